@@ -1,0 +1,197 @@
+//! Claims: what somebody says should be true of which image.
+//!
+//! A claim is written the way Docker writes pinned references:
+//! `NAME:TAG@DIGEST`, `NAME@DIGEST`, or `REF=IMAGE`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::digest::{Digest, ImageId};
+use crate::reference::{Reference, ReferenceError, Repository, Tag};
+
+/// One claim, understood but not yet looked up in any store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    text: String,
+    /// What it says.
+    pub statement: Statement,
+}
+
+/// What a claim says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// `NAME:TAG@DIGEST`: the image tagged `NAME:TAG` also has the reference
+    /// `NAME@DIGEST`.
+    TaggedHasDigest {
+        /// The repository that both references live in.
+        repository: Repository,
+        /// The tag that finds the image.
+        tag: Tag,
+        /// The digest that it should have.
+        digest: Digest,
+    },
+    /// `NAME@DIGEST`: the only image of the repository has that digest.
+    OnlyImageHasDigest {
+        /// The repository.
+        repository: Repository,
+        /// The digest that its image should have.
+        digest: Digest,
+    },
+    /// `REF=IMAGE`: the reference points at that image.
+    PointsAt {
+        /// A reference with either a tag or a digest.
+        reference: Reference,
+        /// The image it should point at.
+        image: ImageName,
+    },
+}
+
+/// How a person names an image that is in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageName {
+    /// The whole ID.
+    Id(ImageId),
+    /// The beginning of an ID, with `sha256:` before it.
+    Prefix(String),
+    /// A reference that points at the image; it has a tag or a digest.
+    Reference(Reference),
+    /// Either of the two: `cafe` may be a repository or begin an ID.
+    ReferenceOrPrefix(Reference, String),
+}
+
+/// A claim that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a claim: {problem}")]
+pub struct ClaimError {
+    text: String,
+    problem: Problem,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Problem {
+    #[error("{0}")]
+    Reference(#[from] ReferenceError),
+    #[error("it names no digest; write NAME:TAG@sha256:HEX, NAME@sha256:HEX or REF=IMAGE")]
+    NoDigest,
+    #[error("left of \"=\" must be a tag (NAME:TAG) or a digest (NAME@sha256:HEX)")]
+    NameOnly,
+    #[error(
+        "left of \"=\" must be either a tag or a digest, not both; \
+         write one claim for NAME:TAG and one for NAME@sha256:HEX"
+    )]
+    TagAndDigest,
+    #[error("right of \"=\" must be an image ID, the beginning of one, or a reference: {0}")]
+    Image(ReferenceError),
+    #[error(
+        "\"sha256\" cannot be a repository name: the engine refuses it, as it reads like a digest"
+    )]
+    AmbiguousName,
+}
+
+impl Claim {
+    /// The claim as it was given.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for Claim {
+    type Err = ClaimError;
+
+    fn from_str(text: &str) -> Result<Self, ClaimError> {
+        statement(text)
+            .map(|statement| Self {
+                text: text.to_owned(),
+                statement,
+            })
+            .map_err(|problem| ClaimError {
+                text: text.to_owned(),
+                problem,
+            })
+    }
+}
+
+fn statement(text: &str) -> Result<Statement, Problem> {
+    let Some((reference, image)) = text.split_once('=') else {
+        let reference = Reference::parse(text)?;
+        let repository = usable(reference.repository())?;
+        return match (reference.tag(), reference.digest()) {
+            (_, None) => Err(Problem::NoDigest),
+            (Some(tag), Some(digest)) => Ok(Statement::TaggedHasDigest {
+                repository,
+                tag: tag.clone(),
+                digest: digest.clone(),
+            }),
+            (None, Some(digest)) => Ok(Statement::OnlyImageHasDigest {
+                repository,
+                digest: digest.clone(),
+            }),
+        };
+    };
+    let reference = Reference::parse(reference)?;
+    usable(reference.repository())?;
+    match (reference.tag(), reference.digest()) {
+        (None, None) => Err(Problem::NameOnly),
+        (Some(_), Some(_)) => Err(Problem::TagAndDigest),
+        _ => Ok(Statement::PointsAt {
+            reference,
+            image: image_name(image)?,
+        }),
+    }
+}
+
+/// moby's store refuses this one name (`refstore/store.go`, `addReference`).
+fn usable(repository: &Repository) -> Result<Repository, Problem> {
+    if repository.familiar() == "sha256" {
+        return Err(Problem::AmbiguousName);
+    }
+    Ok(repository.clone())
+}
+
+fn image_name(text: &str) -> Result<ImageName, Problem> {
+    if let Some(hex) = text.strip_prefix("sha256:")
+        && is_id_prefix(hex)
+    {
+        return Ok(match text.parse() {
+            Ok(id) => ImageName::Id(id),
+            Err(_) => ImageName::Prefix(hex.to_owned()),
+        });
+    }
+    if text.len() == 64
+        && let Ok(id) = format!("sha256:{text}").parse()
+    {
+        return Ok(ImageName::Id(id));
+    }
+    let reference = pointer(text).map_err(Problem::Image)?;
+    Ok(if is_id_prefix(text) {
+        ImageName::ReferenceOrPrefix(reference, text.to_owned())
+    } else {
+        ImageName::Reference(reference)
+    })
+}
+
+/// A reference as `docker tag` and `docker run` read it: a name alone means
+/// its tag `latest`, and a digest outweighs a tag beside it.
+pub(crate) fn pointer(text: &str) -> Result<Reference, ReferenceError> {
+    let reference = Reference::parse(text)?;
+    let repository = reference.repository().clone();
+    Ok(match (reference.tag(), reference.digest()) {
+        (_, Some(digest)) => repository.with_digest(digest.clone()),
+        (Some(_), None) => reference,
+        (None, None) => repository.with_tag(Tag::latest()),
+    })
+}
+
+fn is_id_prefix(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}

@@ -1,0 +1,219 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::claim::Claim;
+use crate::disturbance::ContainerPolicy;
+use crate::host::Flags;
+use crate::plan::Request;
+use crate::reference::Reference;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, or nothing to do
+  1  failed; the host is as it was found
+  2  usage
+  3  refused; nothing was touched
+  4  changes are pending (plan, verify)
+  5  could not restore the host; a person is needed";
+
+const CLAIMS: &str = "\
+A CLAIM is one of:
+  NAME:TAG@sha256:HEX  the image tagged NAME:TAG also has the reference NAME@sha256:HEX
+  NAME@sha256:HEX      the same for the only image in repository NAME
+  REF=IMAGE            reference REF (a tag or a digest) points at IMAGE: an image ID,
+                       the beginning of one, or another reference";
+
+/// Gives images on a Docker host their lost digests back.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the references of this host, and what is wrong with each
+    #[command(after_help = EXIT_CODES)]
+    Status(StatusArgs),
+    /// Show what applying claims would change and disturb; touches nothing
+    #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
+    Plan(PlanArgs),
+    /// Make claims true: stop Docker, change its references, start it, verify
+    #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
+    Apply(ApplyArgs),
+    /// Say whether claims hold, in the file and by the running engine's answer
+    #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
+    Verify(VerifyArgs),
+}
+
+/// `digestfix status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Where Docker lives.
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// How to tell.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `digestfix plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// What should be true.
+    #[command(flatten)]
+    pub request: RequestArgs,
+    /// What may happen to containers.
+    #[command(flatten)]
+    pub containers: ContainerArgs,
+    /// Where Docker lives.
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// How to tell.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `digestfix apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// What should be true.
+    #[command(flatten)]
+    pub request: RequestArgs,
+    /// What may happen to containers.
+    #[command(flatten)]
+    pub containers: ContainerArgs,
+    /// Wait up to this long for another digestfix on the same data root to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u32,
+    /// Where Docker lives.
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// How to tell.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `digestfix verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// What should be true.
+    #[command(flatten)]
+    pub request: RequestArgs,
+    /// Where Docker lives.
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// How to tell.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What is asked for.
+#[derive(Debug, Args)]
+pub struct RequestArgs {
+    /// What should be true of which image
+    #[arg(value_name = "CLAIM", required_unless_present = "remove")]
+    pub claims: Vec<Claim>,
+    /// Drop a reference (repeatable)
+    #[arg(long, value_name = "REF", value_parser = removable)]
+    pub remove: Vec<Reference>,
+    /// Let claims displace what stands in their way
+    #[arg(long)]
+    pub replace: bool,
+    /// Accept a digest that is the ID of an image on this host
+    #[arg(long)]
+    pub allow_image_id_digest: bool,
+}
+
+/// What may happen to containers.
+#[derive(Debug, Args)]
+pub struct ContainerArgs {
+    /// What to do about running containers that would stop with Docker
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = ContainerPolicy::Refuse)]
+    pub containers: ContainerPolicy,
+}
+
+/// Where Docker lives.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Where Docker lives (found out by itself)")]
+pub struct HostArgs {
+    /// Docker's data root
+    #[arg(long, value_name = "DIR")]
+    pub data_root: Option<PathBuf>,
+    /// The storage driver
+    #[arg(long, value_name = "NAME")]
+    pub driver: Option<String>,
+    /// Docker's systemd unit [default: docker.service]
+    #[arg(long, value_name = "UNIT")]
+    pub unit: Option<String>,
+    /// Docker's configuration file [default: /etc/docker/daemon.json]
+    #[arg(long, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// The Unix socket of Docker's API [default: the unit's, or /var/run/docker.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// There is no daemon to manage: a mounted disk, an image being built
+    #[arg(long, conflicts_with_all = ["unit", "socket"])]
+    pub offline: bool,
+}
+
+/// How to tell.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// One JSON object on standard output, in the end
+    #[arg(long)]
+    pub json: bool,
+    /// Log to standard error (-vv: more)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing when all is well
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+fn removable(text: &str) -> Result<Reference, String> {
+    let reference = Reference::parse(text).map_err(|error| error.to_string())?;
+    match (reference.tag(), reference.digest()) {
+        (Some(_), None) | (None, Some(_)) => Ok(reference),
+        _ => Err("write one tag (NAME:TAG) or one digest (NAME@sha256:HEX)".to_owned()),
+    }
+}
+
+impl From<&RequestArgs> for Request {
+    fn from(args: &RequestArgs) -> Self {
+        Self {
+            claims: args.claims.clone(),
+            removals: args.remove.clone(),
+            replace: args.replace,
+            allow_image_id_digest: args.allow_image_id_digest,
+        }
+    }
+}
+
+impl From<&HostArgs> for Flags {
+    fn from(args: &HostArgs) -> Self {
+        Self {
+            data_root: args.data_root.clone(),
+            driver: args.driver.clone(),
+            unit: args.unit.clone(),
+            config_file: args.config_file.clone(),
+            socket: args.socket.clone(),
+        }
+    }
+}
+
+impl ApplyArgs {
+    /// `--wait`.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        Duration::from_secs(self.wait.into())
+    }
+}

@@ -1,0 +1,181 @@
+//! One function a command: from arguments to an exit code.
+
+mod apply;
+mod plan;
+mod status;
+mod verify;
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+
+use crate::cli::{Command, HostArgs};
+use crate::data_root::{ImageDir, ReadError, Snapshot};
+use crate::disturbance::{AssessError, ContainerPolicy, Disturbance, Obstacle, assess};
+use crate::engine::UnixEngine;
+use crate::host::{Flags, Host, HostError, Managed, Management, find_managed, find_offline};
+use crate::plan::{Plan, Refusal, Request};
+use crate::report::{Exit, Problem, Report};
+use crate::systemd::{SystemBus, SystemdError};
+use crate::transaction::lock::LockError;
+
+const NOTHING_TOUCHED: &str = "nothing was touched";
+
+/// The engine answers in milliseconds, or is in trouble.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// Runs a command.
+pub async fn run(command: Command) -> Exit {
+    match command {
+        Command::Status(args) => status::run(&args).await,
+        Command::Plan(args) => plan::run(&args).await,
+        Command::Apply(args) => apply::run(&args).await,
+        Command::Verify(args) => verify::run(&args).await,
+    }
+}
+
+/// Why a command ended before it touched anything.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("only root may do this")]
+    NotRoot,
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the claims cannot be met")]
+    Refused(Vec<Refusal>),
+    #[error("Docker should not be stopped now")]
+    Obstacles(Vec<Obstacle>),
+    #[error(transparent)]
+    Assess(#[from] AssessError),
+    #[error("{data_root} is in use by a running dockerd{}: leave --offline out, or stop it first", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    InUse { data_root: String, pid: Option<u32> },
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("{0} received")]
+    Interrupted(&'static str),
+    #[error("signals cannot be listened for: {0}")]
+    Signals(std::io::Error),
+}
+
+impl From<SystemdError> for Stop {
+    fn from(error: SystemdError) -> Self {
+        Self::Host(error.into())
+    }
+}
+
+impl Stop {
+    fn tell(self, mut report: Report) -> Exit {
+        let mut next = None;
+        let what = match &self {
+            Self::Refused(refusals) => refusals.iter().map(ToString::to_string).collect(),
+            Self::Obstacles(obstacles) => obstacles.iter().map(ToString::to_string).collect(),
+            Self::NotRoot => {
+                next = Some("run it as root: sudo digestfix …".to_owned());
+                vec![self.to_string()]
+            }
+            Self::Lock(LockError::Held { .. }) => {
+                next = Some(
+                    "wait until it has ended, or let digestfix wait: --wait SECONDS".to_owned(),
+                );
+                vec![self.to_string()]
+            }
+            _ => vec![self.to_string()],
+        };
+        let (kind, exit) = match &self {
+            Self::Interrupted(_) | Self::Signals(_) | Self::Lock(LockError::Io { .. }) => {
+                ("failed", Exit::Failed)
+            }
+            _ => ("refused", Exit::Refused),
+        };
+        report.problem(
+            kind,
+            Problem {
+                what,
+                state: NOTHING_TOUCHED.to_owned(),
+                next,
+            },
+        );
+        report.end(exit)
+    }
+}
+
+/// The host, and the connections to its daemons.
+struct Site {
+    host: Host,
+    bus: Option<SystemBus>,
+}
+
+impl Site {
+    async fn find(args: &HostArgs) -> Result<Self, Stop> {
+        let flags = Flags::from(args);
+        if args.offline {
+            return Ok(Self {
+                host: find_offline(&flags)?,
+                bus: None,
+            });
+        }
+        if !geteuid().is_root() {
+            return Err(Stop::NotRoot);
+        }
+        let bus = SystemBus::connect().await?;
+        let host = find_managed(&flags, &bus, engine_at).await?;
+        Ok(Self {
+            host,
+            bus: Some(bus),
+        })
+    }
+
+    fn images(&self) -> &ImageDir {
+        &self.host.images
+    }
+
+    /// systemd and the daemon, where there is one to manage.
+    fn managed(&self) -> Option<(&SystemBus, &Managed)> {
+        match (&self.bus, &self.host.management) {
+            (Some(bus), Management::Managed(managed)) => Some((bus, managed)),
+            _ => None,
+        }
+    }
+}
+
+fn engine_at(socket: &Path) -> UnixEngine {
+    UnixEngine::new(socket, ANSWER_WITHIN)
+}
+
+/// A request against the store as it is.
+struct Draft {
+    before: Snapshot,
+    plan: Plan,
+}
+
+impl Draft {
+    fn new(images: &ImageDir, request: &Request) -> Result<Self, Stop> {
+        let before = images.read()?;
+        let plan =
+            Plan::new(&before.store, &images.image_ids()?, request).map_err(Stop::Refused)?;
+        Ok(Self { before, plan })
+    }
+}
+
+/// What applying would disturb, and what speaks against it.
+async fn survey(
+    site: &Site,
+    policy: ContainerPolicy,
+) -> Result<(Option<Disturbance>, Vec<Obstacle>), Stop> {
+    let Some((bus, managed)) = site.managed() else {
+        let images = site.images();
+        if images.is_in_use()? {
+            return Err(Stop::InUse {
+                data_root: images.data_root().display().to_string(),
+                pid: images.user(),
+            });
+        }
+        return Ok((None, Vec::new()));
+    };
+    let engine = engine_at(&managed.socket);
+    let (disturbance, obstacles) = assess(bus, &engine, managed, policy).await?;
+    Ok((Some(disturbance), obstacles))
+}

@@ -1,0 +1,198 @@
+//! `digestfix apply`
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::ApplyArgs;
+use crate::commands::{Draft, Site, Stop, engine_at, survey};
+use crate::host::{Flags, HostError, probable_data_root};
+use crate::interrupt::Interrupt;
+use crate::plan::Request;
+use crate::report::{Exit, Problem, Report};
+use crate::systemd::SystemBus;
+use crate::transaction::hold::RUNTIME_UNITS;
+use crate::transaction::lock::RootLock;
+use crate::transaction::{Daemon, Failure, Outcome, StoreNow, Transaction};
+
+pub(super) async fn run(args: &ApplyArgs) -> Exit {
+    let mut report = Report::new("apply", &args.output);
+    match apply(args, &mut report).await {
+        Ok(None) => {
+            report.done(false, None);
+            report.line("Nothing to do: every claim holds already.");
+            report.end(Exit::Done)
+        }
+        Ok(Some(outcome)) => tell(outcome, report, args),
+        Err(stop) => stop.tell(report),
+    }
+}
+
+/// None when there is nothing to do.
+async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Outcome>, Stop> {
+    let request = Request::from(&args.request);
+    // A first look without the lock: when there is nothing to do, nobody is
+    // kept waiting, and a claim that cannot be met is refused at once.
+    let data_root = match look(args, &request).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(data_root)) => data_root,
+        Err(stop) => data_root_behind(args, stop).await?,
+    };
+    let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
+    let lock = tokio::select! {
+        lock = RootLock::acquire(&data_root, args.wait()) => lock?,
+        signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
+    };
+    // Everything again: another run may have ended just now.
+    let site = Site::find(&args.host).await?;
+    report.host(&site.host);
+    let draft = Draft::new(site.images(), &request)?;
+    report.plan(&draft.plan);
+    if draft.plan.is_empty() {
+        return Ok(None);
+    }
+    let (disturbance, obstacles) = survey(&site, args.containers.containers).await?;
+    if !obstacles.is_empty() {
+        return Err(Stop::Obstacles(obstacles));
+    }
+    report.say_host();
+    report.say_plan(&draft.plan);
+    report.line("");
+    let engine = site
+        .managed()
+        .map(|(_, managed)| engine_at(&managed.socket));
+    let daemon = match (site.managed(), &engine, &disturbance) {
+        (Some((manager, host)), Some(engine), Some(disturbance)) => Some(Daemon {
+            manager,
+            engine,
+            host,
+            disturbance,
+            runtime_units: Path::new(RUNTIME_UNITS),
+        }),
+        _ => None,
+    };
+    let transaction = Transaction::new(
+        site.images(),
+        lock,
+        &request,
+        daemon,
+        &interrupt,
+        report,
+        draft.before,
+        draft.plan,
+    );
+    Ok(Some(transaction.run().await))
+}
+
+async fn look(args: &ApplyArgs, request: &Request) -> Result<Option<PathBuf>, Stop> {
+    let site = Site::find(&args.host).await?;
+    let draft = Draft::new(site.images(), request)?;
+    if draft.plan.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(site.images().data_root().to_owned()))
+}
+
+/// A host in the middle of a change looks broken: where another run may be at
+/// work, its lock is waited for before that is believed.
+async fn data_root_behind(args: &ApplyArgs, stop: Stop) -> Result<PathBuf, Stop> {
+    let Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. }) = &stop else {
+        return Err(stop);
+    };
+    let bus = SystemBus::connect().await?;
+    match probable_data_root(&Flags::from(&args.host), &bus).await {
+        Some(data_root) => Ok(data_root),
+        None => Err(stop),
+    }
+}
+
+fn tell(outcome: Outcome, mut report: Report, args: &ApplyArgs) -> Exit {
+    let unit = args.host.unit.as_deref().unwrap_or("docker.service");
+    match outcome {
+        Outcome::Done { plan, backup } => {
+            report.plan(&plan);
+            let changed = backup.is_some();
+            if let Some(backup) = &backup {
+                report.line(&format!(
+                    "\nDone. The former references are kept in {}",
+                    backup.display()
+                ));
+            } else {
+                report.line("\nNothing had to be changed in the end.");
+            }
+            report.done(changed, backup);
+            report.end(Exit::Done)
+        }
+        Outcome::Undone { failure, restarted } => {
+            let state = match (restarted, args.host.offline) {
+                (true, _) => "the references are as they were, and Docker runs on them again",
+                (false, true) => "the references are as they were",
+                (false, false) => "the references are as they were, and Docker was not stopped",
+            };
+            report.done(false, None);
+            report.problem(
+                "failed",
+                Problem {
+                    what: vec![failure.to_string()],
+                    state: state.to_owned(),
+                    next: Some(advice(&failure)),
+                },
+            );
+            report.end(Exit::Failed)
+        }
+        Outcome::Broken {
+            failure,
+            undo,
+            store,
+        } => {
+            let references = match &store {
+                StoreNow::Old => "the references are as they were".to_owned(),
+                StoreNow::New(backup) => format!(
+                    "the NEW references are in place, the old ones are in {}",
+                    backup.display()
+                ),
+                StoreNow::Unknown => "the references could not be read back".to_owned(),
+            };
+            report.problem(
+                "COULD NOT RESTORE THE HOST",
+                Problem {
+                    what: vec![failure.to_string(), format!("and then, undoing it: {undo}")],
+                    state: format!("{references}; Docker may be down"),
+                    next: Some(format!(
+                        "look why it does not start (journalctl -u {unit} -n 50), mend that, then: \
+                         systemctl reset-failed {unit}; systemctl start {unit}"
+                    )),
+                },
+            );
+            report.end(Exit::Broken)
+        }
+        Outcome::Incomplete { plan, problem } => {
+            report.plan(&plan);
+            report.done(true, None);
+            report.problem(
+                "INCOMPLETE",
+                Problem {
+                    what: vec![problem.to_string()],
+                    state:
+                        "the references are changed and Docker runs on them, but a unit that ran \
+                            before does not"
+                            .to_owned(),
+                    next: Some("start it by hand: systemctl start UNIT".to_owned()),
+                },
+            );
+            report.end(Exit::Broken)
+        }
+    }
+}
+
+fn advice(failure: &Failure) -> String {
+    match failure {
+        Failure::Interrupted(_) => "run the same command again when it suits",
+        Failure::Swap(_) => "see to the file system (space, permissions, errors), then try again",
+        Failure::NoLongerFits(_) => "look at the references (digestfix status), then try again",
+        Failure::Systemd(_) | Failure::Hold(_) => "see to systemd, then try again",
+        Failure::NotRunning { .. } | Failure::Silent { .. } => {
+            "look why Docker did not start (its journal), then try again"
+        }
+        _ => "try again with -v; if it fails again, it is worth a report",
+    }
+    .to_owned()
+}

@@ -1,0 +1,36 @@
+//! `digestfix plan`
+
+use crate::cli::PlanArgs;
+use crate::commands::{Draft, Site, Stop, survey};
+use crate::plan::Request;
+use crate::report::{Exit, Report};
+
+pub(super) async fn run(args: &PlanArgs) -> Exit {
+    let mut report = Report::new("plan", &args.output);
+    match show(args, &mut report).await {
+        Ok(exit) => report.end(exit),
+        Err(stop) => stop.tell(report),
+    }
+}
+
+async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
+    let site = Site::find(&args.host).await?;
+    report.host(&site.host);
+    let draft = Draft::new(site.images(), &Request::from(&args.request))?;
+    report.plan(&draft.plan);
+    report.say_host();
+    report.say_plan(&draft.plan);
+    if draft.plan.is_empty() {
+        report.line("\nNothing to do.");
+        return Ok(Exit::Done);
+    }
+    let (disturbance, obstacles) = survey(&site, args.containers.containers).await?;
+    if let Some(disturbance) = &disturbance {
+        report.disturbance(disturbance);
+    }
+    if obstacles.is_empty() {
+        Ok(Exit::Pending)
+    } else {
+        Err(Stop::Obstacles(obstacles))
+    }
+}

@@ -1,0 +1,54 @@
+//! `digestfix verify`
+
+use crate::cli::VerifyArgs;
+use crate::commands::{Draft, Site, Stop, engine_at};
+use crate::disturbance::AssessError;
+use crate::engine::{Engine, EngineError};
+use crate::host::Managed;
+use crate::plan::{Plan, Request};
+use crate::report::{Exit, Report};
+
+pub(super) async fn run(args: &VerifyArgs) -> Exit {
+    let mut report = Report::new("verify", &args.output);
+    match show(args, &mut report).await {
+        Ok(exit) => report.end(exit),
+        Err(stop) => stop.tell(report),
+    }
+}
+
+async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
+    let site = Site::find(&args.host).await?;
+    report.host(&site.host);
+    let plan = Draft::new(site.images(), &Request::from(&args.request))?.plan;
+    report.plan(&plan);
+    let running = site
+        .managed()
+        .map(|(_, managed)| managed)
+        .filter(|managed| managed.engine.is_some());
+    let answers = match running {
+        Some(managed) => Some(ask(managed, &plan).await.map_err(AssessError::from)?),
+        None => None,
+    };
+    report.verified(&plan, answers.as_deref());
+    let engine_agrees = answers.is_none_or(|answers| answers.iter().all(|holds| *holds));
+    if plan.is_empty() && engine_agrees {
+        report.line("All of it holds.");
+        return Ok(Exit::Done);
+    }
+    if plan.is_empty() {
+        report.line("The running engine has not read the file as it is now: restart Docker.");
+    } else {
+        report.line("Not all of it holds. To make it so: digestfix apply, with the same claims.");
+    }
+    Ok(Exit::Pending)
+}
+
+async fn ask(managed: &Managed, plan: &Plan) -> Result<Vec<bool>, EngineError> {
+    let engine = engine_at(&managed.socket);
+    let mut answers = Vec::new();
+    for target in &plan.targets {
+        let image = engine.image(&target.reference).await?;
+        answers.push(image == Some(target.image.to_string()));
+    }
+    Ok(answers)
+}

@@ -1,0 +1,224 @@
+//! The part of a data root that references live in:
+//! `<data-root>/image/<driver>/`, as it can be read without a lock.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use fs2::FileExt;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use crate::digest::ImageId;
+use crate::store::{self, Store, StoreError};
+
+/// One storage driver's image directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageDir {
+    data_root: PathBuf,
+    driver: String,
+}
+
+/// The reference store's file at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The bytes of the file.
+    pub bytes: Vec<u8>,
+    /// What they say.
+    pub store: Store,
+}
+
+/// The reference store could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There is none.
+    #[error("{path}: there is no reference store here (start Docker once, and it writes one)", path = .0.display())]
+    Missing(PathBuf),
+    /// Something else than a plain file has its name.
+    #[error("{path}: not a plain file", path = .0.display())]
+    NotAFile(PathBuf),
+    /// A user owns the file who is neither root nor the directory's owner.
+    #[error("{path}: belongs to user {uid}, who is neither root nor the owner of its directory", path = path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// The file is not a reference store.
+    #[error("{path}: {error}", path = path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: StoreError,
+    },
+    /// The system refused.
+    #[error("{path}: {error}", path = path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl ReadError {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |error| Self::Io {
+            path: path.to_owned(),
+            error,
+        }
+    }
+}
+
+impl ImageDir {
+    /// The image directory of a driver; nothing is looked at yet.
+    #[must_use]
+    pub fn new(data_root: &Path, driver: &str) -> Self {
+        Self {
+            data_root: data_root.to_owned(),
+            driver: driver.to_owned(),
+        }
+    }
+
+    /// The data root.
+    #[must_use]
+    pub fn data_root(&self) -> &Path {
+        &self.data_root
+    }
+
+    /// The storage driver.
+    #[must_use]
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.data_root.join("image").join(&self.driver)
+    }
+
+    /// The reference store's file.
+    #[must_use]
+    pub fn store_path(&self) -> PathBuf {
+        self.path().join(store::FILE_NAME)
+    }
+
+    /// Reads the reference store.
+    ///
+    /// # Errors
+    /// [`ReadError`] when there is none, or it is not what it should be.
+    pub fn read(&self) -> Result<Snapshot, ReadError> {
+        let path = self.store_path();
+        let file = self.open_store(&path)?;
+        let mut bytes = Vec::new();
+        file.take(store::MAX_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(ReadError::io(&path))?;
+        match Store::parse(&bytes) {
+            Ok(store) => Ok(Snapshot { bytes, store }),
+            Err(error) => Err(ReadError::Content { path, error }),
+        }
+    }
+
+    fn open_store(&self, path: &Path) -> Result<File, ReadError> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+            .open(path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ReadError::Missing(path.to_owned()));
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+                return Err(ReadError::NotAFile(path.to_owned()));
+            }
+            Err(error) => return Err(ReadError::io(path)(error)),
+        };
+        let metadata = file.metadata().map_err(ReadError::io(path))?;
+        if !metadata.is_file() {
+            return Err(ReadError::NotAFile(path.to_owned()));
+        }
+        let directory = self.path();
+        let directory_owner = fs::metadata(&directory)
+            .map_err(ReadError::io(&directory))?
+            .uid();
+        if metadata.uid() != 0 && metadata.uid() != directory_owner {
+            return Err(ReadError::Owner {
+                path: path.to_owned(),
+                uid: metadata.uid(),
+            });
+        }
+        Ok(file)
+    }
+
+    /// The IDs of the images whose config the image store has:
+    /// `imagedb/content/sha256/<hex>`.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be read.
+    pub fn image_ids(&self) -> Result<BTreeSet<ImageId>, ReadError> {
+        let path = self.path().join("imagedb/content/sha256");
+        let listing = match fs::read_dir(&path) {
+            Ok(listing) => listing,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) => return Err(ReadError::io(&path)(error)),
+        };
+        let mut ids = BTreeSet::new();
+        for file in listing {
+            let name = file.map_err(ReadError::io(&path))?.file_name();
+            ids.extend(
+                name.to_str()
+                    .and_then(|hex| format!("sha256:{hex}").parse().ok()),
+            );
+        }
+        Ok(ids)
+    }
+
+    /// Says whether a dockerd has this data root open: it keeps its volume
+    /// database (`volumes/metadata.db`, a bolt file) locked for as long as it
+    /// lives, whatever its name, unit or namespace.
+    ///
+    /// # Errors
+    /// When the database is there and cannot be looked at.
+    pub fn is_in_use(&self) -> Result<bool, ReadError> {
+        let path = self.data_root.join("volumes/metadata.db");
+        let database = match File::open(&path) {
+            Ok(database) => database,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(ReadError::io(&path)(error)),
+        };
+        match FileExt::try_lock_shared(&database) {
+            Ok(()) => Ok(false),
+            Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
+                Ok(true)
+            }
+            Err(error) => Err(ReadError::io(&path)(error)),
+        }
+    }
+
+    /// The process that has this data root open, where that can be seen.
+    #[must_use]
+    pub fn user(&self) -> Option<u32> {
+        let database = fs::metadata(self.data_root.join("volumes/metadata.db")).ok()?;
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        processes
+            .filter_map(|process| process.file_name().to_str()?.parse().ok())
+            .find(|pid| holds_open(*pid, &database))
+    }
+}
+
+fn holds_open(pid: u32, sought: &fs::Metadata) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    descriptors.flatten().any(|descriptor| {
+        fs::metadata(descriptor.path())
+            .is_ok_and(|file| file.dev() == sought.dev() && file.ino() == sought.ino())
+    })
+}

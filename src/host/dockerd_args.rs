@@ -1,0 +1,114 @@
+//! The options of a dockerd command line that say where it keeps things.
+
+/// What a dockerd command line says; everything else in it is passed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DockerdArgs {
+    /// `--data-root`, or `--graph`/`-g` before 23.0.
+    pub data_root: Option<String>,
+    /// `--storage-driver`, `-s`.
+    pub driver: Option<String>,
+    /// `--config-file`.
+    pub config_file: Option<String>,
+    /// `--userns-remap`.
+    pub userns_remap: Option<String>,
+    /// `--host`, `-H`, in their order.
+    pub hosts: Vec<String>,
+    /// `--live-restore` is there.
+    pub live_restore: bool,
+}
+
+impl DockerdArgs {
+    /// Reads the arguments after the program's name, in the forms that
+    /// dockerd's own parser takes (spf13/pflag): `--name=value`,
+    /// `--name value`, `-nvalue`, `-n=value`, `-n value`.
+    #[must_use]
+    pub fn parse<S: AsRef<str>>(arguments: &[S]) -> Self {
+        let mut found = Self::default();
+        let mut rest = arguments.iter().map(AsRef::as_ref);
+        while let Some(argument) = rest.next() {
+            let (name, value) = split(argument);
+            if name == "--live-restore" {
+                found.live_restore = value != Some("false");
+                continue;
+            }
+            if !matches!(
+                name,
+                "--data-root"
+                    | "--graph"
+                    | "-g"
+                    | "--storage-driver"
+                    | "-s"
+                    | "--config-file"
+                    | "--userns-remap"
+                    | "--host"
+                    | "-H"
+            ) {
+                continue;
+            }
+            let Some(value) = value.or_else(|| rest.next()) else {
+                break;
+            };
+            let value = value.to_owned();
+            match name {
+                "--data-root" | "--graph" | "-g" => found.data_root = Some(value),
+                "--storage-driver" | "-s" => found.driver = Some(value),
+                "--config-file" => found.config_file = Some(value),
+                "--userns-remap" => found.userns_remap = Some(value),
+                _ => found.hosts.push(value),
+            }
+        }
+        found
+    }
+}
+
+fn split(argument: &str) -> (&str, Option<&str>) {
+    if argument.starts_with("--") {
+        return match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (argument, None),
+        };
+    }
+    if argument.starts_with('-') && argument.is_char_boundary(2) && argument.len() > 2 {
+        let (name, value) = argument.split_at(2);
+        return (name, Some(value.strip_prefix('=').unwrap_or(value)));
+    }
+    (argument, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_an_option_is_read() {
+        for form in [
+            &["--data-root=/d"][..],
+            &["--data-root", "/d"],
+            &["--graph=/d"],
+            &["--graph", "/d"],
+            &["-g", "/d"],
+            &["-g/d"],
+            &["-g=/d"],
+            &["-H", "fd://", "--debug", "-g", "/d", "-s", "vfs"],
+        ] {
+            assert_eq!(
+                DockerdArgs::parse(form).data_root.as_deref(),
+                Some("/d"),
+                "{form:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_option_is_not_mistaken_for_a_value() {
+        let args = DockerdArgs::parse(&["--storage-driver", "overlay2", "--data-root"]);
+        assert_eq!(args.driver.as_deref(), Some("overlay2"));
+        assert_eq!(args.data_root, None);
+    }
+
+    #[test]
+    fn hosts_are_kept_in_their_order() {
+        let args = DockerdArgs::parse(&["-H", "fd://", "--host=unix:///a", "-Htcp://b"]);
+        assert_eq!(args.hosts, ["fd://", "unix:///a", "tcp://b"]);
+    }
+}

@@ -1,0 +1,57 @@
+//! Being told to stop: SIGINT, SIGTERM, SIGHUP.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Remembers the first signal that asked this process to end.
+#[derive(Debug, Clone)]
+pub struct Interrupt {
+    received: watch::Receiver<Option<&'static str>>,
+}
+
+impl Interrupt {
+    /// Listens from now on, instead of dying of these signals.
+    ///
+    /// # Errors
+    /// When the system does not let this process listen.
+    pub fn listen() -> std::io::Result<Self> {
+        let (sender, received) = watch::channel(None);
+        for (name, kind) in [
+            ("SIGINT", SignalKind::interrupt()),
+            ("SIGTERM", SignalKind::terminate()),
+            ("SIGHUP", SignalKind::hangup()),
+        ] {
+            let mut stream = signal(kind)?;
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                while stream.recv().await.is_some() {
+                    sender.send_if_modified(|first| {
+                        let new = first.is_none();
+                        first.get_or_insert(name);
+                        new
+                    });
+                }
+            });
+        }
+        Ok(Self { received })
+    }
+
+    /// The signal that came, if one did.
+    #[must_use]
+    pub fn received(&self) -> Option<&'static str> {
+        *self.received.borrow()
+    }
+
+    /// Waits for a signal.
+    pub async fn wait(&self) -> &'static str {
+        let mut received = self.received.clone();
+        let signal = match received.wait_for(Option::is_some).await {
+            Ok(signal) => *signal,
+            Err(_) => None,
+        };
+        match signal {
+            Some(name) => name,
+            None => std::future::pending().await,
+        }
+    }
+}

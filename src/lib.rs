@@ -1,0 +1,31 @@
+//! digestfix gives images on a Docker host their lost digests back.
+//!
+//! The way of the data, and where to find it:
+//!
+//! 1. [`claim`]: what somebody says should be true of which image;
+//! 2. [`host`]: where Docker lives here, and whether it runs;
+//! 3. [`data_root`] and [`store`]: the references as they are;
+//! 4. [`plan`]: claims against the store, as a list of changes or refusals;
+//! 5. [`disturbance`]: what a stop of Docker would touch;
+//! 6. [`transaction`]: lock, stop, commit, start, verify, or undo;
+//! 7. [`report`]: what people and machines read.
+//!
+//! [`commands`] puts these together, one file a command, from what [`cli`]
+//! understood. [`systemd`] and [`engine`] are the edges to the two daemons.
+
+pub mod claim;
+pub mod cli;
+pub mod commands;
+pub mod data_root;
+pub mod digest;
+pub mod disturbance;
+pub mod engine;
+pub mod host;
+pub mod interrupt;
+pub mod plan;
+pub mod reference;
+pub mod report;
+pub mod status;
+pub mod store;
+pub mod systemd;
+pub mod transaction;

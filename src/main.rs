@@ -1,0 +1,41 @@
+//! Arguments in, exit code out.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use digestfix::cli::{Cli, Command};
+use digestfix::commands;
+use tracing::level_filters::LevelFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let verbose = match &cli.command {
+        Command::Status(args) => args.output.verbose,
+        Command::Plan(args) => args.output.verbose,
+        Command::Apply(args) => args.output.verbose,
+        Command::Verify(args) => args.output.verbose,
+    };
+    let level = match verbose {
+        0 => LevelFilter::OFF,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!(
+                "digestfix: failed: no event loop can be had: {error}\n  Now:  nothing was touched"
+            );
+            return ExitCode::from(1);
+        }
+    };
+    ExitCode::from(runtime.block_on(commands::run(cli.command)) as u8)
+}

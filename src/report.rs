@@ -1,0 +1,444 @@
+//! What people and machines read: text as things happen, or one JSON object
+//! in the end.
+//!
+//! Nothing here fails and nothing here panics, so that a closed terminal
+//! cannot stop a transaction half-way.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::cli::OutputArgs;
+use crate::disturbance::Disturbance;
+use crate::host::{Host, Management};
+use crate::plan::{Change, Plan, Target};
+use crate::status::Row;
+use crate::transaction::{Progress, Step};
+
+/// The version of the JSON object. Fields may be added under the same number;
+/// one that changes its meaning or goes away raises it.
+pub const JSON_VERSION: u32 = 1;
+
+/// The exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// Failed; the host is as it was found.
+    Failed = 1,
+    /// Refused; nothing was touched.
+    Refused = 3,
+    /// Changes are pending.
+    Pending = 4,
+    /// The host could not be restored.
+    Broken = 5,
+}
+
+/// What went wrong, as a person needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What failed or was refused.
+    pub what: Vec<String>,
+    /// The state of the host now.
+    pub state: String,
+    /// What to do.
+    pub next: Option<String>,
+}
+
+/// The JSON object.
+#[derive(Debug, Default, Serialize)]
+struct Document {
+    version: u32,
+    command: &'static str,
+    exit_code: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<HostDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<Vec<Row>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claims: Option<Vec<ClaimDocument>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<Vec<ChangeDocument>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disturbance: Option<DisturbanceDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backup: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<StepDocument>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Problem>,
+}
+
+#[derive(Debug, Serialize)]
+struct HostDocument {
+    data_root: PathBuf,
+    driver: String,
+    unit: Option<String>,
+    config_file: Option<PathBuf>,
+    engine: Option<String>,
+    offline: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ClaimDocument {
+    claim: String,
+    reference: String,
+    image_id: String,
+    trust: &'static str,
+    holds_in_file: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holds_in_engine: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChangeDocument {
+    reference: String,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct DisturbanceDocument {
+    restarts: Vec<String>,
+    also_restarts: Vec<String>,
+    running_containers: Vec<String>,
+    containers_keep_running: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct StepDocument {
+    step: Step,
+    seconds: f64,
+    detail: String,
+}
+
+/// A claim that somebody typed; nothing was brought along that proves it.
+const TYPED: &str = "asserted";
+
+/// Tells of one run of one command.
+pub struct Report {
+    json: bool,
+    quiet: bool,
+    document: Document,
+    started: Instant,
+}
+
+impl Report {
+    /// A report of `command`, told as the flags say.
+    #[must_use]
+    pub fn new(command: &'static str, output: &OutputArgs) -> Self {
+        Self {
+            json: output.json,
+            quiet: output.quiet,
+            document: Document {
+                version: JSON_VERSION,
+                command,
+                ..Document::default()
+            },
+            started: Instant::now(),
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if !self.json && !self.quiet {
+            let _ = writeln!(io::stdout(), "{text}");
+        }
+    }
+
+    fn complain(&self, text: &str) {
+        if !self.json {
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// Where Docker is.
+    pub fn host(&mut self, host: &Host) {
+        let managed = match &host.management {
+            Management::Offline => None,
+            Management::Managed(managed) => Some(managed),
+        };
+        let engine = managed
+            .and_then(|managed| managed.engine.as_ref())
+            .map(|info| info.version.clone());
+        self.document.host = Some(HostDocument {
+            data_root: host.images.data_root().to_owned(),
+            driver: host.images.driver().to_owned(),
+            unit: managed.map(|managed| managed.unit.id.clone()),
+            config_file: managed.map(|managed| managed.config_file.clone()),
+            engine,
+            offline: managed.is_none(),
+        });
+    }
+
+    /// The line that says where Docker is.
+    pub fn say_host(&self) {
+        let Some(host) = &self.document.host else {
+            return;
+        };
+        let daemon = match (&host.unit, &host.engine) {
+            (Some(unit), Some(version)) => format!("{unit} (running, Docker {version})"),
+            (Some(unit), None) => format!("{unit} (not running)"),
+            (None, _) => "offline".to_owned(),
+        };
+        self.say(&format!(
+            "Data root {}, storage driver {}, {daemon}\n",
+            host.data_root.display(),
+            host.driver
+        ));
+    }
+
+    /// The references, and what the model does not understand.
+    pub fn status(&mut self, rows: Vec<Row>, unknown_keys: &[String]) {
+        self.say_host();
+        self.say(&table(&rows));
+        let without = rows
+            .iter()
+            .filter(|row| row.state == crate::status::State::NoDigest)
+            .count();
+        if without > 0 {
+            self.say(&format!(
+                "\n{without} without a digest. To give one back: digestfix apply NAME:TAG@sha256:HEX"
+            ));
+        }
+        for row in &rows {
+            if let Some(note) = &row.note {
+                self.say(&format!("\nnot understood, and kept: {note}"));
+            }
+        }
+        for key in unknown_keys {
+            self.warning(&format!("unknown top-level key {key:?}, kept as it is"));
+        }
+        self.document.rows = Some(rows);
+    }
+
+    /// What the claims came down to, and the change that this means.
+    pub fn plan(&mut self, plan: &Plan) {
+        self.document.claims = Some(plan.targets.iter().map(claim_document).collect());
+        self.document.changes = Some(plan.changes.iter().map(change_document).collect());
+    }
+
+    /// The change, as a diff.
+    pub fn say_plan(&self, plan: &Plan) {
+        for target in plan.targets.iter().filter(|target| target.holds) {
+            self.say(&format!("  {} holds already", target.claim));
+        }
+        for removal in &plan.removals {
+            if !plan
+                .changes
+                .iter()
+                .any(|change| change.reference == *removal)
+            {
+                self.say(&format!("  {removal} is not there, nothing to remove"));
+            }
+        }
+        let mut repository = None;
+        for change in &plan.changes {
+            let own = change.reference.repository().familiar();
+            if repository.as_ref() != Some(&own) {
+                self.say(&format!("  {own}"));
+                repository = Some(own);
+            }
+            if let Some(from) = &change.from {
+                self.say(&format!("-   {}  {from}", change.reference));
+            }
+            if let Some(to) = &change.to {
+                let trust = if change.reference.digest().is_some() {
+                    "  (asserted: typed by somebody, nothing here proves it)"
+                } else {
+                    ""
+                };
+                self.say(&format!("+   {}  {to}{trust}", change.reference));
+            }
+        }
+        for image in &plan.orphans {
+            self.say(&format!(
+                "! image {image} is left without any reference; `docker image prune` would delete it"
+            ));
+        }
+    }
+
+    /// What applying would touch.
+    pub fn disturbance(&mut self, disturbance: &Disturbance) {
+        let restarts = if disturbance.running {
+            let mut units = vec![disturbance.unit.clone()];
+            units.extend(disturbance.triggers.clone());
+            units
+        } else {
+            disturbance.triggers.clone()
+        };
+        let names: Vec<String> = disturbance
+            .containers
+            .iter()
+            .map(|container| container.name.clone())
+            .collect();
+        if restarts.is_empty() {
+            self.say("\nDocker is not running and stays so: nothing is stopped.");
+        } else {
+            self.say(&format!(
+                "\nApplying this stops and starts {}.",
+                restarts.join(", ")
+            ));
+        }
+        if !disturbance.carried_along.is_empty() {
+            self.say(&format!(
+                "Stopped along with it, and started again: {}.",
+                disturbance.carried_along.join(", ")
+            ));
+        }
+        if disturbance.running {
+            let fate = match (names.is_empty(), disturbance.containers_survive) {
+                (true, _) => "none".to_owned(),
+                (false, true) => format!("{}; they keep running (live-restore)", names.join(", ")),
+                (false, false) => format!("{}; THEY STOP with Docker", names.join(", ")),
+            };
+            self.say(&format!("Running containers: {fate}."));
+        }
+        self.document.disturbance = Some(DisturbanceDocument {
+            restarts,
+            also_restarts: disturbance.carried_along.clone(),
+            running_containers: names,
+            containers_keep_running: disturbance.containers_survive,
+        });
+    }
+
+    /// Whether each claim holds; `engine` has the running engine's word on
+    /// each, where it was asked.
+    pub fn verified(&mut self, plan: &Plan, engine: Option<&[bool]>) {
+        let mut claims = Vec::new();
+        for (index, target) in plan.targets.iter().enumerate() {
+            let answered = engine.and_then(|answers| answers.get(index).copied());
+            let word = |holds: bool| if holds { "yes" } else { "NO" };
+            self.say(&format!(
+                "{}\n  in the file: {}, by the engine: {}",
+                target.claim,
+                word(target.holds),
+                answered.map_or("not asked", word)
+            ));
+            claims.push(ClaimDocument {
+                holds_in_engine: answered,
+                ..claim_document(target)
+            });
+        }
+        self.document.claims = Some(claims);
+    }
+
+    /// A line for people.
+    pub fn line(&self, text: &str) {
+        self.say(text);
+    }
+
+    /// The change is made.
+    pub fn done(&mut self, changed: bool, backup: Option<PathBuf>) {
+        self.document.changed = Some(changed);
+        self.document.backup = backup;
+    }
+
+    /// Tells what went wrong.
+    pub fn problem(&mut self, kind: &str, problem: Problem) {
+        match problem.what.as_slice() {
+            [one] => self.complain(&format!("digestfix: {kind}: {one}")),
+            several => {
+                self.complain(&format!("digestfix: {kind}:"));
+                for what in several {
+                    self.complain(&format!("  - {what}"));
+                }
+            }
+        }
+        self.complain(&format!("  Now:  {}", problem.state));
+        if let Some(next) = &problem.next {
+            self.complain(&format!("  Next: {next}"));
+        }
+        self.document.problem = Some(problem);
+    }
+
+    /// Ends the report.
+    pub fn end(mut self, exit: Exit) -> Exit {
+        self.document.exit_code = exit as u8;
+        if self.json
+            && let Ok(text) = serde_json::to_string_pretty(&self.document)
+        {
+            let _ = writeln!(io::stdout(), "{text}");
+        }
+        exit
+    }
+}
+
+impl Progress for Report {
+    fn step(&mut self, step: Step, detail: &str) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        tracing::info!(?step, seconds, "{detail}");
+        self.say(&format!("{seconds:>8.3} s  {detail}"));
+        self.document.steps.push(StepDocument {
+            step,
+            seconds: (seconds * 1000.0).round() / 1000.0,
+            detail: detail.to_owned(),
+        });
+    }
+
+    fn warning(&mut self, text: &str) {
+        tracing::warn!("{text}");
+        self.complain(&format!("digestfix: warning: {text}"));
+        self.document.warnings.push(text.to_owned());
+    }
+}
+
+fn claim_document(target: &Target) -> ClaimDocument {
+    ClaimDocument {
+        claim: target.claim.clone(),
+        reference: target.reference.familiar(),
+        image_id: target.image.to_string(),
+        trust: TYPED,
+        holds_in_file: target.holds,
+        holds_in_engine: None,
+    }
+}
+
+fn change_document(change: &Change) -> ChangeDocument {
+    ChangeDocument {
+        reference: change.reference.familiar(),
+        from: change.from.clone(),
+        to: change.to.as_ref().map(ToString::to_string),
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let none = || "<none>".to_owned();
+    let mut lines = vec![["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "STATE"].map(str::to_owned)];
+    lines.extend(rows.iter().map(|row| {
+        [
+            row.repository.clone(),
+            row.tag.clone().unwrap_or_else(none),
+            row.digest.clone().unwrap_or_else(none),
+            row.image_id
+                .strip_prefix("sha256:")
+                .and_then(|hex| hex.get(..12))
+                .unwrap_or(&row.image_id)
+                .to_owned(),
+            row.state.text().to_owned(),
+        ]
+    }));
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths = [0, 1, 2, 3].map(width);
+    let padded: Vec<String> = lines
+        .iter()
+        .map(|[repository, tag, digest, image, state]| {
+            format!(
+                "{repository:<0$}   {tag:<1$}   {digest:<2$}   {image:<3$}   {state}",
+                widths[0], widths[1], widths[2], widths[3]
+            )
+        })
+        .collect();
+    padded.join("\n")
+}

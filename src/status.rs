@@ -1,0 +1,121 @@
+//! The references of a host as rows, one for each tag with each of its
+//! digests, and what is wrong with each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::digest::ImageId;
+use crate::plan::digest_is_image_id;
+use crate::reference::Reference;
+use crate::store::Store;
+
+/// One row, as `docker images --digests` would show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// The repository, in familiar form.
+    pub repository: String,
+    /// The tag, if there is one.
+    pub tag: Option<String>,
+    /// The digest, if there is one.
+    pub digest: Option<String>,
+    /// The image ID, as the file has it.
+    pub image_id: String,
+    /// What is wrong, or nothing.
+    pub state: State,
+    /// More about it, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// What is wrong with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nothing.
+    Ok,
+    /// The image has no digest in this repository.
+    NoDigest,
+    /// The digest is the ID of an image on this host.
+    DigestIsImageId,
+    /// The image store has no such image.
+    ImageMissing,
+    /// The engine cannot use the entry.
+    Unparsable,
+}
+
+impl State {
+    /// For people.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::NoDigest => "no digest",
+            Self::DigestIsImageId => "digest is an image ID",
+            Self::ImageMissing => "image missing",
+            Self::Unparsable => "unparsable",
+        }
+    }
+}
+
+/// Every entry of the store, in rows.
+#[must_use]
+pub fn rows(store: &Store, images: &BTreeSet<ImageId>) -> Vec<Row> {
+    let mut groups: BTreeMap<(String, ImageId), Vec<Reference>> = BTreeMap::new();
+    let mut rows = Vec::new();
+    for entry in store.entries() {
+        match entry.meaning {
+            Ok((reference, image)) => groups
+                .entry((entry.repository.to_owned(), image))
+                .or_default()
+                .push(reference),
+            Err(misfit) => rows.push(Row {
+                repository: entry.repository.to_owned(),
+                tag: None,
+                digest: None,
+                image_id: entry.value.to_owned(),
+                state: State::Unparsable,
+                note: Some(format!("{:?}: {misfit}", entry.key)),
+            }),
+        }
+    }
+    for ((repository, image), references) in groups {
+        let tags = some_or_none(references.iter().filter_map(Reference::tag));
+        let digests = some_or_none(references.iter().filter_map(Reference::digest));
+        for tag in &tags {
+            for digest in &digests {
+                let state = match digest {
+                    _ if !images.contains(&image) => State::ImageMissing,
+                    None => State::NoDigest,
+                    Some(digest) if digest_is_image_id(digest, images) => State::DigestIsImageId,
+                    Some(_) => State::Ok,
+                };
+                rows.push(Row {
+                    repository: repository.clone(),
+                    tag: tag.map(|tag| tag.as_str().to_owned()),
+                    digest: digest.map(ToString::to_string),
+                    image_id: image.to_string(),
+                    state,
+                    note: None,
+                });
+            }
+        }
+    }
+    rows.sort_by(|one, other| {
+        (&one.repository, &one.tag, &one.digest).cmp(&(
+            &other.repository,
+            &other.tag,
+            &other.digest,
+        ))
+    });
+    rows
+}
+
+/// One empty place where there is nothing, so that the other column shows.
+fn some_or_none<T>(values: impl Iterator<Item = T>) -> Vec<Option<T>> {
+    let mut found: Vec<Option<T>> = values.map(Some).collect();
+    if found.is_empty() {
+        found.push(None);
+    }
+    found
+}

@@ -1,0 +1,187 @@
+//! Keeps docker.service down while the reference store is open, whoever asks
+//! for its start: a socket's client, an `Upholds=`, a person.
+//!
+//! A runtime drop-in adds `AssertPathExists=!/proc/PID/fd/N` to the unit,
+//! where N is a descriptor of this process (`systemd.unit(5)`: a failed assert
+//! fails the start job and leaves the unit as it is). The path is there for as
+//! long as the descriptor is open, so the hold ends at once when it is closed,
+//! and also when this process dies in whatever way: nothing that is left
+//! behind can keep Docker from starting.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::io::fcntl_dupfd_cloexec;
+
+use crate::systemd::{ServiceManager, SystemdError};
+
+/// Where systemd looks for units and drop-ins that last until the next boot.
+pub const RUNTIME_UNITS: &str = "/run/systemd/system";
+
+const DROP_IN: &str = "zz-digestfix-hold.conf";
+
+/// Few processes have this many descriptors, so the path does not come to
+/// life again with another process of the same ID.
+const FIRST_DESCRIPTOR: i32 = 200;
+
+/// The unit cannot be held.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// The drop-in could not be written.
+    #[error("{path}: {error}", path = path.display())]
+    Io {
+        /// The drop-in.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// systemd could not be asked.
+    #[error("{0}")]
+    Systemd(#[from] SystemdError),
+    /// systemd knows this process by another ID: it is in a PID namespace of
+    /// its own, where systemd would look for the wrong path.
+    #[error(
+        "systemd knows this process as {seen}, it is {own} to itself: run digestfix on the host, \
+         not in a container"
+    )]
+    OtherPidNamespace {
+        /// The process ID as the bus has it.
+        seen: u32,
+        /// The process ID as it is here.
+        own: u32,
+    },
+    /// The drop-in is there, and systemd does not heed it.
+    #[error("systemd does not heed {path}", path = .0.display())]
+    NotHeeded(PathBuf),
+}
+
+/// A unit that can be kept from starting.
+#[derive(Debug)]
+pub struct Hold {
+    unit: String,
+    drop_in: PathBuf,
+    number: i32,
+    descriptor: Option<OwnedFd>,
+}
+
+impl Hold {
+    /// Puts the drop-in in place; the unit is held from then on.
+    ///
+    /// # Errors
+    /// When it cannot be had; nothing is left behind then.
+    pub async fn place(
+        manager: &impl ServiceManager,
+        runtime_units: &Path,
+        unit: &str,
+    ) -> Result<Self, HoldError> {
+        let (seen, own) = (manager.own_pid().await?, std::process::id());
+        if seen != own {
+            return Err(HoldError::OtherPidNamespace { seen, own });
+        }
+        let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
+        let failed = |error| HoldError::Io {
+            path: drop_in.clone(),
+            error,
+        };
+        let descriptor = descriptor(FIRST_DESCRIPTOR).map_err(failed)?;
+        let hold = Self {
+            unit: unit.to_owned(),
+            number: descriptor.as_raw_fd(),
+            descriptor: Some(descriptor),
+            drop_in: drop_in.clone(),
+        };
+        let placed = match hold.write() {
+            Ok(()) => hold.load(manager).await,
+            Err(error) => Err(failed(error)),
+        };
+        match placed {
+            Ok(()) => Ok(hold),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = hold.remove(manager).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.number)
+    }
+
+    fn write(&self) -> io::Result<()> {
+        if let Some(directory) = self.drop_in.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let mut file = File::create(&self.drop_in)?;
+        writeln!(
+            file,
+            "# Written by digestfix, which removes it when it is done. Without effect once the\n\
+             # process is gone.\n\
+             [Unit]\nAssertPathExists=!{}",
+            self.path()
+        )
+    }
+
+    async fn load(&self, manager: &impl ServiceManager) -> Result<(), HoldError> {
+        manager.reload().await?;
+        let unit = manager.unit(&self.unit).await?;
+        if unit.asserted_paths.contains(&self.path()) {
+            Ok(())
+        } else {
+            Err(HoldError::NotHeeded(self.drop_in.clone()))
+        }
+    }
+
+    /// Lets the unit start again, at once and without a word to systemd.
+    pub fn release(&mut self) {
+        self.descriptor = None;
+    }
+
+    /// Holds the unit again after [`Hold::release`].
+    ///
+    /// # Errors
+    /// When the descriptor cannot be had, or is taken.
+    pub fn renew(&mut self) -> Result<(), HoldError> {
+        let failed = |error| HoldError::Io {
+            path: self.drop_in.clone(),
+            error,
+        };
+        if self.descriptor.is_none() {
+            let descriptor = descriptor(self.number).map_err(failed)?;
+            if descriptor.as_raw_fd() != self.number {
+                return Err(failed(io::Error::from(io::ErrorKind::AlreadyExists)));
+            }
+            self.descriptor = Some(descriptor);
+        }
+        Ok(())
+    }
+
+    /// Takes the drop-in away.
+    ///
+    /// # Errors
+    /// When that fails; the drop-in is without effect all the same.
+    pub async fn remove(mut self, manager: &impl ServiceManager) -> Result<(), HoldError> {
+        self.release();
+        match fs::remove_file(&self.drop_in) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(HoldError::Io {
+                    path: self.drop_in.clone(),
+                    error,
+                });
+            }
+            _ => {}
+        }
+        if let Some(directory) = self.drop_in.parent() {
+            // Somebody else's drop-ins may be in it.
+            let _ = fs::remove_dir(directory);
+        }
+        Ok(manager.reload().await?)
+    }
+}
+
+/// A descriptor with the lowest free number from `first` on.
+fn descriptor(first: i32) -> io::Result<OwnedFd> {
+    Ok(fcntl_dupfd_cloexec(File::open("/dev/null")?, first)?)
+}

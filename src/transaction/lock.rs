@@ -1,0 +1,141 @@
+//! One digestfix at a time on a data root.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use fs2::FileExt;
+use nix::fcntl::OFlag;
+
+/// The directory in a data root that digestfix keeps its own files in.
+pub const STATE_DIR: &str = "digestfix";
+
+const LOCK_FILE: &str = "lock";
+const RETRY: Duration = Duration::from_millis(50);
+const HOLDER_MAX_BYTES: u64 = 1024;
+
+/// Proof that no other digestfix works on the data root. Released when
+/// dropped, or by the kernel when the process ends.
+#[derive(Debug)]
+pub struct RootLock {
+    file: File,
+    data_root: PathBuf,
+}
+
+/// The lock could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another run has it.
+    #[error("another digestfix works on {data_root}: {holder}", data_root = data_root.display())]
+    Held {
+        /// The data root.
+        data_root: PathBuf,
+        /// What the other run says of itself.
+        holder: String,
+    },
+    /// The system refused.
+    #[error("{path}: {error}", path = path.display())]
+    Io {
+        /// The lock's file or directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl RootLock {
+    /// Takes the lock, waiting up to `wait` for another run to end.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] names the run that has it.
+    pub async fn acquire(data_root: &Path, wait: Duration) -> Result<Self, LockError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            match Self::try_acquire(data_root) {
+                Err(LockError::Held { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(RETRY).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_acquire(data_root: &Path) -> Result<Self, LockError> {
+        let directory = data_root.join(STATE_DIR);
+        let path = directory.join(LOCK_FILE);
+        let failed = |error| LockError::Io {
+            path: path.clone(),
+            error,
+        };
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(&path)
+            .map_err(failed)?;
+        match FileExt::try_lock_exclusive(&file) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
+                return Err(LockError::Held {
+                    data_root: data_root.to_owned(),
+                    holder: holder(&mut file),
+                });
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        // Somebody may have deleted the file between the open and the lock:
+        // then this lock is on a file that nobody else will ever find.
+        let locked = file.metadata().map_err(failed)?;
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.ino() == locked.ino() && found.dev() == locked.dev() => {}
+            _ => return Self::try_acquire(data_root),
+        }
+        introduce(&mut file).map_err(failed)?;
+        Ok(Self {
+            file,
+            data_root: data_root.to_owned(),
+        })
+    }
+
+    /// The data root that is locked.
+    #[must_use]
+    pub fn data_root(&self) -> &Path {
+        &self.data_root
+    }
+}
+
+impl Drop for RootLock {
+    fn drop(&mut self) {
+        // What a holder says of itself must not outlive it; the kernel
+        // releases the lock with the file in any case.
+        let _ = self.file.set_len(0);
+    }
+}
+
+fn introduce(file: &mut File) -> io::Result<()> {
+    let since = humantime::format_rfc3339_seconds(SystemTime::now());
+    file.set_len(0)?;
+    write!(file, "process {}, since {since}", std::process::id())
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file
+        .rewind()
+        .and_then(|()| file.take(HOLDER_MAX_BYTES).read_to_string(&mut text));
+    match read {
+        Ok(_) if !text.is_empty() => text.escape_debug().to_string(),
+        _ => "it has not said which process it is".to_owned(),
+    }
+}
