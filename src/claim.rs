@@ -82,6 +82,8 @@ enum Problem {
     TagAndDigest,
     #[error("right of \"=\" must be an image ID, the beginning of one, or a reference: {0}")]
     Image(ReferenceError),
+    #[error("after \"sha256:\" an image ID has 1 to 64 of the digits 0-9 and a-f")]
+    IdDigits,
     #[error(
         "\"sha256\" cannot be a repository name: the engine refuses it, as it reads like a digest"
     )]
@@ -156,9 +158,11 @@ fn usable(repository: &Repository) -> Result<Repository, Problem> {
 }
 
 fn image_name(text: &str) -> Result<ImageName, Problem> {
-    if let Some(hex) = text.strip_prefix("sha256:")
-        && is_id_prefix(hex)
-    {
+    if let Some(hex) = text.strip_prefix("sha256:") {
+        // It would read as a tag, of the one repository that cannot exist.
+        if !is_id_prefix(hex) {
+            return Err(Problem::IdDigits);
+        }
         return Ok(match text.parse() {
             Ok(id) => ImageName::Id(id),
             Err(_) => ImageName::Prefix(hex.to_owned()),

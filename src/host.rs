@@ -100,6 +100,15 @@ pub enum HostError {
         /// Its load state.
         load_state: String,
     },
+    /// A unit that cannot be started once it has stopped.
+    #[error(
+        "{unit} is transient (systemd-run): systemd forgets it when it stops, so it could not be \
+         started again. Stop that Docker yourself, and use --offline"
+    )]
+    Transient {
+        /// The unit.
+        unit: String,
+    },
     /// The unit is between two states.
     #[error(
         "{unit} is {state} ({sub_state}): wait until it has settled, or look why it does not: systemctl status {unit}"
@@ -371,6 +380,11 @@ async fn check_unit(
                 load_state: load_state.to_owned(),
             });
         }
+    }
+    if unit.transient {
+        return Err(HostError::Transient {
+            unit: unit.id.clone(),
+        });
     }
     match unit.active_state.as_str() {
         "active" | "inactive" | "failed" => Ok(()),

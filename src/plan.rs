@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::claim::{Claim, ImageName, Statement};
 use crate::digest::{Digest, ImageId};
 use crate::reference::{Reference, Repository};
-use crate::store::Store;
+use crate::store::{Misfit, Store};
 
 /// What somebody asks for.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,8 @@ pub struct Plan {
     pub targets: Vec<Target>,
     /// The references asked to be dropped.
     pub removals: Vec<Reference>,
-    /// Images that would be left with no reference at all.
+    /// Images that would be left with no reference that the engine counts:
+    /// dangling, and removed by the next `docker image prune`.
     pub orphans: Vec<ImageId>,
 }
 
@@ -215,40 +216,49 @@ impl Plan {
         for claim in &request.claims {
             match resolver.target(claim, request.allow_image_id_digest) {
                 Ok((target, route)) => {
-                    routes.extend(route.map(|route| (targets.len(), route)));
+                    routes.push(route);
                     targets.push(target);
                 }
                 Err(refusal) => refusals.push(refusal),
             }
         }
         refusals.extend(contradictions(&targets, &request.removals));
-        refusals.extend(moving_ground(store, &targets, &routes, &request.removals));
 
-        let mut drops: BTreeSet<Reference> = request
+        // Each reference that goes, with what asks for it to go.
+        let mut drops: BTreeMap<Reference, String> = request
             .removals
             .iter()
             .filter(|reference| store.get(reference).is_some())
-            .cloned()
+            .map(|reference| (reference.clone(), format!("--remove {reference}")))
             .collect();
         for target in targets.iter().filter(|target| !target.holds) {
-            let in_the_way = resolver.in_the_way(target, &targets, &request.removals);
-            if request.replace {
-                drops.extend(in_the_way.into_iter().map(|(reference, _)| reference));
-            } else {
-                refusals.extend(in_the_way.into_iter().map(|(_, refusal)| refusal));
+            for (reference, refusal) in resolver.in_the_way(target, &targets, &request.removals) {
+                if request.replace {
+                    drops
+                        .entry(reference)
+                        .or_insert_with(|| target.claim.clone());
+                } else {
+                    refusals.push(refusal);
+                }
             }
         }
+        refusals.extend(moving_ground(store, &targets, &routes, &drops));
         if !refusals.is_empty() {
             return Err(refusals);
         }
-        Ok(Self::assemble(store, targets, &request.removals, &drops))
+        Ok(Self::assemble(
+            store,
+            targets,
+            &request.removals,
+            drops.keys(),
+        ))
     }
 
-    fn assemble(
+    fn assemble<'a>(
         store: &Store,
         targets: Vec<Target>,
         removals: &[Reference],
-        drops: &BTreeSet<Reference>,
+        drops: impl Iterator<Item = &'a Reference>,
     ) -> Self {
         let mut after = store.clone();
         let mut changes: BTreeMap<Reference, Change> = BTreeMap::new();
@@ -272,8 +282,10 @@ impl Plan {
                     .to = Some(target.image.clone());
             }
         }
+        // What the engine cannot parse, it does not count for the image.
         let kept: BTreeSet<String> = after
             .entries()
+            .filter(|entry| !matches!(entry.meaning, Err(Misfit::Reference(_))))
             .map(|entry| entry.value.to_owned())
             .collect();
         let orphans: BTreeSet<ImageId> = changes
@@ -282,9 +294,16 @@ impl Plan {
             .filter(|image| !kept.contains(*image))
             .filter_map(|image| image.parse().ok())
             .collect();
+        // As bytes, like the file: a reference's own order puts digests before
+        // tags, and names by their registry.
+        let mut changes: Vec<Change> = changes.into_values().collect();
+        changes.sort_by_cached_key(|change| {
+            let reference = &change.reference;
+            (reference.repository().familiar(), reference.familiar())
+        });
         Self {
             after,
-            changes: changes.into_values().collect(),
+            changes,
             targets,
             removals: removals.to_vec(),
             orphans: orphans.into_iter().collect(),
@@ -314,6 +333,16 @@ impl Plan {
     }
 }
 
+/// What led a claim to its image.
+enum Route {
+    /// The image's own ID, or that the claim holds already.
+    Id,
+    /// A reference that the claim names.
+    Named(Reference),
+    /// Being the only image of a repository: all its references.
+    OnlyImage(Vec<Reference>),
+}
+
 struct Resolver<'a> {
     store: &'a Store,
     images: &'a BTreeSet<ImageId>,
@@ -329,12 +358,12 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The claim's target, and the reference that led to its image, if one did.
+    /// The claim's target, and what led to its image.
     fn target(
         &self,
         claim: &Claim,
         allow_image_id_digest: bool,
-    ) -> Result<(Target, Option<Reference>), Refusal> {
+    ) -> Result<(Target, Route), Refusal> {
         let (reference, image, route) = match &claim.statement {
             Statement::TaggedHasDigest {
                 repository,
@@ -344,12 +373,12 @@ impl<'a> Resolver<'a> {
                 let tagged = repository.clone().with_tag(tag.clone());
                 let image = self.pointed_at(claim, &tagged)?;
                 let reference = repository.clone().with_digest(digest.clone());
-                (reference, image, Some(tagged))
+                (reference, image, Route::Named(tagged))
             }
             Statement::OnlyImageHasDigest { repository, digest } => {
                 let reference = repository.clone().with_digest(digest.clone());
-                let image = self.only_image(claim, repository, &reference)?;
-                (reference, image, None)
+                let (image, route) = self.only_image(claim, repository, &reference)?;
+                (reference, image, route)
             }
             Statement::PointsAt { reference, image } => {
                 let (image, route) = self.image(claim, image)?;
@@ -415,19 +444,22 @@ impl<'a> Resolver<'a> {
         claim: &Claim,
         repository: &Repository,
         reference: &Reference,
-    ) -> Result<ImageId, Refusal> {
+    ) -> Result<(ImageId, Route), Refusal> {
         if let Some(image) = self.find(reference) {
-            return Ok(image);
+            return Ok((image, Route::Id));
         }
-        let mut images: BTreeMap<&ImageId, Vec<String>> = BTreeMap::new();
+        let mut images: BTreeMap<&ImageId, Vec<&Reference>> = BTreeMap::new();
         for (other, image) in &self.references {
             if other.repository() == repository {
-                images.entry(image).or_default().push(other.familiar());
+                images.entry(image).or_default().push(other);
             }
         }
-        let mut ids = images.keys();
-        match (ids.next(), ids.next()) {
-            (Some(only), None) => Ok((*only).clone()),
+        let mut each = images.iter();
+        match (each.next(), each.next()) {
+            (Some((only, references)), None) => {
+                let references = references.iter().copied().cloned().collect();
+                Ok(((*only).clone(), Route::OnlyImage(references)))
+            }
             (None, _) => Err(Refusal::EmptyRepository {
                 claim: claim.to_string(),
                 repository: repository.familiar(),
@@ -437,42 +469,57 @@ impl<'a> Resolver<'a> {
                 repository: repository.familiar(),
                 images: images
                     .iter()
-                    .map(|(image, references)| format!("{image}  {}", references.join("  ")))
+                    .map(|(image, references)| {
+                        let references: Vec<String> =
+                            references.iter().map(|other| other.familiar()).collect();
+                        format!("{image}  {}", references.join("  "))
+                    })
                     .collect(),
             }),
         }
     }
 
-    fn image(
+    fn image(&self, claim: &Claim, name: &ImageName) -> Result<(ImageId, Route), Refusal> {
+        match name {
+            ImageName::Id(image) => Ok((image.clone(), Route::Id)),
+            ImageName::Prefix(prefix) => Ok((self.by_prefix(claim, prefix)?, Route::Id)),
+            ImageName::Reference(reference) => Ok((
+                self.pointed_at(claim, reference)?,
+                Route::Named(reference.clone()),
+            )),
+            // Even where the prefix decides: the reference, once it appears,
+            // would give the same words another meaning.
+            ImageName::ReferenceOrPrefix(reference, prefix) => Ok((
+                self.by_reference_or_prefix(claim, reference, prefix)?,
+                Route::Named(reference.clone()),
+            )),
+        }
+    }
+
+    fn by_reference_or_prefix(
         &self,
         claim: &Claim,
-        name: &ImageName,
-    ) -> Result<(ImageId, Option<Reference>), Refusal> {
-        match name {
-            ImageName::Id(image) => Ok((image.clone(), None)),
-            ImageName::Prefix(prefix) => Ok((self.by_prefix(claim, prefix)?, None)),
-            ImageName::Reference(reference) => {
-                Ok((self.pointed_at(claim, reference)?, Some(reference.clone())))
-            }
-            ImageName::ReferenceOrPrefix(reference, prefix) => {
-                match (self.find(reference), self.by_prefix(claim, prefix)) {
-                    (Some(image), Err(Refusal::NoSuchImage { .. })) => {
-                        Ok((image, Some(reference.clone())))
-                    }
-                    (Some(image), Ok(same)) if image == same => Ok((image, None)),
-                    (Some(image), other) => {
-                        let mut images = vec![format!("{image}  {}", reference.familiar())];
-                        images.extend(other.into_iter().map(|image| image.to_string()));
-                        Err(Refusal::AmbiguousImage {
-                            claim: claim.to_string(),
-                            name: prefix.clone(),
-                            images,
-                        })
-                    }
-                    (None, found) => Ok((found?, None)),
-                }
-            }
-        }
+        reference: &Reference,
+        prefix: &str,
+    ) -> Result<ImageId, Refusal> {
+        let by_prefix = self.by_prefix(claim, prefix);
+        let Some(image) = self.find(reference) else {
+            return by_prefix;
+        };
+        let others = match by_prefix {
+            Err(Refusal::NoSuchImage { .. }) => return Ok(image),
+            Ok(same) if same == image => return Ok(image),
+            Ok(other) => vec![other.to_string()],
+            Err(Refusal::AmbiguousImage { images, .. }) => images,
+            Err(refusal) => return Err(refusal),
+        };
+        let mut images = vec![format!("{image}  {}", reference.familiar())];
+        images.extend(others);
+        Err(Refusal::AmbiguousImage {
+            claim: claim.to_string(),
+            name: prefix.to_owned(),
+            images,
+        })
     }
 
     fn by_prefix(&self, claim: &Claim, prefix: &str) -> Result<ImageId, Refusal> {
@@ -570,33 +617,49 @@ fn contradictions(targets: &[Target], removals: &[Reference]) -> Vec<Refusal> {
     found
 }
 
+/// A claim must mean the same before and after the change. One that names a
+/// reference is undone by anything that moves or drops it; one that goes by
+/// the only image of a repository holds as soon as its digest is there, and is
+/// in doubt only when another claim sends a reference of that image elsewhere.
 fn moving_ground(
     store: &Store,
     targets: &[Target],
-    routes: &[(usize, Reference)],
-    removals: &[Reference],
+    routes: &[Route],
+    drops: &BTreeMap<Reference, String>,
 ) -> Vec<Refusal> {
     let mut found = Vec::new();
-    for (index, route) in routes {
-        let Some(claim) = targets.get(*index) else {
-            continue;
+    for (target, route) in targets.iter().zip(routes) {
+        let (references, dropped) = match route {
+            Route::Id => continue,
+            Route::Named(reference) => (std::slice::from_ref(reference), drops.get(reference)),
+            Route::OnlyImage(references) => (references.as_slice(), None),
         };
-        let present = store.get(route);
-        let moved = targets
-            .iter()
-            .filter(|other| {
-                other.reference == *route && present != Some(other.image.to_string().as_str())
-            })
-            .map(|other| other.claim.clone());
-        let removed = removals
-            .iter()
-            .filter(|removal| *removal == route)
-            .map(|removal| format!("--remove {removal}"));
-        found.extend(moved.chain(removed).map(|mover| Refusal::MovingGround {
-            claim: claim.claim.clone(),
-            reference: route.familiar(),
-            mover,
-        }));
+        for reference in references {
+            let present = store.get(reference);
+            let movers: Vec<&String> = targets
+                .iter()
+                .filter(|other| {
+                    other.reference == *reference
+                        && present != Some(other.image.to_string().as_str())
+                })
+                .map(|other| &other.claim)
+                .collect();
+            // A reference that moves is dropped on the way: one reason is enough.
+            let dropped = dropped.filter(|_| movers.is_empty());
+            found.extend(
+                movers
+                    .into_iter()
+                    .chain(dropped)
+                    .map(|mover| Refusal::MovingGround {
+                        claim: target.claim.clone(),
+                        reference: reference.familiar(),
+                        mover: mover.clone(),
+                    }),
+            );
+        }
     }
     found
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@
 //! it only lacks knowledge: an entry it cannot interpret and a top-level key
 //! it does not know are kept as they are and can be listed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
@@ -30,6 +30,10 @@ pub const FILE_NAME: &str = "repositories.json";
 pub const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 const REPOSITORIES: &str = "Repositories";
+
+/// How deep Go's parser follows objects and arrays (`encoding/json`,
+/// `scanner.go`, since Go 1.15), the outermost object included.
+const MAX_NESTING: usize = 10_000;
 
 /// The reference store of one storage driver.
 #[derive(Debug, Clone)]
@@ -118,7 +122,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] for anything but one JSON object of the right shape,
-    /// with an optional newline after it.
+    /// with nothing but white space around it.
     pub fn parse(bytes: &[u8]) -> Result<Self, StoreError> {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(StoreError::TooLarge {
@@ -136,7 +140,7 @@ impl Store {
 
     /// The bytes that the engine itself would write: Go's `json.Marshal`,
     /// keys in byte order, no newline at the end. Unknown top-level keys
-    /// follow as they were read.
+    /// stay where they were read, their values letter for letter.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         moby_json::write(self)
@@ -205,11 +209,11 @@ impl Store {
     pub fn remove(&mut self, reference: &Reference) -> Option<String> {
         let repository = reference.repository().familiar();
         let references = self.repositories.get_mut(&repository)?;
-        let image = references.remove(&reference.familiar());
+        let image = references.remove(&reference.familiar())?;
         if references.is_empty() {
             self.repositories.remove(&repository);
         }
-        image
+        Some(image)
     }
 
     /// Restores what [`Store::remove`] gave, image ID or not.
@@ -252,6 +256,28 @@ fn engine_reads_as_repositories(key: &str) -> bool {
         .eq_ignore_ascii_case(REPOSITORIES)
 }
 
+/// How many objects and arrays stand inside each other in a JSON text that
+/// is known to be valid.
+fn nesting(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut in_string = false;
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            // What follows a backslash neither ends the string nor begins one.
+            b'\\' => drop(bytes.next()),
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 struct TopLevelSeed;
 
 impl<'de> DeserializeSeed<'de> for TopLevelSeed {
@@ -271,6 +297,7 @@ impl<'de> Visitor<'de> for TopLevelSeed {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Store, A::Error> {
         let mut repositories = None;
         let mut top_level: Vec<TopLevel> = Vec::new();
+        let mut unknown = BTreeSet::new();
         while let Some(key) = map.next_key::<String>()? {
             if key == REPOSITORIES {
                 if repositories.is_some() {
@@ -283,18 +310,17 @@ impl<'de> Visitor<'de> for TopLevelSeed {
                     "the engine reads the key {key:?} as \"Repositories\": rename or remove it"
                 )));
             } else {
-                let repeated = top_level.iter().any(
-                    |seen| matches!(seen, TopLevel::Unknown { key: other, .. } if *other == key),
-                );
-                if repeated {
+                if !unknown.insert(key.clone()) {
                     return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
                 }
                 let value: Box<RawValue> = map.next_value()?;
-                // Raw text is not held to the parser's nesting limit; the
-                // engine's parser has one, and would not start on the file.
-                serde_json::from_str::<serde_json::Value>(value.get()).map_err(|error| {
-                    A::Error::custom(format_args!("under the key {key:?}: {error}"))
-                })?;
+                // Raw text is not held to a nesting limit here; the engine's
+                // parser has one, and would not start on the file.
+                if nesting(value.get()) >= MAX_NESTING {
+                    return Err(A::Error::custom(format_args!(
+                        "the value of {key:?} is nested deeper than the engine reads ({MAX_NESTING})"
+                    )));
+                }
                 top_level.push(TopLevel::Unknown { key, value });
             }
         }

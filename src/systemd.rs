@@ -18,7 +18,10 @@ use zbus::{Connection, DeserializeDict, OwnedObjectPath, Type, proxy};
 pub enum SystemdError {
     /// No connection, or it broke.
     #[error("systemd cannot be reached over D-Bus: {0}")]
-    Bus(#[from] zbus::Error),
+    Bus(zbus::Error),
+    /// systemd answered, and said no.
+    #[error("systemd refused: {0}")]
+    Refused(zbus::Error),
     /// A job ended otherwise than well.
     #[error("systemd's job to {verb} {unit} ended with {result:?} (see: journalctl -u {unit})")]
     Job {
@@ -41,6 +44,15 @@ pub enum SystemdError {
     },
 }
 
+impl From<zbus::Error> for SystemdError {
+    fn from(error: zbus::Error) -> Self {
+        match error {
+            zbus::Error::MethodError(..) => Self::Refused(error),
+            _ => Self::Bus(error),
+        }
+    }
+}
+
 /// A unit, as far as it matters for stopping and starting it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unit {
@@ -54,6 +66,10 @@ pub struct Unit {
     pub sub_state: String,
     /// The unit's file has changed since systemd read it.
     pub need_daemon_reload: bool,
+    /// It was made over D-Bus, has no file, and is gone once it stops.
+    pub transient: bool,
+    /// The drop-ins that systemd has read for it.
+    pub drop_in_paths: Vec<String>,
     /// Units whose activity starts this one: sockets, paths, timers.
     pub triggered_by: Vec<String>,
     /// Units that systemd stops when this one stops.
@@ -236,6 +252,7 @@ type ListedJob = (
     OwnedObjectPath,
     OwnedObjectPath,
 );
+type Assert = (String, bool, bool, String, i32);
 type ExecCommand = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
 #[proxy(
@@ -259,6 +276,8 @@ struct UnitDict {
     active_state: Option<String>,
     sub_state: Option<String>,
     need_daemon_reload: Option<bool>,
+    transient: Option<bool>,
+    drop_in_paths: Option<Vec<String>>,
     triggered_by: Option<Vec<String>>,
     required_by: Option<Vec<String>>,
     requisite_of: Option<Vec<String>>,
@@ -267,7 +286,7 @@ struct UnitDict {
     propagates_stop_to: Option<Vec<String>>,
     after: Option<Vec<String>>,
     stop_when_unneeded: Option<bool>,
-    asserts: Option<Vec<(String, bool, bool, String, i32)>>,
+    asserts: Option<Vec<Assert>>,
 }
 
 impl From<UnitDict> for Unit {
@@ -285,6 +304,8 @@ impl From<UnitDict> for Unit {
             active_state: dict.active_state.unwrap_or_default(),
             sub_state: dict.sub_state.unwrap_or_default(),
             need_daemon_reload: dict.need_daemon_reload.unwrap_or_default(),
+            transient: dict.transient.unwrap_or_default(),
+            drop_in_paths: dict.drop_in_paths.unwrap_or_default(),
             triggered_by: dict.triggered_by.unwrap_or_default(),
             takes_along: takes_along.into_iter().flatten().flatten().collect(),
             after: dict.after.unwrap_or_default(),
@@ -520,7 +541,16 @@ impl ServiceManager for SystemBus {
     }
 
     async fn reset_failed(&self, unit: &str) -> Result<(), SystemdError> {
-        Ok(self.manager.reset_failed_unit(unit).await?)
+        match self.manager.reset_failed_unit(unit).await {
+            // A unit that nothing refers to is forgotten when it stops, its
+            // failures with it.
+            Err(zbus::Error::MethodError(name, ..))
+                if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" =>
+            {
+                Ok(())
+            }
+            outcome => Ok(outcome?),
+        }
     }
 
     async fn stop(

@@ -1,8 +1,8 @@
 //! The change itself: lock, stage, hold, stop, re-read, commit, start, verify,
 //! restore, release; undone from wherever it fails.
 //!
-//! [`Transaction::forward`] and [`Transaction::back`] are the whole of it, and
-//! read like that sentence. [`Reached`] records how far the first came, before
+//! `Transaction::forward` and `Transaction::back` are the whole of it, and
+//! read like that sentence. `Reached` records how far the first came, before
 //! each step acts, so the second knows what there may be to undo. Reading,
 //! planning, staging and syncing happen while Docker still runs; between its
 //! stop and its start there is a read, a comparison and one exchange of names.
@@ -315,10 +315,12 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
-        let unit = &daemon.host.unit.id;
+        let unit = &daemon.host.unit;
         self.hold = Some(Hold::place(daemon.manager, daemon.runtime_units, unit).await?);
-        self.progress
-            .step(Step::Hold, &format!("nothing can start {unit} from now on"));
+        self.progress.step(
+            Step::Hold,
+            &format!("nothing can start {} from now on", unit.id),
+        );
         Ok(())
     }
 
@@ -449,7 +451,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         self.release_hold();
         let unit = &daemon.host.unit.id;
-        self.start_triggers_before(daemon, &[unit.clone()]).await?;
+        self.start_with_sockets(daemon, unit).await?;
         let deadline = Instant::now() + START_WITHIN;
         loop {
             let last = match daemon.engine.ping().await {
@@ -476,17 +478,17 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     /// systemd refuses to start a socket whose service runs already, so the
     /// sockets go first.
-    async fn start_triggers_before(
+    async fn start_with_sockets(
         &self,
         daemon: Daemon<'a, M, E>,
-        units: &[String],
+        unit: &String,
     ) -> Result<(), Failure> {
         let sockets = daemon
             .disturbance
             .triggers
             .iter()
             .filter(|name| name.ends_with(".socket"));
-        let all: Vec<String> = sockets.chain(units).cloned().collect();
+        let all: Vec<String> = sockets.chain([unit]).cloned().collect();
         for unit in &all {
             daemon.manager.reset_failed(unit).await?;
         }
@@ -706,18 +708,21 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// engine ran on it is kept: only this plan's own changes are taken back.
     fn undo_commit(&mut self) -> Result<(), Failure> {
         let now = self.images.read()?;
-        if now.bytes == self.before.bytes {
-            return Ok(());
-        }
         match self.swapped.take() {
             Some(swapped) if now.bytes == self.plan.after.to_bytes() => {
                 swapped.swap_back(&self.lock)?;
             }
             swapped => {
-                self.swapped = swapped;
-                let mut store = now.store;
-                self.plan.take_back(&mut store);
-                Staged::write(self.images, &self.lock, &store.to_bytes())?.swap(&self.lock)?;
+                if now.bytes != self.before.bytes {
+                    let mut store = now.store;
+                    self.plan.take_back(&mut store);
+                    Staged::write(self.images, &self.lock, &store.to_bytes())?
+                        .swap(&self.lock)?
+                        .discard()?;
+                }
+                if let Some(swapped) = swapped {
+                    swapped.discard()?;
+                }
             }
         }
         self.progress

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::ApplyArgs;
 use crate::commands::{Draft, Site, Stop, engine_at, survey};
+use crate::disturbance::Obstacle;
 use crate::host::{Flags, HostError, probable_data_root};
 use crate::interrupt::Interrupt;
 use crate::plan::Request;
@@ -88,15 +89,29 @@ async fn look(args: &ApplyArgs, request: &Request) -> Result<Option<PathBuf>, St
     if draft.plan.is_empty() {
         return Ok(None);
     }
-    Ok(Some(site.images().data_root().to_owned()))
+    match survey(&site, args.containers.containers).await? {
+        (_, obstacles) if obstacles.is_empty() => Ok(Some(site.images().data_root().to_owned())),
+        (_, obstacles) => Err(Stop::Obstacles(obstacles)),
+    }
 }
 
 /// A host in the middle of a change looks broken: where another run may be at
 /// work, its lock is waited for before that is believed.
 async fn data_root_behind(args: &ApplyArgs, stop: Stop) -> Result<PathBuf, Stop> {
-    let Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. }) = &stop else {
-        return Err(stop);
+    let may_be_another_run = match &stop {
+        Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. })
+        | Stop::Assess(_) => true,
+        Stop::Obstacles(obstacles) => obstacles.iter().all(|obstacle| {
+            matches!(
+                obstacle,
+                Obstacle::JobQueued { .. } | Obstacle::Unsettled { .. }
+            )
+        }),
+        _ => false,
     };
+    if !may_be_another_run {
+        return Err(stop);
+    }
     let bus = SystemBus::connect().await?;
     match probable_data_root(&Flags::from(&args.host), &bus).await {
         Some(data_root) => Ok(data_root),

@@ -1,6 +1,10 @@
 //! The text that Go's `json.Marshal` makes of a store (Go 1.15 to 1.24,
 //! `encoding/json/encode.go`): compact, and with the characters that would
 //! matter in HTML or JavaScript escaped.
+//!
+//! Go before 1.22 writes backspace and form feed as `\u0008` and `\u000c`,
+//! later versions as `\b` and `\f`; this is the later form. No reference has
+//! either character.
 
 use std::io;
 

@@ -8,6 +8,7 @@
 //! and also when this process dies in whatever way: nothing that is left
 //! behind can keep Docker from starting.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::fcntl_dupfd_cloexec;
 
-use crate::systemd::{ServiceManager, SystemdError};
+use crate::systemd::{ServiceManager, SystemdError, Unit};
 
 /// Where systemd looks for units and drop-ins that last until the next boot.
 pub const RUNTIME_UNITS: &str = "/run/systemd/system";
@@ -52,6 +53,17 @@ pub enum HoldError {
         /// The process ID as it is here.
         own: u32,
     },
+    /// Reading the drop-in had systemd read more than that.
+    #[error(
+        "{unit} has changed on disk since systemd read it ({changed}): a start would now be one \
+         with other settings. Look at it (systemctl cat {unit}) before trying again"
+    )]
+    UnitChanged {
+        /// The unit.
+        unit: String,
+        /// The drop-ins that are new or gone.
+        changed: String,
+    },
     /// The drop-in is there, and systemd does not heed it.
     #[error("systemd does not heed {path}", path = .0.display())]
     NotHeeded(PathBuf),
@@ -74,26 +86,26 @@ impl Hold {
     pub async fn place(
         manager: &impl ServiceManager,
         runtime_units: &Path,
-        unit: &str,
+        unit: &Unit,
     ) -> Result<Self, HoldError> {
         let (seen, own) = (manager.own_pid().await?, std::process::id());
         if seen != own {
             return Err(HoldError::OtherPidNamespace { seen, own });
         }
-        let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
+        let drop_in = runtime_units.join(format!("{}.d", unit.id)).join(DROP_IN);
         let failed = |error| HoldError::Io {
             path: drop_in.clone(),
             error,
         };
         let descriptor = descriptor(FIRST_DESCRIPTOR).map_err(failed)?;
         let hold = Self {
-            unit: unit.to_owned(),
+            unit: unit.id.clone(),
             number: descriptor.as_raw_fd(),
             descriptor: Some(descriptor),
             drop_in: drop_in.clone(),
         };
         let placed = match hold.write() {
-            Ok(()) => hold.load(manager).await,
+            Ok(()) => hold.load(manager, unit).await,
             Err(error) => Err(failed(error)),
         };
         match placed {
@@ -124,9 +136,26 @@ impl Hold {
         )
     }
 
-    async fn load(&self, manager: &impl ServiceManager) -> Result<(), HoldError> {
+    async fn load(&self, manager: &impl ServiceManager, before: &Unit) -> Result<(), HoldError> {
         manager.reload().await?;
         let unit = manager.unit(&self.unit).await?;
+        // systemd does not always notice a new drop-in by itself
+        // (NeedDaemonReload, before v255), but reads it now.
+        let own = self.drop_in.to_string_lossy();
+        let others = |unit: &Unit| -> BTreeSet<String> {
+            let paths = unit.drop_in_paths.iter();
+            paths.filter(|path| **path != own).cloned().collect()
+        };
+        let changed: Vec<String> = others(before)
+            .symmetric_difference(&others(&unit))
+            .cloned()
+            .collect();
+        if !changed.is_empty() {
+            return Err(HoldError::UnitChanged {
+                unit: unit.id,
+                changed: changed.join(", "),
+            });
+        }
         if unit.asserted_paths.contains(&self.path()) {
             Ok(())
         } else {

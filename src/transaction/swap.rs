@@ -124,6 +124,14 @@ impl Swapped {
         &self.backup
     }
 
+    /// Drops the old store's file.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn discard(self) -> Result<(), SwapError> {
+        fs::remove_file(&self.backup).map_err(SwapError::new("remove", &self.backup))
+    }
+
     /// Puts the old store back in use and drops the new one.
     ///
     /// # Errors
@@ -131,7 +139,7 @@ impl Swapped {
     pub fn swap_back(self, _lock: &RootLock) -> Result<(), SwapError> {
         exchange(&self.live, &self.backup)?;
         sync_directory(&self.live)?;
-        fs::remove_file(&self.backup).map_err(SwapError::new("remove", &self.backup))
+        self.discard()
     }
 }
 

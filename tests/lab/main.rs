@@ -1,1 +1,14 @@
-fn main() {}
+//! The whole program on real machines: systemd, dockerd, a registry. Root
+//! only; `tests/lab/prepare` builds what they boot from.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail so"
+)]
+
+mod failures;
+mod machine;
+mod neighbours;
+mod refusals;
+mod repair;

@@ -1,0 +1,273 @@
+//! Failures, caused for real. After each, Docker runs on the old references
+//! and the exit code says so; where Docker cannot run at all, it says that.
+
+use crate::machine::{APP, Machine, STORE, Suite};
+
+struct Before {
+    store: String,
+    claim: String,
+}
+
+fn ready(machine: &Machine) -> Before {
+    machine.load("app");
+    machine.load("other");
+    Before {
+        store: machine.store(),
+        claim: machine.claim("app"),
+    }
+}
+
+/// The host is as it was found.
+#[track_caller]
+fn is_as_before(machine: &Machine, before: &Before) {
+    machine.is_whole();
+    assert_eq!(machine.store(), before.store);
+    assert!(!machine.engine_has("app"));
+    machine.sh(&format!("docker image inspect {APP}:v1 >/dev/null"));
+    let left = machine.sh(&format!(
+        "ls -A {}",
+        STORE.replace("/repositories.json", "")
+    ));
+    assert_eq!(
+        left.split_whitespace().collect::<Vec<_>>(),
+        ["distribution", "imagedb", "layerdb", "repositories.json"],
+        "nothing is left behind"
+    );
+}
+
+/// Runs the command with a system call made to fail or to be delayed.
+fn injected(machine: &Machine, injection: &str, words: &[&str]) -> crate::machine::Run {
+    let call = injection.split(':').next().unwrap_or_default();
+    let strace = format!("--trace={call}");
+    let inject = format!("--inject={injection}");
+    let command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        &strace,
+        &inject,
+        "digestfix",
+    ];
+    machine.run(&[&command[..], words].concat())
+}
+
+#[test]
+fn the_swap_fails() {
+    for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
+        let machine = Machine::boot(suite);
+        let before = ready(&machine);
+
+        let run = injected(&machine, "renameat2:error=EIO", &["apply", &before.claim]).exits(1);
+
+        assert!(run.stderr.contains("Input/output error"), "{}", run.stderr);
+        assert!(
+            run.stderr.contains("Docker runs on them again"),
+            "{}",
+            run.stderr
+        );
+        is_as_before(&machine, &before);
+    }
+}
+
+/// A file system that cannot exchange two names has it done in three steps.
+#[test]
+fn the_file_system_cannot_exchange() {
+    let machine = Machine::boot(Suite::Bookworm);
+    let before = ready(&machine);
+
+    injected(
+        &machine,
+        "renameat2:error=EINVAL",
+        &["apply", &before.claim],
+    )
+    .exits(0);
+
+    machine.is_whole();
+    assert!(machine.engine_has("app"));
+    let kept = machine.sh(&format!("cat {STORE}.digestfix-*"));
+    assert_eq!(kept, before.store, "the old file stays as a backup");
+}
+
+#[test]
+fn the_directory_does_not_sync() {
+    let machine = Machine::boot(Suite::Bookworm);
+    let before = ready(&machine);
+    // The first two are of the staged file and its directory.
+    let run = injected(
+        &machine,
+        "fsync:error=EIO:when=3",
+        &["apply", &before.claim],
+    )
+    .exits(1);
+    assert!(run.stderr.contains("sync"), "{}", run.stderr);
+    is_as_before(&machine, &before);
+}
+
+#[test]
+fn the_disk_is_full() {
+    let machine = Machine::boot(Suite::Bookworm);
+    let before = ready(&machine);
+    machine.sh("systemctl stop docker.socket docker.service
+         cd /var/lib/docker/image; mv overlay2 aside; mkdir -m 700 overlay2
+         mount -t tmpfs -o size=256k,mode=700 tmpfs overlay2
+         cp -a aside/. overlay2; rm -r aside; systemctl start docker
+         cat /dev/zero >overlay2/distribution/fill 2>/dev/null || true");
+    let pid = machine.main_pid();
+
+    let run = machine.digestfix(&["apply", &before.claim]).exits(1);
+
+    assert!(run.stderr.contains("No space left"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("Docker was not stopped"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(machine.main_pid(), pid, "Docker was never stopped");
+    is_as_before(&machine, &before);
+}
+
+#[test]
+fn the_daemon_does_not_start_with_the_new_file() {
+    for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
+        let machine = Machine::boot(suite);
+        let before = ready(&machine);
+        machine.drop_in(&format!(
+            "[Service]\nExecStartPre=/bin/sh -c '! grep -q @sha256 {STORE}'\n"
+        ));
+
+        let run = machine.digestfix(&["apply", &before.claim]).exits(1);
+
+        assert!(
+            run.stderr.contains("journalctl -u docker.service"),
+            "{}",
+            run.stderr
+        );
+        is_as_before(&machine, &before);
+    }
+}
+
+/// A client takes the digest away the moment that the engine is there.
+#[test]
+fn the_engines_answer_is_wrong() {
+    let machine = Machine::boot(Suite::Bookworm);
+    let before = ready(&machine);
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    machine.drop_in(&format!(
+        "[Service]\nExecStartPost=-/usr/bin/docker rmi --no-prune {reference}\n"
+    ));
+
+    let run = machine.digestfix(&["apply", &before.claim]).exits(1);
+
+    assert!(run.stderr.contains(&reference), "{}", run.stderr);
+    is_as_before(&machine, &before);
+}
+
+/// What a client changes between the start and the undo is not lost with it.
+#[test]
+fn an_undo_keeps_what_others_did() {
+    let machine = Machine::boot(Suite::Bookworm);
+    let before = ready(&machine);
+    machine.write(
+        "/usr/local/bin/meddle",
+        &format!(
+            "#!/bin/sh\ngrep -q @sha256 {STORE} || exit 0\ndocker tag {APP}:v1 {APP}:theirs\n\
+             pkill -TERM digestfix\n"
+        ),
+    );
+    machine.sh("chmod +x /usr/local/bin/meddle");
+    machine.drop_in("[Service]\nExecStartPost=-/usr/local/bin/meddle\n");
+
+    machine.digestfix(&["apply", &before.claim]).exits(1);
+
+    machine.is_whole();
+    assert!(!machine.engine_has("app"));
+    machine.sh(&format!(
+        "docker image inspect {APP}:theirs {APP}:v1 >/dev/null"
+    ));
+}
+
+#[test]
+fn the_daemon_cannot_start_at_all() {
+    let machine = Machine::boot(Suite::Bookworm);
+    let before = ready(&machine);
+    machine.drop_in("[Service]\nExecStartPre=/bin/false\n");
+
+    let run = machine.digestfix(&["apply", &before.claim]).exits(5);
+
+    assert_eq!(machine.store(), before.store);
+    for word in [
+        "journalctl -u docker.service",
+        "systemctl reset-failed",
+        "systemctl start",
+    ] {
+        assert!(run.stderr.contains(word), "{}", run.stderr);
+    }
+    machine.without_drop_in();
+    machine.sh("systemctl reset-failed docker.service; systemctl start docker.service");
+    is_as_before(&machine, &before);
+}
+
+/// At every message to systemd, every sync, rename and connection of an
+/// apply in turn, a SIGTERM.
+#[test]
+fn told_to_stop_at_each_step() {
+    let machine = Machine::boot(Suite::Trixie);
+    let before = ready(&machine);
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    let (mut stopped, mut gone_through) = (0, 0);
+    for (call, points) in [
+        ("sendmsg", 45),
+        ("fsync", 4),
+        ("renameat2", 1),
+        ("connect", 10),
+        ("flock", 4),
+    ] {
+        for point in 1..=points {
+            let injection = format!("{call}:signal=SIGTERM:when={point}");
+            let run = injected(&machine, &injection, &["apply", &before.claim]);
+            machine.is_whole();
+            match run.code {
+                0 => {
+                    assert!(machine.engine_has("app"), "{injection}");
+                    gone_through += 1;
+                    machine
+                        .digestfix(&["apply", "--remove", &reference])
+                        .exits(0);
+                    machine.sh(&format!("rm -f {STORE}.digestfix-*"));
+                }
+                // Before it listens, a signal just ends it.
+                1 | -1 | 143 => {
+                    is_as_before(&machine, &before);
+                    stopped += 1;
+                }
+                code => panic!("{injection}: {code}\n{}\n{}", run.stdout, run.stderr),
+            }
+        }
+    }
+    assert!(
+        stopped >= 20,
+        "{stopped} stopped, {gone_through} gone through"
+    );
+}
+
+#[test]
+fn a_closed_terminal_and_a_hang_up() {
+    let machine = Machine::boot(Suite::Bookworm);
+    let before = ready(&machine);
+    for signal in ["HUP", "INT"] {
+        machine.drop_in(&format!(
+            "[Service]\nExecStopPost=/usr/bin/pkill -{signal} digestfix\n"
+        ));
+        machine.digestfix(&["apply", &before.claim]).exits(1);
+        machine.without_drop_in();
+        is_as_before(&machine, &before);
+    }
+    machine.sh(&format!("digestfix apply {} | true", before.claim));
+    machine.is_whole();
+    assert!(
+        machine.engine_has("app"),
+        "nobody to tell is no reason to stop"
+    );
+}

@@ -1,0 +1,281 @@
+//! A throwaway machine with a real systemd and a real dockerd.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+/// Where `tests/lab/prepare` keeps the roots.
+fn cache() -> PathBuf {
+    env::var_os("DIGESTFIX_LAB")
+        .map_or_else(|| PathBuf::from("/var/cache/digestfix-lab"), PathBuf::from)
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/machine")
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// Docker 20.10, systemd 252.
+    Bookworm,
+    /// Docker 26.1, systemd 257.
+    Trixie,
+    /// Docker 28.5, systemd 26x.
+    Forky,
+}
+
+impl Suite {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+            Self::Forky => "forky",
+        }
+    }
+}
+
+/// The image in every machine's registry.
+pub const APP: &str = "localhost:5000/lab/app";
+/// Another one.
+pub const OTHER: &str = "localhost:5000/lab/other";
+/// The file that it is all about.
+pub const STORE: &str = "/var/lib/docker/image/overlay2/repositories.json";
+
+pub struct Machine {
+    dir: PathBuf,
+    init: String,
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Run {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Run {
+    /// Checks the exit code, and shows everything when it is another.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "\n{}\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+impl Machine {
+    pub fn boot(suite: Suite) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = cache().join(format!("run/{}-{number}", std::process::id()));
+        let booted = Command::new(script())
+            .arg("boot")
+            .arg(cache().join(suite.name()))
+            .arg(&dir)
+            .output()
+            .expect("the machine script runs");
+        assert!(
+            booted.status.success(),
+            "{suite:?} does not boot (tests/lab/prepare builds it): {}",
+            String::from_utf8_lossy(&booted.stderr)
+        );
+        let init = fs::read_to_string(dir.join("init.pid")).expect("a machine has an init");
+        let machine = Self {
+            dir,
+            init: init.trim().to_owned(),
+        };
+        fs::copy(
+            env!("CARGO_BIN_EXE_digestfix"),
+            machine.dir.join("root/usr/local/bin/digestfix"),
+        )
+        .expect("the binary can be copied in");
+        machine
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["-t", &self.init, "-m", "-u", "-i", "-n", "-p", "--"])
+            .args(["env", "-i", "HOME=/root", "LANG=C.UTF-8"])
+            .arg("PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .args(words)
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, words: &[&str]) -> Run {
+        self.command(words).output().expect("nsenter runs").into()
+    }
+
+    /// Runs a script that must succeed, and gives its trimmed output.
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> String {
+        let run = self.run(&["sh", "-ec", script]);
+        assert_eq!(run.code, 0, "{script}\n{}\n{}", run.stdout, run.stderr);
+        run.stdout.trim().to_owned()
+    }
+
+    /// Starts a script that goes on beside the test.
+    pub fn background(&self, script: &str) -> Background {
+        let child = self
+            .command(&["setsid", "sh", "-c", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("nsenter runs");
+        Background { child }
+    }
+
+    pub fn write(&self, path: &str, content: &str) {
+        let quoted = content.replace('\'', "'\\''");
+        self.sh(&format!(
+            "mkdir -p \"$(dirname {path})\"; printf '%s' '{quoted}' >{path}"
+        ));
+    }
+
+    pub fn digestfix(&self, words: &[&str]) -> Run {
+        self.run(&[&["digestfix"], words].concat())
+    }
+
+    /// `docker load`s an image whose digest is then `<none>`: the problem.
+    pub fn load(&self, name: &str) {
+        self.sh(&format!("docker load -q -i /lab/{name}.tar"));
+        let listed = self.sh(&format!(
+            "docker images --digests --format '{{{{.Digest}}}}' localhost:5000/lab/{name}"
+        ));
+        assert_eq!(listed, "<none>", "docker load does not bring a digest");
+    }
+
+    /// The digest that the machine's registry serves for an image.
+    pub fn digest(&self, name: &str) -> String {
+        self.sh(&format!("cat /lab/{name}.digest"))
+    }
+
+    pub fn id(&self, name: &str) -> String {
+        self.sh(&format!("cat /lab/{name}.id"))
+    }
+
+    /// `NAME:v1@DIGEST` for an image of the lab.
+    pub fn claim(&self, name: &str) -> String {
+        format!("localhost:5000/lab/{name}:v1@{}", self.digest(name))
+    }
+
+    pub fn store(&self) -> String {
+        self.sh(&format!("cat {STORE}"))
+    }
+
+    pub fn main_pid(&self) -> String {
+        self.sh("systemctl show -p MainPID --value docker.service")
+    }
+
+    /// Where the image's digest is by the engine's own answer.
+    pub fn engine_has(&self, name: &str) -> bool {
+        let reference = format!("localhost:5000/lab/{name}@{}", self.digest(name));
+        self.run(&["docker", "image", "inspect", &reference]).code == 0
+    }
+
+    /// On control groups of version 1, nspawn hands them over read-only.
+    pub fn allow_containers(&self) {
+        self.sh(
+            "[ -e /sys/fs/cgroup/cgroup.controllers ] || for c in /sys/fs/cgroup/*; do \
+             mount -o remount,rw,bind $c 2>/dev/null || true; done",
+        );
+    }
+
+    /// The write-up's own unit: no socket unit, no containerd unit.
+    pub fn install_seed_unit(&self) {
+        self.sh(
+            "systemctl disable -q --now docker.socket docker.service containerd.service 2>/dev/null
+             systemctl mask -q docker.socket containerd.service
+             ln -s /usr/sbin/dockerd /usr/local/bin/dockerd",
+        );
+        self.write(
+            "/etc/systemd/system/docker.service",
+            include_str!("../fixtures/seed/docker.service"),
+        );
+        self.sh("systemctl daemon-reload; systemctl start docker");
+    }
+
+    /// Adds a drop-in to docker.service and has systemd read it.
+    pub fn drop_in(&self, text: &str) {
+        self.write("/etc/systemd/system/docker.service.d/lab.conf", text);
+        self.sh("systemctl daemon-reload");
+    }
+
+    pub fn without_drop_in(&self) {
+        self.sh("rm /etc/systemd/system/docker.service.d/lab.conf; systemctl daemon-reload");
+    }
+
+    /// Docker is up and nothing of digestfix is left but lock and backups.
+    #[track_caller]
+    pub fn is_whole(&self) {
+        assert_eq!(self.sh("systemctl is-active docker.service"), "active");
+        self.sh("docker version >/dev/null");
+        assert_eq!(
+            self.sh("find /run/systemd/system -name '*digestfix*'"),
+            "",
+            "the hold is gone"
+        );
+        assert_eq!(
+            self.sh("systemctl show -p NeedDaemonReload --value docker.service"),
+            "no"
+        );
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = Command::new(script()).arg("stop").arg(&self.dir).status();
+    }
+}
+
+/// A script that runs beside the test, and ends with it.
+pub struct Background {
+    child: Child,
+}
+
+impl Background {
+    pub fn wait(mut self) -> Run {
+        let status = self.child.wait().expect("it can be waited for");
+        let read = |stream: Option<&mut dyn std::io::Read>| {
+            let mut text = String::new();
+            if let Some(stream) = stream {
+                let _ = stream.read_to_string(&mut text);
+            }
+            text
+        };
+        Run {
+            code: status.code().unwrap_or(-1),
+            stdout: read(self.child.stdout.as_mut().map(|stream| stream as _)),
+            stderr: read(self.child.stderr.as_mut().map(|stream| stream as _)),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
+/// Waits for something that is to become true soon.
+#[track_caller]
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !check() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,215 @@
+//! Hosts that digestfix does not touch, and says why.
+
+use crate::machine::{APP, Machine, OTHER, Suite};
+
+/// Refused with these words, and Docker runs on as the same process.
+#[track_caller]
+fn refuses(machine: &Machine, words: &[&str], says: &str) {
+    let look = || {
+        machine.sh(
+            "systemctl show -p MainPID,ActiveState docker.service docker.socket; \
+             find /var/lib/docker/image -name 'repositories.json*' -exec sha256sum {} +",
+        )
+    };
+    let before = look();
+    let run = machine.digestfix(words).exits(3);
+    assert!(run.stderr.contains(says), "{}", run.stderr);
+    assert!(run.stderr.contains("nothing was touched"), "{}", run.stderr);
+    assert_eq!(look(), before);
+}
+
+#[test]
+fn running_containers() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.allow_containers();
+    machine.load("app");
+    let claim = machine.claim("app");
+    machine.sh(&format!(
+        "docker run -d --name web --network none {APP}:v1 /bin/busybox sleep 1000"
+    ));
+    let container = || machine.sh("docker inspect -f '{{.State.Running}} {{.State.Pid}}' web");
+
+    refuses(
+        &machine,
+        &["apply", &claim],
+        "1 running container would be stopped",
+    );
+    refuses(&machine, &["plan", &claim], "web");
+
+    machine.write("/etc/docker/daemon.json", "{\"live-restore\": true}");
+    machine.sh("systemctl reload docker; until docker info | grep -q 'Live Restore Enabled: true'; do sleep 0.1; done");
+    let before = container();
+    machine.digestfix(&["apply", &claim]).exits(0);
+    machine.is_whole();
+    assert_eq!(container(), before, "it kept running");
+
+    machine.write("/etc/docker/daemon.json", "{\"live-restore\": false}");
+    machine.sh("systemctl reload docker; until docker info | grep -q 'Live Restore Enabled: false'; do sleep 0.1; done");
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    machine
+        .digestfix(&["apply", "--containers", "ignore", "--remove", &reference])
+        .exits(0);
+    machine.is_whole();
+    assert!(container().starts_with("false"));
+}
+
+#[test]
+fn live_restore_that_systemd_would_undo() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.allow_containers();
+    machine.install_seed_unit();
+    machine
+        .sh("sed -i s/KillMode=process/KillMode=control-group/ /etc/systemd/system/docker.service");
+    machine.write("/etc/docker/daemon.json", "{\"live-restore\": true}");
+    machine.sh("systemctl daemon-reload; systemctl restart docker");
+    machine.load("app");
+    machine.sh(&format!(
+        "docker run -d --name web --network none {APP}:v1 /bin/busybox sleep 1000"
+    ));
+    refuses(
+        &machine,
+        &["apply", &machine.claim("app")],
+        "KillMode=control-group",
+    );
+}
+
+#[test]
+fn the_containerd_image_store() {
+    let machine = Machine::boot(Suite::Forky);
+    machine.load("app");
+    machine.write(
+        "/etc/docker/daemon.json",
+        "{\"features\": {\"containerd-snapshotter\": true}}",
+    );
+    machine.sh("systemctl restart docker");
+    refuses(
+        &machine,
+        &["apply", &machine.claim("app")],
+        "containerd image store",
+    );
+    machine.sh("systemctl stop docker.socket docker.service");
+    refuses(&machine, &["status"], "containerd image store");
+}
+
+#[test]
+fn sources_that_disagree() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    let claim = machine.claim("app");
+    machine.sh("mkdir -p /srv/docker");
+    machine.write(
+        "/etc/docker/daemon.json",
+        "{\"data-root\": \"/srv/docker\"}",
+    );
+    refuses(&machine, &["apply", &claim], "daemon.json says /srv/docker");
+    machine.write("/etc/docker/daemon.json", "{\"live-restore\": tru");
+    refuses(&machine, &["apply", &claim], "Docker would not start again");
+    machine.sh("rm /etc/docker/daemon.json");
+    refuses(
+        &machine,
+        &["apply", "--data-root", "/srv/docker", &claim],
+        "your flag says /srv/docker",
+    );
+    refuses(
+        &machine,
+        &["apply", "--unit", "dockerd.service", &claim],
+        "there is docker.service",
+    );
+    machine.write(
+        "/etc/systemd/system/docker.service.d/late.conf",
+        "[Service]\nExecStart=\nExecStart=/usr/sbin/dockerd -H fd:// --data-root=/srv/docker\n",
+    );
+    let pid = machine.main_pid();
+    let run = machine.digestfix(&["apply", &claim]);
+    assert!([1, 3].contains(&run.code), "{}", run.stderr);
+    assert!(run.stderr.contains("has changed on disk"), "{}", run.stderr);
+    assert_eq!(machine.main_pid(), pid, "Docker was not stopped");
+    machine.sh("systemctl daemon-reload");
+    refuses(
+        &machine,
+        &["apply", &claim],
+        "the unit's command line says /srv/docker",
+    );
+}
+
+#[test]
+fn a_dockerd_that_is_not_the_units() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    let claim = machine.claim("app");
+    refuses(
+        &machine,
+        &[
+            "apply",
+            "--offline",
+            "--data-root",
+            "/var/lib/docker",
+            &claim,
+        ],
+        "in use by a running dockerd",
+    );
+    machine.sh("systemctl stop docker.socket docker.service
+         systemd-run -q --unit=mine dockerd -H unix:///run/mine.sock
+         until docker -H unix:///run/mine.sock version >/dev/null 2>&1; do sleep 0.1; done");
+    refuses(&machine, &["apply", &claim], "mine.service");
+    machine.sh("mkdir -p /etc/docker");
+    refuses(
+        &machine,
+        &["apply", "--unit", "mine.service", &claim],
+        "transient",
+    );
+}
+
+#[test]
+fn another_ones_job_and_a_unit_half_way() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    machine.write(
+        "/etc/systemd/system/slow.service",
+        "[Unit]\nRequires=docker.service\nAfter=docker.service\n\
+         [Service]\nType=oneshot\nExecStart=/bin/sleep 1000\n",
+    );
+    machine.sh("systemctl daemon-reload; systemctl start --no-block slow; until systemctl list-jobs | grep -q 'slow.*running'; do sleep 0.1; done");
+    refuses(&machine, &["apply", &machine.claim("app")], "slow.service");
+}
+
+#[test]
+fn claims_that_cannot_be_met() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    machine.load("other");
+    let (id, digest) = (machine.id("other"), machine.digest("app"));
+    for (claim, says) in [
+        (
+            format!("{APP}:v1@{id}"),
+            "is the ID of an image on this host",
+        ),
+        (format!("{APP}:v2@{digest}"), "there is no reference"),
+        (
+            format!("nothing@{digest}"),
+            "there is no image in repository",
+        ),
+        (format!("{OTHER}:v1={APP}:v1"), "points at another image"),
+        (format!("{APP}@{digest}=sha256:00"), "no image here"),
+    ] {
+        refuses(&machine, &["apply", &claim], says);
+        refuses(&machine, &["plan", &claim], says);
+        refuses(&machine, &["verify", &claim], says);
+    }
+}
+
+#[test]
+fn not_root() {
+    let machine = Machine::boot(Suite::Bookworm);
+    let run = machine
+        .run(&[
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "digestfix",
+            "status",
+        ])
+        .exits(3);
+    assert!(run.stderr.contains("sudo"), "{}", run.stderr);
+}

@@ -1,0 +1,228 @@
+//! The main job: an image without a digest gets it back, and runs by it.
+
+use crate::machine::{APP, Machine, STORE, Suite};
+
+/// Build, push, save, remove, load: done once, when the machine was prepared.
+fn repairs(machine: &Machine) {
+    machine.allow_containers();
+    machine.load("app");
+    let before = machine.store();
+    let claim = machine.claim("app");
+    let reference = format!("{APP}@{}", machine.digest("app"));
+
+    let status = machine.digestfix(&["status"]).exits(0);
+    assert!(status.stdout.contains("no digest"), "{}", status.stdout);
+    machine.digestfix(&["verify", &claim]).exits(4);
+    let plan = machine.digestfix(&["plan", &claim]).exits(4);
+    assert!(
+        plan.stdout.contains(&format!("+   {reference}")),
+        "{}",
+        plan.stdout
+    );
+    assert_eq!(machine.store(), before, "a plan touches nothing");
+
+    machine.digestfix(&["apply", &claim]).exits(0);
+
+    machine.is_whole();
+    let listed = machine.sh(&format!(
+        "docker images --digests --format '{{{{.Digest}}}}' {APP}"
+    ));
+    assert_eq!(listed, machine.digest("app"));
+    let inspected = machine.sh(&format!(
+        "docker image inspect -f '{{{{.Id}}}}' {reference}"
+    ));
+    assert_eq!(inspected, machine.id("app"));
+    machine.digestfix(&["verify", &claim]).exits(0);
+    assert_eq!(
+        machine.sh("systemctl is-active docker-registry || true"),
+        "inactive"
+    );
+    let said = machine.sh(&format!("docker run --rm --network none {reference}"));
+    assert_eq!(said, "hello from app");
+}
+
+#[test]
+fn docker_20_10() {
+    let machine = Machine::boot(Suite::Bookworm);
+    assert!(
+        machine
+            .sh("docker version -f '{{.Server.Version}}'")
+            .starts_with("20.10.")
+    );
+    repairs(&machine);
+}
+
+#[test]
+fn docker_26_1() {
+    let machine = Machine::boot(Suite::Trixie);
+    assert!(
+        machine
+            .sh("docker version -f '{{.Server.Version}}'")
+            .starts_with("26.1.")
+    );
+    repairs(&machine);
+}
+
+#[test]
+fn docker_28_5() {
+    let machine = Machine::boot(Suite::Forky);
+    assert!(
+        machine
+            .sh("docker version -f '{{.Server.Version}}'")
+            .starts_with("28.5.")
+    );
+    repairs(&machine);
+}
+
+#[test]
+fn the_write_ups_own_unit() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.install_seed_unit();
+    repairs(&machine);
+}
+
+/// The file that digestfix writes is the one that Docker itself would have
+/// written, had it pulled the image by that digest.
+#[test]
+fn the_file_is_what_docker_would_write() {
+    for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
+        let machine = Machine::boot(suite);
+        machine.load("app");
+        machine.sh("systemctl start docker-registry");
+        let reference = format!("{APP}@{}", machine.digest("app"));
+        machine.sh(&format!(
+            "until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.1; done; docker pull -q {reference}"
+        ));
+        let by_docker = machine.store();
+        machine.sh(&format!("docker rmi --no-prune {reference}"));
+        assert_ne!(machine.store(), by_docker);
+
+        machine
+            .digestfix(&["apply", &machine.claim("app")])
+            .exits(0);
+
+        assert_eq!(machine.store(), by_docker, "{suite:?}");
+    }
+}
+
+#[test]
+fn what_holds_already_is_left_alone() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    let claim = machine.claim("app");
+    machine.digestfix(&["apply", &claim]).exits(0);
+    let look = || {
+        machine.sh(&format!(
+            "stat -c '%i %Y %Z' {STORE} /var/lib/docker/digestfix/* /var/lib/docker; \
+             systemctl show -p MainPID,InvocationID docker.service"
+        ))
+    };
+    let before = look();
+
+    let again = machine.digestfix(&["apply", &claim]).exits(0);
+
+    assert!(again.stdout.contains("Nothing to do"), "{}", again.stdout);
+    assert_eq!(look(), before);
+}
+
+#[test]
+fn a_docker_that_was_stopped_stays_stopped() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    machine.sh("systemctl stop docker.socket docker.service");
+
+    machine
+        .digestfix(&["apply", &machine.claim("app")])
+        .exits(0);
+
+    assert_eq!(
+        machine.sh("systemctl is-active docker.service docker.socket || true"),
+        "inactive\ninactive"
+    );
+    machine.sh("systemctl start docker");
+    assert!(machine.engine_has("app"));
+}
+
+#[test]
+fn a_docker_that_waits_for_its_first_client_goes_on_waiting() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    machine.sh("systemctl stop docker.service docker.socket; systemctl start docker.socket");
+
+    machine
+        .digestfix(&["apply", &machine.claim("app")])
+        .exits(0);
+
+    assert_eq!(
+        machine.sh("systemctl is-active docker.service docker.socket || true"),
+        "inactive\nactive"
+    );
+    assert!(machine.engine_has("app"), "and starts for a client");
+}
+
+/// Three starts a minute are allowed; six changes are six starts.
+#[test]
+fn six_applies_within_a_minute() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    let claim = machine.claim("app");
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    for _ in 0..3 {
+        machine.digestfix(&["apply", &claim]).exits(0);
+        machine.is_whole();
+        machine
+            .digestfix(&["apply", "--remove", &reference])
+            .exits(0);
+        machine.is_whole();
+    }
+    let starts = machine.sh(
+        "journalctl -u docker.service -o cat | grep -c 'Started docker.service\\|Started Docker'",
+    );
+    assert!(starts.parse::<u32>().unwrap() >= 7, "{starts} starts");
+}
+
+#[test]
+fn owner_mode_and_attributes_stay() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    machine.sh(&format!(
+        "chown 0:7 {STORE}; chmod 0640 {STORE}; setfattr -n trusted.lab -v kept {STORE}"
+    ));
+
+    machine
+        .digestfix(&["apply", &machine.claim("app")])
+        .exits(0);
+
+    assert_eq!(
+        machine.sh(&format!("stat -c '%u:%g %a' {STORE}")),
+        "0:7 640"
+    );
+    assert_eq!(
+        machine.sh(&format!("getfattr --only-values -n trusted.lab {STORE}")),
+        "kept"
+    );
+}
+
+#[test]
+fn the_json_of_an_apply() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    let run = machine
+        .digestfix(&["apply", "--json", &machine.claim("app")])
+        .exits(0);
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(json["version"], 1);
+    assert_eq!(json["changed"], true);
+    assert_eq!(json["exit_code"], 0);
+    assert_eq!(json["claims"][0]["trust"], "asserted");
+    let steps: Vec<&str> = json["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["step"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        steps,
+        ["stage", "hold", "stop", "commit", "start", "verify"]
+    );
+}
