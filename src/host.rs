@@ -8,24 +8,31 @@
 
 use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use crate::data_root::{ImageDir, ReadError};
 use crate::engine::{Engine, EngineError, Info};
-use crate::store;
-use crate::systemd::{Service, ServiceManager, SystemdError, Unit, is_active};
+use crate::systemd::{Service, ServiceManager, SystemdError, Unit};
 
 mod daemon_json;
 mod dockerd_args;
 mod exec_start;
+mod image_dir;
+mod settle;
+#[cfg(test)]
+mod tests;
 
-use daemon_json::{DaemonJson, DaemonJsonError};
+pub use daemon_json::DaemonJsonError;
+pub use settle::Finding;
+
+use daemon_json::DaemonJson;
 use dockerd_args::DockerdArgs;
+use image_dir::Sources;
+use settle::{DEFAULT, FILE, FLAG, UNIT, settled};
 
 const DEFAULT_UNIT: &str = "docker.service";
 const SNAP_UNIT: &str = "snap.docker.dockerd.service";
 const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
-const DEFAULT_DATA_ROOT: &str = "/var/lib/docker";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// What the command line says about the host.
@@ -50,6 +57,8 @@ pub struct Host {
     pub images: ImageDir,
     /// What to do about the daemon.
     pub management: Management,
+    /// What was found where, for people.
+    pub sources: Vec<Finding>,
 }
 
 /// Whether there is a daemon to stop and start.
@@ -93,12 +102,25 @@ pub enum HostError {
         others: Vec<String>,
     },
     /// The unit exists and systemd will not load it.
-    #[error("systemd has {unit} as {load_state}: look at it with: systemctl status {unit}")]
+    #[error("systemd has {unit} as {load_state}, so Docker would not start again{}", mend(.unit, .load_state))]
     UnusableUnit {
         /// The unit.
         unit: String,
         /// Its load state.
         load_state: String,
+    },
+    /// A socket, a target: nothing that is a daemon.
+    #[error("{0} is not a service; name the service that runs dockerd: --unit NAME.service")]
+    NotAService(String),
+    /// Who knows where a dockerd that does not run would keep its data?
+    #[error(
+        "{unit} does not run and starts {program}, not dockerd itself, so nobody says where its data root is: --data-root DIR, or start it first: systemctl start {unit}"
+    )]
+    Wrapped {
+        /// The unit.
+        unit: String,
+        /// What it starts.
+        program: String,
     },
     /// A unit that cannot be started once it has stopped.
     #[error(
@@ -136,7 +158,7 @@ pub enum HostError {
     NoUnixSocket(String),
     /// Two sources disagree.
     #[error(
-        "{first_source} says that the {fact} is {first}, but {second_source} says {second}. Docker would not come back as it is now: clear that up first"
+        "{first_source} says that the {fact} is {first}, but {second_source} says {second}. {}", reconcile(.first_source, .second_source)
     )]
     Disagreement {
         /// What about.
@@ -169,12 +191,12 @@ pub enum HostError {
         error: DaemonJsonError,
     },
     /// A configuration file that the command line names is missing.
-    #[error("{path}: {unit} names this configuration file, and it is not there. Docker would not start again", path = path.display())]
+    #[error("{path}: {named_by} names this configuration file, and it is not there{}", without_file(.named_by), path = path.display())]
     ConfigFileMissing {
         /// The file.
         path: PathBuf,
-        /// The unit.
-        unit: String,
+        /// Who names it.
+        named_by: &'static str,
     },
     /// The unit's environment file is missing.
     #[error("an environment file of {unit} cannot be read ({error}). Docker would not start again")]
@@ -213,13 +235,15 @@ pub enum HostError {
     /// A driver's name that leads out of the image directory.
     #[error("{0:?} is not the name of a storage driver")]
     DriverName(String),
-    /// A dockerd that does not belong to the unit uses the data root.
-    #[error("{data_root} is in use by {user}, which is not {unit}. Name its unit (--unit NAME), or stop it first", data_root = data_root.display())]
+    /// A process that does not belong to the running unit uses the data root.
+    #[error("{data_root} is in use by {}. {}", user(.pid, .owner), stop_user(.owner, .unit), data_root = data_root.display())]
     UsedByAnother {
         /// The data root.
         data_root: PathBuf,
-        /// Who uses it.
-        user: String,
+        /// The process, where it can be seen.
+        pid: Option<u32>,
+        /// Its unit, where systemd knows one.
+        owner: Option<String>,
         /// The unit that was looked at.
         unit: String,
     },
@@ -234,39 +258,63 @@ fn hint(others: &[String]) -> String {
          --data-root DIR"
             .to_owned()
     } else {
-        format!(", but there is {}: --unit NAME", others.join(", "))
+        let flags: Vec<String> = others
+            .iter()
+            .map(|other| format!("--unit {other}"))
+            .collect();
+        format!(
+            ", but there is {}: {}",
+            others.join(" and "),
+            flags.join(" or ")
+        )
     }
 }
 
-/// A source, and what it says.
-type Said<'a> = (&'static str, Option<&'a str>);
+fn mend(unit: &str, load_state: &str) -> String {
+    if load_state == "masked" {
+        format!(
+            ". Unmask it: systemctl unmask {unit}; or, if no Docker is to run here: --offline \
+             --data-root DIR"
+        )
+    } else {
+        format!(". See why: systemctl status {unit}")
+    }
+}
 
-const FLAG: &str = "your flag";
-const ENGINE: &str = "the running engine";
-const UNIT: &str = "the unit's command line";
-const FILE: &str = "daemon.json";
+fn reconcile(first_source: &str, second_source: &str) -> &'static str {
+    if [first_source, second_source].contains(&FLAG) {
+        "Leave your flag out, or find out which of them is wrong"
+    } else {
+        "Docker would not come back as it is now: clear that up first"
+    }
+}
 
-/// The first thing that is said, when nothing else that is said differs.
-fn settled<'a>(
-    fact: &'static str,
-    said: &[Said<'a>],
-    same: impl Fn(&str, &str) -> bool,
-) -> Result<Option<&'a str>, HostError> {
-    let mut voices = said
-        .iter()
-        .filter_map(|(source, value)| Some((*source, (*value)?)));
-    let Some((first_source, first)) = voices.next() else {
-        return Ok(None);
-    };
-    match voices.find(|(_, value)| !same(first, value)) {
-        None => Ok(Some(first)),
-        Some((second_source, second)) => Err(HostError::Disagreement {
-            fact,
-            first_source,
-            first: first.to_owned(),
-            second_source,
-            second: second.to_owned(),
-        }),
+fn without_file(named_by: &str) -> &'static str {
+    if named_by == FLAG {
+        ". Name the one that there is, or leave the flag out: --config-file FILE"
+    } else {
+        ". Docker would not start again: put it back first"
+    }
+}
+
+fn user(pid: &Option<u32>, owner: &Option<String>) -> String {
+    match (pid, owner) {
+        (Some(pid), Some(owner)) => format!("process {pid} of {owner}"),
+        (Some(pid), None) => format!("process {pid}"),
+        (None, _) => "a process that cannot be seen".to_owned(),
+    }
+}
+
+fn stop_user(owner: &Option<String>, unit: &str) -> String {
+    match owner {
+        Some(owner) if owner == unit => format!(
+            "That unit does not run, says systemd: see what its process does (systemctl status \
+             {unit}), and end it first"
+        ),
+        Some(owner) if owner.ends_with(".service") => {
+            format!("That is not {unit}: --unit {owner}, or stop it first: systemctl stop {owner}")
+        }
+        _ => format!("That is not {unit}: end it first"),
     }
 }
 
@@ -281,17 +329,24 @@ pub async fn find_managed<M: ServiceManager, E: Engine>(
     manager: &M,
     connect: impl Fn(&Path) -> E,
 ) -> Result<Host, HostError> {
-    let name = flags.unit.as_deref().unwrap_or(DEFAULT_UNIT);
-    let unit = manager.unit(name).await?;
-    check_unit(manager, name, &unit).await?;
+    let (name, named_by) = unit_name(flags);
+    let unit = manager.unit(&name).await?;
+    check_unit(manager, &name, &unit).await?;
     let service = manager.service(&unit.id).await?;
-    let args = DockerdArgs::parse(&command_line(&unit, &service)?);
+    let command = command_line(&unit, &service)?;
+    let args = DockerdArgs::parse(&command.arguments);
+    if !unit.is_active() && !command.says_data_root(flags, &args) {
+        return Err(HostError::Wrapped {
+            unit: unit.id,
+            program: command.program,
+        });
+    }
     let config_file = config_file(flags, &args)?;
-    let config = read_config(&config_file, &args, &unit.id)?;
-    refuse_set_twice(&args, &config, &config_file, &unit.id)?;
+    let config = read_config(&config_file)?;
+    refuse_set_twice(&args, &config, Path::new(&config_file.value), &unit.id)?;
     let socket = socket(flags, manager, &unit, &args, &config).await?;
     let engine = if unit.is_active() {
-        let asked = connect(&socket).info().await;
+        let asked = connect(Path::new(&socket.value)).info().await;
         Some(asked.map_err(|error| HostError::EngineSilent {
             unit: unit.id.clone(),
             error,
@@ -300,36 +355,54 @@ pub async fn find_managed<M: ServiceManager, E: Engine>(
         None
     };
     let in_containerd = engine.as_ref().map_or_else(
-        || config.containerd_image_store(),
+        || args.containerd_image_store() || config.containerd_image_store(),
         |info| info.containerd_image_store,
     );
     if in_containerd {
         return Err(HostError::ContainerdImageStore);
     }
-    let images = image_dir(flags, engine.as_ref(), &args, &config)?;
+    let sources = Sources {
+        flags,
+        engine: engine.as_ref(),
+        args: &args,
+        config: &config,
+    };
+    let (images, mut findings) = sources.image_dir()?;
     refuse_other_users(manager, &unit, &images).await?;
+    let socket_path = PathBuf::from(&socket.value);
+    let config_path = PathBuf::from(&config_file.value);
+    findings.extend([finding("unit", &unit.id, named_by), socket, config_file]);
     Ok(Host {
         images,
         management: Management::Managed(Box::new(Managed {
             unit,
             service,
             engine,
-            socket,
-            config_file,
+            socket: socket_path,
+            config_file: config_path,
         })),
+        sources: findings,
     })
 }
 
 /// The data root that everything but the engine speaks of: where to look for
 /// another run's lock while the engine is away.
 pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) -> Option<PathBuf> {
-    let name = flags.unit.as_deref().unwrap_or(DEFAULT_UNIT);
-    let unit = manager.unit(name).await.ok()?;
+    let unit = manager.unit(&unit_name(flags).0).await.ok()?;
     let service = manager.service(&unit.id).await.ok()?;
-    let args = DockerdArgs::parse(&command_line(&unit, &service).ok()?);
-    let config = read_config(&config_file(flags, &args).ok()?, &args, name).ok()?;
-    let images = image_dir(flags, None, &args, &config).ok()?;
-    Some(images.data_root().to_owned())
+    let command = command_line(&unit, &service).ok()?;
+    let args = DockerdArgs::parse(&command.arguments);
+    if !command.says_data_root(flags, &args) {
+        return None;
+    }
+    let config = read_config(&config_file(flags, &args).ok()?).ok()?;
+    let sources = Sources {
+        flags,
+        engine: None,
+        args: &args,
+        config: &config,
+    };
+    Some(sources.data_root().ok()?.0)
 }
 
 /// Finds a data root that no daemon is to be managed for. With a data root
@@ -342,15 +415,54 @@ pub fn find_offline(flags: &Flags) -> Result<Host, HostError> {
     let config = if flags.data_root.is_some() {
         DaemonJson::default()
     } else {
-        read_config(&config_file(flags, &args)?, &args, DEFAULT_UNIT)?
+        read_config(&config_file(flags, &args)?)?
     };
     if config.containerd_image_store() {
         return Err(HostError::ContainerdImageStore);
     }
+    let sources = Sources {
+        flags,
+        engine: None,
+        args: &args,
+        config: &config,
+    };
+    let (images, sources) = sources.image_dir()?;
     Ok(Host {
-        images: image_dir(flags, None, &args, &config)?,
+        images,
         management: Management::Offline,
+        sources,
     })
+}
+
+fn finding(fact: &'static str, value: &str, source: &'static str) -> Finding {
+    Finding {
+        fact,
+        value: value.to_owned(),
+        source,
+    }
+}
+
+const UNIT_TYPES: [&str; 11] = [
+    ".service",
+    ".socket",
+    ".target",
+    ".timer",
+    ".path",
+    ".mount",
+    ".automount",
+    ".scope",
+    ".slice",
+    ".swap",
+    ".device",
+];
+
+/// The unit to ask for, its type added where it has none, as systemctl does.
+fn unit_name(flags: &Flags) -> (String, &'static str) {
+    match flags.unit.as_deref() {
+        None => (DEFAULT_UNIT.to_owned(), DEFAULT),
+        Some(name) if UNIT_TYPES.iter().any(|kind| name.ends_with(kind)) => (name.to_owned(), FLAG),
+        Some(name) => (format!("{name}.service"), FLAG),
+    }
 }
 
 async fn check_unit(
@@ -361,14 +473,12 @@ async fn check_unit(
     match unit.load_state.as_str() {
         "loaded" => {}
         "not-found" => {
-            let states = manager.active_states().await?;
-            let others = [DEFAULT_UNIT, SNAP_UNIT]
-                .into_iter()
-                .filter(|other| {
-                    *other != name && states.get(*other).is_some_and(|state| is_active(state))
-                })
-                .map(str::to_owned)
-                .collect();
+            let mut others = Vec::new();
+            for other in [DEFAULT_UNIT, SNAP_UNIT] {
+                if other != name && manager.unit(other).await?.load_state == "loaded" {
+                    others.push(other.to_owned());
+                }
+            }
             return Err(HostError::NoUnit {
                 unit: name.to_owned(),
                 others,
@@ -380,6 +490,9 @@ async fn check_unit(
                 load_state: load_state.to_owned(),
             });
         }
+    }
+    if !unit.id.ends_with(".service") {
+        return Err(HostError::NotAService(unit.id.clone()));
     }
     if unit.transient {
         return Err(HostError::Transient {
@@ -396,50 +509,80 @@ async fn check_unit(
     }
 }
 
-/// The unit's command line without the program. Where the unit runs dockerd
-/// by way of something else (snap), the running process says more.
-fn command_line(unit: &Unit, service: &Service) -> Result<Vec<String>, HostError> {
-    let mut words = exec_start::words(service).map_err(|error| HostError::EnvironmentFile {
+/// What a unit starts.
+struct CommandLine {
+    program: String,
+    arguments: Vec<String>,
+}
+
+impl CommandLine {
+    fn new(words: Vec<String>) -> Self {
+        let mut words = words.into_iter();
+        Self {
+            program: words.next().unwrap_or_default(),
+            arguments: words.collect(),
+        }
+    }
+
+    fn is_dockerd(&self) -> bool {
+        self.program.rsplit('/').next() == Some("dockerd")
+    }
+
+    /// Where neither a flag nor the arguments say it, only dockerd's own
+    /// command line lets one conclude that the default holds.
+    fn says_data_root(&self, flags: &Flags, args: &DockerdArgs) -> bool {
+        self.is_dockerd() || flags.data_root.is_some() || args.data_root.is_some()
+    }
+}
+
+/// The unit's command line. Where it runs dockerd by way of something else
+/// (snap), the running process says more.
+fn command_line(unit: &Unit, service: &Service) -> Result<CommandLine, HostError> {
+    let words = exec_start::words(service).map_err(|error| HostError::EnvironmentFile {
         unit: unit.id.clone(),
         error,
     })?;
-    let runs_dockerd = words
-        .first()
-        .is_some_and(|program| program.rsplit('/').next() == Some("dockerd"));
-    if !runs_dockerd
-        && service.main_pid != 0
-        && let Ok(bytes) = fs::read(format!("/proc/{}/cmdline", service.main_pid))
-    {
-        words = bytes
-            .split(|byte| *byte == 0)
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect();
+    let command = CommandLine::new(words);
+    if command.is_dockerd() || service.main_pid == 0 {
+        return Ok(command);
     }
-    Ok(words.into_iter().skip(1).collect())
+    let Ok(bytes) = fs::read(format!("/proc/{}/cmdline", service.main_pid)) else {
+        return Ok(command);
+    };
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    let words = bytes
+        .split(|byte| *byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into_owned());
+    let running = CommandLine::new(words.collect());
+    Ok(if running.is_dockerd() {
+        running
+    } else {
+        command
+    })
 }
 
-fn config_file(flags: &Flags, args: &DockerdArgs) -> Result<PathBuf, HostError> {
+fn config_file(flags: &Flags, args: &DockerdArgs) -> Result<Finding, HostError> {
+    const FACT: &str = "configuration file";
     let flag = flags
         .config_file
         .as_ref()
         .map(|path| path.to_string_lossy());
     let said = [(FLAG, flag.as_deref()), (UNIT, args.config_file.as_deref())];
-    let path = settled("configuration file", &said, same_path)?;
-    Ok(PathBuf::from(path.unwrap_or(DEFAULT_CONFIG_FILE)))
+    let (source, path) =
+        settled(FACT, &said, image_dir::same_path)?.unwrap_or((DEFAULT, DEFAULT_CONFIG_FILE));
+    Ok(finding(FACT, path, source))
 }
 
-fn read_config(path: &Path, args: &DockerdArgs, unit: &str) -> Result<DaemonJson, HostError> {
-    match DaemonJson::read(path) {
+fn read_config(file: &Finding) -> Result<DaemonJson, HostError> {
+    let path = PathBuf::from(&file.value);
+    match DaemonJson::read(&path) {
         Ok(Some(config)) => Ok(config),
-        Ok(None) if args.config_file.is_some() => Err(HostError::ConfigFileMissing {
-            path: path.to_owned(),
-            unit: unit.to_owned(),
+        Ok(None) if file.source == DEFAULT => Ok(DaemonJson::default()),
+        Ok(None) => Err(HostError::ConfigFileMissing {
+            path,
+            named_by: file.source,
         }),
-        Ok(None) => Ok(DaemonJson::default()),
-        Err(error) => Err(HostError::ConfigFile {
-            path: path.to_owned(),
-            error,
-        }),
+        Err(error) => Err(HostError::ConfigFile { path, error }),
     }
 }
 
@@ -453,20 +596,24 @@ fn refuse_set_twice(
     let twice = [
         (
             "data-root",
-            args.data_root.is_some() && config.root().is_some(),
+            args.data_root.is_some() && (config.has("data-root") || config.has("graph")),
         ),
         (
             "storage-driver",
-            args.driver.is_some() && config.storage_driver.is_some(),
+            args.driver.is_some() && config.has("storage-driver"),
         ),
         (
             "userns-remap",
-            args.userns_remap.is_some() && config.userns_remap.is_some(),
+            args.userns_remap.is_some() && config.has("userns-remap"),
         ),
-        ("hosts", !args.hosts.is_empty() && !config.hosts.is_empty()),
+        ("hosts", !args.hosts.is_empty() && config.has("hosts")),
         (
             "live-restore",
-            args.live_restore && config.live_restore.is_some(),
+            args.live_restore && config.has("live-restore"),
+        ),
+        (
+            "features",
+            !args.features.is_empty() && config.has("features"),
         ),
     ];
     match twice.into_iter().find(|(_, is_set_twice)| *is_set_twice) {
@@ -479,215 +626,62 @@ fn refuse_set_twice(
     }
 }
 
+/// Only a Unix socket will do, and `DOCKER_HOST` does not count: it says where
+/// the user's client goes, which need not be this host.
 async fn socket(
     flags: &Flags,
     manager: &impl ServiceManager,
     unit: &Unit,
     args: &DockerdArgs,
     config: &DaemonJson,
-) -> Result<PathBuf, HostError> {
+) -> Result<Finding, HostError> {
+    const FACT: &str = "API socket";
     if let Some(socket) = &flags.socket {
-        return Ok(socket.clone());
+        return Ok(finding(FACT, &socket.to_string_lossy(), FLAG));
     }
-    let hosts = if args.hosts.is_empty() {
-        &config.hosts
+    let (hosts, source) = if args.hosts.is_empty() {
+        (config.hosts(), FILE)
     } else {
-        &args.hosts
+        (&args.hosts[..], UNIT)
     };
     if hosts.is_empty() {
-        return Ok(PathBuf::from(DEFAULT_SOCKET));
+        return Ok(finding(FACT, DEFAULT_SOCKET, DEFAULT));
     }
-    if let Some(path) = hosts.iter().find_map(|host| host.strip_prefix("unix://")) {
-        return Ok(PathBuf::from(if path.is_empty() {
-            DEFAULT_SOCKET
-        } else {
-            path
-        }));
+    match hosts.iter().find_map(|host| host.strip_prefix("unix://")) {
+        // dockerd takes this for its default.
+        Some("") => return Ok(finding(FACT, DEFAULT_SOCKET, source)),
+        Some(path) => return Ok(finding(FACT, path, source)),
+        None => {}
     }
-    if hosts.iter().any(|host| host.starts_with("fd:")) {
-        for trigger in &unit.triggered_by {
-            if trigger.ends_with(".socket")
-                && let Some(path) = manager.listening_paths(trigger).await?.into_iter().next()
-            {
-                return Ok(PathBuf::from(path));
-            }
-        }
+    if hosts.iter().any(|host| host.starts_with("fd:"))
+        && let Some(path) = trigger_socket(manager, unit).await?
+    {
+        return Ok(finding(FACT, &path, "the unit's socket"));
     }
     Err(HostError::NoUnixSocket(hosts.join(", ")))
 }
 
-fn image_dir(
-    flags: &Flags,
-    engine: Option<&Info>,
-    args: &DockerdArgs,
-    config: &DaemonJson,
-) -> Result<ImageDir, HostError> {
-    let userns = [&args.userns_remap, &config.userns_remap]
-        .into_iter()
-        .flatten()
-        .any(|user| !user.is_empty());
-    let flag = flags.data_root.as_ref().map(|path| path.to_string_lossy());
-    let reported = engine.map(|info| info.data_root.to_string_lossy());
-    let said = [
-        (ENGINE, reported.as_deref()),
-        (FLAG, flag.as_deref()),
-        (UNIT, args.data_root.as_deref()),
-        (FILE, config.root()),
-    ];
-    let root = settled("data root", &said, |one, other| {
-        same_path(one, other) || (userns && is_remapped(one, other))
-    })?;
-    let root = existing_directory(Path::new(root.unwrap_or(DEFAULT_DATA_ROOT)))?;
-    let root = if userns && engine.is_none() {
-        remapped(&root)?
-    } else {
-        root
-    };
-    let said = [
-        (FLAG, flags.driver.as_deref()),
-        (ENGINE, engine.map(|info| info.driver.as_str())),
-        (UNIT, args.driver.as_deref()),
-        (FILE, config.storage_driver.as_deref()),
-    ];
-    let driver = match settled("storage driver", &said, |one, other| one == other)? {
-        Some(driver) => driver.to_owned(),
-        None => only_driver(&root)?,
-    };
-    if !matches!(
-        Path::new(&driver).components().collect::<Vec<_>>()[..],
-        [Component::Normal(_)]
-    ) {
-        return Err(HostError::DriverName(driver));
-    }
-    let images = ImageDir::new(&root, &driver);
-    if !images.path().is_dir() {
-        return Err(HostError::DataRoot {
-            path: images.path(),
-            problem: format!(
-                "there is no such directory, so no image was ever stored by driver {driver} \
-                 in this data root"
-            ),
-        });
-    }
-    Ok(images)
-}
-
-fn same_path(one: &str, other: &str) -> bool {
-    let real = |path: &str| fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
-    real(one) == real(other)
-}
-
-/// The engine's data root under user namespaces is `UID.GID` in the configured
-/// one (moby `daemon/daemon_unix.go`, `setupDaemonRoot`).
-fn is_remapped(effective: &str, configured: &str) -> bool {
-    let effective = fs::canonicalize(effective).unwrap_or_else(|_| PathBuf::from(effective));
-    let named_so = effective
-        .file_name()
-        .and_then(|name| name.to_str())
-        .is_some_and(is_uid_gid);
-    named_so
-        && effective
-            .parent()
-            .is_some_and(|parent| same_path(&parent.to_string_lossy(), configured))
-}
-
-fn is_uid_gid(name: &str) -> bool {
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    name.split_once('.')
-        .is_some_and(|(uid, gid)| number(uid) && number(gid))
-}
-
-fn existing_directory(path: &Path) -> Result<PathBuf, HostError> {
-    let failed = |problem: String| HostError::DataRoot {
-        path: path.to_owned(),
-        problem,
-    };
-    if !path.is_absolute() {
-        return Err(failed("a data root is an absolute path".to_owned()));
-    }
-    let real = fs::canonicalize(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => failed(
-            "there is no such directory; if Docker keeps its data elsewhere: --data-root DIR"
-                .to_owned(),
-        ),
-        io::ErrorKind::PermissionDenied => failed("only root may look at it: use sudo".to_owned()),
-        _ => failed(error.to_string()),
-    })?;
-    if real.is_dir() {
-        Ok(real)
-    } else {
-        Err(failed("not a directory".to_owned()))
-    }
-}
-
-fn children(path: &Path) -> Result<Vec<String>, HostError> {
-    let failed = |error: io::Error| HostError::DataRoot {
-        path: path.to_owned(),
-        problem: match error.kind() {
-            io::ErrorKind::NotFound => "there is no such directory: no image was ever stored \
-                                        here, or this is not Docker's data root"
-                .to_owned(),
-            io::ErrorKind::PermissionDenied => "only root may look into it: use sudo".to_owned(),
-            _ => error.to_string(),
-        },
-    };
-    let mut names = Vec::new();
-    for child in fs::read_dir(path).map_err(failed)? {
-        names.extend(child.map_err(failed)?.file_name().into_string().ok());
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn remapped(root: &Path) -> Result<PathBuf, HostError> {
-    let mut candidates: Vec<String> = children(root)?
-        .into_iter()
-        .filter(|name| is_uid_gid(name) && root.join(name).join("image").is_dir())
-        .map(|name| root.join(name).display().to_string())
-        .collect();
-    match (candidates.pop(), candidates.is_empty()) {
-        (Some(only), true) => Ok(PathBuf::from(only)),
-        (None, _) => Err(HostError::DataRoot {
-            path: root.to_owned(),
-            problem: "userns-remap is set, and there is no UID.GID directory with images in it"
-                .to_owned(),
-        }),
-        (Some(last), false) => {
-            candidates.push(last);
-            Err(HostError::Ambiguous {
-                question: "userns-remap is set, and several users have images".to_owned(),
-                flag: "--data-root",
-                candidates,
-            })
+/// Where the unit's socket units listen, those that do so now before others.
+async fn trigger_socket(
+    manager: &impl ServiceManager,
+    unit: &Unit,
+) -> Result<Option<String>, HostError> {
+    let mut found = None;
+    for name in &unit.triggered_by {
+        if !name.ends_with(".socket") {
+            continue;
         }
-    }
-}
-
-fn only_driver(root: &Path) -> Result<String, HostError> {
-    let image = root.join("image");
-    let mut drivers: Vec<String> = children(&image)?
-        .into_iter()
-        .filter(|driver| image.join(driver).join(store::FILE_NAME).exists())
-        .collect();
-    match (drivers.pop(), drivers.is_empty()) {
-        (Some(only), true) => Ok(only),
-        (None, _) => Err(HostError::DataRoot {
-            path: image,
-            problem: "no storage driver has references here".to_owned(),
-        }),
-        (Some(last), false) => {
-            drivers.push(last);
-            Err(HostError::Ambiguous {
-                question: format!(
-                    "several storage drivers have references in {}, and Docker does not run to \
-                     say which is its own",
-                    image.display()
-                ),
-                flag: "--driver",
-                candidates: drivers,
-            })
+        let trigger = manager.unit(name).await?;
+        if trigger.load_state != "loaded" || (found.is_some() && !trigger.is_active()) {
+            continue;
         }
+        let path = manager.listening_paths(name).await?.into_iter().next();
+        if path.is_some() && trigger.is_active() {
+            return Ok(path);
+        }
+        found = found.or(path);
     }
+    Ok(found)
 }
 
 /// Nobody but the unit may have the data root open, or stopping the unit
@@ -700,34 +694,21 @@ async fn refuse_other_users(
     if !images.is_in_use()? {
         return Ok(());
     }
-    let Some(pid) = images.user() else {
-        // Hidden from us; the unit is what was said to be Docker, and the
-        // stop is checked once more when it is done.
-        return if unit.is_active() {
-            Ok(())
-        } else {
-            Err(used_by_another(
-                images,
-                "a process that cannot be seen".to_owned(),
-                unit,
-            ))
-        };
+    let pid = images.user();
+    let owner = match pid {
+        Some(pid) => manager.unit_of_process(pid).await.ok(),
+        None => None,
     };
-    match manager.unit_of_process(pid).await {
-        Ok(owner) if owner == unit.id && unit.is_active() => Ok(()),
-        Ok(owner) => Err(used_by_another(
-            images,
-            format!("process {pid} of {owner}"),
-            unit,
-        )),
-        Err(_) => Err(used_by_another(images, format!("process {pid}"), unit)),
+    // Hidden from us: the unit is what was said to be Docker, and the stop is
+    // checked once more when it is done.
+    let is_ours = pid.is_none() || owner.as_ref() == Some(&unit.id);
+    if unit.is_active() && is_ours {
+        return Ok(());
     }
-}
-
-fn used_by_another(images: &ImageDir, user: String, unit: &Unit) -> HostError {
-    HostError::UsedByAnother {
+    Err(HostError::UsedByAnother {
         data_root: images.data_root().to_owned(),
-        user,
+        pid,
+        owner,
         unit: unit.id.clone(),
-    }
+    })
 }

@@ -1,10 +1,11 @@
 //! daemon.json, as far as it says where dockerd keeps things.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fs, io};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 /// The settings that matter here; the others are passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -18,12 +19,13 @@ pub struct DaemonJson {
     pub storage_driver: Option<String>,
     /// `userns-remap`.
     pub userns_remap: Option<String>,
-    /// `hosts`.
-    pub hosts: Vec<String>,
-    /// `live-restore`.
+    /// `live-restore`; only its type matters.
     pub live_restore: Option<bool>,
-    /// `features`.
-    pub features: BTreeMap<String, serde_json::Value>,
+    hosts: Option<Vec<String>>,
+    features: Option<BTreeMap<String, bool>>,
+    /// Every key of the file, whatever its value.
+    #[serde(skip)]
+    keys: BTreeSet<String>,
 }
 
 /// The file is there, and dockerd would not start with it.
@@ -32,6 +34,9 @@ pub enum DaemonJsonError {
     /// It cannot be read.
     #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
+    /// There is nothing in it: some versions of dockerd start so, others not.
+    #[error("it is empty, which not every version of dockerd takes (write {{}} into it)")]
+    Empty,
     /// It is not what dockerd takes.
     #[error("it is not valid: {0}")]
     Json(#[from] serde_json::Error),
@@ -44,10 +49,36 @@ impl DaemonJson {
     /// When dockerd could not read it either.
     pub fn read(path: &Path) -> Result<Option<Self>, DaemonJsonError> {
         match fs::read(path) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Ok(bytes) => Self::parse(&bytes).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// # Errors
+    /// When dockerd would not start with this.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DaemonJsonError> {
+        if bytes.trim_ascii().is_empty() {
+            return Err(DaemonJsonError::Empty);
+        }
+        // By way of a value: of a key that is there twice the last one counts,
+        // as it does for dockerd.
+        let value: Value = serde_json::from_slice(bytes)?;
+        let keys = value
+            .as_object()
+            .map(|object| object.keys().cloned().collect())
+            .unwrap_or_default();
+        // A bare array would pass for the fields in their order.
+        let object: serde_json::Map<String, Value> = serde_json::from_value(value)?;
+        let parsed: Self = serde_json::from_value(Value::Object(object))?;
+        Ok(Self { keys, ..parsed })
+    }
+
+    /// The file has this key, even if only with an empty value: that is what
+    /// dockerd goes by when it looks for options that are set twice.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.keys.contains(key)
     }
 
     /// `data-root`, under either name.
@@ -56,9 +87,69 @@ impl DaemonJson {
         self.data_root.as_deref().or(self.graph.as_deref())
     }
 
+    /// `hosts`.
+    #[must_use]
+    pub fn hosts(&self) -> &[String] {
+        self.hosts.as_deref().unwrap_or_default()
+    }
+
     /// Images live in containerd (`features.containerd-snapshotter`).
     #[must_use]
     pub fn containerd_image_store(&self) -> bool {
-        self.features.get("containerd-snapshotter") == Some(&serde_json::Value::Bool(true))
+        self.features
+            .as_ref()
+            .and_then(|features| features.get("containerd-snapshotter"))
+            == Some(&true)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_read() {
+        let config = DaemonJson::parse(
+            br#"{"data-root":"/d","storage-driver":"vfs","userns-remap":"default","hosts":["fd://"],
+                "live-restore":true,"features":{"containerd-snapshotter":true},"debug":true}"#,
+        )
+        .unwrap();
+        assert_eq!(config.root(), Some("/d"));
+        assert_eq!(config.storage_driver.as_deref(), Some("vfs"));
+        assert_eq!(config.userns_remap.as_deref(), Some("default"));
+        assert_eq!(config.hosts(), ["fd://"]);
+        assert!(config.has("live-restore") && config.has("debug") && !config.has("graph"));
+        assert!(config.containerd_image_store());
+        let old = DaemonJson::parse(br#"{"graph":"/g"}"#).unwrap();
+        assert_eq!(old.root(), Some("/g"));
+        assert!(!old.containerd_image_store());
+    }
+
+    #[test]
+    fn what_dockerd_takes_is_taken() {
+        let twice = DaemonJson::parse(br#"{"data-root":"/a","data-root":"/b"}"#).unwrap();
+        assert_eq!(twice.root(), Some("/b"));
+        let nulls =
+            DaemonJson::parse(br#"{"hosts":null,"features":null,"data-root":null}"#).unwrap();
+        assert_eq!((nulls.root(), nulls.hosts().len()), (None, 0));
+        assert!(nulls.has("hosts"));
+    }
+
+    #[test]
+    fn what_keeps_dockerd_from_starting_is_an_error() {
+        for text in [
+            "",
+            " \n",
+            "{",
+            "{} x",
+            "[]",
+            r#"{"data-root":5}"#,
+            r#"{"hosts":"fd://"}"#,
+            r#"{"live-restore":"yes"}"#,
+            r#"{"features":{"containerd-snapshotter":"true"}}"#,
+        ] {
+            assert!(DaemonJson::parse(text.as_bytes()).is_err(), "{text}");
+        }
     }
 }

@@ -13,8 +13,10 @@ pub struct DockerdArgs {
     pub userns_remap: Option<String>,
     /// `--host`, `-H`, in their order.
     pub hosts: Vec<String>,
-    /// `--live-restore` is there.
+    /// `--live-restore` is there, whatever its value.
     pub live_restore: bool,
+    /// `--feature`, each `NAME` or `NAME=BOOL`, in their order.
+    pub features: Vec<String>,
 }
 
 impl DockerdArgs {
@@ -27,8 +29,11 @@ impl DockerdArgs {
         let mut rest = arguments.iter().map(AsRef::as_ref);
         while let Some(argument) = rest.next() {
             let (name, value) = split(argument);
+            if argument == "--" {
+                break;
+            }
             if name == "--live-restore" {
-                found.live_restore = value != Some("false");
+                found.live_restore = true;
                 continue;
             }
             if !matches!(
@@ -40,6 +45,7 @@ impl DockerdArgs {
                     | "-s"
                     | "--config-file"
                     | "--userns-remap"
+                    | "--feature"
                     | "--host"
                     | "-H"
             ) {
@@ -54,10 +60,22 @@ impl DockerdArgs {
                 "--storage-driver" | "-s" => found.driver = Some(value),
                 "--config-file" => found.config_file = Some(value),
                 "--userns-remap" => found.userns_remap = Some(value),
+                "--feature" => found.features.push(value),
                 _ => found.hosts.push(value),
             }
         }
         found
+    }
+
+    /// Images live in containerd (`--feature containerd-snapshotter`).
+    #[must_use]
+    pub fn containerd_image_store(&self) -> bool {
+        let named = self.features.iter().rev().find_map(|feature| {
+            let (name, value) = feature.split_once('=').unwrap_or((feature, "true"));
+            (name == "containerd-snapshotter").then_some(value)
+        });
+        // What Go's strconv.ParseBool takes for true.
+        named.is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
     }
 }
 
@@ -104,6 +122,45 @@ mod tests {
         let args = DockerdArgs::parse(&["--storage-driver", "overlay2", "--data-root"]);
         assert_eq!(args.driver.as_deref(), Some("overlay2"));
         assert_eq!(args.data_root, None);
+    }
+
+    #[test]
+    fn the_other_options_are_read_too() {
+        let args = DockerdArgs::parse(&[
+            "--config-file=/c",
+            "--userns-remap",
+            "default",
+            "-svfs",
+            "--live-restore=false",
+            "--feature",
+            "containerd-snapshotter=true",
+        ]);
+        assert_eq!(args.config_file.as_deref(), Some("/c"));
+        assert_eq!(args.userns_remap.as_deref(), Some("default"));
+        assert_eq!(args.driver.as_deref(), Some("vfs"));
+        assert!(args.live_restore, "set, if only to false: dockerd minds");
+        assert!(args.containerd_image_store());
+    }
+
+    #[test]
+    fn a_feature_can_be_switched_off() {
+        for off in [
+            &["--feature=containerd-snapshotter=false"][..],
+            &["--feature=cdi"],
+            &[],
+        ] {
+            assert!(!DockerdArgs::parse(off).containerd_image_store(), "{off:?}");
+        }
+        let last = [
+            "--feature=containerd-snapshotter=false",
+            "--feature=containerd-snapshotter",
+        ];
+        assert!(DockerdArgs::parse(&last).containerd_image_store());
+    }
+
+    #[test]
+    fn nothing_after_two_dashes_is_an_option() {
+        assert_eq!(DockerdArgs::parse(&["--", "-g/d"]), DockerdArgs::default());
     }
 
     #[test]

@@ -9,79 +9,163 @@ use crate::systemd::Service;
 /// The words of the command line, the program first.
 ///
 /// # Errors
-/// When an `EnvironmentFile=` that must be there cannot be read.
+/// When an `EnvironmentFile=` that must be there cannot be read: the service
+/// would not start either, so this is told even where nothing is replaced.
 pub fn words(service: &Service) -> io::Result<Vec<String>> {
-    if !service.exec_start.iter().any(|word| word.contains('$')) {
-        return Ok(service.exec_start.clone());
-    }
     let mut variables = BTreeMap::new();
     for assignment in &service.environment {
-        variables.extend(assigned(assignment));
+        if let Some((name, value)) = assignment.split_once('=') {
+            variables.insert(name.to_owned(), value.to_owned());
+        }
     }
     for (path, may_be_missing) in &service.environment_files {
-        match fs::read_to_string(path) {
-            Ok(text) => variables.extend(environment_file(&text)),
+        match fs::read(path) {
+            Ok(bytes) => variables.extend(environment_file(&String::from_utf8_lossy(&bytes))),
             Err(_) if *may_be_missing => {}
+            // systemd takes patterns here too, which are not followed: that
+            // such a path cannot be read does not mean that it matches nothing.
+            Err(_) if path.contains(['*', '?', '[']) => {}
             Err(error) => return Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
         }
     }
     Ok(expand(&service.exec_start, &variables))
 }
 
-fn assigned(text: &str) -> Option<(String, String)> {
-    let (name, value) = text.split_once('=')?;
-    Some((name.trim().to_owned(), value.to_owned()))
-}
-
-/// Lines of `NAME=VALUE`, the value in quotes or not (`systemd.exec(5)`,
+/// `NAME=VALUE`, the value in pieces, quoted or not (`systemd.exec(5)`,
 /// `EnvironmentFile=`).
-fn environment_file(text: &str) -> Vec<(String, String)> {
-    text.replace("\\\n", "")
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with(['#', ';']))
-        .filter_map(assigned)
-        .map(|(name, value)| (name, unquoted(value.trim()).to_owned()))
-        .collect()
+fn environment_file(text: &str) -> BTreeMap<String, String> {
+    let mut variables = BTreeMap::new();
+    let mut rest = text.chars();
+    while let Some(first) = rest.next() {
+        if first.is_whitespace() {
+            continue;
+        }
+        let mut name = String::new();
+        let mut next = Some(first);
+        let is_comment = matches!(first, '#' | ';');
+        while let Some(character) = next.filter(|character| *character != '\n') {
+            if character == '=' && !is_comment {
+                break;
+            }
+            name.push(character);
+            next = rest.next();
+        }
+        if next == Some('=') {
+            variables.insert(name.trim_end().to_owned(), file_value(&mut rest));
+        }
+    }
+    variables
 }
 
-fn unquoted(value: &str) -> &str {
-    ['"', '\'']
-        .into_iter()
-        .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote))
-        .unwrap_or(value)
+/// The value up to the end of its line, which a quote or a backslash can put
+/// off.
+fn file_value(rest: &mut impl Iterator<Item = char>) -> String {
+    let mut value = String::new();
+    // How much of the value is not blanks that only the end of the line will
+    // show to be trailing.
+    let mut solid = 0;
+    let mut started = false;
+    while let Some(character) = rest.next() {
+        match character {
+            '\n' => break,
+            '\'' | '"' if !started => {
+                quoted(character, rest, &mut value);
+                solid = value.len();
+            }
+            '\\' => {
+                started = true;
+                if let Some(escaped) = rest.next().filter(|escaped| *escaped != '\n') {
+                    value.push(escaped);
+                    solid = value.len();
+                }
+            }
+            blank if blank.is_whitespace() => {
+                if started {
+                    value.push(blank);
+                }
+            }
+            plain => {
+                started = true;
+                value.push(plain);
+                solid = value.len();
+            }
+        }
+    }
+    value.truncate(solid);
+    value
+}
+
+fn quoted(quote: char, rest: &mut impl Iterator<Item = char>, value: &mut String) {
+    while let Some(character) = rest.next().filter(|character| *character != quote) {
+        if character != '\\' || quote == '\'' {
+            value.push(character);
+            continue;
+        }
+        match rest.next() {
+            Some(escaped @ ('"' | '\\' | '`' | '$')) => value.push(escaped),
+            Some('\n') | None => {}
+            Some(other) => value.extend(['\\', other]),
+        }
+    }
 }
 
 /// `$NAME` alone makes as many words as its value has; `${NAME}` stays within
-/// its word. What is not set is empty.
+/// its word; `$$` is a dollar. What is not set is empty.
 fn expand(words: &[String], variables: &BTreeMap<String, String>) -> Vec<String> {
     let value = |name: &str| variables.get(name).map_or("", String::as_str);
     let mut expanded = Vec::new();
     for word in words {
         match word.strip_prefix('$') {
-            Some(name) if is_name(name) => {
-                expanded.extend(
-                    value(name)
-                        .split_whitespace()
-                        .map(|part| unquoted(part).to_owned()),
-                );
-            }
+            Some(name) if is_name(name) => expanded.extend(split_words(value(name))),
             _ => expanded.push(expand_within(word, value)),
         }
     }
     expanded
 }
 
+/// Words as systemd splits a variable's value: at blanks outside of quotes.
+fn split_words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        if quote == Some(character) {
+            quote = None;
+        } else if quote.is_none() && matches!(character, '"' | '\'') {
+            quote = Some(character);
+            word.get_or_insert_default();
+        } else if quote.is_none() && character.is_whitespace() {
+            words.extend(word.take());
+        } else if character == '\\' && quote != Some('\'') {
+            word.get_or_insert_default().extend(rest.next());
+        } else {
+            word.get_or_insert_default().push(character);
+        }
+    }
+    words.extend(word);
+    words
+}
+
 fn expand_within<'v>(word: &str, value: impl Fn(&str) -> &'v str) -> String {
     let mut out = String::new();
     let mut rest = word;
-    while let Some(at) = rest.find("${") {
-        let Some(length) = rest[at..].find('}') else {
-            break;
-        };
-        out.push_str(&rest[..at]);
-        out.push_str(value(&rest[at + 2..at + length]));
-        rest = &rest[at + length + 1..];
+    while let Some(at) = rest.find('$') {
+        let (before, from) = rest.split_at(at);
+        out.push_str(before);
+        if let Some(after) = from.strip_prefix("$$") {
+            out.push('$');
+            rest = after;
+        } else if let Some((name, after)) = from
+            .strip_prefix("${")
+            .and_then(|inside| inside.split_once('}'))
+        {
+            out.push_str(value(name));
+            rest = after;
+        } else {
+            out.push('$');
+            rest = &from[1..];
+        }
     }
     out.push_str(rest);
     out
@@ -95,12 +179,13 @@ fn is_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
 
     fn expanded(words: &[&str], file: &str) -> Vec<String> {
         let words: Vec<String> = words.iter().map(ToString::to_string).collect();
-        expand(&words, &environment_file(file).into_iter().collect())
+        expand(&words, &environment_file(file))
     }
 
     #[test]
@@ -113,10 +198,19 @@ mod tests {
     }
 
     #[test]
+    fn quotes_in_a_variable_keep_a_word_together() {
+        let file = r#"OPTS='--data-root "/a b" --label="x y"'"#;
+        assert_eq!(
+            expanded(&["dockerd", "$OPTS"], file),
+            ["dockerd", "--data-root", "/a b", "--label=x y"]
+        );
+    }
+
+    #[test]
     fn a_variable_in_braces_stays_one_word() {
         assert_eq!(
-            expanded(&["--data-root=${ROOT}/x"], "ROOT='/a b'"),
-            ["--data-root=/a b/x"]
+            expanded(&["--data-root=${ROOT}/x", "${ROOT}"], "ROOT='/a b'"),
+            ["--data-root=/a b/x", "/a b"]
         );
     }
 
@@ -126,5 +220,60 @@ mod tests {
             expanded(&["dockerd", "$NONE", "${NONE}"], ""),
             ["dockerd", ""]
         );
+    }
+
+    #[test]
+    fn other_dollars_stay() {
+        assert_eq!(
+            expanded(&["a$$b", "$${ROOT}", "c$ROOT", "${open"], "ROOT=/d"),
+            ["a$b", "${ROOT}", "c$ROOT", "${open"]
+        );
+    }
+
+    #[test]
+    fn an_environment_file_is_read_as_systemd_reads_it() {
+        let file = "; comment = 1\n# it's \"one\" too\n\n  A = plain text  \nB=\"in \\\"quotes\\\"\"\n\
+                    C='a\nb'\nD=one \\\n  two\nE=\nno assignment\nF='x'\"y\"\nG=it's\nA=again\nH=last";
+        let variables = environment_file(file);
+        let got: Vec<_> = variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            got,
+            [
+                ("A", "again"),
+                ("B", "in \"quotes\""),
+                ("C", "a\nb"),
+                ("D", "one   two"),
+                ("E", ""),
+                ("F", "xy"),
+                ("G", "it's"),
+                ("H", "last"),
+            ]
+        );
+    }
+
+    #[test]
+    fn files_override_the_unit_and_later_files_earlier_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+        fs::write(path("one"), "A=one\nB=one\n").unwrap();
+        fs::write(path("two"), "B=two\n").unwrap();
+        let mut service = Service {
+            exec_start: ["dockerd", "$A", "$B", "$C"].map(str::to_owned).to_vec(),
+            environment: vec!["A=unit".to_owned(), "C=unit".to_owned()],
+            environment_files: vec![
+                (path("one"), false),
+                (path("missing"), true),
+                (path("two"), false),
+            ],
+            ..Service::default()
+        };
+        assert_eq!(words(&service).unwrap(), ["dockerd", "one", "two", "unit"]);
+        service.exec_start = vec!["dockerd".to_owned()];
+        service.environment_files.push((path("missing"), false));
+        let error = words(&service).unwrap_err().to_string();
+        assert!(error.contains(&path("missing")), "{error}");
     }
 }

@@ -1,0 +1,248 @@
+//! Which of the directories on the disk is Docker's image directory.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::daemon_json::DaemonJson;
+use super::dockerd_args::DockerdArgs;
+use super::settle::{DEFAULT, DISK, ENGINE, FILE, FLAG, Finding, UNIT, settled};
+use super::{Flags, HostError, finding};
+use crate::data_root::ImageDir;
+use crate::engine::Info;
+use crate::store;
+
+const DEFAULT_DATA_ROOT: &str = "/var/lib/docker";
+
+/// Everybody who may say where images are.
+pub struct Sources<'a> {
+    /// The user.
+    pub flags: &'a Flags,
+    /// The running engine.
+    pub engine: Option<&'a Info>,
+    /// The unit's command line.
+    pub args: &'a DockerdArgs,
+    /// daemon.json.
+    pub config: &'a DaemonJson,
+}
+
+impl Sources<'_> {
+    /// The image directory, and who said so.
+    ///
+    /// # Errors
+    /// When sources disagree, or what they say is not on the disk.
+    pub fn image_dir(&self) -> Result<(ImageDir, Vec<Finding>), HostError> {
+        let (root, root_source) = self.data_root()?;
+        let (driver, driver_source) = self.driver(&root)?;
+        let images = ImageDir::new(&root, &driver);
+        let path = images.path();
+        existing_directory(&path, || {
+            format!(
+                "there is no such directory, so no image was ever stored by driver {driver} in \
+                 this data root; if it is another one: --driver NAME or --data-root DIR"
+            )
+        })?;
+        let findings = vec![
+            finding("data root", &root.to_string_lossy(), root_source),
+            finding("storage driver", &driver, driver_source),
+        ];
+        Ok((images, findings))
+    }
+
+    /// The data root, resolved, and who said so.
+    ///
+    /// # Errors
+    /// When sources disagree, or what they say is not on the disk.
+    pub fn data_root(&self) -> Result<(PathBuf, &'static str), HostError> {
+        let is_remapping = [&self.args.userns_remap, &self.config.userns_remap]
+            .into_iter()
+            .flatten()
+            .any(|user| !user.is_empty());
+        let flag = self
+            .flags
+            .data_root
+            .as_ref()
+            .map(|path| path.to_string_lossy());
+        let reported = self.engine.map(|info| info.data_root.to_string_lossy());
+        // The engine goes before the flag, which may name the directory that
+        // the engine's own is in.
+        let said = [
+            (ENGINE, reported.as_deref()),
+            (FLAG, flag.as_deref()),
+            (UNIT, self.args.data_root.as_deref()),
+            (FILE, self.config.root()),
+        ];
+        let (source, root) = settled("data root", &said, |one, other| {
+            same_path(one, other) || (is_remapping && is_remapped(one, other))
+        })?
+        .unwrap_or((DEFAULT, DEFAULT_DATA_ROOT));
+        let root = Path::new(root);
+        if !root.is_absolute() {
+            return Err(no_data_root(root, "a data root is an absolute path"));
+        }
+        let root = existing_directory(root, || {
+            "there is no such directory; if Docker keeps its data elsewhere: --data-root DIR"
+                .to_owned()
+        })?;
+        if is_remapping && self.engine.is_none() && !is_effective(&root) {
+            return Ok((remapped(&root)?, source));
+        }
+        Ok((root, source))
+    }
+
+    fn driver(&self, root: &Path) -> Result<(String, &'static str), HostError> {
+        let said = [
+            (FLAG, self.flags.driver.as_deref()),
+            (ENGINE, self.engine.map(|info| info.driver.as_str())),
+            (UNIT, self.args.driver.as_deref()),
+            (FILE, self.config.storage_driver.as_deref()),
+        ];
+        // An empty flag is a slip (an unset variable), not silence.
+        if let Some(driver) = self.flags.driver.as_deref()
+            && !is_driver_name(driver)
+        {
+            return Err(HostError::DriverName(driver.to_owned()));
+        }
+        match settled("storage driver", &said, |one, other| one == other)? {
+            Some((_, driver)) if !is_driver_name(driver) => {
+                Err(HostError::DriverName(driver.to_owned()))
+            }
+            Some((source, driver)) => Ok((driver.to_owned(), source)),
+            None => Ok((only_driver(root)?, DISK)),
+        }
+    }
+}
+
+/// It is a directory's name, and leads nowhere else.
+fn is_driver_name(driver: &str) -> bool {
+    !matches!(driver, "" | "." | "..") && !driver.contains(['/', '\0'])
+}
+
+/// The same place, symbolic links followed.
+pub fn same_path(one: &str, other: &str) -> bool {
+    let real = |path: &str| fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
+    real(one) == real(other)
+}
+
+/// The engine's data root under user namespaces is `UID.GID` in the configured
+/// one (moby `daemon/daemon_unix.go`, `setupDaemonRoot`).
+fn is_remapped(effective: &str, configured: &str) -> bool {
+    let effective = fs::canonicalize(effective).unwrap_or_else(|_| PathBuf::from(effective));
+    let named_so = effective
+        .file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(is_uid_gid);
+    named_so
+        && effective
+            .parent()
+            .is_some_and(|parent| same_path(&parent.to_string_lossy(), configured))
+}
+
+fn is_uid_gid(name: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    name.split_once('.')
+        .is_some_and(|(uid, gid)| number(uid) && number(gid))
+}
+
+/// The directory of a remapped user itself, not the one that it is in.
+fn is_effective(root: &Path) -> bool {
+    root.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(is_uid_gid)
+        && root.join("image").is_dir()
+}
+
+fn no_data_root(path: &Path, problem: impl Into<String>) -> HostError {
+    HostError::DataRoot {
+        path: path.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error, missing: impl FnOnce() -> String) -> HostError {
+    let problem = match error.kind() {
+        io::ErrorKind::NotFound => missing(),
+        io::ErrorKind::PermissionDenied => "only root may look into it: use sudo".to_owned(),
+        _ => error.to_string(),
+    };
+    no_data_root(path, problem)
+}
+
+fn existing_directory(path: &Path, missing: impl FnOnce() -> String) -> Result<PathBuf, HostError> {
+    let real = fs::canonicalize(path).map_err(|error| unreadable(path, &error, missing))?;
+    if real.is_dir() {
+        Ok(real)
+    } else {
+        Err(no_data_root(path, "not a directory"))
+    }
+}
+
+fn children(path: &Path) -> Result<Vec<String>, HostError> {
+    let failed = |error: io::Error| {
+        unreadable(path, &error, || {
+            "there is no such directory: no image was ever stored here, or this is not Docker's \
+             data root; if that is elsewhere: --data-root DIR"
+                .to_owned()
+        })
+    };
+    let mut names = Vec::new();
+    for child in fs::read_dir(path).map_err(failed)? {
+        names.extend(child.map_err(failed)?.file_name().into_string().ok());
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn remapped(root: &Path) -> Result<PathBuf, HostError> {
+    let mut candidates: Vec<String> = children(root)?
+        .into_iter()
+        .filter(|name| is_uid_gid(name) && root.join(name).join("image").is_dir())
+        .map(|name| root.join(name).display().to_string())
+        .collect();
+    match (candidates.pop(), candidates.is_empty()) {
+        (Some(only), true) => Ok(PathBuf::from(only)),
+        (None, _) => Err(HostError::DataRoot {
+            path: root.to_owned(),
+            problem: "userns-remap is set, and there is no UID.GID directory with images in it; \
+                      if it is elsewhere: --data-root DIR"
+                .to_owned(),
+        }),
+        (Some(last), false) => {
+            candidates.push(last);
+            Err(HostError::Ambiguous {
+                question: "userns-remap is set, and several users have images".to_owned(),
+                flag: "--data-root",
+                candidates,
+            })
+        }
+    }
+}
+
+fn only_driver(root: &Path) -> Result<String, HostError> {
+    let image = root.join("image");
+    let mut drivers: Vec<String> = children(&image)?
+        .into_iter()
+        .filter(|driver| image.join(driver).join(store::FILE_NAME).exists())
+        .collect();
+    match (drivers.pop(), drivers.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => Err(HostError::DataRoot {
+            path: image,
+            problem: "no storage driver has references here: no image was ever stored, or Docker \
+                      keeps its images in containerd, or elsewhere (--data-root DIR)"
+                .to_owned(),
+        }),
+        (Some(last), false) => {
+            drivers.push(last);
+            Err(HostError::Ambiguous {
+                question: format!(
+                    "several storage drivers have references in {}, and Docker does not run to \
+                     say which is its own",
+                    image.display()
+                ),
+                flag: "--driver",
+                candidates: drivers,
+            })
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Many sources, one answer, or the two that contradict each other.
+
+use super::HostError;
+
+/// What was found, and who said so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is about: `data root`, `unit`, …
+    pub fact: &'static str,
+    /// What was found.
+    pub value: String,
+    /// Who said so.
+    pub source: &'static str,
+}
+
+/// The user of digestfix.
+pub const FLAG: &str = "your flag";
+/// `GET /info`.
+pub const ENGINE: &str = "the running engine";
+/// `ExecStart=`.
+pub const UNIT: &str = "the unit's command line";
+/// daemon.json.
+pub const FILE: &str = "daemon.json";
+/// Nobody: it is what dockerd does when nothing is said.
+pub const DEFAULT: &str = "default";
+/// Nobody: only one thing on the disk fits.
+pub const DISK: &str = "the only one there";
+
+/// A source, and what it says; to say nothing or an empty text is the same.
+pub type Said<'a> = (&'static str, Option<&'a str>);
+
+/// The first thing that is said and who says it, when nothing else that is
+/// said differs by `same`.
+///
+/// # Errors
+/// [`HostError::Disagreement`] when something does.
+pub fn settled<'a>(
+    fact: &'static str,
+    said: &[Said<'a>],
+    same: impl Fn(&str, &str) -> bool,
+) -> Result<Option<(&'static str, &'a str)>, HostError> {
+    let mut voices = said
+        .iter()
+        .filter_map(|(source, value)| Some((*source, (*value)?)))
+        .filter(|(_, value)| !value.is_empty());
+    let Some((first_source, first)) = voices.next() else {
+        return Ok(None);
+    };
+    match voices.find(|(_, value)| !same(first, value)) {
+        None => Ok(Some((first_source, first))),
+        Some((second_source, second)) => Err(HostError::Disagreement {
+            fact,
+            first_source,
+            first: first.to_owned(),
+            second_source,
+            second: second.to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    fn settle<'a>(said: &[Said<'a>]) -> Result<Option<(&'static str, &'a str)>, HostError> {
+        settled("thing", said, |one, other| one == other)
+    }
+
+    #[test]
+    fn the_first_that_says_something_is_named() {
+        let said = [(FLAG, None), (ENGINE, Some("")), (UNIT, Some("a"))];
+        assert_eq!(settle(&said).unwrap(), Some((UNIT, "a")));
+        let said = [(FLAG, Some("a")), (FILE, Some("a"))];
+        assert_eq!(settle(&said).unwrap(), Some((FLAG, "a")));
+        assert_eq!(settle(&[(FLAG, None)]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_contradiction_names_both_sides() {
+        let error = settle(&[(ENGINE, Some("a")), (UNIT, Some("a")), (FILE, Some("b"))])
+            .unwrap_err()
+            .to_string();
+        for word in [ENGINE, FILE, "thing", " a", " b"] {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+        assert!(!error.contains(UNIT), "{error}");
+    }
+}

@@ -1,0 +1,775 @@
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use fs2::FileExt;
+use tempfile::TempDir;
+
+use super::*;
+use crate::engine::{Container, References};
+use crate::reference::Reference;
+use crate::systemd::QueuedJob;
+
+/// systemd as far as it is asked here; everything that changes something is
+/// out of bounds.
+#[derive(Default)]
+struct FakeSystemd {
+    units: BTreeMap<String, Unit>,
+    service: Service,
+    listening: BTreeMap<String, String>,
+    owner: Option<&'static str>,
+}
+
+impl ServiceManager for FakeSystemd {
+    async fn unit(&self, name: &str) -> Result<Unit, SystemdError> {
+        Ok(self.units.get(name).cloned().unwrap_or_else(|| Unit {
+            id: name.to_owned(),
+            load_state: "not-found".to_owned(),
+            active_state: "inactive".to_owned(),
+            ..Unit::default()
+        }))
+    }
+    async fn service(&self, _: &str) -> Result<Service, SystemdError> {
+        Ok(self.service.clone())
+    }
+    async fn listening_paths(&self, socket: &str) -> Result<Vec<String>, SystemdError> {
+        Ok(self.listening.get(socket).cloned().into_iter().collect())
+    }
+    async fn unit_of_process(&self, _: u32) -> Result<String, SystemdError> {
+        match self.owner {
+            Some(owner) => Ok(owner.to_owned()),
+            None => Err(SystemdError::Bus(zbus::Error::Unsupported)),
+        }
+    }
+    async fn active_states(&self) -> Result<BTreeMap<String, String>, SystemdError> {
+        unreachable!()
+    }
+    async fn queued_jobs(&self) -> Result<Vec<QueuedJob>, SystemdError> {
+        unreachable!()
+    }
+    async fn own_pid(&self) -> Result<u32, SystemdError> {
+        unreachable!()
+    }
+    async fn reload(&self) -> Result<(), SystemdError> {
+        unreachable!()
+    }
+    async fn reset_failed(&self, _: &str) -> Result<(), SystemdError> {
+        unreachable!()
+    }
+    async fn stop(&self, _: &str, _: &[String], _: Duration) -> Result<(), SystemdError> {
+        unreachable!()
+    }
+    async fn start(&self, _: &[String], _: Duration) -> Result<(), SystemdError> {
+        unreachable!()
+    }
+}
+
+struct FakeEngine(PathBuf, Option<Info>);
+
+impl Engine for FakeEngine {
+    async fn info(&self) -> Result<Info, EngineError> {
+        self.1.clone().ok_or_else(|| EngineError::Unreachable {
+            socket: self.0.clone(),
+            error: io::ErrorKind::ConnectionRefused.into(),
+        })
+    }
+    async fn ping(&self) -> Result<(), EngineError> {
+        unreachable!()
+    }
+    async fn running_containers(&self) -> Result<Vec<Container>, EngineError> {
+        unreachable!()
+    }
+    async fn image(&self, _: &Reference) -> Result<Option<String>, EngineError> {
+        unreachable!()
+    }
+    async fn references(&self) -> Result<References, EngineError> {
+        unreachable!()
+    }
+}
+
+/// A host with docker.service, whose daemon.json is `daemon.json` and whose
+/// data roots are made on the disk.
+struct World {
+    disk: TempDir,
+    systemd: FakeSystemd,
+    engine: Option<Info>,
+    flags: Flags,
+    asked: Cell<bool>,
+}
+
+impl World {
+    /// Stopped, with `/root` as the data root by the unit's command line.
+    fn new() -> Self {
+        let disk = tempfile::tempdir().unwrap();
+        let world = Self {
+            disk,
+            systemd: FakeSystemd::default(),
+            engine: None,
+            flags: Flags::default(),
+            asked: Cell::new(false),
+        };
+        world.config("{}");
+        world.store("root", "overlay2");
+        let root = world.path("root");
+        world
+            .unit("inactive")
+            .args(&[&format!("--data-root={root}")])
+    }
+
+    fn path(&self, name: &str) -> String {
+        let real = fs::canonicalize(self.disk.path()).unwrap();
+        real.join(name).to_string_lossy().into_owned()
+    }
+
+    fn config(&self, text: &str) {
+        fs::write(self.disk.path().join("daemon.json"), text).unwrap();
+    }
+
+    fn store(&self, root: &str, driver: &str) {
+        let directory = self.disk.path().join(root).join("image").join(driver);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("repositories.json"), "{}").unwrap();
+    }
+
+    fn unit(mut self, active_state: &str) -> Self {
+        self.add("docker.service", active_state);
+        self
+    }
+
+    fn add(&mut self, name: &str, active_state: &str) -> &mut Unit {
+        let unit = Unit {
+            id: name.to_owned(),
+            load_state: "loaded".to_owned(),
+            active_state: active_state.to_owned(),
+            ..Unit::default()
+        };
+        self.systemd.units.insert(name.to_owned(), unit);
+        self.systemd.units.get_mut(name).unwrap()
+    }
+
+    /// dockerd with these arguments and the world's own daemon.json.
+    fn args(mut self, args: &[&str]) -> Self {
+        let config = format!("--config-file={}", self.path("daemon.json"));
+        self.systemd.service.exec_start = ["/usr/bin/dockerd", &config]
+            .into_iter()
+            .chain(args.iter().copied())
+            .map(str::to_owned)
+            .collect();
+        self
+    }
+
+    fn running(mut self, root: &str, driver: &str) -> Self {
+        self.engine = Some(Info {
+            data_root: self.path(root).into(),
+            driver: driver.to_owned(),
+            ..Info::default()
+        });
+        self.unit("active")
+    }
+
+    /// Somebody has the data root open, as dockerd has.
+    fn opened(&self, root: &str) -> File {
+        let volumes = self.disk.path().join(root).join("volumes");
+        fs::create_dir_all(&volumes).unwrap();
+        let database = File::create(volumes.join("metadata.db")).unwrap();
+        FileExt::lock_exclusive(&database).unwrap();
+        database
+    }
+
+    fn find(&self) -> Result<Host, HostError> {
+        let connect = |socket: &Path| {
+            self.asked.set(true);
+            FakeEngine(socket.to_owned(), self.engine.clone())
+        };
+        block_on(find_managed(&self.flags, &self.systemd, connect))
+    }
+
+    /// The data root, below the disk, and the driver.
+    fn found(&self) -> (String, String) {
+        let images = self.find().unwrap().images;
+        let root = images.data_root().to_string_lossy().into_owned();
+        let below = root.strip_prefix(&self.path("")).unwrap().to_owned();
+        (below, images.driver().to_owned())
+    }
+
+    fn managed(&self) -> Managed {
+        match self.find().unwrap().management {
+            Management::Managed(managed) => *managed,
+            Management::Offline => panic!("offline"),
+        }
+    }
+
+    /// It is refused with all these words.
+    #[track_caller]
+    fn refuses(&self, words: &[&str]) {
+        refuses(self.find(), words);
+    }
+}
+
+#[track_caller]
+fn refuses(outcome: Result<Host, HostError>, words: &[&str]) {
+    let message = match outcome {
+        Ok(host) => panic!("found {:?}", host.images),
+        Err(error) => error.to_string(),
+    };
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in: {message}");
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn pair(root: &str, driver: &str) -> (String, String) {
+    (root.to_owned(), driver.to_owned())
+}
+
+#[test]
+fn each_source_alone_is_enough() {
+    let mut world = World::new();
+    assert_eq!(world.found(), pair("root", "overlay2"));
+    world = world.args(&[]);
+    world.config(&format!(r#"{{"data-root":"{}"}}"#, world.path("root")));
+    assert_eq!(world.found(), pair("root", "overlay2"));
+    world.config("{}");
+    world.flags.data_root = Some(world.path("root").into());
+    assert_eq!(world.found(), pair("root", "overlay2"));
+    world.flags.data_root = None;
+    world = world.running("root", "overlay2");
+    assert_eq!(world.found(), pair("root", "overlay2"));
+}
+
+#[test]
+fn what_was_found_is_told_with_its_source() {
+    let mut world = World::new().running("root", "overlay2");
+    let tell = |world: &World| {
+        let sources = world.find().unwrap().sources;
+        sources
+            .iter()
+            .map(|found| format!("{}: {}", found.fact, found.source))
+            .collect::<Vec<_>>()
+    };
+    let expected = |unit: &str, socket: &str| {
+        [
+            "data root: the running engine".to_owned(),
+            "storage driver: the running engine".to_owned(),
+            format!("unit: {unit}"),
+            format!("API socket: {socket}"),
+            "configuration file: the unit's command line".to_owned(),
+        ]
+    };
+    assert_eq!(tell(&world), expected("default", "default"));
+    world.flags.unit = Some("docker.service".to_owned());
+    world.flags.socket = Some("/s".into());
+    assert_eq!(tell(&world), expected("your flag", "your flag"));
+}
+
+#[test]
+fn two_sources_that_differ_are_both_named() {
+    let mut world = World::new();
+    world.store("other", "overlay2");
+    let (root, other) = (world.path("root"), world.path("other"));
+
+    world.flags.data_root = Some(other.clone().into());
+    world.refuses(&[
+        &root,
+        &other,
+        "your flag",
+        "the unit's command line",
+        "Leave your flag out",
+    ]);
+    world.flags.data_root = None;
+
+    world = world.running("other", "overlay2");
+    world.refuses(&[
+        &root,
+        &other,
+        "the running engine",
+        "the unit's command line",
+    ]);
+
+    world = world.args(&[]);
+    world.config(&format!(r#"{{"data-root":"{root}"}}"#));
+    world.refuses(&["daemon.json says", "the running engine", "clear that up"]);
+
+    world.config(r#"{"storage-driver":"vfs"}"#);
+    world.refuses(&["storage driver", "overlay2", "vfs", "daemon.json"]);
+
+    world.config("{}");
+    world.flags.config_file = Some(world.path("else.json").into());
+    world.refuses(&["configuration file", "else.json", "your flag"]);
+}
+
+#[test]
+fn a_symbolic_link_to_the_same_place_is_no_difference() {
+    let mut world = World::new().running("root", "overlay2");
+    symlink(world.path("root"), world.path("link")).unwrap();
+    world.flags.data_root = Some(world.path("link").into());
+    assert_eq!(world.found(), pair("root", "overlay2"));
+    let link = world.path("link");
+    world = world
+        .unit("inactive")
+        .args(&[&format!("--data-root={link}/")]);
+    assert_eq!(world.found(), pair("root", "overlay2"));
+}
+
+#[test]
+fn a_unit_that_is_not_there() {
+    let mut world = World::new();
+    world.systemd.units.clear();
+    world.refuses(&["docker.service", "--unit NAME", "--offline"]);
+    world.add("snap.docker.dockerd.service", "inactive");
+    world.refuses(&["--unit snap.docker.dockerd.service"]);
+    world.add("docker.service", "active");
+    world.flags.unit = Some("dockerd".to_owned());
+    world.refuses(&["no unit dockerd.service", "there is docker.service"]);
+}
+
+#[test]
+fn a_unit_that_is_of_no_use() {
+    let mut world = World::new();
+    world.add("docker.service", "inactive").load_state = "masked".to_owned();
+    world.refuses(&["masked", "systemctl unmask docker.service", "--offline"]);
+    world.add("docker.service", "inactive").load_state = "bad-setting".to_owned();
+    world.refuses(&["bad-setting", "systemctl status docker.service"]);
+    world.add("docker.socket", "active");
+    world.flags.unit = Some("docker.socket".to_owned());
+    world.refuses(&["docker.socket is not a service"]);
+}
+
+#[test]
+fn a_unit_that_would_be_forgotten() {
+    let mut world = World::new();
+    world.add("docker.service", "active").transient = true;
+    world.refuses(&["docker.service is transient", "--offline"]);
+    assert!(!world.asked.get());
+}
+
+#[test]
+fn the_type_of_the_unit_may_be_left_out() {
+    let mut world = World::new();
+    world.add("docker.main.service", "inactive");
+    world.flags.unit = Some("docker.main".to_owned());
+    assert_eq!(world.managed().unit.id, "docker.main.service");
+}
+
+#[test]
+fn a_unit_between_two_states() {
+    for state in ["activating", "deactivating", "reloading"] {
+        let mut world = World::new().running("root", "overlay2");
+        let unit = world.add("docker.service", state);
+        unit.sub_state = "auto-restart".to_owned();
+        world.refuses(&["docker.service", state, "auto-restart", "wait"]);
+        assert!(!world.asked.get());
+    }
+}
+
+#[test]
+fn an_engine_is_asked_only_when_it_runs() {
+    let world = World::new();
+    assert_eq!(world.managed().engine, None);
+    assert!(!world.asked.get(), "that would have started it");
+    let world = world.unit("failed");
+    assert_eq!(world.managed().engine, None);
+    assert!(!world.asked.get());
+    let world = world.unit("active");
+    world.refuses(&[
+        "docker.service is active, but",
+        "/var/run/docker.sock",
+        "--socket PATH",
+    ]);
+    assert!(world.asked.get());
+    let world = world.running("root", "overlay2");
+    assert_eq!(world.managed().engine, world.engine);
+}
+
+#[test]
+fn the_socket_is_where_somebody_says() {
+    let socket = |world: &World| world.managed().socket.to_string_lossy().into_owned();
+    let mut world = World::new();
+    let root = format!("--data-root={}", world.path("root"));
+    assert_eq!(socket(&world), "/var/run/docker.sock");
+    world = world.args(&[
+        &root,
+        "-H",
+        "tcp://:2375",
+        "-Hunix:///a.sock",
+        "-H",
+        "unix:///b.sock",
+    ]);
+    assert_eq!(socket(&world), "/a.sock");
+    world = world.args(&[&root, "-H", "unix://"]);
+    assert_eq!(socket(&world), "/var/run/docker.sock");
+    world = world.args(&[&root]);
+    world.config(r#"{"hosts":["unix:///c.sock"]}"#);
+    assert_eq!(socket(&world), "/c.sock");
+    world.config(r#"{"hosts":["tcp://:2375"]}"#);
+    world.refuses(&["tcp://:2375", "--socket PATH"]);
+    world.flags.socket = Some("/d.sock".into());
+    assert_eq!(socket(&world), "/d.sock");
+}
+
+#[test]
+fn a_socket_that_systemd_passes_on() {
+    let mut world = World::new();
+    let root = format!("--data-root={}", world.path("root"));
+    world = world.args(&[&root, "-H", "fd://"]);
+    world.refuses(&["fd://", "--socket PATH"]);
+    let triggers = ["gone.socket", "idle.socket", "docker.path", "docker.socket"];
+    world.add("docker.service", "inactive").triggered_by = triggers.map(str::to_owned).to_vec();
+    for name in triggers {
+        world
+            .systemd
+            .listening
+            .insert(name.to_owned(), format!("/{name}"));
+    }
+    world.refuses(&["fd://"]);
+    world.add("idle.socket", "inactive");
+    assert_eq!(world.managed().socket, Path::new("/idle.socket"));
+    world.add("docker.path", "active");
+    world.add("docker.socket", "active");
+    assert_eq!(world.managed().socket, Path::new("/docker.socket"));
+}
+
+#[test]
+fn variables_of_the_unit_are_followed() {
+    let mut world = World::new().args(&["-H", "unix:///x", "$DOCKER_OPTS"]);
+    let defaults = world.path("defaults");
+    fs::write(
+        &defaults,
+        format!(
+            "DOCKER_OPTS=\"--graph {} -s overlay2\"\n",
+            world.path("root")
+        ),
+    )
+    .unwrap();
+    world.systemd.service.environment_files = vec![(defaults.clone(), true)];
+    assert_eq!(world.found(), pair("root", "overlay2"));
+    fs::remove_file(&defaults).unwrap();
+    world.systemd.service.environment_files = vec![(defaults, false)];
+    world.refuses(&["environment file", "defaults", "would not start again"]);
+}
+
+#[test]
+fn dockerd_behind_another_program() {
+    let mut world = World::new();
+    world.store("snap", "overlay2");
+    world.systemd.service.exec_start = ["/usr/bin/snap", "run", "docker.dockerd"]
+        .map(str::to_owned)
+        .to_vec();
+    world.refuses(&[
+        "/usr/bin/snap",
+        "--data-root DIR",
+        "systemctl start docker.service",
+    ]);
+
+    // A shell that only waits, under the name and with the arguments of dockerd.
+    let mut process = Command::new("sh")
+        .arg0("/snap/docker/1/bin/dockerd")
+        .args(["-c", "echo; read line", "--data-root", &world.path("snap")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once it speaks, its command line is its own.
+    let mut said = [0];
+    process
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut said)
+        .unwrap();
+    world.systemd.service.main_pid = process.id();
+    world.flags.config_file = Some(world.path("daemon.json").into());
+    let found = world.found();
+    process.stdin.take().unwrap().write_all(b"\n").unwrap();
+    process.wait().unwrap();
+    assert_eq!(found, pair("snap", "overlay2"));
+}
+
+#[test]
+fn a_daemon_json_that_docker_would_not_start_with() {
+    let world = World::new();
+    for text in ["{", "", r#"{"data-root":1}"#] {
+        world.config(text);
+        world.refuses(&["daemon.json", "Docker would not start again"]);
+    }
+    fs::remove_file(world.path("daemon.json")).unwrap();
+    world.refuses(&[
+        "the unit's command line names",
+        "not there",
+        "Docker would not start again",
+    ]);
+}
+
+#[test]
+fn a_daemon_json_that_only_the_user_names() {
+    let mut world = World::new();
+    world.systemd.service.exec_start.remove(1);
+    world.flags.config_file = Some(world.path("typo.json").into());
+    world.refuses(&["typo.json", "your flag", "--config-file FILE"]);
+    world.flags.config_file = Some(world.path("daemon.json").into());
+    assert_eq!(
+        world.managed().config_file,
+        Path::new(&world.path("daemon.json"))
+    );
+}
+
+#[test]
+fn an_option_that_is_set_twice() {
+    let world = World::new();
+    let root = world.path("root");
+    let mut world = world;
+    for (argument, setting, option) in [
+        (
+            format!("--data-root={root}"),
+            format!(r#""data-root":"{root}""#),
+            "data-root",
+        ),
+        (
+            format!("-g{root}"),
+            format!(r#""graph":"{root}""#),
+            "data-root",
+        ),
+        (
+            "--storage-driver=vfs".to_owned(),
+            r#""storage-driver":"vfs""#.to_owned(),
+            "storage-driver",
+        ),
+        (
+            "--userns-remap=default".to_owned(),
+            r#""userns-remap":"default""#.to_owned(),
+            "userns-remap",
+        ),
+        ("-Hfd://".to_owned(), r#""hosts":[]"#.to_owned(), "hosts"),
+        (
+            "--live-restore=false".to_owned(),
+            r#""live-restore":false"#.to_owned(),
+            "live-restore",
+        ),
+        (
+            "--feature=cdi".to_owned(),
+            r#""features":{"cdi":true}"#.to_owned(),
+            "features",
+        ),
+    ] {
+        world = world.args(&[&argument]);
+        world.config(&format!("{{{setting}}}"));
+        world.refuses(&[
+            option,
+            "daemon.json",
+            "docker.service",
+            "does not start with both",
+        ]);
+    }
+}
+
+#[test]
+fn images_that_are_in_containerd() {
+    let words = [
+        "containerd image store",
+        "docker load",
+        "--preserve-digests",
+    ];
+    let mut world = World::new();
+    world.config(r#"{"features":{"containerd-snapshotter":true}}"#);
+    world.refuses(&words);
+    // The engine that runs knows better than the file.
+    world = world.running("root", "overlay2");
+    world.find().unwrap();
+    world.config("{}");
+    if let Some(info) = &mut world.engine {
+        info.containerd_image_store = true;
+    }
+    world.refuses(&words);
+    let root = format!("--data-root={}", world.path("root"));
+    let world = world
+        .unit("inactive")
+        .args(&[&root, "--feature", "containerd-snapshotter"]);
+    world.refuses(&words);
+}
+
+#[test]
+fn a_remapped_root_of_a_stopped_docker() {
+    let mut world = World::new();
+    let root = format!("--data-root={}", world.path("remap"));
+    fs::create_dir_all(world.path("remap/5.5")).unwrap();
+    world = world.args(&[&root, "--userns-remap=default"]);
+    world.refuses(&["userns-remap", "--data-root"]);
+    world.store("remap/100.200", "overlay2");
+    world.store("remap/1.x", "overlay2");
+    world.store("remap", "vfs");
+    assert_eq!(world.found(), pair("remap/100.200", "overlay2"));
+    world.store("remap/300.400", "overlay2");
+    world.refuses(&["userns-remap", "100.200", "300.400", "--data-root"]);
+    world.flags.data_root = Some(world.path("remap/300.400").into());
+    assert_eq!(world.found(), pair("remap/300.400", "overlay2"));
+
+    world = world.args(&[&root]);
+    world.flags.data_root = None;
+    world.config(r#"{"userns-remap":""}"#);
+    assert_eq!(
+        world.found(),
+        pair("remap", "vfs"),
+        "an empty setting is none"
+    );
+}
+
+#[test]
+fn a_remapped_root_of_a_running_docker() {
+    let mut world = World::new();
+    world.store("remap/100.200", "overlay2");
+    world.store("remap/300.400", "overlay2");
+    let root = format!("--data-root={}", world.path("remap"));
+    world.config(r#"{"userns-remap":"default"}"#);
+    world = world.args(&[&root]).running("remap/100.200", "overlay2");
+    for flag in [None, Some("remap"), Some("remap/100.200")] {
+        world.flags.data_root = flag.map(|name| world.path(name).into());
+        assert_eq!(world.found(), pair("remap/100.200", "overlay2"), "{flag:?}");
+    }
+    world.flags.data_root = Some(world.path("remap/300.400").into());
+    world.refuses(&["the running engine", "your flag", "300.400"]);
+    world.flags.data_root = None;
+    world.config("{}");
+    world.refuses(&["the running engine", "100.200"]);
+}
+
+#[test]
+fn the_driver_is_the_one_that_somebody_says() {
+    let mut world = World::new();
+    world.store("root", "vfs");
+    fs::create_dir(world.path("root/image/empty")).unwrap();
+    world.refuses(&["--driver", "overlay2", "vfs"]);
+    world.config(r#"{"storage-driver":"vfs"}"#);
+    assert_eq!(world.found().1, "vfs");
+    world.config(r#"{"storage-driver":""}"#);
+    world.flags.driver = Some("overlay2".to_owned());
+    assert_eq!(world.found().1, "overlay2");
+    world.flags.driver = None;
+    world = world.running("root", "vfs");
+    assert_eq!(world.found().1, "vfs");
+}
+
+#[test]
+fn the_only_driver_with_references_is_taken() {
+    let world = World::new();
+    fs::create_dir(world.path("root/image/vfs")).unwrap();
+    assert_eq!(world.found().1, "overlay2");
+    fs::remove_file(world.path("root/image/overlay2/repositories.json")).unwrap();
+    world.refuses(&[
+        "no storage driver has references",
+        "containerd",
+        "--data-root DIR",
+    ]);
+    fs::remove_dir_all(world.path("root/image")).unwrap();
+    world.refuses(&["root/image", "no image was ever stored", "--data-root DIR"]);
+}
+
+#[test]
+fn a_driver_that_is_not_a_directory_of_images() {
+    let mut world = World::new();
+    for name in [
+        "",
+        ".",
+        "..",
+        "../overlay2",
+        "overlay2/",
+        "overlay2/.",
+        "/",
+        "a\0b",
+    ] {
+        world.flags.driver = Some(name.to_owned());
+        world.refuses(&["is not the name of a storage driver"]);
+    }
+    world.flags.driver = Some("btrfs".to_owned());
+    world.refuses(&["image/btrfs", "no such directory", "--driver NAME"]);
+    fs::write(world.path("root/image/btrfs"), "").unwrap();
+    world.refuses(&["image/btrfs", "not a directory"]);
+}
+
+#[test]
+fn a_data_root_that_is_none() {
+    let mut world = World::new().args(&[]);
+    world.flags.data_root = Some("relative".into());
+    world.refuses(&["relative", "absolute"]);
+    world.flags.data_root = Some(world.path("nowhere").into());
+    world.refuses(&["nowhere", "no such directory", "--data-root DIR"]);
+    world.flags.data_root = Some(world.path("daemon.json").into());
+    world.refuses(&["daemon.json", "not a directory"]);
+}
+
+#[test]
+fn a_stopped_unit_whose_data_root_is_in_use() {
+    let mut world = World::new();
+    let root = world.path("root");
+    let pid = format!("process {}", std::process::id());
+    let database = world.opened("root");
+    world.systemd.owner = Some("mine.service");
+    world.refuses(&[&root, &pid, "of mine.service", "--unit mine.service"]);
+    world.systemd.owner = Some("docker.service");
+    world.refuses(&[&pid, "does not run, says systemd"]);
+    world.systemd.owner = Some("session-1.scope");
+    world.refuses(&[&pid, "session-1.scope", "end it first"]);
+    world.systemd.owner = None;
+    world.refuses(&[&pid, "end it first"]);
+    drop(database);
+    world.find().unwrap();
+}
+
+#[test]
+fn a_running_unit_must_be_the_one_that_uses_the_data_root() {
+    let mut world = World::new().running("root", "overlay2");
+    let _database = world.opened("root");
+    world.systemd.owner = Some("docker.service");
+    world.find().unwrap();
+    world.systemd.owner = Some("mine.service");
+    world.refuses(&["mine.service", "not docker.service"]);
+}
+
+#[test]
+fn a_probable_data_root_does_without_the_engine() {
+    let mut world = World::new().unit("activating");
+    world.store("root", "vfs");
+    let probable = |world: &World| block_on(probable_data_root(&world.flags, &world.systemd));
+    assert_eq!(probable(&world), Some(world.path("root").into()));
+    world.systemd.service.exec_start = vec!["/usr/bin/snap".to_owned()];
+    assert_eq!(probable(&world), None);
+}
+
+#[test]
+fn offline_goes_by_flags_and_directories() {
+    let world = World::new();
+    let mut flags = Flags {
+        data_root: Some(world.path("root").into()),
+        config_file: Some(world.path("nowhere.json").into()),
+        ..Flags::default()
+    };
+    let host = find_offline(&flags).unwrap();
+    assert!(matches!(host.management, Management::Offline));
+    assert_eq!(host.images.driver(), "overlay2");
+    let sources: Vec<_> = host.sources.iter().map(|found| found.source).collect();
+    assert_eq!(sources, ["your flag", "the only one there"]);
+
+    flags.data_root = None;
+    refuses(find_offline(&flags), &["nowhere.json", "your flag"]);
+    flags.config_file = Some(world.path("daemon.json").into());
+    world.config(&format!(r#"{{"data-root":"{}"}}"#, world.path("root")));
+    let host = find_offline(&flags).unwrap();
+    assert_eq!(
+        host.sources.first().map(|found| found.source),
+        Some("daemon.json")
+    );
+    world.config(r#"{"features":{"containerd-snapshotter":true}}"#);
+    refuses(find_offline(&flags), &["containerd image store"]);
+}
