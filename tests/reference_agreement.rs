@@ -1,0 +1,69 @@
+//! The reference grammar against its owner: what
+//! github.com/distribution/reference v0.6.0 makes of some 5,000 inputs
+//! (`fixtures/references_oracle.go` asked it), this library makes of them too.
+//!
+//! Engines before 24 use github.com/docker/distribution v2.8, which knows no
+//! IPv6 registries (`[::1]/a`) and no registries in upper case without a dot
+//! (`FOO/a`), and counts the registry into the 255 characters of a name: 200 of
+//! these inputs, all refused there.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use digestfix::reference::Reference;
+
+/// `REFERENCES` names another file of the oracle's answers.
+fn corpus() -> PathBuf {
+    env::var_os("REFERENCES").map_or_else(
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/fixtures/references.tsv"
+            ))
+        },
+        PathBuf::from,
+    )
+}
+
+fn ours(input: &str) -> String {
+    let Ok(reference) = Reference::parse(input) else {
+        return "error".to_owned();
+    };
+    let repository = reference.repository();
+    [
+        "ok",
+        repository.domain(),
+        repository.path(),
+        reference.tag().map_or("", |tag| tag.as_str()),
+        &reference
+            .digest()
+            .map_or_else(String::new, ToString::to_string),
+        &reference.familiar(),
+        &reference.full(),
+    ]
+    .join("\t")
+}
+
+#[test]
+fn every_answer_is_the_owners() {
+    let text = fs::read_to_string(corpus()).unwrap();
+    let mut compared = 0;
+    let mut different = Vec::new();
+    for line in text.lines() {
+        let (input, theirs) = line.split_once('\t').unwrap();
+        let ours = ours(&serde_json::from_str::<String>(input).unwrap());
+        compared += 1;
+        if ours != theirs {
+            different.push(format!("{input}\n  theirs {theirs}\n  ours   {ours}"));
+        }
+    }
+    assert!(compared > 5_000, "{compared}");
+    assert!(
+        different.is_empty(),
+        "{} of {compared} differ:\n{}",
+        different.len(),
+        different[..different.len().min(20)].join("\n")
+    );
+}
