@@ -24,6 +24,9 @@ fn main() -> ExitCode {
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // They would go to standard error too, and a closed one must not
+        // end the program half-way.
+        .log_internal_errors(false)
         .init();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -15,7 +15,7 @@ use crate::disturbance::Disturbance;
 use crate::host::{Host, Management};
 use crate::plan::{Change, Plan, Target};
 use crate::status::Row;
-use crate::transaction::{Progress, Step};
+use crate::transaction::outcome::{Progress, Step};
 
 /// The version of the JSON object. Fields may be added under the same number;
 /// one that changes its meaning or goes away raises it.

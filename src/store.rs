@@ -429,3 +429,6 @@ impl Visitor<'_> for ImageSeed<'_> {
         Ok(value.to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests;

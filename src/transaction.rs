@@ -8,187 +8,24 @@
 //! stop and its start there is a read, a comparison and one exchange of names.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use crate::data_root::{ImageDir, ReadError, Snapshot};
-use crate::disturbance::Disturbance;
-use crate::engine::{self, Engine, EngineError};
-use crate::host::Managed;
+use crate::data_root::{ImageDir, Snapshot};
+use crate::engine::Engine;
 use crate::interrupt::Interrupt;
-use crate::plan::{Plan, Refusal, Request};
-use crate::systemd::{ServiceManager, SystemdError, is_active};
+use crate::plan::{Plan, Request};
+use crate::systemd::ServiceManager;
 
+pub mod daemon;
 pub mod hold;
 pub mod lock;
+pub mod outcome;
 pub mod swap;
 
-use hold::{Hold, HoldError};
+use daemon::Daemon;
+use hold::Hold;
 use lock::RootLock;
-use swap::{Staged, SwapError, Swapped};
-
-/// dockerd has no start timeout of its own (`TimeoutStartSec=0`), and takes
-/// minutes on hosts with many containers.
-const START_WITHIN: Duration = Duration::from_secs(300);
-
-/// For a unit with `TimeoutStopSec=infinity`.
-const STOP_WITHIN: Duration = Duration::from_secs(600);
-
-/// systemd gives SIGTERM and then SIGKILL its stop timeout each.
-const STOP_GRACE: Duration = Duration::from_secs(30);
-
-/// Between two looks at an engine that does not announce its readiness.
-const READY_AGAIN: Duration = Duration::from_millis(20);
-
-/// The steps, as they are told to people and machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// The new store is on disk beside the old one.
-    Stage,
-    /// Nothing can start Docker.
-    Hold,
-    /// Docker has stopped.
-    Stop,
-    /// The store is what the plan was made of, or was planned again.
-    Reread,
-    /// The new store is in use.
-    Commit,
-    /// The engine answers.
-    Start,
-    /// File and engine have what the plan says.
-    Verify,
-    /// What stopped along with Docker runs again.
-    Restore,
-    /// The hold is gone.
-    Release,
-    /// Undo: Docker has stopped again.
-    UndoStop,
-    /// Undo: the old store is in use.
-    UndoCommit,
-    /// Undo: Docker runs again, on the old references.
-    UndoStart,
-}
-
-/// Hears of each step as it ends.
-pub trait Progress {
-    /// A step has ended well.
-    fn step(&mut self, step: Step, detail: &str);
-    /// Something did not go well, and does not change the outcome.
-    fn warning(&mut self, text: &str);
-}
-
-/// Why a transaction did not go through.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// A signal came.
-    #[error("{0} received")]
-    Interrupted(&'static str),
-    /// The file system refused.
-    #[error("could not {0}")]
-    Swap(#[from] SwapError),
-    /// The store could not be read.
-    #[error("{0}")]
-    Read(#[from] ReadError),
-    /// systemd refused or could not be asked.
-    #[error("{0}")]
-    Systemd(#[from] SystemdError),
-    /// The engine did not answer.
-    #[error("{0}")]
-    Engine(#[from] EngineError),
-    /// Docker could not be kept from starting.
-    #[error("Docker could not be held while the references change: {0}")]
-    Hold(#[from] HoldError),
-    /// Docker runs although it was stopped.
-    #[error("a dockerd{} still has the data root open after {unit} was stopped", process(*.pid))]
-    StillRunning {
-        /// Docker's unit.
-        unit: String,
-        /// The process, where that can be seen.
-        pid: Option<u32>,
-    },
-    /// The store changed before Docker had stopped, and the claims no longer fit.
-    #[error("the references changed in the meantime, and now: {}", joined(.0))]
-    NoLongerFits(Vec<Refusal>),
-    /// Docker ended instead of starting.
-    #[error("{unit} is {state} instead of running (see: journalctl -u {unit})")]
-    NotRunning {
-        /// Docker's unit.
-        unit: String,
-        /// Its active state.
-        state: String,
-    },
-    /// The engine started and never answered.
-    #[error("the engine does not answer {} s after its start: {last}", .after.as_secs())]
-    Silent {
-        /// How long it was given.
-        after: Duration,
-        /// Its last answer.
-        last: EngineError,
-    },
-    /// The file is not what was written.
-    #[error("the references on disk are not what was written: {0}")]
-    FileDiffers(String),
-    /// The engine answers otherwise than the file.
-    #[error("the running engine disagrees: {0}")]
-    EngineDisagrees(String),
-}
-
-fn process(pid: Option<u32>) -> String {
-    pid.map(|pid| format!(" (process {pid})"))
-        .unwrap_or_default()
-}
-
-fn joined(refusals: &[Refusal]) -> String {
-    let lines: Vec<String> = refusals.iter().map(ToString::to_string).collect();
-    lines.join("; ")
-}
-
-/// How a transaction ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// The references are changed, and everything runs that ran before.
-    Done {
-        /// What was changed in the end.
-        plan: Box<Plan>,
-        /// Where the former store is kept; none when nothing had to change.
-        backup: Option<PathBuf>,
-    },
-    /// It failed, and the host is as it was found.
-    Undone {
-        /// Why.
-        failure: Failure,
-        /// Docker was stopped and started again on the way.
-        restarted: bool,
-    },
-    /// It failed, and so did the way back.
-    Broken {
-        /// Why the way back was taken.
-        failure: Failure,
-        /// Why it failed.
-        undo: Failure,
-        /// The store as it was found is here.
-        store: StoreNow,
-    },
-    /// The references are changed and Docker runs; something else does not.
-    Incomplete {
-        /// What was changed.
-        plan: Box<Plan>,
-        /// What does not run, and why.
-        problem: Failure,
-    },
-}
-
-/// Which store is in use after a way back that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreNow {
-    /// The one that was found.
-    Old,
-    /// The new one; the old one is in this file.
-    New(PathBuf),
-    /// It could not be told.
-    Unknown,
-}
+use outcome::{Failure, Outcome, Progress, Step, StoreNow};
+use swap::{Staged, Swapped};
 
 /// How far the way forward came. Set before a step acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,35 +35,6 @@ enum Reached {
     Committing,
     Starting,
 }
-
-/// The unit's world before it was touched.
-#[derive(Debug, Clone, Default)]
-struct Former {
-    active_states: BTreeMap<String, String>,
-}
-
-/// A daemon to stop and start.
-#[derive(Debug)]
-pub struct Daemon<'a, M, E> {
-    /// systemd.
-    pub manager: &'a M,
-    /// The engine.
-    pub engine: &'a E,
-    /// Docker as it was found.
-    pub host: &'a Managed,
-    /// What its stop takes along.
-    pub disturbance: &'a Disturbance,
-    /// Where a runtime drop-in goes; [`hold::RUNTIME_UNITS`] but in tests.
-    pub runtime_units: &'a Path,
-}
-
-impl<M, E> Clone for Daemon<'_, M, E> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M, E> Copy for Daemon<'_, M, E> {}
 
 /// One change of one reference store.
 pub struct Transaction<'a, M, E, P> {
@@ -239,7 +47,8 @@ pub struct Transaction<'a, M, E, P> {
     before: Snapshot,
     plan: Plan,
     reached: Reached,
-    former: Former,
+    /// What ran before anything was stopped.
+    active_before: BTreeMap<String, String>,
     staged: Option<Staged>,
     swapped: Option<Swapped>,
     hold: Option<Hold>,
@@ -269,7 +78,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             before,
             plan,
             reached: Reached::Nothing,
-            former: Former::default(),
+            active_before: BTreeMap::new(),
             staged: None,
             swapped: None,
             hold: None,
@@ -329,48 +138,18 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let Some(daemon) = self.daemon else {
             return self.see_nobody_running();
         };
-        self.former.active_states = daemon.manager.active_states().await?;
+        self.active_before = daemon.manager.active_states().await?;
         self.reached = Reached::Stopping;
-        self.stop_docker().await?;
-        let mut stopped = vec![daemon.host.unit.id.as_str()];
-        stopped.extend(daemon.disturbance.triggers.iter().map(String::as_str));
+        daemon.stop().await?;
+        self.see_nobody_running()?;
         self.progress
-            .step(Step::Stop, &format!("{} stopped", stopped.join(", ")));
+            .step(Step::Stop, &format!("{} stopped", daemon.units()));
         self.heed_interrupt()
-    }
-
-    /// Stops Docker and its triggers, and sees for itself that it worked: a
-    /// stop job is `done` as soon as the unit is inactive or failed.
-    async fn stop_docker(&self) -> Result<(), Failure> {
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        let unit = &daemon.host.unit.id;
-        let within = daemon
-            .host
-            .service
-            .timeout_stop
-            .map_or(STOP_WITHIN, |timeout| timeout * 2 + STOP_GRACE);
-        daemon
-            .manager
-            .stop(unit, &daemon.disturbance.triggers, within)
-            .await?;
-        let pid = daemon.manager.service(unit).await?.main_pid;
-        if pid != 0 {
-            return Err(Failure::StillRunning {
-                unit: unit.clone(),
-                pid: Some(pid),
-            });
-        }
-        self.see_nobody_running()
     }
 
     fn see_nobody_running(&self) -> Result<(), Failure> {
         if self.images.is_in_use()? {
             return Err(Failure::StillRunning {
-                unit: self
-                    .daemon
-                    .map_or_else(String::new, |daemon| daemon.host.unit.id.clone()),
                 pid: self.images.user(),
             });
         }
@@ -423,17 +202,17 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         self.reached = self.reached.max(Reached::Starting);
         let detail = if daemon.disturbance.running {
-            let interrupt = self.interrupt;
+            self.release_hold();
             tokio::select! {
                 biased;
-                signal = interrupt.wait() => return Err(Failure::Interrupted(signal)),
-                started = self.start_docker() => started?,
+                signal = self.interrupt.wait() => return Err(Failure::Interrupted(signal)),
+                started = daemon.start() => started?,
             }
-            format!("{} started, the engine answers", daemon.host.unit.id)
+            format!("{} started, the engine answers", daemon.unit())
         } else {
             self.release_hold();
-            self.start_triggers().await?;
-            format!("{} was not running and stays stopped", daemon.host.unit.id)
+            daemon.start_triggers().await?;
+            format!("{} was not running and stays stopped", daemon.unit())
         };
         self.progress.step(Step::Start, &detail);
         Ok(())
@@ -445,87 +224,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
     }
 
-    async fn start_docker(&mut self) -> Result<(), Failure> {
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        self.release_hold();
-        let unit = &daemon.host.unit.id;
-        self.start_with_sockets(daemon, unit).await?;
-        let deadline = Instant::now() + START_WITHIN;
-        loop {
-            let last = match daemon.engine.ping().await {
-                Ok(()) => break,
-                Err(error) => error,
-            };
-            let state = daemon.manager.unit(unit).await?.active_state;
-            if !is_active(&state) {
-                return Err(Failure::NotRunning {
-                    unit: unit.clone(),
-                    state,
-                });
-            }
-            if Instant::now() >= deadline {
-                return Err(Failure::Silent {
-                    after: START_WITHIN,
-                    last,
-                });
-            }
-            tokio::time::sleep(READY_AGAIN).await;
-        }
-        self.start_triggers().await
-    }
-
-    /// systemd refuses to start a socket whose service runs already, so the
-    /// sockets go first.
-    async fn start_with_sockets(
-        &self,
-        daemon: Daemon<'a, M, E>,
-        unit: &String,
-    ) -> Result<(), Failure> {
-        let sockets = daemon
-            .disturbance
-            .triggers
-            .iter()
-            .filter(|name| name.ends_with(".socket"));
-        let all: Vec<String> = sockets.chain([unit]).cloned().collect();
-        for unit in &all {
-            daemon.manager.reset_failed(unit).await?;
-        }
-        Ok(daemon.manager.start(&all, START_WITHIN).await?)
-    }
-
-    /// Starts every trigger that had been active and is not.
-    async fn start_triggers(&self) -> Result<(), Failure> {
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        self.start_inactive(&daemon.disturbance.triggers).await
-    }
-
-    async fn start_inactive(&self, units: &[String]) -> Result<(), Failure> {
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        let states = daemon.manager.active_states().await?;
-        let mut inactive = Vec::new();
-        for name in units {
-            if !states.get(name).is_some_and(|state| is_active(state)) {
-                inactive.push(daemon.manager.unit(name).await?);
-            }
-        }
-        let ordered = in_start_order(inactive);
-        for unit in &ordered {
-            daemon.manager.reset_failed(unit).await?;
-        }
-        Ok(daemon.manager.start(&ordered, START_WITHIN).await?)
-    }
-
     async fn verify(&mut self) -> Result<(), Failure> {
-        self.verify_file(&self.plan.after.references().collect::<Vec<_>>())?;
+        self.verify_file()?;
         let mut detail = "the file has every reference".to_owned();
         if let Some(daemon) = self.daemon.filter(|daemon| daemon.disturbance.running) {
-            self.ask_engine(daemon).await?;
+            daemon.agrees(&self.plan, &self.images.image_ids()?).await?;
             detail.push_str(", and so has the running engine");
         }
         self.heed_interrupt()?;
@@ -533,30 +236,14 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         Ok(())
     }
 
-    fn verify_file(
-        &self,
-        expected: &[(crate::reference::Reference, crate::digest::ImageId)],
-    ) -> Result<(), Failure> {
-        let now = self.images.read()?;
-        for (reference, image) in expected {
-            if now.store.get(reference) != Some(image.to_string().as_str()) {
+    /// The engine may have rewritten the file for a client by now, so what is
+    /// compared is what it says, and others may have added to that.
+    fn verify_file(&self) -> Result<(), Failure> {
+        let now = self.images.read()?.store;
+        for (reference, image) in self.plan.after.references() {
+            if now.get(&reference) != Some(image.to_string().as_str()) {
                 return Err(Failure::FileDiffers(format!(
                     "{reference} does not point at {image}"
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    async fn ask_engine(&self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
-        for target in &self.plan.targets {
-            let answer = daemon.engine.image(&target.reference).await?;
-            if answer.as_deref() != Some(target.image.to_string().as_str()) {
-                return Err(Failure::EngineDisagrees(format!(
-                    "asked for {}, it says {} instead of {}",
-                    target.reference,
-                    answer.as_deref().unwrap_or("that there is no such image"),
-                    target.image,
                 )));
             }
         }
@@ -566,36 +253,14 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             .iter()
             .filter(|change| change.to.is_none())
         {
-            if let Some(image) = daemon.engine.image(&change.reference).await? {
-                return Err(Failure::EngineDisagrees(format!(
-                    "{} was dropped, and it still finds {image}",
+            if now.get(&change.reference).is_some() {
+                return Err(Failure::FileDiffers(format!(
+                    "{} is still there",
                     change.reference
                 )));
             }
         }
-        self.engine_has(daemon, &self.plan.after).await
-    }
-
-    /// Every reference whose image is there, by the engine's own list.
-    async fn engine_has(
-        &self,
-        daemon: Daemon<'a, M, E>,
-        store: &crate::store::Store,
-    ) -> Result<(), Failure> {
-        let images = self.images.image_ids()?;
-        let expected: Vec<_> = store
-            .references()
-            .filter(|(_, image)| images.contains(image))
-            .collect();
-        let missing = engine::missing(&daemon.engine.references().await?, &expected);
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let missing: Vec<String> = missing.into_iter().collect();
-        Err(Failure::EngineDisagrees(format!(
-            "it does not list {}",
-            missing.join(", ")
-        )))
+        Ok(())
     }
 
     /// What is left to do once the references are changed and verified: from
@@ -613,33 +278,16 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
     }
 
-    /// Starts again what stopped along with Docker: the units known to depend
-    /// on it, and those that systemd stopped because nothing needed them.
+    /// Starts again what stopped along with Docker.
     async fn restore(&mut self) -> Result<(), Failure> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
-        let states = daemon.manager.active_states().await?;
-        let mut lost = Vec::new();
-        for (name, former) in &self.former.active_states {
-            let now = states.get(name).map_or("inactive", String::as_str);
-            if !is_active(former)
-                || is_active(now)
-                || *name == daemon.host.unit.id
-                || daemon.disturbance.triggers.contains(name)
-            {
-                continue;
-            }
-            if daemon.disturbance.carried_along.contains(name)
-                || daemon.manager.unit(name).await?.stop_when_unneeded
-            {
-                lost.push(name.clone());
-            }
-        }
+        let lost = daemon.lost(&self.active_before).await?;
         if lost.is_empty() {
             return Ok(());
         }
-        self.start_inactive(&lost).await?;
+        daemon.start_inactive(&lost).await?;
         self.progress
             .step(Step::Restore, &format!("{} started again", lost.join(", ")));
         Ok(())
@@ -652,7 +300,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         if let Err(error) = hold.remove(daemon.manager).await {
             self.progress.warning(&format!(
                 "the hold on {} could not be taken away; it has no effect any more: {error}",
-                daemon.host.unit.id
+                daemon.unit()
             ));
         }
     }
@@ -678,28 +326,34 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     async fn undo(&mut self) -> Result<(), Failure> {
-        if self.reached >= Reached::Starting && self.swapped.is_some() {
-            self.undo_start().await?;
-        }
-        let put_back = if self.reached >= Reached::Committing {
+        let stopped = if self.reached >= Reached::Starting && self.swapped.is_some() {
+            self.undo_start().await
+        } else {
+            Ok(())
+        };
+        // A dockerd that does not stop would overwrite what is put back.
+        let put_back = if stopped.is_ok() && self.reached >= Reached::Committing {
             self.undo_commit()
         } else {
             Ok(())
         };
         // Docker is started whatever came of the file: both stores are whole,
         // and a host without Docker is the worst end of all.
-        if self.reached >= Reached::Stopping {
-            self.undo_stop().await?;
-        }
-        put_back
+        let started = if self.reached >= Reached::Stopping {
+            self.undo_stop().await
+        } else {
+            Ok(())
+        };
+        stopped.and(put_back).and(started)
     }
 
     async fn undo_start(&mut self) -> Result<(), Failure> {
-        let Some(hold) = &mut self.hold else {
+        let (Some(daemon), Some(hold)) = (self.daemon, &mut self.hold) else {
             return Ok(());
         };
         hold.renew()?;
-        self.stop_docker().await?;
+        daemon.stop().await?;
+        self.see_nobody_running()?;
         self.progress.step(Step::UndoStop, "Docker stopped again");
         Ok(())
     }
@@ -713,6 +367,8 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
                 swapped.swap_back(&self.lock)?;
             }
             swapped => {
+                // Kept for as long as it may be the only whole copy.
+                self.swapped = swapped;
                 if now.bytes != self.before.bytes {
                     let mut store = now.store;
                     self.plan.take_back(&mut store);
@@ -720,7 +376,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
                         .swap(&self.lock)?
                         .discard()?;
                 }
-                if let Some(swapped) = swapped {
+                if let Some(swapped) = self.swapped.take() {
                     swapped.discard()?;
                 }
             }
@@ -734,13 +390,13 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
+        self.release_hold();
         if daemon.disturbance.running {
-            self.start_docker().await?;
-            let expected = self.images.read()?.store;
-            self.engine_has(daemon, &expected).await?;
+            daemon.start().await?;
+            let store = self.images.read()?.store;
+            daemon.lists(&store, &self.images.image_ids()?).await?;
         } else {
-            self.release_hold();
-            self.start_triggers().await?;
+            daemon.start_triggers().await?;
         }
         self.progress
             .step(Step::UndoStart, "Docker is as it was found");
@@ -754,21 +410,4 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             _ => StoreNow::Unknown,
         }
     }
-}
-
-/// Orders units so that each comes after those it says it comes after.
-fn in_start_order(mut units: Vec<crate::systemd::Unit>) -> Vec<String> {
-    let mut ordered = Vec::with_capacity(units.len());
-    while !units.is_empty() {
-        let waits = |unit: &crate::systemd::Unit| {
-            units
-                .iter()
-                .any(|other| other.id != unit.id && unit.after.contains(&other.id))
-        };
-        // systemd refuses units that wait for each other in a circle, so
-        // there is always a first; if not, any order is as good.
-        let next = units.iter().position(|unit| !waits(unit)).unwrap_or(0);
-        ordered.push(units.remove(next).id);
-    }
-    ordered
 }

@@ -10,9 +10,11 @@ use crate::interrupt::Interrupt;
 use crate::plan::Request;
 use crate::report::{Exit, Problem, Report};
 use crate::systemd::SystemBus;
+use crate::transaction::Transaction;
+use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
-use crate::transaction::{Daemon, Failure, Outcome, StoreNow, Transaction};
+use crate::transaction::outcome::{Failure, Outcome, StoreNow};
 
 pub(super) async fn run(args: &ApplyArgs) -> Exit {
     let mut report = Report::new("apply", &args.output);

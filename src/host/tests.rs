@@ -13,9 +13,11 @@ use fs2::FileExt;
 use tempfile::TempDir;
 
 use super::*;
+use crate::engine::EngineError;
 use crate::engine::{Container, References};
 use crate::reference::Reference;
 use crate::systemd::QueuedJob;
+use crate::systemd::SystemdError;
 
 /// systemd as far as it is asked here; everything that changes something is
 /// out of bounds.
@@ -77,7 +79,7 @@ impl Engine for FakeEngine {
     async fn info(&self) -> Result<Info, EngineError> {
         self.1.clone().ok_or_else(|| EngineError::Unreachable {
             socket: self.0.clone(),
-            error: io::ErrorKind::ConnectionRefused.into(),
+            error: std::io::ErrorKind::ConnectionRefused.into(),
         })
     }
     async fn ping(&self) -> Result<(), EngineError> {

@@ -60,16 +60,13 @@ impl Staged {
     ///
     /// # Errors
     /// When the file system refuses; nothing is left behind then.
-    pub fn write(images: &ImageDir, _lock: &RootLock, bytes: &[u8]) -> Result<Self, SwapError> {
+    pub fn write(images: &ImageDir, lock: &RootLock, bytes: &[u8]) -> Result<Self, SwapError> {
         let live = images.store_path();
-        let path = beside(&live);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(&path)
-            .map_err(SwapError::new("create", &path))?;
+        if lock.data_root() != images.data_root() {
+            let error = io::Error::other("another data root is locked than the one to be written");
+            return Err(SwapError::new("write beside", &live)(error));
+        }
+        let (path, mut file) = create_beside(&live)?;
         let staged = Self {
             live,
             other: Some(path.clone()),
@@ -87,7 +84,7 @@ impl Staged {
     ///
     /// # Errors
     /// When the file system refuses; the old store is then in use.
-    pub fn swap(mut self, _lock: &RootLock) -> Result<Swapped, SwapError> {
+    pub fn swap(mut self, lock: &RootLock) -> Result<Swapped, SwapError> {
         let Some(other) = self.other.take() else {
             unreachable!("a staged store is there until it is swapped in or dropped")
         };
@@ -102,7 +99,7 @@ impl Staged {
         match sync_directory(&swapped.live) {
             Ok(()) => Ok(swapped),
             Err(error) => {
-                swapped.swap_back(_lock)?;
+                swapped.swap_back(lock)?;
                 Err(error)
             }
         }
@@ -143,17 +140,31 @@ impl Swapped {
     }
 }
 
-/// A name that says what the file is once it is the old store, and is not
-/// taken: seconds and process ID together are used once.
-fn beside(live: &Path) -> PathBuf {
+/// A file whose name says what it is once it is the old store: when it was
+/// put aside, and by which process.
+fn create_beside(live: &Path) -> Result<(PathBuf, File), SwapError> {
     let now: String = humantime::format_rfc3339_seconds(SystemTime::now())
         .to_string()
         .chars()
         .filter(char::is_ascii_alphanumeric)
         .collect();
-    let mut path = live.as_os_str().to_owned();
-    path.push(format!(".digestfix-{now}-{}", std::process::id()));
-    PathBuf::from(path)
+    let mut name = live.as_os_str().to_owned();
+    name.push(format!(".digestfix-{now}-{}", std::process::id()));
+    loop {
+        let path = PathBuf::from(&name);
+        let created = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(&path);
+        match created {
+            Ok(file) => return Ok((path, file)),
+            // The second one within a second: an undo, say.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => name.push("+"),
+            Err(error) => return Err(SwapError::new("create", &path)(error)),
+        }
+    }
 }
 
 fn take_after(model: &Path, file: &File) -> io::Result<()> {

@@ -186,6 +186,7 @@ fn an_undo_keeps_what_others_did() {
     machine.sh(&format!(
         "docker image inspect {APP}:theirs {APP}:v1 >/dev/null"
     ));
+    assert_eq!(machine.sh(&format!("ls {STORE}*")), STORE);
 }
 
 #[test]

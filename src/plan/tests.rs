@@ -1,0 +1,810 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+
+const BEFORE: &str = include_str!("../../tests/fixtures/seed/before.json");
+const AFTER: &str = include_str!("../../tests/fixtures/seed/after.json");
+
+/// Short names stand for IDs and digests: `%1` for an image's ID, `&1` for a
+/// digest. IDs begin with their name eight times, digests end so.
+fn spelled(text: &str) -> String {
+    let mut spelled = String::new();
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '%' => {
+                let name = characters.next().unwrap().to_string();
+                spelled += &format!("sha256:{}{}", name.repeat(8), "0".repeat(56));
+            }
+            '&' => {
+                let name = characters.next().unwrap().to_string();
+                spelled += &format!("sha256:{}{}", "f".repeat(56), name.repeat(8));
+            }
+            other => spelled.push(other),
+        }
+    }
+    spelled
+}
+
+/// A store of `REF IMAGE` pairs.
+fn store(lines: &[&str]) -> Store {
+    let mut store = Store::parse(b"{}").unwrap();
+    for line in lines {
+        let line = spelled(line);
+        let (reference, image) = line.split_once(' ').unwrap();
+        let inserted = store.insert(&reference.parse().unwrap(), &image.parse().unwrap());
+        assert_eq!(inserted, Ok(true), "{line}");
+    }
+    store
+}
+
+/// The images `%1` to `%9`.
+fn images() -> BTreeSet<ImageId> {
+    "123456789"
+        .chars()
+        .map(|name| spelled(&format!("%{name}")).parse().unwrap())
+        .collect()
+}
+
+fn claims(lines: &[&str]) -> Request {
+    Request {
+        claims: lines
+            .iter()
+            .map(|line| spelled(line).parse().unwrap())
+            .collect(),
+        ..Request::default()
+    }
+}
+
+fn replacing(lines: &[&str]) -> Request {
+    Request {
+        replace: true,
+        ..claims(lines)
+    }
+}
+
+fn removing(removals: &[&str], request: Request) -> Request {
+    Request {
+        removals: removals
+            .iter()
+            .map(|line| spelled(line).parse().unwrap())
+            .collect(),
+        ..request
+    }
+}
+
+/// Plans, and holds the plan to what is true of every plan.
+fn plan(store: &Store, request: &Request) -> Plan {
+    let plan = Plan::new(store, &images(), request).unwrap();
+    let again = Plan::new(&plan.after, &images(), request).unwrap();
+    assert!(again.is_empty(), "not idempotent: {:?}", again.changes);
+    assert_eq!(again.after, plan.after);
+    assert!(again.targets.iter().all(|target| target.holds));
+    assert_eq!(plan.is_empty(), plan.after == *store);
+    for target in &plan.targets {
+        let image = target.image.to_string();
+        assert_eq!(plan.after.get(&target.reference), Some(image.as_str()));
+    }
+    let mut back = plan.after.clone();
+    plan.take_back(&mut back);
+    assert_eq!(back, *store);
+    let mut backwards = request.clone();
+    backwards.claims.reverse();
+    backwards.removals.reverse();
+    let backwards = Plan::new(store, &images(), &backwards).unwrap();
+    assert_eq!(backwards.after, plan.after);
+    assert_eq!(backwards.changes, plan.changes);
+    assert_eq!(backwards.orphans, plan.orphans);
+    plan
+}
+
+fn refusals(store: &Store, request: &Request) -> Vec<Refusal> {
+    let found = Plan::new(store, &images(), request).unwrap_err();
+    let mut backwards = request.clone();
+    backwards.claims.reverse();
+    let backwards = Plan::new(store, &images(), &backwards).unwrap_err();
+    assert_eq!(backwards.len(), found.len());
+    found
+}
+
+fn refusal(store: &Store, request: &Request) -> Refusal {
+    let mut found = refusals(store, request);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+/// The change as `REF FROM TO` lines.
+fn changes(plan: &Plan) -> Vec<String> {
+    plan.changes
+        .iter()
+        .map(|change| {
+            let to = change.to.as_ref().map(ToString::to_string);
+            format!(
+                "{} {} {}",
+                change.reference,
+                change.from.as_deref().unwrap_or("-"),
+                to.as_deref().unwrap_or("-")
+            )
+        })
+        .collect()
+}
+
+fn expect(store: &Store, request: &Request, expected: &[&str]) -> Plan {
+    let plan = plan(store, request);
+    let expected: Vec<String> = expected.iter().map(|line| spelled(line)).collect();
+    assert_eq!(changes(&plan), expected);
+    plan
+}
+
+// The write-up's own edit.
+
+const TAG_CLAIM: &str = "jettech/kube-webhook-certgen:v1.5.1=sha256:dabbfbe0c57b6e5cd4bc089818d3f664acfad496dc741c9a501e72d15e803b34";
+const DIGEST_CLAIM: &str = "jettech/kube-webhook-certgen@sha256:dabbfbe0c57b6e5cd4bc089818d3f664acfad496dc741c9a501e72d15e803b34=sha256:a013daf8730dbb3908d66f67c57053f09055fddb28fde0b5808cb24c27900dc8";
+
+fn hand_edit(replace: bool, allow_image_id_digest: bool) -> Result<Plan, Vec<Refusal>> {
+    let before = Store::parse(BEFORE.as_bytes()).unwrap();
+    let images = before.references().map(|(_, image)| image).collect();
+    let request = Request {
+        replace,
+        allow_image_id_digest,
+        ..claims(&[TAG_CLAIM, DIGEST_CLAIM])
+    };
+    Plan::new(&before, &images, &request)
+}
+
+#[test]
+fn the_hand_edit_byte_for_byte() {
+    let plan = hand_edit(true, true).unwrap();
+    assert_eq!(String::from_utf8(plan.after.to_bytes()).unwrap(), AFTER);
+    assert_eq!(plan.changes.len(), 3);
+    assert_eq!(plan.orphans, []);
+    let mut back = plan.after.clone();
+    plan.take_back(&mut back);
+    assert_eq!(String::from_utf8(back.to_bytes()).unwrap(), BEFORE);
+}
+
+#[test]
+fn the_hand_edit_needs_leave_to_replace() {
+    let found = hand_edit(false, true).unwrap_err();
+    assert!(
+        matches!(
+            found.as_slice(),
+            [
+                Refusal::PointsElsewhere { claim, .. },
+                Refusal::OtherDigest { present, .. }
+            ] if claim == TAG_CLAIM
+                && present.ends_with("950833e19ade18cd389d647efb88992a7cc077abedef343fa59e012d376d79b7")
+        ),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn the_hand_edit_types_an_image_id_for_a_digest() {
+    let found = hand_edit(true, false).unwrap_err();
+    assert!(
+        matches!(found.as_slice(), [Refusal::DigestIsImageId { claim, .. }] if claim == DIGEST_CLAIM),
+        "{found:?}"
+    );
+    assert_eq!(hand_edit(false, false).unwrap_err().len(), 2);
+}
+
+// Claims that are met.
+
+#[test]
+fn each_form_of_claim_adds_one_reference() {
+    let store = store(&["a:1 %1", "b:1 %2", "b:latest %3", "b@&b %2"]);
+    for (claim, expected) in [
+        ("a:1@&c", "a@&c - %1"),
+        ("a@&c", "a@&c - %1"),
+        ("docker.io/library/a@&c", "a@&c - %1"),
+        ("a@&c=%1", "a@&c - %1"),
+        ("a@&c=a:1", "a@&c - %1"),
+        ("a@&c=b", "a@&c - %3"),
+        ("a@&c=b@&b", "a@&c - %2"),
+        ("a@&c=sha256:9", "a@&c - %9"),
+        ("a@&c=55", "a@&c - %5"),
+        ("c:1=%4", "c:1 - %4"),
+        ("c:1=b:1", "c:1 - %2"),
+        ("a:2=a:1", "a:2 - %1"),
+    ] {
+        let plan = expect(&store, &claims(&[claim]), &[expected]);
+        assert_eq!(plan.targets.len(), 1);
+        assert!(!plan.targets[0].holds);
+        assert_eq!(plan.targets[0].claim, spelled(claim));
+        assert_eq!(plan.orphans, []);
+    }
+}
+
+#[test]
+fn what_holds_already_is_no_change() {
+    let store = store(&["a:1 %1", "a:2 %2", "a@&c %1", "a@&d %1"]);
+    for claim in ["a:1@&c", "a@&c", "a@&c=%1", "a:1=%1", "a:1=a:1", "a:1=a@&d"] {
+        for request in [claims(&[claim]), replacing(&[claim])] {
+            let plan = expect(&store, &request, &[]);
+            assert!(plan.is_empty() && plan.targets[0].holds);
+        }
+    }
+    assert!(expect(&store, &Request::default(), &[]).is_empty());
+}
+
+#[test]
+fn one_image_may_get_two_digests_in_one_request() {
+    let before = store(&["a:1 %1"]);
+    let added = ["a@&c - %1", "a@&d - %1"];
+    expect(&before, &claims(&["a:1@&c", "a:1@&d"]), &added);
+    expect(&before, &claims(&["a@&c", "a@&d"]), &added);
+    expect(&before, &replacing(&["a:1@&c", "a@&d=%1"]), &added);
+    // One of the two is there and said to belong there.
+    let half = store(&["a:1 %1", "a@&c %1"]);
+    expect(&half, &claims(&["a:1@&c", "a:1@&d"]), &["a@&d - %1"]);
+    expect(&half, &replacing(&["a:1@&c", "a:1@&d"]), &["a@&d - %1"]);
+    // Of three, the one that nobody claims goes.
+    let third = store(&["a:1 %1", "a@&e %1"]);
+    expect(
+        &third,
+        &replacing(&["a:1@&c", "a:1@&d"]),
+        &["a@&c - %1", "a@&d - %1", "a@&e %1 -"],
+    );
+}
+
+#[test]
+fn the_same_claim_twice_is_one_change() {
+    let store = store(&["a:1 %1"]);
+    let plan = expect(
+        &store,
+        &claims(&["a:1@&c", "a:1@&c", "a@&c=%1"]),
+        &["a@&c - %1"],
+    );
+    assert_eq!(plan.targets.len(), 3);
+}
+
+#[test]
+fn other_repositories_keep_their_digests() {
+    let store = store(&["a:1 %1", "b:1 %1", "b@&b %1"]);
+    expect(&store, &claims(&["a:1@&c"]), &["a@&c - %1"]);
+    expect(&store, &replacing(&["a:1@&c"]), &["a@&c - %1"]);
+}
+
+// Replacing and removing.
+
+#[test]
+fn a_tag_moves_only_with_leave() {
+    let store = store(&["a:1 %1", "a:2 %2"]);
+    assert_eq!(
+        refusal(&store, &claims(&["a:1=%2"])),
+        Refusal::PointsElsewhere {
+            claim: spelled("a:1=%2"),
+            reference: "a:1".to_owned(),
+            present: spelled("%1"),
+            wanted: spelled("%2"),
+        }
+    );
+    let plan = expect(&store, &replacing(&["a:1=%2"]), &["a:1 %1 %2"]);
+    assert_eq!(plan.orphans, [spelled("%1").parse().unwrap()]);
+}
+
+#[test]
+fn a_digest_moves_only_with_leave() {
+    let store = store(&["a:1 %1", "a:2 %2", "a@&c %1"]);
+    assert!(matches!(
+        refusal(&store, &claims(&["a:2@&c"])),
+        Refusal::PointsElsewhere { .. }
+    ));
+    expect(&store, &replacing(&["a:2@&c"]), &["a@&c %1 %2"]);
+}
+
+#[test]
+fn an_image_changes_its_digest_only_with_leave() {
+    let store = store(&["a:1 %1", "a@&c %1"]);
+    for claim in ["a:1@&d", "a@&d", "a@&d=%1", "a@&d=a:1"] {
+        assert_eq!(
+            refusal(&store, &claims(&[claim])),
+            Refusal::OtherDigest {
+                claim: spelled(claim),
+                present: spelled("a@&c"),
+            }
+        );
+        expect(&store, &replacing(&[claim]), &["a@&c %1 -", "a@&d - %1"]);
+        let request = removing(&["a@&c"], claims(&[claim]));
+        expect(&store, &request, &["a@&c %1 -", "a@&d - %1"]);
+    }
+}
+
+#[test]
+fn a_digest_that_stands_in_two_ways_at_once() {
+    let store = store(&["a:1 %1", "a:2 %2", "a@&c %1", "a@&d %2"]);
+    assert_eq!(refusals(&store, &claims(&["a:2@&c"])).len(), 2);
+    expect(
+        &store,
+        &replacing(&["a:2@&c"]),
+        &["a@&c %1 %2", "a@&d %2 -"],
+    );
+    // Exchanged: each displaced digest is wanted elsewhere.
+    expect(
+        &store,
+        &replacing(&["a:2@&c", "a:1@&d"]),
+        &["a@&c %1 %2", "a@&d %2 %1"],
+    );
+    assert_eq!(refusals(&store, &claims(&["a:2@&c", "a:1@&d"])).len(), 2);
+}
+
+#[test]
+fn a_value_that_is_no_image_id_is_replaced_and_put_back() {
+    let broken = Store::parse(br#"{"Repositories":{"a":{"a:1":"broken"}}}"#).unwrap();
+    assert!(matches!(
+        refusal(&broken, &claims(&["a:1=%1"])),
+        Refusal::PointsElsewhere { present, .. } if present == "broken"
+    ));
+    let plan = expect(&broken, &replacing(&["a:1=%1"]), &["a:1 broken %1"]);
+    assert_eq!(plan.orphans, []);
+    expect(
+        &broken,
+        &removing(&["a:1"], Request::default()),
+        &["a:1 broken -"],
+    );
+}
+
+#[test]
+fn removals() {
+    let store = store(&["a:1 %1", "a@&c %1", "b:1 %2"]);
+    let none = Request::default;
+    let plan = expect(&store, &removing(&["a@&c"], none()), &["a@&c %1 -"]);
+    assert_eq!(plan.orphans, []);
+    let plan = expect(&store, &removing(&["b:1", "b:1"], none()), &["b:1 %2 -"]);
+    assert_eq!(plan.orphans, [spelled("%2").parse().unwrap()]);
+    assert!(
+        !String::from_utf8(plan.after.to_bytes())
+            .unwrap()
+            .contains("\"b\"")
+    );
+    let plan = expect(&store, &removing(&["c:1", "a:2", "b@&b"], none()), &[]);
+    assert_eq!(plan.removals.len(), 3);
+    expect(
+        &store,
+        &removing(&["a:1", "a@&c"], claims(&["b:1@&b"])),
+        &["a:1 %1 -", "a@&c %1 -", "b@&b - %2"],
+    );
+}
+
+#[test]
+fn an_image_whose_only_tag_goes_may_keep_a_digest() {
+    let store = store(&["a:1 %1"]);
+    let plan = expect(
+        &store,
+        &removing(&["a:1"], claims(&["a@&c"])),
+        &["a:1 %1 -", "a@&c - %1"],
+    );
+    assert_eq!(plan.orphans, []);
+}
+
+// Orphans: what `docker image prune` would take.
+
+#[test]
+fn an_image_is_an_orphan_if_nothing_that_the_engine_counts_is_left() {
+    for (rest, orphaned) in [
+        (r#""b":{}"#, true),
+        (r#""b":{"b:1":"%1"}"#, false),
+        // Listed under its image wherever it stands, though never found.
+        (r#""b":{"c:1":"%1"}"#, false),
+        (r#""b":{"b":"%1"}"#, false),
+        // Skipped when the engine reads the file.
+        (r#""b":{"b:@&c":"%1"}"#, true),
+    ] {
+        let file = spelled(&format!(
+            r#"{{"Repositories":{{"a":{{"a:1":"%1"}},{rest}}}}}"#
+        ));
+        let store = Store::parse(file.as_bytes()).unwrap();
+        let plan = expect(
+            &store,
+            &removing(&["a:1"], Request::default()),
+            &["a:1 %1 -"],
+        );
+        assert_eq!(!plan.orphans.is_empty(), orphaned, "{file}");
+    }
+}
+
+// Refusals, one by one.
+
+#[test]
+fn a_tag_that_is_not_there() {
+    let store = store(&["a:1 %1", "a@&c %1", "b:1 %2"]);
+    for (claim, sought) in [
+        ("a:2@&d", "a:2"),
+        ("b:2=a:2", "a:2"),
+        ("b:2=a:latest", "a:latest"),
+        ("b:2=a@&d", "a@&d"),
+    ] {
+        let found = refusal(&store, &claims(&[claim]));
+        assert_eq!(
+            found,
+            Refusal::NoSuchReference {
+                claim: spelled(claim),
+                reference: spelled(sought),
+                others: vec!["a:1".to_owned(), spelled("a@&c")],
+            }
+        );
+        assert_eq!(
+            found.to_string(),
+            spelled(&format!(
+                "{claim}: there is no reference {sought} here; the repository has:\
+                 \n    a:1\n    a@&c"
+            ))
+        );
+    }
+    assert!(
+        refusal(&store, &claims(&["c:1@&d"]))
+            .to_string()
+            .ends_with(" c:1 here")
+    );
+}
+
+#[test]
+fn a_repository_without_images() {
+    let misplaced = spelled(r#"{"Repositories":{"a":{},"b":{"a:1":"%1","b:1":"broken"}}}"#);
+    let store = Store::parse(misplaced.as_bytes()).unwrap();
+    for repository in ["a", "b", "c"] {
+        let claim = format!("{repository}@&c");
+        assert_eq!(
+            refusal(&store, &claims(&[&claim])),
+            Refusal::EmptyRepository {
+                claim: spelled(&claim),
+                repository: repository.to_owned(),
+            }
+        );
+    }
+}
+
+#[test]
+fn a_repository_with_several_images() {
+    let store = store(&["a:1 %1", "a:2 %2", "a:3 %1"]);
+    let found = refusal(&store, &claims(&["a@&c"]));
+    assert_eq!(
+        found,
+        Refusal::SeveralImages {
+            claim: spelled("a@&c"),
+            repository: "a".to_owned(),
+            images: vec![spelled("%1  a:1  a:3"), spelled("%2  a:2")],
+        }
+    );
+    assert!(
+        found
+            .to_string()
+            .ends_with(&spelled(":\n    %1  a:1  a:3\n    %2  a:2"))
+    );
+}
+
+#[test]
+fn an_id_that_is_not_here() {
+    let store = store(&["a:1 %1"]);
+    for (claim, prefix) in [("a:2=sha256:cafe", "cafe"), ("a:2=cafe", "cafe")] {
+        assert_eq!(
+            refusal(&store, &claims(&[claim])),
+            Refusal::NoSuchImage {
+                claim: claim.to_owned(),
+                prefix: prefix.to_owned(),
+            }
+        );
+    }
+}
+
+#[test]
+fn an_id_that_begins_like_another() {
+    let store = store(&["a:1 %1"]);
+    let mut images = images();
+    images.insert(format!("sha256:{}1", "1".repeat(63)).parse().unwrap());
+    for claim in ["a:2=sha256:1111", "a:2=1111"] {
+        let found = Plan::new(&store, &images, &claims(&[claim])).unwrap_err();
+        assert!(
+            matches!(
+                found.as_slice(),
+                [Refusal::AmbiguousImage { name, images, .. }]
+                    if name == "1111" && images.len() == 2
+            ),
+            "{found:?}"
+        );
+    }
+    Plan::new(&store, &images, &claims(&["a:2=111111110"])).unwrap();
+}
+
+#[test]
+fn a_name_that_is_both_a_repository_and_the_beginning_of_an_id() {
+    let ambiguous = store(&["11:latest %2"]);
+    assert_eq!(
+        refusal(&ambiguous, &claims(&["a:1=11"])),
+        Refusal::AmbiguousImage {
+            claim: "a:1=11".to_owned(),
+            name: "11".to_owned(),
+            images: vec![spelled("%2  11:latest"), spelled("%1")],
+        }
+    );
+    expect(&ambiguous, &claims(&["a:1=11:latest"]), &["a:1 - %2"]);
+    expect(&ambiguous, &claims(&["a:1=sha256:11"]), &["a:1 - %1"]);
+    // Both mean the same, or only one means anything.
+    expect(
+        &store(&["11:latest %1"]),
+        &claims(&["a:1=11"]),
+        &["a:1 - %1"],
+    );
+    expect(
+        &store(&["cafe:latest %2"]),
+        &claims(&["a:1=cafe"]),
+        &["a:1 - %2"],
+    );
+    expect(&store(&["11:1 %2"]), &claims(&["a:1=11"]), &["a:1 - %1"]);
+}
+
+/// Every meaning is listed, also when the beginning fits several IDs.
+#[test]
+fn a_name_that_is_a_repository_and_the_beginning_of_two_ids() {
+    let store = store(&["11:latest %2"]);
+    let mut images = images();
+    images.insert(format!("sha256:{}1", "1".repeat(63)).parse().unwrap());
+    let found = Plan::new(&store, &images, &claims(&["a:1=11"])).unwrap_err();
+    assert!(
+        matches!(found.as_slice(), [Refusal::AmbiguousImage { images, .. }] if images.len() == 3),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn an_image_without_a_config() {
+    let store = store(&["a:1 %1", "b:1 %b"]);
+    for claim in ["b:1@&c", "b@&c", "b@&c=%b", "c:1=b:1", "b:1=%b", "a:1=%c"] {
+        let image = if claim.ends_with("%c") { "%c" } else { "%b" };
+        let found = refusals(&store, &replacing(&[claim]));
+        assert!(
+            matches!(
+                &found[..],
+                [Refusal::ImageMissing { image: missing, .. }] if *missing == spelled(image)
+            ),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn an_image_id_for_a_digest() {
+    // %b has no config, yet a reference: an ID all the same.
+    let store = store(&["a:1 %1", "b:1 %b"]);
+    for (claim, id) in [("a:1@%1", "%1"), ("a@%2", "%2"), ("a@%b=%1", "%b")] {
+        assert_eq!(
+            refusal(&store, &claims(&[claim])),
+            Refusal::DigestIsImageId {
+                claim: spelled(claim),
+                digest: spelled(id),
+            }
+        );
+        let request = Request {
+            allow_image_id_digest: true,
+            ..claims(&[claim])
+        };
+        let added = format!("a@{id} - %1");
+        expect(&store, &request, &[&added]);
+    }
+    let id = images().into_iter().next().unwrap();
+    assert!(digest_is_image_id(
+        &id.to_string().parse().unwrap(),
+        &images()
+    ));
+    assert!(!digest_is_image_id(
+        &spelled("&c").parse().unwrap(),
+        &images()
+    ));
+    let sha512: Digest = format!("sha512:{0}{0}", id.hex()).parse().unwrap();
+    assert!(!digest_is_image_id(&sha512, &images()));
+}
+
+#[test]
+fn contradictions_are_named() {
+    let store = store(&["a:1 %1", "a:2 %2"]);
+    for request in [
+        claims(&["a:1@&c", "a:2@&c"]),
+        replacing(&["a:1@&c", "a:2@&c"]),
+    ] {
+        let found = refusal(&store, &request);
+        assert_eq!(
+            found,
+            Refusal::Contradiction {
+                first: spelled("a:1@&c"),
+                second: spelled("a:2@&c"),
+                reference: spelled("a@&c"),
+            }
+        );
+    }
+    assert_eq!(
+        refusals(&store, &replacing(&["b:1=%1", "b:1=%2", "b:1=%3"])).len(),
+        3
+    );
+    let found = refusal(&store, &removing(&["a:1"], claims(&["a:1=%1"])));
+    assert_eq!(
+        found.to_string(),
+        spelled("a:1=%1 and --remove a:1 contradict each other about a:1")
+    );
+}
+
+#[test]
+fn a_claim_does_not_go_by_what_moves() {
+    let store = store(&["a:1 %1", "a:2 %2", "b@&b %1"]);
+    for (request, reference, mover) in [
+        (replacing(&["a:1@&c", "a:1=%2"]), "a:1", "a:1=%2"),
+        (replacing(&["c:1=a:1", "a:1=%2"]), "a:1", "a:1=%2"),
+        (
+            removing(&["a:1"], claims(&["a:1@&c"])),
+            "a:1",
+            "--remove a:1",
+        ),
+        (
+            removing(&["a:1"], claims(&["c:1=a:1"])),
+            "a:1",
+            "--remove a:1",
+        ),
+        // Displaced by another claim, or by the very claim that goes by it.
+        (replacing(&["c:1=b@&b", "b@&d=%1"]), "b@&b", "b@&d=%1"),
+        (replacing(&["b@&d=b@&b"]), "b@&b", "b@&d=b@&b"),
+    ] {
+        let found = refusal(&store, &request);
+        assert!(
+            matches!(
+                &found,
+                Refusal::MovingGround { reference: by, mover: of, .. }
+                    if *by == spelled(reference) && *of == spelled(mover)
+            ),
+            "{found:?}"
+        );
+    }
+    // A swap goes by two references that both move.
+    assert_eq!(
+        refusals(&store, &replacing(&["a:1=a:2", "a:2=a:1"])).len(),
+        2
+    );
+    expect(
+        &store,
+        &replacing(&["a:1=%2", "a:2=%1"]),
+        &["a:1 %1 %2", "a:2 %2 %1"],
+    );
+    // What is claimed to be as it is does not move.
+    expect(&store, &claims(&["a:1@&c", "a:1=%1"]), &["a@&c - %1"]);
+    expect(
+        &store,
+        &removing(&["a:3"], claims(&["a:1@&c"])),
+        &["a@&c - %1"],
+    );
+}
+
+/// `NAME@DIGEST` means the image that the repository has now: in doubt if the
+/// same request gives the repository's tag to another.
+#[test]
+fn the_only_image_is_not_one_that_loses_its_tag_to_another() {
+    let store = store(&["a:1 %1", "a@&c %1", "b:1 %2"]);
+    assert!(matches!(
+        refusal(&store, &replacing(&["a@&d", "a:1=%2"])),
+        Refusal::MovingGround { reference, mover, .. }
+            if reference == "a:1" && mover == spelled("a:1=%2")
+    ));
+    // Its digest is there: nothing is in doubt.
+    expect(&store, &replacing(&["a@&c", "a:1=%2"]), &["a:1 %1 %2"]);
+    expect(
+        &store,
+        &claims(&["b@&d", "b:2=%1"]),
+        &["b:2 - %1", "b@&d - %2"],
+    );
+}
+
+/// The words of a claim keep their meaning: `11` is the beginning of an ID
+/// only as long as nothing is called so.
+#[test]
+fn a_beginning_of_an_id_does_not_become_a_repository_on_the_way() {
+    let store = store(&["a:1 %1"]);
+    assert!(matches!(
+        refusal(&store, &claims(&["b:1=11", "11:latest=%2"])),
+        Refusal::MovingGround { reference, .. } if reference == "11:latest"
+    ));
+    expect(
+        &store,
+        &removing(&["11:latest"], claims(&["b:1=11"])),
+        &["b:1 - %1"],
+    );
+}
+
+#[test]
+fn all_reasons_are_given_together() {
+    let store = store(&["a:1 %1", "a:2 %2", "b:1 %b", "a@&e %1"]);
+    let request = removing(
+        &["a:2"],
+        claims(&[
+            "a:9@&c",
+            "c@&c",
+            "a@&c",
+            "a:3=sha256:ff",
+            "b:1@&c",
+            "a:1@%1",
+            "a:1=%3",
+            "a:1@&d",
+            "a:2=%2",
+        ]),
+    );
+    let found = refusals(&store, &request);
+    // One each, and for a:1@&d two: its tag moves, and another digest is there.
+    assert_eq!(found.len(), 10, "{found:#?}");
+    for (index, refusal) in found.iter().enumerate() {
+        assert!(!refusal.to_string().is_empty());
+        assert!(!found[..index].contains(refusal));
+    }
+}
+
+// Taking a change back.
+
+#[test]
+fn take_back_leaves_what_others_did_since() {
+    let before = store(&["a:1 %1", "a@&c %1", "b:1 %2", "c:1 %3"]);
+    let request = removing(&["c:1"], replacing(&["a:1@&d", "b:1=%4", "d:1=%5"]));
+    let plan = expect(
+        &before,
+        &request,
+        &[
+            "a@&c %1 -",
+            "a@&d - %1",
+            "b:1 %2 %4",
+            "c:1 %3 -",
+            "d:1 - %5",
+        ],
+    );
+    let with = |lines: &[&str], without: &[&str]| {
+        let mut store = plan.after.clone();
+        for line in without {
+            store.remove(&spelled(line).parse().unwrap()).unwrap();
+        }
+        for line in lines {
+            let line = spelled(line);
+            let (reference, image) = line.split_once(' ').unwrap();
+            store
+                .insert(&reference.parse().unwrap(), &image.parse().unwrap())
+                .unwrap();
+        }
+        plan.take_back(&mut store);
+        store
+    };
+    // Untouched by us, ours changed again, ours dropped, our dropped one back.
+    assert_eq!(
+        with(&["e:1 %6", "a:2 %6"], &[]),
+        store(&["a:1 %1", "a:2 %6", "a@&c %1", "b:1 %2", "c:1 %3", "e:1 %6"])
+    );
+    assert_eq!(
+        with(&["b:1 %7", "d:1 %8"], &["b:1", "d:1"]),
+        store(&["a:1 %1", "a@&c %1", "b:1 %7", "c:1 %3", "d:1 %8"])
+    );
+    assert_eq!(
+        with(&[], &["b:1", "d:1", "a@&d"]),
+        store(&["a:1 %1", "a@&c %1", "c:1 %3"])
+    );
+    assert_eq!(
+        with(&["c:1 %9", "a@&c %2"], &[]),
+        store(&["a:1 %1", "a@&c %2", "b:1 %2", "c:1 %9"])
+    );
+}
+
+#[test]
+fn take_back_twice_is_take_back_once() {
+    let before = store(&["a:1 %1", "a@&c %1"]);
+    let plan = plan(&before, &replacing(&["a:1@&d", "b:1=%1"]));
+    let mut store = plan.after.clone();
+    plan.take_back(&mut store);
+    plan.take_back(&mut store);
+    assert_eq!(store, before);
+}
+
+#[test]
+fn entries_without_use_survive_every_change() {
+    let file = spelled(
+        r#"{"x":[1, 2],"Repositories":{"a":{"a:1":"%1","a:@&c":"%1","b:1":"%2"},"":{"":""}},"y":{}}"#,
+    );
+    let store = Store::parse(file.as_bytes()).unwrap();
+    let plan = plan(&store, &replacing(&["a:1=%2", "a@&c=%2"]));
+    let kept = |store: &Store| {
+        let broken = store.entries().filter(|entry| entry.meaning.is_err());
+        broken.map(|entry| entry.key.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&plan.after), kept(&store));
+    assert_eq!(plan.after.unknown_keys().collect::<Vec<_>>(), ["x", "y"]);
+}

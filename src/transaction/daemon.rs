@@ -1,0 +1,255 @@
+//! Docker as a transaction sees it: a unit to stop and start with everything
+//! that hangs on it, and an engine to ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::digest::ImageId;
+use crate::disturbance::Disturbance;
+use crate::engine::{Engine, missing};
+use crate::host::Managed;
+use crate::plan::Plan;
+use crate::store::Store;
+use crate::systemd::{ServiceManager, Unit, is_active};
+use crate::transaction::outcome::Failure;
+
+/// dockerd has no start timeout of its own (`TimeoutStartSec=0`), and takes
+/// minutes on hosts with many containers.
+const START_WITHIN: Duration = Duration::from_secs(300);
+
+/// For a unit with `TimeoutStopSec=infinity`.
+const STOP_WITHIN: Duration = Duration::from_secs(600);
+
+/// systemd gives SIGTERM and then SIGKILL its stop timeout each.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// Between two looks at an engine that does not announce its readiness.
+const READY_AGAIN: Duration = Duration::from_millis(20);
+
+/// A daemon to stop and start.
+#[derive(Debug)]
+pub struct Daemon<'a, M, E> {
+    /// systemd.
+    pub manager: &'a M,
+    /// The engine.
+    pub engine: &'a E,
+    /// Docker as it was found.
+    pub host: &'a Managed,
+    /// What its stop takes along.
+    pub disturbance: &'a Disturbance,
+    /// Where a runtime drop-in goes: [`RUNTIME_UNITS`](super::hold::RUNTIME_UNITS)
+    /// but in tests.
+    pub runtime_units: &'a Path,
+}
+
+impl<M, E> Clone for Daemon<'_, M, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M, E> Copy for Daemon<'_, M, E> {}
+
+impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
+    /// Docker's unit.
+    pub(super) fn unit(&self) -> &str {
+        &self.host.unit.id
+    }
+
+    /// Docker and the triggers that are active.
+    pub(super) fn units(&self) -> String {
+        let triggers = self.disturbance.triggers.iter().map(String::as_str);
+        let units: Vec<&str> = [self.unit()].into_iter().chain(triggers).collect();
+        units.join(", ")
+    }
+
+    /// Stops Docker and its triggers. A stop job is `done` as soon as the unit
+    /// is inactive or failed, so the main process is looked for as well.
+    pub(super) async fn stop(&self) -> Result<(), Failure> {
+        let within = self
+            .host
+            .service
+            .timeout_stop
+            .map_or(STOP_WITHIN, |timeout| timeout * 2 + STOP_GRACE);
+        self.manager
+            .stop(self.unit(), &self.disturbance.triggers, within)
+            .await?;
+        match self.manager.service(self.unit()).await?.main_pid {
+            0 => Ok(()),
+            pid => Err(Failure::StillRunning { pid: Some(pid) }),
+        }
+    }
+
+    /// Starts Docker with its triggers, and waits until the engine answers.
+    pub(super) async fn start(&self) -> Result<(), Failure> {
+        // systemd refuses to start a socket whose service runs already.
+        let sockets = self.disturbance.triggers.iter();
+        let mut units: Vec<String> = sockets
+            .filter(|name| name.ends_with(".socket"))
+            .cloned()
+            .collect();
+        units.push(self.unit().to_owned());
+        self.start_all(&units).await?;
+        self.wait_for_engine().await?;
+        self.start_triggers().await
+    }
+
+    async fn wait_for_engine(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + START_WITHIN;
+        while let Err(last) = self.engine.ping().await {
+            let state = self.manager.unit(self.unit()).await?.active_state;
+            if !is_active(&state) {
+                return Err(Failure::NotRunning {
+                    unit: self.unit().to_owned(),
+                    state,
+                });
+            }
+            if Instant::now() >= deadline {
+                return Err(Failure::Silent {
+                    after: START_WITHIN,
+                    last,
+                });
+            }
+            tokio::time::sleep(READY_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Starts every trigger that had been active and is not.
+    pub(super) async fn start_triggers(&self) -> Result<(), Failure> {
+        self.start_inactive(&self.disturbance.triggers).await
+    }
+
+    /// Starts those of the units that do not run, in their order.
+    pub(super) async fn start_inactive(&self, units: &[String]) -> Result<(), Failure> {
+        let states = self.manager.active_states().await?;
+        let mut inactive = Vec::new();
+        for name in units {
+            if !states.get(name).is_some_and(|state| is_active(state)) {
+                inactive.push(self.manager.unit(name).await?);
+            }
+        }
+        self.start_all(&in_start_order(inactive)).await
+    }
+
+    async fn start_all(&self, units: &[String]) -> Result<(), Failure> {
+        for unit in units {
+            self.manager.reset_failed(unit).await?;
+        }
+        Ok(self.manager.start(units, START_WITHIN).await?)
+    }
+
+    /// The units that ran before and do not now, because Docker was stopped:
+    /// those known to depend on it, and those that systemd stopped because
+    /// nothing needed them any more.
+    pub(super) async fn lost(
+        &self,
+        before: &BTreeMap<String, String>,
+    ) -> Result<Vec<String>, Failure> {
+        let now = self.manager.active_states().await?;
+        let mut lost = Vec::new();
+        for (name, state) in before {
+            let runs = now.get(name).is_some_and(|state| is_active(state));
+            let is_dockers = name == self.unit() || self.disturbance.triggers.contains(name);
+            if is_active(state)
+                && !runs
+                && !is_dockers
+                && (self.disturbance.carried_along.contains(name)
+                    || self.manager.unit(name).await?.stop_when_unneeded)
+            {
+                lost.push(name.clone());
+            }
+        }
+        Ok(lost)
+    }
+
+    /// The engine finds every claimed image, no dropped reference, and lists
+    /// everything else.
+    pub(super) async fn agrees(
+        &self,
+        plan: &Plan,
+        images: &BTreeSet<ImageId>,
+    ) -> Result<(), Failure> {
+        for target in &plan.targets {
+            let answer = self.engine.image(&target.reference).await?;
+            if answer.as_deref() != Some(target.image.to_string().as_str()) {
+                return Err(Failure::EngineDisagrees(format!(
+                    "asked for {}, it says {} instead of {}",
+                    target.reference,
+                    answer.as_deref().unwrap_or("that there is no such image"),
+                    target.image,
+                )));
+            }
+        }
+        for change in plan.changes.iter().filter(|change| change.to.is_none()) {
+            if let Some(image) = self.engine.image(&change.reference).await? {
+                return Err(Failure::EngineDisagrees(format!(
+                    "{} was dropped, and it still finds {image}",
+                    change.reference
+                )));
+            }
+        }
+        self.lists(&plan.after, images).await
+    }
+
+    /// The engine's own list has every reference whose image is there.
+    pub(super) async fn lists(
+        &self,
+        store: &Store,
+        images: &BTreeSet<ImageId>,
+    ) -> Result<(), Failure> {
+        let expected: Vec<_> = store
+            .references()
+            .filter(|(_, image)| images.contains(image))
+            .collect();
+        let missing = missing(&self.engine.references().await?, &expected);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<String> = missing.into_iter().collect();
+        Err(Failure::EngineDisagrees(format!(
+            "it does not list {}",
+            missing.join(", ")
+        )))
+    }
+}
+
+/// Orders units so that each comes after those it says it comes after.
+fn in_start_order(mut units: Vec<Unit>) -> Vec<String> {
+    let mut ordered = Vec::with_capacity(units.len());
+    while !units.is_empty() {
+        let waits = |unit: &Unit| {
+            units
+                .iter()
+                .any(|other| other.id != unit.id && unit.after.contains(&other.id))
+        };
+        // systemd refuses units that wait for each other in a circle, so
+        // there is always a first; if not, any order is as good.
+        let next = units.iter().position(|unit| !waits(unit)).unwrap_or(0);
+        ordered.push(units.remove(next).id);
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_start_after_those_they_come_after() {
+        let unit = |id: &str, after: &[&str]| Unit {
+            id: id.to_owned(),
+            after: after.iter().map(ToString::to_string).collect(),
+            ..Unit::default()
+        };
+        let units = vec![
+            unit("c", &["b", "elsewhere"]),
+            unit("a", &[]),
+            unit("b", &["a"]),
+        ];
+        assert_eq!(in_start_order(units), ["a", "b", "c"]);
+        let circle = vec![unit("x", &["y"]), unit("y", &["x"])];
+        assert_eq!(in_start_order(circle).len(), 2);
+    }
+}

@@ -1,0 +1,159 @@
+//! What a transaction tells: its steps as they end, and how it ended.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::data_root::ReadError;
+use crate::engine::EngineError;
+use crate::plan::{Plan, Refusal};
+use crate::systemd::SystemdError;
+use crate::transaction::hold::HoldError;
+use crate::transaction::swap::SwapError;
+
+/// The steps, as they are told to people and machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The new store is on disk beside the old one.
+    Stage,
+    /// Nothing can start Docker.
+    Hold,
+    /// Docker has stopped.
+    Stop,
+    /// The store is what the plan was made of, or was planned again.
+    Reread,
+    /// The new store is in use.
+    Commit,
+    /// The engine answers.
+    Start,
+    /// File and engine have what the plan says.
+    Verify,
+    /// What stopped along with Docker runs again.
+    Restore,
+    /// The hold is gone.
+    Release,
+    /// Undo: Docker has stopped again.
+    UndoStop,
+    /// Undo: the old store is in use.
+    UndoCommit,
+    /// Undo: Docker runs again, on the old references.
+    UndoStart,
+}
+
+/// Hears of each step as it ends.
+pub trait Progress {
+    /// A step has ended well.
+    fn step(&mut self, step: Step, detail: &str);
+    /// Something did not go well, and does not change the outcome.
+    fn warning(&mut self, text: &str);
+}
+
+/// Why a transaction did not go through.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A signal came.
+    #[error("{0} received")]
+    Interrupted(&'static str),
+    /// The file system refused.
+    #[error("could not {0}")]
+    Swap(#[from] SwapError),
+    /// The store could not be read.
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    /// systemd refused or could not be asked.
+    #[error("{0}")]
+    Systemd(#[from] SystemdError),
+    /// The engine did not answer.
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    /// Docker could not be kept from starting.
+    #[error("Docker could not be held while the references change: {0}")]
+    Hold(#[from] HoldError),
+    /// Docker runs although it was stopped.
+    #[error("a dockerd{} has the data root open although Docker was to be stopped", process(*.pid))]
+    StillRunning {
+        /// The process, where that can be seen.
+        pid: Option<u32>,
+    },
+    /// The store changed before Docker had stopped, and the claims no longer fit.
+    #[error("the references changed in the meantime, and now: {}", joined(.0))]
+    NoLongerFits(Vec<Refusal>),
+    /// Docker ended instead of starting.
+    #[error("{unit} is {state} instead of running (see: journalctl -u {unit})")]
+    NotRunning {
+        /// Docker's unit.
+        unit: String,
+        /// Its active state.
+        state: String,
+    },
+    /// The engine started and never answered.
+    #[error("the engine does not answer {} s after its start: {last}", .after.as_secs())]
+    Silent {
+        /// How long it was given.
+        after: Duration,
+        /// Its last answer.
+        last: EngineError,
+    },
+    /// The file is not what was written.
+    #[error("the references on disk are not what was written: {0}")]
+    FileDiffers(String),
+    /// The engine answers otherwise than the file.
+    #[error("the running engine disagrees: {0}")]
+    EngineDisagrees(String),
+}
+
+fn process(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})"))
+        .unwrap_or_default()
+}
+
+fn joined(refusals: &[Refusal]) -> String {
+    let lines: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+    lines.join("; ")
+}
+
+/// How a transaction ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The references are changed, and everything runs that ran before.
+    Done {
+        /// What was changed in the end.
+        plan: Box<Plan>,
+        /// Where the former store is kept; none when nothing had to change.
+        backup: Option<PathBuf>,
+    },
+    /// It failed, and the host is as it was found.
+    Undone {
+        /// Why.
+        failure: Failure,
+        /// Docker was stopped and started again on the way.
+        restarted: bool,
+    },
+    /// It failed, and so did the way back.
+    Broken {
+        /// Why the way back was taken.
+        failure: Failure,
+        /// Why it failed.
+        undo: Failure,
+        /// The store as it was found is here.
+        store: StoreNow,
+    },
+    /// The references are changed and Docker runs; something else does not.
+    Incomplete {
+        /// What was changed.
+        plan: Box<Plan>,
+        /// What does not run, and why.
+        problem: Failure,
+    },
+}
+
+/// Which store is in use after a way back that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreNow {
+    /// The one that was found.
+    Old,
+    /// The new one; the old one is in this file.
+    New(PathBuf),
+    /// It could not be told.
+    Unknown,
+}
