@@ -136,12 +136,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     async fn stop(&mut self) -> Result<(), Failure> {
         self.heed_interrupt()?;
         let Some(daemon) = self.daemon else {
-            return self.see_nobody_running();
+            return Ok(());
         };
         self.active_before = daemon.manager.active_states().await?;
         self.reached = Reached::Stopping;
         daemon.stop().await?;
-        self.see_nobody_running()?;
         self.progress
             .step(Step::Stop, &format!("{} stopped", daemon.units()));
         self.heed_interrupt()
@@ -411,3 +410,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
