@@ -1,0 +1,136 @@
+//! Why a request cannot be met, in words that say what to do about it.
+
+/// Why a request cannot be met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The claim's way to its image leads nowhere.
+    #[error("{claim}: there is no reference {reference} here{}", known(.others))]
+    NoSuchReference {
+        /// The claim.
+        claim: String,
+        /// What it looked for.
+        reference: String,
+        /// What the same repository has.
+        others: Vec<String>,
+    },
+    /// `NAME@DIGEST` for a repository that has no image.
+    #[error("{claim}: there is no image in repository {repository} here")]
+    EmptyRepository {
+        /// The claim.
+        claim: String,
+        /// The repository.
+        repository: String,
+    },
+    /// `NAME@DIGEST` for a repository that has several images.
+    #[error(
+        "{claim}: repository {repository} has several images; say which by its tag \
+         (NAME:TAG@DIGEST) or by its ID (NAME@DIGEST=IMAGE):{}", listed(.images)
+    )]
+    SeveralImages {
+        /// The claim.
+        claim: String,
+        /// The repository.
+        repository: String,
+        /// Each image with its references.
+        images: Vec<String>,
+    },
+    /// No image has such an ID.
+    #[error("{claim}: no image here has an ID that begins with {prefix}")]
+    NoSuchImage {
+        /// The claim.
+        claim: String,
+        /// What was given.
+        prefix: String,
+    },
+    /// More than one image has such an ID, or it is a reference as well.
+    #[error("{claim}: {name} can mean more than one image; write more of its ID:{}", listed(.images))]
+    AmbiguousImage {
+        /// The claim.
+        claim: String,
+        /// What was given.
+        name: String,
+        /// What it can mean.
+        images: Vec<String>,
+    },
+    /// The store names an image whose config the image store does not have.
+    #[error(
+        "{claim}: image {image} is not on this host (no config of that ID in the image store); \
+         load it first"
+    )]
+    ImageMissing {
+        /// The claim.
+        claim: String,
+        /// The image's ID.
+        image: String,
+    },
+    /// The common mistake: an image ID typed where a digest belongs.
+    #[error(
+        "{claim}: {digest} is the ID of an image on this host, not a registry's digest. A digest \
+         is the hash of the manifest that a registry serves; `docker images --digests` shows it \
+         on a host that pulled the image. (--allow-image-id-digest writes it all the same.)"
+    )]
+    DigestIsImageId {
+        /// The claim.
+        claim: String,
+        /// The digest.
+        digest: String,
+    },
+    /// The reference points at another image.
+    #[error(
+        "{claim}: {reference} points at another image, {present}, not at {wanted} \
+         (--replace moves it)"
+    )]
+    PointsElsewhere {
+        /// The claim.
+        claim: String,
+        /// The reference.
+        reference: String,
+        /// What it points at.
+        present: String,
+        /// What the claim wants.
+        wanted: String,
+    },
+    /// The image has another digest in the same repository.
+    #[error("{claim}: the image has another digest there, {present} (--replace drops that one)")]
+    OtherDigest {
+        /// The claim.
+        claim: String,
+        /// The reference that it has.
+        present: String,
+    },
+    /// Two claims about one reference.
+    #[error("{first} and {second} contradict each other about {reference}")]
+    Contradiction {
+        /// A claim.
+        first: String,
+        /// Another.
+        second: String,
+        /// What both are about.
+        reference: String,
+    },
+    /// A claim finds its image by a reference that moves in the same request.
+    #[error(
+        "{claim} finds its image by {reference}, which {mover} changes at the same time; \
+         name the image by its ID"
+    )]
+    MovingGround {
+        /// The claim.
+        claim: String,
+        /// The reference that it goes by.
+        reference: String,
+        /// What moves it.
+        mover: String,
+    },
+}
+
+fn known(others: &[String]) -> String {
+    if others.is_empty() {
+        String::new()
+    } else {
+        format!("; the repository has:{}", listed(others))
+    }
+}
+
+fn listed(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n    {line}")).collect()
+}
