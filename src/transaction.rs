@@ -318,6 +318,10 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             },
             Err(undo) => Outcome::Broken {
                 store: self.store_now(),
+                docker_runs: match self.daemon {
+                    Some(daemon) => daemon.is_active().await,
+                    None => false,
+                },
                 failure,
                 undo,
             },

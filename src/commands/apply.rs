@@ -159,6 +159,7 @@ fn tell(outcome: Outcome, mut report: Report, args: &ApplyArgs) -> Exit {
             failure,
             undo,
             store,
+            docker_runs,
         } => {
             let references = match &store {
                 StoreNow::Old => "the references are as they were".to_owned(),
@@ -172,11 +173,24 @@ fn tell(outcome: Outcome, mut report: Report, args: &ApplyArgs) -> Exit {
                 "COULD NOT RESTORE THE HOST",
                 Problem {
                     what: vec![failure.to_string(), format!("and then, undoing it: {undo}")],
-                    state: format!("{references}; Docker may be down"),
-                    next: Some(format!(
-                        "look why it does not start (journalctl -u {unit} -n 50), mend that, then: \
-                         systemctl reset-failed {unit}; systemctl start {unit}"
-                    )),
+                    state: match (args.host.offline, docker_runs) {
+                        (true, _) => references,
+                        (false, true) => format!("{references}; Docker runs"),
+                        (false, false) => format!("{references}; Docker is DOWN"),
+                    },
+                    next: Some(if args.host.offline {
+                        "see to the file system, then look at it: digestfix status".to_owned()
+                    } else if docker_runs {
+                        format!(
+                            "look at what is there (digestfix status; systemctl status {unit}), \
+                             then run the same command again"
+                        )
+                    } else {
+                        format!(
+                            "look why it does not start (journalctl -u {unit} -n 50), mend that, \
+                             then: systemctl reset-failed {unit}; systemctl start {unit}"
+                        )
+                    }),
                 },
             );
             report.end(Exit::Broken)

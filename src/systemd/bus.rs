@@ -8,10 +8,15 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use tokio::sync::Notify;
+use zbus::connection::Builder;
 use zbus::fdo::DBusProxy;
 use zbus::{Connection, DeserializeDict, OwnedObjectPath, Type, proxy};
 
 use crate::systemd::{QueuedJob, Service, ServiceManager, SystemdError, Unit};
+
+/// Reading all unit files again is the slowest of the calls: seconds on a
+/// large host. Jobs are not waited for in a reply.
+const REPLY_WITHIN: Duration = Duration::from_secs(120);
 
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -224,7 +229,10 @@ impl SystemBus {
     /// # Errors
     /// When there is no system bus, or no systemd on it.
     pub async fn connect() -> Result<Self, SystemdError> {
-        let connection = Connection::system().await?;
+        let connection = Builder::system()
+            .method_timeout(REPLY_WITHIN)
+            .build()
+            .await?;
         let manager = Systemd1Proxy::new(&connection).await?;
         let mut removals = manager.receive_job_removed().await?;
         let ended = Arc::new(EndedJobs::default());

@@ -64,6 +64,12 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         units.join(", ")
     }
 
+    /// Docker runs, as far as systemd can be asked.
+    pub(super) async fn is_active(&self) -> bool {
+        let unit = self.manager.unit(self.unit()).await;
+        unit.is_ok_and(|unit| unit.is_active())
+    }
+
     /// Stops Docker and its triggers. A stop job is `done` as soon as the unit
     /// is inactive or failed, so the main process is looked for as well.
     pub(super) async fn stop(&self) -> Result<(), Failure> {

@@ -135,8 +135,10 @@ pub enum Outcome {
         failure: Failure,
         /// Why it failed.
         undo: Failure,
-        /// The store as it was found is here.
+        /// Which store is in use.
         store: StoreNow,
+        /// Docker's unit is active all the same.
+        docker_runs: bool,
     },
     /// The references are changed and Docker runs; something else does not.
     Incomplete {

@@ -409,7 +409,12 @@ fn an_undo_that_cannot_stop_docker() {
     world.engine_lies.set(true);
     world.fails.set(Some(("stop", 1)));
     let (outcome, _) = transact(&world);
-    let Outcome::Broken { store, .. } = outcome else {
+    let Outcome::Broken {
+        store,
+        docker_runs: true,
+        ..
+    } = outcome
+    else {
         panic!("{outcome:?}");
     };
     let StoreNow::New(backup) = store else {
@@ -425,7 +430,12 @@ fn a_docker_that_never_starts_again() {
     world.fails.set(Some(("start", 0)));
     world.fails_for_good.set(true);
     let (outcome, _) = transact(&world);
-    let Outcome::Broken { store, .. } = outcome else {
+    let Outcome::Broken {
+        store,
+        docker_runs: false,
+        ..
+    } = outcome
+    else {
         panic!("{outcome:?}");
     };
     assert_eq!(store, StoreNow::Old);

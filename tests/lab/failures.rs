@@ -199,6 +199,7 @@ fn the_daemon_cannot_start_at_all() {
 
     assert_eq!(machine.store(), before.store);
     for word in [
+        "Docker is DOWN",
         "journalctl -u docker.service",
         "systemctl reset-failed",
         "systemctl start",
@@ -247,6 +248,10 @@ fn told_to_stop_at_each_step() {
             }
         }
     }
+    println!(
+        "SIGTERM at {} points: {stopped} undone, {gone_through} too late to matter",
+        stopped + gone_through
+    );
     assert!(
         stopped >= 20,
         "{stopped} stopped, {gone_through} gone through"

@@ -226,3 +226,28 @@ fn the_json_of_an_apply() {
         ["stage", "hold", "stop", "commit", "start", "verify"]
     );
 }
+
+/// User namespaces put the data root in a directory of its own.
+#[test]
+fn a_remapped_docker() {
+    let machine = Machine::boot(Suite::Trixie);
+    machine.sh("echo dockremap:100000:65536 | tee /etc/subuid >/etc/subgid; useradd -r dockremap");
+    machine.write("/etc/docker/daemon.json", "{\"userns-remap\": \"default\"}");
+    machine.sh("systemctl restart docker");
+    machine.load("app");
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    let remapped = "/var/lib/docker/100000.100000/image/overlay2/repositories.json";
+
+    machine
+        .digestfix(&["apply", &machine.claim("app")])
+        .exits(0);
+
+    machine.is_whole();
+    assert!(machine.engine_has("app"));
+    assert!(machine.sh(&format!("cat {remapped}")).contains("@sha256"));
+    machine.sh("systemctl stop docker.socket docker.service");
+    machine
+        .digestfix(&["apply", "--remove", &reference])
+        .exits(0);
+    assert!(!machine.sh(&format!("cat {remapped}")).contains("@sha256"));
+}
