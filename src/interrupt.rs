@@ -36,9 +36,13 @@ impl Interrupt {
         Ok(Self { received })
     }
 
-    /// The signal that came, if one did.
-    #[must_use]
-    pub fn received(&self) -> Option<&'static str> {
+    /// The signal that came, if one did, by now.
+    pub async fn received(&self) -> Option<&'static str> {
+        // On a runtime of one thread, the listener has its turn only when
+        // this task gives it one: first the news of the signal, then the task
+        // that waits for it.
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
         *self.received.borrow()
     }
 

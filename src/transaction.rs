@@ -94,24 +94,24 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     async fn forward(&mut self) -> Result<(), Failure> {
-        self.stage()?;
+        self.stage().await?;
         self.hold().await?;
         self.stop().await?;
         self.reread()?;
-        self.commit()?;
+        self.commit().await?;
         self.start().await?;
         self.verify().await
     }
 
-    fn heed_interrupt(&self) -> Result<(), Failure> {
-        match self.interrupt.received() {
+    async fn heed_interrupt(&self) -> Result<(), Failure> {
+        match self.interrupt.received().await {
             Some(signal) => Err(Failure::Interrupted(signal)),
             None => Ok(()),
         }
     }
 
-    fn stage(&mut self) -> Result<(), Failure> {
-        self.heed_interrupt()?;
+    async fn stage(&mut self) -> Result<(), Failure> {
+        self.heed_interrupt().await?;
         let bytes = self.plan.after.to_bytes();
         self.staged = Some(Staged::write(self.images, &self.lock, &bytes)?);
         self.progress
@@ -120,7 +120,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     async fn hold(&mut self) -> Result<(), Failure> {
-        self.heed_interrupt()?;
+        self.heed_interrupt().await?;
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
@@ -134,7 +134,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     async fn stop(&mut self) -> Result<(), Failure> {
-        self.heed_interrupt()?;
+        self.heed_interrupt().await?;
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
@@ -143,7 +143,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         daemon.stop().await?;
         self.progress
             .step(Step::Stop, &format!("{} stopped", daemon.units()));
-        self.heed_interrupt()
+        self.heed_interrupt().await
     }
 
     fn see_nobody_running(&self) -> Result<(), Failure> {
@@ -173,11 +173,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    async fn commit(&mut self) -> Result<(), Failure> {
         if self.plan.is_empty() {
             return Ok(());
         }
-        self.heed_interrupt()?;
+        self.heed_interrupt().await?;
         self.see_nobody_running()?;
         self.reached = Reached::Committing;
         if let Some(staged) = self.staged.take() {
@@ -192,7 +192,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             Step::Commit,
             &format!("{} reference changes in place", self.plan.changes.len()),
         );
-        self.heed_interrupt()
+        self.heed_interrupt().await
     }
 
     async fn start(&mut self) -> Result<(), Failure> {
@@ -230,7 +230,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             daemon.agrees(&self.plan, &self.images.image_ids()?).await?;
             detail.push_str(", and so has the running engine");
         }
-        self.heed_interrupt()?;
+        self.heed_interrupt().await?;
         self.progress.step(Step::Verify, &detail);
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Failures, caused for real. After each, Docker runs on the old references
 //! and the exit code says so; where Docker cannot run at all, it says that.
 
+use std::collections::BTreeSet;
+
 use crate::machine::{APP, Machine, STORE, Suite};
 
 struct Before {
@@ -218,9 +220,10 @@ fn told_to_stop_at_each_step() {
     let machine = Machine::boot(Suite::Trixie);
     let before = ready(&machine);
     let reference = format!("{APP}@{}", machine.digest("app"));
-    let (mut stopped, mut gone_through) = (0, 0);
+    let (mut undone, mut ended, mut too_late) = (0, 0, 0);
+    let mut last_steps = BTreeSet::new();
     for (call, points) in [
-        ("sendmsg", 45),
+        ("sendmsg", 55),
         ("fsync", 4),
         ("renameat2", 1),
         ("connect", 10),
@@ -228,34 +231,50 @@ fn told_to_stop_at_each_step() {
     ] {
         for point in 1..=points {
             let injection = format!("{call}:signal=SIGTERM:when={point}");
-            let run = injected(&machine, &injection, &["apply", &before.claim]);
+            let run = injected(&machine, &injection, &["apply", "--json", &before.claim]);
             machine.is_whole();
             match run.code {
                 0 => {
                     assert!(machine.engine_has("app"), "{injection}");
-                    gone_through += 1;
+                    too_late += 1;
                     machine
                         .digestfix(&["apply", "--remove", &reference])
                         .exits(0);
                     machine.sh(&format!("rm -f {STORE}.digestfix-*"));
                 }
-                // Before it listens, a signal just ends it.
-                1 | -1 | 143 => {
+                1 => {
                     is_as_before(&machine, &before);
-                    stopped += 1;
+                    undone += 1;
+                    last_steps.insert(last_step(&run.stdout));
+                }
+                // Before there is anything to undo, a signal just ends it.
+                -1 | 143 => {
+                    is_as_before(&machine, &before);
+                    ended += 1;
                 }
                 code => panic!("{injection}: {code}\n{}\n{}", run.stdout, run.stderr),
             }
         }
     }
-    println!(
-        "SIGTERM at {} points: {stopped} undone, {gone_through} too late to matter",
-        stopped + gone_through
+    println!("SIGTERM: {ended} before it began, {undone} undone, {too_late} too late to matter");
+    let last_steps: Vec<&str> = last_steps.iter().map(String::as_str).collect();
+    assert_eq!(
+        last_steps,
+        ["", "commit", "hold", "stage", "start", "stop"],
+        "each step was cut short once"
     );
-    assert!(
-        stopped >= 20,
-        "{stopped} stopped, {gone_through} gone through"
-    );
+}
+
+/// The last step forward that a run took; empty for none.
+fn last_step(json: &str) -> String {
+    let report: serde_json::Value = serde_json::from_str(json).unwrap();
+    let steps = report["steps"].as_array().cloned().unwrap_or_default();
+    steps
+        .iter()
+        .filter_map(|step| step["step"].as_str())
+        .rfind(|step| !step.starts_with("undo_") && *step != "restore")
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[test]
