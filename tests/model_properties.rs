@@ -306,11 +306,13 @@ proptest! {
         let (before, after) = (entries(&store), entries(&plan.after));
         let wanted: BTreeSet<String> = plan.targets.iter().map(|t| t.reference.familiar()).collect();
         let removed: BTreeSet<String> = request.removals.iter().map(Reference::familiar).collect();
-        let claimed: BTreeSet<String> = plan
+        let claimed: BTreeSet<(String, String)> = plan
             .targets
             .iter()
             .filter(|target| !target.holds && target.reference.digest().is_some())
-            .map(|target| target.reference.repository().familiar())
+            .map(|target| {
+                (target.reference.repository().familiar(), target.image.to_string())
+            })
             .collect();
         for ((repository, key), value) in &before {
             let now = after.get(&(repository.clone(), key.clone()));
@@ -320,7 +322,7 @@ proptest! {
             let displaced = request.replace
                 && now.is_none()
                 && key.contains('@')
-                && claimed.contains(repository);
+                && claimed.contains(&(repository.clone(), value.clone()));
             let moved = request.replace && wanted.contains(key);
             prop_assert!(removed.contains(key) || displaced || moved, "{key}");
         }

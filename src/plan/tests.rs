@@ -260,6 +260,21 @@ fn the_same_claim_twice_is_one_change() {
 }
 
 #[test]
+fn other_images_keep_their_digests() {
+    let store = store(&["a:1 %1", "a:2 %2", "a@&c %2"]);
+    expect(&store, &claims(&["a:1@&d"]), &["a@&d - %1"]);
+    expect(&store, &replacing(&["a:1@&d"]), &["a@&d - %1"]);
+}
+
+#[test]
+fn a_tag_leaves_digests_alone() {
+    let store = store(&["a:1 %1", "a@&c %1", "a:2 %2", "a@&d %2"]);
+    expect(&store, &claims(&["a:3=%2"]), &["a:3 - %2"]);
+    expect(&store, &replacing(&["a:3=%2"]), &["a:3 - %2"]);
+    expect(&store, &replacing(&["a:1=%2"]), &["a:1 %1 %2"]);
+}
+
+#[test]
 fn other_repositories_keep_their_digests() {
     let store = store(&["a:1 %1", "b:1 %1", "b@&b %1"]);
     expect(&store, &claims(&["a:1@&c"]), &["a@&c - %1"]);

@@ -277,6 +277,42 @@ fn last_step(json: &str) -> String {
         .to_owned()
 }
 
+/// Nothing can be undone then, and nothing is in the way: the hold ends with
+/// the process, the references are whole, and the next run goes through.
+#[test]
+fn killed_outright() {
+    let machine = Machine::boot(Suite::Bookworm);
+    let before = ready(&machine);
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    let mut left_stopped = 0;
+    let points = (30..=52).map(|point| ("sendmsg", point));
+    for (call, point) in points.chain([("fsync", 1), ("fsync", 3), ("renameat2", 1)]) {
+        let injection = format!("{call}:signal=SIGKILL:when={point}");
+        injected(&machine, &injection, &["apply", &before.claim]);
+        if machine
+            .run(&["systemctl", "is-active", "docker.service"])
+            .code
+            != 0
+        {
+            left_stopped += 1;
+        }
+
+        machine.sh("systemctl reset-failed; systemctl start docker.service docker.socket");
+        machine.sh(&format!("docker image inspect {APP}:v1 >/dev/null"));
+        machine.digestfix(&["status"]).exits(0);
+        machine.digestfix(&["apply", &before.claim]).exits(0);
+
+        assert!(machine.engine_has("app"), "{injection}");
+        machine
+            .digestfix(&["apply", "--remove", &reference])
+            .exits(0);
+        machine.is_whole();
+        assert_eq!(machine.store(), before.store, "{injection}");
+    }
+    println!("SIGKILL at 26 points, {left_stopped} of them with Docker stopped");
+    assert!(left_stopped >= 3, "{left_stopped}");
+}
+
 #[test]
 fn a_closed_terminal_and_a_hang_up() {
     let machine = Machine::boot(Suite::Bookworm);
