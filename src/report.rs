@@ -147,13 +147,13 @@ impl Report {
 
     fn say(&self, text: &str) {
         if !self.json && !self.quiet {
-            let _ = writeln!(io::stdout(), "{text}");
+            let _ = writeln!(io::stdout(), "{}", printable(text));
         }
     }
 
     fn complain(&self, text: &str) {
         if !self.json {
-            let _ = writeln!(io::stderr(), "{text}");
+            let _ = writeln!(io::stderr(), "{}", printable(text));
         }
     }
 
@@ -386,6 +386,14 @@ impl Progress for Report {
         self.complain(&format!("digestfix: warning: {text}"));
         self.document.warnings.push(text.to_owned());
     }
+}
+
+/// What comes out of a file may not steer the terminal it is shown on.
+fn printable(text: &str) -> String {
+    text.replace(
+        |character: char| character.is_control() && character != '\n',
+        "\u{fffd}",
+    )
 }
 
 fn claim_document(target: &Target) -> ClaimDocument {

@@ -237,6 +237,26 @@ fn status_names_each_state() {
     assert_eq!(json["rows"][3]["digest"], b);
 }
 
+/// A file's escape sequences do not reach the terminal.
+#[test]
+fn what_is_shown_does_not_steer_the_terminal() {
+    let root = DataRoot::with(
+        b"{\"Repositories\":{\"x\\u001b[2J\":{\"x:1\":\"\\u001b]0;y\"},\"a\":{\"a:1\":\"\\u0007\"}}}",
+    );
+    let run = root.digestfix(&["status"]).exits(0);
+    assert!(
+        !run.stdout.contains(['\u{1b}', '\u{7}']),
+        "{:?}",
+        run.stdout
+    );
+    let run = root.digestfix(&["plan", "a:1=a:1"]).exits(3);
+    assert!(
+        !run.stderr.contains(['\u{1b}', '\u{7}']),
+        "{:?}",
+        run.stderr
+    );
+}
+
 /// Entries and keys that are not understood come through a change unharmed.
 #[test]
 fn what_is_not_understood_is_kept() {
