@@ -190,7 +190,10 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
         self.progress.step(
             Step::Commit,
-            &format!("{} reference changes in place", self.plan.changes.len()),
+            &match self.plan.changes.len() {
+                1 => "1 reference changed in the file".to_owned(),
+                count => format!("{count} references changed in the file"),
+            },
         );
         self.heed_interrupt().await
     }
