@@ -88,6 +88,11 @@ enum Problem {
         "\"sha256\" cannot be a repository name: the engine refuses it, as it reads like a digest"
     )]
     AmbiguousName,
+    #[error(
+        "the engine keeps {full} under the name {familiar}, which is another repository's; \
+         tag the image with another name"
+    )]
+    AnothersName { full: String, familiar: String },
 }
 
 impl Claim {
@@ -149,10 +154,18 @@ fn statement(text: &str) -> Result<Statement, Problem> {
     }
 }
 
-/// moby's store refuses this one name (`refstore/store.go`, `addReference`).
+/// moby's store refuses one name (`refstore/store.go`, `addReference`), and
+/// finds a name by its familiar form, which for some names of docker.io is
+/// that of a repository in another registry.
 fn usable(repository: &Repository) -> Result<Repository, Problem> {
     if repository.familiar() == "sha256" {
         return Err(Problem::AmbiguousName);
+    }
+    if !repository.is_found_by_familiar_name() {
+        return Err(Problem::AnothersName {
+            full: repository.full(),
+            familiar: repository.familiar(),
+        });
     }
     Ok(repository.clone())
 }

@@ -181,6 +181,12 @@ pub struct OutputArgs {
 
 fn removable(text: &str) -> Result<Reference, String> {
     let reference = Reference::parse(text).map_err(|error| error.to_string())?;
+    if !reference.repository().is_found_by_familiar_name() {
+        return Err(format!(
+            "the engine takes {} for another repository's",
+            reference.familiar()
+        ));
+    }
     match (reference.tag(), reference.digest()) {
         (Some(_), None) | (None, Some(_)) => Ok(reference),
         _ => Err("write one tag (NAME:TAG) or one digest (NAME@sha256:HEX)".to_owned()),

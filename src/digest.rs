@@ -83,11 +83,13 @@ pub enum DigestError {
 }
 
 fn check_hex(algorithm: Algorithm, hex: &str) -> Result<(), DigestError> {
-    if hex.len() != algorithm.hex_len() {
+    // Characters, not bytes: the message must not say that 64 are not 64.
+    let found = hex.chars().count();
+    if found != algorithm.hex_len() {
         return Err(DigestError::Length {
             algorithm: algorithm.name(),
             expected: algorithm.hex_len(),
-            found: hex.chars().count(),
+            found,
         });
     }
     if !hex
@@ -182,5 +184,106 @@ impl fmt::Display for ImageId {
 impl Serialize for ImageId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+    use super::*;
+
+    fn digest(text: &str) -> Result<Digest, DigestError> {
+        text.parse()
+    }
+
+    #[test]
+    fn every_registered_algorithm_is_read_and_written_alike() {
+        for algorithm in Algorithm::ALL {
+            let hex = "0123456789abcdef".repeat(algorithm.hex_len() / 16);
+            let text = format!("{}:{hex}", algorithm.name());
+            let digest = digest(&text).unwrap();
+            assert_eq!(digest.algorithm(), algorithm);
+            assert_eq!(digest.hex(), hex);
+            assert_eq!(digest.to_string(), text);
+            assert_eq!(
+                serde_json::to_string(&digest).unwrap(),
+                format!("\"{text}\"")
+            );
+        }
+    }
+
+    #[test]
+    fn a_text_without_both_parts_has_no_form() {
+        for text in ["", ":", "sha256", "sha256:", ":abc"] {
+            assert_eq!(digest(text), Err(DigestError::Form(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn only_the_exact_name_of_an_algorithm_will_do() {
+        let hex = "a".repeat(64);
+        for name in ["SHA256", "sha1", "md5", "sha256+b64", " sha256", "sha"] {
+            assert_eq!(
+                digest(&format!("{name}:{hex}")),
+                Err(DigestError::Algorithm(name.to_owned()))
+            );
+        }
+    }
+
+    #[test]
+    fn a_digest_is_never_cut_short_nor_too_long() {
+        for algorithm in Algorithm::ALL {
+            let expected = algorithm.hex_len();
+            for found in [1, 12, 32, expected - 1, expected + 1] {
+                assert_eq!(
+                    digest(&format!("{}:{}", algorithm.name(), "a".repeat(found))),
+                    Err(DigestError::Length {
+                        algorithm: algorithm.name(),
+                        expected,
+                        found,
+                    })
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn digits_are_lower_case_and_nothing_else() {
+        let rest = "a".repeat(63);
+        for odd in ["A", "g", "_", " ", "\n", "\0", ":", "é", "０"] {
+            for hex in [format!("{odd}{rest}"), format!("{rest}{odd}")] {
+                assert_eq!(
+                    digest(&format!("sha256:{hex}")),
+                    Err(DigestError::Hex(hex.clone()))
+                );
+                assert_eq!(
+                    format!("sha256:{hex}").parse::<ImageId>(),
+                    Err(DigestError::Hex(hex))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_id_is_a_whole_sha256_with_its_name() {
+        let hex = "0123456789abcdef".repeat(4);
+        let text = format!("sha256:{hex}");
+        let id: ImageId = text.parse().unwrap();
+        assert_eq!(id.hex(), hex);
+        assert_eq!(id.short(), "0123456789ab");
+        assert_eq!(id.to_string(), text);
+        assert_eq!(serde_json::to_string(&id).unwrap(), format!("\"{text}\""));
+        for refused in [
+            hex.clone(),
+            hex[..12].to_owned(),
+            format!("sha256:{}", &hex[..12]),
+            format!("SHA256:{hex}"),
+            format!("sha512:{hex}{hex}"),
+            format!("{text}0"),
+            format!(" {text}"),
+        ] {
+            assert!(refused.parse::<ImageId>().is_err(), "{refused}");
+        }
     }
 }

@@ -1,10 +1,14 @@
 //! Docker's reference grammar: `[DOMAIN/]PATH[:TAG][@DIGEST]`.
 //!
 //! The rules are those of github.com/distribution/reference v0.6.0
-//! (`ParseNormalizedNamed` and `FamiliarString`), which every engine uses: a
-//! name without a registry is one of docker.io, and one without a namespace is
-//! in its `library`. The *familiar* form leaves both out, and is the one that
-//! the reference store is written in.
+//! (`ParseNormalizedNamed` and `FamiliarString`): a name without a registry is
+//! one of docker.io, and one without a namespace is in its `library`. The
+//! *familiar* form leaves both out, and is the one that the reference store is
+//! written in. Engines before 25 read fewer names, and none of them otherwise
+//! (`tests/reference_agreement.rs`).
+//!
+//! The familiar form does not always read back: docker.io/foo.com/a is
+//! foo.com/a in it, which is a repository of the registry foo.com.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,9 +25,6 @@ const PATH_MAX: usize = 255;
 
 /// The longest tag, in bytes.
 const TAG_MAX: usize = 128;
-
-/// The fewest digits that read as a digest at all.
-const DIGEST_HEX_MIN: usize = 32;
 
 /// Why a text is not a reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +95,13 @@ impl Repository {
             Some(name) if !name.contains('/') => name.to_owned(),
             _ => self.path.clone(),
         }
+    }
+
+    /// Its familiar name leads back to it. That of `docker.io/foo.com/x` does
+    /// not: `foo.com/x` is a repository of the registry foo.com.
+    #[must_use]
+    pub fn is_found_by_familiar_name(&self) -> bool {
+        Reference::parse(&self.familiar()).is_ok_and(|found| found.repository == *self)
     }
 
     /// The registry's domain, with its port; empty for a name whose first
@@ -199,7 +207,7 @@ impl Reference {
             return Err(ReferenceError::Name(path.to_owned()));
         }
         let tag = tag.map(str::parse).transpose()?;
-        let digest = digest.map(parse_digest).transpose()?;
+        let digest = digest.map(str::parse).transpose()?;
         if path.len() > PATH_MAX {
             return Err(ReferenceError::TooLong);
         }
@@ -300,15 +308,6 @@ fn split_reference(text: &str) -> (&str, Option<&str>, Option<&str>) {
     }
 }
 
-/// Docker's grammar wants 32 digits of anything that reads as a digest, and
-/// takes upper-case ones for a reference it then refuses.
-fn parse_digest(text: &str) -> Result<Digest, ReferenceError> {
-    match text.split_once(':') {
-        Some((_, hex)) if hex.len() >= DIGEST_HEX_MIN => Ok(text.parse()?),
-        _ => Err(DigestError::Form(text.to_owned()).into()),
-    }
-}
-
 const fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
@@ -359,4 +358,190 @@ fn is_path_component(text: &str) -> bool {
 
 fn all_dashes(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+    use super::*;
+
+    fn parsed(text: &str) -> Reference {
+        Reference::parse(text).unwrap()
+    }
+
+    fn refused(text: &str) -> ReferenceError {
+        Reference::parse(text).unwrap_err()
+    }
+
+    fn sha256() -> String {
+        format!("sha256:{}", "0123456789abcdef".repeat(4))
+    }
+
+    #[test]
+    fn docker_io_and_library_are_what_a_bare_name_leaves_out() {
+        for (text, full, familiar) in [
+            ("httpd", "docker.io/library/httpd", "httpd"),
+            ("library/httpd", "docker.io/library/httpd", "httpd"),
+            ("docker.io/httpd", "docker.io/library/httpd", "httpd"),
+            ("index.docker.io/httpd", "docker.io/library/httpd", "httpd"),
+            ("docker.io", "docker.io/library/docker.io", "docker.io"),
+            ("a/b", "docker.io/a/b", "a/b"),
+            ("library/a/b", "docker.io/library/a/b", "library/a/b"),
+            ("x/library/y", "docker.io/x/library/y", "x/library/y"),
+            ("localhost", "docker.io/library/localhost", "localhost"),
+            ("localhost/a", "localhost/a", "localhost/a"),
+            (
+                "foo.com/library/a",
+                "foo.com/library/a",
+                "foo.com/library/a",
+            ),
+            ("a:80/b", "a:80/b", "a:80/b"),
+            ("FOO/b", "FOO/b", "FOO/b"),
+            ("[::1]:5000/b", "[::1]:5000/b", "[::1]:5000/b"),
+            ("foo_bar.com/x", "foo_bar.com/x", "foo_bar.com/x"),
+        ] {
+            let repository = parsed(text).repository().clone();
+            assert_eq!(repository.full(), full, "{text}");
+            assert_eq!(repository.familiar(), familiar, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_begins_like_a_registry_has_an_ambiguous_familiar_form() {
+        let on_docker_hub = parsed("docker.io/foo.com/a");
+        let elsewhere = parsed("foo.com/a");
+        assert_eq!(on_docker_hub.familiar(), elsewhere.familiar());
+        assert_ne!(on_docker_hub, elsewhere);
+    }
+
+    #[test]
+    fn tag_and_digest_stand_alone_or_together() {
+        let digest = sha256();
+        for (end, has_tag, has_digest) in [
+            (String::new(), false, false),
+            (":2.4".to_owned(), true, false),
+            (format!("@{digest}"), false, true),
+            (format!(":2.4@{digest}"), true, true),
+        ] {
+            let reference = parsed(&format!("httpd{end}"));
+            assert_eq!(reference.tag().is_some(), has_tag);
+            assert_eq!(reference.digest().is_some(), has_digest);
+            assert_eq!(reference.to_string(), format!("httpd{end}"));
+            assert_eq!(reference.full(), format!("docker.io/library/httpd{end}"));
+        }
+    }
+
+    #[test]
+    fn a_repository_makes_the_references_that_parsing_would() {
+        let repository = parsed("httpd").repository().clone();
+        assert_eq!(
+            repository.clone().with_tag(Tag::latest()),
+            parsed("httpd:latest")
+        );
+        let digest = sha256();
+        assert_eq!(
+            repository.with_digest(digest.parse().unwrap()),
+            parsed(&format!("httpd@{digest}"))
+        );
+    }
+
+    #[test]
+    fn what_reads_as_an_image_id_is_no_name_but_may_be_part_of_one() {
+        let id = "a".repeat(64);
+        assert_eq!(refused(&id), ReferenceError::Identifier);
+        for text in [
+            format!("{id}:a"),
+            format!("a/{id}"),
+            id[1..].to_owned(),
+            format!("{id}a"),
+        ] {
+            assert!(Reference::parse(&text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_registry_alone_names_nothing() {
+        for text in ["", ":a", "docker.io/", "library/", "foo.com/", "@"] {
+            assert!(
+                matches!(
+                    refused(text),
+                    ReferenceError::Empty | ReferenceError::Name(_)
+                ),
+                "{text:?}"
+            );
+        }
+        assert_eq!(refused(""), ReferenceError::Empty);
+        assert_eq!(refused("docker.io/:a"), ReferenceError::Empty);
+    }
+
+    #[test]
+    fn a_registry_has_a_host_and_perhaps_a_port() {
+        for text in [
+            "[]:80/a",
+            "[::1/a",
+            "[::1]:/a",
+            "[g::]/a",
+            "foo.com:/a",
+            "foo.com:x/a",
+            "-a.b:1/c",
+            "a-.b:1/c",
+            "a..b:1/c",
+            ":1/a",
+        ] {
+            assert!(Reference::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn upper_case_is_for_registries_and_tags() {
+        assert_eq!(refused("Httpd"), ReferenceError::Uppercase);
+        assert_eq!(refused("foo.com/A"), ReferenceError::Uppercase);
+        assert_eq!(parsed("FOO.com/a:B").full(), "FOO.com/a:B");
+    }
+
+    #[test]
+    fn separators_stand_between_letters_one_kind_at_a_time() {
+        for text in ["a.b", "a_b", "a__b", "a-b", "a----b", "a.b_c-d"] {
+            assert_eq!(parsed(text).familiar(), text);
+        }
+        for text in [
+            "a..b", "a___b", "a-_b", "a._b", "-a", "a-", "_a", "a.", "a\0", "a\n", "é",
+        ] {
+            assert!(matches!(refused(text), ReferenceError::Name(_)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_ends_at_255_and_its_registry_does_not_count() {
+        let longest = "a".repeat(PATH_MAX - "library/".len());
+        assert_eq!(parsed(&longest).familiar(), longest);
+        assert_eq!(refused(&format!("{longest}a")), ReferenceError::TooLong);
+        let longest = format!("foo.com/{}", "a".repeat(PATH_MAX));
+        assert_eq!(parsed(&longest).full(), longest);
+        assert_eq!(refused(&format!("{longest}a")), ReferenceError::TooLong);
+    }
+
+    #[test]
+    fn a_tag_has_1_to_128_characters_and_no_separator_first() {
+        for tag in ["a", "_", "1.0-rc_1", "A.", &"a".repeat(TAG_MAX)] {
+            assert_eq!(tag.parse::<Tag>().unwrap().as_str(), tag);
+        }
+        for tag in ["", ".a", "-a", "a b", "a/b", "a:b", "é", "a\n"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(["a".repeat(TAG_MAX + 1)])
+        {
+            assert_eq!(tag.parse::<Tag>(), Err(ReferenceError::Tag(tag.clone())));
+            assert_eq!(refused(&format!("a:{tag}")), ReferenceError::Tag(tag));
+        }
+    }
+
+    #[test]
+    fn a_short_digest_is_told_how_many_digits_it_lacks() {
+        assert_eq!(
+            refused("a@sha256:0123456789ab").to_string(),
+            "a sha256 digest has 64 hexadecimal digits, this one has 12"
+        );
+    }
 }

@@ -480,6 +480,8 @@ fn bad_usage_is_exit_code_2() {
         "../../etc:1=httpd:1",
         "a\nb:1=httpd:1",
         "sha256@sha256:ac5322604bcab484955e6dbc507f45a906bde79046667322e3918a8578ab08c8",
+        "docker.io/foo.com/x:1=httpd:latest",
+        "docker.io/localhost/x:1=httpd:latest",
         &long,
         &many,
     ] {
@@ -492,6 +494,7 @@ fn bad_usage_is_exit_code_2() {
         &["plan"],
         &["frobnicate"],
         &["apply", "--remove", "httpd"],
+        &["apply", "--remove", "docker.io/foo.com/x:1"],
         &["apply", "--wait", "-1", "a:1=b:1"],
         &["apply", "--unit", "x", "a:1=b:1"],
         &["status", "-q", "-v"],
