@@ -110,6 +110,19 @@ struct Site {
 
 impl Site {
     async fn find(args: &HostArgs) -> Result<Self, Stop> {
+        let site = Self::look_for(args).await?;
+        for finding in &site.host.sources {
+            tracing::info!(
+                source = finding.source,
+                "{}: {}",
+                finding.fact,
+                finding.value
+            );
+        }
+        Ok(site)
+    }
+
+    async fn look_for(args: &HostArgs) -> Result<Self, Stop> {
         let flags = Flags::from(args);
         if args.offline {
             return Ok(Self {

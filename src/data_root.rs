@@ -113,16 +113,35 @@ impl ImageDir {
     /// # Errors
     /// [`ReadError`] when there is none, or it is not what it should be.
     pub fn read(&self) -> Result<Snapshot, ReadError> {
+        self.parse(self.read_bytes()?)
+    }
+
+    /// What bytes of the reference store's file say.
+    ///
+    /// # Errors
+    /// [`ReadError::Content`] when they are no reference store.
+    pub fn parse(&self, bytes: Vec<u8>) -> Result<Snapshot, ReadError> {
+        match Store::parse(&bytes) {
+            Ok(store) => Ok(Snapshot { bytes, store }),
+            Err(error) => Err(ReadError::Content {
+                path: self.store_path(),
+                error,
+            }),
+        }
+    }
+
+    /// Reads the reference store's file without looking into it.
+    ///
+    /// # Errors
+    /// [`ReadError`] when there is none, or it is no plain file.
+    pub fn read_bytes(&self) -> Result<Vec<u8>, ReadError> {
         let path = self.store_path();
         let file = self.open_store(&path)?;
         let mut bytes = Vec::new();
         file.take(store::MAX_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(ReadError::io(&path))?;
-        match Store::parse(&bytes) {
-            Ok(store) => Ok(Snapshot { bytes, store }),
-            Err(error) => Err(ReadError::Content { path, error }),
-        }
+        Ok(bytes)
     }
 
     fn open_store(&self, path: &Path) -> Result<File, ReadError> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::engine::{Container, Engine, EngineError};
 use crate::host::Managed;
-use crate::systemd::{ServiceManager, SystemdError, carried_along, is_active};
+use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 
 /// What is to become of running containers that a stop would end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -129,7 +129,7 @@ pub async fn assess(
         .unit
         .triggered_by
         .iter()
-        .filter(|name| states.get(*name).is_some_and(|state| is_active(state)))
+        .filter(|name| runs(&states, name))
         .cloned()
         .collect();
     let carried = carried_along(manager, &host.unit, &triggers).await?;

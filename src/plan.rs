@@ -114,7 +114,7 @@ impl Plan {
                 }
             }
         }
-        refusals.extend(moving_ground(store, &targets, &routes, &drops));
+        refusals.extend(moving_ground(&targets, &routes, &drops));
         if !refusals.is_empty() {
             return Err(refusals);
         }
@@ -186,6 +186,12 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// The references that are gone afterwards.
+    pub fn dropped(&self) -> impl Iterator<Item = &Reference> {
+        let dropped = self.changes.iter().filter(|change| change.to.is_none());
+        dropped.map(|change| &change.reference)
     }
 
     /// Takes this plan's changes back on a store that others may have changed

@@ -176,6 +176,12 @@ impl Report {
         });
     }
 
+    /// Docker's unit, where there is one.
+    #[must_use]
+    pub fn unit(&self) -> Option<&str> {
+        self.document.host.as_ref()?.unit.as_deref()
+    }
+
     /// The line that says where Docker is.
     pub fn say_host(&self) {
         let Some(host) = &self.document.host else {

@@ -182,6 +182,12 @@ impl Store {
             .map(String::as_str)
     }
 
+    /// The reference points at this image.
+    #[must_use]
+    pub fn points_at(&self, reference: &Reference, image: &ImageId) -> bool {
+        self.get(reference) == Some(image.to_string().as_str())
+    }
+
     /// Points a reference at an image, under its own repository's key.
     /// Says whether that changed anything.
     ///

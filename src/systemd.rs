@@ -90,6 +90,14 @@ pub fn is_active(active_state: &str) -> bool {
     matches!(active_state, "active" | "reloading" | "refreshing")
 }
 
+/// A unit runs, by the answer of [`ServiceManager::active_states`].
+#[must_use]
+pub fn runs(active_states: &BTreeMap<String, String>, unit: &str) -> bool {
+    active_states
+        .get(unit)
+        .is_some_and(|state| is_active(state))
+}
+
 /// What a service unit has beyond a unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Service {

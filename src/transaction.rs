@@ -49,6 +49,8 @@ pub struct Transaction<'a, M, E, P> {
     reached: Reached,
     /// What ran before anything was stopped.
     active_before: BTreeMap<String, String>,
+    /// What `staged` was written with.
+    new_bytes: Vec<u8>,
     staged: Option<Staged>,
     swapped: Option<Swapped>,
     hold: Option<Hold>,
@@ -79,6 +81,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             plan,
             reached: Reached::Nothing,
             active_before: BTreeMap::new(),
+            new_bytes: Vec::new(),
             staged: None,
             swapped: None,
             hold: None,
@@ -112,10 +115,16 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     async fn stage(&mut self) -> Result<(), Failure> {
         self.heed_interrupt().await?;
-        let bytes = self.plan.after.to_bytes();
-        self.staged = Some(Staged::write(self.images, &self.lock, &bytes)?);
+        self.write_staged()?;
         self.progress
             .step(Step::Stage, "new references written beside the old ones");
+        Ok(())
+    }
+
+    fn write_staged(&mut self) -> Result<(), Failure> {
+        self.new_bytes = self.plan.after.to_bytes();
+        self.staged = None;
+        self.staged = Some(Staged::write(self.images, &self.lock, &self.new_bytes)?);
         Ok(())
     }
 
@@ -156,16 +165,15 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     fn reread(&mut self) -> Result<(), Failure> {
-        let now = self.images.read()?;
-        if now.bytes == self.before.bytes {
+        let bytes = self.images.read_bytes()?;
+        if bytes == self.before.bytes {
             return Ok(());
         }
+        let now = self.images.parse(bytes)?;
         self.plan = Plan::new(&now.store, &self.images.image_ids()?, self.request)
             .map_err(Failure::NoLongerFits)?;
         self.before = now;
-        self.staged = None;
-        let bytes = self.plan.after.to_bytes();
-        self.staged = Some(Staged::write(self.images, &self.lock, &bytes)?);
+        self.write_staged()?;
         self.progress.step(
             Step::Reread,
             "the references had changed in the meantime: planned again",
@@ -183,7 +191,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         if let Some(staged) = self.staged.take() {
             self.swapped = Some(staged.swap(&self.lock)?);
         }
-        if self.images.read()?.bytes != self.plan.after.to_bytes() {
+        if self.images.read_bytes()? != self.new_bytes {
             return Err(Failure::FileDiffers(
                 "read back right after the swap".into(),
             ));
@@ -243,23 +251,15 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     fn verify_file(&self) -> Result<(), Failure> {
         let now = self.images.read()?.store;
         for (reference, image) in self.plan.after.references() {
-            if now.get(&reference) != Some(image.to_string().as_str()) {
+            if !now.points_at(&reference, &image) {
                 return Err(Failure::FileDiffers(format!(
                     "{reference} does not point at {image}"
                 )));
             }
         }
-        for change in self
-            .plan
-            .changes
-            .iter()
-            .filter(|change| change.to.is_none())
-        {
-            if now.get(&change.reference).is_some() {
-                return Err(Failure::FileDiffers(format!(
-                    "{} is still there",
-                    change.reference
-                )));
+        for reference in self.plan.dropped() {
+            if now.get(reference).is_some() {
+                return Err(Failure::FileDiffers(format!("{reference} is still there")));
             }
         }
         Ok(())
@@ -369,7 +369,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     fn undo_commit(&mut self) -> Result<(), Failure> {
         let now = self.images.read()?;
         match self.swapped.take() {
-            Some(swapped) if now.bytes == self.plan.after.to_bytes() => {
+            Some(swapped) if now.bytes == self.new_bytes => {
                 swapped.swap_back(&self.lock)?;
             }
             swapped => {

@@ -122,7 +122,8 @@ async fn data_root_behind(args: &ApplyArgs, stop: Stop) -> Result<PathBuf, Stop>
 }
 
 fn tell(outcome: Outcome, mut report: Report, args: &ApplyArgs) -> Exit {
-    let unit = args.host.unit.as_deref().unwrap_or("docker.service");
+    // Only a run without a daemon has no unit, and then none is spoken of.
+    let unit = report.unit().unwrap_or_default().to_owned();
     match outcome {
         Outcome::Done { plan, backup } => {
             report.plan(&plan);

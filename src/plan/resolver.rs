@@ -76,7 +76,7 @@ impl<'a> Resolver<'a> {
                 image: image.to_string(),
             });
         }
-        let holds = self.store.get(&reference) == Some(image.to_string().as_str());
+        let holds = self.store.points_at(&reference, &image);
         let target = Target {
             claim: claim.to_string(),
             reference,
@@ -289,7 +289,6 @@ pub(super) fn contradictions(targets: &[Target], removals: &[Reference]) -> Vec<
 /// the only image of a repository holds as soon as its digest is there, and is
 /// in doubt only when another claim sends a reference of that image elsewhere.
 pub(super) fn moving_ground(
-    store: &Store,
     targets: &[Target],
     routes: &[Route],
     drops: &BTreeMap<Reference, String>,
@@ -302,13 +301,9 @@ pub(super) fn moving_ground(
             Route::OnlyImage(references) => (references.as_slice(), None),
         };
         for reference in references {
-            let present = store.get(reference);
             let movers: Vec<&String> = targets
                 .iter()
-                .filter(|other| {
-                    other.reference == *reference
-                        && present != Some(other.image.to_string().as_str())
-                })
+                .filter(|other| other.reference == *reference && !other.holds)
                 .map(|other| &other.claim)
                 .collect();
             // A reference that moves is dropped on the way: one reason is enough.

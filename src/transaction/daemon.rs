@@ -11,7 +11,7 @@ use crate::engine::{Engine, missing};
 use crate::host::Managed;
 use crate::plan::Plan;
 use crate::store::Store;
-use crate::systemd::{ServiceManager, Unit, is_active};
+use crate::systemd::{ServiceManager, Unit, is_active, runs};
 use crate::transaction::outcome::Failure;
 
 /// dockerd has no start timeout of its own (`TimeoutStartSec=0`), and takes
@@ -132,7 +132,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let states = self.manager.active_states().await?;
         let mut inactive = Vec::new();
         for name in units {
-            if !states.get(name).is_some_and(|state| is_active(state)) {
+            if !runs(&states, name) {
                 inactive.push(self.manager.unit(name).await?);
             }
         }
@@ -156,10 +156,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let now = self.manager.active_states().await?;
         let mut lost = Vec::new();
         for (name, state) in before {
-            let runs = now.get(name).is_some_and(|state| is_active(state));
             let is_dockers = name == self.unit() || self.disturbance.triggers.contains(name);
             if is_active(state)
-                && !runs
+                && !runs(&now, name)
                 && !is_dockers
                 && (self.disturbance.carried_along.contains(name)
                     || self.manager.unit(name).await?.stop_when_unneeded)
@@ -188,11 +187,10 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
                 )));
             }
         }
-        for change in plan.changes.iter().filter(|change| change.to.is_none()) {
-            if let Some(image) = self.engine.image(&change.reference).await? {
+        for reference in plan.dropped() {
+            if let Some(image) = self.engine.image(reference).await? {
                 return Err(Failure::EngineDisagrees(format!(
-                    "{} was dropped, and it still finds {image}",
-                    change.reference
+                    "{reference} was dropped, and it still finds {image}"
                 )));
             }
         }

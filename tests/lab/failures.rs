@@ -37,31 +37,15 @@ fn is_as_before(machine: &Machine, before: &Before) {
     );
 }
 
-/// Runs the command with a system call made to fail or to be delayed.
-fn injected(machine: &Machine, injection: &str, words: &[&str]) -> crate::machine::Run {
-    let call = injection.split(':').next().unwrap_or_default();
-    let strace = format!("--trace={call}");
-    let inject = format!("--inject={injection}");
-    let command = [
-        "strace",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        &strace,
-        &inject,
-        "digestfix",
-    ];
-    machine.run(&[&command[..], words].concat())
-}
-
 #[test]
 fn the_swap_fails() {
     for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
         let machine = Machine::boot(suite);
         let before = ready(&machine);
 
-        let run = injected(&machine, "renameat2:error=EIO", &["apply", &before.claim]).exits(1);
+        let run = machine
+            .injected("renameat2:error=EIO", &["apply", &before.claim])
+            .exits(1);
 
         assert!(run.stderr.contains("Input/output error"), "{}", run.stderr);
         assert!(
@@ -79,12 +63,9 @@ fn the_file_system_cannot_exchange() {
     let machine = Machine::boot(Suite::Bookworm);
     let before = ready(&machine);
 
-    injected(
-        &machine,
-        "renameat2:error=EINVAL",
-        &["apply", &before.claim],
-    )
-    .exits(0);
+    machine
+        .injected("renameat2:error=EINVAL", &["apply", &before.claim])
+        .exits(0);
 
     machine.is_whole();
     assert!(machine.engine_has("app"));
@@ -97,12 +78,9 @@ fn the_directory_does_not_sync() {
     let machine = Machine::boot(Suite::Bookworm);
     let before = ready(&machine);
     // The first two are of the staged file and its directory.
-    let run = injected(
-        &machine,
-        "fsync:error=EIO:when=3",
-        &["apply", &before.claim],
-    )
-    .exits(1);
+    let run = machine
+        .injected("fsync:error=EIO:when=3", &["apply", &before.claim])
+        .exits(1);
     assert!(run.stderr.contains("sync"), "{}", run.stderr);
     is_as_before(&machine, &before);
 }
@@ -231,7 +209,7 @@ fn told_to_stop_at_each_step() {
     ] {
         for point in 1..=points {
             let injection = format!("{call}:signal=SIGTERM:when={point}");
-            let run = injected(&machine, &injection, &["apply", "--json", &before.claim]);
+            let run = machine.injected(&injection, &["apply", "--json", &before.claim]);
             machine.is_whole();
             match run.code {
                 0 => {
@@ -288,7 +266,7 @@ fn killed_outright() {
     let points = (30..=52).map(|point| ("sendmsg", point));
     for (call, point) in points.chain([("fsync", 1), ("fsync", 3), ("renameat2", 1)]) {
         let injection = format!("{call}:signal=SIGKILL:when={point}");
-        injected(&machine, &injection, &["apply", &before.claim]);
+        machine.injected(&injection, &["apply", &before.claim]);
         if machine
             .run(&["systemctl", "is-active", "docker.service"])
             .code

@@ -149,6 +149,13 @@ impl Machine {
         self.run(&[&["digestfix"], words].concat())
     }
 
+    /// Runs digestfix with a fault injected.
+    pub fn injected(&self, injection: &str, words: &[&str]) -> Run {
+        let command = injecting(injection);
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        self.run(&[&command, words].concat())
+    }
+
     /// `docker load`s an image whose digest is then `<none>`: the problem.
     pub fn load(&self, name: &str) {
         self.sh(&format!("docker load -q -i /lab/{name}.tar"));
@@ -268,6 +275,25 @@ impl Drop for Background {
     fn drop(&mut self) {
         let _ = self.child.kill();
     }
+}
+
+/// The words before digestfix's own that have a system call fail, be late or
+/// be met by a signal: `renameat2:error=EIO` (`strace(1)`, "Tampering").
+pub fn injecting(injection: &str) -> Vec<String> {
+    let call = injection.split(':').next().unwrap_or_default();
+    let (trace, inject) = (format!("--trace={call}"), format!("--inject={injection}"));
+    [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        &trace,
+        &inject,
+        "digestfix",
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 /// Waits for something that is to become true soon.

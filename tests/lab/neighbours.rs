@@ -1,12 +1,11 @@
 //! Whoever else is on the host: clients, other units, another digestfix.
 
-use crate::machine::{APP, Machine, STORE, Suite, eventually};
+use crate::machine::{APP, Machine, STORE, Suite, eventually, injecting};
 
 /// A log of every start of docker.service, and room for one: the swap comes
 /// two seconds late, so a Docker that starts before has the old references.
 const WATCHED: &str = "[Service]\nExecStartPre=/bin/sh -c 'echo start >>/run/starts'\n";
-const SLOW: &str =
-    "strace -f -qq -o /dev/null --trace=renameat2 --inject=renameat2:delay_enter=2000000";
+const SLOW: &str = "renameat2:delay_enter=2000000";
 
 #[track_caller]
 fn starts_once(machine: &Machine, meddler: &str) {
@@ -15,7 +14,7 @@ fn starts_once(machine: &Machine, meddler: &str) {
     let meddling = machine.background(meddler);
     let claim = machine.claim("app");
 
-    machine.sh(&format!("{SLOW} digestfix apply {claim}"));
+    machine.injected(SLOW, &["apply", &claim]).exits(0);
 
     drop(meddling);
     machine.is_whole();
@@ -128,18 +127,7 @@ fn they_run_again_after_a_failure_too() {
     let claim = machine.claim("app");
 
     machine
-        .run(&[
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "--trace=renameat2",
-            "--inject=renameat2:error=EIO",
-            "digestfix",
-            "apply",
-            &claim,
-        ])
+        .injected("renameat2:error=EIO", &["apply", &claim])
         .exits(1);
 
     machine.is_whole();
@@ -152,7 +140,7 @@ fn two_at_once() {
     machine.load("app");
     machine.load("other");
     let (first, second) = (machine.claim("app"), machine.claim("other"));
-    let slow = machine.background(&format!("{SLOW} digestfix apply {first}"));
+    let slow = machine.background(&format!("{} apply {first}", injecting(SLOW).join(" ")));
     eventually("the first one has the lock", || {
         !machine
             .sh("cat /var/lib/docker/digestfix/lock 2>/dev/null || true")
