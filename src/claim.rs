@@ -1,7 +1,8 @@
 //! Claims: what somebody says should be true of which image.
 //!
-//! A claim is written the way Docker writes pinned references:
-//! `NAME:TAG@DIGEST`, `NAME@DIGEST`, or `REF=IMAGE`.
+//! A claim is written the way Docker writes pinned references
+//! (`NAME:TAG@DIGEST`, `NAME@DIGEST`, or `REF=IMAGE`), or comes from a file
+//! that somebody brought along ([`crate::source`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,6 +16,26 @@ pub struct Claim {
     text: String,
     /// What it says.
     pub statement: Statement,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where a claim comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Somebody typed it for this host: what it speaks of has to be here.
+    Typed,
+    /// A file, and the place in it; it may speak of other hosts' images too.
+    Source(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Typed => f.write_str("typed"),
+            Self::Source(place) => f.write_str(place),
+        }
+    }
 }
 
 /// What a claim says.
@@ -43,6 +64,17 @@ pub enum Statement {
         reference: Reference,
         /// The image it should point at.
         image: ImageName,
+    },
+    /// A manifest was brought along: the image that it proves has that digest,
+    /// in each of its repositories here.
+    ManifestBrought {
+        /// The digest of the manifest or index.
+        digest: Digest,
+        /// The repository that the source has it for; preferred, where the
+        /// image is in it.
+        repository: Option<Repository>,
+        /// It came as a part of an index that was brought along as well.
+        in_index: bool,
     },
 }
 
@@ -96,6 +128,27 @@ enum Problem {
 }
 
 impl Claim {
+    /// A claim from a file, in words and as a statement.
+    ///
+    /// # Errors
+    /// [`ClaimError`] when it is about a name that the engine cannot keep.
+    pub fn sourced(text: String, statement: Statement, place: &str) -> Result<Self, ClaimError> {
+        let repository = match &statement {
+            Statement::TaggedHasDigest { repository, .. }
+            | Statement::OnlyImageHasDigest { repository, .. } => Some(repository),
+            Statement::PointsAt { reference, .. } => Some(reference.repository()),
+            Statement::ManifestBrought { repository, .. } => repository.as_ref(),
+        };
+        if let Some(Err(problem)) = repository.map(usable) {
+            return Err(ClaimError { text, problem });
+        }
+        Ok(Self {
+            text,
+            statement,
+            origin: Origin::Source(place.to_owned()),
+        })
+    }
+
     /// The claim as it was given.
     #[must_use]
     pub fn text(&self) -> &str {
@@ -105,7 +158,10 @@ impl Claim {
 
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.text)
+        match &self.origin {
+            Origin::Typed => f.write_str(&self.text),
+            Origin::Source(place) => write!(f, "{} ({place})", self.text),
+        }
     }
 }
 
@@ -117,6 +173,7 @@ impl FromStr for Claim {
             .map(|statement| Self {
                 text: text.to_owned(),
                 statement,
+                origin: Origin::Typed,
             })
             .map_err(|problem| ClaimError {
                 text: text.to_owned(),

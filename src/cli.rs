@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::claim::Claim;
 use crate::disturbance::ContainerPolicy;
 use crate::host::Flags;
-use crate::plan::Request;
 use crate::reference::Reference;
+use crate::rewrite::Rewrite;
+use crate::trust::Trust;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -25,7 +26,11 @@ A CLAIM is one of:
   NAME:TAG@sha256:HEX  the image tagged NAME:TAG also has the reference NAME@sha256:HEX
   NAME@sha256:HEX      the same for the only image in repository NAME
   REF=IMAGE            reference REF (a tag or a digest) points at IMAGE: an image ID,
-                       the beginning of one, or another reference";
+                       the beginning of one, or another reference
+
+A FILE is known by its content: an OCI layout or archive, skopeo's dir:, a raw manifest
+or index, what docker image inspect or digestfix export printed, a repositories.json,
+Kubernetes or compose YAML, a Dockerfile, a list of references.";
 
 /// Gives images on a Docker host their lost digests back.
 #[derive(Debug, Parser)]
@@ -51,6 +56,10 @@ pub enum Command {
     /// Say whether claims hold, in the file and by the running engine's answer
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Verify(VerifyArgs),
+    /// Print the digests of this host for others, with the manifests that prove
+    /// them where the engine keeps them; touches nothing
+    #[command(after_help = EXIT_CODES)]
+    Export(ExportArgs),
 }
 
 /// `digestfix status`.
@@ -115,12 +124,51 @@ pub struct VerifyArgs {
     pub output: OutputArgs,
 }
 
+/// `digestfix export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Repositories or references to export [default: all]
+    #[arg(value_name = "NAME", value_parser = exported)]
+    pub names: Vec<Reference>,
+    /// The format: a claims file
+    #[arg(long, value_enum, default_value_t = ExportFormat::Json)]
+    pub format: ExportFormat,
+    /// containerd's root directory, where Docker keeps manifests
+    /// [default: /var/lib/containerd, and Docker's own]
+    #[arg(long, value_name = "DIR")]
+    pub containerd_root: Option<PathBuf>,
+    /// Where Docker lives.
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// Log to standard error (-vv: more)
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+}
+
+/// What an export is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// A claims file
+    Json,
+}
+
 /// What is asked for.
 #[derive(Debug, Args)]
 pub struct RequestArgs {
-    /// What should be true of which image
-    #[arg(value_name = "CLAIM", required_unless_present = "remove")]
+    /// What should be true of which image; with none of CLAIM, --from and
+    /// --remove, the files in /etc/digestfix/claims.d say it
+    #[arg(value_name = "CLAIM")]
     pub claims: Vec<Claim>,
+    /// Read claims from a file, a directory, or "-" (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub from: Vec<PathBuf>,
+    /// What --from has for repositories that begin with FROM is for TO here
+    /// (repeatable)
+    #[arg(long, value_name = "FROM=TO")]
+    pub rewrite: Vec<Rewrite>,
+    /// Refuse changes that are known less well
+    #[arg(long, value_enum, value_name = "TRUST")]
+    pub require: Option<Trust>,
     /// Drop a reference (repeatable)
     #[arg(long, value_name = "REF", value_parser = removable)]
     pub remove: Vec<Reference>,
@@ -179,6 +227,10 @@ pub struct OutputArgs {
     pub quiet: bool,
 }
 
+fn exported(text: &str) -> Result<Reference, String> {
+    Reference::parse(text).map_err(|error| error.to_string())
+}
+
 fn removable(text: &str) -> Result<Reference, String> {
     let reference = Reference::parse(text).map_err(|error| error.to_string())?;
     if !reference.repository().is_found_by_familiar_name() {
@@ -190,17 +242,6 @@ fn removable(text: &str) -> Result<Reference, String> {
     match (reference.tag(), reference.digest()) {
         (Some(_), None) | (None, Some(_)) => Ok(reference),
         _ => Err("write one tag (NAME:TAG) or one digest (NAME@sha256:HEX)".to_owned()),
-    }
-}
-
-impl From<&RequestArgs> for Request {
-    fn from(args: &RequestArgs) -> Self {
-        Self {
-            claims: args.claims.clone(),
-            removals: args.remove.clone(),
-            replace: args.replace,
-            allow_image_id_digest: args.allow_image_id_digest,
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One function a command: from arguments to an exit code.
 
 mod apply;
+mod export;
 mod plan;
 mod status;
 mod verify;
@@ -10,15 +11,17 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use crate::cli::{Command, HostArgs};
+use crate::cli::{Command, HostArgs, RequestArgs};
 use crate::data_root::{ImageDir, ReadError, Snapshot};
 use crate::disturbance::{AssessError, ContainerPolicy, Disturbance, Obstacle, assess};
 use crate::engine::UnixEngine;
 use crate::host::{Flags, Host, HostError, Managed, Management, find_managed, find_offline};
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Exit, Problem, Report};
+use crate::source::{self, SourceError, claims_dir};
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::lock::LockError;
+use crate::transaction::outcome::Progress;
 
 const NOTHING_TOUCHED: &str = "nothing was touched";
 
@@ -32,6 +35,7 @@ pub async fn run(command: Command) -> Exit {
         Command::Plan(args) => plan::run(&args).await,
         Command::Apply(args) => apply::run(&args).await,
         Command::Verify(args) => verify::run(&args).await,
+        Command::Export(args) => export::run(&args).await,
     }
 }
 
@@ -44,6 +48,12 @@ enum Stop {
     Host(#[from] HostError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("there are no claims: none is given, and there is no /etc/digestfix/claims.d")]
+    NoClaims,
+    #[error("no claim was found in what --from names")]
+    NothingFrom,
     #[error("the claims cannot be met")]
     Refused(Vec<Refusal>),
     #[error("Docker should not be stopped now")]
@@ -54,6 +64,10 @@ enum Stop {
     InUse { data_root: String, pid: Option<u32> },
     #[error(transparent)]
     Lock(#[from] LockError),
+    #[error("there is no {0} here")]
+    NoSuchName(String),
+    #[error("standard output: {0}")]
+    Output(std::io::Error),
     #[error("{0} received")]
     Interrupted(&'static str),
     #[error("signals cannot be listened for: {0}")]
@@ -76,6 +90,14 @@ impl Stop {
                 next = Some("run it as root: sudo digestfix …".to_owned());
                 vec![self.to_string()]
             }
+            Self::NoClaims => {
+                next = Some(
+                    "give a CLAIM (NAME:TAG@sha256:HEX), a file (--from FILE), or put files into \
+                     /etc/digestfix/claims.d"
+                        .to_owned(),
+                );
+                vec![self.to_string()]
+            }
             Self::Lock(LockError::Held { .. }) => {
                 next = Some(
                     "wait until it has ended, or let digestfix wait: --wait SECONDS".to_owned(),
@@ -85,9 +107,10 @@ impl Stop {
             _ => vec![self.to_string()],
         };
         let (kind, exit) = match &self {
-            Self::Interrupted(_) | Self::Signals(_) | Self::Lock(LockError::Io { .. }) => {
-                ("failed", Exit::Failed)
-            }
+            Self::Interrupted(_)
+            | Self::Signals(_)
+            | Self::Output(_)
+            | Self::Lock(LockError::Io { .. }) => ("failed", Exit::Failed),
             _ => ("refused", Exit::Refused),
         };
         report.problem(
@@ -156,6 +179,36 @@ impl Site {
 
 fn engine_at(socket: &Path) -> UnixEngine {
     UnixEngine::new(socket, ANSWER_WITHIN)
+}
+
+/// What is asked for, with all that its sources say.
+fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
+    let typed = !args.claims.is_empty() || !args.remove.is_empty();
+    let harvest = if typed || !args.from.is_empty() {
+        let harvest = source::read(&args.from, &args.rewrite)?;
+        if !typed && harvest.is_empty() {
+            for remark in &harvest.remarks {
+                report.warning(remark);
+            }
+            return Err(Stop::NothingFrom);
+        }
+        harvest
+    } else {
+        claims_dir::read(&args.rewrite)?.ok_or(Stop::NoClaims)?
+    };
+    for remark in &harvest.remarks {
+        report.warning(remark);
+    }
+    let mut claims = args.claims.clone();
+    claims.extend(harvest.claims);
+    Ok(Request {
+        claims,
+        removals: args.remove.clone(),
+        replace: args.replace,
+        allow_image_id_digest: args.allow_image_id_digest,
+        evidence: harvest.evidence,
+        require: args.require,
+    })
 }
 
 /// A request against the store as it is.

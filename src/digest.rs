@@ -7,7 +7,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 /// The algorithms that are registered for digests
 /// (opencontainers/go-digest v1.0.0, `algorithm.go`).
@@ -101,7 +102,22 @@ fn check_hex(algorithm: Algorithm, hex: &str) -> Result<(), DigestError> {
     Ok(())
 }
 
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 impl Digest {
+    /// The digest of these bytes.
+    #[must_use]
+    pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        let hex = match algorithm {
+            Algorithm::Sha256 => hex_of(&Sha256::digest(bytes)),
+            Algorithm::Sha384 => hex_of(&Sha384::digest(bytes)),
+            Algorithm::Sha512 => hex_of(&Sha512::digest(bytes)),
+        };
+        Self { algorithm, hex }
+    }
+
     /// Its algorithm.
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
@@ -138,6 +154,22 @@ impl FromStr for Digest {
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}:{}", self.algorithm.name(), self.hex)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for ImageId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -210,6 +242,21 @@ mod tests {
                 serde_json::to_string(&digest).unwrap(),
                 format!("\"{text}\"")
             );
+        }
+    }
+
+    /// The empty input, as FIPS 180-4 implementations are compared by.
+    #[test]
+    fn the_digest_of_bytes() {
+        let begins = [
+            (Algorithm::Sha256, "sha256:e3b0c44298fc1c14"),
+            (Algorithm::Sha384, "sha384:38b060a751ac9638"),
+            (Algorithm::Sha512, "sha512:cf83e1357eefb8bd"),
+        ];
+        for (algorithm, begin) in begins {
+            let digest = Digest::of(algorithm, b"");
+            assert!(digest.to_string().starts_with(begin), "{digest}");
+            assert_eq!(digest.to_string().parse(), Ok(digest));
         }
     }
 

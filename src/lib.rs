@@ -2,7 +2,9 @@
 //!
 //! The way of the data, and where to find it:
 //!
-//! 1. [`claim`]: what somebody says should be true of which image;
+//! 1. [`claim`]: what somebody says should be true of which image, typed or
+//!    out of a file ([`source`]), with the [`evidence`] for it: each digest is
+//!    proven, matched or asserted ([`trust`]);
 //! 2. [`host`]: where Docker lives here, and whether it runs;
 //! 3. [`data_root`] and [`store`]: the references as they are;
 //! 4. [`plan`]: claims against the store, as a list of changes or refusals;
@@ -16,16 +18,22 @@
 pub mod claim;
 pub mod cli;
 pub mod commands;
+pub mod content_store;
 pub mod data_root;
 pub mod digest;
 pub mod disturbance;
 pub mod engine;
+pub mod evidence;
 pub mod host;
 pub mod interrupt;
+pub mod manifest;
 pub mod plan;
 pub mod reference;
 pub mod report;
+pub mod rewrite;
+pub mod source;
 pub mod status;
 pub mod store;
 pub mod systemd;
 pub mod transaction;
+pub mod trust;

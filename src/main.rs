@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => args.output.verbose,
         Command::Apply(args) => args.output.verbose,
         Command::Verify(args) => args.output.verbose,
+        Command::Export(args) => args.verbose,
     };
     let level = match verbose {
         0 => LevelFilter::OFF,

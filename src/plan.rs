@@ -7,15 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::claim::Claim;
 use crate::digest::{Digest, ImageId};
+use crate::evidence::Evidence;
 use crate::reference::Reference;
 use crate::store::{Misfit, Store};
+use crate::trust::Trust;
 
+mod conflicts;
 mod refusal;
 mod resolver;
 
 pub use refusal::Refusal;
 
-use resolver::{Resolver, contradictions, moving_ground};
+use conflicts::{Wanted, contradictions, moving_ground, too_weak, two_digests};
+use resolver::Resolver;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +32,10 @@ pub struct Request {
     pub replace: bool,
     /// A digest may be the ID of an image that is here.
     pub allow_image_id_digest: bool,
+    /// What was brought along that tells whose a digest is.
+    pub evidence: Evidence,
+    /// The least trust that a change may rest on; any, when it is not said.
+    pub require: Option<Trust>,
 }
 
 /// A store, the store it should become, and the difference.
@@ -41,6 +49,8 @@ pub struct Plan {
     pub targets: Vec<Target>,
     /// The references asked to be dropped.
     pub removals: Vec<Reference>,
+    /// Claims of sources that come to nothing on this host.
+    pub skipped: Vec<Skipped>,
     /// Images that would be left with no reference that the engine counts:
     /// dangling, and removed by the next `docker image prune`.
     pub orphans: Vec<ImageId>,
@@ -57,6 +67,35 @@ pub struct Target {
     pub image: ImageId,
     /// It is so already.
     pub holds: bool,
+    /// How far it is known.
+    pub trust: Trust,
+    /// Where from.
+    pub origin: String,
+    /// Somebody typed the claim.
+    pub typed: bool,
+}
+
+/// A claim of a source that comes to nothing on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The claim.
+    pub claim: String,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a claim comes to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// The image that it speaks of is not here.
+    #[error("its image is not on this host")]
+    NotHere,
+    /// Several images could be meant.
+    #[error("several images here could be meant: {}", .0.join(", "))]
+    Several(Vec<String>),
+    /// The image has no name here to have a digest under.
+    #[error("image {0} has no name here; tag it first")]
+    Nameless(String),
 }
 
 /// One line of the difference between two stores.
@@ -85,16 +124,23 @@ impl Plan {
         let mut refusals = Vec::new();
         let mut targets: Vec<Target> = Vec::new();
         let mut routes = Vec::new();
+        let mut skipped = Vec::new();
         for claim in &request.claims {
-            match resolver.target(claim, request.allow_image_id_digest) {
-                Ok((target, route)) => {
-                    routes.push(route);
-                    targets.push(target);
+            match resolver.targets(claim, request) {
+                Ok(found) => {
+                    for (target, route) in found.targets {
+                        refusals.extend(too_weak(&target, request.require));
+                        routes.push(route);
+                        targets.push(target);
+                    }
+                    skipped.extend(found.skipped);
                 }
                 Err(refusal) => refusals.push(refusal),
             }
         }
-        refusals.extend(contradictions(&targets, &request.removals));
+        let wanted = Wanted::new(&targets);
+        refusals.extend(contradictions(&targets, &wanted, &request.removals));
+        refusals.extend(two_digests(&targets, &request.evidence));
 
         // Each reference that goes, with what asks for it to go.
         let mut drops: BTreeMap<Reference, String> = request
@@ -104,7 +150,7 @@ impl Plan {
             .map(|reference| (reference.clone(), format!("--remove {reference}")))
             .collect();
         for target in targets.iter().filter(|target| !target.holds) {
-            for (reference, refusal) in resolver.in_the_way(target, &targets, &request.removals) {
+            for (reference, refusal) in resolver.in_the_way(target, &wanted, request) {
                 if request.replace {
                     drops
                         .entry(reference)
@@ -114,13 +160,14 @@ impl Plan {
                 }
             }
         }
-        refusals.extend(moving_ground(&targets, &routes, &drops));
+        refusals.extend(moving_ground(&targets, &wanted, &routes, &drops));
         if !refusals.is_empty() {
             return Err(refusals);
         }
         Ok(Self::assemble(
             store,
             targets,
+            skipped,
             &request.removals,
             drops.keys(),
         ))
@@ -129,6 +176,7 @@ impl Plan {
     fn assemble<'a>(
         store: &Store,
         targets: Vec<Target>,
+        skipped: Vec<Skipped>,
         removals: &[Reference],
         drops: impl Iterator<Item = &'a Reference>,
     ) -> Self {
@@ -177,6 +225,7 @@ impl Plan {
             after,
             changes,
             targets,
+            skipped,
             removals: removals.to_vec(),
             orphans: orphans.into_iter().collect(),
         }
@@ -186,6 +235,15 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// What a reference that is new or moves rests on.
+    #[must_use]
+    pub fn basis(&self, reference: &Reference) -> Option<&Target> {
+        self.targets
+            .iter()
+            .filter(|target| target.reference == *reference)
+            .max_by_key(|target| target.trust)
     }
 
     /// The references that are gone afterwards.

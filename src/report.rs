@@ -13,9 +13,10 @@ use serde::Serialize;
 use crate::cli::OutputArgs;
 use crate::disturbance::Disturbance;
 use crate::host::{Host, Management};
-use crate::plan::{Change, Plan, Target};
+use crate::plan::{Change, Plan, Target, Why};
 use crate::status::Row;
 use crate::transaction::outcome::{Progress, Step};
+use crate::trust::Trust;
 
 /// The version of the JSON object. Fields may be added under the same number;
 /// one that changes its meaning or goes away raises it.
@@ -62,6 +63,8 @@ struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     claims: Option<Vec<ClaimDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<Vec<SkippedDocument>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     changes: Option<Vec<ChangeDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     disturbance: Option<DisturbanceDocument>,
@@ -90,7 +93,8 @@ struct ClaimDocument {
     claim: String,
     reference: String,
     image_id: String,
-    trust: &'static str,
+    trust: Trust,
+    origin: String,
     holds_in_file: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     holds_in_engine: Option<bool>,
@@ -101,6 +105,14 @@ struct ChangeDocument {
     reference: String,
     from: Option<String>,
     to: Option<String>,
+    trust: Option<Trust>,
+    origin: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct SkippedDocument {
+    claim: String,
+    why: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,9 +129,6 @@ struct StepDocument {
     seconds: f64,
     detail: String,
 }
-
-/// A claim that somebody typed; nothing was brought along that proves it.
-const TYPED: &str = "asserted";
 
 /// Tells of one run of one command.
 pub struct Report {
@@ -226,7 +235,38 @@ impl Report {
     /// What the claims came down to, and the change that this means.
     pub fn plan(&mut self, plan: &Plan) {
         self.document.claims = Some(plan.targets.iter().map(claim_document).collect());
-        self.document.changes = Some(plan.changes.iter().map(change_document).collect());
+        let changes = plan.changes.iter();
+        self.document.changes = Some(
+            changes
+                .map(|change| change_document(plan, change))
+                .collect(),
+        );
+        let skipped = plan.skipped.iter().map(|skipped| SkippedDocument {
+            claim: skipped.claim.clone(),
+            why: skipped.why.to_string(),
+        });
+        self.document.skipped = Some(skipped.collect());
+    }
+
+    /// The claims that come to nothing here: those about images of other hosts
+    /// are counted, the others are told.
+    pub fn say_skipped(&mut self, plan: &Plan) {
+        let mut elsewhere = 0;
+        for skipped in &plan.skipped {
+            if skipped.why == Why::NotHere {
+                tracing::debug!(claim = skipped.claim, "{}", skipped.why);
+                elsewhere += 1;
+            } else {
+                self.warning(&format!("{}: left alone, {}", skipped.claim, skipped.why));
+            }
+        }
+        match elsewhere {
+            0 => {}
+            1 => self.say("1 claim is about an image that this host does not have."),
+            _ => self.say(&format!(
+                "{elsewhere} claims are about images that this host does not have."
+            )),
+        }
     }
 
     /// The change, as a diff.
@@ -254,12 +294,14 @@ impl Report {
                 self.say(&format!("-   {}  {from}", change.reference));
             }
             if let Some(to) = &change.to {
-                let trust = if change.reference.digest().is_some() {
-                    "  (asserted: typed by somebody, nothing here proves it)"
-                } else {
-                    ""
-                };
-                self.say(&format!("+   {}  {to}{trust}", change.reference));
+                let basis = plan.basis(&change.reference);
+                let basis = basis.filter(|_| change.reference.digest().is_some());
+                let trust = basis.map(|target| format!("  ({})", basis_of(target)));
+                self.say(&format!(
+                    "+   {}  {to}{}",
+                    change.reference,
+                    trust.unwrap_or_default()
+                ));
             }
         }
         for image in &plan.orphans {
@@ -321,10 +363,11 @@ impl Report {
             let answered = engine.and_then(|answers| answers.get(index).copied());
             let word = |holds: bool| if holds { "yes" } else { "NO" };
             self.say(&format!(
-                "{}\n  in the file: {}, by the engine: {}",
+                "{}\n  in the file: {}, by the engine: {}; {}",
                 target.claim,
                 word(target.holds),
-                answered.map_or("not asked", word)
+                answered.map_or("not asked", word),
+                basis_of(target)
             ));
             claims.push(ClaimDocument {
                 holds_in_engine: answered,
@@ -407,14 +450,30 @@ fn claim_document(target: &Target) -> ClaimDocument {
         claim: target.claim.clone(),
         reference: target.reference.familiar(),
         image_id: target.image.to_string(),
-        trust: TYPED,
+        trust: target.trust,
+        origin: target.origin.clone(),
         holds_in_file: target.holds,
         holds_in_engine: None,
     }
 }
 
-fn change_document(change: &Change) -> ChangeDocument {
+/// How far a target is known, and by what.
+fn basis_of(target: &Target) -> String {
+    match target.trust {
+        Trust::Asserted if target.typed => {
+            "asserted: typed by somebody, nothing here proves it".to_owned()
+        }
+        Trust::Asserted => format!("asserted by {}, nothing here proves it", target.origin),
+        Trust::Matched => format!("matched: same image ID in {}", target.origin),
+        Trust::Proven => format!("proven by the manifest in {}", target.origin),
+    }
+}
+
+fn change_document(plan: &Plan, change: &Change) -> ChangeDocument {
+    let basis = plan.basis(&change.reference);
     ChangeDocument {
+        trust: basis.map(|target| target.trust),
+        origin: basis.map(|target| target.origin.clone()),
         reference: change.reference.familiar(),
         from: change.from.clone(),
         to: change.to.as_ref().map(ToString::to_string),

@@ -490,9 +490,11 @@ fn bad_usage_is_exit_code_2() {
         }
     }
     for words in [
-        &["apply"][..],
-        &["plan"],
-        &["frobnicate"],
+        &["frobnicate"][..],
+        &["apply", "--rewrite", "a", "a:1=b:1"],
+        &["apply", "--require", "certain", "a:1=b:1"],
+        &["export", "UPPER"],
+        &["export", "--format", "xml"],
         &["apply", "--remove", "httpd"],
         &["apply", "--remove", "docker.io/foo.com/x:1"],
         &["apply", "--wait", "-1", "a:1=b:1"],

@@ -175,6 +175,7 @@ fn request() -> impl Strategy<Value = Request> {
                     .collect(),
                 replace: replace > 1,
                 allow_image_id_digest,
+                ..Request::default()
             },
         )
 }

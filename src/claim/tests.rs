@@ -43,6 +43,7 @@ fn summary(statement: &Statement) -> String {
             };
             format!("{reference} is {image}")
         }
+        Statement::ManifestBrought { digest, .. } => format!("manifest {digest}"),
     };
     line.replace(HEX, "#")
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::ApplyArgs;
-use crate::commands::{Draft, Site, Stop, engine_at, survey};
+use crate::commands::{Draft, Site, Stop, engine_at, request, survey};
 use crate::disturbance::Obstacle;
 use crate::host::{Flags, HostError, probable_data_root};
 use crate::interrupt::Interrupt;
@@ -21,7 +21,7 @@ pub(super) async fn run(args: &ApplyArgs) -> Exit {
     match apply(args, &mut report).await {
         Ok(None) => {
             report.done(false, None);
-            report.line("Nothing to do: every claim holds already.");
+            report.line("Nothing to do: all that is claimed of this host holds already.");
             report.end(Exit::Done)
         }
         Ok(Some(outcome)) => tell(outcome, report, args),
@@ -31,10 +31,10 @@ pub(super) async fn run(args: &ApplyArgs) -> Exit {
 
 /// None when there is nothing to do.
 async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Outcome>, Stop> {
-    let request = Request::from(&args.request);
+    let request = request(&args.request, report)?;
     // A first look without the lock: when there is nothing to do, nobody is
     // kept waiting, and a claim that cannot be met is refused at once.
-    let data_root = match look(args, &request).await {
+    let data_root = match look(args, &request, report).await {
         Ok(None) => return Ok(None),
         Ok(Some(data_root)) => data_root,
         Err(stop) => data_root_behind(args, stop).await?,
@@ -58,6 +58,7 @@ async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Outcome>,
     }
     report.say_host();
     report.say_plan(&draft.plan);
+    report.say_skipped(&draft.plan);
     report.line("");
     let engine = site
         .managed()
@@ -85,10 +86,16 @@ async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Outcome>,
     Ok(Some(transaction.run().await))
 }
 
-async fn look(args: &ApplyArgs, request: &Request) -> Result<Option<PathBuf>, Stop> {
+async fn look(
+    args: &ApplyArgs,
+    request: &Request,
+    report: &mut Report,
+) -> Result<Option<PathBuf>, Stop> {
     let site = Site::find(&args.host).await?;
     let draft = Draft::new(site.images(), request)?;
     if draft.plan.is_empty() {
+        report.plan(&draft.plan);
+        report.say_skipped(&draft.plan);
         return Ok(None);
     }
     match survey(&site, args.containers.containers).await? {

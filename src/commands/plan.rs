@@ -1,8 +1,7 @@
 //! `digestfix plan`
 
 use crate::cli::PlanArgs;
-use crate::commands::{Draft, Site, Stop, survey};
-use crate::plan::Request;
+use crate::commands::{Draft, Site, Stop, request, survey};
 use crate::report::{Exit, Report};
 
 pub(super) async fn run(args: &PlanArgs) -> Exit {
@@ -14,12 +13,14 @@ pub(super) async fn run(args: &PlanArgs) -> Exit {
 }
 
 async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
+    let request = request(&args.request, report)?;
     let site = Site::find(&args.host).await?;
     report.host(&site.host);
-    let draft = Draft::new(site.images(), &Request::from(&args.request))?;
+    let draft = Draft::new(site.images(), &request)?;
     report.plan(&draft.plan);
     report.say_host();
     report.say_plan(&draft.plan);
+    report.say_skipped(&draft.plan);
     if draft.plan.is_empty() {
         report.line("\nNothing to do.");
         return Ok(Exit::Done);

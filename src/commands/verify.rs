@@ -1,11 +1,11 @@
 //! `digestfix verify`
 
 use crate::cli::VerifyArgs;
-use crate::commands::{Draft, Site, Stop, engine_at};
+use crate::commands::{Draft, Site, Stop, engine_at, request};
 use crate::disturbance::AssessError;
 use crate::engine::{Engine, EngineError};
 use crate::host::Managed;
-use crate::plan::{Plan, Request};
+use crate::plan::Plan;
 use crate::report::{Exit, Report};
 
 pub(super) async fn run(args: &VerifyArgs) -> Exit {
@@ -17,9 +17,10 @@ pub(super) async fn run(args: &VerifyArgs) -> Exit {
 }
 
 async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
+    let request = request(&args.request, report)?;
     let site = Site::find(&args.host).await?;
     report.host(&site.host);
-    let plan = Draft::new(site.images(), &Request::from(&args.request))?.plan;
+    let plan = Draft::new(site.images(), &request)?.plan;
     report.plan(&plan);
     let running = site
         .managed()
@@ -30,6 +31,7 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
         None => None,
     };
     report.verified(&plan, answers.as_deref());
+    report.say_skipped(&plan);
     let engine_agrees = answers.is_none_or(|answers| answers.iter().all(|holds| *holds));
     if plan.is_empty() && engine_agrees {
         report.line("All of it holds.");

@@ -1,5 +1,7 @@
 //! Why a request cannot be met, in words that say what to do about it.
 
+use crate::trust::Trust;
+
 /// Why a request cannot be met.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -108,6 +110,49 @@ pub enum Refusal {
         /// What both are about.
         reference: String,
     },
+    /// What was brought along says that the digest is another image's.
+    #[error(
+        "{claim}: {digest} is not a digest of image {image}: it is {trust} to be of {}, by {origin}",
+        .images.join(", ")
+    )]
+    OtherImages {
+        /// The claim.
+        claim: String,
+        /// The digest.
+        digest: String,
+        /// The image that the claim leads to.
+        image: String,
+        /// The images that it is of.
+        images: Vec<String>,
+        /// How far that is known.
+        trust: Trust,
+        /// Where from.
+        origin: String,
+    },
+    /// Two sources give an image different digests, and not both can show it.
+    #[error(
+        "{first} and {second} give image {image} different digests in one repository, and nothing          shows that both are right: bring the manifests, or leave one out{}", converted(*.second_is_oci)
+    )]
+    TwoDigests {
+        /// A claim that nothing supports.
+        first: String,
+        /// Another.
+        second: String,
+        /// The image.
+        image: String,
+        /// The second one's manifest was brought along, in OCI's format.
+        second_is_oci: bool,
+    },
+    /// Less trust than was demanded.
+    #[error("{claim}: it is only {trust}, and --require asks for {required}")]
+    TooWeak {
+        /// The claim.
+        claim: String,
+        /// What it has.
+        trust: Trust,
+        /// What it needs.
+        required: Trust,
+    },
     /// A claim finds its image by a reference that moves in the same request.
     #[error(
         "{claim} finds its image by {reference}, which {mover} changes at the same time; \
@@ -121,6 +166,18 @@ pub enum Refusal {
         /// What moves it.
         mover: String,
     },
+}
+
+/// skopeo's oci-archive: converts Docker's manifests, and with that changes
+/// their digest.
+fn converted(is_oci: bool) -> &'static str {
+    if is_oci {
+        ". The one that was brought along is in OCI's format, as a conversion from Docker's leaves \
+         it (skopeo's oci: and oci-archive:), which changes the digest; these keep the registry's \
+         bytes: skopeo copy docker://IMAGE dir:DIR, skopeo inspect --raw docker://IMAGE"
+    } else {
+        ""
+    }
 }
 
 fn known(others: &[String]) -> String {

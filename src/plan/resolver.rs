@@ -1,13 +1,16 @@
-//! From what a claim says to the one image and the one reference it means,
-//! and what stands in the way.
+//! From what a claim says to the images and the references it means, and what
+//! stands in the way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::claim::{Claim, ImageName, Statement};
+use crate::claim::{Claim, ImageName, Origin, Statement};
 use crate::digest::{Digest, ImageId};
-use crate::plan::{Refusal, Target, digest_is_image_id};
-use crate::reference::{Reference, Repository};
+use crate::evidence::Verdict;
+use crate::plan::conflicts::Wanted;
+use crate::plan::{Refusal, Request, Skipped, Target, Why, digest_is_image_id};
+use crate::reference::{Reference, Repository, Tag};
 use crate::store::Store;
+use crate::trust::Trust;
 
 /// What led a claim to its image.
 pub(super) enum Route {
@@ -22,25 +25,110 @@ pub(super) enum Route {
 pub(super) struct Resolver<'a> {
     store: &'a Store,
     images: &'a BTreeSet<ImageId>,
-    references: Vec<(Reference, ImageId)>,
+    repositories: BTreeMap<Repository, BTreeMap<Reference, ImageId>>,
+    /// The repositories that each image has a reference in.
+    homes: BTreeMap<ImageId, BTreeSet<Repository>>,
+    values: BTreeSet<&'a str>,
 }
+
+/// What a claim comes down to.
+#[derive(Default)]
+pub(super) struct Found {
+    pub targets: Vec<(Target, Route)>,
+    pub skipped: Option<Skipped>,
+}
+
+/// A claim's image and reference, before anybody asked whether it is true.
+type Lead = (Reference, ImageId, Route);
 
 impl<'a> Resolver<'a> {
     pub(super) fn new(store: &'a Store, images: &'a BTreeSet<ImageId>) -> Self {
+        let mut repositories: BTreeMap<Repository, BTreeMap<Reference, ImageId>> = BTreeMap::new();
+        let mut homes: BTreeMap<ImageId, BTreeSet<Repository>> = BTreeMap::new();
+        for (reference, image) in store.references() {
+            let repository = reference.repository().clone();
+            homes
+                .entry(image.clone())
+                .or_default()
+                .insert(repository.clone());
+            repositories
+                .entry(repository)
+                .or_default()
+                .insert(reference, image);
+        }
         Self {
             store,
             images,
-            references: store.references().collect(),
+            repositories,
+            homes,
+            values: store.entries().map(|entry| entry.value).collect(),
         }
     }
 
-    /// The claim's target, and what led to its image.
-    pub(super) fn target(
-        &self,
-        claim: &Claim,
-        allow_image_id_digest: bool,
-    ) -> Result<(Target, Route), Refusal> {
-        let (reference, image, route) = match &claim.statement {
+    /// What the claim means here, each with what led to its image.
+    pub(super) fn targets(&self, claim: &Claim, request: &Request) -> Result<Found, Refusal> {
+        let leads = match (&claim.statement, &claim.origin) {
+            (
+                Statement::ManifestBrought {
+                    digest,
+                    repository,
+                    in_index,
+                },
+                _,
+            ) => match self.brought(digest, repository.as_ref(), request) {
+                Err(_) if *in_index => Ok(Vec::new()),
+                leads => leads,
+            },
+            (
+                Statement::TaggedHasDigest {
+                    repository,
+                    tag,
+                    digest,
+                },
+                Origin::Source(_),
+            ) => self.pinned(repository, Some(tag), digest, request),
+            (Statement::OnlyImageHasDigest { repository, digest }, Origin::Source(_)) => {
+                self.pinned(repository, None, digest, request)
+            }
+            (
+                Statement::PointsAt {
+                    reference,
+                    image: ImageName::Id(image),
+                },
+                Origin::Source(_),
+            ) => {
+                if self.images.contains(image) {
+                    Ok(vec![(reference.clone(), image.clone(), Route::Id)])
+                } else {
+                    Err(Why::NotHere)
+                }
+            }
+            _ => Ok(vec![self.meant(claim)?]),
+        };
+        let leads = match leads {
+            Ok(leads) => leads,
+            Err(why) => {
+                return Ok(Found {
+                    targets: Vec::new(),
+                    skipped: Some(Skipped {
+                        claim: claim.to_string(),
+                        why,
+                    }),
+                });
+            }
+        };
+        let mut found = Found::default();
+        for (reference, image, route) in leads {
+            found
+                .targets
+                .push((self.judged(claim, reference, image, request)?, route));
+        }
+        Ok(found)
+    }
+
+    /// What a claim means that speaks of this very host.
+    fn meant(&self, claim: &Claim) -> Result<Lead, Refusal> {
+        match &claim.statement {
             Statement::TaggedHasDigest {
                 repository,
                 tag,
@@ -49,26 +137,183 @@ impl<'a> Resolver<'a> {
                 let tagged = repository.clone().with_tag(tag.clone());
                 let image = self.pointed_at(claim, &tagged)?;
                 let reference = repository.clone().with_digest(digest.clone());
-                (reference, image, Route::Named(tagged))
+                Ok((reference, image, Route::Named(tagged)))
             }
             Statement::OnlyImageHasDigest { repository, digest } => {
                 let reference = repository.clone().with_digest(digest.clone());
                 let (image, route) = self.only_image(claim, repository, &reference)?;
-                (reference, image, route)
+                Ok((reference, image, route))
             }
             Statement::PointsAt { reference, image } => {
                 let (image, route) = self.image(claim, image)?;
-                (reference.clone(), image, route)
+                Ok((reference.clone(), image, route))
             }
-        };
-        if let Some(digest) = reference.digest()
-            && !allow_image_id_digest
-            && self.is_image_id(digest)
-        {
-            return Err(Refusal::DigestIsImageId {
+            Statement::ManifestBrought { digest, .. } => Err(Refusal::NoSuchImage {
                 claim: claim.to_string(),
-                digest: digest.to_string(),
-            });
+                prefix: digest.to_string(),
+            }),
+        }
+    }
+
+    /// A pin that somebody wrote into a file: by image ID, where the evidence
+    /// has one for the digest, and else by name.
+    fn pinned(
+        &self,
+        repository: &Repository,
+        tag: Option<&Tag>,
+        digest: &Digest,
+        request: &Request,
+    ) -> Result<Vec<Lead>, Why> {
+        let reference = repository.clone().with_digest(digest.clone());
+        if let Some(image) = self.find(&reference)
+            && self.images.contains(&image)
+        {
+            return Ok(vec![(reference, image, Route::Id)]);
+        }
+        let named = tag.map(|tag| repository.clone().with_tag(tag.clone()));
+        if let Some(named) = named
+            && let Some(image) = self.find(&named)
+            && self.images.contains(&image)
+        {
+            return Ok(vec![(reference, image, Route::Named(named))]);
+        }
+        let (known, all_known) = self.images_of(digest, request);
+        let mut here: Vec<&ImageId> = known.intersection(self.images).collect();
+        if here.len() > 1 {
+            here.retain(|image| self.is_in(image, repository));
+        }
+        if here.len() > 1 {
+            return Err(Why::Several(here.iter().map(ToString::to_string).collect()));
+        }
+        if let Some(image) = here.first() {
+            return Ok(vec![(reference, (*image).clone(), Route::Id)]);
+        }
+        if all_known || tag.is_some() {
+            return Err(Why::NotHere);
+        }
+        let mut images: BTreeMap<&ImageId, Vec<Reference>> = BTreeMap::new();
+        for (other, image) in self.repositories.get(repository).into_iter().flatten() {
+            if self.images.contains(image) {
+                images.entry(image).or_default().push(other.clone());
+            }
+        }
+        let mut each = images.into_iter();
+        match (each.next(), each.next()) {
+            (None, _) => Err(Why::NotHere),
+            (Some((image, references)), None) => Ok(vec![(
+                reference,
+                image.clone(),
+                Route::OnlyImage(references),
+            )]),
+            (Some((first, _)), Some((second, _))) => Err(Why::Several(
+                [first, second]
+                    .into_iter()
+                    .chain(each.map(|(image, _)| image))
+                    .map(ToString::to_string)
+                    .collect(),
+            )),
+        }
+    }
+
+    /// The images that the evidence has for a digest, and whether it has all.
+    fn images_of(&self, digest: &Digest, request: &Request) -> (BTreeSet<ImageId>, bool) {
+        let mut images: BTreeSet<ImageId> = request.evidence.recorded(digest).cloned().collect();
+        let mut all_known = !images.is_empty();
+        if let Some(proof) = request.evidence.proof(digest) {
+            all_known |= proof.complete;
+            images.extend(proof.images.into_keys());
+        }
+        (images, all_known)
+    }
+
+    /// A manifest that was brought along, in each repository of its image.
+    fn brought(
+        &self,
+        digest: &Digest,
+        repository: Option<&Repository>,
+        request: &Request,
+    ) -> Result<Vec<Lead>, Why> {
+        let proof = request.evidence.proof(digest).ok_or(Why::NotHere)?;
+        let here: BTreeSet<ImageId> = proof
+            .images
+            .into_keys()
+            .filter(|image| self.images.contains(image))
+            .collect();
+        let Some(first) = here.first() else {
+            return Err(Why::NotHere);
+        };
+        let mut homes: BTreeMap<&Repository, Vec<&ImageId>> = BTreeMap::new();
+        for image in &here {
+            for home in self.homes.get(image).into_iter().flatten() {
+                homes.entry(home).or_default().push(image);
+            }
+        }
+        if let Some(repository) = repository {
+            if homes.is_empty() && here.len() == 1 {
+                homes.insert(repository, vec![first]);
+            }
+            if homes.contains_key(repository) {
+                homes.retain(|home, _| *home == repository);
+            }
+        }
+        if homes.is_empty() {
+            return Err(Why::Nameless(first.to_string()));
+        }
+        let mut leads = Vec::new();
+        for (home, images) in homes {
+            let reference = home.clone().with_digest(digest.clone());
+            let present = self.find(&reference).filter(|image| here.contains(image));
+            let image = match (present, images.as_slice()) {
+                (Some(present), _) => present,
+                (None, [only]) => (*only).clone(),
+                (None, several) => {
+                    return Err(Why::Several(
+                        several.iter().map(ToString::to_string).collect(),
+                    ));
+                }
+            };
+            leads.push((reference, image, Route::Id));
+        }
+        Ok(leads)
+    }
+
+    fn is_in(&self, image: &ImageId, repository: &Repository) -> bool {
+        self.homes
+            .get(image)
+            .is_some_and(|homes| homes.contains(repository))
+    }
+
+    /// The target, unless something tells that it is wrong.
+    fn judged(
+        &self,
+        claim: &Claim,
+        reference: Reference,
+        image: ImageId,
+        request: &Request,
+    ) -> Result<Target, Refusal> {
+        let mut trust = Trust::Asserted;
+        let mut origin = claim.origin.to_string();
+        if let Some(digest) = reference.digest() {
+            if !request.allow_image_id_digest && self.is_image_id(digest) {
+                return Err(Refusal::DigestIsImageId {
+                    claim: claim.to_string(),
+                    digest: digest.to_string(),
+                });
+            }
+            match request.evidence.verdict(digest, &image) {
+                Verdict::Supports(how, place) => (trust, origin) = (how, place),
+                Verdict::Denies(trust, images, origin) => {
+                    return Err(Refusal::OtherImages {
+                        claim: claim.to_string(),
+                        digest: digest.to_string(),
+                        image: image.to_string(),
+                        images: images.iter().map(ToString::to_string).collect(),
+                        trust,
+                        origin,
+                    });
+                }
+                Verdict::Silent => {}
+            }
         }
         if !self.images.contains(&image) {
             return Err(Refusal::ImageMissing {
@@ -76,43 +321,43 @@ impl<'a> Resolver<'a> {
                 image: image.to_string(),
             });
         }
-        let holds = self.store.points_at(&reference, &image);
-        let target = Target {
+        Ok(Target {
             claim: claim.to_string(),
+            holds: self.store.points_at(&reference, &image),
             reference,
             image,
-            holds,
-        };
-        Ok((target, route))
+            trust,
+            origin,
+            typed: claim.origin == Origin::Typed,
+        })
     }
 
     fn is_image_id(&self, digest: &Digest) -> bool {
-        digest_is_image_id(digest, self.images)
-            || self
-                .store
-                .entries()
-                .any(|entry| entry.value == digest.to_string())
+        digest_is_image_id(digest, self.images) || self.values.contains(digest.to_string().as_str())
     }
 
     fn pointed_at(&self, claim: &Claim, reference: &Reference) -> Result<ImageId, Refusal> {
-        self.find(reference)
-            .ok_or_else(|| Refusal::NoSuchReference {
+        self.find(reference).ok_or_else(|| {
+            let present = self.repositories.get(reference.repository());
+            let mut others: Vec<String> = present
+                .into_iter()
+                .flat_map(BTreeMap::keys)
+                .map(Reference::familiar)
+                .collect();
+            others.sort();
+            Refusal::NoSuchReference {
                 claim: claim.to_string(),
                 reference: reference.familiar(),
-                others: self
-                    .references
-                    .iter()
-                    .filter(|(other, _)| other.repository() == reference.repository())
-                    .map(|(other, _)| other.familiar())
-                    .collect(),
-            })
+                others,
+            }
+        })
     }
 
     fn find(&self, reference: &Reference) -> Option<ImageId> {
-        self.references
-            .iter()
-            .find(|(other, _)| other == reference)
-            .map(|(_, image)| image.clone())
+        self.repositories
+            .get(reference.repository())?
+            .get(reference)
+            .cloned()
     }
 
     fn only_image(
@@ -125,10 +370,8 @@ impl<'a> Resolver<'a> {
             return Ok((image, Route::Id));
         }
         let mut images: BTreeMap<&ImageId, Vec<&Reference>> = BTreeMap::new();
-        for (other, image) in &self.references {
-            if other.repository() == repository {
-                images.entry(image).or_default().push(other);
-            }
+        for (other, image) in self.repositories.get(repository).into_iter().flatten() {
+            images.entry(image).or_default().push(other);
         }
         let mut each = images.iter();
         match (each.next(), each.next()) {
@@ -226,8 +469,8 @@ impl<'a> Resolver<'a> {
     pub(super) fn in_the_way(
         &self,
         target: &Target,
-        targets: &[Target],
-        removals: &[Reference],
+        wanted: &Wanted,
+        request: &Request,
     ) -> Vec<(Reference, Refusal)> {
         let mut found = Vec::new();
         if let Some(present) = self.store.get(&target.reference) {
@@ -241,84 +484,33 @@ impl<'a> Resolver<'a> {
                 },
             ));
         }
-        if target.reference.digest().is_some() {
-            let others = self.references.iter().filter(|(other, image)| {
-                other.repository() == target.reference.repository()
-                    && other.digest().is_some()
-                    && *other != target.reference
-                    && *image == target.image
-                    && !removals.contains(other)
-                    && !targets.iter().any(|wanted| wanted.reference == *other)
-            });
-            found.extend(others.map(|(other, _)| {
-                (
-                    other.clone(),
-                    Refusal::OtherDigest {
-                        claim: target.claim.clone(),
-                        present: other.familiar(),
-                    },
-                )
-            }));
+        // An image may have several digests, those of its index and of its
+        // manifest; but nobody said so of one that somebody just typed.
+        if target.reference.digest().is_none() || target.trust > Trust::Asserted && !request.replace
+        {
+            return found;
         }
+        let repository = self.repositories.get(target.reference.repository());
+        let others = repository.into_iter().flatten().filter(|(other, image)| {
+            other.digest().is_some_and(|digest| {
+                !matches!(
+                    request.evidence.verdict(digest, &target.image),
+                    Verdict::Supports(..)
+                )
+            }) && **other != target.reference
+                && **image == target.image
+                && !request.removals.contains(other)
+                && wanted.of(other).is_empty()
+        });
+        found.extend(others.map(|(other, _)| {
+            (
+                other.clone(),
+                Refusal::OtherDigest {
+                    claim: target.claim.clone(),
+                    present: other.familiar(),
+                },
+            )
+        }));
         found
     }
-}
-
-pub(super) fn contradictions(targets: &[Target], removals: &[Reference]) -> Vec<Refusal> {
-    let mut found = Vec::new();
-    for (index, first) in targets.iter().enumerate() {
-        let second = targets[index + 1..]
-            .iter()
-            .filter(|other| other.reference == first.reference && other.image != first.image)
-            .map(|other| other.claim.clone());
-        let removal = removals
-            .iter()
-            .filter(|removal| **removal == first.reference)
-            .map(|removal| format!("--remove {removal}"));
-        found.extend(second.chain(removal).map(|second| Refusal::Contradiction {
-            first: first.claim.clone(),
-            second,
-            reference: first.reference.familiar(),
-        }));
-    }
-    found
-}
-
-/// A claim must mean the same before and after the change. One that names a
-/// reference is undone by anything that moves or drops it; one that goes by
-/// the only image of a repository holds as soon as its digest is there, and is
-/// in doubt only when another claim sends a reference of that image elsewhere.
-pub(super) fn moving_ground(
-    targets: &[Target],
-    routes: &[Route],
-    drops: &BTreeMap<Reference, String>,
-) -> Vec<Refusal> {
-    let mut found = Vec::new();
-    for (target, route) in targets.iter().zip(routes) {
-        let (references, dropped) = match route {
-            Route::Id => continue,
-            Route::Named(reference) => (std::slice::from_ref(reference), drops.get(reference)),
-            Route::OnlyImage(references) => (references.as_slice(), None),
-        };
-        for reference in references {
-            let movers: Vec<&String> = targets
-                .iter()
-                .filter(|other| other.reference == *reference && !other.holds)
-                .map(|other| &other.claim)
-                .collect();
-            // A reference that moves is dropped on the way: one reason is enough.
-            let dropped = dropped.filter(|_| movers.is_empty());
-            found.extend(
-                movers
-                    .into_iter()
-                    .chain(dropped)
-                    .map(|mover| Refusal::MovingGround {
-                        claim: target.claim.clone(),
-                        reference: reference.familiar(),
-                        mover: mover.clone(),
-                    }),
-            );
-        }
-    }
-    found
 }

@@ -1,0 +1,85 @@
+//! containerd's content store, where Docker keeps the manifests that it pulled
+//! (namespace `moby`; moby 20.10, `distribution/manifest.go`).
+//!
+//! Its files are read as they lie, below
+//! `io.containerd.content.v1.content/blobs/`, and each is hashed: a blob that is
+//! not what its name says is none.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::digest::{Digest, ImageId};
+use crate::evidence::MAX_INDEX_DEPTH;
+use crate::manifest::{self, Manifest};
+
+/// Where a containerd of its own keeps everything (`containerd config default`).
+const CONTAINERD_ROOT: &str = "/var/lib/containerd";
+/// Where the one does that dockerd starts, below Docker's data root.
+const DOCKERS_CONTAINERD_ROOT: &str = "containerd/daemon";
+
+/// The directories that blobs may lie in.
+#[derive(Debug, Clone)]
+pub struct ContentStore {
+    directories: Vec<PathBuf>,
+}
+
+impl ContentStore {
+    /// The content stores that a Docker with this data root may use.
+    #[must_use]
+    pub fn of(data_root: &Path, containerd_root: Option<&Path>) -> Self {
+        let roots = match containerd_root {
+            Some(root) => vec![root.to_owned()],
+            None => vec![
+                PathBuf::from(CONTAINERD_ROOT),
+                data_root.join(DOCKERS_CONTAINERD_ROOT),
+            ],
+        };
+        Self {
+            directories: roots
+                .into_iter()
+                .map(|root| root.join("io.containerd.content.v1.content/blobs"))
+                .collect(),
+        }
+    }
+
+    /// The text of a manifest, if it is there and whole.
+    fn text(&self, digest: &Digest) -> Option<String> {
+        self.directories.iter().find_map(|directory| {
+            let path = directory.join(digest.algorithm().name()).join(digest.hex());
+            let mut text = String::new();
+            File::open(path)
+                .ok()?
+                .take(manifest::MAX_BYTES + 1)
+                .read_to_string(&mut text)
+                .ok()?;
+            (Digest::of(digest.algorithm(), text.as_bytes()) == *digest).then_some(text)
+        })
+    }
+
+    /// The manifests that prove a digest to be of an image: its own, or an
+    /// index and the way through it. None when one of them is missing.
+    #[must_use]
+    pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
+        self.way(digest, image, 0)
+    }
+
+    fn way(
+        &self,
+        digest: &Digest,
+        image: &ImageId,
+        depth: usize,
+    ) -> Option<BTreeMap<Digest, String>> {
+        let text = self.text(digest)?;
+        let mut way = match Manifest::parse(text.as_bytes()).ok()? {
+            Manifest::Image(manifest) if manifest.image == *image => BTreeMap::new(),
+            Manifest::Index(children) if depth < MAX_INDEX_DEPTH => children
+                .iter()
+                .find_map(|child| self.way(&child.digest, image, depth + 1))?,
+            _ => return None,
+        };
+        way.insert(digest.clone(), text);
+        Some(way)
+    }
+}

@@ -1,0 +1,279 @@
+//! What a registry serves under a digest: an image's manifest, or an index of
+//! several.
+//!
+//! Two formats say the same with other words: OCI's (image-spec 1.1,
+//! `manifest.md` and `image-index.md`) and Docker's (distribution 2.8,
+//! `manifest-v2-2.md`).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::digest::{Digest, ImageId};
+
+/// The largest manifest that is read, in bytes. Registries accept no larger
+/// ones (distribution 2.8, `registry/handlers/manifests.go`: 4 MiB).
+pub const MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const OCI_PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// What the bytes of a manifest say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Manifest {
+    /// One image's.
+    Image(ImageManifest),
+    /// A list of manifests, as for several platforms.
+    Index(Vec<Descriptor>),
+    /// Something else that registries store: a chart, a signature.
+    Artifact,
+}
+
+/// The manifest of one image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageManifest {
+    /// The image's ID, which is the digest of its config.
+    pub image: ImageId,
+    /// The size of the config, in bytes.
+    pub config_size: u64,
+    /// The words it is written in.
+    pub format: Format,
+    /// No layer is compressed. No registry's client pushes such images unless
+    /// told to; `docker save` writes them (moby 25, `image/tarexport/save.go`).
+    pub plain_layers: bool,
+}
+
+/// The words a manifest is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// OCI's.
+    Oci,
+    /// Docker's.
+    Docker,
+}
+
+/// A pointer to a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    #[serde(default)]
+    pub media_type: String,
+    /// The digest of its bytes.
+    pub digest: Digest,
+    /// The number of its bytes.
+    pub size: u64,
+    /// What its maker noted about it.
+    #[serde(default)]
+    pub annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Descriptor {
+    /// It says that it points at a manifest or an index.
+    #[must_use]
+    pub fn is_of_a_manifest(&self) -> bool {
+        matches!(
+            self.media_type.as_str(),
+            OCI_INDEX | DOCKER_LIST | OCI_MANIFEST | DOCKER_MANIFEST
+        )
+    }
+}
+
+/// The bytes are no manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Not the JSON that it should be.
+    #[error("not a manifest: {0}")]
+    Json(String),
+    /// Docker's first format, whose digest is not that of its bytes.
+    #[error(
+        "a manifest of schema 1, which has no config and proves no image ID; push the image again \
+         with a Docker of this decade"
+    )]
+    Schema1,
+    /// Both a config and a list, which could be read either way.
+    #[error("both an image's manifest and an index: it can be read in two ways (CVE-2021-41190)")]
+    Ambiguous,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    schema_version: u64,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    config: Option<serde_json::Value>,
+    #[serde(default)]
+    layers: Option<Vec<Layer>>,
+    #[serde(default)]
+    manifests: Option<Vec<Descriptor>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Layer {
+    #[serde(default)]
+    media_type: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Config {
+    #[serde(default)]
+    media_type: String,
+    digest: ImageId,
+    size: u64,
+}
+
+impl Manifest {
+    /// Reads a manifest or an index.
+    ///
+    /// # Errors
+    /// [`ManifestError`] says why it is neither.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let json = |error: serde_json::Error| ManifestError::Json(error.to_string());
+        let document: Document = serde_json::from_slice(bytes).map_err(json)?;
+        if document.schema_version == 1 {
+            return Err(ManifestError::Schema1);
+        }
+        let media_type = document.media_type.as_deref();
+        match (document.config, document.manifests) {
+            (Some(_), Some(_)) => Err(ManifestError::Ambiguous),
+            (None, Some(manifests)) => match media_type {
+                Some(OCI_MANIFEST | DOCKER_MANIFEST) => Err(ManifestError::Ambiguous),
+                _ => Ok(Self::Index(manifests)),
+            },
+            (Some(config), None) => {
+                if matches!(media_type, Some(OCI_INDEX | DOCKER_LIST)) {
+                    return Err(ManifestError::Ambiguous);
+                }
+                let kind = config.get("mediaType").and_then(serde_json::Value::as_str);
+                if !matches!(kind, Some(OCI_CONFIG | DOCKER_CONFIG)) {
+                    return Ok(Self::Artifact);
+                }
+                let config: Config = serde_json::from_value(config).map_err(json)?;
+                let layers = document.layers.unwrap_or_default();
+                Ok(Self::Image(ImageManifest {
+                    image: config.digest,
+                    config_size: config.size,
+                    format: if config.media_type == DOCKER_CONFIG {
+                        Format::Docker
+                    } else {
+                        Format::Oci
+                    },
+                    plain_layers: !layers.is_empty()
+                        && layers
+                            .iter()
+                            .all(|layer| layer.media_type == OCI_PLAIN_LAYER),
+                }))
+            }
+            (None, None) => Ok(Self::Artifact),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn hex(digit: char) -> String {
+        digit.to_string().repeat(64)
+    }
+
+    fn image(config_type: &str, layer_type: &str) -> String {
+        format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"{config_type}","size":7,"digest":"sha256:{}"}},
+               "layers":[{{"mediaType":"{layer_type}","size":1,"digest":"sha256:{}"}}]}}"#,
+            hex('a'),
+            hex('b')
+        )
+    }
+
+    fn parsed(text: &str) -> Result<Manifest, ManifestError> {
+        Manifest::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn both_formats_name_the_image() {
+        let cases = [
+            (
+                OCI_CONFIG,
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+                Format::Oci,
+                false,
+            ),
+            (OCI_CONFIG, OCI_PLAIN_LAYER, Format::Oci, true),
+            (
+                DOCKER_CONFIG,
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                Format::Docker,
+                false,
+            ),
+        ];
+        for (config, layer, format, plain_layers) in cases {
+            assert_eq!(
+                parsed(&image(config, layer)),
+                Ok(Manifest::Image(ImageManifest {
+                    image: format!("sha256:{}", hex('a')).parse().unwrap(),
+                    config_size: 7,
+                    format,
+                    plain_layers,
+                }))
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_proves_none() {
+        let chart = image("application/vnd.cncf.helm.config.v1+json", OCI_PLAIN_LAYER);
+        assert_eq!(parsed(&chart), Ok(Manifest::Artifact));
+        assert_eq!(parsed(r#"{"schemaVersion":2}"#), Ok(Manifest::Artifact));
+    }
+
+    #[test]
+    fn an_index() {
+        let text = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{OCI_MANIFEST}","size":3,"digest":"sha256:{}"}}]}}"#,
+            hex('c')
+        );
+        let Ok(Manifest::Index(children)) = parsed(&text) else {
+            panic!("{:?}", parsed(&text));
+        };
+        assert_eq!(children[0].digest.hex(), hex('c'));
+        assert!(children[0].is_of_a_manifest());
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        let both = image(OCI_CONFIG, OCI_PLAIN_LAYER).replacen('{', r#"{"manifests":[],"#, 1);
+        assert_eq!(parsed(&both), Err(ManifestError::Ambiguous));
+        let says_index = image(OCI_CONFIG, OCI_PLAIN_LAYER).replacen(
+            '{',
+            &format!(r#"{{"mediaType":"{OCI_INDEX}","#),
+            1,
+        );
+        assert_eq!(parsed(&says_index), Err(ManifestError::Ambiguous));
+    }
+
+    #[test]
+    fn schema_1_and_no_json() {
+        assert_eq!(
+            parsed(r#"{"schemaVersion":1,"name":"a"}"#),
+            Err(ManifestError::Schema1)
+        );
+        for text in ["", "{", "[]", "{}", r#"{"schemaVersion":"2"}"#] {
+            assert!(
+                matches!(parsed(text), Err(ManifestError::Json(_))),
+                "{text}"
+            );
+        }
+    }
+}

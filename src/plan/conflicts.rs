@@ -1,0 +1,146 @@
+//! Whether targets get on with each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::digest::ImageId;
+use crate::evidence::Evidence;
+use crate::plan::resolver::Route;
+use crate::plan::{Refusal, Target};
+use crate::reference::{Reference, Repository};
+use crate::trust::Trust;
+
+/// The targets of each reference.
+pub(super) struct Wanted<'a> {
+    targets: BTreeMap<&'a Reference, Vec<&'a Target>>,
+}
+
+impl<'a> Wanted<'a> {
+    pub(super) fn new(targets: &'a [Target]) -> Self {
+        let mut wanted: BTreeMap<&Reference, Vec<&Target>> = BTreeMap::new();
+        for target in targets {
+            wanted.entry(&target.reference).or_default().push(target);
+        }
+        Self { targets: wanted }
+    }
+
+    pub(super) fn of(&self, reference: &Reference) -> &[&'a Target] {
+        self.targets.get(reference).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A change that rests on too little.
+pub(super) fn too_weak(target: &Target, required: Option<Trust>) -> Option<Refusal> {
+    let required = required.filter(|required| target.trust < *required && !target.holds)?;
+    Some(Refusal::TooWeak {
+        claim: target.claim.clone(),
+        trust: target.trust,
+        required,
+    })
+}
+
+pub(super) fn contradictions(
+    targets: &[Target],
+    wanted: &Wanted,
+    removals: &[Reference],
+) -> Vec<Refusal> {
+    let removals: BTreeSet<&Reference> = removals.iter().collect();
+    let mut found = Vec::new();
+    for first in targets {
+        let others = wanted.of(&first.reference).iter();
+        let second = others
+            .skip_while(|other| !std::ptr::eq(**other, first))
+            .filter(|other| other.image != first.image)
+            .map(|other| other.claim.clone());
+        let removal = removals
+            .get(&first.reference)
+            .map(|removal| format!("--remove {removal}"));
+        found.extend(second.chain(removal).map(|second| Refusal::Contradiction {
+            first: first.claim.clone(),
+            second,
+            reference: first.reference.familiar(),
+        }));
+    }
+    found
+}
+
+/// Digests of one image in one repository that differ, where one of them is no
+/// more than an assertion. Two that somebody typed side by side are meant so.
+pub(super) fn two_digests(targets: &[Target], evidence: &Evidence) -> Vec<Refusal> {
+    let mut groups: BTreeMap<(&Repository, &ImageId), Vec<&Target>> = BTreeMap::new();
+    for target in targets {
+        if target.reference.digest().is_some() {
+            groups
+                .entry((target.reference.repository(), &target.image))
+                .or_default()
+                .push(target);
+        }
+    }
+    let mut found = Vec::new();
+    for ((_, image), group) in groups {
+        let unsupported = |target: &Target| target.trust == Trust::Asserted && !target.holds;
+        // One reason for each is enough: a chart may have a pin many times.
+        let mut told: BTreeSet<&Reference> = BTreeSet::new();
+        for first in group.iter().filter(|target| unsupported(target)) {
+            let second = group.iter().find(|other| {
+                other.reference != first.reference
+                    && !(first.typed && other.typed)
+                    && !(unsupported(other) && told.contains(&other.reference))
+            });
+            if let Some(second) = second
+                && told.insert(&first.reference)
+            {
+                found.push(Refusal::TwoDigests {
+                    first: first.claim.clone(),
+                    second: second.claim.clone(),
+                    image: image.to_string(),
+                    second_is_oci: second
+                        .reference
+                        .digest()
+                        .is_some_and(|digest| evidence.is_oci(digest)),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// A claim must mean the same before and after the change. One that names a
+/// reference is undone by anything that moves or drops it; one that goes by
+/// the only image of a repository holds as soon as its digest is there, and is
+/// in doubt only when another claim sends a reference of that image elsewhere.
+pub(super) fn moving_ground(
+    targets: &[Target],
+    wanted: &Wanted,
+    routes: &[Route],
+    drops: &BTreeMap<Reference, String>,
+) -> Vec<Refusal> {
+    let mut found = Vec::new();
+    for (target, route) in targets.iter().zip(routes) {
+        let (references, dropped) = match route {
+            Route::Id => continue,
+            Route::Named(reference) => (std::slice::from_ref(reference), drops.get(reference)),
+            Route::OnlyImage(references) => (references.as_slice(), None),
+        };
+        for reference in references {
+            let movers: Vec<&String> = wanted
+                .of(reference)
+                .iter()
+                .filter(|other| !other.holds)
+                .map(|other| &other.claim)
+                .collect();
+            // A reference that moves is dropped on the way: one reason is enough.
+            let dropped = dropped.filter(|_| movers.is_empty());
+            found.extend(
+                movers
+                    .into_iter()
+                    .chain(dropped)
+                    .map(|mover| Refusal::MovingGround {
+                        claim: target.claim.clone(),
+                        reference: reference.familiar(),
+                        mover: mover.clone(),
+                    }),
+            );
+        }
+    }
+    found
+}

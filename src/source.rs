@@ -1,0 +1,402 @@
+//! Claims from the files that people carry to an air-gapped site, told apart
+//! by their content.
+//!
+//! Whatever is taken from a file is bounded: see [`MAX_TEXT_BYTES`],
+//! [`MAX_FILES`], [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
+//! [`manifest::MAX_BYTES`](crate::manifest::MAX_BYTES),
+//! [`MAX_INDEX_DEPTH`](crate::evidence::MAX_INDEX_DEPTH),
+//! and the constants of [`archive`], [`layout`], [`pins`] and [`harvest`].
+
+use std::fs::File;
+use std::io::{self, Cursor, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use crate::digest::DigestError;
+use crate::manifest::ManifestError;
+use crate::reference::ReferenceError;
+use crate::rewrite::Rewrite;
+use crate::store::StoreError;
+
+pub mod archive;
+mod blobs;
+pub mod claims_dir;
+pub mod claims_file;
+pub mod harvest;
+mod json;
+pub mod layout;
+pub mod pins;
+mod zstd;
+
+use archive::{SeekableArchive, StreamedArchive, is_archive};
+use blobs::{LayoutDir, SkopeoDir, open_plain};
+use harvest::Harvest;
+
+/// The largest text that is read, in bytes; more than a reference store has.
+pub const MAX_TEXT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The most files that are read from one directory and those below it.
+pub const MAX_FILES: usize = 10_000;
+
+/// How deep directories are looked into.
+pub const MAX_DIRECTORY_DEPTH: usize = 8;
+
+/// The most bytes that a compressed source may unfold to.
+pub const MAX_EXPANDED_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
+
+/// Enough to tell what a file is.
+const HEAD_BYTES: usize = 512;
+
+/// The name for standard input.
+const STDIN: &str = "-";
+
+/// A source that could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct SourceError {
+    /// The file.
+    pub place: String,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+/// What is wrong with a source.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The system refused.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A device, a socket, a pipe.
+    #[error("neither a plain file nor a directory")]
+    NotAFile,
+    /// Nothing that is known.
+    #[error(
+        "not a source of digests: neither an OCI layout, a manifest, docker image inspect, \
+         repositories.json, digestfix export, YAML, a Dockerfile, nor a list of references"
+    )]
+    Unknown,
+    /// Bytes that are no text.
+    #[error("neither text nor an archive (not UTF-8 at byte {0})")]
+    NotText(usize),
+    /// Larger than it may be.
+    #[error("{what}: larger than the {limit} bytes that are read")]
+    TooLarge {
+        /// What it is.
+        what: String,
+        /// The bound.
+        limit: u64,
+    },
+    /// More than there may be.
+    #[error("more than {limit} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+    /// Deeper than it may be.
+    #[error("{what} more than {limit} deep")]
+    TooDeep {
+        /// What is nested.
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+    /// An archive that ends within a member.
+    #[error("the archive is cut short: copy it again")]
+    Truncated,
+    /// A header of an archive that is none.
+    #[error("the archive is damaged: a header's checksum or size is wrong")]
+    BadHeader,
+    /// A member with holes.
+    #[error("the archive has sparse members (tar -S), which are not read: make it without")]
+    Sparse,
+    /// JSON that is none, or not of its kind.
+    #[error("{0}")]
+    Json(serde_json::Error),
+    /// The same in a file of a layout.
+    #[error("{0}: {1}")]
+    InFile(&'static str, serde_json::Error),
+    /// YAML that is none.
+    #[error("neither a list of references nor YAML: {0}")]
+    Yaml(String),
+    /// A Dockerfile that is none.
+    #[error("not a Dockerfile: {0}")]
+    Dockerfile(String),
+    /// A manifest that is none.
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
+    /// A reference store that is none.
+    #[error("{0}")]
+    Store(StoreError),
+    /// What should be an image ID is none.
+    #[error("\"Id\": {0}")]
+    NotAnImageId(DigestError),
+    /// A claims file of another version.
+    #[error(
+        "a claims file of version {0}, and this digestfix reads version {version}",
+        version = claims_file::VERSION
+    )]
+    Version(u64),
+    /// An entry of a claims file.
+    #[error("{0}: {1}")]
+    Entry(String, String),
+    /// `--rewrite` made no name.
+    #[error("--rewrite makes a name that is none: {0}")]
+    Name(#[from] ReferenceError),
+    /// Bytes that are not what their name says.
+    #[error("TAMPERED WITH: what is named {named} hashes to {found}")]
+    Tampered {
+        /// The digest that it was found by.
+        named: String,
+        /// The digest of its bytes.
+        found: String,
+    },
+    /// A blob of another size than was said.
+    #[error("TAMPERED WITH: {digest} is said to have {said} bytes, and has {found}")]
+    WrongSize {
+        /// The blob.
+        digest: String,
+        /// By its descriptor.
+        said: u64,
+        /// In truth.
+        found: usize,
+    },
+    /// A config that is not the manifest's.
+    #[error(
+        "TAMPERED WITH: manifest {manifest} is of image {image}, and the config that lies there \
+         under that name hashes to {found}"
+    )]
+    ConfigSwapped {
+        /// The manifest.
+        manifest: String,
+        /// The image that it is of.
+        image: String,
+        /// The digest of the config's bytes.
+        found: String,
+    },
+    /// `docker save`'s list and the layout name different images.
+    #[error(
+        "its parts contradict each other: for {name}, manifest.json has the config {config}, and \
+         index.json the manifest {digest}, which is of {images}"
+    )]
+    Exchanged {
+        /// The name.
+        name: String,
+        /// By manifest.json.
+        config: String,
+        /// By index.json.
+        digest: String,
+        /// The images of that digest.
+        images: String,
+    },
+    /// Somebody else may write what is trusted.
+    #[error("{0} may be written by others than root (chown root, chmod go-w)")]
+    Writable(String),
+}
+
+impl Problem {
+    fn in_file(name: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
+        move |error| Self::InFile(name, error)
+    }
+
+    fn at(self, path: &Path) -> SourceError {
+        SourceError {
+            place: path.display().to_string(),
+            problem: self,
+        }
+    }
+}
+
+/// Reads sources: files, directories, and `-` for standard input.
+///
+/// # Errors
+/// [`SourceError`] for the first that cannot be used. What is found in a
+/// directory and gives nothing is only remarked on.
+pub fn read(paths: &[PathBuf], rewrites: &[Rewrite]) -> Result<Harvest, SourceError> {
+    let mut harvest = Harvest::new(rewrites);
+    for path in paths {
+        let (said, remarks) = (harvest.said, harvest.remarks.len());
+        if path.as_os_str() == STDIN {
+            read_stream(io::stdin().lock(), "standard input", &mut harvest)
+                .map_err(|problem| problem.at(Path::new("standard input")))?;
+        } else {
+            read_path(path, &mut harvest)?;
+        }
+        if (said, remarks) == (harvest.said, harvest.remarks.len()) {
+            harvest.remark(format!("{}: there is no digest in it", path.display()));
+        }
+    }
+    Ok(harvest)
+}
+
+fn read_path(path: &Path, harvest: &mut Harvest) -> Result<(), SourceError> {
+    let place = path.display().to_string();
+    let fail = |problem: Problem| problem.at(path);
+    let metadata = path.metadata().map_err(|error| fail(error.into()))?;
+    if !metadata.is_dir() {
+        let file = open_plain(path).map_err(fail)?;
+        return read_file(file, &place, harvest).map_err(fail);
+    }
+    if read_as_image(path, &place, harvest).map_err(fail)? {
+        return Ok(());
+    }
+    let mut budget = MAX_FILES;
+    read_directory(path, 1, &mut budget, harvest)
+}
+
+/// A directory in one of the forms that hold images.
+fn read_as_image(path: &Path, place: &str, harvest: &mut Harvest) -> Result<bool, Problem> {
+    if path.join("index.json").is_file() && path.join("blobs").is_dir() {
+        layout::read_layout(&mut LayoutDir(path), place, harvest)?;
+    } else if path.join("manifest.json").is_file() && path.join("version").is_file() {
+        layout::read_skopeo_dir(&mut SkopeoDir(path), place, harvest)?;
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+fn read_directory(
+    directory: &Path,
+    depth: usize,
+    budget: &mut usize,
+    harvest: &mut Harvest,
+) -> Result<(), SourceError> {
+    let fail = |problem: Problem| problem.at(directory);
+    if depth > MAX_DIRECTORY_DEPTH {
+        return Err(fail(Problem::TooDeep {
+            what: "directories",
+            limit: MAX_DIRECTORY_DEPTH,
+        }));
+    }
+    for path in entries(directory, budget).map_err(fail)? {
+        let place = path.display().to_string();
+        if path.is_dir() {
+            let is_image = read_as_image(&path, &place, harvest);
+            if !is_image.map_err(|problem| problem.at(&path))? {
+                read_directory(&path, depth + 1, budget, harvest)?;
+            }
+            continue;
+        }
+        match open_plain(&path).and_then(|file| read_file(file, &place, harvest)) {
+            // A directory may hold other things as well.
+            Err(
+                problem @ (Problem::Unknown
+                | Problem::NotText(_)
+                | Problem::Yaml(_)
+                | Problem::NotAFile),
+            ) => harvest.remark(format!("{place}: passed over, {problem}")),
+            Err(problem) => return Err(problem.at(&path)),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a directory holds, by name; hidden files are left out.
+fn entries(directory: &Path, budget: &mut usize) -> Result<Vec<PathBuf>, Problem> {
+    let mut paths = Vec::new();
+    for entry in directory.read_dir()? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        *budget = budget.checked_sub(1).ok_or(Problem::TooMany {
+            what: "files",
+            limit: MAX_FILES,
+        })?;
+        paths.push(entry.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read_file(mut file: File, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+    let head = head_of(&mut file)?;
+    if is_archive(&head) {
+        let mut archive = SeekableArchive::index(file)?;
+        return layout::read_layout(&mut archive, place, harvest);
+    }
+    file.rewind()?;
+    read_stream(file, place, harvest)
+}
+
+/// Reads a source that can be read only once: a pipe, or anything.
+///
+/// # Errors
+/// [`Problem`] says why it could not be used.
+pub fn read_stream(
+    mut stream: impl Read,
+    place: &str,
+    harvest: &mut Harvest,
+) -> Result<(), Problem> {
+    let head = head_of(&mut stream)?;
+    let is_gzip = head.starts_with(&[0x1f, 0x8b]);
+    let is_zstd = zstd::is_zstd(&head);
+    let whole = Cursor::new(head).chain(stream);
+    let expanded: Box<dyn Read + '_> = if is_gzip {
+        Box::new(flate2::bufread::MultiGzDecoder::new(io::BufReader::new(
+            whole,
+        )))
+    } else if is_zstd {
+        Box::new(zstd::Frames::new(io::BufReader::new(whole)))
+    } else {
+        return read_plain(whole, place, harvest);
+    };
+    read_plain(expanded.take(MAX_EXPANDED_BYTES), place, harvest)
+}
+
+fn read_plain(mut stream: impl Read, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+    let head = head_of(&mut stream)?;
+    let archive = is_archive(&head);
+    let whole = Cursor::new(head).chain(stream);
+    if archive {
+        let mut archive = StreamedArchive::read(io::BufReader::new(whole))?;
+        return layout::read_layout(&mut archive, place, harvest);
+    }
+    let mut bytes = Vec::new();
+    whole.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_TEXT_BYTES {
+        return Err(Problem::TooLarge {
+            what: "the text".to_owned(),
+            limit: MAX_TEXT_BYTES,
+        });
+    }
+    let text =
+        std::str::from_utf8(&bytes).map_err(|error| Problem::NotText(error.valid_up_to()))?;
+    read_text(text, place, harvest)
+}
+
+/// Reads a text of any of the known kinds.
+///
+/// # Errors
+/// [`Problem`] says why it could not be used.
+pub fn read_text(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let begins = text.trim_start();
+    if begins.is_empty() {
+        harvest.remark(format!("{place}: it is empty"));
+        return Ok(());
+    }
+    if begins.starts_with(['{', '[']) {
+        return json::read_json(text, place, harvest);
+    }
+    if let Some(references) = pins::list(text) {
+        return references
+            .into_iter()
+            .try_for_each(|(line, reference)| harvest.pin(&reference, &format!("{place}:{line}")));
+    }
+    if pins::is_dockerfile(text) {
+        return pins::read_dockerfile(text, place, harvest);
+    }
+    pins::read_yaml(text, place, harvest)
+}
+
+fn head_of(stream: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    stream.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests;

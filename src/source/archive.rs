@@ -1,0 +1,311 @@
+//! Tar archives of a layout: headers are walked, layers are passed over.
+//!
+//! A plain file is walked by seeking; a compressed one, or a pipe, is read
+//! through once, and only what may be a manifest is kept.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use tar::{EntryType, Header, PaxExtensions};
+
+use crate::digest::Digest;
+use crate::manifest;
+use crate::source::Problem;
+use crate::source::blobs::{Blobs, name_in_layout};
+
+const BLOCK: usize = 512;
+
+/// The most members that an archive may have.
+pub const MAX_MEMBERS: usize = 1_000_000;
+
+/// The longest name of a member, and the longest extended header, in bytes.
+pub const MAX_HEADER_BYTES: u64 = 64 * 1024;
+
+/// The most bytes of an archive that cannot be read twice that are kept.
+pub const MAX_KEPT_BYTES: usize = 256 * 1024 * 1024;
+
+/// These bytes begin a tar archive: the checksum of its first header fits
+/// (POSIX.1-2017, pax, "ustar Interchange Format").
+pub(super) fn is_archive(head: &[u8]) -> bool {
+    head.get(..BLOCK)
+        .is_some_and(|block| block[0] != 0 && has_checksum(block))
+}
+
+fn has_checksum(block: &[u8]) -> bool {
+    const FIELD: std::ops::Range<usize> = 148..156;
+    let sum: u32 = block
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| u32::from(if FIELD.contains(&at) { b' ' } else { *byte }))
+        .sum();
+    Header::from_byte_slice(block)
+        .cksum()
+        .is_ok_and(|said| said == sum)
+}
+
+/// An archive in a file that can be read again at any place.
+pub(super) struct SeekableArchive {
+    file: BufReader<File>,
+    members: BTreeMap<String, (u64, u64)>,
+}
+
+impl SeekableArchive {
+    pub(super) fn index(file: File) -> Result<Self, Problem> {
+        let length = file.metadata()?.len();
+        let mut file = BufReader::new(file);
+        file.rewind()?;
+        let mut members = BTreeMap::new();
+        let mut walk = Members::new(&mut file, |file: &mut BufReader<File>, bytes| {
+            file.seek_relative(i64::try_from(bytes).map_err(io::Error::other)?)
+        });
+        while let Some((name, size)) = walk.next()? {
+            let start = walk.position;
+            if size > length.saturating_sub(start) {
+                return Err(Problem::Truncated);
+            }
+            if let Some(name) = wanted(name) {
+                members.insert(name, (start, size));
+            }
+        }
+        Ok(Self { file, members })
+    }
+
+    fn get(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+        let Some(&(start, size)) = self.members.get(name) else {
+            return Ok(None);
+        };
+        if size > manifest::MAX_BYTES {
+            return Err(Problem::TooLarge {
+                what: name.to_owned(),
+                limit: manifest::MAX_BYTES,
+            });
+        }
+        self.file.seek(SeekFrom::Start(start))?;
+        Ok(Some(exactly(&mut self.file, size)?))
+    }
+}
+
+impl Blobs for SeekableArchive {
+    fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+        self.get(name)
+    }
+
+    fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem> {
+        self.get(&name_in_layout(digest))
+    }
+}
+
+/// What was kept of an archive that can be read only once.
+pub(super) struct StreamedArchive {
+    members: BTreeMap<String, Vec<u8>>,
+}
+
+impl StreamedArchive {
+    pub(super) fn read(mut stream: impl Read) -> Result<Self, Problem> {
+        let mut members = BTreeMap::new();
+        let mut kept = 0;
+        let mut walk = Members::new(&mut stream, |stream, bytes| {
+            let passed = io::copy(&mut stream.take(bytes), &mut io::sink())?;
+            if passed == bytes {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+        });
+        while let Some((name, size)) = walk.next()? {
+            let Some(name) = wanted(name).filter(|_| size <= manifest::MAX_BYTES) else {
+                continue;
+            };
+            let bytes = walk.content()?;
+            if !bytes.trim_ascii_start().starts_with(b"{") && name.contains('/') {
+                continue;
+            }
+            kept += bytes.len();
+            if kept > MAX_KEPT_BYTES {
+                return Err(Problem::TooLarge {
+                    what: "all its manifests and configs together".to_owned(),
+                    limit: MAX_KEPT_BYTES as u64,
+                });
+            }
+            members.insert(name, bytes);
+        }
+        Ok(Self { members })
+    }
+}
+
+impl Blobs for StreamedArchive {
+    fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+        Ok(self.members.get(name).cloned())
+    }
+
+    fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem> {
+        self.file(&name_in_layout(digest))
+    }
+}
+
+fn wanted(name: Vec<u8>) -> Option<String> {
+    let name = String::from_utf8(name).ok()?;
+    let name = name.strip_prefix("./").unwrap_or(&name);
+    (name.starts_with("blobs/") || matches!(name, "index.json" | "manifest.json"))
+        .then(|| name.to_owned())
+}
+
+/// Walks the members' headers. `skip` passes over content.
+struct Members<'a, R, S> {
+    reader: &'a mut R,
+    skip: S,
+    position: u64,
+    /// How much of the current member is still unread, padding included.
+    left: u64,
+    size: u64,
+    count: usize,
+}
+
+impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
+    fn new(reader: &'a mut R, skip: S) -> Self {
+        Self {
+            reader,
+            skip,
+            position: 0,
+            left: 0,
+            size: 0,
+            count: 0,
+        }
+    }
+
+    /// The next plain file: its name and size. None at the end.
+    fn next(&mut self) -> Result<Option<(Vec<u8>, u64)>, Problem> {
+        let mut long_name = None;
+        let mut long_size = None;
+        loop {
+            self.pass(self.left)?;
+            self.left = 0;
+            let Some(block) = self.header()? else {
+                return Ok(None);
+            };
+            self.count += 1;
+            if self.count > MAX_MEMBERS {
+                return Err(Problem::TooMany {
+                    what: "members",
+                    limit: MAX_MEMBERS,
+                });
+            }
+            let header = Header::from_byte_slice(&block);
+            let kind = header.entry_type();
+            let size = header.entry_size().map_err(|_| Problem::BadHeader)?;
+            if matches!(kind, EntryType::GNUSparse) {
+                return Err(Problem::Sparse);
+            }
+            let is_file = kind.is_file() || kind.is_contiguous();
+            let size = match long_size.take() {
+                Some(long) if is_file => long,
+                _ => size,
+            };
+            self.enter(size)?;
+            match kind {
+                EntryType::GNULongName => {
+                    let mut name = self.small()?;
+                    if name.last() == Some(&0) {
+                        name.pop();
+                    }
+                    long_name = Some(name);
+                }
+                EntryType::XHeader => {
+                    let records = self.small()?;
+                    for record in PaxExtensions::new(&records) {
+                        let record = record.map_err(|_| Problem::BadHeader)?;
+                        match record.key_bytes() {
+                            b"path" => long_name = Some(record.value_bytes().to_vec()),
+                            b"size" => {
+                                let size = record.value().ok().and_then(|size| size.parse().ok());
+                                long_size = Some(size.ok_or(Problem::BadHeader)?);
+                            }
+                            key if key.starts_with(b"GNU.sparse.") => return Err(Problem::Sparse),
+                            _ => {}
+                        }
+                    }
+                }
+                _ if is_file => {
+                    let name = long_name
+                        .take()
+                        .unwrap_or_else(|| header.path_bytes().into_owned());
+                    return Ok(Some((name, size)));
+                }
+                // A link's size is not that of anything that follows it.
+                EntryType::Link | EntryType::Symlink => {
+                    self.left = 0;
+                    long_name = None;
+                }
+                EntryType::XGlobalHeader | EntryType::GNULongLink => {}
+                _ => long_name = None,
+            }
+        }
+    }
+
+    /// The next header that is not all zeros; none at the end.
+    fn header(&mut self) -> Result<Option<[u8; BLOCK]>, Problem> {
+        let mut block = [0; BLOCK];
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.reader.read(&mut block[filled..])? {
+                0 if filled == 0 => return Ok(None),
+                0 => return Err(Problem::Truncated),
+                more => filled += more,
+            }
+        }
+        self.position += BLOCK as u64;
+        if block.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        if !has_checksum(&block) {
+            return Err(Problem::BadHeader);
+        }
+        Ok(Some(block))
+    }
+
+    fn enter(&mut self, size: u64) -> Result<(), Problem> {
+        self.size = size;
+        self.left = size
+            .checked_next_multiple_of(BLOCK as u64)
+            .filter(|padded| i64::try_from(*padded).is_ok())
+            .ok_or(Problem::BadHeader)?;
+        Ok(())
+    }
+
+    fn pass(&mut self, bytes: u64) -> Result<(), Problem> {
+        if bytes > 0 {
+            (self.skip)(self.reader, bytes)?;
+            self.position = self.position.saturating_add(bytes);
+        }
+        Ok(())
+    }
+
+    /// The content of the current member, whose size the caller has bounded.
+    fn content(&mut self) -> Result<Vec<u8>, Problem> {
+        let bytes = exactly(self.reader, self.size)?;
+        self.position += self.size;
+        self.left -= self.size;
+        Ok(bytes)
+    }
+
+    fn small(&mut self) -> Result<Vec<u8>, Problem> {
+        if self.size > MAX_HEADER_BYTES {
+            return Err(Problem::TooLarge {
+                what: "a member's extended header".to_owned(),
+                limit: MAX_HEADER_BYTES,
+            });
+        }
+        self.content()
+    }
+}
+
+fn exactly(reader: &mut impl Read, size: u64) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::new();
+    reader.take(size).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 == size {
+        Ok(bytes)
+    } else {
+        Err(Problem::Truncated)
+    }
+}

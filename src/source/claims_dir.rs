@@ -1,0 +1,227 @@
+//! The directories that `digestfix apply` reads when it is given no claims.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::rewrite::Rewrite;
+use crate::source::harvest::Harvest;
+use crate::source::{MAX_DIRECTORY_DEPTH, MAX_FILES, Problem, SourceError, entries, read_path};
+
+/// The directories, the strongest first: a file hides those of the same name
+/// in the ones behind, and one that is empty or leads to `/dev/null` does just
+/// that (`systemd.unit(5)` and `tmpfiles.d(5)` have the same habit).
+pub const DIRECTORIES: [&str; 3] = [
+    "/etc/digestfix/claims.d",
+    "/run/digestfix/claims.d",
+    "/usr/lib/digestfix/claims.d",
+];
+
+/// Who may write what is read there.
+const ROOT: u32 = 0;
+
+/// Writable by the group, or by everybody.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// In such a directory, only owners rename and remove.
+const STICKY: u32 = 0o1000;
+
+/// Reads every source in the claims directories; none when none of them is
+/// there.
+///
+/// # Errors
+/// [`SourceError`] for a source that cannot be used, or that others than root
+/// may write.
+pub fn read(rewrites: &[Rewrite]) -> Result<Option<Harvest>, SourceError> {
+    read_from(&DIRECTORIES.map(PathBuf::from), ROOT, rewrites)
+}
+
+fn read_from(
+    directories: &[PathBuf],
+    owner: u32,
+    rewrites: &[Rewrite],
+) -> Result<Option<Harvest>, SourceError> {
+    let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
+    let mut any = false;
+    let mut budget = MAX_FILES;
+    for directory in directories {
+        let listed = match entries(directory, &mut budget) {
+            Err(Problem::Io(error)) if error.kind() == io::ErrorKind::NotFound => continue,
+            listed => listed.map_err(|problem| problem.at(directory))?,
+        };
+        any = true;
+        for path in listed {
+            if let Some(name) = path.file_name() {
+                found.entry(name.to_owned()).or_insert(path);
+            }
+        }
+    }
+    let mut harvest = Harvest::new(rewrites);
+    for path in found.into_values() {
+        let fail = |problem: Problem| problem.at(&path);
+        let metadata = path.metadata().map_err(|error| fail(error.into()))?;
+        let hides =
+            metadata.file_type().is_char_device() || metadata.is_file() && metadata.len() == 0;
+        if hides {
+            continue;
+        }
+        let real = path.canonicalize().map_err(|error| fail(error.into()))?;
+        for parent in real.ancestors().skip(1) {
+            only_by(parent, owner, STICKY).map_err(fail)?;
+        }
+        all_only_by(&real, owner, 0).map_err(fail)?;
+        read_path(&path, &mut harvest)?;
+    }
+    Ok(any.then_some(harvest))
+}
+
+fn all_only_by(path: &Path, owner: u32, depth: usize) -> Result<(), Problem> {
+    only_by(path, owner, 0)?;
+    if depth > MAX_DIRECTORY_DEPTH {
+        return Err(Problem::TooDeep {
+            what: "directories",
+            limit: MAX_DIRECTORY_DEPTH,
+        });
+    }
+    if fs::symlink_metadata(path)?.is_dir() {
+        for entry in path.read_dir()? {
+            all_only_by(&entry?.path(), owner, depth + 1)?;
+        }
+    }
+    Ok(())
+}
+
+/// Nobody but root and the owner may write here. `excuse` is a mode bit that
+/// makes up for it.
+fn only_by(path: &Path, owner: u32, excuse: u32) -> Result<(), Problem> {
+    let metadata = fs::symlink_metadata(path)?;
+    let owned = [ROOT, owner].contains(&metadata.uid());
+    let writable = metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & excuse == 0;
+    // Below the directory, a link can lead anywhere.
+    if !owned || writable || metadata.is_symlink() {
+        return Err(Problem::Writable(path.display().to_string()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use nix::unistd::geteuid;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Site {
+        root: TempDir,
+    }
+
+    impl Site {
+        fn new() -> Self {
+            Self {
+                root: tempfile::tempdir().unwrap(),
+            }
+        }
+
+        fn directories(&self) -> Vec<PathBuf> {
+            ["etc", "run", "usr"]
+                .map(|name| self.root.path().join(name))
+                .to_vec()
+        }
+
+        fn write(&self, path: &str, name: &str) -> PathBuf {
+            let path = self.root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let text = if name.is_empty() {
+                String::new()
+            } else {
+                format!("{name}@sha256:{}\n", "a".repeat(64))
+            };
+            fs::write(&path, text).unwrap();
+            let own = |path: &Path, mode| {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            };
+            own(path.parent().unwrap(), 0o755);
+            own(&path, 0o644);
+            path
+        }
+
+        fn read(&self) -> Result<Option<Harvest>, SourceError> {
+            read_from(&self.directories(), geteuid().as_raw(), &[])
+        }
+
+        fn claims(&self) -> Vec<String> {
+            let harvest = self.read().unwrap().unwrap();
+            let texts = harvest.claims.iter().map(|claim| claim.text());
+            texts
+                .map(|text| text.split('@').next().unwrap().to_owned())
+                .collect()
+        }
+
+        fn refuses(&self) {
+            let error = self.read().unwrap_err();
+            assert!(matches!(error.problem, Problem::Writable(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_directory_is_not_an_empty_one() {
+        let site = Site::new();
+        assert!(site.read().unwrap().is_none());
+        fs::create_dir(site.root.path().join("run")).unwrap();
+        assert!(site.read().unwrap().unwrap().claims.is_empty());
+    }
+
+    #[test]
+    fn a_file_hides_those_of_its_name_further_back() {
+        let site = Site::new();
+        site.write("usr/a", "from-usr");
+        site.write("usr/b", "b");
+        site.write("usr/c", "c");
+        site.write("usr/d", "d");
+        site.write("run/a", "from-run");
+        site.write("etc/a", "from-etc");
+        site.write("etc/b", "");
+        symlink("/dev/null", site.root.path().join("etc/c")).unwrap();
+        assert_eq!(site.claims(), ["from-etc", "d"]);
+    }
+
+    #[test]
+    fn what_others_may_write_is_refused() {
+        for mode in [0o664, 0o646] {
+            let site = Site::new();
+            let path = site.write("etc/a", "a");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            site.refuses();
+        }
+        let site = Site::new();
+        let path = site.write("etc/a", "a");
+        fs::set_permissions(path.parent().unwrap(), fs::Permissions::from_mode(0o775)).unwrap();
+        site.refuses();
+    }
+
+    #[test]
+    fn a_link_is_judged_by_where_it_leads() {
+        let site = Site::new();
+        site.write("etc/other", "x");
+        let path = site.write("elsewhere/a", "a");
+        symlink(&path, site.root.path().join("etc/a")).unwrap();
+        assert_eq!(site.claims(), ["a", "x"]);
+        fs::set_permissions(path.parent().unwrap(), fs::Permissions::from_mode(0o777)).unwrap();
+        site.refuses();
+    }
+
+    #[test]
+    fn a_link_inside_a_directory_is_refused() {
+        let site = Site::new();
+        site.write("etc/dir/a", "a");
+        assert_eq!(site.claims(), ["a"]);
+        symlink("/etc/hostname", site.root.path().join("etc/dir/b")).unwrap();
+        site.refuses();
+    }
+}

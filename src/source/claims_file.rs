@@ -1,0 +1,105 @@
+//! digestfix's own claims file, which `digestfix export` writes: JSON, with a
+//! version.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digest, ImageId};
+use crate::evidence::Verdict;
+use crate::manifest;
+use crate::reference::Reference;
+use crate::source::Problem;
+use crate::source::harvest::Harvest;
+use crate::trust::Trust;
+
+/// The version of the format. A field that is added, goes away or changes its
+/// meaning raises it: a reader must not miss what it does not know.
+pub const VERSION: u64 = 1;
+
+/// The file.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimsFile {
+    /// [`VERSION`]; the key tells the file from others.
+    pub digestfix_claims: u64,
+    /// What it says.
+    pub claims: Vec<Entry>,
+    /// The text of manifests and indexes, by their digests.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub manifests: BTreeMap<Digest, String>,
+}
+
+/// One claim.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// `NAME@DIGEST`, or `NAME:TAG@DIGEST`.
+    pub reference: String,
+    /// The image that has it. Without it, the image is found by name and tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<ImageId>,
+    /// How far the writer vouches for it. When it is not said: `matched` with
+    /// an image ID, `asserted` without. `proven` needs the manifest in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    digestfix_claims: u64,
+}
+
+pub(super) fn read(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+    let version: Version = serde_json::from_str(document).map_err(Problem::Json)?;
+    if version.digestfix_claims != VERSION {
+        return Err(Problem::Version(version.digestfix_claims));
+    }
+    let file: ClaimsFile = serde_json::from_str(document).map_err(Problem::Json)?;
+    for (digest, text) in &file.manifests {
+        if text.len() as u64 > manifest::MAX_BYTES {
+            return Err(Problem::TooLarge {
+                what: digest.to_string(),
+                limit: manifest::MAX_BYTES,
+            });
+        }
+        let found = Digest::of(digest.algorithm(), text.as_bytes());
+        if found != *digest {
+            return Err(Problem::Tampered {
+                named: digest.to_string(),
+                found: found.to_string(),
+            });
+        }
+        harvest.prove(text.as_bytes(), place)?;
+    }
+    for entry in file.claims {
+        let reference = Reference::parse(&entry.reference)
+            .map_err(|error| Problem::Entry(entry.reference.clone(), error.to_string()))?;
+        let wrong = |what: &str| Problem::Entry(entry.reference.clone(), what.to_owned());
+        let digest = reference
+            .digest()
+            .ok_or_else(|| wrong("it has no digest"))?;
+        match (entry.image_id, entry.trust) {
+            (Some(image), Some(Trust::Asserted)) => harvest.points_at(&reference, image, place)?,
+            (Some(image), Some(Trust::Proven)) => {
+                match harvest.evidence.verdict(digest, &image) {
+                    Verdict::Supports(Trust::Proven, _) => {}
+                    _ => {
+                        return Err(wrong(
+                            "it is said to be proven, and no manifest in the file proves it",
+                        ));
+                    }
+                }
+                harvest.record(&reference, image, place)?;
+            }
+            (Some(image), Some(Trust::Matched) | None) => {
+                harvest.record(&reference, image, place)?;
+            }
+            (None, Some(Trust::Asserted) | None) => harvest.pin(&reference, place)?,
+            (None, Some(_)) => {
+                return Err(wrong("only with an image_id can it be more than asserted"));
+            }
+        }
+    }
+    Ok(())
+}

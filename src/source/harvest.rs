@@ -1,0 +1,183 @@
+//! What reading sources comes to: claims, evidence, and remarks on what was
+//! read and gives neither.
+
+use std::collections::BTreeSet;
+
+use crate::claim::{Claim, ImageName, Statement};
+use crate::digest::{Algorithm, Digest, ImageId};
+use crate::evidence::Evidence;
+use crate::manifest::{Manifest, ManifestError};
+use crate::reference::{Reference, Repository};
+use crate::rewrite::{Rewrite, rewritten};
+use crate::source::Problem;
+
+/// The most claims that are taken from all sources together.
+pub const MAX_CLAIMS: usize = 1_000_000;
+
+/// The most remarks that are kept.
+const MAX_REMARKS: usize = 100;
+
+/// Everything that was read.
+#[derive(Debug, Default)]
+pub struct Harvest {
+    /// What the sources say, each thing once.
+    pub claims: Vec<Claim>,
+    /// What proves or matches it.
+    pub evidence: Evidence,
+    /// What people should know about what was read.
+    pub remarks: Vec<String>,
+    /// How many things were said, those said again included.
+    pub(super) said: usize,
+    rewrites: Vec<Rewrite>,
+    seen: BTreeSet<(Kind, String)>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Pin,
+    Record,
+    Manifest,
+}
+
+/// How a manifest came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Came<'a> {
+    /// The repository that the source has it for.
+    pub repository: Option<&'a Repository>,
+    /// As a part of an index that came too.
+    pub in_index: bool,
+    /// Where from.
+    pub place: &'a str,
+}
+
+impl Harvest {
+    /// Nothing yet. Names will be rewritten by these rules.
+    #[must_use]
+    pub fn new(rewrites: &[Rewrite]) -> Self {
+        Self {
+            rewrites: rewrites.to_vec(),
+            ..Self::default()
+        }
+    }
+
+    /// Nothing was found that says anything of any digest.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.said == 0
+    }
+
+    /// Something that people should know.
+    pub(super) fn remark(&mut self, text: String) {
+        if self.remarks.len() < MAX_REMARKS && !self.remarks.contains(&text) {
+            self.remarks.push(text);
+        }
+    }
+
+    /// A pinned reference that somebody wrote into a file. One without a
+    /// digest pins nothing.
+    pub(super) fn pin(&mut self, reference: &Reference, place: &str) -> Result<(), Problem> {
+        let Some(digest) = reference.digest().cloned() else {
+            return Ok(());
+        };
+        let repository = self.name_here(reference.repository())?;
+        let statement = match reference.tag() {
+            Some(tag) => Statement::TaggedHasDigest {
+                repository,
+                tag: tag.clone(),
+                digest,
+            },
+            None => Statement::OnlyImageHasDigest { repository, digest },
+        };
+        self.claim(Kind::Pin, reference.familiar(), statement, place)
+    }
+
+    /// Another host's Docker has this digest for that image.
+    pub(super) fn record(
+        &mut self,
+        reference: &Reference,
+        image: ImageId,
+        place: &str,
+    ) -> Result<(), Problem> {
+        if let Some(digest) = reference.digest() {
+            self.evidence
+                .add_record(digest.clone(), image.clone(), place);
+        }
+        self.points_at(reference, image, place)
+    }
+
+    /// Somebody says that a digest is that image's.
+    pub(super) fn points_at(
+        &mut self,
+        reference: &Reference,
+        image: ImageId,
+        place: &str,
+    ) -> Result<(), Problem> {
+        let Some(digest) = reference.digest().cloned() else {
+            return Ok(());
+        };
+        let text = format!("{}={image}", reference.familiar());
+        let statement = Statement::PointsAt {
+            reference: self.name_here(reference.repository())?.with_digest(digest),
+            image: ImageName::Id(image),
+        };
+        self.claim(Kind::Record, text, statement, place)
+    }
+
+    /// The bytes of a manifest, as evidence alone.
+    pub(super) fn prove(&mut self, bytes: &[u8], place: &str) -> Result<Manifest, ManifestError> {
+        let manifest = Manifest::parse(bytes)?;
+        self.said += 1;
+        self.evidence.add_manifest(
+            Digest::of(Algorithm::Sha256, bytes),
+            manifest.clone(),
+            place,
+        );
+        Ok(manifest)
+    }
+
+    /// Claims that the image of a manifest that was brought along has its digest.
+    pub(super) fn manifest(&mut self, digest: &Digest, came: Came) -> Result<(), Problem> {
+        let repository = match came.repository {
+            Some(repository) => Some(self.name_here(repository)?),
+            None => None,
+        };
+        let text = match &repository {
+            Some(repository) => repository.clone().with_digest(digest.clone()).familiar(),
+            None => digest.to_string(),
+        };
+        let statement = Statement::ManifestBrought {
+            digest: digest.clone(),
+            repository,
+            in_index: came.in_index,
+        };
+        self.claim(Kind::Manifest, text, statement, came.place)
+    }
+
+    fn name_here(&self, repository: &Repository) -> Result<Repository, Problem> {
+        Ok(rewritten(repository, &self.rewrites)?)
+    }
+
+    fn claim(
+        &mut self,
+        kind: Kind,
+        text: String,
+        statement: Statement,
+        place: &str,
+    ) -> Result<(), Problem> {
+        self.said += 1;
+        if self.claims.len() >= MAX_CLAIMS {
+            return Err(Problem::TooMany {
+                what: "claims",
+                limit: MAX_CLAIMS,
+            });
+        }
+        if !self.seen.insert((kind, text.clone())) {
+            return Ok(());
+        }
+        match Claim::sourced(text, statement, place) {
+            Ok(claim) => self.claims.push(claim),
+            Err(error) => self.remark(format!("{place}: {error}")),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,280 @@
+//! OCI's layout and skopeo's `dir:`: from their entry files to every manifest,
+//! each checked against the digest that it was found by.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::digest::{Digest, ImageId};
+use crate::evidence::MAX_INDEX_DEPTH;
+use crate::manifest::{self, Descriptor, Manifest};
+use crate::reference::{Reference, Repository};
+use crate::source::Problem;
+use crate::source::blobs::Blobs;
+use crate::source::harvest::{Came, Harvest};
+
+/// The most manifests that are looked at in one layout.
+pub const MAX_MANIFESTS: usize = 100_000;
+
+/// The whole name, as containerd and BuildKit write it.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+/// A tag, or a name with a tag, as the tool pleases.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+#[derive(Deserialize)]
+struct Index {
+    manifests: Vec<Descriptor>,
+}
+
+/// An entry of the list that `docker save` writes beside the layout.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SavedImage {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+}
+
+/// Reads a layout: a directory's or an archive's.
+pub(super) fn read_layout(
+    blobs: &mut impl Blobs,
+    place: &str,
+    harvest: &mut Harvest,
+) -> Result<(), Problem> {
+    let saved = match blobs.file("manifest.json")? {
+        Some(bytes) => serde_json::from_slice(&bytes).map_err(Problem::in_file("manifest.json"))?,
+        None => Vec::<SavedImage>::new(),
+    };
+    let Some(index) = blobs.file("index.json")? else {
+        if saved.is_empty() {
+            return Err(Problem::Unknown);
+        }
+        harvest.remark(format!(
+            "{place}: docker save writes no manifest from this image store, so it proves no \
+             digest. Bring what does: digestfix export, docker image inspect, skopeo's dir:"
+        ));
+        return Ok(());
+    };
+    let index: Index = serde_json::from_slice(&index).map_err(Problem::in_file("index.json"))?;
+    let mut walk = Walk {
+        blobs,
+        place,
+        harvest,
+        seen: BTreeSet::new(),
+        made_by_docker_save: !saved.is_empty(),
+    };
+    let mut named: BTreeMap<String, Vec<Digest>> = BTreeMap::new();
+    for descriptor in &index.manifests {
+        let name = name_of(descriptor);
+        if let Some(name) = &name {
+            named
+                .entry(name.familiar())
+                .or_default()
+                .push(descriptor.digest.clone());
+        }
+        walk.visit(descriptor, name.as_ref().map(Reference::repository), 0)?;
+    }
+    agree(&saved, &named, harvest)
+}
+
+/// Reads skopeo's `dir:`.
+pub(super) fn read_skopeo_dir(
+    blobs: &mut impl Blobs,
+    place: &str,
+    harvest: &mut Harvest,
+) -> Result<(), Problem> {
+    let bytes = blobs.file("manifest.json")?.ok_or(Problem::Unknown)?;
+    let mut walk = Walk {
+        blobs,
+        place,
+        harvest,
+        seen: BTreeSet::new(),
+        made_by_docker_save: false,
+    };
+    let digest = Digest::of(crate::digest::Algorithm::Sha256, &bytes);
+    walk.take(&digest, &bytes, None, 0)
+}
+
+/// `docker save` lists each tag with its config; the layout has a manifest for
+/// the same name. Where the two differ, one of them was exchanged.
+fn agree(
+    saved: &[SavedImage],
+    named: &BTreeMap<String, Vec<Digest>>,
+    harvest: &Harvest,
+) -> Result<(), Problem> {
+    for image in saved {
+        let hex = image.config.rsplit('/').next().unwrap_or_default();
+        let hex = hex.strip_suffix(".json").unwrap_or(hex);
+        let Ok(config) = format!("sha256:{hex}").parse::<ImageId>() else {
+            continue;
+        };
+        for tag in image.repo_tags.iter().flatten() {
+            let name = Reference::parse(tag).map_or_else(|_| tag.clone(), |tag| tag.familiar());
+            for digest in named.get(&name).into_iter().flatten() {
+                let Some(proof) = harvest.evidence.proof(digest) else {
+                    continue;
+                };
+                if proof.complete && !proof.images.contains_key(&config) {
+                    let images: Vec<String> =
+                        proof.images.keys().map(ToString::to_string).collect();
+                    return Err(Problem::Exchanged {
+                        name,
+                        config: config.to_string(),
+                        digest: digest.to_string(),
+                        images: images.join(", "),
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn name_of(descriptor: &Descriptor) -> Option<Reference> {
+    let annotations = descriptor.annotations.as_ref()?;
+    let name = annotations.get(CONTAINERD_NAME).or_else(|| {
+        annotations
+            .get(REF_NAME)
+            .filter(|name| name.contains(['/', ':']))
+    })?;
+    Reference::parse(name).ok()
+}
+
+struct Walk<'a, B> {
+    blobs: &'a mut B,
+    place: &'a str,
+    harvest: &'a mut Harvest,
+    seen: BTreeSet<Digest>,
+    made_by_docker_save: bool,
+}
+
+impl<B: Blobs> Walk<'_, B> {
+    fn visit(
+        &mut self,
+        descriptor: &Descriptor,
+        repository: Option<&Repository>,
+        depth: usize,
+    ) -> Result<(), Problem> {
+        let digest = &descriptor.digest;
+        if !descriptor.is_of_a_manifest() || descriptor.size > manifest::MAX_BYTES {
+            return Ok(());
+        }
+        let Some(bytes) = self.blobs.blob(digest)? else {
+            // Parts of an index are left out when one platform is saved.
+            if depth == 0 {
+                self.harvest.remark(format!(
+                    "{}: its index names {digest}, and that manifest is not in it",
+                    self.place
+                ));
+            }
+            return Ok(());
+        };
+        check(&bytes, digest, descriptor.size)?;
+        self.take(digest, &bytes, repository, depth)
+    }
+
+    fn take(
+        &mut self,
+        digest: &Digest,
+        bytes: &[u8],
+        repository: Option<&Repository>,
+        depth: usize,
+    ) -> Result<(), Problem> {
+        if self.seen.len() >= MAX_MANIFESTS {
+            return Err(Problem::TooMany {
+                what: "manifests",
+                limit: MAX_MANIFESTS,
+            });
+        }
+        let first = self.seen.insert(digest.clone());
+        let manifest = Manifest::parse(bytes)?;
+        self.harvest
+            .evidence
+            .add_manifest(digest.clone(), manifest.clone(), self.place);
+        let mut claimed = true;
+        match &manifest {
+            Manifest::Image(image) => {
+                if first {
+                    self.check_config(digest, &image.image, image.config_size)?;
+                }
+                if self.made_by_docker_save && image.plain_layers {
+                    self.harvest.remark(format!(
+                        "{}: docker save made up the manifest {digest}; no registry served it, so \
+                         it is not taken for a digest. Bring the registry's: digestfix export, \
+                         docker image inspect, skopeo's dir:",
+                        self.place
+                    ));
+                    claimed = false;
+                }
+            }
+            Manifest::Index(children) if first => {
+                if depth >= MAX_INDEX_DEPTH {
+                    return Err(Problem::TooDeep {
+                        what: "indexes",
+                        limit: MAX_INDEX_DEPTH,
+                    });
+                }
+                for child in children {
+                    self.visit(child, repository, depth + 1)?;
+                }
+            }
+            Manifest::Index(_) => {}
+            Manifest::Artifact => claimed = false,
+        }
+        if claimed {
+            let came = Came {
+                repository,
+                in_index: depth > 0,
+                place: self.place,
+            };
+            self.harvest.manifest(digest, came)?;
+        }
+        Ok(())
+    }
+
+    /// The config, where it came along, must be the one that the manifest is of.
+    fn check_config(
+        &mut self,
+        manifest: &Digest,
+        image: &ImageId,
+        size: u64,
+    ) -> Result<(), Problem> {
+        // The ID of an image is the digest of its config.
+        let Ok(digest) = image.to_string().parse::<Digest>() else {
+            return Ok(());
+        };
+        if size > manifest::MAX_BYTES {
+            return Ok(());
+        }
+        let Some(bytes) = self.blobs.blob(&digest)? else {
+            return Ok(());
+        };
+        let found = Digest::of(digest.algorithm(), &bytes);
+        if found == digest {
+            return Ok(());
+        }
+        Err(Problem::ConfigSwapped {
+            manifest: manifest.to_string(),
+            image: image.to_string(),
+            found: found.to_string(),
+        })
+    }
+}
+
+fn check(bytes: &[u8], digest: &Digest, size: u64) -> Result<(), Problem> {
+    let found = Digest::of(digest.algorithm(), bytes);
+    if found != *digest {
+        return Err(Problem::Tampered {
+            named: digest.to_string(),
+            found: found.to_string(),
+        });
+    }
+    if bytes.len() as u64 != size {
+        return Err(Problem::WrongSize {
+            digest: digest.to_string(),
+            said: size,
+            found: bytes.len(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! Pinned references in what people write: Kubernetes manifests, compose
+//! files, Dockerfiles, plain lists.
+//!
+//! A pin is a whole string that is a reference with a digest. Nothing is
+//! looked for inside longer strings, comments or keys.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use parse_dockerfile::Instruction;
+use saphyr_parser::{Event, Parser};
+
+use crate::digest::Digest;
+use crate::reference::Reference;
+use crate::source::Problem;
+use crate::source::harvest::Harvest;
+
+/// How deep a YAML document may be nested.
+pub const MAX_YAML_DEPTH: usize = 1_000;
+
+/// The shortest digest that Docker knows, with the sign before it.
+const SHORTEST_PIN: usize = "@sha256:".len() + 64;
+
+/// The reference that a string is, if it pins an image.
+pub(super) fn pinned(text: &str) -> Option<Reference> {
+    // Most strings are neither; a look at the end of the name is cheap.
+    let (_, digest) = text.rsplit_once('@')?;
+    if text.len() <= SHORTEST_PIN || digest.parse::<Digest>().is_err() {
+        return None;
+    }
+    Reference::parse(text).ok()
+}
+
+/// Every pin in YAML documents.
+pub(super) fn read_yaml(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+    /// Where the parser is: in a list, or at a key or a value of a mapping.
+    enum Within {
+        List,
+        Key,
+        Value,
+    }
+    /// What comes next is the other of the two.
+    fn turn(open: &mut [Within]) {
+        match open.last_mut() {
+            Some(within @ Within::Key) => *within = Within::Value,
+            Some(within @ Within::Value) => *within = Within::Key,
+            _ => {}
+        }
+    }
+    let mut open: Vec<Within> = Vec::new();
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|error| Problem::Yaml(error.to_string()))?;
+        match event {
+            Event::Scalar(value, ..) => {
+                let is_key = matches!(open.last(), Some(Within::Key));
+                if !is_key && let Some(reference) = pinned(&value) {
+                    harvest.pin(&reference, &format!("{place}:{}", span.start.line()))?;
+                }
+                turn(&mut open);
+            }
+            Event::Alias(_) => turn(&mut open),
+            Event::SequenceStart(..) => open.push(Within::List),
+            Event::MappingStart(..) => open.push(Within::Key),
+            Event::SequenceEnd | Event::MappingEnd => {
+                open.pop();
+                turn(&mut open);
+            }
+            _ => {}
+        }
+        if open.len() > MAX_YAML_DEPTH {
+            return Err(Problem::TooDeep {
+                what: "YAML collections",
+                limit: MAX_YAML_DEPTH,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The lines of a list of references, `#` beginning a comment; none when some
+/// line is something else.
+pub(super) fn list(text: &str) -> Option<Vec<(usize, Reference)>> {
+    let mut references = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        // One word with a colon at its end begins a YAML mapping.
+        let reference = Reference::parse(line).ok()?;
+        references.push((index + 1, reference));
+    }
+    (!references.is_empty()).then_some(references)
+}
+
+/// The first instruction of these lines is one that a Dockerfile begins with.
+pub(super) fn is_dockerfile(text: &str) -> bool {
+    let first = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'));
+    first
+        .and_then(|line| line.split_ascii_whitespace().next())
+        .is_some_and(|word| {
+            ["FROM", "ARG"]
+                .iter()
+                .any(|name| word.eq_ignore_ascii_case(name))
+        })
+}
+
+/// The pins of a Dockerfile: what it builds on (`FROM`) and copies from
+/// (`COPY --from=`), with the defaults of the `ARG`s before the first stage.
+pub(super) fn read_dockerfile(
+    text: &str,
+    place: &str,
+    harvest: &mut Harvest,
+) -> Result<(), Problem> {
+    let broken = |error: parse_dockerfile::Error| Problem::Dockerfile(error.to_string());
+    let mut defaults: BTreeMap<String, String> = BTreeMap::new();
+    let mut in_stage = false;
+    let mut lines = Lines::of(text);
+    for instruction in parse_dockerfile::parse_iter(text).map_err(broken)? {
+        let (at, images) = match instruction.map_err(broken)? {
+            Instruction::Arg(arg) if !in_stage => {
+                for word in arg.arguments.value.split_ascii_whitespace() {
+                    if let Some((name, value)) = word.split_once('=') {
+                        let value = value.trim_matches(['"', '\'']);
+                        defaults
+                            .insert(name.to_owned(), substituted(value, &defaults).into_owned());
+                    }
+                }
+                continue;
+            }
+            Instruction::From(from) => {
+                in_stage = true;
+                let image = substituted(&from.image.value, &defaults).into_owned();
+                (from.image.span.start, vec![image])
+            }
+            Instruction::Copy(copy) => {
+                let images = copy
+                    .options
+                    .iter()
+                    .filter(|flag| flag.name.value == "from")
+                    .filter_map(|flag| flag.value.as_ref())
+                    .map(|value| value.value.clone().into_owned())
+                    .collect();
+                (copy.copy.span.start, images)
+            }
+            _ => continue,
+        };
+        let line = lines.at(at);
+        for image in images {
+            if let Some(reference) = pinned(&image) {
+                harvest.pin(&reference, &format!("{place}:{line}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `$NAME`, `${NAME}` and `${NAME:-DEFAULT}`, where they are the whole text.
+fn substituted<'a>(text: &'a str, defaults: &BTreeMap<String, String>) -> Cow<'a, str> {
+    let Some(name) = text.strip_prefix('$') else {
+        return Cow::Borrowed(text);
+    };
+    let inner = name
+        .strip_prefix('{')
+        .and_then(|name| name.strip_suffix('}'));
+    let (name, otherwise) = match inner {
+        Some(inner) => inner.split_once(":-").unwrap_or((inner, "")),
+        None => (name, ""),
+    };
+    match defaults.get(name) {
+        Some(value) if !value.is_empty() => Cow::Owned(value.clone()),
+        _ => Cow::Owned(otherwise.to_owned()),
+    }
+}
+
+/// Line numbers of places that only go forward.
+struct Lines<'a> {
+    text: &'a str,
+    at: usize,
+    line: usize,
+}
+
+impl<'a> Lines<'a> {
+    const fn of(text: &'a str) -> Self {
+        Self {
+            text,
+            at: 0,
+            line: 1,
+        }
+    }
+
+    fn at(&mut self, place: usize) -> usize {
+        if let Some(between) = self.text.as_bytes().get(self.at..place) {
+            self.line += between.iter().filter(|byte| **byte == b'\n').count();
+            self.at = place;
+        }
+        self.line
+    }
+}
