@@ -7,7 +7,6 @@
 //! [`MAX_INDEX_DEPTH`](crate::evidence::MAX_INDEX_DEPTH),
 //! and the constants of [`archive`], [`layout`], [`pins`] and [`harvest`].
 
-use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 
@@ -22,7 +21,7 @@ mod blobs;
 pub mod claims_dir;
 pub mod claims_file;
 pub mod harvest;
-mod json;
+pub mod json;
 pub mod layout;
 pub mod pins;
 mod zstd;
@@ -311,13 +310,21 @@ fn entries(directory: &Path, budget: &mut usize) -> Result<Vec<PathBuf>, Problem
     Ok(paths)
 }
 
-fn read_file(mut file: File, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+/// Reads a source that can be read at any place: a plain file.
+///
+/// # Errors
+/// [`Problem`] says why it could not be used.
+pub fn read_file(
+    mut file: impl Read + Seek,
+    place: &str,
+    harvest: &mut Harvest,
+) -> Result<(), Problem> {
     let head = head_of(&mut file)?;
+    file.rewind()?;
     if is_archive(&head) {
         let mut archive = SeekableArchive::index(file)?;
         return layout::read_layout(&mut archive, place, harvest);
     }
-    file.rewind()?;
     read_stream(file, place, harvest)
 }
 

@@ -4,7 +4,6 @@
 //! through once, and only what may be a manifest is kept.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use tar::{EntryType, Header, PaxExtensions};
@@ -45,18 +44,18 @@ fn has_checksum(block: &[u8]) -> bool {
 }
 
 /// An archive in a file that can be read again at any place.
-pub(super) struct SeekableArchive {
-    file: BufReader<File>,
+pub(super) struct SeekableArchive<R> {
+    file: BufReader<R>,
     members: BTreeMap<String, (u64, u64)>,
 }
 
-impl SeekableArchive {
-    pub(super) fn index(file: File) -> Result<Self, Problem> {
-        let length = file.metadata()?.len();
+impl<R: Read + Seek> SeekableArchive<R> {
+    pub(super) fn index(file: R) -> Result<Self, Problem> {
         let mut file = BufReader::new(file);
+        let length = file.seek(SeekFrom::End(0))?;
         file.rewind()?;
         let mut members = BTreeMap::new();
-        let mut walk = Members::new(&mut file, |file: &mut BufReader<File>, bytes| {
+        let mut walk = Members::new(&mut file, |file: &mut BufReader<R>, bytes| {
             file.seek_relative(i64::try_from(bytes).map_err(io::Error::other)?)
         });
         while let Some((name, size)) = walk.next()? {
@@ -86,7 +85,7 @@ impl SeekableArchive {
     }
 }
 
-impl Blobs for SeekableArchive {
+impl<R: Read + Seek> Blobs for SeekableArchive<R> {
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
         self.get(name)
     }

@@ -45,7 +45,10 @@ struct Inspected {
 }
 
 /// Reads one or more JSON documents, one after another.
-pub(super) fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+///
+/// # Errors
+/// [`Problem`] says why they could not be used.
+pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
     let documents: Vec<&RawValue> = serde_json::Deserializer::from_str(text)
         .into_iter()
         .collect::<Result<_, _>>()

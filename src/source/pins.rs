@@ -32,7 +32,10 @@ pub(super) fn pinned(text: &str) -> Option<Reference> {
 }
 
 /// Every pin in YAML documents.
-pub(super) fn read_yaml(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+///
+/// # Errors
+/// [`Problem`] when it is no YAML, or nested too deep.
+pub fn read_yaml(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
     /// Where the parser is: in a list, or at a key or a value of a mapping.
     enum Within {
         List,
@@ -110,11 +113,10 @@ pub(super) fn is_dockerfile(text: &str) -> bool {
 
 /// The pins of a Dockerfile: what it builds on (`FROM`) and copies from
 /// (`COPY --from=`), with the defaults of the `ARG`s before the first stage.
-pub(super) fn read_dockerfile(
-    text: &str,
-    place: &str,
-    harvest: &mut Harvest,
-) -> Result<(), Problem> {
+///
+/// # Errors
+/// [`Problem`] when it is no Dockerfile.
+pub fn read_dockerfile(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
     let broken = |error: parse_dockerfile::Error| Problem::Dockerfile(error.to_string());
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();
     let mut in_stage = false;

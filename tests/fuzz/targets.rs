@@ -1,0 +1,99 @@
+//! What is fuzzed: each takes any bytes, and must neither crash nor hang nor
+//! take more memory than the bounds say. `tests/fuzz/run` fuzzes; the test
+//! `fuzz_corpus` goes through the corpus and near it each time.
+
+use std::collections::BTreeSet;
+use std::io::Cursor;
+
+use digestfix::claim::Claim;
+use digestfix::digest::ImageId;
+use digestfix::plan::{Plan, Request};
+use digestfix::reference::Reference;
+use digestfix::source::harvest::Harvest;
+use digestfix::source::{self, json, pins};
+use digestfix::store::Store;
+
+pub type Target = fn(&[u8]);
+
+pub const TARGETS: [(&str, Target); 6] = [
+    ("archive", archive),
+    ("compressed", compressed),
+    ("json", json),
+    ("yaml", yaml),
+    ("dockerfile", dockerfile),
+    ("text", text),
+];
+
+/// What was read has to be fit for a plan, whatever comes of that.
+fn settle(harvest: Harvest) {
+    let mut store = Store::parse(b"{}").expect("an empty store");
+    let mut images = BTreeSet::new();
+    for (name, digit) in [("a:1", '1'), ("localhost:5000/lab/app:v1", '2')] {
+        let image: ImageId = format!("sha256:{}", digit.to_string().repeat(64))
+            .parse()
+            .expect("an image ID");
+        let reference: Reference = name.parse().expect("a reference");
+        store.insert(&reference, &image).expect("a free place");
+        images.insert(image);
+    }
+    let request = Request {
+        claims: harvest.claims,
+        evidence: harvest.evidence,
+        ..Request::default()
+    };
+    if let Ok(plan) = Plan::new(&store, &images, &request) {
+        assert_eq!(
+            Store::parse(&plan.after.to_bytes()).expect("what was written"),
+            plan.after
+        );
+    }
+}
+
+/// A tar archive in a file.
+pub fn archive(data: &[u8]) {
+    let mut harvest = Harvest::new(&[]);
+    let _ = source::read_file(Cursor::new(data), "fuzz", &mut harvest);
+    settle(harvest);
+}
+
+/// Anything from a pipe: archives and texts, compressed or not.
+pub fn compressed(data: &[u8]) {
+    let mut harvest = Harvest::new(&[]);
+    let _ = source::read_stream(data, "fuzz", &mut harvest);
+    settle(harvest);
+}
+
+/// JSON of every kind.
+pub fn json(data: &[u8]) {
+    of_text(data, json::read_json);
+}
+
+/// YAML.
+pub fn yaml(data: &[u8]) {
+    of_text(data, pins::read_yaml);
+}
+
+/// A Dockerfile.
+pub fn dockerfile(data: &[u8]) {
+    of_text(data, pins::read_dockerfile);
+}
+
+/// Any text, and each of its lines as a claim and a rewriting rule.
+pub fn text(data: &[u8]) {
+    of_text(data, source::read_text);
+    for line in String::from_utf8_lossy(data).lines() {
+        let _ = line.parse::<Claim>();
+        let _ = line.parse::<digestfix::rewrite::Rewrite>();
+    }
+}
+
+fn of_text(
+    data: &[u8],
+    read: fn(&str, &str, &mut Harvest) -> Result<(), source::Problem>,
+) {
+    let mut harvest = Harvest::new(&[]);
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = read(text, "fuzz", &mut harvest);
+    }
+    settle(harvest);
+}
