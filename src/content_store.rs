@@ -5,7 +5,7 @@
 //! `io.containerd.content.v1.content/blobs/`, and each is hashed: a blob that is
 //! not what its name says is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ impl ContentStore {
     /// index and the way through it. None when one of them is missing.
     #[must_use]
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
-        self.way(digest, image, 0)
+        self.way(digest, image, 0, &mut BTreeSet::new())
     }
 
     fn way(
@@ -70,13 +70,17 @@ impl ContentStore {
         digest: &Digest,
         image: &ImageId,
         depth: usize,
+        seen: &mut BTreeSet<Digest>,
     ) -> Option<BTreeMap<Digest, String>> {
+        if !seen.insert(digest.clone()) {
+            return None;
+        }
         let text = self.text(digest)?;
         let mut way = match Manifest::parse(text.as_bytes()).ok()? {
             Manifest::Image(manifest) if manifest.image == *image => BTreeMap::new(),
             Manifest::Index(children) if depth < MAX_INDEX_DEPTH => children
                 .iter()
-                .find_map(|child| self.way(&child.digest, image, depth + 1))?,
+                .find_map(|child| self.way(&child.digest, image, depth + 1, seen))?,
             _ => return None,
         };
         way.insert(digest.clone(), text);

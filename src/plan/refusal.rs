@@ -131,7 +131,9 @@ pub enum Refusal {
     },
     /// Two sources give an image different digests, and not both can show it.
     #[error(
-        "{first} and {second} give image {image} different digests in one repository, and nothing          shows that both are right: bring the manifests, or leave one out{}", converted(*.second_is_oci)
+        "{first} and {second} give image {image} different digests in one repository, and nothing \
+         shows that both are right: bring the manifests, or leave one out{}",
+        converted(*.second_is_oci)
     )]
     TwoDigests {
         /// A claim that nothing supports.

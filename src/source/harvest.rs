@@ -12,7 +12,7 @@ use crate::rewrite::{Rewrite, rewritten};
 use crate::source::Problem;
 
 /// The most claims that are taken from all sources together.
-pub const MAX_CLAIMS: usize = 1_000_000;
+pub const MAX_CLAIMS: usize = 100_000;
 
 /// The most remarks that are kept.
 const MAX_REMARKS: usize = 100;

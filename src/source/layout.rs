@@ -102,6 +102,7 @@ fn agree(
     named: &BTreeMap<String, Vec<Digest>>,
     harvest: &Harvest,
 ) -> Result<(), Problem> {
+    let mut proofs = BTreeMap::new();
     for image in saved {
         let hex = image.config.rsplit('/').next().unwrap_or_default();
         let hex = hex.strip_suffix(".json").unwrap_or(hex);
@@ -111,7 +112,10 @@ fn agree(
         for tag in image.repo_tags.iter().flatten() {
             let name = Reference::parse(tag).map_or_else(|_| tag.clone(), |tag| tag.familiar());
             for digest in named.get(&name).into_iter().flatten() {
-                let Some(proof) = harvest.evidence.proof(digest) else {
+                let proof = proofs
+                    .entry(digest)
+                    .or_insert_with(|| harvest.evidence.proof(digest));
+                let Some(proof) = proof else {
                     continue;
                 };
                 if proof.complete && !proof.images.contains_key(&config) {
