@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
+use crate::claim::Statement;
+use crate::manifest::{Descriptor, Format, ImageManifest, Manifest};
 
 const BEFORE: &str = include_str!("../../tests/fixtures/seed/before.json");
 const AFTER: &str = include_str!("../../tests/fixtures/seed/after.json");
@@ -822,4 +824,329 @@ fn entries_without_use_survive_every_change() {
     };
     assert_eq!(kept(&plan.after), kept(&store));
     assert_eq!(plan.after.unknown_keys().collect::<Vec<_>>(), ["x", "y"]);
+}
+
+// Claims from files, and what else they bring.
+
+fn digest(name: &str) -> Digest {
+    spelled(name).parse().unwrap()
+}
+
+fn id(name: &str) -> ImageId {
+    spelled(name).parse().unwrap()
+}
+
+/// `PLACE CLAIM` lines; a claim is a pin, a record (`NAME@DIGEST=IMAGE`) or the
+/// digest of a manifest.
+fn sourced(lines: &[&str], evidence: Evidence) -> Request {
+    let claim = |line: &&str| {
+        let line = spelled(line);
+        let (place, text) = line.split_once(' ').unwrap();
+        let statement = match text.parse::<Digest>() {
+            Ok(digest) => Statement::ManifestBrought {
+                digest,
+                repository: None,
+                in_index: false,
+            },
+            Err(_) => text.parse::<Claim>().unwrap().statement,
+        };
+        Claim::sourced(text.to_owned(), statement, place).unwrap()
+    };
+    Request {
+        claims: lines.iter().map(claim).collect(),
+        evidence,
+        ..Request::default()
+    }
+}
+
+fn requiring(require: Trust, request: Request) -> Request {
+    Request {
+        require: Some(require),
+        ..request
+    }
+}
+
+/// `DIGEST IMAGE` lines of manifests in the file F.
+fn proof(format: Format, lines: &[&str]) -> Evidence {
+    let mut evidence = Evidence::default();
+    for line in lines {
+        let (name, image) = line.split_once(' ').unwrap();
+        let manifest = Manifest::Image(ImageManifest {
+            image: id(image),
+            config_size: 1,
+            format,
+            plain_layers: false,
+        });
+        evidence.add_manifest(digest(name), manifest, "F");
+    }
+    evidence
+}
+
+/// `DIGEST IMAGE` lines of another host's records, in the file R.
+fn records(lines: &[&str]) -> Evidence {
+    let mut evidence = Evidence::default();
+    for line in lines {
+        let (name, image) = line.split_once(' ').unwrap();
+        evidence.add_record(digest(name), id(image), "R");
+    }
+    evidence
+}
+
+/// `NAME TRUST ORIGIN` of each target.
+fn bases(plan: &Plan) -> Vec<String> {
+    plan.targets
+        .iter()
+        .map(|target| format!("{} {} {}", target.reference, target.trust, target.origin))
+        .collect()
+}
+
+fn skipped(plan: &Plan) -> Vec<Why> {
+    plan.skipped.iter().map(|skip| skip.why.clone()).collect()
+}
+
+#[test]
+fn the_strongest_that_is_known_is_the_trust() {
+    let host = store(&["a:1 %1", "b:1 %2", "c:1 %3"]);
+    let mut evidence = records(&["&a %1", "&b %2"]);
+    let manifest = Manifest::Image(ImageManifest {
+        image: id("%1"),
+        config_size: 1,
+        format: Format::Docker,
+        plain_layers: false,
+    });
+    evidence.add_manifest(digest("&a"), manifest, "F");
+    let plan = plan(
+        &host,
+        &sourced(&["P:1 a:1@&a", "P:2 b:1@&b", "P:3 c:1@&c"], evidence),
+    );
+    assert_eq!(
+        bases(&plan),
+        [
+            spelled("a@&a proven F"),
+            spelled("b@&b matched R"),
+            spelled("c@&c asserted P:3"),
+        ]
+    );
+}
+
+#[test]
+fn what_speaks_of_other_hosts_images_is_counted() {
+    let host = store(&["a:1 %1"]);
+    let manifests = proof(Format::Docker, &["&c %8"]);
+    let elsewhere = spelled("R x@&a=sha256:").to_owned() + &"5".repeat(64);
+    let plan = plan(
+        &host,
+        &sourced(
+            &["P:1 b:1@&b", "P:2 a:2@&b", "P:3 a:1@&d", &elsewhere, "F &c"],
+            manifests,
+        ),
+    );
+    assert_eq!(
+        skipped(&plan),
+        [
+            Why::NotHere,
+            Why::NotHere,
+            Why::NotHere,
+            Why::Nameless(spelled("%8"))
+        ]
+    );
+    assert_eq!(changes(&plan), [spelled("a@&d - %1")]);
+}
+
+#[test]
+fn a_pin_without_a_tag_goes_by_what_is_known_and_then_by_the_only_image() {
+    let host = store(&["a:1 %1", "b:1 %2", "b:2 %3"]);
+    expect(
+        &host,
+        &sourced(&["P a@&a"], Evidence::default()),
+        &["a@&a - %1"],
+    );
+    let several = plan(&host, &sourced(&["P b@&b"], Evidence::default()));
+    assert_eq!(
+        skipped(&several),
+        [Why::Several(vec![spelled("%2"), spelled("%3")])]
+    );
+    expect(
+        &host,
+        &sourced(&["P b@&b"], records(&["&b %3"])),
+        &["b@&b - %3"],
+    );
+    // What is known to be of an image elsewhere is not the only image's here.
+    let known = spelled("sha256:") + &"5".repeat(64);
+    let mut elsewhere = Evidence::default();
+    elsewhere.add_record(digest("&a"), known.parse().unwrap(), "R");
+    let plan = plan(&host, &sourced(&["P a@&a"], elsewhere));
+    assert_eq!(skipped(&plan), [Why::NotHere]);
+}
+
+#[test]
+fn an_image_id_outweighs_a_tag_that_is_not_here() {
+    let host = store(&["mine:9 %4"]);
+    expect(
+        &host,
+        &sourced(&["P a:1@&a"], proof(Format::Docker, &["&a %4"])),
+        &["a@&a - %4"],
+    );
+}
+
+#[test]
+fn a_manifest_goes_into_every_repository_of_its_image() {
+    let host = store(&["a:1 %1", "b:1 %1", "c:1 %2"]);
+    expect(
+        &host,
+        &sourced(&["F &a"], proof(Format::Docker, &["&a %1"])),
+        &["a@&a - %1", "b@&a - %1"],
+    );
+}
+
+#[test]
+fn evidence_against_an_assertion_refuses_it_whoever_made_it() {
+    let host = store(&["a:1 %1", "b:1 %2"]);
+    for (evidence, trust, origin) in [
+        (proof(Format::Docker, &["&a %2"]), Trust::Proven, "F"),
+        (records(&["&a %2"]), Trust::Matched, "R"),
+    ] {
+        for request in [
+            sourced(&["P a:1@&a"], evidence.clone()),
+            Request {
+                evidence: evidence.clone(),
+                ..replacing(&["a:1@&a"])
+            },
+            Request {
+                evidence: evidence.clone(),
+                ..claims(&["a@&a=%1"])
+            },
+        ] {
+            let Refusal::OtherImages {
+                image,
+                images,
+                trust: found,
+                origin: from,
+                ..
+            } = refusal(&host, &request)
+            else {
+                panic!("{:?}", refusals(&host, &request));
+            };
+            assert_eq!((image, images), (spelled("%1"), vec![spelled("%2")]));
+            assert_eq!((found, &*from), (trust, origin));
+        }
+    }
+}
+
+#[test]
+fn what_is_proven_outweighs_a_record() {
+    let host = store(&["a:1 %1"]);
+    let mut evidence = proof(Format::Docker, &["&a %1"]);
+    evidence.add_record(digest("&a"), id("%2"), "R");
+    assert_eq!(
+        bases(&plan(&host, &sourced(&["P a:1@&a"], evidence.clone()))),
+        [spelled("a@&a proven F")]
+    );
+    let refused = refusal(&host, &sourced(&["R a@&a=%2"], evidence));
+    assert!(matches!(refused, Refusal::OtherImages { .. }), "{refused}");
+}
+
+#[test]
+fn an_index_with_a_part_missing_denies_nothing() {
+    let host = store(&["a:1 %1"]);
+    let part = |name| Descriptor {
+        media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+        digest: digest(name),
+        size: 1,
+        annotations: None,
+    };
+    let with = |known: &[&str]| {
+        let mut evidence = proof(Format::Oci, known);
+        let index = Manifest::Index(vec![part("&b"), part("&c")]);
+        evidence.add_manifest(digest("&a"), index, "I");
+        sourced(&["P a:1@&a"], evidence)
+    };
+    assert_eq!(
+        bases(&plan(&host, &with(&["&b %2"]))),
+        [spelled("a@&a asserted P")]
+    );
+    let refused = refusal(&host, &with(&["&b %2", "&c %3"]));
+    assert!(matches!(refused, Refusal::OtherImages { .. }), "{refused}");
+    assert_eq!(
+        bases(&plan(&host, &with(&["&c %1"]))),
+        [spelled("a@&a proven F")]
+    );
+}
+
+#[test]
+fn two_pins_of_one_image_need_a_proof() {
+    let host = store(&["a:1 %1"]);
+    let pins = ["P:1 a:1@&a", "P:2 a:1@&b"];
+    let refused = refusals(&host, &sourced(&pins, Evidence::default())).remove(0);
+    let Refusal::TwoDigests { first, second, .. } = &refused else {
+        panic!("{refused}");
+    };
+    assert!(first.contains("P:1") && second.contains("P:2"), "{refused}");
+
+    // One that is proven does not vouch for the other.
+    for (format, hinted) in [(Format::Oci, true), (Format::Docker, false)] {
+        let request = sourced(&pins, proof(format, &["&a %1"]));
+        let refused = refusal(&host, &request).to_string();
+        assert_eq!(refused.contains("inspect --raw"), hinted, "{refused}");
+    }
+    let both = proof(Format::Oci, &["&a %1", "&b %1"]);
+    plan(&host, &sourced(&pins, both));
+    // In another repository, an image may well have another digest.
+    let host = store(&["a:1 %1", "b:1 %1"]);
+    plan(
+        &host,
+        &sourced(&["P:1 a:1@&a", "P:2 b:1@&b"], Evidence::default()),
+    );
+}
+
+#[test]
+fn a_pin_beside_another_digest_that_is_here() {
+    let host = store(&["a:1 %1", "a@&c %1"]);
+    let refused = refusal(&host, &sourced(&["P a:1@&a"], Evidence::default()));
+    assert!(matches!(refused, Refusal::OtherDigest { .. }), "{refused}");
+    for evidence in [proof(Format::Oci, &["&a %1"]), records(&["&a %1"])] {
+        expect(&host, &sourced(&["P a:1@&a"], evidence), &["a@&a - %1"]);
+    }
+    // The digest that is here is proven: the new one is the index's, maybe.
+    expect(
+        &host,
+        &sourced(&["P a:1@&a"], proof(Format::Oci, &["&c %1"])),
+        &["a@&a - %1"],
+    );
+}
+
+#[test]
+fn less_than_what_is_required_changes_nothing() {
+    let host = store(&["a:1 %1", "b:1 %2", "c:1 %3", "d:1 %4", "d@&d %4"]);
+    let mut evidence = proof(Format::Oci, &["&a %1"]);
+    evidence.add_record(digest("&b"), id("%2"), "R");
+    // What holds already needs no trust.
+    let request = sourced(
+        &["P:1 a:1@&a", "P:2 b:1@&b", "P:3 c:1@&c", "P:4 d:1@&d"],
+        evidence,
+    );
+    let weak = |require| {
+        let found = Plan::new(&host, &images(), &requiring(require, request.clone()));
+        let refusals = found.map_or_else(|refusals| refusals, |_| Vec::new());
+        refusals
+            .into_iter()
+            .map(|refusal| match refusal {
+                Refusal::TooWeak { claim, trust, .. } => {
+                    format!("{trust} {}", claim.rsplit('(').next().unwrap())
+                }
+                other => panic!("{other}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(weak(Trust::Asserted), Vec::<String>::new());
+    assert_eq!(weak(Trust::Matched), ["asserted P:3)"]);
+    assert_eq!(weak(Trust::Proven), ["matched P:2)", "asserted P:3)"]);
+    let typed = requiring(Trust::Matched, claims(&["c:1@&c"]));
+    assert!(matches!(
+        refusal(&host, &typed),
+        Refusal::TooWeak {
+            trust: Trust::Asserted,
+            ..
+        }
+    ));
 }

@@ -1,1 +1,772 @@
-//! empty
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use tempfile::TempDir;
+
+use super::*;
+use crate::digest::{Algorithm, Digest, ImageId};
+use crate::plan::{Plan, Request};
+use crate::store::Store;
+use crate::trust::Trust;
+
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn sha256(bytes: &[u8]) -> Digest {
+    Digest::of(Algorithm::Sha256, bytes)
+}
+
+fn hex(digit: char) -> String {
+    digit.to_string().repeat(64)
+}
+
+/// An image of one gzipped layer.
+struct Image {
+    config: Vec<u8>,
+    manifest: Vec<u8>,
+}
+
+impl Image {
+    fn new(architecture: &str) -> Self {
+        Self::with_layer(architecture, "application/vnd.oci.image.layer.v1.tar+gzip")
+    }
+
+    fn with_layer(architecture: &str, layer: &str) -> Self {
+        let config = format!(r#"{{"architecture":"{architecture}","os":"linux"}}"#).into_bytes();
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{}}},"layers":[{{"mediaType":"{layer}","digest":"sha256:{}","size":9}}]}}"#,
+            sha256(&config),
+            config.len(),
+            hex('e'),
+        );
+        Self {
+            config,
+            manifest: manifest.into_bytes(),
+        }
+    }
+
+    fn id(&self) -> ImageId {
+        sha256(&self.config).to_string().parse().unwrap()
+    }
+
+    fn digest(&self) -> Digest {
+        sha256(&self.manifest)
+    }
+}
+
+fn entry(media_type: &str, bytes: &[u8], annotations: &str) -> String {
+    format!(
+        r#"{{"mediaType":"{media_type}","digest":"{}","size":{}{annotations}}}"#,
+        sha256(bytes),
+        bytes.len()
+    )
+}
+
+fn index(entries: &[String]) -> Vec<u8> {
+    format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#,
+        entries.join(",")
+    )
+    .into_bytes()
+}
+
+fn named(name: &str) -> String {
+    format!(r#","annotations":{{"io.containerd.image.name":"{name}"}}"#)
+}
+
+/// A layout of these entries with these blobs, and a layer.
+fn layout(entries: &[String], blobs: &[&[u8]]) -> Files {
+    let mut files = Files::from([
+        (
+            "oci-layout".to_owned(),
+            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+        ),
+        ("index.json".to_owned(), index(entries)),
+        (format!("blobs/sha256/{}", hex('e')), vec![7; 70_000]),
+    ]);
+    for blob in blobs {
+        files.insert(
+            format!("blobs/sha256/{}", sha256(blob).hex()),
+            blob.to_vec(),
+        );
+    }
+    files
+}
+
+fn layout_of(image: &Image) -> Files {
+    layout(
+        &[entry(OCI_MANIFEST, &image.manifest, "")],
+        &[&image.manifest, &image.config],
+    )
+}
+
+fn tar(files: &Files) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder
+            .append_data(&mut header, name, bytes.as_slice())
+            .unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstandard(bytes: &[u8]) -> Vec<u8> {
+    compress_to_vec(bytes, CompressionLevel::Fastest)
+}
+
+fn unpacked(files: &Files) -> TempDir {
+    let directory = TempDir::new().unwrap();
+    for (name, bytes) in files {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    directory
+}
+
+fn harvest(bytes: &[u8]) -> Result<Harvest, Problem> {
+    let mut harvest = Harvest::default();
+    read_file(Cursor::new(bytes), "F", &mut harvest)?;
+    Ok(harvest)
+}
+
+fn piped(bytes: &[u8]) -> Result<Harvest, Problem> {
+    let mut harvest = Harvest::default();
+    read_stream(bytes, "F", &mut harvest)?;
+    Ok(harvest)
+}
+
+fn problem(files: &Files) -> String {
+    harvest(&tar(files)).unwrap_err().to_string()
+}
+
+/// The digests that the harvest adds to a host with these tags.
+fn added(harvest: Harvest, tags: &[(&str, &ImageId)]) -> Result<Vec<String>, Vec<String>> {
+    let mut store = Store::parse(b"{}").unwrap();
+    let mut images = BTreeSet::new();
+    for (tag, image) in tags {
+        store.insert(&tag.parse().unwrap(), image).unwrap();
+        images.insert((*image).clone());
+    }
+    let request = Request {
+        claims: harvest.claims,
+        evidence: harvest.evidence,
+        ..Request::default()
+    };
+    match Plan::new(&store, &images, &request) {
+        Ok(plan) => Ok(plan
+            .changes
+            .iter()
+            .map(|change| {
+                let basis = plan.basis(&change.reference).unwrap();
+                format!(
+                    "{}={} {}",
+                    change.reference,
+                    change.to.as_ref().unwrap(),
+                    basis.trust
+                )
+            })
+            .collect()),
+        Err(refusals) => Err(refusals.iter().map(ToString::to_string).collect()),
+    }
+}
+
+fn line(name: &str, digest: &Digest, image: &ImageId, trust: Trust) -> String {
+    format!("{name}@{digest}={image} {trust}")
+}
+
+#[test]
+fn a_layout_proves_its_image_in_every_wrapping() {
+    let image = Image::new("amd64");
+    let files = layout_of(&image);
+    let mut dotted = Files::new();
+    for (name, bytes) in &files {
+        dotted.insert(format!("./{name}"), bytes.clone());
+    }
+    let archive = tar(&files);
+    let (first, second) = archive.split_at(archive.len() / 2);
+    let wrappings = [
+        harvest(&archive),
+        piped(&archive),
+        harvest(&tar(&dotted)),
+        harvest(&gzipped(&archive)),
+        harvest(&[gzipped(first), gzipped(second)].concat()),
+        harvest(&zstandard(&archive)),
+        harvest(&[zstandard(first), zstandard(second)].concat()),
+        Ok(read(&[unpacked(&files).path().to_owned()], &[]).unwrap()),
+    ];
+    for (at, harvest) in wrappings.into_iter().enumerate() {
+        assert_eq!(
+            added(harvest.unwrap(), &[("lab/app:1", &image.id())]),
+            Ok(vec![line(
+                "lab/app",
+                &image.digest(),
+                &image.id(),
+                Trust::Proven
+            )]),
+            "wrapping {at}"
+        );
+    }
+}
+
+#[test]
+fn a_name_in_an_archive_counts_only_where_the_image_has_it_or_none() {
+    let image = Image::new("amd64");
+    let id = image.id();
+    let entries = [entry(
+        OCI_MANIFEST,
+        &image.manifest,
+        &named("registry.example/app:1"),
+    )];
+    let archive = tar(&layout(&entries, &[&image.manifest]));
+    let proven = |name| line(name, &image.digest(), &id, Trust::Proven);
+
+    let both = [("registry.example/app:1", &id), ("mirror/app:1", &id)];
+    assert_eq!(
+        added(harvest(&archive).unwrap(), &both),
+        Ok(vec![proven("registry.example/app")])
+    );
+    assert_eq!(
+        added(harvest(&archive).unwrap(), &both[1..]),
+        Ok(vec![proven("mirror/app")])
+    );
+    let nameless = Store::parse(b"{}").unwrap();
+    let harvest = harvest(&archive).unwrap();
+    let request = Request {
+        claims: harvest.claims,
+        evidence: harvest.evidence,
+        ..Request::default()
+    };
+    let plan = Plan::new(&nameless, &BTreeSet::from([id.clone()]), &request).unwrap();
+    assert_eq!(
+        plan.changes[0].reference.to_string(),
+        format!("registry.example/app@{}", image.digest())
+    );
+}
+
+#[test]
+fn an_index_and_its_manifest_are_both_proven() {
+    let (image, other) = (Image::new("amd64"), Image::new("arm64"));
+    let platforms = index(&[
+        entry(OCI_MANIFEST, &image.manifest, ""),
+        entry(OCI_MANIFEST, &other.manifest, ""),
+    ]);
+    let nested = index(&[entry(OCI_INDEX, &platforms, "")]);
+    let id = image.id();
+    // One platform alone was saved, as `docker pull` and `skopeo copy` do.
+    let layout = layout(
+        &[entry(OCI_INDEX, &nested, "")],
+        &[&nested, &platforms, &image.manifest],
+    );
+    let mut expected: Vec<String> = [sha256(&nested), sha256(&platforms), image.digest()]
+        .iter()
+        .map(|digest| line("app", digest, &id, Trust::Proven))
+        .collect();
+    expected.sort();
+    assert_eq!(
+        added(harvest(&tar(&layout)).unwrap(), &[("app:1", &id)]),
+        Ok(expected)
+    );
+
+    let raw = [&platforms[..], b"\n", &image.manifest].concat();
+    let mut expected: Vec<String> = [sha256(&platforms), image.digest()]
+        .iter()
+        .map(|digest| line("app", digest, &id, Trust::Proven))
+        .collect();
+    expected.sort();
+    assert_eq!(
+        added(harvest(&raw).unwrap(), &[("app:1", &id)]),
+        Ok(expected)
+    );
+    assert_eq!(
+        added(harvest(&platforms).unwrap(), &[("app:1", &id)]),
+        Ok(Vec::new()),
+        "an index alone does not say which image is whose"
+    );
+}
+
+#[test]
+fn skopeos_directory() {
+    let image = Image::new("amd64");
+    let directory = unpacked(&Files::from([
+        (
+            "version".to_owned(),
+            b"Directory Transport Version: 1.1\n".to_vec(),
+        ),
+        ("manifest.json".to_owned(), image.manifest.clone()),
+        (sha256(&image.config).hex().to_owned(), image.config.clone()),
+        (hex('e'), vec![7; 10]),
+    ]));
+    let path = directory.path().to_owned();
+    let expected = vec![line("app", &image.digest(), &image.id(), Trust::Proven)];
+    assert_eq!(
+        added(
+            read(std::slice::from_ref(&path), &[]).unwrap(),
+            &[("app:1", &image.id())]
+        ),
+        Ok(expected)
+    );
+
+    fs::write(path.join(sha256(&image.config).hex()), "{}").unwrap();
+    let error = read(&[path], &[]).unwrap_err().to_string();
+    assert!(
+        error.contains(&image.id().to_string()) && error.contains(&sha256(b"{}").to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_manifest_that_an_editor_ended_with_a_newline_proves_either_digest() {
+    let image = Image::new("amd64");
+    let saved = [&image.manifest[..], b"\n"].concat();
+    let read = harvest(&saved).unwrap();
+    assert!(read.claims.is_empty());
+    assert!(read.remarks[0].contains(&image.digest().to_string()));
+    assert!(read.remarks[0].contains(&sha256(&saved).to_string()));
+    for digest in [image.digest(), sha256(&saved)] {
+        let mut harvest = harvest(&saved).unwrap();
+        let pin = format!("app:1@{digest}").parse().unwrap();
+        harvest.pin(&pin, "chart.yaml:7").unwrap();
+        assert_eq!(
+            added(harvest, &[("app:1", &image.id())]),
+            Ok(vec![line("app", &digest, &image.id(), Trust::Proven)])
+        );
+    }
+}
+
+#[test]
+fn other_hosts_records_match_by_image_id() {
+    let id: ImageId = format!("sha256:{}", hex('a')).parse().unwrap();
+    let digest: Digest = format!("sha256:{}", hex('d')).parse().unwrap();
+    let inspected = format!(
+        r#"[{{"Id":"{id}","RepoTags":["there:9"],"RepoDigests":["app@{digest}","mirror.example/app@{digest}"],"Size":1}}]"#
+    );
+    let line = |name| line(name, &digest, &id, Trust::Matched);
+    // By ID, under the source's names, whatever the tags are.
+    assert_eq!(
+        added(harvest(inspected.as_bytes()).unwrap(), &[("here:1", &id)]),
+        Ok(vec![line("app"), line("mirror.example/app")])
+    );
+    let store = format!(r#"{{"Repositories":{{"app":{{"app:1":"{id}","app@{digest}":"{id}"}}}}}}"#);
+    assert_eq!(
+        added(harvest(store.as_bytes()).unwrap(), &[("app:1", &id)]),
+        Ok(vec![line("app")])
+    );
+    let other: ImageId = format!("sha256:{}", hex('b')).parse().unwrap();
+    assert_eq!(
+        added(harvest(store.as_bytes()).unwrap(), &[("app:1", &other)]),
+        Ok(Vec::new()),
+        "the same tag of another image"
+    );
+}
+
+#[test]
+fn a_host_with_the_containerd_store_names_no_image_ids() {
+    let id: ImageId = format!("sha256:{}", hex('a')).parse().unwrap();
+    let digest: Digest = format!("sha256:{}", hex('d')).parse().unwrap();
+    let inspected = format!(
+        r#"[{{"Id":"{digest}","RepoTags":["app:1"],"RepoDigests":["app@{digest}"],"Descriptor":{{"digest":"{digest}"}}}}]"#
+    );
+    let harvest = harvest(inspected.as_bytes()).unwrap();
+    assert!(harvest.remarks[0].contains("containerd image store"));
+    assert_eq!(
+        added(harvest, &[("app:1", &id)]),
+        Ok(vec![line("app", &digest, &id, Trust::Asserted)])
+    );
+}
+
+#[test]
+fn a_claims_file_says_itself_how_far_each_claim_goes() {
+    let image = Image::new("amd64");
+    let (id, digest) = (image.id(), image.digest());
+    let manifest = serde_json::to_string(std::str::from_utf8(&image.manifest).unwrap()).unwrap();
+    let file = |entry: &str, manifests: &str| {
+        harvest(
+            format!(r#"{{"digestfix_claims":1,"claims":[{entry}],"manifests":{{{manifests}}}}}"#)
+                .as_bytes(),
+        )
+    };
+    let reference = format!(r#""reference":"app@{digest}""#);
+    let with_id = format!(r#"{reference},"image_id":"{id}""#);
+    let manifest = format!(r#""{digest}":{manifest}"#);
+    let tag = format!(r#""reference":"app:1@{digest}""#);
+    for (entry, manifests, trust) in [
+        (with_id.clone(), "", Trust::Matched),
+        (with_id.clone(), &*manifest, Trust::Proven),
+        (
+            format!(r#"{with_id},"trust":"proven""#),
+            &*manifest,
+            Trust::Proven,
+        ),
+        (
+            format!(r#"{with_id},"trust":"asserted""#),
+            "",
+            Trust::Asserted,
+        ),
+        (tag.clone(), "", Trust::Asserted),
+        (tag.clone(), &*manifest, Trust::Proven),
+    ] {
+        assert_eq!(
+            added(
+                file(&format!("{{{entry}}}"), manifests).unwrap(),
+                &[("app:1", &id)]
+            ),
+            Ok(vec![line("app", &digest, &id, trust)]),
+            "{entry}"
+        );
+    }
+
+    let refused = |entry: &str, manifests: &str| {
+        file(&format!("{{{entry}}}"), manifests)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(refused(&format!(r#"{with_id},"trust":"proven""#), "").contains("no manifest"));
+    assert!(refused(&format!(r#"{tag},"trust":"matched""#), "").contains("image_id"));
+    assert!(refused(r#""reference":"app:1""#, "").contains("no digest"));
+    assert!(refused(&format!(r#"{with_id},"level":9"#), "").contains("level"));
+    let tampered = manifest
+        .replacen("amd64", "arm64", 1)
+        .replacen("vnd", "vne", 1);
+    let error = refused(&with_id, &tampered);
+    assert!(error.contains("TAMPERED") && error.contains(&digest.to_string()));
+    let next = harvest(br#"{"digestfix_claims":2,"claims":[]}"#).unwrap_err();
+    assert!(matches!(next, Problem::Version(2)), "{next}");
+}
+
+#[test]
+fn a_manifest_whose_bytes_were_changed() {
+    let image = Image::new("amd64");
+    let mut files = layout_of(&image);
+    let name = format!("blobs/sha256/{}", image.digest().hex());
+    let changed = String::from_utf8(image.manifest.clone())
+        .unwrap()
+        .replace(&hex('e'), &hex('f'))
+        .into_bytes();
+    files.insert(name, changed.clone());
+    let error = problem(&files);
+    assert!(
+        error.contains(&image.digest().to_string())
+            && error.contains(&sha256(&changed).to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_config_that_is_not_the_manifests() {
+    let image = Image::new("amd64");
+    let mut files = layout_of(&image);
+    files.insert(
+        format!("blobs/sha256/{}", sha256(&image.config).hex()),
+        b"{}".to_vec(),
+    );
+    let error = problem(&files);
+    assert!(
+        error.contains(&image.id().to_string()) && error.contains(&sha256(b"{}").to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_archive_whose_list_and_index_name_different_images() {
+    let (image, other) = (Image::new("amd64"), Image::new("arm64"));
+    let mut files = layout(
+        &[entry(
+            OCI_MANIFEST,
+            &other.manifest,
+            &named("docker.io/library/app:1"),
+        )],
+        &[&image.config, &other.manifest, &other.config],
+    );
+    let list = format!(
+        r#"[{{"Config":"blobs/sha256/{}","RepoTags":["app:1"],"Layers":[]}}]"#,
+        image.id().hex()
+    );
+    files.insert("manifest.json".to_owned(), list.into_bytes());
+    let error = problem(&files);
+    assert!(
+        error.contains(&image.id().to_string()) && error.contains(&other.id().to_string()),
+        "{error}"
+    );
+}
+
+/// The archive's manifest is another image's than the pinned one here.
+#[test]
+fn an_archive_proves_a_pin_wrong() {
+    let (image, other) = (Image::new("amd64"), Image::new("arm64"));
+    let mut harvest = harvest(&tar(&layout_of(&other))).unwrap();
+    let pin = format!("app:1@{}", other.digest()).parse().unwrap();
+    harvest.pin(&pin, "chart.yaml:7").unwrap();
+    let refusals = added(harvest, &[("app:1", &image.id())]).unwrap_err();
+    for fact in [
+        &*image.id().to_string(),
+        &*other.id().to_string(),
+        "chart.yaml:7",
+        "proven",
+        "by F",
+    ] {
+        assert!(refusals[0].contains(fact), "{fact} in {refusals:?}");
+    }
+}
+
+#[test]
+fn two_pins_that_contradict_each_other() {
+    let image = Image::new("amd64");
+    let digests = [hex('c'), hex('d')];
+    let mut harvest = Harvest::default();
+    for (digest, place) in digests.iter().zip(["a.yaml:1", "b.yaml:2"]) {
+        let pin = format!("app:1@sha256:{digest}").parse().unwrap();
+        harvest.pin(&pin, place).unwrap();
+    }
+    let refusals = added(harvest, &[("app:1", &image.id())]).unwrap_err();
+    for fact in [&*digests[0], &*digests[1], "a.yaml:1", "b.yaml:2"] {
+        assert!(refusals[0].contains(fact), "{fact} in {refusals:?}");
+    }
+}
+
+/// The registry has Docker's format; the archive has what skopeo made of it.
+#[test]
+fn an_archive_that_was_converted_on_the_way() {
+    let image = Image::new("amd64");
+    let mut harvest = harvest(&tar(&layout_of(&image))).unwrap();
+    let pin = format!("app:1@sha256:{}", hex('d')).parse().unwrap();
+    harvest.pin(&pin, "chart.yaml:7").unwrap();
+    let refusals = added(harvest, &[("app:1", &image.id())]).unwrap_err();
+    for fact in ["dir:", "inspect --raw", "chart.yaml:7", "(F)"] {
+        assert!(refusals[0].contains(fact), "{fact} in {refusals:?}");
+    }
+}
+
+#[test]
+fn docker_save_of_the_classic_store_proves_nothing() {
+    let image = Image::with_layer("amd64", "application/vnd.oci.image.layer.v1.tar");
+    let list = format!(
+        r#"[{{"Config":"blobs/sha256/{}","RepoTags":["app:1"],"Layers":[]}}]"#,
+        image.id().hex()
+    );
+    let mut newer = layout_of(&image);
+    newer.insert("manifest.json".to_owned(), list.clone().into_bytes());
+    let older = Files::from([("manifest.json".to_owned(), list.into_bytes())]);
+    for files in [newer, older] {
+        let harvest = harvest(&tar(&files)).unwrap();
+        assert!(harvest.claims.is_empty());
+        assert!(
+            harvest.remarks[0].contains("docker save"),
+            "{:?}",
+            harvest.remarks
+        );
+    }
+}
+
+#[test]
+fn names_are_rewritten_to_the_private_registrys() {
+    let id: ImageId = format!("sha256:{}", hex('a')).parse().unwrap();
+    let digest: Digest = format!("sha256:{}", hex('d')).parse().unwrap();
+    let rules = ["docker.io=registry.example:5000/hub".parse().unwrap()];
+    let mut harvest = Harvest::new(&rules);
+    let list = format!("app:1@{digest}\n");
+    read_stream(list.as_bytes(), "F", &mut harvest).unwrap();
+    assert_eq!(
+        added(harvest, &[("registry.example:5000/hub/library/app:1", &id)]),
+        Ok(vec![line(
+            "registry.example:5000/hub/library/app",
+            &digest,
+            &id,
+            Trust::Asserted
+        )])
+    );
+}
+
+/// Files in the shape of rendered charts give their pins, and nothing that
+/// only looks like one.
+#[test]
+fn pins_are_found_exactly() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pins");
+    for name in [
+        "ingress.yaml",
+        "monitoring.yaml",
+        "compose.yaml",
+        "Dockerfile",
+        "list.txt",
+    ] {
+        let harvest = read(&[directory.join(name)], &[]).unwrap();
+        let found: Vec<&str> = harvest.claims.iter().map(|claim| claim.text()).collect();
+        let expected = fs::read_to_string(directory.join(format!("{name}.pins"))).unwrap();
+        assert_eq!(found, expected.lines().collect::<Vec<_>>(), "{name}");
+        assert_eq!(harvest.remarks, Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn a_pin_says_in_which_line_it_is() {
+    let digest = format!("sha256:{}", hex('d'));
+    for (text, line) in [
+        (format!("---\na: 1\n---\nimage: app@{digest}\n"), 4),
+        (format!("# a list\n\napp@{digest}\n"), 3),
+        (format!("ARG A=1\n# why\nFROM app@{digest}\n"), 3),
+    ] {
+        let harvest = harvest(text.as_bytes()).unwrap();
+        assert_eq!(
+            harvest.claims[0].to_string(),
+            format!("app@{digest} (F:{line})")
+        );
+    }
+}
+
+#[test]
+fn a_directory_is_read_whole_but_for_what_is_hidden_or_something_else() {
+    let (image, other) = (Image::new("amd64"), Image::new("arm64"));
+    let mut files = Files::from([
+        ("charts/pins.txt".to_owned(), {
+            format!("app:1@sha256:{}\n", hex('d')).into_bytes()
+        }),
+        (".git/pins.txt".to_owned(), {
+            format!("hidden:1@sha256:{}\n", hex('d')).into_bytes()
+        }),
+        ("photo.jpg".to_owned(), vec![0xff, 0xd8, 0xff]),
+        ("image.tar".to_owned(), tar(&layout_of(&image))),
+    ]);
+    for (name, bytes) in layout_of(&other) {
+        files.insert(format!("layouts/other/{name}"), bytes);
+    }
+    let harvest = read(&[unpacked(&files).path().to_owned()], &[]).unwrap();
+    let mut found: Vec<&str> = harvest.claims.iter().map(|claim| claim.text()).collect();
+    found.sort_unstable();
+    let pin = format!("app:1@sha256:{}", hex('d'));
+    let mut expected = vec![pin, image.digest().to_string(), other.digest().to_string()];
+    expected.sort();
+    assert_eq!(found, expected);
+    assert_eq!(harvest.remarks.len(), 1, "{:?}", harvest.remarks);
+    assert!(harvest.remarks[0].contains("photo.jpg"));
+}
+
+#[test]
+fn what_is_broken_is_named() {
+    let image = Image::new("amd64");
+    let archive = tar(&layout_of(&image));
+    let whole = archive.len();
+    let mut flipped = archive.clone();
+    let second = archive
+        .chunks(512)
+        .skip(1)
+        .position(|block| block.starts_with(b"index.json"))
+        .unwrap();
+    flipped[(second + 1) * 512 + 3] ^= 1;
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("cut short", archive[..whole - 70_000].to_vec()),
+        ("damaged", flipped),
+        ("neither text nor an archive", vec![0xff; 700]),
+        ("not a manifest", b"{\"schemaVersion\":\"2\"}".to_vec()),
+        ("schema 1", b"{\"schemaVersion\":1}".to_vec()),
+        ("EOF", b"{\"Id\":".to_vec()),
+        ("YAML", b"a: [b\n".to_vec()),
+        ("64 hexadecimal", {
+            br#"[{"Id":"sha256:1","RepoDigests":[]}]"#.to_vec()
+        }),
+        ("1000 deep", "- ".repeat(1_100).into_bytes()),
+        ("4194304 bytes", {
+            let mut text = b"{\"schemaVersion\":2,\"a\":\"".to_vec();
+            text.resize(5 * 1024 * 1024, b'a');
+            text.extend(b"\"}");
+            text
+        }),
+    ];
+    for (expected, bytes) in cases {
+        for outcome in [harvest(&bytes), piped(&bytes)] {
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+    }
+    let zipped = gzipped(&archive);
+    assert!(harvest(&zipped[..zipped.len() / 2]).is_err());
+    let zipped = zstandard(&archive);
+    assert!(harvest(&zipped[..zipped.len() / 2]).is_err());
+}
+
+#[test]
+fn what_is_nested_deeper_than_the_bound_is_refused() {
+    let image = Image::new("amd64");
+    let mut blobs = vec![image.manifest.clone()];
+    let mut top = entry(OCI_MANIFEST, &image.manifest, "");
+    for _ in 0..=crate::evidence::MAX_INDEX_DEPTH {
+        let next = index(&[top]);
+        top = entry(OCI_INDEX, &next, "");
+        blobs.push(next);
+    }
+    let blobs: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
+    let error = problem(&layout(&[top], &blobs));
+    assert!(error.contains("8 deep"), "{error}");
+
+    let directory = TempDir::new().unwrap();
+    let deep = (0..9).fold(directory.path().to_owned(), |path, _| path.join("d"));
+    fs::create_dir_all(&deep).unwrap();
+    let error = read(&[directory.path().to_owned()], &[]).unwrap_err();
+    assert!(error.to_string().contains("8 deep"), "{error}");
+}
+
+/// A header may say any size; only what is there is ever held.
+#[test]
+fn a_size_that_lies_costs_nothing() {
+    for size in [u64::MAX, u64::MAX / 2, 1 << 40, 5_000_000_000] {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("index.json").unwrap();
+        header.set_size(size);
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_cksum();
+        let bytes = [&header.as_bytes()[..], &[0; 512]].concat();
+        for outcome in [harvest(&bytes), piped(&bytes)] {
+            assert!(outcome.is_err(), "{size}");
+        }
+    }
+}
+
+#[test]
+fn a_layer_is_passed_over_by_seeking() {
+    /// Fails when much is read, and knows nothing of what it skips.
+    struct Thrifty {
+        file: Cursor<Vec<u8>>,
+        left: usize,
+    }
+    impl Read for Thrifty {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let read = self.file.read(buffer)?;
+            self.left = self
+                .left
+                .checked_sub(read)
+                .ok_or_else(|| io::Error::other("the layer is read"))?;
+            Ok(read)
+        }
+    }
+    impl Seek for Thrifty {
+        fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+            self.file.seek(to)
+        }
+    }
+    let image = Image::new("amd64");
+    let mut files = layout_of(&image);
+    files.insert(format!("blobs/sha256/{}", hex('e')), vec![7; 20_000_000]);
+    let thrifty = Thrifty {
+        file: Cursor::new(tar(&files)),
+        left: 200_000,
+    };
+    let mut harvest = Harvest::default();
+    read_file(thrifty, "F", &mut harvest).unwrap();
+    assert_eq!(harvest.claims.len(), 1);
+}
