@@ -65,6 +65,9 @@ pub enum Command {
 /// `digestfix status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
+    /// Where its manifests lie.
+    #[command(flatten)]
+    pub content: ContentArgs,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
@@ -133,10 +136,9 @@ pub struct ExportArgs {
     /// The format: a claims file
     #[arg(long, value_enum, default_value_t = ExportFormat::Json)]
     pub format: ExportFormat,
-    /// containerd's root directory, where Docker keeps manifests
-    /// [default: /var/lib/containerd, and Docker's own]
-    #[arg(long, value_name = "DIR")]
-    pub containerd_root: Option<PathBuf>,
+    /// Where its manifests lie.
+    #[command(flatten)]
+    pub content: ContentArgs,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
@@ -210,6 +212,15 @@ pub struct HostArgs {
     /// There is no daemon to manage: a mounted disk, an image being built
     #[arg(long, conflicts_with_all = ["unit", "socket"])]
     pub offline: bool,
+}
+
+/// Where the manifests lie of what Docker pulled.
+#[derive(Debug, Args)]
+pub struct ContentArgs {
+    /// containerd's root directory, where Docker keeps manifests
+    /// [default: /var/lib/containerd, and Docker's own]
+    #[arg(long, value_name = "DIR")]
+    pub containerd_root: Option<PathBuf>,
 }
 
 /// How to tell.

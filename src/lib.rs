@@ -10,7 +10,8 @@
 //! 4. [`plan`]: claims against the store, as a list of changes or refusals;
 //! 5. [`disturbance`]: what a stop of Docker would touch;
 //! 6. [`transaction`]: lock, stop, commit, start, verify, or undo;
-//! 7. [`report`]: what people and machines read.
+//! 7. [`report`]: what people and machines read; [`grounds`] keeps what each
+//!    digest was written on.
 //!
 //! [`commands`] puts these together, one file a command, from what [`cli`]
 //! understood. [`systemd`] and [`engine`] are the edges to the two daemons.
@@ -24,6 +25,7 @@ pub mod digest;
 pub mod disturbance;
 pub mod engine;
 pub mod evidence;
+pub mod grounds;
 pub mod host;
 pub mod interrupt;
 pub mod manifest;

@@ -482,7 +482,19 @@ fn change_document(plan: &Plan, change: &Change) -> ChangeDocument {
 
 fn table(rows: &[Row]) -> String {
     let none = || "<none>".to_owned();
-    let mut lines = vec![["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "STATE"].map(str::to_owned)];
+    let unknown = || "-".to_owned();
+    let mut lines = vec![
+        [
+            "REPOSITORY",
+            "TAG",
+            "DIGEST",
+            "IMAGE ID",
+            "STATE",
+            "TRUST",
+            "ORIGIN",
+        ]
+        .map(str::to_owned),
+    ];
     lines.extend(rows.iter().map(|row| {
         [
             row.repository.clone(),
@@ -494,6 +506,9 @@ fn table(rows: &[Row]) -> String {
                 .unwrap_or(&row.image_id)
                 .to_owned(),
             row.state.text().to_owned(),
+            row.trust
+                .map_or_else(unknown, |trust| trust.word().to_owned()),
+            row.origin.clone().unwrap_or_else(unknown),
         ]
     }));
     let width = |column: usize| {
@@ -503,13 +518,14 @@ fn table(rows: &[Row]) -> String {
             .max()
             .unwrap_or_default()
     };
-    let widths = [0, 1, 2, 3].map(width);
+    let widths = [0, 1, 2, 3, 4, 5].map(width);
     let padded: Vec<String> = lines
         .iter()
-        .map(|[repository, tag, digest, image, state]| {
+        .map(|[repository, tag, digest, image, state, trust, origin]| {
             format!(
-                "{repository:<0$}   {tag:<1$}   {digest:<2$}   {image:<3$}   {state}",
-                widths[0], widths[1], widths[2], widths[3]
+                "{repository:<0$}   {tag:<1$}   {digest:<2$}   {image:<3$}   {state:<4$}   \
+                 {trust:<5$}   {origin}",
+                widths[0], widths[1], widths[2], widths[3], widths[4], widths[5]
             )
         })
         .collect();

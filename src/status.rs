@@ -9,6 +9,7 @@ use crate::digest::ImageId;
 use crate::plan::digest_is_image_id;
 use crate::reference::Reference;
 use crate::store::Store;
+use crate::trust::Trust;
 
 /// One row, as `docker images --digests` would show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,6 +24,11 @@ pub struct Row {
     pub image_id: String,
     /// What is wrong, or nothing.
     pub state: State,
+    /// How far the digest is known; none for what digestfix did not write and
+    /// no manifest proves.
+    pub trust: Option<Trust>,
+    /// By what.
+    pub origin: Option<String>,
     /// More about it, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -58,9 +64,14 @@ impl State {
     }
 }
 
-/// Every entry of the store, in rows.
+/// Every entry of the store, in rows. `known` says how far a digest is known
+/// to be an image's, and by what.
 #[must_use]
-pub fn rows(store: &Store, images: &BTreeSet<ImageId>) -> Vec<Row> {
+pub fn rows(
+    store: &Store,
+    images: &BTreeSet<ImageId>,
+    known: impl Fn(&Reference, &ImageId) -> Option<(Trust, String)>,
+) -> Vec<Row> {
     let mut groups: BTreeMap<(String, ImageId), Vec<Reference>> = BTreeMap::new();
     let mut rows = Vec::new();
     for entry in store.entries() {
@@ -75,15 +86,24 @@ pub fn rows(store: &Store, images: &BTreeSet<ImageId>) -> Vec<Row> {
                 digest: None,
                 image_id: entry.value.to_owned(),
                 state: State::Unparsable,
+                trust: None,
+                origin: None,
                 note: Some(format!("{:?}: {misfit}", entry.key)),
             }),
         }
     }
     for ((repository, image), references) in groups {
         let tags = some_or_none(references.iter().filter_map(Reference::tag));
-        let digests = some_or_none(references.iter().filter_map(Reference::digest));
+        let digests = some_or_none(references.iter().filter(|one| one.digest().is_some()));
+        let digests: Vec<_> = digests
+            .into_iter()
+            .map(|reference| {
+                let known = reference.and_then(|reference| known(reference, &image));
+                (reference.and_then(Reference::digest), known)
+            })
+            .collect();
         for tag in &tags {
-            for digest in &digests {
+            for (digest, known) in &digests {
                 let state = match digest {
                     _ if !images.contains(&image) => State::ImageMissing,
                     None => State::NoDigest,
@@ -96,6 +116,8 @@ pub fn rows(store: &Store, images: &BTreeSet<ImageId>) -> Vec<Row> {
                     digest: digest.map(ToString::to_string),
                     image_id: image.to_string(),
                     state,
+                    trust: known.as_ref().map(|(trust, _)| *trust),
+                    origin: known.as_ref().map(|(_, origin)| origin.clone()),
                     note: None,
                 });
             }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use crate::data_root::{ImageDir, Snapshot};
 use crate::engine::Engine;
+use crate::grounds::Grounds;
 use crate::interrupt::Interrupt;
 use crate::plan::{Plan, Request};
 use crate::systemd::ServiceManager;
@@ -270,6 +271,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     async fn end(mut self) -> Outcome {
         let restored = self.restore().await;
         self.remove_hold().await;
+        self.record_grounds();
         let plan = Box::new(self.plan);
         match restored {
             Ok(()) => Outcome::Done {
@@ -277,6 +279,18 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
                 plan,
             },
             Err(problem) => Outcome::Incomplete { plan, problem },
+        }
+    }
+
+    fn record_grounds(&mut self) {
+        if self.plan.is_empty() {
+            return;
+        }
+        let recorded = Grounds::record(self.images, &self.lock, &self.plan);
+        if let Err(error) = recorded {
+            self.progress.warning(&format!(
+                "what the new references rest on could not be noted for `digestfix status`: {error}"
+            ));
         }
     }
 

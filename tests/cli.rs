@@ -215,7 +215,13 @@ fn status_names_each_state() {
         .skip_while(|line| !line.starts_with("REPOSITORY"))
         .skip(1)
         .take(5)
-        .map(|line| line.rsplit("   ").next().unwrap())
+        .map(|line| {
+            line.split("   ")
+                .map(str::trim)
+                .filter(|cell| !cell.is_empty())
+                .nth(4)
+                .unwrap()
+        })
         .collect();
     assert_eq!(
         states,

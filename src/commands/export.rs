@@ -41,7 +41,10 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, St
     report.host(&site.host);
     let images = site.images().image_ids()?;
     let store = site.images().read()?.store;
-    let content = ContentStore::of(site.images().data_root(), args.containerd_root.as_deref());
+    let content = ContentStore::of(
+        site.images().data_root(),
+        args.content.containerd_root.as_deref(),
+    );
     let references = chosen(&store, &args.names, report)?;
     let mut file = ClaimsFile {
         digestfix_claims: VERSION,

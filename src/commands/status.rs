@@ -2,8 +2,14 @@
 
 use crate::cli::StatusArgs;
 use crate::commands::{Site, Stop};
+use crate::content_store::ContentStore;
+use crate::digest::ImageId;
+use crate::grounds::{self, Grounds};
+use crate::reference::Reference;
 use crate::report::{Exit, Report};
 use crate::status::rows;
+use crate::transaction::outcome::Progress;
+use crate::trust::Trust;
 
 pub(super) async fn run(args: &StatusArgs) -> Exit {
     let mut report = Report::new("status", &args.output);
@@ -18,6 +24,23 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
     report.host(&site.host);
     let store = site.images().read()?.store;
     let unknown: Vec<String> = store.unknown_keys().map(str::to_owned).collect();
-    report.status(rows(&store, &site.images().image_ids()?), &unknown);
+    let content = ContentStore::of(
+        site.images().data_root(),
+        args.content.containerd_root.as_deref(),
+    );
+    let grounds = Grounds::read(site.images()).unwrap_or_else(|error| {
+        report.warning(&format!("{}: {error}", grounds::FILE_NAME));
+        Grounds::default()
+    });
+    let known = |reference: &Reference, image: &ImageId| {
+        let digest = reference.digest()?;
+        if content.proof(digest, image).is_some() {
+            return Some((Trust::Proven, "the engine's content store".to_owned()));
+        }
+        let ground = grounds.of(reference, image)?;
+        Some((ground.trust, ground.origin.clone()))
+    };
+    let rows = rows(&store, &site.images().image_ids()?, known);
+    report.status(rows, &unknown);
     Ok(())
 }

@@ -114,9 +114,10 @@ fn tar(files: &Files) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
-        builder
-            .append_data(&mut header, name, bytes.as_slice())
-            .unwrap();
+        // As it is: setting the path would drop a "./" before it.
+        header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        builder.append(&header, bytes.as_slice()).unwrap();
     }
     builder.into_inner().unwrap()
 }
@@ -300,6 +301,31 @@ fn an_index_and_its_manifest_are_both_proven() {
         Ok(Vec::new()),
         "an index alone does not say which image is whose"
     );
+}
+
+#[test]
+fn the_other_platforms_of_an_index_are_not_missed() {
+    let (image, other) = (Image::new("amd64"), Image::new("arm64"));
+    let platforms = index(&[
+        entry(OCI_MANIFEST, &image.manifest, ""),
+        entry(OCI_MANIFEST, &other.manifest, ""),
+    ]);
+    let files = layout(
+        &[entry(OCI_INDEX, &platforms, "")],
+        &[&platforms, &image.manifest, &other.manifest],
+    );
+    let harvest = harvest(&tar(&files)).unwrap();
+    let mut store = Store::parse(b"{}").unwrap();
+    store
+        .insert(&"app:1".parse().unwrap(), &image.id())
+        .unwrap();
+    let request = Request {
+        claims: harvest.claims,
+        evidence: harvest.evidence,
+        ..Request::default()
+    };
+    let plan = Plan::new(&store, &BTreeSet::from([image.id()]), &request).unwrap();
+    assert_eq!((plan.changes.len(), plan.skipped), (2, Vec::new()));
 }
 
 #[test]
@@ -612,6 +638,20 @@ fn pins_are_found_exactly() {
         assert_eq!(found, expected.lines().collect::<Vec<_>>(), "{name}");
         assert_eq!(harvest.remarks, Vec::<String>::new(), "{name}");
     }
+}
+
+#[test]
+fn a_key_after_an_alias_is_a_key() {
+    let pin = |name| format!("{name}@sha256:{}", hex('d'));
+    let text = format!(
+        "a: &a {}\nb: *a\n? {}\n: {}\n",
+        pin("value"),
+        pin("key"),
+        pin("other")
+    );
+    let harvest = harvest(text.as_bytes()).unwrap();
+    let found: Vec<&str> = harvest.claims.iter().map(|claim| claim.text()).collect();
+    assert_eq!(found, [pin("value"), pin("other")]);
 }
 
 #[test]
