@@ -179,7 +179,7 @@ impl<'a> Resolver<'a> {
         }
         let (known, all_known) = self.images_of(digest, request);
         let mut here: Vec<&ImageId> = known.intersection(self.images).collect();
-        if here.len() > 1 {
+        if here.iter().any(|image| self.is_in(image, repository)) {
             here.retain(|image| self.is_in(image, repository));
         }
         if here.len() > 1 {

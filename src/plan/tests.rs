@@ -1150,3 +1150,20 @@ fn less_than_what_is_required_changes_nothing() {
         }
     ));
 }
+
+#[test]
+fn of_several_images_of_a_digest_the_one_in_the_repository_is_meant() {
+    let host = store(&["a:1 %1", "b:1 %2"]);
+    let mut evidence = records(&["&a %1"]);
+    evidence.add_record(digest("&a"), id("%2"), "R");
+    expect(
+        &host,
+        &sourced(&["P b:9@&a"], evidence.clone()),
+        &["b@&a - %2"],
+    );
+    let plan = plan(&host, &sourced(&["P c:9@&a"], evidence));
+    assert_eq!(
+        skipped(&plan),
+        [Why::Several(vec![spelled("%1"), spelled("%2")])]
+    );
+}

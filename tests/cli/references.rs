@@ -1,118 +1,18 @@
-//! The program as it is typed, on data roots that no daemon uses.
+//! The commands on the references themselves.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
-
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tempfile::TempDir;
+use crate::data_root::{BEFORE, DataRoot, digestfix};
 
-const BEFORE: &str = include_str!("fixtures/seed/before.json");
-const AFTER: &str = include_str!("fixtures/seed/after.json");
+const AFTER: &str = include_str!("../fixtures/seed/after.json");
 const FLANNEL: &str = "quay.io/coreos/flannel:v0.13.0";
 const FLANNEL_DIGEST: &str =
     "sha256:ac5322604bcab484955e6dbc507f45a906bde79046667322e3918a8578ab08c8";
 const WEBHOOK: &str = "jettech/kube-webhook-certgen";
 const WEBHOOK_ID: &str = "sha256:a013daf8730dbb3908d66f67c57053f09055fddb28fde0b5808cb24c27900dc8";
 const HTTPD_ID: &str = "sha256:dabbfbe0c57b6e5cd4bc089818d3f664acfad496dc741c9a501e72d15e803b34";
-
-struct DataRoot(TempDir);
-
-struct Run {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl DataRoot {
-    fn with(store: &[u8]) -> Self {
-        let root = Self(TempDir::new().unwrap());
-        fs::create_dir_all(root.images().join("imagedb/content/sha256")).unwrap();
-        fs::write(root.store_path(), store).unwrap();
-        root
-    }
-
-    /// The write-up's host; it carries no image configs, so these stand in.
-    fn of_the_write_up() -> Self {
-        let root = Self::with(BEFORE.as_bytes());
-        for (at, _) in BEFORE.match_indices("\":\"sha256:") {
-            root.has_image(&BEFORE[at + 10..at + 74]);
-        }
-        root
-    }
-
-    fn has_image(&self, hex: &str) {
-        fs::write(self.images().join("imagedb/content/sha256").join(hex), "{}").unwrap();
-    }
-
-    fn images(&self) -> PathBuf {
-        self.0.path().join("image/overlay2")
-    }
-
-    fn store_path(&self) -> PathBuf {
-        self.images().join("repositories.json")
-    }
-
-    fn store(&self) -> String {
-        fs::read_to_string(self.store_path()).unwrap()
-    }
-
-    fn digestfix(&self, words: &[&str]) -> Run {
-        digestfix(
-            &[
-                words,
-                &["--offline", "--data-root", self.0.path().to_str().unwrap()],
-            ]
-            .concat(),
-        )
-    }
-
-    /// Every file below the data root with what is in it.
-    fn everything(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        fn walk(directory: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
-            for child in fs::read_dir(directory).unwrap() {
-                let path = child.unwrap().path();
-                if path.is_dir() && !path.is_symlink() {
-                    walk(&path, found);
-                } else {
-                    let content = if path.is_file() {
-                        fs::read(&path).unwrap_or_default()
-                    } else {
-                        Vec::new()
-                    };
-                    found.insert(path, content);
-                }
-            }
-        }
-        let mut found = BTreeMap::new();
-        walk(self.0.path(), &mut found);
-        found
-    }
-}
-
-fn digestfix(words: &[&str]) -> Run {
-    let output = Command::new(env!("CARGO_BIN_EXE_digestfix"))
-        .args(words)
-        .output()
-        .unwrap();
-    Run {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-impl Run {
-    #[track_caller]
-    fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "\n{}\n{}", self.stdout, self.stderr);
-        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
-        self
-    }
-}
 
 #[test]
 fn a_digest_is_planned_applied_and_verified() {

@@ -1,0 +1,134 @@
+//! Data roots to run the program on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+/// The store of the write-up's host, before its edit.
+pub const BEFORE: &str = include_str!("../fixtures/seed/before.json");
+
+/// A data root that no daemon uses.
+pub struct DataRoot(pub TempDir);
+
+/// What a run of the program came to.
+pub struct Run {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl DataRoot {
+    pub fn with(store: &[u8]) -> Self {
+        let root = Self(TempDir::new().unwrap());
+        fs::create_dir_all(root.images().join("imagedb/content/sha256")).unwrap();
+        fs::write(root.store_path(), store).unwrap();
+        root
+    }
+
+    /// The write-up's host; it carries no image configs, so these stand in.
+    pub fn of_the_write_up() -> Self {
+        let root = Self::with(BEFORE.as_bytes());
+        for (at, _) in BEFORE.match_indices("\":\"sha256:") {
+            root.has_image(&BEFORE[at + 10..at + 74]);
+        }
+        root
+    }
+
+    pub fn of_one_image(name: &str, image: &str) -> Self {
+        let (repository, _) = name.rsplit_once(':').unwrap();
+        let store = format!(r#"{{"Repositories":{{"{repository}":{{"{name}":"{image}"}}}}}}"#);
+        let root = Self::with(store.as_bytes());
+        root.has_image(image.strip_prefix("sha256:").unwrap());
+        root
+    }
+
+    pub fn has_image(&self, hex: &str) {
+        fs::write(self.images().join("imagedb/content/sha256").join(hex), "{}").unwrap();
+    }
+
+    pub fn images(&self) -> PathBuf {
+        self.0.path().join("image/overlay2")
+    }
+
+    pub fn store_path(&self) -> PathBuf {
+        self.images().join("repositories.json")
+    }
+
+    pub fn store(&self) -> String {
+        fs::read_to_string(self.store_path()).unwrap()
+    }
+
+    pub fn digestfix(&self, words: &[&str]) -> Run {
+        self.digestfix_reading("", words)
+    }
+
+    pub fn digestfix_reading(&self, input: &str, words: &[&str]) -> Run {
+        digestfix_reading(
+            input,
+            &[
+                words,
+                &["--offline", "--data-root", self.0.path().to_str().unwrap()],
+            ]
+            .concat(),
+        )
+    }
+
+    /// Every file below the data root with what is in it.
+    pub fn everything(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        fn walk(directory: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+            for child in fs::read_dir(directory).unwrap() {
+                let path = child.unwrap().path();
+                if path.is_dir() && !path.is_symlink() {
+                    walk(&path, found);
+                } else {
+                    let content = if path.is_file() {
+                        fs::read(&path).unwrap_or_default()
+                    } else {
+                        Vec::new()
+                    };
+                    found.insert(path, content);
+                }
+            }
+        }
+        let mut found = BTreeMap::new();
+        walk(self.0.path(), &mut found);
+        found
+    }
+}
+
+/// Runs the program.
+pub fn digestfix(words: &[&str]) -> Run {
+    digestfix_reading("", words)
+}
+
+/// Runs the program with a text on its standard input.
+pub fn digestfix_reading(input: &str, words: &[&str]) -> Run {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_digestfix"))
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A run that is refused may end before it reads any of it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Run {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Run {
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "\n{}\n{}", self.stdout, self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self
+    }
+}

@@ -1,0 +1,7 @@
+//! The program as it is typed, on data roots that no daemon uses.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+mod data_root;
+mod references;
+mod sources;
