@@ -1,5 +1,5 @@
-//! What the digests on a host rest on, kept beside the reference store: what
-//! `apply` wrote, how far it was known then, and by what.
+//! What the digests on a host rest on, kept in the data root: what `apply`
+//! wrote, how far it was known then, and by what.
 //!
 //! Only for people to look at: nothing is decided by it, and a host without it
 //! is whole.
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
@@ -16,11 +17,8 @@ use crate::data_root::ImageDir;
 use crate::digest::ImageId;
 use crate::plan::Plan;
 use crate::reference::Reference;
-use crate::transaction::lock::RootLock;
+use crate::transaction::lock::{self, RootLock};
 use crate::trust::Trust;
-
-/// The file's name, in the storage driver's image directory.
-pub const FILE_NAME: &str = "digestfix-grounds.json";
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -93,7 +91,7 @@ impl Grounds {
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-            .open(images.path().join(FILE_NAME));
+            .open(path(images));
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -121,8 +119,8 @@ impl Grounds {
     pub fn record(images: &ImageDir, _lock: &RootLock, plan: &Plan) -> io::Result<()> {
         let mut grounds = Self::read(images).unwrap_or_default();
         grounds.note(plan);
-        let path = images.path().join(FILE_NAME);
-        let new = images.path().join(format!("{FILE_NAME}.new"));
+        let path = path(images);
+        let new = path.with_extension("json.new");
         // Left there by a run that was killed; the lock says that none goes on.
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -142,6 +140,18 @@ impl Grounds {
             let _ = fs::remove_file(&new);
         }
         written?;
-        File::open(images.path())?.sync_all()
+        match path.parent() {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
     }
+}
+
+/// Where they are kept, for each storage driver on its own.
+#[must_use]
+pub fn path(images: &ImageDir) -> PathBuf {
+    images
+        .data_root()
+        .join(lock::STATE_DIR)
+        .join(format!("grounds-{}.json", images.driver()))
 }

@@ -29,7 +29,8 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
         args.content.containerd_root.as_deref(),
     );
     let grounds = Grounds::read(site.images()).unwrap_or_else(|error| {
-        report.warning(&format!("{}: {error}", grounds::FILE_NAME));
+        let path = grounds::path(site.images());
+        report.warning(&format!("{}: {error}", path.display()));
         Grounds::default()
     });
     let known = |reference: &Reference, image: &ImageId| {

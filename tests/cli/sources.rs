@@ -153,11 +153,11 @@ fn what_a_digest_rested_on_is_forgotten_with_it() {
     fs::write(root.store_path(), edited).unwrap();
     assert_eq!(row(&root)[5..], ["-", "-"]);
 
-    let grounds = root.images().join("digestfix-grounds.json");
+    let grounds = root.0.path().join("digestfix/grounds-overlay2.json");
     fs::write(&grounds, "{").unwrap();
     let run = root.digestfix(&["status"]).exits(0);
     assert!(
-        run.stderr.contains("digestfix-grounds.json"),
+        run.stderr.contains("grounds-overlay2.json"),
         "{}",
         run.stderr
     );
