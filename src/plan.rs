@@ -16,7 +16,7 @@ mod conflicts;
 mod refusal;
 mod resolver;
 
-pub use refusal::Refusal;
+pub use refusal::{CONVERTED, Refusal};
 
 use conflicts::{Wanted, contradictions, moving_ground, too_weak, two_digests};
 use resolver::Resolver;
@@ -82,6 +82,8 @@ pub struct Skipped {
     pub claim: String,
     /// Why.
     pub why: Why,
+    /// It is a manifest in OCI's format, of an image that is not here.
+    pub strange_oci: bool,
 }
 
 /// Why a claim comes to nothing.
@@ -129,7 +131,6 @@ impl Plan {
             match resolver.targets(claim, request) {
                 Ok(found) => {
                     for (target, route) in found.targets {
-                        refusals.extend(too_weak(&target, request.require));
                         routes.push(route);
                         targets.push(target);
                     }
@@ -138,6 +139,8 @@ impl Plan {
                 Err(refusal) => refusals.push(refusal),
             }
         }
+        let strange_oci = skipped.iter().any(|skipped| skipped.strange_oci);
+        refusals.extend(too_weak(&targets, request.require, strange_oci));
         let wanted = Wanted::new(&targets);
         refusals.extend(contradictions(&targets, &wanted, &request.removals));
         refusals.extend(two_digests(&targets, &request.evidence));

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cli::OutputArgs;
 use crate::disturbance::Disturbance;
 use crate::host::{Host, Management};
-use crate::plan::{Change, Plan, Target, Why};
+use crate::plan::{CONVERTED, Change, Plan, Target, Why};
 use crate::status::Row;
 use crate::transaction::outcome::{Progress, Step};
 use crate::trust::Trust;
@@ -266,6 +266,14 @@ impl Report {
             _ => self.say(&format!(
                 "{elsewhere} claims are about images that this host does not have."
             )),
+        }
+        if plan.skipped.iter().any(|skipped| skipped.strange_oci)
+            && plan
+                .targets
+                .iter()
+                .any(|target| target.trust == Trust::Asserted)
+        {
+            self.say(CONVERTED);
         }
     }
 

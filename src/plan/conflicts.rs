@@ -28,14 +28,23 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// A change that rests on too little.
-pub(super) fn too_weak(target: &Target, required: Option<Trust>) -> Option<Refusal> {
-    let required = required.filter(|required| target.trust < *required && !target.holds)?;
-    Some(Refusal::TooWeak {
+/// Changes that rest on too little.
+pub(super) fn too_weak(
+    targets: &[Target],
+    required: Option<Trust>,
+    strange_oci: bool,
+) -> Vec<Refusal> {
+    let Some(required) = required else {
+        return Vec::new();
+    };
+    let weak = |target: &&Target| target.trust < required && !target.holds;
+    let refused = targets.iter().filter(weak).map(|target| Refusal::TooWeak {
         claim: target.claim.clone(),
         trust: target.trust,
         required,
-    })
+        strange_oci,
+    });
+    refused.collect()
 }
 
 pub(super) fn contradictions(

@@ -146,7 +146,10 @@ pub enum Refusal {
         second_is_oci: bool,
     },
     /// Less trust than was demanded.
-    #[error("{claim}: it is only {trust}, and --require asks for {required}")]
+    #[error(
+        "{claim}: it is only {trust}, and --require asks for {required}{}",
+        converted(*.strange_oci)
+    )]
     TooWeak {
         /// The claim.
         claim: String,
@@ -154,6 +157,9 @@ pub enum Refusal {
         trust: Trust,
         /// What it needs.
         required: Trust,
+        /// A manifest in OCI's format was brought along, of an image that is
+        /// not here.
+        strange_oci: bool,
     },
     /// A claim finds its image by a reference that moves in the same request.
     #[error(
@@ -170,15 +176,18 @@ pub enum Refusal {
     },
 }
 
-/// skopeo's oci-archive: converts Docker's manifests, and with that changes
-/// their digest.
-fn converted(is_oci: bool) -> &'static str {
-    if is_oci {
-        ". The one that was brought along is in OCI's format, as a conversion from Docker's leaves \
-         it (skopeo's oci: and oci-archive:), which changes the digest; these keep the registry's \
-         bytes: skopeo copy docker://IMAGE dir:DIR, skopeo inspect --raw docker://IMAGE"
+/// What skopeo's oci: and oci-archive: do to an image in Docker's format: they
+/// change its config, and so its ID, and its manifest, and so its digest.
+pub const CONVERTED: &str = "A manifest in OCI's format was brought along: where it was converted \
+    from Docker's (skopeo's oci: and oci-archive: do), it has another digest and another image ID \
+    than the registry's. These keep the registry's bytes: skopeo copy docker://IMAGE dir:DIR, \
+    skopeo inspect --raw docker://IMAGE";
+
+fn converted(may_be: bool) -> String {
+    if may_be {
+        format!(". {CONVERTED}")
     } else {
-        ""
+        String::new()
     }
 }
 

@@ -112,6 +112,12 @@ impl<'a> Resolver<'a> {
                     targets: Vec::new(),
                     skipped: Some(Skipped {
                         claim: claim.to_string(),
+                        strange_oci: why == Why::NotHere
+                            && matches!(
+                                &claim.statement,
+                                Statement::ManifestBrought { digest, .. }
+                                    if request.evidence.is_oci(digest)
+                            ),
                         why,
                     }),
                 });

@@ -980,6 +980,26 @@ fn a_pin_without_a_tag_goes_by_what_is_known_and_then_by_the_only_image() {
 }
 
 #[test]
+fn a_manifest_that_may_be_converted_is_hinted_at() {
+    let host = store(&["a:1 %1"]);
+    let strange = spelled("&c sha256:") + &"5".repeat(64);
+    for (format, hinted) in [(Format::Oci, true), (Format::Docker, false)] {
+        let mut evidence = proof(format, &[]);
+        let manifest = Manifest::Image(ImageManifest {
+            image: strange.split(' ').nth(1).unwrap().parse().unwrap(),
+            config_size: 1,
+            format,
+            plain_layers: false,
+        });
+        evidence.add_manifest(digest("&c"), manifest, "F");
+        let request = sourced(&["F &c", "P a:1@&a"], evidence);
+        assert_eq!(plan(&host, &request).skipped[0].strange_oci, hinted);
+        let refused = refusal(&host, &requiring(Trust::Proven, request)).to_string();
+        assert_eq!(refused.contains("inspect --raw"), hinted, "{refused}");
+    }
+}
+
+#[test]
 fn an_image_id_outweighs_a_tag_that_is_not_here() {
     let host = store(&["mine:9 %4"]);
     expect(

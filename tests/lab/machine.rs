@@ -145,6 +145,16 @@ impl Machine {
         ));
     }
 
+    /// A file of the machine's, from outside.
+    pub fn take(&self, path: &str) -> Vec<u8> {
+        fs::read(self.dir.join(format!("root{path}"))).expect("the file is there")
+    }
+
+    /// Carries a file into the machine, which no network does.
+    pub fn put(&self, path: &str, content: &[u8]) {
+        fs::write(self.dir.join(format!("root{path}")), content).expect("there is room");
+    }
+
     pub fn digestfix(&self, words: &[&str]) -> Run {
         self.run(&[&["digestfix"], words].concat())
     }

@@ -12,3 +12,4 @@ mod machine;
 mod neighbours;
 mod refusals;
 mod repair;
+mod sources;
