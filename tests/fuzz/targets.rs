@@ -87,10 +87,7 @@ pub fn text(data: &[u8]) {
     }
 }
 
-fn of_text(
-    data: &[u8],
-    read: fn(&str, &str, &mut Harvest) -> Result<(), source::Problem>,
-) {
+fn of_text(data: &[u8], read: fn(&str, &str, &mut Harvest) -> Result<(), source::Problem>) {
     let mut harvest = Harvest::new(&[]);
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = read(text, "fuzz", &mut harvest);

@@ -1,0 +1,136 @@
+//! A short run of what `tests/fuzz/run` does for long: the parsers on every
+//! input that was ever found to reach new code, and on some near each.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail so"
+)]
+
+#[path = "fuzz/targets.rs"]
+mod targets;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use flate2::read::GzDecoder;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{Config, TestRng, TestRunner};
+use targets::TARGETS;
+
+/// So many inputs near those of the corpus, for each parser.
+const NEAR: u32 = 5_000;
+
+/// No input takes longer, by far.
+const HANGS_AFTER: Duration = Duration::from_secs(20);
+
+/// The bound of `tests/fuzz/run`, in KiB.
+const MEMORY: u64 = 1024 * 1024;
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let mut inputs: Vec<Vec<u8>> = fs::read_dir(directory.join("seeds").join(target))
+        .unwrap()
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    let packed = File::open(directory.join(format!("corpus/{target}.tar.gz"))).unwrap();
+    for entry in tar::Archive::new(GzDecoder::new(packed)).entries().unwrap() {
+        let mut input = Vec::new();
+        entry.unwrap().read_to_end(&mut input).unwrap();
+        inputs.push(input);
+    }
+    inputs.sort();
+    inputs
+}
+
+/// What is done to an input: a byte exchanged, a piece dropped, doubled, or
+/// taken from another input.
+#[derive(Debug, Clone)]
+enum Edit {
+    Byte(Index, u8),
+    Drop(Index, Index),
+    Double(Index, Index),
+    Splice(Index, Index, Index),
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        any::<(Index, u8)>().prop_map(|(at, byte)| Edit::Byte(at, byte)),
+        any::<(Index, Index)>().prop_map(|(from, to)| Edit::Drop(from, to)),
+        any::<(Index, Index)>().prop_map(|(from, to)| Edit::Double(from, to)),
+        any::<(Index, Index, Index)>().prop_map(|(other, from, to)| Edit::Splice(other, from, to)),
+    ]
+}
+
+fn piece(bytes: &[u8], from: &Index, to: &Index) -> std::ops::Range<usize> {
+    let (from, to) = (from.index(bytes.len() + 1), to.index(bytes.len() + 1));
+    from.min(to)..from.max(to)
+}
+
+fn edited(corpus: &[Vec<u8>], input: &Index, edits: &[Edit]) -> Vec<u8> {
+    let mut bytes = input.get(corpus).clone();
+    for edit in edits {
+        match edit {
+            Edit::Byte(at, byte) if !bytes.is_empty() => {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            Edit::Byte(..) => {}
+            Edit::Drop(from, to) => {
+                let piece = piece(&bytes, from, to);
+                bytes.drain(piece);
+            }
+            Edit::Double(from, to) => {
+                let piece = piece(&bytes, from, to);
+                let copy = bytes[piece.clone()].to_vec();
+                bytes.splice(piece.end..piece.end, copy);
+            }
+            Edit::Splice(other, from, to) => {
+                let other = other.get(corpus);
+                let taken = other[piece(other, from, to)].to_vec();
+                let at = piece(&bytes, from, to);
+                bytes.splice(at, taken);
+            }
+        }
+    }
+    bytes
+}
+
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let words = line.unwrap().split_whitespace().nth(1);
+    words.unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_corpus_and_what_is_near_it() {
+    for (name, target) in TARGETS {
+        let corpus = corpus(name);
+        let read = |input: &[u8]| {
+            let began = Instant::now();
+            target(input);
+            assert!(began.elapsed() < HANGS_AFTER, "{name} hangs: {input:?}");
+        };
+        for input in &corpus {
+            read(input);
+        }
+        let config = Config {
+            cases: NEAR,
+            failure_persistence: None,
+            ..Config::default()
+        };
+        let rng = TestRng::deterministic_rng(config.rng_algorithm);
+        let near = (any::<Index>(), prop::collection::vec(edit(), 1..5));
+        TestRunner::new_with_rng(config, rng)
+            .run(&near, |(input, edits)| {
+                read(&edited(&corpus, &input, &edits));
+                Ok(())
+            })
+            .unwrap();
+    }
+    assert!(peak_memory() < MEMORY, "{} KiB", peak_memory());
+}
