@@ -32,18 +32,14 @@ const MEMORY: u64 = 1024 * 1024;
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
-    let mut inputs: Vec<Vec<u8>> = fs::read_dir(directory.join("seeds").join(target))
-        .unwrap()
-        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
-        .collect();
     let packed = File::open(directory.join(format!("corpus/{target}.tar.gz"))).unwrap();
-    for entry in tar::Archive::new(GzDecoder::new(packed)).entries().unwrap() {
+    let mut archive = tar::Archive::new(GzDecoder::new(packed));
+    let inputs = archive.entries().unwrap().map(|entry| {
         let mut input = Vec::new();
         entry.unwrap().read_to_end(&mut input).unwrap();
-        inputs.push(input);
-    }
-    inputs.sort();
-    inputs
+        input
+    });
+    inputs.collect()
 }
 
 /// What is done to an input: a byte exchanged, a piece dropped, doubled, or
