@@ -8,19 +8,21 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use serde::Serialize;
-
 use crate::cli::OutputArgs;
 use crate::disturbance::Disturbance;
 use crate::host::{Host, Management};
-use crate::plan::{CONVERTED, Change, Plan, Target, Why};
+use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::status::Row;
 use crate::transaction::outcome::{Progress, Step};
 use crate::trust::Trust;
 
-/// The version of the JSON object. Fields may be added under the same number;
-/// one that changes its meaning or goes away raises it.
-pub const JSON_VERSION: u32 = 1;
+mod document;
+
+use document::{
+    ChangeDocument, ClaimDocument, DisturbanceDocument, Document, HostDocument, SkippedDocument,
+    StepDocument,
+};
+pub use document::{JSON_VERSION, Problem};
 
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,99 +37,6 @@ pub enum Exit {
     Pending = 4,
     /// The host could not be restored.
     Broken = 5,
-}
-
-/// What went wrong, as a person needs it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    /// What failed or was refused.
-    pub what: Vec<String>,
-    /// The state of the host now.
-    pub state: String,
-    /// What to do.
-    pub next: Option<String>,
-}
-
-/// The JSON object.
-#[derive(Debug, Default, Serialize)]
-struct Document {
-    version: u32,
-    command: &'static str,
-    exit_code: u8,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<HostDocument>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rows: Option<Vec<Row>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    changed: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    claims: Option<Vec<ClaimDocument>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    skipped: Option<Vec<SkippedDocument>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    changes: Option<Vec<ChangeDocument>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    disturbance: Option<DisturbanceDocument>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    backup: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    steps: Vec<StepDocument>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<Problem>,
-}
-
-#[derive(Debug, Serialize)]
-struct HostDocument {
-    data_root: PathBuf,
-    driver: String,
-    unit: Option<String>,
-    config_file: Option<PathBuf>,
-    engine: Option<String>,
-    offline: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct ClaimDocument {
-    claim: String,
-    reference: String,
-    image_id: String,
-    trust: Trust,
-    origin: String,
-    holds_in_file: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    holds_in_engine: Option<bool>,
-}
-
-#[derive(Debug, Serialize)]
-struct ChangeDocument {
-    reference: String,
-    from: Option<String>,
-    to: Option<String>,
-    trust: Option<Trust>,
-    origin: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct SkippedDocument {
-    claim: String,
-    why: String,
-}
-
-#[derive(Debug, Serialize)]
-struct DisturbanceDocument {
-    restarts: Vec<String>,
-    also_restarts: Vec<String>,
-    running_containers: Vec<String>,
-    containers_keep_running: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct StepDocument {
-    step: Step,
-    seconds: f64,
-    detail: String,
 }
 
 /// Tells of one run of one command.
@@ -234,17 +143,14 @@ impl Report {
 
     /// What the claims came down to, and the change that this means.
     pub fn plan(&mut self, plan: &Plan) {
-        self.document.claims = Some(plan.targets.iter().map(claim_document).collect());
+        self.document.claims = Some(plan.targets.iter().map(ClaimDocument::from).collect());
         let changes = plan.changes.iter();
         self.document.changes = Some(
             changes
-                .map(|change| change_document(plan, change))
+                .map(|change| ChangeDocument::of(change, plan))
                 .collect(),
         );
-        let skipped = plan.skipped.iter().map(|skipped| SkippedDocument {
-            claim: skipped.claim.clone(),
-            why: skipped.why.to_string(),
-        });
+        let skipped = plan.skipped.iter().map(SkippedDocument::from);
         self.document.skipped = Some(skipped.collect());
     }
 
@@ -280,7 +186,9 @@ impl Report {
     /// The change, as a diff.
     pub fn say_plan(&self, plan: &Plan) {
         for target in plan.targets.iter().filter(|target| target.holds) {
-            self.say(&format!("  {} holds already", target.claim));
+            let basis = target.reference.digest().map(|_| basis_of(target));
+            let basis = basis.map_or(String::new(), |basis| format!("  ({basis})"));
+            self.say(&format!("  {} holds already{basis}", target.claim));
         }
         for removal in &plan.removals {
             if !plan
@@ -379,7 +287,7 @@ impl Report {
             ));
             claims.push(ClaimDocument {
                 holds_in_engine: answered,
-                ..claim_document(target)
+                ..ClaimDocument::from(target)
             });
         }
         self.document.claims = Some(claims);
@@ -453,18 +361,6 @@ fn printable(text: &str) -> String {
     )
 }
 
-fn claim_document(target: &Target) -> ClaimDocument {
-    ClaimDocument {
-        claim: target.claim.clone(),
-        reference: target.reference.familiar(),
-        image_id: target.image.to_string(),
-        trust: target.trust,
-        origin: target.origin.clone(),
-        holds_in_file: target.holds,
-        holds_in_engine: None,
-    }
-}
-
 /// How far a target is known, and by what.
 fn basis_of(target: &Target) -> String {
     match target.trust {
@@ -474,17 +370,6 @@ fn basis_of(target: &Target) -> String {
         Trust::Asserted => format!("asserted by {}, nothing here proves it", target.origin),
         Trust::Matched => format!("matched: same image ID in {}", target.origin),
         Trust::Proven => format!("proven by the manifest in {}", target.origin),
-    }
-}
-
-fn change_document(plan: &Plan, change: &Change) -> ChangeDocument {
-    let basis = plan.basis(&change.reference);
-    ChangeDocument {
-        trust: basis.map(|target| target.trust),
-        origin: basis.map(|target| target.origin.clone()),
-        reference: change.reference.familiar(),
-        from: change.from.clone(),
-        to: change.to.as_ref().map(ToString::to_string),
     }
 }
 

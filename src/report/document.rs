@@ -1,0 +1,143 @@
+//! The JSON object, as README.md describes it.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::plan::{Change, Plan, Skipped, Target};
+use crate::status::Row;
+use crate::transaction::outcome::Step;
+use crate::trust::Trust;
+
+/// The version of the JSON object. Fields may be added under the same number;
+/// one that changes its meaning or goes away raises it.
+pub const JSON_VERSION: u32 = 1;
+
+/// What went wrong, as a person needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What failed or was refused.
+    pub what: Vec<String>,
+    /// The state of the host now.
+    pub state: String,
+    /// What to do.
+    pub next: Option<String>,
+}
+
+/// The JSON object.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Document {
+    pub version: u32,
+    pub command: &'static str,
+    pub exit_code: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Vec<Row>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Vec<ClaimDocument>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<Vec<SkippedDocument>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Vec<ChangeDocument>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disturbance: Option<DisturbanceDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepDocument>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct HostDocument {
+    pub data_root: PathBuf,
+    pub driver: String,
+    pub unit: Option<String>,
+    pub config_file: Option<PathBuf>,
+    pub engine: Option<String>,
+    pub offline: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ClaimDocument {
+    pub claim: String,
+    pub reference: String,
+    pub image_id: String,
+    pub trust: Trust,
+    pub origin: String,
+    pub holds_in_file: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holds_in_engine: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ChangeDocument {
+    pub reference: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
+    pub trust: Option<Trust>,
+    pub origin: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct SkippedDocument {
+    pub claim: String,
+    pub why: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct DisturbanceDocument {
+    pub restarts: Vec<String>,
+    pub also_restarts: Vec<String>,
+    pub running_containers: Vec<String>,
+    pub containers_keep_running: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct StepDocument {
+    pub step: Step,
+    pub seconds: f64,
+    pub detail: String,
+}
+
+impl From<&Target> for ClaimDocument {
+    fn from(target: &Target) -> Self {
+        Self {
+            claim: target.claim.clone(),
+            reference: target.reference.familiar(),
+            image_id: target.image.to_string(),
+            trust: target.trust,
+            origin: target.origin.clone(),
+            holds_in_file: target.holds,
+            holds_in_engine: None,
+        }
+    }
+}
+
+impl From<&Skipped> for SkippedDocument {
+    fn from(skipped: &Skipped) -> Self {
+        Self {
+            claim: skipped.claim.clone(),
+            why: skipped.why.to_string(),
+        }
+    }
+}
+
+impl ChangeDocument {
+    pub fn of(change: &Change, plan: &Plan) -> Self {
+        let basis = plan.basis(&change.reference);
+        Self {
+            trust: basis.map(|target| target.trust),
+            origin: basis.map(|target| target.origin.clone()),
+            reference: change.reference.familiar(),
+            from: change.from.clone(),
+            to: change.to.as_ref().map(ToString::to_string),
+        }
+    }
+}
