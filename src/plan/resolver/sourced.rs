@@ -1,0 +1,138 @@
+//! What a claim of a file means, which may speak of other hosts' images too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Lead, Resolver, Route};
+use crate::digest::{Digest, ImageId};
+use crate::plan::{Request, Why};
+use crate::reference::{Reference, Repository, Tag};
+
+impl Resolver<'_> {
+    /// A pin that somebody wrote into a file: by image ID, where the evidence
+    /// has one for the digest, and else by name.
+    pub(super) fn pinned(
+        &self,
+        repository: &Repository,
+        tag: Option<&Tag>,
+        digest: &Digest,
+        request: &Request,
+    ) -> Result<Vec<Lead>, Why> {
+        let reference = repository.clone().with_digest(digest.clone());
+        if let Some(image) = self.find(&reference)
+            && self.images.contains(&image)
+        {
+            return Ok(vec![(reference, image, Route::Id)]);
+        }
+        let named = tag.map(|tag| repository.clone().with_tag(tag.clone()));
+        if let Some(named) = named
+            && let Some(image) = self.find(&named)
+            && self.images.contains(&image)
+        {
+            return Ok(vec![(reference, image, Route::Named(named))]);
+        }
+        let (known, all_known) = self.images_of(digest, request);
+        let mut here: Vec<&ImageId> = known.intersection(self.images).collect();
+        if here.iter().any(|image| self.is_in(image, repository)) {
+            here.retain(|image| self.is_in(image, repository));
+        }
+        if here.len() > 1 {
+            return Err(Why::Several(here.iter().map(ToString::to_string).collect()));
+        }
+        if let Some(image) = here.first() {
+            return Ok(vec![(reference, (*image).clone(), Route::Id)]);
+        }
+        if all_known || tag.is_some() {
+            return Err(Why::NotHere);
+        }
+        let mut images: BTreeMap<&ImageId, Vec<Reference>> = BTreeMap::new();
+        for (other, image) in self.repositories.get(repository).into_iter().flatten() {
+            if self.images.contains(image) {
+                images.entry(image).or_default().push(other.clone());
+            }
+        }
+        let mut each = images.into_iter();
+        match (each.next(), each.next()) {
+            (None, _) => Err(Why::NotHere),
+            (Some((image, references)), None) => Ok(vec![(
+                reference,
+                image.clone(),
+                Route::OnlyImage(references),
+            )]),
+            (Some((first, _)), Some((second, _))) => Err(Why::Several(
+                [first, second]
+                    .into_iter()
+                    .chain(each.map(|(image, _)| image))
+                    .map(ToString::to_string)
+                    .collect(),
+            )),
+        }
+    }
+
+    /// The images that the evidence has for a digest, and whether it has all.
+    fn images_of(&self, digest: &Digest, request: &Request) -> (BTreeSet<ImageId>, bool) {
+        let mut images: BTreeSet<ImageId> = request.evidence.recorded(digest).cloned().collect();
+        let mut all_known = !images.is_empty();
+        if let Some(proof) = request.evidence.proof(digest) {
+            all_known |= proof.complete;
+            images.extend(proof.images.into_keys());
+        }
+        (images, all_known)
+    }
+
+    /// A manifest that was brought along, in each repository of its image.
+    pub(super) fn brought(
+        &self,
+        digest: &Digest,
+        repository: Option<&Repository>,
+        request: &Request,
+    ) -> Result<Vec<Lead>, Why> {
+        let proof = request.evidence.proof(digest).ok_or(Why::NotHere)?;
+        let here: BTreeSet<ImageId> = proof
+            .images
+            .into_keys()
+            .filter(|image| self.images.contains(image))
+            .collect();
+        let Some(first) = here.first() else {
+            return Err(Why::NotHere);
+        };
+        let mut homes: BTreeMap<&Repository, Vec<&ImageId>> = BTreeMap::new();
+        for image in &here {
+            for home in self.homes.get(image).into_iter().flatten() {
+                homes.entry(home).or_default().push(image);
+            }
+        }
+        if let Some(repository) = repository {
+            if homes.is_empty() && here.len() == 1 {
+                homes.insert(repository, vec![first]);
+            }
+            if homes.contains_key(repository) {
+                homes.retain(|home, _| *home == repository);
+            }
+        }
+        if homes.is_empty() {
+            return Err(Why::Nameless(first.to_string()));
+        }
+        let mut leads = Vec::new();
+        for (home, images) in homes {
+            let reference = home.clone().with_digest(digest.clone());
+            let present = self.find(&reference).filter(|image| here.contains(image));
+            let image = match (present, images.as_slice()) {
+                (Some(present), _) => present,
+                (None, [only]) => (*only).clone(),
+                (None, several) => {
+                    return Err(Why::Several(
+                        several.iter().map(ToString::to_string).collect(),
+                    ));
+                }
+            };
+            leads.push((reference, image, Route::Id));
+        }
+        Ok(leads)
+    }
+
+    fn is_in(&self, image: &ImageId, repository: &Repository) -> bool {
+        self.homes
+            .get(image)
+            .is_some_and(|homes| homes.contains(repository))
+    }
+}

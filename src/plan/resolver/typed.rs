@@ -1,0 +1,161 @@
+//! What a claim means that somebody typed for this very host.
+
+use std::collections::BTreeMap;
+
+use super::{Lead, Resolver, Route};
+use crate::claim::{Claim, ImageName, Statement};
+use crate::digest::ImageId;
+use crate::plan::Refusal;
+use crate::reference::{Reference, Repository};
+
+impl Resolver<'_> {
+    /// What a claim means that speaks of this very host.
+    pub(super) fn meant(&self, claim: &Claim) -> Result<Lead, Refusal> {
+        match &claim.statement {
+            Statement::TaggedHasDigest {
+                repository,
+                tag,
+                digest,
+            } => {
+                let tagged = repository.clone().with_tag(tag.clone());
+                let image = self.pointed_at(claim, &tagged)?;
+                let reference = repository.clone().with_digest(digest.clone());
+                Ok((reference, image, Route::Named(tagged)))
+            }
+            Statement::OnlyImageHasDigest { repository, digest } => {
+                let reference = repository.clone().with_digest(digest.clone());
+                let (image, route) = self.only_image(claim, repository, &reference)?;
+                Ok((reference, image, route))
+            }
+            Statement::PointsAt { reference, image } => {
+                let (image, route) = self.image(claim, image)?;
+                Ok((reference.clone(), image, route))
+            }
+            Statement::ManifestBrought { digest, .. } => Err(Refusal::NoSuchImage {
+                claim: claim.to_string(),
+                prefix: digest.to_string(),
+            }),
+        }
+    }
+
+    fn pointed_at(&self, claim: &Claim, reference: &Reference) -> Result<ImageId, Refusal> {
+        self.find(reference).ok_or_else(|| {
+            let present = self.repositories.get(reference.repository());
+            let mut others: Vec<String> = present
+                .into_iter()
+                .flat_map(BTreeMap::keys)
+                .map(Reference::familiar)
+                .collect();
+            others.sort();
+            Refusal::NoSuchReference {
+                claim: claim.to_string(),
+                reference: reference.familiar(),
+                others,
+            }
+        })
+    }
+
+    fn only_image(
+        &self,
+        claim: &Claim,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<(ImageId, Route), Refusal> {
+        if let Some(image) = self.find(reference) {
+            return Ok((image, Route::Id));
+        }
+        let mut images: BTreeMap<&ImageId, Vec<&Reference>> = BTreeMap::new();
+        for (other, image) in self.repositories.get(repository).into_iter().flatten() {
+            images.entry(image).or_default().push(other);
+        }
+        let mut each = images.iter();
+        match (each.next(), each.next()) {
+            (Some((only, references)), None) => {
+                let references = references.iter().copied().cloned().collect();
+                Ok(((*only).clone(), Route::OnlyImage(references)))
+            }
+            (None, _) => Err(Refusal::EmptyRepository {
+                claim: claim.to_string(),
+                repository: repository.familiar(),
+            }),
+            (Some(_), Some(_)) => Err(Refusal::SeveralImages {
+                claim: claim.to_string(),
+                repository: repository.familiar(),
+                images: images
+                    .iter()
+                    .map(|(image, references)| {
+                        let references: Vec<String> =
+                            references.iter().map(|other| other.familiar()).collect();
+                        format!("{image}  {}", references.join("  "))
+                    })
+                    .collect(),
+            }),
+        }
+    }
+
+    fn image(&self, claim: &Claim, name: &ImageName) -> Result<(ImageId, Route), Refusal> {
+        match name {
+            ImageName::Id(image) => Ok((image.clone(), Route::Id)),
+            ImageName::Prefix(prefix) => Ok((self.by_prefix(claim, prefix)?, Route::Id)),
+            ImageName::Reference(reference) => Ok((
+                self.pointed_at(claim, reference)?,
+                Route::Named(reference.clone()),
+            )),
+            // Even where the prefix decides: the reference, once it appears,
+            // would give the same words another meaning.
+            ImageName::ReferenceOrPrefix(reference, prefix) => Ok((
+                self.by_reference_or_prefix(claim, reference, prefix)?,
+                Route::Named(reference.clone()),
+            )),
+        }
+    }
+
+    fn by_reference_or_prefix(
+        &self,
+        claim: &Claim,
+        reference: &Reference,
+        prefix: &str,
+    ) -> Result<ImageId, Refusal> {
+        let by_prefix = self.by_prefix(claim, prefix);
+        let Some(image) = self.find(reference) else {
+            return by_prefix;
+        };
+        let others = match by_prefix {
+            Err(Refusal::NoSuchImage { .. }) => return Ok(image),
+            Ok(same) if same == image => return Ok(image),
+            Ok(other) => vec![other.to_string()],
+            Err(Refusal::AmbiguousImage { images, .. }) => images,
+            Err(refusal) => return Err(refusal),
+        };
+        let mut images = vec![format!("{image}  {}", reference.familiar())];
+        images.extend(others);
+        Err(Refusal::AmbiguousImage {
+            claim: claim.to_string(),
+            name: prefix.to_owned(),
+            images,
+        })
+    }
+
+    fn by_prefix(&self, claim: &Claim, prefix: &str) -> Result<ImageId, Refusal> {
+        let mut found = self
+            .images
+            .iter()
+            .filter(|image| image.hex().starts_with(prefix));
+        match (found.next(), found.next()) {
+            (Some(only), None) => Ok(only.clone()),
+            (None, _) => Err(Refusal::NoSuchImage {
+                claim: claim.to_string(),
+                prefix: prefix.to_owned(),
+            }),
+            (Some(first), Some(second)) => Err(Refusal::AmbiguousImage {
+                claim: claim.to_string(),
+                name: prefix.to_owned(),
+                images: [first, second]
+                    .into_iter()
+                    .chain(found)
+                    .map(ToString::to_string)
+                    .collect(),
+            }),
+        }
+    }
+}
