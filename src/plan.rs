@@ -54,6 +54,8 @@ pub struct Plan {
     /// Images that would be left with no reference that the engine counts:
     /// dangling, and removed by the next `docker image prune`.
     pub orphans: Vec<ImageId>,
+    /// The target that each reference is known best by.
+    bases: BTreeMap<Reference, usize>,
 }
 
 /// A claim, resolved to one reference and one image.
@@ -224,6 +226,17 @@ impl Plan {
             let reference = &change.reference;
             (reference.repository().familiar(), reference.familiar())
         });
+        let mut bases: BTreeMap<Reference, usize> = BTreeMap::new();
+        for (at, target) in targets.iter().enumerate() {
+            bases
+                .entry(target.reference.clone())
+                .and_modify(|best| {
+                    if targets[*best].trust < target.trust {
+                        *best = at;
+                    }
+                })
+                .or_insert(at);
+        }
         Self {
             after,
             changes,
@@ -231,6 +244,7 @@ impl Plan {
             skipped,
             removals: removals.to_vec(),
             orphans: orphans.into_iter().collect(),
+            bases,
         }
     }
 
@@ -243,10 +257,7 @@ impl Plan {
     /// What a reference that is new or moves rests on.
     #[must_use]
     pub fn basis(&self, reference: &Reference) -> Option<&Target> {
-        self.targets
-            .iter()
-            .filter(|target| target.reference == *reference)
-            .max_by_key(|target| target.trust)
+        self.targets.get(*self.bases.get(reference)?)
     }
 
     /// The references that are gone afterwards.

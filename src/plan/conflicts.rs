@@ -84,30 +84,37 @@ pub(super) fn two_digests(targets: &[Target], evidence: &Evidence) -> Vec<Refusa
                 .push(target);
         }
     }
+    let unsupported = |target: &Target| target.trust == Trust::Asserted && !target.holds;
     let mut found = Vec::new();
     for ((_, image), group) in groups {
-        let unsupported = |target: &Target| target.trust == Trust::Asserted && !target.holds;
+        // Each is told beside the one that is known best; among those that
+        // nothing supports, beside one out of a file.
+        let Some(best) = group
+            .iter()
+            .min_by_key(|target| (unsupported(target), target.typed))
+        else {
+            continue;
+        };
         // One reason for each is enough: a chart may have a pin many times.
-        let mut told: BTreeSet<&Reference> = BTreeSet::new();
-        for first in group.iter().filter(|target| unsupported(target)) {
-            let second = group.iter().find(|other| {
-                other.reference != first.reference
-                    && !(first.typed && other.typed)
-                    && !(unsupported(other) && told.contains(&other.reference))
-            });
-            if let Some(second) = second
-                && told.insert(&first.reference)
-            {
-                found.push(Refusal::TwoDigests {
-                    first: first.claim.clone(),
-                    second: second.claim.clone(),
-                    image: image.to_string(),
-                    second_is_oci: second
-                        .reference
-                        .digest()
-                        .is_some_and(|digest| evidence.is_oci(digest)),
-                });
+        let mut told: BTreeSet<&Reference> = BTreeSet::from([&best.reference]);
+        for weak in group.iter().filter(|target| unsupported(target)) {
+            if weak.typed && best.typed || !told.insert(&weak.reference) {
+                continue;
             }
+            let (first, second) = if unsupported(best) {
+                (best, weak)
+            } else {
+                (weak, best)
+            };
+            found.push(Refusal::TwoDigests {
+                first: first.claim.clone(),
+                second: second.claim.clone(),
+                image: image.to_string(),
+                second_is_oci: second
+                    .reference
+                    .digest()
+                    .is_some_and(|digest| evidence.is_oci(digest)),
+            });
         }
     }
     found

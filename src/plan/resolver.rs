@@ -223,15 +223,17 @@ impl<'a> Resolver<'a> {
         }
         let repository = self.repositories.get(target.reference.repository());
         let others = repository.into_iter().flatten().filter(|(other, image)| {
-            other.digest().is_some_and(|digest| {
+            let unknown = |digest| {
                 !matches!(
                     request.evidence.verdict(digest, &target.image),
                     Verdict::Supports(..)
                 )
-            }) && **other != target.reference
-                && **image == target.image
+            };
+            **image == target.image
+                && **other != target.reference
                 && !request.removals.contains(other)
                 && wanted.of(other).is_empty()
+                && other.digest().is_some_and(unknown)
         });
         found.extend(others.map(|(other, _)| {
             (

@@ -8,8 +8,9 @@ use crate::plan::{Request, Why};
 use crate::reference::{Reference, Repository, Tag};
 
 impl Resolver<'_> {
-    /// A pin that somebody wrote into a file: by image ID, where the evidence
-    /// has one for the digest, and else by name.
+    /// A pin that somebody wrote into a file. Its tag says which image it is
+    /// about, and the evidence is then held against that; where no such tag is
+    /// here, the evidence may have an image ID for the digest.
     pub(super) fn pinned(
         &self,
         repository: &Repository,
