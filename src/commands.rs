@@ -98,6 +98,18 @@ impl Stop {
                 );
                 vec![self.to_string()]
             }
+            Self::NothingFrom => {
+                next = Some(
+                    "bring what has digests: digestfix export, or docker image inspect, from a \
+                     host that pulled the images; skopeo's dir:"
+                        .to_owned(),
+                );
+                vec![self.to_string()]
+            }
+            Self::Source(error) => {
+                next = Some(error.problem.cure().to_owned());
+                vec![self.to_string()]
+            }
             Self::Lock(LockError::Held { .. }) => {
                 next = Some(
                     "wait until it has ended, or let digestfix wait: --wait SECONDS".to_owned(),

@@ -7,11 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::{Digest, ImageId};
-use crate::manifest::{Format, Manifest};
+use crate::manifest::{Format, MAX_INDEX_ENTRIES, Manifest};
 use crate::trust::Trust;
 
 /// How deep an index may lie in others.
 pub const MAX_INDEX_DEPTH: usize = 8;
+
+/// The most images that one digest may be recorded for: the platforms of an
+/// index, each on hosts of its own.
+pub const MAX_RECORDS_OF_A_DIGEST: usize = 1_000;
 
 /// Manifests and records.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +41,12 @@ pub struct Proof {
     pub origin: String,
 }
 
+/// A way through the indexes below a digest.
+struct Walk<'a> {
+    seen: BTreeSet<&'a Digest>,
+    entries_left: usize,
+}
+
 /// What the evidence says of a digest and an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -57,13 +67,13 @@ impl Evidence {
         });
     }
 
-    /// Takes in what another host's Docker recorded.
-    pub fn add_record(&mut self, digest: Digest, image: ImageId, origin: &str) {
-        self.records
-            .entry(digest)
-            .or_default()
-            .entry(image)
-            .or_insert_with(|| origin.to_owned());
+    /// Takes in what another host's Docker recorded; false when there is too
+    /// much of it for one digest.
+    #[must_use]
+    pub fn add_record(&mut self, digest: Digest, image: ImageId, origin: &str) -> bool {
+        let images = self.records.entry(digest).or_default();
+        images.entry(image).or_insert_with(|| origin.to_owned());
+        images.len() <= MAX_RECORDS_OF_A_DIGEST
     }
 
     /// Whose the digest is proven to be; none without its manifest.
@@ -75,8 +85,11 @@ impl Evidence {
             complete: true,
             origin: brought.origin.clone(),
         };
-        let mut seen = BTreeSet::new();
-        self.collect(digest, 0, &mut seen, &mut proof);
+        let mut walk = Walk {
+            seen: BTreeSet::new(),
+            entries_left: MAX_INDEX_ENTRIES,
+        };
+        self.collect(digest, 0, &mut walk, &mut proof);
         Some(proof)
     }
 
@@ -84,10 +97,10 @@ impl Evidence {
         &'a self,
         digest: &'a Digest,
         depth: usize,
-        seen: &mut BTreeSet<&'a Digest>,
+        walk: &mut Walk<'a>,
         proof: &mut Proof,
     ) {
-        if !seen.insert(digest) {
+        if !walk.seen.insert(digest) {
             return;
         }
         match self.manifests.get(digest) {
@@ -97,7 +110,12 @@ impl Evidence {
                 }
                 Manifest::Index(children) if depth < MAX_INDEX_DEPTH => {
                     for child in children {
-                        self.collect(&child.digest, depth + 1, seen, proof);
+                        let Some(left) = walk.entries_left.checked_sub(1) else {
+                            proof.complete = false;
+                            return;
+                        };
+                        walk.entries_left = left;
+                        self.collect(&child.digest, depth + 1, walk, proof);
                     }
                 }
                 Manifest::Index(_) => proof.complete = false,

@@ -15,6 +15,10 @@ use crate::digest::{Digest, ImageId};
 /// ones (distribution 2.8, `registry/handlers/manifests.go`: 4 MiB).
 pub const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
+/// The most manifests that an index may list, those of indexes within it
+/// included. The largest that are published have some dozens.
+pub const MAX_INDEX_ENTRIES: usize = 1_000;
+
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -99,6 +103,9 @@ pub enum ManifestError {
     /// Both a config and a list, which could be read either way.
     #[error("both an image's manifest and an index: it can be read in two ways (CVE-2021-41190)")]
     Ambiguous,
+    /// More entries than an index may have.
+    #[error("an index of {0} manifests, and no more than {MAX_INDEX_ENTRIES} are read")]
+    TooManyEntries(usize),
 }
 
 #[derive(Deserialize)]
@@ -147,6 +154,9 @@ impl Manifest {
             (Some(_), Some(_)) => Err(ManifestError::Ambiguous),
             (None, Some(manifests)) => match media_type {
                 Some(OCI_MANIFEST | DOCKER_MANIFEST) => Err(ManifestError::Ambiguous),
+                _ if manifests.len() > MAX_INDEX_ENTRIES => {
+                    Err(ManifestError::TooManyEntries(manifests.len()))
+                }
                 _ => Ok(Self::Index(manifests)),
             },
             (Some(config), None) => {
@@ -249,6 +259,18 @@ mod tests {
         };
         assert_eq!(children[0].digest.hex(), hex('c'));
         assert!(children[0].is_of_a_manifest());
+    }
+
+    #[test]
+    fn an_index_of_more_than_the_bound() {
+        let entry = format!(r#"{{"size":3,"digest":"sha256:{}"}}"#, hex('c'));
+        let of = |entries: usize| {
+            let entries = vec![entry.as_str(); entries].join(",");
+            parsed(&format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#))
+        };
+        assert!(of(MAX_INDEX_ENTRIES).is_ok());
+        let more = MAX_INDEX_ENTRIES + 1;
+        assert_eq!(of(more), Err(ManifestError::TooManyEntries(more)));
     }
 
     #[test]

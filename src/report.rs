@@ -24,6 +24,12 @@ use document::{
 };
 pub use document::{JSON_VERSION, Problem};
 
+/// The most reasons that a person is shown.
+const MAX_REASONS: usize = 20;
+
+/// The most that a person is shown of one reason, in characters.
+const MAX_REASON_CHARS: usize = 10_000;
+
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -307,11 +313,14 @@ impl Report {
     /// Tells what went wrong.
     pub fn problem(&mut self, kind: &str, problem: Problem) {
         match problem.what.as_slice() {
-            [one] => self.complain(&format!("digestfix: {kind}: {one}")),
+            [one] => self.complain(&format!("digestfix: {kind}: {}", shortened(one))),
             several => {
                 self.complain(&format!("digestfix: {kind}:"));
-                for what in several {
-                    self.complain(&format!("  - {what}"));
+                for what in several.iter().take(MAX_REASONS) {
+                    self.complain(&format!("  - {}", shortened(what)));
+                }
+                if let Some(more @ 1..) = several.len().checked_sub(MAX_REASONS) {
+                    self.complain(&format!("  … and {more} more (--json names them all)"));
                 }
             }
         }
@@ -350,6 +359,14 @@ impl Progress for Report {
         tracing::warn!("{text}");
         self.complain(&format!("digestfix: warning: {text}"));
         self.document.warnings.push(text.to_owned());
+    }
+}
+
+/// A line of a file can be of any length, and one reason be such a line.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MAX_REASON_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

@@ -7,7 +7,9 @@
 //! [`MAX_INDEX_DEPTH`](crate::evidence::MAX_INDEX_DEPTH),
 //! and the constants of [`archive`], [`layout`], [`pins`] and [`harvest`].
 
+use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::digest::DigestError;
@@ -64,8 +66,8 @@ pub enum Problem {
     /// The system refused.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// A device, a socket, a pipe.
-    #[error("neither a plain file nor a directory")]
+    /// A device, a socket, and in a directory a pipe.
+    #[error("neither a plain file, a directory, nor a pipe")]
     NotAFile,
     /// Nothing that is known.
     #[error(
@@ -84,6 +86,9 @@ pub enum Problem {
         /// The bound.
         limit: u64,
     },
+    /// Compressed by a program whose format is not read.
+    #[error("compressed with {0}; gzip and zstd are read: unpack it first ({0} -d)")]
+    Compressed(&'static str),
     /// More than there may be.
     #[error("more than {limit} {what}")]
     TooMany {
@@ -116,8 +121,18 @@ pub enum Problem {
     #[error("{0}: {1}")]
     InFile(&'static str, serde_json::Error),
     /// YAML that is none.
-    #[error("neither a list of references nor YAML: {0}")]
+    #[error("not YAML: {0}")]
     Yaml(String),
+    /// What could be a list or YAML, and is neither.
+    #[error("neither a list of references (line {line}: {misfit}) nor YAML ({yaml})")]
+    Text {
+        /// The first line that is no reference.
+        line: usize,
+        /// Why it is none.
+        misfit: ReferenceError,
+        /// Why it is no YAML.
+        yaml: String,
+    },
     /// A Dockerfile that is none.
     #[error("not a Dockerfile: {0}")]
     Dockerfile(String),
@@ -158,7 +173,7 @@ pub enum Problem {
         /// By its descriptor.
         said: u64,
         /// In truth.
-        found: usize,
+        found: u64,
     },
     /// A config that is not the manifest's.
     #[error(
@@ -194,6 +209,23 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// What to do about it.
+    #[must_use]
+    pub const fn cure(&self) -> &'static str {
+        match self {
+            Self::Tampered { .. }
+            | Self::WrongSize { .. }
+            | Self::ConfigSwapped { .. }
+            | Self::Exchanged { .. } => {
+                "do not trust that file: find out who changed it, and bring it again"
+            }
+            Self::Writable(_) => {
+                "look at what it says before you trust it; then take the right away from others"
+            }
+            _ => "mend that file or leave it out, then run the same command again",
+        }
+    }
+
     fn in_file(name: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
         move |error| Self::InFile(name, error)
     }
@@ -232,6 +264,11 @@ fn read_path(path: &Path, harvest: &mut Harvest) -> Result<(), SourceError> {
     let place = path.display().to_string();
     let fail = |problem: Problem| problem.at(path);
     let metadata = path.metadata().map_err(|error| fail(error.into()))?;
+    if metadata.file_type().is_fifo() {
+        // Somebody named it, as a shell does for <(COMMAND), and will write.
+        let pipe = File::open(path).map_err(|error| fail(error.into()))?;
+        return read_stream(pipe, &place, harvest).map_err(fail);
+    }
     if !metadata.is_dir() {
         let file = open_plain(path).map_err(fail)?;
         return read_file(file, &place, harvest).map_err(fail);
@@ -282,7 +319,7 @@ fn read_directory(
             Err(
                 problem @ (Problem::Unknown
                 | Problem::NotText(_)
-                | Problem::Yaml(_)
+                | Problem::Text { .. }
                 | Problem::NotAFile),
             ) => harvest.remark(format!("{place}: passed over, {problem}")),
             Err(problem) => return Err(problem.at(&path)),
@@ -340,6 +377,7 @@ pub fn read_stream(
     let head = head_of(&mut stream)?;
     let is_gzip = head.starts_with(&[0x1f, 0x8b]);
     let is_zstd = zstd::is_zstd(&head);
+    let unread = unread_compression(&head);
     let whole = Cursor::new(head).chain(stream);
     let expanded: Box<dyn Read + '_> = if is_gzip {
         Box::new(flate2::bufread::MultiGzDecoder::new(io::BufReader::new(
@@ -347,6 +385,8 @@ pub fn read_stream(
         )))
     } else if is_zstd {
         Box::new(zstd::Frames::new(io::BufReader::new(whole)))
+    } else if let Some(program) = unread {
+        return Err(Problem::Compressed(program));
     } else {
         return read_plain(whole, place, harvest);
     };
@@ -388,15 +428,25 @@ pub fn read_text(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
     if begins.starts_with(['{', '[']) {
         return json::read_json(text, place, harvest);
     }
-    if let Some(references) = pins::list(text) {
-        return references
-            .into_iter()
-            .try_for_each(|(line, reference)| harvest.pin(&reference, &format!("{place}:{line}")));
-    }
+    let Some((line, misfit)) = pins::misfit(text) else {
+        return pins::read_list(text, place, harvest);
+    };
     if pins::is_dockerfile(text) {
         return pins::read_dockerfile(text, place, harvest);
     }
-    pins::read_yaml(text, place, harvest)
+    pins::read_yaml(text, place, harvest).map_err(|problem| match problem {
+        Problem::Yaml(yaml) => Problem::Text { line, misfit, yaml },
+        problem => problem,
+    })
+}
+
+/// The program that compresses so, where only gzip and zstd are read.
+fn unread_compression(head: &[u8]) -> Option<&'static str> {
+    match head {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
+        _ => None,
+    }
 }
 
 fn head_of(stream: &mut impl Read) -> io::Result<Vec<u8>> {

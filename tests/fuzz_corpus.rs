@@ -102,6 +102,35 @@ fn peak_memory() -> u64 {
     words.unwrap().parse().unwrap()
 }
 
+/// Many claims about one thing, and many references that say nothing: what a
+/// fuzzer's small inputs never come to.
+#[test]
+fn as_much_as_a_file_may_say() {
+    const MANY: u32 = 20_000;
+    let id = format!("sha256:{}", "1".repeat(64));
+    let pins = |name: &dyn Fn(u32) -> String| -> String {
+        let pin = |number| format!("{}@sha256:{number:064x}\n", name(number));
+        (0..MANY).map(pin).collect()
+    };
+    let records: Vec<String> = (0..MANY)
+        .map(|number| format!(r#"{{"Id":"{id}","RepoDigests":["a@sha256:{number:064x}"]}}"#))
+        .collect();
+    let texts = [
+        pins(&|_| "a".to_owned()),
+        pins(&|number| format!("a{number}")),
+        format!("[{}]", records.join(",")),
+        records.concat(),
+        "x\n".repeat(1_000_000),
+        format!("[{}0]", "0,".repeat(10_000_000)),
+    ];
+    for (at, text) in texts.iter().enumerate() {
+        let began = Instant::now();
+        targets::text(text.as_bytes());
+        assert!(began.elapsed() < HANGS_AFTER, "text {at} hangs");
+    }
+    assert!(peak_memory() < MEMORY, "{} KiB", peak_memory());
+}
+
 #[test]
 fn the_corpus_and_what_is_near_it() {
     for (name, target) in TARGETS {

@@ -887,7 +887,7 @@ fn records(lines: &[&str]) -> Evidence {
     let mut evidence = Evidence::default();
     for line in lines {
         let (name, image) = line.split_once(' ').unwrap();
-        evidence.add_record(digest(name), id(image), "R");
+        assert!(evidence.add_record(digest(name), id(image), "R"));
     }
     evidence
 }
@@ -974,7 +974,7 @@ fn a_pin_without_a_tag_goes_by_what_is_known_and_then_by_the_only_image() {
     // What is known to be of an image elsewhere is not the only image's here.
     let known = spelled("sha256:") + &"5".repeat(64);
     let mut elsewhere = Evidence::default();
-    elsewhere.add_record(digest("&a"), known.parse().unwrap(), "R");
+    assert!(elsewhere.add_record(digest("&a"), known.parse().unwrap(), "R"));
     let plan = plan(&host, &sourced(&["P a@&a"], elsewhere));
     assert_eq!(skipped(&plan), [Why::NotHere]);
 }
@@ -1057,7 +1057,7 @@ fn evidence_against_an_assertion_refuses_it_whoever_made_it() {
 fn what_is_proven_outweighs_a_record() {
     let host = store(&["a:1 %1"]);
     let mut evidence = proof(Format::Docker, &["&a %1"]);
-    evidence.add_record(digest("&a"), id("%2"), "R");
+    assert!(evidence.add_record(digest("&a"), id("%2"), "R"));
     assert_eq!(
         bases(&plan(&host, &sourced(&["P a:1@&a"], evidence.clone()))),
         [spelled("a@&a proven F")]
@@ -1139,7 +1139,7 @@ fn a_pin_beside_another_digest_that_is_here() {
 fn less_than_what_is_required_changes_nothing() {
     let host = store(&["a:1 %1", "b:1 %2", "c:1 %3", "d:1 %4", "d@&d %4"]);
     let mut evidence = proof(Format::Oci, &["&a %1"]);
-    evidence.add_record(digest("&b"), id("%2"), "R");
+    assert!(evidence.add_record(digest("&b"), id("%2"), "R"));
     // What holds already needs no trust.
     let request = sourced(
         &["P:1 a:1@&a", "P:2 b:1@&b", "P:3 c:1@&c", "P:4 d:1@&d"],
@@ -1175,7 +1175,7 @@ fn less_than_what_is_required_changes_nothing() {
 fn of_several_images_of_a_digest_the_one_in_the_repository_is_meant() {
     let host = store(&["a:1 %1", "b:1 %2"]);
     let mut evidence = records(&["&a %1"]);
-    evidence.add_record(digest("&a"), id("%2"), "R");
+    assert!(evidence.add_record(digest("&a"), id("%2"), "R"));
     expect(
         &host,
         &sourced(&["P b:9@&a"], evidence.clone()),

@@ -63,7 +63,7 @@ impl<R: Read + Seek> SeekableArchive<R> {
             if size > length.saturating_sub(start) {
                 return Err(Problem::Truncated);
             }
-            if let Some(name) = wanted(name) {
+            if let Some(name) = wanted(&name) {
                 members.insert(name, (start, size));
             }
         }
@@ -113,7 +113,7 @@ impl StreamedArchive {
             }
         });
         while let Some((name, size)) = walk.next()? {
-            let Some(name) = wanted(name).filter(|_| size <= manifest::MAX_BYTES) else {
+            let Some(name) = wanted(&name).filter(|_| size <= manifest::MAX_BYTES) else {
                 continue;
             };
             let bytes = walk.content()?;
@@ -143,11 +143,15 @@ impl Blobs for StreamedArchive {
     }
 }
 
-fn wanted(name: Vec<u8>) -> Option<String> {
-    let name = String::from_utf8(name).ok()?;
-    let name = name.strip_prefix("./").unwrap_or(&name);
-    (name.starts_with("blobs/") || matches!(name, "index.json" | "manifest.json"))
-        .then(|| name.to_owned())
+/// The name in the layout of what may be needed of it.
+fn wanted(name: &[u8]) -> Option<String> {
+    let name = str::from_utf8(name).ok()?;
+    let name = name.strip_prefix("./").unwrap_or(name);
+    let is_blob = || {
+        let (algorithm, hex) = name.strip_prefix("blobs/")?.split_once('/')?;
+        format!("{algorithm}:{hex}").parse::<Digest>().ok()
+    };
+    (matches!(name, "index.json" | "manifest.json") || is_blob().is_some()).then(|| name.to_owned())
 }
 
 /// Walks the members' headers. `skip` passes over content.

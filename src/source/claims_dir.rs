@@ -52,6 +52,11 @@ fn read_from(
             listed => listed.map_err(|problem| problem.at(directory))?,
         };
         any = true;
+        let real = directory
+            .canonicalize()
+            .map_err(|error| Problem::from(error).at(directory))?;
+        only_by(&real, owner, 0).map_err(|problem| problem.at(directory))?;
+        parents_only_by(&real, owner).map_err(|problem| problem.at(directory))?;
         for path in listed {
             if let Some(name) = path.file_name() {
                 found.entry(name.to_owned()).or_insert(path);
@@ -68,13 +73,17 @@ fn read_from(
             continue;
         }
         let real = path.canonicalize().map_err(|error| fail(error.into()))?;
-        for parent in real.ancestors().skip(1) {
-            only_by(parent, owner, STICKY).map_err(fail)?;
-        }
+        parents_only_by(&real, owner).map_err(fail)?;
         all_only_by(&real, owner, 0).map_err(fail)?;
-        read_path(&path, &mut harvest)?;
+        // Not by the link, which may lead elsewhere by now.
+        read_path(&real, &mut harvest)?;
     }
     Ok(any.then_some(harvest))
+}
+
+fn parents_only_by(real: &Path, owner: u32) -> Result<(), Problem> {
+    let mut parents = real.ancestors().skip(1);
+    parents.try_for_each(|parent| only_by(parent, owner, STICKY))
 }
 
 fn all_only_by(path: &Path, owner: u32, depth: usize) -> Result<(), Problem> {
@@ -214,6 +223,20 @@ mod tests {
         assert_eq!(site.claims(), ["a", "x"]);
         fs::set_permissions(path.parent().unwrap(), fs::Permissions::from_mode(0o777)).unwrap();
         site.refuses();
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_refused_whatever_is_in_it() {
+        for mode in [0o777, 0o1777] {
+            let site = Site::new();
+            let path = site.write("elsewhere/a", "a");
+            let claims_d = site.root.path().join("etc");
+            fs::create_dir(&claims_d).unwrap();
+            symlink(&path, claims_d.join("a")).unwrap();
+            assert_eq!(site.claims(), ["a"]);
+            fs::set_permissions(&claims_d, fs::Permissions::from_mode(mode)).unwrap();
+            site.refuses();
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::claim::{Claim, ImageName, Statement};
 use crate::digest::{Algorithm, Digest, ImageId};
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, MAX_RECORDS_OF_A_DIGEST};
 use crate::manifest::{Manifest, ManifestError};
 use crate::reference::{Reference, Repository};
 use crate::rewrite::{Rewrite, rewritten};
@@ -99,8 +99,15 @@ impl Harvest {
         place: &str,
     ) -> Result<(), Problem> {
         if let Some(digest) = reference.digest() {
-            self.evidence
+            let in_bounds = self
+                .evidence
                 .add_record(digest.clone(), image.clone(), place);
+            if !in_bounds {
+                return Err(Problem::TooMany {
+                    what: "images of one digest",
+                    limit: MAX_RECORDS_OF_A_DIGEST,
+                });
+            }
         }
         self.points_at(reference, image, place)
     }
@@ -165,14 +172,14 @@ impl Harvest {
         place: &str,
     ) -> Result<(), Problem> {
         self.said += 1;
+        if !self.seen.insert((kind, text.clone())) {
+            return Ok(());
+        }
         if self.claims.len() >= MAX_CLAIMS {
             return Err(Problem::TooMany {
                 what: "claims",
                 limit: MAX_CLAIMS,
             });
-        }
-        if !self.seen.insert((kind, text.clone())) {
-            return Ok(());
         }
         match Claim::sourced(text, statement, place) {
             Ok(claim) => self.claims.push(claim),

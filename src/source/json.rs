@@ -32,6 +32,12 @@ struct Keys {
     repo_digests: Option<IgnoredAny>,
 }
 
+impl Keys {
+    const fn are_of_an_image(&self) -> bool {
+        self.id.is_some() && self.repo_digests.is_some()
+    }
+}
+
 /// What `docker image inspect` says of an image.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -49,13 +55,13 @@ struct Inspected {
 /// # Errors
 /// [`Problem`] says why they could not be used.
 pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
-    let documents: Vec<&RawValue> = serde_json::Deserializer::from_str(text)
-        .into_iter()
-        .collect::<Result<_, _>>()
-        .map_err(Problem::Json)?;
-    let single = documents.len() == 1;
-    for document in documents {
-        let document = document.get();
+    let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+    let mut first = true;
+    while let Some(document) = documents.next() {
+        let document = document.map_err(Problem::Json)?.get();
+        let rest = text.get(documents.byte_offset()..).unwrap_or_default();
+        let single = first && rest.trim().is_empty();
+        first = false;
         if document.starts_with('[') {
             read_array(document, place, harvest)?;
         } else if document.starts_with('{') {
@@ -66,7 +72,7 @@ pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
                 read_store(document, place, harvest)?;
             } else if keys.schema_version.is_some() {
                 read_manifest(if single { text } else { document }, place, harvest)?;
-            } else if keys.id.is_some() && keys.repo_digests.is_some() {
+            } else if keys.are_of_an_image() {
                 read_inspected(document, place, harvest)?;
             } else {
                 read_strings(document, place, harvest)?;
@@ -79,18 +85,25 @@ pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
 }
 
 fn read_array(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
-    let elements: Vec<&RawValue> = serde_json::from_str(document).map_err(Problem::Json)?;
-    let is_inspected = |element: &&RawValue| {
-        serde_json::from_str(element.get())
-            .is_ok_and(|keys: Keys| keys.id.is_some() && keys.repo_digests.is_some())
-    };
-    if elements.first().is_some_and(is_inspected) {
-        for element in elements {
-            read_inspected(element.get(), place, harvest)?;
+    let mut of_images = None;
+    let mut problem = None;
+    let mut take = |element: &str| {
+        let is_of_an_image =
+            || serde_json::from_str(element).is_ok_and(|keys: Keys| keys.are_of_an_image());
+        if *of_images.get_or_insert_with(is_of_an_image) && problem.is_none() {
+            problem = read_inspected(element, place, harvest).err();
         }
-        return Ok(());
+    };
+    serde_json::Deserializer::from_str(document)
+        .deserialize_seq(Elements { take: &mut take })
+        .map_err(Problem::Json)?;
+    if let Some(problem) = problem {
+        return Err(problem);
     }
-    read_strings(document, place, harvest)
+    match of_images {
+        Some(true) => Ok(()),
+        _ => read_strings(document, place, harvest),
+    }
 }
 
 /// The raw bytes of a manifest, as a registry serves them.
@@ -192,6 +205,26 @@ fn read_strings(document: &str, place: &str, harvest: &mut Harvest) -> Result<()
         .deserialize(&mut deserializer)
         .map_err(Problem::Json)?;
     problem.map_or(Ok(()), Err)
+}
+
+/// Shows every element of an array, without keeping any.
+struct Elements<'a, F> {
+    take: &'a mut F,
+}
+
+impl<'de, F: FnMut(&'de str)> Visitor<'de> for Elements<'_, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
+        while let Some(element) = sequence.next_element::<&'de RawValue>()? {
+            (self.take)(element.get());
+        }
+        Ok(())
+    }
 }
 
 /// Shows every string that is a value, without keeping any.

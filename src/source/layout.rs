@@ -1,7 +1,7 @@
 //! OCI's layout and skopeo's `dir:`: from their entry files to every manifest,
 //! each checked against the digest that it was found by.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -60,7 +60,7 @@ pub(super) fn read_layout(
         blobs,
         place,
         harvest,
-        seen: BTreeSet::new(),
+        seen: BTreeMap::new(),
         made_by_docker_save: !saved.is_empty(),
     };
     let mut named: BTreeMap<String, Vec<Digest>> = BTreeMap::new();
@@ -88,7 +88,7 @@ pub(super) fn read_skopeo_dir(
         blobs,
         place,
         harvest,
-        seen: BTreeSet::new(),
+        seen: BTreeMap::new(),
         made_by_docker_save: false,
     };
     let digest = Digest::of(crate::digest::Algorithm::Sha256, &bytes);
@@ -148,8 +148,15 @@ struct Walk<'a, B> {
     blobs: &'a mut B,
     place: &'a str,
     harvest: &'a mut Harvest,
-    seen: BTreeSet<Digest>,
+    seen: BTreeMap<Digest, Seen>,
     made_by_docker_save: bool,
+}
+
+/// A manifest that was read and checked: it may be named many times.
+#[derive(Clone, Copy)]
+struct Seen {
+    size: u64,
+    claimed: bool,
 }
 
 impl<B: Blobs> Walk<'_, B> {
@@ -163,6 +170,10 @@ impl<B: Blobs> Walk<'_, B> {
         if !descriptor.is_of_a_manifest() || descriptor.size > manifest::MAX_BYTES {
             return Ok(());
         }
+        if let Some(seen) = self.seen.get(digest).copied() {
+            has_size(digest, seen.size, descriptor.size)?;
+            return self.claim(digest, seen.claimed, repository, depth);
+        }
         let Some(bytes) = self.blobs.blob(digest)? else {
             // Parts of an index are left out when one platform is saved.
             if depth == 0 {
@@ -173,10 +184,18 @@ impl<B: Blobs> Walk<'_, B> {
             }
             return Ok(());
         };
-        check(&bytes, digest, descriptor.size)?;
+        let found = Digest::of(digest.algorithm(), &bytes);
+        if found != *digest {
+            return Err(Problem::Tampered {
+                named: digest.to_string(),
+                found: found.to_string(),
+            });
+        }
+        has_size(digest, bytes.len() as u64, descriptor.size)?;
         self.take(digest, &bytes, repository, depth)
     }
 
+    /// A manifest that is the first of its digest, and hashes to it.
     fn take(
         &mut self,
         digest: &Digest,
@@ -190,50 +209,59 @@ impl<B: Blobs> Walk<'_, B> {
                 limit: MAX_MANIFESTS,
             });
         }
-        let first = self.seen.insert(digest.clone());
         let manifest = Manifest::parse(bytes)?;
         self.harvest
             .evidence
             .add_manifest(digest.clone(), manifest.clone(), self.place);
-        let mut claimed = true;
-        match &manifest {
+        let claimed = match &manifest {
             Manifest::Image(image) => {
-                if first {
-                    self.check_config(digest, &image.image, image.config_size)?;
-                }
-                if self.made_by_docker_save && image.plain_layers {
+                self.check_config(digest, &image.image, image.config_size)?;
+                let made_up = self.made_by_docker_save && image.plain_layers;
+                if made_up {
                     self.harvest.remark(format!(
                         "{}: docker save made up the manifest {digest}; no registry served it, so \
                          it is not taken for a digest. Bring the registry's: digestfix export, \
                          docker image inspect, skopeo's dir:",
                         self.place
                     ));
-                    claimed = false;
                 }
+                !made_up
             }
-            Manifest::Index(children) if first => {
-                if depth >= MAX_INDEX_DEPTH {
-                    return Err(Problem::TooDeep {
-                        what: "indexes",
-                        limit: MAX_INDEX_DEPTH,
-                    });
-                }
-                for child in children {
-                    self.visit(child, repository, depth + 1)?;
-                }
+            Manifest::Index(_) => true,
+            Manifest::Artifact => false,
+        };
+        let size = bytes.len() as u64;
+        self.seen.insert(digest.clone(), Seen { size, claimed });
+        if let Manifest::Index(children) = &manifest {
+            if depth >= MAX_INDEX_DEPTH {
+                return Err(Problem::TooDeep {
+                    what: "indexes",
+                    limit: MAX_INDEX_DEPTH,
+                });
             }
-            Manifest::Index(_) => {}
-            Manifest::Artifact => claimed = false,
+            for child in children {
+                self.visit(child, repository, depth + 1)?;
+            }
         }
-        if claimed {
-            let came = Came {
-                repository,
-                in_index: depth > 0,
-                place: self.place,
-            };
-            self.harvest.manifest(digest, came)?;
+        self.claim(digest, claimed, repository, depth)
+    }
+
+    fn claim(
+        &mut self,
+        digest: &Digest,
+        claimed: bool,
+        repository: Option<&Repository>,
+        depth: usize,
+    ) -> Result<(), Problem> {
+        if !claimed {
+            return Ok(());
         }
-        Ok(())
+        let came = Came {
+            repository,
+            in_index: depth > 0,
+            place: self.place,
+        };
+        self.harvest.manifest(digest, came)
     }
 
     /// The config, where it came along, must be the one that the manifest is of.
@@ -265,20 +293,13 @@ impl<B: Blobs> Walk<'_, B> {
     }
 }
 
-fn check(bytes: &[u8], digest: &Digest, size: u64) -> Result<(), Problem> {
-    let found = Digest::of(digest.algorithm(), bytes);
-    if found != *digest {
-        return Err(Problem::Tampered {
-            named: digest.to_string(),
-            found: found.to_string(),
-        });
+fn has_size(digest: &Digest, found: u64, said: u64) -> Result<(), Problem> {
+    if found == said {
+        return Ok(());
     }
-    if bytes.len() as u64 != size {
-        return Err(Problem::WrongSize {
-            digest: digest.to_string(),
-            said: size,
-            found: bytes.len(),
-        });
-    }
-    Ok(())
+    Err(Problem::WrongSize {
+        digest: digest.to_string(),
+        said,
+        found,
+    })
 }

@@ -11,7 +11,7 @@ use parse_dockerfile::Instruction;
 use saphyr_parser::{Event, Parser};
 
 use crate::digest::Digest;
-use crate::reference::Reference;
+use crate::reference::{Reference, ReferenceError};
 use crate::source::Problem;
 use crate::source::harvest::Harvest;
 
@@ -51,19 +51,27 @@ pub fn read_yaml(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
         }
     }
     let mut open: Vec<Within> = Vec::new();
+    let (mut words, mut collections) = (false, false);
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| Problem::Yaml(error.to_string()))?;
         match event {
             Event::Scalar(value, ..) => {
                 let is_key = matches!(open.last(), Some(Within::Key));
+                words |= open.is_empty() && !value.is_empty();
                 if !is_key && let Some(reference) = pinned(&value) {
                     harvest.pin(&reference, &format!("{place}:{}", span.start.line()))?;
                 }
                 turn(&mut open);
             }
             Event::Alias(_) => turn(&mut open),
-            Event::SequenceStart(..) => open.push(Within::List),
-            Event::MappingStart(..) => open.push(Within::Key),
+            Event::SequenceStart(..) => {
+                collections = true;
+                open.push(Within::List);
+            }
+            Event::MappingStart(..) => {
+                collections = true;
+                open.push(Within::Key);
+            }
             Event::SequenceEnd | Event::MappingEnd => {
                 open.pop();
                 turn(&mut open);
@@ -77,23 +85,39 @@ pub fn read_yaml(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
             });
         }
     }
+    // Any prose is YAML, as one long string.
+    if words && !collections {
+        return Err(Problem::Yaml(
+            "there is neither a key nor a list".to_owned(),
+        ));
+    }
     Ok(())
 }
 
-/// The lines of a list of references, `#` beginning a comment; none when some
-/// line is something else.
-pub(super) fn list(text: &str) -> Option<Vec<(usize, Reference)>> {
-    let mut references = Vec::new();
-    for (index, line) in text.lines().enumerate() {
+/// The lines of a text that say something, each with its number; `#` begins a
+/// comment.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().filter_map(|(index, line)| {
         let line = line.split('#').next().unwrap_or_default().trim();
-        if line.is_empty() {
-            continue;
-        }
-        // One word with a colon at its end begins a YAML mapping.
-        let reference = Reference::parse(line).ok()?;
-        references.push((index + 1, reference));
+        (!line.is_empty()).then_some((index + 1, line))
+    })
+}
+
+/// The first line that keeps a text from being a list of references, and why.
+pub(super) fn misfit(text: &str) -> Option<(usize, ReferenceError)> {
+    // One word with a colon at its end begins a YAML mapping.
+    lines(text).find_map(|(number, line)| Some((number, Reference::parse(line).err()?)))
+}
+
+/// The pins of a list of references.
+///
+/// # Errors
+/// [`Problem`] when there are too many, or a line is no reference.
+pub(super) fn read_list(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+    for (number, line) in lines(text).filter(|(_, line)| line.contains('@')) {
+        harvest.pin(&Reference::parse(line)?, &format!("{place}:{number}"))?;
     }
-    (!references.is_empty()).then_some(references)
+    Ok(())
 }
 
 /// The first instruction of these lines is one that a Dockerfile begins with.

@@ -777,28 +777,31 @@ fn a_size_that_lies_costs_nothing() {
     }
 }
 
+/// Fails when much is read, and knows nothing of what it skips.
+struct Thrifty {
+    file: Cursor<Vec<u8>>,
+    left: usize,
+}
+
+impl Read for Thrifty {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(read)
+            .ok_or_else(|| io::Error::other("too much is read"))?;
+        Ok(read)
+    }
+}
+
+impl Seek for Thrifty {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
 #[test]
 fn a_layer_is_passed_over_by_seeking() {
-    /// Fails when much is read, and knows nothing of what it skips.
-    struct Thrifty {
-        file: Cursor<Vec<u8>>,
-        left: usize,
-    }
-    impl Read for Thrifty {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let read = self.file.read(buffer)?;
-            self.left = self
-                .left
-                .checked_sub(read)
-                .ok_or_else(|| io::Error::other("the layer is read"))?;
-            Ok(read)
-        }
-    }
-    impl Seek for Thrifty {
-        fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-            self.file.seek(to)
-        }
-    }
     let image = Image::new("amd64");
     let mut files = layout_of(&image);
     files.insert(format!("blobs/sha256/{}", hex('e')), vec![7; 20_000_000]);
@@ -809,4 +812,100 @@ fn a_layer_is_passed_over_by_seeking() {
     let mut harvest = Harvest::default();
     read_file(thrifty, "F", &mut harvest).unwrap();
     assert_eq!(harvest.claims.len(), 1);
+}
+
+#[test]
+fn a_manifest_that_is_named_many_times_is_read_once() {
+    let mut image = Image::new("amd64");
+    image.manifest.resize(1_000_000, b' ');
+    let entries = vec![entry(OCI_MANIFEST, &image.manifest, ""); 1_000];
+    let platforms = index(&entries);
+    let nested = entry(OCI_INDEX, &platforms, "");
+    let files = layout(
+        &[&entries[..], &[nested]].concat(),
+        &[&image.manifest, &platforms],
+    );
+    let thrifty = Thrifty {
+        file: Cursor::new(tar(&files)),
+        left: 3_000_000,
+    };
+    let mut harvest = Harvest::default();
+    read_file(thrifty, "F", &mut harvest).unwrap();
+    assert_eq!(harvest.claims.len(), 2);
+
+    let mut lying = files;
+    let wrong = entries[0].replace("\"size\":1000000", "\"size\":1000001");
+    lying.insert("index.json".to_owned(), index(&[entries[0].clone(), wrong]));
+    assert!(problem(&lying).contains("1000001 bytes"));
+}
+
+/// As `regctl image export` writes it, and docker's containerd store: the
+/// registry's manifest, and a list for older engines beside it.
+#[test]
+fn a_layout_that_lists_its_image_for_docker_too_proves_it() {
+    let image = Image::new("amd64");
+    let names = r#","annotations":{"io.containerd.image.name":"registry.example/app:1","org.opencontainers.image.ref.name":"1"}"#;
+    let mut files = layout(
+        &[entry(OCI_MANIFEST, &image.manifest, names)],
+        &[&image.manifest, &image.config],
+    );
+    let list = format!(
+        r#"[{{"Config":"blobs/sha256/{}","RepoTags":["registry.example/app:1"],"Layers":["blobs/sha256/{}"],"LayerSources":{{}}}}]"#,
+        image.id().hex(),
+        hex('e')
+    );
+    files.insert("manifest.json".to_owned(), list.into_bytes());
+    assert_eq!(
+        added(
+            harvest(&tar(&files)).unwrap(),
+            &[("registry.example/app:1", &image.id())]
+        ),
+        Ok(vec![line(
+            "registry.example/app",
+            &image.digest(),
+            &image.id(),
+            Trust::Proven
+        )])
+    );
+}
+
+#[test]
+fn a_list_with_a_mistake_in_it_says_in_which_line() {
+    let digest = format!("sha256:{}", hex('d'));
+    let short = format!("# all\napp:1@{digest}\nother:1@{}\n", &digest[..70]);
+    for outcome in [harvest(short.as_bytes()), piped(short.as_bytes())] {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("line 3") && error.contains("63"), "{error}");
+    }
+    let error = harvest(b"Dear all,\nplease update\n").unwrap_err();
+    assert!(error.to_string().contains("line 1"), "{error}");
+}
+
+#[test]
+fn a_pipe_is_read_when_it_is_named() {
+    let directory = TempDir::new().unwrap();
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let writer = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::write(pipe, format!("app@sha256:{}\n", hex('d'))))
+    };
+    let harvest = read(&[pipe], &[]).unwrap();
+    writer.join().unwrap().unwrap();
+    assert_eq!(harvest.claims.len(), 1);
+    // Nobody may write to one that only lies there.
+    let error = read(&[directory.path().to_owned()], &[]).unwrap();
+    assert!(
+        error.remarks[0].contains("nor a pipe"),
+        "{:?}",
+        error.remarks
+    );
+}
+
+#[test]
+fn a_compression_that_is_not_read_is_named() {
+    for (head, program) in [(&b"\xfd7zXZ\0\0"[..], "xz -d"), (b"BZh91AY", "bzip2 -d")] {
+        let error = harvest(head).unwrap_err().to_string();
+        assert!(error.contains(program), "{error}");
+    }
 }

@@ -259,6 +259,26 @@ fn two_facts_that_disagree_are_both_named() {
 }
 
 #[test]
+fn many_reasons_are_not_all_shown() {
+    let media = Media::new();
+    let pins: String = (0..30)
+        .map(|number| format!("{REPOSITORY}@sha256:{number:064}\n"))
+        .collect();
+    let file = media.file("pins.txt", &pins);
+    let run = host().digestfix(&["plan", "--from", &file]).exits(3);
+    assert_eq!(run.stderr.matches("\n  - ").count(), 20, "{}", run.stderr);
+    assert!(run.stderr.contains("and 9 more"), "{}", run.stderr);
+    let run = host().digestfix(&["plan", "--json", "--from", &file]);
+    let document = json(&run.exits(3));
+    assert_eq!(document["problem"]["what"].as_array().unwrap().len(), 29);
+
+    let long = media.file("long.txt", &"A".repeat(1_000_000));
+    let run = host().digestfix(&["plan", "--from", &long]).exits(3);
+    assert!(run.stderr.len() < 11_000, "{}", run.stderr.len());
+    assert!(run.stderr.contains("Next: "), "{}", run.stderr);
+}
+
+#[test]
 fn claims_about_other_hosts_images_are_counted() {
     let media = Media::new();
     media.file(
@@ -304,6 +324,7 @@ fn sources_that_give_nothing_or_are_none() {
         let run = root.digestfix(&["apply", "--from", &file]).exits(3);
         assert!(run.stderr.contains(said), "{said}: {}", run.stderr);
         assert!(run.stderr.contains(name), "{}", run.stderr);
+        assert!(run.stderr.contains("Next: "), "{}", run.stderr);
     }
     for missing in ["/nonexistent/file", "/dev/null"] {
         root.digestfix(&["apply", "--from", missing]).exits(3);
