@@ -222,7 +222,8 @@ impl Machine {
             "/etc/systemd/system/docker.service",
             include_str!("../fixtures/seed/docker.service"),
         );
-        self.sh("systemctl daemon-reload; systemctl start docker");
+        self.sh("systemctl daemon-reload
+             systemctl start docker || { journalctl --no-pager -b -u docker >&2; exit 1; }");
     }
 
     /// Adds a drop-in to docker.service and has systemd read it.
