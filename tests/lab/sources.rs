@@ -77,6 +77,7 @@ fn every_source(suite: Suite) {
         ("multi.dir", vec![list.clone(), amd64.clone()]),
         ("oci.tar", one(&oci)),
         ("oci.tar.gz", one(&oci)),
+        ("oci.tar.zst", one(&oci)),
         ("oci.layout", one(&oci)),
         ("app.json", one(&app)),
         ("index-and-manifest.json", vec![list.clone(), amd64.clone()]),
@@ -123,6 +124,14 @@ fn every_source(suite: Suite) {
         repairs(&machine, "crane.json", &one(&oci), "proven");
     }
 
+    what_is_wrong_is_refused(&machine);
+
+    // A pipe that the shell names is a file like others.
+    machine.sh("bash -c 'digestfix apply --from <(cat /src/app.json)'");
+    machine.sh(&format!(
+        "docker image inspect {app} >/dev/null; docker rmi {app} >/dev/null"
+    ));
+
     // What proves nothing says so.
     let saved = machine.digestfix(&["apply", "--from", "/src/carried.tar"]);
     let saved = saved.exits(3).stderr;
@@ -138,6 +147,54 @@ fn every_source(suite: Suite) {
         .digestfix(&[&words[..], &["/src/amd64.json"]].concat())
         .exits(0);
     machine.is_whole();
+}
+
+/// Each with the two facts that disagree, and Docker runs on untouched.
+fn what_is_wrong_is_refused(machine: &Machine) {
+    let said = |command: &str| machine.sh(command);
+    let digest = |name: &str| said(&format!("cat /src/{name}.digest"));
+    let id = |name: &str| {
+        said(&format!(
+            "docker image inspect -f '{{{{.Id}}}}' {LAB}/{name}:v1"
+        ))
+    };
+    let config = said("jq -r .config.digest /src/oci.json");
+    let other_config = said(
+        "tar xOf /src/swapped-config.tar ./blobs/sha256/$(jq -r .config.digest /src/oci.json | cut -d: -f2) | sha256sum | cut -d' ' -f1",
+    );
+    let look = || {
+        said(
+            "systemctl show -p MainPID,InvocationID docker.service
+             find /var/lib/docker/image -name 'repositories.json*' -exec sha256sum {} + | sort",
+        )
+    };
+    let before = look();
+    for (files, facts) in [
+        (&["tampered.tar"][..], [digest("oci"), digest("tampered")]),
+        (&["swapped-config.tar"], [config, other_config]),
+        (
+            &["amd64.json", "of-another.txt"],
+            [id("app"), said("jq -r .config.digest /src/amd64.json")],
+        ),
+        (
+            &["pins.txt", "contradicts.yaml"],
+            [
+                format!("{} (/src/pins.txt:2)", digest("app")),
+                format!("{} (/src/contradicts.yaml:1)", digest("list")),
+            ],
+        ),
+    ] {
+        let mut words = vec!["apply".to_owned()];
+        for file in files {
+            words.extend(["--from".to_owned(), format!("/src/{file}")]);
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let refused = machine.digestfix(&words).exits(3).stderr;
+        for fact in facts {
+            assert!(refused.contains(&fact), "{fact} in {refused}");
+        }
+        assert_eq!(look(), before, "{files:?}");
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ copy docker://$R/app:v1 dir:app.dir
 copy --all docker://$R/multi:v1 dir:multi.dir
 copy docker://$R/oci:v1 oci-archive:oci.tar:v1
 gzip -k oci.tar
+zstd -q oci.tar
 copy docker://$R/oci:v1 oci:oci.layout:v1
 copy docker://$R/multi:amd64 oci-archive:converted.tar:v1
 raw $R/app:v1 >app.json
@@ -79,6 +80,21 @@ printf 'kind: Pod\nspec:\n  containers: [{image: "%s"}]\n---\nkind: Deployment\n
   "$app" "$oci" >chart.yaml
 printf 'FROM %s AS one\nFROM %s\nCOPY --from=one /hello /\n' "$app" "$oci" >Dockerfile
 printf '{"digestfix_claims":1,"claims":[{"reference":"%s"},{"reference":"%s"}]}' "$app" "$oci" >claims.json
+
+# What somebody changed on the way, and what is about another image.
+mkdir tampered
+tar xf oci.tar -C tampered
+manifest=tampered/blobs/sha256/$(cut -d: -f2 oci.digest)
+config=tampered/blobs/sha256/$(jq -r .config.digest oci.json | cut -d: -f2)
+cp "$config" config
+jq . config >"$config"
+tar cf swapped-config.tar -C tampered .
+cp config "$config"
+jq . oci.json >"$manifest"
+digest "$manifest" >tampered.digest
+tar cf tampered.tar -C tampered .
+printf '%s:v1@%s\n' $R/app "$(cat amd64.digest)" >of-another.txt
+printf 'image: %s:v1@%s\n' $R/app "$(cat list.digest)" >contradicts.yaml
 
 docker rmi -f $(docker images -aq) >/dev/null
 docker load -q -i carried.tar
