@@ -11,7 +11,7 @@ use crate::engine::{Engine, missing};
 use crate::host::Managed;
 use crate::plan::Plan;
 use crate::store::Store;
-use crate::systemd::{ServiceManager, SystemdError, Unit, is_active, runs};
+use crate::systemd::{ServiceManager, Unit, is_active, runs};
 use crate::transaction::outcome::Failure;
 
 /// dockerd has no start timeout of its own (`TimeoutStartSec=0`), and takes
@@ -26,11 +26,6 @@ const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// Between two looks at an engine that does not announce its readiness.
 const READY_AGAIN: Duration = Duration::from_millis(20);
-
-/// A socket that starts within milliseconds of its stop may fail with
-/// 219/CGROUP: systemd 252 is still removing its former control group.
-const SOCKET_RETRIES: u32 = 3;
-const SOCKET_AGAIN: Duration = Duration::from_millis(100);
 
 /// A daemon to stop and start.
 #[derive(Debug)]
@@ -101,15 +96,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             .cloned()
             .collect();
         units.push(self.unit().to_owned());
-        let mut retries = SOCKET_RETRIES;
-        while let Err(failure) = self.start_all(&units).await {
-            if retries == 0 || !is_of_a_socket(&failure) {
-                return Err(failure);
-            }
-            retries -= 1;
-            tracing::warn!("{failure}; trying again");
-            tokio::time::sleep(SOCKET_AGAIN).await;
-        }
+        self.start_all(&units).await?;
         self.wait_for_engine().await?;
         self.start_triggers().await
     }
@@ -230,13 +217,6 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             missing.join(", ")
         )))
     }
-}
-
-fn is_of_a_socket(failure: &Failure) -> bool {
-    matches!(
-        failure,
-        Failure::Systemd(SystemdError::Job { unit, .. }) if unit.ends_with(".socket")
-    )
 }
 
 /// Orders units so that each comes after those it says it comes after.

@@ -32,7 +32,6 @@ struct World {
     engine_lies: Cell<bool>,
     never_answers: Cell<bool>,
     /// Drop-ins are not read.
-    failing_unit: Cell<&'static str>,
     deaf: Cell<bool>,
 }
 
@@ -59,7 +58,6 @@ impl World {
             asserted: RefCell::default(),
             engine_lies: Cell::new(false),
             never_answers: Cell::new(false),
-            failing_unit: Cell::new("docker.service"),
             deaf: Cell::new(false),
         };
         world.read_store();
@@ -91,7 +89,7 @@ impl World {
                 }
                 Err(SystemdError::Job {
                     verb: "start",
-                    unit: self.failing_unit.get().to_owned(),
+                    unit: "docker.service".to_owned(),
                     result: "failed".to_owned(),
                 })
             }
@@ -443,26 +441,6 @@ fn a_docker_that_never_starts_again() {
     assert_eq!(store, StoreNow::Old);
     assert_eq!(world.store(), STORE);
     is_clean(&world);
-}
-
-#[test]
-fn a_socket_that_fails_at_first() {
-    let world = World::new();
-    world.failing_unit.set("docker.socket");
-    world.fails.set(Some(("start", 0)));
-    let (outcome, _) = transact(&world);
-    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
-    assert!(world.runs.get());
-}
-
-#[test]
-fn a_socket_that_always_fails() {
-    let world = World::new();
-    world.failing_unit.set("docker.socket");
-    world.fails.set(Some(("start", 0)));
-    world.fails_for_good.set(true);
-    let (outcome, _) = transact(&world);
-    assert!(matches!(outcome, Outcome::Broken { .. }), "{outcome:?}");
 }
 
 #[test]
