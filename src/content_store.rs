@@ -65,6 +65,32 @@ impl ContentStore {
         self.way(digest, image, 0, &mut BTreeSet::new())
     }
 
+    /// The manifest or index of a digest, and all that is here of what it lists.
+    #[must_use]
+    pub fn manifests(&self, digest: &Digest) -> BTreeMap<Digest, String> {
+        let mut found = BTreeMap::new();
+        self.collect(digest, 0, &mut found);
+        found
+    }
+
+    fn collect(&self, digest: &Digest, depth: usize, found: &mut BTreeMap<Digest, String>) {
+        if found.contains_key(digest) {
+            return;
+        }
+        let Some(text) = self.text(digest) else {
+            return;
+        };
+        let manifest = Manifest::parse(text.as_bytes());
+        found.insert(digest.clone(), text);
+        if let Ok(Manifest::Index(children)) = manifest
+            && depth < MAX_INDEX_DEPTH
+        {
+            for child in children {
+                self.collect(&child.digest, depth + 1, found);
+            }
+        }
+    }
+
     fn way(
         &self,
         digest: &Digest,

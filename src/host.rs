@@ -86,17 +86,23 @@ pub struct Managed {
     pub config_file: PathBuf,
 }
 
-/// Finds a host whose daemon systemd runs. Touches nothing; above all it does
-/// not speak to the API of a Docker that is not running, as that would start
-/// it.
-///
-/// # Errors
-/// [`HostError`] for everything that speaks against working on it.
-pub async fn find_managed<M: ServiceManager, E: Engine>(
+/// A daemon and its configuration, before anybody asked where its images are.
+struct Daemon {
+    unit: Unit,
+    named_by: &'static str,
+    service: Service,
+    args: DockerdArgs,
+    config_file: Finding,
+    config: DaemonJson,
+    socket: Finding,
+    engine: Option<Info>,
+}
+
+async fn find_daemon<M: ServiceManager, E: Engine>(
     flags: &Flags,
     manager: &M,
     connect: impl Fn(&Path) -> E,
-) -> Result<Host, HostError> {
+) -> Result<Daemon, HostError> {
     let (name, named_by) = unit_name(flags);
     let unit = manager.unit(&name).await?;
     check_unit(manager, &name, &unit).await?;
@@ -122,6 +128,57 @@ pub async fn find_managed<M: ServiceManager, E: Engine>(
     } else {
         None
     };
+    Ok(Daemon {
+        unit,
+        named_by,
+        service,
+        args,
+        config_file,
+        config,
+        socket,
+        engine,
+    })
+}
+
+/// A running engine that keeps its images in containerd; none when it is not
+/// such a one.
+///
+/// # Errors
+/// [`HostError`] when no daemon can be found.
+pub async fn find_containerd_engine<M: ServiceManager, E: Engine>(
+    flags: &Flags,
+    manager: &M,
+    connect: impl Fn(&Path) -> E,
+) -> Result<Option<(E, Info)>, HostError> {
+    let daemon = find_daemon(flags, manager, &connect).await?;
+    let engine = connect(Path::new(&daemon.socket.value));
+    Ok(daemon
+        .engine
+        .filter(|info| info.containerd_image_store)
+        .map(|info| (engine, info)))
+}
+
+/// Finds a host whose daemon systemd runs. Touches nothing; above all it does
+/// not speak to the API of a Docker that is not running, as that would start
+/// it.
+///
+/// # Errors
+/// [`HostError`] for everything that speaks against working on it.
+pub async fn find_managed<M: ServiceManager, E: Engine>(
+    flags: &Flags,
+    manager: &M,
+    connect: impl Fn(&Path) -> E,
+) -> Result<Host, HostError> {
+    let Daemon {
+        unit,
+        named_by,
+        service,
+        args,
+        config_file,
+        config,
+        socket,
+        engine,
+    } = find_daemon(flags, manager, connect).await?;
     let in_containerd = engine.as_ref().map_or_else(
         || args.containerd_image_store() || config.containerd_image_store(),
         |info| info.containerd_image_store,

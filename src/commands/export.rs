@@ -1,17 +1,22 @@
 //! `digestfix export`
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
-use crate::commands::{Site, Stop};
+use crate::commands::{Site, Stop, engine_at};
 use crate::content_store::ContentStore;
 use crate::digest::ImageId;
+use crate::disturbance::AssessError;
+use crate::engine::Engine;
+use crate::evidence::Evidence;
+use crate::host::{Flags, HostError, find_containerd_engine};
+use crate::manifest::Manifest;
 use crate::plan::digest_is_image_id;
 use crate::reference::Reference;
 use crate::report::{Exit, Report};
-use crate::source::claims_file::{ClaimsFile, Entry, VERSION};
-use crate::store::Store;
+use crate::source::claims_file::{ClaimsFile, Entry};
+use crate::systemd::SystemBus;
 use crate::transaction::outcome::Progress;
 
 pub(super) async fn run(args: &ExportArgs) -> Exit {
@@ -37,7 +42,19 @@ pub(super) async fn run(args: &ExportArgs) -> Exit {
 }
 
 async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, Stop> {
-    let site = Site::find(&args.host).await?;
+    let file = match Site::find(&args.host).await {
+        Err(Stop::Host(HostError::ContainerdImageStore)) if !args.host.offline => {
+            from_containerd(args, report).await?
+        }
+        site => from_the_store(args, &site?, report)?,
+    };
+    let (digests, manifests) = (file.claims.len(), file.manifests.len());
+    tracing::info!(digests, manifests, "exported");
+    Ok(file)
+}
+
+/// Docker's own image store: references are in its file, each with an image ID.
+fn from_the_store(args: &ExportArgs, site: &Site, report: &mut Report) -> Result<ClaimsFile, Stop> {
     report.host(&site.host);
     let images = site.images().image_ids()?;
     let store = site.images().read()?.store;
@@ -45,14 +62,8 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, St
         site.images().data_root(),
         args.content.containerd_root.as_deref(),
     );
-    let references = chosen(&store, &args.names, report)?;
-    let mut file = ClaimsFile {
-        digestfix_claims: VERSION,
-        claims: Vec::new(),
-        manifests: BTreeMap::new(),
-    };
-    let mut proven = 0;
-    for (reference, image) in references {
+    let mut file = ClaimsFile::default();
+    for (reference, image) in chosen(store.references().collect(), &args.names, report)? {
         let Some(digest) = reference.digest() else {
             continue;
         };
@@ -64,31 +75,72 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, St
         }
         if let Some(manifests) = content.proof(digest, &image) {
             file.manifests.extend(manifests);
-            proven += 1;
         }
-        file.claims.push(Entry {
-            reference: reference.familiar(),
-            image_id: Some(image),
-            trust: None,
-        });
+        file.claims.push(entry(&reference, image));
     }
-    tracing::info!(digests = file.claims.len(), proven, "exported");
     Ok(file)
 }
 
+/// The containerd image store: the engine lists its references, and what they
+/// point at is no image ID but a digest. The image IDs are in the manifests.
+async fn from_containerd(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, Stop> {
+    let bus = SystemBus::connect().await?;
+    let found = find_containerd_engine(&Flags::from(&args.host), &bus, engine_at).await?;
+    let (engine, info) = found.ok_or(HostError::ContainerdImageStore)?;
+    let content = ContentStore::of(&info.data_root, args.content.containerd_root.as_deref());
+    let references = engine.references().await.map_err(AssessError::from)?;
+    let references = references
+        .into_iter()
+        .filter_map(|(name, target)| Some((Reference::parse(&name).ok()?, target)));
+    let mut file = ClaimsFile::default();
+    for (reference, _) in chosen(references.collect(), &args.names, report)? {
+        let Some(digest) = reference.digest() else {
+            continue;
+        };
+        let manifests = content.manifests(digest);
+        let mut evidence = Evidence::default();
+        for (digest, text) in &manifests {
+            if let Ok(manifest) = Manifest::parse(text.as_bytes()) {
+                evidence.add_manifest(digest.clone(), manifest, &reference.familiar());
+            }
+        }
+        let images = evidence.proof(digest).map(|proof| proof.images);
+        let images = images.unwrap_or_default().into_keys();
+        let known = file.claims.len();
+        file.claims
+            .extend(images.map(|image| entry(&reference, image)));
+        if file.claims.len() == known {
+            report.warning(&format!(
+                "{reference} is left out: no manifest of an image is in containerd's content store \
+                 for it (--containerd-root DIR says where that is)"
+            ));
+            continue;
+        }
+        file.manifests.extend(manifests);
+    }
+    Ok(file)
+}
+
+fn entry(reference: &Reference, image: ImageId) -> Entry {
+    Entry {
+        reference: reference.familiar(),
+        image_id: Some(image),
+        trust: None,
+    }
+}
+
 /// The references that the names ask for; all without any.
-fn chosen(
-    store: &Store,
+fn chosen<T: Ord + Clone>(
+    all: Vec<(Reference, T)>,
     names: &[Reference],
     report: &mut Report,
-) -> Result<Vec<(Reference, ImageId)>, Stop> {
-    let all: Vec<(Reference, ImageId)> = store.references().collect();
+) -> Result<Vec<(Reference, T)>, Stop> {
     if names.is_empty() {
         return Ok(all);
     }
-    let mut chosen: BTreeSet<&(Reference, ImageId)> = BTreeSet::new();
+    let mut chosen: BTreeSet<&(Reference, T)> = BTreeSet::new();
     for name in names {
-        let mut found: Vec<&(Reference, ImageId)> = Vec::new();
+        let mut found: Vec<&(Reference, T)> = Vec::new();
         if name.tag().is_none() && name.digest().is_none() {
             found.extend(
                 all.iter()

@@ -30,6 +30,17 @@ pub struct ClaimsFile {
     pub manifests: BTreeMap<Digest, String>,
 }
 
+impl Default for ClaimsFile {
+    /// One that says nothing.
+    fn default() -> Self {
+        Self {
+            digestfix_claims: VERSION,
+            claims: Vec::new(),
+            manifests: BTreeMap::new(),
+        }
+    }
+}
+
 /// One claim.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

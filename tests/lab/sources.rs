@@ -113,6 +113,14 @@ fn every_source(suite: Suite) {
         );
         let saved = [app.clone(), oci.clone(), list.clone(), amd64.clone()];
         repairs(&machine, "containerd.tar", &saved, "proven");
+        let exported = [app.clone(), oci.clone(), list.clone()];
+        repairs(&machine, "containerd-export.json", &exported, "proven");
+        repairs(
+            &machine,
+            "containerd-export-of-one.json",
+            &one(&list),
+            "proven",
+        );
         let inspected = [app.clone(), oci.clone()];
         repairs(&machine, "containerd-inspect.json", &inspected, "asserted");
         repairs(&machine, "buildx.tar", &one(&built), "proven");
@@ -213,35 +221,61 @@ fn every_source_on_docker_28_5() {
 }
 
 /// Host A exports; host B, which no network joins to it, loads and applies.
+fn round_trip(there: &Machine, to: Suite, columns: &str, but: &str) {
+    there.sh("cd /src; systemctl start docker-registry
+              until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.1; done
+              for name in app oci multi other; do docker pull -q localhost:5000/lab/$name:v1; done
+              docker tag localhost:5000/lab/app:v1 localhost:5000/lab/alone:v1
+              digestfix export >all.json
+              docker save -o all.tar $(docker images --format '{{.Repository}}:{{.Tag}}' | grep /lab/ | grep -v -e /other -e /built)");
+    let here = Machine::boot(to);
+    here.sh("mkdir /src; systemctl start docker");
+    for file in ["/src/all.json", "/src/all.tar"] {
+        here.put(file, &there.take(file));
+    }
+    here.sh("docker load -q -i /src/all.tar");
+
+    let applied = here.digestfix(&["apply", "--require", "proven", "--from", "/src/all.json"]);
+
+    // lab/other stayed behind.
+    let said = applied.exits(0).stdout;
+    let list = format!(
+        "docker images --digests --format '{columns}' | grep /lab/ | grep -v -e /other -e /built {but} | sort"
+    );
+    assert_eq!(here.sh(&list), there.sh(&list), "{said}");
+    let digests = here.sh(&list).matches("@sha256:").count();
+    assert_eq!(digests, 3, "{said}");
+    here.is_whole();
+}
+
+const REFERENCE: &str = "{{.Repository}}:{{.Tag}}@{{.Digest}}";
+
 #[test]
 fn an_air_gapped_round_trip() {
+    let columns = format!("{REFERENCE} {{{{.ID}}}}");
     for (from, to) in [
         (Suite::Forky, Suite::Bookworm),
         (Suite::Bookworm, Suite::Trixie),
     ] {
+        round_trip(&furnished(from), to, &columns, "");
+    }
+}
+
+/// The containerd store's IDs are digests: the other host has image IDs.
+#[test]
+fn an_air_gapped_round_trip_from_the_containerd_image_store() {
+    for (from, to) in [
+        (Suite::Forky, Suite::Bookworm),
+        (Suite::Trixie, Suite::Forky),
+    ] {
         let there = furnished(from);
-        there.sh("cd /src; systemctl start docker-registry
-                  until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.1; done
-                  for name in app oci multi other; do docker pull -q localhost:5000/lab/$name:v1; done
-                  docker tag localhost:5000/lab/app:v1 localhost:5000/lab/alone:v1
-                  digestfix export >all.json
-                  docker save -o all.tar $(docker images --format '{{.Repository}}:{{.Tag}}' | grep -v /other)");
-        let here = Machine::boot(to);
-        here.sh("mkdir /src; systemctl start docker");
-        for file in ["/src/all.json", "/src/all.tar"] {
-            here.put(file, &there.take(file));
-        }
-        here.sh("docker load -q -i /src/all.tar");
-
-        let applied = here.digestfix(&["apply", "--require", "proven", "--from", "/src/all.json"]);
-
-        // lab/other stayed behind.
-        let said = applied.exits(0).stdout;
-        let list = "docker images --digests --format '{{.Repository}}:{{.Tag}}@{{.Digest}} {{.ID}}' | grep -v /other | sort";
-        assert_eq!(here.sh(list), there.sh(list), "{said}");
-        let digests = here.sh(list).matches("@sha256:").count();
-        assert_eq!(digests, 3, "{said}");
-        here.is_whole();
+        there.write(
+            "/etc/docker/daemon.json",
+            "{\"features\": {\"containerd-snapshotter\": true}}",
+        );
+        there.sh("systemctl reset-failed docker.service docker.socket; systemctl restart docker");
+        // And a name that nobody pulled has a digest there all the same.
+        round_trip(&there, to, REFERENCE, "-e /alone");
     }
 }
 

@@ -60,6 +60,8 @@ if docker buildx version >/dev/null 2>&1; then
   echo '{"features":{"containerd-snapshotter":true}}' >/etc/docker/daemon.json
   systemctl restart docker
   for name in app oci multi; do docker pull -q $R/$name:v1; done
+  digestfix export >containerd-export.json
+  digestfix export $R/multi >containerd-export-of-one.json
   docker save -o containerd.tar $R/app:v1 $R/oci:v1 $R/multi:v1
   docker image inspect $R/app:v1 $R/oci:v1 >containerd-inspect.json
   cp /lab/build/busybox ctx/
