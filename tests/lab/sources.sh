@@ -36,7 +36,7 @@ zstd -q oci.tar
 copy docker://$R/oci:v1 oci:oci.layout:v1
 copy docker://$R/multi:amd64 oci-archive:converted.tar:v1
 raw $R/app:v1 >app.json
-cat list.json amd64.json >index-and-manifest.json
+{ raw $R/multi:v1; raw $R/multi:amd64; } >index-and-manifest.json
 ! command -v oras >/dev/null || oras cp --from-plain-http --to-oci-layout $R/oci:v1 oras.layout:v1 >/dev/null
 ! command -v oras >/dev/null || oras manifest fetch --plain-http $R/oci:v1 >oras.json
 ! command -v crane >/dev/null || crane pull --insecure --format=oci $R/oci:v1 crane.layout
