@@ -32,13 +32,13 @@ struct Brought {
 
 /// The images that a digest is proven to be of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proof {
+pub struct Proof<'a> {
     /// Each with where its manifest is from.
-    pub images: BTreeMap<ImageId, String>,
+    pub images: BTreeMap<&'a ImageId, &'a str>,
     /// No part of an index is missing: the digest is of no other image.
     pub complete: bool,
     /// Where the manifest or index of the digest itself is from.
-    pub origin: String,
+    pub origin: &'a str,
 }
 
 /// A way through the indexes below a digest.
@@ -78,12 +78,12 @@ impl Evidence {
 
     /// Whose the digest is proven to be; none without its manifest.
     #[must_use]
-    pub fn proof(&self, digest: &Digest) -> Option<Proof> {
-        let brought = self.manifests.get(digest)?;
+    pub fn proof(&self, digest: &Digest) -> Option<Proof<'_>> {
+        let (digest, brought) = self.manifests.get_key_value(digest)?;
         let mut proof = Proof {
             images: BTreeMap::new(),
             complete: true,
-            origin: brought.origin.clone(),
+            origin: &brought.origin,
         };
         let mut walk = Walk {
             seen: BTreeSet::new(),
@@ -98,7 +98,7 @@ impl Evidence {
         digest: &'a Digest,
         depth: usize,
         walk: &mut Walk<'a>,
-        proof: &mut Proof,
+        proof: &mut Proof<'a>,
     ) {
         if !walk.seen.insert(digest) {
             return;
@@ -106,7 +106,7 @@ impl Evidence {
         match self.manifests.get(digest) {
             Some(Brought { manifest, origin }) => match manifest {
                 Manifest::Image(image) => {
-                    proof.images.insert(image.image.clone(), origin.clone());
+                    proof.images.insert(&image.image, origin);
                 }
                 Manifest::Index(children) if depth < MAX_INDEX_DEPTH => {
                     for child in children {
@@ -138,13 +138,13 @@ impl Evidence {
     pub fn verdict(&self, digest: &Digest, image: &ImageId) -> Verdict {
         let proof = self.proof(digest);
         if let Some(origin) = proof.as_ref().and_then(|proof| proof.images.get(image)) {
-            return Verdict::Supports(Trust::Proven, origin.clone());
+            return Verdict::Supports(Trust::Proven, (*origin).to_owned());
         }
         if let Some(proof) = proof
             && proof.complete
         {
-            let images = proof.images.into_keys().collect();
-            return Verdict::Denies(Trust::Proven, images, proof.origin);
+            let images = proof.images.into_keys().cloned().collect();
+            return Verdict::Denies(Trust::Proven, images, proof.origin.to_owned());
         }
         match self.records.get(digest) {
             Some(images) => match images.get(image) {

@@ -105,7 +105,7 @@ async fn from_containerd(args: &ExportArgs, report: &mut Report) -> Result<Claim
             }
         }
         let images = evidence.proof(digest).map(|proof| proof.images);
-        let images = images.unwrap_or_default().into_keys();
+        let images = images.unwrap_or_default().into_keys().cloned();
         let known = file.claims.len();
         file.claims
             .extend(images.map(|image| entry(&reference, image)));

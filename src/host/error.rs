@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use crate::data_root::ReadError;
 use crate::engine::EngineError;
-use crate::host::{DaemonJsonError, FLAG};
+use crate::host::DaemonJsonError;
+use crate::host::settle::FLAG;
 use crate::systemd::SystemdError;
 
 /// Why this host cannot be worked on as it is.

@@ -75,7 +75,7 @@ impl Resolver<'_> {
         let mut all_known = !images.is_empty();
         if let Some(proof) = request.evidence.proof(digest) {
             all_known |= proof.complete;
-            images.extend(proof.images.into_keys());
+            images.extend(proof.images.into_keys().cloned());
         }
         (images, all_known)
     }
@@ -92,6 +92,7 @@ impl Resolver<'_> {
             .images
             .into_keys()
             .filter(|image| self.images.contains(image))
+            .cloned()
             .collect();
         let Some(first) = here.first() else {
             return Err(Why::NotHere);

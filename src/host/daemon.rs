@@ -1,0 +1,335 @@
+//! The daemon on this host: its unit, what that starts, what configures it,
+//! and where it answers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::engine::{Engine, Info};
+use crate::host::daemon_json::DaemonJson;
+use crate::host::dockerd_args::DockerdArgs;
+use crate::host::settle::{DEFAULT, FILE, FLAG, Finding, UNIT, settled};
+use crate::host::{Flags, HostError, exec_start, image_dir};
+use crate::systemd::{Service, ServiceManager, Unit};
+
+const DEFAULT_UNIT: &str = "docker.service";
+const SNAP_UNIT: &str = "snap.docker.dockerd.service";
+const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+
+/// A daemon, and what it is configured with.
+pub(super) struct Daemon {
+    pub unit: Unit,
+    /// What named the unit.
+    pub named_by: &'static str,
+    pub service: Service,
+    pub args: DockerdArgs,
+    pub config_file: Finding,
+    pub config: DaemonJson,
+    pub socket: Finding,
+    /// What the running engine says of itself; none when it does not run.
+    pub engine: Option<Info>,
+}
+
+impl Daemon {
+    /// The engine's own word counts; configuration, where there is none.
+    pub(super) fn keeps_images_in_containerd(&self) -> bool {
+        self.engine.as_ref().map_or_else(
+            || self.args.containerd_image_store() || self.config.containerd_image_store(),
+            |info| info.containerd_image_store,
+        )
+    }
+}
+
+/// Looks for it, and asks the engine only when the unit runs: a connection
+/// would start another.
+pub(super) async fn find_daemon<M: ServiceManager, E: Engine>(
+    flags: &Flags,
+    manager: &M,
+    connect: impl Fn(&Path) -> E,
+) -> Result<Daemon, HostError> {
+    let (name, named_by) = unit_name(flags);
+    let unit = manager.unit(&name).await?;
+    check_unit(manager, &name, &unit).await?;
+    let service = manager.service(&unit.id).await?;
+    let command = command_line(&unit, &service)?;
+    let args = DockerdArgs::parse(&command.arguments);
+    if !unit.is_active() && !command.says_data_root(flags, &args) {
+        return Err(HostError::Wrapped {
+            unit: unit.id,
+            program: command.program,
+        });
+    }
+    let config_file = config_file(flags, &args)?;
+    let config = read_config(&config_file)?;
+    refuse_set_twice(&args, &config, Path::new(&config_file.value), &unit.id)?;
+    let socket = socket(flags, manager, &unit, &args, &config).await?;
+    let engine = if unit.is_active() {
+        let asked = connect(Path::new(&socket.value)).info().await;
+        Some(asked.map_err(|error| HostError::EngineSilent {
+            unit: unit.id.clone(),
+            error,
+        })?)
+    } else {
+        None
+    };
+    Ok(Daemon {
+        unit,
+        named_by,
+        service,
+        args,
+        config_file,
+        config,
+        socket,
+        engine,
+    })
+}
+
+pub(super) fn finding(fact: &'static str, value: &str, source: &'static str) -> Finding {
+    Finding {
+        fact,
+        value: value.to_owned(),
+        source,
+    }
+}
+
+const UNIT_TYPES: [&str; 11] = [
+    ".service",
+    ".socket",
+    ".target",
+    ".timer",
+    ".path",
+    ".mount",
+    ".automount",
+    ".scope",
+    ".slice",
+    ".swap",
+    ".device",
+];
+
+/// The unit to ask for, its type added where it has none, as systemctl does.
+pub(super) fn unit_name(flags: &Flags) -> (String, &'static str) {
+    match flags.unit.as_deref() {
+        None => (DEFAULT_UNIT.to_owned(), DEFAULT),
+        Some(name) if UNIT_TYPES.iter().any(|kind| name.ends_with(kind)) => (name.to_owned(), FLAG),
+        Some(name) => (format!("{name}.service"), FLAG),
+    }
+}
+
+async fn check_unit(
+    manager: &impl ServiceManager,
+    name: &str,
+    unit: &Unit,
+) -> Result<(), HostError> {
+    match unit.load_state.as_str() {
+        "loaded" => {}
+        "not-found" => {
+            let mut others = Vec::new();
+            for other in [DEFAULT_UNIT, SNAP_UNIT] {
+                if other != name && manager.unit(other).await?.load_state == "loaded" {
+                    others.push(other.to_owned());
+                }
+            }
+            return Err(HostError::NoUnit {
+                unit: name.to_owned(),
+                others,
+            });
+        }
+        load_state => {
+            return Err(HostError::UnusableUnit {
+                unit: name.to_owned(),
+                load_state: load_state.to_owned(),
+            });
+        }
+    }
+    if !unit.id.ends_with(".service") {
+        return Err(HostError::NotAService(unit.id.clone()));
+    }
+    if unit.transient {
+        return Err(HostError::Transient {
+            unit: unit.id.clone(),
+        });
+    }
+    match unit.active_state.as_str() {
+        "active" | "inactive" | "failed" => Ok(()),
+        state => Err(HostError::Unsettled {
+            unit: unit.id.clone(),
+            state: state.to_owned(),
+            sub_state: unit.sub_state.clone(),
+        }),
+    }
+}
+
+/// What a unit starts.
+pub(super) struct CommandLine {
+    program: String,
+    pub arguments: Vec<String>,
+}
+
+impl CommandLine {
+    fn new(words: Vec<String>) -> Self {
+        let mut words = words.into_iter();
+        Self {
+            program: words.next().unwrap_or_default(),
+            arguments: words.collect(),
+        }
+    }
+
+    fn is_dockerd(&self) -> bool {
+        self.program.rsplit('/').next() == Some("dockerd")
+    }
+
+    /// Where neither a flag nor the arguments say it, only dockerd's own
+    /// command line lets one conclude that the default holds.
+    pub(super) fn says_data_root(&self, flags: &Flags, args: &DockerdArgs) -> bool {
+        self.is_dockerd() || flags.data_root.is_some() || args.data_root.is_some()
+    }
+}
+
+/// The unit's command line. Where it runs dockerd by way of something else
+/// (snap), the running process says more.
+pub(super) fn command_line(unit: &Unit, service: &Service) -> Result<CommandLine, HostError> {
+    let words = exec_start::words(service).map_err(|error| HostError::EnvironmentFile {
+        unit: unit.id.clone(),
+        error,
+    })?;
+    let command = CommandLine::new(words);
+    if command.is_dockerd() || service.main_pid == 0 {
+        return Ok(command);
+    }
+    let Ok(bytes) = fs::read(format!("/proc/{}/cmdline", service.main_pid)) else {
+        return Ok(command);
+    };
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    let words = bytes
+        .split(|byte| *byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into_owned());
+    let running = CommandLine::new(words.collect());
+    Ok(if running.is_dockerd() {
+        running
+    } else {
+        command
+    })
+}
+
+pub(super) fn config_file(flags: &Flags, args: &DockerdArgs) -> Result<Finding, HostError> {
+    const FACT: &str = "configuration file";
+    let flag = flags
+        .config_file
+        .as_ref()
+        .map(|path| path.to_string_lossy());
+    let said = [(FLAG, flag.as_deref()), (UNIT, args.config_file.as_deref())];
+    let (source, path) =
+        settled(FACT, &said, image_dir::same_path)?.unwrap_or((DEFAULT, DEFAULT_CONFIG_FILE));
+    Ok(finding(FACT, path, source))
+}
+
+pub(super) fn read_config(file: &Finding) -> Result<DaemonJson, HostError> {
+    let path = PathBuf::from(&file.value);
+    match DaemonJson::read(&path) {
+        Ok(Some(config)) => Ok(config),
+        Ok(None) if file.source == DEFAULT => Ok(DaemonJson::default()),
+        Ok(None) => Err(HostError::ConfigFileMissing {
+            path,
+            named_by: file.source,
+        }),
+        Err(error) => Err(HostError::ConfigFile { path, error }),
+    }
+}
+
+/// moby `daemon/config/config.go`, `findConfigurationConflicts`.
+fn refuse_set_twice(
+    args: &DockerdArgs,
+    config: &DaemonJson,
+    config_file: &Path,
+    unit: &str,
+) -> Result<(), HostError> {
+    let twice = [
+        (
+            "data-root",
+            args.data_root.is_some() && (config.has("data-root") || config.has("graph")),
+        ),
+        (
+            "storage-driver",
+            args.driver.is_some() && config.has("storage-driver"),
+        ),
+        (
+            "userns-remap",
+            args.userns_remap.is_some() && config.has("userns-remap"),
+        ),
+        ("hosts", !args.hosts.is_empty() && config.has("hosts")),
+        (
+            "live-restore",
+            args.live_restore && config.has("live-restore"),
+        ),
+        (
+            "features",
+            !args.features.is_empty() && config.has("features"),
+        ),
+    ];
+    match twice.into_iter().find(|(_, is_set_twice)| *is_set_twice) {
+        None => Ok(()),
+        Some((option, _)) => Err(HostError::SetTwice {
+            option,
+            config_file: config_file.to_owned(),
+            unit: unit.to_owned(),
+        }),
+    }
+}
+
+/// Only a Unix socket will do, and `DOCKER_HOST` does not count: it says where
+/// the user's client goes, which need not be this host.
+async fn socket(
+    flags: &Flags,
+    manager: &impl ServiceManager,
+    unit: &Unit,
+    args: &DockerdArgs,
+    config: &DaemonJson,
+) -> Result<Finding, HostError> {
+    const FACT: &str = "API socket";
+    if let Some(socket) = &flags.socket {
+        return Ok(finding(FACT, &socket.to_string_lossy(), FLAG));
+    }
+    let (hosts, source) = if args.hosts.is_empty() {
+        (config.hosts(), FILE)
+    } else {
+        (&args.hosts[..], UNIT)
+    };
+    if hosts.is_empty() {
+        return Ok(finding(FACT, DEFAULT_SOCKET, DEFAULT));
+    }
+    match hosts.iter().find_map(|host| host.strip_prefix("unix://")) {
+        // dockerd takes this for its default.
+        Some("") => return Ok(finding(FACT, DEFAULT_SOCKET, source)),
+        Some(path) => return Ok(finding(FACT, path, source)),
+        None => {}
+    }
+    if hosts.iter().any(|host| host.starts_with("fd:"))
+        && let Some(path) = trigger_socket(manager, unit).await?
+    {
+        return Ok(finding(FACT, &path, "the unit's socket"));
+    }
+    Err(HostError::NoUnixSocket(hosts.join(", ")))
+}
+
+/// Where the unit's socket units listen, those that do so now before others.
+async fn trigger_socket(
+    manager: &impl ServiceManager,
+    unit: &Unit,
+) -> Result<Option<String>, HostError> {
+    let mut found = None;
+    for name in &unit.triggered_by {
+        if !name.ends_with(".socket") {
+            continue;
+        }
+        let trigger = manager.unit(name).await?;
+        if trigger.load_state != "loaded" || (found.is_some() && !trigger.is_active()) {
+            continue;
+        }
+        let path = manager.listening_paths(name).await?.into_iter().next();
+        if path.is_some() && trigger.is_active() {
+            return Ok(path);
+        }
+        found = found.or(path);
+    }
+    Ok(found)
+}
