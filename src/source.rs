@@ -76,7 +76,7 @@ pub enum Problem {
     )]
     Unknown,
     /// Bytes that are no text.
-    #[error("neither text nor an archive (not UTF-8 at byte {0})")]
+    #[error("neither text in UTF-8 nor an archive (see byte {0})")]
     NotText(usize),
     /// Larger than it may be.
     #[error("{what}: larger than the {limit} bytes that are read")]
@@ -320,6 +320,7 @@ fn read_directory(
                 problem @ (Problem::Unknown
                 | Problem::NotText(_)
                 | Problem::Text { .. }
+                | Problem::Compressed(_)
                 | Problem::NotAFile),
             ) => harvest.remark(format!("{place}: passed over, {problem}")),
             Err(problem) => return Err(problem.at(&path)),
@@ -396,10 +397,14 @@ pub fn read_stream(
 fn read_plain(mut stream: impl Read, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
     let head = head_of(&mut stream)?;
     let archive = is_archive(&head);
+    let binary = binary_at(&head);
     let whole = Cursor::new(head).chain(stream);
     if archive {
         let mut archive = StreamedArchive::read(io::BufReader::new(whole))?;
         return layout::read_layout(&mut archive, place, harvest);
+    }
+    if let Some(at) = binary {
+        return Err(Problem::NotText(at));
     }
     let mut bytes = Vec::new();
     whole.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes)?;
@@ -425,7 +430,8 @@ pub fn read_text(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
         harvest.remark(format!("{place}: it is empty"));
         return Ok(());
     }
-    if begins.starts_with(['{', '[']) {
+    // Two braces begin a template that nobody has rendered yet.
+    if begins.starts_with(['{', '[']) && !begins.starts_with("{{") {
         return json::read_json(text, place, harvest);
     }
     let Some((line, misfit)) = pins::misfit(text) else {
@@ -438,6 +444,15 @@ pub fn read_text(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
         Problem::Yaml(yaml) => Problem::Text { line, misfit, yaml },
         problem => problem,
     })
+}
+
+/// Where the beginning of a file shows that it is no text.
+fn binary_at(head: &[u8]) -> Option<usize> {
+    let cut = str::from_utf8(head).err();
+    // The end of the head may fall into the middle of a character.
+    let invalid = cut.filter(|error| error.error_len().is_some());
+    let zero = head.iter().position(|byte| *byte == 0);
+    invalid.map(|error| error.valid_up_to()).or(zero)
 }
 
 /// The program that compresses so, where only gzip and zstd are read.

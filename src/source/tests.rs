@@ -682,6 +682,14 @@ fn a_directory_is_read_whole_but_for_what_is_hidden_or_something_else() {
         }),
         ("photo.jpg".to_owned(), vec![0xff, 0xd8, 0xff]),
         ("image.tar".to_owned(), tar(&layout_of(&image))),
+        ("disk.img".to_owned(), vec![0; 65 * 1024 * 1024]),
+        ("chart/template.yaml".to_owned(), {
+            b"{{- if .Values.on }}\nimage: a\n{{- end }}\n".to_vec()
+        }),
+        ("old.tar.xz".to_owned(), b"\xfd7zXZ\0".to_vec()),
+        ("umlaut.yaml".to_owned(), {
+            format!("#  {}\n", "\u{e4}".repeat(400)).into_bytes()
+        }),
     ]);
     for (name, bytes) in layout_of(&other) {
         files.insert(format!("layouts/other/{name}"), bytes);
@@ -693,8 +701,11 @@ fn a_directory_is_read_whole_but_for_what_is_hidden_or_something_else() {
     let mut expected = vec![pin, image.digest().to_string(), other.digest().to_string()];
     expected.sort();
     assert_eq!(found, expected);
-    assert_eq!(harvest.remarks.len(), 1, "{:?}", harvest.remarks);
-    assert!(harvest.remarks[0].contains("photo.jpg"));
+    let passed_over = ["template.yaml", "disk.img", "old.tar.xz", "photo.jpg"];
+    for (remark, name) in harvest.remarks.iter().zip(passed_over) {
+        assert!(remark.contains(name), "{remark}");
+    }
+    assert_eq!(harvest.remarks.len(), passed_over.len());
 }
 
 #[test]
@@ -712,7 +723,10 @@ fn what_is_broken_is_named() {
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("cut short", archive[..whole - 70_000].to_vec()),
         ("damaged", flipped),
-        ("neither text nor an archive", vec![0xff; 700]),
+        ("neither text in UTF-8", vec![0xff; 700]),
+        ("neither text in UTF-8", b"\xff\xfea\0:\0".to_vec()),
+        ("neither text in UTF-8", b"a: b\n\0".to_vec()),
+        ("nor YAML", b"{{- if .Values.on }}\na: b\n".to_vec()),
         ("not a manifest", b"{\"schemaVersion\":\"2\"}".to_vec()),
         ("schema 1", b"{\"schemaVersion\":1}".to_vec()),
         ("EOF", b"{\"Id\":".to_vec()),
