@@ -80,9 +80,11 @@ impl ContentStore {
         let Some(text) = self.text(digest) else {
             return;
         };
-        let manifest = Manifest::parse(text.as_bytes());
+        let Ok(manifest) = Manifest::parse(text.as_bytes()) else {
+            return;
+        };
         found.insert(digest.clone(), text);
-        if let Ok(Manifest::Index(children)) = manifest
+        if let Manifest::Index(children) = manifest
             && depth < MAX_INDEX_DEPTH
         {
             for child in children {

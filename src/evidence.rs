@@ -142,6 +142,7 @@ impl Evidence {
         }
         if let Some(proof) = proof
             && proof.complete
+            && !proof.images.is_empty()
         {
             let images = proof.images.into_keys().cloned().collect();
             return Verdict::Denies(Trust::Proven, images, proof.origin.to_owned());

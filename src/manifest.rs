@@ -25,7 +25,16 @@ const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// What Docker takes for an image's config besides (moby 20.10,
+/// `distribution/registry.go`, `defaultImageTypes`): old pushes have them.
+const OLD_CONFIGS: [&str; 4] = [
+    "application/octet-stream",
+    "application/json",
+    "text/html",
+    "",
+];
 const OCI_PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const DOCKER_PLAIN_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 
 /// What the bytes of a manifest say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,19 +161,28 @@ impl Manifest {
         let media_type = document.media_type.as_deref();
         match (document.config, document.manifests) {
             (Some(_), Some(_)) => Err(ManifestError::Ambiguous),
-            (None, Some(manifests)) => match media_type {
+            (None, Some(mut manifests)) => match media_type {
                 Some(OCI_MANIFEST | DOCKER_MANIFEST) => Err(ManifestError::Ambiguous),
                 _ if manifests.len() > MAX_INDEX_ENTRIES => {
                     Err(ManifestError::TooManyEntries(manifests.len()))
                 }
-                _ => Ok(Self::Index(manifests)),
+                _ => {
+                    // Of any size, and of no use here.
+                    for descriptor in &mut manifests {
+                        descriptor.annotations = None;
+                    }
+                    Ok(Self::Index(manifests))
+                }
             },
             (Some(config), None) => {
                 if matches!(media_type, Some(OCI_INDEX | DOCKER_LIST)) {
                     return Err(ManifestError::Ambiguous);
                 }
-                let kind = config.get("mediaType").and_then(serde_json::Value::as_str);
-                if !matches!(kind, Some(OCI_CONFIG | DOCKER_CONFIG)) {
+                let kind = config
+                    .get("mediaType")
+                    .map_or("", |kind| kind.as_str().unwrap_or("?"));
+                let is_old = OLD_CONFIGS.contains(&kind) && media_type == Some(DOCKER_MANIFEST);
+                if !matches!(kind, OCI_CONFIG | DOCKER_CONFIG) && !is_old {
                     return Ok(Self::Artifact);
                 }
                 let config: Config = serde_json::from_value(config).map_err(json)?;
@@ -172,15 +190,14 @@ impl Manifest {
                 Ok(Self::Image(ImageManifest {
                     image: config.digest,
                     config_size: config.size,
-                    format: if config.media_type == DOCKER_CONFIG {
-                        Format::Docker
-                    } else {
+                    format: if config.media_type == OCI_CONFIG {
                         Format::Oci
+                    } else {
+                        Format::Docker
                     },
-                    plain_layers: !layers.is_empty()
-                        && layers
-                            .iter()
-                            .all(|layer| layer.media_type == OCI_PLAIN_LAYER),
+                    plain_layers: layers.iter().all(|layer| {
+                        [OCI_PLAIN_LAYER, DOCKER_PLAIN_LAYER].contains(&layer.media_type.as_str())
+                    }),
                 }))
             }
             (None, None) => Ok(Self::Artifact),

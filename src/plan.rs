@@ -144,7 +144,7 @@ impl Plan {
         let strange_oci = skipped.iter().any(|skipped| skipped.strange_oci);
         refusals.extend(too_weak(&targets, request.require, strange_oci));
         let wanted = Wanted::new(&targets);
-        refusals.extend(contradictions(&targets, &wanted, &request.removals));
+        refusals.extend(contradictions(&wanted, &request.removals));
         refusals.extend(two_digests(&targets, &request.evidence));
 
         // Each reference that goes, with what asks for it to go.

@@ -321,6 +321,7 @@ fn read_directory(
                 | Problem::NotText(_)
                 | Problem::Text { .. }
                 | Problem::Compressed(_)
+                | Problem::Dockerfile(_)
                 | Problem::NotAFile),
             ) => harvest.remark(format!("{place}: passed over, {problem}")),
             Err(problem) => return Err(problem.at(&path)),

@@ -10,6 +10,7 @@ use crate::digest::ImageId;
 use crate::disturbance::AssessError;
 use crate::engine::Engine;
 use crate::evidence::Evidence;
+use crate::grounds::{self, Grounds};
 use crate::host::{Flags, HostError, find_containerd_engine};
 use crate::manifest::Manifest;
 use crate::plan::digest_is_image_id;
@@ -18,6 +19,7 @@ use crate::report::{Exit, Report};
 use crate::source::claims_file::{ClaimsFile, Entry};
 use crate::systemd::SystemBus;
 use crate::transaction::outcome::Progress;
+use crate::trust::Trust;
 
 pub(super) async fn run(args: &ExportArgs) -> Exit {
     let output = OutputArgs {
@@ -62,6 +64,11 @@ fn from_the_store(args: &ExportArgs, site: &Site, report: &mut Report) -> Result
         site.images().data_root(),
         args.content.containerd_root.as_deref(),
     );
+    let grounds = Grounds::read(site.images()).unwrap_or_else(|error| {
+        let path = grounds::path(site.images());
+        report.warning(&format!("{}: {error}", path.display()));
+        Grounds::default()
+    });
     let mut file = ClaimsFile::default();
     for (reference, image) in chosen(store.references().collect(), &args.names, report)? {
         let Some(digest) = reference.digest() else {
@@ -76,7 +83,13 @@ fn from_the_store(args: &ExportArgs, site: &Site, report: &mut Report) -> Result
         if let Some(manifests) = content.proof(digest, &image) {
             file.manifests.extend(manifests);
         }
-        file.claims.push(entry(&reference, image));
+        // What somebody asserted here is no better known elsewhere.
+        let ground = grounds.of(&reference, &image);
+        let asserted = ground.filter(|ground| ground.trust == Trust::Asserted);
+        file.claims.push(Entry {
+            trust: asserted.map(|ground| ground.trust),
+            ..entry(&reference, image)
+        });
     }
     Ok(file)
 }

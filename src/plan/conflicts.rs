@@ -47,27 +47,28 @@ pub(super) fn too_weak(
     refused.collect()
 }
 
-pub(super) fn contradictions(
-    targets: &[Target],
-    wanted: &Wanted,
-    removals: &[Reference],
-) -> Vec<Refusal> {
+pub(super) fn contradictions(wanted: &Wanted, removals: &[Reference]) -> Vec<Refusal> {
     let removals: BTreeSet<&Reference> = removals.iter().collect();
     let mut found = Vec::new();
-    for first in targets {
-        let others = wanted.of(&first.reference).iter();
-        let second = others
-            .skip_while(|other| !std::ptr::eq(**other, first))
-            .filter(|other| other.image != first.image)
-            .map(|other| other.claim.clone());
-        let removal = removals
-            .get(&first.reference)
-            .map(|removal| format!("--remove {removal}"));
-        found.extend(second.chain(removal).map(|second| Refusal::Contradiction {
-            first: first.claim.clone(),
-            second,
-            reference: first.reference.familiar(),
-        }));
+    for (reference, group) in &wanted.targets {
+        // One claim for each image: a chart may say the same a thousand times.
+        let mut images: BTreeSet<&ImageId> = BTreeSet::new();
+        let claims: Vec<&String> = group
+            .iter()
+            .filter(|target| images.insert(&target.image))
+            .map(|target| &target.claim)
+            .collect();
+        for (at, first) in claims.iter().enumerate() {
+            let others = claims[at + 1..].iter().map(ToString::to_string);
+            let removal = removals
+                .get(reference)
+                .map(|removal| format!("--remove {removal}"));
+            found.extend(others.chain(removal).map(|second| Refusal::Contradiction {
+                first: first.to_string(),
+                second,
+                reference: reference.familiar(),
+            }));
+        }
     }
     found
 }

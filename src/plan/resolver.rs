@@ -34,6 +34,21 @@ pub(super) struct Resolver<'a> {
     values: BTreeSet<&'a str>,
 }
 
+/// The most images that one refusal names.
+const MAX_NAMED: usize = 5;
+
+fn some_of(images: &[ImageId]) -> Vec<String> {
+    let mut named: Vec<String> = images
+        .iter()
+        .take(MAX_NAMED)
+        .map(ToString::to_string)
+        .collect();
+    if let Some(more @ 1..) = images.len().checked_sub(MAX_NAMED) {
+        named.push(format!("{more} more"));
+    }
+    named
+}
+
 /// What a claim comes down to.
 #[derive(Default)]
 pub(super) struct Found {
@@ -159,7 +174,7 @@ impl<'a> Resolver<'a> {
                         claim: claim.to_string(),
                         digest: digest.to_string(),
                         image: image.to_string(),
-                        images: images.iter().map(ToString::to_string).collect(),
+                        images: some_of(&images),
                         trust,
                         origin,
                     });

@@ -81,7 +81,10 @@ pub(super) fn read(document: &str, place: &str, harvest: &mut Harvest) -> Result
                 found: found.to_string(),
             });
         }
-        harvest.prove(text.as_bytes(), place)?;
+        let manifest = harvest.prove(text.as_bytes(), place)?;
+        harvest
+            .evidence
+            .add_manifest(digest.clone(), manifest, place);
     }
     for entry in file.claims {
         let reference = Reference::parse(&entry.reference)

@@ -80,6 +80,7 @@ impl Harvest {
             return Ok(());
         };
         let repository = self.name_here(reference.repository())?;
+        let key = (Kind::Pin, reference.full());
         let statement = match reference.tag() {
             Some(tag) => Statement::TaggedHasDigest {
                 repository,
@@ -88,7 +89,7 @@ impl Harvest {
             },
             None => Statement::OnlyImageHasDigest { repository, digest },
         };
-        self.claim(Kind::Pin, reference.familiar(), statement, place)
+        self.claim(key, reference.familiar(), statement, place)
     }
 
     /// Another host's Docker has this digest for that image.
@@ -123,11 +124,12 @@ impl Harvest {
             return Ok(());
         };
         let text = format!("{}={image}", reference.familiar());
+        let key = (Kind::Record, format!("{}={image}", reference.full()));
         let statement = Statement::PointsAt {
             reference: self.name_here(reference.repository())?.with_digest(digest),
             image: ImageName::Id(image),
         };
-        self.claim(Kind::Record, text, statement, place)
+        self.claim(key, text, statement, place)
     }
 
     /// The bytes of a manifest, as evidence alone.
@@ -157,7 +159,7 @@ impl Harvest {
             repository,
             in_index: came.in_index,
         };
-        self.claim(Kind::Manifest, text, statement, came.place)
+        self.claim((Kind::Manifest, text.clone()), text, statement, came.place)
     }
 
     fn name_here(&self, repository: &Repository) -> Result<Repository, Problem> {
@@ -166,13 +168,13 @@ impl Harvest {
 
     fn claim(
         &mut self,
-        kind: Kind,
+        key: (Kind, String),
         text: String,
         statement: Statement,
         place: &str,
     ) -> Result<(), Problem> {
         self.said += 1;
-        if !self.seen.insert((kind, text.clone())) {
+        if !self.seen.insert(key) {
             return Ok(());
         }
         if self.claims.len() >= MAX_CLAIMS {

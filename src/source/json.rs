@@ -9,7 +9,7 @@ use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
 use crate::digest::{Algorithm, Digest, ImageId};
-use crate::manifest;
+use crate::manifest::{self, Manifest};
 use crate::reference::{Reference, Tag};
 use crate::source::Problem;
 use crate::source::claims_file;
@@ -21,20 +21,30 @@ use crate::store::Store;
 #[derive(Deserialize)]
 struct Keys {
     #[serde(default, rename = "Repositories")]
-    repositories: Option<IgnoredAny>,
+    repositories: Present,
     #[serde(default)]
-    digestfix_claims: Option<IgnoredAny>,
+    digestfix_claims: Present,
     #[serde(default, rename = "schemaVersion")]
-    schema_version: Option<IgnoredAny>,
+    schema_version: Present,
     #[serde(default, rename = "Id")]
-    id: Option<IgnoredAny>,
+    id: Present,
     #[serde(default, rename = "RepoDigests")]
-    repo_digests: Option<IgnoredAny>,
+    repo_digests: Present,
+}
+
+/// A key is there, whatever its value; Go writes an empty list as null.
+#[derive(Default)]
+struct Present(bool);
+
+impl<'de> Deserialize<'de> for Present {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self(true))
+    }
 }
 
 impl Keys {
     const fn are_of_an_image(&self) -> bool {
-        self.id.is_some() && self.repo_digests.is_some()
+        self.id.0 && self.repo_digests.0
     }
 }
 
@@ -56,22 +66,27 @@ struct Inspected {
 /// [`Problem`] says why they could not be used.
 pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-    let mut first = true;
+    let mut end = 0;
     while let Some(document) = documents.next() {
         let document = document.map_err(Problem::Json)?.get();
         let rest = text.get(documents.byte_offset()..).unwrap_or_default();
-        let single = first && rest.trim().is_empty();
-        first = false;
+        let begin = documents.byte_offset() - document.len();
+        let spaced = Spaced {
+            before: text.get(end..begin).unwrap_or_default(),
+            document,
+            after: &rest[..rest.len() - rest.trim_start().len()],
+        };
+        end = documents.byte_offset();
         if document.starts_with('[') {
             read_array(document, place, harvest)?;
         } else if document.starts_with('{') {
             let keys: Keys = serde_json::from_str(document).map_err(Problem::Json)?;
-            if keys.digestfix_claims.is_some() {
+            if keys.digestfix_claims.0 {
                 claims_file::read(document, place, harvest)?;
-            } else if keys.repositories.is_some() {
+            } else if keys.repositories.0 {
                 read_store(document, place, harvest)?;
-            } else if keys.schema_version.is_some() {
-                read_manifest(if single { text } else { document }, place, harvest)?;
+            } else if keys.schema_version.0 {
+                read_manifest(&spaced, place, harvest)?;
             } else if keys.are_of_an_image() {
                 read_inspected(document, place, harvest)?;
             } else {
@@ -85,55 +100,65 @@ pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
 }
 
 fn read_array(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
-    let mut of_images = None;
     let mut problem = None;
     let mut take = |element: &str| {
         let is_of_an_image =
-            || serde_json::from_str(element).is_ok_and(|keys: Keys| keys.are_of_an_image());
-        if *of_images.get_or_insert_with(is_of_an_image) && problem.is_none() {
-            problem = read_inspected(element, place, harvest).err();
+            serde_json::from_str(element).is_ok_and(|keys: Keys| keys.are_of_an_image());
+        if problem.is_some() {
+            return;
         }
+        let read = if is_of_an_image {
+            read_inspected(element, place, harvest)
+        } else {
+            read_strings(element, place, harvest)
+        };
+        problem = read.err();
     };
     serde_json::Deserializer::from_str(document)
         .deserialize_seq(Elements { take: &mut take })
         .map_err(Problem::Json)?;
-    if let Some(problem) = problem {
-        return Err(problem);
-    }
-    match of_images {
-        Some(true) => Ok(()),
-        _ => read_strings(document, place, harvest),
-    }
+    problem.map_or(Ok(()), Err)
+}
+
+/// A document, and the white space around it.
+struct Spaced<'a> {
+    before: &'a str,
+    document: &'a str,
+    after: &'a str,
 }
 
 /// The raw bytes of a manifest, as a registry serves them.
-fn read_manifest(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
-    let trimmed = text.trim_end();
-    for bytes in [text, trimmed] {
-        if bytes.len() as u64 > manifest::MAX_BYTES {
-            return Err(Problem::TooLarge {
-                what: "the manifest".to_owned(),
-                limit: manifest::MAX_BYTES,
-            });
-        }
-        harvest.prove(bytes.as_bytes(), place)?;
+fn read_manifest(spaced: &Spaced, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+    let document = spaced.document;
+    let ended = format!("{document}{}", spaced.after);
+    if ended.len() as u64 > manifest::MAX_BYTES {
+        return Err(Problem::TooLarge {
+            what: "the manifest".to_owned(),
+            limit: manifest::MAX_BYTES,
+        });
     }
-    let digest = Digest::of(Algorithm::Sha256, text.as_bytes());
-    if trimmed.len() < text.len() {
-        // The registry's bytes may end so, or somebody's editor added it.
-        let without = Digest::of(Algorithm::Sha256, trimmed.as_bytes());
-        harvest.remark(format!(
-            "{place}: the manifest ends with white space; its digest is {digest}, or {without} if \
-             that was added when it was saved. Either is taken as proof of a claim that names it"
-        ));
-        return Ok(());
+    if harvest.prove(document.as_bytes(), place)? == Manifest::Artifact {
+        return read_strings(document, place, harvest);
     }
-    let came = Came {
-        repository: None,
-        in_index: false,
-        place,
-    };
-    harvest.manifest(&digest, came)
+    let digest = Digest::of(Algorithm::Sha256, document.as_bytes());
+    if spaced.before.is_empty() && spaced.after.is_empty() {
+        let came = Came {
+            repository: None,
+            in_index: false,
+            place,
+        };
+        return harvest.manifest(&digest, came);
+    }
+    // The registry's bytes may end so; or somebody's editor added it, and may
+    // have changed the rest as well.
+    harvest.prove(ended.as_bytes(), place)?;
+    let other = Digest::of(Algorithm::Sha256, ended.as_bytes());
+    harvest.remark(format!(
+        "{place}: a manifest with white space around it, which its registry need not have served \
+         so. Its digest is {digest}, or {other} with what follows it. Either is taken as proof of \
+         a claim that names it"
+    ));
+    Ok(())
 }
 
 fn read_inspected(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {

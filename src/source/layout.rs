@@ -1,7 +1,7 @@
 //! OCI's layout and skopeo's `dir:`: from their entry files to every manifest,
 //! each checked against the digest that it was found by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -61,16 +61,16 @@ pub(super) fn read_layout(
         place,
         harvest,
         seen: BTreeMap::new(),
-        made_by_docker_save: !saved.is_empty(),
+        from_an_engine: !saved.is_empty(),
     };
-    let mut named: BTreeMap<String, Vec<Digest>> = BTreeMap::new();
+    let mut named: BTreeMap<String, BTreeSet<Digest>> = BTreeMap::new();
     for descriptor in &index.manifests {
         let name = name_of(descriptor);
         if let Some(name) = &name {
             named
                 .entry(name.familiar())
                 .or_default()
-                .push(descriptor.digest.clone());
+                .insert(descriptor.digest.clone());
         }
         walk.visit(descriptor, name.as_ref().map(Reference::repository), 0)?;
     }
@@ -89,7 +89,7 @@ pub(super) fn read_skopeo_dir(
         place,
         harvest,
         seen: BTreeMap::new(),
-        made_by_docker_save: false,
+        from_an_engine: true,
     };
     let digest = Digest::of(crate::digest::Algorithm::Sha256, &bytes);
     walk.take(&digest, &bytes, None, 0)
@@ -99,10 +99,11 @@ pub(super) fn read_skopeo_dir(
 /// the same name. Where the two differ, one of them was exchanged.
 fn agree(
     saved: &[SavedImage],
-    named: &BTreeMap<String, Vec<Digest>>,
+    named: &BTreeMap<String, BTreeSet<Digest>>,
     harvest: &Harvest,
 ) -> Result<(), Problem> {
     let mut proofs = BTreeMap::new();
+    let mut agreed = BTreeSet::new();
     for image in saved {
         let hex = image.config.rsplit('/').next().unwrap_or_default();
         let hex = hex.strip_suffix(".json").unwrap_or(hex);
@@ -111,6 +112,9 @@ fn agree(
         };
         for tag in image.repo_tags.iter().flatten() {
             let name = Reference::parse(tag).map_or_else(|_| tag.clone(), |tag| tag.familiar());
+            if !agreed.insert((name.clone(), config.clone())) {
+                continue;
+            }
             for digest in named.get(&name).into_iter().flatten() {
                 let proof = proofs
                     .entry(digest)
@@ -149,7 +153,8 @@ struct Walk<'a, B> {
     place: &'a str,
     harvest: &'a mut Harvest,
     seen: BTreeMap<Digest, Seen>,
-    made_by_docker_save: bool,
+    /// It may come from a local engine, which has no registry's manifest.
+    from_an_engine: bool,
 }
 
 /// A manifest that was read and checked: it may be named many times.
@@ -216,10 +221,11 @@ impl<B: Blobs> Walk<'_, B> {
         let claimed = match &manifest {
             Manifest::Image(image) => {
                 self.check_config(digest, &image.image, image.config_size)?;
-                let made_up = self.made_by_docker_save && image.plain_layers;
+                let made_up = self.from_an_engine && image.plain_layers;
                 if made_up {
                     self.harvest.remark(format!(
-                        "{}: docker save made up the manifest {digest}; no registry served it, so \
+                        "{}: docker save made up the manifest {digest} (no layer of it is \
+                         compressed, as registries have them); no registry served it, so \
                          it is not taken for a digest. Bring the registry's: digestfix export, \
                          docker image inspect, skopeo's dir:",
                         self.place

@@ -18,6 +18,10 @@ use crate::source::harvest::Harvest;
 /// How deep a YAML document may be nested.
 pub const MAX_YAML_DEPTH: usize = 1_000;
 
+/// The longest default of a Dockerfile's argument that is kept, in bytes:
+/// longer than any reference.
+const LONGEST_ARG: usize = 1_024;
+
 /// The shortest digest that Docker knows, with the sign before it.
 const SHORTEST_PIN: usize = "@sha256:".len() + 64;
 
@@ -151,8 +155,10 @@ pub fn read_dockerfile(text: &str, place: &str, harvest: &mut Harvest) -> Result
                 for word in arg.arguments.value.split_ascii_whitespace() {
                     if let Some((name, value)) = word.split_once('=') {
                         let value = value.trim_matches(['"', '\'']);
-                        defaults
-                            .insert(name.to_owned(), substituted(value, &defaults).into_owned());
+                        let value = substituted(value, &defaults);
+                        if value.len() <= LONGEST_ARG {
+                            defaults.insert(name.to_owned(), value.into_owned());
+                        }
                     }
                 }
                 continue;

@@ -286,7 +286,7 @@ fn an_index_and_its_manifest_are_both_proven() {
         Ok(expected)
     );
 
-    let raw = [&platforms[..], b"\n", &image.manifest].concat();
+    let raw = [&platforms[..], &image.manifest].concat();
     let mut expected: Vec<String> = [sha256(&platforms), image.digest()]
         .iter()
         .map(|digest| line("app", digest, &id, Trust::Proven))
@@ -296,6 +296,23 @@ fn an_index_and_its_manifest_are_both_proven() {
         added(harvest(&raw).unwrap(), &[("app:1", &id)]),
         Ok(expected)
     );
+    // jq writes them anew, and its hash is no registry's.
+    for spaced in [
+        [&platforms[..], b"\n", &image.manifest].concat(),
+        [b"\n", &image.manifest[..]].concat(),
+    ] {
+        let harvest = harvest(&spaced).unwrap();
+        assert!(harvest.remarks[0].contains("white space"));
+        assert!(harvest.claims.is_empty());
+        // A claim that names the digest is proven by it all the same.
+        let mut harvest = harvest;
+        let pin = format!("app:1@{}", image.digest()).parse().unwrap();
+        harvest.pin(&pin, "chart.yaml:7").unwrap();
+        assert_eq!(
+            added(harvest, &[("app:1", &id)]),
+            Ok(vec![line("app", &image.digest(), &id, Trust::Proven)])
+        );
+    }
     assert_eq!(
         added(harvest(&platforms).unwrap(), &[("app:1", &id)]),
         Ok(Vec::new()),
@@ -922,4 +939,103 @@ fn a_compression_that_is_not_read_is_named() {
         let error = harvest(head).unwrap_err().to_string();
         assert!(error.contains(program), "{error}");
     }
+}
+
+#[test]
+fn each_element_of_an_array_is_what_it_is() {
+    let id: ImageId = format!("sha256:{}", hex('a')).parse().unwrap();
+    let other: ImageId = format!("sha256:{}", hex('b')).parse().unwrap();
+    let digest: Digest = format!("sha256:{}", hex('d')).parse().unwrap();
+    let image = format!(r#"{{"Id":"{id}","RepoTags":["app:1"],"RepoDigests":["app@{digest}"]}}"#);
+    for before in [
+        format!(r#"{{"Id":"{other}","RepoDigests":null}}"#),
+        r#"{"Id":"aa","Config":{"Image":"app:1"}}"#.to_owned(),
+        r#""app:1""#.to_owned(),
+    ] {
+        let harvest = harvest(format!("[{before},{image}]").as_bytes()).unwrap();
+        // By its ID, not by the name that another image has here.
+        assert_eq!(added(harvest, &[("app:1", &other)]), Ok(Vec::new()));
+    }
+}
+
+#[test]
+fn what_proves_nothing_denies_nothing() {
+    let id: ImageId = format!("sha256:{}", hex('a')).parse().unwrap();
+    let old = |media_type: &str| {
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json","config":{{"mediaType":"{media_type}","size":9,"digest":"{id}"}},"layers":[]}}"#
+        )
+    };
+    for (text, trust) in [
+        (old("application/octet-stream"), Trust::Proven),
+        (
+            old("application/vnd.cncf.helm.config.v1+json"),
+            Trust::Asserted,
+        ),
+        (
+            r#"{"schemaVersion":2,"manifests":[]}"#.to_owned(),
+            Trust::Asserted,
+        ),
+    ] {
+        let mut harvest = harvest(text.as_bytes()).unwrap();
+        let digest = sha256(text.as_bytes());
+        let pin = format!("app:1@{digest}").parse().unwrap();
+        harvest.pin(&pin, "chart.yaml:7").unwrap();
+        let expected = vec![line("app", &digest, &id, trust)];
+        assert_eq!(added(harvest, &[("app:1", &id)]), Ok(expected), "{text}");
+    }
+}
+
+#[test]
+fn a_manifest_by_another_algorithm_is_kept_under_its_own_digest() {
+    let image = Image::new("amd64");
+    let (id, text) = (image.id(), String::from_utf8(image.manifest).unwrap());
+    let digest = Digest::of(Algorithm::Sha512, text.as_bytes());
+    let file = serde_json::json!({
+        "digestfix_claims": 1,
+        "claims": [{"reference": format!("app@{digest}"), "image_id": id.to_string(), "trust": "proven"}],
+        "manifests": {digest.to_string(): text},
+    });
+    assert_eq!(
+        added(
+            harvest(file.to_string().as_bytes()).unwrap(),
+            &[("app:1", &id)]
+        ),
+        Ok(vec![line("app", &digest, &id, Trust::Proven)])
+    );
+}
+
+#[test]
+fn names_that_are_alike_only_as_people_write_them() {
+    let digest = format!("sha256:{}", hex('d'));
+    let text = format!("docker.io/foo.com/a:1@{digest}\nfoo.com/a:1@{digest}\n");
+    let harvest = harvest(text.as_bytes()).unwrap();
+    assert_eq!((harvest.claims.len(), harvest.remarks.len()), (1, 1));
+}
+
+/// skopeo's `docker-daemon:` has no registry's manifest to give, and makes one.
+#[test]
+fn a_directory_out_of_an_engine_proves_nothing() {
+    let image = Image::with_layer("amd64", "application/vnd.docker.image.rootfs.diff.tar");
+    let directory = unpacked(&Files::from([
+        (
+            "version".to_owned(),
+            b"Directory Transport Version: 1.1\n".to_vec(),
+        ),
+        ("manifest.json".to_owned(), image.manifest.clone()),
+    ]));
+    let harvest = read(&[directory.path().to_owned()], &[]).unwrap();
+    assert!(harvest.claims.is_empty());
+    assert!(harvest.remarks[0].contains("made up"));
+}
+
+#[test]
+fn an_argument_that_grows_is_dropped() {
+    let names: String = (0..2_000).map(|number| format!(" a{number}=$A")).collect();
+    let text = format!(
+        "ARG A={}\nARG{names}\nFROM app@sha256:{}\n",
+        "x".repeat(2_000),
+        hex('d')
+    );
+    assert_eq!(harvest(text.as_bytes()).unwrap().claims.len(), 1);
 }

@@ -352,7 +352,8 @@ fn an_export_carries_the_manifest_where_the_engine_keeps_it() {
         .exits(0);
     let empty = media.0.path().join("none");
     for (root, trust) in [
-        (empty, "matched"),
+        // As it was typed there.
+        (empty, "asserted"),
         (content_store(&media, &text, &digest), "proven"),
     ] {
         let root = root.to_str().unwrap();
@@ -382,6 +383,31 @@ fn an_export_carries_the_manifest_where_the_engine_keeps_it() {
         .digestfix(&["export", "--containerd-root", root.to_str().unwrap()])
         .exits(0);
     assert_eq!(json(&export)["manifests"], Value::Null);
+}
+
+#[test]
+fn what_was_asserted_here_is_no_better_known_elsewhere() {
+    let media = Media::new();
+    let none = media.path();
+    for (file, expected) in [
+        (format!("{APP}@{}\n", sha256('d')), "asserted"),
+        (
+            format!(
+                r#"[{{"Id":"{}","RepoDigests":["{REPOSITORY}@{}"]}}]"#,
+                sha256('a'),
+                sha256('d')
+            ),
+            "matched",
+        ),
+    ] {
+        let there = host();
+        let file = media.file("file", &file);
+        there.digestfix(&["apply", "--from", &file]).exits(0);
+        let export = there.digestfix(&["export", "--containerd-root", none]);
+        let export = export.exits(0).stdout;
+        let planned = host().digestfix_reading(&export, &["plan", "--json", "--from", "-"]);
+        assert_eq!(json(&planned.exits(4))["changes"][0]["trust"], expected);
+    }
 }
 
 #[test]
