@@ -18,7 +18,9 @@ mod resolver;
 
 pub use refusal::{CONVERTED, Refusal};
 
-use conflicts::{Wanted, contradictions, moving_ground, too_weak, two_digests};
+use conflicts::{
+    Wanted, contradictions, moving_ground, one_digest_two_images, too_weak, two_digests,
+};
 use resolver::Resolver;
 
 /// What somebody asks for.
@@ -146,6 +148,11 @@ impl Plan {
         let wanted = Wanted::new(&targets);
         refusals.extend(contradictions(&wanted, &request.removals));
         refusals.extend(two_digests(&targets, &request.evidence));
+        refusals.extend(one_digest_two_images(
+            &targets,
+            store.references(),
+            &request.removals,
+        ));
 
         // Each reference that goes, with what asks for it to go.
         let mut drops: BTreeMap<Reference, String> = request

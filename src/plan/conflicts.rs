@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::digest::ImageId;
+use crate::digest::{Digest, ImageId};
 use crate::evidence::Evidence;
 use crate::plan::resolver::Route;
 use crate::plan::{Refusal, Target};
@@ -115,6 +115,60 @@ pub(super) fn two_digests(targets: &[Target], evidence: &Evidence) -> Vec<Refusa
                     .reference
                     .digest()
                     .is_some_and(|digest| evidence.is_oci(digest)),
+            });
+        }
+    }
+    found
+}
+
+/// Digests that nothing supports, and that are already another image's: by the
+/// host's own references, or by another claim.
+pub(super) fn one_digest_two_images(
+    targets: &[Target],
+    references: impl Iterator<Item = (Reference, ImageId)>,
+    removals: &[Reference],
+) -> Vec<Refusal> {
+    let removals: BTreeSet<&Reference> = removals.iter().collect();
+    let moved: BTreeSet<&Reference> = targets.iter().map(|target| &target.reference).collect();
+    let here = references
+        .filter(|(reference, _)| !removals.contains(reference) && !moved.contains(reference))
+        .map(|(reference, image)| (reference.familiar(), reference, image));
+    let claimed = targets.iter().map(|target| {
+        let (reference, image) = (target.reference.clone(), target.image.clone());
+        (target.claim.clone(), reference, image)
+    });
+    // Two that differ are enough to contradict any third.
+    let mut known: BTreeMap<Digest, Vec<(String, Reference, ImageId)>> = BTreeMap::new();
+    for (name, reference, image) in here.chain(claimed) {
+        let Some(digest) = reference.digest().cloned() else {
+            continue;
+        };
+        let images = known.entry(digest).or_default();
+        if images.len() < 2 && images.iter().all(|(_, _, other)| *other != image) {
+            images.push((name, reference, image));
+        }
+    }
+    let mut told: BTreeSet<&Digest> = BTreeSet::new();
+    let mut found = Vec::new();
+    for target in targets {
+        let unsupported = target.trust == Trust::Asserted && !target.holds;
+        let Some(digest) = target.reference.digest().filter(|_| unsupported) else {
+            continue;
+        };
+        // For the same reference it is a contradiction by itself.
+        let other = known.get(digest).into_iter().flatten().find(|other| {
+            let (_, reference, image) = other;
+            *image != target.image && *reference != target.reference
+        });
+        if let Some((name, _, image)) = other
+            && told.insert(digest)
+        {
+            found.push(Refusal::OneDigestTwoImages {
+                claim: target.claim.clone(),
+                digest: digest.to_string(),
+                image: target.image.to_string(),
+                other: name.clone(),
+                other_image: image.to_string(),
             });
         }
     }

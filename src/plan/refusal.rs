@@ -129,6 +129,24 @@ pub enum Refusal {
         /// Where from.
         origin: String,
     },
+    /// The same digest for two images, in repositories of their own.
+    #[error(
+        "{claim}: {digest} is to be of image {image}, and {other} has it for {other_image}. A \
+         digest is of one image, unless it is an index's: bring the index and its manifests, or \
+         leave one out"
+    )]
+    OneDigestTwoImages {
+        /// The claim.
+        claim: String,
+        /// The digest.
+        digest: String,
+        /// The image that the claim leads to.
+        image: String,
+        /// Another claim, or a reference on this host.
+        other: String,
+        /// The image that it has.
+        other_image: String,
+    },
     /// Two sources give an image different digests, and not both can show it.
     #[error(
         "{first} and {second} give image {image} different digests in one repository, and nothing \

@@ -641,6 +641,34 @@ fn contradictions_are_named() {
 }
 
 #[test]
+fn a_digest_is_of_one_image_unless_that_is_shown() {
+    let here = store(&["a:1 %1", "b:1 %2", "b@&b %2"]);
+    for request in [
+        claims(&["a:1@&b"]),
+        claims(&["a:1@&c", "b:1@&c", "b@&c=%2"]),
+        replacing(&["a:1@&b"]),
+    ] {
+        let found = refusals(&here, &request);
+        assert!(
+            found.iter().any(|one| {
+                let text = one.to_string();
+                matches!(one, Refusal::OneDigestTwoImages { .. })
+                    && text.contains(&spelled("%1"))
+                    && text.contains(&spelled("%2"))
+            }),
+            "{found:?}"
+        );
+    }
+    // What goes, or moves along, stands in nobody's way.
+    plan(&here, &removing(&["b@&b"], claims(&["a:1@&b"])));
+    plan(&here, &replacing(&["a:1@&b", "b@&b=%1"]));
+    plan(
+        &store(&["a:1 %1", "b:1 %1", "b@&b %1"]),
+        &claims(&["a:1@&b"]),
+    );
+}
+
+#[test]
 fn a_claim_does_not_go_by_what_moves() {
     let store = store(&["a:1 %1", "a:2 %2", "b@&b %1"]);
     for (request, reference, mover) in [
