@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::{Digest, ImageId};
-use crate::manifest::{Format, MAX_INDEX_ENTRIES, Manifest};
+use crate::manifest::{Descriptor, Format, MAX_INDEX_ENTRIES, Manifest};
 use crate::trust::Trust;
 
 /// How deep an index may lie in others.
@@ -65,6 +65,18 @@ impl Evidence {
             manifest,
             origin: origin.to_owned(),
         });
+    }
+
+    /// What an index lists; nothing for anything else.
+    #[must_use]
+    pub fn children(&self, digest: &Digest) -> &[Descriptor] {
+        match self.manifests.get(digest) {
+            Some(Brought {
+                manifest: Manifest::Index(children),
+                ..
+            }) => children,
+            _ => &[],
+        }
     }
 
     /// Takes in what another host's Docker recorded; false when there is too

@@ -61,6 +61,7 @@ pub(super) fn read_layout(
         place,
         harvest,
         seen: BTreeMap::new(),
+        named: BTreeSet::new(),
         from_an_engine: !saved.is_empty(),
     };
     let mut named: BTreeMap<String, BTreeSet<Digest>> = BTreeMap::new();
@@ -89,6 +90,7 @@ pub(super) fn read_skopeo_dir(
         place,
         harvest,
         seen: BTreeMap::new(),
+        named: BTreeSet::new(),
         from_an_engine: true,
     };
     let digest = Digest::of(crate::digest::Algorithm::Sha256, &bytes);
@@ -153,6 +155,8 @@ struct Walk<'a, B> {
     place: &'a str,
     harvest: &'a mut Harvest,
     seen: BTreeMap<Digest, Seen>,
+    /// What was claimed already, and for which repository.
+    named: BTreeSet<(Digest, Option<Repository>)>,
     /// It may come from a local engine, which has no registry's manifest.
     from_an_engine: bool,
 }
@@ -177,7 +181,14 @@ impl<B: Blobs> Walk<'_, B> {
         }
         if let Some(seen) = self.seen.get(digest).copied() {
             has_size(digest, seen.size, descriptor.size)?;
-            return self.claim(digest, seen.claimed, repository, depth);
+            // The same index under another name: so are its manifests.
+            if !seen.claimed || !self.named.insert((digest.clone(), repository.cloned())) {
+                return Ok(());
+            }
+            for child in self.harvest.evidence.children(digest).to_vec() {
+                self.visit(&child, repository, depth + 1)?;
+            }
+            return self.claim(digest, true, repository, depth);
         }
         let Some(bytes) = self.blobs.blob(digest)? else {
             // Parts of an index are left out when one platform is saved.
@@ -238,6 +249,7 @@ impl<B: Blobs> Walk<'_, B> {
         };
         let size = bytes.len() as u64;
         self.seen.insert(digest.clone(), Seen { size, claimed });
+        self.named.insert((digest.clone(), repository.cloned()));
         if let Manifest::Index(children) = &manifest {
             if depth >= MAX_INDEX_DEPTH {
                 return Err(Problem::TooDeep {

@@ -4,7 +4,6 @@
 //! A pin is a whole string that is a reference with a digest. Nothing is
 //! looked for inside longer strings, comments or keys.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use parse_dockerfile::Instruction;
@@ -38,8 +37,18 @@ pub(super) fn pinned(text: &str) -> Option<Reference> {
 /// Every pin in YAML documents.
 ///
 /// # Errors
-/// [`Problem`] when it is no YAML, or nested too deep.
+/// [`Problem`] when it is no YAML, or nested too deep; nothing is taken then.
 pub fn read_yaml(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+    walk_yaml(text, |_, _| Ok(()))?;
+    walk_yaml(text, |reference, line| {
+        harvest.pin(reference, &format!("{place}:{line}"))
+    })
+}
+
+fn walk_yaml(
+    text: &str,
+    mut take: impl FnMut(&Reference, usize) -> Result<(), Problem>,
+) -> Result<(), Problem> {
     /// Where the parser is: in a list, or at a key or a value of a mapping.
     enum Within {
         List,
@@ -63,7 +72,7 @@ pub fn read_yaml(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
                 let is_key = matches!(open.last(), Some(Within::Key));
                 words |= open.is_empty() && !value.is_empty();
                 if !is_key && let Some(reference) = pinned(&value) {
-                    harvest.pin(&reference, &format!("{place}:{}", span.start.line()))?;
+                    take(&reference, span.start.line())?;
                 }
                 turn(&mut open);
             }
@@ -157,7 +166,7 @@ pub fn read_dockerfile(text: &str, place: &str, harvest: &mut Harvest) -> Result
                         let value = value.trim_matches(['"', '\'']);
                         let value = substituted(value, &defaults);
                         if value.len() <= LONGEST_ARG {
-                            defaults.insert(name.to_owned(), value.into_owned());
+                            defaults.insert(name.to_owned(), value);
                         }
                     }
                 }
@@ -165,7 +174,7 @@ pub fn read_dockerfile(text: &str, place: &str, harvest: &mut Harvest) -> Result
             }
             Instruction::From(from) => {
                 in_stage = true;
-                let image = substituted(&from.image.value, &defaults).into_owned();
+                let image = substituted(&from.image.value, &defaults);
                 (from.image.span.start, vec![image])
             }
             Instruction::Copy(copy) => {
@@ -190,22 +199,29 @@ pub fn read_dockerfile(text: &str, place: &str, harvest: &mut Harvest) -> Result
     Ok(())
 }
 
-/// `$NAME`, `${NAME}` and `${NAME:-DEFAULT}`, where they are the whole text.
-fn substituted<'a>(text: &'a str, defaults: &BTreeMap<String, String>) -> Cow<'a, str> {
-    let Some(name) = text.strip_prefix('$') else {
-        return Cow::Borrowed(text);
-    };
-    let inner = name
-        .strip_prefix('{')
-        .and_then(|name| name.strip_suffix('}'));
-    let (name, otherwise) = match inner {
-        Some(inner) => inner.split_once(":-").unwrap_or((inner, "")),
-        None => (name, ""),
-    };
-    match defaults.get(name) {
-        Some(value) if !value.is_empty() => Cow::Owned(value.clone()),
-        _ => Cow::Owned(otherwise.to_owned()),
+/// With `$NAME`, `${NAME}` and `${NAME:-DEFAULT}` replaced, up to the length of
+/// what is kept.
+fn substituted(text: &str, defaults: &BTreeMap<String, String>) -> String {
+    let mut whole = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$')
+        && whole.len() <= LONGEST_ARG
+    {
+        whole.push_str(before);
+        let is_of_a_name = |character: char| character == '_' || character.is_ascii_alphanumeric();
+        let braced = after
+            .strip_prefix('{')
+            .and_then(|inner| inner.split_once('}'));
+        let (inner, next) = braced.unwrap_or_else(|| {
+            after.split_at(after.find(|c| !is_of_a_name(c)).unwrap_or(after.len()))
+        });
+        let (name, otherwise) = inner.split_once(":-").unwrap_or((inner, ""));
+        let value = defaults.get(name).filter(|value| !value.is_empty());
+        whole.push_str(value.map_or(otherwise, String::as_str));
+        rest = next;
     }
+    whole.push_str(rest);
+    whole
 }
 
 /// Line numbers of places that only go forward.

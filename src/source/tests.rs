@@ -1039,3 +1039,49 @@ fn an_argument_that_grows_is_dropped() {
     );
     assert_eq!(harvest(text.as_bytes()).unwrap().claims.len(), 1);
 }
+
+#[test]
+fn an_index_under_two_names_brings_its_manifest_under_both() {
+    let image = Image::new("amd64");
+    let platforms = index(&[entry(OCI_MANIFEST, &image.manifest, "")]);
+    let entries = ["a:1", "b:1"].map(|name| {
+        entry(
+            OCI_INDEX,
+            &platforms,
+            &named(&format!("docker.io/library/{name}")),
+        )
+    });
+    let files = layout(&entries, &[&platforms, &image.manifest]);
+    let id = image.id();
+    let mut expected: Vec<String> = ["a", "b"]
+        .iter()
+        .flat_map(|name| {
+            [sha256(&platforms), image.digest()]
+                .map(|digest| line(name, &digest, &id, Trust::Proven))
+        })
+        .collect();
+    expected.sort();
+    let tags = [("a:1", &id), ("b:1", &id)];
+    assert_eq!(added(harvest(&tar(&files)).unwrap(), &tags), Ok(expected));
+}
+
+#[test]
+fn what_is_passed_over_gives_nothing() {
+    let text = format!("image: app@sha256:{}\n{{{{- end }}}}\nb: c\n", hex('d'));
+    let files = Files::from([("a.yaml".to_owned(), text.into_bytes())]);
+    let harvest = read(&[unpacked(&files).path().to_owned()], &[]).unwrap();
+    assert!(harvest.claims.is_empty(), "{:?}", harvest.claims);
+    assert!(harvest.remarks[0].contains("passed over"));
+}
+
+#[test]
+fn arguments_stand_anywhere_in_a_dockerfiles_image() {
+    let digest = format!("sha256:{}", hex('d'));
+    let text = format!(
+        "ARG V=1.2\nARG B=base\nARG D={digest}\nFROM a:${{V}}@{digest}\nFROM $B:1@{digest}\nFROM c:${{W:-3}}@${{D}}\n"
+    );
+    let harvest = harvest(text.as_bytes()).unwrap();
+    let found: Vec<&str> = harvest.claims.iter().map(|claim| claim.text()).collect();
+    let pin = |name| format!("{name}@{digest}");
+    assert_eq!(found, [pin("a:1.2"), pin("base:1"), pin("c:3")]);
+}
