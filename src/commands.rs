@@ -15,6 +15,7 @@ use crate::cli::{Command, HostArgs, RequestArgs};
 use crate::data_root::{ImageDir, ReadError, Snapshot};
 use crate::disturbance::{AssessError, ContainerPolicy, Disturbance, Obstacle, assess};
 use crate::engine::UnixEngine;
+use crate::grounds::{self, Grounds};
 use crate::host::{Flags, Host, HostError, Managed, Management, find_managed, find_offline};
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Exit, Problem, Report};
@@ -220,6 +221,15 @@ fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
         allow_image_id_digest: args.allow_image_id_digest,
         evidence: harvest.evidence,
         require: args.require,
+    })
+}
+
+/// What the digests here rest on, as far as that can be read.
+fn grounds(images: &ImageDir, report: &mut Report) -> Grounds {
+    Grounds::read(images).unwrap_or_else(|error| {
+        let path = grounds::path(images);
+        report.warning(&format!("{}: {error}", path.display()));
+        Grounds::default()
     })
 }
 

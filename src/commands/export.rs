@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
-use crate::commands::{Site, Stop, engine_at};
+use crate::commands::{Site, Stop, engine_at, grounds};
 use crate::content_store::ContentStore;
 use crate::digest::ImageId;
 use crate::disturbance::AssessError;
 use crate::engine::Engine;
 use crate::evidence::Evidence;
-use crate::grounds::{self, Grounds};
 use crate::host::{Flags, HostError, find_containerd_engine};
 use crate::manifest::Manifest;
 use crate::plan::digest_is_image_id;
@@ -64,11 +63,7 @@ fn from_the_store(args: &ExportArgs, site: &Site, report: &mut Report) -> Result
         site.images().data_root(),
         args.content.containerd_root.as_deref(),
     );
-    let grounds = Grounds::read(site.images()).unwrap_or_else(|error| {
-        let path = grounds::path(site.images());
-        report.warning(&format!("{}: {error}", path.display()));
-        Grounds::default()
-    });
+    let grounds = grounds(site.images(), report);
     let mut file = ClaimsFile::default();
     for (reference, image) in chosen(store.references().collect(), &args.names, report)? {
         let Some(digest) = reference.digest() else {

@@ -1,14 +1,12 @@
 //! `digestfix status`
 
 use crate::cli::StatusArgs;
-use crate::commands::{Site, Stop};
+use crate::commands::{Site, Stop, grounds};
 use crate::content_store::ContentStore;
 use crate::digest::ImageId;
-use crate::grounds::{self, Grounds};
 use crate::reference::Reference;
 use crate::report::{Exit, Report};
 use crate::status::rows;
-use crate::transaction::outcome::Progress;
 use crate::trust::Trust;
 
 pub(super) async fn run(args: &StatusArgs) -> Exit {
@@ -28,11 +26,7 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
         site.images().data_root(),
         args.content.containerd_root.as_deref(),
     );
-    let grounds = Grounds::read(site.images()).unwrap_or_else(|error| {
-        let path = grounds::path(site.images());
-        report.warning(&format!("{}: {error}", path.display()));
-        Grounds::default()
-    });
+    let grounds = grounds(site.images(), report);
     let known = |reference: &Reference, image: &ImageId| {
         let digest = reference.digest()?;
         if content.proof(digest, image).is_some() {

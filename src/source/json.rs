@@ -102,11 +102,11 @@ pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
 fn read_array(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
     let mut problem = None;
     let mut take = |element: &str| {
-        let is_of_an_image =
-            serde_json::from_str(element).is_ok_and(|keys: Keys| keys.are_of_an_image());
         if problem.is_some() {
             return;
         }
+        let is_of_an_image =
+            serde_json::from_str(element).is_ok_and(|keys: Keys| keys.are_of_an_image());
         let read = if is_of_an_image {
             read_inspected(element, place, harvest)
         } else {
