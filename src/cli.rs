@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::ParseIntError;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ Exit codes:
   2  usage
   3  refused; nothing was touched
   4  changes are pending (plan, verify)
-  5  could not restore the host; a person is needed";
+  5  could not restore the host; a person is needed
+  6  done, but a container is not what it was";
 
 const CLAIMS: &str = "\
 A CLAIM is one of:
@@ -60,6 +62,9 @@ pub enum Command {
     /// them where the engine keeps them; touches nothing
     #[command(after_help = EXIT_CODES)]
     Export(ExportArgs),
+    /// Bring the host back from where a run that was killed left it
+    #[command(after_help = EXIT_CODES)]
+    Recover(RecoverArgs),
 }
 
 /// `digestfix status`.
@@ -103,8 +108,8 @@ pub struct ApplyArgs {
     #[command(flatten)]
     pub containers: ContainerArgs,
     /// Wait up to this long for another digestfix on the same data root to end
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    pub wait: u32,
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub wait: Duration,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
@@ -154,6 +159,20 @@ pub enum ExportFormat {
     Json,
 }
 
+/// `digestfix recover`.
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// Wait up to this long for another digestfix on the same data root to end
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub wait: Duration,
+    /// Where Docker lives.
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// How to tell.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
 /// What is asked for.
 #[derive(Debug, Args)]
 pub struct RequestArgs {
@@ -185,8 +204,8 @@ pub struct RequestArgs {
 /// What may happen to containers.
 #[derive(Debug, Args)]
 pub struct ContainerArgs {
-    /// What to do about running containers that would stop with Docker
-    #[arg(long, value_enum, value_name = "POLICY", default_value_t = ContainerPolicy::Refuse)]
+    /// What to do about running containers
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = ContainerPolicy::Keep)]
     pub containers: ContainerPolicy,
 }
 
@@ -238,6 +257,11 @@ pub struct OutputArgs {
     pub quiet: bool,
 }
 
+fn seconds(text: &str) -> Result<Duration, ParseIntError> {
+    let seconds: u32 = text.parse()?;
+    Ok(Duration::from_secs(seconds.into()))
+}
+
 fn exported(text: &str) -> Result<Reference, String> {
     Reference::parse(text).map_err(|error| error.to_string())
 }
@@ -265,13 +289,5 @@ impl From<&HostArgs> for Flags {
             config_file: args.config_file.clone(),
             socket: args.socket.clone(),
         }
-    }
-}
-
-impl ApplyArgs {
-    /// `--wait`.
-    #[must_use]
-    pub fn wait(&self) -> Duration {
-        Duration::from_secs(self.wait.into())
     }
 }

@@ -3,10 +3,11 @@
 mod apply;
 mod export;
 mod plan;
+mod recover;
 mod status;
 mod verify;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
@@ -17,12 +18,13 @@ use crate::disturbance::{AssessError, ContainerPolicy, Disturbance, Obstacle, as
 use crate::engine::UnixEngine;
 use crate::grounds::{self, Grounds};
 use crate::host::{Flags, Host, HostError, Managed, Management, find_managed, find_offline};
+use crate::journal::{Journal, JournalError};
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Exit, Problem, Report};
 use crate::source::{self, SourceError, claims_dir};
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::lock::LockError;
-use crate::transaction::outcome::Progress;
+use crate::transaction::outcome::{Failure, Progress};
 
 const NOTHING_TOUCHED: &str = "nothing was touched";
 
@@ -37,6 +39,7 @@ pub async fn run(command: Command) -> Exit {
         Command::Apply(args) => apply::run(&args).await,
         Command::Verify(args) => verify::run(&args).await,
         Command::Export(args) => export::run(&args).await,
+        Command::Recover(args) => recover::run(&args).await,
     }
 }
 
@@ -71,6 +74,14 @@ enum Stop {
     Output(std::io::Error),
     #[error("{0} received")]
     Interrupted(&'static str),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("a run that changed this data root was interrupted ({}); where Docker runs, digestfix recover brings it to an end", .0.display())]
+    InterruptedRun(PathBuf),
+    #[error("the interrupted run was at work on {0}: say --unit {0}")]
+    OtherUnit(String),
+    #[error("{0}")]
+    Recovery(Failure),
     #[error("signals cannot be listened for: {0}")]
     Signals(std::io::Error),
 }
@@ -83,6 +94,14 @@ impl From<SystemdError> for Stop {
 
 impl Stop {
     fn tell(self, mut report: Report) -> Exit {
+        if let Self::Recovery(failure) = &self {
+            let unit = report.unit().unwrap_or("docker.service").to_owned();
+            report.problem(
+                "COULD NOT RESTORE THE HOST",
+                recover::problem(failure, &unit),
+            );
+            return report.end(Exit::Broken);
+        }
         let mut next = None;
         let what = match &self {
             Self::Refused(refusals) => refusals.iter().map(ToString::to_string).collect(),
@@ -246,6 +265,18 @@ impl Draft {
             Plan::new(&before.store, &images.image_ids()?, request).map_err(Stop::Refused)?;
         Ok(Self { before, plan })
     }
+}
+
+/// Says so when a run has not ended. Whoever reads on sees a host half-way.
+fn warn_of_unfinished(site: &Site, report: &mut Report) -> Result<(), Stop> {
+    if let Some(journal) = Journal::read(site.images().data_root())? {
+        report.warning(&format!(
+            "a run of digestfix ({}) has not ended. If none is at work, it was interrupted; then: \
+             digestfix recover",
+            journal.id
+        ));
+    }
+    Ok(())
 }
 
 /// What applying would disturb, and what speaks against it.

@@ -1,24 +1,29 @@
 //! What a stop of Docker would do to the host, found out before anything is
 //! stopped.
 
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeSet;
 
-use crate::engine::{Container, Engine, EngineError};
+use crate::container::{Change, Container, Happened, RestartPolicy};
+use crate::engine::{Engine, EngineError, Info};
 use crate::host::Managed;
+use crate::live_restore::{self, Hindrance, LiveRestore};
 use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 
-/// What is to become of running containers that a stop would end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+/// What is to become of running containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ContainerPolicy {
-    /// Do nothing while there are any.
-    Refuse,
-    /// Let them end; their restart policy may bring them back.
+    /// Keep them running: live-restore is switched on for the moment; where
+    /// that cannot be had, do nothing while there are any
+    #[default]
+    Keep,
+    /// Let them stop with Docker, and start them again
+    Restart,
+    /// Let them stop with Docker; their restart policy may bring them back
     Ignore,
 }
 
 /// What a stop of Docker, and its start, would touch.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disturbance {
     /// Docker's unit.
     pub unit: String,
@@ -31,8 +36,90 @@ pub struct Disturbance {
     pub carried_along: Vec<String>,
     /// The running containers.
     pub containers: Vec<Container>,
-    /// They stay up while the engine is away.
-    pub containers_survive: bool,
+    /// What is to become of them.
+    pub policy: ContainerPolicy,
+    /// Whether they outlive a stop of Docker.
+    pub live_restore: LiveRestore,
+    /// Those that were started with `--rm` do so, too
+    /// ([`Info::keeps_auto_removed`](crate::engine::Info::keeps_auto_removed)).
+    pub keeps_auto_removed: bool,
+}
+
+/// What becomes of a container when Docker is stopped and started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It keeps running.
+    KeepsRunning,
+    /// It stops, and digestfix starts it again.
+    StartedAgain,
+    /// It stops, and its restart policy starts it again.
+    RestartsByPolicy,
+    /// It stops, and its restart policy starts it again if it fails doing so.
+    RestartsIfItFails,
+    /// It stops, and swarm runs another one in its place.
+    ReplacedBySwarm,
+    /// It stops and stays down.
+    StaysDown,
+    /// It stops, and Docker removes it (`--rm`).
+    Removed,
+}
+
+impl Disturbance {
+    /// live-restore is to be switched on for the moment.
+    #[must_use]
+    pub fn switches_live_restore(&self) -> bool {
+        self.policy == ContainerPolicy::Keep
+            && !self.containers.is_empty()
+            && matches!(self.live_restore, LiveRestore::Switchable(_))
+    }
+
+    /// Whatever runs, keeps running.
+    #[must_use]
+    pub fn containers_survive(&self) -> bool {
+        self.live_restore == LiveRestore::On || self.switches_live_restore()
+    }
+
+    /// What becomes of a container.
+    #[must_use]
+    pub fn fate(&self, container: &Container) -> Fate {
+        if container.auto_remove && !(self.containers_survive() && self.keeps_auto_removed) {
+            return Fate::Removed;
+        }
+        if self.containers_survive() {
+            return Fate::KeepsRunning;
+        }
+        if container.swarm_task {
+            return Fate::ReplacedBySwarm;
+        }
+        match (self.policy, container.restart_policy) {
+            (ContainerPolicy::Restart, _) => Fate::StartedAgain,
+            (_, RestartPolicy::Always | RestartPolicy::UnlessStopped) => Fate::RestartsByPolicy,
+            (_, RestartPolicy::OnFailure) => Fate::RestartsIfItFails,
+            (_, RestartPolicy::No) => Fate::StaysDown,
+        }
+    }
+
+    /// A change of a container that was to be expected.
+    #[must_use]
+    pub fn accepts(&self, change: &Change) -> bool {
+        match self.policy {
+            ContainerPolicy::Keep => false,
+            ContainerPolicy::Restart => {
+                !self.containers_survive() && change.what == Happened::Restarted
+            }
+            ContainerPolicy::Ignore => true,
+        }
+    }
+
+    /// The ports of the host that lead to containers.
+    #[must_use]
+    pub fn published(&self) -> BTreeSet<&str> {
+        let ports = self.containers.iter();
+        ports
+            .flat_map(|container| container.published.iter().map(String::as_str))
+            .collect()
+    }
 }
 
 /// Why Docker should not be stopped now.
@@ -68,34 +155,33 @@ pub enum Obstacle {
         /// Its active state.
         state: String,
     },
-    /// Containers would end.
+    /// Containers would stop, and cannot be kept from it here.
     #[error(
-        "{count} running {noun} would be stopped with Docker: {names}. Switch on live-restore (\"live-restore\": true in \
-         daemon.json, then systemctl reload {unit}) and they keep running, or say \
-         --containers ignore to let them stop",
+        "{count} running {noun} would stop with Docker: {names}. They cannot be kept running: {hindrance}. \
+         The choices: --containers restart (they stop, and are started again), --containers ignore \
+         (they stop; those with a restart policy come back){}",
+        .hindrance.cure().map(|cure| format!(", or {cure}")).unwrap_or_default(),
         noun = if *.count == 1 { "container" } else { "containers" }
     )]
-    Containers {
+    CannotKeep {
         /// How many.
         count: usize,
         /// Some of their names.
         names: String,
-        /// Docker's unit.
-        unit: String,
+        /// Why not.
+        hindrance: Hindrance,
     },
-    /// Live-restore is on, and systemd would kill the containers all the same.
+    /// Containers would not only stop.
     #[error(
-        "live-restore is on, but KillMode={kill_mode} of {unit} makes systemd kill the containers with Docker: \
-         {names}. Set KillMode=process (systemctl edit {unit}), or say --containers ignore to let \
-         them stop"
+        "started with --rm, and removed by Docker {}: {names}. Stop what can be stopped, or say \
+         --containers ignore to let it go",
+        if *.by_version { "at each restart (before Docker 24.0.8, live-restore or not)" } else { "when it stops" }
     )]
-    KillMode {
-        /// Docker's unit.
-        unit: String,
-        /// Its `KillMode=`.
-        kill_mode: String,
-        /// Some of the containers' names.
+    WouldBeRemoved {
+        /// Some of their names.
         names: String,
+        /// They would be although live-restore is on.
+        by_version: bool,
     },
 }
 
@@ -163,67 +249,54 @@ pub async fn assess(
     } else {
         Vec::new()
     };
-    let live_restore = host.engine.as_ref().is_some_and(|info| info.live_restore);
-    let killed_by_systemd = kills_shims(host);
-    if policy == ContainerPolicy::Refuse && !containers.is_empty() {
-        if !live_restore {
-            obstacles.push(Obstacle::Containers {
-                count: containers.len(),
-                names: some_names(&containers),
-                unit: host.unit.id.clone(),
-            });
-        } else if killed_by_systemd {
-            obstacles.push(Obstacle::KillMode {
-                unit: host.unit.id.clone(),
-                kill_mode: host.service.kill_mode.clone(),
-                names: some_names(&containers),
-            });
-        }
-    }
     let disturbance = Disturbance {
         unit: host.unit.id.clone(),
         running,
         triggers,
         carried_along: carried.into_iter().collect(),
         containers,
-        containers_survive: live_restore && !killed_by_systemd,
+        policy,
+        live_restore: live_restore::look(host),
+        keeps_auto_removed: host.engine.as_ref().is_some_and(Info::keeps_auto_removed),
     };
+    obstacles.extend(containers_at_risk(&disturbance));
     Ok((disturbance, obstacles))
 }
 
-fn some_names(containers: &[Container]) -> String {
+fn containers_at_risk(disturbance: &Disturbance) -> Option<Obstacle> {
+    match (disturbance.policy, &disturbance.live_restore) {
+        (ContainerPolicy::Keep, LiveRestore::Impossible(hindrance))
+            if !disturbance.containers.is_empty() =>
+        {
+            Some(Obstacle::CannotKeep {
+                count: disturbance.containers.len(),
+                names: some_names(disturbance.containers.iter()),
+                hindrance: hindrance.clone(),
+            })
+        }
+        (ContainerPolicy::Keep | ContainerPolicy::Restart, _) => {
+            let removed = disturbance
+                .containers
+                .iter()
+                .filter(|container| disturbance.fate(container) == Fate::Removed);
+            let names = some_names(removed);
+            (!names.is_empty()).then(|| Obstacle::WouldBeRemoved {
+                names,
+                by_version: disturbance.containers_survive(),
+            })
+        }
+        (ContainerPolicy::Ignore, _) => None,
+    }
+}
+
+/// A few names of what may be many.
+pub(crate) fn some_names<'a>(containers: impl Iterator<Item = &'a Container>) -> String {
     let mut names: Vec<&str> = containers
-        .iter()
-        .take(NAMES_SHOWN)
         .map(|container| container.name.as_str())
+        .take(NAMES_SHOWN + 1)
         .collect();
-    if containers.len() > NAMES_SHOWN {
-        names.push("…");
+    if names.len() > NAMES_SHOWN {
+        names[NAMES_SHOWN] = "…";
     }
     names.join(", ")
-}
-
-/// Where dockerd runs containerd as its own child, the containers' shims live
-/// in the unit's control group, and `KillMode=` decides whether a stop kills
-/// them (`systemd.kill(5)`).
-fn kills_shims(host: &Managed) -> bool {
-    matches!(host.service.kill_mode.as_str(), "control-group" | "mixed")
-        && !host.service.control_group.is_empty()
-        && [
-            "/sys/fs/cgroup",
-            "/sys/fs/cgroup/systemd",
-            "/sys/fs/cgroup/unified",
-        ]
-        .iter()
-        .any(|mount| has_shim(Path::new(&format!("{mount}{}", host.service.control_group))))
-}
-
-fn has_shim(control_group: &Path) -> bool {
-    let Ok(processes) = fs::read_to_string(control_group.join("cgroup.procs")) else {
-        return false;
-    };
-    processes.lines().any(|pid| {
-        fs::read_to_string(format!("/proc/{pid}/comm"))
-            .is_ok_and(|name| name.starts_with("containerd-shim"))
-    })
 }

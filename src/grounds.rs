@@ -5,19 +5,17 @@
 //! is whole.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::PathBuf;
 
-use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use crate::data_root::ImageDir;
 use crate::digest::ImageId;
 use crate::plan::Plan;
 use crate::reference::Reference;
-use crate::transaction::lock::{self, RootLock};
+use crate::state_file;
+use crate::transaction::lock::RootLock;
 use crate::trust::Trust;
 
 /// The version of the format.
@@ -88,20 +86,9 @@ impl Grounds {
     /// # Errors
     /// When the file is there and cannot be read or understood.
     pub fn read(images: &ImageDir) -> io::Result<Self> {
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-            .open(path(images));
-        let file = match opened {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error),
+        let Some(bytes) = state_file::read(&path(images), MAX_BYTES)? else {
+            return Ok(Self::default());
         };
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a plain file"));
-        }
-        let mut bytes = Vec::new();
-        file.take(MAX_BYTES).read_to_end(&mut bytes)?;
         let grounds: Self = serde_json::from_slice(&bytes)?;
         if grounds.version != VERSION {
             return Err(io::Error::other(format!(
@@ -116,42 +103,18 @@ impl Grounds {
     ///
     /// # Errors
     /// When the file system refuses; the file is then as it was.
-    pub fn record(images: &ImageDir, _lock: &RootLock, plan: &Plan) -> io::Result<()> {
+    pub fn record(images: &ImageDir, lock: &RootLock, plan: &Plan) -> io::Result<()> {
         let mut grounds = Self::read(images).unwrap_or_default();
         grounds.note(plan);
-        let path = path(images);
-        let new = path.with_extension("json.new");
-        // Left there by a run that was killed; the lock says that none goes on.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)?;
-        let written = serde_json::to_vec_pretty(&grounds)
-            .map_err(io::Error::from)
-            .and_then(|bytes| file.write_all(&bytes))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&new, &path));
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written?;
-        match path.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
-            None => Ok(()),
-        }
+        state_file::write(&path(images), lock, &serde_json::to_vec_pretty(&grounds)?)
     }
 }
 
 /// Where they are kept, for each storage driver on its own.
 #[must_use]
 pub fn path(images: &ImageDir) -> PathBuf {
-    images
-        .data_root()
-        .join(lock::STATE_DIR)
-        .join(format!("grounds-{}.json", images.driver()))
+    state_file::path(
+        images.data_root(),
+        &format!("grounds-{}.json", images.driver()),
+    )
 }

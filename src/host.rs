@@ -14,6 +14,7 @@ use crate::systemd::{Service, ServiceManager, Unit};
 
 mod daemon;
 mod daemon_json;
+mod daemon_json_edit;
 mod dockerd_args;
 mod error;
 mod exec_start;
@@ -23,6 +24,7 @@ mod settle;
 mod tests;
 
 pub use daemon_json::DaemonJsonError;
+pub use daemon_json_edit::with_live_restore;
 pub use error::HostError;
 pub use settle::Finding;
 
@@ -79,6 +81,8 @@ pub struct Managed {
     pub socket: PathBuf,
     /// Its configuration file, whether it is there or not.
     pub config_file: PathBuf,
+    /// Its command line has `--live-restore`, whatever the value.
+    pub live_restore_flag: bool,
 }
 
 /// A running engine that keeps its images in containerd; none when it is not
@@ -125,6 +129,7 @@ pub async fn find_managed<M: ServiceManager, E: Engine>(
     let managed = Managed {
         socket: PathBuf::from(&daemon.socket.value),
         config_file: PathBuf::from(&daemon.config_file.value),
+        live_restore_flag: daemon.args.live_restore,
         engine: daemon.engine,
         service: daemon.service,
         unit: daemon.unit,

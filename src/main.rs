@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Apply(args) => args.output.verbose,
         Command::Verify(args) => args.output.verbose,
         Command::Export(args) => args.verbose,
+        Command::Recover(args) => args.output.verbose,
     };
     let level = match verbose {
         0 => LevelFilter::OFF,

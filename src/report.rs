@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::cli::OutputArgs;
-use crate::disturbance::Disturbance;
+use crate::container::Change;
+use crate::disturbance::{Disturbance, Fate};
 use crate::host::{Host, Management};
+use crate::live_restore::LiveRestore;
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::status::Row;
 use crate::transaction::outcome::{Progress, Step};
@@ -19,8 +21,8 @@ use crate::trust::Trust;
 mod document;
 
 use document::{
-    ChangeDocument, ClaimDocument, DisturbanceDocument, Document, HostDocument, SkippedDocument,
-    StepDocument,
+    ChangeDocument, ClaimDocument, ContainerChangeDocument, ContainerDocument, DisturbanceDocument,
+    Document, HostDocument, SkippedDocument, StepDocument,
 };
 pub use document::{JSON_VERSION, Problem};
 
@@ -43,6 +45,8 @@ pub enum Exit {
     Pending = 4,
     /// The host could not be restored.
     Broken = 5,
+    /// Done, and a container is not what it was.
+    ContainersChanged = 6,
 }
 
 /// Tells of one run of one command.
@@ -242,11 +246,6 @@ impl Report {
         } else {
             disturbance.triggers.clone()
         };
-        let names: Vec<String> = disturbance
-            .containers
-            .iter()
-            .map(|container| container.name.clone())
-            .collect();
         if restarts.is_empty() {
             self.say("\nDocker is not running and stays so: nothing is stopped.");
         } else {
@@ -262,19 +261,30 @@ impl Report {
             ));
         }
         if disturbance.running {
-            let fate = match (names.is_empty(), disturbance.containers_survive) {
-                (true, _) => "none".to_owned(),
-                (false, true) => format!("{}; they keep running (live-restore)", names.join(", ")),
-                (false, false) => format!("{}; THEY STOP with Docker", names.join(", ")),
-            };
-            self.say(&format!("Running containers: {fate}."));
+            for line in fates(disturbance) {
+                self.say(&line);
+            }
         }
+        let containers = disturbance.containers.iter();
         self.document.disturbance = Some(DisturbanceDocument {
             restarts,
             also_restarts: disturbance.carried_along.clone(),
-            running_containers: names,
-            containers_keep_running: disturbance.containers_survive,
+            running_containers: containers.clone().map(|one| one.name.clone()).collect(),
+            containers_keep_running: disturbance.containers_survive(),
+            switches_live_restore: disturbance.switches_live_restore(),
+            containers: containers
+                .map(|one| ContainerDocument::of(one, disturbance.fate(one)))
+                .collect(),
         });
+    }
+
+    /// The containers that are not what they were.
+    pub fn containers(&mut self, changes: &[Change]) {
+        let changes = changes.iter().map(|change| ContainerChangeDocument {
+            name: change.name.clone(),
+            change: change.what.word(),
+        });
+        self.document.container_changes = Some(changes.collect());
     }
 
     /// Whether each claim holds; `engine` has the running engine's word on
@@ -376,6 +386,47 @@ fn printable(text: &str) -> String {
         |character: char| character.is_control() && character != '\n',
         "\u{fffd}",
     )
+}
+
+/// What becomes of the running containers, and of those who are connected to
+/// them, in words.
+fn fates(disturbance: &Disturbance) -> Vec<String> {
+    let mut by_fate: Vec<(Fate, Vec<&str>)> = Vec::new();
+    for container in &disturbance.containers {
+        let fate = disturbance.fate(container);
+        match by_fate.iter_mut().find(|(other, _)| *other == fate) {
+            Some((_, names)) => names.push(&container.name),
+            None => by_fate.push((fate, vec![&container.name])),
+        }
+    }
+    if by_fate.is_empty() {
+        return vec!["Running containers: none.".to_owned()];
+    }
+    let mut lines = vec!["Running containers:".to_owned()];
+    lines.extend(by_fate.into_iter().map(|(fate, names)| {
+        let what = match fate {
+            Fate::KeepsRunning => "keep running",
+            Fate::StartedAgain => "stop with Docker, and are started again",
+            Fate::RestartsByPolicy => "STOP with Docker; their restart policy starts them again",
+            Fate::RestartsIfItFails => {
+                "STOP with Docker; their restart policy starts them again only if they end with an error"
+            }
+            Fate::ReplacedBySwarm => "STOP with Docker; swarm starts others in their place",
+            Fate::StaysDown => "STOP with Docker, and stay down",
+            Fate::Removed => "STOP with Docker, and are REMOVED with their anonymous volumes (--rm)",
+        };
+        format!("  {what}: {}", names.join(", "))
+    }));
+    if let (true, LiveRestore::Switchable(config_file)) = (
+        disturbance.switches_live_restore(),
+        &disturbance.live_restore,
+    ) {
+        lines.push(format!(
+            "For that, live-restore is switched on in {} for the moment, and the file put back.",
+            config_file.display()
+        ));
+    }
+    lines
 }
 
 /// How far a target is known, and by what.

@@ -148,6 +148,8 @@ pub trait ServiceManager {
     async fn own_pid(&self) -> Result<u32, SystemdError>;
     /// Has unit files read again (`systemctl daemon-reload`).
     async fn reload(&self) -> Result<(), SystemdError>;
+    /// Sends SIGHUP to a unit's main process.
+    async fn hang_up(&self, unit: &str) -> Result<(), SystemdError>;
     /// Forgets a failure and the count of recent starts.
     async fn reset_failed(&self, unit: &str) -> Result<(), SystemdError>;
     /// Stops a unit and its active triggers in one go, and waits for every

@@ -1,29 +1,39 @@
-//! The change itself: lock, stage, hold, stop, re-read, commit, start, verify,
-//! restore, release; undone from wherever it fails.
+//! The change itself: lock, stage, announce, keep, hold, stop, re-read, commit,
+//! start, verify, settle; undone from wherever it fails.
 //!
 //! `Transaction::forward` and `Transaction::back` are the whole of it, and
 //! read like that sentence. `Reached` records how far the first came, before
 //! each step acts, so the second knows what there may be to undo. Reading,
 //! planning, staging and syncing happen while Docker still runs; between its
 //! stop and its start there is a read, a comparison and one exchange of names.
+//! Both ends settle: what stopped along with Docker runs again, and live-restore
+//! is what it was. [`recovery`] does the same for a run that was killed.
 
 use std::collections::BTreeMap;
 
+use crate::container::{Change, Container, in_start_order};
 use crate::data_root::{ImageDir, Snapshot};
+use crate::disturbance::{ContainerPolicy, Fate, some_names};
 use crate::engine::Engine;
 use crate::grounds::Grounds;
 use crate::interrupt::Interrupt;
+use crate::journal::{self, Journal, Ran, hash};
 use crate::plan::{Plan, Request};
 use crate::systemd::ServiceManager;
 
+mod containers;
 pub mod daemon;
+pub mod exchange;
 pub mod hold;
+pub mod live_restore;
 pub mod lock;
 pub mod outcome;
+pub mod recovery;
 pub mod swap;
 
 use daemon::Daemon;
 use hold::Hold;
+use live_restore::{Switch, TAKEN_BACK};
 use lock::RootLock;
 use outcome::{Failure, Outcome, Progress, Step, StoreNow};
 use swap::{Staged, Swapped};
@@ -32,6 +42,7 @@ use swap::{Staged, Swapped};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reached {
     Nothing,
+    Keeping,
     Stopping,
     Committing,
     Starting,
@@ -39,6 +50,8 @@ enum Reached {
 
 /// One change of one reference store.
 pub struct Transaction<'a, M, E, P> {
+    /// What its files are named after.
+    id: String,
     images: &'a ImageDir,
     lock: RootLock,
     request: &'a Request,
@@ -50,6 +63,10 @@ pub struct Transaction<'a, M, E, P> {
     reached: Reached,
     /// What ran before anything was stopped.
     active_before: BTreeMap<String, String>,
+    /// The containers that ran then.
+    ran: Vec<Container>,
+    journal: Option<Journal>,
+    switch: Option<Switch>,
     /// What `staged` was written with.
     new_bytes: Vec<u8>,
     staged: Option<Staged>,
@@ -72,6 +89,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         plan: Plan,
     ) -> Self {
         Self {
+            id: journal::new_id(),
             images,
             lock,
             request,
@@ -82,6 +100,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             plan,
             reached: Reached::Nothing,
             active_before: BTreeMap::new(),
+            ran: Vec::new(),
+            journal: None,
+            switch: None,
             new_bytes: Vec::new(),
             staged: None,
             swapped: None,
@@ -99,6 +120,8 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     async fn forward(&mut self) -> Result<(), Failure> {
         self.stage().await?;
+        self.announce()?;
+        self.keep().await?;
         self.hold().await?;
         self.stop().await?;
         self.reread()?;
@@ -125,7 +148,53 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     fn write_staged(&mut self) -> Result<(), Failure> {
         self.new_bytes = self.plan.after.to_bytes();
         self.staged = None;
-        self.staged = Some(Staged::write(self.images, &self.lock, &self.new_bytes)?);
+        self.staged = Some(Staged::write(
+            self.images,
+            &self.lock,
+            &self.id,
+            &self.new_bytes,
+        )?);
+        Ok(())
+    }
+
+    /// From here on, another run can undo this one if it is killed.
+    fn announce(&mut self) -> Result<(), Failure> {
+        let Some(daemon) = self.daemon else {
+            return Ok(());
+        };
+        let disturbance = daemon.disturbance;
+        if disturbance.switches_live_restore() {
+            self.switch = Switch::plan(&daemon.host.config_file, &self.id)?;
+        }
+        let references = journal::References {
+            driver: self.images.driver().to_owned(),
+            before: hash(&self.before.bytes),
+            after: hash(&self.new_bytes),
+        };
+        let mut journal = Journal::new(&self.id, daemon.unit(), references);
+        journal.running = disturbance.running;
+        journal.triggers.clone_from(&disturbance.triggers);
+        journal.units.clone_from(&disturbance.carried_along);
+        journal.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
+        journal.write(&self.lock)?;
+        self.journal = Some(journal);
+        Ok(())
+    }
+
+    async fn keep(&mut self) -> Result<(), Failure> {
+        self.heed_interrupt().await?;
+        let Some(daemon) = self.daemon else {
+            return Ok(());
+        };
+        if !daemon.disturbance.switches_live_restore() {
+            return Ok(());
+        }
+        self.reached = Reached::Keeping;
+        daemon.keep_containers(self.switch.as_ref()).await?;
+        self.progress.step(
+            Step::Keep,
+            "live-restore switched on for the moment: containers keep running",
+        );
         Ok(())
     }
 
@@ -149,11 +218,43 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         };
         self.active_before = daemon.manager.active_states().await?;
+        self.look_at_containers(daemon).await?;
         self.reached = Reached::Stopping;
         daemon.stop().await?;
         self.progress
             .step(Step::Stop, &format!("{} stopped", daemon.units()));
         self.heed_interrupt().await
+    }
+
+    /// What runs now is what is to run afterwards.
+    async fn look_at_containers(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
+        let disturbance = daemon.disturbance;
+        if !disturbance.running {
+            return Ok(());
+        }
+        self.ran = daemon.engine.running_containers().await?;
+        if disturbance.policy == ContainerPolicy::Ignore {
+            return Ok(());
+        }
+        let at_risk = self.ran.iter().filter(|container| {
+            let fate = disturbance.fate(container);
+            fate == Fate::Removed
+                || disturbance.policy == ContainerPolicy::Keep && fate != Fate::KeepsRunning
+        });
+        let names = some_names(at_risk);
+        if !names.is_empty() {
+            return Err(Failure::MoreContainers(names));
+        }
+        if disturbance.containers_survive() {
+            return Ok(());
+        }
+        let again = self.ran.iter().filter(|container| !container.swarm_task);
+        let again = in_start_order(again.cloned().collect());
+        if let Some(journal) = &mut self.journal {
+            journal.start_again = again.iter().map(Ran::from).collect();
+            journal.write(&self.lock)?;
+        }
+        Ok(())
     }
 
     fn see_nobody_running(&self) -> Result<(), Failure> {
@@ -269,16 +370,89 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// What is left to do once the references are changed and verified: from
     /// here on nothing is undone.
     async fn end(mut self) -> Outcome {
-        let restored = self.restore().await;
+        let settled = self.settle().await;
         self.remove_hold().await;
         self.record_grounds();
+        let containers = self.container_changes().await;
+        let settled = settled.and_then(|()| self.close());
         let plan = Box::new(self.plan);
-        match restored {
+        match settled {
             Ok(()) => Outcome::Done {
                 backup: self.swapped.map(|swapped| swapped.backup().to_owned()),
                 plan,
+                containers,
             },
-            Err(problem) => Outcome::Incomplete { plan, problem },
+            Err(problem) => Outcome::Incomplete {
+                plan,
+                problem,
+                containers,
+            },
+        }
+    }
+
+    /// Everything but the references is as it was: each of it is seen to,
+    /// whatever became of the others.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        let units = self.restore().await;
+        let containers = self.start_containers().await;
+        let live_restore = self.take_back().await;
+        units.and(containers).and(live_restore)
+    }
+
+    async fn start_containers(&mut self) -> Result<(), Failure> {
+        let (Some(daemon), Some(journal)) = (self.daemon, &self.journal) else {
+            return Ok(());
+        };
+        if journal.start_again.is_empty() {
+            return Ok(());
+        }
+        let (started, problems) = daemon.start_again(&journal.start_again).await?;
+        for problem in problems {
+            self.progress.warning(&problem);
+        }
+        if !started.is_empty() {
+            self.progress.step(
+                Step::StartContainers,
+                &format!("{} started again", started.join(", ")),
+            );
+        }
+        Ok(())
+    }
+
+    async fn take_back(&mut self) -> Result<(), Failure> {
+        let (Some(daemon), Some(switch)) = (self.daemon, &self.switch) else {
+            return Ok(());
+        };
+        if self.reached < Reached::Keeping {
+            return Ok(());
+        }
+        match daemon.take_back(switch).await? {
+            None => self.progress.step(Step::TakeBack, TAKEN_BACK),
+            Some(changed) => self.progress.warning(&changed),
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> Result<(), Failure> {
+        if self.journal.is_some() {
+            Journal::close(&self.lock)?;
+        }
+        Ok(())
+    }
+
+    /// What became of the containers that ran, where that can be told.
+    async fn container_changes(&mut self) -> Vec<Change> {
+        let Some(daemon) = self.daemon else {
+            return Vec::new();
+        };
+        match daemon.container_changes(&self.ran).await {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.progress.warning(&format!(
+                    "whether every container is as it was could not be found out: {error}"
+                ));
+                Vec::new()
+            }
         }
     }
 
@@ -324,14 +498,20 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// From wherever the way forward failed, back to what was found.
     async fn back(mut self, failure: Failure) -> Outcome {
         self.progress.warning(&format!("{failure}; undoing"));
-        let reached = self.reached;
-        let undone = self.undo().await;
+        let undone = match self.undo().await {
+            Ok(()) => self.settle().await,
+            // Without an engine there is nothing to settle with, and live-restore
+            // stays for the sake of the containers.
+            failed => failed,
+        };
         self.remove_hold().await;
+        let undone = undone.and_then(|()| self.close());
         match undone {
             Ok(()) => Outcome::Undone {
                 failure,
-                restarted: reached >= Reached::Stopping
+                restarted: self.reached >= Reached::Stopping
                     && self.daemon.is_some_and(|daemon| daemon.disturbance.running),
+                containers: self.container_changes().await,
             },
             Err(undo) => Outcome::Broken {
                 store: self.store_now(),
@@ -359,12 +539,20 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         // Docker is started whatever came of the file: both stores are whole,
         // and a host without Docker is the worst end of all.
-        let started = if self.reached >= Reached::Stopping {
+        let started = if self.reached >= Reached::Stopping || self.is_gone().await {
             self.undo_stop().await
         } else {
             Ok(())
         };
         stopped.and(put_back).and(started)
+    }
+
+    /// Docker ran, and does not any more although nobody here stopped it.
+    async fn is_gone(&self) -> bool {
+        match self.daemon {
+            Some(daemon) => daemon.disturbance.running && daemon.has_ended().await,
+            None => false,
+        }
     }
 
     async fn undo_start(&mut self) -> Result<(), Failure> {
@@ -392,7 +580,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
                 if now.bytes != self.before.bytes {
                     let mut store = now.store;
                     self.plan.take_back(&mut store);
-                    Staged::write(self.images, &self.lock, &store.to_bytes())?
+                    Staged::write(self.images, &self.lock, &self.id, &store.to_bytes())?
                         .swap(&self.lock)?
                         .discard()?;
                 }
@@ -420,7 +608,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
         self.progress
             .step(Step::UndoStart, "Docker is as it was found");
-        self.restore().await
+        Ok(())
     }
 
     fn store_now(&self) -> StoreNow {

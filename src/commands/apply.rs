@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::ApplyArgs;
-use crate::commands::{Draft, Site, Stop, engine_at, request, survey};
-use crate::disturbance::Obstacle;
+use crate::commands::{Draft, Site, Stop, engine_at, recover, request, survey};
+use crate::container::Change;
+use crate::disturbance::{Disturbance, Obstacle};
 use crate::host::{Flags, HostError, probable_data_root};
 use crate::interrupt::Interrupt;
+use crate::journal::Journal;
 use crate::plan::Request;
 use crate::report::{Exit, Problem, Report};
 use crate::systemd::SystemBus;
@@ -24,13 +26,16 @@ pub(super) async fn run(args: &ApplyArgs) -> Exit {
             report.line("Nothing to do: all that is claimed of this host holds already.");
             report.end(Exit::Done)
         }
-        Ok(Some(outcome)) => tell(outcome, report, args),
+        Ok(Some((outcome, disturbance))) => tell(outcome, disturbance.as_ref(), report, args),
         Err(stop) => stop.tell(report),
     }
 }
 
+/// How it ended, and what was to be expected of containers.
+type Applied = (Outcome, Option<Disturbance>);
+
 /// None when there is nothing to do.
-async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Outcome>, Stop> {
+async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Applied>, Stop> {
     let request = request(&args.request, report)?;
     // A first look without the lock: when there is nothing to do, nobody is
     // kept waiting, and a claim that cannot be met is refused at once.
@@ -41,12 +46,16 @@ async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Outcome>,
     };
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
     let lock = tokio::select! {
-        lock = RootLock::acquire(&data_root, args.wait()) => lock?,
+        lock = RootLock::acquire(&data_root, args.wait) => lock?,
         signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
     };
     // Everything again: another run may have ended just now.
-    let site = Site::find(&args.host).await?;
+    let mut site = Site::find(&args.host).await?;
     report.host(&site.host);
+    if recover::recover(&site, &lock, report).await? {
+        site = Site::find(&args.host).await?;
+        report.host(&site.host);
+    }
     let draft = Draft::new(site.images(), &request)?;
     report.plan(&draft.plan);
     if draft.plan.is_empty() {
@@ -83,7 +92,8 @@ async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Outcome>,
         draft.before,
         draft.plan,
     );
-    Ok(Some(transaction.run().await))
+    let outcome = transaction.run().await;
+    Ok(Some((outcome, disturbance)))
 }
 
 async fn look(
@@ -92,6 +102,9 @@ async fn look(
     report: &mut Report,
 ) -> Result<Option<PathBuf>, Stop> {
     let site = Site::find(&args.host).await?;
+    if Journal::read(site.images().data_root())?.is_some() {
+        return Ok(Some(site.images().data_root().to_owned()));
+    }
     let draft = Draft::new(site.images(), request)?;
     if draft.plan.is_empty() {
         report.plan(&draft.plan);
@@ -128,11 +141,20 @@ async fn data_root_behind(args: &ApplyArgs, stop: Stop) -> Result<PathBuf, Stop>
     }
 }
 
-fn tell(outcome: Outcome, mut report: Report, args: &ApplyArgs) -> Exit {
+fn tell(
+    outcome: Outcome,
+    disturbance: Option<&Disturbance>,
+    mut report: Report,
+    args: &ApplyArgs,
+) -> Exit {
     // Only a run without a daemon has no unit, and then none is spoken of.
     let unit = report.unit().unwrap_or_default().to_owned();
     match outcome {
-        Outcome::Done { plan, backup } => {
+        Outcome::Done {
+            plan,
+            backup,
+            containers,
+        } => {
             report.plan(&plan);
             let changed = backup.is_some();
             if let Some(backup) = &backup {
@@ -144,19 +166,37 @@ fn tell(outcome: Outcome, mut report: Report, args: &ApplyArgs) -> Exit {
                 report.line("\nNothing had to be changed in the end.");
             }
             report.done(changed, backup);
-            report.end(Exit::Done)
+            let unexpected = tell_containers(&containers, disturbance, &mut report);
+            if unexpected.is_empty() {
+                return report.end(Exit::Done);
+            }
+            report.problem(
+                "CONTAINERS CHANGED",
+                Problem {
+                    what: unexpected,
+                    state: "the references are changed, and Docker runs on them".to_owned(),
+                    next: Some("look at them: docker ps -a; docker logs NAME".to_owned()),
+                },
+            );
+            report.end(Exit::ContainersChanged)
         }
-        Outcome::Undone { failure, restarted } => {
+        Outcome::Undone {
+            failure,
+            restarted,
+            containers,
+        } => {
             let state = match (restarted, args.host.offline) {
                 (true, _) => "the references are as they were, and Docker runs on them again",
                 (false, true) => "the references are as they were",
                 (false, false) => "the references are as they were, and Docker was not stopped",
             };
             report.done(false, None);
+            let mut what = vec![failure.to_string()];
+            what.extend(tell_containers(&containers, disturbance, &mut report));
             report.problem(
                 "failed",
                 Problem {
-                    what: vec![failure.to_string()],
+                    what,
                     state: state.to_owned(),
                     next: Some(advice(&failure)),
                 },
@@ -190,31 +230,36 @@ fn tell(outcome: Outcome, mut report: Report, args: &ApplyArgs) -> Exit {
                         "see to the file system, then look at it: digestfix status".to_owned()
                     } else if docker_runs {
                         format!(
-                            "look at what is there (digestfix status; systemctl status {unit}), \
-                             then run the same command again"
+                            "look at what is there (systemctl status {unit}), then: digestfix recover"
                         )
                     } else {
                         format!(
                             "look why it does not start (journalctl -u {unit} -n 50), mend that, \
-                             then: systemctl reset-failed {unit}; systemctl start {unit}"
+                             then: digestfix recover"
                         )
                     }),
                 },
             );
             report.end(Exit::Broken)
         }
-        Outcome::Incomplete { plan, problem } => {
+        Outcome::Incomplete {
+            plan,
+            problem,
+            containers,
+        } => {
             report.plan(&plan);
             report.done(true, None);
+            let mut what = vec![problem.to_string()];
+            what.extend(tell_containers(&containers, disturbance, &mut report));
             report.problem(
                 "INCOMPLETE",
                 Problem {
-                    what: vec![problem.to_string()],
+                    what,
                     state:
-                        "the references are changed and Docker runs on them, but a unit that ran \
-                            before does not"
+                        "the references are changed and Docker runs on them, but not all else is as \
+                            it was found"
                             .to_owned(),
-                    next: Some("start it by hand: systemctl start UNIT".to_owned()),
+                    next: Some("mend that, then: digestfix recover".to_owned()),
                 },
             );
             report.end(Exit::Broken)
@@ -222,15 +267,40 @@ fn tell(outcome: Outcome, mut report: Report, args: &ApplyArgs) -> Exit {
     }
 }
 
+/// Tells of the changes that were accepted, and gives the others.
+fn tell_containers(
+    changes: &[Change],
+    disturbance: Option<&Disturbance>,
+    report: &mut Report,
+) -> Vec<String> {
+    report.containers(changes);
+    let accepted = |change: &&Change| disturbance.is_some_and(|known| known.accepts(change));
+    let (expected, unexpected): (Vec<_>, Vec<_>) = changes.iter().partition(accepted);
+    for change in expected {
+        report.line(&format!("Container {change}."));
+    }
+    unexpected
+        .into_iter()
+        .map(|change| format!("container {change}"))
+        .collect()
+}
+
 fn advice(failure: &Failure) -> String {
     match failure {
         Failure::Interrupted(_) => "run the same command again when it suits",
-        Failure::Swap(_) => "see to the file system (space, permissions, errors), then try again",
+        Failure::File(_) | Failure::Journal(_) => {
+            "see to the file system (space, permissions, errors), then try again"
+        }
         Failure::NoLongerFits(_) => "look at the references (digestfix status), then try again",
         Failure::Systemd(_) | Failure::Hold(_) => "see to systemd, then try again",
         Failure::NotRunning { .. } | Failure::Silent { .. } => {
             "look why Docker did not start (its journal), then try again"
         }
+        Failure::ReloadWithoutEffect { .. } => {
+            "look why in Docker's journal; or choose what becomes of containers: --containers restart, \
+             --containers ignore"
+        }
+        Failure::MoreContainers(_) => "run the same command again",
         _ => "try again with -v; if it fails again, it is worth a report",
     }
     .to_owned()

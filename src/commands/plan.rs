@@ -1,7 +1,7 @@
 //! `digestfix plan`
 
 use crate::cli::PlanArgs;
-use crate::commands::{Draft, Site, Stop, request, survey};
+use crate::commands::{Draft, Site, Stop, request, survey, warn_of_unfinished};
 use crate::report::{Exit, Report};
 
 pub(super) async fn run(args: &PlanArgs) -> Exit {
@@ -16,6 +16,7 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     let request = request(&args.request, report)?;
     let site = Site::find(&args.host).await?;
     report.host(&site.host);
+    warn_of_unfinished(&site, report)?;
     let draft = Draft::new(site.images(), &request)?;
     report.plan(&draft.plan);
     report.say_host();

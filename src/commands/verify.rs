@@ -1,7 +1,7 @@
 //! `digestfix verify`
 
 use crate::cli::VerifyArgs;
-use crate::commands::{Draft, Site, Stop, engine_at, request};
+use crate::commands::{Draft, Site, Stop, engine_at, request, warn_of_unfinished};
 use crate::disturbance::AssessError;
 use crate::engine::{Engine, EngineError};
 use crate::host::Managed;
@@ -20,6 +20,7 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
     let request = request(&args.request, report)?;
     let site = Site::find(&args.host).await?;
     report.host(&site.host);
+    warn_of_unfinished(&site, report)?;
     let plan = Draft::new(site.images(), &request)?.plan;
     report.plan(&plan);
     let running = site

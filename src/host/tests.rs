@@ -13,8 +13,9 @@ use fs2::FileExt;
 use tempfile::TempDir;
 
 use super::*;
+use crate::container::Container;
 use crate::engine::EngineError;
-use crate::engine::{Container, References};
+use crate::engine::{References, Reloads};
 use crate::reference::Reference;
 use crate::systemd::QueuedJob;
 use crate::systemd::SystemdError;
@@ -62,6 +63,9 @@ impl ServiceManager for FakeSystemd {
     async fn reload(&self) -> Result<(), SystemdError> {
         unreachable!()
     }
+    async fn hang_up(&self, _: &str) -> Result<(), SystemdError> {
+        unreachable!()
+    }
     async fn reset_failed(&self, _: &str) -> Result<(), SystemdError> {
         unreachable!()
     }
@@ -75,7 +79,29 @@ impl ServiceManager for FakeSystemd {
 
 struct FakeEngine(PathBuf, Option<Info>);
 
+struct NoReloads;
+
+impl Reloads for NoReloads {
+    async fn next(&mut self) -> Result<(), EngineError> {
+        unreachable!()
+    }
+}
+
 impl Engine for FakeEngine {
+    type Reloads = NoReloads;
+
+    async fn container(&self, _: &str) -> Result<Option<Container>, EngineError> {
+        unreachable!()
+    }
+    async fn start_container(&self, _: &str) -> Result<(), EngineError> {
+        unreachable!()
+    }
+    async fn pause_container(&self, _: &str) -> Result<(), EngineError> {
+        unreachable!()
+    }
+    async fn watch_reloads(&self) -> Result<NoReloads, EngineError> {
+        unreachable!()
+    }
     async fn info(&self) -> Result<Info, EngineError> {
         self.1.clone().ok_or_else(|| EngineError::Unreachable {
             socket: self.0.clone(),

@@ -1,9 +1,12 @@
 //! The JSON object, as README.md describes it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::container::{Container, RestartPolicy};
+use crate::disturbance::Fate;
 use crate::plan::{Change, Plan, Skipped, Target};
 use crate::status::Row;
 use crate::transaction::outcome::Step;
@@ -46,6 +49,8 @@ pub(super) struct Document {
     pub disturbance: Option<DisturbanceDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_changes: Option<Vec<ContainerChangeDocument>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepDocument>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -97,6 +102,24 @@ pub(super) struct DisturbanceDocument {
     pub also_restarts: Vec<String>,
     pub running_containers: Vec<String>,
     pub containers_keep_running: bool,
+    pub switches_live_restore: bool,
+    pub containers: Vec<ContainerDocument>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ContainerDocument {
+    pub id: String,
+    pub name: String,
+    pub status: String,
+    pub restart_policy: RestartPolicy,
+    pub published: BTreeSet<String>,
+    pub fate: Fate,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ContainerChangeDocument {
+    pub name: String,
+    pub change: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -104,6 +127,19 @@ pub(super) struct StepDocument {
     pub step: Step,
     pub seconds: f64,
     pub detail: String,
+}
+
+impl ContainerDocument {
+    pub fn of(container: &Container, fate: Fate) -> Self {
+        Self {
+            id: container.id.clone(),
+            name: container.name.clone(),
+            status: container.status.to_string(),
+            restart_policy: container.restart_policy,
+            published: container.published.clone(),
+            fate,
+        }
+    }
 }
 
 impl From<&Target> for ClaimDocument {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_core::Stream;
+use nix::sys::signal::Signal;
 use tokio::sync::Notify;
 use zbus::connection::Builder;
 use zbus::fdo::DBusProxy;
@@ -30,6 +31,7 @@ trait Systemd1 {
     #[zbus(name = "GetUnitByPID")]
     async fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
     async fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    async fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     async fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     async fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     async fn enqueue_unit_job(
@@ -368,6 +370,11 @@ impl ServiceManager for SystemBus {
 
     async fn reload(&self) -> Result<(), SystemdError> {
         Ok(self.manager.reload().await?)
+    }
+
+    async fn hang_up(&self, unit: &str) -> Result<(), SystemdError> {
+        let signal = Signal::SIGHUP as i32;
+        Ok(self.manager.kill_unit(unit, "main", signal).await?)
     }
 
     async fn reset_failed(&self, unit: &str) -> Result<(), SystemdError> {

@@ -24,6 +24,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(600);
 /// systemd gives SIGTERM and then SIGKILL its stop timeout each.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
+/// systemd hears at once of a main process that has ended.
+const NOTICED_WITHIN: Duration = Duration::from_secs(5);
+
 /// Between two looks at an engine that does not announce its readiness.
 const READY_AGAIN: Duration = Duration::from_millis(20);
 
@@ -68,6 +71,18 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     pub(super) async fn is_active(&self) -> bool {
         let unit = self.manager.unit(self.unit()).await;
         unit.is_ok_and(|unit| unit.is_active())
+    }
+
+    /// The engine does not answer, and that is not about to change by itself.
+    pub(super) async fn has_ended(&self) -> bool {
+        let deadline = Instant::now() + NOTICED_WITHIN;
+        while self.engine.ping().await.is_err() {
+            if !self.is_active().await || Instant::now() >= deadline {
+                return true;
+            }
+            tokio::time::sleep(READY_AGAIN).await;
+        }
+        false
     }
 
     /// Stops Docker and its triggers. A stop job is `done` as soon as the unit

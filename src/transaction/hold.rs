@@ -118,6 +118,23 @@ impl Hold {
         }
     }
 
+    /// Takes away the drop-in of a run that was killed.
+    ///
+    /// # Errors
+    /// When that fails; the drop-in is without effect all the same.
+    pub async fn sweep(
+        manager: &impl ServiceManager,
+        runtime_units: &Path,
+        unit: &str,
+    ) -> Result<(), HoldError> {
+        let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
+        if !drop_in.exists() {
+            return Ok(());
+        }
+        take_away(&drop_in)?;
+        Ok(manager.reload().await?)
+    }
+
     fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.number)
     }
@@ -193,21 +210,26 @@ impl Hold {
     /// When that fails; the drop-in is without effect all the same.
     pub async fn remove(mut self, manager: &impl ServiceManager) -> Result<(), HoldError> {
         self.release();
-        match fs::remove_file(&self.drop_in) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(HoldError::Io {
-                    path: self.drop_in.clone(),
-                    error,
-                });
-            }
-            _ => {}
-        }
-        if let Some(directory) = self.drop_in.parent() {
-            // Somebody else's drop-ins may be in it.
-            let _ = fs::remove_dir(directory);
-        }
+        take_away(&self.drop_in)?;
         Ok(manager.reload().await?)
     }
+}
+
+fn take_away(drop_in: &Path) -> Result<(), HoldError> {
+    match fs::remove_file(drop_in) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(HoldError::Io {
+                path: drop_in.to_owned(),
+                error,
+            });
+        }
+        _ => {}
+    }
+    if let Some(directory) = drop_in.parent() {
+        // Somebody else's drop-ins may be in it.
+        let _ = fs::remove_dir(directory);
+    }
+    Ok(())
 }
 
 /// A descriptor with the lowest free number from `first` on.

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::container::Change;
 use crate::data_root::ReadError;
 use crate::engine::EngineError;
+use crate::journal::JournalError;
 use crate::plan::{Plan, Refusal};
 use crate::systemd::SystemdError;
+use crate::transaction::exchange::FileError;
 use crate::transaction::hold::HoldError;
-use crate::transaction::swap::SwapError;
 
 /// The steps, as they are told to people and machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -16,6 +18,8 @@ use crate::transaction::swap::SwapError;
 pub enum Step {
     /// The new store is on disk beside the old one.
     Stage,
+    /// live-restore is on for the moment.
+    Keep,
     /// Nothing can start Docker.
     Hold,
     /// Docker has stopped.
@@ -30,8 +34,10 @@ pub enum Step {
     Verify,
     /// What stopped along with Docker runs again.
     Restore,
-    /// The hold is gone.
-    Release,
+    /// Containers that stopped with Docker run again.
+    StartContainers,
+    /// live-restore is off again, and daemon.json what it was.
+    TakeBack,
     /// Undo: Docker has stopped again.
     UndoStop,
     /// Undo: the old store is in use.
@@ -56,7 +62,10 @@ pub enum Failure {
     Interrupted(&'static str),
     /// The file system refused.
     #[error("could not {0}")]
-    Swap(#[from] SwapError),
+    File(#[from] FileError),
+    /// What is about to be done could not be noted.
+    #[error("{0}")]
+    Journal(#[from] JournalError),
     /// The store could not be read.
     #[error("{0}")]
     Read(#[from] ReadError),
@@ -69,6 +78,24 @@ pub enum Failure {
     /// Docker could not be kept from starting.
     #[error("Docker could not be held while the references change: {0}")]
     Hold(#[from] HoldError),
+    /// dockerd was told to read its configuration, and live-restore is not as
+    /// it says.
+    #[error(
+        "live-restore could not be switched {}: {unit} {} (see: journalctl -u {unit})",
+        if *.live_restore { "on" } else { "off" },
+        if *.reloaded { "read its configuration and did not heed it" } else { "did not take its configuration" }
+    )]
+    ReloadWithoutEffect {
+        /// Docker's unit.
+        unit: String,
+        /// The configuration was taken.
+        reloaded: bool,
+        /// What it was to be.
+        live_restore: bool,
+    },
+    /// Containers run that did not a moment ago, and would stop with Docker.
+    #[error("started a moment ago, and would stop with Docker: {0}")]
+    MoreContainers(String),
     /// Docker runs although it was stopped.
     #[error("a dockerd{} has the data root open although Docker was to be stopped", process(*.pid))]
     StillRunning {
@@ -121,6 +148,8 @@ pub enum Outcome {
         plan: Box<Plan>,
         /// Where the former store is kept; none when nothing had to change.
         backup: Option<PathBuf>,
+        /// The containers that are not what they were.
+        containers: Vec<Change>,
     },
     /// It failed, and the host is as it was found.
     Undone {
@@ -128,6 +157,8 @@ pub enum Outcome {
         failure: Failure,
         /// Docker was stopped and started again on the way.
         restarted: bool,
+        /// The containers that are not what they were.
+        containers: Vec<Change>,
     },
     /// It failed, and so did the way back.
     Broken {
@@ -144,8 +175,10 @@ pub enum Outcome {
     Incomplete {
         /// What was changed.
         plan: Box<Plan>,
-        /// What does not run, and why.
+        /// What is not as it was, and why.
         problem: Failure,
+        /// The containers that are not what they were.
+        containers: Vec<Change>,
     },
 }
 

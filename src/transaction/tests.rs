@@ -2,15 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::container::Status;
 use crate::disturbance::Disturbance;
-use crate::engine::{Container, EngineError, Info, References};
+use crate::engine::{EngineError, Info, References, Reloads};
 use crate::host::Managed;
+use crate::live_restore::{Hindrance, LiveRestore};
 use crate::reference::Reference;
 use crate::systemd::{QueuedJob, Service, SystemdError, Unit};
 
@@ -33,6 +36,25 @@ struct World {
     never_answers: Cell<bool>,
     /// Drop-ins are not read.
     deaf: Cell<bool>,
+    containers: RefCell<Vec<Container>>,
+    /// A container that is started while the unit is held.
+    appears: RefCell<Option<String>>,
+    policy: Cell<ContainerPolicy>,
+    swarm: Cell<bool>,
+    live_restore: Cell<bool>,
+    reloads: Rc<Cell<u32>>,
+    /// What comes of the reloads, one after another; then they take.
+    on_reload: RefCell<Vec<OnReload>>,
+}
+
+#[derive(Clone, Copy)]
+enum OnReload {
+    Takes,
+    Refuses,
+    HasNoEffect,
+    Dies,
+    /// An administrator edits daemon.json right after it.
+    IsFollowedByAnEdit,
 }
 
 impl World {
@@ -59,6 +81,13 @@ impl World {
             engine_lies: Cell::new(false),
             never_answers: Cell::new(false),
             deaf: Cell::new(false),
+            containers: RefCell::default(),
+            appears: RefCell::default(),
+            policy: Cell::new(ContainerPolicy::Keep),
+            swarm: Cell::new(false),
+            live_restore: Cell::new(false),
+            reloads: Rc::default(),
+            on_reload: RefCell::default(),
         };
         world.read_store();
         world
@@ -70,6 +99,63 @@ impl World {
 
     fn store(&self) -> String {
         fs::read_to_string(self.images().store_path()).unwrap()
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.root.path().join("etc/daemon.json")
+    }
+
+    fn config(&self) -> Option<String> {
+        fs::read_to_string(self.config_file()).ok()
+    }
+
+    fn write_config(&self, text: &str) {
+        fs::create_dir_all(self.config_file().parent().unwrap()).unwrap();
+        fs::write(self.config_file(), text).unwrap();
+    }
+
+    fn run_container(&self, name: &str) {
+        let mut container = Container::default();
+        name.clone_into(&mut container.id);
+        name.clone_into(&mut container.name);
+        container.pid = 100;
+        self.containers.borrow_mut().push(container);
+    }
+
+    fn statuses(&self) -> Vec<(u32, Status)> {
+        let containers = self.containers.borrow();
+        let statuses = containers.iter();
+        statuses.map(|one| (one.pid, one.status.clone())).collect()
+    }
+
+    fn answers(&self) -> Result<(), EngineError> {
+        if self.runs.get() {
+            return Ok(());
+        }
+        Err(EngineError::Unreachable {
+            socket: "/nowhere".into(),
+            error: std::io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    fn reads_config(&self) {
+        let config = self.config().unwrap_or_default();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
+        // A value that is gone from the file stays what it was.
+        if let Some(value) = config["live-restore"].as_bool() {
+            self.live_restore.set(value);
+        }
+    }
+
+    /// What dockerd makes of its containers when it stops.
+    fn stops(&self) {
+        self.runs.set(false);
+        if !self.live_restore.get() {
+            for container in self.containers.borrow_mut().iter_mut() {
+                container.pid = 0;
+                container.status = Status::Down("exited".to_owned());
+            }
+        }
     }
 
     fn read_store(&self) {
@@ -152,6 +238,9 @@ impl ServiceManager for World {
 
     async fn reload(&self) -> Result<(), SystemdError> {
         self.called("reload")?;
+        if let Some(name) = self.appears.take() {
+            self.run_container(&name);
+        }
         if self.deaf.get() {
             return Ok(());
         }
@@ -174,7 +263,7 @@ impl ServiceManager for World {
 
     async fn stop(&self, _: &str, _: &[String], _: Duration) -> Result<(), SystemdError> {
         self.called("stop")?;
-        self.runs.set(false);
+        self.stops();
         Ok(())
     }
 
@@ -191,31 +280,96 @@ impl ServiceManager for World {
         self.called("start")?;
         self.runs.set(true);
         self.read_store();
+        self.live_restore.set(false);
+        self.reads_config();
+        Ok(())
+    }
+
+    async fn hang_up(&self, _: &str) -> Result<(), SystemdError> {
+        self.called("hang up")?;
+        let next = self.on_reload.borrow_mut().pop();
+        match next.unwrap_or(OnReload::Takes) {
+            OnReload::Refuses => return Ok(()),
+            OnReload::HasNoEffect => {}
+            OnReload::Dies => self.runs.set(false),
+            OnReload::Takes => self.reads_config(),
+            OnReload::IsFollowedByAnEdit => {
+                self.reads_config();
+                self.write_config("{\"debug\": true}");
+            }
+        }
+        self.reloads.set(self.reloads.get() + 1);
+        Ok(())
+    }
+}
+
+struct Counted(Rc<Cell<u32>>, u32);
+
+impl Reloads for Counted {
+    async fn next(&mut self) -> Result<(), EngineError> {
+        while self.0.get() == self.1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.1 = self.0.get();
         Ok(())
     }
 }
 
 impl Engine for World {
+    type Reloads = Counted;
+
     async fn ping(&self) -> Result<(), EngineError> {
         if self.never_answers.take() {
             self.runs.set(false);
         }
-        if self.runs.get() {
-            Ok(())
-        } else {
-            Err(EngineError::Unreachable {
-                socket: "/nowhere".into(),
-                error: std::io::ErrorKind::NotFound.into(),
-            })
-        }
+        self.answers()
     }
 
     async fn info(&self) -> Result<Info, EngineError> {
-        Ok(Info::default())
+        self.answers()?;
+        Ok(Info {
+            live_restore: self.live_restore.get(),
+            ..Info::default()
+        })
     }
 
     async fn running_containers(&self) -> Result<Vec<Container>, EngineError> {
-        Ok(Vec::new())
+        self.answers()?;
+        let containers = self.containers.borrow();
+        let up = containers
+            .iter()
+            .filter(|one| !matches!(one.status, Status::Down(_)));
+        Ok(up.cloned().collect())
+    }
+
+    async fn container(&self, id: &str) -> Result<Option<Container>, EngineError> {
+        let containers = self.containers.borrow();
+        Ok(containers.iter().find(|one| one.id == id).cloned())
+    }
+
+    async fn start_container(&self, id: &str) -> Result<(), EngineError> {
+        self.called("start container").unwrap();
+        for container in self.containers.borrow_mut().iter_mut() {
+            if container.id == id {
+                container.pid = 200;
+                container.status = Status::Running;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pause_container(&self, id: &str) -> Result<(), EngineError> {
+        for container in self.containers.borrow_mut().iter_mut() {
+            if container.id == id {
+                container.status = Status::Paused;
+            }
+        }
+        Ok(())
+    }
+
+    async fn watch_reloads(&self) -> Result<Counted, EngineError> {
+        self.answers()?;
+        Ok(Counted(Rc::clone(&self.reloads), self.reloads.get()))
     }
 
     async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError> {
@@ -241,13 +395,72 @@ impl Progress for Steps {
     fn warning(&mut self, _: &str) {}
 }
 
+/// A runtime whose clock runs ahead when there is nothing to do.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn host(world: &World) -> Managed {
+    Managed {
+        unit: Unit {
+            id: "docker.service".to_owned(),
+            ..Unit::default()
+        },
+        service: Service::default(),
+        engine: Some(Info::default()),
+        socket: "/nowhere".into(),
+        config_file: world.config_file(),
+        live_restore_flag: false,
+    }
+}
+
+fn disturbance(world: &World) -> Disturbance {
+    Disturbance {
+        unit: "docker.service".to_owned(),
+        running: true,
+        triggers: vec!["docker.socket".to_owned()],
+        carried_along: Vec::new(),
+        containers: world.containers.borrow().clone(),
+        policy: world.policy.get(),
+        live_restore: if world.swarm.get() {
+            LiveRestore::Impossible(Hindrance::Swarm)
+        } else if world.live_restore.get() {
+            LiveRestore::On
+        } else {
+            LiveRestore::Switchable(world.config_file())
+        },
+        keeps_auto_removed: true,
+    }
+}
+
+/// Runs a recovery by the journal that is there.
+fn recover(world: &World) -> Result<(), Failure> {
+    block_on(async {
+        let images = world.images();
+        let lock = RootLock::acquire(images.data_root(), Duration::ZERO)
+            .await
+            .unwrap();
+        let journal = Journal::read(images.data_root()).unwrap().unwrap();
+        let (host, disturbance) = (host(world), disturbance(world));
+        let daemon = Daemon {
+            manager: world,
+            engine: world,
+            host: &host,
+            disturbance: &disturbance,
+            runtime_units: &world.root.path().join("units"),
+        };
+        recovery::recover(&journal, &images, &lock, daemon, &mut Steps::default()).await
+    })
+}
+
 /// Runs a whole transaction in this world.
 fn transact(world: &World) -> (Outcome, Vec<Step>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let images = world.images();
         let request = Request {
             claims: vec![format!("a:1@{DIGEST}").parse().unwrap()],
@@ -258,23 +471,7 @@ fn transact(world: &World) -> (Outcome, Vec<Step>) {
         let lock = RootLock::acquire(images.data_root(), Duration::ZERO)
             .await
             .unwrap();
-        let unit = Unit {
-            id: "docker.service".to_owned(),
-            ..Unit::default()
-        };
-        let host = Managed {
-            unit,
-            service: Service::default(),
-            engine: Some(Info::default()),
-            socket: "/nowhere".into(),
-            config_file: "/nowhere".into(),
-        };
-        let disturbance = Disturbance {
-            unit: "docker.service".to_owned(),
-            running: true,
-            triggers: vec!["docker.socket".to_owned()],
-            ..Disturbance::default()
-        };
+        let (host, disturbance) = (host(world), disturbance(world));
         let units = world.root.path().join("units");
         let daemon = Daemon {
             manager: world,
@@ -317,6 +514,12 @@ fn is_clean(world: &World) {
         .filter(|name| name.to_string_lossy().contains("digestfix"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+    assert!(Journal::read(world.root.path()).unwrap().is_none());
+    let etc = fs::read_dir(world.root.path().join("etc"));
+    assert!(
+        etc.map_or(0, Iterator::count) <= 1,
+        "nothing beside daemon.json"
+    );
     assert_eq!(
         fs::read_dir(world.root.path().join("units"))
             .unwrap()
@@ -440,6 +643,10 @@ fn a_docker_that_never_starts_again() {
     };
     assert_eq!(store, StoreNow::Old);
     assert_eq!(world.store(), STORE);
+
+    world.fails.set(None);
+    assert!(matches!(recover(&world), Ok(())), "once that is mended");
+    assert!(world.runs.get());
     is_clean(&world);
 }
 
@@ -451,4 +658,195 @@ fn a_hold_that_systemd_does_not_heed_is_no_hold() {
     is_undone(&world, &outcome);
     assert_eq!(steps, [Step::Stage]);
     assert!(!world.calls.borrow().contains(&"stop".to_owned()));
+}
+
+/// daemon.json as it may be found.
+const CONFIGS: [Option<&str>; 4] = [
+    None,
+    Some("{}"),
+    Some("{\"debug\": true}\n"),
+    Some("{\"live-restore\": false}"),
+];
+
+#[track_caller]
+fn keeps(world: &World, config: Option<&str>) {
+    assert_eq!(world.config().as_deref(), config, "daemon.json");
+    let name = world.config_file().symlink_metadata();
+    let directory = world.config_file().parent().unwrap().exists();
+    assert_eq!(directory, name.is_ok(), "nothing that was not there");
+    assert!(!world.live_restore.get());
+    assert_eq!(world.statuses(), [(100, Status::Running)]);
+}
+
+fn world_with(config: Option<&str>) -> World {
+    let world = World::new();
+    world.run_container("web");
+    if let Some(config) = config {
+        world.write_config(config);
+    }
+    world
+}
+
+#[test]
+fn containers_keep_running() {
+    for config in CONFIGS {
+        let world = world_with(config);
+        let (outcome, steps) = transact(&world);
+        let Outcome::Done { containers, .. } = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(containers, []);
+        assert!(steps.contains(&Step::Keep) && steps.contains(&Step::TakeBack));
+        keeps(&world, config);
+        assert!(world.has.borrow().contains_key(&format!("a@{DIGEST}")));
+    }
+}
+
+#[test]
+fn daemon_json_is_the_very_same_file_afterwards() {
+    use std::os::unix::fs::MetadataExt;
+    let world = world_with(Some("{}"));
+    let look = || {
+        let metadata = fs::metadata(world.config_file()).unwrap();
+        (metadata.ino(), metadata.mtime_nsec(), metadata.mode())
+    };
+    let before = look();
+    transact(&world);
+    assert_eq!(look(), before);
+}
+
+#[test]
+fn a_link_stays_a_link() {
+    let elsewhere = TempDir::new().unwrap();
+    let target = elsewhere.path().join("docker.json");
+    for content in [Some("{\"debug\":true}"), None] {
+        let world = world_with(Some("{}"));
+        fs::remove_file(world.config_file()).unwrap();
+        if let Some(content) = content {
+            fs::write(&target, content).unwrap();
+        } else {
+            fs::remove_file(&target).unwrap();
+        }
+        std::os::unix::fs::symlink(&target, world.config_file()).unwrap();
+        let (outcome, _) = transact(&world);
+        assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+        assert_eq!(fs::read_link(world.config_file()).unwrap(), target);
+        keeps(&world, content);
+    }
+}
+
+#[test]
+fn a_setting_that_only_has_to_be_read_stays() {
+    let world = world_with(Some("{\"live-restore\": true}"));
+    let (outcome, _) = transact(&world);
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    assert!(world.live_restore.get());
+    assert_eq!(world.config().unwrap(), "{\"live-restore\": true}");
+    assert_eq!(world.statuses(), [(100, Status::Running)]);
+}
+
+#[test]
+fn each_failing_call_leaves_daemon_json_and_containers() {
+    for config in CONFIGS {
+        for call in ["reload", "hang up", "stop", "start"] {
+            let world = world_with(config);
+            world.fails.set(Some((call, 0)));
+            let (outcome, _) = transact(&world);
+            is_undone(&world, &outcome);
+            keeps(&world, config);
+        }
+    }
+}
+
+#[test]
+fn each_failing_reload_leaves_daemon_json_and_containers() {
+    for config in CONFIGS {
+        for failure in [OnReload::Refuses, OnReload::HasNoEffect, OnReload::Dies] {
+            let world = world_with(config);
+            *world.on_reload.borrow_mut() = vec![failure];
+            let (outcome, steps) = transact(&world);
+            is_undone(&world, &outcome);
+            assert!(!steps.contains(&Step::Stop));
+            keeps(&world, config);
+        }
+    }
+}
+
+/// The references are changed by then: that is told as it is, and the journal
+/// stays for `digestfix recover`.
+#[test]
+fn a_reload_that_fails_on_the_way_back() {
+    let world = world_with(Some("{}"));
+    *world.on_reload.borrow_mut() = vec![OnReload::Refuses, OnReload::Takes];
+    let (outcome, _) = transact(&world);
+    assert!(matches!(outcome, Outcome::Incomplete { .. }), "{outcome:?}");
+    assert!(Journal::read(world.root.path()).unwrap().is_some());
+    assert_eq!(world.statuses(), [(100, Status::Running)]);
+    assert!(matches!(recover(&world), Ok(())));
+    keeps(&world, Some("{}"));
+}
+
+#[test]
+fn somebody_elses_edit_is_left_alone() {
+    let world = world_with(Some("{}"));
+    *world.on_reload.borrow_mut() = vec![OnReload::IsFollowedByAnEdit];
+    let (outcome, _) = transact(&world);
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    assert_eq!(world.config().unwrap(), "{\"debug\": true}");
+    assert!(Journal::read(world.root.path()).unwrap().is_none());
+    let kept: Vec<String> = fs::read_dir(world.root.path().join("etc"))
+        .unwrap()
+        .map(|child| fs::read_to_string(child.unwrap().path()).unwrap())
+        .collect();
+    assert!(kept.contains(&"{}".to_owned()), "what was found is kept");
+}
+
+#[test]
+fn containers_that_stop_are_started_again() {
+    let world = world_with(None);
+    world.run_container("frozen");
+    world.containers.borrow_mut()[1].status = Status::Paused;
+    world.policy.set(ContainerPolicy::Restart);
+    let (outcome, steps) = transact(&world);
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    assert!(steps.contains(&Step::StartContainers) && !steps.contains(&Step::Keep));
+    assert_eq!(
+        world.statuses(),
+        [(200, Status::Running), (200, Status::Paused)]
+    );
+}
+
+#[test]
+fn they_are_after_a_failure_too() {
+    let world = world_with(None);
+    world.policy.set(ContainerPolicy::Restart);
+    world.fails.set(Some(("start", 0)));
+    let (outcome, _) = transact(&world);
+    is_undone(&world, &outcome);
+    assert_eq!(world.statuses(), [(200, Status::Running)]);
+}
+
+#[test]
+fn ignored_containers_stay_down_and_are_told() {
+    let world = world_with(None);
+    world.policy.set(ContainerPolicy::Ignore);
+    let (outcome, _) = transact(&world);
+    let Outcome::Done { containers, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(containers[0].name, "web");
+}
+
+/// It was not there when what could be lost was looked at.
+#[test]
+fn a_container_that_comes_in_between_is_not_lost() {
+    for swarm in [false, true] {
+        let world = World::new();
+        world.swarm.set(swarm);
+        *world.appears.borrow_mut() = Some("late".to_owned());
+        let (outcome, steps) = transact(&world);
+        is_undone(&world, &outcome);
+        assert!(!steps.contains(&Step::Stop));
+        assert_eq!(world.statuses(), [(100, Status::Running)]);
+    }
 }

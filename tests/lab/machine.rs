@@ -115,6 +115,11 @@ impl Machine {
         command
     }
 
+    /// Its network namespace.
+    pub fn namespace(&self) -> PathBuf {
+        Path::new("/proc").join(&self.init).join("ns/net")
+    }
+
     pub fn run(&self, words: &[&str]) -> Run {
         self.command(words).output().expect("nsenter runs").into()
     }

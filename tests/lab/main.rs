@@ -7,7 +7,9 @@
     reason = "a test may fail so"
 )]
 
+mod containers;
 mod failures;
+mod load;
 mod machine;
 mod neighbours;
 mod refusals;

@@ -19,41 +19,6 @@ fn refuses(machine: &Machine, words: &[&str], says: &str) {
 }
 
 #[test]
-fn running_containers() {
-    let machine = Machine::boot(Suite::Bookworm);
-    machine.allow_containers();
-    machine.load("app");
-    let claim = machine.claim("app");
-    machine.sh(&format!(
-        "docker run -d --name web --network none {APP}:v1 /bin/busybox sleep 1000"
-    ));
-    let container = || machine.sh("docker inspect -f '{{.State.Running}} {{.State.Pid}}' web");
-
-    refuses(
-        &machine,
-        &["apply", &claim],
-        "1 running container would be stopped",
-    );
-    refuses(&machine, &["plan", &claim], "web");
-
-    machine.write("/etc/docker/daemon.json", "{\"live-restore\": true}");
-    machine.sh("systemctl reload docker; until docker info | grep -q 'Live Restore Enabled: true'; do sleep 0.1; done");
-    let before = container();
-    machine.digestfix(&["apply", &claim]).exits(0);
-    machine.is_whole();
-    assert_eq!(container(), before, "it kept running");
-
-    machine.write("/etc/docker/daemon.json", "{\"live-restore\": false}");
-    machine.sh("systemctl reload docker; until docker info | grep -q 'Live Restore Enabled: false'; do sleep 0.1; done");
-    let reference = format!("{APP}@{}", machine.digest("app"));
-    machine
-        .digestfix(&["apply", "--containers", "ignore", "--remove", &reference])
-        .exits(0);
-    machine.is_whole();
-    assert!(container().starts_with("false"));
-}
-
-#[test]
 fn live_restore_that_systemd_would_undo() {
     let machine = Machine::boot(Suite::Bookworm);
     machine.allow_containers();

@@ -1,0 +1,103 @@
+//! `digestfix recover`, and what `apply` does first when a run was killed.
+
+use std::path::Path;
+
+use crate::cli::RecoverArgs;
+use crate::commands::{Site, Stop, engine_at};
+use crate::disturbance::{ContainerPolicy, Disturbance};
+use crate::interrupt::Interrupt;
+use crate::journal::{self, Journal};
+use crate::live_restore::LiveRestore;
+use crate::report::{Exit, Problem, Report};
+use crate::transaction::daemon::Daemon;
+use crate::transaction::hold::RUNTIME_UNITS;
+use crate::transaction::lock::RootLock;
+use crate::transaction::outcome::Failure;
+use crate::transaction::recovery;
+
+pub(super) async fn run(args: &RecoverArgs) -> Exit {
+    let mut report = Report::new("recover", &args.output);
+    match look(args, &mut report).await {
+        Ok(true) => {
+            report.done(true, None);
+            report.line("\nDone. The host is whole again.");
+            report.end(Exit::Done)
+        }
+        Ok(false) => {
+            report.done(false, None);
+            report.line("Nothing to recover: no run was interrupted here.");
+            report.end(Exit::Done)
+        }
+        Err(stop) => stop.tell(report),
+    }
+}
+
+async fn look(args: &RecoverArgs, report: &mut Report) -> Result<bool, Stop> {
+    let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
+    let site = Site::find(&args.host).await?;
+    report.host(&site.host);
+    let data_root = site.images().data_root();
+    if Journal::read(data_root)?.is_none() {
+        return Ok(false);
+    }
+    let lock = tokio::select! {
+        lock = RootLock::acquire(data_root, args.wait) => lock?,
+        signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
+    };
+    recover(&site, &lock, report).await
+}
+
+/// Brings the host back, if there is a journal. False when there is none.
+pub(super) async fn recover(
+    site: &Site,
+    lock: &RootLock,
+    report: &mut Report,
+) -> Result<bool, Stop> {
+    let Some(journal) = Journal::read(lock.data_root())? else {
+        return Ok(false);
+    };
+    let Some((manager, host)) = site.managed() else {
+        return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
+    };
+    if journal.unit != host.unit.id {
+        return Err(Stop::OtherUnit(journal.unit));
+    }
+    report.line(&format!(
+        "A run was interrupted ({}); bringing the host back first.",
+        journal.id
+    ));
+    let disturbance = Disturbance {
+        unit: journal.unit.clone(),
+        running: journal.running,
+        triggers: journal.triggers.clone(),
+        carried_along: journal.units.clone(),
+        containers: Vec::new(),
+        policy: ContainerPolicy::Ignore,
+        live_restore: LiveRestore::On,
+        keeps_auto_removed: true,
+    };
+    let daemon = Daemon {
+        manager,
+        engine: &engine_at(&host.socket),
+        host,
+        disturbance: &disturbance,
+        runtime_units: Path::new(RUNTIME_UNITS),
+    };
+    let recovered = recovery::recover(&journal, site.images(), lock, daemon, report).await;
+    recovered.map_err(Stop::Recovery)?;
+    Ok(true)
+}
+
+/// What there is to say of a recovery that failed.
+pub(super) fn problem(failure: &Failure, unit: &str) -> Problem {
+    Problem {
+        what: vec![format!(
+            "an interrupted run could not be brought to an end: {failure}"
+        )],
+        state: "the references are whole, the rest is as far as was told above".to_owned(),
+        next: Some(format!(
+            "look at Docker (systemctl status {unit}; journalctl -u {unit} -n 50), mend that, then: \
+             digestfix recover"
+        )),
+    }
+}

@@ -1,0 +1,468 @@
+//! Containers, as far as a restart of Docker matters to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Deserialize;
+
+/// What swarm labels the containers of its services with.
+const SWARM_TASK: &str = "com.docker.swarm.task.id";
+
+const COMPOSE_PROJECT: &str = "com.docker.compose.project";
+const COMPOSE_SERVICE: &str = "com.docker.compose.service";
+const COMPOSE_DEPENDS_ON: &str = "com.docker.compose.depends_on";
+
+/// A container that runs, or did when it was looked at
+/// (`GET /containers/{id}/json`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Container {
+    /// Its ID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub status: Status,
+    /// Its first process; 0 for none.
+    pub pid: u32,
+    /// When it was started, in Docker's words.
+    pub started_at: String,
+    /// Whether Docker starts it again by itself.
+    pub restart_policy: RestartPolicy,
+    /// Docker removes it, and its anonymous volumes, when it stops (`--rm`).
+    pub auto_remove: bool,
+    /// A swarm service's: swarm replaces it by itself.
+    pub swarm_task: bool,
+    /// It has a health check.
+    pub health_check: bool,
+    /// The ports of the host that lead to it, `8080/tcp`.
+    pub published: BTreeSet<String>,
+    /// `docker exec` sessions under way.
+    pub execs: usize,
+    /// The containers that must run for it to start, each by ID or name.
+    needs: Vec<String>,
+    /// Its Compose project and service.
+    service: Option<(String, String)>,
+    /// The services of that project that it comes after.
+    after_services: Vec<String>,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Status {
+    /// It runs.
+    #[default]
+    Running,
+    /// It is frozen.
+    Paused,
+    /// It ended, and its restart policy is about to start it again.
+    Restarting,
+    /// `created`, `exited`, `removing`, `dead`, …
+    Down(String),
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Down(word) => word,
+        })
+    }
+}
+
+/// `--restart`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Never.
+    #[default]
+    No,
+    /// When it failed.
+    OnFailure,
+    /// Always.
+    Always,
+    /// Always, but when somebody stopped it.
+    UnlessStopped,
+}
+
+impl RestartPolicy {
+    /// As `--restart` takes it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::OnFailure => "on-failure",
+            Self::Always => "always",
+            Self::UnlessStopped => "unless-stopped",
+        }
+    }
+}
+
+/// What happened to a container meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its name.
+    pub name: String,
+    /// What happened.
+    pub what: Happened,
+}
+
+/// What can happen to a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// It is gone.
+    Removed,
+    /// It is down.
+    Stopped(String),
+    /// It runs, as another process.
+    Restarted,
+    /// It is the same process, paused or no longer so.
+    Now(Status),
+}
+
+impl Happened {
+    /// In one word, for machines.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Stopped(_) => "stopped",
+            Self::Restarted => "restarted",
+            Self::Now(Status::Paused) => "paused",
+            Self::Now(_) => "unpaused",
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        match &self.what {
+            Happened::Removed => write!(f, "{name} is gone"),
+            Happened::Stopped(status) => write!(f, "{name} does not run any more ({status})"),
+            Happened::Restarted => write!(f, "{name} was restarted"),
+            Happened::Now(status) => write!(f, "{name} is {status} now"),
+        }
+    }
+}
+
+impl Container {
+    /// What became of it, by what is there now under its ID.
+    #[must_use]
+    pub fn change(&self, now: Option<&Self>) -> Option<Change> {
+        let what = match now {
+            None => Happened::Removed,
+            Some(now) => match (&self.status, &now.status) {
+                (_, Status::Down(word)) => Happened::Stopped(word.clone()),
+                // It is started and ends again and again, whoever is at work.
+                (Status::Restarting, _) => return None,
+                _ if (self.pid, &self.started_at) != (now.pid, &now.started_at) => {
+                    Happened::Restarted
+                }
+                (before, after) if before != after => Happened::Now(after.clone()),
+                _ => return None,
+            },
+        };
+        Some(Change {
+            name: self.name.clone(),
+            what,
+        })
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        self.id == name || self.name == name
+    }
+
+    fn comes_after(&self, other: &Self) -> bool {
+        self.needs.iter().any(|name| other.is_called(name))
+            || match (&self.service, &other.service) {
+                (Some((own, _)), Some((project, service))) => {
+                    own == project && self.after_services.contains(service)
+                }
+                _ => false,
+            }
+    }
+}
+
+/// Orders containers so that each comes after those that it needs: those whose
+/// network, process or IPC namespace or volumes it shares, that it is linked
+/// to, and those that Compose wrote down as its dependencies; otherwise as
+/// they were started before.
+#[must_use]
+pub fn in_start_order(mut containers: Vec<Container>) -> Vec<Container> {
+    containers.sort_by(|a, b| (&a.started_at, &a.id).cmp(&(&b.started_at, &b.id)));
+    let mut ordered = Vec::with_capacity(containers.len());
+    while !containers.is_empty() {
+        let waits = |container: &Container| {
+            containers
+                .iter()
+                .any(|other| other.id != container.id && container.comes_after(other))
+        };
+        let next = containers
+            .iter()
+            .position(|container| !waits(container))
+            .unwrap_or(0);
+        ordered.push(containers.remove(next));
+    }
+    ordered
+}
+
+/// The answer to `GET /containers/{id}/json`, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Inspection {
+    id: String,
+    #[serde(default)]
+    name: String,
+    state: StateAnswer,
+    #[serde(default)]
+    host_config: HostConfigAnswer,
+    #[serde(default)]
+    config: ConfigAnswer,
+    #[serde(default)]
+    network_settings: NetworkSettingsAnswer,
+    #[serde(rename = "ExecIDs", default)]
+    exec_ids: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct StateAnswer {
+    status: String,
+    #[serde(default)]
+    pid: u32,
+    #[serde(default)]
+    started_at: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct HostConfigAnswer {
+    restart_policy: RestartPolicyAnswer,
+    auto_remove: bool,
+    network_mode: String,
+    pid_mode: String,
+    ipc_mode: String,
+    volumes_from: Option<Vec<String>>,
+    links: Option<Vec<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct RestartPolicyAnswer {
+    name: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ConfigAnswer {
+    labels: Option<BTreeMap<String, String>>,
+    healthcheck: Option<HealthcheckAnswer>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct HealthcheckAnswer {
+    test: Option<Vec<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct NetworkSettingsAnswer {
+    ports: Option<BTreeMap<String, Option<Vec<PortAnswer>>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PortAnswer {
+    #[serde(default)]
+    host_port: String,
+}
+
+impl From<Inspection> for Container {
+    fn from(answer: Inspection) -> Self {
+        let host = answer.host_config;
+        let labels = answer.config.labels.unwrap_or_default();
+        let shared = [&host.network_mode, &host.pid_mode, &host.ipc_mode];
+        let mut needs: Vec<String> = shared
+            .iter()
+            .filter_map(|mode| mode.strip_prefix("container:"))
+            .map(str::to_owned)
+            .collect();
+        let volumes_from = host.volumes_from.unwrap_or_default();
+        needs.extend(volumes_from.iter().map(|from| first_part(from)));
+        // `/database:/web/alias`
+        let links = host.links.unwrap_or_default();
+        needs.extend(
+            links
+                .iter()
+                .map(|link| first_part(link.trim_start_matches('/'))),
+        );
+        let label = |name: &str| labels.get(name).filter(|value| !value.is_empty()).cloned();
+        // `database:service_started:false,cache:service_healthy:true`
+        let after_services = label(COMPOSE_DEPENDS_ON)
+            .map(|list| list.split(',').map(first_part).collect())
+            .unwrap_or_default();
+        let published = answer.network_settings.ports.unwrap_or_default();
+        let published = published.into_iter().flat_map(|(port, bindings)| {
+            let protocol = port.rsplit('/').next().unwrap_or("tcp").to_owned();
+            bindings
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|binding| !binding.host_port.is_empty())
+                .map(move |binding| format!("{}/{protocol}", binding.host_port))
+        });
+        Self {
+            name: match answer.name.trim_start_matches('/') {
+                "" => answer.id.clone(),
+                name => name.to_owned(),
+            },
+            id: answer.id,
+            status: match answer.state.status.as_str() {
+                "running" => Status::Running,
+                "paused" => Status::Paused,
+                "restarting" => Status::Restarting,
+                other => Status::Down(other.to_owned()),
+            },
+            pid: answer.state.pid,
+            started_at: answer.state.started_at,
+            restart_policy: match host.restart_policy.name.as_str() {
+                "always" => RestartPolicy::Always,
+                "unless-stopped" => RestartPolicy::UnlessStopped,
+                "on-failure" => RestartPolicy::OnFailure,
+                _ => RestartPolicy::No,
+            },
+            auto_remove: host.auto_remove,
+            swarm_task: labels.contains_key(SWARM_TASK),
+            health_check: answer
+                .config
+                .healthcheck
+                .and_then(|check| check.test)
+                .is_some_and(|test| !test.is_empty() && test != ["NONE"]),
+            published: published.collect(),
+            execs: answer.exec_ids.map_or(0, |ids| ids.len()),
+            service: label(COMPOSE_PROJECT).zip(label(COMPOSE_SERVICE)),
+            after_services,
+            needs,
+        }
+    }
+}
+
+fn first_part(text: &str) -> String {
+    text.split(':').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    fn inspected(json: &str) -> Container {
+        serde_json::from_str::<Inspection>(json).unwrap().into()
+    }
+
+    fn named(name: &str, rest: &str) -> Container {
+        inspected(&format!(
+            r#"{{"Id":"id-{name}","Name":"/{name}","State":{{"Status":"running","Pid":7,"StartedAt":"t1"}}{rest}}}"#
+        ))
+    }
+
+    #[test]
+    fn an_inspection_is_read() {
+        let web = named(
+            "web",
+            r#","ExecIDs":["e"],"HostConfig":{"AutoRemove":true,"RestartPolicy":{"Name":"unless-stopped"},
+               "Links":null},"Config":{"Healthcheck":{"Test":["CMD","true"]},"Labels":{"com.docker.swarm.task.id":"x"}},
+               "NetworkSettings":{"Ports":{"80/tcp":[{"HostIp":"0.0.0.0","HostPort":"8080"},{"HostIp":"::","HostPort":"8080"}],
+               "90/udp":null,"53/udp":[{"HostPort":"53"}]}}"#,
+        );
+        assert_eq!(web.name, "web");
+        assert_eq!(
+            (web.restart_policy, web.execs),
+            (RestartPolicy::UnlessStopped, 1)
+        );
+        assert!(web.auto_remove && web.swarm_task && web.health_check);
+        let published: Vec<&str> = web.published.iter().map(String::as_str).collect();
+        assert_eq!(published, ["53/udp", "8080/tcp"]);
+        let bare = inspected(r#"{"Id":"x","State":{"Status":"exited"}}"#);
+        assert_eq!(bare.name, "x");
+        assert_eq!(bare.status, Status::Down("exited".to_owned()));
+    }
+
+    #[test]
+    fn containers_start_after_those_they_need() {
+        let project = |service: &str, after: &str| {
+            format!(
+                r#","Config":{{"Labels":{{"com.docker.compose.project":"p","com.docker.compose.service":"{service}",
+                "com.docker.compose.depends_on":"{after}"}}}}"#
+            )
+        };
+        for (first, second) in [
+            (
+                "",
+                r#","HostConfig":{"NetworkMode":"container:id-z"}"#.to_owned(),
+            ),
+            ("", r#","HostConfig":{"PidMode":"container:z"}"#.to_owned()),
+            ("", r#","HostConfig":{"IpcMode":"container:z"}"#.to_owned()),
+            ("", r#","HostConfig":{"VolumesFrom":["z:ro"]}"#.to_owned()),
+            ("", r#","HostConfig":{"Links":["/z:/a/db"]}"#.to_owned()),
+            (
+                project("db", "").as_str(),
+                project("web", "cache:service_started:false,db:service_healthy:true"),
+            ),
+        ] {
+            let (z, a) = (named("z", first), named("a", &second));
+            let names: Vec<String> = in_start_order(vec![a, z])
+                .into_iter()
+                .map(|container| container.name)
+                .collect();
+            assert_eq!(names, ["z", "a"], "{second}");
+        }
+    }
+
+    #[test]
+    fn containers_that_need_nothing_start_as_they_did() {
+        let mut late = named("a", "");
+        late.started_at = "t2".to_owned();
+        let ordered = in_start_order(vec![late, named("b", "")]);
+        assert_eq!(ordered[0].name, "b");
+    }
+
+    #[test]
+    fn what_needs_itself_by_way_of_another_is_ordered_all_the_same() {
+        let a = named("a", r#","HostConfig":{"Links":["/b:/a/b"]}"#);
+        let b = named("b", r#","HostConfig":{"Links":["/a:/b/a"]}"#);
+        assert_eq!(in_start_order(vec![a, b]).len(), 2);
+    }
+
+    #[test]
+    fn changes_are_told() {
+        let before = named("web", "");
+        let with = |change: fn(&mut Container)| {
+            let mut now = before.clone();
+            change(&mut now);
+            before.change(Some(&now)).map(|change| change.what)
+        };
+        assert_eq!(with(|_| {}), None);
+        assert_eq!(with(|now| now.pid = 8), Some(Happened::Restarted));
+        assert_eq!(
+            with(|now| now.started_at = "t2".to_owned()),
+            Some(Happened::Restarted)
+        );
+        assert_eq!(
+            with(|now| now.status = Status::Paused),
+            Some(Happened::Now(Status::Paused))
+        );
+        assert_eq!(
+            with(|now| now.status = Status::Down("exited".to_owned())),
+            Some(Happened::Stopped("exited".to_owned()))
+        );
+        assert_eq!(before.change(None).unwrap().what, Happened::Removed);
+        let crashing = Container {
+            status: Status::Restarting,
+            ..before.clone()
+        };
+        assert_eq!(crashing.change(Some(&before)), None);
+    }
+}

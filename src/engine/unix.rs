@@ -1,0 +1,332 @@
+//! The Docker API over HTTP on a Unix socket.
+//!
+//! Its version is negotiated as Docker's own client does it: `/_ping` names
+//! the newest that the engine speaks.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::HOST;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::container::{Container, Inspection};
+use crate::engine::{Engine, EngineError, Info, References, Reloads};
+use crate::reference::Reference;
+
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// The events of a reloaded configuration, and no others, as a query has it:
+/// `{"type":["daemon"],"event":["reload"]}`.
+const RELOADS: &str = "%7B%22type%22%3A%5B%22daemon%22%5D%2C%22event%22%3A%5B%22reload%22%5D%7D";
+
+/// An engine behind a Unix socket.
+#[derive(Debug, Clone)]
+pub struct UnixEngine {
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InfoAnswer {
+    docker_root_dir: PathBuf,
+    driver: String,
+    #[serde(default)]
+    driver_status: Option<Vec<Vec<String>>>,
+    #[serde(default)]
+    live_restore_enabled: bool,
+    #[serde(default)]
+    server_version: String,
+    #[serde(default)]
+    swarm: SwarmAnswer,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct SwarmAnswer {
+    local_node_state: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerAnswer {
+    id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImageAnswer {
+    id: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    repo_digests: Option<Vec<String>>,
+}
+
+impl UnixEngine {
+    /// An engine at this socket; nothing is asked yet. Each request may take
+    /// up to `timeout`.
+    #[must_use]
+    pub fn new(socket: &Path, timeout: Duration) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            timeout,
+        }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    fn answer(&self, request: &str, problem: impl ToString) -> EngineError {
+        EngineError::Answer {
+            socket: self.socket.clone(),
+            request: request.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, EngineError> {
+        let stream =
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|error| EngineError::Unreachable {
+                    socket: self.socket.clone(),
+                    error,
+                })?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.answer("a connection", error))?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    async fn send(
+        &self,
+        connection: &mut SendRequest<Empty<Bytes>>,
+        method: Method,
+        path: &str,
+    ) -> Result<Response<Incoming>, EngineError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "docker")
+            .body(Empty::new())
+            .map_err(|error| self.answer(path, error))?;
+        connection
+            .send_request(request)
+            .await
+            .map_err(|error| self.answer(path, error))
+    }
+
+    async fn body(&self, path: &str, response: Response<Incoming>) -> Result<Bytes, EngineError> {
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
+        let collected = body.collect().await;
+        Ok(collected
+            .map_err(|error| self.answer(path, error))?
+            .to_bytes())
+    }
+
+    /// A connection that has answered a ping, and what every path on it begins
+    /// with.
+    async fn negotiate(&self) -> Result<(SendRequest<Empty<Bytes>>, String), EngineError> {
+        const PING: &str = "/_ping";
+        let mut connection = self.connect().await?;
+        let response = self.send(&mut connection, Method::GET, PING).await?;
+        let status = response.status();
+        let version = response
+            .headers()
+            .get("Api-Version")
+            .and_then(|version| version.to_str().ok())
+            .map(|version| format!("/v{version}"));
+        self.body(PING, response).await?;
+        match (status, version) {
+            (StatusCode::OK, Some(version)) => Ok((connection, version)),
+            (StatusCode::OK, None) => Err(self.answer(PING, "it names no API version")),
+            (status, _) => Err(self.answer(PING, status)),
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        path: &str,
+        exchange: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        match tokio::time::timeout(self.timeout, exchange).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(self.answer(
+                path,
+                format_args!("none within {} s", self.timeout.as_secs()),
+            )),
+        }
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<(StatusCode, Bytes), EngineError> {
+        let exchange = async {
+            let (mut connection, version) = self.negotiate().await?;
+            let whole = format!("{version}{path}");
+            let response = self.send(&mut connection, method, &whole).await?;
+            Ok((response.status(), self.body(path, response).await?))
+        };
+        self.within(path, exchange).await
+    }
+
+    fn refused(&self, path: &str, status: StatusCode, body: &[u8]) -> EngineError {
+        self.answer(
+            path,
+            format_args!("{status}: {}", String::from_utf8_lossy(body).trim()),
+        )
+    }
+
+    /// Asks for something to be done. `NOT_MODIFIED` says that it was so.
+    async fn post(&self, path: &str) -> Result<(), EngineError> {
+        match self.request(Method::POST, path).await? {
+            (StatusCode::NO_CONTENT | StatusCode::OK | StatusCode::NOT_MODIFIED, _) => Ok(()),
+            (status, body) => Err(self.refused(path, status, &body)),
+        }
+    }
+
+    async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, EngineError> {
+        match self.request(Method::GET, path).await? {
+            (StatusCode::OK, body) => serde_json::from_slice(&body)
+                .map(Some)
+                .map_err(|error| self.answer(path, error)),
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, body) => Err(self.refused(path, status, &body)),
+        }
+    }
+
+    async fn require_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
+        self.get_json(path)
+            .await?
+            .ok_or_else(|| self.answer(path, StatusCode::NOT_FOUND))
+    }
+}
+
+/// The event stream of a connection.
+pub struct ReloadEvents {
+    engine: UnixEngine,
+    events: Incoming,
+}
+
+impl Reloads for ReloadEvents {
+    async fn next(&mut self) -> Result<(), EngineError> {
+        match self.events.frame().await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(self.engine.answer("/events", error)),
+            None => Err(self.engine.answer("/events", "it ended")),
+        }
+    }
+}
+
+impl Engine for UnixEngine {
+    type Reloads = ReloadEvents;
+
+    async fn ping(&self) -> Result<(), EngineError> {
+        self.within("/_ping", self.negotiate()).await.map(|_| ())
+    }
+
+    async fn info(&self) -> Result<Info, EngineError> {
+        let answer: InfoAnswer = self.require_json("/info").await?;
+        let containerd_image_store = answer.driver_status.unwrap_or_default().iter().any(|pair| {
+            pair.first().map(String::as_str) == Some("driver-type")
+                && pair
+                    .get(1)
+                    .is_some_and(|kind| kind.starts_with("io.containerd.snapshotter."))
+        });
+        Ok(Info {
+            data_root: answer.docker_root_dir,
+            driver: answer.driver,
+            containerd_image_store,
+            live_restore: answer.live_restore_enabled,
+            // `inactive`, `pending`, `active`, `error`, `locked`
+            swarm: !matches!(answer.swarm.local_node_state.as_str(), "" | "inactive"),
+            version: answer.server_version,
+        })
+    }
+
+    async fn running_containers(&self) -> Result<Vec<Container>, EngineError> {
+        let running: Vec<ContainerAnswer> = self.require_json("/containers/json").await?;
+        let mut containers = Vec::with_capacity(running.len());
+        for ContainerAnswer { id } in running {
+            // One that ends and is removed right now does not run.
+            containers.extend(self.container(&id).await?);
+        }
+        Ok(containers)
+    }
+
+    async fn container(&self, id: &str) -> Result<Option<Container>, EngineError> {
+        let answer: Option<Inspection> = self.get_json(&format!("/containers/{id}/json")).await?;
+        Ok(answer.map(Container::from))
+    }
+
+    async fn start_container(&self, id: &str) -> Result<(), EngineError> {
+        self.post(&format!("/containers/{id}/start")).await
+    }
+
+    async fn pause_container(&self, id: &str) -> Result<(), EngineError> {
+        self.post(&format!("/containers/{id}/pause")).await
+    }
+
+    async fn watch_reloads(&self) -> Result<ReloadEvents, EngineError> {
+        // dockerd answers before it listens for its own events (moby
+        // `api/server/router/system`, `getEvents`); `since` closes that gap.
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let path = format!(
+            "/events?since={}.{:09}&filters={RELOADS}",
+            since.as_secs(),
+            since.subsec_nanos()
+        );
+        let exchange = async {
+            let (mut connection, version) = self.negotiate().await?;
+            let whole = format!("{version}{path}");
+            let response = self.send(&mut connection, Method::GET, &whole).await?;
+            match response.status() {
+                StatusCode::OK => Ok(response.into_body()),
+                status => Err(self.answer("/events", status)),
+            }
+        };
+        Ok(ReloadEvents {
+            engine: self.clone(),
+            events: self.within("/events", exchange).await?,
+        })
+    }
+
+    async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError> {
+        // Of the characters that a reference can have, the brackets of an
+        // IPv6 registry are the only ones that a path cannot.
+        let name = reference.familiar().replace('[', "%5B").replace(']', "%5D");
+        let answer: Option<ImageAnswer> = self.get_json(&format!("/images/{name}/json")).await?;
+        Ok(answer.map(|image| image.id))
+    }
+
+    async fn references(&self) -> Result<References, EngineError> {
+        let answer: Vec<ImageAnswer> = self.require_json("/images/json").await?;
+        Ok(answer
+            .into_iter()
+            .flat_map(|image| {
+                let names = [image.repo_tags, image.repo_digests];
+                names
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .map(move |name| (name, image.id.clone()))
+            })
+            .collect())
+    }
+}

@@ -1,0 +1,142 @@
+//! One setting of daemon.json changed, every other byte kept.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::host::daemon_json::DaemonJsonError;
+
+const KEY: &str = "live-restore";
+
+/// daemon.json with `live-restore` set. Without a file, or with one whose
+/// object lacks the key, it is added.
+///
+/// # Errors
+/// When the file is not one that dockerd takes.
+pub fn with_live_restore(file: Option<&[u8]>, on: bool) -> Result<Vec<u8>, DaemonJsonError> {
+    let value = if on { "true" } else { "false" };
+    let Some(bytes) = file else {
+        return Ok(format!("{{\"{KEY}\": {value}}}\n").into_bytes());
+    };
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| DaemonJsonError::Json(de::Error::custom(error)))?;
+    let Last(members, last) = serde_json::from_str(text)?;
+    let mut edited = text.to_owned();
+    match last {
+        Some(raw) => edited.replace_range(place(text, raw), value),
+        None => {
+            let inside = text.find('{').unwrap_or_default() + 1;
+            let separator = if members == 0 { "" } else { ", " };
+            edited.insert_str(inside, &format!("\"{KEY}\": {value}{separator}"));
+        }
+    }
+    Ok(edited.into_bytes())
+}
+
+/// Where a borrowed part of a text lies in it.
+fn place(text: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr() as usize - text.as_ptr() as usize;
+    start..start + part.len()
+}
+
+/// How many members the object has, and its `live-restore` as written: of a
+/// key that is there twice the last one counts, as it does for dockerd.
+struct Last<'a>(usize, Option<&'a str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Last<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Last<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Last<'de>, A::Error> {
+                let mut last = Last(0, None);
+                while let Some((Key(key), raw)) = map.next_entry::<Key<'de>, &RawValue>()? {
+                    last.0 += 1;
+                    if key == KEY {
+                        last.1 = Some(raw.get());
+                    }
+                }
+                Ok(last)
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::host::daemon_json::DaemonJson;
+
+    fn edited(text: &str, on: bool) -> String {
+        String::from_utf8(with_live_restore(Some(text.as_bytes()), on).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_value_is_changed_and_nothing_else() {
+        for (before, after) in [
+            ("{}", r#"{"live-restore": true}"#),
+            (" {\n}\n", " {\"live-restore\": true\n}\n"),
+            (
+                "{\n\t\"debug\" : true ,\"hosts\":[ \"fd://\" ]\r\n}",
+                "{\"live-restore\": true, \n\t\"debug\" : true ,\"hosts\":[ \"fd://\" ]\r\n}",
+            ),
+            (
+                r#"{"a": "\u00e9{", "live-restore" :false }"#,
+                r#"{"a": "\u00e9{", "live-restore" :true }"#,
+            ),
+            (r#"{"live-restore":null}"#, r#"{"live-restore":true}"#),
+            (
+                r#"{"live\u002drestore":false}"#,
+                r#"{"live\u002drestore":true}"#,
+            ),
+            (
+                r#"{"live-restore":false,"live-restore":false}"#,
+                r#"{"live-restore":false,"live-restore":true}"#,
+            ),
+            (
+                r#"{"x":{"live-restore":false}}"#,
+                r#"{"live-restore": true, "x":{"live-restore":false}}"#,
+            ),
+        ] {
+            let on = edited(before, true);
+            assert_eq!(on, after);
+            let parsed = DaemonJson::parse(on.as_bytes()).unwrap();
+            assert_eq!(parsed.live_restore, Some(true));
+            let off = DaemonJson::parse(edited(&on, false).as_bytes()).unwrap();
+            assert_eq!(off.live_restore, Some(false));
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_a_new_one() {
+        let made = with_live_restore(None, true).unwrap();
+        assert_eq!(made, b"{\"live-restore\": true}\n");
+    }
+
+    #[test]
+    fn what_is_no_daemon_json_is_not_edited() {
+        for text in ["", "[]", "{", "{} {}", "null", "{\"a\":}", "\u{feff}{}"] {
+            assert!(
+                with_live_restore(Some(text.as_bytes()), true).is_err(),
+                "{text}"
+            );
+        }
+        assert!(with_live_restore(Some(b"{\"a\":\"\xff\"}"), true).is_err());
+    }
+}

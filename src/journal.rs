@@ -1,0 +1,273 @@
+//! What a transaction is about to do, on disk before it does it: enough for
+//! another run to bring the host back when this one dies on the way.
+//!
+//! It names no file by its path: the data root, the reference store and
+//! daemon.json are where the reader finds them by itself, and what lies beside
+//! them is named after the transaction. Contents are known by their hashes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::container::{Container, Status};
+use crate::digest::{Algorithm, Digest};
+use crate::state_file;
+use crate::transaction::lock::RootLock;
+
+const FILE_NAME: &str = "journal.json";
+
+/// The version of the format.
+const VERSION: u32 = 1;
+
+/// The largest journal that is read, in bytes.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// One transaction that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Journal {
+    digestfix_journal: u32,
+    /// The transaction's name: when it began, and in which process.
+    pub id: String,
+    /// Docker's unit.
+    pub unit: String,
+    /// It ran.
+    pub running: bool,
+    /// The units that would start it for a client, and were active.
+    pub triggers: Vec<String>,
+    /// Other units that stop along with it, and were active.
+    pub units: Vec<String>,
+    /// The reference store.
+    pub references: References,
+    /// daemon.json, where live-restore is switched on in it.
+    pub live_restore: Option<LiveRestore>,
+    /// The containers that are to run again, in the order of their start.
+    pub start_again: Vec<Ran>,
+}
+
+/// The reference store's contents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct References {
+    /// The storage driver.
+    pub driver: String,
+    /// What was found.
+    pub before: Digest,
+    /// What is to be there.
+    pub after: Digest,
+}
+
+/// The contents of daemon.json.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveRestore {
+    /// What was found; none when there was nothing to read.
+    pub before: Option<Digest>,
+    /// There was something of that name: a file, or a link to nowhere.
+    pub found: bool,
+    /// The directory was there.
+    pub directory: bool,
+    /// With live-restore on.
+    pub on: Digest,
+    /// With live-restore off.
+    pub off: Digest,
+}
+
+/// A container that ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ran {
+    /// Its ID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// It was paused.
+    pub paused: bool,
+}
+
+impl From<&Container> for Ran {
+    fn from(container: &Container) -> Self {
+        Self {
+            id: container.id.clone(),
+            name: container.name.clone(),
+            paused: container.status == Status::Paused,
+        }
+    }
+}
+
+/// A journal that cannot be gone by.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal of an interrupted run, {path}: {problem}", path = path.display())]
+pub struct JournalError {
+    path: PathBuf,
+    problem: Problem,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("not understood: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("of version {0}, and this digestfix knows version {VERSION}")]
+    Version(u32),
+    #[error("{0:?} is no name of a transaction")]
+    Id(String),
+}
+
+impl Journal {
+    /// The journal of a transaction that has not done anything yet.
+    #[must_use]
+    pub fn new(id: &str, unit: &str, references: References) -> Self {
+        Self {
+            digestfix_journal: VERSION,
+            id: id.to_owned(),
+            unit: unit.to_owned(),
+            running: false,
+            triggers: Vec::new(),
+            units: Vec::new(),
+            references,
+            live_restore: None,
+            start_again: Vec::new(),
+        }
+    }
+
+    /// The journal in a data root, if a transaction there has not ended.
+    ///
+    /// # Errors
+    /// When it is there and cannot be understood.
+    pub fn read(data_root: &Path) -> Result<Option<Self>, JournalError> {
+        let path = path(data_root);
+        let parsed = match state_file::read(&path, MAX_BYTES) {
+            Ok(None) => return Ok(None),
+            Ok(Some(bytes)) => Self::parse(&bytes),
+            Err(error) => Err(error.into()),
+        };
+        parsed
+            .map(Some)
+            .map_err(|problem| JournalError { path, problem })
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        let journal: Self = serde_json::from_slice(bytes)?;
+        if journal.digestfix_journal != VERSION {
+            return Err(Problem::Version(journal.digestfix_journal));
+        }
+        // It becomes part of file names.
+        let is_plain = |character: char| character.is_ascii_alphanumeric() || character == '-';
+        if journal.id.is_empty() || journal.id.len() > 64 || !journal.id.chars().all(is_plain) {
+            return Err(Problem::Id(journal.id));
+        }
+        Ok(journal)
+    }
+
+    /// Puts the journal on disk.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn write(&self, lock: &RootLock) -> Result<(), JournalError> {
+        let path = path(lock.data_root());
+        let written = serde_json::to_vec_pretty(self)
+            .map_err(io::Error::from)
+            .and_then(|bytes| state_file::write(&path, lock, &bytes));
+        written.map_err(|error| JournalError {
+            path,
+            problem: error.into(),
+        })
+    }
+
+    /// Takes the journal away: the transaction has ended.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn close(lock: &RootLock) -> Result<(), JournalError> {
+        let path = path(lock.data_root());
+        state_file::remove(&path, lock).map_err(|error| JournalError {
+            path,
+            problem: error.into(),
+        })
+    }
+}
+
+/// Where the journal is kept.
+#[must_use]
+pub fn path(data_root: &Path) -> PathBuf {
+    state_file::path(data_root, FILE_NAME)
+}
+
+/// What a content is known by.
+#[must_use]
+pub fn hash(bytes: &[u8]) -> Digest {
+    Digest::of(Algorithm::Sha256, bytes)
+}
+
+/// A name for a transaction that begins now.
+#[must_use]
+pub fn new_id() -> String {
+    let now: String = humantime::format_rfc3339_seconds(SystemTime::now())
+        .to_string()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    format!("{now}-{}", std::process::id())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    fn journal() -> Journal {
+        let references = References {
+            driver: "overlay2".to_owned(),
+            before: hash(b"old"),
+            after: hash(b"new"),
+        };
+        Journal::new("20261124T113000Z-7", "docker.service", references)
+    }
+
+    #[test]
+    fn a_journal_is_read_as_it_was_written() {
+        let mut journal = journal();
+        journal.live_restore = Some(LiveRestore {
+            before: None,
+            found: false,
+            directory: true,
+            on: hash(b"on"),
+            off: hash(b"off"),
+        });
+        let bytes = serde_json::to_vec_pretty(&journal).unwrap();
+        assert_eq!(Journal::parse(&bytes).unwrap(), journal);
+    }
+
+    #[test]
+    fn what_is_no_journal_is_refused() {
+        let text = serde_json::to_string(&journal()).unwrap();
+        for (from, to) in [
+            ("\"digestfix_journal\":1", "\"digestfix_journal\":2"),
+            ("20261124T113000Z-7", "../../etc/passwd"),
+            ("20261124T113000Z-7", ""),
+            ("\"unit\"", "\"restore\":\"/etc/passwd\",\"unit\""),
+            ("sha256:", "sha256:x"),
+            ("\"running\":false", "\"running\":\"no\""),
+            ("{", "["),
+        ] {
+            let broken = text.replacen(from, to, 1);
+            assert_ne!(broken, text);
+            assert!(Journal::parse(broken.as_bytes()).is_err(), "{broken}");
+        }
+        for end in 0..text.len() {
+            assert!(Journal::parse(&text.as_bytes()[..end]).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_a_transaction_is_taken() {
+        let mut journal = journal();
+        journal.id = new_id();
+        let bytes = serde_json::to_vec(&journal).unwrap();
+        assert!(Journal::parse(&bytes).is_ok(), "{}", journal.id);
+    }
+}

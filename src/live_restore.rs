@@ -1,0 +1,160 @@
+//! live-restore: whether containers outlive a stop of Docker here, and if
+//! not, whether it can be switched on for the moment.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use crate::host::Managed;
+
+/// Whether running containers outlive a stop of Docker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LiveRestore {
+    /// live-restore is on.
+    On,
+    /// It is off, and can be switched on for the moment in this file.
+    Switchable(PathBuf),
+    /// They do not.
+    Impossible(Hindrance),
+}
+
+/// Why containers cannot be kept running here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Hindrance {
+    /// moby `daemon/cluster/utils.go`: a node of a swarm excludes it.
+    #[error("Docker is in swarm mode, which excludes live-restore")]
+    Swarm,
+    /// dockerd takes an option from one place only.
+    #[error(
+        "a flag of {unit} (--live-restore=false) sets it, which daemon.json may not contradict"
+    )]
+    Flag {
+        /// Docker's unit.
+        unit: String,
+    },
+    /// systemd would kill them all the same (`systemd.kill(5)`).
+    #[error("KillMode={kill_mode} of {unit} makes systemd kill them with Docker")]
+    KillMode {
+        /// Docker's unit.
+        unit: String,
+        /// Its `KillMode=`.
+        kill_mode: String,
+    },
+    /// SIGHUP would end it instead.
+    #[error(
+        "the main process of {unit} is {program}, not dockerd, and cannot be told to read its configuration again"
+    )]
+    NotDockerd {
+        /// Docker's unit.
+        unit: String,
+        /// Its main process.
+        program: String,
+    },
+    /// daemon.json cannot be changed.
+    #[error("{path} cannot be changed: {error}", path = path.display())]
+    Unwritable {
+        /// daemon.json, or its directory.
+        path: PathBuf,
+        /// Why.
+        error: String,
+    },
+}
+
+impl Hindrance {
+    /// How containers could be kept after all.
+    #[must_use]
+    pub fn cure(&self) -> Option<String> {
+        match self {
+            Self::Swarm => None,
+            Self::Flag { unit } => Some(format!(
+                "take the flag out (systemctl edit --full {unit}) at the next restart of Docker"
+            )),
+            Self::KillMode { unit, .. } => {
+                Some(format!("set KillMode=process (systemctl edit {unit})"))
+            }
+            Self::NotDockerd { .. } | Self::Unwritable { .. } => Some(
+                "switch live-restore on in Docker's configuration, and they keep running"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// Looks at a running Docker; touches nothing.
+#[must_use]
+pub fn look(host: &Managed) -> LiveRestore {
+    if kills_shims(host) {
+        return LiveRestore::Impossible(Hindrance::KillMode {
+            unit: host.unit.id.clone(),
+            kill_mode: host.service.kill_mode.clone(),
+        });
+    }
+    let engine = host.engine.clone().unwrap_or_default();
+    if engine.live_restore {
+        return LiveRestore::On;
+    }
+    match hindrance(host, engine.swarm) {
+        Some(hindrance) => LiveRestore::Impossible(hindrance),
+        None => LiveRestore::Switchable(host.config_file.clone()),
+    }
+}
+
+fn hindrance(host: &Managed, swarm: bool) -> Option<Hindrance> {
+    let unit = host.unit.id.clone();
+    if swarm {
+        return Some(Hindrance::Swarm);
+    }
+    if host.live_restore_flag {
+        return Some(Hindrance::Flag { unit });
+    }
+    let program = program(host.service.main_pid);
+    if program != "dockerd" {
+        return Some(Hindrance::NotDockerd { unit, program });
+    }
+    unwritable(&host.config_file)
+}
+
+fn program(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())
+}
+
+/// The file is replaced in its directory, so that is what must be writable; or
+/// what the directory is to be made in.
+fn unwritable(config_file: &Path) -> Option<Hindrance> {
+    let mut directory = config_file.parent()?;
+    while !directory.exists() {
+        directory = directory.parent()?;
+    }
+    let error = access(directory, AccessFlags::W_OK).err()?;
+    Some(Hindrance::Unwritable {
+        path: config_file.to_owned(),
+        error: io::Error::from(error).to_string(),
+    })
+}
+
+/// Where dockerd runs containerd as its own child, the containers' shims live
+/// in the unit's control group, and `KillMode=` decides whether a stop kills
+/// them (`systemd.kill(5)`).
+fn kills_shims(host: &Managed) -> bool {
+    matches!(host.service.kill_mode.as_str(), "control-group" | "mixed")
+        && !host.service.control_group.is_empty()
+        && [
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/systemd",
+            "/sys/fs/cgroup/unified",
+        ]
+        .iter()
+        .any(|mount| has_shim(Path::new(&format!("{mount}{}", host.service.control_group))))
+}
+
+fn has_shim(control_group: &Path) -> bool {
+    let Ok(processes) = fs::read_to_string(control_group.join("cgroup.procs")) else {
+        return false;
+    };
+    processes
+        .lines()
+        .any(|pid| program(pid.parse().unwrap_or_default()).starts_with("containerd-shim"))
+}

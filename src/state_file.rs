@@ -1,0 +1,86 @@
+//! A small file of digestfix's own in the data root: read whole or not at
+//! all, replaced whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+use crate::transaction::lock::{RootLock, STATE_DIR};
+
+/// Where a file of this name is kept in a data root.
+#[must_use]
+pub fn path(data_root: &Path, name: &str) -> PathBuf {
+    data_root.join(STATE_DIR).join(name)
+}
+
+/// Reads the file, if it is there, up to `max` bytes.
+///
+/// # Errors
+/// When it is no plain file, or the system refuses.
+pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a plain file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(max).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// Replaces the file, and returns once that is on disk.
+///
+/// # Errors
+/// When the file system refuses; the file is then as it was.
+pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("json.new");
+    // Left there by a run that was killed; the lock says that none goes on.
+    absent(fs::remove_file(&new))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written?;
+    sync_directory(path)
+}
+
+/// Removes the file, and returns once that is on disk.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn remove(path: &Path, _lock: &RootLock) -> io::Result<()> {
+    absent(fs::remove_file(path))?;
+    sync_directory(path)
+}
+
+fn absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn sync_directory(file: &Path) -> io::Result<()> {
+    match file.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}

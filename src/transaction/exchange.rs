@@ -1,0 +1,120 @@
+//! Two files of one directory that trade names, and files that are written to
+//! do so.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
+use xattr::FileExt;
+
+/// A change on disk that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path}: {error}", path = path.display())]
+pub struct FileError {
+    action: &'static str,
+    path: PathBuf,
+    error: io::Error,
+}
+
+impl FileError {
+    pub(super) fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| Self {
+            action,
+            path,
+            error,
+        }
+    }
+}
+
+/// Writes and syncs a new file, with the owner, mode and extended attributes
+/// (an SELinux label is one of them) of another, if there is one.
+///
+/// # Errors
+/// When the file system refuses, or the name is taken; nothing is left behind
+/// then.
+pub(super) fn write_new(path: &Path, bytes: &[u8], model: Option<&Path>) -> Result<(), FileError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(if model.is_some() { 0o600 } else { 0o644 })
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)
+        .map_err(FileError::new("create", path))?;
+    let written = fill(&file, path, bytes, model).and_then(|()| sync_directory(path));
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
+fn fill(mut file: &File, path: &Path, bytes: &[u8], model: Option<&Path>) -> Result<(), FileError> {
+    file.write_all(bytes)
+        .map_err(FileError::new("write", path))?;
+    if let Some(model) = model {
+        take_after(model, file).map_err(FileError::new("set the attributes of", path))?;
+    }
+    file.sync_all().map_err(FileError::new("sync", path))
+}
+
+fn take_after(model: &Path, file: &File) -> io::Result<()> {
+    let metadata = fs::metadata(model)?;
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) != (metadata.uid(), metadata.gid()) {
+        fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
+    }
+    file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
+    for name in xattr::list_deref(model)? {
+        if let Some(value) = xattr::get_deref(model, &name)?
+            && file.get_xattr(&name)?.as_deref() != Some(value.as_slice())
+        {
+            file.set_xattr(&name, &value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Exchanges what two names lead to.
+pub(super) fn exchange(live: &Path, other: &Path) -> Result<(), FileError> {
+    match renameat2(
+        AT_FDCWD,
+        live,
+        AT_FDCWD,
+        other,
+        RenameFlags::RENAME_EXCHANGE,
+    ) {
+        Ok(()) => Ok(()),
+        // Kernels before 3.15 and some file systems (NFS among them) cannot
+        // exchange names.
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => exchange_by_link(live, other),
+        Err(errno) => Err(FileError::new("swap in", live)(errno.into())),
+    }
+}
+
+/// The same outcome in three steps, of which only the second changes what
+/// `live` leads to, and does so at once.
+fn exchange_by_link(live: &Path, other: &Path) -> Result<(), FileError> {
+    let mut aside = other.as_os_str().to_owned();
+    aside.push(".old");
+    let aside = PathBuf::from(aside);
+    fs::hard_link(live, &aside).map_err(FileError::new("link", &aside))?;
+    fs::rename(other, live).map_err(|error| {
+        let _ = fs::remove_file(&aside);
+        FileError::new("swap in", live)(error)
+    })?;
+    fs::rename(&aside, other).map_err(|error| {
+        let _ = fs::rename(&aside, live);
+        FileError::new("rename", &aside)(error)
+    })
+}
+
+/// Has the names in a file's directory on disk.
+pub(super) fn sync_directory(file: &Path) -> Result<(), FileError> {
+    let directory = file.parent().unwrap_or(file);
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(FileError::new("sync", directory))
+}

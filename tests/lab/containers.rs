@@ -1,0 +1,283 @@
+//! Containers over an apply: what runs keeps running, and daemon.json is what
+//! it was, also when it fails or is killed on the way.
+
+use std::net::SocketAddr;
+
+use crate::load::Load;
+use crate::machine::{APP, Machine, Suite, eventually};
+
+const CONFIG: &str = "/etc/docker/daemon.json";
+
+/// An image with a shell in it.
+const FULL: &str = "lab/full";
+
+/// Every kind of container that a host may have.
+fn start_containers(machine: &Machine) {
+    machine.write(
+        "/root/full/Dockerfile",
+        &format!(
+            "FROM {APP}:v1\nRUN [\"/bin/busybox\",\"--install\",\"-s\",\"/bin\"]\n\
+             HEALTHCHECK --interval=1s --timeout=5s --retries=20 CMD [\"/bin/true\"]\n"
+        ),
+    );
+    machine.sh(&format!(
+        "DOCKER_BUILDKIT=0 docker build -q -t {FULL} /root/full >/dev/null
+         docker network create own >/dev/null
+         run() {{ docker run -d --name \"$@\" >/dev/null; }}
+         run plain --no-healthcheck {FULL} sleep 100000
+         run frozen --no-healthcheck {FULL} sleep 100000
+         run passing --rm --no-healthcheck {FULL} sleep 100000
+         run checked {FULL} sleep 100000
+         run always --restart always --no-healthcheck {FULL} sleep 100000
+         run web -p 8080:80 --no-healthcheck {FULL} httpd -f -p 80 -h /
+         run echo -p 9000:9000 --no-healthcheck {FULL} nc -ll -p 9000 -e cat
+         run named --network own --no-healthcheck {FULL} httpd -f -p 80 -h /
+         run beside --network container:web --no-healthcheck {FULL} sleep 100000
+         run talker --init --no-healthcheck {FULL} sh -c 'while usleep 1000; do echo line of output; done'
+         docker pause frozen >/dev/null
+         docker create --name made {FULL} sleep 100000 >/dev/null"
+    ));
+}
+
+fn containers(machine: &Machine) -> String {
+    machine.sh(
+        "docker inspect -f '{{.Name}} {{.State.Status}} {{.State.Pid}} {{.State.StartedAt}} {{.RestartCount}}' \
+         $(docker ps -aq) | sort",
+    )
+}
+
+/// daemon.json with all that a file system knows of it, and what is beside it.
+fn config(machine: &Machine) -> String {
+    machine.sh(&format!(
+        "ls -A /etc/docker
+         stat -c '%F %i %s %y %a %u:%g %N' {CONFIG} 2>&1 || true
+         stat -L -c '%i %s %y %a %u:%g' {CONFIG} 2>&1 || true
+         getfattr -d -m - {CONFIG} 2>/dev/null || true
+         cat {CONFIG} 2>&1 || true"
+    ))
+}
+
+fn address(machine: &Machine, container: &str, port: u16) -> SocketAddr {
+    let ip = machine.sh(&format!(
+        "docker inspect -f '{{{{range .NetworkSettings.Networks}}}}{{{{.IPAddress}}}}{{{{end}}}}' {container}"
+    ));
+    SocketAddr::new(ip.parse().unwrap(), port)
+}
+
+fn live_restore(machine: &Machine) -> String {
+    machine.sh("docker info -f '{{.LiveRestoreEnabled}}'")
+}
+
+/// Ten applies, there and back again.
+fn ten_applies(machine: &Machine, config_before: &str) {
+    start_containers(machine);
+    let claim = machine.claim("app");
+    if machine
+        .sh("docker info -f '{{.ServerVersion}}'")
+        .starts_with("20.")
+    {
+        refuses(
+            machine,
+            &["apply", &claim],
+            &["--rm", "at each restart", "passing"],
+        );
+        machine.sh("docker rm -f passing >/dev/null");
+        machine.sh(&format!("docker run -d --name instead {FULL} sleep 100000"));
+    }
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    let (before, config_then) = (containers(machine), config(machine));
+    assert_eq!(before.lines().count(), 11, "{before}");
+    let own = |name, port| (machine.namespace(), address(machine, name, port));
+    let requests: Vec<Load> = [own("web", 80), own("named", 80)]
+        .map(|(namespace, server)| Load::requests(namespace, server))
+        .into();
+    let (namespace, server) = own("echo", 9000);
+    let connection = Load::connection(namespace, server);
+    for _ in 0..5 {
+        for words in [
+            ["apply", &claim],
+            ["apply", &format!("--remove={reference}")],
+        ] {
+            machine.digestfix(&words).exits(0);
+            assert_eq!(containers(machine), before);
+            assert_eq!(config(machine), config_then, "{config_before}");
+            assert_eq!(live_restore(machine), "false");
+        }
+    }
+    for load in requests {
+        load.met_no_failure("requests to a container's own address");
+    }
+    connection.met_no_failure("an open connection");
+    eventually("the health check goes on", || {
+        machine.sh("docker inspect -f '{{.State.Health.Status}}' checked") == "healthy"
+    });
+    machine.is_whole();
+}
+
+fn ready(suite: Suite, config: impl FnOnce(&Machine)) -> Machine {
+    let machine = Machine::boot(suite);
+    machine.allow_containers();
+    config(&machine);
+    machine.load("app");
+    machine
+}
+
+#[test]
+fn keep_running_on_docker_20_10() {
+    let machine = ready(Suite::Bookworm, |machine| {
+        machine.sh(&format!("rm -f {CONFIG}"));
+    });
+    ten_applies(&machine, "no daemon.json");
+}
+
+#[test]
+fn keep_running_on_docker_26_1() {
+    let machine = ready(Suite::Trixie, |machine| {
+        machine.write(
+            CONFIG,
+            "{\n  \"userland-proxy\": false,\n  \"debug\": false\n}\n",
+        );
+        machine.sh(&format!(
+            "chmod 640 {CONFIG}; chown root:daemon {CONFIG}; setfattr -n user.note -v kept {CONFIG} || true
+             touch -d '2020-02-02 02:02:02.123456789' {CONFIG}; systemctl restart docker"
+        ));
+    });
+    ten_applies(&machine, "a daemon.json with other settings");
+}
+
+#[test]
+fn keep_running_on_docker_28_5() {
+    let machine = ready(Suite::Forky, |machine| {
+        machine.write("/srv/config/docker.json", "{\"debug\": false}");
+        machine.sh(&format!(
+            "ln -sf ../../srv/config/docker.json {CONFIG}; systemctl restart docker"
+        ));
+    });
+    ten_applies(&machine, "a symbolic link");
+}
+
+#[test]
+fn keep_running_on_the_write_ups_own_unit() {
+    let machine = ready(Suite::Bookworm, |machine| {
+        machine.write(CONFIG, "{\"live-restore\": false}");
+        machine.install_seed_unit();
+    });
+    ten_applies(&machine, "live-restore set to false");
+}
+
+/// Refused with these words, and nothing touched.
+#[track_caller]
+fn refuses(machine: &Machine, words: &[&str], says: &[&str]) {
+    let before = (machine.main_pid(), containers(machine), config(machine));
+    let run = machine.digestfix(words).exits(3);
+    for part in says {
+        assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
+    }
+    assert!(run.stderr.contains("nothing was touched"), "{}", run.stderr);
+    let after = (machine.main_pid(), containers(machine), config(machine));
+    assert_eq!(after, before);
+}
+
+/// In swarm mode there is no live-restore.
+#[test]
+fn are_started_again_in_swarm_mode() {
+    for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
+        let machine = ready(suite, |_| {});
+        start_containers(&machine);
+        machine.sh("docker swarm init --advertise-addr 127.0.0.1 >/dev/null");
+        let claim = machine.claim("app");
+        refuses(
+            &machine,
+            &["apply", &claim],
+            &["swarm mode", "--containers restart", "--containers ignore"],
+        );
+        refuses(
+            &machine,
+            &["apply", "--containers", "restart", &claim],
+            &["--rm", "passing"],
+        );
+        machine.sh("docker rm -f passing >/dev/null");
+        let ran = || machine.sh("docker ps --format '{{.Names}} {{.State}}' | sort");
+        let (before, config_before) = (ran(), config(&machine));
+
+        let run = machine
+            .digestfix(&["apply", "--containers", "restart", &claim])
+            .exits(0);
+
+        assert_eq!(ran(), before, "{}", run.stdout);
+        assert_eq!(config(&machine), config_before);
+        assert!(machine.engine_has("app"));
+        machine.sh("docker exec beside wget -q -O /dev/null http://127.0.0.1/hello");
+        machine.is_whole();
+    }
+}
+
+#[test]
+fn are_let_go_where_that_is_said() {
+    let machine = ready(Suite::Bookworm, |_| {});
+    machine.sh(&format!(
+        "docker run -d --name always --restart always {APP}:v1 /bin/busybox sleep 100000
+         docker run -d --name once {APP}:v1 /bin/busybox sleep 100000"
+    ));
+    let claim = machine.claim("app");
+    let plan = machine
+        .digestfix(&["plan", "--containers", "ignore", &claim])
+        .exits(4);
+    assert!(plan.stdout.contains("stay down: once"), "{}", plan.stdout);
+    let run = machine
+        .digestfix(&["apply", "--containers", "ignore", &claim])
+        .exits(0);
+    assert!(
+        run.stdout.contains("once does not run any more"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(machine.sh("docker ps --format '{{.Names}}'"), "always");
+}
+
+/// A container that ends while Docker is away is nobody's fault, and told.
+#[test]
+fn that_end_meanwhile_are_told() {
+    let machine = ready(Suite::Forky, |_| {});
+    machine.sh(&format!(
+        "docker run -d --name short {APP}:v1 /bin/busybox sleep 100000"
+    ));
+    let pid = machine.sh("docker inspect -f '{{.State.Pid}}' short");
+    machine.drop_in(&format!("[Service]\nExecStopPost=/bin/kill -KILL {pid}\n"));
+    let run = machine
+        .digestfix(&["apply", "--json", &machine.claim("app")])
+        .exits(6);
+    assert!(
+        run.stdout.contains("\"change\": \"stopped\""),
+        "{}",
+        run.stdout
+    );
+    assert!(machine.engine_has("app"));
+    assert_eq!(live_restore(&machine), "false");
+}
+
+#[test]
+fn cannot_be_kept_where_a_flag_says_so() {
+    let machine = ready(Suite::Bookworm, |machine| {
+        machine.drop_in(
+            "[Service]\nExecStart=\nExecStart=/usr/sbin/dockerd -H fd:// --live-restore=false\n",
+        );
+        machine.sh("systemctl restart docker");
+    });
+    machine.sh(&format!(
+        "docker run -d --name web {APP}:v1 /bin/busybox sleep 100000"
+    ));
+    refuses(
+        &machine,
+        &["apply", &machine.claim("app")],
+        &["--live-restore=false", "web"],
+    );
+    machine.without_drop_in();
+    machine.sh("systemctl restart docker; docker start web
+         mount --bind /etc/docker /etc/docker; mount -o remount,ro,bind /etc/docker");
+    refuses(
+        &machine,
+        &["apply", &machine.claim("app")],
+        &["daemon.json cannot be changed", "Read-only"],
+    );
+}

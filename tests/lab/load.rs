@@ -1,0 +1,107 @@
+//! Clients of containers, in a network namespace of a machine's: what each
+//! request and each open connection met, and when.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+
+/// Longer than a kernel waits before it sends a connection's first packet again.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What came of one request.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub began: Instant,
+    pub took: Duration,
+    pub failure: Option<String>,
+}
+
+/// Clients that go on until they are asked for their answers.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    client: JoinHandle<Vec<Answer>>,
+}
+
+impl Load {
+    /// A new connection and a request over it, again and again.
+    pub fn requests(namespace: PathBuf, server: SocketAddr) -> Self {
+        Self::start(namespace, move || {
+            let mut stream = TcpStream::connect_timeout(&server, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(b"GET /hello HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            if answer.contains("hello") {
+                Ok(())
+            } else {
+                Err(ErrorKind::InvalidData.into())
+            }
+        })
+    }
+
+    /// One connection to an echo server, used again and again.
+    pub fn connection(namespace: PathBuf, server: SocketAddr) -> Self {
+        let mut open = None;
+        Self::start(namespace, move || {
+            let stream = match &mut open {
+                Some(stream) => stream,
+                None => open.insert(TcpStream::connect_timeout(&server, PATIENCE)?),
+            };
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(b"echo")?;
+            stream.read_exact(&mut [0; 4])
+        })
+    }
+
+    fn start(
+        namespace: PathBuf,
+        mut ask: impl FnMut() -> std::io::Result<()> + Send + 'static,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let client = thread::spawn(move || {
+            let namespace = File::open(namespace).expect("the machine has the namespace");
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter it");
+            let mut answers = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let failure = ask().err().map(|error| error.to_string());
+                answers.push(Answer {
+                    began,
+                    took: began.elapsed(),
+                    failure,
+                });
+                thread::sleep(PAUSE);
+            }
+            answers
+        });
+        Self { stop, client }
+    }
+
+    /// Everything that came of it.
+    pub fn answers(self) -> Vec<Answer> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.client.join().expect("clients do not panic")
+    }
+
+    /// Ends it, and sees that it met nothing but good answers.
+    #[track_caller]
+    pub fn met_no_failure(self, who: &str) -> Vec<Answer> {
+        let answers = self.answers();
+        let failures: Vec<&Answer> = answers
+            .iter()
+            .filter(|answer| answer.failure.is_some())
+            .collect();
+        assert!(failures.is_empty(), "{who}: {failures:?}");
+        assert!(answers.len() > 100, "{who}: only {}", answers.len());
+        answers
+    }
+}
