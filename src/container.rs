@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Deserialize;
 
@@ -34,8 +35,8 @@ pub struct Container {
     pub swarm_task: bool,
     /// It has a health check.
     pub health_check: bool,
-    /// The ports of the host that lead to it, `8080/tcp`.
-    pub published: BTreeSet<String>,
+    /// The ports of the host that lead to it.
+    pub published: BTreeSet<Published>,
     /// `docker exec` sessions under way.
     pub execs: usize,
     /// The containers that must run for it to start, each by ID or name.
@@ -44,6 +45,23 @@ pub struct Container {
     service: Option<(String, String)>,
     /// The services of that project that it comes after.
     after_services: Vec<String>,
+}
+
+/// A port of the host that leads to a container.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Published {
+    /// The address; unspecified for all of its family.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+}
+
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.port, self.protocol)
+    }
 }
 
 /// What a container is doing.
@@ -277,7 +295,29 @@ struct NetworkSettingsAnswer {
 #[serde(rename_all = "PascalCase")]
 struct PortAnswer {
     #[serde(default)]
+    host_ip: String,
+    #[serde(default)]
     host_port: String,
+}
+
+impl PortAnswer {
+    /// An empty address is all of them.
+    fn published(&self, protocol: &str) -> Vec<Published> {
+        let Ok(port) = self.host_port.parse() else {
+            return Vec::new();
+        };
+        let ips: Vec<IpAddr> = match self.host_ip.parse() {
+            Ok(ip) => vec![ip],
+            Err(_) => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        };
+        ips.into_iter()
+            .map(|ip| Published {
+                ip,
+                port,
+                protocol: protocol.to_owned(),
+            })
+            .collect()
+    }
 }
 
 impl From<Inspection> for Container {
@@ -305,13 +345,10 @@ impl From<Inspection> for Container {
             .map(|list| list.split(',').map(first_part).collect())
             .unwrap_or_default();
         let published = answer.network_settings.ports.unwrap_or_default();
-        let published = published.into_iter().flat_map(|(port, bindings)| {
-            let protocol = port.rsplit('/').next().unwrap_or("tcp").to_owned();
-            bindings
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|binding| !binding.host_port.is_empty())
-                .map(move |binding| format!("{}/{protocol}", binding.host_port))
+        let published = published.iter().flat_map(|(port, bindings)| {
+            let protocol = port.rsplit('/').next().unwrap_or_default();
+            let bindings = bindings.iter().flatten();
+            bindings.flat_map(|binding| binding.published(protocol))
         });
         Self {
             name: match answer.name.trim_start_matches('/') {
@@ -383,8 +420,20 @@ mod tests {
             (RestartPolicy::UnlessStopped, 1)
         );
         assert!(web.auto_remove && web.swarm_task && web.health_check);
-        let published: Vec<&str> = web.published.iter().map(String::as_str).collect();
-        assert_eq!(published, ["53/udp", "8080/tcp"]);
+        let published: Vec<String> = web
+            .published
+            .iter()
+            .map(|one| format!("{} {one}", one.ip))
+            .collect();
+        assert_eq!(
+            published,
+            [
+                "0.0.0.0 53/udp",
+                "0.0.0.0 8080/tcp",
+                ":: 53/udp",
+                ":: 8080/tcp"
+            ]
+        );
         let bare = inspected(r#"{"Id":"x","State":{"Status":"exited"}}"#);
         assert_eq!(bare.name, "x");
         assert_eq!(bare.status, Status::Down("exited".to_owned()));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::container::{Change, Container, Happened, RestartPolicy};
+use crate::container::{Change, Container, Happened, Published, RestartPolicy};
 use crate::engine::{Engine, EngineError, Info};
 use crate::host::Managed;
 use crate::live_restore::{self, Hindrance, LiveRestore};
@@ -112,12 +112,17 @@ impl Disturbance {
         }
     }
 
-    /// The ports of the host that lead to containers.
+    /// The ports of the host that lead to containers which keep running, where
+    /// new connections can be held back.
     #[must_use]
-    pub fn published(&self) -> BTreeSet<&str> {
-        let ports = self.containers.iter();
-        ports
-            .flat_map(|container| container.published.iter().map(String::as_str))
+    pub fn ports_to_hold(&self) -> BTreeSet<Published> {
+        let kept = self
+            .containers
+            .iter()
+            .filter(|container| self.fate(container) == Fate::KeepsRunning);
+        kept.flat_map(|container| &container.published)
+            .filter(|published| published.protocol == "tcp")
+            .cloned()
             .collect()
     }
 }

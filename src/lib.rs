@@ -32,6 +32,7 @@ pub mod interrupt;
 pub mod journal;
 pub mod live_restore;
 pub mod manifest;
+pub mod nf_tables;
 pub mod plan;
 pub mod reference;
 pub mod report;

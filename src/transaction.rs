@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::grounds::Grounds;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal, Ran, hash};
+use crate::nf_tables::Owned;
 use crate::plan::{Plan, Request};
 use crate::systemd::ServiceManager;
 
@@ -28,6 +29,7 @@ pub mod hold;
 pub mod live_restore;
 pub mod lock;
 pub mod outcome;
+mod ports;
 pub mod recovery;
 pub mod swap;
 
@@ -72,6 +74,7 @@ pub struct Transaction<'a, M, E, P> {
     staged: Option<Staged>,
     swapped: Option<Swapped>,
     hold: Option<Hold>,
+    held_ports: Option<Owned>,
 }
 
 impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
@@ -107,6 +110,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             staged: None,
             swapped: None,
             hold: None,
+            held_ports: None,
         }
     }
 
@@ -218,12 +222,32 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         };
         self.active_before = daemon.manager.active_states().await?;
+        self.hold_ports();
         self.look_at_containers(daemon).await?;
         self.reached = Reached::Stopping;
         daemon.stop().await?;
         self.progress
             .step(Step::Stop, &format!("{} stopped", daemon.units()));
         self.heed_interrupt().await
+    }
+
+    /// Without, connections are refused for a moment, as at each restart of
+    /// Docker.
+    fn hold_ports(&mut self) {
+        let Some(daemon) = self.daemon else {
+            return;
+        };
+        let ports = daemon.disturbance.ports_to_hold();
+        if ports.is_empty() {
+            return;
+        }
+        match ports::hold(&ports) {
+            Ok(held) => self.held_ports = Some(held),
+            Err(error) => self.progress.warning(&format!(
+                "new connections to published ports are refused while Docker starts, as they cannot be \
+                 held back: {error}"
+            )),
+        }
     }
 
     /// What runs now is what is to run afterwards.
@@ -320,6 +344,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
                 signal = self.interrupt.wait() => return Err(Failure::Interrupted(signal)),
                 started = daemon.start() => started?,
             }
+            self.held_ports = None;
             format!("{} started, the engine answers", daemon.unit())
         } else {
             self.release_hold();
@@ -560,6 +585,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         };
         hold.renew()?;
+        self.hold_ports();
         daemon.stop().await?;
         self.see_nobody_running()?;
         self.progress.step(Step::UndoStop, "Docker stopped again");
@@ -601,6 +627,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.release_hold();
         if daemon.disturbance.running {
             daemon.start().await?;
+            self.held_ports = None;
             let store = self.images.read()?.store;
             daemon.lists(&store, &self.images.image_ids()?).await?;
         } else {

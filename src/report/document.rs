@@ -136,7 +136,11 @@ impl ContainerDocument {
             name: container.name.clone(),
             status: container.status.to_string(),
             restart_policy: container.restart_policy,
-            published: container.published.clone(),
+            published: container
+                .published
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             fate,
         }
     }

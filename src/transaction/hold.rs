@@ -128,7 +128,9 @@ impl Hold {
         unit: &str,
     ) -> Result<(), HoldError> {
         let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
-        if !drop_in.exists() {
+        // It may be gone, and systemd not told of it.
+        let loaded = manager.unit(unit).await?.drop_in_paths;
+        if !drop_in.exists() && !loaded.iter().any(|path| drop_in == Path::new(path)) {
             return Ok(());
         }
         take_away(&drop_in)?;

@@ -122,16 +122,15 @@ impl Switch {
     }
 
     /// Puts the file with live-restore off in place, from wherever
-    /// [`Switch::put_on`] came to, and says whether dockerd has to read it;
-    /// none when somebody else has changed the file.
+    /// [`Switch::put_on`] came to; false when somebody else has changed the
+    /// file.
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn put_off(&self) -> Result<Option<bool>, FileError> {
+    pub fn put_off(&self) -> Result<bool, FileError> {
         match self.now()? {
-            Now::Found => return Ok(Some(false)),
-            Now::Off => return Ok(Some(true)),
-            Now::SomebodyElses => return Ok(None),
+            Now::Found | Now::Off => return Ok(true),
+            Now::SomebodyElses => return Ok(false),
             Now::On => {}
         }
         let found = if self.contents.found {
@@ -146,10 +145,10 @@ impl Switch {
             // Somebody's change came in between: it stays.
             exchange(&self.config_file, &self.off)?;
             remove(&self.off)?;
-            return Ok(None);
+            return Ok(false);
         }
         sync_directory(&self.config_file)?;
-        Ok(Some(true))
+        Ok(true)
     }
 
     /// Puts back what was found; false when somebody else has changed the file.
@@ -250,10 +249,10 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     /// what was found. A file that somebody else has changed meanwhile is left
     /// alone, and why is what is returned.
     pub(super) async fn take_back(&self, switch: &Switch) -> Result<Option<String>, Failure> {
-        let Some(to_be_read) = switch.put_off()? else {
-            return Ok(Some(switch.changed()));
-        };
-        if to_be_read || self.engine.info().await?.live_restore {
+        if self.engine.info().await?.live_restore {
+            if !switch.put_off()? {
+                return Ok(Some(switch.changed()));
+            }
             reload(self, false).await?;
         }
         if switch.put_back()? {

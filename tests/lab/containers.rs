@@ -2,6 +2,7 @@
 //! it was, also when it fails or is killed on the way.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::load::Load;
 use crate::machine::{APP, Machine, Suite, eventually};
@@ -64,6 +65,20 @@ fn address(machine: &Machine, container: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
 }
 
+/// A client in another network namespace, and this host's address there.
+fn elsewhere(machine: &Machine, port: u16) -> (PathBuf, SocketAddr) {
+    machine.sh("[ -e /run/netns/client ] || {
+           ip netns add client
+           ip link add outside type veth peer name eth0 netns client
+           ip addr add 10.77.0.1/24 dev outside; ip link set outside up
+           ip -n client addr add 10.77.0.2/24 dev eth0; ip -n client link set eth0 up
+         }");
+    (
+        machine.file("/run/netns/client"),
+        SocketAddr::from(([10, 77, 0, 1], port)),
+    )
+}
+
 fn live_restore(machine: &Machine) -> String {
     machine.sh("docker info -f '{{.LiveRestoreEnabled}}'")
 }
@@ -91,8 +106,12 @@ fn ten_applies(machine: &Machine, config_before: &str) {
     let requests: Vec<Load> = [own("web", 80), own("named", 80)]
         .map(|(namespace, server)| Load::requests(namespace, server))
         .into();
-    let (namespace, server) = own("echo", 9000);
-    let connection = Load::connection(namespace, server);
+    let connections: Vec<Load> = [own("echo", 9000), elsewhere(machine, 9000)]
+        .map(|(namespace, server)| Load::connection(namespace, server))
+        .into();
+    let (namespace, server) = elsewhere(machine, 8080);
+    let published = Load::requests(namespace, server);
+    let local = Load::requests(machine.namespace(), ([127, 0, 0, 1], 8080).into());
     for _ in 0..5 {
         for words in [
             ["apply", &claim],
@@ -107,7 +126,18 @@ fn ten_applies(machine: &Machine, config_before: &str) {
     for load in requests {
         load.met_no_failure("requests to a container's own address");
     }
-    connection.met_no_failure("an open connection");
+    for connection in connections {
+        connection.met_no_failure("an open connection");
+    }
+    published.met_no_failure("requests to a published port from elsewhere");
+    // What a docker-proxy has accepted when it ends with dockerd is cut.
+    for answer in local.answers() {
+        let failure = answer.failure.unwrap_or_default();
+        assert!(
+            !failure.contains("refused") && !failure.contains("timed out"),
+            "{failure}"
+        );
+    }
     eventually("the health check goes on", || {
         machine.sh("docker inspect -f '{{.State.Health.Status}}' checked") == "healthy"
     });
@@ -280,4 +310,138 @@ fn cannot_be_kept_where_a_flag_says_so() {
         &["apply", &machine.claim("app")],
         &["daemon.json cannot be changed", "Read-only"],
     );
+}
+
+/// Kills an apply at one system call after another. What is left is brought
+/// back by `digestfix recover`, or by the next apply: containers as they were,
+/// daemon.json the very same file, Docker running.
+fn killed_at_each(machine: &Machine, config_before: &str) {
+    machine.sh(&format!(
+        "docker run -d --name web {APP}:v1 /bin/busybox sleep 100000
+         docker run -d --name frozen --restart always {APP}:v1 /bin/busybox sleep 100000
+         docker pause frozen"
+    ));
+    let claim = machine.claim("app");
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    let (before, config_then) = (containers(machine), config(machine));
+    let store = machine.store();
+    let (mut killed, mut down, mut temporary) = (0, 0, 0);
+    for (call, first, last, step) in [
+        ("sendmsg", 28, 80, 3),
+        ("fsync", 1, 14, 1),
+        ("rename", 1, 4, 1),
+        ("renameat2", 1, 3, 1),
+        ("unlink", 1, 6, 1),
+    ] {
+        for point in (first..=last).step_by(step) {
+            let injection = format!("{call}:signal=SIGKILL:when={point}");
+            let run = machine.injected(&injection, &["apply", &claim]);
+            if run.code != 0 {
+                killed += 1;
+                let active = machine.run(&["systemctl", "is-active", "docker.service"]);
+                down += i32::from(active.code != 0);
+                temporary += i32::from(config(machine) != config_then);
+                if point % 2 == 0 {
+                    machine.digestfix(&["recover"]).exits(0);
+                    machine.digestfix(&["recover"]).exits(0);
+                    assert_eq!(config(machine), config_then, "{injection}, {config_before}");
+                    assert_eq!(live_restore(machine), "false", "{injection}");
+                } else {
+                    let seen = machine.digestfix(&["status"]);
+                    let journal =
+                        machine.run(&["test", "-e", "/var/lib/docker/digestfix/journal.json"]);
+                    assert_eq!(journal.code == 0, seen.stderr.contains("digestfix recover"));
+                }
+                machine.digestfix(&["apply", &claim]).exits(0);
+            }
+            assert!(machine.engine_has("app"), "{injection}");
+            assert_eq!(containers(machine), before, "{injection}, {config_before}");
+            assert_eq!(config(machine), config_then, "{injection}, {config_before}");
+            assert_eq!(live_restore(machine), "false", "{injection}");
+            machine.is_whole();
+            machine
+                .digestfix(&["apply", "--remove", &reference])
+                .exits(0);
+            assert_eq!(machine.store(), store, "{injection}");
+        }
+    }
+    println!(
+        "SIGKILL at {killed} points, {down} with Docker down, {temporary} with another daemon.json"
+    );
+    assert!(
+        killed > 30 && down >= 2 && temporary >= 5,
+        "{killed} {down} {temporary}"
+    );
+}
+
+#[test]
+fn outlive_a_kill_without_daemon_json() {
+    let machine = ready(Suite::Bookworm, |machine| {
+        machine.sh(&format!("rm -f {CONFIG}"));
+    });
+    killed_at_each(&machine, "no daemon.json");
+}
+
+#[test]
+fn outlive_a_kill_with_a_daemon_json() {
+    let machine = ready(Suite::Forky, |machine| {
+        machine.write(CONFIG, "{\n  \"debug\": false\n}\n");
+        machine.sh("systemctl restart docker");
+    });
+    killed_at_each(&machine, "a daemon.json");
+}
+
+/// dockerd refuses a daemon.json that somebody broke and has not had it read
+/// yet; so it would at its next start.
+#[test]
+fn are_kept_when_the_reload_is_refused() {
+    let machine = ready(Suite::Bookworm, |_| {});
+    machine.sh(&format!(
+        "docker run -d --name web {APP}:v1 /bin/busybox sleep 100000"
+    ));
+    machine.write(CONFIG, "{\"no-such-option\": true}");
+    let before = (machine.main_pid(), containers(&machine), config(&machine));
+    let run = machine
+        .digestfix(&["apply", &machine.claim("app")])
+        .exits(1);
+    assert!(
+        run.stderr.contains("did not take its configuration"),
+        "{}",
+        run.stderr
+    );
+    assert!(
+        run.stderr.contains("Docker was not stopped"),
+        "{}",
+        run.stderr
+    );
+    let after = (machine.main_pid(), containers(&machine), config(&machine));
+    assert_eq!(after, before);
+    machine.is_whole();
+}
+
+/// dockerd dies the moment that live-restore is on for the while.
+#[test]
+fn are_kept_when_the_daemon_dies() {
+    for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
+        let machine = ready(suite, |_| {});
+        machine.sh(&format!(
+            "docker run -d --name web {APP}:v1 /bin/busybox sleep 100000"
+        ));
+        let before = (containers(&machine), config(&machine));
+        let claim = machine.claim("app");
+        let run = machine.run(&[
+            "bash",
+            "-c",
+            &format!(
+                "digestfix apply {claim} > >(while read -r line; do echo \"$line\"
+                 case $line in *live-restore*on*) pkill -KILL dockerd;; esac; done)"
+            ),
+        ]);
+        assert!([0, 1].contains(&run.code), "{}\n{}", run.stdout, run.stderr);
+        assert_eq!(machine.engine_has("app"), run.code == 0);
+        let after = (containers(&machine), config(&machine));
+        assert_eq!(after, before, "{}\n{}", run.stdout, run.stderr);
+        assert_eq!(live_restore(&machine), "false");
+        machine.is_whole();
+    }
 }

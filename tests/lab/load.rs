@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-/// Longer than a kernel waits before it sends a connection's first packet again.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A kernel sends a first packet again after 1, 3 and 7 s.
+const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// What came of one request.

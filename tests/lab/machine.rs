@@ -120,6 +120,13 @@ impl Machine {
         Path::new("/proc").join(&self.init).join("ns/net")
     }
 
+    /// What a path of the machine's is called outside of it, mounts included.
+    pub fn file(&self, path: &str) -> PathBuf {
+        Path::new("/proc")
+            .join(&self.init)
+            .join(format!("root{path}"))
+    }
+
     pub fn run(&self, words: &[&str]) -> Run {
         self.command(words).output().expect("nsenter runs").into()
     }

@@ -1,0 +1,69 @@
+//! New connections to published ports, held back while Docker is away.
+//!
+//! dockerd takes its docker-proxy processes with it when it stops, and takes
+//! down and sets up again its packet filter's rules when it starts. In between,
+//! a new connection to a published port would be refused. Here its first packet
+//! (TCP's SYN) is dropped instead, and the client's kernel sends it again a
+//! second later: the connection is late, and not lost.
+//!
+//! The rules stand in a table of digestfix's own, and ask for exactly the
+//! packets that nobody else has taken: what is forwarded to a container meets
+//! neither chain. The table ends with the process.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+
+use crate::container::Published;
+use crate::nf_tables::{Header, Hook, Meta, Owned, Rule, Table};
+
+/// Before a host's own filter, which may refuse what is to wait.
+const BEFORE_FILTER: i32 = -150;
+
+/// After Docker's own translation (-100), and before connection tracking takes
+/// note of a connection that was not translated, which it would not be later
+/// either.
+const AFTER_NAT: i32 = 0;
+
+const LOOPBACK: u32 = 1;
+const TCP: u8 = 6;
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+
+/// Holds back new connections for as long as what it gives is there.
+///
+/// # Errors
+/// When the kernel cannot do it, or does not let this process.
+pub fn hold(ports: &BTreeSet<Published>) -> io::Result<Owned> {
+    let mut table = Table::new(&format!("digestfix-{}", std::process::id()));
+    table.chain("ports", None);
+    for published in ports {
+        table.rule("ports", &port(published));
+    }
+    table.chain("input", Some((Hook::Input, BEFORE_FILTER)));
+    table.rule("input", &first_packets(Rule::new()));
+    table.chain("output", Some((Hook::Output, AFTER_NAT)));
+    let to_itself = Rule::new().meta(Meta::OutInterface, &LOOPBACK.to_ne_bytes());
+    table.rule("output", &first_packets(to_itself));
+    table.create()
+}
+
+/// Of the flags FIN, SYN, RST and ACK, the first packet has SYN alone.
+fn first_packets(rule: Rule) -> Rule {
+    rule.meta(Meta::Protocol, &[TCP])
+        .bits(Header::Transport, 13, 0x17, 0x02)
+        .jumps("ports")
+}
+
+fn port(published: &Published) -> Rule {
+    let (family, offset, address) = match published.ip {
+        IpAddr::V4(ip) => (IPV4, 16, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (IPV6, 24, ip.octets().to_vec()),
+    };
+    let mut rule = Rule::new().meta(Meta::Family, &[family]);
+    if !published.ip.is_unspecified() {
+        rule = rule.header(Header::Network, offset, &address);
+    }
+    rule.header(Header::Transport, 2, &published.port.to_be_bytes())
+        .drops()
+}
