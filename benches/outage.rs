@@ -1,0 +1,253 @@
+//! What a change of the references costs a host that is in use: how long the
+//! API is away, which containers are lost, and what clients of a published
+//! port meet, by four ways that take turns on one machine of the lab:
+//!
+//! - `apply`: `digestfix apply`, live-restore being off;
+//! - `restart-lr`: `systemctl restart docker` with live-restore on already;
+//! - `by hand`: stop, edit with jq, start;
+//! - `restart`: `systemctl restart docker`.
+//!
+//! `cargo bench --bench outage [-- ROUNDS [SUITE...]]`, as root, after
+//! `tests/lab/prepare`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark may fail so"
+)]
+#![allow(dead_code, reason = "the lab's own parts are used here in part")]
+
+use std::collections::BTreeSet;
+use std::env;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[path = "../tests/lab/load.rs"]
+mod load;
+#[path = "../tests/lab/machine.rs"]
+mod machine;
+
+use load::Load;
+use machine::{APP, Machine, STORE, Suite, eventually};
+
+const ROUNDS: usize = 10;
+const WAYS: [&str; 4] = ["apply", "restart-lr", "by hand", "restart"];
+const CONFIG: &str = "/etc/docker/daemon.json";
+
+/// What one way came to in one round.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    /// Between the API's last answer before and its first one after.
+    api_away: Duration,
+    containers_lost: usize,
+    /// Requests to a published port that failed.
+    failed: usize,
+    /// From the first of them to the last.
+    failing: Duration,
+    slowest: Duration,
+}
+
+fn main() {
+    let words: Vec<String> = env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect();
+    let rounds = words.first().map_or(ROUNDS, |word| word.parse().unwrap());
+    let suites = [
+        ("bookworm", Suite::Bookworm),
+        ("trixie", Suite::Trixie),
+        ("forky", Suite::Forky),
+    ];
+    println!(
+        "medians of {rounds} rounds, in which the four take turns; ratio to restart-lr of each round\n"
+    );
+    println!(
+        "engine    way         API away, s (range)       ratio   containers   published port: \
+         failed   over, s   slowest, s"
+    );
+    println!("{:83}lost of 3", "");
+    for (name, suite) in suites {
+        if words.len() < 2 || words[1..].iter().any(|word| word == name) {
+            bench(suite, rounds);
+        }
+    }
+}
+
+fn bench(suite: Suite, rounds: usize) {
+    let machine = Machine::boot(suite);
+    machine.allow_containers();
+    machine.sh(&format!("rm -f {CONFIG}; systemctl restart docker"));
+    machine.load("app");
+    machine.sh(&format!(
+        "ip netns add client
+         ip link add outside type veth peer name eth0 netns client
+         ip addr add 10.77.0.1/24 dev outside; ip link set outside up
+         ip -n client addr add 10.77.0.2/24 dev eth0; ip -n client link set eth0 up
+         docker run -d --name web -p 8080:80 {APP}:v1 /bin/busybox httpd -f -p 80 -h /
+         docker run -d --name plain {APP}:v1 /bin/busybox sleep 100000
+         docker run -d --name always --restart always {APP}:v1 /bin/busybox sleep 100000"
+    ));
+    let engine = machine.sh("docker info -f '{{.ServerVersion}}'");
+    let engine = engine.split('+').next().unwrap_or_default();
+    let mut costs: [Vec<Cost>; 4] = Default::default();
+    for round in 0..rounds {
+        for turn in 0..WAYS.len() {
+            // None is always the one after the same other.
+            let way = (turn + round) % WAYS.len();
+            costs[way].push(take(&machine, WAYS[way]));
+        }
+    }
+    for (way, own) in WAYS.iter().zip(&costs) {
+        let away = |cost: &Cost| cost.api_away.as_secs_f64();
+        let ratios = own
+            .iter()
+            .zip(&costs[1])
+            .map(|(own, peer)| away(own) / away(peer));
+        let (low, middle, high) = spread(own.iter().map(away));
+        println!(
+            "{engine:<9} {way:<11} {middle:6.3} ({low:.3} to {high:.3})   {:5.2}   {:>10}   {:>22}   {:7.3}   {:7.3}",
+            spread(ratios).1,
+            spread(own.iter().map(|cost| cost.containers_lost as f64)).1,
+            spread(own.iter().map(|cost| cost.failed as f64)).1,
+            spread(own.iter().map(|cost| cost.failing.as_secs_f64())).1,
+            spread(own.iter().map(|cost| cost.slowest.as_secs_f64())).1,
+        );
+    }
+}
+
+/// The least, the median and the most.
+fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let last = values.len() - 1;
+    let median = (values[last / 2] + values[last.div_ceil(2)]) / 2.0;
+    (values[0], median, values[last])
+}
+
+/// One way, once; the host is made the same again before.
+fn take(machine: &Machine, way: &str) -> Cost {
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    machine.sh("systemctl reset-failed; docker start web plain always >/dev/null");
+    if machine.engine_has("app") {
+        machine
+            .digestfix(&["apply", &format!("--remove={reference}")])
+            .exits(0);
+    }
+    let live_restore = |on: bool| {
+        machine.write(CONFIG, &format!("{{\"live-restore\": {on}}}"));
+        machine.sh("systemctl reload docker");
+        eventually("live-restore is set", || {
+            machine.sh("docker info -f '{{.LiveRestoreEnabled}}'") == on.to_string()
+        });
+        if !on {
+            machine.sh(&format!("rm {CONFIG}"));
+        }
+    };
+    if way == "restart-lr" {
+        live_restore(true);
+    }
+    let before = running(machine);
+    let api = Api::watch(machine.file("/run/docker.sock"));
+    let server = SocketAddr::from(([10, 77, 0, 1], 8080));
+    let load = Load::requests(machine.file("/run/netns/client"), server);
+    thread::sleep(Duration::from_millis(300));
+    match way {
+        "apply" => {
+            machine
+                .digestfix(&["apply", &machine.claim("app")])
+                .exits(0);
+        }
+        "by hand" => {
+            let id = machine.id("app");
+            machine.sh(&format!(
+                "systemctl stop docker.socket docker.service
+                 jq -c '.Repositories[\"{APP}\"][\"{reference}\"] = \"{id}\"' {STORE} >/tmp/new
+                 cat /tmp/new >{STORE}
+                 systemctl start docker.socket docker.service"
+            ));
+        }
+        _ => {
+            machine.sh("systemctl restart docker");
+        }
+    }
+    thread::sleep(Duration::from_millis(300));
+    let api_away = api.longest_silence();
+    let answers = load.answers();
+    let now = running(machine);
+    if way == "restart-lr" {
+        live_restore(false);
+    }
+    let failed: Vec<Instant> = answers
+        .iter()
+        .filter(|answer| answer.failure.is_some())
+        .map(|answer| answer.began)
+        .collect();
+    Cost {
+        api_away,
+        containers_lost: before.difference(&now).count(),
+        failed: failed.len(),
+        failing: match (failed.first(), failed.last()) {
+            (Some(first), Some(last)) => *last - *first,
+            _ => Duration::ZERO,
+        },
+        slowest: answers
+            .iter()
+            .map(|answer| answer.took)
+            .max()
+            .unwrap_or_default(),
+    }
+}
+
+/// The running containers and their processes.
+fn running(machine: &Machine) -> BTreeSet<String> {
+    machine
+        .sh("docker inspect -f '{{.Name}} {{.State.Running}} {{.State.Pid}}' web plain always | grep true || true")
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A client of the API that asks again and again whether it is there.
+struct Api {
+    stop: Arc<AtomicBool>,
+    client: thread::JoinHandle<Duration>,
+}
+
+impl Api {
+    fn watch(socket: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let client = thread::spawn(move || {
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+            while !stopped.load(Ordering::Relaxed) {
+                if ping(&socket).is_ok_and(|answered| answered) {
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            longest.max(last.elapsed())
+        });
+        Self { stop, client }
+    }
+
+    fn longest_silence(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        self.client.join().unwrap()
+    }
+}
+
+fn ping(socket: &PathBuf) -> std::io::Result<bool> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.ends_with("OK"))
+}
