@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What swarm labels the containers of its services with.
 const SWARM_TASK: &str = "com.docker.swarm.task.id";
@@ -29,6 +29,8 @@ pub struct Container {
     pub started_at: String,
     /// Whether Docker starts it again by itself.
     pub restart_policy: RestartPolicy,
+    /// How often at most (`--restart on-failure:N`); 0 for as often as it takes.
+    pub max_retries: u32,
     /// Docker removes it, and its anonymous volumes, when it stops (`--rm`).
     pub auto_remove: bool,
     /// A swarm service's: swarm replaces it by itself.
@@ -90,7 +92,7 @@ impl fmt::Display for Status {
 }
 
 /// `--restart`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
     /// Never.
@@ -270,6 +272,7 @@ struct HostConfigAnswer {
 #[serde(rename_all = "PascalCase", default)]
 struct RestartPolicyAnswer {
     name: String,
+    maximum_retry_count: u32,
 }
 
 #[derive(Default, Deserialize)]
@@ -370,6 +373,7 @@ impl From<Inspection> for Container {
                 "on-failure" => RestartPolicy::OnFailure,
                 _ => RestartPolicy::No,
             },
+            max_retries: host.restart_policy.maximum_retry_count,
             auto_remove: host.auto_remove,
             swarm_task: labels.contains_key(SWARM_TASK),
             health_check: answer

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::container::{Change, Container, Happened, Published, RestartPolicy};
-use crate::engine::{Engine, EngineError, Info};
+use crate::api_clients;
+use crate::container::{Change, Container, Happened, Published, RestartPolicy, Status};
+use crate::engine::{Engine, EngineError};
 use crate::host::Managed;
 use crate::live_restore::{self, Hindrance, LiveRestore};
 use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
@@ -43,6 +44,11 @@ pub struct Disturbance {
     /// Those that were started with `--rm` do so, too
     /// ([`Info::keeps_auto_removed`](crate::engine::Info::keeps_auto_removed)).
     pub keeps_auto_removed: bool,
+    /// Their health checks go on by themselves
+    /// ([`Info::resumes_health_checks`](crate::engine::Info::resumes_health_checks)).
+    pub resumes_health_checks: bool,
+    /// Clients of the API that are connected now.
+    pub api_clients: usize,
 }
 
 /// What becomes of a container when Docker is stopped and started.
@@ -98,6 +104,17 @@ impl Disturbance {
             (_, RestartPolicy::OnFailure) => Fate::RestartsIfItFails,
             (_, RestartPolicy::No) => Fate::StaysDown,
         }
+    }
+
+    /// The containers whose health checks Docker leaves off when it starts.
+    pub fn health_checks_to_resume<'a>(
+        &self,
+        containers: &'a [Container],
+    ) -> impl Iterator<Item = &'a Container> {
+        let leaves_off = !self.resumes_health_checks;
+        containers.iter().filter(move |container| {
+            leaves_off && container.health_check && container.status == Status::Running
+        })
     }
 
     /// A change of a container that was to be expected.
@@ -249,11 +266,13 @@ pub async fn assess(
             });
         }
     }
-    let containers = if running {
-        engine.running_containers().await?
+    let (clients, containers) = if running {
+        let clients = api_clients::count(&host.socket);
+        (clients, engine.running_containers().await?)
     } else {
-        Vec::new()
+        (0, Vec::new())
     };
+    let engine = host.engine.clone().unwrap_or_default();
     let disturbance = Disturbance {
         unit: host.unit.id.clone(),
         running,
@@ -262,7 +281,9 @@ pub async fn assess(
         containers,
         policy,
         live_restore: live_restore::look(host),
-        keeps_auto_removed: host.engine.as_ref().is_some_and(Info::keeps_auto_removed),
+        keeps_auto_removed: engine.keeps_auto_removed(),
+        resumes_health_checks: engine.resumes_health_checks(),
+        api_clients: clients,
     };
     obstacles.extend(containers_at_risk(&disturbance));
     Ok((disturbance, obstacles))

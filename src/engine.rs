@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::container::Container;
+use crate::container::{Container, RestartPolicy};
 use crate::digest::ImageId;
 use crate::reference::Reference;
 
@@ -60,6 +60,18 @@ impl Info {
     /// although it runs (moby issue 46308, `daemon/daemon.go`, `restore`).
     #[must_use]
     pub fn keeps_auto_removed(&self) -> bool {
+        self.is_at_least([24, 0, 8])
+    }
+
+    /// The health checks of a container that outlived a restart of Docker go
+    /// on by themselves. Before 23.0 they do not, until it is paused and
+    /// unpaused (moby issue 41871).
+    #[must_use]
+    pub fn resumes_health_checks(&self) -> bool {
+        self.is_at_least([23, 0, 0])
+    }
+
+    fn is_at_least(&self, version: [u32; 3]) -> bool {
         let is_digit = |character: char| character.is_ascii_digit();
         let numbers: Vec<u32> = self
             .version
@@ -67,7 +79,7 @@ impl Info {
             .map(|part| part.split(|c| !is_digit(c)).next().unwrap_or_default())
             .map(|digits| digits.parse().unwrap_or_default())
             .collect();
-        numbers.as_slice() >= [24, 0, 8].as_slice()
+        numbers.as_slice() >= version.as_slice()
     }
 }
 
@@ -95,6 +107,17 @@ pub trait Engine {
     async fn start_container(&self, id: &str) -> Result<(), EngineError>;
     /// Pauses a container.
     async fn pause_container(&self, id: &str) -> Result<(), EngineError>;
+    /// Lets a paused container go on.
+    async fn unpause_container(&self, id: &str) -> Result<(), EngineError>;
+    /// The containers that have ended.
+    async fn exited_containers(&self) -> Result<Vec<Container>, EngineError>;
+    /// Gives a container another restart policy.
+    async fn set_restart_policy(
+        &self,
+        id: &str,
+        policy: RestartPolicy,
+        max_retries: u32,
+    ) -> Result<(), EngineError>;
     /// Listens, from now on, for reloads of the engine's configuration.
     async fn watch_reloads(&self) -> Result<Self::Reloads, EngineError>;
     /// The image that a reference leads to; none when the engine finds none.

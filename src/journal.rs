@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::{Container, Status};
+use crate::container::{Container, RestartPolicy, Status};
 use crate::digest::{Algorithm, Digest};
 use crate::state_file;
 use crate::transaction::lock::RootLock;
@@ -45,6 +45,12 @@ pub struct Journal {
     pub live_restore: Option<LiveRestore>,
     /// The containers that are to run again, in the order of their start.
     pub start_again: Vec<Ran>,
+    /// The containers that are down, and would be started with Docker: they
+    /// have no restart policy for the moment.
+    pub kept_down: Vec<KeptDown>,
+    /// The containers whose health checks Docker does not resume by itself:
+    /// they are paused for an instant.
+    pub health_checked: Vec<Ran>,
 }
 
 /// The reference store's contents.
@@ -85,6 +91,31 @@ pub struct Ran {
     pub name: String,
     /// It was paused.
     pub paused: bool,
+}
+
+/// A container that is to stay down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptDown {
+    /// Its ID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its restart policy.
+    pub policy: RestartPolicy,
+    /// How often it is restarted at most.
+    pub max_retries: u32,
+}
+
+impl From<&Container> for KeptDown {
+    fn from(container: &Container) -> Self {
+        Self {
+            id: container.id.clone(),
+            name: container.name.clone(),
+            policy: container.restart_policy,
+            max_retries: container.max_retries,
+        }
+    }
 }
 
 impl From<&Container> for Ran {
@@ -131,6 +162,8 @@ impl Journal {
             references,
             live_restore: None,
             start_again: Vec::new(),
+            kept_down: Vec::new(),
+            health_checked: Vec::new(),
         }
     }
 

@@ -16,6 +16,7 @@
 //! [`commands`] puts these together, one file a command, from what [`cli`]
 //! understood. [`systemd`] and [`engine`] are the edges to the two daemons.
 
+pub mod api_clients;
 pub mod claim;
 pub mod cli;
 pub mod commands;

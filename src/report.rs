@@ -4,6 +4,7 @@
 //! Nothing here fails and nothing here panics, so that a closed terminal
 //! cannot stop a transaction half-way.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -261,8 +262,8 @@ impl Report {
             ));
         }
         if disturbance.running {
-            for line in fates(disturbance) {
-                self.say(&line);
+            for line in fates(disturbance).iter().chain(&clients(disturbance)) {
+                self.say(line);
             }
         }
         let containers = disturbance.containers.iter();
@@ -271,6 +272,7 @@ impl Report {
             also_restarts: disturbance.carried_along.clone(),
             running_containers: containers.clone().map(|one| one.name.clone()).collect(),
             containers_keep_running: disturbance.containers_survive(),
+            api_clients: disturbance.api_clients,
             switches_live_restore: disturbance.switches_live_restore(),
             containers: containers
                 .map(|one| ContainerDocument::of(one, disturbance.fate(one)))
@@ -426,7 +428,47 @@ fn fates(disturbance: &Disturbance) -> Vec<String> {
             config_file.display()
         ));
     }
+    if disturbance.containers_survive() {
+        lines.push(
+            "While Docker is away, they do not find each other by name, their health checks pause and \
+             their output waits."
+                .to_owned(),
+        );
+    }
+    let ports = disturbance.ports_to_hold();
+    if !ports.is_empty() {
+        let ports: BTreeSet<String> = ports.iter().map(ToString::to_string).collect();
+        let ports: Vec<String> = ports.into_iter().collect();
+        lines.push(format!(
+            "New connections to published ports ({}) wait until it is back, and up to a second more; \
+             open ones go on, but those through docker-proxy (from this host itself, mostly) are cut.",
+            ports.join(", ")
+        ));
+    }
     lines
+}
+
+/// What becomes of the API's clients.
+fn clients(disturbance: &Disturbance) -> Option<String> {
+    let execs: usize = disturbance
+        .containers
+        .iter()
+        .map(|container| container.execs)
+        .sum();
+    let execs = match execs {
+        0 => String::new(),
+        1 => ", 1 docker exec session among them".to_owned(),
+        count => format!(", {count} docker exec sessions among them"),
+    };
+    let count = match disturbance.api_clients {
+        0 => return None,
+        1 => "1 client is connected to the API now and is".to_owned(),
+        count => format!("{count} clients are connected to the API now and are"),
+    };
+    Some(format!(
+        "{count} cut off{execs}; builds and pulls under way fail. Newer engines wait up to 5 s for them \
+         when they stop."
+    ))
 }
 
 /// How far a target is known, and by what.

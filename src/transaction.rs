@@ -11,13 +11,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::container::{Change, Container, in_start_order};
+use crate::container::{Change, Container, RestartPolicy, in_start_order};
 use crate::data_root::{ImageDir, Snapshot};
 use crate::disturbance::{ContainerPolicy, Fate, some_names};
 use crate::engine::Engine;
 use crate::grounds::Grounds;
 use crate::interrupt::Interrupt;
-use crate::journal::{self, Journal, Ran, hash};
+use crate::journal::{self, Journal, KeptDown, Ran, hash};
 use crate::nf_tables::Owned;
 use crate::plan::{Plan, Request};
 use crate::systemd::ServiceManager;
@@ -221,9 +221,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
-        self.active_before = daemon.manager.active_states().await?;
-        self.hold_ports();
         self.look_at_containers(daemon).await?;
+        self.hold_ports();
+        self.active_before = daemon.manager.active_states().await?;
         self.reached = Reached::Stopping;
         daemon.stop().await?;
         self.progress
@@ -257,28 +257,41 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         }
         self.ran = daemon.engine.running_containers().await?;
-        if disturbance.policy == ContainerPolicy::Ignore {
-            return Ok(());
-        }
         let at_risk = self.ran.iter().filter(|container| {
             let fate = disturbance.fate(container);
-            fate == Fate::Removed
-                || disturbance.policy == ContainerPolicy::Keep && fate != Fate::KeepsRunning
+            match disturbance.policy {
+                ContainerPolicy::Keep => fate != Fate::KeepsRunning,
+                ContainerPolicy::Restart => fate == Fate::Removed,
+                ContainerPolicy::Ignore => false,
+            }
         });
         let names = some_names(at_risk);
         if !names.is_empty() {
             return Err(Failure::MoreContainers(names));
         }
-        if disturbance.containers_survive() {
+        let Some(journal) = &mut self.journal else {
             return Ok(());
-        }
-        let again = self.ran.iter().filter(|container| !container.swarm_task);
-        let again = in_start_order(again.cloned().collect());
-        if let Some(journal) = &mut self.journal {
+        };
+        if disturbance.containers_survive() {
+            journal.health_checked = disturbance
+                .health_checks_to_resume(&self.ran)
+                .map(Ran::from)
+                .collect();
+        } else if disturbance.policy == ContainerPolicy::Ignore {
+            return Ok(());
+        } else {
+            let again = self.ran.iter().filter(|container| !container.swarm_task);
+            let again = in_start_order(again.cloned().collect());
             journal.start_again = again.iter().map(Ran::from).collect();
-            journal.write(&self.lock)?;
         }
-        Ok(())
+        let exited = daemon.engine.exited_containers().await?;
+        journal.kept_down = exited
+            .iter()
+            .filter(|container| container.restart_policy != RestartPolicy::No)
+            .map(KeptDown::from)
+            .collect();
+        journal.write(&self.lock)?;
+        daemon.keep_down(&journal.kept_down).await
     }
 
     fn see_nobody_running(&self) -> Result<(), Failure> {
@@ -419,19 +432,18 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// whatever became of the others.
     async fn settle(&mut self) -> Result<(), Failure> {
         let units = self.restore().await;
-        let containers = self.start_containers().await;
+        let containers = self.settle_containers().await;
         let live_restore = self.take_back().await;
         units.and(containers).and(live_restore)
     }
 
-    async fn start_containers(&mut self) -> Result<(), Failure> {
+    async fn settle_containers(&mut self) -> Result<(), Failure> {
         let (Some(daemon), Some(journal)) = (self.daemon, &self.journal) else {
             return Ok(());
         };
-        if journal.start_again.is_empty() {
-            return Ok(());
-        }
-        let (started, problems) = daemon.start_again(&journal.start_again).await?;
+        daemon.give_policies_back(&journal.kept_down).await?;
+        let (started, mut problems) = daemon.start_again(&journal.start_again).await?;
+        problems.extend(daemon.resume_health_checks(&journal.health_checked).await);
         for problem in problems {
             self.progress.warning(&problem);
         }

@@ -75,6 +75,8 @@ pub(super) async fn recover(
         policy: ContainerPolicy::Ignore,
         live_restore: LiveRestore::On,
         keeps_auto_removed: true,
+        resumes_health_checks: true,
+        api_clients: 0,
     };
     let daemon = Daemon {
         manager,

@@ -6,17 +6,18 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::SendRequest;
-use hyper::header::HOST;
+use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::net::UnixStream;
 
-use crate::container::{Container, Inspection};
+use crate::container::{Container, Inspection, RestartPolicy};
 use crate::engine::{Engine, EngineError, Info, References, Reloads};
 use crate::reference::Reference;
 
@@ -25,6 +26,9 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// The events of a reloaded configuration, and no others, as a query has it:
 /// `{"type":["daemon"],"event":["reload"]}`.
 const RELOADS: &str = "%7B%22type%22%3A%5B%22daemon%22%5D%2C%22event%22%3A%5B%22reload%22%5D%7D";
+
+/// Containers that have ended: `{"status":["exited"]}`.
+const EXITED: &str = "%7B%22status%22%3A%5B%22exited%22%5D%7D";
 
 /// An engine behind a Unix socket.
 #[derive(Debug, Clone)]
@@ -95,7 +99,7 @@ impl UnixEngine {
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, EngineError> {
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, EngineError> {
         let stream =
             UnixStream::connect(&self.socket)
                 .await
@@ -112,15 +116,17 @@ impl UnixEngine {
 
     async fn send(
         &self,
-        connection: &mut SendRequest<Empty<Bytes>>,
+        connection: &mut SendRequest<Full<Bytes>>,
         method: Method,
         path: &str,
+        body: Bytes,
     ) -> Result<Response<Incoming>, EngineError> {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, "docker")
-            .body(Empty::new())
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
             .map_err(|error| self.answer(path, error))?;
         connection
             .send_request(request)
@@ -138,10 +144,12 @@ impl UnixEngine {
 
     /// A connection that has answered a ping, and what every path on it begins
     /// with.
-    async fn negotiate(&self) -> Result<(SendRequest<Empty<Bytes>>, String), EngineError> {
+    async fn negotiate(&self) -> Result<(SendRequest<Full<Bytes>>, String), EngineError> {
         const PING: &str = "/_ping";
         let mut connection = self.connect().await?;
-        let response = self.send(&mut connection, Method::GET, PING).await?;
+        let response = self
+            .send(&mut connection, Method::GET, PING, Bytes::new())
+            .await?;
         let status = response.status();
         let version = response
             .headers()
@@ -174,11 +182,12 @@ impl UnixEngine {
         &self,
         method: Method,
         path: &str,
+        body: Bytes,
     ) -> Result<(StatusCode, Bytes), EngineError> {
         let exchange = async {
             let (mut connection, version) = self.negotiate().await?;
             let whole = format!("{version}{path}");
-            let response = self.send(&mut connection, method, &whole).await?;
+            let response = self.send(&mut connection, method, &whole, body).await?;
             Ok((response.status(), self.body(path, response).await?))
         };
         self.within(path, exchange).await
@@ -191,16 +200,30 @@ impl UnixEngine {
         )
     }
 
-    /// Asks for something to be done. `NOT_MODIFIED` says that it was so.
+    async fn containers(&self, path: &str) -> Result<Vec<Container>, EngineError> {
+        let listed: Vec<ContainerAnswer> = self.require_json(path).await?;
+        let mut containers = Vec::with_capacity(listed.len());
+        for ContainerAnswer { id } in listed {
+            // One that is removed right now is not there.
+            containers.extend(self.container(&id).await?);
+        }
+        Ok(containers)
+    }
+
     async fn post(&self, path: &str) -> Result<(), EngineError> {
-        match self.request(Method::POST, path).await? {
+        self.post_body(path, Bytes::new()).await
+    }
+
+    /// Asks for something to be done. `NOT_MODIFIED` says that it was so.
+    async fn post_body(&self, path: &str, body: Bytes) -> Result<(), EngineError> {
+        match self.request(Method::POST, path, body).await? {
             (StatusCode::NO_CONTENT | StatusCode::OK | StatusCode::NOT_MODIFIED, _) => Ok(()),
             (status, body) => Err(self.refused(path, status, &body)),
         }
     }
 
     async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, EngineError> {
-        match self.request(Method::GET, path).await? {
+        match self.request(Method::GET, path, Bytes::new()).await? {
             (StatusCode::OK, body) => serde_json::from_slice(&body)
                 .map(Some)
                 .map_err(|error| self.answer(path, error)),
@@ -259,13 +282,12 @@ impl Engine for UnixEngine {
     }
 
     async fn running_containers(&self) -> Result<Vec<Container>, EngineError> {
-        let running: Vec<ContainerAnswer> = self.require_json("/containers/json").await?;
-        let mut containers = Vec::with_capacity(running.len());
-        for ContainerAnswer { id } in running {
-            // One that ends and is removed right now does not run.
-            containers.extend(self.container(&id).await?);
-        }
-        Ok(containers)
+        self.containers("/containers/json").await
+    }
+
+    async fn exited_containers(&self) -> Result<Vec<Container>, EngineError> {
+        self.containers(&format!("/containers/json?all=1&filters={EXITED}"))
+            .await
     }
 
     async fn container(&self, id: &str) -> Result<Option<Container>, EngineError> {
@@ -279,6 +301,23 @@ impl Engine for UnixEngine {
 
     async fn pause_container(&self, id: &str) -> Result<(), EngineError> {
         self.post(&format!("/containers/{id}/pause")).await
+    }
+
+    async fn unpause_container(&self, id: &str) -> Result<(), EngineError> {
+        self.post(&format!("/containers/{id}/unpause")).await
+    }
+
+    async fn set_restart_policy(
+        &self,
+        id: &str,
+        policy: RestartPolicy,
+        max_retries: u32,
+    ) -> Result<(), EngineError> {
+        let body = json!({
+            "RestartPolicy": {"Name": policy.word(), "MaximumRetryCount": max_retries}
+        });
+        let path = format!("/containers/{id}/update");
+        self.post_body(&path, body.to_string().into()).await
     }
 
     async fn watch_reloads(&self) -> Result<ReloadEvents, EngineError> {
@@ -295,7 +334,9 @@ impl Engine for UnixEngine {
         let exchange = async {
             let (mut connection, version) = self.negotiate().await?;
             let whole = format!("{version}{path}");
-            let response = self.send(&mut connection, Method::GET, &whole).await?;
+            let response = self
+                .send(&mut connection, Method::GET, &whole, Bytes::new())
+                .await?;
             match response.status() {
                 StatusCode::OK => Ok(response.into_body()),
                 status => Err(self.answer("/events", status)),

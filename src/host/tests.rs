@@ -13,7 +13,7 @@ use fs2::FileExt;
 use tempfile::TempDir;
 
 use super::*;
-use crate::container::Container;
+use crate::container::{Container, RestartPolicy};
 use crate::engine::EngineError;
 use crate::engine::{References, Reloads};
 use crate::reference::Reference;
@@ -97,6 +97,20 @@ impl Engine for FakeEngine {
         unreachable!()
     }
     async fn pause_container(&self, _: &str) -> Result<(), EngineError> {
+        unreachable!()
+    }
+    async fn unpause_container(&self, _: &str) -> Result<(), EngineError> {
+        unreachable!()
+    }
+    async fn exited_containers(&self) -> Result<Vec<Container>, EngineError> {
+        unreachable!()
+    }
+    async fn set_restart_policy(
+        &self,
+        _: &str,
+        _: RestartPolicy,
+        _: u32,
+    ) -> Result<(), EngineError> {
         unreachable!()
     }
     async fn watch_reloads(&self) -> Result<NoReloads, EngineError> {

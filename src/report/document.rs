@@ -102,6 +102,7 @@ pub(super) struct DisturbanceDocument {
     pub also_restarts: Vec<String>,
     pub running_containers: Vec<String>,
     pub containers_keep_running: bool,
+    pub api_clients: usize,
     pub switches_live_restore: bool,
     pub containers: Vec<ContainerDocument>,
 }

@@ -27,6 +27,9 @@ use crate::transaction::swap::beside;
 /// dockerd reloads in milliseconds, and says nothing when it refuses to.
 const RELOAD_WITHIN: Duration = Duration::from_secs(10);
 
+/// Between two looks at whether a reload has come through.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// The largest daemon.json that is read, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -273,14 +276,15 @@ async fn reload<M: ServiceManager, E: Engine>(
     daemon.manager.hang_up(daemon.unit()).await?;
     let mut reloaded = false;
     let takes = async {
-        loop {
-            reloads.next().await?;
-            reloaded = true;
-            // It may have been somebody else's reload, a moment before ours.
-            if daemon.engine.info().await?.live_restore == live_restore {
-                return Ok(());
-            }
+        reloads.next().await?;
+        reloaded = true;
+        // The reload may have been somebody else's, a moment before ours; and
+        // engines from 25 on give several who ask at once the same, older
+        // answer.
+        while daemon.engine.info().await?.live_restore != live_restore {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
+        Ok(())
     };
     match tokio::time::timeout(RELOAD_WITHIN, takes).await {
         Ok(outcome) => outcome,

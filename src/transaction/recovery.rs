@@ -41,7 +41,9 @@ pub async fn recover<M: ServiceManager, E: Engine>(
         daemon.start_triggers().await?;
     }
     daemon.start_inactive(&journal.units).await?;
-    let (started, problems) = daemon.start_again(&journal.start_again).await?;
+    daemon.give_policies_back(&journal.kept_down).await?;
+    let (started, mut problems) = daemon.start_again(&journal.start_again).await?;
+    problems.extend(daemon.resume_health_checks(&journal.health_checked).await);
     for problem in problems {
         progress.warning(&problem);
     }

@@ -40,6 +40,10 @@ struct World {
     /// A container that is started while the unit is held.
     appears: RefCell<Option<String>>,
     policy: Cell<ContainerPolicy>,
+    /// An engine that does not resume health checks.
+    old: Cell<bool>,
+    /// The containers that were unpaused.
+    resumed: RefCell<Vec<String>>,
     swarm: Cell<bool>,
     live_restore: Cell<bool>,
     reloads: Rc<Cell<u32>>,
@@ -84,6 +88,8 @@ impl World {
             containers: RefCell::default(),
             appears: RefCell::default(),
             policy: Cell::new(ContainerPolicy::Keep),
+            old: Cell::new(false),
+            resumed: RefCell::default(),
             swarm: Cell::new(false),
             live_restore: Cell::new(false),
             reloads: Rc::default(),
@@ -279,6 +285,12 @@ impl ServiceManager for World {
         assert!(!held, "started while held");
         self.called("start")?;
         self.runs.set(true);
+        for container in self.containers.borrow_mut().iter_mut() {
+            if container.pid == 0 && container.restart_policy == RestartPolicy::Always {
+                container.pid = 300;
+                container.status = Status::Running;
+            }
+        }
         self.read_store();
         self.live_restore.set(false);
         self.reads_config();
@@ -367,6 +379,41 @@ impl Engine for World {
         Ok(())
     }
 
+    async fn unpause_container(&self, id: &str) -> Result<(), EngineError> {
+        for container in self.containers.borrow_mut().iter_mut() {
+            if container.id == id {
+                assert_eq!(container.status, Status::Paused);
+                container.status = Status::Running;
+                self.resumed.borrow_mut().push(id.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    async fn exited_containers(&self) -> Result<Vec<Container>, EngineError> {
+        self.answers()?;
+        let containers = self.containers.borrow();
+        let down = containers
+            .iter()
+            .filter(|one| matches!(one.status, Status::Down(_)));
+        Ok(down.cloned().collect())
+    }
+
+    async fn set_restart_policy(
+        &self,
+        id: &str,
+        policy: RestartPolicy,
+        max_retries: u32,
+    ) -> Result<(), EngineError> {
+        for container in self.containers.borrow_mut().iter_mut() {
+            if container.id == id {
+                container.restart_policy = policy;
+                container.max_retries = max_retries;
+            }
+        }
+        Ok(())
+    }
+
     async fn watch_reloads(&self) -> Result<Counted, EngineError> {
         self.answers()?;
         Ok(Counted(Rc::clone(&self.reloads), self.reloads.get()))
@@ -435,6 +482,8 @@ fn disturbance(world: &World) -> Disturbance {
             LiveRestore::Switchable(world.config_file())
         },
         keeps_auto_removed: true,
+        resumes_health_checks: !world.old.get(),
+        api_clients: 0,
     }
 }
 
@@ -848,5 +897,45 @@ fn a_container_that_comes_in_between_is_not_lost() {
         is_undone(&world, &outcome);
         assert!(!steps.contains(&Step::Stop));
         assert_eq!(world.statuses(), [(100, Status::Running)]);
+    }
+}
+
+/// Docker starts a container of this policy at each of its starts.
+#[test]
+fn what_is_down_stays_down() {
+    for failing in [None, Some("stop"), Some("start")] {
+        let world = world_with(None);
+        world.run_container("down");
+        {
+            let mut containers = world.containers.borrow_mut();
+            containers[1].pid = 0;
+            containers[1].status = Status::Down("exited".to_owned());
+            containers[1].restart_policy = RestartPolicy::Always;
+            containers[1].max_retries = 3;
+        }
+        world.fails.set(failing.map(|call| (call, 0)));
+        transact(&world);
+        let containers = world.containers.borrow();
+        assert_eq!(containers[1].pid, 0);
+        assert_eq!(containers[1].restart_policy, RestartPolicy::Always);
+        assert_eq!(containers[1].max_retries, 3);
+        assert!(Journal::read(world.root.path()).unwrap().is_none());
+    }
+}
+
+#[test]
+fn health_checks_are_resumed_where_docker_does_not() {
+    for old in [false, true] {
+        let world = world_with(None);
+        world.old.set(old);
+        world.run_container("unchecked");
+        world.containers.borrow_mut()[0].health_check = true;
+        let (outcome, _) = transact(&world);
+        let Outcome::Done { containers, .. } = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(containers, []);
+        let resumed: &[&str] = if old { &["web"] } else { &[] };
+        assert_eq!(*world.resumed.borrow(), resumed);
     }
 }

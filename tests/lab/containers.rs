@@ -36,14 +36,17 @@ fn start_containers(machine: &Machine) {
          run beside --network container:web --no-healthcheck {FULL} sleep 100000
          run talker --init --no-healthcheck {FULL} sh -c 'while usleep 1000; do echo line of output; done'
          docker pause frozen >/dev/null
-         docker create --name made {FULL} sleep 100000 >/dev/null"
+         docker create --name made --restart always {FULL} sleep 100000 >/dev/null
+         run down --restart always --no-healthcheck {FULL} sleep 100000
+         run failed --restart on-failure:7 --no-healthcheck {FULL} sleep 100000
+         docker kill down failed >/dev/null"
     ));
 }
 
 fn containers(machine: &Machine) -> String {
     machine.sh(
-        "docker inspect -f '{{.Name}} {{.State.Status}} {{.State.Pid}} {{.State.StartedAt}} {{.RestartCount}}' \
-         $(docker ps -aq) | sort",
+        "docker inspect -f '{{.Name}} {{.State.Status}} {{.State.Pid}} {{.State.StartedAt}} {{.RestartCount}} \
+         {{.HostConfig.RestartPolicy}}' $(docker ps -aq) | sort",
     )
 }
 
@@ -101,7 +104,7 @@ fn ten_applies(machine: &Machine, config_before: &str) {
     }
     let reference = format!("{APP}@{}", machine.digest("app"));
     let (before, config_then) = (containers(machine), config(machine));
-    assert_eq!(before.lines().count(), 11, "{before}");
+    assert_eq!(before.lines().count(), 13, "{before}");
     let own = |name, port| (machine.namespace(), address(machine, name, port));
     let requests: Vec<Load> = [own("web", 80), own("named", 80)]
         .map(|(namespace, server)| Load::requests(namespace, server))
@@ -138,8 +141,13 @@ fn ten_applies(machine: &Machine, config_before: &str) {
             "{failure}"
         );
     }
+    let last_check = || {
+        machine.sh("docker inspect -f '{{range .State.Health.Log}}{{.Start}} {{end}}{{.State.Health.Status}}' checked")
+    };
+    let then = last_check();
     eventually("the health check goes on", || {
-        machine.sh("docker inspect -f '{{.State.Health.Status}}' checked") == "healthy"
+        let now = last_check();
+        now != then && now.ends_with("healthy")
     });
     machine.is_whole();
 }
@@ -227,8 +235,15 @@ fn are_started_again_in_swarm_mode() {
             &["--rm", "passing"],
         );
         machine.sh("docker rm -f passing >/dev/null");
-        let ran = || machine.sh("docker ps --format '{{.Names}} {{.State}}' | sort");
-        let (before, config_before) = (ran(), config(&machine));
+        let ran =
+            || machine.sh("docker ps -a --format '{{.Names}} {{.State}}' | grep -v service | sort");
+        machine.sh(&format!(
+            "docker service create -q --detach --no-resolve-image --name service --no-healthcheck \
+             {APP}:v1 /bin/busybox sleep 100000 >/dev/null"
+        ));
+        let service = || machine.sh("docker ps -q --filter name=service --filter status=running");
+        eventually("the service runs", || !service().is_empty());
+        let (before, config_before, task) = (ran(), config(&machine), service());
 
         let run = machine
             .digestfix(&["apply", "--containers", "restart", &claim])
@@ -237,6 +252,9 @@ fn are_started_again_in_swarm_mode() {
         assert_eq!(ran(), before, "{}", run.stdout);
         assert_eq!(config(&machine), config_before);
         assert!(machine.engine_has("app"));
+        eventually("swarm replaces it", || {
+            ![String::new(), task.clone()].contains(&service())
+        });
         machine.sh("docker exec beside wget -q -O /dev/null http://127.0.0.1/hello");
         machine.is_whole();
     }
@@ -434,10 +452,11 @@ fn are_kept_when_the_daemon_dies() {
             "-c",
             &format!(
                 "digestfix apply {claim} > >(while read -r line; do echo \"$line\"
-                 case $line in *live-restore*on*) pkill -KILL dockerd;; esac; done)"
+                 case $line in *\"switched on\"*) pkill -KILL dockerd;; esac; done)"
             ),
         ]);
         assert!([0, 1].contains(&run.code), "{}\n{}", run.stdout, run.stderr);
+        machine.sh("journalctl -b -u docker | grep -q 'code=killed, status=9/KILL'");
         assert_eq!(machine.engine_has("app"), run.code == 0);
         let after = (containers(&machine), config(&machine));
         assert_eq!(after, before, "{}\n{}", run.stdout, run.stderr);

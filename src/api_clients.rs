@@ -1,0 +1,52 @@
+//! Who is connected to the Docker API right now: `docker logs -f`, `docker
+//! exec`, a build, a dashboard. A stop of Docker cuts them off.
+
+use std::fs;
+use std::path::Path;
+
+/// The state of a Unix socket that is connected (`linux/net.h`, `SS_CONNECTED`).
+const CONNECTED: &str = "03";
+
+/// How many clients are connected to a socket, as far as that can be seen from
+/// here.
+#[must_use]
+pub fn count(socket: &Path) -> usize {
+    // The kernel has the name that the socket was bound to, and /var/run is a
+    // link.
+    let name = fs::canonicalize(socket).unwrap_or_else(|_| socket.to_owned());
+    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    connections(
+        &table,
+        &[&socket.to_string_lossy(), &name.to_string_lossy()],
+    )
+}
+
+/// `Num RefCount Protocol Flags Type St Inode Path` (`proc_net_unix(5)`).
+fn connections(table: &str, names: &[&str]) -> usize {
+    table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|columns| columns.get(5) == Some(&CONNECTED))
+        .filter(|columns| columns.get(7).is_some_and(|path| names.contains(path)))
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_to_the_socket_are_counted() {
+        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 111 /run/docker.sock\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 112 /run/docker.sock\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 113\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 114 /run/docker.sock\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 115 /run/other.sock\n";
+        assert_eq!(
+            connections(table, &["/var/run/docker.sock", "/run/docker.sock"]),
+            2
+        );
+        assert_eq!(connections("", &["/run/docker.sock"]), 0);
+    }
+}
