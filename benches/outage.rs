@@ -33,7 +33,7 @@ mod load;
 #[path = "../tests/lab/machine.rs"]
 mod machine;
 
-use load::Load;
+use load::{Load, Summary};
 use machine::{APP, Machine, STORE, Suite, eventually};
 
 const ROUNDS: usize = 10;
@@ -41,16 +41,12 @@ const WAYS: [&str; 4] = ["apply", "restart-lr", "by hand", "restart"];
 const CONFIG: &str = "/etc/docker/daemon.json";
 
 /// What one way came to in one round.
-#[derive(Debug, Clone, Copy)]
 struct Cost {
     /// Between the API's last answer before and its first one after.
     api_away: Duration,
     containers_lost: usize,
-    /// Requests to a published port that failed.
-    failed: usize,
-    /// From the first of them to the last.
-    failing: Duration,
-    slowest: Duration,
+    /// What requests to a published port came to.
+    clients: Summary,
 }
 
 fn main() {
@@ -114,9 +110,9 @@ fn bench(suite: Suite, rounds: usize) {
             "{engine:<9} {way:<11} {middle:6.3} ({low:.3} to {high:.3})   {:5.2}   {:>10}   {:>22}   {:7.3}   {:7.3}",
             spread(ratios).1,
             spread(own.iter().map(|cost| cost.containers_lost as f64)).1,
-            spread(own.iter().map(|cost| cost.failed as f64)).1,
-            spread(own.iter().map(|cost| cost.failing.as_secs_f64())).1,
-            spread(own.iter().map(|cost| cost.slowest.as_secs_f64())).1,
+            spread(own.iter().map(|cost| cost.clients.failed as f64)).1,
+            spread(own.iter().map(|cost| cost.clients.failing.as_secs_f64())).1,
+            spread(own.iter().map(|cost| cost.clients.slowest.as_secs_f64())).1,
         );
     }
 }
@@ -183,24 +179,10 @@ fn take(machine: &Machine, way: &str) -> Cost {
     if way == "restart-lr" {
         live_restore(false);
     }
-    let failed: Vec<Instant> = answers
-        .iter()
-        .filter(|answer| answer.failure.is_some())
-        .map(|answer| answer.began)
-        .collect();
     Cost {
         api_away,
         containers_lost: before.difference(&now).count(),
-        failed: failed.len(),
-        failing: match (failed.first(), failed.last()) {
-            (Some(first), Some(last)) => *last - *first,
-            _ => Duration::ZERO,
-        },
-        slowest: answers
-            .iter()
-            .map(|answer| answer.took)
-            .max()
-            .unwrap_or_default(),
+        clients: Summary::of(&answers),
     }
 }
 

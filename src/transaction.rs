@@ -290,7 +290,10 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             .filter(|container| container.restart_policy != RestartPolicy::No)
             .map(KeptDown::from)
             .collect();
-        journal.write(&self.lock)?;
+        let announced = journal.start_again.len() + journal.health_checked.len();
+        if announced + journal.kept_down.len() > 0 {
+            journal.write(&self.lock)?;
+        }
         daemon.keep_down(&journal.kept_down).await
     }
 

@@ -1,10 +1,12 @@
 //! `digestfix recover`, and what `apply` does first when a run was killed.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use crate::cli::RecoverArgs;
+use crate::cli::{HostArgs, RecoverArgs};
 use crate::commands::{Site, Stop, engine_at};
 use crate::disturbance::{ContainerPolicy, Disturbance};
+use crate::host::HostError;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal};
 use crate::live_restore::LiveRestore;
@@ -14,6 +16,9 @@ use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::Failure;
 use crate::transaction::recovery;
+
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: &RecoverArgs) -> Exit {
     let mut report = Report::new("recover", &args.output);
@@ -34,7 +39,7 @@ pub(super) async fn run(args: &RecoverArgs) -> Exit {
 
 async fn look(args: &RecoverArgs, report: &mut Report) -> Result<bool, Stop> {
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
-    let site = Site::find(&args.host).await?;
+    let site = settled_site(&args.host).await?;
     report.host(&site.host);
     let data_root = site.images().data_root();
     if Journal::read(data_root)?.is_none() {
@@ -45,6 +50,20 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<bool, Stop> {
         signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
     };
     recover(&site, &lock, report).await
+}
+
+/// The host, once systemd has done what it is about to do with Docker: start it
+/// again by itself, say.
+async fn settled_site(args: &HostArgs) -> Result<Site, Stop> {
+    let deadline = Instant::now() + SETTLED_WITHIN;
+    loop {
+        match Site::find(args).await {
+            Err(Stop::Host(HostError::Unsettled { .. })) if Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            found => return found,
+        }
+    }
 }
 
 /// Brings the host back, if there is a journal. False when there is none.

@@ -1,6 +1,7 @@
 //! Clients of containers, in a network namespace of a machine's: what each
 //! request and each open connection met, and when.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,6 +23,48 @@ pub struct Answer {
     pub began: Instant,
     pub took: Duration,
     pub failure: Option<String>,
+}
+
+/// What came of many.
+pub struct Summary {
+    pub requests: usize,
+    pub failed: usize,
+    /// From the first failed one to the last.
+    pub failing: Duration,
+    pub slowest: Duration,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} failed over {:?}, the slowest took {:?}",
+            self.failed, self.requests, self.failing, self.slowest
+        )
+    }
+}
+
+impl Summary {
+    pub fn of(answers: &[Answer]) -> Self {
+        let mut failed = answers.iter().filter(|answer| answer.failure.is_some());
+        let failing = match (failed.next(), failed.next_back()) {
+            (Some(first), Some(last)) => last.began - first.began,
+            _ => Duration::ZERO,
+        };
+        Self {
+            requests: answers.len(),
+            failed: answers
+                .iter()
+                .filter(|answer| answer.failure.is_some())
+                .count(),
+            failing,
+            slowest: answers
+                .iter()
+                .map(|answer| answer.took)
+                .max()
+                .unwrap_or_default(),
+        }
+    }
 }
 
 /// Clients that go on until they are asked for their answers.
@@ -94,14 +137,11 @@ impl Load {
 
     /// Ends it, and sees that it met nothing but good answers.
     #[track_caller]
-    pub fn met_no_failure(self, who: &str) -> Vec<Answer> {
+    pub fn met_no_failure(self, who: &str) {
         let answers = self.answers();
-        let failures: Vec<&Answer> = answers
-            .iter()
-            .filter(|answer| answer.failure.is_some())
-            .collect();
-        assert!(failures.is_empty(), "{who}: {failures:?}");
-        assert!(answers.len() > 100, "{who}: only {}", answers.len());
-        answers
+        let summary = Summary::of(&answers);
+        let first = answers.iter().find_map(|answer| answer.failure.as_ref());
+        assert_eq!(first, None, "{who}: {summary}");
+        assert!(summary.requests > 100, "{who}: {summary}");
     }
 }
