@@ -26,8 +26,6 @@ use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::lock::LockError;
 use crate::transaction::outcome::{Failure, Progress};
 
-const NOTHING_TOUCHED: &str = "nothing was touched";
-
 /// The engine answers in milliseconds, or is in trouble.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -80,6 +78,8 @@ enum Stop {
     InterruptedRun(PathBuf),
     #[error("the interrupted run was at work on {0}: say --unit {0}")]
     OtherUnit(String),
+    #[error("the interrupted run was at work on {path}: say --config-file {path}", path = .0.display())]
+    OtherConfigFile(PathBuf),
     #[error("{0}")]
     Recovery(Failure),
     #[error("signals cannot be listened for: {0}")]
@@ -130,6 +130,15 @@ impl Stop {
                 next = Some(error.problem.cure().to_owned());
                 vec![self.to_string()]
             }
+            Self::Journal(_) => {
+                next = Some(
+                    "bring the host back by hand: see that Docker runs, put back what lies beside \
+                     daemon.json as daemon.json.digestfix-…, look for containers without their restart \
+                     policy; then remove the journal"
+                        .to_owned(),
+                );
+                vec![self.to_string()]
+            }
             Self::Lock(LockError::Held { .. }) => {
                 next = Some(
                     "wait until it has ended, or let digestfix wait: --wait SECONDS".to_owned(),
@@ -149,7 +158,7 @@ impl Stop {
             kind,
             Problem {
                 what,
-                state: NOTHING_TOUCHED.to_owned(),
+                state: report.untouched().to_owned(),
                 next,
             },
         );
@@ -268,15 +277,16 @@ impl Draft {
 }
 
 /// Says so when a run has not ended. Whoever reads on sees a host half-way.
-fn warn_of_unfinished(site: &Site, report: &mut Report) -> Result<(), Stop> {
-    if let Some(journal) = Journal::read(site.images().data_root())? {
-        report.warning(&format!(
+fn warn_of_unfinished(site: &Site, report: &mut Report) {
+    match Journal::read(site.images().data_root()) {
+        Ok(None) => {}
+        Ok(Some(journal)) => report.warning(&format!(
             "a run of digestfix ({}) has not ended. If none is at work, it was interrupted; then: \
              digestfix recover",
             journal.id
-        ));
+        )),
+        Err(error) => report.warning(&error.to_string()),
     }
-    Ok(())
 }
 
 /// What applying would disturb, and what speaks against it.

@@ -309,9 +309,10 @@ impl PortAnswer {
         let Ok(port) = self.host_port.parse() else {
             return Vec::new();
         };
-        let ips: Vec<IpAddr> = match self.host_ip.parse() {
-            Ok(ip) => vec![ip],
-            Err(_) => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        let ips: Vec<IpAddr> = if self.host_ip.is_empty() {
+            vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
+        } else {
+            self.host_ip.parse().into_iter().collect()
         };
         ips.into_iter()
             .map(|ip| Published {

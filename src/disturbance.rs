@@ -49,6 +49,12 @@ pub struct Disturbance {
     pub resumes_health_checks: bool,
     /// Clients of the API that are connected now.
     pub api_clients: usize,
+    /// The containers that never ran and that Docker removes when it starts
+    /// (`docker create --rm`).
+    pub removed_at_start: Vec<Container>,
+    /// Options of the unit that dockerd forgets at a reload until its next
+    /// start.
+    pub forgotten_by_reload: Vec<String>,
 }
 
 /// What becomes of a container when Docker is stopped and started.
@@ -72,6 +78,30 @@ pub enum Fate {
 }
 
 impl Disturbance {
+    /// One that is only about units.
+    #[must_use]
+    pub fn of_units(
+        unit: &str,
+        running: bool,
+        triggers: Vec<String>,
+        carried_along: Vec<String>,
+    ) -> Self {
+        Self {
+            unit: unit.to_owned(),
+            running,
+            triggers,
+            carried_along,
+            containers: Vec::new(),
+            policy: ContainerPolicy::Ignore,
+            live_restore: LiveRestore::On,
+            keeps_auto_removed: true,
+            resumes_health_checks: true,
+            api_clients: 0,
+            removed_at_start: Vec::new(),
+            forgotten_by_reload: Vec::new(),
+        }
+    }
+
     /// live-restore is to be switched on for the moment.
     #[must_use]
     pub fn switches_live_restore(&self) -> bool {
@@ -195,15 +225,15 @@ pub enum Obstacle {
     },
     /// Containers would not only stop.
     #[error(
-        "started with --rm, and removed by Docker {}: {names}. Stop what can be stopped, or say \
-         --containers ignore to let it go",
-        if *.by_version { "at each restart (before Docker 24.0.8, live-restore or not)" } else { "when it stops" }
+        "made with --rm, and removed by a restart of Docker ({}): {names}. Stop or remove what can be, \
+         or say --containers ignore to let it go",
+        if *.kept { "what never ran, always; what runs, before Docker 24.0.8" } else { "live-restore being off" }
     )]
     WouldBeRemoved {
         /// Some of their names.
         names: String,
-        /// They would be although live-restore is on.
-        by_version: bool,
+        /// Others keep running.
+        kept: bool,
     },
 }
 
@@ -272,7 +302,12 @@ pub async fn assess(
     } else {
         (0, Vec::new())
     };
-    let engine = host.engine.clone().unwrap_or_default();
+    let down = if running {
+        engine.down_containers().await?
+    } else {
+        Vec::new()
+    };
+    let info = host.engine.clone().unwrap_or_default();
     let disturbance = Disturbance {
         unit: host.unit.id.clone(),
         running,
@@ -281,9 +316,11 @@ pub async fn assess(
         containers,
         policy,
         live_restore: live_restore::look(host),
-        keeps_auto_removed: engine.keeps_auto_removed(),
-        resumes_health_checks: engine.resumes_health_checks(),
+        keeps_auto_removed: info.keeps_auto_removed(),
+        resumes_health_checks: info.resumes_health_checks(),
         api_clients: clients,
+        removed_at_start: down.into_iter().filter(|one| one.auto_remove).collect(),
+        forgotten_by_reload: host.forgotten_by_reload.clone(),
     };
     obstacles.extend(containers_at_risk(&disturbance));
     Ok((disturbance, obstacles))
@@ -305,10 +342,10 @@ fn containers_at_risk(disturbance: &Disturbance) -> Option<Obstacle> {
                 .containers
                 .iter()
                 .filter(|container| disturbance.fate(container) == Fate::Removed);
-            let names = some_names(removed);
+            let names = some_names(removed.chain(&disturbance.removed_at_start));
             (!names.is_empty()).then(|| Obstacle::WouldBeRemoved {
                 names,
-                by_version: disturbance.containers_survive(),
+                kept: disturbance.containers_survive(),
             })
         }
         (ContainerPolicy::Ignore, _) => None,

@@ -109,8 +109,10 @@ pub trait Engine {
     async fn pause_container(&self, id: &str) -> Result<(), EngineError>;
     /// Lets a paused container go on.
     async fn unpause_container(&self, id: &str) -> Result<(), EngineError>;
-    /// The containers that have ended.
-    async fn exited_containers(&self) -> Result<Vec<Container>, EngineError>;
+    /// The IDs of the running containers.
+    async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError>;
+    /// The containers that are down and not removed: ended, or never started.
+    async fn down_containers(&self) -> Result<Vec<Container>, EngineError>;
     /// Gives a container another restart policy.
     async fn set_restart_policy(
         &self,

@@ -24,7 +24,7 @@ mod settle;
 mod tests;
 
 pub use daemon_json::DaemonJsonError;
-pub use daemon_json_edit::with_live_restore;
+pub use daemon_json_edit::{says_live_restore, with_live_restore};
 pub use error::HostError;
 pub use settle::Finding;
 
@@ -81,8 +81,12 @@ pub struct Managed {
     pub socket: PathBuf,
     /// Its configuration file, whether it is there or not.
     pub config_file: PathBuf,
-    /// Its command line has `--live-restore`, whatever the value.
-    pub live_restore_flag: bool,
+    /// `--live-restore` of its command line.
+    pub live_restore_flag: Option<bool>,
+    /// What the next dockerd would start with, by flag or file.
+    pub live_restore_at_start: bool,
+    /// Options of its command line that it forgets at a reload.
+    pub forgotten_by_reload: Vec<String>,
 }
 
 /// A running engine that keeps its images in containerd; none when it is not
@@ -129,7 +133,10 @@ pub async fn find_managed<M: ServiceManager, E: Engine>(
     let managed = Managed {
         socket: PathBuf::from(&daemon.socket.value),
         config_file: PathBuf::from(&daemon.config_file.value),
+        live_restore_at_start: daemon.args.live_restore.or(daemon.config.live_restore)
+            == Some(true),
         live_restore_flag: daemon.args.live_restore,
+        forgotten_by_reload: daemon.args.forgotten_by_reload,
         engine: daemon.engine,
         service: daemon.service,
         unit: daemon.unit,

@@ -1,7 +1,7 @@
 //! What a transaction is about to do, on disk before it does it: enough for
 //! another run to bring the host back when this one dies on the way.
 //!
-//! It names no file by its path: the data root, the reference store and
+//! It names no file to be written: the data root, the reference store and
 //! daemon.json are where the reader finds them by itself, and what lies beside
 //! them is named after the transaction. Contents are known by their hashes.
 
@@ -35,6 +35,8 @@ pub struct Journal {
     pub unit: String,
     /// It ran.
     pub running: bool,
+    /// It is being stopped, or was: from here on containers may have ended.
+    pub stopping: bool,
     /// The units that would start it for a client, and were active.
     pub triggers: Vec<String>,
     /// Other units that stop along with it, and were active.
@@ -53,14 +55,17 @@ pub struct Journal {
     pub health_checked: Vec<Ran>,
 }
 
+#[derive(Deserialize)]
+struct Version {
+    digestfix_journal: u32,
+}
+
 /// The reference store's contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct References {
     /// The storage driver.
     pub driver: String,
-    /// What was found.
-    pub before: Digest,
     /// What is to be there.
     pub after: Digest,
 }
@@ -69,6 +74,10 @@ pub struct References {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LiveRestore {
+    /// The file, for the reader to compare with the one it found.
+    pub config_file: PathBuf,
+    /// The running engine had it on.
+    pub engine: bool,
     /// What was found; none when there was nothing to read.
     pub before: Option<Digest>,
     /// There was something of that name: a file, or a link to nowhere.
@@ -146,6 +155,8 @@ enum Problem {
     Version(u32),
     #[error("{0:?} is no name of a transaction")]
     Id(String),
+    #[error("{0:?} is no ID of a container")]
+    Container(String),
 }
 
 impl Journal {
@@ -157,6 +168,7 @@ impl Journal {
             id: id.to_owned(),
             unit: unit.to_owned(),
             running: false,
+            stopping: false,
             triggers: Vec::new(),
             units: Vec::new(),
             references,
@@ -184,14 +196,24 @@ impl Journal {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, Problem> {
-        let journal: Self = serde_json::from_slice(bytes)?;
-        if journal.digestfix_journal != VERSION {
-            return Err(Problem::Version(journal.digestfix_journal));
+        // A journal of another version may have other fields.
+        let Version { digestfix_journal } = serde_json::from_slice(bytes)?;
+        if digestfix_journal != VERSION {
+            return Err(Problem::Version(digestfix_journal));
         }
+        let journal: Self = serde_json::from_slice(bytes)?;
         // It becomes part of file names.
         let is_plain = |character: char| character.is_ascii_alphanumeric() || character == '-';
         if journal.id.is_empty() || journal.id.len() > 64 || !journal.id.chars().all(is_plain) {
             return Err(Problem::Id(journal.id));
+        }
+        let ran = journal.start_again.iter().chain(&journal.health_checked);
+        let ids = ran.map(|container| &container.id);
+        let ids = ids.chain(journal.kept_down.iter().map(|container| &container.id));
+        // They become part of requests.
+        let is_hex = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if let Some(id) = ids.into_iter().find(|id| !is_hex(id)) {
+            return Err(Problem::Container(id.clone()));
         }
         Ok(journal)
     }
@@ -255,7 +277,6 @@ mod tests {
     fn journal() -> Journal {
         let references = References {
             driver: "overlay2".to_owned(),
-            before: hash(b"old"),
             after: hash(b"new"),
         };
         Journal::new("20261124T113000Z-7", "docker.service", references)
@@ -265,6 +286,8 @@ mod tests {
     fn a_journal_is_read_as_it_was_written() {
         let mut journal = journal();
         journal.live_restore = Some(LiveRestore {
+            config_file: "/etc/docker/daemon.json".into(),
+            engine: false,
             before: None,
             found: false,
             directory: true,

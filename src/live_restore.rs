@@ -12,9 +12,10 @@ use crate::host::Managed;
 /// Whether running containers outlive a stop of Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LiveRestore {
-    /// live-restore is on.
+    /// live-restore is on, also for the next dockerd.
     On,
-    /// It is off, and can be switched on for the moment in this file.
+    /// It is off, or would be at the next start, and can be switched on for the
+    /// moment in this file.
     Switchable(PathBuf),
     /// They do not.
     Impossible(Hindrance),
@@ -92,7 +93,7 @@ pub fn look(host: &Managed) -> LiveRestore {
         });
     }
     let engine = host.engine.clone().unwrap_or_default();
-    if engine.live_restore {
+    if engine.live_restore && host.live_restore_at_start {
         return LiveRestore::On;
     }
     match hindrance(host, engine.swarm) {
@@ -106,7 +107,7 @@ fn hindrance(host: &Managed, swarm: bool) -> Option<Hindrance> {
     if swarm {
         return Some(Hindrance::Swarm);
     }
-    if host.live_restore_flag {
+    if host.live_restore_flag.is_some() {
         return Some(Hindrance::Flag { unit });
     }
     let program = program(host.service.main_pid);

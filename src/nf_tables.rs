@@ -42,7 +42,11 @@ const NFT_TABLE_F_OWNER: u32 = 0x2;
 const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
 const NFT_CMP_EQ: u32 = 0;
+const NFT_CT_STATUS: u32 = 2;
 const NFT_JUMP: u32 = (-3_i32).cast_unsigned();
+
+// linux/netfilter/nf_conntrack_common.h
+const IPS_DST_NAT: u32 = 1 << 5;
 
 /// Where packets meet a chain.
 #[derive(Debug, Clone, Copy)]
@@ -211,14 +215,19 @@ impl Rule {
     #[must_use]
     pub fn bits(mut self, header: Header, offset: u32, mask: u8, expected: u8) -> Self {
         self.load(header, offset, 1);
-        expression(&mut self.0, "bitwise", |bits| {
-            number(bits, 1, NFT_REG_1); // NFTA_BITWISE_SREG
-            number(bits, 2, NFT_REG_1); // NFTA_BITWISE_DREG
-            number(bits, 3, 1); // NFTA_BITWISE_LEN
-            value(bits, 4, &[mask]); // NFTA_BITWISE_MASK
-            value(bits, 5, &[0]); // NFTA_BITWISE_XOR
-        });
+        self.mask(&[mask]);
         self.compare(&[expected])
+    }
+
+    /// Nobody has translated where the connection leads to.
+    #[must_use]
+    pub fn untranslated(mut self) -> Self {
+        expression(&mut self.0, "ct", |load| {
+            number(load, 1, NFT_REG_1); // NFTA_CT_DREG
+            number(load, 2, NFT_CT_STATUS); // NFTA_CT_KEY
+        });
+        self.mask(&IPS_DST_NAT.to_ne_bytes());
+        self.compare(&[0; 4])
     }
 
     /// The packet is dropped.
@@ -239,6 +248,16 @@ impl Rule {
             number(load, 2, header as u32); // NFTA_PAYLOAD_BASE
             number(load, 3, offset); // NFTA_PAYLOAD_OFFSET
             number(load, 4, u32::try_from(length).unwrap_or(u32::MAX)); // NFTA_PAYLOAD_LEN
+        });
+    }
+
+    fn mask(&mut self, mask: &[u8]) {
+        expression(&mut self.0, "bitwise", |bits| {
+            number(bits, 1, NFT_REG_1); // NFTA_BITWISE_SREG
+            number(bits, 2, NFT_REG_1); // NFTA_BITWISE_DREG
+            number(bits, 3, u32::try_from(mask.len()).unwrap_or(u32::MAX)); // NFTA_BITWISE_LEN
+            value(bits, 4, mask); // NFTA_BITWISE_MASK
+            value(bits, 5, &vec![0; mask.len()]); // NFTA_BITWISE_XOR
         });
     }
 

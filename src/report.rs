@@ -56,6 +56,7 @@ pub struct Report {
     quiet: bool,
     document: Document,
     started: Instant,
+    recovered: bool,
 }
 
 impl Report {
@@ -71,6 +72,7 @@ impl Report {
                 ..Document::default()
             },
             started: Instant::now(),
+            recovered: false,
         }
     }
 
@@ -311,6 +313,21 @@ impl Report {
         self.document.claims = Some(claims);
     }
 
+    /// An interrupted run was brought to an end.
+    pub fn recovered(&mut self) {
+        self.recovered = true;
+    }
+
+    /// The state of a host that nothing was done to.
+    #[must_use]
+    pub fn untouched(&self) -> &'static str {
+        if self.recovered {
+            "the interrupted run was brought to an end; nothing else was touched"
+        } else {
+            "nothing was touched"
+        }
+    }
+
     /// A line for people.
     pub fn line(&self, text: &str) {
         self.say(text);
@@ -428,6 +445,12 @@ fn fates(disturbance: &Disturbance) -> Vec<String> {
             config_file.display()
         ));
     }
+    if disturbance.switches_live_restore() && !disturbance.forgotten_by_reload.is_empty() {
+        lines.push(format!(
+            "dockerd forgets {} of its unit's command line then, until its next start.",
+            disturbance.forgotten_by_reload.join(", ")
+        ));
+    }
     if disturbance.containers_survive() {
         lines.push(
             "While Docker is away, they do not find each other by name, their health checks pause and \
@@ -440,7 +463,7 @@ fn fates(disturbance: &Disturbance) -> Vec<String> {
         let ports: BTreeSet<String> = ports.iter().map(ToString::to_string).collect();
         let ports: Vec<String> = ports.into_iter().collect();
         lines.push(format!(
-            "New connections to published ports ({}) wait until it is back, and up to a second more; \
+            "New connections to published ports ({}) wait until it is back, and a second more (on old kernels a few); \
              open ones go on, but those through docker-proxy (from this host itself, mostly) are cut.",
             ports.join(", ")
         ));

@@ -3,10 +3,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 
 use crate::transaction::lock::{RootLock, STATE_DIR};
 
@@ -16,10 +17,11 @@ pub fn path(data_root: &Path, name: &str) -> PathBuf {
     data_root.join(STATE_DIR).join(name)
 }
 
-/// Reads the file, if it is there, up to `max` bytes.
+/// Reads the file, if it is there.
 ///
 /// # Errors
-/// When it is no plain file, or the system refuses.
+/// When it is no plain file, has more than `max` bytes, others may write it, or
+/// the system refuses.
 pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     let opened = OpenOptions::new()
         .read(true)
@@ -30,8 +32,16 @@ pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::other("not a plain file"));
+    }
+    let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
+    if !trusted || metadata.mode() & 0o022 != 0 {
+        return Err(io::Error::other("others than root may write it"));
+    }
+    if metadata.len() > max {
+        return Err(io::Error::other("too large"));
     }
     let mut bytes = Vec::new();
     file.take(max).read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! The change itself: lock, stage, announce, keep, hold, stop, re-read, commit,
+//! The change itself: lock, announce, stage, keep, hold, stop, re-read, commit,
 //! start, verify, settle; undone from wherever it fails.
 //!
 //! `Transaction::forward` and `Transaction::back` are the whole of it, and
@@ -9,8 +9,10 @@
 //! Both ends settle: what stopped along with Docker runs again, and live-restore
 //! is what it was. [`recovery`] does the same for a run that was killed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use crate::api_clients;
 use crate::container::{Change, Container, RestartPolicy, in_start_order};
 use crate::data_root::{ImageDir, Snapshot};
 use crate::disturbance::{ContainerPolicy, Fate, some_names};
@@ -35,10 +37,13 @@ pub mod swap;
 
 use daemon::Daemon;
 use hold::Hold;
-use live_restore::{Switch, TAKEN_BACK};
+use live_restore::Switch;
 use lock::RootLock;
 use outcome::{Failure, Outcome, Progress, Step, StoreNow};
 use swap::{Staged, Swapped};
+
+/// Clients wait this long for a Docker that does not come; then they are told.
+const HOLD_PORTS_AT_MOST: Duration = Duration::from_secs(10);
 
 /// How far the way forward came. Set before a step acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +73,8 @@ pub struct Transaction<'a, M, E, P> {
     /// The containers that ran then.
     ran: Vec<Container>,
     journal: Option<Journal>,
+    /// Docker was started again on the way back.
+    restarted: bool,
     switch: Option<Switch>,
     /// What `staged` was written with.
     new_bytes: Vec<u8>,
@@ -103,8 +110,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             plan,
             reached: Reached::Nothing,
             active_before: BTreeMap::new(),
-            ran: Vec::new(),
+            ran: daemon.map_or_else(Vec::new, |daemon| daemon.disturbance.containers.clone()),
             journal: None,
+            restarted: false,
             switch: None,
             new_bytes: Vec::new(),
             staged: None,
@@ -123,8 +131,8 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     async fn forward(&mut self) -> Result<(), Failure> {
-        self.stage().await?;
         self.announce()?;
+        self.stage().await?;
         self.keep().await?;
         self.hold().await?;
         self.stop().await?;
@@ -150,7 +158,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     fn write_staged(&mut self) -> Result<(), Failure> {
-        self.new_bytes = self.plan.after.to_bytes();
         self.staged = None;
         self.staged = Some(Staged::write(
             self.images,
@@ -163,26 +170,30 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     /// From here on, another run can undo this one if it is killed.
     fn announce(&mut self) -> Result<(), Failure> {
+        self.new_bytes = self.plan.after.to_bytes();
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
         let disturbance = daemon.disturbance;
         if disturbance.switches_live_restore() {
-            self.switch = Switch::plan(&daemon.host.config_file, &self.id)?;
+            let engine = daemon.host.engine.as_ref();
+            let on = engine.is_some_and(|info| info.live_restore);
+            self.switch = Switch::plan(&daemon.host.config_file, &self.id, on)?;
         }
-        let references = journal::References {
-            driver: self.images.driver().to_owned(),
-            before: hash(&self.before.bytes),
-            after: hash(&self.new_bytes),
-        };
-        let mut journal = Journal::new(&self.id, daemon.unit(), references);
+        let mut journal = Journal::new(&self.id, daemon.unit(), self.references());
         journal.running = disturbance.running;
         journal.triggers.clone_from(&disturbance.triggers);
         journal.units.clone_from(&disturbance.carried_along);
         journal.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
-        journal.write(&self.lock)?;
-        self.journal = Some(journal);
-        Ok(())
+        // To be closed even if only half of the write succeeds.
+        Ok(self.journal.insert(journal).write(&self.lock)?)
+    }
+
+    fn references(&self) -> journal::References {
+        journal::References {
+            driver: self.images.driver().to_owned(),
+            after: hash(&self.new_bytes),
+        }
     }
 
     async fn keep(&mut self) -> Result<(), Failure> {
@@ -221,11 +232,19 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
+        self.keep_down(daemon).await?;
         self.look_at_containers(daemon).await?;
-        self.hold_ports();
         self.active_before = daemon.manager.active_states().await?;
+        // dockerd waits for those who are connected when it stops; until then,
+        // published ports lead to containers.
+        let waits = api_clients::count(&daemon.host.socket) > 0;
+        if !waits {
+            self.hold_ports();
+        }
+        self.see_no_more_containers(daemon).await?;
         self.reached = Reached::Stopping;
         daemon.stop().await?;
+        self.hold_ports();
         self.progress
             .step(Step::Stop, &format!("{} stopped", daemon.units()));
         self.heed_interrupt().await
@@ -238,7 +257,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return;
         };
         let ports = daemon.disturbance.ports_to_hold();
-        if ports.is_empty() {
+        if ports.is_empty() || self.held_ports.is_some() {
             return;
         }
         match ports::hold(&ports) {
@@ -250,13 +269,30 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
     }
 
+    /// Docker starts what has a restart policy at each of its starts.
+    async fn keep_down(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
+        let Some(journal) = self.journal.as_mut().filter(|journal| journal.running) else {
+            return Ok(());
+        };
+        let down = daemon.engine.down_containers().await?;
+        journal.kept_down = down
+            .iter()
+            .filter(|container| container.restart_policy != RestartPolicy::No)
+            .map(KeptDown::from)
+            .collect();
+        if journal.kept_down.is_empty() {
+            return Ok(());
+        }
+        journal.write(&self.lock)?;
+        daemon.keep_down(&journal.kept_down).await
+    }
+
     /// What runs now is what is to run afterwards.
     async fn look_at_containers(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
         let disturbance = daemon.disturbance;
-        if !disturbance.running {
-            return Ok(());
+        if disturbance.running {
+            self.ran = daemon.engine.running_containers().await?;
         }
-        self.ran = daemon.engine.running_containers().await?;
         let at_risk = self.ran.iter().filter(|container| {
             let fate = disturbance.fate(container);
             match disturbance.policy {
@@ -277,24 +313,33 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
                 .health_checks_to_resume(&self.ran)
                 .map(Ran::from)
                 .collect();
-        } else if disturbance.policy == ContainerPolicy::Ignore {
-            return Ok(());
-        } else {
+        } else if disturbance.policy == ContainerPolicy::Restart {
             let again = self.ran.iter().filter(|container| !container.swarm_task);
             let again = in_start_order(again.cloned().collect());
             journal.start_again = again.iter().map(Ran::from).collect();
         }
-        let exited = daemon.engine.exited_containers().await?;
-        journal.kept_down = exited
-            .iter()
-            .filter(|container| container.restart_policy != RestartPolicy::No)
-            .map(KeptDown::from)
-            .collect();
-        let announced = journal.start_again.len() + journal.health_checked.len();
-        if announced + journal.kept_down.len() > 0 {
-            journal.write(&self.lock)?;
+        journal.stopping = true;
+        Ok(journal.write(&self.lock)?)
+    }
+
+    /// The last look before the stop, and a short one.
+    async fn see_no_more_containers(&self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
+        let disturbance = daemon.disturbance;
+        if !disturbance.running || disturbance.policy == ContainerPolicy::Ignore {
+            return Ok(());
         }
-        daemon.keep_down(&journal.kept_down).await
+        if disturbance.containers_survive() {
+            if daemon.engine.info().await?.live_restore {
+                return Ok(());
+            }
+            return Err(Failure::SwitchedOff);
+        }
+        let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
+        let running = daemon.engine.running_ids().await?;
+        match running.difference(&known).next() {
+            None => Ok(()),
+            Some(id) => Err(Failure::MoreContainers(id.clone())),
+        }
     }
 
     fn see_nobody_running(&self) -> Result<(), Failure> {
@@ -315,6 +360,12 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.plan = Plan::new(&now.store, &self.images.image_ids()?, self.request)
             .map_err(Failure::NoLongerFits)?;
         self.before = now;
+        self.new_bytes = self.plan.after.to_bytes();
+        let references = self.references();
+        if let Some(journal) = &mut self.journal {
+            journal.references = references;
+            journal.write(&self.lock)?;
+        }
         self.write_staged()?;
         self.progress.step(
             Step::Reread,
@@ -354,13 +405,14 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         self.reached = self.reached.max(Reached::Starting);
         let detail = if daemon.disturbance.running {
+            self.ensure_on()?;
             self.release_hold();
+            let interrupt = self.interrupt;
             tokio::select! {
                 biased;
-                signal = self.interrupt.wait() => return Err(Failure::Interrupted(signal)),
-                started = daemon.start() => started?,
+                signal = interrupt.wait() => return Err(Failure::Interrupted(signal)),
+                started = self.start_and_let_in(daemon) => started?,
             }
-            self.held_ports = None;
             format!("{} started, the engine answers", daemon.unit())
         } else {
             self.release_hold();
@@ -369,6 +421,33 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         self.progress.step(Step::Start, &detail);
         Ok(())
+    }
+
+    /// Starts Docker. Clients of published ports wait for it, but not for long.
+    async fn start_and_let_in(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
+        let start = daemon.start();
+        tokio::pin!(start);
+        let started = tokio::select! {
+            started = &mut start => started,
+            () = tokio::time::sleep(HOLD_PORTS_AT_MOST) => {
+                self.held_ports = None;
+                start.await
+            }
+        };
+        self.held_ports = None;
+        started
+    }
+
+    /// A dockerd that starts without live-restore ends what has outlived its
+    /// stop.
+    fn ensure_on(&mut self) -> Result<(), Failure> {
+        let (Some(switch), Some(journal)) = (&mut self.switch, &mut self.journal) else {
+            return Ok(());
+        };
+        if self.reached < Reached::Keeping {
+            return Ok(());
+        }
+        live_restore::ensure_on(switch, journal, &self.lock, self.progress)
     }
 
     fn release_hold(&mut self) {
@@ -444,33 +523,24 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let (Some(daemon), Some(journal)) = (self.daemon, &self.journal) else {
             return Ok(());
         };
-        daemon.give_policies_back(&journal.kept_down).await?;
-        let (started, mut problems) = daemon.start_again(&journal.start_again).await?;
-        problems.extend(daemon.resume_health_checks(&journal.health_checked).await);
-        for problem in problems {
+        for problem in daemon.settle_containers(journal, self.progress).await? {
             self.progress.warning(&problem);
-        }
-        if !started.is_empty() {
-            self.progress.step(
-                Step::StartContainers,
-                &format!("{} started again", started.join(", ")),
-            );
         }
         Ok(())
     }
 
     async fn take_back(&mut self) -> Result<(), Failure> {
-        let (Some(daemon), Some(switch)) = (self.daemon, &self.switch) else {
+        let (Some(daemon), Some(switch), Some(journal)) =
+            (self.daemon, &mut self.switch, &mut self.journal)
+        else {
             return Ok(());
         };
         if self.reached < Reached::Keeping {
             return Ok(());
         }
-        match daemon.take_back(switch).await? {
-            None => self.progress.step(Step::TakeBack, TAKEN_BACK),
-            Some(changed) => self.progress.warning(&changed),
-        }
-        Ok(())
+        daemon
+            .take_back(switch, journal, &self.lock, self.progress)
+            .await
     }
 
     fn close(&self) -> Result<(), Failure> {
@@ -538,6 +608,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// From wherever the way forward failed, back to what was found.
     async fn back(mut self, failure: Failure) -> Outcome {
         self.progress.warning(&format!("{failure}; undoing"));
+        if self.reached < Reached::Stopping {
+            self.held_ports = None;
+        }
         let undone = match self.undo().await {
             Ok(()) => self.settle().await,
             // Without an engine there is nothing to settle with, and live-restore
@@ -549,8 +622,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         match undone {
             Ok(()) => Outcome::Undone {
                 failure,
-                restarted: self.reached >= Reached::Stopping
-                    && self.daemon.is_some_and(|daemon| daemon.disturbance.running),
+                restarted: self.restarted,
                 containers: self.container_changes().await,
             },
             Err(undo) => Outcome::Broken {
@@ -641,8 +713,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         self.release_hold();
         if daemon.disturbance.running {
-            daemon.start().await?;
-            self.held_ports = None;
+            self.restarted = true;
+            // Docker is started whatever comes of the file.
+            let kept = self.ensure_on();
+            self.start_and_let_in(daemon).await?;
+            kept?;
             let store = self.images.read()?.store;
             daemon.lists(&store, &self.images.image_ids()?).await?;
         } else {

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::ApplyArgs;
-use crate::commands::{Draft, Site, Stop, engine_at, recover, request, survey};
+use crate::commands::recover::{recover, settled_site};
+use crate::commands::{Draft, Site, Stop, engine_at, request, survey};
 use crate::container::Change;
 use crate::disturbance::{Disturbance, Obstacle};
 use crate::host::{Flags, HostError, probable_data_root};
@@ -50,9 +51,9 @@ async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Applied>,
         signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
     };
     // Everything again: another run may have ended just now.
-    let mut site = Site::find(&args.host).await?;
+    let mut site = settled_site(&args.host).await?;
     report.host(&site.host);
-    if recover::recover(&site, &lock, report).await? {
+    if recover(&site, &lock, report).await? {
         site = Site::find(&args.host).await?;
         report.host(&site.host);
     }
@@ -300,7 +301,7 @@ fn advice(failure: &Failure) -> String {
             "look why in Docker's journal; or choose what becomes of containers: --containers restart, \
              --containers ignore"
         }
-        Failure::MoreContainers(_) => "run the same command again",
+        Failure::MoreContainers(_) | Failure::SwitchedOff => "run the same command again",
         _ => "try again with -v; if it fails again, it is worth a report",
     }
     .to_owned()

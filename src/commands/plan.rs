@@ -16,7 +16,7 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     let request = request(&args.request, report)?;
     let site = Site::find(&args.host).await?;
     report.host(&site.host);
-    warn_of_unfinished(&site, report)?;
+    warn_of_unfinished(&site, report);
     let draft = Draft::new(site.images(), &request)?;
     report.plan(&draft.plan);
     report.say_host();

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::cli::{HostArgs, RecoverArgs};
 use crate::commands::{Site, Stop, engine_at};
-use crate::disturbance::{ContainerPolicy, Disturbance};
+use crate::disturbance::Disturbance;
 use crate::host::HostError;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal};
-use crate::live_restore::LiveRestore;
 use crate::report::{Exit, Problem, Report};
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
@@ -54,7 +53,7 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<bool, Stop> {
 
 /// The host, once systemd has done what it is about to do with Docker: start it
 /// again by itself, say.
-async fn settled_site(args: &HostArgs) -> Result<Site, Stop> {
+pub(super) async fn settled_site(args: &HostArgs) -> Result<Site, Stop> {
     let deadline = Instant::now() + SETTLED_WITHIN;
     loop {
         match Site::find(args).await {
@@ -72,7 +71,7 @@ pub(super) async fn recover(
     lock: &RootLock,
     report: &mut Report,
 ) -> Result<bool, Stop> {
-    let Some(journal) = Journal::read(lock.data_root())? else {
+    let Some(mut journal) = Journal::read(lock.data_root())? else {
         return Ok(false);
     };
     let Some((manager, host)) = site.managed() else {
@@ -81,22 +80,21 @@ pub(super) async fn recover(
     if journal.unit != host.unit.id {
         return Err(Stop::OtherUnit(journal.unit));
     }
+    if let Some(live_restore) = &journal.live_restore
+        && live_restore.config_file != host.config_file
+    {
+        return Err(Stop::OtherConfigFile(live_restore.config_file.clone()));
+    }
     report.line(&format!(
         "A run was interrupted ({}); bringing the host back first.",
         journal.id
     ));
-    let disturbance = Disturbance {
-        unit: journal.unit.clone(),
-        running: journal.running,
-        triggers: journal.triggers.clone(),
-        carried_along: journal.units.clone(),
-        containers: Vec::new(),
-        policy: ContainerPolicy::Ignore,
-        live_restore: LiveRestore::On,
-        keeps_auto_removed: true,
-        resumes_health_checks: true,
-        api_clients: 0,
-    };
+    let disturbance = Disturbance::of_units(
+        &journal.unit,
+        journal.running,
+        journal.triggers.clone(),
+        journal.units.clone(),
+    );
     let daemon = Daemon {
         manager,
         engine: &engine_at(&host.socket),
@@ -104,8 +102,9 @@ pub(super) async fn recover(
         disturbance: &disturbance,
         runtime_units: Path::new(RUNTIME_UNITS),
     };
-    let recovered = recovery::recover(&journal, site.images(), lock, daemon, report).await;
+    let recovered = recovery::recover(&mut journal, site.images(), lock, daemon, report).await;
     recovered.map_err(Stop::Recovery)?;
+    report.recovered();
     Ok(true)
 }
 
@@ -115,7 +114,10 @@ pub(super) fn problem(failure: &Failure, unit: &str) -> Problem {
         what: vec![format!(
             "an interrupted run could not be brought to an end: {failure}"
         )],
-        state: "the references are whole, the rest is as far as was told above".to_owned(),
+        state:
+            "the references are whole; Docker may be down, daemon.json have live-restore on, and \
+                containers that are down have no restart policy"
+                .to_owned(),
         next: Some(format!(
             "look at Docker (systemctl status {unit}; journalctl -u {unit} -n 50), mend that, then: \
              digestfix recover"

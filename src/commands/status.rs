@@ -20,7 +20,7 @@ pub(super) async fn run(args: &StatusArgs) -> Exit {
 async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
     let site = Site::find(&args.host).await?;
     report.host(&site.host);
-    warn_of_unfinished(&site, report)?;
+    warn_of_unfinished(&site, report);
     let store = site.images().read()?.store;
     let unknown: Vec<String> = store.unknown_keys().map(str::to_owned).collect();
     let content = ContentStore::of(

@@ -20,7 +20,7 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
     let request = request(&args.request, report)?;
     let site = Site::find(&args.host).await?;
     report.host(&site.host);
-    warn_of_unfinished(&site, report)?;
+    warn_of_unfinished(&site, report);
     let plan = Draft::new(site.images(), &request)?.plan;
     report.plan(&plan);
     let running = site

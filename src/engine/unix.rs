@@ -3,6 +3,7 @@
 //! Its version is negotiated as Docker's own client does it: `/_ping` names
 //! the newest that the engine speaks.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -27,8 +28,8 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// `{"type":["daemon"],"event":["reload"]}`.
 const RELOADS: &str = "%7B%22type%22%3A%5B%22daemon%22%5D%2C%22event%22%3A%5B%22reload%22%5D%7D";
 
-/// Containers that have ended: `{"status":["exited"]}`.
-const EXITED: &str = "%7B%22status%22%3A%5B%22exited%22%5D%7D";
+/// Containers that are down: `{"status":["created","exited"]}`.
+const DOWN: &str = "%7B%22status%22%3A%5B%22created%22%2C%22exited%22%5D%7D";
 
 /// An engine behind a Unix socket.
 #[derive(Debug, Clone)]
@@ -285,8 +286,13 @@ impl Engine for UnixEngine {
         self.containers("/containers/json").await
     }
 
-    async fn exited_containers(&self) -> Result<Vec<Container>, EngineError> {
-        self.containers(&format!("/containers/json?all=1&filters={EXITED}"))
+    async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
+        let running: Vec<ContainerAnswer> = self.require_json("/containers/json").await?;
+        Ok(running.into_iter().map(|container| container.id).collect())
+    }
+
+    async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {
+        self.containers(&format!("/containers/json?all=1&filters={DOWN}"))
             .await
     }
 

@@ -259,7 +259,7 @@ fn refuse_set_twice(
         ("hosts", !args.hosts.is_empty() && config.has("hosts")),
         (
             "live-restore",
-            args.live_restore && config.has("live-restore"),
+            args.live_restore.is_some() && config.has("live-restore"),
         ),
         (
             "features",

@@ -8,7 +8,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::host::daemon_json::DaemonJsonError;
+use crate::host::daemon_json::{DaemonJson, DaemonJsonError};
 
 const KEY: &str = "live-restore";
 
@@ -35,6 +35,14 @@ pub fn with_live_restore(file: Option<&[u8]>, on: bool) -> Result<Vec<u8>, Daemo
         }
     }
     Ok(edited.into_bytes())
+}
+
+/// Whether a dockerd that starts with this file has live-restore on, as far as
+/// the file says.
+#[must_use]
+pub fn says_live_restore(file: Option<&[u8]>) -> bool {
+    file.and_then(|bytes| DaemonJson::parse(bytes).ok())
+        .is_some_and(|config| config.live_restore == Some(true))
 }
 
 /// Where a borrowed part of a text lies in it.
@@ -81,7 +89,6 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
-    use crate::host::daemon_json::DaemonJson;
 
     fn edited(text: &str, on: bool) -> String {
         String::from_utf8(with_live_restore(Some(text.as_bytes()), on).unwrap()).unwrap()

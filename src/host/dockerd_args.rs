@@ -13,8 +13,12 @@ pub struct DockerdArgs {
     pub userns_remap: Option<String>,
     /// `--host`, `-H`, in their order.
     pub hosts: Vec<String>,
-    /// `--live-restore` is there, whatever its value.
-    pub live_restore: bool,
+    /// `--live-restore`, when it is there.
+    pub live_restore: Option<bool>,
+    /// Options that dockerd forgets at a reload, until it starts again (moby
+    /// `daemon/reload.go`: `reloadMaxConcurrentDownloadsAndUploads`,
+    /// `reloadMaxDownloadAttempts`).
+    pub forgotten_by_reload: Vec<String>,
     /// `--feature`, each `NAME` or `NAME=BOOL`, in their order.
     pub features: Vec<String>,
 }
@@ -33,8 +37,18 @@ impl DockerdArgs {
                 break;
             }
             if name == "--live-restore" {
-                found.live_restore = true;
+                // As strconv.ParseBool takes it.
+                let off = ["0", "f", "F", "false", "FALSE", "False"];
+                found.live_restore = Some(!value.is_some_and(|value| off.contains(&value)));
                 continue;
+            }
+            if matches!(
+                name,
+                "--max-concurrent-downloads"
+                    | "--max-concurrent-uploads"
+                    | "--max-download-attempts"
+            ) {
+                found.forgotten_by_reload.push(name.to_owned());
             }
             if !matches!(
                 name,
@@ -138,7 +152,10 @@ mod tests {
         assert_eq!(args.config_file.as_deref(), Some("/c"));
         assert_eq!(args.userns_remap.as_deref(), Some("default"));
         assert_eq!(args.driver.as_deref(), Some("vfs"));
-        assert!(args.live_restore, "set, if only to false: dockerd minds");
+        assert!(
+            args.live_restore.is_some(),
+            "set, if only to false: dockerd minds"
+        );
         assert!(args.containerd_image_store());
     }
 

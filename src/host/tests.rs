@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
@@ -102,7 +103,10 @@ impl Engine for FakeEngine {
     async fn unpause_container(&self, _: &str) -> Result<(), EngineError> {
         unreachable!()
     }
-    async fn exited_containers(&self) -> Result<Vec<Container>, EngineError> {
+    async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
+        unreachable!()
+    }
+    async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {
         unreachable!()
     }
     async fn set_restart_policy(

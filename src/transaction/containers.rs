@@ -3,49 +3,12 @@
 
 use crate::container::{Change, Container, RestartPolicy, Status};
 use crate::engine::{Engine, EngineError};
-use crate::journal::{KeptDown, Ran};
+use crate::journal::{Journal, KeptDown, Ran};
 use crate::systemd::ServiceManager;
 use crate::transaction::daemon::Daemon;
-use crate::transaction::outcome::Failure;
+use crate::transaction::outcome::{Failure, Progress, Step};
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
-    /// Starts those that are down, in the order given, and pauses what was
-    /// paused. Gives the names of those that it started, and what went wrong
-    /// with others.
-    pub(super) async fn start_again(
-        &self,
-        ran: &[Ran],
-    ) -> Result<(Vec<String>, Vec<String>), Failure> {
-        let (mut started, mut problems) = (Vec::new(), Vec::new());
-        for container in ran {
-            let Some(now) = self.engine.container(&container.id).await? else {
-                continue;
-            };
-            if let Status::Down(_) = now.status {
-                match self.engine.start_container(&container.id).await {
-                    Ok(()) => started.push(container.name.clone()),
-                    Err(error) => {
-                        problems.push(format!(
-                            "container {} could not be started: {error}",
-                            container.name
-                        ));
-                        continue;
-                    }
-                }
-            }
-            if container.paused && now.status != Status::Paused {
-                let paused = self.engine.pause_container(&container.id).await;
-                if let Err(error) = paused {
-                    problems.push(format!(
-                        "container {} could not be paused: {error}",
-                        container.name
-                    ));
-                }
-            }
-        }
-        Ok((started, problems))
-    }
-
     /// Takes the restart policy of containers that are to stay down.
     pub(super) async fn keep_down(&self, containers: &[KeptDown]) -> Result<(), Failure> {
         for container in containers {
@@ -56,33 +19,88 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(())
     }
 
-    /// Gives containers that were kept down their restart policy back; those
-    /// that somebody has removed meanwhile have none.
-    pub(super) async fn give_policies_back(&self, containers: &[KeptDown]) -> Result<(), Failure> {
-        for container in containers {
-            if self.engine.container(&container.id).await?.is_some() {
-                self.engine
-                    .set_restart_policy(&container.id, container.policy, container.max_retries)
-                    .await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Has Docker resume health checks. Gives what went wrong.
-    pub(super) async fn resume_health_checks(&self, containers: &[Ran]) -> Vec<String> {
-        let mut problems = Vec::new();
-        for container in containers {
-            if let Err(error) = self.resume_health_check(&container.id).await {
-                problems.push(format!(
-                    "the health checks of container {} may not go on: {error}",
-                    container.name
+    /// Brings the containers of a journal to what they were: each is seen to,
+    /// whatever became of the others. Gives what a person has to see to.
+    ///
+    /// # Errors
+    /// When a container is left without its restart policy.
+    pub(super) async fn settle_containers(
+        &self,
+        journal: &Journal,
+        progress: &mut impl Progress,
+    ) -> Result<Vec<String>, Failure> {
+        let mut without_policy = Vec::new();
+        for container in &journal.kept_down {
+            if let Err(error) = self.give_policy_back(container).await {
+                without_policy.push(format!(
+                    "container {name} could not be given its restart policy back: {error}. Then: docker \
+                     update --restart {policy} {name}",
+                    name = container.name,
+                    policy = container.policy.word()
                 ));
             }
         }
-        problems
+        let mut problems = Vec::new();
+        let mut started = Vec::new();
+        // A Docker that was never stopped has ended none.
+        for container in journal.start_again.iter().filter(|_| journal.stopping) {
+            match self.start_again(container).await {
+                Ok(false) => {}
+                Ok(true) => started.push(container.name.as_str()),
+                Err(error) => problems.push(format!(
+                    "container {name} could not be started again: {error}. Look at it, then: docker start {name}",
+                    name = container.name
+                )),
+            }
+        }
+        if !started.is_empty() {
+            let detail = format!("{} started again", started.join(", "));
+            progress.step(Step::StartContainers, &detail);
+        }
+        for container in journal.health_checked.iter().filter(|_| journal.stopping) {
+            if let Err(error) = self.resume_health_check(&container.id).await {
+                problems.push(format!(
+                    "the health checks of container {name} may not go on: {error}. If it is paused: docker \
+                     unpause {name}",
+                    name = container.name
+                ));
+            }
+        }
+        if without_policy.is_empty() {
+            Ok(problems)
+        } else {
+            Err(Failure::Containers(without_policy))
+        }
     }
 
+    /// One that somebody has removed or given another one meanwhile needs none.
+    async fn give_policy_back(&self, container: &KeptDown) -> Result<(), EngineError> {
+        let now = self.engine.container(&container.id).await?;
+        if now.is_none_or(|now| now.restart_policy != RestartPolicy::No) {
+            return Ok(());
+        }
+        self.engine
+            .set_restart_policy(&container.id, container.policy, container.max_retries)
+            .await
+    }
+
+    /// True when it was down and is started. What was paused is paused again,
+    /// also where its restart policy was faster.
+    async fn start_again(&self, ran: &Ran) -> Result<bool, EngineError> {
+        let Some(now) = self.engine.container(&ran.id).await? else {
+            return Ok(false);
+        };
+        let down = matches!(now.status, Status::Down(_));
+        if down {
+            self.engine.start_container(&ran.id).await?;
+        }
+        if ran.paused && now.status != Status::Paused {
+            self.engine.pause_container(&ran.id).await?;
+        }
+        Ok(down)
+    }
+
+    /// Docker resumes them when the container goes on after a pause.
     async fn resume_health_check(&self, id: &str) -> Result<(), EngineError> {
         let Some(container) = self.engine.container(id).await? else {
             return Ok(());

@@ -8,20 +8,29 @@
 //! dockerd keeps the value of a setting that is no longer in the file (moby
 //! `daemon/reload.go`, `reloadLiveRestore`), so on the way back it is told
 //! `false` first, and only then gets back a file that may not have it at all.
+//! A dockerd that starts without the setting ends every container that is left,
+//! so before each start the file is seen to say `true`.
+//!
+//! What somebody else puts in place meanwhile is theirs: it becomes the file
+//! that is put back.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
+
 use crate::digest::Digest;
 use crate::engine::{Engine, Reloads};
-use crate::host::with_live_restore;
-use crate::journal::{self, hash};
+use crate::host::{says_live_restore, with_live_restore};
+use crate::journal::{self, Journal, hash};
 use crate::systemd::ServiceManager;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::exchange::{FileError, exchange, sync_directory, write_new};
-use crate::transaction::outcome::Failure;
+use crate::transaction::lock::RootLock;
+use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::swap::beside;
 
 /// dockerd reloads in milliseconds, and says nothing when it refuses to.
@@ -33,27 +42,25 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// The largest daemon.json that is read, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// What there is to say when all went well.
-pub(super) const TAKEN_BACK: &str = "live-restore is off again, and daemon.json what it was";
-
 /// The way from a daemon.json to one with live-restore on, and back.
 #[derive(Debug)]
 pub struct Switch {
-    config_file: PathBuf,
-    /// Where the other file is: the new one at first, then the one found.
+    /// Where the file that is found is while another one has its name; until
+    /// then, that other one.
     aside: PathBuf,
-    /// Where the one with live-restore off is until it is needed.
-    off: PathBuf,
+    /// Where the next one is until it has the name.
+    next: PathBuf,
     contents: journal::LiveRestore,
 }
 
 /// What has the name daemon.json now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Now {
     Found,
     On,
     Off,
-    SomebodyElses,
+    /// None when there is nothing to read.
+    SomebodyElses(Option<Vec<u8>>),
 }
 
 impl Switch {
@@ -62,37 +69,31 @@ impl Switch {
     ///
     /// # Errors
     /// When it cannot be read, or is none.
-    pub fn plan(config_file: &Path, id: &str) -> Result<Option<Self>, FileError> {
-        let failed = |error| FileError::new("read", config_file)(error);
-        let found = read(config_file).map_err(failed)?;
-        let edit = |on| {
-            with_live_restore(found.as_deref(), on)
-                .map_err(|error| failed(io::Error::other(error.to_string())))
-        };
-        let (on, off) = (edit(true)?, edit(false)?);
+    pub fn plan(config_file: &Path, id: &str, engine: bool) -> Result<Option<Self>, FileError> {
+        let found = read(config_file)?;
+        let on = edit(config_file, found.as_deref(), true)?;
         if found.as_ref() == Some(&on) {
             return Ok(None);
         }
         let contents = journal::LiveRestore {
+            config_file: config_file.to_owned(),
+            engine,
             before: found.as_deref().map(hash),
             found: is_there(config_file),
             directory: config_file.parent().is_some_and(Path::exists),
+            off: hash(&edit(config_file, found.as_deref(), false)?),
             on: hash(&on),
-            off: hash(&off),
         };
-        Ok(Some(Self::resume(config_file, id, contents)))
+        Ok(Some(Self::resume(id, contents)))
     }
 
     /// The one that a journal tells of.
     #[must_use]
-    pub fn resume(config_file: &Path, id: &str, contents: journal::LiveRestore) -> Self {
-        let aside = beside(config_file, id);
-        let mut off = aside.clone();
-        off.as_mut_os_string().push(".off");
+    pub fn resume(id: &str, contents: journal::LiveRestore) -> Self {
+        let aside = beside(&contents.config_file, id);
         Self {
-            config_file: config_file.to_owned(),
+            next: with_suffix(&aside, ".next"),
             aside,
-            off,
             contents,
         }
     }
@@ -109,133 +110,194 @@ impl Switch {
     /// When the file system refuses, or the file has changed meanwhile. There
     /// may be something to take back then.
     pub fn put_on(&self) -> Result<(), FileError> {
-        let found = self.read_as(&self.config_file, self.contents.before.as_ref())?;
-        if let Some(directory) = self.config_file.parent()
-            && !self.contents.directory
-        {
-            fs::create_dir_all(directory).map_err(FileError::new("create", directory))?;
+        match self.now()? {
+            Now::Found => self.put_in_place(true),
+            Now::Off => self.replace(true),
+            Now::On => Ok(()),
+            Now::SomebodyElses(_) => Err(self.changed_just_now()),
         }
-        self.write(&self.aside, found.as_deref(), true)?;
-        if self.contents.found {
-            exchange(&self.config_file, &self.aside)?;
-        } else {
-            rename(&self.aside, &self.config_file)?;
-        }
-        sync_directory(&self.config_file)
     }
 
-    /// Puts the file with live-restore off in place, from wherever
-    /// [`Switch::put_on`] came to; false when somebody else has changed the
-    /// file.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn put_off(&self) -> Result<bool, FileError> {
+    /// Puts the file with live-restore off in place.
+    fn put_off(&self) -> Result<(), FileError> {
         match self.now()? {
-            Now::Found | Now::Off => return Ok(true),
-            Now::SomebodyElses => return Ok(false),
-            Now::On => {}
+            Now::Found if self.contents.before.as_ref() == Some(&self.contents.off) => Ok(()),
+            Now::Found => self.put_in_place(false),
+            Now::On => self.replace(false),
+            Now::Off => Ok(()),
+            Now::SomebodyElses(_) => Err(self.changed_just_now()),
         }
-        let found = if self.contents.found {
-            self.read_as(&self.aside, self.contents.before.as_ref())?
-        } else {
-            None
-        };
-        remove(&self.off)?;
-        self.write(&self.off, found.as_deref(), false)?;
-        exchange(&self.config_file, &self.off)?;
-        if self.hash_at(&self.off)?.as_ref() != Some(&self.contents.on) {
-            // Somebody's change came in between: it stays.
-            exchange(&self.config_file, &self.off)?;
-            remove(&self.off)?;
-            return Ok(false);
-        }
-        sync_directory(&self.config_file)?;
-        Ok(true)
     }
 
     /// Puts back what was found; false when somebody else has changed the file.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn put_back(&self) -> Result<bool, FileError> {
+    fn put_back(&self) -> Result<bool, FileError> {
+        let config_file = &self.contents.config_file;
         match self.now()? {
             Now::Found => remove(&self.aside)?,
-            Now::On | Now::Off if self.contents.found => rename(&self.aside, &self.config_file)?,
-            Now::On | Now::Off => remove(&self.config_file)?,
-            Now::SomebodyElses => return Ok(false),
+            Now::On | Now::Off if self.contents.found => rename(&self.aside, config_file)?,
+            Now::On | Now::Off => remove(config_file)?,
+            Now::SomebodyElses(_) => return Ok(false),
         }
-        remove(&self.off)?;
-        sync_directory(&self.config_file)?;
-        if let Some(directory) = self.config_file.parent()
-            && !self.contents.directory
-        {
+        remove(&self.next)?;
+        let Some(directory) = config_file.parent().filter(|directory| directory.exists()) else {
+            return Ok(true);
+        };
+        sync_directory(config_file)?;
+        if !self.contents.directory {
             // Somebody may have put something into it.
             let _ = fs::remove_dir(directory);
         }
         Ok(true)
     }
 
+    /// From the file that was found to one of ours.
+    fn put_in_place(&self, on: bool) -> Result<(), FileError> {
+        let config_file = &self.contents.config_file;
+        if let Some(directory) = config_file.parent() {
+            fs::create_dir_all(directory).map_err(FileError::new("create", directory))?;
+        }
+        let found = read(config_file)?;
+        remove(&self.aside)?;
+        self.write(&self.aside, found.as_deref(), on)?;
+        if !self.contents.found {
+            rename(&self.aside, config_file)?;
+            return sync_directory(config_file);
+        }
+        exchange(config_file, &self.aside)?;
+        if hash_at(&self.aside)? != self.contents.before {
+            exchange(config_file, &self.aside)?;
+            return Err(self.changed_just_now());
+        }
+        sync_directory(config_file)
+    }
+
+    /// From one of ours to the other; what was found stays aside.
+    fn replace(&self, on: bool) -> Result<(), FileError> {
+        let config_file = &self.contents.config_file;
+        let ours = read(config_file)?;
+        remove(&self.next)?;
+        self.write(&self.next, ours.as_deref(), on)?;
+        exchange(config_file, &self.next)?;
+        if hash_at(&self.next)? != ours.as_deref().map(hash) {
+            exchange(config_file, &self.next)?;
+            return Err(self.changed_just_now());
+        }
+        remove(&self.next)?;
+        sync_directory(config_file)
+    }
+
     fn now(&self) -> Result<Now, FileError> {
-        let hash = self.hash_at(&self.config_file)?;
-        Ok(match hash {
-            hash if hash == self.contents.before && self.is_where_it_was() => Now::Found,
-            Some(hash) if hash == self.contents.on => Now::On,
-            Some(hash) if hash == self.contents.off => Now::Off,
-            _ => Now::SomebodyElses,
-        })
-    }
-
-    /// `{"live-restore": false}` may be what was found, too: then it is not
-    /// aside.
-    fn is_where_it_was(&self) -> bool {
-        !self.contents.found
-            || self.contents.before.as_ref() != Some(&self.contents.off)
-            || !self
-                .hash_at(&self.aside)
-                .is_ok_and(|hash| hash == self.contents.before)
-    }
-
-    fn changed(&self) -> String {
-        let aside = if is_there(&self.aside) {
-            format!("; what it was before is in {}", self.aside.display())
-        } else {
-            String::new()
+        self.tidy()?;
+        let Some(bytes) = read(&self.contents.config_file)? else {
+            // A link to nowhere, or nothing at all.
+            let as_found = self.contents.before.is_none();
+            return Ok(if as_found {
+                Now::Found
+            } else {
+                Now::SomebodyElses(None)
+            });
         };
-        format!(
-            "somebody else changed {} meanwhile: it is left as it is{aside}. Look at \"live-restore\" in it, \
-             which was switched on for the moment",
-            self.config_file.display()
+        let hash = hash(&bytes);
+        Ok(
+            if Some(&hash) == self.contents.before.as_ref() && !self.is_aside()? {
+                Now::Found
+            } else if hash == self.contents.on {
+                Now::On
+            } else if hash == self.contents.off {
+                Now::Off
+            } else {
+                Now::SomebodyElses(Some(bytes))
+            },
         )
     }
 
-    fn write(&self, path: &Path, found: Option<&[u8]>, on: bool) -> Result<(), FileError> {
-        let bytes = with_live_restore(found, on)
-            .map_err(|error| FileError::new("edit", path)(io::Error::other(error.to_string())))?;
-        let model = [&self.aside, &self.config_file];
-        let model = model.into_iter().find(|model| model.is_file());
-        write_new(path, &bytes, model.map(PathBuf::as_path))
+    /// What was found may read as what is put in its place does, when that
+    /// says `false`. Then it is aside if something else than ours is.
+    fn is_aside(&self) -> Result<bool, FileError> {
+        if self.contents.before.as_ref() != Some(&self.contents.off) {
+            return Ok(false);
+        }
+        let aside = hash_at(&self.aside)?;
+        Ok(aside.is_some() && aside.as_ref() != Some(&self.contents.on))
     }
 
-    fn hash_at(&self, path: &Path) -> Result<Option<Digest>, FileError> {
-        let bytes = read(path).map_err(FileError::new("read", path))?;
-        Ok(bytes.as_deref().map(hash))
-    }
-
-    fn read_as(
-        &self,
-        path: &Path,
-        expected: Option<&Digest>,
-    ) -> Result<Option<Vec<u8>>, FileError> {
-        let bytes = read(path).map_err(FileError::new("read", path))?;
-        if bytes.as_deref().map(hash).as_ref() == expected {
-            Ok(bytes)
+    /// A run that was killed where names cannot be exchanged in one step may
+    /// have left the file under a third name.
+    fn tidy(&self) -> Result<(), FileError> {
+        remove(&with_suffix(&self.next, ".old"))?;
+        let old = with_suffix(&self.aside, ".old");
+        if !is_there(&old) {
+            return Ok(());
+        }
+        if is_there(&self.aside) {
+            remove(&old)
         } else {
-            Err(FileError::new("read", path)(io::Error::other(
-                "it is not what it was a moment ago",
-            )))
+            rename(&old, &self.aside)
         }
     }
+
+    /// Takes what somebody else has put in place for the file that is to be put
+    /// back in the end. What was found before is kept under a name of its own,
+    /// which is returned.
+    fn adopt(&mut self, theirs: Option<&[u8]>) -> Result<Option<PathBuf>, FileError> {
+        let config_file = self.contents.config_file.clone();
+        let kept = is_there(&self.aside).then(|| with_suffix(&self.aside, ".found"));
+        if let Some(kept) = &kept {
+            rename(&self.aside, kept)?;
+        }
+        self.contents.before = theirs.map(hash);
+        self.contents.found = is_there(&config_file);
+        self.contents.on = hash(&edit(&config_file, theirs, true)?);
+        self.contents.off = hash(&edit(&config_file, theirs, false)?);
+        Ok(kept)
+    }
+
+    fn write(&self, path: &Path, bytes: Option<&[u8]>, on: bool) -> Result<(), FileError> {
+        let edited = edit(path, bytes, on)?;
+        let model = [&self.aside, &self.contents.config_file];
+        let model = model.into_iter().find(|model| model.is_file());
+        write_new(path, &edited, model.map(PathBuf::as_path))
+    }
+
+    fn changed_just_now(&self) -> FileError {
+        let error = io::Error::other("somebody else has changed it just now");
+        FileError::new("replace", &self.contents.config_file)(error)
+    }
+}
+
+/// Sees to it that a dockerd that starts now has live-restore on.
+pub(super) fn ensure_on(
+    switch: &mut Switch,
+    journal: &mut Journal,
+    lock: &RootLock,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
+    if let Now::SomebodyElses(theirs) = switch.now()? {
+        if says_live_restore(theirs.as_deref()) {
+            return Ok(());
+        }
+        adopt(switch, theirs.as_deref(), journal, lock, progress)?;
+    }
+    Ok(switch.put_on()?)
+}
+
+fn adopt(
+    switch: &mut Switch,
+    theirs: Option<&[u8]>,
+    journal: &mut Journal,
+    lock: &RootLock,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
+    let kept = switch.adopt(theirs)?;
+    journal.live_restore = Some(switch.contents().clone());
+    journal.write(lock)?;
+    let kept = kept.map(|kept| format!("; what it was before is in {}", kept.display()));
+    progress.warning(&format!(
+        "somebody else changed {} meanwhile: theirs is what stays{}",
+        switch.contents.config_file.display(),
+        kept.unwrap_or_default()
+    ));
+    Ok(())
 }
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
@@ -249,20 +311,40 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     }
 
     /// Switches live-restore off again, as far as it had come on, and puts back
-    /// what was found. A file that somebody else has changed meanwhile is left
-    /// alone, and why is what is returned.
-    pub(super) async fn take_back(&self, switch: &Switch) -> Result<Option<String>, Failure> {
-        if self.engine.info().await?.live_restore {
-            if !switch.put_off()? {
-                return Ok(Some(switch.changed()));
+    /// what was found.
+    pub(super) async fn take_back(
+        &self,
+        switch: &mut Switch,
+        journal: &mut Journal,
+        lock: &RootLock,
+        progress: &mut impl Progress,
+    ) -> Result<(), Failure> {
+        if self.engine.info().await?.live_restore && !switch.contents.engine {
+            if let Now::SomebodyElses(theirs) = switch.now()? {
+                if says_live_restore(theirs.as_deref()) {
+                    progress.warning(&format!(
+                        "somebody else changed {} meanwhile, and it says live-restore: both stay",
+                        switch.contents.config_file.display()
+                    ));
+                    return Ok(());
+                }
+                adopt(switch, theirs.as_deref(), journal, lock, progress)?;
             }
+            switch.put_off()?;
             reload(self, false).await?;
         }
         if switch.put_back()? {
-            Ok(None)
+            progress.step(
+                Step::TakeBack,
+                "live-restore and daemon.json are what they were",
+            );
         } else {
-            Ok(Some(switch.changed()))
+            progress.warning(&format!(
+                "somebody else changed {} meanwhile: it is left as it is",
+                switch.contents.config_file.display()
+            ));
         }
+        Ok(())
     }
 }
 
@@ -296,23 +378,47 @@ async fn reload<M: ServiceManager, E: Engine>(
     }
 }
 
-fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    use std::io::Read;
-    let file = match fs::File::open(path) {
+fn edit(path: &Path, bytes: Option<&[u8]>, on: bool) -> Result<Vec<u8>, FileError> {
+    with_live_restore(bytes, on)
+        .map_err(|error| FileError::new("edit", path)(io::Error::other(error.to_string())))
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    let failed = FileError::new("read", path);
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path);
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) => return Err(failed(error)),
     };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a plain file"));
-    }
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
+    let read = file.metadata().and_then(|metadata| {
+        if !metadata.is_file() || metadata.len() > MAX_BYTES {
+            return Err(io::Error::other("no plain file, or too large"));
+        }
+        file.take(MAX_BYTES).read_to_end(&mut bytes)
+    });
+    match read {
+        Ok(_) => Ok(Some(bytes)),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn hash_at(path: &Path) -> Result<Option<Digest>, FileError> {
+    Ok(read(path)?.as_deref().map(hash))
 }
 
 fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.to_owned();
+    path.as_mut_os_string().push(suffix);
+    path
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), FileError> {

@@ -96,6 +96,12 @@ pub enum Failure {
     /// Containers run that did not a moment ago, and would stop with Docker.
     #[error("started a moment ago, and would stop with Docker: {0}")]
     MoreContainers(String),
+    /// Containers are not what they were.
+    #[error("{}", .0.join("; "))]
+    Containers(Vec<String>),
+    /// Somebody else is at work on the configuration.
+    #[error("somebody else has switched live-restore off a moment ago")]
+    SwitchedOff,
     /// Docker runs although it was stopped.
     #[error("a dockerd{} has the data root open although Docker was to be stopped", process(*.pid))]
     StillRunning {

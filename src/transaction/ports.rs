@@ -43,7 +43,9 @@ pub fn hold(ports: &BTreeSet<Published>) -> io::Result<Owned> {
     table.chain("input", Some((Hook::Input, BEFORE_FILTER)));
     table.rule("input", &first_packets(Rule::new()));
     table.chain("output", Some((Hook::Output, AFTER_NAT)));
-    let to_itself = Rule::new().meta(Meta::OutInterface, &LOOPBACK.to_ne_bytes());
+    let to_itself = Rule::new()
+        .meta(Meta::OutInterface, &LOOPBACK.to_ne_bytes())
+        .untranslated();
     table.rule("output", &first_packets(to_itself));
     table.create()
 }

@@ -13,7 +13,7 @@ use crate::journal::{Journal, hash};
 use crate::systemd::ServiceManager;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::Hold;
-use crate::transaction::live_restore::{Switch, TAKEN_BACK};
+use crate::transaction::live_restore::{Switch, ensure_on};
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::swap::beside;
@@ -22,9 +22,10 @@ use crate::transaction::swap::beside;
 /// daemon's triggers and other units are those of the journal.
 ///
 /// # Errors
-/// When something could not be brought back; the journal stays then.
+/// When something could not be brought back. The journal stays then, unless it
+/// is a unit other than Docker's or a container, which a person has to see to.
 pub async fn recover<M: ServiceManager, E: Engine>(
-    journal: &Journal,
+    journal: &mut Journal,
     images: &ImageDir,
     lock: &RootLock,
     daemon: Daemon<'_, M, E>,
@@ -33,35 +34,34 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     if let Err(error) = Hold::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await {
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
+    let mut switch = journal
+        .live_restore
+        .clone()
+        .map(|contents| Switch::resume(&journal.id, contents));
     if journal.running && daemon.has_ended().await {
-        // live-restore is still on, if it was, for the sake of the containers.
+        if let Some(switch) = switch.as_mut().filter(|_| journal.stopping) {
+            ensure_on(switch, journal, lock, progress)?;
+        }
         daemon.start().await?;
         progress.step(Step::Start, &format!("{} started", daemon.unit()));
     } else {
         daemon.start_triggers().await?;
     }
-    daemon.start_inactive(&journal.units).await?;
-    daemon.give_policies_back(&journal.kept_down).await?;
-    let (started, mut problems) = daemon.start_again(&journal.start_again).await?;
-    problems.extend(daemon.resume_health_checks(&journal.health_checked).await);
-    for problem in problems {
-        progress.warning(&problem);
+    let units = daemon.start_inactive(&journal.units).await;
+    let containers = daemon.settle_containers(journal, progress).await;
+    if let Some(switch) = &mut switch {
+        daemon.take_back(switch, journal, lock, progress).await?;
     }
-    if !started.is_empty() {
-        progress.step(
-            Step::StartContainers,
-            &format!("{} started again", started.join(", ")),
-        );
-    }
-    if let Some(contents) = &journal.live_restore {
-        let switch = Switch::resume(&daemon.host.config_file, &journal.id, contents.clone());
-        match daemon.take_back(&switch).await? {
-            None => progress.step(Step::TakeBack, TAKEN_BACK),
-            Some(changed) => progress.warning(&changed),
-        }
-    }
+    let problems = containers?;
     remove_staged(journal, images);
-    Ok(Journal::close(lock)?)
+    Journal::close(lock)?;
+    // What is broken for reasons of its own is told, and keeps nothing back.
+    units?;
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Containers(problems))
+    }
 }
 
 /// A new store that was never in use; the old one is a backup, and stays.

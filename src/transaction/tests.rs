@@ -12,7 +12,7 @@ use super::*;
 use crate::container::Status;
 use crate::disturbance::Disturbance;
 use crate::engine::{EngineError, Info, References, Reloads};
-use crate::host::Managed;
+use crate::host::{Managed, says_live_restore, with_live_restore};
 use crate::live_restore::{Hindrance, LiveRestore};
 use crate::reference::Reference;
 use crate::systemd::{QueuedJob, Service, SystemdError, Unit};
@@ -49,6 +49,8 @@ struct World {
     reloads: Rc<Cell<u32>>,
     /// What comes of the reloads, one after another; then they take.
     on_reload: RefCell<Vec<OnReload>>,
+    /// What the administrator writes.
+    edit: RefCell<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -94,6 +96,7 @@ impl World {
             live_restore: Cell::new(false),
             reloads: Rc::default(),
             on_reload: RefCell::default(),
+            edit: RefCell::default(),
         };
         world.read_store();
         world
@@ -113,6 +116,11 @@ impl World {
 
     fn config(&self) -> Option<String> {
         fs::read_to_string(self.config_file()).ok()
+    }
+
+    fn file_says_live_restore(&self) -> bool {
+        let bytes = fs::read(self.config_file()).ok();
+        says_live_restore(bytes.as_deref())
     }
 
     fn write_config(&self, text: &str) {
@@ -294,6 +302,15 @@ impl ServiceManager for World {
         self.read_store();
         self.live_restore.set(false);
         self.reads_config();
+        // dockerd ends what it finds alive then.
+        if !self.live_restore.get() {
+            for container in self.containers.borrow_mut().iter_mut() {
+                if container.pid == 100 {
+                    container.pid = 0;
+                    container.status = Status::Down("exited".to_owned());
+                }
+            }
+        }
         Ok(())
     }
 
@@ -307,7 +324,7 @@ impl ServiceManager for World {
             OnReload::Takes => self.reads_config(),
             OnReload::IsFollowedByAnEdit => {
                 self.reads_config();
-                self.write_config("{\"debug\": true}");
+                self.write_config(&self.edit.borrow());
             }
         }
         self.reloads.set(self.reloads.get() + 1);
@@ -390,7 +407,12 @@ impl Engine for World {
         Ok(())
     }
 
-    async fn exited_containers(&self) -> Result<Vec<Container>, EngineError> {
+    async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
+        let running = self.running_containers().await?;
+        Ok(running.into_iter().map(|container| container.id).collect())
+    }
+
+    async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {
         self.answers()?;
         let containers = self.containers.borrow();
         let down = containers
@@ -459,10 +481,15 @@ fn host(world: &World) -> Managed {
             ..Unit::default()
         },
         service: Service::default(),
-        engine: Some(Info::default()),
+        engine: Some(Info {
+            live_restore: world.live_restore.get(),
+            ..Info::default()
+        }),
         socket: "/nowhere".into(),
         config_file: world.config_file(),
-        live_restore_flag: false,
+        live_restore_flag: None,
+        live_restore_at_start: false,
+        forgotten_by_reload: Vec::new(),
     }
 }
 
@@ -476,7 +503,7 @@ fn disturbance(world: &World) -> Disturbance {
         policy: world.policy.get(),
         live_restore: if world.swarm.get() {
             LiveRestore::Impossible(Hindrance::Swarm)
-        } else if world.live_restore.get() {
+        } else if world.live_restore.get() && world.file_says_live_restore() {
             LiveRestore::On
         } else {
             LiveRestore::Switchable(world.config_file())
@@ -484,6 +511,8 @@ fn disturbance(world: &World) -> Disturbance {
         keeps_auto_removed: true,
         resumes_health_checks: !world.old.get(),
         api_clients: 0,
+        removed_at_start: Vec::new(),
+        forgotten_by_reload: Vec::new(),
     }
 }
 
@@ -494,7 +523,7 @@ fn recover(world: &World) -> Result<(), Failure> {
         let lock = RootLock::acquire(images.data_root(), Duration::ZERO)
             .await
             .unwrap();
-        let journal = Journal::read(images.data_root()).unwrap().unwrap();
+        let mut journal = Journal::read(images.data_root()).unwrap().unwrap();
         let (host, disturbance) = (host(world), disturbance(world));
         let daemon = Daemon {
             manager: world,
@@ -503,7 +532,7 @@ fn recover(world: &World) -> Result<(), Failure> {
             disturbance: &disturbance,
             runtime_units: &world.root.path().join("units"),
         };
-        recovery::recover(&journal, &images, &lock, daemon, &mut Steps::default()).await
+        recovery::recover(&mut journal, &images, &lock, daemon, &mut Steps::default()).await
     })
 }
 
@@ -836,18 +865,153 @@ fn a_reload_that_fails_on_the_way_back() {
 }
 
 #[test]
-fn somebody_elses_edit_is_left_alone() {
-    let world = world_with(Some("{}"));
-    *world.on_reload.borrow_mut() = vec![OnReload::IsFollowedByAnEdit];
-    let (outcome, _) = transact(&world);
-    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
-    assert_eq!(world.config().unwrap(), "{\"debug\": true}");
-    assert!(Journal::read(world.root.path()).unwrap().is_none());
-    let kept: Vec<String> = fs::read_dir(world.root.path().join("etc"))
-        .unwrap()
-        .map(|child| fs::read_to_string(child.unwrap().path()).unwrap())
-        .collect();
-    assert!(kept.contains(&"{}".to_owned()), "what was found is kept");
+fn somebody_elses_edit_stays_and_containers_too() {
+    for theirs in [r#"{"debug": true}"#, r#"{ "live-restore":false }"#] {
+        let world = world_with(Some("{}"));
+        *world.edit.borrow_mut() = theirs.to_owned();
+        *world.on_reload.borrow_mut() = vec![OnReload::IsFollowedByAnEdit];
+        let (outcome, _) = transact(&world);
+        assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+        assert_eq!(world.config().unwrap(), theirs);
+        assert!(!world.live_restore.get());
+        assert_eq!(world.statuses(), [(100, Status::Running)]);
+        assert!(Journal::read(world.root.path()).unwrap().is_none());
+        let kept: Vec<String> = fs::read_dir(world.root.path().join("etc"))
+            .unwrap()
+            .map(|child| fs::read_to_string(child.unwrap().path()).unwrap())
+            .collect();
+        assert!(kept.contains(&"{}".to_owned()), "what was found is kept");
+        assert_eq!(kept.len(), 2, "{kept:?}");
+    }
+}
+
+/// dockerd keeps a setting that is no longer in its file, until it starts
+/// again.
+#[test]
+fn an_engine_that_says_otherwise_than_its_file() {
+    for config in CONFIGS {
+        let world = world_with(config);
+        world.live_restore.set(true);
+        let (outcome, _) = transact(&world);
+        assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+        assert_eq!(world.statuses(), [(100, Status::Running)]);
+        assert_eq!(world.config().as_deref(), config);
+        assert!(world.live_restore.get(), "as it was");
+    }
+}
+
+/// Whatever a run that was killed has left of daemon.json, and whatever dockerd
+/// knows of it: a recovery, and a second one, bring back what was found.
+#[test]
+fn every_state_of_daemon_json_is_recovered() {
+    let variants = |config: Option<&str>| {
+        [true, false].map(|on| with_live_restore(config.map(str::as_bytes), on).unwrap())
+    };
+    for config in CONFIGS {
+        let [on, off] = variants(config);
+        let found = config.map(|text| text.as_bytes().to_vec());
+        // What has the name, what is aside, under the next name, under a third.
+        let states = [
+            (found.clone(), None, None, None),
+            (found.clone(), Some(on.clone()), None, None),
+            (found.clone(), Some(on.clone()), None, found.clone()),
+            (Some(on.clone()), None, None, found.clone()),
+            (Some(on.clone()), found.clone(), None, None),
+            (Some(on.clone()), found.clone(), Some(off.clone()), None),
+            (Some(off.clone()), found.clone(), Some(on.clone()), None),
+            (Some(off.clone()), found.clone(), None, None),
+            (found.clone(), Some(off.clone()), None, None),
+        ];
+        for (number, state) in states.into_iter().enumerate() {
+            for (engine, runs, stopping) in [
+                (false, true, false),
+                (true, true, false),
+                (true, true, true),
+                (true, false, true),
+            ] {
+                let says_on = state.0.as_ref() == Some(&on);
+                if !runs && !says_on && number != 0 {
+                    // Docker is down only while the file says true, or when
+                    // somebody has put it back.
+                    continue;
+                }
+                let world = world_with(config);
+                fs::create_dir_all(world.config_file().parent().unwrap()).unwrap();
+                leave(&world, "digestfix-x", &state, [&on, &off], config);
+                mark(&world, stopping);
+                world.live_restore.set(engine);
+                world.runs.set(runs);
+                let case = format!("{config:?}, state {number}, {engine} {runs} {stopping}");
+                assert!(matches!(recover(&world), Ok(())), "{case}");
+                assert_eq!(world.config().as_deref(), config, "{case}");
+                assert!(!world.live_restore.get(), "{case}");
+                assert_eq!(world.statuses(), [(100, Status::Running)], "{case}");
+                assert!(world.runs.get(), "{case}");
+                is_clean(&world);
+            }
+        }
+    }
+}
+
+type State = (
+    Option<Vec<u8>>,
+    Option<Vec<u8>>,
+    Option<Vec<u8>>,
+    Option<Vec<u8>>,
+);
+
+/// Leaves files as a killed run may have, and its journal.
+fn leave(world: &World, id: &str, state: &State, [on, off]: [&Vec<u8>; 2], config: Option<&str>) {
+    let id = id.trim_start_matches("digestfix-");
+    let beside = |suffix: &str| {
+        let mut path = swap::beside(&world.config_file(), id);
+        path.as_mut_os_string().push(suffix);
+        path
+    };
+    let names = [
+        world.config_file(),
+        beside(""),
+        beside(".next"),
+        beside(".old"),
+    ];
+    let contents = [&state.0, &state.1, &state.2, &state.3];
+    for (name, content) in names.iter().zip(contents) {
+        match content {
+            Some(bytes) => fs::write(name, bytes).unwrap(),
+            None => drop(fs::remove_file(name)),
+        }
+    }
+    let references = journal::References {
+        driver: "overlay2".to_owned(),
+        after: hash(b""),
+    };
+    let mut journal = Journal::new(id, "docker.service", references);
+    journal.running = true;
+    journal.live_restore = Some(journal::LiveRestore {
+        config_file: world.config_file(),
+        engine: false,
+        before: config.map(|text| hash(text.as_bytes())),
+        found: config.is_some(),
+        directory: config.is_some(),
+        on: hash(on),
+        off: hash(off),
+    });
+    write_journal(world, &journal);
+}
+
+fn write_journal(world: &World, journal: &Journal) {
+    block_on(async {
+        let lock = RootLock::acquire(world.root.path(), Duration::ZERO)
+            .await
+            .unwrap();
+        journal.write(&lock).unwrap();
+    });
+}
+
+fn mark(world: &World, stopping: bool) {
+    let mut journal = Journal::read(world.root.path()).unwrap().unwrap();
+    journal.stopping = stopping;
+    write_journal(world, &journal);
 }
 
 #[test]

@@ -3,8 +3,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::load::Load;
+use crate::load::{Load, Summary};
 use crate::machine::{APP, Machine, Suite, eventually};
 
 const CONFIG: &str = "/etc/docker/daemon.json";
@@ -53,7 +54,7 @@ fn containers(machine: &Machine) -> String {
 /// daemon.json with all that a file system knows of it, and what is beside it.
 fn config(machine: &Machine) -> String {
     machine.sh(&format!(
-        "ls -A /etc/docker
+        "ls -A /etc/docker 2>&1 || true
          stat -c '%F %i %s %y %a %u:%g %N' {CONFIG} 2>&1 || true
          stat -L -c '%i %s %y %a %u:%g' {CONFIG} 2>&1 || true
          getfattr -d -m - {CONFIG} 2>/dev/null || true
@@ -97,7 +98,7 @@ fn ten_applies(machine: &Machine, config_before: &str) {
         refuses(
             machine,
             &["apply", &claim],
-            &["--rm", "at each restart", "passing"],
+            &["--rm", "before Docker 24.0.8", "passing"],
         );
         machine.sh("docker rm -f passing >/dev/null");
         machine.sh(&format!("docker run -d --name instead {FULL} sleep 100000"));
@@ -133,6 +134,13 @@ fn ten_applies(machine: &Machine, config_before: &str) {
         connection.met_no_failure("an open connection");
     }
     published.met_no_failure("requests to a published port from elsewhere");
+    let (namespace, server) = (machine.namespace(), ([127, 0, 0, 1], 8080).into());
+    let afterwards = Load::requests(namespace, server);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(
+        Summary::of(&afterwards.answers()).slowest < Duration::from_millis(900),
+        "nothing is held back any more"
+    );
     // What a docker-proxy has accepted when it ends with dockerd is cut.
     for answer in local.answers() {
         let failure = answer.failure.unwrap_or_default();
@@ -387,7 +395,7 @@ fn killed_at_each(machine: &Machine, config_before: &str) {
         "SIGKILL at {killed} points, {down} with Docker down, {temporary} with another daemon.json"
     );
     assert!(
-        killed > 30 && down >= 2 && temporary >= 5,
+        killed > 30 && down >= 1 && temporary >= 5,
         "{killed} {down} {temporary}"
     );
 }
@@ -395,7 +403,7 @@ fn killed_at_each(machine: &Machine, config_before: &str) {
 #[test]
 fn outlive_a_kill_without_daemon_json() {
     let machine = ready(Suite::Bookworm, |machine| {
-        machine.sh(&format!("rm -f {CONFIG}"));
+        machine.sh("rm -rf /etc/docker");
     });
     killed_at_each(&machine, "no daemon.json");
 }

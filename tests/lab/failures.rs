@@ -77,10 +77,10 @@ fn the_file_system_cannot_exchange() {
 fn the_directory_does_not_sync() {
     let machine = Machine::boot(Suite::Bookworm);
     let before = ready(&machine);
-    // Those before are of the staged file, of the journal, and of the
+    // Those before are of the journal, twice, of the staged file, and of the
     // directory of each.
     let run = machine
-        .injected("fsync:error=EIO:when=5", &["apply", &before.claim])
+        .injected("fsync:error=EIO:when=7", &["apply", &before.claim])
         .exits(1);
     assert!(run.stderr.contains("sync"), "{}", run.stderr);
     is_as_before(&machine, &before);
@@ -202,8 +202,8 @@ fn told_to_stop_at_each_step() {
     let mut last_steps = BTreeSet::new();
     for (call, points) in [
         ("sendmsg", 55),
-        ("fsync", 7),
-        ("rename", 2),
+        ("fsync", 9),
+        ("rename", 3),
         ("renameat2", 1),
         ("connect", 10),
         ("flock", 4),
