@@ -49,6 +49,9 @@ pub struct Disturbance {
     pub resumes_health_checks: bool,
     /// Clients of the API that are connected now.
     pub api_clients: usize,
+    /// The engine waits for them when it stops
+    /// ([`Info::waits_for_clients`](crate::engine::Info::waits_for_clients)).
+    pub waits_for_clients: bool,
     /// The containers that never ran and that Docker removes when it starts
     /// (`docker create --rm`).
     pub removed_at_start: Vec<Container>,
@@ -97,6 +100,7 @@ impl Disturbance {
             keeps_auto_removed: true,
             resumes_health_checks: true,
             api_clients: 0,
+            waits_for_clients: false,
             removed_at_start: Vec::new(),
             forgotten_by_reload: Vec::new(),
         }
@@ -114,6 +118,12 @@ impl Disturbance {
     #[must_use]
     pub fn containers_survive(&self) -> bool {
         self.live_restore == LiveRestore::On || self.switches_live_restore()
+    }
+
+    /// The engine goes on for seconds once it is told to stop.
+    #[must_use]
+    pub fn stops_late(&self) -> bool {
+        self.waits_for_clients && self.api_clients > 0
     }
 
     /// What becomes of a container.
@@ -319,6 +329,7 @@ pub async fn assess(
         keeps_auto_removed: info.keeps_auto_removed(),
         resumes_health_checks: info.resumes_health_checks(),
         api_clients: clients,
+        waits_for_clients: info.waits_for_clients(),
         removed_at_start: down.into_iter().filter(|one| one.auto_remove).collect(),
         forgotten_by_reload: host.forgotten_by_reload.clone(),
     };

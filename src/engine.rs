@@ -71,6 +71,13 @@ impl Info {
         self.is_at_least([23, 0, 0])
     }
 
+    /// It gives clients that are connected up to 5 s when it is told to stop
+    /// (seen on 26.1 and 28.5, not on 20.10).
+    #[must_use]
+    pub fn waits_for_clients(&self) -> bool {
+        self.is_at_least([23, 0, 0])
+    }
+
     fn is_at_least(&self, version: [u32; 3]) -> bool {
         let is_digit = |character: char| character.is_ascii_digit();
         let numbers: Vec<u32> = self

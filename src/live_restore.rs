@@ -159,3 +159,95 @@ fn has_shim(control_group: &Path) -> bool {
         .lines()
         .any(|pid| program(pid.parse().unwrap_or_default()).starts_with("containerd-shim"))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::process::{Child, Command};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::engine::Info;
+    use crate::systemd::{Service, Unit};
+
+    /// A process of that name, and a daemon.json that can be made.
+    struct World(TempDir, Child);
+
+    impl World {
+        fn new(program: &str) -> Self {
+            let directory = TempDir::new().unwrap();
+            let path = directory.path().join(program);
+            std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
+            let child = Command::new(path).arg("100").spawn().unwrap();
+            Self(directory, child)
+        }
+
+        fn host(&self) -> Managed {
+            Managed {
+                unit: Unit {
+                    id: "docker.service".to_owned(),
+                    ..Unit::default()
+                },
+                service: Service {
+                    main_pid: self.1.id(),
+                    ..Service::default()
+                },
+                engine: Some(Info::default()),
+                socket: PathBuf::new(),
+                config_file: self.0.path().join("etc/docker/daemon.json"),
+                live_restore_flag: None,
+                live_restore_at_start: false,
+                forgotten_by_reload: Vec::new(),
+            }
+        }
+    }
+
+    impl Drop for World {
+        fn drop(&mut self) {
+            let _ = self.1.kill();
+            let _ = self.1.wait();
+        }
+    }
+
+    #[test]
+    fn what_the_next_dockerd_starts_with_counts_too() {
+        let world = World::new("dockerd");
+        let switchable = LiveRestore::Switchable(world.host().config_file);
+        for (engine, at_start, expected) in [
+            (true, true, &LiveRestore::On),
+            (true, false, &switchable),
+            (false, true, &switchable),
+            (false, false, &switchable),
+        ] {
+            let mut host = world.host();
+            host.live_restore_at_start = at_start;
+            host.engine.as_mut().unwrap().live_restore = engine;
+            assert_eq!(look(&host), *expected, "{engine} {at_start}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_named() {
+        let world = World::new("dockerd");
+        let mut swarm = world.host();
+        swarm.engine.as_mut().unwrap().swarm = true;
+        assert_eq!(look(&swarm), LiveRestore::Impossible(Hindrance::Swarm));
+        let mut flag = world.host();
+        flag.live_restore_flag = Some(false);
+        assert!(matches!(
+            look(&flag),
+            LiveRestore::Impossible(Hindrance::Flag { .. })
+        ));
+        let mut unwritable = world.host();
+        unwritable.config_file = "/proc/sys/daemon.json".into();
+        assert!(matches!(
+            look(&unwritable),
+            LiveRestore::Impossible(Hindrance::Unwritable { .. })
+        ));
+        assert!(matches!(
+            look(&World::new("wrapper").host()),
+            LiveRestore::Impossible(Hindrance::NotDockerd { .. })
+        ));
+    }
+}

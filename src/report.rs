@@ -489,8 +489,12 @@ fn clients(disturbance: &Disturbance) -> Option<String> {
         count => format!("{count} clients are connected to the API now and are"),
     };
     Some(format!(
-        "{count} cut off{execs}; builds and pulls under way fail. Newer engines wait up to 5 s for them \
-         when they stop."
+        "{count} cut off{execs}; builds and pulls under way fail.{}",
+        if disturbance.stops_late() {
+            " Docker waits for them when it stops, up to 5 s."
+        } else {
+            ""
+        }
     ))
 }
 

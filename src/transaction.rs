@@ -12,7 +12,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::api_clients;
 use crate::container::{Change, Container, RestartPolicy, in_start_order};
 use crate::data_root::{ImageDir, Snapshot};
 use crate::disturbance::{ContainerPolicy, Fate, some_names};
@@ -235,10 +234,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.keep_down(daemon).await?;
         self.look_at_containers(daemon).await?;
         self.active_before = daemon.manager.active_states().await?;
-        // dockerd waits for those who are connected when it stops; until then,
-        // published ports lead to containers.
-        let waits = api_clients::count(&daemon.host.socket) > 0;
-        if !waits {
+        // Until a dockerd that waits for its clients has stopped, published
+        // ports lead to containers.
+        if !daemon.disturbance.stops_late() {
             self.hold_ports();
         }
         self.see_no_more_containers(daemon).await?;

@@ -511,6 +511,7 @@ fn disturbance(world: &World) -> Disturbance {
         keeps_auto_removed: true,
         resumes_health_checks: !world.old.get(),
         api_clients: 0,
+        waits_for_clients: true,
         removed_at_start: Vec::new(),
         forgotten_by_reload: Vec::new(),
     }

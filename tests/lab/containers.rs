@@ -401,16 +401,16 @@ fn killed_at_each(machine: &Machine, config_before: &str) {
 }
 
 #[test]
-fn outlive_a_kill_without_daemon_json() {
-    let machine = ready(Suite::Bookworm, |machine| {
-        machine.sh("rm -rf /etc/docker");
+fn outlive_a_kill_without_a_daemon_json() {
+    let machine = ready(Suite::Forky, |machine| {
+        machine.sh("rm -rf /etc/docker; systemctl restart docker");
     });
     killed_at_each(&machine, "no daemon.json");
 }
 
 #[test]
 fn outlive_a_kill_with_a_daemon_json() {
-    let machine = ready(Suite::Forky, |machine| {
+    let machine = ready(Suite::Bookworm, |machine| {
         machine.write(CONFIG, "{\n  \"debug\": false\n}\n");
         machine.sh("systemctl restart docker");
     });

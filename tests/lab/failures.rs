@@ -205,7 +205,7 @@ fn told_to_stop_at_each_step() {
         ("fsync", 9),
         ("rename", 3),
         ("renameat2", 1),
-        ("connect", 10),
+        ("connect", 24),
         ("flock", 4),
     ] {
         for point in 1..=points {
