@@ -39,6 +39,8 @@ struct World {
     containers: RefCell<Vec<Container>>,
     /// A container that is started while the unit is held.
     appears: RefCell<Option<String>>,
+    /// A container that is started right after those that run were listed.
+    appears_late: RefCell<Option<String>>,
     policy: Cell<ContainerPolicy>,
     /// An engine that does not resume health checks.
     old: Cell<bool>,
@@ -89,6 +91,7 @@ impl World {
             deaf: Cell::new(false),
             containers: RefCell::default(),
             appears: RefCell::default(),
+            appears_late: RefCell::default(),
             policy: Cell::new(ContainerPolicy::Keep),
             old: Cell::new(false),
             resumed: RefCell::default(),
@@ -368,7 +371,12 @@ impl Engine for World {
         let up = containers
             .iter()
             .filter(|one| !matches!(one.status, Status::Down(_)));
-        Ok(up.cloned().collect())
+        let up = up.cloned().collect();
+        drop(containers);
+        if let Some(name) = self.appears_late.take() {
+            self.run_container(&name);
+        }
+        Ok(up)
     }
 
     async fn container(&self, id: &str) -> Result<Option<Container>, EngineError> {
@@ -784,14 +792,24 @@ fn containers_keep_running() {
 #[test]
 fn daemon_json_is_the_very_same_file_afterwards() {
     use std::os::unix::fs::MetadataExt;
+    for config in CONFIGS.into_iter().flatten() {
+        let world = world_with(Some(config));
+        let look = || {
+            let metadata = fs::metadata(world.config_file()).unwrap();
+            (metadata.ino(), metadata.mtime_nsec(), metadata.mode())
+        };
+        let before = look();
+        transact(&world);
+        assert_eq!(look(), before, "{config}");
+    }
+}
+
+#[test]
+fn an_empty_directory_stays() {
     let world = world_with(Some("{}"));
-    let look = || {
-        let metadata = fs::metadata(world.config_file()).unwrap();
-        (metadata.ino(), metadata.mtime_nsec(), metadata.mode())
-    };
-    let before = look();
+    fs::remove_file(world.config_file()).unwrap();
     transact(&world);
-    assert_eq!(look(), before);
+    assert!(world.config_file().parent().unwrap().exists());
 }
 
 #[test]
@@ -867,12 +885,14 @@ fn a_reload_that_fails_on_the_way_back() {
 
 #[test]
 fn somebody_elses_edit_stays_and_containers_too() {
-    for theirs in [r#"{"debug": true}"#, r#"{ "live-restore":false }"#] {
+    let texts = [r#"{"debug": true}"#, r#"{ "live-restore":false }"#];
+    for (theirs, failing) in texts.into_iter().zip([None, Some("stop")]) {
         let world = world_with(Some("{}"));
+        world.fails.set(failing.map(|call| (call, 0)));
         *world.edit.borrow_mut() = theirs.to_owned();
         *world.on_reload.borrow_mut() = vec![OnReload::IsFollowedByAnEdit];
         let (outcome, _) = transact(&world);
-        assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+        assert_eq!(matches!(outcome, Outcome::Done { .. }), failing.is_none());
         assert_eq!(world.config().unwrap(), theirs);
         assert!(!world.live_restore.get());
         assert_eq!(world.statuses(), [(100, Status::Running)]);
@@ -1054,10 +1074,15 @@ fn ignored_containers_stay_down_and_are_told() {
 /// It was not there when what could be lost was looked at.
 #[test]
 fn a_container_that_comes_in_between_is_not_lost() {
-    for swarm in [false, true] {
+    for (swarm, late) in [(false, false), (true, false), (false, true), (true, true)] {
         let world = World::new();
         world.swarm.set(swarm);
-        *world.appears.borrow_mut() = Some("late".to_owned());
+        let appears = if late {
+            &world.appears_late
+        } else {
+            &world.appears
+        };
+        *appears.borrow_mut() = Some("late".to_owned());
         let (outcome, steps) = transact(&world);
         is_undone(&world, &outcome);
         assert!(!steps.contains(&Step::Stop));
