@@ -242,7 +242,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.see_no_more_containers(daemon).await?;
         self.reached = Reached::Stopping;
         daemon.stop().await?;
-        self.hold_ports();
+        if daemon.disturbance.stops_late() {
+            self.hold_ports();
+        }
         self.progress
             .step(Step::Stop, &format!("{} stopped", daemon.units()));
         self.heed_interrupt().await
@@ -608,13 +610,19 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.progress.warning(&format!("{failure}; undoing"));
         if self.reached < Reached::Stopping {
             self.held_ports = None;
+            if let Some(journal) = &mut self.journal {
+                journal.stopping = false;
+            }
         }
-        let undone = match self.undo().await {
-            Ok(()) => self.settle().await,
-            // Without an engine there is nothing to settle with, and live-restore
-            // stays for the sake of the containers.
-            failed => failed,
+        let undone = self.undo().await;
+        // Without an engine there is nothing to settle with, and live-restore
+        // stays for the sake of the containers.
+        let settled = if undone.is_ok() || !self.is_gone().await {
+            self.settle().await
+        } else {
+            Ok(())
         };
+        let undone = undone.and(settled);
         self.remove_hold().await;
         let undone = undone.and_then(|()| self.close());
         match undone {
