@@ -107,9 +107,9 @@ pub struct ApplyArgs {
     /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
-    /// Wait up to this long for another digestfix on the same data root to end
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
-    pub wait: Duration,
+    /// What to do when another run is at work.
+    #[command(flatten)]
+    pub lock: LockArgs,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
@@ -162,9 +162,9 @@ pub enum ExportFormat {
 /// `digestfix recover`.
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
-    /// Wait up to this long for another digestfix on the same data root to end
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
-    pub wait: Duration,
+    /// What to do when another run is at work.
+    #[command(flatten)]
+    pub lock: LockArgs,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
@@ -199,6 +199,14 @@ pub struct RequestArgs {
     /// Accept a digest that is the ID of an image on this host
     #[arg(long)]
     pub allow_image_id_digest: bool,
+}
+
+/// What to do when another run is at work.
+#[derive(Debug, Args)]
+pub struct LockArgs {
+    /// Wait up to this long for another digestfix on the same data root to end
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub wait: Duration,
 }
 
 /// What may happen to containers.

@@ -374,3 +374,110 @@ pub(crate) fn some_names<'a>(containers: impl Iterator<Item = &'a Container>) ->
     }
     names.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SWARM: LiveRestore = LiveRestore::Impossible(Hindrance::Swarm);
+
+    fn container(change: impl FnOnce(&mut Container)) -> Container {
+        let mut container = Container::default();
+        "web".clone_into(&mut container.name);
+        change(&mut container);
+        container
+    }
+
+    fn disturbance(
+        policy: ContainerPolicy,
+        live_restore: LiveRestore,
+        container: &Container,
+    ) -> Disturbance {
+        let units = Disturbance::of_units("docker.service", true, Vec::new(), Vec::new());
+        Disturbance {
+            policy,
+            live_restore,
+            containers: vec![container.clone()],
+            ..units
+        }
+    }
+
+    fn switchable() -> LiveRestore {
+        LiveRestore::Switchable("/etc/docker/daemon.json".into())
+    }
+
+    #[test]
+    fn each_container_has_its_fate() {
+        let plain = container(|_| {});
+        let always = container(|one| one.restart_policy = RestartPolicy::Always);
+        let on_failure = container(|one| one.restart_policy = RestartPolicy::OnFailure);
+        let auto_remove = container(|one| one.auto_remove = true);
+        let task = container(|one| one.swarm_task = true);
+        let (keep, restart, ignore) = (
+            ContainerPolicy::Keep,
+            ContainerPolicy::Restart,
+            ContainerPolicy::Ignore,
+        );
+        for (policy, live_restore, container, fate) in [
+            (keep, switchable(), &plain, Fate::KeepsRunning),
+            (keep, LiveRestore::On, &auto_remove, Fate::KeepsRunning),
+            (restart, LiveRestore::On, &plain, Fate::KeepsRunning),
+            (restart, switchable(), &plain, Fate::StartedAgain),
+            (restart, SWARM, &always, Fate::StartedAgain),
+            (restart, SWARM, &auto_remove, Fate::Removed),
+            (restart, SWARM, &task, Fate::ReplacedBySwarm),
+            (ignore, switchable(), &plain, Fate::StaysDown),
+            (ignore, SWARM, &always, Fate::RestartsByPolicy),
+            (ignore, SWARM, &on_failure, Fate::RestartsIfItFails),
+            (ignore, SWARM, &auto_remove, Fate::Removed),
+        ] {
+            let found = disturbance(policy, live_restore, container).fate(container);
+            assert_eq!(found, fate, "{policy:?} {container:?}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_lost_is_refused() {
+        let plain = container(|_| {});
+        let auto_remove = container(|one| one.auto_remove = true);
+        let refused = |disturbance: &Disturbance| containers_at_risk(disturbance).is_some();
+        let keep = |live_restore, container| {
+            refused(&disturbance(ContainerPolicy::Keep, live_restore, container))
+        };
+        assert!(!keep(switchable(), &plain) && !keep(LiveRestore::On, &auto_remove));
+        assert!(keep(SWARM, &plain));
+        let mut old = disturbance(ContainerPolicy::Keep, LiveRestore::On, &auto_remove);
+        old.keeps_auto_removed = false;
+        assert!(refused(&old));
+        let mut never_ran = disturbance(ContainerPolicy::Keep, LiveRestore::On, &plain);
+        never_ran.removed_at_start.push(auto_remove.clone());
+        assert!(refused(&never_ran));
+        let restart = disturbance(ContainerPolicy::Restart, SWARM, &auto_remove);
+        assert!(refused(&restart));
+        let ignore = disturbance(ContainerPolicy::Ignore, SWARM, &auto_remove);
+        assert!(!refused(&ignore));
+        let mut idle = disturbance(ContainerPolicy::Keep, SWARM, &plain);
+        idle.containers.clear();
+        assert!(!refused(&idle));
+    }
+
+    #[test]
+    fn only_what_was_said_is_accepted() {
+        let plain = container(|_| {});
+        let change = |what| Change {
+            name: "web".to_owned(),
+            what,
+        };
+        let stopped = change(Happened::Stopped("exited".to_owned()));
+        let restarted = change(Happened::Restarted);
+        for (policy, accepts_stopped, accepts_restarted) in [
+            (ContainerPolicy::Keep, false, false),
+            (ContainerPolicy::Restart, false, true),
+            (ContainerPolicy::Ignore, true, true),
+        ] {
+            let disturbance = disturbance(policy, SWARM, &plain);
+            assert_eq!(disturbance.accepts(&stopped), accepts_stopped);
+            assert_eq!(disturbance.accepts(&restarted), accepts_restarted);
+        }
+    }
+}

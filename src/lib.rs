@@ -8,13 +8,16 @@
 //! 2. [`host`]: where Docker lives here, and whether it runs;
 //! 3. [`data_root`] and [`store`]: the references as they are;
 //! 4. [`plan`]: claims against the store, as a list of changes or refusals;
-//! 5. [`disturbance`]: what a stop of Docker would touch;
-//! 6. [`transaction`]: lock, stop, commit, start, verify, or undo;
+//! 5. [`disturbance`]: what a stop of Docker would touch, each [`container`]
+//!    above all, and whether [`live_restore`] can keep it;
+//! 6. [`transaction`]: lock, stop, commit, start, verify, or undo, with a
+//!    [`journal`] for a run that is killed;
 //! 7. [`report`]: what people and machines read; [`grounds`] keeps what each
 //!    digest was written on.
 //!
 //! [`commands`] puts these together, one file a command, from what [`cli`]
-//! understood. [`systemd`] and [`engine`] are the edges to the two daemons.
+//! understood. [`systemd`] and [`engine`] are the edges to the two daemons,
+//! [`nf_tables`] is the one to the kernel's packet filter.
 
 pub mod api_clients;
 pub mod claim;

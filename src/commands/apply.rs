@@ -47,7 +47,7 @@ async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Applied>,
     };
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
     let lock = tokio::select! {
-        lock = RootLock::acquire(&data_root, args.wait) => lock?,
+        lock = RootLock::acquire(&data_root, args.lock.wait) => lock?,
         signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
     };
     // Everything again: another run may have ended just now.

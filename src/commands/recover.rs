@@ -45,7 +45,7 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<bool, Stop> {
         return Ok(false);
     }
     let lock = tokio::select! {
-        lock = RootLock::acquire(data_root, args.wait) => lock?,
+        lock = RootLock::acquire(data_root, args.lock.wait) => lock?,
         signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
     };
     recover(&site, &lock, report).await
