@@ -417,6 +417,29 @@ fn outlive_a_kill_with_a_daemon_json() {
     killed_at_each(&machine, "a daemon.json");
 }
 
+/// dockerd keeps a setting that is no longer in its file, until it starts: the
+/// one that starts next would end every container.
+#[test]
+fn are_kept_when_the_file_says_otherwise() {
+    for suite in [Suite::Bookworm, Suite::Forky] {
+        let machine = ready(suite, |_| {});
+        machine.sh(&format!(
+            "docker run -d --name web {APP}:v1 /bin/busybox sleep 100000"
+        ));
+        machine.write(CONFIG, "{\"live-restore\": true}");
+        machine.sh("systemctl reload docker");
+        eventually("live-restore is on", || live_restore(&machine) == "true");
+        machine.sh(&format!("rm {CONFIG}"));
+        let before = (containers(&machine), config(&machine));
+        machine
+            .digestfix(&["apply", &machine.claim("app")])
+            .exits(0);
+        assert_eq!((containers(&machine), config(&machine)), before);
+        assert_eq!(live_restore(&machine), "true", "as it was found");
+        machine.is_whole();
+    }
+}
+
 /// dockerd refuses a daemon.json that somebody broke and has not had it read
 /// yet; so it would at its next start.
 #[test]
