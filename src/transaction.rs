@@ -219,6 +219,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         let unit = &daemon.host.unit;
         self.hold = Some(Hold::place(daemon.manager, daemon.runtime_units, unit).await?);
+        if !daemon.disturbance.running && daemon.is_active().await {
+            return Err(Failure::StartedMeanwhile(unit.id.clone()));
+        }
         self.progress.step(
             Step::Hold,
             &format!("nothing can start {} from now on", unit.id),
@@ -441,12 +444,24 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// A dockerd that starts without live-restore ends what has outlived its
     /// stop.
     fn ensure_on(&mut self) -> Result<(), Failure> {
-        let (Some(switch), Some(journal)) = (&mut self.switch, &mut self.journal) else {
+        let (Some(daemon), Some(journal)) = (self.daemon, &mut self.journal) else {
             return Ok(());
         };
-        if self.reached < Reached::Keeping {
+        let by_file = daemon.host.live_restore_flag.is_none();
+        if !daemon.disturbance.containers_survive() || !by_file || self.reached < Reached::Keeping {
             return Ok(());
         }
+        if self.switch.is_none() {
+            // The file said so by itself, and may not do so any more.
+            self.switch = Switch::plan(&daemon.host.config_file, &self.id, true)?;
+            journal.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
+            if journal.live_restore.is_some() {
+                journal.write(&self.lock)?;
+            }
+        }
+        let Some(switch) = &mut self.switch else {
+            return Ok(());
+        };
         live_restore::ensure_on(switch, journal, &self.lock, self.progress)
     }
 
@@ -678,11 +693,37 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         };
         hold.renew()?;
+        self.look_for_more_containers(daemon).await?;
         self.hold_ports();
         daemon.stop().await?;
         self.see_nobody_running()?;
         self.progress.step(Step::UndoStop, "Docker stopped again");
         Ok(())
+    }
+
+    /// Clients may have started containers since Docker was started.
+    async fn look_for_more_containers(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
+        let disturbance = daemon.disturbance;
+        // An engine that does not answer runs none for anybody.
+        let running = daemon.engine.running_containers().await.unwrap_or_default();
+        let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
+        let more: Vec<Container> = running
+            .into_iter()
+            .filter(|container| !known.contains(&container.id))
+            .collect();
+        if more.is_empty() || disturbance.containers_survive() {
+            return Ok(());
+        }
+        match (disturbance.policy, &mut self.journal) {
+            (ContainerPolicy::Keep, _) => Err(Failure::MoreContainers(some_names(more.iter()))),
+            (ContainerPolicy::Restart, Some(journal)) => {
+                journal.start_again.extend(more.iter().map(Ran::from));
+                journal.write(&self.lock)?;
+                self.ran.extend(more);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Puts the old store back. What others changed in the new one while the
@@ -717,11 +758,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
+        // Docker is started whatever comes of the file.
+        let kept = self.ensure_on();
         self.release_hold();
         if daemon.disturbance.running {
             self.restarted = true;
-            // Docker is started whatever comes of the file.
-            let kept = self.ensure_on();
             self.start_and_let_in(daemon).await?;
             kept?;
             let store = self.images.read()?.store;

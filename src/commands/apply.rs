@@ -17,7 +17,7 @@ use crate::transaction::Transaction;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
-use crate::transaction::outcome::{Failure, Outcome, StoreNow};
+use crate::transaction::outcome::{Failure, Outcome, Progress, StoreNow};
 
 pub(super) async fn run(args: &ApplyArgs) -> Exit {
     let mut report = Report::new("apply", &args.output);
@@ -53,7 +53,10 @@ async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Applied>,
     // Everything again: another run may have ended just now.
     let mut site = settled_site(&args.host).await?;
     report.host(&site.host);
-    if recover(&site, &lock, report).await? {
+    if let Some(problems) = recover(&site, &lock, report).await? {
+        for problem in problems {
+            report.warning(&problem);
+        }
         site = Site::find(&args.host).await?;
         report.host(&site.host);
     }
@@ -301,7 +304,9 @@ fn advice(failure: &Failure) -> String {
             "look why in Docker's journal; or choose what becomes of containers: --containers restart, \
              --containers ignore"
         }
-        Failure::MoreContainers(_) | Failure::SwitchedOff => "run the same command again",
+        Failure::MoreContainers(_) | Failure::SwitchedOff | Failure::StartedMeanwhile(_) => {
+            "run the same command again"
+        }
         _ => "try again with -v; if it fails again, it is worth a report",
     }
     .to_owned()

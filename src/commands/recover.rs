@@ -22,12 +22,25 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(super) async fn run(args: &RecoverArgs) -> Exit {
     let mut report = Report::new("recover", &args.output);
     match look(args, &mut report).await {
-        Ok(true) => {
+        Ok(Some(problems)) if problems.is_empty() => {
             report.done(true, None);
             report.line("\nDone. The host is whole again.");
             report.end(Exit::Done)
         }
-        Ok(false) => {
+        Ok(Some(problems)) => {
+            report.done(true, None);
+            report.problem(
+                "INCOMPLETE",
+                Problem {
+                    what: problems,
+                    state: "Docker, its configuration and everything else are as they were"
+                        .to_owned(),
+                    next: Some("see to what is named above by hand".to_owned()),
+                },
+            );
+            report.end(Exit::Broken)
+        }
+        Ok(None) => {
             report.done(false, None);
             report.line("Nothing to recover: no run was interrupted here.");
             report.end(Exit::Done)
@@ -36,13 +49,13 @@ pub(super) async fn run(args: &RecoverArgs) -> Exit {
     }
 }
 
-async fn look(args: &RecoverArgs, report: &mut Report) -> Result<bool, Stop> {
+async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
     let site = settled_site(&args.host).await?;
     report.host(&site.host);
     let data_root = site.images().data_root();
     if Journal::read(data_root)?.is_none() {
-        return Ok(false);
+        return Ok(None);
     }
     let lock = tokio::select! {
         lock = RootLock::acquire(data_root, args.lock.wait) => lock?,
@@ -65,14 +78,15 @@ pub(super) async fn settled_site(args: &HostArgs) -> Result<Site, Stop> {
     }
 }
 
-/// Brings the host back, if there is a journal. False when there is none.
+/// Brings the host back, if there is a journal, and gives what a person has to
+/// see to. None when there is no journal.
 pub(super) async fn recover(
     site: &Site,
     lock: &RootLock,
     report: &mut Report,
-) -> Result<bool, Stop> {
+) -> Result<Option<Vec<String>>, Stop> {
     let Some(mut journal) = Journal::read(lock.data_root())? else {
-        return Ok(false);
+        return Ok(None);
     };
     let Some((manager, host)) = site.managed() else {
         return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
@@ -103,9 +117,9 @@ pub(super) async fn recover(
         runtime_units: Path::new(RUNTIME_UNITS),
     };
     let recovered = recovery::recover(&mut journal, site.images(), lock, daemon, report).await;
-    recovered.map_err(Stop::Recovery)?;
+    let problems = recovered.map_err(Stop::Recovery)?;
     report.recovered();
-    Ok(true)
+    Ok(Some(problems))
 }
 
 /// What there is to say of a recovery that failed.

@@ -427,12 +427,18 @@ impl ServiceManager for SystemBus {
 
     async fn start(&self, units: &[String], within: Duration) -> Result<(), SystemdError> {
         let mut jobs = Vec::new();
+        let mut outcome = Ok(());
         for unit in units {
-            jobs.push((unit, self.manager.start_unit(unit, "replace").await?));
+            // One that is refused keeps none of the others back.
+            match self.manager.start_unit(unit, "replace").await {
+                Ok(job) => jobs.push((unit, job)),
+                Err(error) => outcome = outcome.and(Err(error.into())),
+            }
         }
         for (unit, job) in jobs {
-            self.wait("start", unit, &job, within).await?;
+            let started = self.wait("start", unit, &job, within).await;
+            outcome = outcome.and(started);
         }
-        Ok(())
+        outcome
     }
 }

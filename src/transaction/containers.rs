@@ -76,7 +76,12 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     /// One that somebody has removed or given another one meanwhile needs none.
     async fn give_policy_back(&self, container: &KeptDown) -> Result<(), EngineError> {
         let now = self.engine.container(&container.id).await?;
-        if now.is_none_or(|now| now.restart_policy != RestartPolicy::No) {
+        let needs_none = |now: Container| {
+            let is_going = now.status == Status::Down("dead".to_owned())
+                || now.status == Status::Down("removing".to_owned());
+            is_going || now.restart_policy != RestartPolicy::No
+        };
+        if now.is_none_or(needs_none) {
             return Ok(());
         }
         self.engine

@@ -76,13 +76,14 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     /// The engine does not answer, and that is not about to change by itself.
     pub(super) async fn has_ended(&self) -> bool {
         let deadline = Instant::now() + NOTICED_WITHIN;
-        while self.engine.ping().await.is_err() {
-            if !self.is_active().await || Instant::now() >= deadline {
-                return true;
+        // systemd first: a ping would start a Docker that has a socket.
+        while self.is_active().await && Instant::now() < deadline {
+            if self.engine.ping().await.is_ok() {
+                return false;
             }
             tokio::time::sleep(READY_AGAIN).await;
         }
-        false
+        true
     }
 
     /// Stops Docker and its triggers. A stop job is `done` as soon as the unit

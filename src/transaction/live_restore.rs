@@ -134,6 +134,12 @@ impl Switch {
         let config_file = &self.contents.config_file;
         match self.now()? {
             Now::Found => remove(&self.aside)?,
+            Now::On | Now::Off if self.contents.found && !is_there(&self.aside) => {
+                // Somebody has taken what was found away; what is there says
+                // the same, and that live-restore is off.
+                self.put_off()?;
+                return Ok(false);
+            }
             Now::On | Now::Off if self.contents.found => rename(&self.aside, config_file)?,
             Now::On | Now::Off => remove(config_file)?,
             Now::SomebodyElses(_) => return Ok(false),
@@ -157,8 +163,10 @@ impl Switch {
             fs::create_dir_all(directory).map_err(FileError::new("create", directory))?;
         }
         let found = read(config_file)?;
-        remove(&self.aside)?;
-        self.write(&self.aside, found.as_deref(), on)?;
+        // Only what is whole is ever aside.
+        remove(&self.next)?;
+        self.write(&self.next, found.as_deref(), on)?;
+        rename(&self.next, &self.aside)?;
         if !self.contents.found {
             rename(&self.aside, config_file)?;
             return sync_directory(config_file);
@@ -241,14 +249,22 @@ impl Switch {
     /// which is returned.
     fn adopt(&mut self, theirs: Option<&[u8]>) -> Result<Option<PathBuf>, FileError> {
         let config_file = self.contents.config_file.clone();
-        let kept = is_there(&self.aside).then(|| with_suffix(&self.aside, ".found"));
+        let on = hash(&edit(&config_file, theirs, true)?);
+        let off = hash(&edit(&config_file, theirs, false)?);
+        let kept = is_there(&self.aside).then(|| {
+            let mut kept = with_suffix(&self.aside, ".found");
+            while is_there(&kept) {
+                kept = with_suffix(&kept, "+");
+            }
+            kept
+        });
         if let Some(kept) = &kept {
             rename(&self.aside, kept)?;
         }
         self.contents.before = theirs.map(hash);
         self.contents.found = is_there(&config_file);
-        self.contents.on = hash(&edit(&config_file, theirs, true)?);
-        self.contents.off = hash(&edit(&config_file, theirs, false)?);
+        self.contents.on = on;
+        self.contents.off = off;
         Ok(kept)
     }
 
@@ -323,8 +339,10 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             if let Now::SomebodyElses(theirs) = switch.now()? {
                 if says_live_restore(theirs.as_deref()) {
                     progress.warning(&format!(
-                        "somebody else changed {} meanwhile, and it says live-restore: both stay",
-                        switch.contents.config_file.display()
+                        "somebody else changed {} meanwhile, and it says live-restore, which may be from \
+                         digestfix: look at it. What was found is in {}",
+                        switch.contents.config_file.display(),
+                        switch.aside.display()
                     ));
                     return Ok(());
                 }

@@ -99,6 +99,9 @@ pub enum Failure {
     /// Containers are not what they were.
     #[error("{}", .0.join("; "))]
     Containers(Vec<String>),
+    /// Docker was not to be stopped, as it did not run.
+    #[error("{0} did not run, and was started a moment ago")]
+    StartedMeanwhile(String),
     /// Somebody else is at work on the configuration.
     #[error("somebody else has switched live-restore off a moment ago")]
     SwitchedOff,

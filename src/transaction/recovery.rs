@@ -19,18 +19,18 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::swap::beside;
 
 /// Brings the host back from where `journal` says a run may have left it. The
-/// daemon's triggers and other units are those of the journal.
+/// daemon's triggers and other units are those of the journal. Gives what a
+/// person has to see to: units and containers that do not start.
 ///
 /// # Errors
-/// When something could not be brought back. The journal stays then, unless it
-/// is a unit other than Docker's or a container, which a person has to see to.
+/// When something else could not be brought back; the journal stays then.
 pub async fn recover<M: ServiceManager, E: Engine>(
     journal: &mut Journal,
     images: &ImageDir,
     lock: &RootLock,
     daemon: Daemon<'_, M, E>,
     progress: &mut impl Progress,
-) -> Result<(), Failure> {
+) -> Result<Vec<String>, Failure> {
     if let Err(error) = Hold::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await {
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
@@ -39,29 +39,28 @@ pub async fn recover<M: ServiceManager, E: Engine>(
         .clone()
         .map(|contents| Switch::resume(&journal.id, contents));
     if journal.running && daemon.has_ended().await {
-        if let Some(switch) = switch.as_mut().filter(|_| journal.stopping) {
+        if let Some(switch) = &mut switch {
             ensure_on(switch, journal, lock, progress)?;
         }
         daemon.start().await?;
         progress.step(Step::Start, &format!("{} started", daemon.unit()));
-    } else {
-        daemon.start_triggers().await?;
     }
+    let triggers = daemon.start_triggers().await;
     let units = daemon.start_inactive(&journal.units).await;
     let containers = daemon.settle_containers(journal, progress).await;
     if let Some(switch) = &mut switch {
         daemon.take_back(switch, journal, lock, progress).await?;
     }
-    let problems = containers?;
+    let mut problems = containers?;
     remove_staged(journal, images);
     Journal::close(lock)?;
     // What is broken for reasons of its own is told, and keeps nothing back.
-    units?;
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Containers(problems))
-    }
+    problems.extend(
+        [triggers, units]
+            .into_iter()
+            .filter_map(|one| one.err().map(|error| error.to_string())),
+    );
+    Ok(problems)
 }
 
 /// A new store that was never in use; the old one is a backup, and stays.
