@@ -9,16 +9,15 @@
 //! Both ends settle: what stopped along with Docker runs again, and live-restore
 //! is what it was. [`recovery`] does the same for a run that was killed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::container::{Change, Container, RestartPolicy, in_start_order};
+use crate::container::Container;
 use crate::data_root::{ImageDir, Snapshot};
-use crate::disturbance::{ContainerPolicy, Fate, some_names};
 use crate::engine::Engine;
 use crate::grounds::Grounds;
 use crate::interrupt::Interrupt;
-use crate::journal::{self, Journal, KeptDown, Ran, hash};
+use crate::journal::{self, Journal, hash};
 use crate::nf_tables::Owned;
 use crate::plan::{Plan, Request};
 use crate::systemd::ServiceManager;
@@ -272,79 +271,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
     }
 
-    /// Docker starts what has a restart policy at each of its starts.
-    async fn keep_down(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
-        let Some(journal) = self.journal.as_mut().filter(|journal| journal.running) else {
-            return Ok(());
-        };
-        let down = daemon.engine.down_containers().await?;
-        journal.kept_down = down
-            .iter()
-            .filter(|container| container.restart_policy != RestartPolicy::No)
-            .map(KeptDown::from)
-            .collect();
-        if journal.kept_down.is_empty() {
-            return Ok(());
-        }
-        journal.write(&self.lock)?;
-        daemon.keep_down(&journal.kept_down).await
-    }
-
-    /// What runs now is what is to run afterwards.
-    async fn look_at_containers(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
-        let disturbance = daemon.disturbance;
-        if disturbance.running {
-            self.ran = daemon.engine.running_containers().await?;
-        }
-        let at_risk = self.ran.iter().filter(|container| {
-            let fate = disturbance.fate(container);
-            match disturbance.policy {
-                ContainerPolicy::Keep => fate != Fate::KeepsRunning,
-                ContainerPolicy::Restart => fate == Fate::Removed,
-                ContainerPolicy::Ignore => false,
-            }
-        });
-        let names = some_names(at_risk);
-        if !names.is_empty() {
-            return Err(Failure::MoreContainers(names));
-        }
-        let Some(journal) = &mut self.journal else {
-            return Ok(());
-        };
-        if disturbance.containers_survive() {
-            journal.health_checked = disturbance
-                .health_checks_to_resume(&self.ran)
-                .map(Ran::from)
-                .collect();
-        } else if disturbance.policy == ContainerPolicy::Restart {
-            let again = self.ran.iter().filter(|container| !container.swarm_task);
-            let again = in_start_order(again.cloned().collect());
-            journal.start_again = again.iter().map(Ran::from).collect();
-        }
-        journal.stopping = true;
-        Ok(journal.write(&self.lock)?)
-    }
-
-    /// The last look before the stop, and a short one.
-    async fn see_no_more_containers(&self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
-        let disturbance = daemon.disturbance;
-        if !disturbance.running || disturbance.policy == ContainerPolicy::Ignore {
-            return Ok(());
-        }
-        if disturbance.containers_survive() {
-            if daemon.engine.info().await?.live_restore {
-                return Ok(());
-            }
-            return Err(Failure::SwitchedOff);
-        }
-        let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
-        let running = daemon.engine.running_ids().await?;
-        match running.difference(&known).next() {
-            None => Ok(()),
-            Some(id) => Err(Failure::MoreContainers(id.clone())),
-        }
-    }
-
     fn see_nobody_running(&self) -> Result<(), Failure> {
         if self.images.is_in_use()? {
             return Err(Failure::StillRunning {
@@ -441,30 +367,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         started
     }
 
-    /// A dockerd that starts without live-restore ends what has outlived its
-    /// stop.
-    fn ensure_on(&mut self) -> Result<(), Failure> {
-        let (Some(daemon), Some(journal)) = (self.daemon, &mut self.journal) else {
-            return Ok(());
-        };
-        let by_file = daemon.host.live_restore_flag.is_none();
-        if !daemon.disturbance.containers_survive() || !by_file || self.reached < Reached::Keeping {
-            return Ok(());
-        }
-        if self.switch.is_none() {
-            // The file said so by itself, and may not do so any more.
-            self.switch = Switch::plan(&daemon.host.config_file, &self.id, true)?;
-            journal.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
-            if journal.live_restore.is_some() {
-                journal.write(&self.lock)?;
-            }
-        }
-        let Some(switch) = &mut self.switch else {
-            return Ok(());
-        };
-        live_restore::ensure_on(switch, journal, &self.lock, self.progress)
-    }
-
     fn release_hold(&mut self) {
         if let Some(hold) = &mut self.hold {
             hold.release();
@@ -534,51 +436,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         units.and(containers).and(live_restore)
     }
 
-    async fn settle_containers(&mut self) -> Result<(), Failure> {
-        let (Some(daemon), Some(journal)) = (self.daemon, &self.journal) else {
-            return Ok(());
-        };
-        for problem in daemon.settle_containers(journal, self.progress).await? {
-            self.progress.warning(&problem);
-        }
-        Ok(())
-    }
-
-    async fn take_back(&mut self) -> Result<(), Failure> {
-        let (Some(daemon), Some(switch), Some(journal)) =
-            (self.daemon, &mut self.switch, &mut self.journal)
-        else {
-            return Ok(());
-        };
-        if self.reached < Reached::Keeping {
-            return Ok(());
-        }
-        daemon
-            .take_back(switch, journal, &self.lock, self.progress)
-            .await
-    }
-
     fn close(&self) -> Result<(), Failure> {
         if self.journal.is_some() {
             Journal::close(&self.lock)?;
         }
         Ok(())
-    }
-
-    /// What became of the containers that ran, where that can be told.
-    async fn container_changes(&mut self) -> Vec<Change> {
-        let Some(daemon) = self.daemon else {
-            return Vec::new();
-        };
-        match daemon.container_changes(&self.ran).await {
-            Ok(changes) => changes,
-            Err(error) => {
-                self.progress.warning(&format!(
-                    "whether every container is as it was could not be found out: {error}"
-                ));
-                Vec::new()
-            }
-        }
     }
 
     fn record_grounds(&mut self) {
@@ -699,31 +561,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.see_nobody_running()?;
         self.progress.step(Step::UndoStop, "Docker stopped again");
         Ok(())
-    }
-
-    /// Clients may have started containers since Docker was started.
-    async fn look_for_more_containers(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
-        let disturbance = daemon.disturbance;
-        // An engine that does not answer runs none for anybody.
-        let running = daemon.engine.running_containers().await.unwrap_or_default();
-        let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
-        let more: Vec<Container> = running
-            .into_iter()
-            .filter(|container| !known.contains(&container.id))
-            .collect();
-        if more.is_empty() || disturbance.containers_survive() {
-            return Ok(());
-        }
-        match (disturbance.policy, &mut self.journal) {
-            (ContainerPolicy::Keep, _) => Err(Failure::MoreContainers(some_names(more.iter()))),
-            (ContainerPolicy::Restart, Some(journal)) => {
-                journal.start_again.extend(more.iter().map(Ran::from));
-                journal.write(&self.lock)?;
-                self.ran.extend(more);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Puts the old store back. What others changed in the new one while the

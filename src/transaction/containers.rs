@@ -1,10 +1,14 @@
 //! Containers over a restart of Docker: those that stopped with it are started
 //! again where that was asked for, and what is not as it was is told.
 
-use crate::container::{Change, Container, RestartPolicy, Status};
+use std::collections::BTreeSet;
+
+use crate::container::{Change, Container, RestartPolicy, Status, in_start_order};
+use crate::disturbance::{ContainerPolicy, Fate, some_names};
 use crate::engine::{Engine, EngineError};
 use crate::journal::{Journal, KeptDown, Ran};
 use crate::systemd::ServiceManager;
+use crate::transaction::Transaction;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::outcome::{Failure, Progress, Step};
 
@@ -131,5 +135,140 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             changes.extend(container.change(now.as_ref()));
         }
         Ok(changes)
+    }
+}
+
+impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
+    /// Docker starts what has a restart policy at each of its starts.
+    pub(super) async fn keep_down(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
+        let Some(journal) = self.journal.as_mut().filter(|journal| journal.running) else {
+            return Ok(());
+        };
+        let down = daemon.engine.down_containers().await?;
+        journal.kept_down = down
+            .iter()
+            .filter(|container| container.restart_policy != RestartPolicy::No)
+            .map(KeptDown::from)
+            .collect();
+        if journal.kept_down.is_empty() {
+            return Ok(());
+        }
+        journal.write(&self.lock)?;
+        daemon.keep_down(&journal.kept_down).await
+    }
+
+    /// What runs now is what is to run afterwards.
+    pub(super) async fn look_at_containers(
+        &mut self,
+        daemon: Daemon<'a, M, E>,
+    ) -> Result<(), Failure> {
+        let disturbance = daemon.disturbance;
+        if disturbance.running {
+            self.ran = daemon.engine.running_containers().await?;
+        }
+        let at_risk = self.ran.iter().filter(|container| {
+            let fate = disturbance.fate(container);
+            match disturbance.policy {
+                ContainerPolicy::Keep => fate != Fate::KeepsRunning,
+                ContainerPolicy::Restart => fate == Fate::Removed,
+                ContainerPolicy::Ignore => false,
+            }
+        });
+        let names = some_names(at_risk);
+        if !names.is_empty() {
+            return Err(Failure::MoreContainers(names));
+        }
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        if disturbance.containers_survive() {
+            journal.health_checked = disturbance
+                .health_checks_to_resume(&self.ran)
+                .map(Ran::from)
+                .collect();
+        } else if disturbance.policy == ContainerPolicy::Restart {
+            let again = self.ran.iter().filter(|container| !container.swarm_task);
+            let again = in_start_order(again.cloned().collect());
+            journal.start_again = again.iter().map(Ran::from).collect();
+        }
+        journal.stopping = true;
+        Ok(journal.write(&self.lock)?)
+    }
+
+    /// The last look before the stop, and a short one.
+    pub(super) async fn see_no_more_containers(
+        &self,
+        daemon: Daemon<'a, M, E>,
+    ) -> Result<(), Failure> {
+        let disturbance = daemon.disturbance;
+        if !disturbance.running || disturbance.policy == ContainerPolicy::Ignore {
+            return Ok(());
+        }
+        if disturbance.containers_survive() {
+            if daemon.engine.info().await?.live_restore {
+                return Ok(());
+            }
+            return Err(Failure::SwitchedOff);
+        }
+        let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
+        let running = daemon.engine.running_ids().await?;
+        match running.difference(&known).next() {
+            None => Ok(()),
+            Some(id) => Err(Failure::MoreContainers(id.clone())),
+        }
+    }
+
+    /// Clients may have started containers since Docker was started.
+    pub(super) async fn look_for_more_containers(
+        &mut self,
+        daemon: Daemon<'a, M, E>,
+    ) -> Result<(), Failure> {
+        let disturbance = daemon.disturbance;
+        // An engine that does not answer runs none for anybody.
+        let running = daemon.engine.running_containers().await.unwrap_or_default();
+        let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
+        let more: Vec<Container> = running
+            .into_iter()
+            .filter(|container| !known.contains(&container.id))
+            .collect();
+        if more.is_empty() || disturbance.containers_survive() {
+            return Ok(());
+        }
+        match (disturbance.policy, &mut self.journal) {
+            (ContainerPolicy::Keep, _) => Err(Failure::MoreContainers(some_names(more.iter()))),
+            (ContainerPolicy::Restart, Some(journal)) => {
+                journal.start_again.extend(more.iter().map(Ran::from));
+                journal.write(&self.lock)?;
+                self.ran.extend(more);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn settle_containers(&mut self) -> Result<(), Failure> {
+        let (Some(daemon), Some(journal)) = (self.daemon, &self.journal) else {
+            return Ok(());
+        };
+        for problem in daemon.settle_containers(journal, self.progress).await? {
+            self.progress.warning(&problem);
+        }
+        Ok(())
+    }
+
+    /// What became of the containers that ran, where that can be told.
+    pub(super) async fn container_changes(&mut self) -> Vec<Change> {
+        let Some(daemon) = self.daemon else {
+            return Vec::new();
+        };
+        match daemon.container_changes(&self.ran).await {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.progress.warning(&format!(
+                    "whether every container is as it was could not be found out: {error}"
+                ));
+                Vec::new()
+            }
+        }
     }
 }

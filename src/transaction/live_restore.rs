@@ -32,6 +32,7 @@ use crate::transaction::exchange::{FileError, exchange, sync_directory, write_ne
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::swap::beside;
+use crate::transaction::{Reached, Transaction};
 
 /// dockerd reloads in milliseconds, and says nothing when it refuses to.
 const RELOAD_WITHIN: Duration = Duration::from_secs(10);
@@ -363,6 +364,46 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             ));
         }
         Ok(())
+    }
+}
+
+impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
+    /// A dockerd that starts without live-restore ends what has outlived its
+    /// stop.
+    pub(super) fn ensure_on(&mut self) -> Result<(), Failure> {
+        let (Some(daemon), Some(journal)) = (self.daemon, &mut self.journal) else {
+            return Ok(());
+        };
+        let by_file = daemon.host.live_restore_flag.is_none();
+        if !daemon.disturbance.containers_survive() || !by_file || self.reached < Reached::Keeping {
+            return Ok(());
+        }
+        if self.switch.is_none() {
+            // The file said so by itself, and may not do so any more.
+            self.switch = Switch::plan(&daemon.host.config_file, &self.id, true)?;
+            journal.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
+            if journal.live_restore.is_some() {
+                journal.write(&self.lock)?;
+            }
+        }
+        let Some(switch) = &mut self.switch else {
+            return Ok(());
+        };
+        ensure_on(switch, journal, &self.lock, self.progress)
+    }
+
+    pub(super) async fn take_back(&mut self) -> Result<(), Failure> {
+        let (Some(daemon), Some(switch), Some(journal)) =
+            (self.daemon, &mut self.switch, &mut self.journal)
+        else {
+            return Ok(());
+        };
+        if self.reached < Reached::Keeping {
+            return Ok(());
+        }
+        daemon
+            .take_back(switch, journal, &self.lock, self.progress)
+            .await
     }
 }
 

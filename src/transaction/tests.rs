@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -9,8 +10,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::container::Status;
-use crate::disturbance::Disturbance;
+use crate::container::{RestartPolicy, Status};
+use crate::disturbance::{ContainerPolicy, Disturbance};
 use crate::engine::{EngineError, Info, References, Reloads};
 use crate::host::{Managed, says_live_restore, with_live_restore};
 use crate::live_restore::{Hindrance, LiveRestore};
