@@ -306,16 +306,12 @@ pub async fn assess(
             });
         }
     }
-    let (clients, containers) = if running {
+    let (clients, containers, down) = if running {
         let clients = api_clients::count(&host.socket);
-        (clients, engine.running_containers().await?)
+        let containers = engine.running_containers().await?;
+        (clients, containers, engine.down_containers().await?)
     } else {
-        (0, Vec::new())
-    };
-    let down = if running {
-        engine.down_containers().await?
-    } else {
-        Vec::new()
+        (0, Vec::new(), Vec::new())
     };
     let info = host.engine.clone().unwrap_or_default();
     let disturbance = Disturbance {

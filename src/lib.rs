@@ -27,6 +27,7 @@ pub mod container;
 pub mod content_store;
 pub mod data_root;
 pub mod digest;
+pub mod directory;
 pub mod disturbance;
 pub mod engine;
 pub mod evidence;

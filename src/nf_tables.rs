@@ -86,7 +86,7 @@ pub struct Table {
 
 /// The expressions of a rule; a packet that fails one of them passes the rule
 /// by.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Rule(Vec<u8>);
 
 /// A table of the kernel's, there for as long as this is.
@@ -191,7 +191,7 @@ impl Rule {
     /// A rule that any packet meets.
     #[must_use]
     pub fn new() -> Self {
-        Self(Vec::new())
+        Self::default()
     }
 
     /// What is known of the packet is this.
@@ -283,12 +283,6 @@ impl Rule {
             });
         });
         self
-    }
-}
-
-impl Default for Rule {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A small file of digestfix's own in the data root: read whole or not at
 //! all, replaced whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
+use crate::directory;
 use crate::transaction::lock::{RootLock, STATE_DIR};
 
 /// Where a file of this name is kept in a data root.
@@ -51,11 +52,12 @@ pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
 /// Replaces the file, and returns once that is on disk.
 ///
 /// # Errors
-/// When the file system refuses; the file is then as it was.
+/// When the file system refuses. The file is then as it was; when only its name
+/// could not be had on disk, it is the new one until the power fails.
 pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("json.new");
     // Left there by a run that was killed; the lock says that none goes on.
-    absent(fs::remove_file(&new))?;
+    directory::remove(&new)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -69,7 +71,7 @@ pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&new);
     }
     written?;
-    sync_directory(path)
+    directory::sync(path)
 }
 
 /// Removes the file, and returns once that is on disk.
@@ -77,20 +79,6 @@ pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// When the file system refuses.
 pub fn remove(path: &Path, _lock: &RootLock) -> io::Result<()> {
-    absent(fs::remove_file(path))?;
-    sync_directory(path)
-}
-
-fn absent(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn sync_directory(file: &Path) -> io::Result<()> {
-    match file.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
+    directory::remove(path)?;
+    directory::sync(path)
 }

@@ -10,6 +10,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use xattr::FileExt;
 
+use crate::directory;
+
 /// A change on disk that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} {path}: {error}", path = path.display())]
@@ -114,7 +116,5 @@ fn exchange_by_link(live: &Path, other: &Path) -> Result<(), FileError> {
 /// Has the names in a file's directory on disk.
 pub(super) fn sync_directory(file: &Path) -> Result<(), FileError> {
     let directory = file.parent().unwrap_or(file);
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(FileError::new("sync", directory))
+    directory::sync(file).map_err(FileError::new("sync", directory))
 }

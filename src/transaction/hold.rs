@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::fcntl_dupfd_cloexec;
 
+use crate::directory;
 use crate::systemd::{ServiceManager, SystemdError, Unit};
 
 /// Where systemd looks for units and drop-ins that last until the next boot.
@@ -218,15 +219,10 @@ impl Hold {
 }
 
 fn take_away(drop_in: &Path) -> Result<(), HoldError> {
-    match fs::remove_file(drop_in) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(HoldError::Io {
-                path: drop_in.to_owned(),
-                error,
-            });
-        }
-        _ => {}
-    }
+    directory::remove(drop_in).map_err(|error| HoldError::Io {
+        path: drop_in.to_owned(),
+        error,
+    })?;
     if let Some(directory) = drop_in.parent() {
         // Somebody else's drop-ins may be in it.
         let _ = fs::remove_dir(directory);

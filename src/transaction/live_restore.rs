@@ -23,6 +23,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 
 use crate::digest::Digest;
+use crate::directory;
 use crate::engine::{Engine, Reloads};
 use crate::host::{says_live_restore, with_live_restore};
 use crate::journal::{self, Journal, hash};
@@ -485,10 +486,5 @@ fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 }
 
 fn remove(path: &Path) -> Result<(), FileError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(FileError::new("remove", path)(error))
-        }
-        _ => Ok(()),
-    }
+    directory::remove(path).map_err(FileError::new("remove", path))
 }
