@@ -65,6 +65,9 @@ pub enum Command {
     /// Bring the host back from where a run that was killed left it
     #[command(after_help = EXIT_CODES)]
     Recover(RecoverArgs),
+    /// Wait until a run has ended, and bring the host back if it was killed
+    #[command(hide = true)]
+    Guard(GuardArgs),
 }
 
 /// `digestfix status`.
@@ -162,6 +165,10 @@ pub enum ExportFormat {
 /// `digestfix recover`.
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
+    /// Only what can be done before Docker starts: for digestfix-recover.service,
+    /// after a new start of the machine
+    #[arg(long, conflicts_with_all = ["data_root", "driver", "unit", "config_file", "socket", "offline"])]
+    pub boot: bool,
     /// What to do when another run is at work.
     #[command(flatten)]
     pub lock: LockArgs,
@@ -171,6 +178,15 @@ pub struct RecoverArgs {
     /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// `digestfix guard`.
+#[derive(Debug, Args)]
+pub struct GuardArgs {
+    /// Docker's data root
+    pub data_root: PathBuf,
+    /// The run's transaction
+    pub id: String,
 }
 
 /// What is asked for.
@@ -218,7 +234,7 @@ pub struct ContainerArgs {
 }
 
 /// Where Docker lives.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Where Docker lives (found out by itself)")]
 pub struct HostArgs {
     /// Docker's data root
@@ -251,7 +267,7 @@ pub struct ContentArgs {
 }
 
 /// How to tell.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
     /// One JSON object on standard output, in the end
@@ -288,6 +304,14 @@ fn removable(text: &str) -> Result<Reference, String> {
     }
 }
 
+impl HostArgs {
+    /// Where Docker lives is to be found out.
+    #[must_use]
+    pub fn says_nothing(&self) -> bool {
+        !self.offline && Flags::from(self) == Flags::default()
+    }
+}
+
 impl From<&HostArgs> for Flags {
     fn from(args: &HostArgs) -> Self {
         Self {
@@ -296,6 +320,19 @@ impl From<&HostArgs> for Flags {
             unit: args.unit.clone(),
             config_file: args.config_file.clone(),
             socket: args.socket.clone(),
+        }
+    }
+}
+
+impl From<Flags> for HostArgs {
+    fn from(flags: Flags) -> Self {
+        Self {
+            data_root: flags.data_root,
+            driver: flags.driver,
+            unit: flags.unit,
+            config_file: flags.config_file,
+            socket: flags.socket,
+            offline: false,
         }
     }
 }

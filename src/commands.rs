@@ -2,6 +2,7 @@
 
 mod apply;
 mod export;
+mod guard;
 mod plan;
 mod recover;
 mod status;
@@ -25,6 +26,7 @@ use crate::source::{self, SourceError, claims_dir};
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::lock::LockError;
 use crate::transaction::outcome::{Failure, Progress};
+use crate::unfinished::NoticeError;
 
 /// The engine answers in milliseconds, or is in trouble.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -38,6 +40,7 @@ pub async fn run(command: Command) -> Exit {
         Command::Verify(args) => verify::run(&args).await,
         Command::Export(args) => export::run(&args).await,
         Command::Recover(args) => recover::run(&args).await,
+        Command::Guard(args) => guard::run(&args).await,
     }
 }
 
@@ -80,8 +83,12 @@ enum Stop {
     OtherUnit(String),
     #[error("the interrupted run was at work on {path}: say --config-file {path}", path = .0.display())]
     OtherConfigFile(PathBuf),
+    #[error("{} is not Docker's data root any more, which is {}", .0.display(), .1.display())]
+    OtherDataRoot(PathBuf, PathBuf),
     #[error("{0}")]
     Recovery(Failure),
+    #[error(transparent)]
+    Notice(#[from] NoticeError),
     #[error("signals cannot be listened for: {0}")]
     Signals(std::io::Error),
 }
@@ -94,7 +101,9 @@ impl From<SystemdError> for Stop {
 
 impl Stop {
     fn tell(self, mut report: Report) -> Exit {
-        if let Self::Recovery(failure) = &self {
+        if let Self::Recovery(failure) = &self
+            && !matches!(failure, Failure::WaitsForDocker(_))
+        {
             let unit = report.unit().unwrap_or("docker.service").to_owned();
             report.problem(
                 "COULD NOT RESTORE THE HOST",
@@ -137,6 +146,11 @@ impl Stop {
                      policy; then remove the journal"
                         .to_owned(),
                 );
+                vec![self.to_string()]
+            }
+            Self::Recovery(Failure::WaitsForDocker(_)) => {
+                let unit = report.unit().unwrap_or("docker.service").to_owned();
+                next = Some(format!("systemctl start {unit}; then: digestfix recover"));
                 vec![self.to_string()]
             }
             Self::Lock(LockError::Held { .. }) => {

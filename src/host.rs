@@ -8,6 +8,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::data_root::ImageDir;
 use crate::engine::{Engine, Info};
 use crate::systemd::{Service, ServiceManager, Unit};
@@ -26,6 +28,7 @@ mod tests;
 pub use daemon_json::DaemonJsonError;
 pub use daemon_json_edit::{says_live_restore, with_live_restore};
 pub use error::HostError;
+pub use image_dir::is_driver_name;
 pub use settle::Finding;
 
 use daemon::{command_line, config_file, find_daemon, finding, read_config, unit_name};
@@ -34,7 +37,8 @@ use dockerd_args::DockerdArgs;
 use image_dir::Sources;
 
 /// What the command line says about the host.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Flags {
     /// `--data-root`.
     pub data_root: Option<PathBuf>,
@@ -71,6 +75,8 @@ pub enum Management {
 /// The daemon, as it was found.
 #[derive(Debug, Clone)]
 pub struct Managed {
+    /// What it was found by.
+    pub flags: Flags,
     /// Its unit.
     pub unit: Unit,
     /// The service part of it.
@@ -131,6 +137,7 @@ pub async fn find_managed<M: ServiceManager, E: Engine>(
     let (images, mut findings) = sources.image_dir()?;
     refuse_other_users(manager, &daemon.unit, &images).await?;
     let managed = Managed {
+        flags: flags.clone(),
         socket: PathBuf::from(&daemon.socket.value),
         config_file: PathBuf::from(&daemon.config_file.value),
         live_restore_at_start: daemon.args.live_restore.or(daemon.config.live_restore)

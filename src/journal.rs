@@ -5,14 +5,15 @@
 //! daemon.json are where the reader finds them by itself, and what lies beside
 //! them is named after the transaction. Contents are known by their hashes.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, RestartPolicy, Status};
 use crate::digest::{Algorithm, Digest};
+use crate::host::is_driver_name;
 use crate::state_file;
 use crate::transaction::lock::RootLock;
 
@@ -31,16 +32,21 @@ pub struct Journal {
     digestfix_journal: u32,
     /// The transaction's name: when it began, and in which process.
     pub id: String,
-    /// Docker's unit.
-    pub unit: String,
+    /// The boot that it began in (`/proc/sys/kernel/random/boot_id`).
+    pub boot: String,
+    /// How far it may have come.
+    pub phase: Phase,
+    /// Docker's unit; none where there is no daemon to manage.
+    pub unit: Option<String>,
     /// It ran.
     pub running: bool,
-    /// It is being stopped, or was: from here on containers may have ended.
-    pub stopping: bool,
     /// The units that would start it for a client, and were active.
     pub triggers: Vec<String>,
     /// Other units that stop along with it, and were active.
     pub units: Vec<String>,
+    /// Containers outlive Docker's stop by what daemon.json says, and end when
+    /// Docker starts without it.
+    pub live_restore_by_file: bool,
     /// The reference store.
     pub references: References,
     /// daemon.json, where live-restore is switched on in it.
@@ -55,6 +61,17 @@ pub struct Journal {
     pub health_checked: Vec<Ran>,
 }
 
+/// What a transaction is about to do next, or has begun to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Get ready, while Docker runs.
+    Preparing,
+    /// Stop Docker, exchange the references, start Docker, see to everything
+    /// else: from here on containers may have ended.
+    Stopping,
+}
+
 #[derive(Deserialize)]
 struct Version {
     digestfix_journal: u32,
@@ -66,6 +83,8 @@ struct Version {
 pub struct References {
     /// The storage driver.
     pub driver: String,
+    /// What was found.
+    pub before: Digest,
     /// What is to be there.
     pub after: Digest,
 }
@@ -155,6 +174,8 @@ enum Problem {
     Version(u32),
     #[error("{0:?} is no name of a transaction")]
     Id(String),
+    #[error("{0:?} is no name of a storage driver")]
+    Driver(String),
     #[error("{0:?} is no ID of a container")]
     Container(String),
 }
@@ -162,15 +183,17 @@ enum Problem {
 impl Journal {
     /// The journal of a transaction that has not done anything yet.
     #[must_use]
-    pub fn new(id: &str, unit: &str, references: References) -> Self {
+    pub fn new(id: &str, references: References) -> Self {
         Self {
             digestfix_journal: VERSION,
             id: id.to_owned(),
-            unit: unit.to_owned(),
+            boot: boot_id(),
+            phase: Phase::Preparing,
+            unit: None,
             running: false,
-            stopping: false,
             triggers: Vec::new(),
             units: Vec::new(),
+            live_restore_by_file: false,
             references,
             live_restore: None,
             start_again: Vec::new(),
@@ -202,10 +225,12 @@ impl Journal {
             return Err(Problem::Version(digestfix_journal));
         }
         let journal: Self = serde_json::from_slice(bytes)?;
-        // It becomes part of file names.
-        let is_plain = |character: char| character.is_ascii_alphanumeric() || character == '-';
-        if journal.id.is_empty() || journal.id.len() > 64 || !journal.id.chars().all(is_plain) {
+        // They become part of file names.
+        if !is_id(&journal.id) {
             return Err(Problem::Id(journal.id));
+        }
+        if !is_driver_name(&journal.references.driver) {
+            return Err(Problem::Driver(journal.references.driver));
         }
         let ran = journal.start_again.iter().chain(&journal.health_checked);
         let ids = ran.map(|container| &container.id);
@@ -216,6 +241,12 @@ impl Journal {
             return Err(Problem::Container(id.clone()));
         }
         Ok(journal)
+    }
+
+    /// The machine has been started anew since the transaction began.
+    #[must_use]
+    pub fn is_of_another_boot(&self) -> bool {
+        self.boot != boot_id()
     }
 
     /// Puts the journal on disk.
@@ -252,6 +283,19 @@ pub fn path(data_root: &Path) -> PathBuf {
     state_file::path(data_root, FILE_NAME)
 }
 
+/// A name that a transaction can have.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
+/// This boot of the machine; empty where it has no name.
+fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
 /// What a content is known by.
 #[must_use]
 pub fn hash(bytes: &[u8]) -> Digest {
@@ -277,9 +321,10 @@ mod tests {
     fn journal() -> Journal {
         let references = References {
             driver: "overlay2".to_owned(),
+            before: hash(b"old"),
             after: hash(b"new"),
         };
-        Journal::new("20261124T113000Z-7", "docker.service", references)
+        Journal::new("20261124T113000Z-7", references)
     }
 
     #[test]
@@ -305,6 +350,9 @@ mod tests {
             ("\"digestfix_journal\":1", "\"digestfix_journal\":2"),
             ("20261124T113000Z-7", "../../etc/passwd"),
             ("20261124T113000Z-7", ""),
+            ("overlay2", "../../etc"),
+            ("overlay2", "/etc"),
+            ("preparing", "sleeping"),
             ("\"unit\"", "\"restore\":\"/etc/passwd\",\"unit\""),
             ("sha256:", "sha256:x"),
             ("\"running\":false", "\"running\":\"no\""),

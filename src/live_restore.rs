@@ -169,6 +169,7 @@ mod tests {
 
     use super::*;
     use crate::engine::Info;
+    use crate::host::Flags;
     use crate::systemd::{Service, Unit};
 
     /// A process of that name, and a daemon.json that can be made.
@@ -185,6 +186,7 @@ mod tests {
 
         fn host(&self) -> Managed {
             Managed {
+                flags: Flags::default(),
                 unit: Unit {
                     id: "docker.service".to_owned(),
                     ..Unit::default()

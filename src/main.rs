@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => args.output.verbose,
         Command::Export(args) => args.verbose,
         Command::Recover(args) => args.output.verbose,
+        Command::Guard(_) => 0,
     };
     let level = match verbose {
         0 => LevelFilter::OFF,

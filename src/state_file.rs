@@ -55,7 +55,7 @@ pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
 /// When the file system refuses. The file is then as it was; when only its name
 /// could not be had on disk, it is the new one until the power fails.
 pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("json.new");
+    let new = half_written(path);
     // Left there by a run that was killed; the lock says that none goes on.
     directory::remove(&new)?;
     let mut file = OpenOptions::new()
@@ -74,11 +74,17 @@ pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
     directory::sync(path)
 }
 
-/// Removes the file, and returns once that is on disk.
+/// Removes the file, and what a run that was killed had begun to write of it;
+/// returns once that is on disk.
 ///
 /// # Errors
 /// When the file system refuses.
 pub fn remove(path: &Path, _lock: &RootLock) -> io::Result<()> {
     directory::remove(path)?;
+    directory::remove(&half_written(path))?;
     directory::sync(path)
+}
+
+fn half_written(path: &Path) -> PathBuf {
+    path.with_extension("json.new")
 }

@@ -1,6 +1,7 @@
 //! Units and jobs: the edge to systemd, and what it knows of a unit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 mod bus;
@@ -70,6 +71,9 @@ pub struct Unit {
     pub takes_along: Vec<String>,
     /// Units that are started before this one.
     pub after: Vec<String>,
+    /// Units that this one is the reason for: what it requires, wants, or is
+    /// bound to.
+    pub needs: Vec<String>,
     /// It stops when nothing needs it any more.
     pub stop_when_unneeded: bool,
     /// The paths of its `AssertPathExists=` settings.
@@ -126,6 +130,18 @@ pub struct QueuedJob {
     pub kind: String,
 }
 
+/// A service that is made over D-Bus, and gone when it has ended well. It is
+/// started again when it does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transient {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// The program, by its whole path, and its arguments.
+    pub command: Vec<String>,
+}
+
 /// What a transaction needs of systemd, and no more.
 #[allow(
     async_fn_in_trait,
@@ -163,6 +179,13 @@ pub trait ServiceManager {
     /// Starts units, in the order given as far as systemd's own allows, and
     /// waits for each job.
     async fn start(&self, units: &[String], within: Duration) -> Result<(), SystemdError>;
+    /// Makes a service and waits until its program runs.
+    async fn start_transient(&self, service: &Transient) -> Result<(), SystemdError>;
+    /// Has a shutdown wait for a moment, as long as the result is kept: logind
+    /// waits for `InhibitDelayMaxSec=` at most.
+    async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError>;
+    /// The machine is being shut down: nothing can be started any more.
+    async fn is_shutting_down(&self) -> bool;
 }
 
 /// Every active unit that a stop of `unit` and its active triggers would stop

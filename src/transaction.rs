@@ -10,22 +10,26 @@
 //! is what it was. [`recovery`] does the same for a run that was killed.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::container::Container;
 use crate::data_root::{ImageDir, Snapshot};
 use crate::engine::Engine;
 use crate::grounds::Grounds;
+use crate::guard::Guard;
 use crate::interrupt::Interrupt;
-use crate::journal::{self, Journal, hash};
+use crate::journal::{self, Journal, Phase, hash};
 use crate::nf_tables::Owned;
 use crate::plan::{Plan, Request};
 use crate::systemd::ServiceManager;
+use crate::unfinished::{self, Notice};
 
 mod containers;
 pub mod daemon;
 pub mod exchange;
 pub mod hold;
+mod leftovers;
 pub mod live_restore;
 pub mod lock;
 pub mod outcome;
@@ -71,6 +75,9 @@ pub struct Transaction<'a, M, E, P> {
     /// The containers that ran then.
     ran: Vec<Container>,
     journal: Option<Journal>,
+    guard: Option<Guard>,
+    /// A shutdown waits for this to be closed.
+    delays_shutdown: Option<OwnedFd>,
     /// Docker was started again on the way back.
     restarted: bool,
     switch: Option<Switch>,
@@ -110,6 +117,8 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             active_before: BTreeMap::new(),
             ran: daemon.map_or_else(Vec::new, |daemon| daemon.disturbance.containers.clone()),
             journal: None,
+            guard: None,
+            delays_shutdown: None,
             restarted: false,
             switch: None,
             new_bytes: Vec::new(),
@@ -129,7 +138,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     async fn forward(&mut self) -> Result<(), Failure> {
-        self.announce()?;
+        self.announce().await?;
         self.stage().await?;
         self.keep().await?;
         self.hold().await?;
@@ -166,30 +175,50 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         Ok(())
     }
 
-    /// From here on, another run can undo this one if it is killed.
-    fn announce(&mut self) -> Result<(), Failure> {
+    /// From here on, another run can undo this one if it is killed, and one
+    /// waits to do so.
+    async fn announce(&mut self) -> Result<(), Failure> {
         self.new_bytes = self.plan.after.to_bytes();
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        let disturbance = daemon.disturbance;
-        if disturbance.switches_live_restore() {
-            let engine = daemon.host.engine.as_ref();
-            let on = engine.is_some_and(|info| info.live_restore);
-            self.switch = Switch::plan(&daemon.host.config_file, &self.id, on)?;
+        let mut journal = Journal::new(&self.id, self.references());
+        if let Some(daemon) = self.daemon {
+            self.be_guarded(daemon).await?;
+            let disturbance = daemon.disturbance;
+            if disturbance.switches_live_restore() {
+                let engine = daemon.host.engine.as_ref();
+                let on = engine.is_some_and(|info| info.live_restore);
+                self.switch = Switch::plan(&daemon.host.config_file, &self.id, on)?;
+            }
+            journal.unit = Some(daemon.unit().to_owned());
+            journal.running = disturbance.running;
+            journal.triggers.clone_from(&disturbance.triggers);
+            journal.units.clone_from(&disturbance.carried_along);
+            journal.units.extend(daemon.needed_by_nobody_else().await?);
+            journal.live_restore_by_file = daemon.lives_by_file();
+            journal.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
         }
-        let mut journal = Journal::new(&self.id, daemon.unit(), self.references());
-        journal.running = disturbance.running;
-        journal.triggers.clone_from(&disturbance.triggers);
-        journal.units.clone_from(&disturbance.carried_along);
-        journal.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
         // To be closed even if only half of the write succeeds.
         Ok(self.journal.insert(journal).write(&self.lock)?)
+    }
+
+    async fn be_guarded(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
+        let data_root = self.lock.data_root();
+        self.guard = Some(Guard::start(daemon.manager, &self.id, data_root).await?);
+        match daemon
+            .manager
+            .delay_shutdown("Docker is being restarted")
+            .await
+        {
+            Ok(lock) => self.delays_shutdown = Some(lock),
+            // Not every host has logind, and a shutdown is undone as well.
+            Err(error) => tracing::info!("a shutdown would not be held off: {error}"),
+        }
+        Ok(Notice::new(data_root, daemon.host).write(daemon.unfinished, &self.id, &self.lock)?)
     }
 
     fn references(&self) -> journal::References {
         journal::References {
             driver: self.images.driver().to_owned(),
+            before: hash(&self.before.bytes),
             after: hash(&self.new_bytes),
         }
     }
@@ -411,7 +440,10 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.remove_hold().await;
         self.record_grounds();
         let containers = self.container_changes().await;
-        let settled = settled.and_then(|()| self.close());
+        let settled = match settled {
+            Ok(()) => self.close().await,
+            failed => failed,
+        };
         let plan = Box::new(self.plan);
         match settled {
             Ok(()) => Outcome::Done {
@@ -423,6 +455,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
                 plan,
                 problem,
                 containers,
+                guard: self.guard.map(|guard| guard.unit().to_owned()),
             },
         }
     }
@@ -436,9 +469,19 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         units.and(containers).and(live_restore)
     }
 
-    fn close(&self) -> Result<(), Failure> {
+    /// The transaction has ended. Where it has not, its guard goes on.
+    async fn close(&mut self) -> Result<(), Failure> {
         if self.journal.is_some() {
             Journal::close(&self.lock)?;
+        }
+        let Some(daemon) = self.daemon else {
+            return Ok(());
+        };
+        unfinished::remove(daemon.unfinished, &self.id, &self.lock)?;
+        if let Some(guard) = self.guard.take()
+            && let Err(error) = guard.end(daemon.manager).await
+        {
+            tracing::info!("the guard is left to end by itself: {error}");
         }
         Ok(())
     }
@@ -488,7 +531,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         if self.reached < Reached::Stopping {
             self.held_ports = None;
             if let Some(journal) = &mut self.journal {
-                journal.stopping = false;
+                journal.phase = Phase::Preparing;
             }
         }
         let undone = self.undo().await;
@@ -501,7 +544,10 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         let undone = undone.and(settled);
         self.remove_hold().await;
-        let undone = undone.and_then(|()| self.close());
+        let undone = match undone {
+            Ok(()) => self.close().await,
+            failed => failed,
+        };
         match undone {
             Ok(()) => Outcome::Undone {
                 failure,
@@ -510,10 +556,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             },
             Err(undo) => Outcome::Broken {
                 store: self.store_now(),
-                docker_runs: match self.daemon {
-                    Some(daemon) => daemon.is_active().await,
-                    None => false,
+                docker: match self.daemon {
+                    Some(daemon) => Some(daemon.now().await),
+                    None => None,
                 },
+                guard: self.guard.map(|guard| guard.unit().to_owned()),
                 failure,
                 undo,
             },

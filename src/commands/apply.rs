@@ -17,7 +17,8 @@ use crate::transaction::Transaction;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
-use crate::transaction::outcome::{Failure, Outcome, Progress, StoreNow};
+use crate::transaction::outcome::{DockerNow, Failure, Outcome, Progress, StoreNow};
+use crate::unfinished::UNFINISHED;
 
 pub(super) async fn run(args: &ApplyArgs) -> Exit {
     let mut report = Report::new("apply", &args.output);
@@ -83,6 +84,7 @@ async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Applied>,
             host,
             disturbance,
             runtime_units: Path::new(RUNTIME_UNITS),
+            unfinished: Path::new(UNFINISHED),
         }),
         _ => None,
     };
@@ -211,7 +213,8 @@ fn tell(
             failure,
             undo,
             store,
-            docker_runs,
+            docker,
+            guard,
         } => {
             let references = match &store {
                 StoreNow::Old => "the references are as they were".to_owned(),
@@ -221,27 +224,32 @@ fn tell(
                 ),
                 StoreNow::Unknown => "the references could not be read back".to_owned(),
             };
+            let look = match docker {
+                None => "see to the file system".to_owned(),
+                Some(DockerNow::Runs | DockerNow::AsBefore) => {
+                    format!("look at what is there (systemctl status {unit})")
+                }
+                Some(DockerNow::Down) => {
+                    format!("look why it does not start (journalctl -u {unit} -n 50), mend that")
+                }
+                Some(DockerNow::ShuttingDown) => "once the machine is up again".to_owned(),
+            };
             report.problem(
                 "COULD NOT RESTORE THE HOST",
                 Problem {
                     what: vec![failure.to_string(), format!("and then, undoing it: {undo}")],
-                    state: match (args.host.offline, docker_runs) {
-                        (true, _) => references,
-                        (false, true) => format!("{references}; Docker runs"),
-                        (false, false) => format!("{references}; Docker is DOWN"),
+                    state: match docker {
+                        None => references,
+                        Some(DockerNow::Runs) => format!("{references}; Docker runs"),
+                        Some(DockerNow::Down) => format!("{references}; Docker is DOWN"),
+                        Some(DockerNow::AsBefore) => {
+                            format!("{references}; Docker does not run, and did not before")
+                        }
+                        Some(DockerNow::ShuttingDown) => format!(
+                            "{references}; the machine is shutting down, and Docker starts with it again"
+                        ),
                     },
-                    next: Some(if args.host.offline {
-                        "see to the file system, then look at it: digestfix status".to_owned()
-                    } else if docker_runs {
-                        format!(
-                            "look at what is there (systemctl status {unit}), then: digestfix recover"
-                        )
-                    } else {
-                        format!(
-                            "look why it does not start (journalctl -u {unit} -n 50), mend that, \
-                             then: digestfix recover"
-                        )
-                    }),
+                    next: Some(next_after(&look, guard.as_deref())),
                 },
             );
             report.end(Exit::Broken)
@@ -250,6 +258,7 @@ fn tell(
             plan,
             problem,
             containers,
+            guard,
         } => {
             report.plan(&plan);
             report.done(true, None);
@@ -263,11 +272,20 @@ fn tell(
                         "the references are changed and Docker runs on them, but not all else is as \
                             it was found"
                             .to_owned(),
-                    next: Some("mend that, then: digestfix recover".to_owned()),
+                    next: Some(next_after("mend that", guard.as_deref())),
                 },
             );
             report.end(Exit::Broken)
         }
+    }
+}
+
+/// What is to be done about a host that is half-way.
+fn next_after(first: &str, guard: Option<&str>) -> String {
+    let next = format!("{first}, then: digestfix recover");
+    match guard {
+        Some(guard) => format!("{next} (which {guard} now tries as well: journalctl -u {guard})"),
+        None => next,
     }
 }
 
@@ -292,11 +310,11 @@ fn tell_containers(
 fn advice(failure: &Failure) -> String {
     match failure {
         Failure::Interrupted(_) => "run the same command again when it suits",
-        Failure::File(_) | Failure::Journal(_) => {
+        Failure::File(_) | Failure::Journal(_) | Failure::Notice(_) => {
             "see to the file system (space, permissions, errors), then try again"
         }
         Failure::NoLongerFits(_) => "look at the references (digestfix status), then try again",
-        Failure::Systemd(_) | Failure::Hold(_) => "see to systemd, then try again",
+        Failure::Systemd(_) | Failure::Hold(_) | Failure::Guard(_) => "see to systemd, then try again",
         Failure::NotRunning { .. } | Failure::Silent { .. } => {
             "look why Docker did not start (its journal), then try again"
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::{HostArgs, RecoverArgs};
 use crate::commands::{Site, Stop, engine_at};
+use crate::data_root::ImageDir;
 use crate::disturbance::Disturbance;
 use crate::host::HostError;
 use crate::interrupt::Interrupt;
@@ -13,8 +14,9 @@ use crate::report::{Exit, Problem, Report};
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
-use crate::transaction::outcome::Failure;
+use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::recovery;
+use crate::unfinished::{self, Notice, UNFINISHED};
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -50,18 +52,127 @@ pub(super) async fn run(args: &RecoverArgs) -> Exit {
 }
 
 async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
+    if args.boot {
+        return before_docker(report);
+    }
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
-    let site = settled_site(&args.host).await?;
-    report.host(&site.host);
-    let data_root = site.images().data_root();
-    if Journal::read(data_root)?.is_none() {
+    let wait = async |data_root: &Path| {
+        tokio::select! {
+            lock = RootLock::acquire(data_root, args.lock.wait) => Ok(lock?),
+            signal = interrupt.wait() => Err(Stop::Interrupted(signal)),
+        }
+    };
+    let (runs, errors) = match args.host.says_nothing() {
+        true => unfinished::read_all(Path::new(UNFINISHED)),
+        false => Default::default(),
+    };
+    if runs.is_empty() && errors.is_empty() {
+        let site = settled_site(&args.host).await?;
+        report.host(&site.host);
+        let data_root = site.images().data_root();
+        if Journal::read(data_root)?.is_none() {
+            return Ok(None);
+        }
+        let lock = wait(data_root).await?;
+        return recover(&site, &lock, report).await;
+    }
+    let mut recovered = None;
+    let mut failed = errors.into_iter().map(Stop::from).next();
+    for (id, notice) in runs {
+        let problems = match wait(&notice.data_root).await {
+            Ok(lock) => recover_run(&id, &lock, report).await,
+            Err(stop) => Err(stop),
+        };
+        match problems {
+            Ok(Some(problems)) => recovered.get_or_insert_with(Vec::new).extend(problems),
+            Ok(None) => {}
+            Err(stop) => failed = failed.or(Some(stop)),
+        }
+    }
+    failed.map_or(Ok(recovered), Err)
+}
+
+/// Brings back the files that Docker is about to read, and starts and stops
+/// nothing: systemd waits for this with Docker's own start, so it must not be
+/// waited for in turn, nor spoken to, as its bus may not be there yet.
+fn before_docker(report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
+    let unfinished = Path::new(UNFINISHED);
+    let (runs, errors) = unfinished::read_all(unfinished);
+    let mut recovered = None;
+    let mut failed = errors.into_iter().map(Stop::from).next();
+    for (id, notice) in runs {
+        match files_of_run(&id, &notice, report) {
+            Ok(true) => recovered = Some(Vec::new()),
+            Ok(false) => {}
+            Err(stop) => failed = failed.or(Some(stop)),
+        }
+    }
+    failed.map_or(Ok(recovered), Err)
+}
+
+fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, Stop> {
+    let unfinished = Path::new(UNFINISHED);
+    let data_root = &notice.data_root;
+    if !data_root.is_dir() {
+        report.warning(&format!(
+            "{} is not there (yet): once it is, digestfix recover",
+            data_root.display()
+        ));
+        return Ok(false);
+    }
+    let lock = RootLock::acquire_now(data_root)?;
+    let Some(journal) = Journal::read(data_root)?.filter(|journal| journal.id == id) else {
+        unfinished::remove(unfinished, id, &lock)?;
+        return Ok(false);
+    };
+    let images = ImageDir::new(data_root, &journal.references.driver);
+    if !journal.is_of_another_boot() || images.is_in_use()? {
+        return Ok(false);
+    }
+    refuse_other_file(&journal, &notice.config_file)?;
+    report.line(&format!(
+        "A run was interrupted ({id}); bringing its files back before Docker starts."
+    ));
+    if recovery::recover_files(&journal, &images, &lock, report).map_err(Stop::Recovery)? {
+        unfinished::remove(unfinished, id, &lock)?;
+    }
+    Ok(true)
+}
+
+fn refuse_other_file(journal: &Journal, config_file: &Path) -> Result<(), Stop> {
+    match &journal.live_restore {
+        Some(live_restore) if live_restore.config_file != config_file => {
+            Err(Stop::OtherConfigFile(live_restore.config_file.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Brings the host back from where one run may have left it. None when it has
+/// ended well.
+pub(super) async fn recover_run(
+    id: &str,
+    lock: &RootLock,
+    report: &mut Report,
+) -> Result<Option<Vec<String>>, Stop> {
+    let unfinished = Path::new(UNFINISHED);
+    let journal = Journal::read(lock.data_root())?;
+    if journal.is_none_or(|journal| journal.id != id) {
+        unfinished::remove(unfinished, id, lock)?;
         return Ok(None);
     }
-    let lock = tokio::select! {
-        lock = RootLock::acquire(data_root, args.lock.wait) => lock?,
-        signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
-    };
-    recover(&site, &lock, report).await
+    let notice = Notice::read(unfinished, id)?;
+    let flags = notice.map(|notice| notice.flags).unwrap_or_default();
+    let site = settled_site(&flags.into()).await?;
+    report.host(&site.host);
+    let data_root = site.images().data_root();
+    if data_root != lock.data_root() {
+        return Err(Stop::OtherDataRoot(
+            lock.data_root().to_owned(),
+            data_root.to_owned(),
+        ));
+    }
+    recover(&site, lock, report).await
 }
 
 /// The host, once systemd has done what it is about to do with Docker: start it
@@ -88,23 +199,24 @@ pub(super) async fn recover(
     let Some(mut journal) = Journal::read(lock.data_root())? else {
         return Ok(None);
     };
+    let Some(unit) = journal.unit.clone() else {
+        recovery::recover_files(&journal, site.images(), lock, report).map_err(Stop::Recovery)?;
+        report.recovered();
+        return Ok(Some(Vec::new()));
+    };
     let Some((manager, host)) = site.managed() else {
         return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
     };
-    if journal.unit != host.unit.id {
-        return Err(Stop::OtherUnit(journal.unit));
+    if unit != host.unit.id {
+        return Err(Stop::OtherUnit(unit));
     }
-    if let Some(live_restore) = &journal.live_restore
-        && live_restore.config_file != host.config_file
-    {
-        return Err(Stop::OtherConfigFile(live_restore.config_file.clone()));
-    }
+    refuse_other_file(&journal, &host.config_file)?;
     report.line(&format!(
         "A run was interrupted ({}); bringing the host back first.",
         journal.id
     ));
     let disturbance = Disturbance::of_units(
-        &journal.unit,
+        &unit,
         journal.running,
         journal.triggers.clone(),
         journal.units.clone(),
@@ -115,6 +227,7 @@ pub(super) async fn recover(
         host,
         disturbance: &disturbance,
         runtime_units: Path::new(RUNTIME_UNITS),
+        unfinished: Path::new(UNFINISHED),
     };
     let recovered = recovery::recover(&mut journal, site.images(), lock, daemon, report).await;
     let problems = recovered.map_err(Stop::Recovery)?;

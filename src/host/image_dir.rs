@@ -114,7 +114,8 @@ impl Sources<'_> {
 }
 
 /// It is a directory's name, and leads nowhere else.
-fn is_driver_name(driver: &str) -> bool {
+#[must_use]
+pub fn is_driver_name(driver: &str) -> bool {
     !matches!(driver, "" | "." | "..") && !driver.contains(['/', '\0'])
 }
 

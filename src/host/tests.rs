@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -19,7 +20,7 @@ use crate::engine::EngineError;
 use crate::engine::{References, Reloads};
 use crate::reference::Reference;
 use crate::systemd::QueuedJob;
-use crate::systemd::SystemdError;
+use crate::systemd::{SystemdError, Transient};
 
 /// systemd as far as it is asked here; everything that changes something is
 /// out of bounds.
@@ -74,6 +75,15 @@ impl ServiceManager for FakeSystemd {
         unreachable!()
     }
     async fn start(&self, _: &[String], _: Duration) -> Result<(), SystemdError> {
+        unreachable!()
+    }
+    async fn start_transient(&self, _: &Transient) -> Result<(), SystemdError> {
+        unreachable!()
+    }
+    async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {
+        unreachable!()
+    }
+    async fn is_shutting_down(&self) -> bool {
         unreachable!()
     }
 }

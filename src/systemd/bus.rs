@@ -2,6 +2,8 @@
 //! 257.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,13 +13,28 @@ use nix::sys::signal::Signal;
 use tokio::sync::Notify;
 use zbus::connection::Builder;
 use zbus::fdo::DBusProxy;
-use zbus::{Connection, DeserializeDict, OwnedObjectPath, Type, proxy};
+use zbus::{Connection, DeserializeDict, OwnedObjectPath, Type, Variant, proxy};
 
-use crate::systemd::{QueuedJob, Service, ServiceManager, SystemdError, Unit};
+use crate::systemd::{QueuedJob, Service, ServiceManager, SystemdError, Transient, Unit};
 
 /// Reading all unit files again is the slowest of the calls: seconds on a
 /// large host. Jobs are not waited for in a reply.
 const REPLY_WITHIN: Duration = Duration::from_secs(120);
+
+/// A program is executed at once, or not at all.
+const TRANSIENT_WITHIN: Duration = Duration::from_secs(30);
+
+/// Between one end of a transient service and its next start.
+const TRANSIENT_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// Then systemd leaves it failed.
+const TRANSIENT_TRIES: u32 = 5;
+
+/// The time that the tries are counted in.
+const TRANSIENT_TRIES_WITHIN: Duration = Duration::from_secs(3600);
+
+/// logind answers at once, or is in trouble.
+const LOGIND_WITHIN: Duration = Duration::from_secs(5);
 
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -42,6 +59,15 @@ trait Systemd1 {
     ) -> zbus::Result<EnqueuedJob>;
     async fn list_units(&self) -> zbus::Result<Vec<ListedUnit>>;
     async fn list_jobs(&self) -> zbus::Result<Vec<ListedJob>>;
+    async fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Variant<'_>)],
+        others: &[(&str, &[(&str, Variant<'_>)])],
+    ) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(property)]
+    fn system_state(&self) -> zbus::Result<String>;
     #[zbus(signal)]
     fn job_removed(
         &self,
@@ -50,6 +76,21 @@ trait Systemd1 {
         unit: String,
         result: String,
     ) -> zbus::Result<()>;
+}
+
+#[proxy(
+    interface = "org.freedesktop.login1.Manager",
+    default_service = "org.freedesktop.login1",
+    default_path = "/org/freedesktop/login1"
+)]
+trait Login1 {
+    async fn inhibit(
+        &self,
+        what: &str,
+        who: &str,
+        why: &str,
+        mode: &str,
+    ) -> zbus::Result<zbus::OwnedFd>;
 }
 
 type AffectedJob = (u32, OwnedObjectPath, String, OwnedObjectPath, String);
@@ -114,6 +155,11 @@ struct UnitDict {
     consists_of: Option<Vec<String>>,
     propagates_stop_to: Option<Vec<String>>,
     after: Option<Vec<String>>,
+    requires: Option<Vec<String>>,
+    requisite: Option<Vec<String>>,
+    wants: Option<Vec<String>>,
+    binds_to: Option<Vec<String>>,
+    upholds: Option<Vec<String>>,
     stop_when_unneeded: Option<bool>,
     asserts: Option<Vec<Assert>>,
 }
@@ -127,6 +173,13 @@ impl From<UnitDict> for Unit {
             dict.consists_of,
             dict.propagates_stop_to,
         ];
+        let needs = [
+            dict.requires,
+            dict.requisite,
+            dict.wants,
+            dict.binds_to,
+            dict.upholds,
+        ];
         Self {
             id: dict.id.unwrap_or_default(),
             load_state: dict.load_state.unwrap_or_default(),
@@ -138,6 +191,7 @@ impl From<UnitDict> for Unit {
             triggered_by: dict.triggered_by.unwrap_or_default(),
             takes_along: takes_along.into_iter().flatten().flatten().collect(),
             after: dict.after.unwrap_or_default(),
+            needs: needs.into_iter().flatten().flatten().collect(),
             stop_when_unneeded: dict.stop_when_unneeded.unwrap_or_default(),
             asserted_paths: dict
                 .asserts
@@ -441,4 +495,52 @@ impl ServiceManager for SystemBus {
         }
         outcome
     }
+
+    async fn start_transient(&self, service: &Transient) -> Result<(), SystemdError> {
+        let program = service.command.first().map(String::as_str);
+        let program = program.unwrap_or_default();
+        let command: Vec<&str> = service.command.iter().map(String::as_str).collect();
+        let properties = [
+            ("Description", service.description.as_str().into()),
+            // Its start has ended when the program runs.
+            ("Type", "exec".into()),
+            ("ExecStart", vec![(program, command, false)].into()),
+            ("Restart", "on-failure".into()),
+            ("RestartUSec", microseconds(TRANSIENT_AGAIN_AFTER)),
+            (
+                "StartLimitIntervalUSec",
+                microseconds(TRANSIENT_TRIES_WITHIN),
+            ),
+            ("StartLimitBurst", TRANSIENT_TRIES.into()),
+        ];
+        let name = &service.name;
+        let job = self
+            .manager
+            .start_transient_unit(name, "fail", &properties, &[])
+            .await?;
+        self.wait("start", name, &job, TRANSIENT_WITHIN).await
+    }
+
+    async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError> {
+        let inhibit = async {
+            let logind = Login1Proxy::new(&self.connection).await?;
+            logind.inhibit("shutdown", "digestfix", why, "delay").await
+        };
+        match tokio::time::timeout(LOGIND_WITHIN, inhibit).await {
+            Ok(lock) => Ok(lock?.into()),
+            Err(_) => Err(zbus::Error::from(io::Error::from(io::ErrorKind::TimedOut)).into()),
+        }
+    }
+
+    async fn is_shutting_down(&self) -> bool {
+        // Nothing is left to ask late in a shutdown.
+        let state = self.manager.system_state().await;
+        state.is_ok_and(|state| state == "stopping")
+    }
+}
+
+fn microseconds(duration: Duration) -> Variant<'static> {
+    u64::try_from(duration.as_micros())
+        .unwrap_or(u64::MAX)
+        .into()
 }

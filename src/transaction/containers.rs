@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::container::{Change, Container, RestartPolicy, Status, in_start_order};
 use crate::disturbance::{ContainerPolicy, Fate, some_names};
 use crate::engine::{Engine, EngineError};
-use crate::journal::{Journal, KeptDown, Ran};
+use crate::journal::{Journal, KeptDown, Phase, Ran};
 use crate::systemd::ServiceManager;
 use crate::transaction::Transaction;
 use crate::transaction::daemon::Daemon;
@@ -33,6 +33,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         journal: &Journal,
         progress: &mut impl Progress,
     ) -> Result<Vec<String>, Failure> {
+        // A Docker that was never stopped has ended none; and a machine that
+        // was started anew begins with those that it would have begun with.
+        let may_have_ended = journal.phase == Phase::Stopping && !journal.is_of_another_boot();
         let mut without_policy = Vec::new();
         for container in &journal.kept_down {
             if let Err(error) = self.give_policy_back(container).await {
@@ -46,8 +49,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
         let mut problems = Vec::new();
         let mut started = Vec::new();
-        // A Docker that was never stopped has ended none.
-        for container in journal.start_again.iter().filter(|_| journal.stopping) {
+        for container in journal.start_again.iter().filter(|_| may_have_ended) {
             match self.start_again(container).await {
                 Ok(false) => {}
                 Ok(true) => started.push(container.name.as_str()),
@@ -61,7 +63,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             let detail = format!("{} started again", started.join(", "));
             progress.step(Step::StartContainers, &detail);
         }
-        for container in journal.health_checked.iter().filter(|_| journal.stopping) {
+        for container in journal.health_checked.iter().filter(|_| may_have_ended) {
             if let Err(error) = self.resume_health_check(&container.id).await {
                 problems.push(format!(
                     "the health checks of container {name} may not go on: {error}. If it is paused: docker \
@@ -191,7 +193,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             let again = in_start_order(again.cloned().collect());
             journal.start_again = again.iter().map(Ran::from).collect();
         }
-        journal.stopping = true;
+        journal.phase = Phase::Stopping;
         Ok(journal.write(&self.lock)?)
     }
 

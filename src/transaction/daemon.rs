@@ -12,7 +12,7 @@ use crate::host::Managed;
 use crate::plan::Plan;
 use crate::store::Store;
 use crate::systemd::{ServiceManager, Unit, is_active, runs};
-use crate::transaction::outcome::Failure;
+use crate::transaction::outcome::{DockerNow, Failure};
 
 /// dockerd has no start timeout of its own (`TimeoutStartSec=0`), and takes
 /// minutes on hosts with many containers.
@@ -44,6 +44,9 @@ pub struct Daemon<'a, M, E> {
     /// Where a runtime drop-in goes: [`RUNTIME_UNITS`](super::hold::RUNTIME_UNITS)
     /// but in tests.
     pub runtime_units: &'a Path,
+    /// Where it is noted that the transaction has not ended:
+    /// [`UNFINISHED`](crate::unfinished::UNFINISHED) but in tests.
+    pub unfinished: &'a Path,
 }
 
 impl<M, E> Clone for Daemon<'_, M, E> {
@@ -71,6 +74,46 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     pub(super) async fn is_active(&self) -> bool {
         let unit = self.manager.unit(self.unit()).await;
         unit.is_ok_and(|unit| unit.is_active())
+    }
+
+    /// What Docker is like after a way back that failed.
+    pub(super) async fn now(&self) -> DockerNow {
+        if self.is_active().await {
+            DockerNow::Runs
+        } else if !self.disturbance.running {
+            DockerNow::AsBefore
+        } else if self.manager.is_shutting_down().await {
+            DockerNow::ShuttingDown
+        } else {
+            DockerNow::Down
+        }
+    }
+
+    /// Containers outlive Docker's stop by what its configuration file says.
+    pub(super) fn lives_by_file(&self) -> bool {
+        self.host.live_restore_flag.is_none() && self.disturbance.containers_survive()
+    }
+
+    /// The active units that may stop along with Docker since nothing else
+    /// needs them (`StopWhenUnneeded=` in `systemd.unit(5)`).
+    pub(super) async fn needed_by_nobody_else(&self) -> Result<Vec<String>, Failure> {
+        let states = self.manager.active_states().await?;
+        let mut found: Vec<String> = Vec::new();
+        let stops = &self.disturbance.carried_along;
+        let mut queue: Vec<String> = stops.iter().chain([&self.host.unit.id]).cloned().collect();
+        while let Some(name) = queue.pop() {
+            for needed in self.manager.unit(&name).await?.needs {
+                if runs(&states, &needed)
+                    && !found.contains(&needed)
+                    && !stops.contains(&needed)
+                    && self.manager.unit(&needed).await?.stop_when_unneeded
+                {
+                    found.push(needed.clone());
+                    queue.push(needed);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The engine does not answer, and that is not about to change by itself.

@@ -132,7 +132,7 @@ impl Switch {
     }
 
     /// Puts back what was found; false when somebody else has changed the file.
-    fn put_back(&self) -> Result<bool, FileError> {
+    pub(super) fn put_back(&self) -> Result<bool, FileError> {
         let config_file = &self.contents.config_file;
         match self.now()? {
             Now::Found => remove(&self.aside)?,
@@ -285,11 +285,23 @@ impl Switch {
 
 /// Sees to it that a dockerd that starts now has live-restore on.
 pub(super) fn ensure_on(
-    switch: &mut Switch,
+    switch: &mut Option<Switch>,
+    config_file: &Path,
     journal: &mut Journal,
     lock: &RootLock,
     progress: &mut impl Progress,
 ) -> Result<(), Failure> {
+    if switch.is_none() {
+        // The file said so by itself, and may not do so any more.
+        *switch = Switch::plan(config_file, &journal.id, true)?;
+        journal.live_restore = switch.as_ref().map(|switch| switch.contents().clone());
+        if journal.live_restore.is_some() {
+            journal.write(lock)?;
+        }
+    }
+    let Some(switch) = switch else {
+        return Ok(());
+    };
     if let Now::SomebodyElses(theirs) = switch.now()? {
         if says_live_restore(theirs.as_deref()) {
             return Ok(());
@@ -375,22 +387,17 @@ impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
         let (Some(daemon), Some(journal)) = (self.daemon, &mut self.journal) else {
             return Ok(());
         };
-        let by_file = daemon.host.live_restore_flag.is_none();
-        if !daemon.disturbance.containers_survive() || !by_file || self.reached < Reached::Keeping {
+        if !daemon.lives_by_file() || self.reached < Reached::Keeping {
             return Ok(());
         }
-        if self.switch.is_none() {
-            // The file said so by itself, and may not do so any more.
-            self.switch = Switch::plan(&daemon.host.config_file, &self.id, true)?;
-            journal.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
-            if journal.live_restore.is_some() {
-                journal.write(&self.lock)?;
-            }
-        }
-        let Some(switch) = &mut self.switch else {
-            return Ok(());
-        };
-        ensure_on(switch, journal, &self.lock, self.progress)
+        let config_file = &daemon.host.config_file;
+        ensure_on(
+            &mut self.switch,
+            config_file,
+            journal,
+            &self.lock,
+            self.progress,
+        )
     }
 
     pub(super) async fn take_back(&mut self) -> Result<(), Failure> {

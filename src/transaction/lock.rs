@@ -53,7 +53,7 @@ impl RootLock {
     pub async fn acquire(data_root: &Path, wait: Duration) -> Result<Self, LockError> {
         let deadline = Instant::now() + wait;
         loop {
-            match Self::try_acquire(data_root) {
+            match Self::acquire_now(data_root) {
                 Err(LockError::Held { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(RETRY).await;
                 }
@@ -62,7 +62,31 @@ impl RootLock {
         }
     }
 
-    fn try_acquire(data_root: &Path) -> Result<Self, LockError> {
+    /// Takes the lock, or not.
+    ///
+    /// # Errors
+    /// As [`RootLock::acquire`].
+    pub fn acquire_now(data_root: &Path) -> Result<Self, LockError> {
+        Self::take(data_root, FileExt::try_lock_exclusive)
+    }
+
+    /// Takes the lock when the run that has it ends, in whatever way; blocks
+    /// this thread until then.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn await_end(data_root: &Path) -> Result<Self, LockError> {
+        Self::take(data_root, |file| {
+            loop {
+                match FileExt::lock_exclusive(file) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    outcome => return outcome,
+                }
+            }
+        })
+    }
+
+    fn take(data_root: &Path, lock: impl Fn(&File) -> io::Result<()>) -> Result<Self, LockError> {
         let directory = data_root.join(STATE_DIR);
         let path = directory.join(LOCK_FILE);
         let failed = |error| LockError::Io {
@@ -84,7 +108,7 @@ impl RootLock {
             .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(&path)
             .map_err(failed)?;
-        match FileExt::try_lock_exclusive(&file) {
+        match lock(&file) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
                 return Err(LockError::Held {
@@ -99,7 +123,7 @@ impl RootLock {
         let locked = file.metadata().map_err(failed)?;
         match fs::symlink_metadata(&path) {
             Ok(found) if found.ino() == locked.ino() && found.dev() == locked.dev() => {}
-            _ => return Self::try_acquire(data_root),
+            _ => return Self::take(data_root, lock),
         }
         introduce(&mut file).map_err(failed)?;
         Ok(Self {

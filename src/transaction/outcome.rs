@@ -6,11 +6,13 @@ use std::time::Duration;
 use crate::container::Change;
 use crate::data_root::ReadError;
 use crate::engine::EngineError;
+use crate::guard::GuardError;
 use crate::journal::JournalError;
 use crate::plan::{Plan, Refusal};
 use crate::systemd::SystemdError;
 use crate::transaction::exchange::FileError;
 use crate::transaction::hold::HoldError;
+use crate::unfinished::NoticeError;
 
 /// The steps, as they are told to people and machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -66,6 +68,18 @@ pub enum Failure {
     /// What is about to be done could not be noted.
     #[error("{0}")]
     Journal(#[from] JournalError),
+    /// Where it is about to be done could not be noted.
+    #[error("{0}")]
+    Notice(#[from] NoticeError),
+    /// Nothing would bring Docker back if this process is killed.
+    #[error("{0}")]
+    Guard(#[from] GuardError),
+    /// The machine was started anew, and Docker was not.
+    #[error("containers wait for their restart policies until Docker runs: {0}")]
+    WaitsForDocker(String),
+    /// No copy of the references can be read.
+    #[error("the references cannot be read, and no copy of them is left: {0}")]
+    NoReferences(ReadError),
     /// The store could not be read.
     #[error("{0}")]
     Read(#[from] ReadError),
@@ -177,8 +191,10 @@ pub enum Outcome {
         undo: Failure,
         /// Which store is in use.
         store: StoreNow,
-        /// Docker's unit is active all the same.
-        docker_runs: bool,
+        /// Docker, where there is one to manage.
+        docker: Option<DockerNow>,
+        /// The unit that goes on trying.
+        guard: Option<String>,
     },
     /// The references are changed and Docker runs; something else does not.
     Incomplete {
@@ -188,7 +204,22 @@ pub enum Outcome {
         problem: Failure,
         /// The containers that are not what they were.
         containers: Vec<Change>,
+        /// The unit that goes on trying.
+        guard: Option<String>,
     },
+}
+
+/// Docker after a way back that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DockerNow {
+    /// It runs.
+    Runs,
+    /// It ran before, and does not now.
+    Down,
+    /// It did not run before, and does not now.
+    AsBefore,
+    /// It is down, and so is the machine in a moment.
+    ShuttingDown,
 }
 
 /// Which store is in use after a way back that failed.

@@ -1,22 +1,26 @@
 //! What a run that was killed left half-way, brought to an end.
 //!
 //! The reference store is whole at every instant, old or new, so that is not
-//! touched. Docker runs again, with everything that stopped along with it, and
-//! daemon.json is what it was. Each part looks at what there is and does what
-//! is missing, so this can itself be killed, and run again.
-
-use std::fs;
+//! touched, unless a file system has lost it. Docker runs again, with everything
+//! that stopped along with it, and daemon.json is what it was. Each part looks at
+//! what there is and does what is missing, so this can itself be killed, and run
+//! again.
+//!
+//! After a new start of the machine it is systemd's to say what runs; what is
+//! left then are files, and restart policies once Docker is there.
 
 use crate::data_root::ImageDir;
 use crate::engine::Engine;
-use crate::journal::{Journal, hash};
+use crate::guard;
+use crate::journal::Journal;
 use crate::systemd::ServiceManager;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::Hold;
+use crate::transaction::leftovers;
 use crate::transaction::live_restore::{Switch, ensure_on};
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
-use crate::transaction::swap::beside;
+use crate::unfinished;
 
 /// Brings the host back from where `journal` says a run may have left it. The
 /// daemon's triggers and other units are those of the journal. Gives what a
@@ -34,13 +38,32 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     if let Err(error) = Hold::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await {
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
-    let mut switch = journal
-        .live_restore
-        .clone()
-        .map(|contents| Switch::resume(&journal.id, contents));
+    let references = leftovers::mend(journal, images, lock, progress);
+    let problems = if journal.is_of_another_boot() {
+        after_a_boot(journal, lock, daemon, progress).await?
+    } else {
+        bring_back(journal, lock, daemon, progress).await?
+    };
+    references?;
+    leftovers::remove(journal, images);
+    Journal::close(lock)?;
+    unfinished::remove(daemon.unfinished, &journal.id, lock)?;
+    // One that has tried in vain is over, and is not worth a word.
+    let _ = daemon.manager.reset_failed(&guard::unit(&journal.id)).await;
+    Ok(problems)
+}
+
+async fn bring_back<M: ServiceManager, E: Engine>(
+    journal: &mut Journal,
+    lock: &RootLock,
+    daemon: Daemon<'_, M, E>,
+    progress: &mut impl Progress,
+) -> Result<Vec<String>, Failure> {
+    let mut switch = switch(journal);
     if journal.running && daemon.has_ended().await {
-        if let Some(switch) = &mut switch {
-            ensure_on(switch, journal, lock, progress)?;
+        if journal.live_restore_by_file || switch.is_some() {
+            let config_file = &daemon.host.config_file;
+            ensure_on(&mut switch, config_file, journal, lock, progress)?;
         }
         daemon.start().await?;
         progress.step(Step::Start, &format!("{} started", daemon.unit()));
@@ -52,8 +75,6 @@ pub async fn recover<M: ServiceManager, E: Engine>(
         daemon.take_back(switch, journal, lock, progress).await?;
     }
     let mut problems = containers?;
-    remove_staged(journal, images);
-    Journal::close(lock)?;
     // What is broken for reasons of its own is told, and keeps nothing back.
     problems.extend(
         [triggers, units]
@@ -63,15 +84,74 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     Ok(problems)
 }
 
-/// A new store that was never in use; the old one is a backup, and stays.
-fn remove_staged(journal: &Journal, images: &ImageDir) {
-    if images.driver() != journal.references.driver {
-        return;
+async fn after_a_boot<M: ServiceManager, E: Engine>(
+    journal: &mut Journal,
+    lock: &RootLock,
+    daemon: Daemon<'_, M, E>,
+    progress: &mut impl Progress,
+) -> Result<Vec<String>, Failure> {
+    if daemon.has_ended().await {
+        put_daemon_json_back(journal, progress)?;
+        return match waiting(journal) {
+            Some(names) => Err(Failure::WaitsForDocker(names)),
+            None => Ok(Vec::new()),
+        };
     }
-    let staged = beside(&images.store_path(), &journal.id);
-    let is_new = fs::read(&staged).is_ok_and(|bytes| hash(&bytes) == journal.references.after);
-    if is_new {
-        // Whatever it is, nothing reads it.
-        let _ = fs::remove_file(staged);
+    let problems = daemon.settle_containers(journal, progress).await;
+    if let Some(switch) = &mut switch(journal) {
+        daemon.take_back(switch, journal, lock, progress).await?;
     }
+    problems
+}
+
+/// What can be brought back of a host without Docker: one that is about to
+/// start it, or a mounted disk. False when the rest waits for Docker.
+///
+/// # Errors
+/// When something could not be brought back; the journal stays then.
+pub fn recover_files(
+    journal: &Journal,
+    images: &ImageDir,
+    lock: &RootLock,
+    progress: &mut impl Progress,
+) -> Result<bool, Failure> {
+    leftovers::mend(journal, images, lock, progress)?;
+    leftovers::remove(journal, images);
+    put_daemon_json_back(journal, progress)?;
+    if waiting(journal).is_some() {
+        return Ok(false);
+    }
+    Journal::close(lock)?;
+    Ok(true)
+}
+
+fn switch(journal: &Journal) -> Option<Switch> {
+    let contents = journal.live_restore.clone()?;
+    Some(Switch::resume(&journal.id, contents))
+}
+
+/// No container is alive that it could matter to.
+fn put_daemon_json_back(journal: &Journal, progress: &mut impl Progress) -> Result<(), Failure> {
+    let Some(switch) = switch(journal) else {
+        return Ok(());
+    };
+    if switch.put_back()? {
+        progress.step(Step::TakeBack, "daemon.json is what it was");
+    } else {
+        progress.warning(&format!(
+            "somebody else changed {} meanwhile: it is left as it is",
+            switch.contents().config_file.display()
+        ));
+    }
+    Ok(())
+}
+
+/// The containers whose restart policies only Docker can give back.
+fn waiting(journal: &Journal) -> Option<String> {
+    let names = journal
+        .kept_down
+        .iter()
+        .map(|container| container.name.as_str());
+    let names: Vec<&str> = names.collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,10 +14,11 @@ use super::*;
 use crate::container::{RestartPolicy, Status};
 use crate::disturbance::{ContainerPolicy, Disturbance};
 use crate::engine::{EngineError, Info, References, Reloads};
-use crate::host::{Managed, says_live_restore, with_live_restore};
+use crate::host::{Flags, Managed, says_live_restore, with_live_restore};
 use crate::live_restore::{Hindrance, LiveRestore};
 use crate::reference::Reference;
-use crate::systemd::{QueuedJob, Service, SystemdError, Unit};
+use crate::systemd::{QueuedJob, Service, SystemdError, Transient, Unit};
+use crate::transaction::outcome::DockerNow;
 
 const STORE: &str = r#"{"Repositories":{"a":{"a:1":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}}"#;
 const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
@@ -54,6 +56,8 @@ struct World {
     on_reload: RefCell<Vec<OnReload>>,
     /// What the administrator writes.
     edit: RefCell<String>,
+    guards: RefCell<Vec<String>>,
+    shuts_down: Cell<bool>,
 }
 
 #[derive(Clone, Copy)]
@@ -101,6 +105,8 @@ impl World {
             reloads: Rc::default(),
             on_reload: RefCell::default(),
             edit: RefCell::default(),
+            guards: RefCell::default(),
+            shuts_down: Cell::new(false),
         };
         world.read_store();
         world
@@ -116,6 +122,10 @@ impl World {
 
     fn config_file(&self) -> PathBuf {
         self.root.path().join("etc/daemon.json")
+    }
+
+    fn unfinished(&self) -> PathBuf {
+        self.root.path().join("lib/unfinished")
     }
 
     fn config(&self) -> Option<String> {
@@ -279,7 +289,11 @@ impl ServiceManager for World {
         Ok(())
     }
 
-    async fn stop(&self, _: &str, _: &[String], _: Duration) -> Result<(), SystemdError> {
+    async fn stop(&self, unit: &str, _: &[String], _: Duration) -> Result<(), SystemdError> {
+        if unit != "docker.service" {
+            self.guards.borrow_mut().retain(|guard| guard != unit);
+            return Ok(());
+        }
         self.called("stop")?;
         self.stops();
         Ok(())
@@ -316,6 +330,20 @@ impl ServiceManager for World {
             }
         }
         Ok(())
+    }
+
+    async fn start_transient(&self, service: &Transient) -> Result<(), SystemdError> {
+        self.called("guard")?;
+        self.guards.borrow_mut().push(service.name.clone());
+        Ok(())
+    }
+
+    async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {
+        Ok(fs::File::open("/dev/null").unwrap().into())
+    }
+
+    async fn is_shutting_down(&self) -> bool {
+        self.shuts_down.get()
     }
 
     async fn hang_up(&self, _: &str) -> Result<(), SystemdError> {
@@ -496,6 +524,7 @@ fn host(world: &World) -> Managed {
         }),
         socket: "/nowhere".into(),
         config_file: world.config_file(),
+        flags: Flags::default(),
         live_restore_flag: None,
         live_restore_at_start: false,
         forgotten_by_reload: Vec::new(),
@@ -541,6 +570,7 @@ fn recover(world: &World) -> Result<Vec<String>, Failure> {
             host: &host,
             disturbance: &disturbance,
             runtime_units: &world.root.path().join("units"),
+            unfinished: &world.unfinished(),
         };
         recovery::recover(&mut journal, &images, &lock, daemon, &mut Steps::default()).await
     })
@@ -567,6 +597,7 @@ fn transact(world: &World) -> (Outcome, Vec<Step>) {
             host: &host,
             disturbance: &disturbance,
             runtime_units: &units,
+            unfinished: &world.unfinished(),
         };
         let interrupt = Interrupt::listen().unwrap();
         let mut steps = Steps::default();
@@ -603,6 +634,9 @@ fn is_clean(world: &World) {
         .collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(Journal::read(world.root.path()).unwrap().is_none());
+    assert_eq!(*world.guards.borrow(), Vec::<String>::new());
+    let notices = fs::read_dir(world.unfinished());
+    assert_eq!(notices.map_or(0, Iterator::count), 0);
     let etc = fs::read_dir(world.root.path().join("etc"));
     assert!(
         etc.map_or(0, Iterator::count) <= 1,
@@ -638,7 +672,7 @@ fn all_goes_well() {
     );
     assert_eq!(
         *world.calls.borrow(),
-        ["reload", "stop", "start", "reload"],
+        ["guard", "reload", "stop", "start", "reload"],
         "nothing is asked of systemd twice"
     );
 }
@@ -702,7 +736,7 @@ fn an_undo_that_cannot_stop_docker() {
     let (outcome, _) = transact(&world);
     let Outcome::Broken {
         store,
-        docker_runs: true,
+        docker: Some(DockerNow::Runs),
         ..
     } = outcome
     else {
@@ -723,7 +757,7 @@ fn a_docker_that_never_starts_again() {
     let (outcome, _) = transact(&world);
     let Outcome::Broken {
         store,
-        docker_runs: false,
+        docker: Some(DockerNow::Down),
         ..
     } = outcome
     else {
@@ -738,6 +772,7 @@ fn a_docker_that_never_starts_again() {
         "once that is mended"
     );
     assert!(world.runs.get());
+    assert_eq!(world.guards.take().len(), 1, "which tries as well");
     is_clean(&world);
 }
 
@@ -1011,9 +1046,11 @@ fn leave(world: &World, id: &str, state: &State, [on, off]: [&Vec<u8>; 2], confi
     }
     let references = journal::References {
         driver: "overlay2".to_owned(),
+        before: hash(STORE.as_bytes()),
         after: hash(b""),
     };
-    let mut journal = Journal::new(id, "docker.service", references);
+    let mut journal = Journal::new(id, references);
+    journal.unit = Some("docker.service".to_owned());
     journal.running = true;
     journal.live_restore = Some(journal::LiveRestore {
         config_file: world.config_file(),
@@ -1038,7 +1075,9 @@ fn write_journal(world: &World, journal: &Journal) {
 
 fn mark(world: &World, stopping: bool) {
     let mut journal = Journal::read(world.root.path()).unwrap().unwrap();
-    journal.stopping = stopping;
+    if stopping {
+        journal.phase = Phase::Stopping;
+    }
     write_journal(world, &journal);
 }
 

@@ -1,0 +1,26 @@
+//! `digestfix guard`, which [`crate::guard`] has systemd run beside an apply.
+
+use crate::cli::{GuardArgs, OutputArgs};
+use crate::commands::Stop;
+use crate::commands::recover::recover_run;
+use crate::report::{Exit, Report};
+use crate::transaction::lock::RootLock;
+
+pub(super) async fn run(args: &GuardArgs) -> Exit {
+    let mut report = Report::new("guard", &OutputArgs::default());
+    let ended = match RootLock::await_end(&args.data_root).map_err(Stop::Lock) {
+        Ok(lock) => recover_run(&args.id, &lock, &mut report).await,
+        Err(stop) => Err(stop),
+    };
+    match ended {
+        Ok(None) => report.end(Exit::Done),
+        Ok(Some(problems)) => {
+            for problem in &problems {
+                report.line(problem);
+            }
+            report.line("Done. The host is whole again.");
+            report.end(Exit::Done)
+        }
+        Err(stop) => stop.tell(report),
+    }
+}

@@ -1,0 +1,238 @@
+//! Where on this host transactions have not ended: the journal of each is in
+//! its data root, which may be anywhere, and is found again by this.
+//!
+//! One small file a transaction in `/var/lib/digestfix/unfinished`, there
+//! before the journal is and until after it is gone. At boot, systemd looks
+//! whether the directory is empty.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf, absolute};
+
+use serde::{Deserialize, Serialize};
+
+use crate::directory;
+use crate::host::{Flags, Managed};
+use crate::journal::is_id;
+use crate::state_file;
+use crate::transaction::lock::RootLock;
+
+/// The directory.
+pub const UNFINISHED: &str = "/var/lib/digestfix/unfinished";
+
+/// The version of the format.
+const VERSION: u32 = 1;
+
+/// The largest such file that is read, in bytes.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+const SUFFIX: &str = ".json";
+
+/// Where Docker lives that a transaction is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Notice {
+    digestfix_unfinished: u32,
+    /// Docker's data root: the journal is there.
+    pub data_root: PathBuf,
+    /// Docker's configuration file.
+    pub config_file: PathBuf,
+    /// What the rest is found by.
+    pub flags: Flags,
+}
+
+/// A notice that cannot be written, read, or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {error}", path = path.display())]
+pub struct NoticeError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+impl Notice {
+    /// The notice of a transaction on this host.
+    #[must_use]
+    pub fn new(data_root: &Path, host: &Managed) -> Self {
+        let flags = &host.flags;
+        // It is read from another directory.
+        let whole = |path: &PathBuf| absolute(path).unwrap_or_else(|_| path.clone());
+        Self {
+            digestfix_unfinished: VERSION,
+            data_root: whole(&data_root.to_owned()),
+            config_file: whole(&host.config_file),
+            flags: Flags {
+                data_root: flags.data_root.as_ref().map(whole),
+                driver: flags.driver.clone(),
+                unit: flags.unit.clone(),
+                config_file: flags.config_file.as_ref().map(whole),
+                socket: flags.socket.as_ref().map(whole),
+            },
+        }
+    }
+
+    /// Puts it on disk.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn write(&self, unfinished: &Path, id: &str, lock: &RootLock) -> Result<(), NoticeError> {
+        let path = path(unfinished, id);
+        let written = make(unfinished)
+            .and_then(|()| Ok(serde_json::to_vec_pretty(self)?))
+            .and_then(|bytes| state_file::write(&path, lock, &bytes));
+        written.map_err(|error| NoticeError { path, error })
+    }
+
+    /// Reads that of a transaction, if it has not ended.
+    ///
+    /// # Errors
+    /// When it is there and cannot be understood.
+    pub fn read(unfinished: &Path, id: &str) -> Result<Option<Self>, NoticeError> {
+        let path = path(unfinished, id);
+        Self::parse(&path).map_err(|error| NoticeError { path, error })
+    }
+
+    fn parse(path: &Path) -> io::Result<Option<Self>> {
+        let Some(bytes) = state_file::read(path, MAX_BYTES)? else {
+            return Ok(None);
+        };
+        let notice: Self = serde_json::from_slice(&bytes)?;
+        if notice.digestfix_unfinished != VERSION {
+            return Err(io::Error::other(format!(
+                "of version {}, and this digestfix knows version {VERSION}",
+                notice.digestfix_unfinished
+            )));
+        }
+        if notice.data_root.is_relative() || notice.config_file.is_relative() {
+            return Err(io::Error::other("it names no whole paths"));
+        }
+        Ok(Some(notice))
+    }
+}
+
+/// The transactions that have not ended, in the order of their names.
+///
+/// # Errors
+/// Those notices that are there and cannot be understood.
+pub fn read_all(unfinished: &Path) -> (Vec<(String, Notice)>, Vec<NoticeError>) {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| NoticeError { path, error }
+    };
+    let listing = match fs::read_dir(unfinished) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Default::default(),
+        Err(error) => return (Vec::new(), vec![failed(unfinished)(error)]),
+    };
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
+    for file in listing {
+        let path = match file {
+            Ok(file) => file.path(),
+            Err(error) => {
+                errors.push(failed(unfinished)(error));
+                continue;
+            }
+        };
+        let name = path.file_name().and_then(|name| name.to_str());
+        let id = name.and_then(|name| name.strip_suffix(SUFFIX));
+        let Some(id) = id.filter(|id| is_id(id)) else {
+            continue;
+        };
+        match Notice::read(unfinished, id) {
+            Ok(notice) => found.extend(notice.map(|notice| (id.to_owned(), notice))),
+            Err(error) => errors.push(error),
+        }
+    }
+    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    (found, errors)
+}
+
+/// Takes the notice of a transaction away.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn remove(unfinished: &Path, id: &str, lock: &RootLock) -> Result<(), NoticeError> {
+    let path = path(unfinished, id);
+    if !unfinished.exists() {
+        return Ok(());
+    }
+    state_file::remove(&path, lock).map_err(|error| NoticeError { path, error })
+}
+
+fn path(unfinished: &Path, id: &str) -> PathBuf {
+    unfinished.join(format!("{id}{SUFFIX}"))
+}
+
+fn make(unfinished: &Path) -> io::Result<()> {
+    if unfinished.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(unfinished)?;
+    directory::sync(unfinished)?;
+    match unfinished.parent() {
+        Some(parent) => directory::sync(parent),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn notice() -> Notice {
+        Notice {
+            digestfix_unfinished: VERSION,
+            data_root: "/data/docker".into(),
+            config_file: "/etc/docker/daemon.json".into(),
+            flags: Flags::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_notice_is_there_until_it_is_removed() {
+        let root = TempDir::new().unwrap();
+        let lock = RootLock::acquire(root.path(), Duration::ZERO)
+            .await
+            .unwrap();
+        let unfinished = root.path().join("lib/unfinished");
+        notice().write(&unfinished, "b-1", &lock).unwrap();
+        notice().write(&unfinished, "a-1", &lock).unwrap();
+        fs::write(unfinished.join("a-1.json.new"), "").unwrap();
+        let (found, errors) = read_all(&unfinished);
+        let ids: Vec<&str> = found.iter().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(ids, ["a-1", "b-1"]);
+        assert_eq!(found[0].1, notice());
+        assert!(errors.is_empty());
+        remove(&unfinished, "a-1", &lock).unwrap();
+        remove(&unfinished, "a-1", &lock).unwrap();
+        assert_eq!(read_all(&unfinished).0.len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_notice_is_told() {
+        let root = TempDir::new().unwrap();
+        let text = serde_json::to_string(&notice()).unwrap();
+        for (from, to) in [
+            ("\"digestfix_unfinished\":1", "\"digestfix_unfinished\":2"),
+            ("/data/docker", "data/docker"),
+            ("/etc/docker/daemon.json", "daemon.json"),
+            ("\"driver\"", "\"restore\":1,\"driver\""),
+            ("{", "["),
+        ] {
+            let broken = text.replacen(from, to, 1);
+            assert_ne!(broken, text);
+            fs::write(root.path().join("a.json"), &broken).unwrap();
+            let (found, errors) = read_all(root.path());
+            assert_eq!((found.len(), errors.len()), (0, 1), "{broken}");
+        }
+        assert!(read_all(&root.path().join("nowhere")).0.is_empty());
+    }
+}
