@@ -169,9 +169,9 @@ pub struct RecoverArgs {
     /// after a new start of the machine
     #[arg(long, conflicts_with_all = ["data_root", "driver", "unit", "config_file", "socket", "offline"])]
     pub boot: bool,
-    /// What to do when another run is at work.
-    #[command(flatten)]
-    pub lock: LockArgs,
+    /// Wait up to this long for another digestfix on the same data root to end
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
+    pub wait: Duration,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,

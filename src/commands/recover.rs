@@ -58,7 +58,7 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
     let wait = async |data_root: &Path| {
         tokio::select! {
-            lock = RootLock::acquire(data_root, args.lock.wait) => Ok(lock?),
+            lock = RootLock::acquire(data_root, args.wait) => Ok(lock?),
             signal = interrupt.wait() => Err(Stop::Interrupted(signal)),
         }
     };

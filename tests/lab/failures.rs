@@ -77,13 +77,19 @@ fn the_file_system_cannot_exchange() {
 fn the_directory_does_not_sync() {
     let machine = Machine::boot(Suite::Bookworm);
     let before = ready(&machine);
-    // Those before are of the journal, twice, of the staged file, and of the
-    // directory of each.
-    let run = machine
-        .injected("fsync:error=EIO:when=7", &["apply", &before.claim])
-        .exits(1);
-    assert!(run.stderr.contains("sync"), "{}", run.stderr);
-    is_as_before(&machine, &before);
+    let directory = STORE.trim_end_matches("/repositories.json");
+    for (when, state) in [
+        ("1", "Docker was not stopped"),
+        ("2", "Docker runs on them again"),
+    ] {
+        let injection = format!("fsync:error=EIO:when={when}");
+        let run = machine
+            .injected_at(directory, &injection, &["apply", &before.claim])
+            .exits(1);
+        assert!(run.stderr.contains("sync"), "{}", run.stderr);
+        assert!(run.stderr.contains(state), "{}", run.stderr);
+        is_as_before(&machine, &before);
+    }
 }
 
 #[test]
@@ -183,6 +189,7 @@ fn the_daemon_cannot_start_at_all() {
         "Docker is DOWN",
         "journalctl -u docker.service",
         "digestfix recover",
+        "journalctl -u digestfix-guard-",
     ] {
         assert!(run.stderr.contains(word), "{}", run.stderr);
     }

@@ -178,6 +178,14 @@ impl Machine {
         self.run(&[&command, words].concat())
     }
 
+    /// The same, with only the calls on a path counted.
+    pub fn injected_at(&self, path: &str, injection: &str, words: &[&str]) -> Run {
+        let mut command = injecting(injection);
+        command.insert(1, format!("--trace-path={path}"));
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        self.run(&[&command, words].concat())
+    }
+
     /// `docker load`s an image whose digest is then `<none>`: the problem.
     pub fn load(&self, name: &str) {
         self.sh(&format!("docker load -q -i /lab/{name}.tar"));
@@ -248,9 +256,19 @@ impl Machine {
         self.sh("rm /etc/systemd/system/docker.service.d/lab.conf; systemctl daemon-reload");
     }
 
+    /// Nothing is left to be brought to an end, and nobody waits to do so.
+    pub fn is_finished(&self) -> bool {
+        let left = self.sh(
+            "ls -A /var/lib/digestfix/unfinished /var/lib/docker/digestfix/journal.json 2>/dev/null | grep json || true
+             systemctl list-units --no-legend --plain 'digestfix-guard-*' | grep -v ' failed ' || true",
+        );
+        left.is_empty()
+    }
+
     /// Docker is up and nothing of digestfix is left but lock and backups.
     #[track_caller]
     pub fn is_whole(&self) {
+        assert!(self.is_finished());
         assert_eq!(self.sh("systemctl is-active docker.service"), "active");
         self.sh("docker version >/dev/null");
         assert_eq!(
