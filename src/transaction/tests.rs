@@ -15,10 +15,13 @@ use crate::container::{RestartPolicy, Status};
 use crate::disturbance::{ContainerPolicy, Disturbance};
 use crate::engine::{EngineError, Info, References, Reloads};
 use crate::host::{Flags, Managed, says_live_restore, with_live_restore};
+use crate::journal::{KeptDown, Ran};
 use crate::live_restore::{Hindrance, LiveRestore};
 use crate::reference::Reference;
 use crate::systemd::{QueuedJob, Service, SystemdError, Transient, Unit};
 use crate::transaction::outcome::DockerNow;
+
+mod interrupted;
 
 const STORE: &str = r#"{"Repositories":{"a":{"a:1":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}}"#;
 const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
