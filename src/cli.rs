@@ -8,8 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::claim::Claim;
 use crate::disturbance::ContainerPolicy;
+use crate::history;
 use crate::host::Flags;
 use crate::reference::Reference;
+use crate::retention::Limits;
 use crate::rewrite::Rewrite;
 use crate::trust::Trust;
 
@@ -68,6 +70,13 @@ pub enum Command {
     /// Wait until a run has ended, and bring the host back if it was killed
     #[command(hide = true)]
     Guard(GuardArgs),
+    /// Show the transactions of this host, or all of one; touches nothing
+    #[command(after_help = EXIT_CODES)]
+    History(HistoryArgs),
+    /// Take one transaction back, by another: stop Docker, change its references
+    /// back, start it, verify
+    #[command(after_help = EXIT_CODES)]
+    Rollback(RollbackArgs),
 }
 
 /// `digestfix status`.
@@ -113,6 +122,9 @@ pub struct ApplyArgs {
     /// What to do when another run is at work.
     #[command(flatten)]
     pub lock: LockArgs,
+    /// What is kept of earlier runs.
+    #[command(flatten)]
+    pub retention: RetentionArgs,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
@@ -189,6 +201,44 @@ pub struct GuardArgs {
     pub id: String,
 }
 
+/// `digestfix history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// The transaction to show all of
+    #[arg(value_name = "ID", value_parser = transaction)]
+    pub id: Option<String>,
+    /// Where Docker lives.
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// How to tell.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `digestfix rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The transaction to take back, as `digestfix history` names it [default:
+    /// the newest that is in effect and no rollback]
+    #[arg(value_name = "ID", value_parser = transaction)]
+    pub id: Option<String>,
+    /// What may happen to containers.
+    #[command(flatten)]
+    pub containers: ContainerArgs,
+    /// What to do when another run is at work.
+    #[command(flatten)]
+    pub lock: LockArgs,
+    /// What is kept of earlier runs.
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+    /// Where Docker lives.
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// How to tell.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
 /// What is asked for.
 #[derive(Debug, Args)]
 pub struct RequestArgs {
@@ -223,6 +273,17 @@ pub struct LockArgs {
     /// Wait up to this long for another digestfix on the same data root to end
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     pub wait: Duration,
+}
+
+/// What is kept of earlier runs.
+#[derive(Debug, Args)]
+pub struct RetentionArgs {
+    /// Keep at most this many former reference stores
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep_backups: u32,
+    /// Keep none that is older, but the newest three
+    #[arg(long, value_name = "DAYS", default_value_t = 90)]
+    pub keep_days: u32,
 }
 
 /// What may happen to containers.
@@ -309,6 +370,23 @@ impl HostArgs {
     #[must_use]
     pub fn says_nothing(&self) -> bool {
         !self.offline && Flags::from(self) == Flags::default()
+    }
+}
+
+fn transaction(text: &str) -> Result<String, &'static str> {
+    if history::is_id(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("it is no name of a transaction; digestfix history shows them")
+    }
+}
+
+impl From<&RetentionArgs> for Limits {
+    fn from(args: &RetentionArgs) -> Self {
+        Self {
+            backups: usize::try_from(args.keep_backups).unwrap_or(usize::MAX),
+            days: args.keep_days,
+        }
     }
 }
 

@@ -1,10 +1,14 @@
 //! One function a command: from arguments to an exit code.
 
 mod apply;
+mod change;
 mod export;
 mod guard;
+mod history;
+mod outcome;
 mod plan;
 mod recover;
+mod rollback;
 mod status;
 mod verify;
 
@@ -18,12 +22,15 @@ use crate::data_root::{ImageDir, ReadError, Snapshot};
 use crate::disturbance::{AssessError, ContainerPolicy, Disturbance, Obstacle, assess};
 use crate::engine::UnixEngine;
 use crate::grounds::{self, Grounds};
+use crate::history::HistoryError;
 use crate::host::{Flags, Host, HostError, Managed, Management, find_managed, find_offline};
 use crate::journal::{Journal, JournalError};
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Exit, Problem, Report};
+use crate::rollback::Unfit;
 use crate::source::{self, SourceError, claims_dir};
 use crate::systemd::{SystemBus, SystemdError};
+use crate::transaction::aim::Aim;
 use crate::transaction::lock::LockError;
 use crate::transaction::outcome::{Failure, Progress};
 use crate::unfinished::NoticeError;
@@ -41,6 +48,8 @@ pub async fn run(command: Command) -> Exit {
         Command::Export(args) => export::run(&args).await,
         Command::Recover(args) => recover::run(&args).await,
         Command::Guard(args) => guard::run(&args).await,
+        Command::History(args) => history::run(&args).await,
+        Command::Rollback(args) => rollback::run(&args).await,
     }
 }
 
@@ -61,6 +70,15 @@ enum Stop {
     NothingFrom,
     #[error("the claims cannot be met")]
     Refused(Vec<Refusal>),
+    #[error("the transaction cannot be taken back")]
+    InTheWay {
+        refusals: Vec<Refusal>,
+        first: Option<String>,
+    },
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error(transparent)]
+    History(#[from] HistoryError),
     #[error("Docker should not be stopped now")]
     Obstacles(Vec<Obstacle>),
     #[error(transparent)]
@@ -114,6 +132,28 @@ impl Stop {
         let mut next = None;
         let what = match &self {
             Self::Refused(refusals) => refusals.iter().map(ToString::to_string).collect(),
+            Self::InTheWay { refusals, first } => {
+                next = Some(match first {
+                    Some(id) => format!("take that one back first: digestfix rollback {id}"),
+                    None => "look at what it did (digestfix history ID) and at what is there \
+                             (digestfix status); single references are changed by apply: \
+                             --remove REF, REF=IMAGE --replace"
+                        .to_owned(),
+                });
+                refusals.iter().map(ToString::to_string).collect()
+            }
+            Self::History(_) => {
+                next = Some(
+                    "name another transaction (digestfix history shows them), or take the file \
+                     away"
+                        .to_owned(),
+                );
+                vec![self.to_string()]
+            }
+            Self::Unfit(unfit) => {
+                next = Some(rollback::advice(unfit));
+                vec![self.to_string()]
+            }
             Self::Obstacles(obstacles) => obstacles.iter().map(ToString::to_string).collect(),
             Self::NotRoot => {
                 next = Some("run it as root: sudo digestfix …".to_owned());
@@ -275,17 +315,23 @@ fn grounds(images: &ImageDir, report: &mut Report) -> Grounds {
     })
 }
 
-/// A request against the store as it is.
+/// What is to be done to the store as it is.
 struct Draft {
     before: Snapshot,
     plan: Plan,
 }
 
 impl Draft {
-    fn new(images: &ImageDir, request: &Request) -> Result<Self, Stop> {
+    fn new(images: &ImageDir, aim: &Aim<'_>) -> Result<Self, Stop> {
         let before = images.read()?;
-        let plan =
-            Plan::new(&before.store, &images.image_ids()?, request).map_err(Stop::Refused)?;
+        let plan = aim.plan(&before.store, &images.image_ids()?);
+        let plan = plan.map_err(|refusals| match aim {
+            Aim::Claims(_) => Stop::Refused(refusals),
+            Aim::TakeBack(reversal) => Stop::InTheWay {
+                first: reversal.first_in_the_way(&refusals).map(str::to_owned),
+                refusals,
+            },
+        })?;
         Ok(Self { before, plan })
     }
 }

@@ -12,7 +12,9 @@
 //!    above all, and whether [`live_restore`] can keep it;
 //! 6. [`transaction`]: lock, stop, commit, start, verify, or undo, with a
 //!    [`journal`] for a run that is killed;
-//! 7. [`report`]: what people and machines read; [`grounds`] keeps what each
+//! 7. [`history`]: what each transaction did, for [`rollback`] to take one
+//!    back, and [`retention`] to end it;
+//! 8. [`report`]: what people and machines read; [`grounds`] keeps what each
 //!    digest was written on.
 //!
 //! [`commands`] puts these together, one file a command, from what [`cli`]
@@ -33,6 +35,7 @@ pub mod engine;
 pub mod evidence;
 pub mod grounds;
 pub mod guard;
+pub mod history;
 pub mod host;
 pub mod interrupt;
 pub mod journal;
@@ -42,7 +45,9 @@ pub mod nf_tables;
 pub mod plan;
 pub mod reference;
 pub mod report;
+pub mod retention;
 pub mod rewrite;
+pub mod rollback;
 pub mod source;
 pub mod state_file;
 pub mod status;

@@ -181,6 +181,11 @@ mod tests {
             let path = directory.path().join(program);
             std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
             let child = Command::new(path).arg("100").spawn().unwrap();
+            // It has its new name a moment after it can be told that it runs.
+            let name = format!("/proc/{}/comm", child.id());
+            while fs::read_to_string(&name).unwrap().trim() != program {
+                std::thread::yield_now();
+            }
             Self(directory, child)
         }
 

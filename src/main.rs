@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         Command::Export(args) => args.verbose,
         Command::Recover(args) => args.output.verbose,
         Command::Guard(_) => 0,
+        Command::History(args) => args.output.verbose,
+        Command::Rollback(args) => args.output.verbose,
     };
     let level = match verbose {
         0 => LevelFilter::OFF,

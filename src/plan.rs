@@ -15,8 +15,10 @@ use crate::trust::Trust;
 mod conflicts;
 mod refusal;
 mod resolver;
+mod reversal;
 
 pub use refusal::{CONVERTED, Refusal};
+pub use reversal::{Basis, Later, Reversal};
 
 use conflicts::{
     Wanted, contradictions, moving_ground, one_digest_two_images, too_weak, two_digests,
@@ -214,6 +216,18 @@ impl Plan {
                     .to = Some(target.image.clone());
             }
         }
+        Self::of(after, changes.into_values(), targets, skipped, removals)
+    }
+
+    /// The plan for these changes, which `after` has already.
+    fn of(
+        after: Store,
+        changes: impl Iterator<Item = Change>,
+        targets: Vec<Target>,
+        skipped: Vec<Skipped>,
+        removals: &[Reference],
+    ) -> Self {
+        let mut changes: Vec<Change> = changes.collect();
         // What the engine cannot parse, it does not count for the image.
         let kept: BTreeSet<String> = after
             .entries()
@@ -221,14 +235,13 @@ impl Plan {
             .map(|entry| entry.value.to_owned())
             .collect();
         let orphans: BTreeSet<ImageId> = changes
-            .values()
+            .iter()
             .filter_map(|change| change.from.as_ref())
             .filter(|image| !kept.contains(*image))
             .filter_map(|image| image.parse().ok())
             .collect();
         // As bytes, like the file: a reference's own order puts digests before
         // tags, and names by their registry.
-        let mut changes: Vec<Change> = changes.into_values().collect();
         changes.sort_by_cached_key(|change| {
             let reference = &change.reference;
             (reference.repository().familiar(), reference.familiar())

@@ -20,12 +20,14 @@ use crate::transaction::outcome::{Progress, Step};
 use crate::trust::Trust;
 
 mod document;
+mod history;
 
 use document::{
     ChangeDocument, ClaimDocument, ContainerChangeDocument, ContainerDocument, DisturbanceDocument,
     Document, HostDocument, SkippedDocument, StepDocument,
 };
 pub use document::{JSON_VERSION, Problem};
+pub use history::Transaction;
 
 /// The most reasons that a person is shown.
 const MAX_REASONS: usize = 20;
@@ -333,6 +335,23 @@ impl Report {
         self.say(text);
     }
 
+    /// The transaction that was made, as the history has it.
+    pub fn transaction(&mut self, id: String) {
+        self.document.transaction = Some(id);
+    }
+
+    /// The line that says how to take back what was done.
+    pub fn say_way_back(&self) {
+        if let (Some(id), None) = (&self.document.transaction, &self.document.rollback_of) {
+            self.say(&format!("To take this back: digestfix rollback {id}"));
+        }
+    }
+
+    /// The transaction that is taken back.
+    pub fn rollback_of(&mut self, id: &str) {
+        self.document.rollback_of = Some(id.to_owned());
+    }
+
     /// The change is made.
     pub fn done(&mut self, changed: bool, backup: Option<PathBuf>) {
         self.document.changed = Some(changed);
@@ -541,22 +560,27 @@ fn table(rows: &[Row]) -> String {
             row.origin.clone().unwrap_or_else(unknown),
         ]
     }));
+    columns(&lines)
+}
+
+/// Cells below each other, the last ones as they are.
+fn columns<const N: usize>(lines: &[[String; N]]) -> String {
     let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line| line[column].chars().count())
-            .max()
-            .unwrap_or_default()
+        let cells = lines.iter().map(|line| line[column].chars().count());
+        cells.max().unwrap_or_default()
     };
-    let widths = [0, 1, 2, 3, 4, 5].map(width);
+    let widths: [usize; N] = std::array::from_fn(|column| match column + 1 {
+        last if last == N => 0,
+        _ => width(column),
+    });
     let padded: Vec<String> = lines
         .iter()
-        .map(|[repository, tag, digest, image, state, trust, origin]| {
-            format!(
-                "{repository:<0$}   {tag:<1$}   {digest:<2$}   {image:<3$}   {state:<4$}   \
-                 {trust:<5$}   {origin}",
-                widths[0], widths[1], widths[2], widths[3], widths[4], widths[5]
-            )
+        .map(|line| {
+            let cells = line.iter().zip(widths);
+            let cells: Vec<String> = cells
+                .map(|(cell, width)| format!("{cell:<width$}"))
+                .collect();
+            cells.join("   ")
         })
         .collect();
     padded.join("\n")

@@ -18,13 +18,16 @@ use crate::data_root::{ImageDir, Snapshot};
 use crate::engine::Engine;
 use crate::grounds::Grounds;
 use crate::guard::Guard;
+use crate::history::{End, Record};
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal, Phase, hash};
 use crate::nf_tables::Owned;
-use crate::plan::{Plan, Request};
+use crate::plan::Plan;
+use crate::retention::Limits;
 use crate::systemd::ServiceManager;
 use crate::unfinished::{self, Notice};
 
+pub mod aim;
 mod containers;
 pub mod daemon;
 pub mod exchange;
@@ -34,9 +37,11 @@ pub mod live_restore;
 pub mod lock;
 pub mod outcome;
 mod ports;
+mod record;
 pub mod recovery;
 pub mod swap;
 
+use aim::Aim;
 use daemon::Daemon;
 use hold::Hold;
 use live_restore::Switch;
@@ -63,12 +68,14 @@ pub struct Transaction<'a, M, E, P> {
     id: String,
     images: &'a ImageDir,
     lock: RootLock,
-    request: &'a Request,
+    aim: &'a Aim<'a>,
+    limits: Limits,
     daemon: Option<Daemon<'a, M, E>>,
     interrupt: &'a Interrupt,
     progress: &'a mut P,
     before: Snapshot,
     plan: Plan,
+    record: Option<Record>,
     reached: Reached,
     /// What ran before anything was stopped.
     active_before: BTreeMap<String, String>,
@@ -96,7 +103,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     pub fn new(
         images: &'a ImageDir,
         lock: RootLock,
-        request: &'a Request,
+        aim: &'a Aim<'a>,
         daemon: Option<Daemon<'a, M, E>>,
         interrupt: &'a Interrupt,
         progress: &'a mut P,
@@ -107,12 +114,14 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             id: journal::new_id(),
             images,
             lock,
-            request,
+            aim,
+            limits: Limits::default(),
             daemon,
             interrupt,
             progress,
             before,
             plan,
+            record: None,
             reached: Reached::Nothing,
             active_before: BTreeMap::new(),
             ran: daemon.map_or_else(Vec::new, |daemon| daemon.disturbance.containers.clone()),
@@ -127,6 +136,19 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             hold: None,
             held_ports: None,
         }
+    }
+
+    /// The same transaction, which keeps that much of earlier ones.
+    #[must_use]
+    pub const fn keeping(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What the history calls it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Runs to one of its ends.
@@ -196,6 +218,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             journal.live_restore_by_file = daemon.lives_by_file();
             journal.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
         }
+        self.begin_record()?;
         // To be closed even if only half of the write succeeds.
         Ok(self.journal.insert(journal).write(&self.lock)?)
     }
@@ -315,10 +338,12 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         }
         let now = self.images.parse(bytes)?;
-        self.plan = Plan::new(&now.store, &self.images.image_ids()?, self.request)
-            .map_err(Failure::NoLongerFits)?;
+        let images = self.images.image_ids()?;
+        let planned = self.aim.plan(&now.store, &images);
+        self.plan = planned.map_err(Failure::NoLongerFits)?;
         self.before = now;
         self.new_bytes = self.plan.after.to_bytes();
+        self.rewrite_record()?;
         let references = self.references();
         if let Some(journal) = &mut self.journal {
             journal.references = references;
@@ -440,10 +465,16 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.remove_hold().await;
         self.record_grounds();
         let containers = self.container_changes().await;
-        let settled = match settled {
-            Ok(()) => self.close().await,
-            failed => failed,
-        };
+        let settled = self.conclude(settled, |problem| match problem {
+            None => End::Done,
+            Some(problem) => End::Incomplete {
+                why: problem.to_string(),
+            },
+        });
+        let settled = settled.await;
+        if settled.is_ok() {
+            self.retire();
+        }
         let plan = Box::new(self.plan);
         match settled {
             Ok(()) => Outcome::Done {
@@ -467,6 +498,21 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let containers = self.settle_containers().await;
         let live_restore = self.take_back().await;
         units.and(containers).and(live_restore)
+    }
+
+    /// Writes down how it ended; what has not ended is left to its guard.
+    async fn conclude(
+        &mut self,
+        ended: Result<(), Failure>,
+        end: impl Fn(Option<&Failure>) -> End,
+    ) -> Result<(), Failure> {
+        self.end_record(end(ended.as_ref().err()));
+        ended?;
+        let closed = self.close().await;
+        if let Err(failure) = &closed {
+            self.end_record(end(Some(failure)));
+        }
+        closed
     }
 
     /// The transaction has ended. Where it has not, its guard goes on.
@@ -544,10 +590,15 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         let undone = undone.and(settled);
         self.remove_hold().await;
-        let undone = match undone {
-            Ok(()) => self.close().await,
-            failed => failed,
-        };
+        let undone = self.conclude(undone, |undo| match undo {
+            None => End::Undone {
+                why: failure.to_string(),
+            },
+            Some(undo) => End::Broken {
+                why: format!("{failure}; and then, undoing it: {undo}"),
+            },
+        });
+        let undone = undone.await;
         match undone {
             Ok(()) => Outcome::Undone {
                 failure,

@@ -3,6 +3,7 @@
 use crate::cli::PlanArgs;
 use crate::commands::{Draft, Site, Stop, request, survey, warn_of_unfinished};
 use crate::report::{Exit, Report};
+use crate::transaction::aim::Aim;
 
 pub(super) async fn run(args: &PlanArgs) -> Exit {
     let mut report = Report::new("plan", &args.output);
@@ -17,7 +18,7 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     let site = Site::find(&args.host).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
-    let draft = Draft::new(site.images(), &request)?;
+    let draft = Draft::new(site.images(), &Aim::Claims(&request))?;
     report.plan(&draft.plan);
     report.say_host();
     report.say_plan(&draft.plan);

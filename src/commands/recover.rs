@@ -7,6 +7,7 @@ use crate::cli::{HostArgs, RecoverArgs};
 use crate::commands::{Site, Stop, engine_at};
 use crate::data_root::ImageDir;
 use crate::disturbance::Disturbance;
+use crate::history;
 use crate::host::HostError;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal};
@@ -158,6 +159,10 @@ pub(super) async fn recover_run(
     let unfinished = Path::new(UNFINISHED);
     let journal = Journal::read(lock.data_root())?;
     if journal.is_none_or(|journal| journal.id != id) {
+        // One that was killed before it did anything.
+        for error in history::end_interrupted(lock) {
+            report.warning(&error.to_string());
+        }
         unfinished::remove(unfinished, id, lock)?;
         return Ok(None);
     }

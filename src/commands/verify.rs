@@ -7,6 +7,7 @@ use crate::engine::{Engine, EngineError};
 use crate::host::Managed;
 use crate::plan::Plan;
 use crate::report::{Exit, Report};
+use crate::transaction::aim::Aim;
 
 pub(super) async fn run(args: &VerifyArgs) -> Exit {
     let mut report = Report::new("verify", &args.output);
@@ -21,7 +22,7 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
     let site = Site::find(&args.host).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
-    let plan = Draft::new(site.images(), &request)?.plan;
+    let plan = Draft::new(site.images(), &Aim::Claims(&request))?.plan;
     report.plan(&plan);
     let running = site
         .managed()

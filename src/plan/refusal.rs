@@ -192,6 +192,38 @@ pub enum Refusal {
         /// What moves it.
         mover: String,
     },
+    /// A reference is no longer what the transaction to be taken back made it.
+    #[error(
+        "{reference}: transaction {transaction} {}, and now it {}{}",
+        .made.as_ref().map_or("removed it".to_owned(), |image| format!("pointed it at {image}")),
+        .now.as_ref().map_or("is not there".to_owned(), |image| format!("points at {image}")),
+        .by.as_ref().map_or(String::new(), |id| format!(", by transaction {id}"))
+    )]
+    ChangedSince {
+        /// The reference.
+        reference: String,
+        /// The transaction.
+        transaction: String,
+        /// What it made the reference point at; none when it removed it.
+        made: Option<String>,
+        /// What the reference points at.
+        now: Option<String>,
+        /// The later transaction that did that, when one did.
+        by: Option<String>,
+    },
+    /// A reference would point at an image again that is gone.
+    #[error(
+        "{reference}: it pointed at {image} before transaction {transaction}, and there is no such \
+         image here any more; load it first"
+    )]
+    FormerImageGone {
+        /// The reference.
+        reference: String,
+        /// The transaction.
+        transaction: String,
+        /// The image.
+        image: String,
+    },
 }
 
 /// What skopeo's oci: and oci-archive: do to an image in Docker's format: they

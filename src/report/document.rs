@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::container::{Container, RestartPolicy};
 use crate::disturbance::Fate;
+use crate::history::{Changed, Claimed, Side};
 use crate::plan::{Change, Plan, Skipped, Target};
 use crate::status::Row;
 use crate::transaction::outcome::Step;
@@ -38,6 +39,12 @@ pub(super) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<Row>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub transactions: Option<Vec<TransactionDocument>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transaction: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback_of: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub changed: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claims: Option<Vec<ClaimDocument>>,
@@ -67,6 +74,28 @@ pub(super) struct HostDocument {
     pub config_file: Option<PathBuf>,
     pub engine: Option<String>,
     pub offline: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TransactionDocument {
+    pub id: String,
+    pub number: u64,
+    pub began: String,
+    pub ended: Option<String>,
+    pub by: String,
+    pub kind: &'static str,
+    pub rollback_of: Option<String>,
+    pub rolled_back_by: Option<String>,
+    pub driver: String,
+    pub before: String,
+    pub after: String,
+    pub result: Option<&'static str>,
+    pub why: Option<String>,
+    pub references: Option<Side>,
+    pub backup: Option<PathBuf>,
+    pub changes: Vec<Changed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Vec<Claimed>>,
 }
 
 #[derive(Debug, Serialize)]

@@ -10,6 +10,7 @@ use crate::disturbance::Disturbance;
 use crate::engine::{Engine, missing};
 use crate::host::Managed;
 use crate::plan::Plan;
+use crate::reference::Reference;
 use crate::store::Store;
 use crate::systemd::{ServiceManager, Unit, is_active, runs};
 use crate::transaction::outcome::{DockerNow, Failure};
@@ -228,21 +229,26 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(lost)
     }
 
-    /// The engine finds every claimed image, no dropped reference, and lists
-    /// everything else.
+    /// The engine finds the image of every reference that was claimed or has
+    /// changed, no dropped reference, and lists everything else.
     pub(super) async fn agrees(
         &self,
         plan: &Plan,
         images: &BTreeSet<ImageId>,
     ) -> Result<(), Failure> {
-        for target in &plan.targets {
-            let answer = self.engine.image(&target.reference).await?;
-            if answer.as_deref() != Some(target.image.to_string().as_str()) {
+        let claimed = plan.targets.iter();
+        let mut expected: BTreeMap<&Reference, &ImageId> = claimed
+            .map(|target| (&target.reference, &target.image))
+            .collect();
+        let changes = plan.changes.iter();
+        expected
+            .extend(changes.filter_map(|change| Some((&change.reference, change.to.as_ref()?))));
+        for (reference, image) in expected {
+            let answer = self.engine.image(reference).await?;
+            if answer.as_deref() != Some(image.to_string().as_str()) {
                 return Err(Failure::EngineDisagrees(format!(
-                    "asked for {}, it says {} instead of {}",
-                    target.reference,
+                    "asked for {reference}, it says {} instead of {image}",
                     answer.as_deref().unwrap_or("that there is no such image"),
-                    target.image,
                 )));
             }
         }

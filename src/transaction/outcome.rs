@@ -7,6 +7,7 @@ use crate::container::Change;
 use crate::data_root::ReadError;
 use crate::engine::EngineError;
 use crate::guard::GuardError;
+use crate::history::HistoryError;
 use crate::journal::JournalError;
 use crate::plan::{Plan, Refusal};
 use crate::systemd::SystemdError;
@@ -80,6 +81,9 @@ pub enum Failure {
     /// No copy of the references can be read.
     #[error("the references cannot be read, and no copy of them is left: {0}")]
     NoReferences(ReadError),
+    /// The same, for those who come later.
+    #[error("{0}")]
+    History(#[from] HistoryError),
     /// The store could not be read.
     #[error("{0}")]
     Read(#[from] ReadError),

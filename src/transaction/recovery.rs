@@ -12,6 +12,7 @@
 use crate::data_root::ImageDir;
 use crate::engine::Engine;
 use crate::guard;
+use crate::history;
 use crate::journal::Journal;
 use crate::systemd::ServiceManager;
 use crate::transaction::daemon::Daemon;
@@ -46,7 +47,7 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     };
     references?;
     leftovers::remove(journal, images);
-    Journal::close(lock)?;
+    end(lock, progress)?;
     unfinished::remove(daemon.unfinished, &journal.id, lock)?;
     // One that has tried in vain is over, and is not worth a word.
     let _ = daemon.manager.reset_failed(&guard::unit(&journal.id)).await;
@@ -121,8 +122,15 @@ pub fn recover_files(
     if waiting(journal).is_some() {
         return Ok(false);
     }
-    Journal::close(lock)?;
+    end(lock, progress)?;
     Ok(true)
+}
+
+fn end(lock: &RootLock, progress: &mut impl Progress) -> Result<(), Failure> {
+    for error in history::end_interrupted(lock) {
+        progress.warning(&error.to_string());
+    }
+    Ok(Journal::close(lock)?)
 }
 
 fn switch(journal: &Journal) -> Option<Switch> {

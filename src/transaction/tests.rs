@@ -17,11 +17,14 @@ use crate::engine::{EngineError, Info, References, Reloads};
 use crate::host::{Flags, Managed, says_live_restore, with_live_restore};
 use crate::journal::{KeptDown, Ran};
 use crate::live_restore::{Hindrance, LiveRestore};
+use crate::plan::Request;
 use crate::reference::Reference;
 use crate::systemd::{QueuedJob, Service, SystemdError, Transient, Unit};
 use crate::transaction::outcome::DockerNow;
 
 mod interrupted;
+
+mod record;
 
 const STORE: &str = r#"{"Repositories":{"a":{"a:1":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}}"#;
 const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
@@ -61,6 +64,10 @@ struct World {
     edit: RefCell<String>,
     guards: RefCell<Vec<String>>,
     shuts_down: Cell<bool>,
+    /// What the references are once Docker has stopped.
+    store_at_stop: RefCell<Option<String>>,
+    /// The history goes when Docker starts.
+    loses_history: Cell<bool>,
 }
 
 #[derive(Clone, Copy)]
@@ -110,6 +117,8 @@ impl World {
             edit: RefCell::default(),
             guards: RefCell::default(),
             shuts_down: Cell::new(false),
+            store_at_stop: RefCell::default(),
+            loses_history: Cell::new(false),
         };
         world.read_store();
         world
@@ -299,6 +308,9 @@ impl ServiceManager for World {
         }
         self.called("stop")?;
         self.stops();
+        if let Some(store) = self.store_at_stop.take() {
+            fs::write(self.images().store_path(), store).unwrap();
+        }
         Ok(())
     }
 
@@ -313,6 +325,9 @@ impl ServiceManager for World {
             .any(|path| Path::new(path).exists());
         assert!(!held, "started while held");
         self.called("start")?;
+        if self.loses_history.get() {
+            fs::remove_dir_all(crate::history::directory(self.root.path())).unwrap();
+        }
         self.runs.set(true);
         for container in self.containers.borrow_mut().iter_mut() {
             if container.pid == 0 && container.restart_policy == RestartPolicy::Always {
@@ -494,14 +509,16 @@ impl Engine for World {
 }
 
 #[derive(Default)]
-struct Steps(Vec<Step>);
+struct Steps(Vec<Step>, Vec<String>);
 
 impl Progress for Steps {
     fn step(&mut self, step: Step, _: &str) {
         self.0.push(step);
     }
 
-    fn warning(&mut self, _: &str) {}
+    fn warning(&mut self, text: &str) {
+        self.1.push(text.to_owned());
+    }
 }
 
 /// A runtime whose clock runs ahead when there is nothing to do.
@@ -581,14 +598,22 @@ fn recover(world: &World) -> Result<Vec<String>, Failure> {
 
 /// Runs a whole transaction in this world.
 fn transact(world: &World) -> (Outcome, Vec<Step>) {
+    let request = Request {
+        claims: vec![format!("a:1@{DIGEST}").parse().unwrap()],
+        ..Request::default()
+    };
+    let (outcome, told) = transact_for(world, &Aim::Claims(&request), &journal::new_id());
+    (outcome, told.0)
+}
+
+/// Runs a transaction of this name, which keeps two backups.
+fn transact_for(world: &World, aim: &Aim<'_>, id: &str) -> (Outcome, Steps) {
     block_on(async {
         let images = world.images();
-        let request = Request {
-            claims: vec![format!("a:1@{DIGEST}").parse().unwrap()],
-            ..Request::default()
-        };
         let before = images.read().unwrap();
-        let plan = Plan::new(&before.store, &images.image_ids().unwrap(), &request).unwrap();
+        let plan = aim
+            .plan(&before.store, &images.image_ids().unwrap())
+            .unwrap();
         let lock = RootLock::acquire(images.data_root(), Duration::ZERO)
             .await
             .unwrap();
@@ -604,19 +629,23 @@ fn transact(world: &World) -> (Outcome, Vec<Step>) {
         };
         let interrupt = Interrupt::listen().unwrap();
         let mut steps = Steps::default();
-        let outcome = Transaction::new(
+        let mut transaction = Transaction::new(
             &images,
             lock,
-            &request,
+            aim,
             Some(daemon),
             &interrupt,
             &mut steps,
             before,
             plan,
         )
-        .run()
-        .await;
-        (outcome, steps.0)
+        .keeping(Limits {
+            backups: 2,
+            days: 90,
+        });
+        id.clone_into(&mut transaction.id);
+        let outcome = transaction.run().await;
+        (outcome, steps)
     })
 }
 

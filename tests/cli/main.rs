@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
 mod data_root;
+mod history;
 mod references;
 mod sources;

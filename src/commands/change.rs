@@ -1,0 +1,188 @@
+//! What `apply` and `rollback` have in common: all but what is to change.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::HostArgs;
+use crate::commands::recover::{recover, settled_site};
+use crate::commands::{Draft, Site, Stop, engine_at, rollback, survey};
+use crate::disturbance::{ContainerPolicy, Disturbance, Obstacle};
+use crate::history;
+use crate::host::{Flags, HostError, probable_data_root};
+use crate::interrupt::Interrupt;
+use crate::journal::Journal;
+use crate::plan::Request;
+use crate::report::Report;
+use crate::retention::Limits;
+use crate::rollback::Unfit;
+use crate::systemd::SystemBus;
+use crate::transaction::Transaction;
+use crate::transaction::aim::Aim;
+use crate::transaction::daemon::Daemon;
+use crate::transaction::hold::RUNTIME_UNITS;
+use crate::transaction::lock::RootLock;
+use crate::transaction::outcome::{Outcome, Progress};
+use crate::unfinished::UNFINISHED;
+
+/// What somebody wants.
+pub(super) enum Wish<'a> {
+    /// That claims are true.
+    Claims(&'a Request),
+    /// That a transaction is taken back; when it is not named, the newest.
+    Rollback(Option<&'a str>),
+}
+
+/// On which terms.
+pub(super) struct Terms<'a> {
+    pub containers: ContainerPolicy,
+    pub wait: Duration,
+    pub limits: Limits,
+    pub host: &'a HostArgs,
+}
+
+/// How it ended, and what was to be expected of containers.
+pub(super) type Changed = (Outcome, Option<Disturbance>);
+
+impl<'a> Wish<'a> {
+    /// What that means on a host as it is now.
+    fn aim(&self, site: &Site, report: &mut Report) -> Result<Aim<'a>, Stop> {
+        match self {
+            Self::Claims(request) => Ok(Aim::Claims(request)),
+            Self::Rollback(id) => {
+                let reversal = rollback::find(*id, site.images())?;
+                report.rollback_of(&reversal.id);
+                Ok(Aim::TakeBack(reversal))
+            }
+        }
+    }
+}
+
+/// Makes a wish come true. None when there is nothing to do.
+pub(super) async fn change(
+    wish: &Wish<'_>,
+    terms: &Terms<'_>,
+    report: &mut Report,
+) -> Result<Option<Changed>, Stop> {
+    // A first look without the lock: when there is nothing to do, nobody is
+    // kept waiting, and what cannot be done is refused at once.
+    let data_root = match look(wish, terms, report).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(data_root)) => data_root,
+        Err(stop) => data_root_behind(terms, stop).await?,
+    };
+    let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
+    let lock = tokio::select! {
+        lock = RootLock::acquire(&data_root, terms.wait) => lock?,
+        signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
+    };
+    // Everything again: another run may have ended just now.
+    let mut site = settled_site(terms.host).await?;
+    report.host(&site.host);
+    if let Some(problems) = recover(&site, &lock, report).await? {
+        for problem in problems {
+            report.warning(&problem);
+        }
+        site = Site::find(terms.host).await?;
+        report.host(&site.host);
+    }
+    for error in history::end_interrupted(&lock) {
+        report.warning(&error.to_string());
+    }
+    let aim = wish.aim(&site, report)?;
+    let draft = Draft::new(site.images(), &aim)?;
+    report.plan(&draft.plan);
+    if draft.plan.is_empty() {
+        return Ok(None);
+    }
+    let (disturbance, obstacles) = survey(&site, terms.containers).await?;
+    if !obstacles.is_empty() {
+        return Err(Stop::Obstacles(obstacles));
+    }
+    report.say_host();
+    if let Aim::TakeBack(reversal) = &aim {
+        report.line(&format!("Taking back transaction {}:", reversal.id));
+    }
+    report.say_plan(&draft.plan);
+    report.say_skipped(&draft.plan);
+    report.line("");
+    let engine = site
+        .managed()
+        .map(|(_, managed)| engine_at(&managed.socket));
+    let daemon = match (site.managed(), &engine, &disturbance) {
+        (Some((manager, host)), Some(engine), Some(disturbance)) => Some(Daemon {
+            manager,
+            engine,
+            host,
+            disturbance,
+            runtime_units: Path::new(RUNTIME_UNITS),
+            unfinished: Path::new(UNFINISHED),
+        }),
+        _ => None,
+    };
+    let transaction = Transaction::new(
+        site.images(),
+        lock,
+        &aim,
+        daemon,
+        &interrupt,
+        report,
+        draft.before,
+        draft.plan,
+    )
+    .keeping(terms.limits);
+    let id = transaction.id().to_owned();
+    let outcome = transaction.run().await;
+    report.transaction(id);
+    Ok(Some((outcome, disturbance)))
+}
+
+async fn look(
+    wish: &Wish<'_>,
+    terms: &Terms<'_>,
+    report: &mut Report,
+) -> Result<Option<PathBuf>, Stop> {
+    let site = Site::find(terms.host).await?;
+    let data_root = site.images().data_root().to_owned();
+    if Journal::read(&data_root)?.is_some() {
+        return Ok(Some(data_root));
+    }
+    let aim = match wish.aim(&site, report) {
+        // Whoever has the lock knows more.
+        Err(Stop::Unfit(Unfit::NotEnded(_))) => return Ok(Some(data_root)),
+        aim => aim?,
+    };
+    let draft = Draft::new(site.images(), &aim)?;
+    if draft.plan.is_empty() {
+        report.plan(&draft.plan);
+        report.say_skipped(&draft.plan);
+        return Ok(None);
+    }
+    match survey(&site, terms.containers).await? {
+        (_, obstacles) if obstacles.is_empty() => Ok(Some(data_root)),
+        (_, obstacles) => Err(Stop::Obstacles(obstacles)),
+    }
+}
+
+/// A host in the middle of a change looks broken: where another run may be at
+/// work, its lock is waited for before that is believed.
+async fn data_root_behind(terms: &Terms<'_>, stop: Stop) -> Result<PathBuf, Stop> {
+    let may_be_another_run = match &stop {
+        Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. })
+        | Stop::Assess(_) => true,
+        Stop::Obstacles(obstacles) => obstacles.iter().all(|obstacle| {
+            matches!(
+                obstacle,
+                Obstacle::JobQueued { .. } | Obstacle::Unsettled { .. }
+            )
+        }),
+        _ => false,
+    };
+    if !may_be_another_run {
+        return Err(stop);
+    }
+    let bus = SystemBus::connect().await?;
+    match probable_data_root(&Flags::from(terms.host), &bus).await {
+        Some(data_root) => Ok(data_root),
+        None => Err(stop),
+    }
+}

@@ -1,0 +1,56 @@
+//! `digestfix history`
+
+use crate::cli::HistoryArgs;
+use crate::commands::{Site, Stop, warn_of_unfinished};
+use crate::data_root::ImageDir;
+use crate::history::{self, Record};
+use crate::report::{Exit, Report, Transaction};
+use crate::rollback::{Unfit, rolled_back};
+use crate::transaction::outcome::Progress;
+use crate::transaction::swap::beside;
+
+pub(super) async fn run(args: &HistoryArgs) -> Exit {
+    let mut report = Report::new("history", &args.output);
+    match show(args, &mut report).await {
+        Ok(()) => report.end(Exit::Done),
+        Err(stop) => stop.tell(report),
+    }
+}
+
+async fn show(args: &HistoryArgs, report: &mut Report) -> Result<(), Stop> {
+    let site = Site::find(&args.host).await?;
+    report.host(&site.host);
+    warn_of_unfinished(&site, report);
+    let images = site.images();
+    let (records, broken) = history::scan(images.data_root(), |mut record| {
+        // Of the many only the changes are shown.
+        record.claims.clear();
+        Some(record)
+    });
+    let back = rolled_back(&records);
+    let told = |record: Record| Transaction {
+        rolled_back_by: back.get(record.id.as_str()).map(|by| (*by).to_owned()),
+        backup: backup(&record, images),
+        record,
+    };
+    if let Some(id) = &args.id {
+        let record = history::read(images.data_root(), id)?;
+        let record = record.ok_or_else(|| Unfit::NotFound(id.clone()))?;
+        report.one_transaction(told(record));
+        return Ok(());
+    }
+    for error in broken {
+        report.warning(&error.to_string());
+    }
+    let transactions = records.iter().cloned().map(told);
+    report.transactions(transactions.collect());
+    Ok(())
+}
+
+/// The store from before a transaction, where that is still kept.
+fn backup(record: &Record, images: &ImageDir) -> Option<std::path::PathBuf> {
+    let images = ImageDir::new(images.data_root(), &record.driver);
+    let path = beside(&images.store_path(), &record.id);
+    let is_kept = path.symlink_metadata().is_ok_and(|file| file.is_file());
+    is_kept.then_some(path)
+}

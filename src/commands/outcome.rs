@@ -1,0 +1,193 @@
+//! How a change of the references ended, in words.
+
+use crate::container::Change;
+use crate::disturbance::Disturbance;
+use crate::report::{Exit, Problem, Report};
+use crate::transaction::outcome::{DockerNow, Failure, Outcome, StoreNow};
+
+/// Tells how it ended. `disturbance` has what was to be expected of
+/// containers; without a daemon there is none.
+pub(super) fn tell(
+    outcome: Outcome,
+    disturbance: Option<&Disturbance>,
+    mut report: Report,
+) -> Exit {
+    let offline = disturbance.is_none();
+    // Only a run without a daemon has no unit, and then none is spoken of.
+    let unit = report.unit().unwrap_or_default().to_owned();
+    match outcome {
+        Outcome::Done {
+            plan,
+            backup,
+            containers,
+        } => {
+            report.plan(&plan);
+            let changed = backup.is_some();
+            if let Some(backup) = &backup {
+                report.line(&format!(
+                    "\nDone. The former references are kept in {}",
+                    backup.display()
+                ));
+                report.say_way_back();
+            } else {
+                report.line("\nNothing had to be changed in the end.");
+            }
+            report.done(changed, backup);
+            let unexpected = tell_containers(&containers, disturbance, &mut report);
+            if unexpected.is_empty() {
+                return report.end(Exit::Done);
+            }
+            report.problem(
+                "CONTAINERS CHANGED",
+                Problem {
+                    what: unexpected,
+                    state: "the references are changed, and Docker runs on them".to_owned(),
+                    next: Some("look at them: docker ps -a; docker logs NAME".to_owned()),
+                },
+            );
+            report.end(Exit::ContainersChanged)
+        }
+        Outcome::Undone {
+            failure,
+            restarted,
+            containers,
+        } => {
+            let state = match (restarted, offline) {
+                (true, _) => "the references are as they were, and Docker runs on them again",
+                (false, true) => "the references are as they were",
+                (false, false) => "the references are as they were, and Docker was not stopped",
+            };
+            report.done(false, None);
+            let mut what = vec![failure.to_string()];
+            what.extend(tell_containers(&containers, disturbance, &mut report));
+            report.problem(
+                "failed",
+                Problem {
+                    what,
+                    state: state.to_owned(),
+                    next: Some(advice(&failure)),
+                },
+            );
+            report.end(Exit::Failed)
+        }
+        Outcome::Broken {
+            failure,
+            undo,
+            store,
+            docker,
+            guard,
+        } => {
+            let references = match &store {
+                StoreNow::Old => "the references are as they were".to_owned(),
+                StoreNow::New(backup) => format!(
+                    "the NEW references are in place, the old ones are in {}",
+                    backup.display()
+                ),
+                StoreNow::Unknown => "the references could not be read back".to_owned(),
+            };
+            let look = match docker {
+                None => "see to the file system".to_owned(),
+                Some(DockerNow::Runs | DockerNow::AsBefore) => {
+                    format!("look at what is there (systemctl status {unit})")
+                }
+                Some(DockerNow::Down) => {
+                    format!("look why it does not start (journalctl -u {unit} -n 50), mend that")
+                }
+                Some(DockerNow::ShuttingDown) => "once the machine is up again".to_owned(),
+            };
+            report.problem(
+                "COULD NOT RESTORE THE HOST",
+                Problem {
+                    what: vec![failure.to_string(), format!("and then, undoing it: {undo}")],
+                    state: match docker {
+                        None => references,
+                        Some(DockerNow::Runs) => format!("{references}; Docker runs"),
+                        Some(DockerNow::Down) => format!("{references}; Docker is DOWN"),
+                        Some(DockerNow::AsBefore) => {
+                            format!("{references}; Docker does not run, and did not before")
+                        }
+                        Some(DockerNow::ShuttingDown) => format!(
+                            "{references}; the machine is shutting down, and Docker starts with it again"
+                        ),
+                    },
+                    next: Some(next_after(&look, guard.as_deref(), offline)),
+                },
+            );
+            report.end(Exit::Broken)
+        }
+        Outcome::Incomplete {
+            plan,
+            problem,
+            containers,
+            guard,
+        } => {
+            report.plan(&plan);
+            report.done(true, None);
+            let mut what = vec![problem.to_string()];
+            what.extend(tell_containers(&containers, disturbance, &mut report));
+            report.problem(
+                "INCOMPLETE",
+                Problem {
+                    what,
+                    state:
+                        "the references are changed and Docker runs on them, but not all else is as \
+                            it was found"
+                            .to_owned(),
+                    next: Some(next_after("mend that", guard.as_deref(), offline)),
+                },
+            );
+            report.end(Exit::Broken)
+        }
+    }
+}
+
+/// What is to be done about a host that is half-way.
+fn next_after(first: &str, guard: Option<&str>, offline: bool) -> String {
+    let next = format!("{first}, then: digestfix recover");
+    match guard {
+        Some(guard) => format!("{next} (which {guard} now tries as well: journalctl -u {guard})"),
+        None if offline => format!("{next} --offline, with the same --data-root"),
+        None => next,
+    }
+}
+
+/// Tells of the changes that were accepted, and gives the others.
+fn tell_containers(
+    changes: &[Change],
+    disturbance: Option<&Disturbance>,
+    report: &mut Report,
+) -> Vec<String> {
+    report.containers(changes);
+    let accepted = |change: &&Change| disturbance.is_some_and(|known| known.accepts(change));
+    let (expected, unexpected): (Vec<_>, Vec<_>) = changes.iter().partition(accepted);
+    for change in expected {
+        report.line(&format!("Container {change}."));
+    }
+    unexpected
+        .into_iter()
+        .map(|change| format!("container {change}"))
+        .collect()
+}
+
+fn advice(failure: &Failure) -> String {
+    match failure {
+        Failure::Interrupted(_) => "run the same command again when it suits",
+        Failure::File(_) | Failure::Journal(_) | Failure::Notice(_) | Failure::History(_) => {
+            "see to the file system (space, permissions, errors), then try again"
+        }
+        Failure::NoLongerFits(_) => "look at the references (digestfix status), then try again",
+        Failure::Systemd(_) | Failure::Hold(_) | Failure::Guard(_) => "see to systemd, then try again",
+        Failure::NotRunning { .. } | Failure::Silent { .. } => {
+            "look why Docker did not start (its journal), then try again"
+        }
+        Failure::ReloadWithoutEffect { .. } => {
+            "look why in Docker's journal; or choose what becomes of containers: --containers restart, \
+             --containers ignore"
+        }
+        Failure::MoreContainers(_) | Failure::SwitchedOff | Failure::StartedMeanwhile(_) => {
+            "run the same command again"
+        }
+        _ => "try again with -v; if it fails again, it is worth a report",
+    }
+    .to_owned()
+}

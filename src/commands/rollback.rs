@@ -1,0 +1,65 @@
+//! `digestfix rollback`
+
+use crate::cli::RollbackArgs;
+use crate::commands::Stop;
+use crate::commands::change::{Changed, Terms, Wish, change};
+use crate::commands::outcome::tell;
+use crate::data_root::ImageDir;
+use crate::history;
+use crate::plan::Reversal;
+use crate::report::{Exit, Report};
+use crate::rollback::{Unfit, reversal};
+
+pub(super) async fn run(args: &RollbackArgs) -> Exit {
+    let mut report = Report::new("rollback", &args.output);
+    match roll_back(args, &mut report).await {
+        Ok(None) => {
+            report.done(false, None);
+            report.line("Nothing to do: all that the transaction changed is as it was before it.");
+            report.end(Exit::Done)
+        }
+        Ok(Some((outcome, disturbance))) => tell(outcome, disturbance.as_ref(), report),
+        Err(stop) => stop.tell(report),
+    }
+}
+
+async fn roll_back(args: &RollbackArgs, report: &mut Report) -> Result<Option<Changed>, Stop> {
+    let terms = Terms {
+        containers: args.containers.containers,
+        wait: args.lock.wait,
+        limits: (&args.retention).into(),
+        host: &args.host,
+    };
+    change(&Wish::Rollback(args.id.as_deref()), &terms, report).await
+}
+
+/// What is to be taken back.
+pub(super) fn find(id: Option<&str>, images: &ImageDir) -> Result<Reversal, Stop> {
+    let (records, broken) = history::scan(images.data_root(), Some);
+    if let Some(id) = id {
+        // A record that cannot be read is not the same as none.
+        history::read(images.data_root(), id)?;
+    } else if let Some(newest) = broken.into_iter().next_back() {
+        // It could be the one that is meant.
+        return Err(newest.into());
+    }
+    Ok(reversal(&records, id, images.driver())?)
+}
+
+/// What to do instead.
+pub(super) fn advice(unfit: &Unfit) -> String {
+    match unfit {
+        Unfit::NotEnded(_) => {
+            "wait until it has ended; if none is at work: digestfix recover".to_owned()
+        }
+        Unfit::RolledBack { by, .. } => {
+            format!("to have its changes again, take that one back: digestfix rollback {by}")
+        }
+        Unfit::OtherDriver { driver, .. } => {
+            format!("where that is what Docker uses: --driver {driver}")
+        }
+        Unfit::None | Unfit::NotFound(_) | Unfit::ChangedNothing { .. } => {
+            "look what there is: digestfix history".to_owned()
+        }
+    }
+}

@@ -1,0 +1,253 @@
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+const IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const ID: &str = "20261124T113000Z-7";
+
+pub(crate) fn record(id: &str, number: u64) -> Record {
+    Record {
+        digestfix_history: VERSION,
+        id: id.to_owned(),
+        number,
+        began: "2026-11-24T11:30:00Z".to_owned(),
+        ended: Some("2026-11-24T11:30:02Z".to_owned()),
+        by: "root".to_owned(),
+        kind: Kind::Apply,
+        driver: "overlay2".to_owned(),
+        before: hash(b"before"),
+        after: hash(b"after"),
+        claims: vec![Claimed {
+            claim: "a:1=b:1".to_owned(),
+            reference: "a:1".parse().unwrap(),
+            image_id: IMAGE.parse().unwrap(),
+            trust: Trust::Matched,
+            origin: "somewhere".to_owned(),
+        }],
+        changes: vec![Changed {
+            reference: "a:1".parse().unwrap(),
+            from: Some("what".to_owned()),
+            to: Some(IMAGE.parse().unwrap()),
+        }],
+        result: Some(End::Done),
+    }
+}
+
+fn root() -> (TempDir, RootLock) {
+    let root = TempDir::new().unwrap();
+    let lock = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(RootLock::acquire(root.path(), Duration::ZERO))
+        .unwrap();
+    prepare(&lock).unwrap();
+    (root, lock)
+}
+
+#[test]
+fn a_record_is_read_as_it_was_written() {
+    let (root, lock) = root();
+    let why = || "it was \"so\"\n".to_owned();
+    let references = Side::Other;
+    let ends = [
+        None,
+        Some(End::Done),
+        Some(End::Undone { why: why() }),
+        Some(End::Incomplete { why: why() }),
+        Some(End::Broken { why: why() }),
+        Some(End::Recovered { references }),
+    ];
+    for (number, result) in (0..).zip(ends) {
+        let kind = Kind::Rollback("x-1".to_owned());
+        let written = Record {
+            kind,
+            result,
+            ..record(ID, number)
+        };
+        written.write(&lock).unwrap();
+        assert_eq!(read(root.path(), ID).unwrap(), Some(written));
+    }
+    assert_eq!(read(root.path(), "another").unwrap(), None);
+}
+
+#[test]
+fn what_is_no_record_is_refused() {
+    let text = serde_json::to_string(&record(ID, 1)).unwrap();
+    assert!(Record::parse(text.as_bytes(), ID).is_ok());
+    for (from, to) in [
+        ("\"digestfix_history\":1", "\"digestfix_history\":2"),
+        ("\"digestfix_history\":1,", ""),
+        (ID, "20261124T113000Z-8"),
+        ("\"by\"", "\"more\":1,\"by\""),
+        ("\"trust\"", "\"more\":1,\"trust\""),
+        ("\"from\"", "\"more\":1,\"from\""),
+        ("\"kind\":\"apply\"", "\"kind\":{\"rollback\":\"../../x\"}"),
+        ("\"kind\":\"apply\"", "\"kind\":\"recover\""),
+        ("\"driver\":\"overlay2\"", "\"driver\":\"..\""),
+        ("\"driver\":\"overlay2\"", "\"driver\":\"../../etc\""),
+        ("\"driver\":\"overlay2\"", "\"driver\":\"\""),
+        ("2026-11-24T11:30:00Z", "yesterday"),
+        ("2026-11-24T11:30:02Z", "2026-11-24T11:30:02Z\\n"),
+        ("\"number\":1", "\"number\":-1"),
+        ("\"number\":1", "\"number\":18446744073709551616"),
+        ("\"reference\":\"a:1\"", "\"reference\":\"a\""),
+        ("\"reference\":\"a:1\"", "\"reference\":\"A B\""),
+        ("\"matched\"", "\"certain\""),
+        ("\"result\":\"done\"", "\"result\":\"fine\""),
+        ("\"result\":\"done\"", "\"result\":{\"undone\":{}}"),
+        (
+            "\"result\":\"done\"",
+            "\"result\":{\"undone\":{\"why\":\"x\",\"more\":1}}",
+        ),
+        (
+            "\"result\":\"done\"",
+            "\"result\":{\"recovered\":{\"references\":\"both\"}}",
+        ),
+        ("sha256:", "sha256:x"),
+        ("{", "["),
+    ] {
+        let broken = text.replacen(from, to, 1);
+        assert_ne!(broken, text);
+        assert!(Record::parse(broken.as_bytes(), ID).is_err(), "{broken}");
+    }
+    for end in 0..text.len() {
+        assert!(Record::parse(&text.as_bytes()[..end], ID).is_err(), "{end}");
+    }
+}
+
+#[test]
+fn a_name_of_a_transaction_is_taken() {
+    assert!(is_id(&crate::journal::new_id()));
+    let long = "x".repeat(65);
+    for name in ["", ".", "..", "a/b", "a.b", "a b", "\u{e4}", "a\n", &long] {
+        assert!(!is_id(name), "{name:?}");
+    }
+}
+
+/// What is not digestfix's own is named, and hides nothing.
+#[test]
+fn files_that_are_no_records() {
+    let (root, lock) = root();
+    record("good-1", 2).write(&lock).unwrap();
+    record("good-2", 1).write(&lock).unwrap();
+    let good = path(root.path(), "good-1");
+    symlink(&good, path(root.path(), "link")).unwrap();
+    fs::create_dir(path(root.path(), "directory")).unwrap();
+    fs::copy(&good, path(root.path(), "other-name")).unwrap();
+    fs::copy(&good, path(root.path(), "..")).unwrap();
+    fs::copy(&good, path(root.path(), "writable")).unwrap();
+    let writable = fs::Permissions::from_mode(0o602);
+    fs::set_permissions(path(root.path(), "writable"), writable).unwrap();
+    let huge = fs::File::create(path(root.path(), "huge")).unwrap();
+    huge.set_len(MAX_BYTES + 1).unwrap();
+    // Left by a run that was killed while it wrote.
+    fs::write(directory(root.path()).join("x.json.new"), "{").unwrap();
+    let mut expected = 6;
+    if geteuid().is_root() {
+        fs::copy(&good, path(root.path(), "owned")).unwrap();
+        std::os::unix::fs::chown(path(root.path(), "owned"), Some(12345), None).unwrap();
+        expected += 1;
+    }
+
+    let (found, broken) = scan(root.path(), |record| Some(record.id));
+
+    assert_eq!(found, ["good-2", "good-1"], "by their numbers");
+    assert_eq!(broken.len(), expected, "{broken:?}");
+    for name in ["link", "directory", "other-name", "writable", "huge"] {
+        let told = broken.iter().map(ToString::to_string);
+        assert!(
+            told.into_iter()
+                .any(|text| text.contains(&format!("/{name}.json: "))),
+            "{name}: {broken:?}"
+        );
+    }
+}
+
+#[test]
+fn a_directory_that_others_may_write_is_none() {
+    let (root, lock) = root();
+    record(ID, 1).write(&lock).unwrap();
+    let writable = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(directory(root.path()), writable).unwrap();
+    let (found, broken) = scan(root.path(), Some);
+    assert!(found.is_empty());
+    assert_eq!(broken.len(), 1);
+    assert!(read(root.path(), ID).is_err());
+    assert!(prepare(&lock).is_err());
+}
+
+#[test]
+fn numbers_go_on_where_the_highest_is() {
+    let (root, lock) = root();
+    let store = crate::store::Store::parse(b"{}").unwrap();
+    let nothing = crate::plan::Request::default();
+    let plan = Plan::new(&store, &std::collections::BTreeSet::new(), &nothing).unwrap();
+    let begin = |id: &str| {
+        let record = Record::begin(&lock, id, Kind::Apply, "overlay2", b"{}", &plan);
+        record.unwrap().number
+    };
+    // A clock that runs ahead, and is then put right.
+    assert_eq!(begin("20990101T000000Z-1"), 1);
+    assert_eq!(begin("20200101T000000Z-1"), 2);
+    assert_eq!(begin("20500101T000000Z-1"), 3);
+    record("a", u64::MAX).write(&lock).unwrap();
+    assert_eq!(begin("20500101T000000Z-2"), u64::MAX);
+    drop(root);
+}
+
+/// Under the lock nobody is at work, whatever driver's the references are.
+#[test]
+fn what_was_interrupted_is_ended() {
+    let (root, lock) = root();
+    for driver in ["overlay2", "vfs"] {
+        fs::create_dir_all(root.path().join("image").join(driver)).unwrap();
+        let images = ImageDir::new(root.path(), driver);
+        fs::write(images.store_path(), "after").unwrap();
+    }
+    for (id, driver) in [("a", "overlay2"), ("b", "vfs"), ("c", "gone")] {
+        let interrupted = Record {
+            driver: driver.to_owned(),
+            ended: None,
+            result: None,
+            ..record(id, 1)
+        };
+        interrupted.write(&lock).unwrap();
+    }
+    record("d", 2).write(&lock).unwrap();
+    assert_eq!(end_interrupted(&lock).len(), 0);
+    let (results, _) = scan(root.path(), |record| record.result);
+    let new = End::Recovered {
+        references: Side::New,
+    };
+    let other = End::Recovered {
+        references: Side::Other,
+    };
+    assert_eq!(results, [new.clone(), new, other, End::Done]);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Record::parse(&bytes, ID);
+    }
+
+    /// A changed byte is an error or another valid record of this name.
+    #[test]
+    fn what_is_near_a_record(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = serde_json::to_vec(&record(ID, 1)).unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(read) = Record::parse(&bytes, ID) {
+            prop_assert_eq!(&read.id, ID);
+            let again = serde_json::to_vec(&read).unwrap();
+            prop_assert_eq!(Record::parse(&again, ID).unwrap(), read);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Who runs this process, as far as it can tell by itself. No name is looked
+//! up: that would load whatever the host is set up to ask.
+
+use std::env;
+use std::fs::File;
+use std::io::Read;
+
+use nix::unistd::getuid;
+
+/// No login: a daemon, or something that one started.
+const NO_LOGIN: u32 = u32::MAX;
+
+/// The most of a name that is kept, in characters.
+const MAX_NAME: usize = 64;
+
+/// The most that is read of a file in /proc.
+const MAX_PROC: u64 = 64 * 1024;
+
+/// Who runs this process, in a few words: `root`, `alice (sudo), login uid
+/// 1000`, `digestfix.service`.
+#[must_use]
+pub fn am_i() -> String {
+    let login = read("/proc/self/loginuid").trim().parse().ok();
+    let sudo_user = env::var_os("SUDO_USER").map(|name| name.to_string_lossy().into_owned());
+    who(
+        getuid().as_raw(),
+        sudo_user.as_deref(),
+        login,
+        &read("/proc/self/cgroup"),
+    )
+}
+
+fn read(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let file = File::open(path).and_then(|file| file.take(MAX_PROC).read_to_end(&mut bytes));
+    match file {
+        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+fn who(uid: u32, sudo_user: Option<&str>, login: Option<u32>, cgroups: &str) -> String {
+    let sudo_user = sudo_user.map(plain).filter(|name| !name.is_empty());
+    let login = login.filter(|login| *login != NO_LOGIN);
+    let service = service(cgroups);
+    if let (0, None, None, Some(service)) = (uid, &sudo_user, login, &service) {
+        return service.clone();
+    }
+    let mut who = match (sudo_user, uid) {
+        (Some(name), _) => format!("{name} (sudo)"),
+        (None, 0) => "root".to_owned(),
+        (None, uid) => format!("uid {uid}"),
+    };
+    if let Some(login) = login {
+        who.push_str(&format!(", login uid {login}"));
+    }
+    if let Some(service) = service {
+        who.push_str(&format!(", in {service}"));
+    }
+    who
+}
+
+/// A name that is fit to be shown, whoever has set it.
+fn plain(name: &str) -> String {
+    let is_plain =
+        |character: char| character.is_ascii_alphanumeric() || "._-@+\\".contains(character);
+    let characters = name.chars().take(MAX_NAME);
+    characters
+        .map(|character| if is_plain(character) { character } else { '?' })
+        .collect()
+}
+
+/// The system's service that the process is part of, by the control group that
+/// systemd put it in (version 2, or version 1's of systemd's own).
+fn service(cgroups: &str) -> Option<String> {
+    let path = cgroups
+        .lines()
+        .filter_map(|line| line.split_once(':')?.1.split_once(':'))
+        .find(|(controllers, _)| controllers.is_empty() || *controllers == "name=systemd")
+        .map(|(_, path)| path)?;
+    let mut parts = path.split('/');
+    if parts
+        .clone()
+        .any(|part| part == "user.slice" || part.starts_with("user@"))
+    {
+        return None;
+    }
+    parts.rfind(|part| part.ends_with(".service")).map(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_runs_it_is_named() {
+        let session = "0::/user.slice/user-1000.slice/session-3.scope\n";
+        let unit = "0::/system.slice/digestfix.service\n";
+        let v1 = "12:pids:/x.service\n1:name=systemd:/system.slice/ssh.service/deeper\n0::/\n";
+        let of_a_user = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service\n";
+        for (uid, sudo, login, cgroups, expected) in [
+            (0, None, None, session, "root"),
+            (0, None, Some(NO_LOGIN), unit, "digestfix.service"),
+            (0, None, None, of_a_user, "root"),
+            (0, Some("alice"), None, session, "alice (sudo)"),
+            (
+                0,
+                Some("alice"),
+                Some(1000),
+                session,
+                "alice (sudo), login uid 1000",
+            ),
+            (0, None, Some(1000), session, "root, login uid 1000"),
+            (0, None, Some(0), v1, "root, login uid 0, in ssh.service"),
+            (1000, None, None, "", "uid 1000"),
+            (0, Some(""), None, "", "root"),
+            (0, Some("a\u{1b}[2J b"), None, "", "a??2J?b (sudo)"),
+        ] {
+            assert_eq!(who(uid, sudo, login, cgroups), expected);
+        }
+        let long = who(0, Some(&"x".repeat(1000)), None, "");
+        assert_eq!(long.len(), MAX_NAME + " (sudo)".len());
+    }
+}

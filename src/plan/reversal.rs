@@ -1,0 +1,152 @@
+//! What a transaction changed, to be changed back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::digest::ImageId;
+use crate::plan::{Change, Plan, Refusal, Target};
+use crate::reference::Reference;
+use crate::store::Store;
+use crate::trust::Trust;
+
+/// The changes of one transaction, and what is known of others about the same
+/// references.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reversal {
+    /// The transaction.
+    pub id: String,
+    /// What it changed.
+    pub changes: Vec<Change>,
+    /// What later transactions changed, newest first.
+    pub later: Vec<Later>,
+    /// What earlier transactions wrote the former references on.
+    pub bases: BTreeMap<(Reference, ImageId), Basis>,
+}
+
+/// A change of another transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Later {
+    /// The transaction.
+    pub id: String,
+    /// What it changed.
+    pub change: Change,
+}
+
+/// What a former reference rested on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Basis {
+    /// The claim that it was written for.
+    pub claim: String,
+    /// How far it was known.
+    pub trust: Trust,
+    /// Where from.
+    pub origin: String,
+}
+
+impl Reversal {
+    /// The later transaction that has to be taken back first, of those that
+    /// these refusals name.
+    #[must_use]
+    pub fn first_in_the_way(&self, refusals: &[Refusal]) -> Option<&str> {
+        let named = |id: &str| {
+            refusals.iter().any(
+                |refusal| matches!(refusal, Refusal::ChangedSince { by: Some(by), .. } if by == id),
+            )
+        };
+        let mut ids = self.later.iter().map(|later| later.id.as_str());
+        ids.find(|id| named(id))
+    }
+
+    fn maker(&self, reference: &Reference, now: Option<&str>) -> Option<String> {
+        let made_it_so = |later: &&Later| {
+            later.change.reference == *reference
+                && later.change.to.as_ref().map(ToString::to_string).as_deref() == now
+        };
+        self.later
+            .iter()
+            .find(made_it_so)
+            .map(|later| later.id.clone())
+    }
+
+    fn target(&self, reference: &Reference, image: &ImageId) -> Option<Target> {
+        let basis = self.bases.get(&(reference.clone(), image.clone()))?;
+        Some(Target {
+            claim: basis.claim.clone(),
+            reference: reference.clone(),
+            image: image.clone(),
+            holds: false,
+            trust: basis.trust,
+            origin: basis.origin.clone(),
+            typed: false,
+        })
+    }
+}
+
+impl Plan {
+    /// Works out how to take a transaction's changes back on this store.
+    /// `images` are the IDs that the image store has a config of.
+    ///
+    /// # Errors
+    /// Every reason against it: what has changed since, and what is gone.
+    pub fn reversing(
+        store: &Store,
+        images: &BTreeSet<ImageId>,
+        reversal: &Reversal,
+    ) -> Result<Self, Vec<Refusal>> {
+        let mut after = store.clone();
+        let mut changes = Vec::new();
+        let mut targets = Vec::new();
+        let mut refusals = Vec::new();
+        for change in &reversal.changes {
+            let reference = &change.reference;
+            let now = store.get(reference);
+            if now == change.from.as_deref() {
+                continue;
+            }
+            let made = change.to.as_ref().map(ToString::to_string);
+            if now != made.as_deref() {
+                refusals.push(Refusal::ChangedSince {
+                    reference: reference.familiar(),
+                    transaction: reversal.id.clone(),
+                    made,
+                    now: now.map(str::to_owned),
+                    by: reversal.maker(reference, now),
+                });
+                continue;
+            }
+            let former = match &change.from {
+                None => None,
+                Some(former) => match former.parse::<ImageId>() {
+                    Ok(image) if images.contains(&image) => Some(image),
+                    _ => {
+                        refusals.push(Refusal::FormerImageGone {
+                            reference: reference.familiar(),
+                            transaction: reversal.id.clone(),
+                            image: former.clone(),
+                        });
+                        continue;
+                    }
+                },
+            };
+            let from = after.remove(reference);
+            if let Some(image) = &former {
+                after.put_back(reference, &image.to_string());
+                targets.extend(reversal.target(reference, image));
+            }
+            changes.push(Change {
+                reference: reference.clone(),
+                from,
+                to: former,
+            });
+        }
+        if !refusals.is_empty() {
+            return Err(refusals);
+        }
+        Ok(Self::of(
+            after,
+            changes.into_iter(),
+            targets,
+            Vec::new(),
+            &[],
+        ))
+    }
+}

@@ -1,0 +1,207 @@
+//! How much of earlier transactions is kept: the former reference stores
+//! beside the one in use, and the records in the [`history`].
+//!
+//! `Limits::expendable` decides, on what was looked at before; the rest looks
+//! and removes. Whatever the limits and the clock say, the last good store
+//! stays.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use crate::data_root::ImageDir;
+use crate::directory;
+use crate::history;
+use crate::store::{self, Store};
+use crate::transaction::lock::RootLock;
+use crate::transaction::swap::beside;
+
+/// The newest backups that stay however old they are.
+const WHATEVER_THEIR_AGE: usize = 3;
+
+/// The newest records that stay, with or without a backup.
+const RECORDS: usize = 200;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many backups are kept, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// At most this many.
+    pub backups: usize,
+    /// At most this many days.
+    pub days: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            backups: 10,
+            days: 90,
+        }
+    }
+}
+
+/// A former reference store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Backup {
+    /// The transaction that put it aside.
+    id: String,
+    /// When that began, by the clock of then.
+    began: SystemTime,
+    /// Its place in the history, where that has it.
+    number: Option<u64>,
+}
+
+impl Limits {
+    /// The transactions whose backups are to go. `is_good` says whether a
+    /// backup is a whole reference store.
+    fn expendable(
+        self,
+        mut backups: Vec<Backup>,
+        present: &str,
+        now: SystemTime,
+        mut is_good: impl FnMut(&str) -> bool,
+    ) -> Vec<String> {
+        newest_first(&mut backups);
+        // Every one that is met before it is newer, and no good.
+        let last_good = backups.iter().position(|backup| is_good(&backup.id));
+        let longest = DAY * self.days;
+        let stays = |at: usize, backup: &Backup| {
+            let is_old = now
+                .duration_since(backup.began)
+                .is_ok_and(|age| age > longest);
+            backup.id == present
+                || Some(at) == last_good
+                || at < self.backups && (at < WHATEVER_THEIR_AGE || !is_old)
+        };
+        let kept = |(at, backup): (usize, Backup)| (!stays(at, &backup)).then_some(backup.id);
+        backups.into_iter().enumerate().filter_map(kept).collect()
+    }
+}
+
+/// By their numbers; one without is as new as the newest of those whose names
+/// come before its own.
+fn newest_first(backups: &mut [Backup]) {
+    let mut by_id: Vec<(String, Option<u64>)> = backups
+        .iter()
+        .map(|backup| (backup.id.clone(), backup.number))
+        .collect();
+    by_id.sort();
+    let mut newest = 0;
+    let mut places = BTreeMap::new();
+    for (id, number) in by_id {
+        newest = newest.max(number.unwrap_or(0));
+        places.insert(id, (number.unwrap_or(newest), number.is_none()));
+    }
+    backups.sort_by_cached_key(|backup| {
+        let place = places.get(&backup.id).copied();
+        std::cmp::Reverse((place, backup.id.clone()))
+    });
+}
+
+/// When a transaction began, by its name: `20261124T113000Z-7`.
+fn began(id: &str) -> Option<SystemTime> {
+    let (time, process) = id.split_once("Z-")?;
+    let (date, time) = time.split_once('T')?;
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = [date, time, process].iter().all(|text| is_number(text));
+    if !digits || date.len() != 8 || time.len() != 6 || process.is_empty() {
+        return None;
+    }
+    let [date, time] = [date, time].map(|text| text.split_at(text.len() - 4));
+    let ((year, date), (hours, time)) = (date, time);
+    let ((month, day), (minutes, seconds)) = (date.split_at(2), time.split_at(2));
+    let rfc_3339 = format!("{year}-{month}-{day}T{hours}:{minutes}:{seconds}Z");
+    humantime::parse_rfc3339(&rfc_3339).ok()
+}
+
+/// Removes the backups and records that are to go, and gives what could not be
+/// removed. `present` is the transaction that has just been done.
+pub fn enforce(images: &ImageDir, lock: &RootLock, present: &str, limits: Limits) -> Vec<String> {
+    let (mut records, _) = history::scan(lock.data_root(), |record| {
+        Some((record.id, record.number, record.driver))
+    });
+    let numbers: BTreeMap<&str, u64> = records
+        .iter()
+        .map(|(id, number, _)| (id.as_str(), *number))
+        .collect();
+    let mut problems = Vec::new();
+    let mut remove = |path: &Path| {
+        if let Err(error) = directory::remove(path) {
+            problems.push(format!(
+                "{} is no longer needed and could not be removed: {error}",
+                path.display()
+            ));
+        }
+    };
+    let path = |id: &str| beside(&images.store_path(), id);
+    let backups = backups(images, &numbers);
+    let now = SystemTime::now();
+    for id in limits.expendable(backups, present, now, |id| is_store(&path(id))) {
+        remove(&path(&id));
+    }
+    let old = records.len().saturating_sub(RECORDS);
+    for (id, _, driver) in records.drain(..old) {
+        let images = ImageDir::new(lock.data_root(), &driver);
+        let has_backup = beside(&images.store_path(), &id).symlink_metadata().is_ok();
+        if id != present && !has_backup {
+            remove(&history::path(lock.data_root(), &id));
+        }
+    }
+    problems
+}
+
+/// The backups that digestfix made here, as far as they can be told to be its
+/// own.
+fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
+    let Ok(listing) = fs::read_dir(images.path()) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for file in listing.flatten() {
+        let name = file.file_name();
+        let id = name.to_str().and_then(id_of);
+        // Of the name itself: a link is none.
+        let Some((id, metadata)) = id.zip(file.metadata().ok()) else {
+            continue;
+        };
+        let own = [0, geteuid().as_raw()].contains(&metadata.uid());
+        if let (true, true, Some(began)) = (own, metadata.is_file(), began(id)) {
+            found.push(Backup {
+                id: id.to_owned(),
+                began,
+                number: numbers.get(id).copied(),
+            });
+        }
+    }
+    found
+}
+
+fn id_of(name: &str) -> Option<&str> {
+    name.strip_prefix(store::FILE_NAME)?
+        .strip_prefix(".digestfix-")
+}
+
+fn is_store(path: &Path) -> bool {
+    read(path).is_ok_and(|bytes| Store::parse(&bytes).is_ok())
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+        .open(path)?;
+    let mut bytes = Vec::new();
+    file.take(store::MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! Which transaction of the history is to be taken back, and what that means.
+
+use std::collections::BTreeMap;
+
+use crate::history::{Changed, End, Kind, Record, Side};
+use crate::plan::{Basis, Later, Reversal};
+
+/// Why there is nothing to take back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// None qualifies.
+    #[error("there is no transaction here that could be taken back")]
+    None,
+    /// There is no record of it.
+    #[error("there is no transaction {0} in the history of this data root")]
+    NotFound(String),
+    /// It may be half-way.
+    #[error("transaction {0} has not ended: it is at work, or was interrupted")]
+    NotEnded(String),
+    /// It left the references as they were.
+    #[error("transaction {id} did not change anything: {why}")]
+    ChangedNothing {
+        /// The transaction.
+        id: String,
+        /// What came of it.
+        why: String,
+    },
+    /// It has been taken back.
+    #[error("transaction {id} was taken back already, by transaction {by}")]
+    RolledBack {
+        /// The transaction.
+        id: String,
+        /// What took it back.
+        by: String,
+    },
+    /// It changed another store.
+    #[error("transaction {id} changed the references of storage driver {driver}")]
+    OtherDriver {
+        /// The transaction.
+        id: String,
+        /// Its storage driver.
+        driver: String,
+    },
+}
+
+/// The transactions that were taken back, each with the one that did it. One
+/// that was itself taken back does not count. `records` are in their order.
+#[must_use]
+pub fn rolled_back(records: &[Record]) -> BTreeMap<&str, &str> {
+    let mut found = BTreeMap::new();
+    for record in records.iter().rev() {
+        if let Kind::Rollback(of) = &record.kind
+            && record.took_effect()
+            && !found.contains_key(record.id.as_str())
+        {
+            found.entry(of.as_str()).or_insert(record.id.as_str());
+        }
+    }
+    found
+}
+
+/// Finds the transaction to be taken back: that of this name, or the newest
+/// that is in effect. `records` are in their order.
+///
+/// # Errors
+/// [`Unfit`] says why there is none, or why not that one.
+pub fn reversal(records: &[Record], id: Option<&str>, driver: &str) -> Result<Reversal, Unfit> {
+    let back = rolled_back(records);
+    if let Some(record) = records.iter().find(|record| record.result.is_none()) {
+        return Err(Unfit::NotEnded(record.id.clone()));
+    }
+    let at = match id {
+        Some(id) => {
+            let at = records.iter().position(|record| record.id == id);
+            at.ok_or_else(|| Unfit::NotFound(id.to_owned()))?
+        }
+        None => {
+            let stands = |record: &Record| {
+                record.driver == driver
+                    && record.kind == Kind::Apply
+                    && record.took_effect()
+                    && !back.contains_key(record.id.as_str())
+            };
+            records.iter().rposition(stands).ok_or(Unfit::None)?
+        }
+    };
+    let record = &records[at];
+    let id = record.id.clone();
+    if record.driver != driver {
+        let driver = record.driver.clone();
+        return Err(Unfit::OtherDriver { id, driver });
+    }
+    if let Some(by) = back.get(id.as_str()) {
+        let by = (*by).to_owned();
+        return Err(Unfit::RolledBack { id, by });
+    }
+    if let Some(why) = changed_nothing(record) {
+        return Err(Unfit::ChangedNothing { id, why });
+    }
+    let (earlier, later) = (&records[..at], &records[at + 1..]);
+    let own = |record: &&Record| record.driver == driver;
+    let mut reversal = Reversal {
+        id,
+        changes: record.changes.iter().cloned().map(Changed::into).collect(),
+        ..Reversal::default()
+    };
+    for record in later
+        .iter()
+        .rev()
+        .filter(own)
+        .filter(|one| one.took_effect())
+    {
+        let changes = record.changes.iter().cloned();
+        reversal.later.extend(changes.map(|change| Later {
+            id: record.id.clone(),
+            change: change.into(),
+        }));
+    }
+    // The last word on a reference counts.
+    for claim in earlier.iter().filter(own).flat_map(|record| &record.claims) {
+        let basis = Basis {
+            claim: claim.claim.clone(),
+            trust: claim.trust,
+            origin: claim.origin.clone(),
+        };
+        let of = (claim.reference.clone(), claim.image_id.clone());
+        reversal.bases.insert(of, basis);
+    }
+    Ok(reversal)
+}
+
+fn changed_nothing(record: &Record) -> Option<String> {
+    match &record.result {
+        Some(End::Undone { why }) => Some(format!("it failed and was undone ({why})")),
+        Some(End::Recovered {
+            references: Side::Old,
+        }) => Some("it was interrupted before it did".to_owned()),
+        _ if record.changes.is_empty() => Some("there was nothing left to do".to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

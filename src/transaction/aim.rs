@@ -1,0 +1,39 @@
+//! What a transaction is to bring about. It plans when it begins, and once
+//! more when the references change under it.
+
+use std::collections::BTreeSet;
+
+use crate::digest::ImageId;
+use crate::history::Kind;
+use crate::plan::{Plan, Refusal, Request, Reversal};
+use crate::store::Store;
+
+/// What is to be brought about.
+#[derive(Debug)]
+pub enum Aim<'a> {
+    /// That claims are true.
+    Claims(&'a Request),
+    /// That another transaction's changes are gone.
+    TakeBack(Reversal),
+}
+
+impl Aim<'_> {
+    /// What that comes down to on a store.
+    ///
+    /// # Errors
+    /// Every reason against it, when there is one.
+    pub fn plan(&self, store: &Store, images: &BTreeSet<ImageId>) -> Result<Plan, Vec<Refusal>> {
+        match self {
+            Self::Claims(request) => Plan::new(store, images, request),
+            Self::TakeBack(reversal) => Plan::reversing(store, images, reversal),
+        }
+    }
+
+    /// What the history calls it.
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Claims(_) => Kind::Apply,
+            Self::TakeBack(reversal) => Kind::Rollback(reversal.id.clone()),
+        }
+    }
+}
