@@ -21,6 +21,7 @@ use crate::trust::Trust;
 
 mod document;
 mod history;
+mod table;
 
 use document::{
     ChangeDocument, ClaimDocument, ContainerChangeDocument, ContainerDocument, DisturbanceDocument,
@@ -28,6 +29,7 @@ use document::{
 };
 pub use document::{JSON_VERSION, Problem};
 pub use history::Transaction;
+use table::table;
 
 /// The most reasons that a person is shown.
 const MAX_REASONS: usize = 20;
@@ -527,61 +529,4 @@ fn basis_of(target: &Target) -> String {
         Trust::Matched => format!("matched: same image ID in {}", target.origin),
         Trust::Proven => format!("proven by the manifest in {}", target.origin),
     }
-}
-
-fn table(rows: &[Row]) -> String {
-    let none = || "<none>".to_owned();
-    let unknown = || "-".to_owned();
-    let mut lines = vec![
-        [
-            "REPOSITORY",
-            "TAG",
-            "DIGEST",
-            "IMAGE ID",
-            "STATE",
-            "TRUST",
-            "ORIGIN",
-        ]
-        .map(str::to_owned),
-    ];
-    lines.extend(rows.iter().map(|row| {
-        [
-            row.repository.clone(),
-            row.tag.clone().unwrap_or_else(none),
-            row.digest.clone().unwrap_or_else(none),
-            row.image_id
-                .strip_prefix("sha256:")
-                .and_then(|hex| hex.get(..12))
-                .unwrap_or(&row.image_id)
-                .to_owned(),
-            row.state.text().to_owned(),
-            row.trust
-                .map_or_else(unknown, |trust| trust.word().to_owned()),
-            row.origin.clone().unwrap_or_else(unknown),
-        ]
-    }));
-    columns(&lines)
-}
-
-/// Cells below each other, the last ones as they are.
-fn columns<const N: usize>(lines: &[[String; N]]) -> String {
-    let width = |column: usize| {
-        let cells = lines.iter().map(|line| line[column].chars().count());
-        cells.max().unwrap_or_default()
-    };
-    let widths: [usize; N] = std::array::from_fn(|column| match column + 1 {
-        last if last == N => 0,
-        _ => width(column),
-    });
-    let padded: Vec<String> = lines
-        .iter()
-        .map(|line| {
-            let cells = line.iter().zip(widths);
-            let cells: Vec<String> = cells
-                .map(|(cell, width)| format!("{cell:<width$}"))
-                .collect();
-            cells.join("   ")
-        })
-        .collect();
-    padded.join("\n")
 }

@@ -7,6 +7,9 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::journal::hash;
+use crate::plan::Plan;
+use crate::trust::Trust;
 
 const IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const ID: &str = "20261124T113000Z-7";
@@ -200,6 +203,18 @@ fn numbers_go_on_where_the_highest_is() {
     record("a", u64::MAX).write(&lock).unwrap();
     assert_eq!(begin("20500101T000000Z-2"), u64::MAX);
     drop(root);
+}
+
+#[test]
+fn a_reason_of_any_length_is_noted() {
+    let (root, lock) = root();
+    let mut record = record(ID, 1);
+    let why = "\u{e4}".repeat(1_000_000);
+    record.end(&lock, End::Undone { why }).unwrap();
+    let Some(End::Undone { why }) = read(root.path(), ID).unwrap().unwrap().result else {
+        panic!("{record:?}");
+    };
+    assert_eq!(why.chars().count(), 10_001);
 }
 
 /// Under the lock nobody is at work, whatever driver's the references are.

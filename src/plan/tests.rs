@@ -90,6 +90,7 @@ fn plan(store: &Store, request: &Request) -> Plan {
     let mut back = plan.after.clone();
     plan.take_back(&mut back);
     assert_eq!(back, *store);
+    is_reversible(store, &plan);
     let mut backwards = request.clone();
     backwards.claims.reverse();
     backwards.removals.reverse();
@@ -98,6 +99,34 @@ fn plan(store: &Store, request: &Request) -> Plan {
     assert_eq!(backwards.changes, plan.changes);
     assert_eq!(backwards.orphans, plan.orphans);
     plan
+}
+
+/// Another transaction takes a plan back as well, but for what points at no
+/// image that is here; and is not to be taken back twice.
+fn is_reversible(store: &Store, plan: &Plan) {
+    let reversal = Reversal {
+        changes: plan.changes.clone(),
+        ..Reversal::default()
+    };
+    match Plan::reversing(&plan.after, &images(), &reversal) {
+        Ok(back) => {
+            assert_eq!(back.after, *store);
+            let nothing = Plan::reversing(store, &images(), &reversal).unwrap();
+            assert!(nothing.is_empty() && nothing.after == *store);
+        }
+        Err(refusals) => {
+            let gone = |one: &Refusal| matches!(one, Refusal::FormerImageGone { .. });
+            assert!(refusals.iter().all(gone), "{refusals:?}");
+            let lost = |change: &Change| {
+                let former = change.from.as_ref().map(|image| image.parse());
+                former.is_some_and(|image| image.map_or(true, |id| !images().contains(&id)))
+            };
+            assert_eq!(
+                plan.changes.iter().filter(|one| lost(one)).count(),
+                refusals.len()
+            );
+        }
+    }
 }
 
 fn refusals(store: &Store, request: &Request) -> Vec<Refusal> {

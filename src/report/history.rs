@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use crate::history::{Changed, Claimed, End, Kind, Record, Side};
+use crate::report::Report;
 use crate::report::document::TransactionDocument;
-use crate::report::{Report, columns};
+use crate::report::table::columns;
 
 /// A transaction of the history, and what is known of it beside its record.
 #[derive(Debug, Clone)]

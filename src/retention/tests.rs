@@ -57,20 +57,24 @@ fn kept(
         .collect()
 }
 
+/// A name; the limits; days and numbers of backups; today; the days of those
+/// that are no whole stores; the days of those that stay.
+type Case<'a> = (
+    &'a str,
+    (usize, u32),
+    Vec<(u64, Option<u64>)>,
+    u64,
+    &'a [u64],
+    &'a [u64],
+);
+
 #[test]
 fn what_stays() {
     let numbered = |days: &[u64]| -> Vec<(u64, Option<u64>)> {
         days.iter().copied().zip((1..).map(Some)).collect()
     };
     let year: Vec<u64> = (20_000..20_012).collect();
-    let cases: [(
-        &str,
-        (usize, u32),
-        Vec<(u64, Option<u64>)>,
-        u64,
-        &[u64],
-        &[u64],
-    ); 10] = [
+    let cases: [Case; 10] = [
         (
             "by count",
             (10, 90),
@@ -180,7 +184,8 @@ proptest! {
         let good: BTreeSet<String> = days
             .iter()
             .zip(&all)
-            .filter_map(|((_, _, good), backup)| good.then(|| backup.id.clone()))
+            .filter(|((_, _, good), _)| *good)
+            .map(|(_, backup)| backup.id.clone())
             .collect();
         let limits = Limits { backups: most, days: age };
         let present = all.last().unwrap().id.clone();

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -575,8 +576,16 @@ fn disturbance(world: &World) -> Disturbance {
     }
 }
 
+/// A hold is by the number of a descriptor of this process: another test could
+/// have it the moment that it is released.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs a recovery by the journal that is there.
 fn recover(world: &World) -> Result<Vec<String>, Failure> {
+    let _alone = alone();
     block_on(async {
         let images = world.images();
         let lock = RootLock::acquire(images.data_root(), Duration::ZERO)
@@ -608,6 +617,7 @@ fn transact(world: &World) -> (Outcome, Vec<Step>) {
 
 /// Runs a transaction of this name, which keeps two backups.
 fn transact_for(world: &World, aim: &Aim<'_>, id: &str) -> (Outcome, Steps) {
+    let _alone = alone();
     block_on(async {
         let images = world.images();
         let before = images.read().unwrap();

@@ -354,10 +354,10 @@ fn killed_at_each(machine: &Machine, config_before: &str) {
     let (mut killed, mut down, mut temporary) = (0, 0, 0);
     for (call, first, last, step) in [
         ("sendmsg", 28, 80, 3),
-        ("fsync", 1, 14, 1),
-        ("rename", 1, 4, 1),
+        ("fsync", 1, 18, 1),
+        ("rename", 1, 6, 1),
         ("renameat2", 1, 3, 1),
-        ("unlink", 1, 6, 1),
+        ("unlink", 1, 8, 1),
     ] {
         for point in (first..=last).step_by(step) {
             let injection = format!("{call}:signal=SIGKILL:when={point}");

@@ -209,8 +209,8 @@ fn told_to_stop_at_each_step() {
     let mut last_steps = BTreeSet::new();
     for (call, points) in [
         ("sendmsg", 55),
-        ("fsync", 9),
-        ("rename", 3),
+        ("fsync", 13),
+        ("rename", 5),
         ("renameat2", 1),
         ("connect", 24),
         ("flock", 4),

@@ -9,6 +9,7 @@
 
 mod containers;
 mod failures;
+mod history;
 mod load;
 mod machine;
 mod neighbours;

@@ -1,0 +1,330 @@
+//! The record of one transaction, as it lies on disk.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digest, ImageId};
+use crate::history::{
+    HistoryError, MAX_BYTES, Problem, VERSION, directory, is_id, path, prepare, scan, who,
+};
+use crate::journal::hash;
+use crate::plan::{Change, Plan};
+use crate::reference::Reference;
+use crate::state_file;
+use crate::transaction::lock::RootLock;
+use crate::trust::Trust;
+
+/// The most that is kept of a reason, in characters.
+const MAX_WHY: usize = 10_000;
+
+/// What one transaction did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    pub(super) digestfix_history: u32,
+    /// The transaction's name: when it began, and in which process.
+    pub id: String,
+    /// Its place in the order of all.
+    pub number: u64,
+    /// When it began (RFC 3339).
+    pub began: String,
+    /// When it ended.
+    pub ended: Option<String>,
+    /// Who ran it.
+    pub by: String,
+    /// What for.
+    pub kind: Kind,
+    /// The storage driver.
+    pub driver: String,
+    /// The reference store as it was found.
+    pub before: Digest,
+    /// The reference store as it was to be.
+    pub after: Digest,
+    /// The claims that did not hold already.
+    pub claims: Vec<Claimed>,
+    /// What was to change.
+    pub changes: Vec<Changed>,
+    /// What came of it; none while it has not ended.
+    pub result: Option<End>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    digestfix_history: u32,
+}
+
+/// What a transaction is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Kind {
+    /// To make claims true.
+    Apply,
+    /// To take back the transaction of this name.
+    Rollback(String),
+}
+
+/// A claim, and what it rested on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claimed {
+    /// The claim as it was given.
+    pub claim: String,
+    /// The reference that it wants.
+    #[serde(with = "familiar")]
+    pub reference: Reference,
+    /// The image that it should point at.
+    pub image_id: ImageId,
+    /// How far it was known.
+    pub trust: Trust,
+    /// Where from.
+    pub origin: String,
+}
+
+/// A reference that was to change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changed {
+    /// The reference.
+    #[serde(with = "familiar")]
+    pub reference: Reference,
+    /// What it pointed at; none when it was not there.
+    pub from: Option<String>,
+    /// What it was to point at; none when it was to go.
+    pub to: Option<ImageId>,
+}
+
+/// What came of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum End {
+    /// All of it was done.
+    Done,
+    /// It failed, and the host was as it was found.
+    Undone {
+        /// Why it failed.
+        why: String,
+    },
+    /// The references were changed, and something else was not as it had been.
+    Incomplete {
+        /// What, and why.
+        why: String,
+    },
+    /// It failed, and so did the way back.
+    Broken {
+        /// Why both did.
+        why: String,
+    },
+    /// It was interrupted, and another run brought it to an end.
+    Recovered {
+        /// The references that it had left.
+        references: Side,
+    },
+}
+
+/// Which references are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Those from before the transaction.
+    Old,
+    /// Those that it made.
+    New,
+    /// Others than either.
+    Other,
+}
+
+impl Record {
+    /// Begins the record of a transaction that has not touched anything yet.
+    ///
+    /// # Errors
+    /// When it cannot be had on disk; there is none then.
+    pub fn begin(
+        lock: &RootLock,
+        id: &str,
+        kind: Kind,
+        driver: &str,
+        before: &[u8],
+        plan: &Plan,
+    ) -> Result<Self, HistoryError> {
+        let path = path(lock.data_root(), id);
+        prepare(lock).map_err(Problem::at(&directory(lock.data_root())))?;
+        if path.symlink_metadata().is_ok() {
+            return Err(Problem::at(&path)(Problem::Exists));
+        }
+        let (numbers, _) = scan(lock.data_root(), |record| Some(record.number));
+        let mut record = Self {
+            digestfix_history: VERSION,
+            id: id.to_owned(),
+            number: numbers.last().copied().unwrap_or(0).saturating_add(1),
+            began: now(),
+            ended: None,
+            by: who::am_i(),
+            kind,
+            driver: driver.to_owned(),
+            before: hash(before),
+            after: hash(before),
+            claims: Vec::new(),
+            changes: Vec::new(),
+            result: None,
+        };
+        record.plan(before, plan);
+        record.write(lock).inspect_err(|_| {
+            // A record would say that there was something to record.
+            let _ = state_file::remove(&path, lock);
+        })?;
+        Ok(record)
+    }
+
+    /// Takes in what is to be done.
+    pub fn plan(&mut self, before: &[u8], plan: &Plan) {
+        self.before = hash(before);
+        self.after = hash(&plan.after.to_bytes());
+        let targets = plan.targets.iter().filter(|target| !target.holds);
+        self.claims = targets
+            .map(|target| Claimed {
+                claim: target.claim.clone(),
+                reference: target.reference.clone(),
+                image_id: target.image.clone(),
+                trust: target.trust,
+                origin: target.origin.clone(),
+            })
+            .collect();
+        let changes = plan.changes.iter().cloned();
+        self.changes = changes.map(Changed::from).collect();
+    }
+
+    /// Says what came of the transaction.
+    ///
+    /// # Errors
+    /// When that cannot be had on disk.
+    pub fn end(&mut self, lock: &RootLock, mut end: End) -> Result<(), HistoryError> {
+        if let End::Undone { why } | End::Incomplete { why } | End::Broken { why } = &mut end
+            && let Some((to, _)) = why.char_indices().nth(MAX_WHY)
+        {
+            why.truncate(to);
+            why.push('…');
+        }
+        self.ended = Some(now());
+        self.result = Some(end);
+        self.write(lock)
+    }
+
+    /// Puts the record on disk.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn write(&self, lock: &RootLock) -> Result<(), HistoryError> {
+        let path = path(lock.data_root(), &self.id);
+        let write = || {
+            let bytes = serde_json::to_vec(self)?;
+            if bytes.len() as u64 > MAX_BYTES {
+                return Err(Problem::TooLarge);
+            }
+            Ok(state_file::write(&path, lock, &bytes)?)
+        };
+        write().map_err(Problem::at(&path))
+    }
+
+    /// The references were changed by it, and had stayed so when it ended.
+    #[must_use]
+    pub fn took_effect(&self) -> bool {
+        let changed = matches!(
+            self.result,
+            Some(
+                End::Done
+                    | End::Incomplete { .. }
+                    | End::Recovered {
+                        references: Side::New
+                    }
+            )
+        );
+        changed && !self.changes.is_empty()
+    }
+
+    /// Which references these bytes of the store are.
+    pub(super) fn side(&self, bytes: &[u8]) -> Side {
+        match hash(bytes) {
+            found if found == self.before => Side::Old,
+            found if found == self.after => Side::New,
+            _ => Side::Other,
+        }
+    }
+
+    pub(super) fn parse(bytes: &[u8], id: &str) -> Result<Self, Problem> {
+        // A record of another version may have other fields.
+        let Version { digestfix_history } = serde_json::from_slice(bytes)?;
+        if digestfix_history != VERSION {
+            return Err(Problem::Version(digestfix_history));
+        }
+        let record: Self = serde_json::from_slice(bytes)?;
+        if record.id != id {
+            return Err(Problem::OtherId(record.id));
+        }
+        // They become part of file names.
+        let of = match &record.kind {
+            Kind::Apply => None,
+            Kind::Rollback(of) => Some(of),
+        };
+        if let Some(id) = [&record.id].into_iter().chain(of).find(|id| !is_id(id)) {
+            return Err(Problem::Id(id.clone()));
+        }
+        let leads_elsewhere =
+            |name: &str| matches!(name, "" | "." | "..") || name.contains(['/', '\0']);
+        if leads_elsewhere(&record.driver) {
+            return Err(Problem::Driver(record.driver));
+        }
+        let is_no_time = |time: &&String| humantime::parse_rfc3339(time).is_err();
+        let times = [&record.began].into_iter().chain(&record.ended);
+        if let Some(time) = times.into_iter().find(is_no_time) {
+            return Err(Problem::Time(time.clone()));
+        }
+        let is_neither = |one: &&Reference| one.tag().is_some() == one.digest().is_some();
+        let changed = record.changes.iter().map(|change| &change.reference);
+        let claimed = record.claims.iter().map(|claim| &claim.reference);
+        if let Some(reference) = changed.chain(claimed).into_iter().find(is_neither) {
+            return Err(Problem::Reference(reference.familiar()));
+        }
+        Ok(record)
+    }
+}
+
+impl From<Change> for Changed {
+    fn from(change: Change) -> Self {
+        Self {
+            reference: change.reference,
+            from: change.from,
+            to: change.to,
+        }
+    }
+}
+
+impl From<Changed> for Change {
+    fn from(changed: Changed) -> Self {
+        Self {
+            reference: changed.reference,
+            from: changed.from,
+            to: changed.to,
+        }
+    }
+}
+
+/// References as the store has them.
+mod familiar {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::reference::Reference;
+
+    pub fn serialize<S: Serializer>(reference: &Reference, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&reference.familiar())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Reference, D::Error> {
+        let text = String::deserialize(from)?;
+        Reference::parse(&text).map_err(de::Error::custom)
+    }
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}

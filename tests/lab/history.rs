@@ -1,0 +1,186 @@
+//! What was done is on record, and taken back by it, on real engines.
+
+use crate::machine::{APP, Machine, STORE, Suite};
+
+/// What runs, and since when.
+fn running(machine: &Machine) -> String {
+    machine.sh("docker inspect -f '{{.Name}} {{.State.Pid}} {{.State.StartedAt}}' $(docker ps -q)")
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Applies, and gives the transaction's name.
+fn apply(machine: &Machine, words: &[&str]) -> String {
+    let run = machine.digestfix(&[&["apply", "--json"], words].concat());
+    let document = json(&run.exits(0).stdout);
+    document["transaction"].as_str().unwrap().to_owned()
+}
+
+fn start_container(machine: &Machine) {
+    machine.allow_containers();
+    machine.write(
+        "/root/full/Dockerfile",
+        &format!("FROM {APP}:v1\nRUN [\"/bin/busybox\",\"--install\",\"-s\",\"/bin\"]\n"),
+    );
+    machine.sh(
+        "DOCKER_BUILDKIT=0 docker build -q -t lab/full /root/full >/dev/null
+         docker run -d --name web --network none lab/full sleep 100000 >/dev/null",
+    );
+}
+
+fn there_and_back(suite: Suite) {
+    let machine = Machine::boot(suite);
+    machine.load("app");
+    start_container(&machine);
+    let (before, ran) = (machine.store(), running(&machine));
+    assert_eq!(ran.lines().count(), 1);
+    let claim = machine.claim("app");
+    let reference = format!("{APP}@{}", machine.digest("app"));
+
+    let run = machine.run(&[
+        "env",
+        "SUDO_USER=alice",
+        "digestfix",
+        "apply",
+        "--json",
+        &claim,
+    ]);
+    let document = json(&run.exits(0).stdout);
+    let id = document["transaction"].as_str().unwrap();
+    assert!(machine.engine_has("app"));
+
+    let listed = machine.digestfix(&["history"]).exits(0).stdout;
+    let line = listed.lines().find(|line| line.starts_with(id)).unwrap();
+    for part in ["alice (sudo)", &reference, "done"] {
+        assert!(line.contains(part), "{part}\n{listed}");
+    }
+    let whole = machine.digestfix(&["history", id]).exits(0).stdout;
+    for part in [
+        format!(
+            "  {claim}\n    {reference} is {}  (asserted, typed)",
+            machine.id("app")
+        ),
+        format!("+   {reference}  {}", machine.id("app")),
+        format!("backup   {STORE}.digestfix-{id}"),
+    ] {
+        assert!(whole.contains(&part), "{part}\n{whole}");
+    }
+    assert_eq!(
+        machine.sh(&format!(
+            "stat -c '%a %u' /var/lib/docker/digestfix/history /var/lib/docker/digestfix/history/{id}.json"
+        )),
+        "700 0\n600 0"
+    );
+
+    machine.digestfix(&["rollback"]).exits(0);
+
+    machine.is_whole();
+    assert!(!machine.engine_has("app"));
+    assert_eq!(
+        machine.sh(&format!(
+            "docker images --digests --format '{{{{.Digest}}}}' {APP}"
+        )),
+        "<none>"
+    );
+    assert_eq!(machine.store(), before);
+    assert_eq!(running(&machine), ran, "containers keep running");
+    assert_eq!(machine.sh("docker exec web echo lives"), "lives");
+    let listed = machine.digestfix(&["history", "--json"]).exits(0).stdout;
+    let all = &json(&listed)["transactions"];
+    assert_eq!(all[1]["kind"], "rollback");
+    assert_eq!(all[1]["rollback_of"], id);
+    assert_eq!(all[0]["rolled_back_by"], all[1]["id"]);
+    machine.digestfix(&["rollback", id]).exits(3);
+}
+
+#[test]
+fn there_and_back_on_20_10() {
+    there_and_back(Suite::Bookworm);
+}
+
+#[test]
+fn there_and_back_on_26_1() {
+    there_and_back(Suite::Trixie);
+}
+
+#[test]
+fn there_and_back_on_28_5() {
+    there_and_back(Suite::Forky);
+}
+
+/// Docker has moved a tag since, or somebody has removed the image.
+#[test]
+fn what_docker_changed_since_stands_in_the_way() {
+    let machine = Machine::boot(Suite::Trixie);
+    machine.load("app");
+    machine.load("other");
+    let (app, other) = (machine.id("app"), machine.id("other"));
+    let tag = "lab/moved:v1";
+    let id = apply(
+        &machine,
+        &[&format!("{tag}={APP}:v1"), &machine.claim("app")],
+    );
+    machine.sh(&format!("docker tag {} {tag}", machine.id("other")));
+    let (store, pid) = (machine.store(), machine.main_pid());
+
+    let refused = machine.digestfix(&["rollback"]).exits(3);
+
+    let line =
+        format!("{tag}: transaction {id} pointed it at {app}, and now it points at {other}\n");
+    assert!(refused.stderr.contains(&line), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("nothing was touched"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(machine.store(), store);
+    assert_eq!(machine.main_pid(), pid, "Docker was not stopped");
+
+    // Once it is put right, the way is free.
+    machine.sh(&format!("docker tag {app} {tag}"));
+    machine.digestfix(&["rollback"]).exits(0);
+    assert!(!machine.engine_has("app"));
+    assert!(!machine.store().contains(tag));
+
+    // What has no image any more cannot be pointed at.
+    apply(&machine, &["--replace", &format!("{APP}:v1={other}")]);
+    machine.sh(&format!("docker rmi {app}"));
+    let refused = machine.digestfix(&["rollback"]).exits(3);
+    assert!(
+        refused
+            .stderr
+            .contains(&format!("{APP}:v1: it pointed at {app}")),
+        "{}",
+        refused.stderr
+    );
+}
+
+/// Killed right before the references change, and right after.
+#[test]
+fn a_run_that_was_killed_is_ended_on_record() {
+    let machine = Machine::boot(Suite::Trixie);
+    machine.load("app");
+    let claim = machine.claim("app");
+    let last = || {
+        let listed = machine.digestfix(&["history", "--json"]).exits(0).stdout;
+        let all = json(&listed)["transactions"].as_array().unwrap().clone();
+        all.last().unwrap().clone()
+    };
+    for (injection, references) in [
+        ("renameat2:error=EIO:signal=SIGKILL", "old"),
+        // Of the record, the journal, the staged file and the journal again,
+        // each with its directory; then of the exchange's.
+        ("fsync:signal=SIGKILL:when=9", "new"),
+    ] {
+        machine.injected(injection, &["apply", &claim]);
+        assert_eq!(last()["result"], serde_json::Value::Null);
+        machine.digestfix(&["recover"]).exits(0);
+        machine.is_whole();
+        assert_eq!(last()["result"], "recovered");
+        assert_eq!(last()["references"], references);
+    }
+    machine.digestfix(&["rollback"]).exits(0);
+    assert!(!machine.engine_has("app"));
+}
