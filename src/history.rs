@@ -147,7 +147,7 @@ pub fn scan<T>(
     mut keep: impl FnMut(Record) -> Option<T>,
 ) -> (Vec<T>, Vec<HistoryError>) {
     let directory = directory(data_root);
-    let names = see_own(&directory).and_then(|()| Ok(names(&directory)?));
+    let names = see_own(&directory).and_then(|()| Ok(names(&directory, ".json")?));
     let names = match names {
         Ok(names) => names,
         Err(Problem::Io(error)) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -170,21 +170,29 @@ pub fn scan<T>(
     (kept.into_iter().map(|(_, one)| one).collect(), broken)
 }
 
-/// What precedes `.json` in the names of a directory.
-fn names(directory: &Path) -> io::Result<Vec<String>> {
+/// What precedes an ending in the names of a directory.
+fn names(directory: &Path, ending: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for file in fs::read_dir(directory)? {
         let name = file?.file_name();
         let id = name.to_string_lossy();
-        names.extend(id.strip_suffix(".json").map(str::to_owned));
+        names.extend(id.strip_suffix(ending).map(str::to_owned));
     }
     names.sort();
     Ok(names)
 }
 
 /// Ends the records of runs that were interrupted: under the lock, there is no
-/// other kind of record without an end. Gives what did not go well.
+/// other kind of record without an end. What such a run did not write to the
+/// end, it left under another name, and that goes. Gives what did not go well.
 pub fn end_interrupted(lock: &RootLock) -> Vec<HistoryError> {
+    let directory = directory(lock.data_root());
+    if see_own(&directory).is_ok() {
+        for half in names(&directory, ".json.new").unwrap_or_default() {
+            // Whatever it is, nothing reads it.
+            let _ = directory::remove(&directory.join(format!("{half}.json.new")));
+        }
+    }
     let unended = |record: Record| record.result.is_none().then_some(record);
     let (interrupted, _) = scan(lock.data_root(), unended);
     let ended = interrupted.into_iter().map(|mut record| {
