@@ -14,6 +14,12 @@ pub enum SystemdError {
     /// No connection, or it broke.
     #[error("systemd cannot be reached over D-Bus: {0}")]
     Bus(zbus::Error),
+    /// There is something to connect to, and it does not answer.
+    #[error("systemd cannot be reached over D-Bus: no answer within {} s", .0.as_secs())]
+    Silent(Duration),
+    /// systemd can be reached, but not over the system bus.
+    #[error("the system bus is gone")]
+    NoBus,
     /// systemd answered, and said no.
     #[error("systemd refused: {0}")]
     Refused(zbus::Error),
@@ -24,7 +30,8 @@ pub enum SystemdError {
         verb: &'static str,
         /// The unit.
         unit: String,
-        /// systemd's word for the outcome.
+        /// systemd's word for the outcome; `lost` when nobody heard it and the
+        /// unit is not as it should be.
         result: String,
     },
     /// A job did not end in time.
@@ -43,6 +50,8 @@ impl From<zbus::Error> for SystemdError {
     fn from(error: zbus::Error) -> Self {
         match error {
             zbus::Error::MethodError(..) => Self::Refused(error),
+            // The errors that D-Bus itself has a name for.
+            zbus::Error::FDO(_) if !bus::is_absent(&error) => Self::Refused(error),
             _ => Self::Bus(error),
         }
     }

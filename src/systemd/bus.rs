@@ -1,370 +1,211 @@
-//! systemd over the system bus: `org.freedesktop.systemd1(5)`, systemd 247 to
-//! 257.
+//! systemd over D-Bus, also when the bus goes away half-way.
+//!
+//! A run begins on the system bus. When that breaks while Docker is stopped,
+//! Docker has to be started all the same, so the connection is made again: to
+//! the bus, or past it to systemd itself. Every call that is made here may be
+//! repeated: what was stopped, started, reloaded or told of once is none the
+//! worse for a second time, and a job that is asked for again is the same job.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_core::Stream;
 use nix::sys::signal::Signal;
-use tokio::sync::Notify;
-use zbus::connection::Builder;
-use zbus::fdo::DBusProxy;
-use zbus::{Connection, DeserializeDict, OwnedObjectPath, Type, Variant, proxy};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use zbus::OwnedObjectPath;
 
 use crate::systemd::{QueuedJob, Service, ServiceManager, SystemdError, Transient, Unit};
 
-/// Reading all unit files again is the slowest of the calls: seconds on a
-/// large host. Jobs are not waited for in a reply.
-const REPLY_WITHIN: Duration = Duration::from_secs(120);
+mod interface;
+mod jobs;
+mod link;
+mod private;
+mod transient;
 
-/// A program is executed at once, or not at all.
-const TRANSIENT_WITHIN: Duration = Duration::from_secs(30);
+pub(super) use link::is_absent;
 
-/// Between one end of a transient service and its next start.
-const TRANSIENT_AGAIN_AFTER: Duration = Duration::from_secs(2);
+use jobs::{EndedJobs, Job, Verb};
+use link::{Link, Way};
 
-/// Then systemd leaves it failed.
-const TRANSIENT_TRIES: u32 = 5;
+/// How long a new connection is tried for.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(30);
 
-/// The time that the tries are counted in.
-const TRANSIENT_TRIES_WITHIN: Duration = Duration::from_secs(3600);
+/// Between two tries, and between two looks at a job whose end was missed.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// A socket unit takes connections for a bus that does not come; nobody waits
+/// long for that while Docker is down.
+const BUS_WITHIN: Duration = Duration::from_secs(1);
+
+/// The private one is all that is left then, and systemd may be busy reading
+/// unit files.
+const PRIVATE_WITHIN: Duration = Duration::from_secs(10);
+
+/// After this long without a word on a job, it is looked for. Its signal can
+/// get lost between two connections, and on one that holds: when systemd
+/// executes itself anew.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// logind answers at once, or is in trouble.
 const LOGIND_WITHIN: Duration = Duration::from_secs(5);
 
-#[proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait Systemd1 {
-    async fn subscribe(&self) -> zbus::Result<()>;
-    async fn reload(&self) -> zbus::Result<()>;
-    async fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
-    #[zbus(name = "GetUnitByPID")]
-    async fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
-    async fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    async fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
-    async fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    async fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    async fn enqueue_unit_job(
-        &self,
-        name: &str,
-        kind: &str,
-        mode: &str,
-    ) -> zbus::Result<EnqueuedJob>;
-    async fn list_units(&self) -> zbus::Result<Vec<ListedUnit>>;
-    async fn list_jobs(&self) -> zbus::Result<Vec<ListedJob>>;
-    async fn start_transient_unit(
-        &self,
-        name: &str,
-        mode: &str,
-        properties: &[(&str, Variant<'_>)],
-        others: &[(&str, &[(&str, Variant<'_>)])],
-    ) -> zbus::Result<OwnedObjectPath>;
-    #[zbus(property)]
-    fn system_state(&self) -> zbus::Result<String>;
-    #[zbus(signal)]
-    fn job_removed(
-        &self,
-        id: u32,
-        job: OwnedObjectPath,
-        unit: String,
-        result: String,
-    ) -> zbus::Result<()>;
-}
-
-#[proxy(
-    interface = "org.freedesktop.login1.Manager",
-    default_service = "org.freedesktop.login1",
-    default_path = "/org/freedesktop/login1"
-)]
-trait Login1 {
-    async fn inhibit(
-        &self,
-        what: &str,
-        who: &str,
-        why: &str,
-        mode: &str,
-    ) -> zbus::Result<zbus::OwnedFd>;
-}
-
-type AffectedJob = (u32, OwnedObjectPath, String, OwnedObjectPath, String);
-type EnqueuedJob = (
-    u32,
-    OwnedObjectPath,
-    String,
-    OwnedObjectPath,
-    String,
-    Vec<AffectedJob>,
-);
-type ListedUnit = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    OwnedObjectPath,
-    u32,
-    String,
-    OwnedObjectPath,
-);
-type ListedJob = (
-    u32,
-    String,
-    String,
-    String,
-    OwnedObjectPath,
-    OwnedObjectPath,
-);
-type Assert = (String, bool, bool, String, i32);
-type ExecCommand = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
-
-#[proxy(
-    interface = "org.freedesktop.DBus.Properties",
-    default_service = "org.freedesktop.systemd1"
-)]
-trait UnitProperties {
-    #[zbus(name = "GetAll")]
-    async fn unit(&self, interface: &str) -> zbus::Result<UnitDict>;
-    #[zbus(name = "GetAll")]
-    async fn service(&self, interface: &str) -> zbus::Result<ServiceDict>;
-    #[zbus(name = "GetAll")]
-    async fn socket(&self, interface: &str) -> zbus::Result<SocketDict>;
-}
-
-#[derive(DeserializeDict, Type)]
-#[zbus(signature = "a{sv}", rename_all = "PascalCase")]
-struct UnitDict {
-    id: Option<String>,
-    load_state: Option<String>,
-    active_state: Option<String>,
-    sub_state: Option<String>,
-    need_daemon_reload: Option<bool>,
-    transient: Option<bool>,
-    drop_in_paths: Option<Vec<String>>,
-    triggered_by: Option<Vec<String>>,
-    required_by: Option<Vec<String>>,
-    requisite_of: Option<Vec<String>>,
-    bound_by: Option<Vec<String>>,
-    consists_of: Option<Vec<String>>,
-    propagates_stop_to: Option<Vec<String>>,
-    after: Option<Vec<String>>,
-    requires: Option<Vec<String>>,
-    requisite: Option<Vec<String>>,
-    wants: Option<Vec<String>>,
-    binds_to: Option<Vec<String>>,
-    upholds: Option<Vec<String>>,
-    stop_when_unneeded: Option<bool>,
-    asserts: Option<Vec<Assert>>,
-}
-
-impl From<UnitDict> for Unit {
-    fn from(dict: UnitDict) -> Self {
-        let takes_along = [
-            dict.required_by,
-            dict.requisite_of,
-            dict.bound_by,
-            dict.consists_of,
-            dict.propagates_stop_to,
-        ];
-        let needs = [
-            dict.requires,
-            dict.requisite,
-            dict.wants,
-            dict.binds_to,
-            dict.upholds,
-        ];
-        Self {
-            id: dict.id.unwrap_or_default(),
-            load_state: dict.load_state.unwrap_or_default(),
-            active_state: dict.active_state.unwrap_or_default(),
-            sub_state: dict.sub_state.unwrap_or_default(),
-            need_daemon_reload: dict.need_daemon_reload.unwrap_or_default(),
-            transient: dict.transient.unwrap_or_default(),
-            drop_in_paths: dict.drop_in_paths.unwrap_or_default(),
-            triggered_by: dict.triggered_by.unwrap_or_default(),
-            takes_along: takes_along.into_iter().flatten().flatten().collect(),
-            after: dict.after.unwrap_or_default(),
-            needs: needs.into_iter().flatten().flatten().collect(),
-            stop_when_unneeded: dict.stop_when_unneeded.unwrap_or_default(),
-            asserted_paths: dict
-                .asserts
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|(kind, ..)| kind == "AssertPathExists")
-                .map(|(_, _, _, path, _)| path)
-                .collect(),
-        }
-    }
-}
-
-#[derive(DeserializeDict, Type)]
-#[zbus(signature = "a{sv}")]
-struct ServiceDict {
-    #[zbus(rename = "MainPID")]
-    main_pid: Option<u32>,
-    #[zbus(rename = "KillMode")]
-    kill_mode: Option<String>,
-    #[zbus(rename = "ControlGroup")]
-    control_group: Option<String>,
-    #[zbus(rename = "TimeoutStopUSec")]
-    timeout_stop: Option<u64>,
-    #[zbus(rename = "ExecStart")]
-    exec_start: Option<Vec<ExecCommand>>,
-    #[zbus(rename = "Environment")]
-    environment: Option<Vec<String>>,
-    #[zbus(rename = "EnvironmentFiles")]
-    environment_files: Option<Vec<(String, bool)>>,
-}
-
-impl From<ServiceDict> for Service {
-    fn from(dict: ServiceDict) -> Self {
-        let exec_start = dict.exec_start.unwrap_or_default().into_iter().last();
-        Self {
-            main_pid: dict.main_pid.unwrap_or_default(),
-            kill_mode: dict.kill_mode.unwrap_or_default(),
-            control_group: dict.control_group.unwrap_or_default(),
-            timeout_stop: dict
-                .timeout_stop
-                .filter(|microseconds| *microseconds != u64::MAX)
-                .map(Duration::from_micros),
-            exec_start: exec_start.map(|command| command.1).unwrap_or_default(),
-            environment: dict.environment.unwrap_or_default(),
-            environment_files: dict.environment_files.unwrap_or_default(),
-        }
-    }
-}
-
-#[derive(DeserializeDict, Type)]
-#[zbus(signature = "a{sv}", rename_all = "PascalCase")]
-struct SocketDict {
-    listen: Option<Vec<(String, String)>>,
-}
-
-/// The outcomes of ended jobs. They can come before the reply that names the
-/// job, so all are kept.
-#[derive(Default)]
-struct EndedJobs {
-    results: Mutex<HashMap<OwnedObjectPath, String>>,
-    news: Notify,
-}
-
-impl EndedJobs {
-    fn take(&self, job: &OwnedObjectPath) -> Option<String> {
-        self.results
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(job)
-    }
-
-    fn put(&self, job: OwnedObjectPath, result: String) {
-        self.results
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(job, result);
-        self.news.notify_waiters();
-    }
-}
-
-/// A connection to systemd over the system bus.
+/// A connection to systemd that is made again when it breaks.
 pub struct SystemBus {
-    connection: Connection,
-    manager: Systemd1Proxy<'static>,
+    link: Mutex<Option<Arc<Link>>>,
     ended: Arc<EndedJobs>,
 }
 
 impl SystemBus {
-    /// Connects, and from then on hears of every job that ends.
+    /// Connects to the system bus, and from then on hears of every job that
+    /// ends.
     ///
     /// # Errors
     /// When there is no system bus, or no systemd on it.
     pub async fn connect() -> Result<Self, SystemdError> {
-        let connection = Builder::system()
-            .method_timeout(REPLY_WITHIN)
-            .build()
-            .await?;
-        let manager = Systemd1Proxy::new(&connection).await?;
-        let mut removals = manager.receive_job_removed().await?;
         let ended = Arc::new(EndedJobs::default());
-        let sink = Arc::clone(&ended);
-        tokio::spawn(async move {
-            while let Some(removal) =
-                std::future::poll_fn(|context| Pin::new(&mut removals).poll_next(context)).await
-            {
-                if let Ok(args) = removal.args() {
-                    sink.put(args.job.clone(), args.result.clone());
-                }
-            }
-        });
-        match manager.subscribe().await {
-            Err(zbus::Error::MethodError(name, ..))
-                if name.as_str() == "org.freedesktop.systemd1.AlreadySubscribed" => {}
-            outcome => outcome?,
-        }
+        let link = open(Way::Bus, &ended, RECONNECT_WITHIN).await?;
         Ok(Self {
-            connection,
-            manager,
+            link: Mutex::new(Some(Arc::new(link))),
             ended,
         })
     }
 
-    async fn properties(
-        &self,
-        path: OwnedObjectPath,
-    ) -> Result<UnitPropertiesProxy<'static>, SystemdError> {
-        let proxy = UnitPropertiesProxy::builder(&self.connection)
-            .path(path)
-            .build()
-            .await?;
-        Ok(proxy)
+    /// The connection; a new one if there is none that holds.
+    async fn link(&self) -> Result<Arc<Link>, SystemdError> {
+        let mut current = self.link.lock().await;
+        if let Some(link) = current.as_ref().filter(|link| !link.is_closed()) {
+            return Ok(Arc::clone(link));
+        }
+        let link = Arc::new(self.reconnect().await?);
+        *current = Some(Arc::clone(&link));
+        Ok(link)
     }
 
-    async fn unit_at(&self, path: OwnedObjectPath) -> Result<Unit, SystemdError> {
-        let proxy = self.properties(path).await?;
-        Ok(proxy.unit("org.freedesktop.systemd1.Unit").await?.into())
-    }
-
-    async fn wait(
-        &self,
-        verb: &'static str,
-        unit: &str,
-        job: &OwnedObjectPath,
-        within: Duration,
-    ) -> Result<(), SystemdError> {
-        let ended = async {
-            loop {
-                let news = self.ended.news.notified();
-                if let Some(result) = self.ended.take(job) {
-                    return result;
+    async fn reconnect(&self) -> Result<Link, SystemdError> {
+        let deadline = Instant::now() + RECONNECT_WITHIN;
+        loop {
+            let bus = match open(Way::Bus, &self.ended, BUS_WITHIN).await {
+                Ok(link) => return Ok(link),
+                Err(error) => error,
+            };
+            let private = match open(Way::Private, &self.ended, PRIVATE_WITHIN).await {
+                Ok(link) => {
+                    tracing::info!("{bus}; its private socket is used instead");
+                    return Ok(link);
                 }
-                news.await;
+                Err(error) => error,
+            };
+            if Instant::now() >= deadline {
+                tracing::info!("no more luck with its private socket: {private}");
+                return Err(bus);
             }
-        };
-        match tokio::time::timeout(within, ended).await {
-            Ok(result) if result == "done" || result == "skipped" => Ok(()),
-            Ok(result) => Err(SystemdError::Job {
-                verb,
-                unit: unit.to_owned(),
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Has the next call use another connection than this one.
+    async fn give_up(&self, link: &Arc<Link>) {
+        let mut current = self.link.lock().await;
+        if current
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, link))
+        {
+            *current = None;
+        }
+    }
+
+    /// Calls systemd, again over another connection when the first breaks.
+    async fn call<T>(
+        &self,
+        method: impl AsyncFn(&Link) -> zbus::Result<T>,
+    ) -> Result<T, SystemdError> {
+        let mut deadline = None;
+        loop {
+            let link = self.link().await?;
+            let error = match method(&link).await {
+                Err(error) if link.is_lost(&error) => error,
+                outcome => return Ok(outcome?),
+            };
+            tracing::info!("the connection to systemd broke: {error}");
+            self.give_up(&link).await;
+            match deadline {
+                None => deadline = Some(Instant::now() + RECONNECT_WITHIN),
+                Some(deadline) if Instant::now() >= deadline => return Err(error.into()),
+                Some(_) => sleep(AGAIN).await,
+            }
+        }
+    }
+
+    async fn unit_at(&self, path: &OwnedObjectPath) -> Result<Unit, SystemdError> {
+        let dict = self
+            .call(async |link| {
+                let proxy = link.properties(path.clone()).await?;
+                proxy.unit("org.freedesktop.systemd1.Unit").await
+            })
+            .await?;
+        Ok(dict.into())
+    }
+
+    async fn wait(&self, job: &Job, within: Duration) -> Result<(), SystemdError> {
+        match timeout(within, self.result(job)).await {
+            Ok(Ok(result)) if result == "done" || result == "skipped" => Ok(()),
+            Ok(Ok(result)) => Err(SystemdError::Job {
+                verb: job.verb.name(),
+                unit: job.unit.clone(),
                 result,
             }),
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(SystemdError::Deadline {
-                verb,
-                unit: unit.to_owned(),
+                verb: job.verb.name(),
+                unit: job.unit.clone(),
                 after: within,
             }),
         }
+    }
+
+    /// What systemd says of a job once it has ended, or else what its unit
+    /// shows.
+    async fn result(&self, job: &Job) -> Result<String, SystemdError> {
+        let mut look_after = LOOK_AFTER;
+        loop {
+            let link = self.link().await?;
+            let heard = self.ended.result(job, look_after, || link.is_closed());
+            if let Some(result) = heard.await {
+                return Ok(result);
+            }
+            let queued = self
+                .call(async |link| link.manager.list_jobs().await)
+                .await?;
+            if queued.iter().any(|(_, _, _, _, path, _)| *path == job.path) {
+                look_after = LOOK_AFTER;
+                continue;
+            }
+            // Its signal may be here by now, not yet taken notice of.
+            if let Some(result) = self.ended.result(job, AGAIN, || false).await {
+                return Ok(result);
+            }
+            if let Some(result) = job.verb.result(&self.unit(&job.unit).await?) {
+                return Ok(result.to_owned());
+            }
+            look_after = AGAIN;
+        }
+    }
+}
+
+async fn open(way: Way, ended: &Arc<EndedJobs>, within: Duration) -> Result<Link, SystemdError> {
+    match timeout(within, Link::open(way, ended)).await {
+        Ok(link) => Ok(link?),
+        Err(_) => Err(SystemdError::Silent(within)),
     }
 }
 
 impl ServiceManager for SystemBus {
     async fn active_states(&self) -> Result<BTreeMap<String, String>, SystemdError> {
-        let units = self.manager.list_units().await?;
+        let units = self
+            .call(async |link| link.manager.list_units().await)
+            .await?;
         Ok(units
             .into_iter()
             .map(|(name, _, _, active_state, ..)| (name, active_state))
@@ -372,7 +213,9 @@ impl ServiceManager for SystemBus {
     }
 
     async fn queued_jobs(&self) -> Result<Vec<QueuedJob>, SystemdError> {
-        let jobs = self.manager.list_jobs().await?;
+        let jobs = self
+            .call(async |link| link.manager.list_jobs().await)
+            .await?;
         Ok(jobs
             .into_iter()
             .map(|(_, unit, kind, ..)| QueuedJob { unit, kind })
@@ -380,21 +223,31 @@ impl ServiceManager for SystemBus {
     }
 
     async fn unit(&self, name: &str) -> Result<Unit, SystemdError> {
-        let path = self.manager.load_unit(name).await?;
-        self.unit_at(path).await
+        let path = self
+            .call(async |link| link.manager.load_unit(name).await)
+            .await?;
+        self.unit_at(&path).await
     }
 
     async fn service(&self, name: &str) -> Result<Service, SystemdError> {
-        let path = self.manager.load_unit(name).await?;
-        let proxy = self.properties(path).await?;
-        let dict = proxy.service("org.freedesktop.systemd1.Service").await?;
+        let dict = self
+            .call(async |link| {
+                let path = link.manager.load_unit(name).await?;
+                let proxy = link.properties(path).await?;
+                proxy.service("org.freedesktop.systemd1.Service").await
+            })
+            .await?;
         Ok(dict.into())
     }
 
     async fn listening_paths(&self, socket: &str) -> Result<Vec<String>, SystemdError> {
-        let path = self.manager.load_unit(socket).await?;
-        let proxy = self.properties(path).await?;
-        let dict = proxy.socket("org.freedesktop.systemd1.Socket").await?;
+        let dict = self
+            .call(async |link| {
+                let path = link.manager.load_unit(socket).await?;
+                let proxy = link.properties(path).await?;
+                proxy.socket("org.freedesktop.systemd1.Socket").await
+            })
+            .await?;
         Ok(dict
             .listen
             .unwrap_or_default()
@@ -406,41 +259,45 @@ impl ServiceManager for SystemBus {
     }
 
     async fn unit_of_process(&self, pid: u32) -> Result<String, SystemdError> {
-        let path = self.manager.get_unit_by_pid(pid).await?;
-        Ok(self.unit_at(path).await?.id)
+        let path = self
+            .call(async |link| link.manager.get_unit_by_pid(pid).await)
+            .await?;
+        Ok(self.unit_at(&path).await?.id)
     }
 
     async fn own_pid(&self) -> Result<u32, SystemdError> {
-        let Some(name) = self.connection.unique_name() else {
-            return Ok(std::process::id());
-        };
-        let bus = DBusProxy::new(&self.connection).await?;
-        let pid = bus
-            .get_connection_unix_process_id(name.as_ref().into())
-            .await
-            .map_err(zbus::Error::from)?;
-        Ok(pid)
+        let link = self.link().await?;
+        if link.way == Way::Private {
+            // The bus may be there again.
+            self.give_up(&link).await;
+        }
+        let pid = self.call(async |link| link.own_pid().await).await?;
+        pid.ok_or(SystemdError::NoBus)
     }
 
     async fn reload(&self) -> Result<(), SystemdError> {
-        Ok(self.manager.reload().await?)
+        self.call(async |link| link.manager.reload().await).await
     }
 
     async fn hang_up(&self, unit: &str) -> Result<(), SystemdError> {
         let signal = Signal::SIGHUP as i32;
-        Ok(self.manager.kill_unit(unit, "main", signal).await?)
+        self.call(async |link| link.manager.kill_unit(unit, "main", signal).await)
+            .await
     }
 
     async fn reset_failed(&self, unit: &str) -> Result<(), SystemdError> {
-        match self.manager.reset_failed_unit(unit).await {
+        let reset = self
+            .call(async |link| link.manager.reset_failed_unit(unit).await)
+            .await;
+        match reset {
             // A unit that nothing refers to is forgotten when it stops, its
             // failures with it.
-            Err(zbus::Error::MethodError(name, ..))
+            Err(SystemdError::Refused(zbus::Error::MethodError(name, ..)))
                 if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" =>
             {
                 Ok(())
             }
-            outcome => Ok(outcome?),
+            outcome => outcome,
         }
     }
 
@@ -450,31 +307,39 @@ impl ServiceManager for SystemBus {
         triggers: &[String],
         within: Duration,
     ) -> Result<(), SystemdError> {
+        let job = |unit: String, path| Job {
+            verb: Verb::Stop,
+            unit,
+            path,
+        };
         let mut jobs = Vec::new();
-        match self
-            .manager
-            .enqueue_unit_job(unit, "stop", "triggering")
-            .await
-        {
-            Ok((_, job, name, _, _, affected)) => {
-                jobs.push((name, job));
-                jobs.extend(affected.into_iter().map(|(_, job, name, ..)| (name, job)));
+        let enqueued = self
+            .call(async |link| {
+                let manager = &link.manager;
+                manager.enqueue_unit_job(unit, "stop", "triggering").await
+            })
+            .await;
+        match enqueued {
+            Ok((_, path, name, _, _, affected)) => {
+                jobs.push(job(name, path));
+                let affected = affected.into_iter();
+                jobs.extend(affected.map(|(_, path, name, ..)| job(name, path)));
             }
             // systemd before v245 has neither the method nor the mode.
-            Err(zbus::Error::MethodError(name, ..))
-                if name.as_str() == "org.freedesktop.DBus.Error.UnknownMethod" =>
+            Err(SystemdError::Refused(zbus::Error::FDO(error)))
+                if matches!(*error, zbus::fdo::Error::UnknownMethod(_)) =>
             {
                 for name in triggers.iter().map(String::as_str).chain([unit]) {
-                    jobs.push((
-                        name.to_owned(),
-                        self.manager.stop_unit(name, "replace").await?,
-                    ));
+                    let path = self
+                        .call(async |link| link.manager.stop_unit(name, "replace").await)
+                        .await?;
+                    jobs.push(job(name.to_owned(), path));
                 }
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
-        for (name, job) in &jobs {
-            self.wait("stop", name, job, within).await?;
+        for job in &jobs {
+            self.wait(job, within).await?;
         }
         Ok(())
     }
@@ -483,64 +348,66 @@ impl ServiceManager for SystemBus {
         let mut jobs = Vec::new();
         let mut outcome = Ok(());
         for unit in units {
+            let started = self
+                .call(async |link| link.manager.start_unit(unit, "replace").await)
+                .await;
             // One that is refused keeps none of the others back.
-            match self.manager.start_unit(unit, "replace").await {
-                Ok(job) => jobs.push((unit, job)),
-                Err(error) => outcome = outcome.and(Err(error.into())),
+            match started {
+                Ok(path) => jobs.push(Job {
+                    verb: Verb::Start,
+                    unit: unit.clone(),
+                    path,
+                }),
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
-        for (unit, job) in jobs {
-            let started = self.wait("start", unit, &job, within).await;
+        for job in &jobs {
+            let started = self.wait(job, within).await;
             outcome = outcome.and(started);
         }
         outcome
     }
 
     async fn start_transient(&self, service: &Transient) -> Result<(), SystemdError> {
-        let program = service.command.first().map(String::as_str);
-        let program = program.unwrap_or_default();
-        let command: Vec<&str> = service.command.iter().map(String::as_str).collect();
-        let properties = [
-            ("Description", service.description.as_str().into()),
-            // Its start has ended when the program runs.
-            ("Type", "exec".into()),
-            ("ExecStart", vec![(program, command, false)].into()),
-            ("Restart", "on-failure".into()),
-            ("RestartUSec", microseconds(TRANSIENT_AGAIN_AFTER)),
-            (
-                "StartLimitIntervalUSec",
-                microseconds(TRANSIENT_TRIES_WITHIN),
-            ),
-            ("StartLimitBurst", TRANSIENT_TRIES.into()),
-        ];
         let name = &service.name;
-        let job = self
-            .manager
-            .start_transient_unit(name, "fail", &properties, &[])
-            .await?;
-        self.wait("start", name, &job, TRANSIENT_WITHIN).await
+        let started = self
+            .call(async |link| {
+                let properties = transient::properties(service);
+                let manager = &link.manager;
+                manager
+                    .start_transient_unit(name, "fail", &properties, &[])
+                    .await
+            })
+            .await;
+        let job = |path| Job {
+            verb: Verb::Start,
+            unit: name.clone(),
+            path,
+        };
+        match started {
+            Ok(path) => self.wait(&job(path), transient::STARTED_WITHIN).await,
+            // It was made by a call whose answer got lost.
+            Err(SystemdError::Refused(zbus::Error::MethodError(error, ..)))
+                if error.as_str() == "org.freedesktop.systemd1.UnitExists"
+                    && self.unit(name).await?.is_active() =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError> {
-        let inhibit = async {
-            let logind = Login1Proxy::new(&self.connection).await?;
-            logind.inhibit("shutdown", "digestfix", why, "delay").await
-        };
-        match tokio::time::timeout(LOGIND_WITHIN, inhibit).await {
-            Ok(lock) => Ok(lock?.into()),
-            Err(_) => Err(zbus::Error::from(io::Error::from(io::ErrorKind::TimedOut)).into()),
+        let link = self.link().await?;
+        match timeout(LOGIND_WITHIN, link.delay_shutdown(why)).await {
+            Ok(lock) => Ok(lock?),
+            Err(_) => Err(SystemdError::Silent(LOGIND_WITHIN)),
         }
     }
 
     async fn is_shutting_down(&self) -> bool {
-        // Nothing is left to ask late in a shutdown.
-        let state = self.manager.system_state().await;
-        state.is_ok_and(|state| state == "stopping")
+        // Late in a shutdown nobody is left to ask.
+        let state = self.call(async |link| link.system_state().await).await;
+        state.is_ok_and(|state| state.as_deref() == Some("stopping"))
     }
-}
-
-fn microseconds(duration: Duration) -> Variant<'static> {
-    u64::try_from(duration.as_micros())
-        .unwrap_or(u64::MAX)
-        .into()
 }

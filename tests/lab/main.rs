@@ -7,6 +7,7 @@
     reason = "a test may fail so"
 )]
 
+mod bus;
 mod containers;
 mod failures;
 mod history;

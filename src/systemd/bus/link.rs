@@ -1,0 +1,150 @@
+//! A connection to systemd, by either way that there is.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use zbus::connection::Builder;
+use zbus::fdo::{self, DBusProxy};
+use zbus::{Connection, OwnedObjectPath};
+
+use super::interface::{Login1Proxy, Systemd1Proxy, UnitPropertiesProxy};
+use super::jobs::EndedJobs;
+use super::private;
+
+/// Reading all unit files again is the slowest of the calls: seconds on a
+/// large host. Jobs are not waited for in a reply.
+const REPLY_WITHIN: Duration = Duration::from_secs(120);
+
+/// A way to systemd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The system bus.
+    Bus,
+    /// systemd's own socket, without a bus.
+    Private,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bus => "org.freedesktop.systemd1",
+            Self::Private => private::NAME,
+        }
+    }
+}
+
+/// A connection with what is spoken over it.
+pub(super) struct Link {
+    pub(super) way: Way,
+    connection: Connection,
+    pub(super) manager: Systemd1Proxy<'static>,
+    listener: JoinHandle<()>,
+}
+
+/// A listener would keep a connection open that nobody uses any more.
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+impl Link {
+    /// Connects, and from then on has every job that ends told to `ended`.
+    pub(super) async fn open(way: Way, ended: &Arc<EndedJobs>) -> zbus::Result<Self> {
+        let builder = match way {
+            Way::Bus => Builder::system(),
+            Way::Private => private::connect(private::PATH).await?,
+        };
+        let connection = builder.method_timeout(REPLY_WITHIN).build().await?;
+        let manager = Systemd1Proxy::builder(&connection)
+            .destination(way.name())
+            .build()
+            .await?;
+        let removals = manager.receive_job_removed().await?;
+        match manager.subscribe().await {
+            Err(zbus::Error::MethodError(name, ..))
+                if name.as_str() == "org.freedesktop.systemd1.AlreadySubscribed" => {}
+            outcome => outcome?,
+        }
+        Ok(Self {
+            way,
+            connection,
+            manager,
+            listener: ended.listen(removals),
+        })
+    }
+
+    pub(super) async fn properties(
+        &self,
+        path: OwnedObjectPath,
+    ) -> zbus::Result<UnitPropertiesProxy<'static>> {
+        UnitPropertiesProxy::builder(&self.connection)
+            .destination(self.way.name())
+            .path(path)
+            .build()
+            .await
+    }
+
+    /// `SystemState` in `org.freedesktop.systemd1(5)`.
+    pub(super) async fn system_state(&self) -> zbus::Result<Option<String>> {
+        let path = self.manager.inner().path().to_owned().into();
+        let properties = self.properties(path).await?;
+        let manager = properties
+            .manager("org.freedesktop.systemd1.Manager")
+            .await?;
+        Ok(manager.system_state)
+    }
+
+    /// Has logind wait with a shutdown.
+    pub(super) async fn delay_shutdown(&self, why: &str) -> zbus::Result<OwnedFd> {
+        let logind = Login1Proxy::new(&self.connection).await?;
+        let lock = logind
+            .inhibit("shutdown", "digestfix", why, "delay")
+            .await?;
+        Ok(lock.into())
+    }
+
+    /// The process ID that the bus knows this process by; none without a bus.
+    pub(super) async fn own_pid(&self) -> zbus::Result<Option<u32>> {
+        let Some(name) = self.connection.unique_name() else {
+            return Ok(None);
+        };
+        let bus = DBusProxy::new(&self.connection).await?;
+        let pid = bus
+            .get_connection_unix_process_id(name.as_ref().into())
+            .await?;
+        Ok(Some(pid))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.connection.is_closed()
+    }
+
+    /// After this error another connection is worth a try.
+    pub(super) fn is_lost(&self, error: &zbus::Error) -> bool {
+        self.is_closed() || matches!(error, zbus::Error::InputOutput(_)) || is_absent(error)
+    }
+}
+
+/// The bus answered, in place of a systemd that is not on it (any more).
+pub(in crate::systemd) fn is_absent(error: &zbus::Error) -> bool {
+    let zbus::Error::FDO(error) = error else {
+        return false;
+    };
+    matches!(
+        **error,
+        fdo::Error::NoReply(_)
+            | fdo::Error::Disconnected(_)
+            | fdo::Error::NameHasNoOwner(_)
+            | fdo::Error::ServiceUnknown(_)
+            | fdo::Error::Timeout(_)
+            | fdo::Error::TimedOut(_)
+            | fdo::Error::SpawnChildExited(_)
+            | fdo::Error::SpawnChildSignaled(_)
+            | fdo::Error::SpawnExecFailed(_)
+            | fdo::Error::SpawnFailed(_)
+            | fdo::Error::SpawnForkFailed(_)
+    )
+}

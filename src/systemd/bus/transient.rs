@@ -1,0 +1,42 @@
+//! A transient service as systemd takes it (`StartTransientUnit` in
+//! `org.freedesktop.systemd1(5)`).
+
+use std::time::Duration;
+
+use zbus::Variant;
+
+use crate::systemd::Transient;
+
+/// A program is executed at once, or not at all.
+pub(super) const STARTED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Between one end of the service and its next start.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// Then systemd leaves it failed.
+const TRIES: u32 = 5;
+
+/// The time that the tries are counted in.
+const TRIES_WITHIN: Duration = Duration::from_secs(3600);
+
+pub(super) fn properties(service: &Transient) -> [(&'static str, Variant<'_>); 7] {
+    let program = service.command.first().map(String::as_str);
+    let program = program.unwrap_or_default();
+    let command: Vec<&str> = service.command.iter().map(String::as_str).collect();
+    [
+        ("Description", service.description.as_str().into()),
+        // Its start has ended when the program runs.
+        ("Type", "exec".into()),
+        ("ExecStart", vec![(program, command, false)].into()),
+        ("Restart", "on-failure".into()),
+        ("RestartUSec", microseconds(AGAIN_AFTER)),
+        ("StartLimitIntervalUSec", microseconds(TRIES_WITHIN)),
+        ("StartLimitBurst", TRIES.into()),
+    ]
+}
+
+fn microseconds(duration: Duration) -> Variant<'static> {
+    u64::try_from(duration.as_micros())
+        .unwrap_or(u64::MAX)
+        .into()
+}
