@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 #[path = "../tests/lab/load.rs"]
 mod load;
+#[allow(dead_code, reason = "the fault injection reboots them, too")]
 #[path = "../tests/lab/machine.rs"]
 mod machine;
 

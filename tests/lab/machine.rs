@@ -12,6 +12,11 @@ fn cache() -> PathBuf {
         .map_or_else(|| PathBuf::from("/var/cache/digestfix-lab"), PathBuf::from)
 }
 
+/// Where machines are kept while they run.
+fn run_directory() -> PathBuf {
+    env::var_os("DIGESTFIX_LAB_RUN").map_or_else(|| cache().join("run"), PathBuf::from)
+}
+
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/machine")
 }
@@ -27,7 +32,7 @@ pub enum Suite {
 }
 
 impl Suite {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
@@ -77,10 +82,21 @@ impl Run {
 
 impl Machine {
     pub fn boot(suite: Suite) -> Self {
+        Self::boot_from(suite, "")
+    }
+
+    /// One that keeps what Docker and digestfix write on a disk of its own, with
+    /// this file system.
+    pub fn boot_on_disk(suite: Suite, file_system: &str) -> Self {
+        Self::boot_from(suite, file_system)
+    }
+
+    fn boot_from(suite: Suite, disk: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir = cache().join(format!("run/{}-{number}", std::process::id()));
+        let dir = run_directory().join(format!("{}-{number}", std::process::id()));
         let booted = Command::new(script())
+            .env("LAB_DISK", disk)
             .arg("boot")
             .arg(cache().join(suite.name()))
             .arg(&dir)
@@ -91,10 +107,9 @@ impl Machine {
             "{suite:?} does not boot (tests/lab/prepare builds it): {}",
             String::from_utf8_lossy(&booted.stderr)
         );
-        let init = fs::read_to_string(dir.join("init.pid")).expect("a machine has an init");
         let machine = Self {
+            init: init_of(&dir),
             dir,
-            init: init.trim().to_owned(),
         };
         fs::copy(
             env!("CARGO_BIN_EXE_digestfix"),
@@ -102,6 +117,23 @@ impl Machine {
         )
         .expect("the binary can be copied in");
         machine
+    }
+
+    /// Kills all that runs in it and boots it again. With `cut`, what is not on
+    /// its disk is lost.
+    pub fn reboot(&mut self, cut: bool) {
+        let booted = Command::new(script())
+            .arg("reboot")
+            .arg(&self.dir)
+            .args(cut.then_some("cut"))
+            .output()
+            .expect("the machine script runs");
+        assert!(
+            booted.status.success(),
+            "it does not boot again: {}",
+            String::from_utf8_lossy(&booted.stderr)
+        );
+        self.init = init_of(&self.dir);
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -287,6 +319,11 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = Command::new(script()).arg("stop").arg(&self.dir).status();
     }
+}
+
+fn init_of(dir: &Path) -> String {
+    let init = fs::read_to_string(dir.join("init.pid")).expect("a machine has an init");
+    init.trim().to_owned()
 }
 
 /// A script that runs beside the test, and ends with it.

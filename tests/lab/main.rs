@@ -12,6 +12,7 @@ mod containers;
 mod failures;
 mod history;
 mod load;
+#[allow(dead_code, reason = "the fault injection reboots them, too")]
 mod machine;
 mod neighbours;
 mod refusals;

@@ -1,0 +1,125 @@
+//! What a host is, and in what it differs from what it was.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::machine::Machine;
+
+const SNAPSHOT: &str = include_str!("snapshot.sh");
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Everything about a host that an apply must leave as it is, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host(BTreeMap<String, String>);
+
+/// Whether the digest has to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Digest {
+    There,
+    Absent,
+    /// As long as file and engine agree.
+    Either,
+}
+
+/// What a host has to be.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// Without the digest.
+    pub host: Host,
+    /// The value of `references` with the digest.
+    pub references: String,
+}
+
+impl Host {
+    pub fn of(machine: &Machine) -> Self {
+        let run = machine.run(&["sh", "-c", SNAPSHOT]);
+        let mut values = BTreeMap::new();
+        for line in run.stdout.lines() {
+            // What a command says instead of an answer has no tab.
+            let (name, value) = line.split_once('\t').unwrap_or((line, ""));
+            values.insert(name.to_owned(), value.to_owned());
+        }
+        if !run.stderr.trim().is_empty() {
+            values.insert("errors".to_owned(), run.stderr.trim().to_owned());
+        }
+        Self(values)
+    }
+
+    pub fn value(&self, name: &str) -> &str {
+        self.0.get(name).map_or("nothing", String::as_str)
+    }
+
+    /// Without what no container keeps over a reboot.
+    pub fn without_processes(mut self) -> Self {
+        self.0.retain(|name, _| !name.ends_with(" process"));
+        // What was stopped by hand, with a policy to restart always, Docker starts
+        // at boot. An apply keeps it down, and it may also stay so.
+        if let Some(status) = self.0.get_mut("container /down status")
+            && ["running", "exited"].contains(&status.as_str())
+        {
+            *status = "running or exited".to_owned();
+        }
+        self
+    }
+
+    pub fn has_digest(&self) -> bool {
+        self.value("digest") == "yes"
+    }
+
+    fn with_digest(mut self, references: &str) -> Self {
+        self.0.insert("digest".to_owned(), "yes".to_owned());
+        self.0
+            .insert("references".to_owned(), references.to_owned());
+        self
+    }
+
+    /// Every difference, in words.
+    pub fn differences(&self, now: &Self) -> Vec<String> {
+        let names: std::collections::BTreeSet<&String> =
+            self.0.keys().chain(now.0.keys()).collect();
+        names
+            .into_iter()
+            .filter(|name| self.value(name) != now.value(name))
+            .map(|name| format!("{name}: was {}, is {}", self.value(name), now.value(name)))
+            .collect()
+    }
+}
+
+impl Expected {
+    /// In what a host is not what it has to be.
+    pub fn differences(&self, now: &Host, digest: Digest) -> Vec<String> {
+        let with = self.host.clone().with_digest(&self.references);
+        match digest {
+            Digest::There => with.differences(now),
+            Digest::Absent => self.host.differences(now),
+            Digest::Either => {
+                let is_new = now.value("references") == self.references;
+                if is_new { with } else { self.host.clone() }.differences(now)
+            }
+        }
+    }
+
+    /// Waits until a host is what it has to be; gives how long that took, or
+    /// what is still different.
+    pub fn wait_for(
+        &self,
+        machine: &Machine,
+        digest: Digest,
+        patience: Duration,
+        see: impl Fn(Host) -> Host,
+    ) -> Result<(Duration, Host), Vec<String>> {
+        let begin = Instant::now();
+        loop {
+            let now = see(Host::of(machine));
+            let differences = self.differences(&now, digest);
+            if differences.is_empty() {
+                return Ok((begin.elapsed(), now));
+            }
+            if begin.elapsed() > patience {
+                return Err(differences);
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+}

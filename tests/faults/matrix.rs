@@ -1,0 +1,100 @@
+//! Every fault at every system call of an apply, on several machines at once.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::thread;
+
+use crate::host::Digest;
+use crate::injection::{inject, trace};
+use crate::options::Options;
+use crate::points::{Fault, Injection, Point, chosen};
+use crate::scene::{Scene, attempt, promised};
+use crate::tally::{Tally, Tried};
+
+pub fn run(options: &Options) -> Tally {
+    let first = Scene::new(options, None);
+    let points = chosen(&trace(&first.machine, &first.apply()), options);
+    first.take_off().expect("the digest comes off again");
+    let injections = injections(&points, options);
+    println!(
+        "{} system calls, {} faults at them to try",
+        points.len(),
+        injections.len()
+    );
+    let tally = Tally::new(injections.len());
+    let queue = Mutex::new(VecDeque::from(injections));
+    thread::scope(|scope| {
+        scope.spawn(|| work(&queue, Some(first), options, &tally));
+        for _ in 1..options.machines {
+            scope.spawn(|| work(&queue, None, options, &tally));
+        }
+    });
+    tally
+}
+
+fn injections(points: &[Point], options: &Options) -> Vec<Injection> {
+    let of = |fault: Fault| {
+        points
+            .iter()
+            .filter(move |point| point.faults(options).contains(&fault))
+            .map(move |point| point.with(fault))
+    };
+    // One fault after another, so that each Nth of them is spread over all.
+    [
+        Fault::Kill,
+        Fault::Error("EIO"),
+        Fault::Error("ENOSPC"),
+        Fault::Error("EINTR"),
+    ]
+    .into_iter()
+    .flat_map(of)
+    .step_by(options.every)
+    .collect()
+}
+
+/// Takes one fault after another until none is left.
+fn work(
+    queue: &Mutex<VecDeque<Injection>>,
+    mut scene: Option<Scene>,
+    options: &Options,
+    tally: &Tally,
+) {
+    let next = || {
+        let mut queue = queue.lock().unwrap_or_else(|error| error.into_inner());
+        queue.pop_front()
+    };
+    while let Some(injection) = next() {
+        let tried = attempt(|| {
+            let scene = scene.get_or_insert_with(|| Scene::new(options, None));
+            fault(scene, &injection)
+        });
+        if matches!(tried, Tried::Failed(_)) {
+            // The next point begins on a host that is known.
+            scene = None;
+        }
+        tally.add(&injection.to_string(), tried);
+    }
+}
+
+fn fault(scene: &Scene, injection: &Injection) -> Result<Tried, Vec<String>> {
+    let injected = inject(&scene.machine, injection, &scene.apply());
+    if injected.impossible {
+        scene.recover()?;
+        scene.whole(Digest::Either)?;
+        scene.take_off()?;
+        return Ok(Tried::NotReached);
+    }
+    let tell = |mut differences: Vec<String>| {
+        differences.push(format!("{:?}: {}", injected.ended, injected.output));
+        differences
+    };
+    let digest = promised(&injected)?;
+    scene.recover_by_hand(injected.ended)?;
+    let took = scene.whole(digest).map_err(tell)?;
+    scene.take_off()?;
+    Ok(if injected.reached {
+        Tried::Whole(took)
+    } else {
+        Tried::NotReached
+    })
+}

@@ -1,0 +1,116 @@
+//! What a person asks for.
+
+use std::time::Duration;
+
+use crate::machine::Suite;
+
+pub const USAGE: &str = "\
+usage: faults MODE [OPTION...]
+
+  matrix    an apply is killed, or fails, at each of its system calls
+  power     the power fails at each system call of an apply
+  reboots   the machine is reset at random instants of an apply, under load
+  recover   a recovery is killed at each of its system calls
+
+  --every N       only each Nth point (1; power and recover: 10)
+  --machines M    so many machines at once (3; matrix only)
+  --suite S       bookworm, trixie (default) or forky
+  --fault F       kill, EIO, ENOSPC, EINTR or all (default); matrix only
+  --call NAME     only points of this system call; with NAME:K, only that one
+  --fs FS         the disk's file system: ext4 (default of power), xfs, btrfs;
+                  reboots has no such disk unless it is said
+  --count N       so many resets (20)
+  --seed S        of the instants (1)
+  --patience S    a host has so many seconds to become whole (60)
+  --by-hand       call digestfix recover after a kill, as nothing else does";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Matrix,
+    Power,
+    Reboots,
+    Recover,
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub mode: Mode,
+    pub every: usize,
+    pub machines: usize,
+    pub suite: Suite,
+    pub fault: String,
+    /// A system call's name, and perhaps a number.
+    pub call: Option<(String, Option<usize>)>,
+    pub file_system: Option<String>,
+    pub count: usize,
+    pub seed: u64,
+    pub patience: Duration,
+    pub by_hand: bool,
+}
+
+impl Options {
+    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mode = match words.next().as_deref() {
+            Some("matrix") => Mode::Matrix,
+            Some("power") => Mode::Power,
+            Some("reboots") => Mode::Reboots,
+            Some("recover") => Mode::Recover,
+            other => return Err(format!("no such mode: {}", other.unwrap_or("none"))),
+        };
+        let mut options = Self {
+            mode,
+            every: if matches!(mode, Mode::Power | Mode::Recover) {
+                10
+            } else {
+                1
+            },
+            machines: 3,
+            suite: Suite::Trixie,
+            fault: "all".to_owned(),
+            call: None,
+            file_system: None,
+            count: 20,
+            seed: 1,
+            patience: Duration::from_secs(60),
+            by_hand: false,
+        };
+        while let Some(name) = words.next() {
+            if name == "--by-hand" {
+                options.by_hand = true;
+                continue;
+            }
+            let value = words.next().ok_or(format!("{name} needs a value"))?;
+            match name.as_str() {
+                "--every" => options.every = number(&value)?.max(1),
+                "--machines" => options.machines = number(&value)?.max(1),
+                "--suite" => options.suite = suite(&value)?,
+                "--fault" => options.fault = value,
+                "--call" => options.call = Some(call(&value)?),
+                "--fs" => options.file_system = Some(value),
+                "--count" => options.count = number(&value)?,
+                "--seed" => options.seed = number(&value)? as u64,
+                "--patience" => options.patience = Duration::from_secs(number(&value)? as u64),
+                _ => return Err(format!("no such option: {name}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|error| format!("{text}: {error}"))
+}
+
+fn suite(name: &str) -> Result<Suite, String> {
+    [Suite::Bookworm, Suite::Trixie, Suite::Forky]
+        .into_iter()
+        .find(|suite| suite.name() == name)
+        .ok_or(format!("no such suite: {name}"))
+}
+
+fn call(text: &str) -> Result<(String, Option<usize>), String> {
+    match text.split_once(':') {
+        Some((name, occurrence)) => Ok((name.to_owned(), Some(number(occurrence)?))),
+        None => Ok((text.to_owned(), None)),
+    }
+}

@@ -1,0 +1,187 @@
+//! The system calls of a run at which something may go wrong, and how each may.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::options::Options;
+
+/// Those that write, sync, rename, lock or talk to a socket.
+pub const CALLS: &[&str] = &[
+    "write",
+    "pwrite64",
+    "writev",
+    "fsync",
+    "fdatasync",
+    "rename",
+    "renameat",
+    "renameat2",
+    "link",
+    "linkat",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "mkdirat",
+    "rmdir",
+    "ftruncate",
+    "fchown",
+    "fchmod",
+    "chmod",
+    "fsetxattr",
+    "setxattr",
+    "symlink",
+    "flock",
+    "fcntl",
+    "socket",
+    "connect",
+    "sendto",
+    "sendmsg",
+    "recvfrom",
+    "recvmsg",
+    "openat",
+];
+
+/// What takes space, and so may find none.
+const TAKES_SPACE: &[&str] = &[
+    "write",
+    "pwrite64",
+    "writev",
+    "openat",
+    "rename",
+    "renameat",
+    "renameat2",
+    "link",
+    "linkat",
+    "mkdir",
+    "mkdirat",
+    "symlink",
+    "ftruncate",
+    "fsync",
+    "fdatasync",
+    "setxattr",
+    "fsetxattr",
+];
+
+/// What may block, and so be interrupted.
+const BLOCKS: &[&str] = &[
+    "recvfrom", "recvmsg", "write", "writev", "pwrite64", "sendto", "sendmsg", "connect", "flock",
+];
+
+/// One system call of a run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Point {
+    pub call: String,
+    /// Its number among those of this name, from 1.
+    pub occurrence: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Kill,
+    Error(&'static str),
+}
+
+/// A fault at a point, in strace's words.
+#[derive(Debug, Clone)]
+pub struct Injection {
+    pub point: Point,
+    pub fault: Fault,
+}
+
+impl fmt::Display for Injection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Point { call, occurrence } = &self.point;
+        match self.fault {
+            Fault::Kill => write!(formatter, "{call}:signal=SIGKILL:when={occurrence}"),
+            Fault::Error(errno) => write!(formatter, "{call}:error={errno}:when={occurrence}"),
+        }
+    }
+}
+
+impl Point {
+    pub fn with(&self, fault: Fault) -> Injection {
+        Injection {
+            point: self.clone(),
+            fault,
+        }
+    }
+
+    /// Every way in which this call may go wrong that is asked for.
+    pub fn faults(&self, options: &Options) -> Vec<Fault> {
+        let call = self.call.as_str();
+        let mut faults = vec![Fault::Kill, Fault::Error("EIO")];
+        if TAKES_SPACE.contains(&call) {
+            faults.push(Fault::Error("ENOSPC"));
+        }
+        if BLOCKS.contains(&call) {
+            faults.push(Fault::Error("EINTR"));
+        }
+        faults.retain(|fault| {
+            let name = match fault {
+                Fault::Kill => "kill",
+                Fault::Error(errno) => errno,
+            };
+            options.fault == "all" || options.fault == name
+        });
+        faults
+    }
+}
+
+/// A traced call with what was traced of it.
+pub struct Traced {
+    pub point: Point,
+    pub line: String,
+}
+
+/// The calls in a log of `strace -f`, in their order.
+pub fn traced(log: &str) -> Vec<Traced> {
+    let mut numbers: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut traced: Vec<Traced> = Vec::new();
+    for line in log.lines() {
+        let Some((task, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        let rest = rest.trim_start();
+        let Some((call, arguments)) = rest.split_once('(') else {
+            continue;
+        };
+        if !CALLS.contains(&call) {
+            continue;
+        }
+        // strace counts each task's on their own.
+        let number = numbers
+            .entry((task.to_owned(), call.to_owned()))
+            .or_default();
+        *number += 1;
+        let of_interest = match call {
+            "openat" => arguments.contains("O_CREAT"),
+            "fcntl" => arguments.contains("_SETLK"),
+            _ => true,
+        };
+        let point = Point {
+            call: call.to_owned(),
+            occurrence: *number,
+        };
+        if of_interest && traced.iter().all(|known| known.point != point) {
+            traced.push(Traced {
+                point,
+                line: rest.to_owned(),
+            });
+        }
+    }
+    traced
+}
+
+/// The points among them that are asked for.
+pub fn chosen(traced: &[Traced], options: &Options) -> Vec<Point> {
+    let wanted = |point: &&Point| {
+        options.call.as_ref().is_none_or(|(call, occurrence)| {
+            point.call == *call && occurrence.is_none_or(|number| point.occurrence == number)
+        })
+    };
+    traced
+        .iter()
+        .map(|traced| &traced.point)
+        .filter(wanted)
+        .cloned()
+        .collect()
+}

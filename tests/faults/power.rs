@@ -1,0 +1,98 @@
+//! The power fails at each system call of an apply, and what was not synced is
+//! lost. In the end it fails after an apply that said it was done.
+
+use crate::host::{Digest, Expected, Host};
+use crate::injection::{Ended, inject, trace};
+use crate::options::Options;
+use crate::points::{Fault, chosen};
+use crate::scene::{Scene, attempt, promised};
+use crate::tally::{Tally, Tried};
+
+/// What a host is after a reboot.
+pub struct Rebooted {
+    pub scene: Scene,
+    /// As Docker has it after a reboot that nothing went before.
+    pub expected: Expected,
+    cut: bool,
+}
+
+impl Rebooted {
+    pub fn new(options: &Options, file_system: Option<&str>) -> Self {
+        let mut scene = Scene::new(options, file_system);
+        let cut = file_system.is_some();
+        scene.as_before_reboot();
+        scene.machine.reboot(cut);
+        let settled = || Host::of(&scene.machine).without_processes();
+        crate::machine::eventually("Docker is back", || {
+            settled().value("docker.service") == "active (running)"
+        });
+        let expected = Expected {
+            host: settled(),
+            references: scene.expected.references.clone(),
+        };
+        Self {
+            scene,
+            expected,
+            cut,
+        }
+    }
+
+    /// The power fails now, and comes back.
+    pub fn reboot(&mut self) {
+        self.scene.machine.reboot(self.cut);
+    }
+
+    /// Sees that the host is whole again, and makes it ready for the next point.
+    pub fn is_whole(&self, ended: Ended, digest: Digest) -> Result<Tried, Vec<String>> {
+        self.scene.recover_by_hand(ended)?;
+        let took = self.scene.whole_after_reboot(&self.expected, digest)?;
+        self.scene.take_off()?;
+        Ok(Tried::Whole(took))
+    }
+}
+
+pub fn run(options: &Options) -> Tally {
+    let file_system = options.file_system.as_deref().unwrap_or("ext4");
+    let host = Rebooted::new(options, Some(file_system));
+    host.scene.as_before_reboot();
+    let points = chosen(&trace(&host.scene.machine, &host.scene.apply()), options);
+    host.scene.take_off().expect("the digest comes off again");
+    let points: Vec<_> = points.into_iter().step_by(options.every).collect();
+    println!(
+        "{} system calls at which the power fails, on {file_system}",
+        points.len()
+    );
+    let tally = Tally::new(points.len() + 1);
+    let mut host = Some(host);
+    let points = points.into_iter().map(Some).chain([None]);
+    for point in points {
+        let injection = point.map(|point| point.with(Fault::Kill));
+        let name = injection.as_ref().map_or_else(
+            || "after an apply that was done".to_owned(),
+            ToString::to_string,
+        );
+        let tried = attempt(|| {
+            let host = host.get_or_insert_with(|| Rebooted::new(options, Some(file_system)));
+            host.scene.as_before_reboot();
+            let Some(injection) = &injection else {
+                let claim = host.scene.claim.clone();
+                host.scene.machine.digestfix(&["apply", &claim]).exits(0);
+                host.reboot();
+                return host.is_whole(Ended::Code(0), Digest::There);
+            };
+            let injected = inject(&host.scene.machine, injection, &host.scene.apply());
+            host.reboot();
+            let tried = host.is_whole(injected.ended, promised(&injected)?)?;
+            Ok(if injected.reached {
+                tried
+            } else {
+                Tried::NotReached
+            })
+        });
+        if matches!(tried, Tried::Failed(_)) {
+            host = None;
+        }
+        tally.add(&name, tried);
+    }
+    tally
+}

@@ -1,0 +1,109 @@
+//! A recovery that is killed at each of its own system calls, and then two at
+//! once.
+
+use crate::host::Digest;
+use crate::injection::{Ended, inject, trace};
+use crate::options::Options;
+use crate::points::{Fault, Injection, Traced, chosen};
+use crate::scene::{Scene, attempt};
+use crate::tally::{Tally, Tried};
+
+/// Where an apply is killed, and what it is about to say there.
+const MOMENTS: [(&str, &str); 4] = [
+    ("before the stop", "nothing can start"),
+    ("while Docker is down", "stopped"),
+    ("after the swap", "changed in the file"),
+    ("after the start", "the engine answers"),
+];
+
+const RECOVER: [&str; 3] = ["recover", "--wait", "60"];
+
+/// A guard that is there, and leaves what is to be recovered to others.
+const IDLE_GUARD: &str = "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n";
+
+const WITHOUT_GUARD: &str = "systemctl stop 'digestfix-guard-*.service'
+systemctl reset-failed 'digestfix-guard-*.service' 2>/dev/null || true";
+
+const TWO_AT_ONCE: &str = "digestfix recover --wait 60 >/run/one 2>&1 & one=$!
+digestfix recover --wait 60 >/run/two 2>&1; two=$?
+wait $one; echo $? $two; cat /run/one /run/two";
+
+pub fn run(options: &Options) -> Tally {
+    let mut scene = Some(unguarded(options));
+    let first = scene.as_ref().expect("it is there");
+    let apply = trace(&first.machine, &first.apply());
+    first.take_off().expect("the digest comes off again");
+    let mut points = Vec::new();
+    for (moment, says) in MOMENTS {
+        let interruption = said(&apply, says).point.with(Fault::Kill);
+        let prepared = interrupt(first, &interruption);
+        prepared.expect("an apply can be interrupted");
+        let calls = trace(&first.machine, &RECOVER);
+        first.whole(Digest::Either).expect("a recovery, not killed");
+        first.take_off().expect("the digest comes off again");
+        let calls = chosen(&calls, options);
+        let kills = calls.iter().map(|point| point.with(Fault::Kill));
+        points.extend(kills.map(|kill| (moment, interruption.clone(), kill)));
+    }
+    let points: Vec<_> = points.into_iter().step_by(options.every).collect();
+    println!("{} system calls of a recovery to kill it at", points.len());
+    let tally = Tally::new(points.len());
+    for (moment, interruption, kill) in points {
+        let tried = attempt(|| {
+            let scene = scene.get_or_insert_with(|| unguarded(options));
+            killed(scene, &interruption, &kill)
+        });
+        if matches!(tried, Tried::Failed(_)) {
+            scene = None;
+        }
+        tally.add(&format!("apply killed {moment}, recover at {kill}"), tried);
+    }
+    tally
+}
+
+fn unguarded(options: &Options) -> Scene {
+    let scene = Scene::new(options, None);
+    scene.machine.write(
+        "/etc/systemd/system/digestfix-guard-.service.d/lab.conf",
+        IDLE_GUARD,
+    );
+    scene.machine.sh("systemctl daemon-reload");
+    scene
+}
+
+/// The call with which a run says something.
+fn said<'a>(calls: &'a [Traced], says: &str) -> &'a Traced {
+    calls
+        .iter()
+        .find(|traced| traced.line.starts_with("write(1,") && traced.line.contains(says))
+        .unwrap_or_else(|| panic!("no apply says: {says}"))
+}
+
+fn interrupt(scene: &Scene, interruption: &Injection) -> Result<(), Vec<String>> {
+    let injected = inject(&scene.machine, interruption, &scene.apply());
+    scene.machine.sh(WITHOUT_GUARD);
+    match injected.ended {
+        Ended::Killed => Ok(()),
+        Ended::Code(code) => Err(vec![format!(
+            "the apply was not interrupted, and exits with {code}: {}",
+            injected.output
+        )]),
+    }
+}
+
+fn killed(scene: &Scene, interruption: &Injection, kill: &Injection) -> Result<Tried, Vec<String>> {
+    interrupt(scene, interruption)?;
+    let injected = inject(&scene.machine, kill, &RECOVER);
+    scene.machine.sh(WITHOUT_GUARD);
+    let two = scene.machine.sh(TWO_AT_ONCE);
+    if !two.starts_with("0 0") {
+        return Err(vec![format!("two recoveries at once exit with {two}")]);
+    }
+    let took = scene.whole(Digest::Either)?;
+    scene.take_off()?;
+    Ok(if injected.reached {
+        Tried::Whole(took)
+    } else {
+        Tried::NotReached
+    })
+}

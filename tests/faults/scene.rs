@@ -1,0 +1,183 @@
+//! A furnished machine on which one point after another is tried.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::host::{Digest, Expected, Host};
+use crate::injection::{Ended, Injected};
+use crate::machine::{APP, Machine, STORE, Suite};
+use crate::options::Options;
+use crate::tally::Tried;
+
+const FURNISH: &str = include_str!("furnish.sh");
+
+/// Has the containers be what they were before a reboot.
+const AS_BEFORE: &str = "docker unpause frozen >/dev/null 2>&1 || true
+docker start plain web frozen down >/dev/null
+docker pause frozen >/dev/null
+docker kill down >/dev/null";
+
+pub struct Scene {
+    pub machine: Machine,
+    /// What an apply is given.
+    pub claim: String,
+    reference: String,
+    pub expected: Expected,
+    patience: Duration,
+    by_hand: bool,
+}
+
+impl Scene {
+    /// Boots and furnishes a machine, and sees what an apply makes of it.
+    pub fn new(options: &Options, file_system: Option<&str>) -> Self {
+        let machine = match file_system {
+            Some(file_system) => Machine::boot_on_disk(options.suite, file_system),
+            None => Machine::boot(options.suite),
+        };
+        install_units(&machine);
+        let config = match options.suite {
+            Suite::Bookworm => "none",
+            Suite::Trixie => "file",
+            Suite::Forky => "link",
+        };
+        let run = machine.run(&["sh", "-c", FURNISH, "furnish", config]);
+        assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+        let claim = machine.claim("app");
+        let reference = format!("{APP}@{}", machine.digest("app"));
+        let host = Host::of(&machine);
+        assert!(!host.has_digest(), "the digest is lost at first");
+
+        machine.digestfix(&["apply", &claim]).exits(0);
+        let expected = Expected {
+            references: Host::of(&machine).value("references").to_owned(),
+            host,
+        };
+        let scene = Self {
+            machine,
+            claim,
+            reference,
+            expected,
+            patience: options.patience,
+            by_hand: options.by_hand,
+        };
+        let whole = scene.whole(Digest::There).and_then(|_| scene.take_off());
+        let whole = whole.and_then(|()| scene.whole(Digest::Absent));
+        assert_eq!(whole.err(), None, "an apply without any fault");
+        scene
+    }
+
+    pub fn apply(&self) -> [&str; 2] {
+        ["apply", &self.claim]
+    }
+
+    /// Waits for the host to be what it has to be.
+    pub fn whole(&self, digest: Digest) -> Result<Duration, Vec<String>> {
+        let seen = self
+            .expected
+            .wait_for(&self.machine, digest, self.patience, |host| host);
+        seen.map(|(took, _)| took)
+    }
+
+    /// The same after a reboot, which no container's process outlives.
+    pub fn whole_after_reboot(
+        &self,
+        expected: &Expected,
+        digest: Digest,
+    ) -> Result<Duration, Vec<String>> {
+        let seen = expected.wait_for(
+            &self.machine,
+            digest,
+            self.patience,
+            Host::without_processes,
+        );
+        seen.map(|(took, _)| took)
+    }
+
+    /// Takes the digest off again, for the next point.
+    pub fn take_off(&self) -> Result<(), Vec<String>> {
+        let words = ["apply", "--remove", &self.reference];
+        if self.machine.engine_has("app") {
+            let run = self.machine.digestfix(&words);
+            if run.code != 0 {
+                return Err(vec![format!(
+                    "taking the digest off again exits with {}: {}{}",
+                    run.code, run.stdout, run.stderr
+                )]);
+            }
+        }
+        self.machine.sh(&format!("rm -f {STORE}.digestfix-*"));
+        Ok(())
+    }
+
+    /// What a person would do about a run that ended so.
+    pub fn recover_by_hand(&self, ended: Ended) -> Result<(), Vec<String>> {
+        if !self.by_hand || !matches!(ended, Ended::Killed | Ended::Code(5)) {
+            return Ok(());
+        }
+        self.recover()
+    }
+
+    pub fn recover(&self) -> Result<(), Vec<String>> {
+        let run = self.machine.digestfix(&["recover", "--wait", "60"]);
+        if run.code == 0 {
+            return Ok(());
+        }
+        Err(vec![format!(
+            "digestfix recover exits with {}: {}{}",
+            run.code, run.stdout, run.stderr
+        )])
+    }
+
+    /// Has the containers be what they were before a reboot, and everything on
+    /// the disk.
+    pub fn as_before_reboot(&self) {
+        self.machine.sh(AS_BEFORE);
+        self.machine
+            .sh("sync -f /var/lib/docker; sync -f /etc/docker");
+    }
+}
+
+/// What is promised of the digest when a run ends so.
+pub fn promised(injected: &Injected) -> Result<Digest, Vec<String>> {
+    match injected.ended {
+        Ended::Code(0) => Ok(Digest::There),
+        Ended::Code(1 | 3) => Ok(Digest::Absent),
+        Ended::Code(5) | Ended::Killed => Ok(Digest::Either),
+        Ended::Code(124 | 137) => Err(vec![format!("it does not end: {}", injected.output)]),
+        Ended::Code(code) => Err(vec![format!(
+            "exit code {code}, which is not one of 0, 1, 3 and 5: {}",
+            injected.output
+        )]),
+    }
+}
+
+/// Tries a point. What cannot go on is a failure of it, and not the end.
+pub fn attempt(point: impl FnOnce() -> Result<Tried, Vec<String>>) -> Tried {
+    match catch_unwind(AssertUnwindSafe(point)) {
+        Ok(Ok(tried)) => tried,
+        Ok(Err(differences)) => Tried::Failed(differences),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Tried::Failed(vec![text.unwrap_or_else(|| "a panic".to_owned())])
+        }
+    }
+}
+
+/// Those that this version has.
+fn install_units(machine: &Machine) {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    let Ok(listing) = fs::read_dir(units) else {
+        return;
+    };
+    machine.sh("mkdir -p /lab/systemd");
+    for file in listing.filter_map(Result::ok) {
+        let name = file.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".service") {
+            let unit = fs::read(file.path()).expect("a unit can be read");
+            machine.put(&format!("/lab/systemd/{name}"), &unit);
+        }
+    }
+}

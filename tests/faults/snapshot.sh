@@ -1,0 +1,43 @@
+# Prints what a host is: on each line a name, a tab and a value.
+# Docker is asked nothing unless it runs, as a client would start it.
+tell() { printf '%s\t%s\n' "$1" "$2"; }
+
+systemctl show -p Id,ActiveState,SubState,NeedDaemonReload docker.service docker.socket lab-dependent.service |
+  awk 'BEGIN { RS = ""; FS = "\n" }
+    {
+      for (i = 1; i <= NF; i++) { at = index($i, "="); value[substr($i, 1, at - 1)] = substr($i, at + 1) }
+      state = value["ActiveState"] " (" value["SubState"] ")"
+      if (value["NeedDaemonReload"] == "yes") state = state ", changed on disk"
+      print value["Id"] "\t" state
+    }'
+
+store=/var/lib/docker/image/overlay2
+tell references "$(sha256sum <$store/repositories.json 2>&1)"
+config=/etc/docker/daemon.json
+tell daemon.json "$(stat -c '%F, inode %i, mode %a, owner %u:%g, of %y' $config 2>&1), $(stat -L -c 'inode %i, mode %a, owner %u:%g, of %y' $config 2>&1), $(sha256sum 2>&1 <$config)"
+tell /etc/docker "$(ls -A /etc/docker 2>&1 | tr '\n' ' ')"
+
+if [ "$(systemctl is-active docker.service)" = active ]; then
+  tell live-restore "$(timeout 10 docker info -f '{{.LiveRestoreEnabled}}' 2>&1)"
+  timeout 10 docker inspect -f '{{$n := .Name}}container {{$n}} status	{{.State.Status}}
+container {{$n}} process	{{.State.Pid}}, since {{.State.StartedAt}}
+container {{$n}} restarts	{{.RestartCount}}
+container {{$n}} policy	{{.HostConfig.RestartPolicy}}' $(timeout 10 docker ps -aq) 2>&1
+  tell tag "$(timeout 10 docker image inspect -f '{{.Id}}' localhost:5000/lab/app:v1 2>&1)"
+  timeout 10 docker image inspect "localhost:5000/lab/app@$(cat /lab/app.digest)" >/dev/null 2>&1 && held=yes || held=no
+  tell digest $held
+  # Held back, a first packet comes again after a second.
+  curl -s -m 0.9 -o /dev/null http://127.0.0.1:8080/hello && answers=yes || answers=no
+  tell "published port" "answers: $answers"
+fi
+
+# Whatever digestfix may leave, each on a line of its own.
+{
+  [ ! -d /var/lib/docker/digestfix ] || find /var/lib/docker/digestfix -mindepth 1 ! -name lock ! -name 'grounds-*.json'
+  [ ! -d /var/lib/digestfix/unfinished ] || find /var/lib/digestfix/unfinished -mindepth 1
+  find /run/systemd/system /etc/docker -name '*digestfix*'
+  find $store -name '*digestfix*' | grep -v -E '/repositories\.json\.digestfix-[0-9A-Za-z]+-[0-9]+$'
+  systemctl list-units --all --plain --no-legend 'digestfix-guard-*' | awk '{ print $1, $3, $4 }'
+  systemctl list-units --failed --plain --no-legend 'digestfix-*' | awk '{ print $1, $3, $4 }'
+  pgrep -a -x digestfix
+} 2>&1 | sort -u | while read -r left; do tell "left: $left" yes; done
