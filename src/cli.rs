@@ -36,6 +36,16 @@ A FILE is known by its content: an OCI layout or archive, skopeo's dir:, a raw m
 or index, what docker image inspect or digestfix export printed, a repositories.json,
 Kubernetes or compose YAML, a Dockerfile, a list of references.";
 
+/// What says where Docker lives.
+const HOST: [&str; 6] = [
+    "data_root",
+    "driver",
+    "unit",
+    "config_file",
+    "socket",
+    "offline",
+];
+
 /// Gives images on a Docker host their lost digests back.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES, arg_required_else_help = true)]
@@ -177,10 +187,14 @@ pub enum ExportFormat {
 /// `digestfix recover`.
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
-    /// Only what can be done before Docker starts: for digestfix-recover.service,
-    /// after a new start of the machine
-    #[arg(long, conflicts_with_all = ["data_root", "driver", "unit", "config_file", "socket", "offline"])]
-    pub boot: bool,
+    /// Only what runs before this start of the machine left, and only as far as
+    /// it can be brought back before Docker starts (digestfix-recover.service)
+    #[arg(long, conflicts_with_all = HOST)]
+    pub before_docker: bool,
+    /// Only what runs before this start of the machine left
+    /// (digestfix-resume.service)
+    #[arg(long, conflicts_with_all = HOST)]
+    pub after_boot: bool,
     /// Wait up to this long for another digestfix on the same data root to end
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub wait: Duration,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, RestartPolicy, Status};
 use crate::digest::{Algorithm, Digest};
+use crate::history::is_id;
 use crate::host::is_driver_name;
 use crate::state_file;
 use crate::transaction::lock::RootLock;
@@ -283,15 +284,10 @@ pub fn path(data_root: &Path) -> PathBuf {
     state_file::path(data_root, FILE_NAME)
 }
 
-/// A name that a transaction can have.
+/// This boot of the machine (`random(4)`, `boot_id`); empty where it has no
+/// name.
 #[must_use]
-pub fn is_id(text: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
-}
-
-/// This boot of the machine; empty where it has no name.
-fn boot_id() -> String {
+pub fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
 }

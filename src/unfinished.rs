@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf, absolute};
 use serde::{Deserialize, Serialize};
 
 use crate::directory;
+use crate::history::is_id;
 use crate::host::{Flags, Managed};
-use crate::journal::is_id;
+use crate::journal::boot_id;
 use crate::state_file;
 use crate::transaction::lock::RootLock;
 
@@ -34,6 +35,8 @@ const SUFFIX: &str = ".json";
 #[serde(deny_unknown_fields)]
 pub struct Notice {
     digestfix_unfinished: u32,
+    /// The boot that it began in.
+    boot: String,
     /// Docker's data root: the journal is there.
     pub data_root: PathBuf,
     /// Docker's configuration file.
@@ -59,6 +62,7 @@ impl Notice {
         let whole = |path: &PathBuf| absolute(path).unwrap_or_else(|_| path.clone());
         Self {
             digestfix_unfinished: VERSION,
+            boot: boot_id(),
             data_root: whole(&data_root.to_owned()),
             config_file: whole(&host.config_file),
             flags: Flags {
@@ -69,6 +73,12 @@ impl Notice {
                 socket: flags.socket.as_ref().map(whole),
             },
         }
+    }
+
+    /// The machine has been started anew since the transaction began.
+    #[must_use]
+    pub fn is_of_another_boot(&self) -> bool {
+        self.boot != boot_id()
     }
 
     /// Puts it on disk.
@@ -190,6 +200,7 @@ mod tests {
     fn notice() -> Notice {
         Notice {
             digestfix_unfinished: VERSION,
+            boot: boot_id(),
             data_root: "/data/docker".into(),
             config_file: "/etc/docker/daemon.json".into(),
             flags: Flags::default(),

@@ -53,7 +53,7 @@ pub(super) async fn run(args: &RecoverArgs) -> Exit {
 }
 
 async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
-    if args.boot {
+    if args.before_docker {
         return before_docker(report);
     }
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
@@ -67,6 +67,11 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
         true => unfinished::read_all(Path::new(UNFINISHED)),
         false => Default::default(),
     };
+    let former = |(_, notice): &(String, Notice)| !args.after_boot || notice.is_of_another_boot();
+    let runs: Vec<_> = runs.into_iter().filter(former).collect();
+    if args.after_boot && runs.is_empty() && errors.is_empty() {
+        return Ok(None);
+    }
     if runs.is_empty() && errors.is_empty() {
         let site = settled_site(&args.host).await?;
         report.host(&site.host);
@@ -114,6 +119,9 @@ fn before_docker(report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
 fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, Stop> {
     let unfinished = Path::new(UNFINISHED);
     let data_root = &notice.data_root;
+    if !notice.is_of_another_boot() {
+        return Ok(false);
+    }
     if !data_root.is_dir() {
         report.warning(&format!(
             "{} is not there (yet): once it is, digestfix recover",
@@ -127,7 +135,7 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
         return Ok(false);
     };
     let images = ImageDir::new(data_root, &journal.references.driver);
-    if !journal.is_of_another_boot() || images.is_in_use()? {
+    if images.is_in_use()? {
         return Ok(false);
     }
     refuse_other_file(&journal, &notice.config_file)?;

@@ -33,7 +33,8 @@ fi
 
 # Whatever digestfix may leave, each on a line of its own.
 {
-  [ ! -d /var/lib/docker/digestfix ] || find /var/lib/docker/digestfix -mindepth 1 ! -name lock ! -name 'grounds-*.json'
+  [ ! -d /var/lib/docker/digestfix ] || find /var/lib/docker/digestfix -mindepth 1 ! -name lock ! -name 'grounds-*.json' ! -name history ! -path '*/history/*.json'
+  grep -s -L '"ended":"' /var/lib/docker/digestfix/history/*.json
   [ ! -d /var/lib/digestfix/unfinished ] || find /var/lib/digestfix/unfinished -mindepth 1
   find /run/systemd/system /etc/docker -name '*digestfix*'
   find $store -name '*digestfix*' | grep -v -E '/repositories\.json\.digestfix-[0-9A-Za-z]+-[0-9]+$'
