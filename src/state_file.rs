@@ -3,6 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,9 @@ use nix::unistd::geteuid;
 
 use crate::directory;
 use crate::transaction::lock::{RootLock, STATE_DIR};
+
+/// What the name of such a file ends with until it is whole.
+const HALF_WRITTEN: &str = ".json.new";
 
 /// Where a file of this name is kept in a data root.
 #[must_use]
@@ -85,6 +89,24 @@ pub fn remove(path: &Path, _lock: &RootLock) -> io::Result<()> {
     directory::sync(path)
 }
 
+/// Removes what runs that were killed had begun to write of such files.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn sweep(lock: &RootLock) -> io::Result<()> {
+    for file in fs::read_dir(lock.data_root().join(STATE_DIR))? {
+        let path = file?.path();
+        if path
+            .as_os_str()
+            .as_bytes()
+            .ends_with(HALF_WRITTEN.as_bytes())
+        {
+            directory::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
 fn half_written(path: &Path) -> PathBuf {
-    path.with_extension("json.new")
+    path.with_extension(&HALF_WRITTEN[1..])
 }

@@ -7,7 +7,6 @@ use crate::cli::{HostArgs, RecoverArgs};
 use crate::commands::{Site, Stop, engine_at};
 use crate::data_root::ImageDir;
 use crate::disturbance::Disturbance;
-use crate::history;
 use crate::host::HostError;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal};
@@ -166,10 +165,10 @@ pub(super) async fn recover_run(
 ) -> Result<Option<Vec<String>>, Stop> {
     let unfinished = Path::new(UNFINISHED);
     let journal = Journal::read(lock.data_root())?;
-    if journal.is_none_or(|journal| journal.id != id) {
-        // One that was killed before it did anything.
-        for error in history::end_interrupted(lock) {
-            report.warning(&error.to_string());
+    if journal.as_ref().is_none_or(|journal| journal.id != id) {
+        // It was killed before it did anything.
+        if journal.is_none() {
+            recovery::end(lock, report).map_err(Stop::Recovery)?;
         }
         unfinished::remove(unfinished, id, lock)?;
         return Ok(None);

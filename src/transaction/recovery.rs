@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::guard;
 use crate::history;
 use crate::journal::Journal;
+use crate::state_file;
 use crate::systemd::ServiceManager;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::Hold;
@@ -126,9 +127,16 @@ pub fn recover_files(
     Ok(true)
 }
 
-fn end(lock: &RootLock, progress: &mut impl Progress) -> Result<(), Failure> {
+/// Nothing of an interrupted run is left to be done.
+///
+/// # Errors
+/// When its journal does not go.
+pub fn end(lock: &RootLock, progress: &mut impl Progress) -> Result<(), Failure> {
     for error in history::end_interrupted(lock) {
         progress.warning(&error.to_string());
+    }
+    if let Err(error) = state_file::sweep(lock) {
+        progress.warning(&format!("what it had begun to write: {error}"));
     }
     Ok(Journal::close(lock)?)
 }

@@ -1,8 +1,6 @@
 //! A furnished machine on which one point after another is tried.
 
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::time::Duration;
 
 use crate::host::{Digest, Expected, Host};
@@ -36,7 +34,7 @@ impl Scene {
             Some(file_system) => Machine::boot_on_disk(options.suite, file_system),
             None => Machine::boot(options.suite),
         };
-        install_units(&machine);
+        machine.install_units();
         let config = match options.suite {
             Suite::Bookworm => "none",
             Suite::Trixie => "file",
@@ -162,22 +160,6 @@ pub fn attempt(point: impl FnOnce() -> Result<Tried, Vec<String>>) -> Tried {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             Tried::Failed(vec![text.unwrap_or_else(|| "a panic".to_owned())])
-        }
-    }
-}
-
-/// Those that this version has.
-fn install_units(machine: &Machine) {
-    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
-    let Ok(listing) = fs::read_dir(units) else {
-        return;
-    };
-    machine.sh("mkdir -p /lab/systemd");
-    for file in listing.filter_map(Result::ok) {
-        let name = file.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".service") {
-            let unit = fs::read(file.path()).expect("a unit can be read");
-            machine.put(&format!("/lab/systemd/{name}"), &unit);
         }
     }
 }

@@ -136,6 +136,29 @@ impl Machine {
         self.init = init_of(&self.dir);
     }
 
+    /// Waits until it has shut itself down.
+    pub fn went_down(&self) {
+        let init = Path::new("/proc").join(&self.init);
+        let deadline = Instant::now() + Duration::from_secs(150);
+        while init.exists() {
+            assert!(Instant::now() < deadline, "it does not go down");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The units that bring a host back at boot, as a package installs them.
+    pub fn install_units(&self) {
+        let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+        for file in fs::read_dir(units).expect("there are units") {
+            let file = file.expect("units can be listed");
+            let name = file.file_name().to_string_lossy().into_owned();
+            let unit = fs::read(file.path()).expect("a unit can be read");
+            self.put(&format!("/etc/systemd/system/{name}"), &unit);
+            self.sh(&format!("systemctl enable -q {name}"));
+        }
+        self.sh("ln -sf /usr/local/bin/digestfix /usr/bin/digestfix; systemctl daemon-reload");
+    }
+
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
@@ -192,6 +215,12 @@ impl Machine {
     /// A file of the machine's, from outside.
     pub fn take(&self, path: &str) -> Vec<u8> {
         fs::read(self.dir.join(format!("root{path}"))).expect("the file is there")
+    }
+
+    /// A text that only the machine sees under that name.
+    #[track_caller]
+    pub fn take_from(&self, path: &str) -> String {
+        self.sh(&format!("cat {path}"))
     }
 
     /// Carries a file into the machine, which no network does.

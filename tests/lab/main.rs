@@ -10,7 +10,9 @@
 mod bus;
 mod containers;
 mod failures;
+mod file_systems;
 mod history;
+mod interrupted;
 mod load;
 #[allow(dead_code, reason = "the fault injection reboots them, too")]
 mod machine;

@@ -1,0 +1,78 @@
+//! Data roots on every kind of file system, and elsewhere than is usual: an
+//! apply, one that is killed, and a way back.
+
+use crate::machine::{Machine, Suite, eventually};
+
+fn there_killed_and_back(machine: &Machine) {
+    machine.load("app");
+    let claim = machine.claim("app");
+    let find = "find $(docker info -f '{{.DockerRootDir}}')/image -name 'repositories.json'";
+    let store = machine.sh(find);
+    let before = machine.take_from(&store);
+
+    machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n");
+    let run = machine.digestfix(&["apply", &claim]);
+    assert_ne!(run.code, 0, "{}", run.stdout);
+    machine.without_drop_in();
+    eventually("the guard has ended", || machine.is_finished());
+    machine.is_whole();
+    assert_eq!(machine.take_from(&store), before);
+
+    machine.digestfix(&["apply", &claim]).exits(0);
+    assert!(machine.engine_has("app"));
+    let kept = machine.sh(&format!("cat {store}.digestfix-*"));
+    assert_eq!(kept, before);
+    machine.digestfix(&["rollback"]).exits(0);
+    assert!(!machine.engine_has("app"));
+    machine.is_whole();
+    let left = machine.sh("find $(docker info -f '{{.DockerRootDir}}') -name journal.json");
+    assert_eq!(left, "");
+}
+
+/// Has a Docker begin anew on what `mount` mounts.
+fn mounted(suite: Suite, mount: &str, config: &str) -> Machine {
+    let machine = Machine::boot(suite);
+    machine.sh("systemctl stop docker.socket docker.service");
+    machine.sh(mount);
+    machine.write("/etc/docker/daemon.json", config);
+    machine.sh("systemctl start docker.service");
+    machine
+}
+
+#[test]
+fn ext4() {
+    there_killed_and_back(&Machine::boot_on_disk(Suite::Bookworm, "ext4"));
+}
+
+#[test]
+fn xfs() {
+    there_killed_and_back(&Machine::boot_on_disk(Suite::Trixie, "xfs"));
+}
+
+#[test]
+fn btrfs() {
+    there_killed_and_back(&Machine::boot_on_disk(Suite::Forky, "btrfs"));
+}
+
+#[test]
+fn tmpfs() {
+    let mount = "mount -t tmpfs -o mode=710 tmpfs /var/lib/docker";
+    there_killed_and_back(&mounted(Suite::Bookworm, mount, "{}"));
+}
+
+/// Docker's own overlay2 does not sit on one.
+#[test]
+fn overlayfs() {
+    let mount = "cd /var/lib/containerd; mkdir lab lab/lower lab/upper lab/work
+         mount -t overlay -o lowerdir=lab/lower,upperdir=lab/upper,workdir=lab/work overlay /var/lib/docker";
+    let config = "{\"storage-driver\": \"vfs\"}";
+    there_killed_and_back(&mounted(Suite::Trixie, mount, config));
+}
+
+/// On another file system than /var/lib, where `--data-root` or daemon.json say.
+#[test]
+fn elsewhere() {
+    let mount = "mkdir /srv/disk; mount -t tmpfs tmpfs /srv/disk";
+    let config = "{\"data-root\": \"/srv/disk/docker\"}";
+    there_killed_and_back(&mounted(Suite::Forky, mount, config));
+}

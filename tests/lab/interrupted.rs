@@ -1,0 +1,327 @@
+//! Runs that are killed, and machines that go down under them. Nobody types
+//! anything afterwards.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::machine::{APP, Machine, STORE, Suite, eventually, injecting};
+
+/// Kills an apply at the moment that Docker has stopped.
+const KILL: &str = "[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n";
+
+/// A guard that does nothing.
+const IDLE: &str = "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n";
+
+/// A machine with a container that runs, and one that is to stay down.
+fn ready(suite: Suite) -> Machine {
+    let machine = Machine::boot(suite);
+    machine.allow_containers();
+    machine.load("app");
+    machine.write("/etc/docker/daemon.json", "{\n  \"debug\": false\n}\n");
+    machine.sh(&format!(
+        "systemctl restart docker
+         docker run -d --name web {APP}:v1 /bin/busybox sleep 100000
+         docker run -d --name down --restart always {APP}:v1 /bin/busybox sleep 100000
+         docker kill down"
+    ));
+    machine
+}
+
+fn containers(machine: &Machine) -> String {
+    machine.sh(
+        "docker inspect -f '{{.Name}} {{.State.Pid}} {{.State.StartedAt}} {{.HostConfig.RestartPolicy}}' \
+         web down",
+    )
+}
+
+fn config(machine: &Machine) -> String {
+    machine.sh("stat -c '%i %a %u %y' /etc/docker/daemon.json; cat /etc/docker/daemon.json; ls /etc/docker")
+}
+
+fn guards_are_idle(machine: &Machine) {
+    machine.write(
+        "/etc/systemd/system/digestfix-guard-.service.d/lab.conf",
+        IDLE,
+    );
+    machine.sh("systemctl daemon-reload");
+}
+
+/// An apply that ends with Docker down.
+#[track_caller]
+fn killed(machine: &Machine) {
+    machine.drop_in(KILL);
+    let run = machine.digestfix(&["apply", &machine.claim("app")]);
+    assert_ne!(run.code, 0, "{}", run.stdout);
+    machine.without_drop_in();
+}
+
+#[track_caller]
+fn last_result(machine: &Machine) -> String {
+    let listed = machine.digestfix(&["history"]).exits(0).stdout;
+    listed.lines().last().unwrap().to_owned()
+}
+
+#[test]
+fn a_killed_apply_is_brought_back() {
+    for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
+        let machine = ready(suite);
+        let before = (containers(&machine), config(&machine), machine.store());
+        killed(&machine);
+        eventually("the guard has ended", || machine.is_finished());
+        machine.is_whole();
+        let after = (containers(&machine), config(&machine), machine.store());
+        assert_eq!(after, before);
+        assert!(last_result(&machine).contains("interrupted"), "{suite:?}");
+        machine
+            .digestfix(&["apply", &machine.claim("app")])
+            .exits(0);
+    }
+}
+
+/// Whoever kills everything with this name, again and again.
+#[test]
+fn a_guard_that_is_killed_is_started_again() {
+    let machine = ready(Suite::Trixie);
+    let before = (containers(&machine), config(&machine));
+    machine.drop_in(
+        "[Service]\nExecStopPost=-/bin/sh -c 'pkill -KILL digestfix; sleep 0.1; pkill -KILL digestfix'\n",
+    );
+    let run = machine.digestfix(&["apply", &machine.claim("app")]);
+    assert_ne!(run.code, 0, "{}", run.stdout);
+    machine.sh("for again in 1 2; do sleep 2.2; pkill -KILL digestfix || true; done");
+    machine.without_drop_in();
+    eventually("the guard has ended", || machine.is_finished());
+    machine.is_whole();
+    assert_eq!((containers(&machine), config(&machine)), before);
+    let tries = machine.sh("journalctl -b | grep -c 'digestfix-guard.*status=9/KILL'");
+    assert_ne!(tries, "0");
+}
+
+#[test]
+fn a_unit_brings_back_what_it_left() {
+    let machine = ready(Suite::Bookworm);
+    let before = (containers(&machine), config(&machine));
+    guards_are_idle(&machine);
+    machine.write(
+        "/etc/systemd/system/lab-apply.service",
+        &format!(
+            "[Unit]\nAfter=docker.service\n[Service]\nType=oneshot\n\
+             ExecStart=/usr/local/bin/digestfix apply {}\n\
+             ExecStopPost=/usr/local/bin/digestfix recover\n",
+            machine.claim("app")
+        ),
+    );
+    machine.drop_in(KILL);
+    assert_ne!(
+        machine
+            .run(&["systemctl", "start", "lab-apply.service"])
+            .code,
+        0
+    );
+    machine.without_drop_in();
+    machine.sh("systemctl stop 'digestfix-guard-*'");
+    machine.is_whole();
+    assert_eq!((containers(&machine), config(&machine)), before);
+    let result = machine.sh("systemctl show -p Result --value lab-apply.service");
+    assert_eq!(result, "signal");
+}
+
+/// The files are brought back before Docker reads them, the rest once it runs.
+#[test]
+fn a_machine_that_goes_down_under_it() {
+    let mut machine = ready(Suite::Trixie);
+    machine.install_units();
+    guards_are_idle(&machine);
+    let (before, store) = (config(&machine), machine.store());
+    killed(&machine);
+    assert_ne!(
+        config(&machine),
+        before,
+        "live-restore is on for the moment"
+    );
+    machine.reboot(false);
+    eventually("all is finished", || machine.is_finished());
+    machine.is_whole();
+    assert_eq!((config(&machine), machine.store()), (before, store));
+    let policy = machine.sh("docker inspect -f '{{.HostConfig.RestartPolicy.Name}}' down");
+    assert_eq!(policy, "always");
+    let web = machine.sh("docker inspect -f '{{.State.Running}}' web");
+    assert_eq!(web, "false", "as after any reboot");
+    let at = |unit: &str, property: &str| -> u64 {
+        let show = format!("systemctl show -p {property} --value {unit}");
+        machine.sh(&show).parse().unwrap()
+    };
+    let recovered = at(
+        "digestfix-recover.service",
+        "ExecMainExitTimestampMonotonic",
+    );
+    let read = at("docker.service", "ExecMainStartTimestampMonotonic");
+    assert!(0 < recovered && recovered < read, "{recovered} {read}");
+    machine.sh("journalctl -b -u digestfix-resume.service | grep 'whole again'");
+    assert!(last_result(&machine).contains("interrupted"));
+    assert_eq!(
+        machine.sh("systemctl list-units --failed --plain --no-legend 'digestfix*'"),
+        ""
+    );
+
+    machine.reboot(false);
+    machine.is_whole();
+    for unit in ["digestfix-recover.service", "digestfix-resume.service"] {
+        let condition = format!("systemctl show -p ConditionResult --value {unit}");
+        assert_eq!(machine.sh(&condition), "no", "there is nothing to do");
+    }
+}
+
+/// Starts an apply that takes its time while Docker is down, and has the
+/// machine shut down meanwhile.
+fn shut_down_under(machine: &mut Machine, seconds: u32) -> String {
+    let claim = machine.claim("app");
+    let delay = format!("renameat2:delay_enter={seconds}s");
+    let mut words = injecting(&delay);
+    words.insert(1, format!("--trace-path={STORE}"));
+    let words = words.join(" ");
+    // As a unit, or else systemd has nothing to do with it.
+    machine.write(
+        "/root/apply",
+        &format!("{words} apply {claim} >/root/out 2>&1; echo exit $? >>/root/out; sync"),
+    );
+    machine.sh("systemd-run -q --unit=lab-apply /bin/sh /root/apply");
+    eventually("Docker is down", || {
+        machine
+            .run(&["systemctl", "is-active", "docker.service"])
+            .code
+            != 0
+    });
+    machine.sh("systemctl poweroff --no-block");
+    machine.went_down();
+    machine.reboot(false);
+    eventually("Docker is back", || machine.is_finished());
+    machine.is_whole();
+    machine.sh("cat /root/out")
+}
+
+#[test]
+fn a_shutdown_waits_for_the_end() {
+    for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
+        let mut machine = ready(suite);
+        let before = config(&machine);
+        let said = shut_down_under(&mut machine, 2);
+        assert!(said.contains("Done."), "{said}");
+        assert!(machine.engine_has("app"));
+        assert_eq!(config(&machine), before);
+    }
+}
+
+#[test]
+fn a_shutdown_that_does_not_wait() {
+    let mut machine = ready(Suite::Trixie);
+    machine.install_units();
+    // systemd gives what Docker has left running a minute and a half.
+    machine.sh("docker rm -f web");
+    let before = config(&machine);
+    let said = shut_down_under(&mut machine, 60);
+    assert!(!said.contains("Done."), "{said}");
+    let has = machine.store().contains(&machine.digest("app"));
+    assert_eq!(machine.engine_has("app"), has);
+    assert_eq!(config(&machine), before);
+    let policy = machine.sh("docker inspect -f '{{.HostConfig.RestartPolicy.Name}}' down");
+    assert_eq!(policy, "always");
+}
+
+/// A file system that finds an error in itself is read-only from then on.
+const ABORT: &str = "mount -o remount,errors=remount-ro,abort /var/lib/docker";
+
+/// No Docker starts on it, whatever the references are.
+#[test]
+fn a_disk_that_becomes_read_only() {
+    let machine = Machine::boot_on_disk(Suite::Trixie, "ext4");
+    machine.load("app");
+    let before = machine.store();
+    machine.drop_in(&format!("[Service]\nExecStopPost=-/bin/{ABORT}\n"));
+    let run = machine
+        .digestfix(&["apply", &machine.claim("app")])
+        .exits(5);
+    for words in [
+        "Read-only",
+        "the references are as they were",
+        "Docker is DOWN",
+        "journalctl -u digestfix-guard-",
+    ] {
+        assert!(run.stderr.contains(words), "{}", run.stderr);
+    }
+    assert_eq!(machine.store(), before);
+    assert_eq!(machine.sh(&format!("ls {STORE}")), STORE);
+}
+
+#[test]
+fn a_disk_that_is_read_only() {
+    let machine = Machine::boot_on_disk(Suite::Bookworm, "ext4");
+    machine.load("app");
+    let pid = machine.main_pid();
+    machine.sh(ABORT);
+    let run = machine
+        .digestfix(&["apply", &machine.claim("app")])
+        .exits(1);
+    for words in ["Read-only", "nothing was touched"] {
+        assert!(run.stderr.contains(words), "{}", run.stderr);
+    }
+    assert_eq!(machine.main_pid(), pid);
+}
+
+/// A journal of somebody else's making restores nothing, and keeps Docker from
+/// nothing.
+#[test]
+fn a_journal_that_lies() {
+    let machine = ready(Suite::Bookworm);
+    machine.install_units();
+    let before = (machine.main_pid(), containers(&machine), config(&machine));
+    killed_before_anything(&machine);
+    let journal = "/var/lib/docker/digestfix/journal.json";
+    let good = machine.sh(&format!("cat {journal}"));
+    for (from, to) in [
+        (
+            "\"config_file\": \"/etc/docker/daemon.json\"",
+            "\"config_file\": \"/etc/passwd\"",
+        ),
+        (
+            "\"driver\": \"overlay2\"",
+            "\"driver\": \"../../../../etc\"",
+        ),
+        ("\"id\": \"2", "\"id\": \"../2"),
+        ("\"unit\": \"docker.service\"", "\"unit\": \"ssh.service\""),
+        ("{", "["),
+    ] {
+        let bad = good.replacen(from, to, 1);
+        assert_ne!(bad, good, "{from}");
+        machine.write(journal, &bad);
+        let run = machine.digestfix(&["recover"]);
+        // What is none of this host's is left to its own, and the rest refused.
+        assert!(
+            [0, 3].contains(&run.code),
+            "{to}: {} {}",
+            run.code,
+            run.stderr
+        );
+        machine.run(&["digestfix", "recover", "--before-docker"]);
+        let after = (machine.main_pid(), containers(&machine), config(&machine));
+        assert_eq!(after, before, "{to}");
+        assert!(machine.sh("cat /etc/passwd").starts_with("root:"));
+    }
+    machine.sh(&format!("chown daemon {journal}"));
+    let run = machine.digestfix(&["recover"]).exits(3);
+    assert!(run.stderr.contains("may write it"), "{}", run.stderr);
+}
+
+/// Leaves a journal while nothing has been done yet.
+fn killed_before_anything(machine: &Machine) {
+    guards_are_idle(machine);
+    let images = STORE.trim_end_matches("/repositories.json");
+    let run = machine.injected_at(
+        images,
+        "fsync:signal=SIGKILL:when=1",
+        &["apply", &machine.claim("app")],
+    );
+    assert_ne!(run.code, 0);
+    machine.sh("systemctl stop 'digestfix-guard-*'");
+    thread::sleep(Duration::from_millis(100));
+}
