@@ -193,6 +193,13 @@ impl Stop {
                 next = Some(format!("systemctl start {unit}; then: digestfix recover"));
                 vec![self.to_string()]
             }
+            Self::Notice(_) => {
+                next = Some(
+                    "look at that file: it says where Docker lives that a run was at work on. digestfix                      recover --data-root DIR does without it; then remove it"
+                        .to_owned(),
+                );
+                vec![self.to_string()]
+            }
             Self::Lock(LockError::Held { .. }) => {
                 next = Some(
                     "wait until it has ended, or let digestfix wait: --wait SECONDS".to_owned(),

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::unistd::geteuid;
+
 use crate::cli::{HostArgs, RecoverArgs};
 use crate::commands::{Site, Stop, engine_at};
 use crate::data_root::ImageDir;
@@ -52,6 +54,9 @@ pub(super) async fn run(args: &RecoverArgs) -> Exit {
 }
 
 async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
+    if !args.host.offline && !geteuid().is_root() {
+        return Err(Stop::NotRoot);
+    }
     if args.before_docker {
         return before_docker(report);
     }

@@ -208,15 +208,14 @@ fn told_to_stop_at_each_step() {
     let (mut undone, mut ended, mut too_late) = (0, 0, 0);
     let mut last_steps = BTreeSet::new();
     for (call, points) in [
-        ("sendmsg", 55),
+        ("sendmsg", 75),
         ("fsync", 13),
         ("rename", 5),
         ("renameat2", 1),
         ("connect", 24),
         ("flock", 4),
     ] {
-        // Every one of them is met by tests/faults.
-        for point in (1..=points).step_by(if points > 20 { 3 } else { 1 }) {
+        for point in 1..=points {
             let injection = format!("{call}:signal=SIGTERM:when={point}");
             let run = machine.injected(&injection, &["apply", "--json", &before.claim]);
             machine.is_whole();

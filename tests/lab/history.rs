@@ -168,14 +168,16 @@ fn a_run_that_was_killed_is_ended_on_record() {
         let all = json(&listed)["transactions"].as_array().unwrap().clone();
         all.last().unwrap().clone()
     };
-    for (injection, references) in [
-        ("renameat2:error=EIO:signal=SIGKILL", "old"),
-        // Of the record, the journal, the staged file and the journal again,
-        // each with its directory; then of the exchange's.
-        ("fsync:signal=SIGKILL:when=9", "new"),
-    ] {
-        machine.injected(injection, &["apply", &claim]);
-        assert_eq!(last()["result"], serde_json::Value::Null);
+    let images = STORE.trim_end_matches("/repositories.json");
+    for (call, when, references) in [("renameat2", 1, "old"), ("fsync", 2, "new")] {
+        // The first sync there is of the staged file's name, the second of the
+        // exchange.
+        let (path, error) = match call {
+            "renameat2" => (STORE, "error=EIO:"),
+            _ => (images, ""),
+        };
+        let injection = format!("{call}:{error}signal=SIGKILL:when={when}");
+        machine.injected_at(path, &injection, &["apply", &claim]);
         machine.digestfix(&["recover"]).exits(0);
         machine.is_whole();
         assert_eq!(last()["result"], "recovered");
