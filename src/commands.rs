@@ -119,9 +119,7 @@ impl From<SystemdError> for Stop {
 
 impl Stop {
     fn tell(self, mut report: Report) -> Exit {
-        if let Self::Recovery(failure) = &self
-            && !matches!(failure, Failure::WaitsForDocker(_))
-        {
+        if let Self::Recovery(failure) = &self {
             let unit = report.unit().unwrap_or("docker.service").to_owned();
             report.problem(
                 "COULD NOT RESTORE THE HOST",
@@ -188,11 +186,6 @@ impl Stop {
                 );
                 vec![self.to_string()]
             }
-            Self::Recovery(Failure::WaitsForDocker(_)) => {
-                let unit = report.unit().unwrap_or("docker.service").to_owned();
-                next = Some(format!("systemctl start {unit}; then: digestfix recover"));
-                vec![self.to_string()]
-            }
             Self::Notice(_) => {
                 next = Some(
                     "look at that file: it says where Docker lives that a run was at work on. digestfix                      recover --data-root DIR does without it; then remove it"
@@ -233,9 +226,18 @@ struct Site {
     bus: Option<SystemBus>,
 }
 
+/// How much is done to reach systemd.
+#[derive(Debug, Clone, Copy)]
+enum Reach {
+    /// The system bus, or nothing is begun.
+    Bus,
+    /// Any way there is: something has been begun.
+    Anyhow,
+}
+
 impl Site {
-    async fn find(args: &HostArgs) -> Result<Self, Stop> {
-        let site = Self::look_for(args).await?;
+    async fn find(args: &HostArgs, reach: Reach) -> Result<Self, Stop> {
+        let site = Self::look_for(args, reach).await?;
         for finding in &site.host.sources {
             tracing::info!(
                 source = finding.source,
@@ -247,7 +249,7 @@ impl Site {
         Ok(site)
     }
 
-    async fn look_for(args: &HostArgs) -> Result<Self, Stop> {
+    async fn look_for(args: &HostArgs, reach: Reach) -> Result<Self, Stop> {
         let flags = Flags::from(args);
         if args.offline {
             return Ok(Self {
@@ -258,7 +260,10 @@ impl Site {
         if !geteuid().is_root() {
             return Err(Stop::NotRoot);
         }
-        let bus = SystemBus::connect().await?;
+        let bus = match reach {
+            Reach::Bus => SystemBus::connect().await?,
+            Reach::Anyhow => SystemBus::connect_anyhow().await?,
+        };
         let host = find_managed(&flags, &bus, engine_at).await?;
         Ok(Self {
             host,

@@ -217,6 +217,15 @@ pub enum Obstacle {
         /// Its active state.
         state: String,
     },
+    /// digestfix would be killed half-way.
+    #[error(
+        "this digestfix runs in {unit}, which is stopped along with Docker. Take Requires=, BindsTo= or \
+         PartOf= on Docker out of it; Wants= and After= will do"
+    )]
+    Ourselves {
+        /// The unit.
+        unit: String,
+    },
     /// Containers would stop, and cannot be kept from it here.
     #[error(
         "{count} running {noun} would stop with Docker: {names}. They cannot be kept running: {hindrance}. \
@@ -305,6 +314,11 @@ pub async fn assess(
                 state: state.clone(),
             });
         }
+    }
+    // What is in no unit is in none that is stopped.
+    let own = manager.unit_of_process(std::process::id()).await;
+    if let Some(unit) = own.ok().filter(|unit| carried.contains(unit)) {
+        obstacles.push(Obstacle::Ourselves { unit });
     }
     let (clients, containers, down) = if running {
         let clients = api_clients::count(&host.socket);

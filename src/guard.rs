@@ -55,8 +55,16 @@ impl Guard {
             description: format!("Bring Docker back if digestfix ({id}) is killed"),
             command: words.map(|word| word.to_string_lossy().into_owned()).into(),
         };
-        manager.start_transient(&service).await?;
-        Ok(Self { unit })
+        let started = manager.start_transient(&service).await;
+        let guard = Self { unit };
+        if let Err(error) = started {
+            // systemd would go on trying. The first error is the one to tell.
+            let unit = guard.unit.clone();
+            let _ = guard.end(manager).await;
+            let _ = manager.reset_failed(&unit).await;
+            return Err(error.into());
+        }
+        Ok(guard)
     }
 
     /// Its unit.

@@ -184,8 +184,9 @@ fn names(directory: &Path, ending: &str) -> io::Result<Vec<String>> {
 
 /// Ends the records of runs that were interrupted: under the lock, there is no
 /// other kind of record without an end. What such a run did not write to the
-/// end, it left under another name, and that goes. Gives what did not go well.
-pub fn end_interrupted(lock: &RootLock) -> Vec<HistoryError> {
+/// end, it left under another name, and that goes. `broken` is one that could
+/// not be brought to an end before, and is now. Gives what did not go well.
+pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryError> {
     let directory = directory(lock.data_root());
     if see_own(&directory).is_ok() {
         for half in names(&directory, ".json.new").unwrap_or_default() {
@@ -193,7 +194,12 @@ pub fn end_interrupted(lock: &RootLock) -> Vec<HistoryError> {
             let _ = directory::remove(&directory.join(format!("{half}.json.new")));
         }
     }
-    let unended = |record: Record| record.result.is_none().then_some(record);
+    let unended = |record: Record| {
+        let was_broken = matches!(record.result, Some(End::Broken { .. }));
+        let is_unended =
+            record.result.is_none() || (was_broken && broken == Some(record.id.as_str()));
+        is_unended.then_some(record)
+    };
     let (interrupted, _) = scan(lock.data_root(), unended);
     let ended = interrupted.into_iter().map(|mut record| {
         let images = ImageDir::new(lock.data_root(), &record.driver);

@@ -1,5 +1,7 @@
-//! Being told to stop: SIGINT, SIGTERM, SIGHUP.
+//! Being told to stop: SIGINT, SIGTERM, SIGHUP; and SIGTSTP, which is not
+//! heeded.
 
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -33,6 +35,9 @@ impl Interrupt {
                 }
             });
         }
+        // Stopped by a terminal's Ctrl-Z, it would keep Docker down.
+        let mut stops = signal(SignalKind::from_raw(Signal::SIGTSTP as i32))?;
+        tokio::spawn(async move { while stops.recv().await.is_some() {} });
         Ok(Self { received })
     }
 

@@ -33,7 +33,7 @@ pub struct Journal {
     digestfix_journal: u32,
     /// The transaction's name: when it began, and in which process.
     pub id: String,
-    /// The boot that it began in (`/proc/sys/kernel/random/boot_id`).
+    /// The start of the machine that it began in ([`boot_id`]).
     pub boot: String,
     /// How far it may have come.
     pub phase: Phase,
@@ -177,6 +177,8 @@ enum Problem {
     Id(String),
     #[error("{0:?} is no name of a storage driver")]
     Driver(String),
+    #[error("it has something to say of Docker, and no unit")]
+    NoUnit,
     #[error("{0:?} is no ID of a container")]
     Container(String),
 }
@@ -233,6 +235,13 @@ impl Journal {
         if !is_driver_name(&journal.references.driver) {
             return Err(Problem::Driver(journal.references.driver));
         }
+        // Without a daemon there is nothing else to see to.
+        let is_of_files = journal.live_restore.is_none()
+            && journal.start_again.is_empty()
+            && journal.kept_down.is_empty();
+        if journal.unit.is_none() && !is_of_files {
+            return Err(Problem::NoUnit);
+        }
         let ran = journal.start_again.iter().chain(&journal.health_checked);
         let ids = ran.map(|container| &container.id);
         let ids = ids.chain(journal.kept_down.iter().map(|container| &container.id));
@@ -284,12 +293,17 @@ pub fn path(data_root: &Path) -> PathBuf {
     state_file::path(data_root, FILE_NAME)
 }
 
-/// This boot of the machine (`random(4)`, `boot_id`); empty where it has no
-/// name.
+/// This start of the machine: the kernel's (`random(4)`, `boot_id`), and that of
+/// its first process, as a container may be started anew under the same kernel
+/// (`proc_pid_stat(5)`, field 22).
 #[must_use]
 pub fn boot_id() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
+    let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let init = fs::read_to_string("/proc/1/stat").unwrap_or_default();
+    // The second field is a name in parentheses, and may have spaces.
+    let after_name = init.rsplit(')').next().unwrap_or_default();
+    let started = after_name.split_whitespace().nth(19).unwrap_or_default();
+    format!("{} {started}", kernel.trim())
 }
 
 /// What a content is known by.
@@ -323,10 +337,8 @@ mod tests {
         Journal::new("20261124T113000Z-7", references)
     }
 
-    #[test]
-    fn a_journal_is_read_as_it_was_written() {
-        let mut journal = journal();
-        journal.live_restore = Some(LiveRestore {
+    fn live_restore() -> LiveRestore {
+        LiveRestore {
             config_file: "/etc/docker/daemon.json".into(),
             engine: false,
             before: None,
@@ -334,7 +346,14 @@ mod tests {
             directory: true,
             on: hash(b"on"),
             off: hash(b"off"),
-        });
+        }
+    }
+
+    #[test]
+    fn a_journal_is_read_as_it_was_written() {
+        let mut journal = journal();
+        journal.unit = Some("docker.service".to_owned());
+        journal.live_restore = Some(live_restore());
         let bytes = serde_json::to_vec_pretty(&journal).unwrap();
         assert_eq!(Journal::parse(&bytes).unwrap(), journal);
     }
@@ -361,6 +380,18 @@ mod tests {
         for end in 0..text.len() {
             assert!(Journal::parse(&text.as_bytes()[..end]).is_err(), "{end}");
         }
+    }
+
+    /// Who brings a mounted disk along says nothing of this host's files.
+    #[test]
+    fn without_a_unit_it_is_about_references_alone() {
+        let mut with_daemon = journal();
+        with_daemon.live_restore = Some(live_restore());
+        let parse = |journal: &Journal| Journal::parse(&serde_json::to_vec(journal).unwrap());
+        assert!(matches!(parse(&with_daemon), Err(Problem::NoUnit)));
+        with_daemon.unit = Some("docker.service".to_owned());
+        assert!(parse(&with_daemon).is_ok());
+        assert!(parse(&journal()).is_ok());
     }
 
     #[test]

@@ -235,7 +235,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             // Not every host has logind, and a shutdown is undone as well.
             Err(error) => tracing::info!("a shutdown would not be held off: {error}"),
         }
-        Ok(Notice::new(data_root, daemon.host).write(daemon.unfinished, &self.id, &self.lock)?)
+        Ok(Notice::new(self.images, daemon.host).write(daemon.unfinished, &self.id, &self.lock)?)
     }
 
     fn references(&self) -> journal::References {
@@ -643,7 +643,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// Docker ran, and does not any more although nobody here stopped it.
     async fn is_gone(&self) -> bool {
         match self.daemon {
-            Some(daemon) => daemon.disturbance.running && daemon.has_ended().await,
+            Some(daemon) => {
+                daemon.disturbance.running && daemon.has_ended().await.unwrap_or_default()
+            }
             None => false,
         }
     }

@@ -7,17 +7,20 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf, absolute};
 
 use serde::{Deserialize, Serialize};
 
+use crate::data_root::ImageDir;
 use crate::directory;
 use crate::history::is_id;
 use crate::host::{Flags, Managed};
 use crate::journal::boot_id;
 use crate::state_file;
-use crate::transaction::lock::RootLock;
+use crate::transaction::lock::{RootLock, STATE_DIR};
+use crate::transaction::swap::beside;
 
 /// The directory.
 pub const UNFINISHED: &str = "/var/lib/digestfix/unfinished";
@@ -41,8 +44,10 @@ pub struct Notice {
     pub data_root: PathBuf,
     /// Docker's configuration file.
     pub config_file: PathBuf,
-    /// What the rest is found by.
+    /// What Docker was found by.
     pub flags: Flags,
+    /// What was found: some of it only a running engine can tell.
+    pub found: Flags,
 }
 
 /// A notice that cannot be written, read, or removed.
@@ -56,15 +61,23 @@ pub struct NoticeError {
 impl Notice {
     /// The notice of a transaction on this host.
     #[must_use]
-    pub fn new(data_root: &Path, host: &Managed) -> Self {
+    pub fn new(images: &ImageDir, host: &Managed) -> Self {
         let flags = &host.flags;
         // It is read from another directory.
         let whole = |path: &PathBuf| absolute(path).unwrap_or_else(|_| path.clone());
         Self {
             digestfix_unfinished: VERSION,
             boot: boot_id(),
-            data_root: whole(&data_root.to_owned()),
+            data_root: whole(&images.data_root().to_owned()),
             config_file: whole(&host.config_file),
+            found: Flags {
+                data_root: Some(whole(&images.data_root().to_owned())),
+                driver: Some(images.driver().to_owned()),
+                unit: Some(host.unit.id.clone()),
+                // One that is not there is not to be named.
+                config_file: host.config_file.exists().then(|| whole(&host.config_file)),
+                socket: Some(whole(&host.socket)),
+            },
             flags: Flags {
                 data_root: flags.data_root.as_ref().map(whole),
                 driver: flags.driver.clone(),
@@ -79,6 +92,26 @@ impl Notice {
     #[must_use]
     pub fn is_of_another_boot(&self) -> bool {
         self.boot != boot_id()
+    }
+
+    /// Its data root is there: a run has its own directory in it, before it does
+    /// anything. The mount point of a disk that is not mounted is none.
+    #[must_use]
+    pub fn leads_to_a_data_root(&self) -> bool {
+        self.data_root.join(STATE_DIR).is_dir()
+    }
+
+    /// What there is to say when it is not there.
+    #[must_use]
+    pub fn gone(&self, id: &str) -> String {
+        format!(
+            "run {id} was interrupted, and its data root {} is not there (yet). Once it is: digestfix \
+             recover. If it is gone for good: put {} back, if that is there, as {}, and remove {}",
+            self.data_root.display(),
+            beside(&self.config_file, id).display(),
+            self.config_file.display(),
+            path(Path::new(UNFINISHED), id).display()
+        )
     }
 
     /// Puts it on disk.
@@ -157,6 +190,18 @@ pub fn read_all(unfinished: &Path) -> (Vec<(String, Notice)>, Vec<NoticeError>) 
     (found, errors)
 }
 
+/// Removes what runs that were killed had begun to write here. None may be at
+/// work.
+pub fn sweep(unfinished: &Path) {
+    for file in fs::read_dir(unfinished).into_iter().flatten().flatten() {
+        let path = file.path();
+        if path.as_os_str().as_bytes().ends_with(b".json.new") {
+            // Whatever it is, nothing reads it.
+            let _ = directory::remove(&path);
+        }
+    }
+}
+
 /// Takes the notice of a transaction away.
 ///
 /// # Errors
@@ -204,6 +249,7 @@ mod tests {
             data_root: "/data/docker".into(),
             config_file: "/etc/docker/daemon.json".into(),
             flags: Flags::default(),
+            found: Flags::default(),
         }
     }
 
@@ -224,6 +270,9 @@ mod tests {
         assert!(errors.is_empty());
         remove(&unfinished, "a-1", &lock).unwrap();
         remove(&unfinished, "a-1", &lock).unwrap();
+        fs::write(unfinished.join("c-1.json.new"), "").unwrap();
+        sweep(&unfinished);
+        assert_eq!(fs::read_dir(&unfinished).unwrap().count(), 1);
         assert_eq!(read_all(&unfinished).0.len(), 1);
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::HostArgs;
 use crate::commands::recover::{recover, settled_site};
-use crate::commands::{Draft, Site, Stop, engine_at, rollback, survey};
+use crate::commands::{Draft, Reach, Site, Stop, engine_at, rollback, survey};
 use crate::disturbance::{ContainerPolicy, Disturbance, Obstacle};
 use crate::history;
 use crate::host::{Flags, HostError, probable_data_root};
@@ -76,16 +76,16 @@ pub(super) async fn change(
         signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
     };
     // Everything again: another run may have ended just now.
-    let mut site = settled_site(terms.host).await?;
+    let mut site = settled_site(terms.host, Reach::Bus).await?;
     report.host(&site.host);
     if let Some(problems) = recover(&site, &lock, report).await? {
         for problem in problems {
             report.warning(&problem);
         }
-        site = Site::find(terms.host).await?;
+        site = Site::find(terms.host, Reach::Bus).await?;
         report.host(&site.host);
     }
-    for error in history::end_interrupted(&lock) {
+    for error in history::end_interrupted(&lock, None) {
         report.warning(&error.to_string());
     }
     let aim = wish.aim(&site, report)?;
@@ -141,7 +141,7 @@ async fn look(
     terms: &Terms<'_>,
     report: &mut Report,
 ) -> Result<Option<PathBuf>, Stop> {
-    let site = Site::find(terms.host).await?;
+    let site = Site::find(terms.host, Reach::Bus).await?;
     let data_root = site.images().data_root().to_owned();
     if Journal::read(&data_root)?.is_some() {
         return Ok(Some(data_root));

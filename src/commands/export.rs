@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
-use crate::commands::{Site, Stop, engine_at, grounds};
+use crate::commands::{Reach, Site, Stop, engine_at, grounds};
 use crate::content_store::ContentStore;
 use crate::digest::ImageId;
 use crate::disturbance::AssessError;
@@ -43,7 +43,7 @@ pub(super) async fn run(args: &ExportArgs) -> Exit {
 }
 
 async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, Stop> {
-    let file = match Site::find(&args.host).await {
+    let file = match Site::find(&args.host, Reach::Bus).await {
         Err(Stop::Host(HostError::ContainerdImageStore)) if !args.host.offline => {
             from_containerd(args, report).await?
         }

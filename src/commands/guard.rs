@@ -18,7 +18,10 @@ pub(super) async fn run(args: &GuardArgs) -> Exit {
             for problem in &problems {
                 report.line(problem);
             }
-            report.line("Done. The host is whole again.");
+            report.line(match problems.as_slice() {
+                [] => "Done. The host is whole again.",
+                _ => "Done, but for what is named above: see to that by hand.",
+            });
             report.end(Exit::Done)
         }
         Err(stop) => stop.tell(report),

@@ -1,7 +1,7 @@
 //! `digestfix history`
 
 use crate::cli::HistoryArgs;
-use crate::commands::{Site, Stop, warn_of_unfinished};
+use crate::commands::{Reach, Site, Stop, warn_of_unfinished};
 use crate::data_root::ImageDir;
 use crate::history::{self, Record};
 use crate::report::{Exit, Report, Transaction};
@@ -18,7 +18,7 @@ pub(super) async fn run(args: &HistoryArgs) -> Exit {
 }
 
 async fn show(args: &HistoryArgs, report: &mut Report) -> Result<(), Stop> {
-    let site = Site::find(&args.host).await?;
+    let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
     let images = site.images();

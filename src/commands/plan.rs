@@ -1,7 +1,7 @@
 //! `digestfix plan`
 
 use crate::cli::PlanArgs;
-use crate::commands::{Draft, Site, Stop, request, survey, warn_of_unfinished};
+use crate::commands::{Draft, Reach, Site, Stop, request, survey, warn_of_unfinished};
 use crate::report::{Exit, Report};
 use crate::transaction::aim::Aim;
 
@@ -15,7 +15,7 @@ pub(super) async fn run(args: &PlanArgs) -> Exit {
 
 async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     let request = request(&args.request, report)?;
-    let site = Site::find(&args.host).await?;
+    let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
     let draft = Draft::new(site.images(), &Aim::Claims(&request))?;

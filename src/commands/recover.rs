@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::geteuid;
 
 use crate::cli::{HostArgs, RecoverArgs};
-use crate::commands::{Site, Stop, engine_at};
+use crate::commands::{Reach, Site, Stop, engine_at};
 use crate::data_root::ImageDir;
 use crate::disturbance::Disturbance;
 use crate::host::HostError;
@@ -28,7 +28,9 @@ pub(super) async fn run(args: &RecoverArgs) -> Exit {
     match look(args, &mut report).await {
         Ok(Some(problems)) if problems.is_empty() => {
             report.done(true, None);
-            report.line("\nDone. The host is whole again.");
+            if !args.before_docker {
+                report.line("\nDone. The host is whole again.");
+            }
             report.end(Exit::Done)
         }
         Ok(Some(problems)) => {
@@ -77,7 +79,7 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
         return Ok(None);
     }
     if runs.is_empty() && errors.is_empty() {
-        let site = settled_site(&args.host).await?;
+        let site = settled_site(&args.host, Reach::Anyhow).await?;
         report.host(&site.host);
         let data_root = site.images().data_root();
         if Journal::read(data_root)?.is_none() {
@@ -89,6 +91,10 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
     let mut recovered = None;
     let mut failed = errors.into_iter().map(Stop::from).next();
     for (id, notice) in runs {
+        if !notice.leads_to_a_data_root() {
+            report.warning(&notice.gone(&id));
+            continue;
+        }
         let problems = match wait(&notice.data_root).await {
             Ok(lock) => recover_run(&id, &lock, report).await,
             Err(stop) => Err(stop),
@@ -107,6 +113,7 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
 /// waited for in turn, nor spoken to, as its bus may not be there yet.
 fn before_docker(report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
     let unfinished = Path::new(UNFINISHED);
+    unfinished::sweep(unfinished);
     let (runs, errors) = unfinished::read_all(unfinished);
     let mut recovered = None;
     let mut failed = errors.into_iter().map(Stop::from).next();
@@ -126,11 +133,8 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
     if !notice.is_of_another_boot() {
         return Ok(false);
     }
-    if !data_root.is_dir() {
-        report.warning(&format!(
-            "{} is not there (yet): once it is, digestfix recover",
-            data_root.display()
-        ));
+    if !notice.leads_to_a_data_root() {
+        report.warning(&notice.gone(id));
         return Ok(false);
     }
     let lock = RootLock::acquire_now(data_root)?;
@@ -148,6 +152,8 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
     ));
     if recovery::recover_files(&journal, &images, &lock, report).map_err(Stop::Recovery)? {
         unfinished::remove(unfinished, id, &lock)?;
+    } else {
+        report.line("The rest follows once Docker runs.");
     }
     Ok(true)
 }
@@ -179,8 +185,14 @@ pub(super) async fn recover_run(
         return Ok(None);
     }
     let notice = Notice::read(unfinished, id)?;
-    let flags = notice.map(|notice| notice.flags).unwrap_or_default();
-    let site = settled_site(&flags.into()).await?;
+    let (flags, found) = notice.map_or_else(Default::default, |one| (one.flags, one.found));
+    let site = match settled_site(&flags.into(), Reach::Anyhow).await {
+        // Some of it only a running engine can tell.
+        Err(Stop::Host(error)) => settled_site(&found.into(), Reach::Anyhow)
+            .await
+            .map_err(|_| Stop::Host(error))?,
+        site => site?,
+    };
     report.host(&site.host);
     let data_root = site.images().data_root();
     if data_root != lock.data_root() {
@@ -194,11 +206,13 @@ pub(super) async fn recover_run(
 
 /// The host, once systemd has done what it is about to do with Docker: start it
 /// again by itself, say.
-pub(super) async fn settled_site(args: &HostArgs) -> Result<Site, Stop> {
+pub(super) async fn settled_site(args: &HostArgs, reach: Reach) -> Result<Site, Stop> {
     let deadline = Instant::now() + SETTLED_WITHIN;
     loop {
-        match Site::find(args).await {
-            Err(Stop::Host(HostError::Unsettled { .. })) if Instant::now() < deadline => {
+        match Site::find(args, reach).await {
+            Err(Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. }))
+                if Instant::now() < deadline =>
+            {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
             found => return found,
@@ -254,10 +268,18 @@ pub(super) async fn recover(
 
 /// What there is to say of a recovery that failed.
 pub(super) fn problem(failure: &Failure, unit: &str) -> Problem {
+    let what = vec![format!(
+        "an interrupted run could not be brought to an end: {failure}"
+    )];
+    if let Failure::WaitsForDocker(_) = failure {
+        return Problem {
+            what,
+            state: "the references and daemon.json are whole; Docker does not run".to_owned(),
+            next: Some(format!("systemctl start {unit}; then: digestfix recover")),
+        };
+    }
     Problem {
-        what: vec![format!(
-            "an interrupted run could not be brought to an end: {failure}"
-        )],
+        what,
         state:
             "the references are whole; Docker may be down, daemon.json have live-restore on, and \
                 containers that are down have no restart policy"

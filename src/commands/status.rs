@@ -1,7 +1,7 @@
 //! `digestfix status`
 
 use crate::cli::StatusArgs;
-use crate::commands::{Site, Stop, grounds, warn_of_unfinished};
+use crate::commands::{Reach, Site, Stop, grounds, warn_of_unfinished};
 use crate::content_store::ContentStore;
 use crate::digest::ImageId;
 use crate::reference::Reference;
@@ -18,7 +18,7 @@ pub(super) async fn run(args: &StatusArgs) -> Exit {
 }
 
 async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
-    let site = Site::find(&args.host).await?;
+    let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
     let store = site.images().read()?.store;

@@ -1,7 +1,7 @@
 //! `digestfix verify`
 
 use crate::cli::VerifyArgs;
-use crate::commands::{Draft, Site, Stop, engine_at, request, warn_of_unfinished};
+use crate::commands::{Draft, Reach, Site, Stop, engine_at, request, warn_of_unfinished};
 use crate::disturbance::AssessError;
 use crate::engine::{Engine, EngineError};
 use crate::host::Managed;
@@ -19,7 +19,7 @@ pub(super) async fn run(args: &VerifyArgs) -> Exit {
 
 async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
     let request = request(&args.request, report)?;
-    let site = Site::find(&args.host).await?;
+    let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
     let plan = Draft::new(site.images(), &Aim::Claims(&request))?.plan;

@@ -238,7 +238,7 @@ fn what_was_interrupted_is_ended() {
     record("d", 2).write(&lock).unwrap();
     let half = directory(root.path()).join("e.json.new");
     fs::write(&half, "{").unwrap();
-    assert_eq!(end_interrupted(&lock).len(), 0);
+    assert_eq!(end_interrupted(&lock, None).len(), 0);
     assert!(!half.exists());
     let (results, _) = scan(root.path(), |record| record.result);
     let new = End::Recovered {

@@ -72,6 +72,19 @@ impl SystemBus {
         })
     }
 
+    /// Connects to systemd by whatever way there is.
+    ///
+    /// # Errors
+    /// When there is none for a while.
+    pub async fn connect_anyhow() -> Result<Self, SystemdError> {
+        let bus = Self {
+            link: Mutex::new(None),
+            ended: Arc::new(EndedJobs::default()),
+        };
+        bus.link().await?;
+        Ok(bus)
+    }
+
     /// The connection; a new one if there is none that holds.
     async fn link(&self) -> Result<Arc<Link>, SystemdError> {
         let mut current = self.link.lock().await;

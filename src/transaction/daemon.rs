@@ -118,16 +118,19 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     }
 
     /// The engine does not answer, and that is not about to change by itself.
-    pub(super) async fn has_ended(&self) -> bool {
+    ///
+    /// # Errors
+    /// When systemd cannot be asked.
+    pub(super) async fn has_ended(&self) -> Result<bool, Failure> {
         let deadline = Instant::now() + NOTICED_WITHIN;
         // systemd first: a ping would start a Docker that has a socket.
-        while self.is_active().await && Instant::now() < deadline {
+        while self.manager.unit(self.unit()).await?.is_active() && Instant::now() < deadline {
             if self.engine.ping().await.is_ok() {
-                return false;
+                return Ok(false);
             }
             tokio::time::sleep(READY_AGAIN).await;
         }
-        true
+        Ok(true)
     }
 
     /// Stops Docker and its triggers. A stop job is `done` as soon as the unit
@@ -213,6 +216,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         &self,
         before: &BTreeMap<String, String>,
     ) -> Result<Vec<String>, Failure> {
+        if before.is_empty() {
+            return Ok(Vec::new());
+        }
         let now = self.manager.active_states().await?;
         let mut lost = Vec::new();
         for (name, state) in before {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::data_root::{ImageDir, ReadError};
 use crate::digest::Digest;
 use crate::directory;
-use crate::journal::{Journal, hash};
+use crate::journal::{Journal, Phase, hash};
 use crate::store::Store;
 use crate::transaction::exchange::{FileError, write_new};
 use crate::transaction::lock::RootLock;
@@ -71,8 +71,14 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
         return;
     }
     let own = beside(&images.store_path(), &journal.id);
-    if read(&own, &journal.references.after).is_some() {
-        remove_quietly(&own);
+    // What is to be a backup is a whole store, and was in use.
+    if let Ok(bytes) = fs::read(&own) {
+        let is_backup = journal.phase == Phase::Stopping
+            && hash(&bytes) != journal.references.after
+            && Store::parse(&bytes).is_ok();
+        if !is_backup {
+            remove_quietly(&own);
+        }
     }
     let mut undo = with_suffix(&own, "+");
     while undo.symlink_metadata().is_ok() && remove_quietly(&undo) {

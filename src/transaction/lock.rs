@@ -9,6 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use fs2::FileExt;
 use nix::fcntl::OFlag;
 
+use crate::directory;
+
 /// The directory in a data root that digestfix keeps its own files in.
 pub const STATE_DIR: &str = "digestfix";
 
@@ -87,17 +89,16 @@ impl RootLock {
     }
 
     fn take(data_root: &Path, lock: impl Fn(&File) -> io::Result<()>) -> Result<Self, LockError> {
-        let directory = data_root.join(STATE_DIR);
-        let path = directory.join(LOCK_FILE);
+        let own = data_root.join(STATE_DIR);
+        let path = own.join(LOCK_FILE);
         let failed = |error| LockError::Io {
             path: path.clone(),
             error,
         };
-        match DirBuilder::new().mode(0o700).create(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed(error));
-            }
-            _ => {}
+        match DirBuilder::new().mode(0o700).create(&own) {
+            Ok(()) => directory::sync(&own).map_err(failed)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed(error)),
         }
         let mut file = OpenOptions::new()
             .read(true)
@@ -125,7 +126,8 @@ impl RootLock {
             Ok(found) if found.ino() == locked.ino() && found.dev() == locked.dev() => {}
             _ => return Self::take(data_root, lock),
         }
-        introduce(&mut file).map_err(failed)?;
+        // A full disk keeps nobody from being brought back.
+        let _ = introduce(&mut file);
         Ok(Self {
             file,
             data_root: data_root.to_owned(),

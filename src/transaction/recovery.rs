@@ -41,6 +41,8 @@ pub async fn recover<M: ServiceManager, E: Engine>(
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
     let references = leftovers::mend(journal, images, lock, progress);
+    // Once Docker runs, its clients change the references as well.
+    end_records(Some(&journal.id), lock, progress);
     let problems = if journal.is_of_another_boot() {
         after_a_boot(journal, lock, daemon, progress).await?
     } else {
@@ -62,7 +64,7 @@ async fn bring_back<M: ServiceManager, E: Engine>(
     progress: &mut impl Progress,
 ) -> Result<Vec<String>, Failure> {
     let mut switch = switch(journal);
-    if journal.running && daemon.has_ended().await {
+    if journal.running && daemon.has_ended().await? {
         if journal.live_restore_by_file || switch.is_some() {
             let config_file = &daemon.host.config_file;
             ensure_on(&mut switch, config_file, journal, lock, progress)?;
@@ -92,7 +94,7 @@ async fn after_a_boot<M: ServiceManager, E: Engine>(
     daemon: Daemon<'_, M, E>,
     progress: &mut impl Progress,
 ) -> Result<Vec<String>, Failure> {
-    if daemon.has_ended().await {
+    if daemon.has_ended().await? {
         put_daemon_json_back(journal, progress)?;
         return match waiting(journal) {
             Some(names) => Err(Failure::WaitsForDocker(names)),
@@ -132,13 +134,17 @@ pub fn recover_files(
 /// # Errors
 /// When its journal does not go.
 pub fn end(lock: &RootLock, progress: &mut impl Progress) -> Result<(), Failure> {
-    for error in history::end_interrupted(lock) {
-        progress.warning(&error.to_string());
-    }
+    end_records(None, lock, progress);
     if let Err(error) = state_file::sweep(lock) {
         progress.warning(&format!("what it had begun to write: {error}"));
     }
     Ok(Journal::close(lock)?)
+}
+
+fn end_records(broken: Option<&str>, lock: &RootLock, progress: &mut impl Progress) {
+    for error in history::end_interrupted(lock, broken) {
+        progress.warning(&error.to_string());
+    }
 }
 
 fn switch(journal: &Journal) -> Option<Switch> {

@@ -1,6 +1,6 @@
 //! Hosts that digestfix does not touch, and says why.
 
-use crate::machine::{APP, Machine, OTHER, Suite};
+use crate::machine::{APP, Machine, OTHER, Suite, eventually};
 
 /// Refused with these words, and Docker runs on as the same process.
 #[track_caller]
@@ -177,4 +177,31 @@ fn not_root() {
         ])
         .exits(3);
     assert!(run.stderr.contains("sudo"), "{}", run.stderr);
+}
+
+/// It would be killed by what it does.
+#[test]
+fn in_a_unit_that_is_stopped_along_with_docker() {
+    let machine = Machine::boot(Suite::Trixie);
+    machine.load("app");
+    let pid = machine.main_pid();
+    machine.write(
+        "/etc/systemd/system/lab-own.service",
+        &format!(
+            "[Unit]\nRequires=docker.service\nAfter=docker.service\n\
+             [Service]\nExecStart=/usr/local/bin/digestfix apply {}\n",
+            machine.claim("app")
+        ),
+    );
+    machine.sh("systemctl start lab-own.service");
+    eventually("it has ended", || {
+        machine
+            .run(&["systemctl", "is-failed", "lab-own.service"])
+            .code
+            == 0
+    });
+    let status = machine.sh("systemctl show -p ExecMainStatus --value lab-own.service");
+    assert_eq!(status, "3");
+    machine.sh("journalctl -b -u lab-own.service | grep 'stopped along with Docker'");
+    assert_eq!(machine.main_pid(), pid);
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use zbus::Variant;
 
 use crate::systemd::Transient;
@@ -11,15 +12,23 @@ use crate::systemd::Transient;
 pub(super) const STARTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Between one end of the service and its next start.
-const AGAIN_AFTER: Duration = Duration::from_secs(2);
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Then systemd leaves it failed.
-const TRIES: u32 = 5;
+const TRIES: u32 = 30;
+
+/// A service that waits has no handler for these, and systemd takes them for a
+/// wish to end. It may be another one's wish.
+const FORCE_RESTART: [i32; 3] = [
+    Signal::SIGHUP as i32,
+    Signal::SIGINT as i32,
+    Signal::SIGTERM as i32,
+];
 
 /// The time that the tries are counted in.
 const TRIES_WITHIN: Duration = Duration::from_secs(3600);
 
-pub(super) fn properties(service: &Transient) -> [(&'static str, Variant<'_>); 7] {
+pub(super) fn properties(service: &Transient) -> [(&'static str, Variant<'_>); 8] {
     let program = service.command.first().map(String::as_str);
     let program = program.unwrap_or_default();
     let command: Vec<&str> = service.command.iter().map(String::as_str).collect();
@@ -29,6 +38,10 @@ pub(super) fn properties(service: &Transient) -> [(&'static str, Variant<'_>); 7
         ("Type", "exec".into()),
         ("ExecStart", vec![(program, command, false)].into()),
         ("Restart", "on-failure".into()),
+        (
+            "RestartForceExitStatus",
+            (Vec::<i32>::new(), FORCE_RESTART.to_vec()).into(),
+        ),
         ("RestartUSec", microseconds(AGAIN_AFTER)),
         ("StartLimitIntervalUSec", microseconds(TRIES_WITHIN)),
         ("StartLimitBurst", TRIES.into()),
