@@ -38,6 +38,9 @@ fi
   [ ! -d /var/lib/digestfix/unfinished ] || find /var/lib/digestfix/unfinished -mindepth 1
   find /run/systemd/system /etc/docker -name '*digestfix*'
   find $store -name '*digestfix*' | grep -v -E '/repositories\.json\.digestfix-[0-9A-Za-z]+-[0-9]+$'
+  for backup in $store/repositories.json.digestfix-*; do
+    [ ! -e "$backup" ] || jq -e .Repositories "$backup" >/dev/null 2>&1 || echo "$backup, torn"
+  done
   systemctl list-units --all --plain --no-legend 'digestfix-guard-*' | awk '{ print $1, $3, $4 }'
   systemctl list-units --failed --plain --no-legend 'digestfix-*' | awk '{ print $1, $3, $4 }'
   pgrep -a -x digestfix

@@ -280,3 +280,29 @@ fn mutate(world: &World, mut journal: Journal) {
     of_another_boot(&mut journal);
     write_journal(world, &journal);
 }
+
+/// One that was killed while it wrote has left no backup, whatever that reads as.
+#[test]
+fn what_was_never_in_use_is_no_backup() {
+    for (phase, left_beside) in [
+        (Phase::Preparing, STORE),
+        (Phase::Preparing, "{\"Repos"),
+        (Phase::Stopping, "{\"Repos"),
+        (Phase::Stopping, ""),
+    ] {
+        let world = World::new();
+        fs::write(beside(&world, ""), left_beside).unwrap();
+        let state = world.root.path().join("digestfix");
+        left(&world, |journal| journal.phase = phase);
+        fs::write(state.join("journal.json.new"), "{").unwrap();
+        fs::write(state.join("grounds-overlay2.json.new"), "{").unwrap();
+        assert!(recover(&world).unwrap().is_empty());
+        assert!(!beside(&world, "").exists(), "{phase:?} {left_beside}");
+        let mut names: Vec<_> = fs::read_dir(state)
+            .unwrap()
+            .map(|file| file.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["lock"]);
+    }
+}

@@ -418,3 +418,18 @@ fn old_backups_go_once_there_is_a_newer_one() {
     assert_eq!(backups(), ids[2..]);
     assert_eq!(records(&world).len(), 5, "the records stay");
 }
+
+/// It has failed to be undone, and then somebody has brought it to an end.
+#[test]
+fn what_was_broken_and_is_whole_again_says_so() {
+    let world = World::new();
+    world.fails.set(Some(("start", 0)));
+    world.fails_for_good.set(true);
+    let (outcome, _) = transact(&world);
+    assert!(matches!(outcome, Outcome::Broken { .. }), "{outcome:?}");
+    assert!(matches!(only(&world).result, Some(End::Broken { .. })));
+    world.fails.set(None);
+    assert_eq!(recover(&world).unwrap(), [""; 0]);
+    let references = Side::Old;
+    assert_eq!(only(&world).result, Some(End::Recovered { references }));
+}
