@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::data_root::{ImageDir, ReadError};
 use crate::digest::Digest;
@@ -17,7 +17,7 @@ use crate::store::Store;
 use crate::transaction::exchange::{FileError, write_new};
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
-use crate::transaction::swap::beside;
+use crate::transaction::swap::{beside, with_suffix};
 
 /// Sees that there is a reference store that can be read. One that a power cut
 /// or a failing disk has torn is put aside, and its whole copy takes its place:
@@ -125,10 +125,4 @@ fn remove_quietly(path: &Path) -> bool {
         Ok(()) => true,
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.to_owned();
-    path.as_mut_os_string().push(suffix);
-    path
 }

@@ -32,7 +32,7 @@ use crate::transaction::daemon::Daemon;
 use crate::transaction::exchange::{FileError, exchange, sync_directory, write_new};
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
-use crate::transaction::swap::beside;
+use crate::transaction::swap::{beside, with_suffix};
 use crate::transaction::{Reached, Transaction};
 
 /// dockerd reloads in milliseconds, and says nothing when it refuses to.
@@ -480,12 +480,6 @@ fn hash_at(path: &Path) -> Result<Option<Digest>, FileError> {
 
 fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.to_owned();
-    path.as_mut_os_string().push(suffix);
-    path
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), FileError> {

@@ -127,3 +127,9 @@ pub fn beside(live: &Path, id: &str) -> PathBuf {
     name.push(format!(".digestfix-{id}"));
     PathBuf::from(name)
 }
+
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.to_owned();
+    path.as_mut_os_string().push(suffix);
+    path
+}

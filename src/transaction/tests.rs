@@ -16,7 +16,7 @@ use crate::container::{RestartPolicy, Status};
 use crate::disturbance::{ContainerPolicy, Disturbance};
 use crate::engine::{EngineError, Info, References, Reloads};
 use crate::host::{Flags, Managed, says_live_restore, with_live_restore};
-use crate::journal::{KeptDown, Ran};
+use crate::journal::{KeptDown, Ran, hash};
 use crate::live_restore::{Hindrance, LiveRestore};
 use crate::plan::Request;
 use crate::reference::Reference;

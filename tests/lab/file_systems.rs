@@ -8,7 +8,7 @@ fn there_killed_and_back(machine: &Machine) {
     let claim = machine.claim("app");
     let find = "find $(docker info -f '{{.DockerRootDir}}')/image -name 'repositories.json'";
     let store = machine.sh(find);
-    let before = machine.take_from(&store);
+    let before = machine.sh(&format!("cat {store}"));
 
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n");
     let run = machine.digestfix(&["apply", &claim]);
@@ -16,7 +16,7 @@ fn there_killed_and_back(machine: &Machine) {
     machine.without_drop_in();
     eventually("the guard has ended", || machine.is_finished());
     machine.is_whole();
-    assert_eq!(machine.take_from(&store), before);
+    assert_eq!(machine.sh(&format!("cat {store}")), before);
 
     machine.digestfix(&["apply", &claim]).exits(0);
     assert!(machine.engine_has("app"));

@@ -217,12 +217,6 @@ impl Machine {
         fs::read(self.dir.join(format!("root{path}"))).expect("the file is there")
     }
 
-    /// A text that only the machine sees under that name.
-    #[track_caller]
-    pub fn take_from(&self, path: &str) -> String {
-        self.sh(&format!("cat {path}"))
-    }
-
     /// Carries a file into the machine, which no network does.
     pub fn put(&self, path: &str, content: &[u8]) {
         fs::write(self.dir.join(format!("root{path}")), content).expect("there is room");
