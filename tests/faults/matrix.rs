@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::thread;
+use std::time::Duration;
 
 use crate::host::Digest;
-use crate::injection::{inject, trace};
+use crate::injection::{Ended, Injected, inject, trace};
 use crate::options::Options;
 use crate::points::{Fault, Injection, Point, chosen};
 use crate::scene::{Scene, attempt, promised};
@@ -76,6 +77,17 @@ fn work(
     }
 }
 
+/// A record that could not be ended, as the run has said; the next one does it.
+fn is_told(differences: &[String], injected: &Injected) -> bool {
+    injected.ended == Ended::Code(0)
+        && injected
+            .output
+            .contains("how this ended could not be noted")
+        && differences
+            .iter()
+            .all(|difference| difference.contains("/digestfix/history/"))
+}
+
 fn fault(scene: &Scene, injection: &Injection) -> Result<Tried, Vec<String>> {
     let injected = inject(&scene.machine, injection, &scene.apply());
     if injected.impossible {
@@ -90,7 +102,10 @@ fn fault(scene: &Scene, injection: &Injection) -> Result<Tried, Vec<String>> {
     };
     let digest = promised(&injected)?;
     scene.recover_by_hand(injected.ended)?;
-    let took = scene.whole(digest).map_err(tell)?;
+    let took = match scene.whole(digest) {
+        Err(differences) if is_told(&differences, &injected) => Duration::ZERO,
+        seen => seen.map_err(tell)?,
+    };
     scene.take_off()?;
     Ok(if injected.reached {
         Tried::Whole(took)
