@@ -77,15 +77,22 @@ fn work(
     }
 }
 
-/// A record that could not be ended, as the run has said; the next one does it.
+/// What a run that did its work may leave behind where it says so: what it
+/// says, and where the difference is. The next run puts these in order.
+const TOLD: [(&str, &str); 2] = [
+    ("how this ended could not be noted", "/digestfix/history/"),
+    (
+        "could not be taken away; it has no effect any more",
+        "/zz-digestfix-hold.conf",
+    ),
+];
+
 fn is_told(differences: &[String], injected: &Injected) -> bool {
     injected.ended == Ended::Code(0)
-        && injected
-            .output
-            .contains("how this ended could not be noted")
-        && differences
-            .iter()
-            .all(|difference| difference.contains("/digestfix/history/"))
+        && differences.iter().all(|difference| {
+            TOLD.iter()
+                .any(|(said, place)| injected.output.contains(said) && difference.contains(place))
+        })
 }
 
 fn fault(scene: &Scene, injection: &Injection) -> Result<Tried, Vec<String>> {
