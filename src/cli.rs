@@ -25,6 +25,12 @@ Exit codes:
   5  could not restore the host; a person is needed
   6  done, but a container is not what it was";
 
+const DOCTOR_EXIT_CODES: &str = "\
+Exit codes:
+  0  nothing would stop an apply
+  2  usage
+  3  something would stop it";
+
 const CLAIMS: &str = "\
 A CLAIM is one of:
   NAME:TAG@sha256:HEX  the image tagged NAME:TAG also has the reference NAME@sha256:HEX
@@ -87,6 +93,10 @@ pub enum Command {
     /// back, start it, verify
     #[command(after_help = EXIT_CODES)]
     Rollback(RollbackArgs),
+    /// Look for all that would stop a change on this host, and say how to cure
+    /// it; touches nothing
+    #[command(after_help = DOCTOR_EXIT_CODES)]
+    Doctor(DoctorArgs),
 }
 
 /// `digestfix status`.
@@ -245,6 +255,20 @@ pub struct RollbackArgs {
     /// What is kept of earlier runs.
     #[command(flatten)]
     pub retention: RetentionArgs,
+    /// Where Docker lives.
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// How to tell.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `digestfix doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// What may happen to containers.
+    #[command(flatten)]
+    pub containers: ContainerArgs,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,

@@ -2,6 +2,7 @@
 
 mod apply;
 mod change;
+mod doctor;
 mod export;
 mod guard;
 mod history;
@@ -38,6 +39,10 @@ use crate::unfinished::NoticeError;
 /// The engine answers in milliseconds, or is in trouble.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
+/// What is refused first may hide something else.
+const LOOK_AT_ALL: &str =
+    "to see all that stands in the way: digestfix doctor, with the same options for the host";
+
 /// Runs a command.
 pub async fn run(command: Command) -> Exit {
     match command {
@@ -50,6 +55,7 @@ pub async fn run(command: Command) -> Exit {
         Command::Guard(args) => guard::run(&args).await,
         Command::History(args) => history::run(&args).await,
         Command::Rollback(args) => rollback::run(&args).await,
+        Command::Doctor(args) => doctor::run(&args).await,
     }
 }
 
@@ -152,7 +158,14 @@ impl Stop {
                 next = Some(rollback::advice(unfit));
                 vec![self.to_string()]
             }
-            Self::Obstacles(obstacles) => obstacles.iter().map(ToString::to_string).collect(),
+            Self::Obstacles(obstacles) => {
+                next = Some(LOOK_AT_ALL.to_owned());
+                obstacles.iter().map(ToString::to_string).collect()
+            }
+            Self::Host(_) | Self::Read(_) | Self::Assess(_) => {
+                next = Some(LOOK_AT_ALL.to_owned());
+                vec![self.to_string()]
+            }
             Self::NotRoot => {
                 next = Some("run it as root: sudo digestfix …".to_owned());
                 vec![self.to_string()]
@@ -177,20 +190,12 @@ impl Stop {
                 next = Some(error.problem.cure().to_owned());
                 vec![self.to_string()]
             }
-            Self::Journal(_) => {
-                next = Some(
-                    "bring the host back by hand: see that Docker runs, put back what lies beside \
-                     daemon.json as daemon.json.digestfix-…, look for containers without their restart \
-                     policy; then remove the journal"
-                        .to_owned(),
-                );
+            Self::Journal(error) => {
+                next = Some(error.cure().to_owned());
                 vec![self.to_string()]
             }
-            Self::Notice(_) => {
-                next = Some(
-                    "look at that file: it says where Docker lives that a run was at work on. digestfix                      recover --data-root DIR does without it; then remove it"
-                        .to_owned(),
-                );
+            Self::Notice(error) => {
+                next = Some(error.cure().to_owned());
                 vec![self.to_string()]
             }
             Self::Lock(LockError::Held { .. }) => {

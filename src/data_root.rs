@@ -224,12 +224,17 @@ impl ImageDir {
     /// The process that has this data root open, where that can be seen.
     #[must_use]
     pub fn user(&self) -> Option<u32> {
-        let database = fs::metadata(self.data_root.join("volumes/metadata.db")).ok()?;
-        let processes = fs::read_dir("/proc").ok()?.flatten();
-        processes
-            .filter_map(|process| process.file_name().to_str()?.parse().ok())
-            .find(|pid| holds_open(*pid, &database))
+        user_of(&self.data_root.join("volumes/metadata.db"))
     }
+}
+
+/// A process that has a file open, where that can be seen.
+pub(crate) fn user_of(path: &Path) -> Option<u32> {
+    let file = fs::metadata(path).ok()?;
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    processes
+        .filter_map(|process| process.file_name().to_str()?.parse().ok())
+        .find(|pid| holds_open(*pid, &file))
 }
 
 fn holds_open(pid: u32, sought: &fs::Metadata) -> bool {

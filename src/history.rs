@@ -118,6 +118,18 @@ fn see_own(directory: &Path) -> Result<(), Problem> {
     }
 }
 
+/// Records can be kept here, as far as that can be seen.
+///
+/// # Errors
+/// When others than root could put one there.
+pub fn see_directory(data_root: &Path) -> Result<(), HistoryError> {
+    let path = directory(data_root);
+    match see_own(&path) {
+        Err(Problem::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        seen => seen.map_err(Problem::at(&path)),
+    }
+}
+
 /// The record of a transaction, if there is one.
 ///
 /// # Errors

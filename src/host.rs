@@ -19,6 +19,7 @@ mod daemon_json;
 mod daemon_json_edit;
 mod dockerd_args;
 mod error;
+mod examine;
 mod exec_start;
 mod image_dir;
 mod settle;
@@ -28,6 +29,7 @@ mod tests;
 pub use daemon_json::DaemonJsonError;
 pub use daemon_json_edit::{says_live_restore, with_live_restore};
 pub use error::HostError;
+pub use examine::{Examined, examine};
 pub use image_dir::is_driver_name;
 pub use settle::Finding;
 
@@ -93,6 +95,8 @@ pub struct Managed {
     pub live_restore_at_start: bool,
     /// Options of its command line that it forgets at a reload.
     pub forgotten_by_reload: Vec<String>,
+    /// Its configuration file has docker-proxy on, and not where it is.
+    pub leaves_proxy_to_be_found: bool,
 }
 
 /// A running engine that keeps its images in containerd; none when it is not
@@ -136,18 +140,7 @@ pub async fn find_managed<M: ServiceManager, E: Engine>(
     };
     let (images, mut findings) = sources.image_dir()?;
     refuse_other_users(manager, &daemon.unit, &images).await?;
-    let managed = Managed {
-        flags: flags.clone(),
-        socket: PathBuf::from(&daemon.socket.value),
-        config_file: PathBuf::from(&daemon.config_file.value),
-        live_restore_at_start: daemon.args.live_restore.or(daemon.config.live_restore)
-            == Some(true),
-        live_restore_flag: daemon.args.live_restore,
-        forgotten_by_reload: daemon.args.forgotten_by_reload,
-        engine: daemon.engine,
-        service: daemon.service,
-        unit: daemon.unit,
-    };
+    let managed = daemon.managed(flags);
     let unit = finding("unit", &managed.unit.id, daemon.named_by);
     findings.extend([unit, daemon.socket, daemon.config_file]);
     Ok(Host {

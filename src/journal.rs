@@ -183,6 +183,16 @@ enum Problem {
     Container(String),
 }
 
+impl JournalError {
+    /// What to do about it.
+    #[must_use]
+    pub const fn cure(&self) -> &'static str {
+        "bring the host back by hand: see that Docker runs, put back what lies beside \
+         daemon.json as daemon.json.digestfix-…, look for containers without their restart \
+         policy; then remove the journal"
+    }
+}
+
 impl Journal {
     /// The journal of a transaction that has not done anything yet.
     #[must_use]

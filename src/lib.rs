@@ -17,6 +17,8 @@
 //! 8. [`report`]: what people and machines read; [`grounds`] keeps what each
 //!    digest was written on.
 //!
+//! [`doctor`] looks at all of that, and tells what would stop a change.
+//!
 //! [`commands`] puts these together, one file a command, from what [`cli`]
 //! understood. [`systemd`] and [`engine`] are the edges to the two daemons,
 //! [`nf_tables`] is the one to the kernel's packet filter.
@@ -31,6 +33,7 @@ pub mod data_root;
 pub mod digest;
 pub mod directory;
 pub mod disturbance;
+pub mod doctor;
 pub mod engine;
 pub mod evidence;
 pub mod grounds;

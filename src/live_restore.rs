@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
+use crate::engine::Info;
 use crate::host::Managed;
 
 /// Whether running containers outlive a stop of Docker.
@@ -53,6 +54,18 @@ pub enum Hindrance {
         /// Its main process.
         program: String,
     },
+    /// It refuses every reload of the file
+    /// ([`Info::needs_proxy_path`](crate::engine::Info::needs_proxy_path)).
+    #[error(
+        "Docker {version} refuses to read {path} again, as that has \"userland-proxy\": true without a \
+         \"userland-proxy-path\"", path = path.display()
+    )]
+    ReloadRefused {
+        /// daemon.json.
+        path: PathBuf,
+        /// The engine's version.
+        version: String,
+    },
     /// daemon.json cannot be changed.
     #[error("{path} cannot be changed: {error}", path = path.display())]
     Unwritable {
@@ -75,6 +88,10 @@ impl Hindrance {
             Self::KillMode { unit, .. } => {
                 Some(format!("set KillMode=process (systemctl edit {unit})"))
             }
+            Self::ReloadRefused { path, .. } => Some(format!(
+                "take \"userland-proxy\": true out of {}: it is the default",
+                path.display()
+            )),
             Self::NotDockerd { .. } | Self::Unwritable { .. } => Some(
                 "switch live-restore on in Docker's configuration, and they keep running"
                     .to_owned(),
@@ -96,15 +113,15 @@ pub fn look(host: &Managed) -> LiveRestore {
     if engine.live_restore && host.live_restore_at_start {
         return LiveRestore::On;
     }
-    match hindrance(host, engine.swarm) {
+    match hindrance(host, &engine) {
         Some(hindrance) => LiveRestore::Impossible(hindrance),
         None => LiveRestore::Switchable(host.config_file.clone()),
     }
 }
 
-fn hindrance(host: &Managed, swarm: bool) -> Option<Hindrance> {
+fn hindrance(host: &Managed, engine: &Info) -> Option<Hindrance> {
     let unit = host.unit.id.clone();
-    if swarm {
+    if engine.swarm {
         return Some(Hindrance::Swarm);
     }
     if host.live_restore_flag.is_some() {
@@ -113,6 +130,12 @@ fn hindrance(host: &Managed, swarm: bool) -> Option<Hindrance> {
     let program = program(host.service.main_pid);
     if program != "dockerd" {
         return Some(Hindrance::NotDockerd { unit, program });
+    }
+    if host.leaves_proxy_to_be_found && engine.needs_proxy_path() {
+        return Some(Hindrance::ReloadRefused {
+            path: host.config_file.clone(),
+            version: engine.version.clone(),
+        });
     }
     unwritable(&host.config_file)
 }
@@ -168,7 +191,6 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::engine::Info;
     use crate::host::Flags;
     use crate::systemd::{Service, Unit};
 
@@ -206,6 +228,7 @@ mod tests {
                 live_restore_flag: None,
                 live_restore_at_start: false,
                 forgotten_by_reload: Vec::new(),
+                leaves_proxy_to_be_found: false,
             }
         }
     }
@@ -231,6 +254,28 @@ mod tests {
             host.live_restore_at_start = at_start;
             host.engine.as_mut().unwrap().live_restore = engine;
             assert_eq!(look(&host), *expected, "{engine} {at_start}");
+        }
+    }
+
+    #[test]
+    fn a_reload_that_docker_would_refuse_is_not_tried() {
+        let world = World::new("dockerd");
+        for (version, left, refused) in [
+            ("20.10.24+dfsg1", true, false),
+            ("26.1.5+dfsg1", true, true),
+            ("28.5.2", true, true),
+            ("28.5.2", false, false),
+            ("29.0.0", true, false),
+        ] {
+            let mut host = world.host();
+            host.leaves_proxy_to_be_found = left;
+            host.engine.as_mut().unwrap().version = version.to_owned();
+            let found = look(&host);
+            let is_refused = matches!(
+                found,
+                LiveRestore::Impossible(Hindrance::ReloadRefused { .. })
+            );
+            assert_eq!(is_refused, refused, "{version}: {found:?}");
         }
     }
 

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Guard(_) => 0,
         Command::History(args) => args.output.verbose,
         Command::Rollback(args) => args.output.verbose,
+        Command::Doctor(args) => args.output.verbose,
     };
     let level = match verbose {
         0 => LevelFilter::OFF,

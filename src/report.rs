@@ -19,6 +19,7 @@ use crate::status::Row;
 use crate::transaction::outcome::{Progress, Step};
 use crate::trust::Trust;
 
+mod doctor;
 mod document;
 mod history;
 mod table;

@@ -184,6 +184,12 @@ fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
     found
 }
 
+/// How many former reference stores are kept here.
+#[must_use]
+pub fn count(images: &ImageDir) -> usize {
+    backups(images, &BTreeMap::new()).len()
+}
+
 fn id_of(name: &str) -> Option<&str> {
     name.strip_prefix(store::FILE_NAME)?
         .strip_prefix(".digestfix-")

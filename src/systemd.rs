@@ -68,6 +68,8 @@ pub struct Unit {
     pub active_state: String,
     /// Finer than the active state, and different for each type of unit.
     pub sub_state: String,
+    /// `enabled`, `disabled`, `static`, …; empty when it has no file.
+    pub file_state: String,
     /// The unit's file has changed since systemd read it.
     pub need_daemon_reload: bool,
     /// It was made over D-Bus, has no file, and is gone once it stops.
@@ -94,6 +96,12 @@ impl Unit {
     #[must_use]
     pub fn is_active(&self) -> bool {
         is_active(&self.active_state)
+    }
+
+    /// It is not between two states.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.active_state.as_str(), "active" | "inactive" | "failed")
     }
 }
 

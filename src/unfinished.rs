@@ -58,6 +58,15 @@ pub struct NoticeError {
     error: io::Error,
 }
 
+impl NoticeError {
+    /// What to do about it.
+    #[must_use]
+    pub const fn cure(&self) -> &'static str {
+        "look at that file: it says where Docker lives that a run was at work on. digestfix \
+         recover --data-root DIR does without it; then remove it"
+    }
+}
+
 impl Notice {
     /// The notice of a transaction on this host.
     #[must_use]

@@ -8,7 +8,7 @@ use crate::engine::{Engine, Info};
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::settle::{DEFAULT, FILE, FLAG, Finding, UNIT, settled};
-use crate::host::{Flags, HostError, exec_start, image_dir};
+use crate::host::{Flags, HostError, Managed, exec_start, image_dir};
 use crate::systemd::{Service, ServiceManager, Unit};
 
 const DEFAULT_UNIT: &str = "docker.service";
@@ -31,6 +31,22 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
+    pub(super) fn managed(&self, flags: &Flags) -> Managed {
+        Managed {
+            flags: flags.clone(),
+            unit: self.unit.clone(),
+            service: self.service.clone(),
+            engine: self.engine.clone(),
+            socket: PathBuf::from(&self.socket.value),
+            config_file: PathBuf::from(&self.config_file.value),
+            live_restore_flag: self.args.live_restore,
+            live_restore_at_start: self.args.live_restore.or(self.config.live_restore)
+                == Some(true),
+            forgotten_by_reload: self.args.forgotten_by_reload.clone(),
+            leaves_proxy_to_be_found: self.config.leaves_proxy_to_be_found(),
+        }
+    }
+
     /// The engine's own word counts; configuration, where there is none.
     pub(super) fn keeps_images_in_containerd(&self) -> bool {
         self.engine.as_ref().map_or_else(
@@ -53,12 +69,7 @@ pub(super) async fn find_daemon<M: ServiceManager, E: Engine>(
     let service = manager.service(&unit.id).await?;
     let command = command_line(&unit, &service)?;
     let args = DockerdArgs::parse(&command.arguments);
-    if !unit.is_active() && !command.says_data_root(flags, &args) {
-        return Err(HostError::Wrapped {
-            unit: unit.id,
-            program: command.program,
-        });
-    }
+    wrapped(&unit, &command, flags, &args)?;
     let config_file = config_file(flags, &args)?;
     let config = read_config(&config_file)?;
     refuse_set_twice(&args, &config, Path::new(&config_file.value), &unit.id)?;
@@ -115,7 +126,7 @@ pub(super) fn unit_name(flags: &Flags) -> (String, &'static str) {
     }
 }
 
-async fn check_unit(
+pub(super) async fn check_unit(
     manager: &impl ServiceManager,
     name: &str,
     unit: &Unit,
@@ -149,14 +160,14 @@ async fn check_unit(
             unit: unit.id.clone(),
         });
     }
-    match unit.active_state.as_str() {
-        "active" | "inactive" | "failed" => Ok(()),
-        state => Err(HostError::Unsettled {
-            unit: unit.id.clone(),
-            state: state.to_owned(),
-            sub_state: unit.sub_state.clone(),
-        }),
+    if unit.is_settled() {
+        return Ok(());
     }
+    Err(HostError::Unsettled {
+        unit: unit.id.clone(),
+        state: unit.active_state.clone(),
+        sub_state: unit.sub_state.clone(),
+    })
 }
 
 /// What a unit starts.
@@ -183,6 +194,23 @@ impl CommandLine {
     pub(super) fn says_data_root(&self, flags: &Flags, args: &DockerdArgs) -> bool {
         self.is_dockerd() || flags.data_root.is_some() || args.data_root.is_some()
     }
+}
+
+/// Nobody says where a Docker keeps its data that does not run, and that
+/// something else starts.
+pub(super) fn wrapped(
+    unit: &Unit,
+    command: &CommandLine,
+    flags: &Flags,
+    args: &DockerdArgs,
+) -> Result<(), HostError> {
+    if unit.is_active() || command.says_data_root(flags, args) {
+        return Ok(());
+    }
+    Err(HostError::Wrapped {
+        unit: unit.id.clone(),
+        program: command.program.clone(),
+    })
 }
 
 /// The unit's command line. Where it runs dockerd by way of something else
@@ -237,7 +265,7 @@ pub(super) fn read_config(file: &Finding) -> Result<DaemonJson, HostError> {
 }
 
 /// moby `daemon/config/config.go`, `findConfigurationConflicts`.
-fn refuse_set_twice(
+pub(super) fn refuse_set_twice(
     args: &DockerdArgs,
     config: &DaemonJson,
     config_file: &Path,
@@ -278,7 +306,7 @@ fn refuse_set_twice(
 
 /// Only a Unix socket will do, and `DOCKER_HOST` does not count: it says where
 /// the user's client goes, which need not be this host.
-async fn socket(
+pub(super) async fn socket(
     flags: &Flags,
     manager: &impl ServiceManager,
     unit: &Unit,

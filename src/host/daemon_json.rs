@@ -21,6 +21,8 @@ pub struct DaemonJson {
     pub userns_remap: Option<String>,
     /// `live-restore`; only its type matters.
     pub live_restore: Option<bool>,
+    userland_proxy: Option<bool>,
+    userland_proxy_path: Option<String>,
     hosts: Option<Vec<String>>,
     features: Option<BTreeMap<String, bool>>,
     /// Every key of the file, whatever its value.
@@ -93,6 +95,14 @@ impl DaemonJson {
         self.hosts.as_deref().unwrap_or_default()
     }
 
+    /// `userland-proxy` is on, and nothing says where the program is. dockerd
+    /// finds it when it starts, and some versions do not at a reload.
+    #[must_use]
+    pub fn leaves_proxy_to_be_found(&self) -> bool {
+        let path = self.userland_proxy_path.as_deref().unwrap_or_default();
+        self.userland_proxy == Some(true) && path.is_empty()
+    }
+
     /// Images live in containerd (`features.containerd-snapshotter`).
     #[must_use]
     pub fn containerd_image_store(&self) -> bool {
@@ -124,6 +134,23 @@ mod tests {
         let old = DaemonJson::parse(br#"{"graph":"/g"}"#).unwrap();
         assert_eq!(old.root(), Some("/g"));
         assert!(!old.containerd_image_store());
+    }
+
+    #[test]
+    fn a_proxy_that_is_on_has_a_path_or_is_to_be_found() {
+        for (text, found) in [
+            (r#"{"userland-proxy":true}"#, true),
+            (r#"{"userland-proxy":true,"userland-proxy-path":""}"#, true),
+            (
+                r#"{"userland-proxy":true,"userland-proxy-path":"/p"}"#,
+                false,
+            ),
+            (r#"{"userland-proxy":false}"#, false),
+            ("{}", false),
+        ] {
+            let config = DaemonJson::parse(text.as_bytes()).unwrap();
+            assert_eq!(config.leaves_proxy_to_be_found(), found, "{text}");
+        }
     }
 
     #[test]

@@ -244,7 +244,33 @@ impl World {
             self.asked.set(true);
             FakeEngine(socket.to_owned(), self.engine.clone())
         };
-        block_on(find_managed(&self.flags, &self.systemd, connect))
+        let found = block_on(find_managed(&self.flags, &self.systemd, &connect));
+        // Wherever one stops, the other names the same thing first.
+        let asked = Cell::new(false);
+        let connect = |socket: &Path| {
+            asked.set(true);
+            FakeEngine(socket.to_owned(), self.engine.clone())
+        };
+        let examined = block_on(examine(&self.flags, Some(&self.systemd), connect));
+        let may_ask = self.systemd.units.values().any(Unit::is_active);
+        assert!(may_ask || !asked.get(), "a connection would start it");
+        let first = examined.errors.first().map(ToString::to_string);
+        assert_eq!(
+            first.as_ref(),
+            found.as_ref().err().map(ToString::to_string).as_ref()
+        );
+        if let Ok(host) = &found {
+            assert_eq!(examined.images.as_ref(), Some(&host.images));
+            assert!(examined.managed.is_some());
+        }
+        found
+    }
+
+    /// All that speaks against it, in the order of finding it.
+    fn errors(&self) -> Vec<String> {
+        let connect = |socket: &Path| FakeEngine(socket.to_owned(), self.engine.clone());
+        let examined = block_on(examine(&self.flags, Some(&self.systemd), connect));
+        examined.errors.iter().map(ToString::to_string).collect()
     }
 
     /// The data root, below the disk, and the driver.
@@ -828,4 +854,25 @@ fn offline_goes_by_flags_and_directories() {
     );
     world.config(r#"{"features":{"containerd-snapshotter":true}}"#);
     refuses(find_offline(&flags), &["containerd image store"]);
+}
+
+#[test]
+fn what_is_broken_hides_nothing_else() {
+    let mut world = World::new().running("other", "overlay2");
+    world.store("other", "overlay2");
+    world.config("{");
+    world.add("docker.service", "active").transient = true;
+    let errors = world.errors();
+    assert_eq!(errors.len(), 3, "{errors:#?}");
+    for (error, word) in errors.iter().zip(["transient", "not valid", "data root"]) {
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+}
+
+#[test]
+fn a_dockerd_that_is_just_starting_is_not_said_to_be_somebody_elses() {
+    let world = World::new().unit("activating");
+    let _dockerd = world.opened("root");
+    let errors = world.errors();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::container::{Container, RestartPolicy};
 use crate::disturbance::Fate;
+use crate::doctor::Finding;
 use crate::history::{Changed, Claimed, Side};
 use crate::plan::{Change, Plan, Skipped, Target};
 use crate::status::Row;
@@ -38,6 +39,8 @@ pub(super) struct Document {
     pub host: Option<HostDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<Row>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checks: Option<Vec<Finding>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transactions: Option<Vec<TransactionDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -38,11 +38,42 @@ pub fn read(rewrites: &[Rewrite]) -> Result<Option<Harvest>, SourceError> {
     read_from(&DIRECTORIES.map(PathBuf::from), ROOT, rewrites)
 }
 
+/// The same, but every source that cannot be used, with what the others say.
+#[must_use]
+pub fn examine() -> (Option<Harvest>, Vec<SourceError>) {
+    examine_from(&DIRECTORIES.map(PathBuf::from), ROOT)
+}
+
+fn examine_from(directories: &[PathBuf], owner: u32) -> (Option<Harvest>, Vec<SourceError>) {
+    let sources = match list(directories, owner) {
+        Ok(Some(sources)) => sources,
+        Ok(None) => return (None, Vec::new()),
+        Err(error) => return (None, vec![error]),
+    };
+    let mut harvest = Harvest::new(&[]);
+    let read = sources.iter();
+    let errors = read.filter_map(|source| read_one(source, owner, &mut harvest).err());
+    let errors = errors.collect();
+    (Some(harvest), errors)
+}
+
 fn read_from(
     directories: &[PathBuf],
     owner: u32,
     rewrites: &[Rewrite],
 ) -> Result<Option<Harvest>, SourceError> {
+    let Some(sources) = list(directories, owner)? else {
+        return Ok(None);
+    };
+    let mut harvest = Harvest::new(rewrites);
+    for source in &sources {
+        read_one(source, owner, &mut harvest)?;
+    }
+    Ok(Some(harvest))
+}
+
+/// The sources that count; none when none of the directories is there.
+fn list(directories: &[PathBuf], owner: u32) -> Result<Option<Vec<PathBuf>>, SourceError> {
     let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
     let mut any = false;
     let mut budget = MAX_FILES;
@@ -63,22 +94,21 @@ fn read_from(
             }
         }
     }
-    let mut harvest = Harvest::new(rewrites);
-    for path in found.into_values() {
-        let fail = |problem: Problem| problem.at(&path);
-        let metadata = path.metadata().map_err(|error| fail(error.into()))?;
-        let hides =
-            metadata.file_type().is_char_device() || metadata.is_file() && metadata.len() == 0;
-        if hides {
-            continue;
-        }
-        let real = path.canonicalize().map_err(|error| fail(error.into()))?;
-        parents_only_by(&real, owner).map_err(fail)?;
-        all_only_by(&real, owner, 0).map_err(fail)?;
-        // Not by the link, which may lead elsewhere by now.
-        read_path(&real, &mut harvest)?;
+    Ok(any.then(|| found.into_values().collect()))
+}
+
+fn read_one(path: &Path, owner: u32, harvest: &mut Harvest) -> Result<(), SourceError> {
+    let fail = |problem: Problem| problem.at(path);
+    let metadata = path.metadata().map_err(|error| fail(error.into()))?;
+    let hides = metadata.file_type().is_char_device() || metadata.is_file() && metadata.len() == 0;
+    if hides {
+        return Ok(());
     }
-    Ok(any.then_some(harvest))
+    let real = path.canonicalize().map_err(|error| fail(error.into()))?;
+    parents_only_by(&real, owner).map_err(fail)?;
+    all_only_by(&real, owner, 0).map_err(fail)?;
+    // Not by the link, which may lead elsewhere by now.
+    read_path(&real, harvest)
 }
 
 fn parents_only_by(real: &Path, owner: u32) -> Result<(), Problem> {
@@ -198,6 +228,20 @@ mod tests {
         site.write("etc/b", "");
         symlink("/dev/null", site.root.path().join("etc/c")).unwrap();
         assert_eq!(site.claims(), ["from-etc", "d"]);
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_used_hides_no_other_from_an_examination() {
+        let site = Site::new();
+        site.write("etc/a", "a");
+        site.write("etc/c", "c");
+        fs::write(site.root.path().join("etc/b"), "{").unwrap();
+        let writable = site.write("etc/d", "d");
+        fs::set_permissions(writable, fs::Permissions::from_mode(0o666)).unwrap();
+        let (harvest, errors) = examine_from(&site.directories(), geteuid().as_raw());
+        assert_eq!(harvest.unwrap().claims.len(), 2);
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(site.read().is_err());
     }
 
     #[test]

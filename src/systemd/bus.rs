@@ -85,6 +85,15 @@ impl SystemBus {
         Ok(bus)
     }
 
+    /// systemd's version, as its distribution writes it.
+    ///
+    /// # Errors
+    /// When systemd cannot be asked.
+    pub async fn version(&self) -> Result<String, SystemdError> {
+        let version = self.call(async |link| link.version().await).await?;
+        Ok(version.unwrap_or_default())
+    }
+
     /// The connection; a new one if there is none that holds.
     async fn link(&self) -> Result<Arc<Link>, SystemdError> {
         let mut current = self.link.lock().await;

@@ -22,7 +22,8 @@ use crate::systemd::{ServiceManager, SystemdError, Unit};
 /// Where systemd looks for units and drop-ins that last until the next boot.
 pub const RUNTIME_UNITS: &str = "/run/systemd/system";
 
-const DROP_IN: &str = "zz-digestfix-hold.conf";
+/// The file's name.
+pub const DROP_IN: &str = "zz-digestfix-hold.conf";
 
 /// Few processes have this many descriptors, so the path does not come to
 /// life again with another process of the same ID.
@@ -216,6 +217,18 @@ impl Hold {
         take_away(&self.drop_in)?;
         Ok(manager.reload().await?)
     }
+}
+
+/// A drop-in that is there, and whether it keeps its unit from starting.
+#[must_use]
+pub fn seen(runtime_units: &Path, unit: &str) -> Option<(PathBuf, bool)> {
+    let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
+    let text = fs::read_to_string(&drop_in).ok()?;
+    let held = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("AssertPathExists=!"))
+        .any(|path| Path::new(path).exists());
+    Some((drop_in, held))
 }
 
 fn take_away(drop_in: &Path) -> Result<(), HoldError> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fs2::FileExt;
 use nix::fcntl::OFlag;
 
+use crate::data_root::user_of;
 use crate::directory;
 
 /// The directory in a data root that digestfix keeps its own files in.
@@ -149,6 +150,17 @@ impl Drop for RootLock {
     }
 }
 
+/// The run that has the lock, or waits for it, and what it says of itself. Does
+/// not touch the lock: even to try it would be in the way of a run that begins.
+#[must_use]
+pub fn seen_at_work(data_root: &Path) -> Option<String> {
+    let path = data_root.join(STATE_DIR).join(LOCK_FILE);
+    let pid = user_of(&path)?;
+    let text = File::open(&path).map(|mut file| holder(&mut file));
+    let known = text.ok().filter(|text| text.starts_with("process "));
+    Some(known.unwrap_or_else(|| format!("process {pid}")))
+}
+
 fn introduce(file: &mut File) -> io::Result<()> {
     let since = humantime::format_rfc3339_seconds(SystemTime::now());
     file.set_len(0)?;
@@ -163,5 +175,25 @@ fn holder(file: &mut File) -> String {
     match read {
         Ok(_) if !text.is_empty() => text.escape_debug().to_string(),
         _ => "it has not said which process it is".to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_seen_at_work_for_as_long_as_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(seen_at_work(root.path()), None);
+        let lock = RootLock::acquire_now(root.path()).unwrap();
+        let own = format!("process {}, since ", std::process::id());
+        assert!(seen_at_work(root.path()).unwrap().starts_with(&own));
+        drop(lock);
+        assert_eq!(seen_at_work(root.path()), None);
+        // One that was killed says what it said.
+        fs::write(root.path().join("digestfix/lock"), "process 1").unwrap();
+        assert_eq!(seen_at_work(root.path()), None);
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
 mod data_root;
+mod doctor;
 mod history;
 mod references;
 mod sources;

@@ -9,6 +9,7 @@
 
 mod bus;
 mod containers;
+mod doctor;
 mod failures;
 mod file_systems;
 mod history;

@@ -109,6 +109,7 @@ pub(super) struct UnitDict {
     load_state: Option<String>,
     active_state: Option<String>,
     sub_state: Option<String>,
+    unit_file_state: Option<String>,
     need_daemon_reload: Option<bool>,
     transient: Option<bool>,
     drop_in_paths: Option<Vec<String>>,
@@ -149,6 +150,7 @@ impl From<UnitDict> for Unit {
             load_state: dict.load_state.unwrap_or_default(),
             active_state: dict.active_state.unwrap_or_default(),
             sub_state: dict.sub_state.unwrap_or_default(),
+            file_state: dict.unit_file_state.unwrap_or_default(),
             need_daemon_reload: dict.need_daemon_reload.unwrap_or_default(),
             transient: dict.transient.unwrap_or_default(),
             drop_in_paths: dict.drop_in_paths.unwrap_or_default(),
@@ -215,4 +217,5 @@ pub(super) struct SocketDict {
 #[zbus(signature = "a{sv}", rename_all = "PascalCase")]
 pub(super) struct ManagerDict {
     pub(super) system_state: Option<String>,
+    pub(super) version: Option<String>,
 }

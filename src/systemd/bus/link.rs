@@ -9,7 +9,7 @@ use zbus::connection::Builder;
 use zbus::fdo::{self, DBusProxy};
 use zbus::{Connection, OwnedObjectPath};
 
-use super::interface::{Login1Proxy, Systemd1Proxy, UnitPropertiesProxy};
+use super::interface::{Login1Proxy, ManagerDict, Systemd1Proxy, UnitPropertiesProxy};
 use super::jobs::EndedJobs;
 use super::private;
 
@@ -89,12 +89,18 @@ impl Link {
 
     /// `SystemState` in `org.freedesktop.systemd1(5)`.
     pub(super) async fn system_state(&self) -> zbus::Result<Option<String>> {
+        Ok(self.manager_properties().await?.system_state)
+    }
+
+    /// `Version` in `org.freedesktop.systemd1(5)`.
+    pub(super) async fn version(&self) -> zbus::Result<Option<String>> {
+        Ok(self.manager_properties().await?.version)
+    }
+
+    async fn manager_properties(&self) -> zbus::Result<ManagerDict> {
         let path = self.manager.inner().path().to_owned().into();
         let properties = self.properties(path).await?;
-        let manager = properties
-            .manager("org.freedesktop.systemd1.Manager")
-            .await?;
-        Ok(manager.system_state)
+        properties.manager("org.freedesktop.systemd1.Manager").await
     }
 
     /// Has logind wait with a shutdown.

@@ -1,0 +1,337 @@
+//! `digestfix doctor`
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use nix::unistd::geteuid;
+
+use crate::cli::DoctorArgs;
+use crate::commands::engine_at;
+use crate::data_root::ImageDir;
+use crate::digest::ImageId;
+use crate::disturbance::assess;
+use crate::doctor::interrupted::Here;
+use crate::doctor::{
+    Check, Finding, State, boot, claims, disk, host, interrupted, past, program, references,
+    refused, stop, systemd, would_stop,
+};
+use crate::history;
+use crate::host::{Examined, Flags, Host, HostError, Management, examine, find_offline};
+use crate::plan::{Plan, Request};
+use crate::report::{Exit, Report};
+use crate::retention;
+use crate::source::claims_dir;
+use crate::status::rows;
+use crate::store::Store;
+use crate::systemd::{ServiceManager, SystemBus};
+use crate::transaction::hold::RUNTIME_UNITS;
+use crate::unfinished::UNFINISHED;
+
+/// There for as long as systemd is process 1 (`sd_booted(3)`).
+const BOOTED: &str = "/run/systemd/system";
+
+/// All that only root can look at.
+const OF_ROOT: [Check; 12] = [
+    Check::Unit,
+    Check::Configuration,
+    Check::Engine,
+    Check::DataRoot,
+    Check::References,
+    Check::OtherUnits,
+    Check::Containers,
+    Check::Lock,
+    Check::Unfinished,
+    Check::History,
+    Check::Disk,
+    Check::Guard,
+];
+
+pub(super) async fn run(args: &DoctorArgs) -> Exit {
+    let mut report = Report::new("doctor", &args.output);
+    let mut findings = if args.host.offline {
+        offline(args, &mut report)
+    } else {
+        look(args, &mut report).await
+    };
+    findings.sort_by_key(|finding| finding.check);
+    let exit = if would_stop(&findings) {
+        Exit::Refused
+    } else {
+        Exit::Done
+    };
+    report.findings(findings);
+    report.end(exit)
+}
+
+async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
+    let is_root = geteuid().is_root();
+    let (bus, mut findings) = reach(is_root).await;
+    if let Some(bus) = &bus {
+        findings.extend(own_units(bus).await);
+    } else {
+        findings.push(unreachable(Check::Boot));
+    }
+    if !is_root {
+        findings.push(Finding::problem(
+            Check::Root,
+            "only root may change anything, and see most of what is looked at",
+            "sudo digestfix doctor",
+        ));
+        let why = "only root may look";
+        findings.extend(OF_ROOT.map(|check| Finding::not_seen(check, why)));
+        findings.extend(of_claims(None));
+        return findings;
+    }
+    findings.push(Finding::ok(Check::Root, "this is root"));
+    let flags = Flags::from(&args.host);
+    let examined = examine(&flags, bus.as_ref(), engine_at).await;
+    let unread = examined.unit.as_ref().map(host::unread_drop_ins);
+    findings.extend(host::judge(&examined, &unread.unwrap_or_default()));
+    let engine = examined.managed.as_ref().map(|one| engine_at(&one.socket));
+    let disturbance = match (&bus, &examined, &engine) {
+        (
+            Some(bus),
+            Examined {
+                managed: Some(managed),
+                ..
+            },
+            Some(engine),
+        ) => {
+            let policy = args.containers.containers;
+            match assess(bus, engine, managed, policy).await {
+                Ok((disturbance, obstacles)) => {
+                    findings.extend(stop::judge(&disturbance, &obstacles, &kernel()));
+                    Some(disturbance)
+                }
+                Err(error) => {
+                    findings.push(refused::assess(&error));
+                    None
+                }
+            }
+        }
+        _ => {
+            let why = "Docker itself has to be looked at first";
+            findings.push(Finding::not_seen(Check::OtherUnits, why));
+            findings.push(Finding::not_seen(Check::Containers, why));
+            None
+        }
+    };
+    if let (Some(images), Some(managed)) = (&examined.images, &examined.managed) {
+        report.host(&Host {
+            images: images.clone(),
+            management: Management::Managed(Box::new(managed.clone())),
+            sources: examined.sources.clone(),
+        });
+    }
+    findings.push(program::look().as_ref().map_or_else(
+        || Finding::not_seen(Check::Guard, "this program does not know where it lies"),
+        program::judge,
+    ));
+    let unit = examined
+        .unit
+        .as_ref()
+        .map_or("docker.service", |unit| &unit.id);
+    let here = Here {
+        data_root: examined.images.as_ref().map(ImageDir::data_root),
+        unit: Some(unit),
+        config_file: examined.config_file.as_deref(),
+    };
+    let switched = disturbance.is_some_and(|found| found.switches_live_restore());
+    let mut places = vec![
+        (Path::new(UNFINISHED), disk::needed_elsewhere()),
+        (Path::new(RUNTIME_UNITS), disk::needed_elsewhere()),
+    ];
+    let directory = here.config_file.and_then(Path::parent);
+    places.extend(
+        directory
+            .filter(|_| switched)
+            .map(|one| (one, disk::needed_elsewhere())),
+    );
+    findings.extend(of_data_root(examined.images.as_ref(), here, &places));
+    findings
+}
+
+/// A mounted disk, or an image that is being built.
+fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
+    let host = match find_offline(&Flags::from(&args.host)) {
+        Ok(host) => host,
+        Err(error) => {
+            let mut findings = vec![refused::host(&error)];
+            findings.extend(of_data_root(None, Here::default(), &[]));
+            return findings;
+        }
+    };
+    report.host(&host);
+    let images = &host.images;
+    let mut findings = vec![match images.is_in_use() {
+        Ok(false) => Finding::ok(
+            Check::DataRoot,
+            format!(
+                "{}, storage driver {}, used by nobody",
+                images.data_root().display(),
+                images.driver()
+            ),
+        ),
+        Ok(true) => Finding::problem(
+            Check::DataRoot,
+            format!(
+                "{} is in use by a running dockerd",
+                images.data_root().display()
+            ),
+            "leave --offline out, or stop that Docker",
+        ),
+        Err(error) => refused::read(&error),
+    }];
+    let here = Here {
+        data_root: Some(images.data_root()),
+        ..Here::default()
+    };
+    findings.extend(of_data_root(Some(images), here, &[]));
+    findings
+}
+
+fn unreachable(check: Check) -> Finding {
+    Finding::not_seen(check, "systemd cannot be asked")
+}
+
+/// systemd, by the bus, or where that is away by its own socket, as far as
+/// looking goes.
+async fn reach(is_root: bool) -> (Option<SystemBus>, Vec<Finding>) {
+    if !Path::new(BOOTED).is_dir() {
+        return (
+            None,
+            vec![Finding::problem(
+                Check::Systemd,
+                "this host is not run by systemd",
+                "for a disk that no Docker uses: digestfix doctor --offline --data-root DIR",
+            )],
+        );
+    }
+    let bus = match SystemBus::connect().await {
+        Ok(bus) => bus,
+        Err(error) => {
+            let told = vec![refused::host(&HostError::from(error))];
+            let bus = if is_root {
+                SystemBus::connect_anyhow().await.ok()
+            } else {
+                None
+            };
+            return (bus, told);
+        }
+    };
+    let facts = systemd::Facts {
+        version: bus.version().await.unwrap_or_default(),
+        is_shutting_down: bus.is_shutting_down().await,
+        seen_as: bus.own_pid().await.ok(),
+        own_pid: std::process::id(),
+    };
+    (Some(bus), vec![systemd::judge(&facts)])
+}
+
+async fn own_units(bus: &SystemBus) -> Vec<Finding> {
+    let mut units = Vec::new();
+    for name in boot::RECOVERING.iter().chain(&boot::APPLYING) {
+        match bus.unit(name).await {
+            Ok(unit) => units.push(unit),
+            Err(_) => return vec![unreachable(Check::Boot)],
+        }
+    }
+    let states: BTreeMap<String, String> = bus.active_states().await.unwrap_or_default();
+    boot::judge(&units, &states)
+}
+
+/// All that is in the data root, and where else a run writes.
+fn of_data_root(
+    images: Option<&ImageDir>,
+    here: Here<'_>,
+    places: &[(&Path, u64)],
+) -> Vec<Finding> {
+    let mut findings = interrupted::judge(&interrupted::look(here), here);
+    let mut places: Vec<(&Path, u64)> = places.to_vec();
+    let Some(images) = images else {
+        let why = "the data root has to be found first";
+        findings.push(Finding::not_seen(Check::References, why));
+        findings.push(Finding::not_seen(Check::History, why));
+        findings.extend(of_disk(&places));
+        findings.extend(of_claims(None));
+        return findings;
+    };
+    let data_root = images.data_root();
+    let (records, broken) = history::scan(data_root, |mut record| {
+        record.claims.clear();
+        record.changes.clear();
+        Some(record)
+    });
+    findings.extend(past::judge(
+        history::see_directory(data_root),
+        &records,
+        &broken,
+        retention::count(images),
+    ));
+    let path = images.store_path();
+    let (mut store, mut size) = (None, 0);
+    match images.read() {
+        Ok(snapshot) => {
+            size = u64::try_from(snapshot.bytes.len()).unwrap_or(u64::MAX);
+            store = Some(snapshot.store);
+        }
+        Err(error) => findings.push(refused::read(&error)),
+    }
+    let ids = images.image_ids();
+    match (&store, &ids) {
+        (Some(store), Ok(ids)) => {
+            let rows = rows(store, ids, |_, _| None);
+            findings.extend(references::judge(&path, references::mode(&path), &rows));
+        }
+        (_, Err(error)) => findings.push(refused::read(error)),
+        (None, _) => {}
+    }
+    let (directory, state) = (images.path(), history::directory(data_root));
+    let needed = disk::needed_beside(size);
+    places.extend([
+        (path.as_path(), 0),
+        (directory.as_path(), needed),
+        (state.as_path(), needed),
+    ]);
+    findings.extend(of_disk(&places));
+    findings.extend(of_claims(store.as_ref().zip(ids.as_ref().ok())));
+    findings
+}
+
+fn of_disk(places: &[(&Path, u64)]) -> Vec<Finding> {
+    let (mut seen, mut findings) = (Vec::new(), Vec::new());
+    for (path, needed) in places {
+        match disk::look(path, *needed) {
+            Ok(place) => seen.push(place),
+            Err(error) => findings.push(Finding::problem(
+                Check::Disk,
+                format!("{}: {error}", path.display()),
+                "dmesg | tail (a disk that fails, a file system that is away)",
+            )),
+        }
+    }
+    let judged = disk::judge(&seen).into_iter();
+    let is_clear = findings.is_empty();
+    findings.extend(judged.filter(|one| is_clear || one.state != State::Ok));
+    findings
+}
+
+fn of_claims(here: Option<(&Store, &BTreeSet<ImageId>)>) -> Vec<Finding> {
+    let (harvest, errors) = claims_dir::examine();
+    let count = harvest.as_ref().map(|harvest| harvest.claims.len());
+    let plan = harvest.zip(here).map(|(harvest, (store, images))| {
+        let request = Request {
+            claims: harvest.claims,
+            evidence: harvest.evidence,
+            ..Request::default()
+        };
+        Plan::new(store, images, &request)
+    });
+    claims::judge(count, &errors, plan.as_ref())
+}
+
+/// The kernel's release (`proc_sys_kernel(5)`).
+fn kernel() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
+}

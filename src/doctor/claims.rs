@@ -1,0 +1,110 @@
+//! The files that an `apply` without arguments makes true.
+
+use crate::doctor::{Check, Finding};
+use crate::plan::{Plan, Refusal, Why};
+use crate::source::{Problem, SourceError};
+
+/// The most refusals that are told one by one.
+const MOST: usize = 20;
+
+/// What there is to say of them. `count` is how many claims were read, none when
+/// there is no directory; `plan` what they come to, none when the references
+/// cannot be seen.
+#[must_use]
+pub fn judge(
+    count: Option<usize>,
+    errors: &[SourceError],
+    plan: Option<&Result<Plan, Vec<Refusal>>>,
+) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = errors
+        .iter()
+        .map(|error| Finding::problem(Check::Claims, error.to_string(), cure(error)))
+        .collect();
+    let Some(count) = count else {
+        if findings.is_empty() {
+            findings.push(Finding::ok(
+                Check::Claims,
+                "there is no /etc/digestfix/claims.d: apply has to be told claims",
+            ));
+        }
+        return findings;
+    };
+    match plan {
+        None => findings.push(Finding::not_seen(
+            Check::Claims,
+            format!("{count} read; whether they hold, only the references say"),
+        )),
+        Some(Ok(_)) if count == 0 && !errors.is_empty() => {}
+        Some(Ok(plan)) => {
+            let hold = plan.targets.iter().filter(|target| target.holds).count();
+            let elsewhere = plan.skipped.iter().filter(|one| one.why == Why::NotHere);
+            let elsewhere = elsewhere.count();
+            findings.push(Finding::ok(
+                Check::Claims,
+                format!(
+                    "{count} in the claims directories: {hold} hold, {} do not yet, {elsewhere} are about \
+                     images of other hosts",
+                    plan.targets.len() - hold
+                ),
+            ));
+            let unclear = plan.skipped.iter().filter(|one| one.why != Why::NotHere);
+            findings.extend(unclear.take(MOST).map(|one| {
+                Finding::warning(
+                    Check::Claims,
+                    format!("{}: left alone, {}", one.claim, one.why),
+                    "say which image: REF=IMAGE",
+                )
+            }));
+        }
+        Some(Err(refusals)) => {
+            findings.extend(refusals.iter().take(MOST).map(|refusal| {
+                Finding::problem(
+                    Check::Claims,
+                    refusal.to_string(),
+                    "digestfix plan; take that claim out of /etc/digestfix/claims.d, or mend it",
+                )
+            }));
+            if let Some(more @ 1..) = refusals.len().checked_sub(MOST) {
+                findings.push(Finding::problem(
+                    Check::Claims,
+                    format!("and {more} more are refused"),
+                    "digestfix plan --json",
+                ));
+            }
+        }
+    }
+    findings
+}
+
+fn cure(error: &SourceError) -> String {
+    match &error.problem {
+        Problem::Writable(path) => {
+            format!("look at what it says; then: chown root {path}; chmod go-w {path}")
+        }
+        other => other.cure().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+
+    #[test]
+    fn claims_are_counted_and_refusals_told() {
+        let refusal = Refusal::EmptyRepository {
+            claim: "a@b".to_owned(),
+            repository: "a".to_owned(),
+        };
+        let states = |findings: Vec<Finding>| -> Vec<State> {
+            findings.iter().map(|one| one.state).collect()
+        };
+        let refused = Err(vec![refusal; MOST + 2]);
+        let found = judge(Some(22), &[], Some(&refused));
+        assert_eq!(found.len(), MOST + 1);
+        assert!(found[MOST].what.contains("2 more"), "{found:?}");
+        assert!(states(found).iter().all(|one| *one == State::Problem));
+        assert_eq!(states(judge(None, &[], None)), [State::Ok]);
+        assert_eq!(states(judge(Some(1), &[], None)), [State::NotSeen]);
+    }
+}

@@ -1,0 +1,171 @@
+//! Whether what a run writes has a place: rights, space and inodes where it
+//! writes, looked at without writing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+
+use crate::doctor::{Check, Finding};
+
+/// What a run writes beside the reference stores: journal, record, notice,
+/// drop-in. Bytes.
+const SMALL_FILES: u64 = 1024 * 1024;
+
+/// The files that a run makes at most on one file system at a time.
+const FILES: u64 = 16;
+
+const MIB: u64 = 1024 * 1024;
+
+/// A place that a run writes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file, or the nearest directory that is there.
+    pub path: PathBuf,
+    /// Why it cannot be written, if so: read-only, immutable, no right.
+    pub refused: Option<String>,
+    /// Bytes that are free there.
+    pub free: u64,
+    /// Inodes that are free there; none where the file system makes them as it
+    /// needs them.
+    pub free_inodes: Option<u64>,
+    /// Bytes that are needed.
+    pub needed: u64,
+}
+
+/// What a change of a store of this many bytes needs beside it: the new one, the
+/// former one that is kept, one more for the way back, and the small files.
+#[must_use]
+pub const fn needed_beside(store: u64) -> u64 {
+    store.saturating_mul(3).saturating_add(SMALL_FILES)
+}
+
+/// What anything else that is written needs.
+#[must_use]
+pub const fn needed_elsewhere() -> u64 {
+    SMALL_FILES
+}
+
+/// Looks at a file or directory, or where it is to be made.
+///
+/// # Errors
+/// When the file system does not answer.
+pub fn look(path: &Path, needed: u64) -> io::Result<Place> {
+    let there = path.ancestors().find(|path| path.exists());
+    let path = there.unwrap_or(Path::new("/")).to_owned();
+    let refused = access(&path, AccessFlags::W_OK).err();
+    let volume = statvfs(&path)?;
+    Ok(Place {
+        refused: refused.map(|error| io::Error::from(error).to_string()),
+        free: volume.blocks_free() * volume.fragment_size(),
+        free_inodes: (volume.files() > 0).then(|| volume.files_free()),
+        needed,
+        path,
+    })
+}
+
+/// What there is to say of them.
+#[must_use]
+pub fn judge(places: &[Place]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = places.iter().filter_map(lack).collect();
+    if findings.is_empty() {
+        let tightest = places.iter().min_by_key(|place| place.free);
+        findings.extend(tightest.map(|place| {
+            Finding::ok(
+                Check::Disk,
+                format!(
+                    "can be written, {} MiB free at least ({})",
+                    place.free / MIB,
+                    place.path.display()
+                ),
+            )
+        }));
+    }
+    findings
+}
+
+fn lack(place: &Place) -> Option<Finding> {
+    let path = place.path.display();
+    if let Some(refused) = &place.refused {
+        return Some(Finding::problem(
+            Check::Disk,
+            format!("{path} cannot be written: {refused}"),
+            format!(
+                "findmnt -T {path}; lsattr -d {path} (an i there: chattr -i); dmesg | tail (a disk that fails becomes \
+                 read-only). If it is only mounted so: mount -o remount,rw \"$(findmnt -n -o TARGET -T {path})\""
+            ),
+        ));
+    }
+    if place.free < place.needed {
+        return Some(Finding::problem(
+            Check::Disk,
+            format!(
+                "{path} has {} KiB free, and {} KiB are needed",
+                place.free / 1024,
+                place.needed.div_ceil(1024)
+            ),
+            format!("df -h {path}; make room there"),
+        ));
+    }
+    let inodes = place.free_inodes.filter(|free| *free < FILES)?;
+    Some(Finding::problem(
+        Check::Disk,
+        format!("{path} has {inodes} free inodes, and {FILES} are needed"),
+        format!("df -i {path}; make room there"),
+    ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+
+    fn place() -> Place {
+        Place {
+            path: "/data".into(),
+            refused: None,
+            free: 100 * MIB,
+            free_inodes: Some(1000),
+            needed: needed_beside(MIB),
+        }
+    }
+
+    #[test]
+    fn what_lacks_is_told() {
+        let state = |place: Place| judge(&[place])[0].state;
+        assert_eq!(state(place()), State::Ok);
+        let none = Place {
+            free_inodes: None,
+            ..place()
+        };
+        assert_eq!(state(none), State::Ok);
+        for lacking in [
+            Place {
+                refused: Some("read-only".to_owned()),
+                ..place()
+            },
+            Place {
+                free: 3 * MIB,
+                ..place()
+            },
+            Place {
+                free_inodes: Some(3),
+                ..place()
+            },
+        ] {
+            assert_eq!(state(lacking.clone()), State::Problem, "{lacking:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_looked_for_further_up() {
+        let root = tempfile::tempdir().unwrap();
+        let found = look(&root.path().join("a/b"), 7).unwrap();
+        assert_eq!(found.path, root.path());
+        assert!(found.refused.is_none() && found.free > 0 && found.needed == 7);
+        let found = look(Path::new("/proc/sys/x"), 0).unwrap();
+        assert!(found.refused.is_some());
+    }
+}

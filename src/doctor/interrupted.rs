@@ -1,0 +1,362 @@
+//! Other runs: one that is at work, and what those left that were killed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::doctor::{Check, Finding};
+use crate::history;
+use crate::journal::{Journal, JournalError};
+use crate::state_file;
+use crate::transaction::hold::{self, RUNTIME_UNITS};
+use crate::transaction::lock::seen_at_work;
+use crate::transaction::swap::beside;
+use crate::unfinished::{self, Notice, NoticeError, UNFINISHED};
+
+/// Docker here, as far as it is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Here<'a> {
+    /// Its data root.
+    pub data_root: Option<&'a Path>,
+    /// Its unit; none where there is none to manage.
+    pub unit: Option<&'a str>,
+    /// Its configuration file.
+    pub config_file: Option<&'a Path>,
+}
+
+/// What runs have left.
+#[derive(Debug)]
+pub struct Left {
+    /// What a run says of itself that is at work on the data root.
+    pub at_work: Option<String>,
+    /// The journal in the data root.
+    pub journal: Result<Option<Journal>, JournalError>,
+    /// The notices of runs on any data root, where none is at work.
+    pub notices: Vec<(String, Notice)>,
+    /// Notices that cannot be read.
+    pub broken_notices: Vec<NoticeError>,
+    /// Records without an end.
+    pub unended: Vec<String>,
+    /// Files that were not written to the end.
+    pub half_written: Vec<PathBuf>,
+    /// What lies beside daemon.json.
+    pub set_aside: Vec<PathBuf>,
+    /// The drop-in that keeps Docker from starting, and whether it does.
+    pub hold: Option<(PathBuf, bool)>,
+}
+
+/// Looks for all of it.
+#[must_use]
+pub fn look(here: Here<'_>) -> Left {
+    let (notices, broken_notices) = match here.unit {
+        Some(_) => unfinished::read_all(Path::new(UNFINISHED)),
+        None => Default::default(),
+    };
+    let is_over = |(_, notice): &(String, Notice)| seen_at_work(&notice.data_root).is_none();
+    let unended = |data_root| {
+        let unended = |record: history::Record| record.result.is_none().then_some(record.id);
+        history::scan(data_root, unended).0
+    };
+    let mut directories = Vec::new();
+    if let Some(data_root) = here.data_root {
+        directories.push(state_file::path(data_root, ""));
+        directories.push(history::directory(data_root));
+    }
+    directories.extend(here.unit.map(|_| PathBuf::from(UNFINISHED)));
+    let half_written = directories
+        .iter()
+        .flat_map(|directory| files(directory, |name| name.ends_with(".json.new")));
+    Left {
+        at_work: here.data_root.and_then(seen_at_work),
+        journal: here.data_root.map_or(Ok(None), Journal::read),
+        notices: notices.into_iter().filter(is_over).collect(),
+        broken_notices,
+        unended: here.data_root.map(unended).unwrap_or_default(),
+        half_written: half_written.collect(),
+        set_aside: here.config_file.map(set_aside).unwrap_or_default(),
+        hold: here
+            .unit
+            .and_then(|unit| hold::seen(Path::new(RUNTIME_UNITS), unit)),
+    }
+}
+
+fn set_aside(config_file: &Path) -> Vec<PathBuf> {
+    let prefix = beside(config_file, "");
+    let prefix = prefix.file_name().unwrap_or_default().to_string_lossy();
+    let directory = config_file.parent().unwrap_or(config_file);
+    files(directory, |name| name.starts_with(&*prefix))
+}
+
+fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let listing = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = listing
+        .filter(|file| file.file_name().to_str().is_some_and(&wanted))
+        .map(|file| file.path())
+        .collect();
+    found.sort();
+    found
+}
+
+/// What there is to say of it.
+#[must_use]
+pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
+    let lock = match (here.data_root, &left.at_work) {
+        (None, _) => Finding::not_seen(Check::Lock, "the data root has to be found first"),
+        (Some(data_root), None) => Finding::ok(
+            Check::Lock,
+            format!("no run is at work on {}", data_root.display()),
+        ),
+        (Some(data_root), Some(holder)) => {
+            let what = format!(
+                "another digestfix works on {}: {holder}",
+                data_root.display()
+            );
+            let next = "wait until it has ended, or: digestfix apply --wait SECONDS";
+            return vec![
+                Finding::problem(Check::Lock, what, next),
+                Finding::not_seen(Check::Unfinished, "the run at work has its own there"),
+            ];
+        }
+    };
+    let mut findings = vec![lock];
+    let interrupted = match &left.journal {
+        Ok(journal) => journal.as_ref(),
+        Err(error) => {
+            findings.push(Finding::problem(
+                Check::Unfinished,
+                error.to_string(),
+                error.cure(),
+            ));
+            None
+        }
+    };
+    findings.extend(interrupted.map(|journal| of_journal(journal, here)));
+    let is_clear = left.journal.as_ref().is_ok_and(Option::is_none);
+    let known = |id: &str| interrupted.is_some_and(|journal| journal.id == id);
+    for (id, notice) in left.notices.iter().filter(|(id, _)| !known(id)) {
+        findings.push(if notice.leads_to_a_data_root() {
+            Finding::warning(
+                Check::Unfinished,
+                format!("run {id} on {} was interrupted", notice.data_root.display()),
+                "digestfix recover",
+            )
+        } else {
+            Finding::warning(Check::Unfinished, notice.gone(id), "digestfix recover")
+        });
+    }
+    for error in &left.broken_notices {
+        findings.push(Finding::warning(
+            Check::Unfinished,
+            error.to_string(),
+            error.cure(),
+        ));
+    }
+    for id in left.unended.iter().filter(|id| !known(id)) {
+        findings.push(Finding::warning(
+            Check::Unfinished,
+            format!("the record of run {id} has no end; the next change gives it one"),
+            format!("digestfix history {id}"),
+        ));
+    }
+    if let Some((path, held)) = &left.hold {
+        let effect = if *held {
+            "and keeps Docker from starting"
+        } else {
+            "and is without effect, as that run is gone"
+        };
+        let next = if is_clear {
+            format!("rm {}; systemctl daemon-reload", path.display())
+        } else {
+            "digestfix recover".to_owned()
+        };
+        findings.push(Finding::warning(
+            Check::Unfinished,
+            format!("{} is left of a run {effect}", path.display()),
+            next,
+        ));
+    }
+    for path in &left.half_written {
+        findings.push(Finding::warning(
+            Check::Unfinished,
+            format!(
+                "{} was not written to the end; nothing reads it",
+                path.display()
+            ),
+            format!("rm {}", path.display()),
+        ));
+    }
+    if is_clear && left.notices.is_empty() {
+        for path in &left.set_aside {
+            findings.push(Finding::warning(
+                Check::Unfinished,
+                format!(
+                    "{} is left of a run that changed daemon.json",
+                    path.display()
+                ),
+                format!(
+                    "diff {path} {file}; put it back (mv {path} {file}) or remove it",
+                    path = path.display(),
+                    file = here.config_file.unwrap_or(path).display()
+                ),
+            ));
+        }
+    }
+    if findings.len() == 1 {
+        findings.push(Finding::ok(Check::Unfinished, "none was interrupted here"));
+    }
+    findings
+}
+
+/// The next change brings the run to an end first, if it can.
+fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
+    let what = format!("run {} was interrupted", journal.id);
+    let other_file = journal
+        .live_restore
+        .as_ref()
+        .map(|one| one.config_file.as_path())
+        .filter(|path| here.config_file.is_some_and(|here| here != *path));
+    match (&journal.unit, here.unit, other_file) {
+        (Some(unit), None, _) => Finding::problem(
+            Check::Unfinished,
+            format!("{what} while it was at work on {unit}"),
+            "digestfix recover, on the host where that Docker runs",
+        ),
+        (Some(unit), Some(other), _) if unit != other => Finding::problem(
+            Check::Unfinished,
+            format!("{what} while it was at work on {unit}"),
+            format!("digestfix recover --unit {unit}"),
+        ),
+        (_, _, Some(path)) => Finding::problem(
+            Check::Unfinished,
+            format!("{what}, and had changed {}", path.display()),
+            format!("digestfix recover --config-file {}", path.display()),
+        ),
+        _ => Finding::warning(
+            Check::Unfinished,
+            format!("{what}; the next change brings it to an end first"),
+            "digestfix recover",
+        ),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+    use crate::journal::{References, hash};
+
+    fn left() -> Left {
+        Left {
+            at_work: None,
+            journal: Ok(None),
+            notices: Vec::new(),
+            broken_notices: Vec::new(),
+            unended: Vec::new(),
+            half_written: Vec::new(),
+            set_aside: Vec::new(),
+            hold: None,
+        }
+    }
+
+    fn here() -> Here<'static> {
+        Here {
+            data_root: Some(Path::new("/d")),
+            unit: Some("docker.service"),
+            config_file: Some(Path::new("/etc/docker/daemon.json")),
+        }
+    }
+
+    fn journal() -> Journal {
+        let references = References {
+            driver: "overlay2".to_owned(),
+            before: hash(b"old"),
+            after: hash(b"new"),
+        };
+        let mut journal = Journal::new("1-1", references);
+        journal.unit = Some("docker.service".to_owned());
+        journal
+    }
+
+    fn second(left: &Left, here: Here<'_>) -> (State, String) {
+        let findings = judge(left, here);
+        assert_eq!(findings.len(), 2, "{findings:#?}");
+        let second = findings[1].clone();
+        (second.state, second.next.unwrap_or_default())
+    }
+
+    #[test]
+    fn what_a_run_at_work_has_there_is_its_own() {
+        let mut busy = left();
+        busy.at_work = Some("process 7".to_owned());
+        busy.journal = Ok(Some(journal()));
+        busy.half_written.push("/d/x.json.new".into());
+        let findings = judge(&busy, here());
+        assert_eq!(findings[0].state, State::Problem);
+        assert_eq!(second(&busy, here()).0, State::NotSeen);
+        assert_eq!(second(&left(), here()).0, State::Ok);
+    }
+
+    #[test]
+    fn a_journal_stops_a_change_only_where_it_is_another_dockers() {
+        let mut interrupted = left();
+        interrupted.journal = Ok(Some(journal()));
+        interrupted.unended.push("1-1".to_owned());
+        let (state, next) = second(&interrupted, here());
+        assert_eq!((state, &*next), (State::Warning, "digestfix recover"));
+        let other = Here {
+            unit: Some("other.service"),
+            ..here()
+        };
+        let (state, next) = second(&interrupted, other);
+        assert_eq!(state, State::Problem);
+        assert_eq!(next, "digestfix recover --unit docker.service");
+        let offline = Here {
+            unit: None,
+            ..here()
+        };
+        assert_eq!(second(&interrupted, offline).0, State::Problem);
+    }
+
+    #[test]
+    fn each_thing_that_is_left_is_told_with_what_takes_it_away() {
+        let mut found = left();
+        found.hold = Some(("/run/hold.conf".into(), false));
+        assert_eq!(
+            second(&found, here()).1,
+            "rm /run/hold.conf; systemctl daemon-reload"
+        );
+        found.journal = Ok(Some(journal()));
+        assert_eq!(
+            judge(&found, here())[2].next.as_deref(),
+            Some("digestfix recover")
+        );
+        let mut found = left();
+        found.half_written.push("/d/x.json.new".into());
+        assert_eq!(second(&found, here()).1, "rm /d/x.json.new");
+        let mut found = left();
+        found.unended.push("1-2".to_owned());
+        assert_eq!(second(&found, here()).0, State::Warning);
+        let mut found = left();
+        found
+            .set_aside
+            .push("/etc/docker/daemon.json.digestfix-1-1".into());
+        assert!(second(&found, here()).1.contains("mv "));
+    }
+
+    #[test]
+    fn files_are_found_by_their_names() {
+        let root = tempfile::tempdir().unwrap();
+        for name in [
+            "a.json.new",
+            "b.json",
+            "daemon.json",
+            "daemon.json.digestfix-1",
+        ] {
+            fs::write(root.path().join(name), "").unwrap();
+        }
+        let half = files(root.path(), |name| name.ends_with(".json.new"));
+        assert_eq!(half, [root.path().join("a.json.new")]);
+        let aside = set_aside(&root.path().join("daemon.json"));
+        assert_eq!(aside, [root.path().join("daemon.json.digestfix-1")]);
+    }
+}

@@ -1,0 +1,82 @@
+//! What earlier runs did here: whether records can be kept, how the last change
+//! ended, and what is kept to go back to.
+
+use crate::doctor::{Check, Finding};
+use crate::history::{End, HistoryError, Record};
+
+/// What there is to say of the records, oldest first, and of the former stores.
+#[must_use]
+pub fn judge(
+    directory: Result<(), HistoryError>,
+    records: &[Record],
+    broken: &[HistoryError],
+    backups: usize,
+) -> Vec<Finding> {
+    if let Err(error) = directory {
+        return vec![Finding::problem(
+            Check::History,
+            error.to_string(),
+            "chown root: and chmod 700 that directory, once its records are looked at",
+        )];
+    }
+    let done = records
+        .iter()
+        .rev()
+        .find(|record| record.result == Some(End::Done));
+    let last = match done {
+        None => "no change on record".to_owned(),
+        Some(record) => format!(
+            "last change {}, {}",
+            record.ended.as_deref().unwrap_or(&record.began),
+            record.id
+        ),
+    };
+    let mut findings = vec![Finding::ok(
+        Check::History,
+        format!("{last}; former reference stores that are kept: {backups}"),
+    )];
+    if let Some(record) = records.last()
+        && let Some(End::Broken { why } | End::Incomplete { why }) = &record.result
+    {
+        findings.push(Finding::warning(
+            Check::History,
+            format!("run {} did not end well: {why}", record.id),
+            format!(
+                "digestfix history {}; see that Docker is as it should be",
+                record.id
+            ),
+        ));
+    }
+    findings.extend(broken.iter().map(|error| {
+        Finding::warning(
+            Check::History,
+            error.to_string(),
+            "take that file away, once it is looked at",
+        )
+    }));
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+    use crate::history::tests::record;
+
+    #[test]
+    fn the_last_that_was_done_is_named_and_a_bad_end_is_told() {
+        let mut failed = record("2-2", 2);
+        failed.result = Some(End::Undone { why: String::new() });
+        let found = judge(Ok(()), &[record("1-1", 1), failed.clone()], &[], 3);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].what.contains("1-1; "), "{found:?}");
+        assert!(found[0].what.ends_with("kept: 3"), "{found:?}");
+        failed.result = Some(End::Broken {
+            why: "no disk".to_owned(),
+        });
+        let found = judge(Ok(()), &[failed], &[], 0);
+        assert_eq!(found[1].state, State::Warning);
+        assert!(found[0].what.contains("no change"), "{found:?}");
+        assert!(found[1].what.contains("no disk"), "{found:?}");
+    }
+}

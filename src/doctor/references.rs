@@ -1,0 +1,95 @@
+//! The reference store, by the rows that `status` shows.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::doctor::{Check, Finding};
+use crate::status::{Row, State};
+
+/// The mode of the store's file that lets others than its owner write it.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// The permission bits of a file; none when they cannot be seen.
+#[must_use]
+pub fn mode(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().map(|file| file.mode() & 0o7777)
+}
+
+/// What there is to say of the store.
+#[must_use]
+pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
+    let count = |state| rows.iter().filter(|row| row.state == state).count();
+    let without = match count(State::NoDigest) {
+        0 => "none without a digest".to_owned(),
+        some => format!("{some} without a digest (digestfix status names them)"),
+    };
+    let mut findings = vec![Finding::ok(
+        Check::References,
+        format!("{}: {} in all, {without}", path.display(), rows.len()),
+    )];
+    if let Some(mode) = mode.filter(|mode| mode & WRITABLE_BY_OTHERS != 0) {
+        findings.push(Finding::warning(
+            Check::References,
+            format!(
+                "others than its owner may write {} (mode {mode:04o})",
+                path.display()
+            ),
+            format!("chmod 600 {}", path.display()),
+        ));
+    }
+    for (state, what) in [
+        (State::DigestIsImageId, "have an image ID for a digest"),
+        (State::ImageMissing, "lead to an image that is not here"),
+        (State::Unparsable, "are not understood by Docker"),
+    ] {
+        if let some @ 1.. = count(state) {
+            findings.push(Finding::warning(
+                Check::References,
+                format!("{some} {what}"),
+                "digestfix status; to drop one: digestfix apply --remove REF",
+            ));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor;
+
+    fn row(state: State) -> Row {
+        Row {
+            repository: "app".to_owned(),
+            tag: None,
+            digest: None,
+            image_id: String::new(),
+            state,
+            trust: None,
+            origin: None,
+            note: None,
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_references_is_counted() {
+        let rows = [
+            State::Ok,
+            State::NoDigest,
+            State::NoDigest,
+            State::ImageMissing,
+        ]
+        .map(row);
+        let findings = judge(Path::new("/r"), Some(0o600), &rows);
+        assert_eq!(findings.len(), 2);
+        assert!(
+            findings[0].what.contains("4 in all, 2 without"),
+            "{findings:?}"
+        );
+        assert!(findings[1].what.starts_with("1 lead"), "{findings:?}");
+        let writable = judge(Path::new("/r"), Some(0o620), &[]);
+        assert_eq!(writable[1].next.as_deref(), Some("chmod 600 /r"));
+        assert!(!doctor::would_stop(&writable));
+    }
+}

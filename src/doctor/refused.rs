@@ -1,0 +1,191 @@
+//! What the rest of digestfix refuses for, each with something to type. The
+//! words are those that `apply` would say.
+//!
+//! Every kind of refusal has its place here: one that is added does not compile
+//! until somebody has thought of its cure.
+
+use crate::data_root::ReadError;
+use crate::disturbance::{AssessError, Obstacle};
+use crate::doctor::{Check, Finding};
+use crate::host::HostError;
+
+/// A host that cannot be worked on.
+#[must_use]
+pub fn host(error: &HostError) -> Finding {
+    let (check, next) = match error {
+        HostError::Systemd(_) => (
+            Check::Systemd,
+            "systemctl start dbus.socket; for a disk that no Docker uses: --offline --data-root DIR"
+                .to_owned(),
+        ),
+        HostError::NoUnit { others, .. } => (
+            Check::Unit,
+            match others.first() {
+                Some(other) => format!("digestfix doctor --unit {other}"),
+                None => "systemctl list-unit-files '*docker*'; then: --unit NAME".to_owned(),
+            },
+        ),
+        HostError::UnusableUnit { unit, load_state } => (
+            Check::Unit,
+            if load_state == "masked" {
+                format!("systemctl unmask {unit}")
+            } else {
+                format!("systemctl status {unit}; mend what it names, then: systemctl daemon-reload")
+            },
+        ),
+        HostError::NotAService(_) => (
+            Check::Unit,
+            "systemctl list-units --type=service; then: --unit NAME.service".to_owned(),
+        ),
+        HostError::Wrapped { unit, .. } => (Check::Unit, format!("systemctl start {unit}")),
+        HostError::Transient { unit } => (
+            Check::Unit,
+            format!("systemctl stop {unit}; then: --offline --data-root DIR"),
+        ),
+        HostError::Unsettled { unit, .. } => (Check::Unit, format!("systemctl status {unit}")),
+        HostError::EnvironmentFile { unit, .. } => (
+            Check::Unit,
+            format!("systemctl cat {unit}; put the file back that EnvironmentFile= names"),
+        ),
+        HostError::EngineSilent { unit, .. } => (
+            Check::Engine,
+            format!("journalctl -u {unit} -n 50; if the API listens elsewhere: --socket PATH"),
+        ),
+        HostError::NoUnixSocket(_) => (
+            Check::Engine,
+            "--socket PATH, or give dockerd one: -H unix:///var/run/docker.sock".to_owned(),
+        ),
+        HostError::ContainerdImageStore => (
+            Check::Engine,
+            "skopeo copy --preserve-digests docker://NAME@DIGEST oci-archive:ARCHIVE; here: docker \
+             load -i ARCHIVE"
+                .to_owned(),
+        ),
+        HostError::ConfigFile { path, .. } => (
+            Check::Configuration,
+            format!(
+                "mend {path}; to check it (Docker 23.0 and later): dockerd --validate --config-file {path}",
+                path = path.display()
+            ),
+        ),
+        HostError::ConfigFileMissing { path, .. } => (
+            Check::Configuration,
+            format!("put {} back", path.display()),
+        ),
+        HostError::SetTwice {
+            option,
+            config_file,
+            unit,
+        } => (
+            Check::Configuration,
+            format!(
+                "take {option} out of {}, or the flag out of the unit: systemctl edit --full {unit}",
+                config_file.display()
+            ),
+        ),
+        HostError::Disagreement { fact, .. } => (
+            if *fact == "configuration file" {
+                Check::Configuration
+            } else {
+                Check::DataRoot
+            },
+            "docker info, systemctl cat docker.service and daemon.json: make them say the same"
+                .to_owned(),
+        ),
+        HostError::DataRoot { .. } => (
+            Check::DataRoot,
+            "docker info -f '{{.DockerRootDir}} {{.Driver}}'; then: --data-root DIR --driver NAME"
+                .to_owned(),
+        ),
+        HostError::Ambiguous {
+            flag, candidates, ..
+        } => (
+            Check::DataRoot,
+            format!("digestfix doctor {flag} {}", candidates.join(" | ")),
+        ),
+        HostError::DriverName(_) => (
+            Check::DataRoot,
+            "docker info -f '{{.Driver}}'; then: --driver NAME".to_owned(),
+        ),
+        HostError::UsedByAnother {
+            pid, owner, unit, ..
+        } => (
+            Check::DataRoot,
+            match (owner, pid) {
+                (Some(owner), _) if owner != unit => format!("systemctl stop {owner}"),
+                (_, Some(pid)) => format!("ps -fp {pid}; end it"),
+                _ => "ps -C dockerd -f; end the one that is not the unit's".to_owned(),
+            },
+        ),
+        HostError::Read(error) => (Check::DataRoot, cure_of_read(error)),
+    };
+    Finding::problem(check, error.to_string(), next)
+}
+
+/// A reference store that cannot be read.
+#[must_use]
+pub fn read(error: &ReadError) -> Finding {
+    Finding::problem(Check::References, error.to_string(), cure_of_read(error))
+}
+
+fn cure_of_read(error: &ReadError) -> String {
+    match error {
+        ReadError::Missing(_) => "systemctl start docker.service".to_owned(),
+        ReadError::NotAFile(path) => format!(
+            "ls -l {path}; put what it leads to in its place: cp --remove-destination \"$(readlink -f \
+             {path})\" {path}",
+            path = path.display()
+        ),
+        ReadError::Owner { path, .. } => format!("chown root: {}", path.display()),
+        ReadError::Content { path, .. } => format!(
+            "ls -lt {path}.digestfix-*; a former one of them is whole. Docker does not start with this \
+             one: stop it, cp -p FORMER {path}, start it",
+            path = path.display()
+        ),
+        ReadError::Io { path, .. } => {
+            format!(
+                "ls -ld {}; dmesg | tail (a disk that fails)",
+                path.display()
+            )
+        }
+    }
+}
+
+/// A reason not to stop Docker now.
+#[must_use]
+pub fn obstacle(obstacle: &Obstacle) -> Finding {
+    let (check, next) = match obstacle {
+        Obstacle::UnitChanged { unit } => (
+            Check::Unit,
+            format!("systemctl cat {unit}; then: systemctl daemon-reload"),
+        ),
+        Obstacle::JobQueued { .. } => (Check::OtherUnits, "systemctl list-jobs".to_owned()),
+        Obstacle::Unsettled { unit, .. } => (Check::OtherUnits, format!("systemctl status {unit}")),
+        Obstacle::Ourselves { unit } => {
+            (Check::OtherUnits, format!("systemctl edit --full {unit}"))
+        }
+        Obstacle::CannotKeep { hindrance, .. } => {
+            let choice = "digestfix apply --containers restart, once they may stop";
+            let next = match hindrance.cure() {
+                Some(cure) => format!("{cure}; or: {choice}"),
+                None => choice.to_owned(),
+            };
+            (Check::Containers, next)
+        }
+        Obstacle::WouldBeRemoved { .. } => (
+            Check::Containers,
+            "docker rm -f NAME, or: digestfix apply --containers ignore".to_owned(),
+        ),
+    };
+    Finding::problem(check, obstacle.to_string(), next)
+}
+
+/// What a stop would touch could not be found out.
+#[must_use]
+pub fn assess(error: &AssessError) -> Finding {
+    let (check, next) = match error {
+        AssessError::Systemd(_) => (Check::OtherUnits, "systemctl status; journalctl -b -p err"),
+        AssessError::Engine(_) => (Check::Containers, "docker ps; journalctl -u docker.service"),
+    };
+    Finding::problem(check, error.to_string(), next)
+}

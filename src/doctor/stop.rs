@@ -1,0 +1,132 @@
+//! What a stop of Docker would touch: other units, and the containers.
+
+use crate::disturbance::{Disturbance, Obstacle};
+use crate::doctor::{Check, Finding, refused};
+
+/// The first kernel that has tables with an owner, which new connections to
+/// published ports wait in (`NFT_TABLE_F_OWNER`).
+const OWNED_TABLES: (u32, u32) = (5, 12);
+
+/// What there is to say of it. `kernel` is the kernel's release.
+#[must_use]
+pub fn judge(disturbance: &Disturbance, obstacles: &[Obstacle], kernel: &str) -> Vec<Finding> {
+    // That the unit has changed is told with the unit.
+    let others = obstacles
+        .iter()
+        .filter(|one| !matches!(one, Obstacle::UnitChanged { .. }));
+    let mut findings: Vec<Finding> = others.map(refused::obstacle).collect();
+    let is_clear = |findings: &[Finding], check| findings.iter().all(|one| one.check != check);
+    if is_clear(&findings, Check::OtherUnits) {
+        let along = &disturbance.carried_along;
+        let what = if along.is_empty() {
+            "none is stopped along with Docker".to_owned()
+        } else {
+            format!(
+                "stopped along with Docker, and started again: {}",
+                along.join(", ")
+            )
+        };
+        findings.push(Finding::ok(Check::OtherUnits, what));
+    }
+    if is_clear(&findings, Check::Containers) {
+        findings.push(Finding::ok(Check::Containers, containers(disturbance)));
+    }
+    if !disturbance.ports_to_hold().is_empty() && number(kernel) < OWNED_TABLES {
+        findings.push(Finding::warning(
+            Check::Containers,
+            format!(
+                "on Linux {}, new connections to published ports are refused while Docker restarts",
+                kernel.trim()
+            ),
+            "digestfix apply when they are not needed, or on a kernel from 5.12 on",
+        ));
+    }
+    findings
+}
+
+fn containers(disturbance: &Disturbance) -> String {
+    let count = match disturbance.containers.len() {
+        0 if !disturbance.running => return "Docker does not run, and nor do they".to_owned(),
+        0 => return "none runs".to_owned(),
+        1 => "1 runs, and".to_owned(),
+        several => format!("{several} run, and"),
+    };
+    if disturbance.switches_live_restore() {
+        format!("{count} would keep running: live-restore is switched on for the moment")
+    } else if disturbance.containers_survive() {
+        format!("{count} would keep running: live-restore is on")
+    } else {
+        format!("{count} would stop with Docker, as --containers allows")
+    }
+}
+
+fn number(kernel: &str) -> (u32, u32) {
+    let mut parts = kernel.split(|character: char| !character.is_ascii_digit());
+    let mut next = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
+    (next(), next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::{Container, Published};
+    use crate::disturbance::ContainerPolicy;
+    use crate::doctor::State;
+    use crate::live_restore::LiveRestore;
+
+    fn disturbance() -> Disturbance {
+        let mut found = Disturbance::of_units("docker.service", true, Vec::new(), Vec::new());
+        found.policy = ContainerPolicy::Keep;
+        found.live_restore = LiveRestore::Switchable("/etc/docker/daemon.json".into());
+        found
+    }
+
+    #[test]
+    fn what_becomes_of_containers_is_said() {
+        let mut found = disturbance();
+        let told = |found: &Disturbance| judge(found, &[], "6.1.0-9-amd64")[1].what.clone();
+        assert_eq!(told(&found), "none runs");
+        found.containers.push(Container::default());
+        assert!(told(&found).contains("switched on"), "{}", told(&found));
+        found.live_restore = LiveRestore::On;
+        assert!(told(&found).contains("is on"), "{}", told(&found));
+        found.policy = ContainerPolicy::Ignore;
+        found.live_restore = LiveRestore::Switchable("/x".into());
+        assert!(told(&found).contains("would stop"), "{}", told(&found));
+    }
+
+    #[test]
+    fn an_obstacle_takes_the_place_of_what_is_well() {
+        let job = Obstacle::JobQueued {
+            unit: "docker.service".to_owned(),
+            kind: "restart".to_owned(),
+        };
+        let changed = Obstacle::UnitChanged {
+            unit: "docker.service".to_owned(),
+        };
+        let findings = judge(&disturbance(), &[changed, job], "6.1");
+        let states: Vec<_> = findings.iter().map(|one| (one.check, one.state)).collect();
+        assert_eq!(
+            states,
+            [
+                (Check::OtherUnits, State::Problem),
+                (Check::Containers, State::Ok)
+            ]
+        );
+    }
+
+    #[test]
+    fn old_kernels_cannot_hold_connections_back() {
+        let mut found = disturbance();
+        let mut container = Container::default();
+        container.published.insert(Published {
+            ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            port: 80,
+            protocol: "tcp".to_owned(),
+        });
+        found.containers.push(container);
+        assert_eq!(judge(&found, &[], "5.12.0").len(), 2);
+        assert_eq!(judge(&found, &[], "5.10.0-44-amd64").len(), 3);
+        assert_eq!(judge(&found, &[], "4.19.0").len(), 3);
+    }
+}

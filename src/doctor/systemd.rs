@@ -1,0 +1,86 @@
+//! systemd, and how it sees this process.
+
+use crate::doctor::{Check, Finding};
+
+/// The first that tells what else a stop stops, and takes sockets along.
+const TESTED_FROM: u32 = 245;
+
+/// What systemd says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Its version, as its distribution writes it; empty when it does not say.
+    pub version: String,
+    /// The machine is being shut down.
+    pub is_shutting_down: bool,
+    /// The process ID that the bus knows this process by, where it says.
+    pub seen_as: Option<u32>,
+    /// The process ID as it is here.
+    pub own_pid: u32,
+}
+
+/// What there is to say of it.
+#[must_use]
+pub fn judge(facts: &Facts) -> Finding {
+    let version = &facts.version;
+    if facts.is_shutting_down {
+        return Finding::problem(
+            Check::Systemd,
+            "this machine is shutting down: nothing can be started any more",
+            "once it is up again",
+        );
+    }
+    if let Some(seen) = facts.seen_as.filter(|seen| *seen != facts.own_pid) {
+        return Finding::problem(
+            Check::Systemd,
+            format!(
+                "systemd knows this process as {seen}, it is {} to itself: this is a container",
+                facts.own_pid
+            ),
+            "run digestfix on the host",
+        );
+    }
+    match number(version) {
+        Some(old) if old < TESTED_FROM => Finding::warning(
+            Check::Systemd,
+            format!(
+                "version {version}; before {TESTED_FROM} a fallback is used that is not tested"
+            ),
+            "digestfix plan, and try it first where an outage of Docker does not matter",
+        ),
+        _ => Finding::ok(
+            Check::Systemd,
+            format!("version {version} answers on the system bus"),
+        ),
+    }
+}
+
+fn number(version: &str) -> Option<u32> {
+    let digits = version.split(|character: char| !character.is_ascii_digit());
+    digits.into_iter().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+
+    #[test]
+    fn what_systemd_says_is_judged() {
+        let facts = |version: &str| Facts {
+            version: version.to_owned(),
+            is_shutting_down: false,
+            seen_as: Some(7),
+            own_pid: 7,
+        };
+        assert_eq!(judge(&facts("252.39-1~deb12u1")).state, State::Ok);
+        assert_eq!(judge(&facts("245")).state, State::Ok);
+        assert_eq!(judge(&facts("241-7~deb10u8")).state, State::Warning);
+        assert_eq!(judge(&facts("")).state, State::Ok);
+        let mut going = facts("252");
+        going.is_shutting_down = true;
+        assert_eq!(judge(&going).state, State::Problem);
+        let mut contained = facts("252");
+        contained.seen_as = Some(4711);
+        assert_eq!(judge(&contained).state, State::Problem);
+    }
+}

@@ -1,0 +1,82 @@
+//! What a doctor found, for people and for machines.
+
+use crate::doctor::{Finding, State};
+use crate::report::table::columns;
+use crate::report::{Report, shortened};
+
+impl Report {
+    /// The findings, a line each, with what to do about it below.
+    pub fn findings(&mut self, findings: Vec<Finding>) {
+        let rows: Vec<[String; 3]> = findings
+            .iter()
+            .map(|finding| {
+                [
+                    finding.state.text().to_owned(),
+                    finding.check.text().to_owned(),
+                    in_one_line(&finding.what),
+                ]
+            })
+            .collect();
+        for (line, finding) in columns(&rows).lines().zip(&findings) {
+            let next = finding.next.as_ref().map(|next| format!("  Next: {next}"));
+            for line in [line.to_owned()].into_iter().chain(next) {
+                if finding.state == State::Problem && self.quiet {
+                    self.complain(&line);
+                } else {
+                    self.say(&line);
+                }
+            }
+        }
+        self.say(&format!("\n{}", summary(&findings)));
+        self.document.checks = Some(findings);
+    }
+}
+
+fn in_one_line(what: &str) -> String {
+    shortened(what)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn summary(findings: &[Finding]) -> String {
+    let count = |state| findings.iter().filter(|one| one.state == state).count();
+    let some = |count: usize, noun: &str| match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    };
+    let verdict = match count(State::Problem) {
+        0 => "Nothing would stop an apply".to_owned(),
+        problems => format!(
+            "{} would stop an apply; nothing was touched",
+            some(problems, "problem")
+        ),
+    };
+    let warnings = some(count(State::Warning), "warning");
+    match count(State::NotSeen) {
+        0 => format!("{verdict}. {warnings}."),
+        unseen => format!("{verdict}. {warnings}, {unseen} not seen."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Check;
+
+    #[test]
+    fn the_end_says_what_it_comes_to() {
+        let mut findings = vec![Finding::ok(Check::Root, "")];
+        assert_eq!(
+            summary(&findings),
+            "Nothing would stop an apply. 0 warnings."
+        );
+        findings.push(Finding::warning(Check::Disk, "", ""));
+        findings.push(Finding::problem(Check::Disk, "", ""));
+        findings.push(Finding::not_seen(Check::Claims, ""));
+        assert_eq!(
+            summary(&findings),
+            "1 problem would stop an apply; nothing was touched. 1 warning, 1 not seen."
+        );
+    }
+}

@@ -1,0 +1,353 @@
+//! Hosts on which something is wrong: what `digestfix doctor` says of each, that
+//! its word is the one of `apply`, and that what it says to type cures it.
+
+use serde_json::Value;
+
+use crate::machine::{APP, Machine, Run, STORE, Suite, eventually};
+
+const CLAIMS: &str = "/etc/digestfix/claims.d/app";
+const DAEMON_JSON: &str = "/etc/docker/daemon.json";
+
+/// What it could change by mistake: files, and what runs.
+const LOOK: &str = "find /var/lib/docker/image /var/lib/docker/digestfix /var/lib/digestfix /etc/docker \
+     /etc/digestfix /etc/systemd/system /run/systemd/system -maxdepth 2 -not -path '*.wants*' \
+     -printf '%p %T@ %C@ %s %m\\n' 2>/dev/null | sort
+     systemctl show -p InvocationID,MainPID,ActiveState,DropInPaths docker.service docker.socket containerd.service
+     systemctl list-units --no-legend --plain 'digestfix*'; systemctl list-jobs --no-legend
+     docker ps -a --no-trunc --format '{{.ID}} {{.State}}'; nft list tables 2>/dev/null || true";
+
+struct Doctor {
+    run: Run,
+    findings: Vec<Value>,
+}
+
+impl Doctor {
+    /// Asks, and sees that asking changes nothing.
+    #[track_caller]
+    fn asked(machine: &Machine, words: &[&str]) -> Self {
+        let before = machine.sh(LOOK);
+        let run = machine.digestfix(&[&["doctor", "--json"], words].concat());
+        assert_eq!(machine.sh(LOOK), before, "it touches nothing");
+        let told: Value = serde_json::from_str(&run.stdout).expect(&run.stderr);
+        let findings = told["checks"].as_array().expect("there are checks").clone();
+        let stops = findings.iter().any(|one| one["state"] == "problem");
+        assert_eq!(run.code, if stops { 3 } else { 0 }, "{}", run.stdout);
+        Self { run, findings }
+    }
+
+    /// What it says to type about a finding of this kind and with these words.
+    #[track_caller]
+    fn next(&self, state: &str, check: &str, says: &str) -> String {
+        let found = self.findings.iter().find(|one| {
+            let what = one["what"].as_str().unwrap();
+            one["state"] == state && one["check"] == check && what.contains(says)
+        });
+        let found = found.unwrap_or_else(|| panic!("{says:?} is not in {}", self.run.stdout));
+        found["next"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn count(&self, state: &str) -> usize {
+        let of_state = self.findings.iter().filter(|one| one["state"] == state);
+        of_state.count()
+    }
+}
+
+/// A machine with a container that runs, and a claim that does not hold.
+fn ready(suite: Suite) -> Machine {
+    let machine = Machine::boot(suite);
+    machine.allow_containers();
+    machine.load("app");
+    machine.sh(&format!(
+        "docker run -d --name web --network none {APP}:v1 /bin/busybox sleep 1000"
+    ));
+    machine.write(CLAIMS, &format!("{}\n", machine.claim("app")));
+    machine
+}
+
+/// Something is wrong with the host.
+struct Fault {
+    /// What makes it so.
+    make: String,
+    /// Where it is seen.
+    check: &'static str,
+    /// What is said of it.
+    says: &'static str,
+    /// What is said to be typed, or to be done: that is a part of it.
+    next: &'static str,
+    /// What takes it away.
+    cure: String,
+}
+
+fn fault(
+    check: &'static str,
+    says: &'static str,
+    make: impl Into<String>,
+    next: &'static str,
+    cure: impl Into<String>,
+) -> Fault {
+    Fault {
+        make: make.into(),
+        check,
+        says,
+        next,
+        cure: cure.into(),
+    }
+}
+
+impl Fault {
+    #[track_caller]
+    fn is_told_and_cured(&self, machine: &Machine) {
+        let pid = machine.main_pid();
+        machine.sh(&self.make);
+        let doctor = Doctor::asked(machine, &[]);
+        let next = doctor.next("problem", self.check, self.says);
+        assert!(next.contains(self.next), "{:?} is not in {next}", self.next);
+        let of_it = |one: &&Value| one["state"] == "problem" && one["check"] == self.check;
+        let of_it = doctor.findings.iter().filter(of_it).count();
+        assert_eq!(doctor.count("problem"), of_it, "{}", doctor.run.stdout);
+        let apply = machine.digestfix(&["apply"]);
+        assert!(
+            [1, 3].contains(&apply.code),
+            "{}: apply goes ahead: {}{}",
+            self.says,
+            apply.stdout,
+            apply.stderr
+        );
+        machine.sh(&self.cure);
+        let doctor = Doctor::asked(machine, &[]);
+        assert_eq!(doctor.count("problem"), 0, "{}", doctor.run.stdout);
+        assert_eq!(machine.main_pid(), pid, "Docker was not stopped");
+    }
+}
+
+#[test]
+fn what_stops_an_apply_is_told_and_cured() {
+    let machine = ready(Suite::Trixie);
+    let doctor = Doctor::asked(&machine, &[]);
+    doctor.next("ok", "containers", "keep running");
+    doctor.next("ok", "claims", "0 hold, 1 do not yet");
+    doctor.next("warning", "boot", "digestfix-recover.service");
+    let id = machine.id("app");
+    for fault in [
+        fault(
+            "configuration",
+            "not valid",
+            format!("echo '{{' >{DAEMON_JSON}"),
+            "mend /etc/docker/daemon.json",
+            format!("rm {DAEMON_JSON}"),
+        ),
+        fault(
+            "data_root",
+            "daemon.json says /srv",
+            format!("echo '{{\"data-root\": \"/srv\"}}' >{DAEMON_JSON}"),
+            "make them say the same",
+            format!("rm {DAEMON_JSON}"),
+        ),
+        fault(
+            "containers",
+            "refuses to read",
+            format!("echo '{{\"userland-proxy\": true}}' >{DAEMON_JSON}"),
+            "take \"userland-proxy\": true out of /etc/docker/daemon.json",
+            format!("echo '{{}}' >{DAEMON_JSON}"),
+        ),
+        fault(
+            "unit",
+            "has changed on disk",
+            "mkdir -p /etc/systemd/system/docker.service.d
+             printf '[Service]\\nEnvironment=A=B\\n' >/etc/systemd/system/docker.service.d/late.conf",
+            "systemctl daemon-reload",
+            "systemctl daemon-reload",
+        ),
+        fault(
+            "unit",
+            "as masked",
+            "systemctl mask -q docker.service",
+            "systemctl unmask docker.service",
+            "systemctl unmask -q docker.service",
+        ),
+        fault(
+            "other_units",
+            "slow.service",
+            "printf '[Unit]\\nRequires=docker.service\\nAfter=docker.service\\n[Service]\\nType=oneshot\\n\
+             ExecStart=/bin/sleep 1000\\n' >/etc/systemd/system/slow.service
+             systemctl daemon-reload; systemctl start --no-block slow
+             until systemctl list-jobs | grep -q 'slow.*running'; do sleep 0.1; done",
+            "systemctl list-jobs",
+            "systemctl stop slow",
+        ),
+        fault(
+            "claims",
+            "written by others",
+            format!("chmod 666 {CLAIMS}"),
+            "chmod go-w /etc/digestfix/claims.d/app",
+            format!("chmod go-w {CLAIMS}"),
+        ),
+        fault(
+            "claims",
+            "is the ID of an image",
+            format!("echo {APP}:v1@{id} >{CLAIMS}-2"),
+            "take that claim out",
+            format!("rm {CLAIMS}-2"),
+        ),
+        fault(
+            "references",
+            "repositories.json",
+            format!("cp -p {STORE} /root/; echo '[' >{STORE}"),
+            "a former one",
+            format!("cp -p /root/repositories.json {STORE}"),
+        ),
+        fault(
+            "history",
+            "only root may write",
+            "mkdir -p /var/lib/docker/digestfix/history; chmod 777 /var/lib/docker/digestfix/history",
+            "chmod 700",
+            "chmod 700 /var/lib/docker/digestfix/history",
+        ),
+        fault(
+            "lock",
+            "another digestfix works on",
+            "mkdir -p /var/lib/docker/digestfix; touch /var/lib/docker/digestfix/lock
+             setsid flock /var/lib/docker/digestfix/lock sleep 1000 >/dev/null 2>&1 & sleep 0.3",
+            "--wait SECONDS",
+"pkill -f '^sleep 1000'; sleep 0.3",
+        ),
+        fault(
+            "disk",
+            "cannot be written",
+            "mkdir -p /var/lib/digestfix; mount -t tmpfs -o ro,size=2m none /var/lib/digestfix",
+            "mount -o remount,rw \"$(findmnt -n -o TARGET -T /var/lib/digestfix)\"",
+            "mount -o remount,rw \"$(findmnt -n -o TARGET -T /var/lib/digestfix)\"",
+        ),
+        fault(
+            "disk",
+            "KiB are needed",
+            "mkdir -p /var/lib/digestfix/unfinished
+             dd if=/dev/zero of=/var/lib/digestfix/full bs=64k 2>/dev/null || true",
+            "make room there",
+            "rm /var/lib/digestfix/full",
+        ),
+    ] {
+        fault.is_told_and_cured(&machine);
+    }
+    // systemd does not see what is in a mount of a process's own.
+    let hidden = "unshare -m sh -c 'mount -t tmpfs none /mnt; cp /usr/local/bin/digestfix /mnt/d; \
+                  /mnt/d doctor; echo $?; /mnt/d apply; echo $?'";
+    let run = machine.run(&["sh", "-c", hidden]);
+    assert!(
+        run.stdout
+            .contains("systemd does not see this program at /mnt/d"),
+        "{}",
+        run.stdout
+    );
+    assert!(
+        run.stdout.ends_with("\n1\n"),
+        "{}{}",
+        run.stdout,
+        run.stderr
+    );
+
+    machine.install_units();
+    Doctor::asked(&machine, &[]).next("ok", "boot", "is enabled");
+    machine.digestfix(&["apply"]).exits(0);
+    assert!(machine.engine_has("app"));
+    let doctor = Doctor::asked(&machine, &[]);
+    doctor.next("ok", "claims", "1 hold, 0 do not yet");
+    doctor.next("ok", "history", "are kept: 1");
+    assert_eq!(doctor.count("warning"), 0, "{}", doctor.run.stdout);
+    machine.is_whole();
+}
+
+/// None of it stops an apply, and what is said to be typed takes it away.
+#[test]
+fn what_runs_have_left_is_told_and_taken_away() {
+    let machine = ready(Suite::Bookworm);
+    machine.sh(
+        "mkdir -p /run/systemd/system/docker.service.d /var/lib/docker/digestfix/history /etc/docker
+         printf '[Unit]\\nAssertPathExists=!/proc/99999/fd/200\\n' \
+           >/run/systemd/system/docker.service.d/zz-digestfix-hold.conf
+         chmod 700 /var/lib/docker/digestfix/history
+         touch /var/lib/docker/digestfix/grounds-overlay2.json.new \
+           /var/lib/docker/digestfix/history/1-1.json.new",
+    );
+    let doctor = Doctor::asked(&machine, &[]);
+    for says in ["hold.conf is left", "grounds-overlay2", "1-1.json.new"] {
+        machine.sh(&doctor.next("warning", "unfinished", says));
+    }
+    Doctor::asked(&machine, &[]).next("ok", "unfinished", "none was interrupted");
+    assert_eq!(
+        machine.sh("find /run/systemd/system /var/lib/docker/digestfix -name '*digestfix-hold*' -o -name '*.new'"),
+        ""
+    );
+
+    // This systemd does not say itself that there is a new drop-in.
+    machine.sh("mkdir -p /etc/systemd/system/docker.service.d
+         printf '[Service]\\nEnvironment=A=B\\n' >/etc/systemd/system/docker.service.d/late.conf");
+    let doctor = Doctor::asked(&machine, &[]);
+    let next = doctor.next(
+        "problem",
+        "unit",
+        "new: /etc/systemd/system/docker.service.d/late.conf",
+    );
+    machine.sh(next.rsplit_once("then: ").unwrap().1);
+    assert_eq!(Doctor::asked(&machine, &[]).count("problem"), 0);
+
+    // A run and its guard are killed.
+    machine.write(
+        "/etc/systemd/system/digestfix-guard-.service.d/lab.conf",
+        "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n",
+    );
+    machine.sh("systemctl daemon-reload");
+    let images = STORE.trim_end_matches("/repositories.json");
+    let run = machine.injected_at(images, "fsync:signal=SIGKILL:when=1", &["apply"]);
+    assert_ne!(run.code, 0);
+    let doctor = Doctor::asked(&machine, &[]);
+    let recover = doctor.next(
+        "warning",
+        "unfinished",
+        "the next change brings it to an end first",
+    );
+    machine.sh("systemctl stop 'digestfix-guard-*'");
+    machine.sh(&recover);
+    Doctor::asked(&machine, &[]).next("ok", "unfinished", "none was interrupted");
+    machine.is_whole();
+
+    // With the bus away, the rest is seen all the same.
+    machine.sh("systemctl kill --signal=KILL dbus.service
+         systemctl stop dbus.socket dbus.service 2>/dev/null; ! pgrep -x dbus-daemon");
+    let run = machine.digestfix(&["doctor", "--json"]).exits(3);
+    let told: Value = serde_json::from_str(&run.stdout).unwrap();
+    let states: Vec<(&str, &str)> = told["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| {
+            (
+                one["check"].as_str().unwrap(),
+                one["state"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert!(states.contains(&("systemd", "problem")), "{}", run.stdout);
+    assert!(states.contains(&("containers", "ok")), "{}", run.stdout);
+    machine.sh("systemctl start dbus.socket dbus.service");
+    eventually("all is well again", || {
+        machine.digestfix(&["doctor"]).code == 0
+    });
+
+    let nobody = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    let run = machine
+        .run(&[&nobody[..], &["digestfix", "doctor"]].concat())
+        .exits(3);
+    assert!(
+        run.stdout.contains("sudo digestfix doctor"),
+        "{}",
+        run.stdout
+    );
+    let quiet = machine.digestfix(&["doctor", "-q"]).exits(0);
+    assert_eq!((quiet.stdout, quiet.stderr), (String::new(), String::new()));
+}
