@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::num::ParseIntError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +10,7 @@ use crate::claim::Claim;
 use crate::disturbance::ContainerPolicy;
 use crate::history;
 use crate::host::Flags;
+use crate::metrics;
 use crate::reference::Reference;
 use crate::retention::Limits;
 use crate::rewrite::Rewrite;
@@ -151,6 +152,9 @@ pub struct ApplyArgs {
     /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
+    /// What is told to node_exporter.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 }
 
 /// `digestfix verify`.
@@ -214,6 +218,9 @@ pub struct RecoverArgs {
     /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
+    /// What is told to node_exporter.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 }
 
 /// `digestfix guard`.
@@ -261,6 +268,9 @@ pub struct RollbackArgs {
     /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
+    /// What is told to node_exporter.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 }
 
 /// `digestfix doctor`.
@@ -378,6 +388,24 @@ pub struct OutputArgs {
     /// Say nothing when all is well
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
+}
+
+/// What is told to node_exporter.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub struct MetricsArgs {
+    /// Write how the run ended to a file (*.prom) for node_exporter's textfile
+    /// collector
+    #[arg(long, value_name = "FILE", value_parser = metrics::file)]
+    metrics: Option<PathBuf>,
+}
+
+impl MetricsArgs {
+    /// The file, where one is asked for.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.metrics.as_deref()
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, ParseIntError> {

@@ -15,7 +15,8 @@
 //! 7. [`history`]: what each transaction did, for [`rollback`] to take one
 //!    back, and [`retention`] to end it;
 //! 8. [`report`]: what people and machines read; [`grounds`] keeps what each
-//!    digest was written on.
+//!    digest was written on; [`events`] go to [`journald`], and [`metrics`] to
+//!    node_exporter, each with its [`run_result`].
 //!
 //! [`doctor`] looks at all of that, and tells what would stop a change.
 //!
@@ -35,6 +36,7 @@ pub mod directory;
 pub mod disturbance;
 pub mod doctor;
 pub mod engine;
+pub mod events;
 pub mod evidence;
 pub mod grounds;
 pub mod guard;
@@ -42,8 +44,10 @@ pub mod history;
 pub mod host;
 pub mod interrupt;
 pub mod journal;
+pub mod journald;
 pub mod live_restore;
 pub mod manifest;
+pub mod metrics;
 pub mod nf_tables;
 pub mod plan;
 pub mod reference;
@@ -51,6 +55,7 @@ pub mod report;
 pub mod retention;
 pub mod rewrite;
 pub mod rollback;
+pub mod run_result;
 pub mod source;
 pub mod state_file;
 pub mod status;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::cli::OutputArgs;
@@ -22,6 +22,7 @@ use crate::trust::Trust;
 mod doctor;
 mod document;
 mod history;
+mod observer;
 mod table;
 
 use document::{
@@ -30,6 +31,7 @@ use document::{
 };
 pub use document::{JSON_VERSION, Problem};
 pub use history::Transaction;
+use observer::Observer;
 use table::table;
 
 /// The most reasons that a person is shown.
@@ -62,6 +64,7 @@ pub struct Report {
     document: Document,
     started: Instant,
     recovered: bool,
+    observer: Option<Observer>,
 }
 
 impl Report {
@@ -78,7 +81,16 @@ impl Report {
             },
             started: Instant::now(),
             recovered: false,
+            observer: None,
         }
+    }
+
+    /// The same, and journald hears of it; `metrics` is a file for
+    /// node_exporter.
+    #[must_use]
+    pub fn observed(mut self, metrics: Option<&Path>) -> Self {
+        self.observer = Some(Observer::new(metrics));
+        self
     }
 
     fn say(&self, text: &str) {
@@ -318,9 +330,19 @@ impl Report {
         self.document.claims = Some(claims);
     }
 
+    /// An interrupted run is being brought to an end.
+    pub fn recovers(&mut self, id: &str) {
+        if let Some(observer) = &mut self.observer {
+            observer.recovers(id);
+        }
+    }
+
     /// An interrupted run was brought to an end.
     pub fn recovered(&mut self) {
         self.recovered = true;
+        if let Some(observer) = &mut self.observer {
+            observer.recovered(&self.document);
+        }
     }
 
     /// The state of a host that nothing was done to.
@@ -336,11 +358,6 @@ impl Report {
     /// A line for people.
     pub fn line(&self, text: &str) {
         self.say(text);
-    }
-
-    /// The transaction that was made, as the history has it.
-    pub fn transaction(&mut self, id: String) {
-        self.document.transaction = Some(id);
     }
 
     /// The line that says how to take back what was done.
@@ -385,6 +402,13 @@ impl Report {
     /// Ends the report.
     pub fn end(mut self, exit: Exit) -> Exit {
         self.document.exit_code = exit as u8;
+        let observer = self.observer.take();
+        let took = self.started.elapsed();
+        if let Some(text) =
+            observer.and_then(|mut observer| observer.end(&self.document, exit, took))
+        {
+            self.warning(&text);
+        }
         if self.json
             && let Ok(text) = serde_json::to_string_pretty(&self.document)
         {
@@ -395,9 +419,25 @@ impl Report {
 }
 
 impl Progress for Report {
+    fn transaction_begins(&mut self, id: &str) {
+        self.document.transaction = Some(id.to_owned());
+        if let Some(observer) = &mut self.observer {
+            observer.begins(&self.document, id);
+        }
+    }
+
+    fn docker_stops(&mut self) {
+        if let Some(observer) = &mut self.observer {
+            observer.docker_stops();
+        }
+    }
+
     fn step(&mut self, step: Step, detail: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::info!(?step, seconds, "{detail}");
+        if let Some(observer) = &mut self.observer {
+            observer.step(&self.document, step, detail);
+        }
         self.say(&format!("{seconds:>8.3} s  {detail}"));
         self.document.steps.push(StepDocument {
             step,
@@ -408,6 +448,9 @@ impl Progress for Report {
 
     fn warning(&mut self, text: &str) {
         tracing::warn!("{text}");
+        if let Some(observer) = &mut self.observer {
+            observer.warning(&self.document, text);
+        }
         self.complain(&format!("digestfix: warning: {text}"));
         self.document.warnings.push(text.to_owned());
     }

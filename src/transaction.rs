@@ -145,12 +145,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self
     }
 
-    /// What the history calls it.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
     /// Runs to one of its ends.
     pub async fn run(mut self) -> Outcome {
         match self.forward().await {
@@ -246,6 +240,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
         self.see_no_more_containers(daemon).await?;
         self.reached = Reached::Stopping;
+        if daemon.disturbance.running {
+            self.progress.docker_stops();
+        }
         daemon.stop().await?;
         if daemon.disturbance.stops_late() {
             self.hold_ports();
@@ -576,6 +573,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         hold.renew()?;
         self.look_for_more_containers(daemon).await?;
         self.hold_ports();
+        if daemon.disturbance.running {
+            self.progress.docker_stops();
+        }
         daemon.stop().await?;
         self.see_nobody_running()?;
         self.progress.step(Step::UndoStop, "Docker stopped again");

@@ -7,7 +7,7 @@ use crate::commands::{Stop, request};
 use crate::report::{Exit, Report};
 
 pub(super) async fn run(args: &ApplyArgs) -> Exit {
-    let mut report = Report::new("apply", &args.output);
+    let mut report = Report::new("apply", &args.output).observed(args.metrics.file());
     match apply(args, &mut report).await {
         Ok(None) => {
             report.done(false, None);

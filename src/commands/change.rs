@@ -130,10 +130,7 @@ pub(super) async fn change(
         draft.plan,
     )
     .keeping(terms.limits);
-    let id = transaction.id().to_owned();
-    let outcome = transaction.run().await;
-    report.transaction(id);
-    Ok(Some((outcome, disturbance)))
+    Ok(Some((transaction.run().await, disturbance)))
 }
 
 async fn look(
@@ -142,6 +139,7 @@ async fn look(
     report: &mut Report,
 ) -> Result<Option<PathBuf>, Stop> {
     let site = Site::find(terms.host, Reach::Bus).await?;
+    report.host(&site.host);
     let data_root = site.images().data_root().to_owned();
     if Journal::read(&data_root)?.is_some() {
         return Ok(Some(data_root));
@@ -152,8 +150,8 @@ async fn look(
         aim => aim?,
     };
     let draft = Draft::new(site.images(), &aim)?;
+    report.plan(&draft.plan);
     if draft.plan.is_empty() {
-        report.plan(&draft.plan);
         report.say_skipped(&draft.plan);
         return Ok(None);
     }

@@ -5,9 +5,10 @@ use crate::commands::Stop;
 use crate::commands::recover::recover_run;
 use crate::report::{Exit, Report};
 use crate::transaction::lock::RootLock;
+use crate::transaction::outcome::Progress;
 
 pub(super) async fn run(args: &GuardArgs) -> Exit {
-    let mut report = Report::new("guard", &OutputArgs::default());
+    let mut report = Report::new("guard", &OutputArgs::default()).observed(None);
     let ended = match RootLock::await_end(&args.data_root).map_err(Stop::Lock) {
         Ok(lock) => recover_run(&args.id, &lock, &mut report).await,
         Err(stop) => Err(stop),
@@ -16,7 +17,7 @@ pub(super) async fn run(args: &GuardArgs) -> Exit {
         Ok(None) => report.end(Exit::Done),
         Ok(Some(problems)) => {
             for problem in &problems {
-                report.line(problem);
+                report.warning(problem);
             }
             report.line(match problems.as_slice() {
                 [] => "Done. The host is whole again.",

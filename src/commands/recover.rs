@@ -24,7 +24,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: &RecoverArgs) -> Exit {
-    let mut report = Report::new("recover", &args.output);
+    let mut report = Report::new("recover", &args.output).observed(args.metrics.file());
     match look(args, &mut report).await {
         Ok(Some(problems)) if problems.is_empty() => {
             report.done(true, None);
@@ -150,8 +150,10 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
     report.line(&format!(
         "A run was interrupted ({id}); bringing its files back before Docker starts."
     ));
+    report.recovers(id);
     if recovery::recover_files(&journal, &images, &lock, report).map_err(Stop::Recovery)? {
         unfinished::remove(unfinished, id, &lock)?;
+        report.recovered();
     } else {
         report.line("The rest follows once Docker runs.");
     }
@@ -230,6 +232,7 @@ pub(super) async fn recover(
     let Some(mut journal) = Journal::read(lock.data_root())? else {
         return Ok(None);
     };
+    report.recovers(&journal.id);
     let Some(unit) = journal.unit.clone() else {
         recovery::recover_files(&journal, site.images(), lock, report).map_err(Stop::Recovery)?;
         report.recovered();

@@ -11,7 +11,7 @@ use crate::report::{Exit, Report};
 use crate::rollback::{Unfit, reversal};
 
 pub(super) async fn run(args: &RollbackArgs) -> Exit {
-    let mut report = Report::new("rollback", &args.output);
+    let mut report = Report::new("rollback", &args.output).observed(args.metrics.file());
     match roll_back(args, &mut report).await {
         Ok(None) => {
             report.done(false, None);

@@ -19,6 +19,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// From here on, another run can undo this one if it is killed, and one
     /// waits to do so.
     pub(super) async fn announce(&mut self) -> Result<(), Failure> {
+        self.progress.transaction_begins(&self.id);
         self.new_bytes = self.plan.after.to_bytes();
         let mut journal = Journal::new(&self.id, self.references());
         if let Some(daemon) = self.daemon {

@@ -51,6 +51,11 @@ pub enum Step {
 
 /// Hears of each step as it ends.
 pub trait Progress {
+    /// The transaction of this name has begun.
+    fn transaction_begins(&mut self, id: &str);
+    /// A Docker that runs is about to be stopped. [`Step::Start`] or
+    /// [`Step::UndoStart`] says when its engine answers again.
+    fn docker_stops(&mut self);
     /// A step has ended well.
     fn step(&mut self, step: Step, detail: &str);
     /// Something did not go well, and does not change the outcome.

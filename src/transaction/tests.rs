@@ -513,6 +513,10 @@ impl Engine for World {
 struct Steps(Vec<Step>, Vec<String>);
 
 impl Progress for Steps {
+    fn transaction_begins(&mut self, _: &str) {}
+
+    fn docker_stops(&mut self) {}
+
     fn step(&mut self, step: Step, _: &str) {
         self.0.push(step);
     }

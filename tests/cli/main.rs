@@ -5,5 +5,6 @@
 mod data_root;
 mod doctor;
 mod history;
+mod metrics;
 mod references;
 mod sources;

@@ -18,6 +18,7 @@ mod load;
 #[allow(dead_code, reason = "the fault injection reboots them, too")]
 mod machine;
 mod neighbours;
+mod observed;
 mod refusals;
 mod repair;
 mod sources;

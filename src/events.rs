@@ -1,0 +1,121 @@
+//! The kinds of events that journald is told of.
+//!
+//! Each has a `MESSAGE_ID` that never changes, by which it is found
+//! (`journalctl MESSAGE_ID=…`) and explained (`journalctl -x`, from
+//! `packaging/digestfix.catalog`).
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A transaction has begun.
+    Began,
+    /// A step of it, or of its recovery, has ended well.
+    Step,
+    /// Something in it did not go well, and does not change the outcome.
+    Warning,
+    /// A reference is other than it was.
+    ReferenceChanged,
+    /// A transaction was done.
+    Done,
+    /// A transaction was done, and a container is not what it was.
+    ContainersChanged,
+    /// An interrupted run was brought to an end.
+    Recovered,
+    /// A run was refused, and touched nothing.
+    Refused,
+    /// A run failed, and the host is as it was found.
+    Failed,
+    /// The references are changed, and not all else is as it was found.
+    Incomplete,
+    /// The host could not be restored.
+    Broken,
+}
+
+impl Event {
+    /// journald's `MESSAGE_ID`.
+    #[must_use]
+    pub const fn message_id(self) -> &'static str {
+        match self {
+            Self::Began => "1fb8c07a09f1408bbd66629c7e30de4d",
+            Self::Step => "df50c31d8ed54054a8b5108dfd9ef2ca",
+            Self::Warning => "088233f62bff4d7c882180e209c8983a",
+            Self::ReferenceChanged => "1740929c945d4934939462b9f8b48be5",
+            Self::Done => "23ba18900e4e4207a38a8b46ee02da9d",
+            Self::ContainersChanged => "f0396ea6ecb5419eba7c1d24433f4149",
+            Self::Recovered => "bcb7be35c34f45a9aef60e4201acf980",
+            Self::Refused => "5d3208180d3941c59ef2b73ee0f4111d",
+            Self::Failed => "ba3552825c104651863dd31840c3b046",
+            Self::Incomplete => "566cdb92c0d94b47ac2de729e41317ba",
+            Self::Broken => "2d359f648d8a4ce8a108335499aec7e0",
+        }
+    }
+
+    /// syslog's level, as `journalctl -p` takes it.
+    #[must_use]
+    pub const fn priority(self) -> &'static str {
+        match self {
+            Self::Broken | Self::Incomplete => "2",
+            Self::Failed | Self::Refused => "3",
+            Self::Warning | Self::ContainersChanged => "4",
+            Self::ReferenceChanged | Self::Done | Self::Recovered => "5",
+            Self::Began | Self::Step => "6",
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::Event;
+
+    const CATALOG: &str = include_str!("../packaging/digestfix.catalog");
+
+    const ALL: [Event; 11] = [
+        Event::Began,
+        Event::Step,
+        Event::Warning,
+        Event::ReferenceChanged,
+        Event::Done,
+        Event::ContainersChanged,
+        Event::Recovered,
+        Event::Refused,
+        Event::Failed,
+        Event::Incomplete,
+        Event::Broken,
+    ];
+
+    /// The texts of the catalog, by their IDs.
+    fn catalog() -> BTreeMap<&'static str, &'static str> {
+        let entries = CATALOG.split("\n-- ").skip(1);
+        entries
+            .map(|entry| entry.split_once('\n').unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn the_catalog_explains_each_event_and_no_other() {
+        let ids: BTreeSet<_> = ALL.iter().map(|event| event.message_id()).collect();
+        assert_eq!(ids.len(), ALL.len(), "no two have the same");
+        let explained: BTreeSet<_> = catalog().into_keys().collect();
+        assert_eq!(explained, ids);
+    }
+
+    /// journalctl shows a name that it finds no field for as it is written.
+    #[test]
+    fn what_went_wrong_is_explained_with_state_and_cure() {
+        let catalog = catalog();
+        for event in ALL {
+            let text = catalog[event.message_id()];
+            let went_wrong = event.priority() < "5" && event != Event::Warning;
+            for field in [
+                "@DIGESTFIX_PROBLEM@",
+                "@DIGESTFIX_STATE@",
+                "@DIGESTFIX_NEXT@",
+            ] {
+                assert_eq!(text.contains(field), went_wrong, "{event:?}: {field}");
+            }
+        }
+    }
+}

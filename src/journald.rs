@@ -1,0 +1,170 @@
+//! Entries with fields for systemd's journal, by journald's own protocol
+//! (`systemd.io/JOURNAL_NATIVE_PROTOCOL`): one datagram an entry.
+//!
+//! Nothing here waits and nothing here fails: an entry that journald does not
+//! take at once, or that there is no journald for, is lost.
+
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+/// journald's socket.
+pub const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// The most that is sent of one value, in bytes. A datagram has room for some
+/// fifty such fields; what is larger would have to be passed as a file.
+const MAX_VALUE: usize = 4096;
+
+/// One entry.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Entry {
+    bytes: Vec<u8>,
+}
+
+impl Entry {
+    /// Adds a field. A name is made of capital letters, digits and underscores
+    /// (`systemd.journal-fields(7)`).
+    pub fn field(&mut self, name: &str, value: &str) {
+        let value = shortened(value);
+        self.bytes.extend_from_slice(name.as_bytes());
+        if value.contains('\n') {
+            // A text field ends with its line; this form has a length instead.
+            self.bytes.push(b'\n');
+            let length = value.len() as u64;
+            self.bytes.extend_from_slice(&length.to_le_bytes());
+        } else {
+            self.bytes.push(b'=');
+        }
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.bytes.push(b'\n');
+    }
+}
+
+fn shortened(value: &str) -> String {
+    if value.len() <= MAX_VALUE {
+        return value.to_owned();
+    }
+    let mut end = MAX_VALUE - '…'.len_utf8();
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &value[..end])
+}
+
+/// The way to journald.
+#[derive(Debug)]
+pub struct Journald {
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+}
+
+impl Journald {
+    /// A way to the journald that listens at `path`; nothing is done yet.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            socket: None,
+        }
+    }
+
+    /// Hands an entry over, if journald takes it at once. Says whether it did.
+    pub fn send(&mut self, entry: &Entry) -> bool {
+        match self.try_send(&entry.bytes) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!("{}: {error}", self.path.display());
+                false
+            }
+        }
+    }
+
+    fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => {
+                let socket = UnixDatagram::unbound()?;
+                socket.set_nonblocking(true)?;
+                socket
+            }
+        };
+        // By its name each time, since journald may be started anew.
+        self.socket
+            .insert(socket)
+            .send_to(bytes, &self.path)
+            .map(|_| ())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn entry(fields: &[(&str, &str)]) -> Entry {
+        let mut entry = Entry::default();
+        for (name, value) in fields {
+            entry.field(name, value);
+        }
+        entry
+    }
+
+    #[test]
+    fn a_line_is_text_and_several_are_counted() {
+        let entry = entry(&[("MESSAGE", "a=b"), ("X", "one\ntwo"), ("Y", "")]);
+        assert_eq!(
+            entry.bytes,
+            b"MESSAGE=a=b\nX\n\x07\0\0\0\0\0\0\0one\ntwo\nY=\n"
+        );
+    }
+
+    #[test]
+    fn a_value_cannot_become_a_field() {
+        let entry = entry(&[("A", "x\nPRIORITY=0")]);
+        assert!(entry.bytes.starts_with(b"A\n\x0c\0\0\0\0\0\0\0x\n"));
+    }
+
+    #[test]
+    fn a_long_value_is_cut_between_characters() {
+        let entry = entry(&[("A", &"é".repeat(MAX_VALUE))]);
+        let text = String::from_utf8(entry.bytes).unwrap();
+        assert!(text.len() <= MAX_VALUE + "A=\n".len());
+        assert!(text.ends_with("é…\n"));
+    }
+
+    #[test]
+    fn it_arrives_also_after_journald_was_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let mut journald = Journald::at(&path);
+        let entry = entry(&[("MESSAGE", "here")]);
+        assert!(!journald.send(&entry), "there is no journald");
+        for _ in 0..2 {
+            let receiver = UnixDatagram::bind(&path).unwrap();
+            assert!(journald.send(&entry));
+            let mut bytes = [0; 64];
+            let length = receiver.recv(&mut bytes).unwrap();
+            assert_eq!(&bytes[..length], b"MESSAGE=here\n");
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_journald_that_does_not_read_holds_nothing_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let _unread = UnixDatagram::bind(&path).unwrap();
+        let (done, waits) = mpsc::channel();
+        thread::spawn(move || {
+            let mut journald = Journald::at(&path);
+            let entry = entry(&[("MESSAGE", &"x".repeat(MAX_VALUE))]);
+            let refused = (0..100_000).any(|_| !journald.send(&entry));
+            done.send(refused)
+        });
+        assert_eq!(waits.recv_timeout(Duration::from_secs(20)), Ok(true));
+    }
+}

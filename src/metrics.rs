@@ -1,0 +1,232 @@
+//! The last run in numbers, as a file for node_exporter's textfile collector.
+//!
+//! The file is replaced whole. What is kept across runs (counts, the time of
+//! the last change) is read back from the file before; where that is not to be
+//! had, it begins anew. Two runs that end in the same instant may lose one of
+//! their counts.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::run_result::RunResult;
+use crate::state_file;
+
+mod exposition;
+
+use exposition::{Exposition, Kind, series};
+
+/// What node_exporter takes for metrics.
+const ENDING: &str = ".prom";
+
+/// The largest former file that is read, in bytes.
+const MAX_BYTES: u64 = 64 * 1024;
+
+const RUNS: &str = "digestfix_runs_total";
+const CHANGED: &str = "digestfix_changed_references_total";
+const LAST_SUCCESS: &str = "digestfix_last_success_timestamp_seconds";
+const LAST_CHANGE: &str = "digestfix_last_change_timestamp_seconds";
+const OUTAGE: &str = "digestfix_api_outage_seconds";
+const OUTAGE_AT: &str = "digestfix_last_api_outage_timestamp_seconds";
+const OUTAGES: &str = "digestfix_api_outage_seconds_total";
+
+/// A run that has ended, and the host after it.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// What came of it.
+    pub result: RunResult,
+    /// The exit code.
+    pub exit_code: u8,
+    /// When it ended, in seconds since 1970.
+    pub ended: f64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// The references that are other than they were.
+    pub changed: usize,
+    /// How long the engine was away, in seconds; none when it was not stopped.
+    pub outage: Option<f64>,
+    /// The digests that were claimed and are not there; none when it did not
+    /// come to know that.
+    pub missing_digests: Option<usize>,
+    /// The host's references; none when they could not be read.
+    pub references: Option<References>,
+}
+
+/// The references of a host, in numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct References {
+    /// All that the engine understands.
+    pub all: usize,
+    /// The tags whose image has no digest in their repository.
+    pub without_digest: usize,
+}
+
+/// A name that node_exporter reads.
+///
+/// # Errors
+/// When it is none.
+pub fn file(text: &str) -> Result<PathBuf, String> {
+    match Path::new(text).file_name().and_then(|name| name.to_str()) {
+        Some(name) if name.len() > ENDING.len() && name.ends_with(ENDING) => Ok(text.into()),
+        _ => Err(format!(
+            "node_exporter reads only files whose names end in {ENDING}"
+        )),
+    }
+}
+
+/// Replaces the metrics in `file` by those of a run.
+///
+/// # Errors
+/// When the file system refuses; the file is then as it was.
+pub fn write(file: &Path, run: &Run) -> io::Result<()> {
+    let former = state_file::read(file, MAX_BYTES).ok().flatten();
+    let former = String::from_utf8(former.unwrap_or_default()).unwrap_or_default();
+    replace(file, text(run, &exposition::read(&former)).as_bytes())
+}
+
+/// node_exporter never sees half a file, nor one that it may not read.
+fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(format!(".{}.new", std::process::id()));
+    let mut opened = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    let written = opened
+        .write_all(bytes)
+        // The mode that a file is made with is subject to the umask.
+        .and_then(|()| opened.set_permissions(Permissions::from_mode(0o644)))
+        .and_then(|()| fs::rename(&new, file));
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
+    let had = |series: &str| former.get(series).copied();
+    let count = |series: &str| had(series).unwrap_or(0.0);
+    let number = |count: usize| count as f64;
+    let mut text = Exposition::default();
+    text.family(
+        "digestfix_build_info",
+        Kind::Gauge,
+        "The digestfix that ran last.",
+    )
+    .labelled("version", env!("CARGO_PKG_VERSION"), 1.0);
+    text.family(
+        "digestfix_last_run_timestamp_seconds",
+        Kind::Gauge,
+        "When the last run ended.",
+    )
+    .value(milliseconds(run.ended));
+    text.family(
+        "digestfix_last_run_duration_seconds",
+        Kind::Gauge,
+        "How long the last run took.",
+    )
+    .value(milliseconds(run.seconds));
+    text.family(
+        "digestfix_last_run_exit_code",
+        Kind::Gauge,
+        "The exit code of the last run.",
+    )
+    .value(f64::from(run.exit_code));
+    text.family(
+        "digestfix_last_run_result",
+        Kind::Gauge,
+        "What came of the last run: 1 for that, 0 for all else.",
+    );
+    for result in RunResult::ALL {
+        let value = if result == run.result { 1.0 } else { 0.0 };
+        text.labelled("result", result.word(), value);
+    }
+    text.family(
+        RUNS,
+        Kind::Counter,
+        "The runs that wrote this file, by what came of them.",
+    );
+    for result in RunResult::ALL {
+        let of = count(&series(RUNS, "result", result.word()));
+        let one = if result == run.result { 1.0 } else { 0.0 };
+        text.labelled("result", result.word(), of + one);
+    }
+    text.family(
+        CHANGED,
+        Kind::Counter,
+        "The references that these runs changed.",
+    )
+    .value(count(CHANGED) + number(run.changed));
+    let success = run.result.is_success().then_some(milliseconds(run.ended));
+    if let Some(at) = success.or(had(LAST_SUCCESS)) {
+        text.family(
+            LAST_SUCCESS,
+            Kind::Gauge,
+            "When a run last ended with all that was wanted being so.",
+        )
+        .value(at);
+    }
+    let change = (run.changed > 0).then_some(milliseconds(run.ended));
+    if let Some(at) = change.or(had(LAST_CHANGE)) {
+        text.family(
+            LAST_CHANGE,
+            Kind::Gauge,
+            "When a run that changed references last ended.",
+        )
+        .value(at);
+    }
+    let outage = run.outage.map(milliseconds);
+    let was_away = outage.map(|seconds| (seconds, milliseconds(run.ended)));
+    let was_away = was_away.or(had(OUTAGE).zip(had(OUTAGE_AT)));
+    if let Some((seconds, at)) = was_away {
+        text.family(
+            OUTAGE,
+            Kind::Gauge,
+            "How long Docker's API was away in the last run that stopped Docker; \
+             until the end of the run where it did not come back.",
+        )
+        .value(seconds);
+        text.family(OUTAGE_AT, Kind::Gauge, "When that run ended.")
+            .value(at);
+    }
+    text.family(
+        OUTAGES,
+        Kind::Counter,
+        "How long these runs had Docker's API away, in all.",
+    )
+    .value(milliseconds(count(OUTAGES) + outage.unwrap_or(0.0)));
+    if let Some(missing) = run.missing_digests {
+        text.family(
+            "digestfix_missing_digests",
+            Kind::Gauge,
+            "The digests that were claimed for images of this host and are not there \
+             after the last run; absent where it did not come to know.",
+        )
+        .value(number(missing));
+    }
+    if let Some(references) = run.references {
+        text.family(
+            "digestfix_references",
+            Kind::Gauge,
+            "The references in Docker's reference store.",
+        )
+        .value(number(references.all));
+        text.family(
+            "digestfix_tags_without_digest",
+            Kind::Gauge,
+            "The tags whose image has no digest in their repository, claimed or not.",
+        )
+        .value(number(references.without_digest));
+    }
+    text.into_text()
+}
+
+fn milliseconds(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! What journald and node_exporter hear of a run that may change a host,
+//! beside what its people read.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::data_root::ImageDir;
+use crate::events::Event;
+use crate::journald::{Entry, Journald, SOCKET};
+use crate::metrics::{self, References, Run};
+use crate::report::document::{ChangeDocument, Document, HostDocument, Problem};
+use crate::report::{Exit, printable};
+use crate::run_result::RunResult;
+use crate::status::{self, State};
+use crate::transaction::outcome::Step;
+
+/// The most references that journald is told of, one by one. The history has
+/// them all.
+const MAX_REFERENCES: usize = 100;
+
+/// The most of a reason that a message has, in characters; a field has more.
+const MAX_REASON: usize = 1000;
+
+/// What to do where nothing more is known.
+const NEXT: &str = "see to what is named, then run the same command again";
+
+/// Hears of one run.
+pub(super) struct Observer {
+    journald: Journald,
+    metrics: Option<PathBuf>,
+    /// The transaction that is under way, or was.
+    transaction: Option<String>,
+    recovered: bool,
+    outage: Outage,
+}
+
+/// How long the engine was away.
+#[derive(Default)]
+struct Outage {
+    since: Option<Instant>,
+    before: Option<Duration>,
+}
+
+impl Outage {
+    fn begins(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn ends(&mut self) {
+        if let Some(since) = self.since.take() {
+            self.before = Some(self.before.unwrap_or_default() + since.elapsed());
+        }
+    }
+}
+
+impl Observer {
+    pub fn new(metrics: Option<&Path>) -> Self {
+        Self {
+            journald: Journald::at(Path::new(SOCKET)),
+            metrics: metrics.map(Path::to_owned),
+            transaction: None,
+            recovered: false,
+            outage: Outage::default(),
+        }
+    }
+
+    pub fn begins(&mut self, document: &Document, transaction: &str) {
+        self.transaction = Some(transaction.to_owned());
+        let message = match document.changes.as_ref().map_or(0, Vec::len) {
+            1 => format!("{} begins: 1 reference is to change", document.command),
+            count => format!(
+                "{} begins: {count} references are to change",
+                document.command
+            ),
+        };
+        self.tell(document, Event::Began, &message, &[]);
+    }
+
+    /// An interrupted transaction is being brought to an end.
+    pub fn recovers(&mut self, transaction: &str) {
+        self.transaction = Some(transaction.to_owned());
+    }
+
+    pub fn recovered(&mut self, document: &Document) {
+        self.recovered = true;
+        let message = "an interrupted run was brought to an end";
+        let result = ("DIGESTFIX_RESULT", RunResult::Recovered.word());
+        self.tell(document, Event::Recovered, message, &[result]);
+    }
+
+    pub fn docker_stops(&mut self) {
+        self.outage.begins();
+    }
+
+    pub fn step(&mut self, document: &Document, step: Step, detail: &str) {
+        if let Step::Start | Step::UndoStart = step {
+            self.outage.ends();
+        }
+        let word = serde_json::to_value(step).unwrap_or_default();
+        let word = word.as_str().unwrap_or_default();
+        self.tell(document, Event::Step, detail, &[("DIGESTFIX_STEP", word)]);
+    }
+
+    /// What is said of claims before anything is to be done is not for journald.
+    pub fn warning(&mut self, document: &Document, text: &str) {
+        if self.transaction.is_some() {
+            self.tell(document, Event::Warning, text, &[]);
+        }
+    }
+
+    /// Tells how the run ended. Gives what did not go well in that.
+    pub fn end(&mut self, document: &Document, exit: Exit, took: Duration) -> Option<String> {
+        self.outage.ends();
+        let result = self.result(document, exit);
+        if self.recovered && result == RunResult::Refused {
+            // It is not that one which is refused.
+            self.transaction = None;
+        }
+        self.tell_end(document, result);
+        // A recovery that found nothing to do says nothing of the runs that
+        // the file is about.
+        let nothing_was_asked = document.claims.is_none() && result == RunResult::Unchanged;
+        let file = self.metrics.as_ref().filter(|_| !nothing_was_asked)?;
+        let run = self.run(document, result, exit, took);
+        let error = metrics::write(file, &run).err()?;
+        Some(format!(
+            "the metrics could not be written to {}: {error}",
+            file.display()
+        ))
+    }
+
+    fn result(&self, document: &Document, exit: Exit) -> RunResult {
+        let changed = document.changed == Some(true);
+        match exit {
+            Exit::Done if changed && document.transaction.is_some() => RunResult::Done,
+            Exit::Done if changed || self.recovered => RunResult::Recovered,
+            Exit::Done | Exit::Pending => RunResult::Unchanged,
+            Exit::ContainersChanged => RunResult::ContainersChanged,
+            Exit::Refused => RunResult::Refused,
+            Exit::Failed if document.transaction.is_some() => RunResult::Undone,
+            Exit::Failed => RunResult::Failed,
+            Exit::Broken if changed => RunResult::Incomplete,
+            Exit::Broken => RunResult::Broken,
+        }
+    }
+
+    fn tell_end(&mut self, document: &Document, result: RunResult) {
+        let (event, what) = match result {
+            RunResult::Unchanged | RunResult::Recovered if document.transaction.is_none() => return,
+            RunResult::Unchanged | RunResult::Recovered | RunResult::Done => (Event::Done, "done"),
+            RunResult::ContainersChanged => (Event::ContainersChanged, "containers changed"),
+            RunResult::Refused => (Event::Refused, "refused"),
+            RunResult::Failed | RunResult::Undone => (Event::Failed, "failed"),
+            RunResult::Incomplete => (Event::Incomplete, "incomplete"),
+            RunResult::Broken => (Event::Broken, "could not restore the host"),
+        };
+        let changes = changed(document);
+        let outage = self.outage.before.map(|outage| outage.as_secs_f64());
+        let outage = outage.map(|seconds| format!("{seconds:.3}"));
+        let mut message = format!("{} {what}", document.command);
+        let mut fields = vec![("DIGESTFIX_RESULT", result.word().to_owned())];
+        if let Some(problem) = &document.problem {
+            let next = problem.next.as_deref().unwrap_or(NEXT);
+            message.push_str(&in_short(problem, next));
+            fields.push(("DIGESTFIX_PROBLEM", problem.what.join("\n")));
+            fields.push(("DIGESTFIX_STATE", problem.state.clone()));
+            fields.push(("DIGESTFIX_NEXT", next.to_owned()));
+        } else {
+            message.push_str(&match changes.len() {
+                1 => ": 1 reference changed".to_owned(),
+                count => format!(": {count} references changed"),
+            });
+            if let Some(outage) = &outage {
+                message.push_str(&format!(", Docker's API away for {outage} s"));
+            }
+        }
+        fields.extend(outage.map(|outage| ("DIGESTFIX_API_OUTAGE_SECONDS", outage)));
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        self.tell(document, event, &message, &fields);
+        // How it ended counts for more than what a full socket loses of this.
+        for change in told(changes) {
+            self.tell_change(document, change);
+        }
+    }
+
+    fn tell_change(&mut self, document: &Document, change: &ChangeDocument) {
+        let trust = change.trust.map(|trust| trust.word());
+        let mut fields = vec![("DIGESTFIX_REFERENCE", change.reference.as_str())];
+        let digest = change.reference.split_once('@').map(|(_, digest)| digest);
+        for (name, value) in [
+            ("DIGESTFIX_DIGEST", digest),
+            ("DIGESTFIX_IMAGE_ID", change.to.as_deref()),
+            ("DIGESTFIX_FORMER_IMAGE_ID", change.from.as_deref()),
+            ("DIGESTFIX_TRUST", trust),
+            ("DIGESTFIX_ORIGIN", change.origin.as_deref()),
+        ] {
+            fields.extend(value.map(|value| (name, value)));
+        }
+        let reference = &change.reference;
+        let mut message = match (&change.from, &change.to) {
+            (None, Some(to)) => format!("{reference} is {to} now"),
+            (Some(from), Some(to)) => format!("{reference} is {to} now, and was {from}"),
+            (_, None) => format!("{reference} is removed"),
+        };
+        if let (Some(trust), Some(_)) = (trust, digest) {
+            message.push_str(&format!(" ({trust})"));
+        }
+        self.tell(document, Event::ReferenceChanged, &message, &fields);
+    }
+
+    fn tell(&mut self, document: &Document, event: Event, message: &str, more: &[(&str, &str)]) {
+        let mut entry = Entry::default();
+        let mut add = |name: &str, value: &str| entry.field(name, &printable(value));
+        add("MESSAGE", message);
+        add("MESSAGE_ID", event.message_id());
+        add("PRIORITY", event.priority());
+        add("SYSLOG_IDENTIFIER", "digestfix");
+        add("DIGESTFIX_COMMAND", document.command);
+        if let Some(transaction) = &self.transaction {
+            add("DIGESTFIX_TRANSACTION", transaction);
+        }
+        if let Some(id) = &document.rollback_of {
+            add("DIGESTFIX_ROLLBACK_OF", id);
+        }
+        if let Some(host) = &document.host {
+            add("DIGESTFIX_DATA_ROOT", &host.data_root.to_string_lossy());
+            // With it, `journalctl -u docker` shows what root says of Docker.
+            if let Some(unit) = &host.unit {
+                add("OBJECT_SYSTEMD_UNIT", unit);
+            }
+        }
+        for (name, value) in more {
+            add(name, value);
+        }
+        self.journald.send(&entry);
+    }
+
+    fn run(&self, document: &Document, result: RunResult, exit: Exit, took: Duration) -> Run {
+        let ended = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Run {
+            result,
+            exit_code: exit as u8,
+            ended: ended.unwrap_or_default().as_secs_f64(),
+            seconds: took.as_secs_f64(),
+            changed: changed(document).len(),
+            outage: self.outage.before.map(|outage| outage.as_secs_f64()),
+            missing_digests: missing_digests(document),
+            references: document.host.as_ref().and_then(references),
+        }
+    }
+}
+
+/// What went wrong, as on a terminal.
+fn in_short(problem: &Problem, next: &str) -> String {
+    let first = problem.what.first().map_or("", String::as_str);
+    let first: String = first.chars().take(MAX_REASON).collect();
+    let more = match problem.what.len() {
+        0 | 1 => String::new(),
+        count => format!(" (and {} more)", count - 1),
+    };
+    format!(": {first}{more}\n  Now:  {}\n  Next: {next}", problem.state)
+}
+
+/// The references that are other than they were.
+fn changed(document: &Document) -> &[ChangeDocument] {
+    match (&document.transaction, document.changed, &document.changes) {
+        (Some(_), Some(true), Some(changes)) => changes,
+        _ => &[],
+    }
+}
+
+fn told(changes: &[ChangeDocument]) -> &[ChangeDocument] {
+    &changes[..changes.len().min(MAX_REFERENCES)]
+}
+
+/// The digests that were claimed, as far as the run got to know which those
+/// are, and are not there.
+fn missing_digests(document: &Document) -> Option<usize> {
+    let claims = document.claims.as_ref()?;
+    if document.rollback_of.is_some() {
+        return None;
+    }
+    if document.changed == Some(true) {
+        return Some(0);
+    }
+    let missing = claims.iter().filter(|claim| !claim.holds_in_file);
+    let missing = missing.map(|claim| claim.reference.as_str());
+    let digests: BTreeSet<&str> = missing
+        .filter(|reference| reference.contains('@'))
+        .collect();
+    Some(digests.len())
+}
+
+fn references(host: &HostDocument) -> Option<References> {
+    let images = ImageDir::new(&host.data_root, &host.driver);
+    let store = images.read().ok()?.store;
+    let rows = status::rows(&store, &images.image_ids().ok()?, |_, _| None);
+    let without = rows.iter().filter(|row| row.state == State::NoDigest);
+    Some(References {
+        all: store.references().count(),
+        without_digest: without.count(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

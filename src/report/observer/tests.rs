@@ -1,0 +1,189 @@
+//! Which ends are told to journald, as what.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+use std::os::unix::net::UnixDatagram;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::report::Problem;
+use crate::trust::Trust;
+
+struct Listener {
+    _directory: TempDir,
+    socket: UnixDatagram,
+    observer: Observer,
+}
+
+fn listener() -> Listener {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    Listener {
+        _directory: directory,
+        socket,
+        observer: Observer {
+            journald: Journald::at(&path),
+            ..Observer::new(None)
+        },
+    }
+}
+
+impl Listener {
+    fn heard(&self) -> Vec<String> {
+        let mut bytes = vec![0; 1 << 18];
+        let mut heard = Vec::new();
+        while let Ok(length) = self.socket.recv(&mut bytes) {
+            heard.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
+        }
+        heard
+    }
+}
+
+fn changed(count: usize) -> Vec<ChangeDocument> {
+    let change = |number| ChangeDocument {
+        reference: format!("a{number}@sha256:1"),
+        from: None,
+        to: Some("sha256:2".to_owned()),
+        trust: Some(Trust::Proven),
+        origin: Some("a\nfile".to_owned()),
+    };
+    (0..count).map(change).collect()
+}
+
+#[test]
+fn each_end_is_told_once_and_no_end_of_nothing() {
+    use Exit::{Broken, ContainersChanged, Done, Failed, Refused};
+    for (exit, changed, transaction, recovered, expected) in [
+        (Done, false, false, false, None),
+        (Done, false, false, true, None),
+        (Done, true, false, true, None),
+        (Done, false, true, false, Some((Event::Done, "unchanged"))),
+        (Done, true, true, false, Some((Event::Done, "done"))),
+        (
+            ContainersChanged,
+            true,
+            true,
+            false,
+            Some((Event::ContainersChanged, "containers_changed")),
+        ),
+        (
+            Refused,
+            false,
+            false,
+            false,
+            Some((Event::Refused, "refused")),
+        ),
+        (Failed, false, false, false, Some((Event::Failed, "failed"))),
+        (Failed, false, true, false, Some((Event::Failed, "undone"))),
+        (
+            Broken,
+            true,
+            true,
+            false,
+            Some((Event::Incomplete, "incomplete")),
+        ),
+        (Broken, false, true, false, Some((Event::Broken, "broken"))),
+    ] {
+        let mut listener = listener();
+        let document = Document {
+            command: "apply",
+            changed: Some(changed),
+            transaction: transaction.then(|| "one".to_owned()),
+            ..Document::default()
+        };
+        listener.observer.recovered = recovered;
+        listener.observer.end(&document, exit, Duration::ZERO);
+        let heard = listener.heard();
+        match expected {
+            None => assert_eq!(heard, [""; 0]),
+            Some((event, result)) => {
+                assert_eq!(heard.len(), 1, "{heard:?}");
+                for field in [
+                    format!("\nMESSAGE_ID={}\n", event.message_id()),
+                    format!("\nDIGESTFIX_RESULT={result}\n"),
+                ] {
+                    assert!(heard[0].contains(&field), "{heard:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn each_reference_is_told_after_the_end() {
+    let mut listener = listener();
+    let document = Document {
+        command: "apply",
+        changed: Some(true),
+        transaction: Some("one".to_owned()),
+        changes: Some(changed(3)),
+        ..Document::default()
+    };
+    listener.observer.begins(&document, "one");
+    listener.observer.end(&document, Exit::Done, Duration::ZERO);
+    let heard = listener.heard();
+    assert_eq!(heard.len(), 2 + 3);
+    let last = &heard[4];
+    for field in [
+        "MESSAGE=a2@sha256:1 is sha256:2 now (proven)\n",
+        "\nDIGESTFIX_DIGEST=sha256:1\n",
+        "\nDIGESTFIX_TRANSACTION=one\n",
+        "\nDIGESTFIX_ORIGIN\n\u{6}\0\0\0\0\0\0\0a\nfile\n",
+    ] {
+        assert!(last.contains(field), "{last}");
+    }
+}
+
+#[test]
+fn what_went_wrong_is_told_with_state_and_cure() {
+    let mut listener = listener();
+    let document = Document {
+        command: "apply",
+        problem: Some(Problem {
+            what: vec![
+                format!("one\u{1b}[2J{}", "x".repeat(9999)),
+                "two".to_owned(),
+            ],
+            state: "as it was".to_owned(),
+            next: None,
+        }),
+        ..Document::default()
+    };
+    listener
+        .observer
+        .end(&document, Exit::Refused, Duration::ZERO);
+    let heard = listener.heard().concat();
+    for part in [
+        "apply refused: one\u{fffd}[2Jxxx",
+        "xxx (and 1 more)\n  Now:  as it was\n  Next: see to what is named",
+        "\nDIGESTFIX_STATE=as it was\n",
+        "\nDIGESTFIX_NEXT=see to what is named",
+    ] {
+        assert!(heard.contains(part), "{heard}");
+    }
+}
+
+#[test]
+fn a_large_change_is_told_in_part() {
+    assert_eq!(told(&changed(MAX_REFERENCES + 1)).len(), MAX_REFERENCES);
+    assert_eq!(told(&changed(1)).len(), 1);
+}
+
+#[test]
+fn an_outage_ends_with_the_engines_answer_or_with_the_run() {
+    for answer in [Step::Start, Step::UndoStart] {
+        let Listener { mut observer, .. } = listener();
+        observer.docker_stops();
+        observer.step(&Document::default(), Step::Stop, "");
+        assert_eq!(observer.outage.before, None);
+        observer.step(&Document::default(), answer, "");
+        assert!(observer.outage.since.is_none());
+        let first = observer.outage.before.unwrap();
+        observer.docker_stops();
+        observer.end(&Document::default(), Exit::Failed, Duration::ZERO);
+        assert!(observer.outage.before.unwrap() > first, "both are counted");
+    }
+}
