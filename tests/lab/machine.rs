@@ -170,6 +170,16 @@ impl Machine {
         command
     }
 
+    /// Its first process, by the number that it has outside of it.
+    pub fn init(&self) -> &str {
+        &self.init
+    }
+
+    /// Where all of it is kept, until it is stopped.
+    pub fn directory(&self) -> &Path {
+        &self.dir
+    }
+
     /// Its network namespace.
     pub fn namespace(&self) -> PathBuf {
         Path::new("/proc").join(&self.init).join("ns/net")

@@ -12,6 +12,7 @@ mod containers;
 mod doctor;
 mod failures;
 mod file_systems;
+mod fleet;
 mod history;
 mod interrupted;
 mod load;

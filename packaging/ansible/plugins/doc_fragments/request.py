@@ -1,0 +1,86 @@
+# Copyright (c) 2026 The digestfix authors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+"""What is documented alike of every module."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """What is claimed, and where Docker lives."""
+
+    DOCUMENTATION = r"""
+requirements:
+  - digestfix on the host, of the collection's release
+  - to run as root (C(become))
+options:
+  claims:
+    description:
+      - What should be true, one of C(NAME:TAG@sha256:HEX), C(NAME@sha256:HEX) and C(REF=IMAGE).
+      - One of O(claims), O(from), O(content), O(remove) and O(claims_d) has to say something.
+    type: list
+    elements: str
+    default: []
+  from:
+    description:
+      - Files and directories on the host with claims, of any kind that digestfix reads - its own claims file, an OCI
+        layout or archive, skopeo's C(dir:), raw manifests, what C(docker image inspect) printed, Kubernetes and
+        compose YAML, lists.
+    type: list
+    elements: path
+    default: []
+  content:
+    description:
+      - The text of one such file. It is handed over on standard input, so that no file is left on the host.
+    type: str
+  claims_d:
+    description:
+      - Use the files in C(/etc/digestfix/claims.d), C(/run/digestfix/claims.d) and C(/usr/lib/digestfix/claims.d).
+      - Goes without O(claims), O(from), O(content) and O(remove).
+    type: bool
+    default: false
+  remove:
+    description: References to drop, as C(NAME:TAG) or C(NAME@sha256:HEX).
+    type: list
+    elements: str
+    default: []
+  rewrite:
+    description:
+      - What files have for repositories that begin with the key is for the value here.
+    type: dict
+    default: {}
+  require:
+    description: Refuse changes that are known less well.
+    type: str
+    choices: [asserted, matched, proven]
+  replace:
+    description: Let claims displace what stands in their way.
+    type: bool
+    default: false
+  allow_image_id_digest:
+    description: Accept a digest that is the ID of an image on the host.
+    type: bool
+    default: false
+  data_root:
+    description: Docker's data root. This and the following are found out when they are left out.
+    type: path
+  driver:
+    description: The storage driver.
+    type: str
+  unit:
+    description: Docker's systemd unit.
+    type: str
+  config_file:
+    description: Docker's configuration file.
+    type: path
+  socket:
+    description: The Unix socket of Docker's API.
+    type: path
+  offline:
+    description: There is no daemon to manage, as on a mounted disk.
+    type: bool
+    default: false
+  executable:
+    description:
+      - Where digestfix is installed. Left out, it is looked for in C(PATH), C(/usr/bin) and C(/usr/local/bin).
+    type: path
+"""

@@ -1,0 +1,79 @@
+# Copyright (c) 2026 The digestfix authors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+"""What is asked of digestfix: from a task's parameters to a command line."""
+
+from __future__ import annotations
+
+CLAIMS = {
+    "claims": {"type": "list", "elements": "str", "default": []},
+    "from": {"type": "list", "elements": "path", "default": []},
+    "content": {"type": "str"},
+    "claims_d": {"type": "bool", "default": False},
+    "remove": {"type": "list", "elements": "str", "default": []},
+    "rewrite": {"type": "dict", "default": {}},
+    "require": {"type": "str", "choices": ["asserted", "matched", "proven"]},
+    "replace": {"type": "bool", "default": False},
+    "allow_image_id_digest": {"type": "bool", "default": False},
+}
+
+CONTAINERS = {
+    "containers": {
+        "type": "str",
+        "choices": ["keep", "restart", "ignore"],
+        "default": "keep",
+    },
+}
+
+RUN = {
+    "wait": {"type": "int", "default": 0},
+    "keep_backups": {"type": "int"},
+    "keep_days": {"type": "int"},
+}
+
+HOST = {
+    "data_root": {"type": "path"},
+    "driver": {"type": "str"},
+    "unit": {"type": "str"},
+    "config_file": {"type": "path"},
+    "socket": {"type": "path"},
+    "offline": {"type": "bool", "default": False},
+}
+
+EXECUTABLE = {"executable": {"type": "path"}}
+
+
+class NothingAsked(Exception):
+    """The parameters name no claims, or contradict each other."""
+
+
+def options(params, names):
+    """Parameters as the options of the command line that are named alike."""
+    words = []
+    for name in names:
+        value = params[name]
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [option] if value else []
+        elif value is not None:
+            words.append("%s=%s" % (option, value))
+    return words
+
+
+def claims(params):
+    """The claims as the rest of the command line.
+
+    digestfix reads the claims directories when it is given nothing else. A list
+    that a template left empty must not come to that, so it has to be said.
+    """
+    named = params["claims"] or params["from"] or params["remove"] or params["content"] is not None
+    if params["claims_d"] and named:
+        raise NothingAsked("claims_d goes without claims, from, content and remove")
+    if not params["claims_d"] and not named:
+        raise NothingAsked("claims, from, content and remove are all empty; say claims_d to use the claims.d directories")
+    words = options(params, ["require", "replace", "allow_image_id_digest"])
+    words += ["--rewrite=%s=%s" % rule for rule in params["rewrite"].items()]
+    words += ["--from=%s" % source for source in params["from"]]
+    if params["content"] is not None:
+        words.append("--from=-")
+    words += ["--remove=%s" % reference for reference in params["remove"]]
+    return words + ["--"] + params["claims"]

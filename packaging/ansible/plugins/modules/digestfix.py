@@ -1,0 +1,203 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The digestfix authors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+"""Makes claims about digests true on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: digestfix
+short_description: Give images on a Docker host their registry digests back
+version_added: 0.1.0
+description:
+  - Runs C(digestfix apply) on the host, which locks Docker's data root, stops Docker, changes its references,
+    starts it, asks the engine whether it finds each image by its digest, and undoes everything when that fails.
+  - When all that is claimed holds already, nothing is touched and nothing is stopped.
+  - In check mode it runs C(digestfix plan), which touches nothing, and fails where an apply would be refused.
+author:
+  - The digestfix authors
+extends_documentation_fragment:
+  - digestfix.digestfix.request
+attributes:
+  check_mode:
+    support: full
+    description: Tells what would change, and touches nothing.
+  diff_mode:
+    support: full
+    description: Shows the references that change, before and after.
+options:
+  containers:
+    description:
+      - What may happen to running containers.
+      - With V(keep) they keep running; where that is not to be had, the task fails and nothing is touched.
+      - With V(restart) they stop with Docker and are started again.
+      - With V(ignore) they stop with Docker, and those with a restart policy come back.
+    type: str
+    choices: [keep, restart, ignore]
+    default: keep
+  containers_changed:
+    description:
+      - What to make of it when the references are changed but a container is not what it was before
+        (exit code 6).
+      - With V(fail) the task fails, and is reported as changed. With V(warn) it warns.
+    type: str
+    choices: [fail, warn]
+    default: fail
+  wait:
+    description: Seconds to wait for another digestfix on the same data root to end.
+    type: int
+    default: 0
+  keep_backups:
+    description: How many former reference stores are kept. Left out, it is digestfix's own default.
+    type: int
+  keep_days:
+    description:
+      - Former reference stores that are older than this many days are removed, but for the newest three.
+        Left out, it is digestfix's own default.
+    type: int
+seealso:
+  - module: digestfix.digestfix.digestfix_info
+"""
+
+EXAMPLES = r"""
+- name: Give one image its digest back
+  digestfix.digestfix.digestfix:
+    claims:
+      - registry.example:5000/app:v1@sha256:47b1a2449c0e0f1fd7d2d0a8a0e8c9bb4d1c7d8d1b0c2f1d6d2f5a3b7c9e5734
+
+- name: Apply what another host exported, if that is proven
+  digestfix.digestfix.digestfix:
+    content: "{{ lookup('ansible.builtin.file', 'digests.json', rstrip=false) }}"
+    require: proven
+
+- name: Apply the files in /etc/digestfix/claims.d
+  digestfix.digestfix.digestfix:
+    claims_d: true
+    wait: 300
+
+- name: See whether that would be refused, without touching anything
+  digestfix.digestfix.digestfix:
+    claims_d: true
+  check_mode: true
+  register: planned
+"""
+
+RETURN = r"""
+exit_code:
+  description:
+    - digestfix's exit code.
+    - V(0) done, or nothing to do; V(1) failed, and the host is as it was found; V(2) usage; V(3) refused, nothing
+      was touched; V(4) changes are pending (in check mode); V(5) the host could not be restored; V(6) done, but a
+      container is not what it was.
+  returned: always
+  type: int
+  sample: 0
+changes:
+  description: The references that change, with the image they pointed at and point at now.
+  returned: when digestfix got as far as a plan
+  type: list
+  elements: dict
+  sample:
+    - reference: registry.example:5000/app@sha256:47b1…
+      from: null
+      to: sha256:f32f…
+      trust: matched
+      origin: /etc/digestfix/claims.d/digests.json
+claims:
+  description: Each claim, the image it is about, how far it is known, and whether it held before.
+  returned: when digestfix got as far as a plan
+  type: list
+  elements: dict
+skipped_claims:
+  description: Claims of files that come to nothing on this host, and why.
+  returned: when digestfix got as far as a plan
+  type: list
+  elements: dict
+disturbance:
+  description: What applying would disturb.
+  returned: in check mode, when something would change
+  type: dict
+transaction:
+  description: The name that C(digestfix history) and C(digestfix rollback) have for what was done.
+  returned: when something was begun
+  type: str
+  sample: 20261124T113000Z-4711
+backup:
+  description: Where the former references are kept.
+  returned: when something changed
+  type: str
+container_changes:
+  description: The containers that are not what they were.
+  returned: when something was begun
+  type: list
+  elements: dict
+steps:
+  description: Each step with its seconds since the start.
+  returned: when something was begun
+  type: list
+  elements: dict
+host:
+  description: The data root, the storage driver, the unit and the engine's version, as digestfix found them.
+  returned: when they were found
+  type: dict
+problem:
+  description:
+    - What went wrong (C(what)), the state of the host now (C(state)), and what to do (C(next)).
+  returned: on failure
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.digestfix.digestfix.plugins.module_utils import answer, program, request
+
+
+def command_line(params, check):
+    """The words after the program's name."""
+    if check:
+        words = ["plan", "--json"] + request.options(params, [*request.CONTAINERS, *request.HOST])
+    else:
+        words = ["apply", "--json"] + request.options(params, [*request.CONTAINERS, *request.RUN, *request.HOST])
+    return words + request.claims(params)
+
+
+def has_changed(document, check):
+    """Whether the references are other than they were, or would be."""
+    if check:
+        return document["exit_code"] == answer.PENDING
+    # A host that could not be restored is not as it was, whatever else is known of it.
+    return document.get("changed", document["exit_code"] == answer.BROKEN)
+
+
+def main():
+    """Runs the module."""
+    module = AnsibleModule(
+        argument_spec=dict(
+            request.CLAIMS,
+            containers_changed={"type": "str", "choices": ["fail", "warn"], "default": "fail"},
+            **request.CONTAINERS,
+            **request.RUN,
+            **request.HOST,
+            **request.EXECUTABLE,
+        ),
+        supports_check_mode=True,
+    )
+    check = module.check_mode
+    try:
+        words = command_line(module.params, check)
+    except request.NothingAsked as error:
+        module.fail_json(msg=str(error))
+    document = program.run(module, words)
+    result = answer.returned(document)
+    result["changed"] = has_changed(document, check)
+    if result["changed"]:
+        result["diff"] = answer.difference(document)
+    code = document["exit_code"]
+    if code == answer.CONTAINERS_CHANGED and module.params["containers_changed"] == "warn":
+        module.warn(answer.explain(document))
+    elif code not in (answer.DONE, answer.PENDING):
+        module.fail_json(msg=answer.explain(document), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

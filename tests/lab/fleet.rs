@@ -1,0 +1,425 @@
+//! The Ansible collection, built and installed as it would be published, on
+//! three machines with three engines. Its real ssh connection reaches a real
+//! sshd in each, which is started for the connection. kubectl is a stand-in
+//! that writes down what it is told: there is no Kubernetes here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::machine::{APP, Machine, Run, STORE, Suite};
+
+const SUITES: [Suite; 3] = [Suite::Bookworm, Suite::Trixie, Suite::Forky];
+
+/// What kubectl does here: it keeps who is cordoned, and writes down what it is
+/// asked to change.
+const KUBECTL: &str = r#"#!/bin/sh
+cd "$(dirname "$0")" || exit
+case $1 in
+  get) [ ! -e "cordoned.$3" ] || echo true; exit ;;
+  cordon) : >"cordoned.$2" ;;
+  uncordon) rm "cordoned.$2" ;;
+esac
+echo "$@" >>calls
+"#;
+
+/// The machines, and the host that they are managed from.
+struct Fleet {
+    machines: [Machine; 3],
+    directory: PathBuf,
+    programs: PathBuf,
+}
+
+/// What a roll came to on one host.
+type Tally = BTreeMap<String, u32>;
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn output(command: &mut Command) -> Run {
+    command.output().expect("it can be run").into()
+}
+
+impl Fleet {
+    fn boot() -> Self {
+        let machines = SUITES.map(Machine::boot);
+        // It goes away with the machine.
+        let directory = machines[0].directory().join("fleet");
+        fs::create_dir_all(&directory).unwrap();
+        let tools = output(&mut Command::new(repository("tests/fleet/tools"))).exits(0);
+        let fleet = Self {
+            machines,
+            programs: PathBuf::from(tools.stdout.trim()),
+            directory,
+        };
+        fleet.open_doors();
+        fleet.install_collection();
+        fleet.gather_claims();
+        fs::write(fleet.path("kubectl"), KUBECTL).unwrap();
+        fs::set_permissions(fleet.path("kubectl"), PermissionsExt::from_mode(0o755)).unwrap();
+        // The one that the debug build makes has 120 MB, most of it symbols.
+        output(
+            Command::new("strip")
+                .args(["-o", &fleet.path("digestfix")])
+                .arg(env!("CARGO_BIN_EXE_digestfix")),
+        )
+        .exits(0);
+        fleet
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    fn ansible(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command
+            .env("ANSIBLE_HOME", self.path("ansible"))
+            .env("ANSIBLE_COLLECTIONS_PATH", self.path("collections"))
+            .env("ANSIBLE_SSH_CONTROL_PATH_DIR", self.path("cp"))
+            .env("ANSIBLE_PIPELINING", "true")
+            .env("ANSIBLE_NOCOLOR", "true")
+            .env("ANSIBLE_INVENTORY", self.path("inventory"));
+        command
+    }
+
+    /// No network reaches the machines, so ssh talks to an sshd that is started
+    /// in the machine's namespaces for it.
+    fn open_doors(&self) {
+        let key = self.path("key");
+        output(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &key]))
+            .exits(0);
+        let public = fs::read_to_string(format!("{key}.pub")).unwrap();
+        let mut inventory = String::new();
+        for (suite, machine) in SUITES.into_iter().zip(&self.machines) {
+            machine.sh("mkdir -p /run/sshd; mkdir -p -m 700 /root/.ssh");
+            machine.write("/root/.ssh/authorized_keys", &public);
+            let door = format!(
+                "-o ProxyCommand='nsenter -t {} -m -u -i -n -p -- /usr/sbin/sshd -i' \
+                 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+                machine.init()
+            );
+            inventory += &format!("{} ansible_ssh_common_args=\"{door}\"\n", suite.name());
+        }
+        inventory += &format!(
+            "[all:vars]\nansible_user=root\nansible_ssh_private_key_file={key}\n\
+             ansible_python_interpreter=/usr/bin/python3\n"
+        );
+        fs::write(self.path("inventory"), inventory).unwrap();
+    }
+
+    fn install_collection(&self) {
+        output(
+            self.ansible("ansible-galaxy")
+                .args(["collection", "build", "--output-path"])
+                .arg(&self.directory)
+                .arg(repository("packaging/ansible")),
+        )
+        .exits(0);
+        let version = env!("CARGO_PKG_VERSION");
+        output(
+            self.ansible("ansible-galaxy")
+                .args(["collection", "install", "--offline", "-p"])
+                .arg(self.path("collections"))
+                .arg(self.path(&format!("digestfix-digestfix-{version}.tar.gz"))),
+        )
+        .exits(0);
+    }
+
+    /// One file for all of them: each has its own build of the image, and what
+    /// is about another's is left alone.
+    fn gather_claims(&self) {
+        let claims: Vec<Value> = self
+            .machines
+            .iter()
+            .map(|machine| {
+                json!({
+                    "reference": format!("{APP}@{}", machine.digest("app")),
+                    "image_id": machine.id("app"),
+                })
+            })
+            .collect();
+        let file = json!({ "digestfix_claims": 1, "claims": claims });
+        fs::write(self.path("digests.json"), file.to_string()).unwrap();
+    }
+
+    /// Runs the collection's playbook, one host at a time unless told otherwise.
+    fn roll(&self, options: &[&str], variables: &Value) -> (Run, BTreeMap<String, Tally>) {
+        let mut all = json!({
+            "digestfix_serial": [1],
+            "digestfix_claims_files": [self.path("digests.json")],
+            "digestfix_binary": self.path("digestfix"),
+            "digestfix_kubectl": [self.path("kubectl")],
+        });
+        for (name, value) in variables.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        let run = output(
+            self.ansible("ansible-playbook")
+                .arg("digestfix.digestfix.roll")
+                .arg("--extra-vars")
+                .arg(all.to_string())
+                .args(options),
+        );
+        let tallies = tallies(&run.stdout);
+        (run, tallies)
+    }
+
+    fn kubectl_calls(&self) -> Vec<String> {
+        let calls = fs::read_to_string(self.path("calls")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("calls"));
+        calls.lines().map(str::to_owned).collect()
+    }
+}
+
+/// `HOST : ok=1 changed=0 …`, of the recap.
+fn tallies(stdout: &str) -> BTreeMap<String, Tally> {
+    let (_, recap) = stdout.split_once("PLAY RECAP").unwrap_or_default();
+    let lines = recap.lines().filter_map(|line| line.split_once(" : "));
+    lines
+        .map(|(host, counts)| {
+            let counts = counts
+                .split_whitespace()
+                .filter_map(|count| count.split_once('='))
+                .map(|(name, count)| (name.to_owned(), count.parse().unwrap()));
+            (host.trim().to_owned(), counts.collect())
+        })
+        .collect()
+}
+
+/// All that a roll could touch.
+fn look(machine: &Machine) -> String {
+    machine.sh(&format!(
+        "systemctl show -p MainPID,InvocationID,ActiveEnterTimestampMonotonic docker.service
+         docker inspect -f '{{{{.State.Pid}}}} {{{{.State.StartedAt}}}}' web
+         stat -c '%n %i %Y %Z' {STORE} /etc /etc/docker /etc/systemd/system /usr/bin
+         find /etc/digestfix /var/lib/docker/digestfix -printf '%p %i %T@ %C@\\n' 2>/dev/null || true"
+    ))
+}
+
+/// When the newest transaction began and ended.
+fn newest(machine: &Machine) -> (String, String) {
+    let history = machine.digestfix(&["history", "--json"]).exits(0);
+    let history: Value = serde_json::from_str(&history.stdout).unwrap();
+    let newest = history["transactions"].as_array().unwrap().last().unwrap();
+    let time = |name: &str| newest[name].as_str().unwrap().to_owned();
+    (time("began"), time("ended"))
+}
+
+#[test]
+fn a_fleet() {
+    let fleet = Fleet::boot();
+    let [first, _, last] = &fleet.machines;
+    for machine in &fleet.machines {
+        machine.allow_containers();
+        machine.load("app");
+        machine.sh(&format!(
+            "docker run -d --name web --network none {APP}:v1 /bin/busybox sleep 3600"
+        ));
+    }
+
+    shows_what_would_change(&fleet);
+    stops_at_a_host_that_refuses(&fleet);
+    stops_at_a_host_that_fails(&fleet);
+    first.digestfix(&["rollback"]).exits(0);
+    repairs_all_one_after_another(&fleet);
+    changes_nothing_the_second_time(&fleet);
+    leaves_a_broken_node_cordoned(&fleet, last);
+}
+
+/// Check mode with a diff.
+fn shows_what_would_change(fleet: &Fleet) {
+    let before: Vec<String> = fleet.machines.iter().map(look).collect();
+
+    let (run, tallies) = fleet.roll(
+        &["--check", "--diff"],
+        &json!({
+            "digestfix_serial": ["100%"],
+            "digestfix_binary": "",
+            "digestfix_executable": "/usr/local/bin/digestfix",
+            "digestfix_kubernetes": true,
+        }),
+    );
+
+    let run = run.exits(0);
+    for (suite, machine) in SUITES.into_iter().zip(&fleet.machines) {
+        let line = format!("\n+{APP}@{}={}\n", machine.digest("app"), machine.id("app"));
+        assert!(run.stdout.contains(&line), "{}", run.stdout);
+        assert!(tallies[suite.name()]["changed"] > 0, "{}", run.stdout);
+    }
+    let after: Vec<String> = fleet.machines.iter().map(look).collect();
+    assert_eq!(after, before);
+    assert_eq!(fleet.kubectl_calls(), [""; 0]);
+}
+
+/// The first is done, the second is refused before Docker is stopped; the third
+/// is of the same batch, and not touched any more.
+fn stops_at_a_host_that_refuses(fleet: &Fleet) {
+    let [first, middle, last] = &fleet.machines;
+    middle.write("/etc/docker/daemon.json", "{");
+    let before = [look(middle), look(last)];
+
+    let (run, tallies) = fleet.roll(
+        &[],
+        &json!({ "digestfix_serial": [1, 2], "digestfix_binary": "",
+                 "digestfix_executable": "/usr/local/bin/digestfix" }),
+    );
+
+    let run = run.exits(2);
+    assert!(run.stdout.contains("daemon.json"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("Now: nothing was touched"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(tallies["trixie"]["failed"], 1, "{}", run.stdout);
+    assert_eq!(tallies["forky"]["changed"], 0, "{}", run.stdout);
+    assert!(first.engine_has("app"));
+    assert_eq!([look(middle), look(last)], before);
+    middle.sh("rm /etc/docker/daemon.json");
+}
+
+/// Docker does not start on the new references: digestfix puts the old ones
+/// back, the node is well and goes back to work, and the roll ends.
+fn stops_at_a_host_that_fails(fleet: &Fleet) {
+    let [_, middle, last] = &fleet.machines;
+    middle.drop_in(&format!(
+        "[Service]\nExecStartPre=/bin/sh -c '! grep -q @sha256 {STORE}'\n"
+    ));
+    let store = middle.store();
+    let container = middle.sh("docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web");
+    let before = look(last);
+
+    let (run, tallies) = fleet.roll(
+        &["--limit", "trixie:forky"],
+        &json!({ "digestfix_kubernetes": true }),
+    );
+
+    let run = run.exits(2);
+    assert!(
+        run.stdout
+            .contains("Now: the references are as they were, and Docker runs on them again"),
+        "{}",
+        run.stdout
+    );
+    assert!(!tallies.contains_key("forky"), "{}", run.stdout);
+    assert_eq!(middle.store(), store);
+    middle.is_whole();
+    assert!(!middle.engine_has("app"));
+    assert_eq!(
+        middle.sh("docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web"),
+        container
+    );
+    assert_eq!(look(last), before);
+    assert_eq!(
+        fleet.kubectl_calls(),
+        [
+            "cordon trixie",
+            "drain trixie --ignore-daemonsets --timeout=300s",
+            "wait --for=condition=Ready node/trixie --timeout=300s",
+            "uncordon trixie",
+        ],
+        "the next one was not reached"
+    );
+    middle.without_drop_in();
+}
+
+/// The main job. Somebody else has cordoned the last one, and so it stays.
+fn repairs_all_one_after_another(fleet: &Fleet) {
+    fs::write(fleet.path("cordoned.forky"), "").unwrap();
+    let containers = || -> Vec<String> {
+        let inspect = "docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web";
+        fleet.machines.iter().map(|it| it.sh(inspect)).collect()
+    };
+    let before = containers();
+
+    let (run, tallies) = fleet.roll(
+        &[],
+        &json!({
+            "digestfix_kubernetes": true,
+            "digestfix_unit_files": [
+                repository("systemd/digestfix-recover.service"),
+                repository("systemd/digestfix-resume.service"),
+            ],
+            "digestfix_units": ["digestfix-recover.service", "digestfix-resume.service"],
+        }),
+    );
+
+    let run = run.exits(0);
+    for (suite, machine) in SUITES.into_iter().zip(&fleet.machines) {
+        assert!(machine.engine_has("app"), "{suite:?}");
+        machine.is_whole();
+        assert!(tallies[suite.name()]["changed"] > 0, "{}", run.stdout);
+        assert_eq!(
+            machine.sh("stat -c '%U %a' /etc/digestfix/claims.d/digests.json"),
+            "root 644"
+        );
+        assert_eq!(
+            machine.sh("systemctl is-enabled digestfix-recover.service"),
+            "enabled"
+        );
+    }
+    assert_eq!(containers(), before);
+    let times: Vec<_> = fleet.machines.iter().map(newest).collect();
+    for pair in times.windows(2) {
+        assert!(pair[0].1 <= pair[1].0, "one after another: {times:?}");
+    }
+    let calls = fleet.kubectl_calls();
+    let of = |node: &str| calls.iter().filter(|call| call.contains(node)).count();
+    assert_eq!((of("bookworm"), of("trixie")), (4, 4), "{calls:?}");
+    assert_eq!(
+        calls[8..],
+        ["drain forky --ignore-daemonsets --timeout=300s"]
+    );
+    fs::remove_file(fleet.path("cordoned.forky")).unwrap();
+}
+
+fn changes_nothing_the_second_time(fleet: &Fleet) {
+    let before: Vec<String> = fleet.machines.iter().map(look).collect();
+
+    let (run, tallies) = fleet.roll(
+        &["--diff"],
+        &json!({ "digestfix_serial": ["100%"], "digestfix_kubernetes": true }),
+    );
+
+    let run = run.exits(0);
+    for suite in SUITES {
+        assert_eq!(tallies[suite.name()]["changed"], 0, "{}", run.stdout);
+    }
+    let after: Vec<String> = fleet.machines.iter().map(look).collect();
+    assert_eq!(after, before);
+    assert_eq!(fleet.kubectl_calls(), [""; 0]);
+}
+
+/// Docker cannot be started any more: no pod is to come to that node.
+fn leaves_a_broken_node_cordoned(fleet: &Fleet, machine: &Machine) {
+    machine.digestfix(&["rollback"]).exits(0);
+    machine.drop_in("[Service]\nExecStartPre=/bin/false\n");
+
+    let (run, _) = fleet.roll(
+        &["--limit", "forky"],
+        &json!({ "digestfix_kubernetes": true }),
+    );
+
+    let run = run.exits(2);
+    for words in [
+        "COULD NOT RESTORE THE HOST",
+        "Docker is DOWN",
+        "the node forky is cordoned",
+    ] {
+        assert!(run.stdout.contains(words), "{words}: {}", run.stdout);
+    }
+    let calls = fleet.kubectl_calls();
+    assert_eq!(
+        calls,
+        [
+            "cordon forky",
+            "drain forky --ignore-daemonsets --timeout=300s"
+        ]
+    );
+}
