@@ -14,7 +14,8 @@ pub fn count(socket: &Path) -> usize {
     // The kernel has the name that the socket was bound to, and /var/run is a
     // link.
     let name = fs::canonicalize(socket).unwrap_or_else(|_| socket.to_owned());
-    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    // Of the host's network, also where this process has one of its own.
+    let table = fs::read_to_string("/proc/1/net/unix").unwrap_or_default();
     connections(
         &table,
         &[&socket.to_string_lossy(), &name.to_string_lossy()],

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,6 +88,9 @@ pub enum Command {
     /// Wait until a run has ended, and bring the host back if it was killed
     #[command(hide = true)]
     Guard(GuardArgs),
+    /// Make the table that holds published ports, and hand it over
+    #[command(hide = true)]
+    HoldPorts(HoldPortsArgs),
     /// Show the transactions of this host, or all of one; touches nothing
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
@@ -230,6 +234,13 @@ pub struct GuardArgs {
     pub data_root: PathBuf,
     /// The run's transaction
     pub id: String,
+}
+
+/// `digestfix hold-ports`.
+#[derive(Debug, Args)]
+pub struct HoldPortsArgs {
+    /// The ports, with their addresses
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// `digestfix history`.
@@ -385,9 +396,10 @@ pub struct OutputArgs {
     /// Log to standard error (-vv: more)
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Say nothing when all is well
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
+    /// Say nothing when nothing was changed and all is well (-qq: nor when
+    /// something was)
+    #[arg(short, long, conflicts_with = "verbose", action = clap::ArgAction::Count)]
+    pub quiet: u8,
 }
 
 /// What is told to node_exporter.

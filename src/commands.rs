@@ -6,6 +6,7 @@ mod doctor;
 mod export;
 mod guard;
 mod history;
+mod hold_ports;
 mod outcome;
 mod plan;
 mod recover;
@@ -13,6 +14,7 @@ mod rollback;
 mod status;
 mod verify;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use crate::disturbance::{AssessError, ContainerPolicy, Disturbance, Obstacle, as
 use crate::engine::UnixEngine;
 use crate::grounds::{self, Grounds};
 use crate::history::HistoryError;
+use crate::history::who::own_service;
 use crate::host::{Flags, Host, HostError, Managed, Management, find_managed, find_offline};
 use crate::journal::{Journal, JournalError};
 use crate::plan::{Plan, Refusal, Request};
@@ -53,6 +56,7 @@ pub async fn run(command: Command) -> Exit {
         Command::Export(args) => export::run(&args).await,
         Command::Recover(args) => recover::run(&args).await,
         Command::Guard(args) => guard::run(&args).await,
+        Command::HoldPorts(args) => hold_ports::run(&args),
         Command::History(args) => history::run(&args).await,
         Command::Rollback(args) => rollback::run(&args).await,
         Command::Doctor(args) => doctor::run(&args).await,
@@ -96,7 +100,7 @@ enum Stop {
     #[error("there is no {0} here")]
     NoSuchName(String),
     #[error("standard output: {0}")]
-    Output(std::io::Error),
+    Output(io::Error),
     #[error("{0} received")]
     Interrupted(&'static str),
     #[error(transparent)]
@@ -114,7 +118,7 @@ enum Stop {
     #[error(transparent)]
     Notice(#[from] NoticeError),
     #[error("signals cannot be listened for: {0}")]
-    Signals(std::io::Error),
+    Signals(io::Error),
 }
 
 impl From<SystemdError> for Stop {
@@ -204,6 +208,10 @@ impl Stop {
                 );
                 vec![self.to_string()]
             }
+            Self::Lock(LockError::Io { path, error }) => {
+                next = sandbox(path, error);
+                vec![self.to_string()]
+            }
             _ => vec![self.to_string()],
         };
         let (kind, exit) = match &self {
@@ -223,6 +231,21 @@ impl Stop {
         );
         report.end(exit)
     }
+}
+
+/// What to do about a file in a data root that cannot be written, where a
+/// service's sandbox may be why (`ProtectSystem=` in `systemd.exec(5)`).
+fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
+    let data_root = path.parent()?.parent()?;
+    if error.kind() != io::ErrorKind::ReadOnlyFilesystem {
+        return None;
+    }
+    let service = own_service()?;
+    Some(format!(
+        "if the disk itself can be written, it is the sandbox of {service}: systemctl edit {service}, add \
+         [Service] and ReadWritePaths={}, then: systemctl start {service}",
+        data_root.display()
+    ))
 }
 
 /// The host, and the connections to its daemons.

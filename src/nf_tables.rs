@@ -7,7 +7,7 @@
 //! the kernel removes it when the socket is closed, however the process ends.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -92,7 +92,20 @@ pub struct Rule(Vec<u8>);
 /// A table of the kernel's, there for as long as this is.
 #[derive(Debug)]
 pub struct Owned {
-    _owner: OwnedFd,
+    owner: OwnedFd,
+}
+
+impl AsFd for Owned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.owner.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Owned {
+    /// The socket that a table was made over.
+    fn from(owner: OwnedFd) -> Self {
+        Self { owner }
+    }
 }
 
 impl Table {
@@ -177,7 +190,7 @@ impl Table {
             match recv(owner.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => match outcome(&answer[..length]) {
                     None => {}
-                    Some(0) => return Ok(Owned { _owner: owner }),
+                    Some(0) => return Ok(Owned { owner }),
                     Some(error) => return Err(io::Error::from_raw_os_error(-error)),
                 },
                 Err(Errno::EAGAIN) => return Err(io::Error::other("the kernel does not answer")),

@@ -60,7 +60,7 @@ pub enum Exit {
 /// Tells of one run of one command.
 pub struct Report {
     json: bool,
-    quiet: bool,
+    quiet: u8,
     document: Document,
     started: Instant,
     recovered: bool,
@@ -94,7 +94,7 @@ impl Report {
     }
 
     fn say(&self, text: &str) {
-        if !self.json && !self.quiet {
+        if !self.json && self.quiet == 0 {
             let _ = writeln!(io::stdout(), "{}", printable(text));
         }
     }
@@ -210,6 +210,15 @@ impl Report {
                 .any(|target| target.trust == Trust::Asserted)
         {
             self.say(CONVERTED);
+        }
+    }
+
+    /// Tells of a change that was made, where nothing was said of it so far.
+    pub fn speak_of_change(&mut self, plan: &Plan) {
+        if self.quiet == 1 {
+            self.quiet = 0;
+            self.say_host();
+            self.say_plan(plan);
         }
     }
 
@@ -342,6 +351,10 @@ impl Report {
         self.recovered = true;
         if let Some(observer) = &mut self.observer {
             observer.recovered(&self.document);
+        }
+        if self.quiet == 1 {
+            self.quiet = 0;
+            self.say("An interrupted run was brought to an end.");
         }
     }
 

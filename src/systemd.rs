@@ -1,7 +1,7 @@
 //! Units and jobs: the edge to systemd, and what it knows of a unit.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 mod bus;
@@ -147,8 +147,7 @@ pub struct QueuedJob {
     pub kind: String,
 }
 
-/// A service that is made over D-Bus, and gone when it has ended well. It is
-/// started again when it does not.
+/// A service that is made over D-Bus, and gone when it has ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transient {
     /// Its name.
@@ -198,6 +197,13 @@ pub trait ServiceManager {
     async fn start(&self, units: &[String], within: Duration) -> Result<(), SystemdError>;
     /// Makes a service and waits until its program runs.
     async fn start_transient(&self, service: &Transient) -> Result<(), SystemdError>;
+    /// Runs such a program once, with `input` as its standard input, and waits
+    /// until it has ended well.
+    async fn run_transient(
+        &self,
+        service: &Transient,
+        input: BorrowedFd<'_>,
+    ) -> Result<(), SystemdError>;
     /// Has a shutdown wait for a moment, as long as the result is kept: logind
     /// waits for `InhibitDelayMaxSec=` at most.
     async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError>;

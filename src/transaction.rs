@@ -36,7 +36,7 @@ mod leftovers;
 pub mod live_restore;
 pub mod lock;
 pub mod outcome;
-mod ports;
+pub mod ports;
 mod record;
 pub mod recovery;
 pub mod swap;
@@ -236,7 +236,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         // Until a dockerd that waits for its clients has stopped, published
         // ports lead to containers.
         if !daemon.disturbance.stops_late() {
-            self.hold_ports();
+            self.hold_ports().await;
         }
         self.see_no_more_containers(daemon).await?;
         self.reached = Reached::Stopping;
@@ -245,7 +245,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
         daemon.stop().await?;
         if daemon.disturbance.stops_late() {
-            self.hold_ports();
+            self.hold_ports().await;
         }
         self.progress
             .step(Step::Stop, &format!("{} stopped", daemon.units()));
@@ -254,7 +254,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     /// Without, connections are refused for a moment, as at each restart of
     /// Docker.
-    fn hold_ports(&mut self) {
+    async fn hold_ports(&mut self) {
         let Some(daemon) = self.daemon else {
             return;
         };
@@ -262,7 +262,13 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         if ports.is_empty() || self.held_ports.is_some() {
             return;
         }
-        match ports::hold(&ports) {
+        let held = match ports::hold(&ports) {
+            Err(error) if ports::is_of_a_sandbox(&error) => {
+                ports::outside::hold(daemon.manager, &self.id, &ports).await
+            }
+            held => held,
+        };
+        match held {
             Ok(held) => self.held_ports = Some(held),
             Err(error) => self.progress.warning(&format!(
                 "new connections to published ports are refused while Docker starts, as they cannot be \
@@ -572,7 +578,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         hold.renew()?;
         self.look_for_more_containers(daemon).await?;
-        self.hold_ports();
+        self.hold_ports().await;
         if daemon.disturbance.running {
             self.progress.docker_stops();
         }

@@ -24,7 +24,7 @@ pub(super) async fn run(args: &ExportArgs) -> Exit {
     let output = OutputArgs {
         json: false,
         verbose: args.verbose,
-        quiet: false,
+        quiet: 0,
     };
     let mut report = Report::new("export", &output);
     match export(args, &mut report).await {

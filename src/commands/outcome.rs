@@ -24,6 +24,7 @@ pub(super) fn tell(
             report.plan(&plan);
             let changed = backup.is_some();
             if let Some(backup) = &backup {
+                report.speak_of_change(&plan);
                 report.line(&format!(
                     "\nDone. The former references are kept in {}",
                     backup.display()

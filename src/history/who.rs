@@ -30,6 +30,12 @@ pub fn am_i() -> String {
     )
 }
 
+/// The system's service that this process is part of.
+#[must_use]
+pub fn own_service() -> Option<String> {
+    service(&read("/proc/self/cgroup"))
+}
+
 fn read(path: &str) -> String {
     let mut bytes = Vec::new();
     let file = File::open(path).and_then(|file| file.take(MAX_PROC).read_to_end(&mut bytes));
@@ -73,12 +79,12 @@ fn plain(name: &str) -> String {
 /// The system's service that the process is part of, by the control group that
 /// systemd put it in (version 2, or version 1's of systemd's own).
 fn service(cgroups: &str) -> Option<String> {
-    let path = cgroups
+    let paths = cgroups
         .lines()
         .filter_map(|line| line.split_once(':')?.1.split_once(':'))
-        .find(|(controllers, _)| controllers.is_empty() || *controllers == "name=systemd")
-        .map(|(_, path)| path)?;
-    let mut parts = path.split('/');
+        .filter(|(controllers, _)| controllers.is_empty() || *controllers == "name=systemd")
+        .map(|(_, path)| path);
+    let mut parts = paths.flat_map(|path| path.split('/'));
     if parts
         .clone()
         .any(|part| part == "user.slice" || part.starts_with("user@"))
@@ -97,10 +103,12 @@ mod tests {
         let session = "0::/user.slice/user-1000.slice/session-3.scope\n";
         let unit = "0::/system.slice/digestfix.service\n";
         let v1 = "12:pids:/x.service\n1:name=systemd:/system.slice/ssh.service/deeper\n0::/\n";
+        let both = "1:name=systemd:/\n0::/system.slice/digestfix.service\n";
         let of_a_user = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service\n";
         for (uid, sudo, login, cgroups, expected) in [
             (0, None, None, session, "root"),
             (0, None, Some(NO_LOGIN), unit, "digestfix.service"),
+            (0, None, None, both, "digestfix.service"),
             (0, None, None, of_a_user, "root"),
             (0, Some("alice"), None, session, "alice (sudo)"),
             (

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -78,6 +78,9 @@ impl ServiceManager for FakeSystemd {
         unreachable!()
     }
     async fn start_transient(&self, _: &Transient) -> Result<(), SystemdError> {
+        unreachable!()
+    }
+    async fn run_transient(&self, _: &Transient, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
         unreachable!()
     }
     async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {

@@ -20,7 +20,7 @@ impl Report {
         for (line, finding) in columns(&rows).lines().zip(&findings) {
             let next = finding.next.as_ref().map(|next| format!("  Next: {next}"));
             for line in [line.to_owned()].into_iter().chain(next) {
-                if finding.state == State::Problem && self.quiet {
+                if finding.state == State::Problem && self.quiet > 0 {
                     self.complain(&line);
                 } else {
                     self.say(&line);

@@ -7,7 +7,7 @@
 //! worse for a second time, and a job that is asked for again is the same job.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -417,6 +417,34 @@ impl ServiceManager for SystemBus {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn run_transient(
+        &self,
+        service: &Transient,
+        input: BorrowedFd<'_>,
+    ) -> Result<(), SystemdError> {
+        let name = &service.name;
+        let path = self
+            .call(async |link| {
+                let properties = transient::once(service, input);
+                let manager = &link.manager;
+                manager
+                    .start_transient_unit(name, "fail", &properties, &[])
+                    .await
+            })
+            .await?;
+        let job = Job {
+            verb: Verb::Start,
+            unit: name.clone(),
+            path,
+        };
+        let ran = self.wait(&job, transient::RUN_WITHIN).await;
+        if ran.is_err() {
+            // Nobody else would take away what is left of it.
+            let _ = self.reset_failed(name).await;
+        }
+        ran
     }
 
     async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError> {

@@ -14,8 +14,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
+use nix::errno::Errno;
+
 use crate::container::Published;
 use crate::nf_tables::{Header, Hook, Meta, Owned, Rule, Table};
+
+pub mod outside;
 
 /// Before a host's own filter, which may refuse what is to wait.
 const BEFORE_FILTER: i32 = -150;
@@ -48,6 +52,13 @@ pub fn hold(ports: &BTreeSet<Published>) -> io::Result<Owned> {
         .untranslated();
     table.rule("output", &first_packets(to_itself));
     table.create()
+}
+
+/// A sandbox that this process is in does not let it have a packet filter.
+pub(super) fn is_of_a_sandbox(error: &io::Error) -> bool {
+    let refused = [Errno::EPERM, Errno::EACCES, Errno::EAFNOSUPPORT];
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    errno.is_some_and(|errno| refused.contains(&errno))
 }
 
 /// Of the flags FIN, SYN, RST and ACK, the first packet has SYN alone.

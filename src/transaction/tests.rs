@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -355,6 +355,10 @@ impl ServiceManager for World {
         self.called("guard")?;
         self.guards.borrow_mut().push(service.name.clone());
         Ok(())
+    }
+
+    async fn run_transient(&self, _: &Transient, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
+        unreachable!()
     }
 
     async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {

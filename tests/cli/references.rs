@@ -450,12 +450,22 @@ fn a_data_root_in_use_is_left_alone() {
 }
 
 #[test]
-fn quiet_is_quiet() {
+fn quiet_tells_of_changes_only() {
     let root = DataRoot::of_the_write_up();
-    let run = root
-        .digestfix(&["apply", "-q", &format!("{FLANNEL}@{FLANNEL_DIGEST}")])
-        .exits(0);
-    assert_eq!(run.stdout + &run.stderr, "");
+    let claim = format!("{FLANNEL}@{FLANNEL_DIGEST}");
+    let run = root.digestfix(&["apply", "-q", &claim]).exits(0);
+    for words in [FLANNEL_DIGEST, "Done.", "To take this back"] {
+        assert!(run.stdout.contains(words), "{}", run.stdout);
+    }
+    assert_eq!(run.stderr, "");
+    for words in [
+        &["apply", "-q", &claim][..],
+        &["rollback", "-qq"],
+        &["apply", "-qq", &claim],
+    ] {
+        let run = root.digestfix(words).exits(0);
+        assert_eq!(run.stdout + &run.stderr, "", "{words:?}");
+    }
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn address(machine: &Machine, container: &str, port: u16) -> SocketAddr {
 }
 
 /// A client in another network namespace, and this host's address there.
-fn elsewhere(machine: &Machine, port: u16) -> (PathBuf, SocketAddr) {
+pub fn elsewhere(machine: &Machine, port: u16) -> (PathBuf, SocketAddr) {
     machine.sh("[ -e /run/netns/client ] || {
            ip netns add client
            ip link add outside type veth peer name eth0 netns client

@@ -146,7 +146,7 @@ impl Machine {
         }
     }
 
-    /// The units that bring a host back at boot, as a package installs them.
+    /// The units, as a package installs them, all of them enabled.
     pub fn install_units(&self) {
         let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
         for file in fs::read_dir(units).expect("there are units") {
@@ -154,7 +154,9 @@ impl Machine {
             let name = file.file_name().to_string_lossy().into_owned();
             let unit = fs::read(file.path()).expect("a unit can be read");
             self.put(&format!("/etc/systemd/system/{name}"), &unit);
-            self.sh(&format!("systemctl enable -q {name}"));
+            if String::from_utf8_lossy(&unit).contains("[Install]") {
+                self.sh(&format!("systemctl enable -q {name}"));
+            }
         }
         self.sh("ln -sf /usr/local/bin/digestfix /usr/bin/digestfix; systemctl daemon-reload");
     }

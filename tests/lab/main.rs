@@ -23,3 +23,4 @@ mod observed;
 mod refusals;
 mod repair;
 mod sources;
+mod units;

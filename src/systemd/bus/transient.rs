@@ -1,6 +1,7 @@
 //! A transient service as systemd takes it (`StartTransientUnit` in
 //! `org.freedesktop.systemd1(5)`).
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -10,6 +11,9 @@ use crate::systemd::Transient;
 
 /// A program is executed at once, or not at all.
 pub(super) const STARTED_WITHIN: Duration = Duration::from_secs(30);
+
+/// What runs once is done in milliseconds, and Docker may be down meanwhile.
+pub(super) const RUN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Between one end of the service and its next start.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -28,15 +32,13 @@ const FORCE_RESTART: [i32; 3] = [
 /// The time that the tries are counted in.
 const TRIES_WITHIN: Duration = Duration::from_secs(3600);
 
+/// One that is started again when it does not end well.
 pub(super) fn properties(service: &Transient) -> [(&'static str, Variant<'_>); 8] {
-    let program = service.command.first().map(String::as_str);
-    let program = program.unwrap_or_default();
-    let command: Vec<&str> = service.command.iter().map(String::as_str).collect();
     [
         ("Description", service.description.as_str().into()),
         // Its start has ended when the program runs.
         ("Type", "exec".into()),
-        ("ExecStart", vec![(program, command, false)].into()),
+        ("ExecStart", command(service)),
         ("Restart", "on-failure".into()),
         (
             "RestartForceExitStatus",
@@ -46,6 +48,27 @@ pub(super) fn properties(service: &Transient) -> [(&'static str, Variant<'_>); 8
         ("StartLimitIntervalUSec", microseconds(TRIES_WITHIN)),
         ("StartLimitBurst", TRIES.into()),
     ]
+}
+
+/// One that runs once.
+pub(super) fn once<'a>(
+    service: &'a Transient,
+    input: BorrowedFd<'a>,
+) -> [(&'static str, Variant<'a>); 5] {
+    [
+        ("Description", service.description.as_str().into()),
+        // Its start has ended when the program has.
+        ("Type", "oneshot".into()),
+        ("ExecStart", command(service)),
+        ("TimeoutStartUSec", microseconds(RUN_WITHIN)),
+        ("StandardInputFileDescriptor", Variant::Fd(input.into())),
+    ]
+}
+
+fn command(service: &Transient) -> Variant<'_> {
+    let program = service.command.first().map(String::as_str);
+    let words: Vec<&str> = service.command.iter().map(String::as_str).collect();
+    vec![(program.unwrap_or_default(), words, false)].into()
 }
 
 fn microseconds(duration: Duration) -> Variant<'static> {

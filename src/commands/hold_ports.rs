@@ -1,0 +1,18 @@
+//! `digestfix hold-ports`, which [`outside`] has systemd run for an apply that
+//! is in a sandbox.
+
+use std::io;
+
+use crate::cli::HoldPortsArgs;
+use crate::report::Exit;
+use crate::transaction::ports::outside;
+
+pub(super) fn run(args: &HoldPortsArgs) -> Exit {
+    match outside::hand_over(io::stdin(), &args.addresses) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            eprintln!("digestfix: failed: nobody takes the table: {error}");
+            Exit::Failed
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The units and the cron example, as a package installs them: nobody types
+//! `digestfix`, and the sandbox is on.
+
+use crate::containers::elsewhere;
+use crate::load::Load;
+use crate::machine::{APP, Machine, Suite, eventually};
+
+const CLAIMS: &str = "/etc/digestfix/claims.d";
+const SERVICES: [&str; 3] = [
+    "digestfix.service",
+    "digestfix-recover.service",
+    "digestfix-resume.service",
+];
+
+/// A machine with the units, and a container that serves a port.
+fn ready(suite: Suite) -> Machine {
+    let machine = Machine::boot(suite);
+    machine.allow_containers();
+    machine.install_units();
+    machine.load("app");
+    machine.sh(&format!(
+        "mkdir -p {CLAIMS}; systemctl start digestfix.path
+         docker run -d --name web -p 8080:80 {APP}:v1 /bin/busybox httpd -f -p 80 -h / >/dev/null"
+    ));
+    machine
+}
+
+fn web(machine: &Machine) -> String {
+    machine.sh("docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web")
+}
+
+fn show(machine: &Machine, unit: &str, property: &str) -> String {
+    machine.sh(&format!("systemctl show -p {property} --value {unit}"))
+}
+
+fn is_over(machine: &Machine) -> bool {
+    ["inactive", "failed"].contains(&show(machine, "digestfix.service", "ActiveState").as_str())
+}
+
+/// A file arrives. Nothing but the path unit is told.
+fn arrives(machine: &Machine, name: &str, claim: &str) {
+    machine.write(&format!("{CLAIMS}/{name}"), &format!("{claim}\n"));
+}
+
+#[track_caller]
+fn is_repaired(machine: &Machine, name: &str) {
+    let claimed = format!("localhost:5000/lab/{name}@{}", machine.digest(name));
+    eventually("the claim holds", || machine.store().contains(&claimed));
+    eventually("its run is over", || is_over(machine));
+    assert!(machine.engine_has(name));
+    machine.is_whole();
+}
+
+fn the_units_are_sound(machine: &Machine) {
+    let verified = machine.run(&[
+        "sh",
+        "-c",
+        "cd /etc/systemd/system; systemd-analyze --man=no verify digestfix*",
+    ]);
+    assert!(
+        !verified.stderr.contains("digestfix"),
+        "{}",
+        verified.stderr
+    );
+    for service in SERVICES {
+        let exposure = machine.run(&[
+            "systemd-analyze",
+            "security",
+            "--no-pager",
+            "--offline=yes",
+            "--threshold=15",
+            &format!("/etc/systemd/system/{service}"),
+        ]);
+        assert_eq!(exposure.code, 0, "{}", exposure.stdout);
+    }
+}
+
+/// A file arrives, and everything follows, out of the sandbox.
+fn the_whole_job(machine: &Machine) {
+    let before = (web(machine), machine.sh("ls -A /etc/docker"));
+    let (namespace, server) = elsewhere(machine, 8080);
+    let clients = Load::requests(namespace, server);
+    arrives(machine, "app", &machine.claim("app"));
+    is_repaired(machine, "app");
+    clients.met_no_failure("requests to a published port");
+    assert_eq!((web(machine), machine.sh("ls -A /etc/docker")), before);
+    let history = machine.digestfix(&["history"]).exits(0).stdout;
+    assert!(history.contains("  digestfix.service  "), "{history}");
+    let said = machine.sh("journalctl -b -o cat -u digestfix.service");
+    assert!(
+        said.contains("live-restore switched on") && !said.contains("cannot be held back"),
+        "{said}"
+    );
+
+    let pid = machine.main_pid();
+    machine.sh("systemctl start digestfix.service");
+    assert_eq!(machine.main_pid(), pid, "there was nothing to do");
+}
+
+#[test]
+fn an_old_host_repairs_itself() {
+    let machine = ready(Suite::Bookworm);
+    the_units_are_sound(&machine);
+    the_whole_job(&machine);
+}
+
+#[test]
+fn a_new_host_repairs_itself() {
+    let machine = ready(Suite::Forky);
+    the_units_are_sound(&machine);
+    the_whole_job(&machine);
+}
+
+#[test]
+fn a_host_looks_after_itself() {
+    let mut machine = ready(Suite::Trixie);
+    the_units_are_sound(&machine);
+    the_whole_job(&machine);
+    a_bad_file_is_told_of(&machine);
+    what_arrives_meanwhile_is_seen(&machine);
+    a_sandbox_in_the_way_is_told_of(&machine);
+    a_killed_run_is_brought_back(&machine);
+    the_timer_runs_it(&machine);
+    cron_mails_what_changed(&machine);
+    machine.reboot(false);
+    a_boot_is_as_ever(&machine);
+}
+
+fn a_bad_file_is_told_of(machine: &Machine) {
+    let pid = machine.main_pid();
+    arrives(machine, "bad", "app:v1@sha256:0123");
+    eventually("it is told", || {
+        show(machine, "digestfix.service", "ActiveState") == "failed"
+    });
+    let status = machine.run(&["systemctl", "status", "--no-pager", "digestfix.service"]);
+    for words in [&format!("{CLAIMS}/bad"), "refused", "nothing was touched"] {
+        assert!(status.stdout.contains(words), "{}", status.stdout);
+    }
+    assert_eq!(machine.main_pid(), pid);
+    // Not once more, as long as nothing arrives.
+    let run = show(machine, "digestfix.service", "InvocationID");
+    machine.sh("sleep 1");
+    assert_eq!(show(machine, "digestfix.service", "InvocationID"), run);
+    machine.sh(&format!("rm {CLAIMS}/bad"));
+    eventually("a run without it", || {
+        show(machine, "digestfix.service", "ActiveState") == "inactive"
+    });
+}
+
+/// A slow copy is one arrival; and the path unit looks away while its service
+/// runs.
+fn what_arrives_meanwhile_is_seen(machine: &Machine) {
+    machine.load("other");
+    let (app, other) = (machine.claim("app"), machine.claim("other"));
+    lose(machine);
+    let pid = machine.main_pid();
+    let busy = machine.background("flock /var/lib/docker/digestfix/lock sleep 5");
+    arrives(machine, "app", &app[..app.len() / 2]);
+    machine.sh("sleep 1");
+    arrives(machine, "app", &app);
+    // By now it has read what there is, and waits for its turn.
+    machine.sh("sleep 2.5");
+    assert!(!is_over(machine));
+    arrives(machine, "other", &other);
+    assert_eq!(machine.main_pid(), pid);
+    busy.wait();
+    is_repaired(machine, "other");
+    assert!(machine.engine_has("app"));
+    let failures = machine.sh("journalctl -b -o cat -u digestfix.service | grep -c refused");
+    assert_eq!(failures, "1", "that of the bad file");
+}
+
+/// The digest is lost again.
+fn lose(machine: &Machine) {
+    let reference = format!("--remove={APP}@{}", machine.digest("app"));
+    machine.digestfix(&["apply", &reference]).exits(0);
+}
+
+fn a_sandbox_in_the_way_is_told_of(machine: &Machine) {
+    lose(machine);
+    let pid = machine.main_pid();
+    let drop_in = "/etc/systemd/system/digestfix.service.d/lab.conf";
+    machine.write(drop_in, "[Service]\nReadOnlyPaths=/var/lib/docker\n");
+    machine.sh("systemctl daemon-reload");
+    assert_ne!(
+        machine
+            .run(&["systemctl", "start", "digestfix.service"])
+            .code,
+        0
+    );
+    let status = machine.run(&[
+        "systemctl",
+        "status",
+        "--no-pager",
+        "-l",
+        "digestfix.service",
+    ]);
+    for words in [
+        "Read-only file system",
+        "nothing was touched",
+        "systemctl edit digestfix.service, add [Service] and ReadWritePaths=/var/lib/docker,",
+    ] {
+        assert!(status.stdout.contains(words), "{}", status.stdout);
+    }
+    assert_eq!(machine.main_pid(), pid);
+    machine.sh(&format!("rm {drop_in}; systemctl daemon-reload"));
+}
+
+fn a_killed_run_is_brought_back(machine: &Machine) {
+    let (before, store) = (web(machine), machine.store());
+    machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n");
+    assert_ne!(
+        machine
+            .run(&["systemctl", "start", "digestfix.service"])
+            .code,
+        0
+    );
+    assert_eq!(show(machine, "digestfix.service", "Result"), "signal");
+    eventually("it is brought back", || machine.is_finished());
+    machine.without_drop_in();
+    machine.is_whole();
+    assert_eq!((web(machine), machine.store()), (before, store));
+    machine.sh("systemctl start digestfix.service");
+    is_repaired(machine, "app");
+}
+
+fn the_timer_runs_it(machine: &Machine) {
+    let next = || {
+        machine.sh("systemctl restart digestfix.timer
+             systemctl show -p NextElapseUSecRealtime --value digestfix.timer")
+    };
+    let first = next();
+    assert!(first.contains(" 02:"), "{first}");
+    assert_eq!(next(), first, "this host's own minute");
+    let listed = machine.sh("systemctl list-timers --no-pager digestfix.timer");
+    assert!(listed.contains("digestfix.service"), "{listed}");
+
+    // It was off for a few nights.
+    let (run, pid) = (
+        show(machine, "digestfix.service", "InvocationID"),
+        machine.main_pid(),
+    );
+    machine.write(
+        "/etc/systemd/system/digestfix.timer.d/lab.conf",
+        "[Timer]\nRandomizedDelaySec=0\n",
+    );
+    machine.sh("systemctl stop digestfix.timer; systemctl daemon-reload
+         touch -d '3 days ago' /var/lib/systemd/timers/stamp-digestfix.timer
+         systemctl start digestfix.timer");
+    eventually("it has run", || {
+        show(machine, "digestfix.service", "InvocationID") != run && is_over(machine)
+    });
+    assert_eq!(show(machine, "digestfix.service", "Result"), "success");
+    assert_eq!(machine.main_pid(), pid, "there was nothing to do");
+    machine.sh("rm -r /etc/systemd/system/digestfix.timer.d; systemctl daemon-reload");
+}
+
+/// The example at its hour, which is now, with the wait left out.
+fn cron_mails_what_changed(machine: &Machine) {
+    let example = include_str!("../../packaging/cron/digestfix");
+    let now = example.replace("0 2 * * *", "@reboot").replace("3600", "1");
+    assert_ne!(now, example);
+    machine.write("/etc/cron.d/digestfix", &now);
+    machine.write("/usr/sbin/sendmail", "#!/bin/sh\ncat >/root/mail.$$\n");
+    machine.sh("chmod 755 /usr/sbin/sendmail");
+    let mails = || {
+        let mailed = machine.sh(
+            "rm -f /root/mail.* /run/crond.reboot; systemctl restart cron
+             run=$(systemctl show -p InvocationID --value cron)
+             for _ in $(seq 200); do
+               journalctl _SYSTEMD_INVOCATION_ID=$run | grep -q 'session closed' && break; sleep 0.1
+             done
+             cat /root/mail.* 2>/dev/null || true",
+        );
+        // Long lines are folded.
+        mailed.replace("=\n", "")
+    };
+    lose(machine);
+    let changed = mails();
+    for words in [
+        "Done.",
+        "To take this back: digestfix rollback",
+        "Subject: Cron <root@",
+    ] {
+        assert!(changed.contains(words), "{changed}");
+    }
+    assert_eq!(changed.matches("Subject:").count(), 1, "{changed}");
+    machine.is_whole();
+    let pid = machine.main_pid();
+    assert_eq!(mails(), "", "there was nothing to do");
+    arrives(machine, "bad", "app:v1@sha256:0123");
+    let refused = mails();
+    assert!(refused.contains("nothing was touched"), "{refused}");
+    assert_eq!(machine.main_pid(), pid);
+    machine.sh(&format!("rm {CLAIMS}/bad"));
+}
+
+fn a_boot_is_as_ever(machine: &Machine) {
+    machine.is_whole();
+    assert_eq!(
+        machine.sh("journalctl -b -o cat | grep -i 'ordering cycle' || true"),
+        ""
+    );
+    assert_eq!(
+        machine.sh("systemctl list-units --failed --plain --no-legend 'digestfix*'"),
+        ""
+    );
+    for unit in ["digestfix.path", "digestfix.timer"] {
+        assert_eq!(show(machine, unit, "ActiveState"), "active");
+    }
+    for service in SERVICES {
+        assert_eq!(
+            show(machine, service, "ExecMainStartTimestamp"),
+            "",
+            "{service}"
+        );
+    }
+}
