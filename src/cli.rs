@@ -5,7 +5,7 @@ use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 
 use crate::claim::Claim;
 use crate::disturbance::ContainerPolicy;
@@ -396,6 +396,9 @@ pub struct OutputArgs {
     /// Log to standard error (-vv: more)
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// Use colours
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pub color: ColorChoice,
     /// Say nothing when nothing was changed and all is well (-qq: nor when
     /// something was)
     #[arg(short, long, conflicts_with = "verbose", action = clap::ArgAction::Count)]

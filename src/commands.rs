@@ -42,6 +42,10 @@ use crate::unfinished::NoticeError;
 /// The engine answers in milliseconds, or is in trouble.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
+/// What is being done before a transaction, where it takes its time.
+const WAITS_FOR_LOCK: &str = "waiting for another digestfix to end";
+const LOOKS: &str = "looking at the host";
+
 /// What is refused first may hide something else.
 const LOOK_AT_ALL: &str =
     "to see all that stands in the way: digestfix doctor, with the same options for the host";

@@ -1,9 +1,22 @@
 //! Being told to stop: SIGINT, SIGTERM, SIGHUP; and SIGTSTP, which is not
 //! heeded.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+
+/// This process does not die of these signals any more.
+static LISTENS: AtomicBool = AtomicBool::new(false);
+
+fn signals() -> [(&'static str, SignalKind); 3] {
+    [
+        ("SIGINT", SignalKind::interrupt()),
+        ("SIGTERM", SignalKind::terminate()),
+        ("SIGHUP", SignalKind::hangup()),
+    ]
+}
 
 /// Remembers the first signal that asked this process to end.
 #[derive(Debug, Clone)]
@@ -18,11 +31,8 @@ impl Interrupt {
     /// When the system does not let this process listen.
     pub fn listen() -> std::io::Result<Self> {
         let (sender, received) = watch::channel(None);
-        for (name, kind) in [
-            ("SIGINT", SignalKind::interrupt()),
-            ("SIGTERM", SignalKind::terminate()),
-            ("SIGHUP", SignalKind::hangup()),
-        ] {
+        LISTENS.store(true, Ordering::Relaxed);
+        for (name, kind) in signals() {
             let mut stream = signal(kind)?;
             let sender = sender.clone();
             tokio::spawn(async move {
@@ -62,5 +72,23 @@ impl Interrupt {
             Some(name) => name,
             None => std::future::pending().await,
         }
+    }
+}
+
+/// Waits for a signal that comes from now on. Where nobody has listened for
+/// them, a signal still ends the process by itself.
+pub async fn again() {
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] =
+        signals().map(|(_, kind)| match LISTENS.load(Ordering::Relaxed) {
+            true => signal(kind).map_err(drop),
+            false => Err(()),
+        })
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
     }
 }

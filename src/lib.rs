@@ -14,9 +14,10 @@
 //!    [`journal`] for a run that is killed;
 //! 7. [`history`]: what each transaction did, for [`rollback`] to take one
 //!    back, and [`retention`] to end it;
-//! 8. [`report`]: what people and machines read; [`grounds`] keeps what each
-//!    digest was written on; [`events`] go to [`journald`], and [`metrics`] to
-//!    node_exporter, each with its [`run_result`].
+//! 8. [`report`]: what people and machines read, by way of [`output`], which
+//!    keeps nobody waiting; [`grounds`] keeps what each digest was written on;
+//!    [`events`] go to [`journald`], and [`metrics`] to node_exporter, each with
+//!    its [`run_result`].
 //!
 //! [`doctor`] looks at all of that, and tells what would stop a change.
 //!
@@ -49,6 +50,7 @@ pub mod live_restore;
 pub mod manifest;
 pub mod metrics;
 pub mod nf_tables;
+pub mod output;
 pub mod plan;
 pub mod reference;
 pub mod report;

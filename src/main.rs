@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use digestfix::cli::{Cli, Command};
 use digestfix::commands;
+use digestfix::interrupt;
+use digestfix::output::Output;
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Output::of_process().log())
         .with_ansi(false)
         // They would go to standard error too, and a closed one must not
         // end the program half-way.
@@ -46,5 +48,16 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    ExitCode::from(runtime.block_on(commands::run(cli.command)) as u8)
+    let exit = runtime.block_on(async {
+        let exit = commands::run(cli.command).await;
+        let output = Output::of_process();
+        // The host is whole by now. Whoever does not read may be waited for,
+        // but not for longer than anybody likes.
+        tokio::select! {
+            () = output.drained() => {}
+            () = interrupt::again() => {}
+        }
+        exit
+    });
+    ExitCode::from(exit as u8)
 }

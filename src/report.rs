@@ -4,35 +4,38 @@
 //! Nothing here fails and nothing here panics, so that a closed terminal
 //! cannot stop a transaction half-way.
 
-use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::cli::OutputArgs;
 use crate::container::Change;
-use crate::disturbance::{Disturbance, Fate};
 use crate::host::{Host, Management};
-use crate::live_restore::LiveRestore;
+use crate::output::{self, Output, Stream};
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::status::Row;
 use crate::transaction::outcome::{Progress, Step};
 use crate::trust::Trust;
 
+mod disturbance;
 mod doctor;
 mod document;
 mod history;
+mod look;
 mod observer;
 mod table;
+mod text;
 
 use document::{
-    ChangeDocument, ClaimDocument, ContainerChangeDocument, ContainerDocument, DisturbanceDocument,
-    Document, HostDocument, SkippedDocument, StepDocument,
+    ChangeDocument, ClaimDocument, ContainerChangeDocument, Document, HostDocument,
+    SkippedDocument, StepDocument,
 };
 pub use document::{JSON_VERSION, Problem};
 pub use history::Transaction;
+use look::Look;
 use observer::Observer;
 use table::table;
+use text::{Text, Tone};
 
 /// The most reasons that a person is shown.
 const MAX_REASONS: usize = 20;
@@ -61,6 +64,9 @@ pub enum Exit {
 pub struct Report {
     json: bool,
     quiet: u8,
+    output: Output,
+    stdout: Look,
+    stderr: Look,
     document: Document,
     started: Instant,
     recovered: bool,
@@ -74,6 +80,9 @@ impl Report {
         Self {
             json: output.json,
             quiet: output.quiet,
+            output: Output::of_process(),
+            stdout: Look::of(&io::stdout(), output.color),
+            stderr: Look::of(&io::stderr(), output.color),
             document: Document {
                 version: JSON_VERSION,
                 command,
@@ -93,15 +102,39 @@ impl Report {
         self
     }
 
-    fn say(&self, text: &str) {
+    fn say(&self, text: impl Into<Text>) {
         if !self.json && self.quiet == 0 {
-            let _ = writeln!(io::stdout(), "{}", printable(text));
+            let text = text.into().render(self.stdout.colours);
+            self.output.write(Stream::Stdout, text + "\n");
         }
     }
 
-    fn complain(&self, text: &str) {
+    fn complain(&self, text: impl Into<Text>) {
         if !self.json {
-            let _ = writeln!(io::stderr(), "{}", printable(text));
+            let text = text.into().render(self.stderr.colours);
+            self.output.write(Stream::Stderr, text + "\n");
+        }
+    }
+
+    fn say_all(&self, lines: Vec<Text>) {
+        for line in lines {
+            self.say(line);
+        }
+    }
+
+    /// What there is room for in a line, where it is known who reads it.
+    fn room(&self) -> Option<usize> {
+        output::columns().filter(|_| self.stdout.terminal)
+    }
+
+    fn is_live(&self) -> bool {
+        self.stdout.live && !self.json && self.quiet == 0
+    }
+
+    /// Nothing is being done any more.
+    fn end_live(&self) {
+        if self.is_live() {
+            self.output.end();
         }
     }
 
@@ -140,7 +173,7 @@ impl Report {
             (Some(unit), None) => format!("{unit} (not running)"),
             (None, _) => "offline".to_owned(),
         };
-        self.say(&format!(
+        self.say(format!(
             "Data root {}, storage driver {}, {daemon}\n",
             host.data_root.display(),
             host.driver
@@ -150,19 +183,19 @@ impl Report {
     /// The references, and what the model does not understand.
     pub fn status(&mut self, rows: Vec<Row>, unknown_keys: &[String]) {
         self.say_host();
-        self.say(&table(&rows));
+        self.say_all(table(&rows, self.room()));
         let without = rows
             .iter()
             .filter(|row| row.state == crate::status::State::NoDigest)
             .count();
         if without > 0 {
-            self.say(&format!(
+            self.say(format!(
                 "\n{without} without a digest. To give one back: digestfix apply NAME:TAG@sha256:HEX"
             ));
         }
         for row in &rows {
             if let Some(note) = &row.note {
-                self.say(&format!("\nnot understood, and kept: {note}"));
+                self.say(format!("\nnot understood, and kept: {note}"));
             }
         }
         for key in unknown_keys {
@@ -199,7 +232,7 @@ impl Report {
         match elsewhere {
             0 => {}
             1 => self.say("1 claim is about an image that this host does not have."),
-            _ => self.say(&format!(
+            _ => self.say(format!(
                 "{elsewhere} claims are about images that this host does not have."
             )),
         }
@@ -227,7 +260,7 @@ impl Report {
         for target in plan.targets.iter().filter(|target| target.holds) {
             let basis = target.reference.digest().map(|_| basis_of(target));
             let basis = basis.map_or(String::new(), |basis| format!("  ({basis})"));
-            self.say(&format!("  {} holds already{basis}", target.claim));
+            self.say(format!("  {} holds already{basis}", target.claim));
         }
         for removal in &plan.removals {
             if !plan
@@ -235,77 +268,32 @@ impl Report {
                 .iter()
                 .any(|change| change.reference == *removal)
             {
-                self.say(&format!("  {removal} is not there, nothing to remove"));
+                self.say(format!("  {removal} is not there, nothing to remove"));
             }
         }
         let mut repository = None;
         for change in &plan.changes {
             let own = change.reference.repository().familiar();
             if repository.as_ref() != Some(&own) {
-                self.say(&format!("  {own}"));
+                self.say(format!("  {own}"));
                 repository = Some(own);
             }
             if let Some(from) = &change.from {
-                self.say(&format!("-   {}  {from}", change.reference));
+                self.say(Tone::Bad.of(format!("-   {}  {from}", change.reference)));
             }
             if let Some(to) = &change.to {
                 let basis = plan.basis(&change.reference);
                 let basis = basis.filter(|_| change.reference.digest().is_some());
                 let trust = basis.map(|target| format!("  ({})", basis_of(target)));
-                self.say(&format!(
-                    "+   {}  {to}{}",
-                    change.reference,
-                    trust.unwrap_or_default()
-                ));
+                let added = Tone::Good.of(format!("+   {}  {to}", change.reference));
+                self.say(added.and(trust.unwrap_or_default()));
             }
         }
         for image in &plan.orphans {
-            self.say(&format!(
+            self.say(Tone::Doubtful.of(format!(
                 "! image {image} is left without any reference; `docker image prune` would delete it"
-            ));
+            )));
         }
-    }
-
-    /// What applying would touch.
-    pub fn disturbance(&mut self, disturbance: &Disturbance) {
-        let restarts = if disturbance.running {
-            let mut units = vec![disturbance.unit.clone()];
-            units.extend(disturbance.triggers.clone());
-            units
-        } else {
-            disturbance.triggers.clone()
-        };
-        if restarts.is_empty() {
-            self.say("\nDocker is not running and stays so: nothing is stopped.");
-        } else {
-            self.say(&format!(
-                "\nApplying this stops and starts {}.",
-                restarts.join(", ")
-            ));
-        }
-        if !disturbance.carried_along.is_empty() {
-            self.say(&format!(
-                "Stopped along with it, and started again: {}.",
-                disturbance.carried_along.join(", ")
-            ));
-        }
-        if disturbance.running {
-            for line in fates(disturbance).iter().chain(&clients(disturbance)) {
-                self.say(line);
-            }
-        }
-        let containers = disturbance.containers.iter();
-        self.document.disturbance = Some(DisturbanceDocument {
-            restarts,
-            also_restarts: disturbance.carried_along.clone(),
-            running_containers: containers.clone().map(|one| one.name.clone()).collect(),
-            containers_keep_running: disturbance.containers_survive(),
-            api_clients: disturbance.api_clients,
-            switches_live_restore: disturbance.switches_live_restore(),
-            containers: containers
-                .map(|one| ContainerDocument::of(one, disturbance.fate(one)))
-                .collect(),
-        });
     }
 
     /// The containers that are not what they were.
@@ -323,14 +311,17 @@ impl Report {
         let mut claims = Vec::new();
         for (index, target) in plan.targets.iter().enumerate() {
             let answered = engine.and_then(|answers| answers.get(index).copied());
-            let word = |holds: bool| if holds { "yes" } else { "NO" };
-            self.say(&format!(
-                "{}\n  in the file: {}, by the engine: {}; {}",
-                target.claim,
-                word(target.holds),
-                answered.map_or("not asked", word),
-                basis_of(target)
-            ));
+            let word = |holds: bool| match holds {
+                true => Tone::Good.of("yes"),
+                false => Tone::Bad.of("NO"),
+            };
+            self.say(
+                Text::from(format!("{}\n  in the file: ", target.claim))
+                    .and(word(target.holds))
+                    .and(", by the engine: ")
+                    .and(answered.map_or("not asked".into(), word))
+                    .and(format!("; {}", basis_of(target))),
+            );
             claims.push(ClaimDocument {
                 holds_in_engine: answered,
                 ..ClaimDocument::from(target)
@@ -376,7 +367,7 @@ impl Report {
     /// The line that says how to take back what was done.
     pub fn say_way_back(&self) {
         if let (Some(id), None) = (&self.document.transaction, &self.document.rollback_of) {
-            self.say(&format!("To take this back: digestfix rollback {id}"));
+            self.say(format!("To take this back: digestfix rollback {id}"));
         }
     }
 
@@ -393,27 +384,34 @@ impl Report {
 
     /// Tells what went wrong.
     pub fn problem(&mut self, kind: &str, problem: Problem) {
+        self.end_live();
+        let kind = Text::from("digestfix: ").and(Tone::Alarming.of(kind));
         match problem.what.as_slice() {
-            [one] => self.complain(&format!("digestfix: {kind}: {}", shortened(one))),
+            [one] => self.complain(kind.and(format!(": {}", shortened(one)))),
             several => {
-                self.complain(&format!("digestfix: {kind}:"));
+                self.complain(kind.and(":"));
                 for what in several.iter().take(MAX_REASONS) {
-                    self.complain(&format!("  - {}", shortened(what)));
+                    self.complain(format!("  - {}", shortened(what)));
                 }
                 if let Some(more @ 1..) = several.len().checked_sub(MAX_REASONS) {
-                    self.complain(&format!("  … and {more} more (--json names them all)"));
+                    self.complain(format!("  … and {more} more (--json names them all)"));
                 }
             }
         }
-        self.complain(&format!("  Now:  {}", problem.state));
+        self.complain(
+            Tone::Strong
+                .of("  Now:")
+                .and(format!("  {}", problem.state)),
+        );
         if let Some(next) = &problem.next {
-            self.complain(&format!("  Next: {next}"));
+            self.complain(Tone::Strong.of("  Next:").and(format!(" {next}")));
         }
         self.document.problem = Some(problem);
     }
 
     /// Ends the report.
     pub fn end(mut self, exit: Exit) -> Exit {
+        self.end_live();
         self.document.exit_code = exit as u8;
         let observer = self.observer.take();
         let took = self.started.elapsed();
@@ -425,13 +423,20 @@ impl Report {
         if self.json
             && let Ok(text) = serde_json::to_string_pretty(&self.document)
         {
-            let _ = writeln!(io::stdout(), "{text}");
+            self.output.write(Stream::Stdout, text + "\n");
         }
         exit
     }
 }
 
 impl Progress for Report {
+    fn begin(&mut self, doing: &str) {
+        tracing::debug!("{doing}");
+        if self.is_live() {
+            self.output.begin(Text::from(doing).render(false));
+        }
+    }
+
     fn transaction_begins(&mut self, id: &str) {
         self.document.transaction = Some(id.to_owned());
         if let Some(observer) = &mut self.observer {
@@ -451,7 +456,9 @@ impl Progress for Report {
         if let Some(observer) = &mut self.observer {
             observer.step(&self.document, step, detail);
         }
-        self.say(&format!("{seconds:>8.3} s  {detail}"));
+        self.end_live();
+        let time = Tone::Faint.of(format!("{seconds:>8.3} s"));
+        self.say(time.and(format!("  {detail}")));
         self.document.steps.push(StepDocument {
             step,
             seconds: (seconds * 1000.0).round() / 1000.0,
@@ -464,7 +471,8 @@ impl Progress for Report {
         if let Some(observer) = &mut self.observer {
             observer.warning(&self.document, text);
         }
-        self.complain(&format!("digestfix: warning: {text}"));
+        let kind = Text::from("digestfix: ").and(Tone::Doubtful.of("warning"));
+        self.complain(kind.and(format!(": {text}")));
         self.document.warnings.push(text.to_owned());
     }
 }
@@ -475,105 +483,6 @@ fn shortened(text: &str) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
-}
-
-/// What comes out of a file may not steer the terminal it is shown on.
-fn printable(text: &str) -> String {
-    text.replace(
-        |character: char| character.is_control() && character != '\n',
-        "\u{fffd}",
-    )
-}
-
-/// What becomes of the running containers, and of those who are connected to
-/// them, in words.
-fn fates(disturbance: &Disturbance) -> Vec<String> {
-    let mut by_fate: Vec<(Fate, Vec<&str>)> = Vec::new();
-    for container in &disturbance.containers {
-        let fate = disturbance.fate(container);
-        match by_fate.iter_mut().find(|(other, _)| *other == fate) {
-            Some((_, names)) => names.push(&container.name),
-            None => by_fate.push((fate, vec![&container.name])),
-        }
-    }
-    if by_fate.is_empty() {
-        return vec!["Running containers: none.".to_owned()];
-    }
-    let mut lines = vec!["Running containers:".to_owned()];
-    lines.extend(by_fate.into_iter().map(|(fate, names)| {
-        let what = match fate {
-            Fate::KeepsRunning => "keep running",
-            Fate::StartedAgain => "stop with Docker, and are started again",
-            Fate::RestartsByPolicy => "STOP with Docker; their restart policy starts them again",
-            Fate::RestartsIfItFails => {
-                "STOP with Docker; their restart policy starts them again only if they end with an error"
-            }
-            Fate::ReplacedBySwarm => "STOP with Docker; swarm starts others in their place",
-            Fate::StaysDown => "STOP with Docker, and stay down",
-            Fate::Removed => "STOP with Docker, and are REMOVED with their anonymous volumes (--rm)",
-        };
-        format!("  {what}: {}", names.join(", "))
-    }));
-    if let (true, LiveRestore::Switchable(config_file)) = (
-        disturbance.switches_live_restore(),
-        &disturbance.live_restore,
-    ) {
-        lines.push(format!(
-            "For that, live-restore is switched on in {} for the moment, and the file put back.",
-            config_file.display()
-        ));
-    }
-    if disturbance.switches_live_restore() && !disturbance.forgotten_by_reload.is_empty() {
-        lines.push(format!(
-            "dockerd forgets {} of its unit's command line then, until its next start.",
-            disturbance.forgotten_by_reload.join(", ")
-        ));
-    }
-    if disturbance.containers_survive() {
-        lines.push(
-            "While Docker is away, they do not find each other by name, their health checks pause and \
-             their output waits."
-                .to_owned(),
-        );
-    }
-    let ports = disturbance.ports_to_hold();
-    if !ports.is_empty() {
-        let ports: BTreeSet<String> = ports.iter().map(ToString::to_string).collect();
-        let ports: Vec<String> = ports.into_iter().collect();
-        lines.push(format!(
-            "New connections to published ports ({}) wait until it is back, and a second more (on old kernels a few); \
-             open ones go on, but those through docker-proxy (from this host itself, mostly) are cut.",
-            ports.join(", ")
-        ));
-    }
-    lines
-}
-
-/// What becomes of the API's clients.
-fn clients(disturbance: &Disturbance) -> Option<String> {
-    let execs: usize = disturbance
-        .containers
-        .iter()
-        .map(|container| container.execs)
-        .sum();
-    let execs = match execs {
-        0 => String::new(),
-        1 => ", 1 docker exec session among them".to_owned(),
-        count => format!(", {count} docker exec sessions among them"),
-    };
-    let count = match disturbance.api_clients {
-        0 => return None,
-        1 => "1 client is connected to the API now and is".to_owned(),
-        count => format!("{count} clients are connected to the API now and are"),
-    };
-    Some(format!(
-        "{count} cut off{execs}; builds and pulls under way fail.{}",
-        if disturbance.stops_late() {
-            " Docker waits for them when it stops, up to 5 s."
-        } else {
-            ""
-        }
-    ))
 }
 
 /// How far a target is known, and by what.

@@ -174,6 +174,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     async fn stage(&mut self) -> Result<(), Failure> {
         self.heed_interrupt().await?;
+        self.progress.begin("writing the new references");
         self.write_staged()?;
         self.progress
             .step(Step::Stage, "new references written beside the old ones");
@@ -199,6 +200,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         if !daemon.disturbance.switches_live_restore() {
             return Ok(());
         }
+        self.progress.begin("switching live-restore on");
         self.reached = Reached::Keeping;
         daemon.keep_containers(self.switch.as_ref()).await?;
         self.progress.step(
@@ -214,6 +216,8 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         };
         let unit = &daemon.host.unit;
+        self.progress
+            .begin(&format!("keeping {} from being started", unit.id));
         self.hold = Some(Hold::place(daemon.manager, daemon.runtime_units, unit).await?);
         if !daemon.disturbance.running && daemon.is_active().await {
             return Err(Failure::StartedMeanwhile(unit.id.clone()));
@@ -230,6 +234,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
+        self.progress.begin(&format!("stopping {}", daemon.units()));
         self.keep_down(daemon).await?;
         self.look_at_containers(daemon).await?;
         self.active_before = daemon.manager.active_states().await?;
@@ -316,6 +321,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         }
         self.heed_interrupt().await?;
+        self.progress.begin("changing the references");
         self.see_nobody_running()?;
         self.reached = Reached::Committing;
         if let Some(staged) = self.staged.take() {
@@ -341,6 +347,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         };
         self.reached = self.reached.max(Reached::Starting);
+        self.progress.begin(&format!("starting {}", daemon.units()));
         let detail = if daemon.disturbance.running {
             self.ensure_on()?;
             self.release_hold();
@@ -385,6 +392,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.verify_file()?;
         let mut detail = "the file has every reference".to_owned();
         if let Some(daemon) = self.daemon.filter(|daemon| daemon.disturbance.running) {
+            self.progress.begin("asking the running engine");
             daemon.agrees(&self.plan, &self.images.image_ids()?).await?;
             detail.push_str(", and so has the running engine");
         }
@@ -475,6 +483,8 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         if lost.is_empty() {
             return Ok(());
         }
+        self.progress
+            .begin(&format!("starting {} again", lost.join(", ")));
         daemon.start_inactive(&lost).await?;
         self.progress
             .step(Step::Restore, &format!("{} started again", lost.join(", ")));
@@ -496,6 +506,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// From wherever the way forward failed, back to what was found.
     async fn back(mut self, failure: Failure) -> Outcome {
         self.progress.warning(&format!("{failure}; undoing"));
+        self.progress.begin("undoing");
         if self.reached < Reached::Stopping {
             self.held_ports = None;
             if let Some(journal) = &mut self.journal {
@@ -576,6 +587,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let (Some(daemon), Some(hold)) = (self.daemon, &mut self.hold) else {
             return Ok(());
         };
+        self.progress.begin("stopping Docker again");
         hold.renew()?;
         self.look_for_more_containers(daemon).await?;
         self.hold_ports().await;
@@ -620,6 +632,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
+        self.progress.begin(&format!("starting {}", daemon.units()));
         // Docker is started whatever comes of the file.
         let kept = self.ensure_on();
         self.release_hold();

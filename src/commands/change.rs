@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::cli::HostArgs;
 use crate::commands::recover::{recover, settled_site};
-use crate::commands::{Draft, Reach, Site, Stop, engine_at, rollback, survey};
+use crate::commands::{
+    Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, rollback, survey,
+};
 use crate::disturbance::{ContainerPolicy, Disturbance, Obstacle};
 use crate::history;
 use crate::host::{Flags, HostError, probable_data_root};
@@ -71,10 +73,12 @@ pub(super) async fn change(
         Err(stop) => data_root_behind(terms, stop).await?,
     };
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
+    report.begin(WAITS_FOR_LOCK);
     let lock = tokio::select! {
         lock = RootLock::acquire(&data_root, terms.wait) => lock?,
         signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
     };
+    report.begin(LOOKS);
     // Everything again: another run may have ended just now.
     let mut site = settled_site(terms.host, Reach::Bus).await?;
     report.host(&site.host);

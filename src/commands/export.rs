@@ -1,7 +1,7 @@
 //! `digestfix export`
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io;
 
 use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
 use crate::commands::{Reach, Site, Stop, engine_at, grounds};
@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::evidence::Evidence;
 use crate::host::{Flags, HostError, find_containerd_engine};
 use crate::manifest::Manifest;
+use crate::output::Output;
 use crate::plan::digest_is_image_id;
 use crate::reference::Reference;
 use crate::report::{Exit, Report};
@@ -22,9 +23,8 @@ use crate::trust::Trust;
 
 pub(super) async fn run(args: &ExportArgs) -> Exit {
     let output = OutputArgs {
-        json: false,
         verbose: args.verbose,
-        quiet: 0,
+        ..OutputArgs::default()
     };
     let mut report = Report::new("export", &output);
     match export(args, &mut report).await {
@@ -32,7 +32,7 @@ pub(super) async fn run(args: &ExportArgs) -> Exit {
             let ExportFormat::Json = args.format;
             let written = serde_json::to_string_pretty(&file)
                 .map_err(io::Error::other)
-                .and_then(|text| writeln!(io::stdout().lock(), "{text}"));
+                .and_then(|text| Output::of_process().deliver(text + "\n"));
             match written {
                 Ok(()) => report.end(Exit::Done),
                 Err(error) => Stop::Output(error).tell(report),

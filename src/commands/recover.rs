@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::geteuid;
 
 use crate::cli::{HostArgs, RecoverArgs};
-use crate::commands::{Reach, Site, Stop, engine_at};
+use crate::commands::{LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at};
 use crate::data_root::ImageDir;
 use crate::disturbance::Disturbance;
 use crate::host::HostError;
@@ -85,6 +85,7 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
         if Journal::read(data_root)?.is_none() {
             return Ok(None);
         }
+        report.begin(WAITS_FOR_LOCK);
         let lock = wait(data_root).await?;
         return recover(&site, &lock, report).await;
     }
@@ -95,6 +96,7 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
             report.warning(&notice.gone(&id));
             continue;
         }
+        report.begin(WAITS_FOR_LOCK);
         let problems = match wait(&notice.data_root).await {
             Ok(lock) => recover_run(&id, &lock, report).await,
             Err(stop) => Err(stop),
@@ -176,6 +178,7 @@ pub(super) async fn recover_run(
     lock: &RootLock,
     report: &mut Report,
 ) -> Result<Option<Vec<String>>, Stop> {
+    report.begin(LOOKS);
     let unfinished = Path::new(UNFINISHED);
     let journal = Journal::read(lock.data_root())?;
     if journal.as_ref().is_none_or(|journal| journal.id != id) {

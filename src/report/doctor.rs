@@ -2,33 +2,45 @@
 
 use crate::doctor::{Finding, State};
 use crate::report::table::columns;
+use crate::report::text::{Text, Tone};
 use crate::report::{Report, shortened};
 
 impl Report {
     /// The findings, a line each, with what to do about it below.
     pub fn findings(&mut self, findings: Vec<Finding>) {
-        let rows: Vec<[String; 3]> = findings
+        let rows: Vec<[Text; 3]> = findings
             .iter()
             .map(|finding| {
                 [
-                    finding.state.text().to_owned(),
-                    finding.check.text().to_owned(),
-                    in_one_line(&finding.what),
+                    tone(finding.state).of(finding.state.text()),
+                    finding.check.text().into(),
+                    in_one_line(&finding.what).into(),
                 ]
             })
             .collect();
-        for (line, finding) in columns(&rows).lines().zip(&findings) {
-            let next = finding.next.as_ref().map(|next| format!("  Next: {next}"));
-            for line in [line.to_owned()].into_iter().chain(next) {
+        // Sentences are not folded.
+        for (line, finding) in columns(&rows, None).into_iter().zip(&findings) {
+            let next = finding.next.as_ref();
+            let next = next.map(|next| Tone::Strong.of("  Next:").and(format!(" {next}")));
+            for line in [line].into_iter().chain(next) {
                 if finding.state == State::Problem && self.quiet > 0 {
-                    self.complain(&line);
+                    self.complain(line);
                 } else {
-                    self.say(&line);
+                    self.say(line);
                 }
             }
         }
-        self.say(&format!("\n{}", summary(&findings)));
+        self.say(format!("\n{}", summary(&findings)));
         self.document.checks = Some(findings);
+    }
+}
+
+const fn tone(state: State) -> Tone {
+    match state {
+        State::Ok => Tone::Good,
+        State::Warning => Tone::Doubtful,
+        State::Problem => Tone::Bad,
+        State::NotSeen => Tone::Faint,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::history::{Changed, Claimed, End, Kind, Record, Side};
 use crate::report::Report;
 use crate::report::document::TransactionDocument;
 use crate::report::table::columns;
+use crate::report::text::{Text, Tone};
 
 /// A transaction of the history, and what is known of it beside its record.
 #[derive(Debug, Clone)]
@@ -25,10 +26,11 @@ impl Report {
         if transactions.is_empty() {
             self.say("No transaction is on record here.");
         } else {
-            let titles = ["ID", "BEGAN", "BY", "WHAT", "RESULT"].map(str::to_owned);
+            let titles =
+                ["ID", "BEGAN", "BY", "WHAT", "RESULT"].map(|title| Tone::Strong.of(title));
             let lines = transactions.iter().map(Transaction::line);
-            let lines: Vec<[String; 5]> = [titles].into_iter().chain(lines).collect();
-            self.say(&columns(&lines));
+            let lines: Vec<[Text; 5]> = [titles].into_iter().chain(lines).collect();
+            self.say_all(columns(&lines, self.room()));
         }
         let documents = transactions.into_iter().map(|one| one.document(false));
         self.document.transactions = Some(documents.collect());
@@ -36,15 +38,13 @@ impl Report {
 
     /// All of one transaction.
     pub fn one_transaction(&mut self, transaction: Transaction) {
-        for line in transaction.lines() {
-            self.say(&line);
-        }
+        self.say_all(transaction.lines());
         self.document.transactions = Some(vec![transaction.document(true)]);
     }
 }
 
 impl Transaction {
-    fn line(&self) -> [String; 5] {
+    fn line(&self) -> [Text; 5] {
         let record = &self.record;
         let what = match record.changes.as_slice() {
             [] => "nothing".to_owned(),
@@ -63,12 +63,20 @@ impl Transaction {
             Kind::Rollback(of) => format!("{what}, taking back {of}"),
         };
         [
-            record.id.clone(),
-            record.began.clone(),
-            record.by.clone(),
-            what,
-            self.result(),
+            (&record.id).into(),
+            (&record.began).into(),
+            (&record.by).into(),
+            what.into(),
+            self.tone().of(self.result()),
         ]
+    }
+
+    const fn tone(&self) -> Tone {
+        match &self.record.result {
+            Some(End::Done) => Tone::Good,
+            Some(End::Incomplete { .. } | End::Broken { .. }) => Tone::Alarming,
+            None | Some(End::Undone { .. } | End::Recovered { .. }) => Tone::Doubtful,
+        }
     }
 
     /// In a few words.
@@ -91,11 +99,12 @@ impl Transaction {
         }
     }
 
-    fn lines(&self) -> Vec<String> {
+    fn lines(&self) -> Vec<Text> {
         let record = &self.record;
+        let result = self.tone().of(self.result());
         let result = match why(record) {
-            Some(why) => format!("{}: {why}", self.result()),
-            None => self.result(),
+            Some(why) => result.and(format!(": {why}")),
+            None => result,
         };
         let backup = self.backup.as_ref().map(|path| path.display().to_string());
         let what = match &record.kind {
@@ -104,35 +113,47 @@ impl Transaction {
         };
         let ended = record.ended.clone().unwrap_or_else(|| "-".to_owned());
         let mut lines = vec![
-            format!("Transaction {}, number {}", record.id, record.number),
-            format!("  what     {what}"),
-            format!("  by       {}", record.by),
-            format!("  began    {}", record.began),
-            format!("  ended    {ended}"),
-            format!("  result   {result}"),
-            format!("  driver   {}", record.driver),
-            format!("  before   {}", record.before),
-            format!("  after    {}", record.after),
+            format!("Transaction {}, number {}", record.id, record.number).into(),
+            format!("  what     {what}").into(),
+            format!("  by       {}", record.by).into(),
+            format!("  began    {}", record.began).into(),
+            format!("  ended    {ended}").into(),
+            Text::from("  result   ").and(result),
+            format!("  driver   {}", record.driver).into(),
+            format!("  before   {}", record.before).into(),
+            format!("  after    {}", record.after).into(),
             format!(
                 "  backup   {}",
                 backup.as_deref().unwrap_or("none (any more)")
-            ),
+            )
+            .into(),
         ];
         if !record.claims.is_empty() {
-            lines.push("Claims:".to_owned());
+            lines.push("Claims:".into());
         }
         for claim in &record.claims {
-            lines.push(format!("  {}", claim.claim));
-            lines.push(format!(
-                "    {} is {}  ({}, {})",
-                claim.reference, claim.image_id, claim.trust, claim.origin
-            ));
+            lines.push(format!("  {}", claim.claim).into());
+            lines.push(
+                format!(
+                    "    {} is {}  ({}, {})",
+                    claim.reference, claim.image_id, claim.trust, claim.origin
+                )
+                .into(),
+            );
         }
-        lines.push("Changes:".to_owned());
+        lines.push("Changes:".into());
         for change in &record.changes {
-            let line = |sign, image| format!("{sign}   {}  {image}", change.reference);
-            lines.extend(change.from.as_ref().map(|image| line('-', image.clone())));
-            lines.extend(change.to.as_ref().map(|image| line('+', image.to_string())));
+            let Changed {
+                reference,
+                from,
+                to,
+            } = change;
+            let from = from
+                .as_ref()
+                .map(|image| format!("-   {reference}  {image}"));
+            let to = to.as_ref().map(|image| format!("+   {reference}  {image}"));
+            lines.extend(from.map(|line| Tone::Bad.of(line)));
+            lines.extend(to.map(|line| Tone::Good.of(line)));
         }
         lines
     }

@@ -44,6 +44,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     async fn be_guarded(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
+        self.progress.begin("starting a guard");
         let data_root = self.lock.data_root();
         self.guard = Some(Guard::start(daemon.manager, &self.id, data_root).await?);
         match daemon

@@ -50,6 +50,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let mut problems = Vec::new();
         let mut started = Vec::new();
         for container in journal.start_again.iter().filter(|_| may_have_ended) {
+            progress.begin(&format!("starting container {}", container.name));
             match self.start_again(container).await {
                 Ok(false) => {}
                 Ok(true) => started.push(container.name.as_str()),

@@ -362,6 +362,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
                 }
                 adopt(switch, theirs.as_deref(), journal, lock, progress)?;
             }
+            progress.begin("switching live-restore off again");
             switch.put_off()?;
             reload(self, false).await?;
         }

@@ -1,4 +1,4 @@
-//! What a transaction tells: its steps as they end, and how it ended.
+//! What a transaction tells: its steps as they begin and end, and how it ended.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,8 +49,11 @@ pub enum Step {
     UndoStart,
 }
 
-/// Hears of each step as it ends.
+/// Hears of each step, and may keep none waiting: Docker may be stopped.
 pub trait Progress {
+    /// Something begins that may take its time; until a step has ended or
+    /// something else begins, it is what is waited for.
+    fn begin(&mut self, doing: &str);
     /// The transaction of this name has begun.
     fn transaction_begins(&mut self, id: &str);
     /// A Docker that runs is about to be stopped. [`Step::Start`] or

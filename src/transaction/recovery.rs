@@ -37,6 +37,7 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     daemon: Daemon<'_, M, E>,
     progress: &mut impl Progress,
 ) -> Result<Vec<String>, Failure> {
+    progress.begin("bringing the host back");
     if let Err(error) = Hold::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await {
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
@@ -69,6 +70,7 @@ async fn bring_back<M: ServiceManager, E: Engine>(
             let config_file = &daemon.host.config_file;
             ensure_on(&mut switch, config_file, journal, lock, progress)?;
         }
+        progress.begin(&format!("starting {}", daemon.unit()));
         daemon.start().await?;
         progress.step(Step::Start, &format!("{} started", daemon.unit()));
     }

@@ -513,10 +513,15 @@ impl Engine for World {
     }
 }
 
+/// The steps that ended, the warnings, and what was said to begin.
 #[derive(Default)]
-struct Steps(Vec<Step>, Vec<String>);
+struct Steps(Vec<Step>, Vec<String>, Vec<String>);
 
 impl Progress for Steps {
+    fn begin(&mut self, doing: &str) {
+        self.2.push(doing.to_owned());
+    }
+
     fn transaction_begins(&mut self, _: &str) {}
 
     fn docker_stops(&mut self) {}
@@ -616,12 +621,16 @@ fn recover(world: &World) -> Result<Vec<String>, Failure> {
 
 /// Runs a whole transaction in this world.
 fn transact(world: &World) -> (Outcome, Vec<Step>) {
+    let (outcome, told) = transact_all(world);
+    (outcome, told.0)
+}
+
+fn transact_all(world: &World) -> (Outcome, Steps) {
     let request = Request {
         claims: vec![format!("a:1@{DIGEST}").parse().unwrap()],
         ..Request::default()
     };
-    let (outcome, told) = transact_for(world, &Aim::Claims(&request), &journal::new_id());
-    (outcome, told.0)
+    transact_for(world, &Aim::Claims(&request), &journal::new_id())
 }
 
 /// Runs a transaction of this name, which keeps two backups.
@@ -725,6 +734,34 @@ fn all_goes_well() {
         *world.calls.borrow(),
         ["guard", "reload", "stop", "start", "reload"],
         "nothing is asked of systemd twice"
+    );
+}
+
+#[test]
+fn what_is_waited_for_is_said_before() {
+    let (_, steps) = transact_all(&World::new());
+    assert_eq!(
+        steps.2,
+        [
+            "starting a guard",
+            "writing the new references",
+            "keeping docker.service from being started",
+            "stopping docker.service, docker.socket",
+            "changing the references",
+            "starting docker.service, docker.socket",
+            "asking the running engine",
+        ]
+    );
+    let world = World::new();
+    world.engine_lies.set(true);
+    let (_, steps) = transact_all(&world);
+    assert_eq!(
+        steps.2[7..],
+        [
+            "undoing",
+            "stopping Docker again",
+            "starting docker.service, docker.socket"
+        ]
     );
 }
 

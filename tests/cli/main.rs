@@ -8,3 +8,4 @@ mod history;
 mod metrics;
 mod references;
 mod sources;
+mod terminal;

@@ -132,39 +132,31 @@ pub struct Traced {
     pub line: String,
 }
 
-/// The calls in a log of `strace -f`, in their order.
+/// The calls in a log of strace, in their order.
 pub fn traced(log: &str) -> Vec<Traced> {
-    let mut numbers: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
     let mut traced: Vec<Traced> = Vec::new();
     for line in log.lines() {
-        let Some((task, rest)) = line.split_once(' ') else {
-            continue;
-        };
-        let rest = rest.trim_start();
-        let Some((call, arguments)) = rest.split_once('(') else {
+        let Some((call, arguments)) = line.split_once('(') else {
             continue;
         };
         if !CALLS.contains(&call) {
             continue;
         }
-        // strace counts each task's on their own.
-        let number = numbers
-            .entry((task.to_owned(), call.to_owned()))
-            .or_default();
+        let number = numbers.entry(call).or_default();
         *number += 1;
         let of_interest = match call {
             "openat" => arguments.contains("O_CREAT"),
             "fcntl" => arguments.contains("_SETLK"),
             _ => true,
         };
-        let point = Point {
-            call: call.to_owned(),
-            occurrence: *number,
-        };
-        if of_interest && traced.iter().all(|known| known.point != point) {
+        if of_interest {
             traced.push(Traced {
-                point,
-                line: rest.to_owned(),
+                point: Point {
+                    call: call.to_owned(),
+                    occurrence: *number,
+                },
+                line: line.to_owned(),
             });
         }
     }

@@ -8,12 +8,12 @@ use crate::points::{Fault, Injection, Traced, chosen};
 use crate::scene::{Scene, attempt};
 use crate::tally::{Tally, Tried};
 
-/// Where an apply is killed, and what it is about to say there.
-const MOMENTS: [(&str, &str); 4] = [
-    ("before the stop", "nothing can start"),
-    ("while Docker is down", "stopped"),
-    ("after the swap", "changed in the file"),
-    ("after the start", "the engine answers"),
+/// Where an apply is killed: a part of a call, and how many calls later.
+const MOMENTS: [(&str, &str, usize); 4] = [
+    ("before the stop", r#"\"phase\": \"stopping\""#, 0),
+    ("while Docker is down", "repositories.json\", AT_FDCWD", 0),
+    ("after the swap", "repositories.json\", AT_FDCWD", 1),
+    ("after the start", "/images/json HTTP", 0),
 ];
 
 const RECOVER: [&str; 3] = ["recover", "--wait", "60"];
@@ -34,8 +34,8 @@ pub fn run(options: &Options) -> Tally {
     let apply = trace(&first.machine, &first.apply());
     first.take_off().expect("the digest comes off again");
     let mut points = Vec::new();
-    for (moment, says) in MOMENTS {
-        let interruption = said(&apply, says).point.with(Fault::Kill);
+    for (moment, part, later) in MOMENTS {
+        let interruption = call(&apply, part, later).point.with(Fault::Kill);
         let prepared = interrupt(first, &interruption);
         prepared.expect("an apply can be interrupted");
         let calls = trace(&first.machine, &RECOVER);
@@ -71,12 +71,11 @@ fn unguarded(options: &Options) -> Scene {
     scene
 }
 
-/// The call with which a run says something.
-fn said<'a>(calls: &'a [Traced], says: &str) -> &'a Traced {
-    calls
-        .iter()
-        .find(|traced| traced.line.starts_with("write(1,") && traced.line.contains(says))
-        .unwrap_or_else(|| panic!("no apply says: {says}"))
+fn call<'a>(calls: &'a [Traced], part: &str, later: usize) -> &'a Traced {
+    let first = calls.iter().position(|traced| traced.line.contains(part));
+    first
+        .and_then(|first| calls.get(first + later))
+        .unwrap_or_else(|| panic!("no call of an apply has: {part}"))
 }
 
 fn interrupt(scene: &Scene, interruption: &Injection) -> Result<(), Vec<String>> {

@@ -23,4 +23,5 @@ mod observed;
 mod refusals;
 mod repair;
 mod sources;
+mod terminal;
 mod units;

@@ -1,0 +1,259 @@
+//! Standard output and standard error, with a thread of their own that writes to
+//! them.
+//!
+//! A terminal that somebody has stopped with Ctrl-S, a pipe that is full, a slow
+//! connection: each makes whoever writes to it wait, for as long as it likes. A
+//! run that has stopped Docker must not wait for a reader, so here everything
+//! is only queued. The queue has no bound, since a full one would have to be
+//! waited for or lose lines; it holds no more than a run has to say. It is one
+//! queue for both streams, so their lines keep their order. It is waited for in
+//! the end ([`Output::drained`]), when the host is whole.
+
+use std::io;
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::SigSet;
+use tokio::sync::oneshot;
+
+mod process;
+mod screen;
+
+use process::Process;
+pub use process::columns;
+pub use screen::Stream;
+use screen::{Screen, Streams};
+
+/// How often the step under way is drawn anew. One that is shorter is not shown.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// What the thread is told.
+enum Said {
+    Text(Stream, String),
+    Begin(String, Instant),
+    End,
+    Deliver(String, mpsc::Sender<io::Result<()>>),
+    Drain(oneshot::Sender<()>),
+}
+
+/// Both streams of this process.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// None when the system has no thread to give: better to wait for readers
+    /// than to leave a host as it is.
+    queue: Option<Sender<Said>>,
+}
+
+impl Output {
+    /// The streams that this process was given.
+    #[must_use]
+    pub fn of_process() -> Self {
+        static OUTPUT: OnceLock<Output> = OnceLock::new();
+        OUTPUT.get_or_init(|| Self::to(Process)).clone()
+    }
+
+    fn to(streams: impl Streams + Send + 'static) -> Self {
+        let (queue, said) = mpsc::channel();
+        let thread = thread::Builder::new().name("output".to_owned());
+        let spawned = thread.spawn(move || write_all(&said, streams));
+        Self {
+            queue: spawned.is_ok().then_some(queue),
+        }
+    }
+
+    fn say(&self, said: Said) {
+        match &self.queue {
+            Some(queue) => {
+                // The thread ends only with the process.
+                let _ = queue.send(said);
+            }
+            None => tell(&mut Screen::new(Process), said),
+        }
+    }
+
+    /// Has a text written. What cannot be written is lost without a word:
+    /// there is nobody left to say it to.
+    pub fn write(&self, to: Stream, text: String) {
+        self.say(Said::Text(to, text));
+    }
+
+    /// Shows what is being done, and for how long by now, until it has ended.
+    /// Only for a terminal.
+    pub fn begin(&self, doing: String) {
+        self.say(Said::Begin(doing, Instant::now()));
+    }
+
+    /// Nothing is being done any more.
+    pub fn end(&self) {
+        self.say(Said::End);
+    }
+
+    /// Writes a text to standard output that is worth nothing unless all of it
+    /// arrives, and waits for that.
+    ///
+    /// # Errors
+    /// When it does not arrive.
+    pub fn deliver(&self, text: String) -> io::Result<()> {
+        let (sender, delivered) = mpsc::channel();
+        self.say(Said::Deliver(text, sender));
+        delivered.recv().map_err(io::Error::other)?
+    }
+
+    /// Waits until all that was said is written.
+    pub async fn drained(&self) {
+        let (sender, drained) = oneshot::channel();
+        self.say(Said::Drain(sender));
+        let _ = drained.await;
+    }
+
+    /// Standard error, for logs.
+    #[must_use]
+    pub const fn log(self) -> Log {
+        Log(self)
+    }
+}
+
+/// Standard error, for logs.
+#[derive(Debug)]
+pub struct Log(Output);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        self.0.write(Stream::Stderr, text);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The thread.
+fn write_all(said: &Receiver<Said>, streams: impl Streams) {
+    // A process in the background that writes to its terminal may be sent
+    // SIGTTOU, which stops it, Docker's way back included.
+    let _ = SigSet::all().thread_block();
+    let mut screen = Screen::new(streams);
+    loop {
+        let next = if screen.is_live() {
+            said.recv_timeout(REDRAW)
+        } else {
+            said.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match next {
+            Ok(said) => tell(&mut screen, said),
+            Err(RecvTimeoutError::Timeout) => screen.draw(Instant::now()),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn tell(screen: &mut Screen<impl Streams>, said: Said) {
+    match said {
+        Said::Text(to, text) => {
+            let _ = screen.write(to, &text);
+        }
+        Said::Begin(doing, since) => screen.begin(doing, since),
+        Said::End => screen.end(),
+        Said::Deliver(text, delivered) => {
+            let _ = delivered.send(screen.write(Stream::Stdout, &text));
+        }
+        Said::Drain(drained) => {
+            let _ = drained.send(());
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::io::Write;
+    use std::sync::mpsc::TryRecvError;
+
+    use super::*;
+
+    /// A reader who takes each text only when the test lets it.
+    struct Stopped {
+        written: Sender<(Stream, String)>,
+        goes_on: Receiver<io::Result<()>>,
+    }
+
+    impl Streams for Stopped {
+        fn write(&mut self, to: Stream, text: &[u8]) -> io::Result<()> {
+            let next = self.goes_on.recv().map_err(io::Error::other)?;
+            let text = String::from_utf8_lossy(text).into_owned();
+            self.written.send((to, text)).map_err(io::Error::other)?;
+            next
+        }
+
+        fn columns(&self) -> Option<usize> {
+            None
+        }
+    }
+
+    type Reader = (Sender<io::Result<()>>, Receiver<(Stream, String)>);
+
+    fn stopped() -> (Output, Reader) {
+        let (written, read) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        (Output::to(Stopped { written, goes_on }), (go_on, read))
+    }
+
+    #[test]
+    fn nobody_waits_for_a_reader_and_nothing_is_lost() {
+        let (output, (go_on, read)) = stopped();
+        let lines: Vec<(Stream, String)> = (0..10_000)
+            .map(|number| match number % 3 {
+                0 => (Stream::Stderr, format!("{number}\n")),
+                _ => (Stream::Stdout, format!("{number}\n")),
+            })
+            .collect();
+        for (to, text) in &lines {
+            output.write(*to, text.clone());
+        }
+        assert_eq!(read.try_recv(), Err(TryRecvError::Empty));
+        for line in lines {
+            go_on.send(Ok(())).unwrap();
+            assert_eq!(read.recv().unwrap(), line);
+        }
+    }
+
+    #[tokio::test]
+    async fn drained_is_when_the_last_line_is_written() {
+        let (output, (go_on, read)) = stopped();
+        output.write(Stream::Stdout, "last\n".to_owned());
+        let drained = output.drained();
+        tokio::pin!(drained);
+        tokio::select! {
+            biased;
+            () = &mut drained => panic!("it is not written"),
+            () = tokio::task::yield_now() => {}
+        }
+        go_on.send(Err(io::Error::other("closed"))).unwrap();
+        drained.await;
+        assert!(read.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_delivery_that_fails_is_told() {
+        let (output, (go_on, _read)) = stopped();
+        go_on.send(Ok(())).unwrap();
+        assert!(output.deliver("one".to_owned()).is_ok());
+        go_on.send(Err(io::Error::other("closed"))).unwrap();
+        assert!(output.deliver("two".to_owned()).is_err());
+    }
+
+    #[test]
+    fn logs_go_the_same_way() {
+        let (output, (go_on, read)) = stopped();
+        output.write(Stream::Stdout, "a step\n".to_owned());
+        output.log().write_all(b"a log\n").unwrap();
+        for line in [(Stream::Stdout, "a step\n"), (Stream::Stderr, "a log\n")] {
+            go_on.send(Ok(())).unwrap();
+            assert_eq!(read.recv().unwrap(), (line.0, line.1.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The streams that this process was given.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::getpgrp;
+use rustix::termios::{tcgetpgrp, tcgetwinsize};
+
+use super::screen::{Stream, Streams};
+
+/// How soon a stream is tried again that takes nothing now and does not wait.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
+
+/// Those streams.
+pub(super) struct Process;
+
+impl Streams for Process {
+    fn write(&mut self, to: Stream, text: &[u8]) -> io::Result<()> {
+        match to {
+            Stream::Stdout => write(&io::stdout(), text),
+            Stream::Stderr => write(&io::stderr(), text),
+        }
+    }
+
+    fn columns(&self) -> Option<usize> {
+        // Where that cannot be told, nobody else is in the foreground.
+        let of_others = tcgetpgrp(io::stdout()).is_ok_and(|group| group != getpgrp());
+        if of_others { None } else { columns() }
+    }
+}
+
+/// How many columns the terminal has that standard output is; none where that
+/// is not known.
+#[must_use]
+pub fn columns() -> Option<usize> {
+    let size = tcgetwinsize(io::stdout()).ok()?;
+    Some(size.ws_col.into()).filter(|columns| *columns > 0)
+}
+
+/// Without the buffer of [`io::Stdout`]: its lock is held for as long as a
+/// reader keeps it.
+fn write(stream: &impl AsFd, mut text: &[u8]) -> io::Result<()> {
+    while !text.is_empty() {
+        match rustix::io::write(stream, text) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => text = text.get(count..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            // Somebody who shares the stream has set O_NONBLOCK on it.
+            Err(Errno::AGAIN) => thread::sleep(TRY_AGAIN),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::io::{Read, pipe};
+
+    use rustix::io::ioctl_fionbio;
+
+    use super::*;
+
+    #[test]
+    fn a_stream_that_does_not_wait_loses_nothing() {
+        let (mut reader, writer) = pipe().unwrap();
+        ioctl_fionbio(&writer, true).unwrap();
+        // More than a pipe holds.
+        let text = "a line\n".repeat(100_000);
+        let written = text.clone();
+        let writing = thread::spawn(move || write(&writer, written.as_bytes()));
+        let mut read = String::new();
+        reader.read_to_string(&mut read).unwrap();
+        writing.join().unwrap().unwrap();
+        assert!(read == text);
+    }
+
+    #[test]
+    fn a_reader_who_is_gone_is_told_of() {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let error = write(&writer, b"a line\n").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}

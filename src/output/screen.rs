@@ -1,0 +1,188 @@
+//! Lines, and below them on a terminal the step under way.
+//!
+//! That one is drawn over itself, and erased before anything else is written,
+//! so that lines stand on a terminal as they do in a file.
+
+use std::io;
+use std::time::Instant;
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// Where a text goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What texts are written to.
+pub(super) trait Streams {
+    /// Writes all of a text, however long that takes.
+    fn write(&mut self, to: Stream, text: &[u8]) -> io::Result<()>;
+    /// The columns of the terminal. None where there is none to draw on now.
+    fn columns(&self) -> Option<usize>;
+}
+
+const TURNS: [char; 4] = ['|', '/', '-', '\\'];
+
+/// To the beginning of the line, and nothing on it.
+const ERASE: &str = "\r\u{1b}[K";
+
+/// Where the text of a finished step begins.
+const INDENT: usize = 12;
+
+struct Doing {
+    what: String,
+    since: Instant,
+}
+
+/// The streams with what is drawn on them.
+pub(super) struct Screen<S> {
+    streams: S,
+    doing: Option<Doing>,
+    drawn: bool,
+    turn: usize,
+}
+
+impl<S: Streams> Screen<S> {
+    pub const fn new(streams: S) -> Self {
+        Self {
+            streams,
+            doing: None,
+            drawn: false,
+            turn: 0,
+        }
+    }
+
+    pub fn write(&mut self, to: Stream, text: &str) -> io::Result<()> {
+        self.erase();
+        self.streams.write(to, text.as_bytes())
+    }
+
+    pub fn begin(&mut self, what: String, since: Instant) {
+        self.doing = Some(Doing { what, since });
+    }
+
+    pub fn end(&mut self) {
+        self.erase();
+        self.doing = None;
+    }
+
+    /// Something is being done, and wants to be drawn from time to time.
+    pub const fn is_live(&self) -> bool {
+        self.doing.is_some()
+    }
+
+    pub fn draw(&mut self, now: Instant) {
+        let (Some(doing), Some(columns)) = (&self.doing, self.streams.columns()) else {
+            return;
+        };
+        let turn = TURNS[self.turn % TURNS.len()];
+        let seconds = now.saturating_duration_since(doing.since).as_secs_f64();
+        let time = format!("  {seconds:.1} s");
+        // A line that reaches the edge would go on in the next one.
+        let room = columns.saturating_sub(INDENT + time.width() + 1);
+        let what = beginning(&doing.what, room);
+        let line = format!("{ERASE}{turn:>8}    {what}{time}");
+        self.turn += 1;
+        self.drawn = true;
+        let _ = self.streams.write(Stream::Stdout, line.as_bytes());
+    }
+
+    fn erase(&mut self) {
+        if self.drawn {
+            self.drawn = false;
+            let _ = self.streams.write(Stream::Stdout, ERASE.as_bytes());
+        }
+    }
+}
+
+/// As much of a text as there is room for.
+fn beginning(text: &str, room: usize) -> &str {
+    let mut taken = 0;
+    let end = text.char_indices().find(|(_, character)| {
+        taken += character.width().unwrap_or_default();
+        taken > room
+    });
+    match end {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Paper {
+        columns: Option<usize>,
+        written: String,
+    }
+
+    impl Streams for &mut Paper {
+        fn write(&mut self, to: Stream, text: &[u8]) -> io::Result<()> {
+            if to == Stream::Stderr {
+                self.written.push_str("stderr: ");
+            }
+            self.written.push_str(std::str::from_utf8(text).unwrap());
+            Ok(())
+        }
+
+        fn columns(&self) -> Option<usize> {
+            self.columns
+        }
+    }
+
+    /// What a step leaves that is drawn twice, with a warning in between.
+    fn drawn(columns: Option<usize>) -> String {
+        let mut paper = Paper {
+            columns,
+            written: String::new(),
+        };
+        let mut screen = Screen::new(&mut paper);
+        let began = Instant::now();
+        screen.begin("stopping docker.service".to_owned(), began);
+        screen.draw(began + Duration::from_millis(100));
+        screen.write(Stream::Stderr, "warning\n").unwrap();
+        screen.draw(began + Duration::from_millis(3240));
+        screen.end();
+        screen.write(Stream::Stdout, "stopped\n").unwrap();
+        screen.draw(began + Duration::from_secs(9));
+        paper.written
+    }
+
+    #[test]
+    fn a_step_is_drawn_and_makes_way_for_lines() {
+        assert_eq!(
+            drawn(Some(80)),
+            "\r\u{1b}[K       |    stopping docker.service  0.1 s\
+             \r\u{1b}[Kstderr: warning\n\
+             \r\u{1b}[K       /    stopping docker.service  3.2 s\
+             \r\u{1b}[Kstopped\n"
+        );
+    }
+
+    #[test]
+    fn it_stays_on_one_line() {
+        for columns in 1..60 {
+            let drawn = drawn(Some(columns));
+            let frames = drawn.split("\r\u{1b}[K").filter(|one| one.contains(" s"));
+            for frame in frames.filter(|frame| !frame.ends_with('\n')) {
+                // Without room for its time, there is none for a step.
+                let least = INDENT + "  3.2 s".len();
+                assert!(frame.width() < columns.max(least + 1), "{frame:?}");
+            }
+        }
+        assert_eq!(beginning("影の箱", 5), "影の");
+    }
+
+    #[test]
+    fn without_a_terminal_there_are_only_lines() {
+        assert_eq!(drawn(None), "stderr: warning\nstopped\n");
+    }
+}

@@ -1,0 +1,96 @@
+//! What a stream can show, and what is asked for.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+
+use clap::ColorChoice;
+
+/// How one stream looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Look {
+    pub colours: bool,
+    /// A line can be drawn over.
+    pub live: bool,
+    /// Somebody looks at it now.
+    pub terminal: bool,
+}
+
+impl Look {
+    pub fn of(stream: &impl IsTerminal, choice: ColorChoice) -> Self {
+        Self::with(stream.is_terminal(), choice, |name| env::var_os(name))
+    }
+
+    /// `NO_COLOR` is <https://no-color.org>'s, `CLICOLOR` and `CLICOLOR_FORCE`
+    /// are <https://bixense.com/clicolors>'s; flags come before variables.
+    fn with(
+        terminal: bool,
+        choice: ColorChoice,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Self {
+        let value = |name| variable(name).filter(|value| !value.is_empty());
+        let live = terminal && value("TERM").is_some_and(|term| term != "dumb");
+        let colours = match choice {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto if value("NO_COLOR").is_some() => false,
+            ColorChoice::Auto if value("CLICOLOR_FORCE").is_some_and(|force| force != "0") => true,
+            ColorChoice::Auto => live && value("CLICOLOR").is_none_or(|wanted| wanted != "0"),
+        };
+        Self {
+            colours,
+            live,
+            terminal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn colours(terminal: bool, choice: ColorChoice, variables: &[(&str, &str)]) -> bool {
+        look(terminal, choice, variables).colours
+    }
+
+    fn look(terminal: bool, choice: ColorChoice, variables: &[(&str, &str)]) -> Look {
+        Look::with(terminal, choice, |name| {
+            let set = variables.iter().find(|(other, _)| *other == name);
+            set.map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn colours_are_for_terminals_that_have_them() {
+        use ColorChoice::Auto;
+        let xterm = ("TERM", "xterm");
+        assert!(colours(true, Auto, &[xterm]));
+        assert!(!colours(false, Auto, &[xterm]));
+        assert!(!colours(true, Auto, &[("TERM", "dumb")]));
+        assert!(!colours(true, Auto, &[]));
+        assert!(!colours(true, Auto, &[xterm, ("CLICOLOR", "0")]));
+    }
+
+    #[test]
+    fn variables_and_flags_are_heeded_in_their_order() {
+        use ColorChoice::{Always, Auto, Never};
+        let xterm = ("TERM", "xterm");
+        let no = ("NO_COLOR", "1");
+        let force = ("CLICOLOR_FORCE", "1");
+        assert!(!colours(true, Auto, &[xterm, no]));
+        assert!(colours(true, Auto, &[xterm, ("NO_COLOR", "")]));
+        assert!(colours(false, Auto, &[force]));
+        assert!(!colours(false, Auto, &[("CLICOLOR_FORCE", "0")]));
+        assert!(!colours(true, Auto, &[xterm, no, force]));
+        assert!(colours(false, Always, &[no]));
+        assert!(!colours(true, Never, &[xterm, force]));
+    }
+
+    #[test]
+    fn lines_are_drawn_over_on_terminals_whatever_their_colour() {
+        use ColorChoice::{Always, Never};
+        assert!(look(true, Never, &[("TERM", "xterm")]).live);
+        assert!(!look(true, Always, &[("TERM", "dumb")]).live);
+        assert!(!look(false, Always, &[("TERM", "xterm")]).live);
+    }
+}

@@ -1,0 +1,126 @@
+//! Text for people, with what is to stand out in it.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+use unicode_width::UnicodeWidthStr;
+
+/// What a part of a text is, which is what decides its colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Plain,
+    /// What the eye looks for.
+    Strong,
+    /// As it should be, or added.
+    Good,
+    /// Not as it should be, or worth a look.
+    Doubtful,
+    /// Wrong, or taken away.
+    Bad,
+    /// What somebody has to see to now.
+    Alarming,
+    /// What can be passed over.
+    Faint,
+}
+
+impl Tone {
+    pub fn of(self, text: impl Into<String>) -> Text {
+        Text(vec![(self, text.into())])
+    }
+
+    fn style(self) -> Style {
+        match self {
+            Self::Plain => Style::new(),
+            Self::Strong => Style::new().bold(),
+            Self::Good => AnsiColor::Green.on_default(),
+            Self::Doubtful => AnsiColor::Yellow.on_default(),
+            Self::Bad => AnsiColor::Red.on_default(),
+            Self::Alarming => AnsiColor::Red.on_default().bold(),
+            Self::Faint => Style::new().dimmed(),
+        }
+    }
+}
+
+/// A text in parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Text(Vec<(Tone, String)>);
+
+impl Text {
+    pub fn and(mut self, more: impl Into<Self>) -> Self {
+        self.push(more);
+        self
+    }
+
+    pub fn push(&mut self, more: impl Into<Self>) {
+        self.0.extend(more.into().0);
+    }
+
+    /// The columns that it takes, if it is one line.
+    pub fn width(&self) -> usize {
+        self.0.iter().map(|(_, part)| part.width()).sum()
+    }
+
+    /// What is written for it.
+    pub fn render(&self, colours: bool) -> String {
+        let mut text = String::new();
+        for (tone, part) in &self.0 {
+            let part = printable(part);
+            if colours {
+                let style = tone.style();
+                // A text takes whatever is written to it.
+                let _ = write!(text, "{style}{part}{style:#}");
+            } else {
+                text.push_str(&part);
+            }
+        }
+        text
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Tone::Plain.of(text)
+    }
+}
+
+impl From<&String> for Text {
+    fn from(text: &String) -> Self {
+        Tone::Plain.of(text)
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Tone::Plain.of(text)
+    }
+}
+
+/// What comes out of a file may not steer the terminal it is shown on.
+pub(super) fn printable(text: &str) -> String {
+    text.replace(
+        |character: char| character.is_control() && character != '\n',
+        "\u{fffd}",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_added_and_nothing_else() {
+        let text = Text::from("is ").and(Tone::Bad.of("DOWN")).and(" now");
+        assert_eq!(text.render(false), "is DOWN now");
+        assert_eq!(text.render(true), "is \u{1b}[31mDOWN\u{1b}[0m now");
+    }
+
+    #[test]
+    fn what_comes_from_a_file_steers_no_terminal() {
+        let text = Tone::Good.of("a\u{1b}[2Jb\u{9b}c\rd\n");
+        assert_eq!(text.render(false), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d\n");
+        assert_eq!(
+            text.render(true),
+            "\u{1b}[32ma\u{fffd}[2Jb\u{fffd}c\u{fffd}d\n\u{1b}[0m"
+        );
+    }
+}

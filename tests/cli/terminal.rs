@@ -1,0 +1,176 @@
+//! What a person sees on a terminal, and a file or a pipe gets.
+
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use nix::pty::{Winsize, openpty};
+
+use crate::data_root::DataRoot;
+
+const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const D1: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+
+fn one_image() -> DataRoot {
+    DataRoot::of_one_image("a:1", A)
+}
+
+fn command(root: &DataRoot, words: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_digestfix"));
+    command
+        .args(words)
+        .args(["--offline", "--data-root"])
+        .arg(root.0.path())
+        .env_clear()
+        .envs(variables.iter().copied());
+    command
+}
+
+/// All that comes out on a terminal, and the exit code.
+fn on_a_terminal(
+    root: &DataRoot,
+    words: &[&str],
+    columns: u16,
+    variables: &[(&str, &str)],
+) -> (String, i32) {
+    let size = Winsize {
+        ws_row: 25,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let pty = openpty(&size, None).unwrap();
+    let mut child = command(root, words, variables)
+        .stdin(Stdio::null())
+        .stdout(pty.slave.try_clone().unwrap())
+        .stderr(pty.slave)
+        .spawn()
+        .unwrap();
+    let mut output = Vec::new();
+    // It ends with an error once the program has left the terminal.
+    let _ = File::from(pty.master).read_to_end(&mut output);
+    let code = child.wait().unwrap().code().unwrap();
+    let text = String::from_utf8(output).unwrap();
+    (text.replace("\r\n", "\n"), code)
+}
+
+fn in_a_pipe(root: &DataRoot, words: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = command(root, words, variables).output().unwrap();
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+/// What is left without the escape sequences that set colours.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| {
+        let (sequence, rest) = part.split_once('m').unwrap();
+        assert!(
+            sequence.chars().all(|digit| digit.is_ascii_digit()),
+            "{part}"
+        );
+        plain + rest
+    })
+}
+
+const XTERM: (&str, &str) = ("TERM", "xterm");
+
+#[test]
+fn a_terminal_gets_colours_and_a_pipe_does_not() {
+    let root = one_image();
+    let claim = format!("a:1@{D1}");
+    let piped = in_a_pipe(&root, &["plan", &claim], &[XTERM]);
+    assert!(piped.contains(&format!("\n+   a@{D1}  {A}")), "{piped}");
+    assert!(!piped.contains('\u{1b}'), "{piped}");
+
+    let (shown, code) = on_a_terminal(&root, &["plan", &claim], 80, &[XTERM]);
+    assert_eq!(code, 4);
+    assert!(
+        shown.contains(&format!("\n\u{1b}[32m+   a@{D1}  {A}\u{1b}[0m  (asserted")),
+        "{shown:?}"
+    );
+    assert_eq!(without_colours(&shown), piped);
+
+    for (flag, variables) in [
+        ("--color=auto", &[XTERM, ("NO_COLOR", "1")][..]),
+        ("--color=never", &[XTERM]),
+        ("--color=auto", &[("TERM", "dumb")]),
+    ] {
+        let (shown, _) = on_a_terminal(&root, &["plan", &claim, flag], 80, variables);
+        assert_eq!(shown, piped, "{flag} {variables:?}");
+    }
+    for (flag, variables) in [
+        ("--color=always", &[][..]),
+        ("--color=auto", &[("CLICOLOR_FORCE", "1")]),
+    ] {
+        let shown = in_a_pipe(&root, &["plan", &claim, flag], variables);
+        assert!(shown.contains("\u{1b}[32m+"), "{flag} {variables:?}");
+        assert_eq!(without_colours(&shown), piped, "{flag} {variables:?}");
+    }
+}
+
+#[test]
+fn an_apply_tells_its_steps_and_a_refusal_stands_out() {
+    let root = one_image();
+    let claim = format!("a:1@{D1}");
+    let (shown, code) = on_a_terminal(&root, &["apply", &claim], 80, &[XTERM]);
+    assert_eq!(code, 0, "{shown}");
+    assert!(
+        shown.contains(" s\u{1b}[0m  1 reference changed in the file\n"),
+        "{shown:?}"
+    );
+    let (refused, code) = on_a_terminal(&root, &["apply", "b:1@sha256:1"], 80, &[XTERM]);
+    assert_eq!(code, 2, "{refused}");
+    let missing = format!("b:1@{D1}");
+    let (refused, code) = on_a_terminal(&root, &["apply", &missing], 80, &[XTERM]);
+    assert_eq!(code, 3, "{refused}");
+    for part in [
+        "digestfix: \u{1b}[1m\u{1b}[31mrefused\u{1b}[0m: ",
+        "\u{1b}[1m  Now:\u{1b}[0m  nothing was touched\n",
+    ] {
+        assert!(refused.contains(part), "{refused:?}");
+    }
+
+    let (json, _) = on_a_terminal(&root, &["history", "--json"], 80, &[XTERM]);
+    assert!(!json.contains('\u{1b}'), "{json:?}");
+    let (_, text) = json.split_once('{').unwrap();
+    let json: serde_json::Value = serde_json::from_str(&format!("{{{text}")).unwrap();
+    assert_eq!(json["transactions"][0]["result"], "done");
+}
+
+#[test]
+fn rows_are_folded_on_a_narrow_terminal_only() {
+    let root = one_image();
+    root.digestfix(&["apply", &format!("a:1@{D1}")]).exits(0);
+    let piped = in_a_pipe(&root, &["status"], &[]);
+    let row = format!("a            1     {D1}   aaaaaaaaaaaa   ok      asserted   typed\n");
+    assert!(piped.contains(&row), "{piped}");
+    let (wide, _) = on_a_terminal(&root, &["status"], 200, &[]);
+    assert_eq!(wide, piped);
+    let (narrow, _) = on_a_terminal(&root, &["status"], 80, &[]);
+    let row = format!("a            1\n    {D1}\n    aaaaaaaaaaaa   ok      asserted   typed\n");
+    assert!(narrow.contains(&row), "{narrow}");
+}
+
+/// Nobody to tell is no reason to stop.
+#[test]
+fn a_full_disk_or_a_closed_pipe_at_the_other_end_ends_nothing() {
+    let root = one_image();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let claim = format!("a:1@{D1}");
+    let status = command(&root, &["apply", "-vv", &claim], &[])
+        .stdout(full.try_clone().unwrap())
+        .stderr(full)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(root.store().contains(D1));
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = command(&root, &["apply", "--remove", &format!("a@{D1}")], &[])
+        .stdout(closed)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(!root.store().contains(D1));
+}

@@ -1,0 +1,111 @@
+//! Readers who do not read: Docker does not wait for them.
+
+use std::fs;
+
+use crate::machine::{Machine, Suite, eventually};
+
+const SHOWN: &str = "/run/shown";
+
+/// At the moment that Docker has stopped, somebody presses Ctrl-S.
+const CTRL_S: &str = "[Service]\nExecStopPost=/usr/bin/python3 -c \"import termios; \
+    termios.tcflow(open('/run/shown.tty'), termios.TCOOFF)\"\n";
+
+const CTRL_Q: &str =
+    "python3 -c \"import termios; termios.tcflow(open('/run/shown.tty'), termios.TCOON)\"";
+
+const STEPS: [&str; 7] = [
+    "+   localhost:5000/lab/app@",
+    "new references written beside the old ones",
+    "nothing can start docker.service",
+    "docker.service, docker.socket stopped",
+    "1 reference changed in the file",
+    "docker.service started, the engine answers",
+    "Done.",
+];
+
+fn shown(machine: &Machine) -> String {
+    let shown = fs::read(machine.file(SHOWN)).unwrap_or_default();
+    String::from_utf8_lossy(&shown).into_owned()
+}
+
+/// A run is there that has done all, and has more to say than anybody reads.
+fn is_done_and_waits(machine: &Machine, name: &str) {
+    eventually("Docker is back", || {
+        machine.engine_has(name) && machine.is_finished()
+    });
+    machine.is_whole();
+    machine.sh("pgrep -x digestfix");
+}
+
+#[test]
+fn nobody_who_does_not_read_holds_docker_down() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.load("app");
+    machine.load("other");
+    machine.write("/run/terminal.py", include_str!("terminal.py"));
+    let on_a_terminal = format!("exec python3 /run/terminal.py {SHOWN} digestfix");
+
+    machine.drop_in(CTRL_S);
+    let claim = machine.claim("app");
+    let apply = machine.background(&format!("{on_a_terminal} apply -v {claim}"));
+    is_done_and_waits(&machine, "app");
+    let before = shown(&machine);
+    assert!(before.contains(STEPS[2]), "{before}");
+    assert!(!before.contains(STEPS[3]), "it was not stopped: {before}");
+    machine.sh(CTRL_Q);
+    apply.wait().exits(0);
+    let all = shown(&machine);
+    let mut rest = all.as_str();
+    for step in STEPS {
+        // First the log says it, on standard error.
+        for _ in 0..if step.starts_with(['+', 'D']) { 1 } else { 2 } {
+            let (_, after) = rest
+                .split_once(step)
+                .unwrap_or_else(|| panic!("{step} is missing, or not in its place: {all}"));
+            rest = after;
+        }
+    }
+    machine.without_drop_in();
+
+    // While a step lasts, it is drawn; its end takes its place.
+    let rollback = machine.background(&format!("{on_a_terminal} rollback"));
+    rollback.wait().exits(0);
+    let all = shown(&machine);
+    let drawn = all.split("\r\u{1b}[K").collect::<Vec<_>>();
+    let last = drawn
+        .iter()
+        .rposition(|part| part.contains("    starting docker.service, docker.socket  "))
+        .unwrap_or_else(|| panic!("not drawn: {all:?}"));
+    assert!(
+        drawn[last].ends_with(" s") && drawn[last + 1].starts_with("\u{1b}[2m"),
+        "it does not make way: {all:?}"
+    );
+    assert!(drawn[last + 1].contains(STEPS[5]), "{all:?}");
+
+    // A job in the background may write, though its terminal would stop others.
+    let job = "bash -mc 'stty tostop; digestfix status & wait $!'";
+    let status = machine.background(&format!(
+        "timeout 10 python3 /run/terminal.py {SHOWN} {job}"
+    ));
+    status.wait().exits(0);
+    let all = shown(&machine);
+    assert!(all.contains("REPOSITORY"), "{all}");
+
+    // A pipe that is full, and that nobody will ever read: it can be left.
+    let claim = machine.claim("other");
+    let apply = machine.background(&format!(
+        "mkfifo /run/pipe; exec 3<>/run/pipe; head -c 65536 /dev/zero >&3
+         exec digestfix apply {claim} >&3 2>&3"
+    ));
+    is_done_and_waits(&machine, "other");
+    eventually("it heeds a signal", || {
+        machine.run(&["pkill", "-TERM", "-x", "digestfix"]).code == 1
+    });
+    apply.wait().exits(0);
+
+    // Without a thread for it, all is said in place.
+    let run = machine
+        .injected("clone3:error=EAGAIN", &["status"])
+        .exits(0);
+    assert!(run.stdout.starts_with("Data root"), "{}", run.stdout);
+}
