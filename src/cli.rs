@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use clap_complete::ArgValueCompleter;
 
 use crate::claim::Claim;
+use crate::completion;
 use crate::disturbance::ContainerPolicy;
 use crate::history;
 use crate::host::Flags;
@@ -179,7 +181,7 @@ pub struct VerifyArgs {
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     /// Repositories or references to export [default: all]
-    #[arg(value_name = "NAME", value_parser = exported)]
+    #[arg(value_name = "NAME", value_parser = exported, add = ArgValueCompleter::new(completion::names))]
     pub names: Vec<Reference>,
     /// The format: a claims file
     #[arg(long, value_enum, default_value_t = ExportFormat::Json)]
@@ -247,7 +249,7 @@ pub struct HoldPortsArgs {
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
     /// The transaction to show all of
-    #[arg(value_name = "ID", value_parser = transaction)]
+    #[arg(value_name = "ID", value_parser = transaction, add = ArgValueCompleter::new(completion::transactions))]
     pub id: Option<String>,
     /// Where Docker lives.
     #[command(flatten)]
@@ -262,7 +264,7 @@ pub struct HistoryArgs {
 pub struct RollbackArgs {
     /// The transaction to take back, as `digestfix history` names it [default:
     /// the newest that is in effect and no rollback]
-    #[arg(value_name = "ID", value_parser = transaction)]
+    #[arg(value_name = "ID", value_parser = transaction, add = ArgValueCompleter::new(completion::transactions))]
     pub id: Option<String>,
     /// What may happen to containers.
     #[command(flatten)]
@@ -303,7 +305,7 @@ pub struct DoctorArgs {
 pub struct RequestArgs {
     /// What should be true of which image; with none of CLAIM, --from and
     /// --remove, the files in /etc/digestfix/claims.d say it
-    #[arg(value_name = "CLAIM")]
+    #[arg(value_name = "CLAIM", add = ArgValueCompleter::new(completion::claims))]
     pub claims: Vec<Claim>,
     /// Read claims from a file, a directory, or "-" (repeatable)
     #[arg(long, value_name = "FILE")]
@@ -316,7 +318,7 @@ pub struct RequestArgs {
     #[arg(long, value_enum, value_name = "TRUST")]
     pub require: Option<Trust>,
     /// Drop a reference (repeatable)
-    #[arg(long, value_name = "REF", value_parser = removable)]
+    #[arg(long, value_name = "REF", value_parser = removable, add = ArgValueCompleter::new(completion::references))]
     pub remove: Vec<Reference>,
     /// Let claims displace what stands in their way
     #[arg(long)]
@@ -361,7 +363,7 @@ pub struct HostArgs {
     #[arg(long, value_name = "DIR")]
     pub data_root: Option<PathBuf>,
     /// The storage driver
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(completion::drivers))]
     pub driver: Option<String>,
     /// Docker's systemd unit [default: docker.service]
     #[arg(long, value_name = "UNIT")]

@@ -22,13 +22,14 @@
 //! [`doctor`] looks at all of that, and tells what would stop a change.
 //!
 //! [`commands`] puts these together, one file a command, from what [`cli`]
-//! understood. [`systemd`] and [`engine`] are the edges to the two daemons,
+//! understood; [`completion`] tells a shell how a line may go on. [`systemd`] and [`engine`] are the edges to the two daemons,
 //! [`nf_tables`] is the one to the kernel's packet filter.
 
 pub mod api_clients;
 pub mod claim;
 pub mod cli;
 pub mod commands;
+pub mod completion;
 pub mod container;
 pub mod content_store;
 pub mod data_root;

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use digestfix::cli::{Cli, Command};
 use digestfix::commands;
+use digestfix::completion;
 use digestfix::interrupt;
 use digestfix::output::Output;
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
+    completion::answer();
     let cli = Cli::parse();
     let verbose = match &cli.command {
         Command::Status(args) => args.output.verbose,

@@ -36,7 +36,7 @@ impl Scene {
         };
         machine.install_units();
         let config = match options.suite {
-            Suite::Bookworm => "none",
+            Suite::Bullseye | Suite::Bookworm => "none",
             Suite::Trixie => "file",
             Suite::Forky => "link",
         };

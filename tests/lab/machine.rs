@@ -23,6 +23,8 @@ fn script() -> PathBuf {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
+    /// Docker 20.10, systemd 247.
+    Bullseye,
     /// Docker 20.10, systemd 252.
     Bookworm,
     /// Docker 26.1, systemd 257.
@@ -34,6 +36,7 @@ pub enum Suite {
 impl Suite {
     pub fn name(self) -> &'static str {
         match self {
+            Self::Bullseye => "bullseye",
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
             Self::Forky => "forky",

@@ -20,6 +20,7 @@ mod load;
 mod machine;
 mod neighbours;
 mod observed;
+mod packages;
 mod refusals;
 mod repair;
 mod sources;

@@ -1,0 +1,54 @@
+# bash completion for digestfix                            -*- shell-script -*-
+#
+# The program itself says how a line may go on, in the protocol of
+# src/completion.rs.
+
+_digestfix() {
+    local line=${COMP_LINE:0:COMP_POINT} word breaks= candidate index
+    local -a words=()
+
+    # Readline breaks words at some of the characters that a reference has
+    # (COMP_WORDBREAKS); what nothing stands between is one word again.
+    for ((index = 0; index <= COMP_CWORD; index++)); do
+        word=${COMP_WORDS[index]}
+        # What lies behind the cursor does not count.
+        [[ $index == "$COMP_CWORD" && $line != *"$word"* ]] && word=$line
+        if [[ $index == 0 || $line == [[:space:]]* ]]; then
+            line=${line#"${line%%[![:space:]]*}"}
+            [[ $index == "$COMP_CWORD" ]] && word=$line
+            words+=("$word")
+        else
+            [[ $index == "$COMP_CWORD" ]] && word=$line
+            words[${#words[@]} - 1]+=$word
+        fi
+        line=${line#"$word"}
+    done
+    word=${words[${#words[@]} - 1]}
+
+    # Only what stands behind the last break is replaced. In quotes, none counts.
+    case $word in
+        [\'\"]*) word=${word:1} ;;
+        *) for candidate in : = @; do
+            [[ $COMP_WORDBREAKS == *"$candidate"* ]] && breaks+=$candidate
+        done ;;
+    esac
+    words[${#words[@]} - 1]=$word
+    local prefix=
+    [[ $breaks ]] && prefix=${word%"${word##*["$breaks"]}"}
+
+    COMPREPLY=()
+    while IFS= read -r -d $'\v' candidate; do
+        COMPREPLY+=("${candidate#"$prefix"}")
+    done < <(
+        _DIGESTFIX_COMPLETE=bash _CLAP_IFS=$'\v' _CLAP_COMPLETE_INDEX=$((${#words[@]} - 1)) \
+            digestfix -- "${words[@]}" 2>/dev/null
+        printf '\v'
+    )
+    # A lone separator is no answer.
+    [[ ${#COMPREPLY[@]} == 1 && -z ${COMPREPLY[0]} ]] && COMPREPLY=()
+    # A name that goes on.
+    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=:@/] ]] && compopt -o nospace
+    return 0
+}
+
+complete -o nosort -F _digestfix digestfix 2>/dev/null || complete -F _digestfix digestfix

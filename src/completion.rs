@@ -1,0 +1,281 @@
+//! What a shell may complete a word to: commands and options, as [`cli`] has
+//! them, and what the reference store and the history of this host name.
+//!
+//! The scripts in `packaging/completions` ask by running digestfix with
+//! [`VARIABLE`] set, in the protocol of `clap_complete`'s dynamic engine. A
+//! person waits in the middle of a line: only files are read, neither systemd
+//! nor Docker is asked, nothing is written, and what cannot be read offers
+//! nothing.
+//!
+//! [`cli`]: crate::cli
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::PathBuf;
+
+use clap::CommandFactory;
+use clap_complete::CompletionCandidate;
+use clap_complete::env::{Bash, CompleteEnv, Fish, Shells, Zsh};
+
+use crate::cli::Cli;
+use crate::data_root::ImageDir;
+use crate::history;
+use crate::host::{Flags, find_offline};
+use crate::reference::Reference;
+use crate::store::{self, Store};
+
+/// Set to the name of a shell by its completion script, and by nobody else.
+pub const VARIABLE: &str = "_DIGESTFIX_COMPLETE";
+
+/// Answers a shell that asks, and ends the process then.
+pub fn answer() {
+    CompleteEnv::with_factory(Cli::command)
+        .var(VARIABLE)
+        .shells(Shells(&[&Bash, &Fish, &Zsh]))
+        .complete();
+}
+
+/// CLAIM: a tag and the beginning of a digest, a digest that is there, and
+/// after `REF=` what it may point at.
+pub(crate) fn claims(typed: &OsStr) -> Vec<CompletionCandidate> {
+    offered(typed, claims_in)
+}
+
+/// REF of `--remove`: what can be dropped.
+pub(crate) fn references(typed: &OsStr) -> Vec<CompletionCandidate> {
+    offered(typed, references_in)
+}
+
+/// NAME of `export`: repositories too.
+pub(crate) fn names(typed: &OsStr) -> Vec<CompletionCandidate> {
+    offered(typed, names_in)
+}
+
+/// ID of `history` and `rollback`, the newest first.
+pub(crate) fn transactions(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let (Some(typed), Some(images)) = (typed.to_str(), images()) else {
+        return Vec::new();
+    };
+    let (ids, _) = history::scan(images.data_root(), |record| Some(record.id));
+    candidates(ids.into_iter().rev().filter(|id| id.starts_with(typed)))
+}
+
+/// NAME of `--driver`: those that have references.
+pub(crate) fn drivers(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let root = flags(env::args_os()).data_root;
+    let image = root
+        .unwrap_or_else(|| PathBuf::from("/var/lib/docker"))
+        .join("image");
+    let (Some(typed), Ok(children)) = (typed.to_str(), fs::read_dir(&image)) else {
+        return Vec::new();
+    };
+    let drivers = children
+        .flatten()
+        .filter(|driver| driver.path().join(store::FILE_NAME).exists())
+        .filter_map(|driver| driver.file_name().into_string().ok())
+        .filter(|driver| driver.starts_with(typed));
+    candidates(drivers)
+}
+
+fn offered(
+    typed: &OsStr,
+    offer: impl FnOnce(&Store, &str) -> Vec<String>,
+) -> Vec<CompletionCandidate> {
+    let store = images().and_then(|images| images.read().ok());
+    match (typed.to_str(), store) {
+        (Some(typed), Some(snapshot)) => candidates(offer(&snapshot.store, typed)),
+        _ => Vec::new(),
+    }
+}
+
+fn candidates(texts: impl IntoIterator<Item = String>) -> Vec<CompletionCandidate> {
+    texts.into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// Where references are, by the flags on the line and daemon.json.
+fn images() -> Option<ImageDir> {
+    Some(find_offline(&flags(env::args_os())).ok()?.images)
+}
+
+/// What the line says of where Docker lives. It need not be one that parses.
+fn flags(line: impl IntoIterator<Item = OsString>) -> Flags {
+    let mut flags = Flags::default();
+    let mut words = line.into_iter().filter_map(|word| word.into_string().ok());
+    while let Some(word) = words.next() {
+        let (flag, value) = match word.split_once('=') {
+            Some((flag, value)) => (flag, Some(value.to_owned())),
+            None => (word.as_str(), None),
+        };
+        let mut value = || value.clone().or_else(|| words.next());
+        match flag {
+            "--data-root" => flags.data_root = value().map(PathBuf::from),
+            "--driver" => flags.driver = value(),
+            "--config-file" => flags.config_file = value().map(PathBuf::from),
+            _ => {}
+        }
+    }
+    flags
+}
+
+fn claims_in(store: &Store, typed: &str) -> Vec<String> {
+    if let Some((reference, image)) = typed.split_once('=') {
+        let mut images = references_in(store, image);
+        // All of them at once would hide the names.
+        if !image.is_empty() {
+            images.extend(
+                store
+                    .references()
+                    .map(|(_, image)| image.to_string())
+                    .filter(|id| id.starts_with(image)),
+            );
+        }
+        return sorted(
+            images
+                .into_iter()
+                .map(|image| format!("{reference}={image}"))
+                .collect(),
+        );
+    }
+    let mut claims = Vec::new();
+    for (reference, image) in store.references() {
+        let repository = reference.repository();
+        if reference.digest().is_some() {
+            claims.extend(written(&reference, typed));
+            continue;
+        }
+        for tag in forms(&reference) {
+            claims.push(format!("{tag}@sha256:"));
+            let known = store.references().filter(|(other, of)| {
+                other.repository() == repository && *of == image && other.tag().is_none()
+            });
+            for (pinned, _) in known {
+                claims.extend(pinned.digest().map(|digest| format!("{tag}@{digest}")));
+            }
+        }
+    }
+    claims.retain(|claim| claim.starts_with(typed));
+    sorted(claims)
+}
+
+fn references_in(store: &Store, typed: &str) -> Vec<String> {
+    sorted(
+        store
+            .references()
+            .filter_map(|(reference, _)| written(&reference, typed))
+            .collect(),
+    )
+}
+
+fn names_in(store: &Store, typed: &str) -> Vec<String> {
+    let mut names = references_in(store, typed);
+    names.extend(store.references().filter_map(|(reference, _)| {
+        let repository = reference.repository();
+        let forms = [repository.familiar(), repository.full()];
+        forms.into_iter().find(|form| form.starts_with(typed))
+    }));
+    sorted(names)
+}
+
+/// The reference as somebody began to write it: with `docker.io/library/` only
+/// when that was typed.
+fn written(reference: &Reference, typed: &str) -> Option<String> {
+    forms(reference)
+        .into_iter()
+        .find(|form| form.starts_with(typed))
+}
+
+fn forms(reference: &Reference) -> [String; 2] {
+    [reference.familiar(), reference.full()]
+}
+
+fn sorted(mut texts: Vec<String>) -> Vec<String> {
+    texts.sort();
+    texts.dedup();
+    texts
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+    use super::*;
+
+    const ID: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+    const OTHER: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
+    const DIGEST: &str = "sha256:3333333333333333333333333333333333333333333333333333333333333333";
+
+    fn store() -> Store {
+        let text = format!(
+            r#"{{"Repositories":{{
+                "localhost:5000/lab/app":{{
+                    "localhost:5000/lab/app:v1":"{ID}",
+                    "localhost:5000/lab/app@{DIGEST}":"{ID}"
+                }},
+                "httpd":{{"httpd:2.4":"{OTHER}"}}
+            }}}}"#
+        );
+        Store::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_claim_goes_on_from_a_tag_to_the_digest() {
+        let store = store();
+        let app = "localhost:5000/lab/app";
+        assert_eq!(
+            claims_in(&store, "local"),
+            [
+                format!("{app}:v1@sha256:"),
+                format!("{app}:v1@{DIGEST}"),
+                format!("{app}@{DIGEST}"),
+            ]
+        );
+        assert_eq!(claims_in(&store, "httpd:"), ["httpd:2.4@sha256:"]);
+        assert_eq!(
+            claims_in(&store, "docker.io/"),
+            ["docker.io/library/httpd:2.4@sha256:"]
+        );
+        assert!(claims_in(&store, "nothing").is_empty());
+    }
+
+    #[test]
+    fn a_reference_points_at_another_or_at_an_image() {
+        let store = store();
+        assert_eq!(
+            claims_in(&store, "new:tag=h"),
+            ["new:tag=httpd:2.4".to_owned()]
+        );
+        assert_eq!(
+            claims_in(&store, "new:tag=sha256:2"),
+            [format!("new:tag={OTHER}")]
+        );
+        assert!(
+            !claims_in(&store, "new:tag=")
+                .iter()
+                .any(|claim| claim.starts_with("new:tag=sha256:"))
+        );
+    }
+
+    #[test]
+    fn what_is_dropped_and_what_is_exported() {
+        let store = store();
+        assert_eq!(references_in(&store, "httpd"), ["httpd:2.4"]);
+        assert_eq!(names_in(&store, "httpd"), ["httpd", "httpd:2.4"]);
+    }
+
+    #[test]
+    fn the_line_says_where_docker_lives() {
+        let line = [
+            "digestfix",
+            "apply",
+            "--data-root",
+            "/srv/docker",
+            "--driver=vfs",
+            "lo",
+        ];
+        let flags = flags(line.map(OsString::from));
+        assert_eq!(flags.data_root, Some(PathBuf::from("/srv/docker")));
+        assert_eq!(flags.driver.as_deref(), Some("vfs"));
+        assert_eq!(flags.config_file, None);
+    }
+}
