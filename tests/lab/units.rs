@@ -154,19 +154,26 @@ fn what_arrives_meanwhile_is_seen(machine: &Machine) {
     let (app, other) = (machine.claim("app"), machine.claim("other"));
     lose(machine);
     let pid = machine.main_pid();
-    let busy = machine.background("flock /var/lib/docker/digestfix/lock sleep 5");
+    let busy = machine.background(
+        "flock /var/lib/docker/digestfix/lock sh -c 'until [ -e /root/go ]; do sleep 0.1; done'",
+    );
     arrives(machine, "app", &app[..app.len() / 2]);
-    machine.sh("sleep 1");
+    machine.sh("sleep 0.3");
     arrives(machine, "app", &app);
+    eventually("it runs", || {
+        machine.run(&["pgrep", "-f", "digestfix apply"]).code == 0
+    });
     // By now it has read what there is, and waits for its turn.
-    machine.sh("sleep 2.5");
+    machine.sh("sleep 1");
     assert!(!is_over(machine));
     arrives(machine, "other", &other);
     assert_eq!(machine.main_pid(), pid);
+    machine.sh("touch /root/go");
     busy.wait();
     is_repaired(machine, "other");
     assert!(machine.engine_has("app"));
-    let failures = machine.sh("journalctl -b -o cat -u digestfix.service | grep -c refused");
+    let failures =
+        machine.sh("journalctl -b -o cat -u digestfix.service | grep -c '^digestfix: refused'");
     assert_eq!(failures, "1", "that of the bad file");
 }
 
