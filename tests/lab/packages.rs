@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use crate::machine::{APP, Machine, OTHER, Suite};
+use crate::machine::{APP, Machine, OTHER, Suite, eventually};
 
 /// What a package may have put somewhere.
 const FILES: &str = "find /usr /etc /var/lib/digestfix -xdev ! -path '*/__pycache__*' \
@@ -64,13 +64,25 @@ fn is_as_before(machine: &Machine, before: &str) {
     assert!(other.is_empty(), "{other:#?}");
 }
 
-/// The way that a claims file takes to the engine, once it is there.
-fn repairs_by_its_unit(machine: &Machine) {
+/// A claims file is there, and the timer's time has come.
+fn the_timer_repairs(machine: &Machine) {
     machine.load("app");
     machine.write("/etc/digestfix/claims.d/site", &machine.claim("app"));
-    machine.sh("systemctl start digestfix.service");
-    assert!(machine.engine_has("app"));
+    let now = "/run/systemd/system/digestfix.timer.d/now.conf";
+    machine.write(
+        now,
+        "[Timer]\nOnActiveSec=0\nRandomizedDelaySec=0\nAccuracySec=1us\n",
+    );
+    machine.sh("systemctl daemon-reload; systemctl start digestfix.timer");
+    eventually("the timer has had it repaired", || {
+        let state = machine.run(&["systemctl", "is-active", "digestfix.service"]);
+        state.stdout.trim() == "inactive" && machine.engine_has("app")
+    });
     machine.is_whole();
+    machine.sh(&format!(
+        "systemctl stop digestfix.timer; rm -r {now}; rmdir /run/systemd/system/digestfix.timer.d
+         systemctl daemon-reload"
+    ));
 }
 
 /// It is not taken away from an interrupted run that waits for it.
@@ -109,7 +121,7 @@ fn a_deb_is_installed_upgraded_removed_and_purged() {
     );
     completes(&machine);
 
-    repairs_by_its_unit(&machine);
+    the_timer_repairs(&machine);
     completes_what_was_done(&machine);
     machine.sh("systemctl enable -q --now digestfix.timer
          echo '# ours' >>/etc/default/digestfix");
@@ -164,7 +176,7 @@ fn an_rpm_is_installed_upgraded_and_erased() {
     is_idle(&machine);
     assert_eq!(machine.main_pid(), docker);
 
-    repairs_by_its_unit(&machine);
+    the_timer_repairs(&machine);
     machine.sh("systemctl enable -q --now digestfix.timer
          echo '# ours' >>/etc/sysconfig/digestfix");
     let docker = machine.main_pid();
