@@ -26,8 +26,9 @@ _digestfix() {
     word=${words[${#words[@]} - 1]}
 
     # Only what stands behind the last break is replaced. In quotes, none counts.
+    local quoted=
     case $word in
-        [\'\"]*) word=${word:1} ;;
+        [\'\"]*) word=${word:1} quoted=1 ;;
         *) for candidate in : = @; do
             [[ $COMP_WORDBREAKS == *"$candidate"* ]] && breaks+=$candidate
         done ;;
@@ -38,7 +39,13 @@ _digestfix() {
 
     COMPREPLY=()
     while IFS= read -r -d $'\v' candidate; do
-        COMPREPLY+=("${candidate#"$prefix"}")
+        candidate=${candidate#"$prefix"}
+        # A file's name may be a command to the shell that gets the line.
+        if [[ $candidate == *[!A-Za-z0-9_.,:=@%/+~-]* ]]; then
+            [[ $quoted ]] && continue
+            printf -v candidate %q "$candidate"
+        fi
+        COMPREPLY+=("$candidate")
     done < <(
         _DIGESTFIX_COMPLETE=bash _CLAP_IFS=$'\v' _CLAP_COMPLETE_INDEX=$((${#words[@]} - 1)) \
             digestfix -- "${words[@]}" 2>/dev/null

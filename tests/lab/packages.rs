@@ -249,6 +249,7 @@ fn each_shell_completes(machine: &Machine, cases: &[(&str, &str)]) {
 fn completes(machine: &Machine) {
     machine.put("/lab/completion.py", include_bytes!("completion.py"));
     machine.load("other");
+    machine.sh("touch '/lab/odd b;c'");
     let unfinished = format!("{OTHER}:v1@sha256:");
     each_shell_completes(
         machine,
@@ -265,6 +266,7 @@ fn completes(machine: &Machine) {
                 "digestfix apply --from /etc/digestfix/cl",
                 "/etc/digestfix/claims.d/",
             ),
+            ("digestfix apply --from /lab/od", "/lab/odd b;c"),
         ],
     );
     let unprivileged = "setpriv --reuid=65534 --clear-groups env _DIGESTFIX_COMPLETE=fish \

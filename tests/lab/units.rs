@@ -120,6 +120,7 @@ fn a_host_looks_after_itself() {
     what_arrives_meanwhile_is_seen(&machine);
     a_sandbox_in_the_way_is_told_of(&machine);
     a_killed_run_is_brought_back(&machine);
+    a_stop_waits_for_nothing_but_the_undo(&machine);
     the_timer_runs_it(&machine);
     cron_mails_what_changed(&machine);
     machine.reboot(false);
@@ -127,7 +128,8 @@ fn a_host_looks_after_itself() {
 }
 
 fn a_bad_file_is_told_of(machine: &Machine) {
-    let pid = machine.main_pid();
+    lose(machine);
+    let (pid, store) = (machine.main_pid(), machine.store());
     arrives(machine, "bad", "app:v1@sha256:0123");
     eventually("it is told", || {
         show(machine, "digestfix.service", "ActiveState") == "failed"
@@ -136,15 +138,17 @@ fn a_bad_file_is_told_of(machine: &Machine) {
     for words in [&format!("{CLAIMS}/bad"), "refused", "nothing was touched"] {
         assert!(status.stdout.contains(words), "{}", status.stdout);
     }
-    assert_eq!(machine.main_pid(), pid);
+    assert_eq!((machine.main_pid(), machine.store()), (pid, store));
     // Not once more, as long as nothing arrives.
     let run = show(machine, "digestfix.service", "InvocationID");
     machine.sh("sleep 1");
     assert_eq!(show(machine, "digestfix.service", "InvocationID"), run);
     machine.sh(&format!("rm {CLAIMS}/bad"));
-    eventually("a run without it", || {
-        show(machine, "digestfix.service", "ActiveState") == "inactive"
-    });
+    is_repaired(machine, "app");
+    assert_eq!(
+        show(machine, "digestfix.service", "ActiveState"),
+        "inactive"
+    );
 }
 
 /// A slow copy is one arrival; and the path unit looks away while its service
@@ -227,6 +231,24 @@ fn a_killed_run_is_brought_back(machine: &Machine) {
     machine.without_drop_in();
     machine.is_whole();
     assert_eq!((web(machine), machine.store()), (before, store));
+    machine.sh("systemctl start digestfix.service");
+    is_repaired(machine, "app");
+}
+
+/// It is stopped while Docker starts: Docker's next start, the undo's, must not
+/// wait for the end of this one, which waits for it.
+fn a_stop_waits_for_nothing_but_the_undo(machine: &Machine) {
+    lose(machine);
+    let store = machine.store();
+    machine.drop_in("[Service]\nExecStartPre=/bin/sleep 2\n");
+    machine.sh("systemctl start --no-block digestfix.service");
+    eventually("Docker is started", || {
+        show(machine, "docker.service", "ActiveState") == "activating"
+    });
+    machine.sh("timeout 60 systemctl stop digestfix.service");
+    machine.is_whole();
+    assert_eq!(machine.store(), store);
+    machine.without_drop_in();
     machine.sh("systemctl start digestfix.service");
     is_repaired(machine, "app");
 }
