@@ -12,7 +12,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use clap_complete::CompletionCandidate;
@@ -67,15 +67,27 @@ pub(crate) fn drivers(typed: &OsStr) -> Vec<CompletionCandidate> {
     let image = root
         .unwrap_or_else(|| PathBuf::from("/var/lib/docker"))
         .join("image");
-    let (Some(typed), Ok(children)) = (typed.to_str(), fs::read_dir(&image)) else {
-        return Vec::new();
-    };
-    let drivers = children
-        .flatten()
-        .filter(|driver| driver.path().join(store::FILE_NAME).exists())
-        .filter_map(|driver| driver.file_name().into_string().ok())
-        .filter(|driver| driver.starts_with(typed));
-    candidates(drivers)
+    typed
+        .to_str()
+        .map_or_else(Vec::new, |typed| candidates(drivers_in(&image, typed)))
+}
+
+fn drivers_in(image: &Path, typed: &str) -> Vec<String> {
+    let children = fs::read_dir(image).into_iter().flatten().flatten();
+    sorted(
+        children
+            .filter(|driver| driver.path().join(store::FILE_NAME).exists())
+            .filter_map(|driver| driver.file_name().into_string().ok())
+            .filter(|driver| is_plain(driver) && driver.starts_with(typed))
+            .collect(),
+    )
+}
+
+/// Nothing that a shell would take for its own: the directory may be on a disk
+/// from elsewhere, and the line is root's.
+fn is_plain(name: &str) -> bool {
+    name.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
 
 fn offered(
@@ -261,6 +273,27 @@ mod tests {
         let store = store();
         assert_eq!(references_in(&store, "httpd"), ["httpd:2.4"]);
         assert_eq!(names_in(&store, "httpd"), ["httpd", "httpd:2.4"]);
+    }
+
+    #[test]
+    fn a_driver_is_offered_when_its_name_is_harmless() {
+        let image = tempfile::tempdir().unwrap();
+        let hostile = ["$(reboot)", "a;b", "a b", "`id`", "a\nb", "\u{e9}"];
+        for name in ["vfs", "overlay2", "my_own.driver-1"]
+            .iter()
+            .chain(&hostile)
+        {
+            let driver = image.path().join(name);
+            fs::create_dir(&driver).unwrap();
+            fs::write(driver.join(store::FILE_NAME), "{}").unwrap();
+        }
+        fs::create_dir(image.path().join("empty")).unwrap();
+        assert_eq!(
+            drivers_in(image.path(), ""),
+            ["my_own.driver-1", "overlay2", "vfs"]
+        );
+        assert_eq!(drivers_in(image.path(), "o"), ["overlay2"]);
+        assert!(drivers_in(&image.path().join("nothing"), "").is_empty());
     }
 
     #[test]
