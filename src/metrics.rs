@@ -90,6 +90,9 @@ pub fn write(file: &Path, run: &Run) -> io::Result<()> {
 fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(format!(".{}.new", std::process::id()));
+    // A run with the same process ID was killed here. What else is in the way,
+    // the next step says.
+    let _ = fs::remove_file(&new);
     let mut opened = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -122,6 +122,25 @@ fn a_link_is_replaced_and_not_followed() {
 }
 
 #[test]
+fn what_a_killed_run_left_is_no_hindrance() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("x.prom");
+    let target = directory.path().join("shadow");
+    let left = directory
+        .path()
+        .join(format!("x.prom.{}.new", std::process::id()));
+    fs::write(&left, "half").unwrap();
+    write(&file, &a_change()).unwrap();
+    assert!(!left.exists());
+    fs::write(&target, "mine").unwrap();
+    std::os::unix::fs::symlink(&target, &left).unwrap();
+    write(&file, &a_change()).unwrap();
+    assert_eq!(fs::read_to_string(&target).unwrap(), "mine");
+    assert!(!left.is_symlink() && !file.is_symlink());
+    assert_eq!(samples(&file)["digestfix_changed_references_total"], 4.0);
+}
+
+#[test]
 fn garbage_in_its_place_is_no_hindrance() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("digestfix.prom");
