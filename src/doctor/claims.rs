@@ -7,9 +7,10 @@ use crate::source::{Problem, SourceError};
 /// The most refusals that are told one by one.
 const MOST: usize = 20;
 
-/// What there is to say of them. `count` is how many claims were read, none when
-/// there is no directory; `plan` what they come to, none when the references
-/// cannot be seen.
+/// What there is to say of them, as an `apply` without options takes them: those
+/// that it is run with on this host are not known. `count` is how many claims were
+/// read, none when there is no directory; `plan` what they come to, none when the
+/// references cannot be seen.
 #[must_use]
 pub fn judge(
     count: Option<usize>,
@@ -43,7 +44,7 @@ pub fn judge(
                 Check::Claims,
                 format!(
                     "{count} in the claims directories: {hold} hold, {} do not yet, {elsewhere} are about \
-                     images of other hosts",
+                     images of other hosts (as apply without options takes them)",
                     plan.targets.len() - hold
                 ),
             ));
@@ -60,8 +61,9 @@ pub fn judge(
             findings.extend(refusals.iter().take(MOST).map(|refusal| {
                 Finding::problem(
                     Check::Claims,
-                    refusal.to_string(),
-                    "digestfix plan; take that claim out of /etc/digestfix/claims.d, or mend it",
+                    format!("{refusal} (as apply without options takes it)"),
+                    "digestfix plan, with the options of the apply that runs here; take that claim out of \
+                     /etc/digestfix/claims.d, or mend it",
                 )
             }));
             if let Some(more @ 1..) = refusals.len().checked_sub(MOST) {
@@ -103,6 +105,7 @@ mod tests {
         let found = judge(Some(22), &[], Some(&refused));
         assert_eq!(found.len(), MOST + 1);
         assert!(found[MOST].what.contains("2 more"), "{found:?}");
+        assert!(found[0].what.contains("without options"), "{found:?}");
         assert!(states(found).iter().all(|one| *one == State::Problem));
         assert_eq!(states(judge(None, &[], None)), [State::Ok]);
         assert_eq!(states(judge(Some(1), &[], None)), [State::NotSeen]);
