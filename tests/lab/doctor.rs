@@ -207,9 +207,11 @@ fn what_stops_an_apply_is_told_and_cured() {
             "lock",
             "another digestfix works on",
             "mkdir -p /var/lib/docker/digestfix; touch /var/lib/docker/digestfix/lock
-             setsid flock /var/lib/docker/digestfix/lock sleep 1000 >/dev/null 2>&1 & sleep 0.3",
+             setsid flock /var/lib/docker/digestfix/lock sleep 1000 >/dev/null 2>&1 &
+             while flock -n /var/lib/docker/digestfix/lock true; do sleep 0.1; done",
             "--wait SECONDS",
-"pkill -f '^sleep 1000'; sleep 0.3",
+            "pkill -f '^sleep 1000'
+             until flock -n /var/lib/docker/digestfix/lock true; do sleep 0.1; done",
         ),
         fault(
             "disk",
