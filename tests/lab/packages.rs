@@ -78,11 +78,11 @@ fn the_timer_repairs(machine: &Machine) {
         let state = machine.run(&["systemctl", "is-active", "digestfix.service"]);
         state.stdout.trim() == "inactive" && machine.engine_has("app")
     });
-    machine.is_whole();
     machine.sh(&format!(
-        "systemctl stop digestfix.timer; rm -r {now}; rmdir /run/systemd/system/digestfix.timer.d
+        "systemctl stop digestfix.timer; rm {now}; rmdir /run/systemd/system/digestfix.timer.d
          systemctl daemon-reload"
     ));
+    machine.is_whole();
 }
 
 /// It is not taken away from an interrupted run that waits for it.
