@@ -7,7 +7,7 @@ import sys
 import tempfile
 import unittest
 
-from ansible_collections.digestfix.digestfix.plugins.module_utils import answer, request
+from ansible_collections.digestfix.digestfix.plugins.module_utils import answer, program, request
 from ansible_collections.digestfix.digestfix.plugins.modules import digestfix
 
 DEFAULTS = {
@@ -74,6 +74,13 @@ class Requests(unittest.TestCase):
             command_line()
         with self.assertRaises(request.NothingAsked):
             command_line(claims_d=True, remove=["b:v1"])
+
+
+class Input(unittest.TestCase):
+    def test_an_empty_text_has_an_end(self):
+        self.assertEqual(program.standard_input(""), "\n")
+        self.assertEqual(program.standard_input("text"), "text")
+        self.assertIsNone(program.standard_input(None))
 
 
 class Answers(unittest.TestCase):
