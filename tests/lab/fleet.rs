@@ -224,9 +224,12 @@ fn a_fleet() {
     }
 
     shows_what_would_change(&fleet);
+    ends_at_a_host_that_cannot_be_reached(&fleet);
     stops_at_a_host_that_refuses(&fleet);
     stops_at_a_host_that_fails(&fleet);
-    first.digestfix(&["rollback"]).exits(0);
+    for machine in [first, last] {
+        machine.digestfix(&["rollback"]).exits(0);
+    }
     repairs_all_one_after_another(&fleet);
     changes_nothing_the_second_time(&fleet);
     leaves_a_broken_node_cordoned(&fleet, last);
@@ -243,6 +246,7 @@ fn shows_what_would_change(fleet: &Fleet) {
             "digestfix_binary": "",
             "digestfix_executable": "/usr/local/bin/digestfix",
             "digestfix_kubernetes": true,
+            "digestfix_units": ["digestfix-recover.service"],
         }),
     );
 
@@ -257,6 +261,33 @@ fn shows_what_would_change(fleet: &Fleet) {
     assert_eq!(fleet.kubectl_calls(), [""; 0]);
 }
 
+/// Nothing is done to its batch, and no other batch is begun.
+fn ends_at_a_host_that_cannot_be_reached(fleet: &Fleet) {
+    let before: Vec<String> = fleet.machines.iter().map(look).collect();
+    fs::write(
+        fleet.path("lost"),
+        "lost ansible_ssh_common_args='-o ProxyCommand=false'\n",
+    )
+    .unwrap();
+    let inventories = ["--inventory", &fleet.path("lost"), "--inventory"];
+
+    let (run, tallies) = fleet.roll(
+        &[&inventories[..], &[&fleet.path("inventory")]].concat(),
+        &json!({ "digestfix_serial": [2, 1] }),
+    );
+
+    let run = run.exits(4);
+    assert_eq!(tallies["lost"]["unreachable"], 1, "{}", run.stdout);
+    assert!(
+        run.stdout.contains("Now: nothing was done to trixie"),
+        "{}",
+        run.stdout
+    );
+    assert!(!tallies.contains_key("forky"), "{}", run.stdout);
+    let after: Vec<String> = fleet.machines.iter().map(look).collect();
+    assert_eq!(after, before);
+}
+
 /// The first is done, the second is refused before Docker is stopped; the third
 /// is of the same batch, and not touched any more.
 fn stops_at_a_host_that_refuses(fleet: &Fleet) {
@@ -267,7 +298,8 @@ fn stops_at_a_host_that_refuses(fleet: &Fleet) {
     let (run, tallies) = fleet.roll(
         &[],
         &json!({ "digestfix_serial": [1, 2], "digestfix_binary": "",
-                 "digestfix_executable": "/usr/local/bin/digestfix" }),
+                 "digestfix_executable": "/usr/local/bin/digestfix",
+                 "digestfix_kubernetes": "false" }),
     );
 
     let run = run.exits(2);
@@ -281,51 +313,67 @@ fn stops_at_a_host_that_refuses(fleet: &Fleet) {
     assert_eq!(tallies["forky"]["changed"], 0, "{}", run.stdout);
     assert!(first.engine_has("app"));
     assert_eq!([look(middle), look(last)], before);
+    assert_eq!(fleet.kubectl_calls(), [""; 0]);
     middle.sh("rm /etc/docker/daemon.json");
 }
 
 /// Docker does not start on the new references: digestfix puts the old ones
-/// back, the node is well and goes back to work, and the roll ends.
+/// back, the claims files are as before, and the node is well and goes back to
+/// work. So does the other one of the batch, which is done.
 fn stops_at_a_host_that_fails(fleet: &Fleet) {
     let [_, middle, last] = &fleet.machines;
     middle.drop_in(&format!(
         "[Service]\nExecStartPre=/bin/sh -c '! grep -q @sha256 {STORE}'\n"
     ));
+    let former = "{ \"digestfix_claims\": 1,\n  \"claims\": [] }";
+    middle.sh("mkdir -p /etc/digestfix/claims.d");
+    middle.write("/etc/digestfix/claims.d/digests.json", former);
+    fs::copy(fleet.path("digests.json"), fleet.path("more.json")).unwrap();
     let store = middle.store();
     let container = middle.sh("docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web");
-    let before = look(last);
 
     let (run, tallies) = fleet.roll(
         &["--limit", "trixie:forky"],
-        &json!({ "digestfix_kubernetes": true }),
+        &json!({
+            "digestfix_serial": [2],
+            "digestfix_claims_files": [fleet.path("digests.json"), fleet.path("more.json")],
+            "digestfix_kubernetes": true,
+        }),
     );
 
     let run = run.exits(2);
-    assert!(
-        run.stdout
-            .contains("Now: the references are as they were, and Docker runs on them again"),
-        "{}",
-        run.stdout
-    );
-    assert!(!tallies.contains_key("forky"), "{}", run.stdout);
+    for words in [
+        "Now: the references are as they were, and Docker runs on them again",
+        "The claims files are as they were",
+    ] {
+        assert!(run.stdout.contains(words), "{words}: {}", run.stdout);
+    }
+    assert_eq!(tallies["forky"]["failed"], 0, "{}", run.stdout);
     assert_eq!(middle.store(), store);
     middle.is_whole();
     assert!(!middle.engine_has("app"));
+    assert!(last.engine_has("app"));
+    assert_eq!(
+        middle.sh("cd /etc/digestfix/claims.d && ls && cat digests.json"),
+        format!("digests.json\n{former}")
+    );
     assert_eq!(
         middle.sh("docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web"),
         container
     );
-    assert_eq!(look(last), before);
-    assert_eq!(
-        fleet.kubectl_calls(),
-        [
-            "cordon trixie",
-            "drain trixie --ignore-daemonsets --timeout=300s",
-            "wait --for=condition=Ready node/trixie --timeout=300s",
-            "uncordon trixie",
-        ],
-        "the next one was not reached"
-    );
+    let calls = fleet.kubectl_calls();
+    for node in ["trixie", "forky"] {
+        let of: Vec<&String> = calls.iter().filter(|call| call.contains(node)).collect();
+        assert_eq!(
+            of,
+            [
+                &format!("cordon {node}"),
+                &format!("drain {node} --ignore-daemonsets --timeout=300s"),
+                &format!("wait --for=condition=Ready node/{node} --timeout=300s"),
+                &format!("uncordon {node}"),
+            ]
+        );
+    }
     middle.without_drop_in();
 }
 
@@ -347,6 +395,7 @@ fn repairs_all_one_after_another(fleet: &Fleet) {
                 repository("systemd/digestfix-resume.service"),
             ],
             "digestfix_units": ["digestfix-recover.service", "digestfix-resume.service"],
+            "digestfix_options": "--require matched",
         }),
     );
 
@@ -362,6 +411,10 @@ fn repairs_all_one_after_another(fleet: &Fleet) {
         assert_eq!(
             machine.sh("systemctl is-enabled digestfix-recover.service"),
             "enabled"
+        );
+        assert_eq!(
+            machine.sh("cat /etc/default/digestfix"),
+            "DIGESTFIX_OPTIONS=\"--require matched\""
         );
     }
     assert_eq!(containers(), before);
@@ -384,7 +437,8 @@ fn changes_nothing_the_second_time(fleet: &Fleet) {
 
     let (run, tallies) = fleet.roll(
         &["--diff"],
-        &json!({ "digestfix_serial": ["100%"], "digestfix_kubernetes": true }),
+        &json!({ "digestfix_serial": ["100%"], "digestfix_kubernetes": true,
+                 "digestfix_options": "--require matched" }),
     );
 
     let run = run.exits(0);
