@@ -23,7 +23,7 @@ use proptest::test_runner::{Config, TestRng, TestRunner};
 use targets::TARGETS;
 
 /// So many inputs near those of the corpus, for each parser.
-const NEAR: u32 = 5_000;
+const NEAR: u32 = 2_500;
 
 /// No input takes longer, by far: time of this thread's own on a processor,
 /// so that it does not matter what else the machine does.
