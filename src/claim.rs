@@ -128,6 +128,17 @@ enum Problem {
 }
 
 impl Claim {
+    /// The digest that it speaks of, if it speaks of one.
+    #[must_use]
+    pub const fn digest(&self) -> Option<&Digest> {
+        match &self.statement {
+            Statement::TaggedHasDigest { digest, .. }
+            | Statement::OnlyImageHasDigest { digest, .. }
+            | Statement::ManifestBrought { digest, .. } => Some(digest),
+            Statement::PointsAt { reference, .. } => reference.digest(),
+        }
+    }
+
     /// A claim from a file, in words and as a statement.
     ///
     /// # Errors

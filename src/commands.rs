@@ -21,18 +21,20 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use crate::cli::{Command, HostArgs, RequestArgs};
-use crate::data_root::{ImageDir, ReadError, Snapshot};
+use crate::data_root::{ImageDir, ReadError};
 use crate::disturbance::{AssessError, ContainerPolicy, Disturbance, Obstacle, assess};
 use crate::engine::UnixEngine;
 use crate::grounds::{self, Grounds};
 use crate::history::HistoryError;
 use crate::history::who::own_service;
 use crate::host::{Flags, Host, HostError, Managed, Management, find_managed, find_offline};
+use crate::image_db::ImageDb;
 use crate::journal::{Journal, JournalError};
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Exit, Problem, Report};
 use crate::rollback::Unfit;
 use crate::source::{self, SourceError, claims_dir};
+use crate::store::Store;
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::aim::Aim;
 use crate::transaction::lock::LockError;
@@ -361,14 +363,14 @@ fn grounds(images: &ImageDir, report: &mut Report) -> Grounds {
 
 /// What is to be done to the store as it is.
 struct Draft {
-    before: Snapshot,
+    before: Store,
     plan: Plan,
 }
 
 impl Draft {
     fn new(images: &ImageDir, aim: &Aim<'_>) -> Result<Self, Stop> {
         let before = images.read()?;
-        let plan = aim.plan(&before.store, &images.image_ids()?);
+        let plan = ImageDb::ask(images, |db| aim.plan(&before, db))?;
         let plan = plan.map_err(|refusals| match aim {
             Aim::Claims(_) => Stop::Refused(refusals),
             Aim::TakeBack(reversal) => Stop::InTheWay {

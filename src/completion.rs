@@ -96,7 +96,7 @@ fn offered(
 ) -> Vec<CompletionCandidate> {
     let store = images().and_then(|images| images.read().ok());
     match (typed.to_str(), store) {
-        (Some(typed), Some(snapshot)) => candidates(offer(&snapshot.store, typed)),
+        (Some(typed), Some(store)) => candidates(offer(&store, typed)),
         _ => Vec::new(),
     }
 }

@@ -14,20 +14,14 @@ use nix::fcntl::OFlag;
 use crate::digest::ImageId;
 use crate::store::{self, Store, StoreError};
 
+/// How much of a file is read at once where it need not be kept, in bytes.
+const AT_ONCE: usize = 256 * 1024;
+
 /// One storage driver's image directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageDir {
     data_root: PathBuf,
     driver: String,
-}
-
-/// The reference store's file at one moment.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// The bytes of the file.
-    pub bytes: Vec<u8>,
-    /// What they say.
-    pub store: Store,
 }
 
 /// The reference store could not be read.
@@ -66,7 +60,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |error| Self::Io {
             path: path.to_owned(),
             error,
@@ -112,7 +106,7 @@ impl ImageDir {
     ///
     /// # Errors
     /// [`ReadError`] when there is none, or it is not what it should be.
-    pub fn read(&self) -> Result<Snapshot, ReadError> {
+    pub fn read(&self) -> Result<Store, ReadError> {
         self.parse(self.read_bytes()?)
     }
 
@@ -120,14 +114,11 @@ impl ImageDir {
     ///
     /// # Errors
     /// [`ReadError::Content`] when they are no reference store.
-    pub fn parse(&self, bytes: Vec<u8>) -> Result<Snapshot, ReadError> {
-        match Store::parse(&bytes) {
-            Ok(store) => Ok(Snapshot { bytes, store }),
-            Err(error) => Err(ReadError::Content {
-                path: self.store_path(),
-                error,
-            }),
-        }
+    fn parse(&self, bytes: Vec<u8>) -> Result<Store, ReadError> {
+        Store::parse(bytes).map_err(|error| ReadError::Content {
+            path: self.store_path(),
+            error,
+        })
     }
 
     /// Reads the reference store's file without looking into it.
@@ -136,15 +127,39 @@ impl ImageDir {
     /// [`ReadError`] when there is none, or it is no plain file.
     pub fn read_bytes(&self) -> Result<Vec<u8>, ReadError> {
         let path = self.store_path();
-        let file = self.open_store(&path)?;
-        let mut bytes = Vec::new();
+        let (file, size) = self.open_store(&path)?;
+        // One byte more, so that its end is found without more room.
+        let size = usize::try_from(size.min(store::MAX_BYTES)).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(size + 1);
         file.take(store::MAX_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(ReadError::io(&path))?;
         Ok(bytes)
     }
 
-    fn open_store(&self, path: &Path) -> Result<File, ReadError> {
+    /// Says whether the reference store's file is made of these bytes.
+    ///
+    /// # Errors
+    /// [`ReadError`] when there is none, or it is no plain file.
+    pub fn is(&self, bytes: &[u8]) -> Result<bool, ReadError> {
+        let path = self.store_path();
+        let (mut file, size) = self.open_store(&path)?;
+        if size != bytes.len() as u64 {
+            return Ok(false);
+        }
+        let mut rest = bytes;
+        let mut piece = vec![0; AT_ONCE];
+        loop {
+            let read = file.read(&mut piece).map_err(ReadError::io(&path))?;
+            match rest.strip_prefix(&piece[..read]) {
+                Some(after) if read > 0 => rest = after,
+                Some(after) => return Ok(after.is_empty()),
+                None => return Ok(false),
+            }
+        }
+    }
+
+    fn open_store(&self, path: &Path) -> Result<(File, u64), ReadError> {
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
@@ -173,16 +188,22 @@ impl ImageDir {
                 uid: metadata.uid(),
             });
         }
-        Ok(file)
+        Ok((file, metadata.len()))
     }
 
-    /// The IDs of the images whose config the image store has:
-    /// `imagedb/content/sha256/<hex>`.
+    /// Where the image store has the config of each image, by the digits of
+    /// its ID (moby `image/fs.go`, v28.5).
+    #[must_use]
+    pub fn configs(&self) -> PathBuf {
+        self.path().join("imagedb/content/sha256")
+    }
+
+    /// The IDs of the images whose config the image store has.
     ///
     /// # Errors
     /// When the directory is there and cannot be read.
     pub fn image_ids(&self) -> Result<BTreeSet<ImageId>, ReadError> {
-        let path = self.path().join("imagedb/content/sha256");
+        let path = self.configs();
         let listing = match fs::read_dir(&path) {
             Ok(listing) => listing,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),

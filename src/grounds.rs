@@ -72,13 +72,10 @@ impl Grounds {
                 self.references.insert(change.reference.familiar(), ground);
             }
         }
-        let present: BTreeMap<String, ImageId> = plan
-            .after
-            .references()
-            .map(|(reference, image)| (reference.familiar(), image))
-            .collect();
-        self.references
-            .retain(|reference, ground| present.get(reference) == Some(&ground.image_id));
+        self.references.retain(|reference, ground| {
+            let reference = Reference::parse(reference);
+            reference.is_ok_and(|reference| plan.after.points_at(&reference, &ground.image_id))
+        });
     }
 
     /// Reads them; none are there before the first `apply`.

@@ -44,6 +44,8 @@ pub mod grounds;
 pub mod guard;
 pub mod history;
 pub mod host;
+pub mod image_db;
+pub mod images;
 pub mod interrupt;
 pub mod journal;
 pub mod journald;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::claim::Claim;
 use crate::digest::{Digest, ImageId};
 use crate::evidence::Evidence;
+use crate::images::Images;
 use crate::reference::Reference;
 use crate::store::{Misfit, Store};
 use crate::trust::Trust;
@@ -125,10 +126,10 @@ impl Plan {
     /// Every reason against it, when there is one.
     pub fn new(
         store: &Store,
-        images: &BTreeSet<ImageId>,
+        images: &dyn Images,
         request: &Request,
     ) -> Result<Self, Vec<Refusal>> {
-        let resolver = Resolver::new(store, images);
+        let resolver = Resolver::new(store, images, request);
         let mut refusals = Vec::new();
         let mut targets: Vec<Target> = Vec::new();
         let mut routes = Vec::new();
@@ -150,11 +151,7 @@ impl Plan {
         let wanted = Wanted::new(&targets);
         refusals.extend(contradictions(&wanted, &request.removals));
         refusals.extend(two_digests(&targets, &request.evidence));
-        refusals.extend(one_digest_two_images(
-            &targets,
-            store.references(),
-            &request.removals,
-        ));
+        refusals.extend(one_digest_two_images(&targets, store, &request.removals));
 
         // Each reference that goes, with what asks for it to go.
         let mut drops: BTreeMap<Reference, String> = request
@@ -228,18 +225,8 @@ impl Plan {
         removals: &[Reference],
     ) -> Self {
         let mut changes: Vec<Change> = changes.collect();
-        // What the engine cannot parse, it does not count for the image.
-        let kept: BTreeSet<String> = after
-            .entries()
-            .filter(|entry| !matches!(entry.meaning, Err(Misfit::Reference(_))))
-            .map(|entry| entry.value.to_owned())
-            .collect();
-        let orphans: BTreeSet<ImageId> = changes
-            .iter()
-            .filter_map(|change| change.from.as_ref())
-            .filter(|image| !kept.contains(*image))
-            .filter_map(|image| image.parse().ok())
-            .collect();
+        let left = changes.iter().filter_map(|change| change.from.clone());
+        let orphans = orphans(&after, left.collect());
         // As bytes, like the file: a reference's own order puts digests before
         // tags, and names by their registry.
         changes.sort_by_cached_key(|change| {
@@ -263,7 +250,7 @@ impl Plan {
             targets,
             skipped,
             removals: removals.to_vec(),
-            orphans: orphans.into_iter().collect(),
+            orphans,
             bases,
         }
     }
@@ -303,13 +290,28 @@ impl Plan {
     }
 }
 
+/// Those of the images, in their order, that no reference points at which the
+/// engine counts: it does not what it cannot parse.
+fn orphans(store: &Store, mut images: BTreeSet<String>) -> Vec<ImageId> {
+    if !images.is_empty() {
+        for entry in store.entries() {
+            if images.contains(entry.value) && !matches!(entry.meaning(), Err(Misfit::Reference(_)))
+            {
+                images.remove(entry.value);
+            }
+        }
+    }
+    let ids = images.iter().filter_map(|image| image.parse().ok());
+    ids.collect()
+}
+
 /// The digest's bytes are those of an image's ID: somebody mixed the two up.
 #[must_use]
-pub fn digest_is_image_id(digest: &Digest, images: &BTreeSet<ImageId>) -> bool {
+pub fn digest_is_image_id(digest: &Digest, images: &dyn Images) -> bool {
     digest
         .to_string()
         .parse()
-        .is_ok_and(|image: ImageId| images.contains(&image))
+        .is_ok_and(|image: ImageId| images.has(&image))
 }
 
 #[cfg(test)]

@@ -196,7 +196,7 @@ fn id_of(name: &str) -> Option<&str> {
 }
 
 fn is_store(path: &Path) -> bool {
-    read(path).is_ok_and(|bytes| Store::parse(&bytes).is_ok())
+    read(path).is_ok_and(|bytes| Store::parse(bytes).is_ok())
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

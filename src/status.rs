@@ -75,7 +75,7 @@ pub fn rows(
     let mut groups: BTreeMap<(String, ImageId), Vec<Reference>> = BTreeMap::new();
     let mut rows = Vec::new();
     for entry in store.entries() {
-        match entry.meaning {
+        match entry.meaning() {
             Ok((reference, image)) => groups
                 .entry((entry.repository.to_owned(), image))
                 .or_default()

@@ -11,36 +11,40 @@
 //! it only lacks knowledge: an entry it cannot interpret and a top-level key
 //! it does not know are kept as they are and can be listed.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::iter;
+use std::sync::Arc;
 
 use crate::digest::ImageId;
 use crate::reference::{Reference, ReferenceError};
 
+mod file;
 mod moby_json;
+mod read;
+
+use file::{File, Pair, TopLevel};
 
 /// The file's name in `<data-root>/image/<driver>/`.
 pub const FILE_NAME: &str = "repositories.json";
 
-/// The largest file that is read, in bytes. A reference takes about 200 bytes,
-/// so this is room for some 300,000 of them.
-pub const MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// The largest file that is read, in bytes. A reference takes about 170 bytes,
+/// so this is room for some 1,500,000 of them.
+pub const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
 const REPOSITORIES: &str = "Repositories";
 
-/// How deep Go's parser follows objects and arrays (`encoding/json`,
-/// `scanner.go`, since Go 1.15), the outermost object included.
-const MAX_NESTING: usize = 10_000;
-
-/// The reference store of one storage driver.
+/// The reference store of one storage driver: a file, and what is changed in
+/// it. Copies share the file.
 #[derive(Debug, Clone)]
 pub struct Store {
-    repositories: BTreeMap<String, BTreeMap<String, String>>,
-    top_level: Vec<TopLevel>,
+    file: Arc<File>,
+    edits: BTreeMap<String, Edits>,
 }
+
+/// What is changed in one repository: what each reference points at now; none
+/// when it is gone.
+type Edits = BTreeMap<String, Option<String>>;
 
 /// Two stores are equal when they would be written as the same bytes.
 impl PartialEq for Store {
@@ -49,15 +53,8 @@ impl PartialEq for Store {
     }
 }
 
-/// A key of the file's outermost object, in the order of the file.
-#[derive(Debug, Clone)]
-enum TopLevel {
-    Repositories,
-    Unknown { key: String, value: Box<RawValue> },
-}
-
-/// One reference as the file has it, beside what it means.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One reference as the file has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// The repository key that the reference stands under.
     pub repository: &'a str,
@@ -65,8 +62,6 @@ pub struct Entry<'a> {
     pub key: &'a str,
     /// The image ID, as written.
     pub value: &'a str,
-    /// What the engine takes the entry for, or why it cannot use it.
-    pub meaning: Result<(Reference, ImageId), Misfit>,
 }
 
 /// Why an entry is there and yet of no use to the engine.
@@ -123,19 +118,17 @@ impl Store {
     /// # Errors
     /// [`StoreError`] for anything but one JSON object of the right shape,
     /// with nothing but white space around it.
-    pub fn parse(bytes: &[u8]) -> Result<Self, StoreError> {
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(StoreError::TooLarge {
-                size: bytes.len() as u64,
-            });
-        }
-        let text = std::str::from_utf8(bytes).map_err(|error| StoreError::NotUtf8 {
-            offset: error.valid_up_to(),
-        })?;
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let store = TopLevelSeed.deserialize(&mut deserializer)?;
-        deserializer.end()?;
-        Ok(store)
+    pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, StoreError> {
+        Ok(Self {
+            file: Arc::new(read::read(bytes.into())?),
+            edits: BTreeMap::new(),
+        })
+    }
+
+    /// The bytes that it was read from.
+    #[must_use]
+    pub fn as_read(&self) -> &[u8] {
+        self.file.text.as_bytes()
     }
 
     /// The bytes that the engine itself would write: Go's `json.Marshal`,
@@ -148,26 +141,28 @@ impl Store {
 
     /// Every reference, in the order of the file that [`Store::to_bytes`] makes.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        self.repositories
-            .iter()
-            .flat_map(|(repository, references)| {
-                references.iter().map(|(key, value)| Entry {
-                    repository,
-                    key,
-                    value,
-                    meaning: meaning(repository, key, value),
-                })
-            })
+        self.repositories().flat_map(|whole| whole.entries())
+    }
+
+    /// The references under one repository's key, in their order.
+    pub fn entries_of<'a>(&'a self, repository: &'a str) -> impl Iterator<Item = Entry<'a>> {
+        Whole {
+            name: repository,
+            file: &self.file,
+            read: self.file.pairs_of(repository),
+            edits: self.edits.get(repository),
+        }
+        .entries()
     }
 
     /// The references that the engine can use.
     pub fn references(&self) -> impl Iterator<Item = (Reference, ImageId)> {
-        self.entries().filter_map(|entry| entry.meaning.ok())
+        self.entries().filter_map(|entry| entry.meaning().ok())
     }
 
     /// The top-level keys that this model does not know and keeps.
     pub fn unknown_keys(&self) -> impl Iterator<Item = &str> {
-        self.top_level.iter().filter_map(|entry| match entry {
+        self.file.top_level.iter().filter_map(|entry| match entry {
             TopLevel::Repositories => None,
             TopLevel::Unknown { key, .. } => Some(key.as_str()),
         })
@@ -176,10 +171,13 @@ impl Store {
     /// The image that a reference points at, as the file has it.
     #[must_use]
     pub fn get(&self, reference: &Reference) -> Option<&str> {
-        self.repositories
-            .get(&reference.repository().familiar())?
-            .get(&reference.familiar())
-            .map(String::as_str)
+        self.value(&reference.repository().familiar(), &reference.familiar())
+    }
+
+    /// The entry stands here as it is.
+    #[must_use]
+    pub fn has(&self, entry: &Entry<'_>) -> bool {
+        self.value(entry.repository, entry.key) == Some(entry.value)
     }
 
     /// The reference points at this image.
@@ -195,16 +193,12 @@ impl Store {
     /// [`Occupied`] when it points at another image: a reference never moves
     /// in silence. Remove it first.
     pub fn insert(&mut self, reference: &Reference, image: &ImageId) -> Result<bool, Occupied> {
-        let references = self
-            .repositories
-            .entry(reference.repository().familiar())
-            .or_default();
         let image = image.to_string();
-        match references.get(&reference.familiar()) {
+        match self.get(reference) {
             Some(present) if *present == image => Ok(false),
-            Some(present) => Err(Occupied(present.clone())),
+            Some(present) => Err(Occupied(present.to_owned())),
             None => {
-                references.insert(reference.familiar(), image);
+                self.edit(reference, Some(image));
                 Ok(true)
             }
         }
@@ -213,21 +207,109 @@ impl Store {
     /// Drops a reference, and its repository's key with the last of them.
     /// Gives what it pointed at.
     pub fn remove(&mut self, reference: &Reference) -> Option<String> {
-        let repository = reference.repository().familiar();
-        let references = self.repositories.get_mut(&repository)?;
-        let image = references.remove(&reference.familiar())?;
-        if references.is_empty() {
-            self.repositories.remove(&repository);
-        }
+        let image = self.get(reference)?.to_owned();
+        self.edit(reference, None);
         Some(image)
     }
 
     /// Restores what [`Store::remove`] gave, image ID or not.
     pub(crate) fn put_back(&mut self, reference: &Reference, image: &str) {
-        self.repositories
+        self.edit(reference, Some(image.to_owned()));
+    }
+
+    fn edit(&mut self, reference: &Reference, image: Option<String>) {
+        self.edits
             .entry(reference.repository().familiar())
             .or_default()
-            .insert(reference.familiar(), image.to_owned());
+            .insert(reference.familiar(), image);
+    }
+
+    fn value(&self, repository: &str, key: &str) -> Option<&str> {
+        let edit = self.edits.get(repository).and_then(|edits| edits.get(key));
+        match edit {
+            Some(image) => image.as_deref(),
+            None => self.file.value(repository, key),
+        }
+    }
+
+    /// Every repository that has a key.
+    fn repositories(&self) -> impl Iterator<Item = Whole<'_>> {
+        let read = self.file.repositories();
+        let edited = self.edits.iter();
+        let edited = edited.map(|(name, edits)| (name.as_str(), edits));
+        in_order(read, edited)
+            .map(|(name, read, edits)| Whole {
+                name,
+                file: &self.file,
+                read: read.unwrap_or_default(),
+                edits,
+            })
+            .filter(|whole| whole.edits.is_none() || whole.references().next().is_some())
+    }
+}
+
+/// A repository, read and edited.
+struct Whole<'a> {
+    name: &'a str,
+    file: &'a File,
+    read: &'a [Pair],
+    edits: Option<&'a Edits>,
+}
+
+/// A reference: key and value, and how they were read, if they were.
+type Held<'a> = (&'a str, &'a str, Option<Pair>);
+
+impl<'a> Whole<'a> {
+    fn references(&self) -> impl Iterator<Item = Held<'a>> + use<'a> {
+        let file = self.file;
+        let read = self.read.iter().map(|pair| (file.str(pair.key), *pair));
+        let edited = self.edits.into_iter().flatten();
+        let edited = edited.map(|(key, image)| (key.as_str(), image));
+        in_order(read, edited).filter_map(|(key, read, edit)| match (edit, read) {
+            (Some(image), _) => Some((key, image.as_deref()?, None)),
+            (None, pair) => Some((key, file.str(pair?.value), pair)),
+        })
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry<'a>> + use<'a> {
+        let repository = self.name;
+        self.references().map(move |(key, value, _)| Entry {
+            repository,
+            key,
+            value,
+        })
+    }
+}
+
+/// Two sequences in the order of their keys as one.
+fn in_order<'a, A, B>(
+    one: impl Iterator<Item = (&'a str, A)>,
+    other: impl Iterator<Item = (&'a str, B)>,
+) -> impl Iterator<Item = (&'a str, Option<A>, Option<B>)> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    iter::from_fn(move || {
+        let (order, key) = match (one.peek(), other.peek()) {
+            (Some((key, _)), Some((against, _))) => match key.cmp(against) {
+                Ordering::Greater => (Ordering::Greater, *against),
+                order => (order, *key),
+            },
+            (Some((key, _)), None) => (Ordering::Less, *key),
+            (None, Some((key, _))) => (Ordering::Greater, *key),
+            (None, None) => return None,
+        };
+        let one = order.is_le().then(|| one.next()).flatten();
+        let other = order.is_ge().then(|| other.next()).flatten();
+        Some((key, one.map(|(_, of)| of), other.map(|(_, of)| of)))
+    })
+}
+
+impl Entry<'_> {
+    /// What the engine takes the entry for.
+    ///
+    /// # Errors
+    /// [`Misfit`]: why it cannot use it.
+    pub fn meaning(&self) -> Result<(Reference, ImageId), Misfit> {
+        meaning(self.repository, self.key, self.value)
     }
 }
 
@@ -252,188 +334,6 @@ fn meaning(repository: &str, key: &str, value: &str) -> Result<(Reference, Image
         .parse()
         .map_err(|_| Misfit::ImageId(value.to_owned()))?;
     Ok((sought, image))
-}
-
-/// Go matches object keys to fields without regard to case (`encoding/json`,
-/// with the folding of `bytes.EqualFold`), so such a key is read as
-/// `Repositories` by the engine.
-fn engine_reads_as_repositories(key: &str) -> bool {
-    key.replace('\u{17f}', "s")
-        .eq_ignore_ascii_case(REPOSITORIES)
-}
-
-/// How many objects and arrays stand inside each other in a JSON text that
-/// is known to be valid.
-fn nesting(json: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let mut in_string = false;
-    let mut bytes = json.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => in_string = !in_string,
-            // What follows a backslash neither ends the string nor begins one.
-            b'\\' => drop(bytes.next()),
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-struct TopLevelSeed;
-
-impl<'de> DeserializeSeed<'de> for TopLevelSeed {
-    type Value = Store;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Store, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TopLevelSeed {
-    type Value = Store;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object with the key \"Repositories\"")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Store, A::Error> {
-        let mut repositories = None;
-        let mut top_level: Vec<TopLevel> = Vec::new();
-        let mut unknown = BTreeSet::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if key == REPOSITORIES {
-                if repositories.is_some() {
-                    return Err(A::Error::custom("duplicate key \"Repositories\""));
-                }
-                repositories = Some(map.next_value_seed(RepositoriesSeed)?);
-                top_level.push(TopLevel::Repositories);
-            } else if engine_reads_as_repositories(&key) {
-                return Err(A::Error::custom(format_args!(
-                    "the engine reads the key {key:?} as \"Repositories\": rename or remove it"
-                )));
-            } else {
-                if !unknown.insert(key.clone()) {
-                    return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
-                }
-                let value: Box<RawValue> = map.next_value()?;
-                // Raw text is not held to a nesting limit here; the engine's
-                // parser has one, and would not start on the file.
-                if nesting(value.get()) >= MAX_NESTING {
-                    return Err(A::Error::custom(format_args!(
-                        "the value of {key:?} is nested deeper than the engine reads ({MAX_NESTING})"
-                    )));
-                }
-                top_level.push(TopLevel::Unknown { key, value });
-            }
-        }
-        if repositories.is_none() {
-            top_level.insert(0, TopLevel::Repositories);
-        }
-        Ok(Store {
-            repositories: repositories.unwrap_or_default(),
-            top_level,
-        })
-    }
-}
-
-struct RepositoriesSeed;
-
-impl<'de> DeserializeSeed<'de> for RepositoriesSeed {
-    type Value = BTreeMap<String, BTreeMap<String, String>>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for RepositoriesSeed {
-    type Value = BTreeMap<String, BTreeMap<String, String>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object of repositories as the value of \"Repositories\"")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut repositories = BTreeMap::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if repositories.contains_key(&name) {
-                return Err(A::Error::custom(format_args!(
-                    "duplicate repository {name:?}"
-                )));
-            }
-            let references = map.next_value_seed(RepositorySeed { name: &name })?;
-            repositories.insert(name, references);
-        }
-        Ok(repositories)
-    }
-}
-
-struct RepositorySeed<'n> {
-    name: &'n str,
-}
-
-impl<'de> DeserializeSeed<'de> for RepositorySeed<'_> {
-    type Value = BTreeMap<String, String>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for RepositorySeed<'_> {
-    type Value = BTreeMap<String, String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "an object of references in repository {:?}", self.name)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut references = BTreeMap::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if references.contains_key(&key) {
-                return Err(A::Error::custom(format_args!(
-                    "duplicate reference {key:?} in repository {:?}",
-                    self.name
-                )));
-            }
-            let value = map.next_value_seed(ImageSeed {
-                repository: self.name,
-                key: &key,
-            })?;
-            references.insert(key, value);
-        }
-        Ok(references)
-    }
-}
-
-struct ImageSeed<'n> {
-    repository: &'n str,
-    key: &'n str,
-}
-
-impl<'de> DeserializeSeed<'de> for ImageSeed<'_> {
-    type Value = String;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        deserializer.deserialize_string(self)
-    }
-}
-
-impl Visitor<'_> for ImageSeed<'_> {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(
-            f,
-            "an image ID as a string for reference {:?} in repository {:?}",
-            self.key, self.repository
-        )
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<String, E> {
-        Ok(value.to_owned())
-    }
 }
 
 #[cfg(test)]

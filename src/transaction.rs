@@ -14,16 +14,18 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::container::Container;
-use crate::data_root::{ImageDir, Snapshot};
+use crate::data_root::ImageDir;
 use crate::engine::Engine;
 use crate::grounds::Grounds;
 use crate::guard::Guard;
 use crate::history::{End, Record};
+use crate::image_db::ImageDb;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal, Phase};
 use crate::nf_tables::Owned;
 use crate::plan::Plan;
 use crate::retention::Limits;
+use crate::store::Store;
 use crate::systemd::ServiceManager;
 
 pub mod aim;
@@ -39,6 +41,7 @@ pub mod outcome;
 pub mod ports;
 mod record;
 pub mod recovery;
+mod rendered;
 pub mod swap;
 
 use aim::Aim;
@@ -47,6 +50,7 @@ use hold::Hold;
 use live_restore::Switch;
 use lock::RootLock;
 use outcome::{Failure, Outcome, Progress, Step, StoreNow};
+use rendered::Rendered;
 use swap::{Staged, Swapped};
 
 /// Clients wait this long for a Docker that does not come; then they are told.
@@ -73,7 +77,7 @@ pub struct Transaction<'a, M, E, P> {
     daemon: Option<Daemon<'a, M, E>>,
     interrupt: &'a Interrupt,
     progress: &'a mut P,
-    before: Snapshot,
+    before: Store,
     plan: Plan,
     record: Option<Record>,
     reached: Reached,
@@ -89,7 +93,7 @@ pub struct Transaction<'a, M, E, P> {
     restarted: bool,
     switch: Option<Switch>,
     /// What `staged` was written with.
-    new_bytes: Vec<u8>,
+    rendered: Rendered,
     staged: Option<Staged>,
     swapped: Option<Swapped>,
     hold: Option<Hold>,
@@ -107,7 +111,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         daemon: Option<Daemon<'a, M, E>>,
         interrupt: &'a Interrupt,
         progress: &'a mut P,
-        before: Snapshot,
+        before: Store,
         plan: Plan,
     ) -> Self {
         Self {
@@ -119,6 +123,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             daemon,
             interrupt,
             progress,
+            rendered: Rendered::new(&before, &plan),
             before,
             plan,
             record: None,
@@ -130,7 +135,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             delays_shutdown: None,
             restarted: false,
             switch: None,
-            new_bytes: Vec::new(),
             staged: None,
             swapped: None,
             hold: None,
@@ -187,7 +191,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             self.images,
             &self.lock,
             &self.id,
-            &self.new_bytes,
+            &self.rendered.bytes,
         )?);
         Ok(())
     }
@@ -292,16 +296,14 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     fn reread(&mut self) -> Result<(), Failure> {
-        let bytes = self.images.read_bytes()?;
-        if bytes == self.before.bytes {
+        if self.images.is(self.before.as_read())? {
             return Ok(());
         }
-        let now = self.images.parse(bytes)?;
-        let images = self.images.image_ids()?;
-        let planned = self.aim.plan(&now.store, &images);
+        let now = self.images.read()?;
+        let planned = ImageDb::ask(self.images, |db| self.aim.plan(&now, db))?;
         self.plan = planned.map_err(Failure::NoLongerFits)?;
         self.before = now;
-        self.new_bytes = self.plan.after.to_bytes();
+        self.rendered = Rendered::new(&self.before, &self.plan);
         self.rewrite_record()?;
         let references = self.references();
         if let Some(journal) = &mut self.journal {
@@ -327,7 +329,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         if let Some(staged) = self.staged.take() {
             self.swapped = Some(staged.swap(&self.lock)?);
         }
-        if self.images.read_bytes()? != self.new_bytes {
+        if !self.images.is(&self.rendered.bytes)? {
             return Err(Failure::FileDiffers(
                 "read back right after the swap".into(),
             ));
@@ -404,13 +406,16 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// The engine may have rewritten the file for a client by now, so what is
     /// compared is what it says, and others may have added to that.
     fn verify_file(&self) -> Result<(), Failure> {
-        let now = self.images.read()?.store;
-        for (reference, image) in self.plan.after.references() {
-            if !now.points_at(&reference, &image) {
-                return Err(Failure::FileDiffers(format!(
-                    "{reference} does not point at {image}"
-                )));
-            }
+        if self.images.is(&self.rendered.bytes)? {
+            return Ok(());
+        }
+        let now = self.images.read()?;
+        // What the engine cannot use, it leaves out when it writes.
+        let lost = self.plan.after.entries().filter(|entry| !now.has(entry));
+        if let Some((reference, image)) = lost.filter_map(|entry| entry.meaning().ok()).next() {
+            return Err(Failure::FileDiffers(format!(
+                "{reference} does not point at {image}"
+            )));
         }
         for reference in self.plan.dropped() {
             if now.get(reference).is_some() {
@@ -605,14 +610,14 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     fn undo_commit(&mut self) -> Result<(), Failure> {
         let now = self.images.read()?;
         match self.swapped.take() {
-            Some(swapped) if now.bytes == self.new_bytes => {
+            Some(swapped) if now.as_read() == self.rendered.bytes => {
                 swapped.swap_back(&self.lock)?;
             }
             swapped => {
                 // Kept for as long as it may be the only whole copy.
                 self.swapped = swapped;
-                if now.bytes != self.before.bytes {
-                    let mut store = now.store;
+                if now.as_read() != self.before.as_read() {
+                    let mut store = now;
                     self.plan.take_back(&mut store);
                     Staged::write(self.images, &self.lock, &self.id, &store.to_bytes())?
                         .swap(&self.lock)?
@@ -640,7 +645,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             self.restarted = true;
             self.start_and_let_in(daemon).await?;
             kept?;
-            let store = self.images.read()?.store;
+            let store = self.images.read()?;
             daemon.lists(&store, &self.images.image_ids()?).await?;
         } else {
             daemon.start_triggers().await?;
@@ -652,7 +657,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     fn store_now(&self) -> StoreNow {
         match (self.images.read(), &self.swapped) {
-            (Ok(now), _) if now.bytes == self.before.bytes => StoreNow::Old,
+            (Ok(now), _) if now.as_read() == self.before.as_read() => StoreNow::Old,
             (Ok(_), Some(swapped)) => StoreNow::New(swapped.backup().to_owned()),
             _ => StoreNow::Unknown,
         }

@@ -92,7 +92,7 @@ fn the_same_operations_make_the_same_bytes() {
 fn what_the_engine_wrote_round_trips() {
     for scenario in scenarios() {
         let bytes = fs::read(scenario.join("after.json")).unwrap();
-        assert_eq!(Store::parse(&bytes).unwrap().to_bytes(), bytes);
+        assert_eq!(Store::parse(bytes.as_slice()).unwrap().to_bytes(), bytes);
     }
 }
 
@@ -100,9 +100,9 @@ fn what_the_engine_wrote_round_trips() {
 #[test]
 fn entries_mean_what_the_engine_finds() {
     for scenario in scenarios() {
-        let store = Store::parse(&fs::read(scenario.join("after.json")).unwrap()).unwrap();
+        let store = Store::parse(fs::read(scenario.join("after.json")).unwrap()).unwrap();
         for entry in store.entries() {
-            if let Ok((reference, image)) = entry.meaning {
+            if let Ok((reference, image)) = entry.meaning() {
                 assert_eq!(store.get(&reference), Some(image.to_string().as_str()));
                 assert_eq!(reference.familiar(), entry.key);
                 assert_eq!(reference.repository().familiar(), entry.repository);

@@ -230,7 +230,7 @@ fn read_anything(bytes: &[u8]) {
     match Store::parse(bytes) {
         Ok(store) => {
             let written = store.to_bytes();
-            let again = Store::parse(&written).unwrap();
+            let again = Store::parse(written.as_slice()).unwrap();
             assert_eq!(again.to_bytes(), written);
             assert_eq!(entries(&again), entries(&store));
             assert!(again.unknown_keys().eq(store.unknown_keys()));

@@ -272,9 +272,9 @@ fn of_data_root(
     let path = images.store_path();
     let (mut store, mut size) = (None, 0);
     match images.read() {
-        Ok(snapshot) => {
-            size = u64::try_from(snapshot.bytes.len()).unwrap_or(u64::MAX);
-            store = Some(snapshot.store);
+        Ok(read) => {
+            size = u64::try_from(read.as_read().len()).unwrap_or(u64::MAX);
+            store = Some(read);
         }
         Err(error) => findings.push(refused::read(&error)),
     }

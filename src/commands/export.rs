@@ -58,7 +58,7 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, St
 fn from_the_store(args: &ExportArgs, site: &Site, report: &mut Report) -> Result<ClaimsFile, Stop> {
     report.host(&site.host);
     let images = site.images().image_ids()?;
-    let store = site.images().read()?.store;
+    let store = site.images().read()?;
     let content = ContentStore::of(
         site.images().data_root(),
         args.content.containerd_root.as_deref(),

@@ -21,7 +21,7 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
-    let store = site.images().read()?.store;
+    let store = site.images().read()?;
     let unknown: Vec<String> = store.unknown_keys().map(str::to_owned).collect();
     let content = ContentStore::of(
         site.images().data_root(),

@@ -8,7 +8,7 @@ use crate::digest::{Digest, ImageId};
 use crate::history::{
     HistoryError, MAX_BYTES, Problem, VERSION, directory, is_id, path, prepare, scan, who,
 };
-use crate::journal::hash;
+use crate::journal::{References, hash};
 use crate::plan::{Change, Plan};
 use crate::reference::Reference;
 use crate::state_file;
@@ -143,8 +143,7 @@ impl Record {
         lock: &RootLock,
         id: &str,
         kind: Kind,
-        driver: &str,
-        before: &[u8],
+        references: &References,
         plan: &Plan,
     ) -> Result<Self, HistoryError> {
         let path = path(lock.data_root(), id);
@@ -161,14 +160,14 @@ impl Record {
             ended: None,
             by: who::am_i(),
             kind,
-            driver: driver.to_owned(),
-            before: hash(before),
-            after: hash(before),
+            driver: references.driver.clone(),
+            before: references.before.clone(),
+            after: references.after.clone(),
             claims: Vec::new(),
             changes: Vec::new(),
             result: None,
         };
-        record.plan(before, plan);
+        record.plan(references, plan);
         record.write(lock).inspect_err(|_| {
             // A record would say that there was something to record.
             let _ = state_file::remove(&path, lock);
@@ -177,9 +176,9 @@ impl Record {
     }
 
     /// Takes in what is to be done.
-    pub fn plan(&mut self, before: &[u8], plan: &Plan) {
-        self.before = hash(before);
-        self.after = hash(&plan.after.to_bytes());
+    pub fn plan(&mut self, references: &References, plan: &Plan) {
+        self.before.clone_from(&references.before);
+        self.after.clone_from(&references.after);
         let targets = plan.targets.iter().filter(|target| !target.holds);
         self.claims = targets
             .map(|target| Claimed {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::journal::hash;
+use crate::journal::{References, hash};
 use crate::plan::Plan;
 use crate::trust::Trust;
 
@@ -192,8 +192,13 @@ fn numbers_go_on_where_the_highest_is() {
     let store = crate::store::Store::parse(b"{}").unwrap();
     let nothing = crate::plan::Request::default();
     let plan = Plan::new(&store, &std::collections::BTreeSet::new(), &nothing).unwrap();
+    let references = References {
+        driver: "overlay2".to_owned(),
+        before: hash(b"{}"),
+        after: hash(b"{}"),
+    };
     let begin = |id: &str| {
-        let record = Record::begin(&lock, id, Kind::Apply, "overlay2", b"{}", &plan);
+        let record = Record::begin(&lock, id, Kind::Apply, &references, &plan);
         record.unwrap().number
     };
     // A clock that runs ahead, and is then put right.

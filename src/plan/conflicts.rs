@@ -7,6 +7,7 @@ use crate::evidence::Evidence;
 use crate::plan::resolver::Route;
 use crate::plan::{Refusal, Target};
 use crate::reference::{Reference, Repository};
+use crate::store::{Entry, Store};
 use crate::trust::Trust;
 
 /// The targets of each reference.
@@ -73,6 +74,11 @@ pub(super) fn contradictions(wanted: &Wanted, removals: &[Reference]) -> Vec<Ref
     found
 }
 
+/// A new reference that is no more than an assertion.
+fn is_unsupported(target: &Target) -> bool {
+    target.trust == Trust::Asserted && !target.holds
+}
+
 /// Digests of one image in one repository that differ, where one of them is no
 /// more than an assertion. Two that somebody typed side by side are meant so.
 pub(super) fn two_digests(targets: &[Target], evidence: &Evidence) -> Vec<Refusal> {
@@ -85,24 +91,23 @@ pub(super) fn two_digests(targets: &[Target], evidence: &Evidence) -> Vec<Refusa
                 .push(target);
         }
     }
-    let unsupported = |target: &Target| target.trust == Trust::Asserted && !target.holds;
     let mut found = Vec::new();
     for ((_, image), group) in groups {
         // Each is told beside the one that is known best; among those that
         // nothing supports, beside one out of a file.
         let Some(best) = group
             .iter()
-            .min_by_key(|target| (unsupported(target), target.typed))
+            .min_by_key(|target| (is_unsupported(target), target.typed))
         else {
             continue;
         };
         // One reason for each is enough: a chart may have a pin many times.
         let mut told: BTreeSet<&Reference> = BTreeSet::from([&best.reference]);
-        for weak in group.iter().filter(|target| unsupported(target)) {
+        for weak in group.iter().filter(|target| is_unsupported(target)) {
             if weak.typed && best.typed || !told.insert(&weak.reference) {
                 continue;
             }
-            let (first, second) = if unsupported(best) {
+            let (first, second) = if is_unsupported(best) {
                 (best, weak)
             } else {
                 (weak, best)
@@ -125,12 +130,27 @@ pub(super) fn two_digests(targets: &[Target], evidence: &Evidence) -> Vec<Refusa
 /// host's own references, or by another claim.
 pub(super) fn one_digest_two_images(
     targets: &[Target],
-    references: impl Iterator<Item = (Reference, ImageId)>,
+    store: &Store,
     removals: &[Reference],
 ) -> Vec<Refusal> {
+    let unsupported: BTreeSet<String> = targets
+        .iter()
+        .filter(|target| is_unsupported(target))
+        .filter_map(|target| target.reference.digest().map(ToString::to_string))
+        .collect();
+    if unsupported.is_empty() {
+        return Vec::new();
+    }
+    let has_one_of_them = |entry: &Entry<'_>| {
+        let digest = entry.key.rsplit_once('@');
+        digest.is_some_and(|(_, digest)| unsupported.contains(digest))
+    };
     let removals: BTreeSet<&Reference> = removals.iter().collect();
     let moved: BTreeSet<&Reference> = targets.iter().map(|target| &target.reference).collect();
-    let here = references
+    let here = store
+        .entries()
+        .filter(has_one_of_them)
+        .filter_map(|entry| entry.meaning().ok())
         .filter(|(reference, _)| !removals.contains(reference) && !moved.contains(reference))
         .map(|(reference, image)| (reference.familiar(), reference, image));
     let claimed = targets.iter().map(|target| {
@@ -151,8 +171,8 @@ pub(super) fn one_digest_two_images(
     let mut told: BTreeSet<&Digest> = BTreeSet::new();
     let mut found = Vec::new();
     for target in targets {
-        let unsupported = target.trust == Trust::Asserted && !target.holds;
-        let Some(digest) = target.reference.digest().filter(|_| unsupported) else {
+        let digest = target.reference.digest();
+        let Some(digest) = digest.filter(|_| is_unsupported(target)) else {
             continue;
         };
         // For the same reference it is a contradiction by itself.

@@ -1,19 +1,23 @@
 //! From what a claim says to the images and the references it means, and what
 //! stands in the way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::claim::{Claim, ImageName, Origin, Statement};
 use crate::digest::{Digest, ImageId};
 use crate::evidence::Verdict;
+use crate::images::Images;
 use crate::plan::conflicts::Wanted;
 use crate::plan::{Refusal, Request, Skipped, Target, Why, digest_is_image_id};
-use crate::reference::{Reference, Repository};
+use crate::reference::Reference;
 use crate::store::Store;
 use crate::trust::Trust;
 
+mod lookup;
 mod sourced;
 mod typed;
+
+use lookup::Lookup;
 
 /// What led a claim to its image.
 pub(super) enum Route {
@@ -27,11 +31,10 @@ pub(super) enum Route {
 
 pub(super) struct Resolver<'a> {
     store: &'a Store,
-    images: &'a BTreeSet<ImageId>,
-    repositories: BTreeMap<Repository, BTreeMap<Reference, ImageId>>,
-    /// The repositories that each image has a reference in.
-    homes: BTreeMap<ImageId, BTreeSet<Repository>>,
-    values: BTreeSet<&'a str>,
+    images: &'a dyn Images,
+    lookup: Lookup<'a>,
+    /// Those of the request's digests that some reference points at.
+    pointed_at: BTreeSet<&'a str>,
 }
 
 /// The most images that one refusal names.
@@ -60,26 +63,15 @@ pub(super) struct Found {
 type Lead = (Reference, ImageId, Route);
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(store: &'a Store, images: &'a BTreeSet<ImageId>) -> Self {
-        let mut repositories: BTreeMap<Repository, BTreeMap<Reference, ImageId>> = BTreeMap::new();
-        let mut homes: BTreeMap<ImageId, BTreeSet<Repository>> = BTreeMap::new();
-        for (reference, image) in store.references() {
-            let repository = reference.repository().clone();
-            homes
-                .entry(image.clone())
-                .or_default()
-                .insert(repository.clone());
-            repositories
-                .entry(repository)
-                .or_default()
-                .insert(reference, image);
-        }
+    pub(super) fn new(store: &'a Store, images: &'a dyn Images, request: &Request) -> Self {
+        let digests = request.claims.iter().filter_map(|claim| claim.digest());
+        let digests: BTreeSet<String> = digests.map(ToString::to_string).collect();
+        let values = store.entries().map(|entry| entry.value);
         Self {
             store,
             images,
-            repositories,
-            homes,
-            values: store.entries().map(|entry| entry.value).collect(),
+            lookup: Lookup::new(store),
+            pointed_at: values.filter(|value| digests.contains(*value)).collect(),
         }
     }
 
@@ -115,7 +107,7 @@ impl<'a> Resolver<'a> {
                 },
                 Origin::Source(_),
             ) => {
-                if self.images.contains(image) {
+                if self.images.has(image) {
                     Ok(vec![(reference.clone(), image.clone(), Route::Id)])
                 } else {
                     Err(Why::NotHere)
@@ -182,7 +174,7 @@ impl<'a> Resolver<'a> {
                 Verdict::Silent => {}
             }
         }
-        if !self.images.contains(&image) {
+        if !self.images.has(&image) {
             return Err(Refusal::ImageMissing {
                 claim: claim.to_string(),
                 image: image.to_string(),
@@ -200,14 +192,12 @@ impl<'a> Resolver<'a> {
     }
 
     fn is_image_id(&self, digest: &Digest) -> bool {
-        digest_is_image_id(digest, self.images) || self.values.contains(digest.to_string().as_str())
+        digest_is_image_id(digest, self.images)
+            || self.pointed_at.contains(digest.to_string().as_str())
     }
 
     fn find(&self, reference: &Reference) -> Option<ImageId> {
-        self.repositories
-            .get(reference.repository())?
-            .get(reference)
-            .cloned()
+        self.lookup.find(reference)
     }
 
     /// The references that have to go before the target can stand, each with
@@ -236,21 +226,21 @@ impl<'a> Resolver<'a> {
         {
             return found;
         }
-        let repository = self.repositories.get(target.reference.repository());
-        let others = repository.into_iter().flatten().filter(|(other, image)| {
+        let group = self.lookup.group(target.reference.repository());
+        let others = group.get(&target.image).into_iter().flatten();
+        let others = others.filter(|other| {
             let unknown = |digest| {
                 !matches!(
                     request.evidence.verdict(digest, &target.image),
                     Verdict::Supports(..)
                 )
             };
-            **image == target.image
-                && **other != target.reference
+            **other != target.reference
                 && !request.removals.contains(other)
                 && wanted.of(other).is_empty()
                 && other.digest().is_some_and(unknown)
         });
-        found.extend(others.map(|(other, _)| {
+        found.extend(others.map(|other| {
             (
                 other.clone(),
                 Refusal::OtherDigest {

@@ -1,8 +1,9 @@
 //! What a transaction changed, to be changed back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::digest::ImageId;
+use crate::images::Images;
 use crate::plan::{Change, Plan, Refusal, Target};
 use crate::reference::Reference;
 use crate::store::Store;
@@ -89,7 +90,7 @@ impl Plan {
     /// Every reason against it: what has changed since, and what is gone.
     pub fn reversing(
         store: &Store,
-        images: &BTreeSet<ImageId>,
+        images: &dyn Images,
         reversal: &Reversal,
     ) -> Result<Self, Vec<Refusal>> {
         let mut after = store.clone();
@@ -116,7 +117,7 @@ impl Plan {
             let former = match &change.from {
                 None => None,
                 Some(former) => match former.parse::<ImageId>() {
-                    Ok(image) if images.contains(&image) => Some(image),
+                    Ok(image) if images.has(&image) => Some(image),
                     _ => {
                         refusals.push(Refusal::FormerImageGone {
                             reference: reference.familiar(),

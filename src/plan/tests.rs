@@ -174,7 +174,7 @@ const DIGEST_CLAIM: &str = "jettech/kube-webhook-certgen@sha256:dabbfbe0c57b6e5c
 
 fn hand_edit(replace: bool, allow_image_id_digest: bool) -> Result<Plan, Vec<Refusal>> {
     let before = Store::parse(BEFORE.as_bytes()).unwrap();
-    let images = before.references().map(|(_, image)| image).collect();
+    let images: BTreeSet<ImageId> = before.references().map(|(_, image)| image).collect();
     let request = Request {
         replace,
         allow_image_id_digest,
@@ -876,7 +876,7 @@ fn entries_without_use_survive_every_change() {
     let store = Store::parse(file.as_bytes()).unwrap();
     let plan = plan(&store, &replacing(&["a:1=%2", "a@&c=%2"]));
     let kept = |store: &Store| {
-        let broken = store.entries().filter(|entry| entry.meaning.is_err());
+        let broken = store.entries().filter(|entry| entry.meaning().is_err());
         broken.map(|entry| entry.key.to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(kept(&plan.after), kept(&store));

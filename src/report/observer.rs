@@ -298,7 +298,7 @@ fn missing_digests(document: &Document) -> Option<usize> {
 
 fn references(host: &HostDocument) -> Option<References> {
     let images = ImageDir::new(&host.data_root, &host.driver);
-    let store = images.read().ok()?.store;
+    let store = images.read().ok()?;
     let rows = status::rows(&store, &images.image_ids().ok()?, |_, _| None);
     let without = rows.iter().filter(|row| row.state == State::NoDigest);
     Some(References {

@@ -8,31 +8,68 @@
 
 use std::io;
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::ser::Serialize;
 use serde_json::ser::Formatter;
 
-use super::{REPOSITORIES, Store, TopLevel};
+use super::file::TopLevel;
+use super::{REPOSITORIES, Store};
+
+/// Room for a few new references.
+const MORE: usize = 4096;
 
 pub(super) fn write(store: &Store) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, GoFormatter);
-    // Strings and maps of strings into memory have nothing that can fail.
-    if let Err(error) = store.serialize(&mut serializer) {
-        unreachable!("a store could not be put into memory: {error}");
-    }
-    bytes
-}
-
-impl Serialize for Store {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.top_level.len()))?;
-        for entry in &self.top_level {
-            match entry {
-                TopLevel::Repositories => map.serialize_entry(REPOSITORIES, &self.repositories)?,
-                TopLevel::Unknown { key, value } => map.serialize_entry(key, value)?,
+    let mut json = Vec::with_capacity(store.file.text.len() + MORE);
+    json.push(b'{');
+    for (at, entry) in store.file.top_level.iter().enumerate() {
+        separate(&mut json, at);
+        match entry {
+            TopLevel::Repositories => {
+                string(&mut json, REPOSITORIES);
+                json.extend_from_slice(b":{");
+                repositories(&mut json, store);
+                json.push(b'}');
+            }
+            TopLevel::Unknown { key, value } => {
+                string(&mut json, key);
+                json.push(b':');
+                json.extend_from_slice(value.get().as_bytes());
             }
         }
-        map.end()
+    }
+    json.push(b'}');
+    json
+}
+
+fn repositories(json: &mut Vec<u8>, store: &Store) {
+    for (at, repository) in store.repositories().enumerate() {
+        separate(json, at);
+        string(json, repository.name);
+        json.extend_from_slice(b":{");
+        for (at, (key, value, read)) in repository.references().enumerate() {
+            separate(json, at);
+            if let Some(written) = read.and_then(|pair| store.file.written(pair)) {
+                json.extend_from_slice(written.as_bytes());
+            } else {
+                string(json, key);
+                json.push(b':');
+                string(json, value);
+            }
+        }
+        json.push(b'}');
+    }
+}
+
+fn separate(json: &mut Vec<u8>, at: usize) {
+    if at > 0 {
+        json.push(b',');
+    }
+}
+
+fn string(json: &mut Vec<u8>, text: &str) {
+    let mut serializer = serde_json::Serializer::with_formatter(json, GoFormatter);
+    // A string into memory has nothing that can fail.
+    if let Err(error) = text.serialize(&mut serializer) {
+        unreachable!("a string could not be put into memory: {error}");
     }
 }
 

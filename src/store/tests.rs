@@ -9,7 +9,7 @@ const OTHER: &str = "sha256:2222222222222222222222222222222222222222222222222222
 const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
 
 fn parse(text: &str) -> Store {
-    Store::parse(text.as_bytes()).unwrap()
+    Store::parse(text).unwrap()
 }
 
 fn text(store: &Store) -> String {
@@ -25,7 +25,7 @@ fn image(text: &str) -> ImageId {
 }
 
 fn refused(text: &str) -> String {
-    match Store::parse(text.as_bytes()) {
+    match Store::parse(text) {
         Ok(store) => panic!("{text} was read as {store:?}"),
         Err(error) => error.to_string(),
     }
@@ -34,7 +34,7 @@ fn refused(text: &str) -> String {
 fn misfits(text: &str) -> Vec<Misfit> {
     parse(text)
         .entries()
-        .filter_map(|entry| entry.meaning.err())
+        .filter_map(|entry| entry.meaning().err())
         .collect()
 }
 
@@ -42,7 +42,7 @@ fn misfits(text: &str) -> Vec<Misfit> {
 fn real_files_round_trip_byte_for_byte() {
     for file in [BEFORE, AFTER] {
         assert_eq!(text(&parse(file)), file);
-        assert!(parse(file).entries().all(|entry| entry.meaning.is_ok()));
+        assert!(parse(file).entries().all(|entry| entry.meaning().is_ok()));
         assert_eq!(parse(file).unknown_keys().count(), 0);
     }
 }
@@ -225,7 +225,7 @@ fn every_misfit_is_kept_and_says_what_is_wrong() {
             (entries[0].repository, entries[0].key, entries[0].value),
             (repository, key.as_str(), value)
         );
-        let misfit = entries[0].meaning.clone().unwrap_err();
+        let misfit = entries[0].meaning().unwrap_err();
         match expected {
             Some(expected) => assert_eq!(misfit, expected, "{file}"),
             None => assert!(matches!(misfit, Misfit::Reference(_)), "{file}: {misfit:?}"),
@@ -326,7 +326,7 @@ fn a_byte_that_is_not_utf8_is_found_wherever_it_is() {
     for at in 0..BEFORE.len() {
         let mut bytes = BEFORE.as_bytes().to_vec();
         bytes[at] = 0xff;
-        let error = Store::parse(&bytes).unwrap_err();
+        let error = Store::parse(bytes.as_slice()).unwrap_err();
         assert!(
             matches!(error, StoreError::NotUtf8 { offset } if offset == at),
             "{at}: {error}"
@@ -335,7 +335,7 @@ fn a_byte_that_is_not_utf8_is_found_wherever_it_is() {
     }
     let cut_off = [&BEFORE.as_bytes()[..20], &[0xe2, 0x80]].concat();
     assert!(matches!(
-        Store::parse(&cut_off),
+        Store::parse(cut_off),
         Err(StoreError::NotUtf8 { offset: 20 })
     ));
 }
@@ -393,13 +393,13 @@ fn size_is_limited() {
     let limit = usize::try_from(MAX_BYTES).unwrap();
     let mut bytes = b"{}".to_vec();
     bytes.resize(limit, b' ');
-    Store::parse(&bytes).unwrap();
+    Store::parse(bytes.as_slice()).unwrap();
     bytes.push(b' ');
-    let error = Store::parse(&bytes).unwrap_err();
+    let error = Store::parse(bytes.as_slice()).unwrap_err();
     assert!(matches!(error, StoreError::TooLarge { size } if size == MAX_BYTES + 1));
     assert_eq!(
         error.to_string(),
-        "67108865 bytes is more than a reference store can have (at most 67108864)"
+        "268435457 bytes is more than a reference store can have (at most 268435456)"
     );
 }
 

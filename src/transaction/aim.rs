@@ -1,10 +1,8 @@
 //! What a transaction is to bring about. It plans when it begins, and once
 //! more when the references change under it.
 
-use std::collections::BTreeSet;
-
-use crate::digest::ImageId;
 use crate::history::Kind;
+use crate::images::Images;
 use crate::plan::{Plan, Refusal, Request, Reversal};
 use crate::store::Store;
 
@@ -22,7 +20,7 @@ impl Aim<'_> {
     ///
     /// # Errors
     /// Every reason against it, when there is one.
-    pub fn plan(&self, store: &Store, images: &BTreeSet<ImageId>) -> Result<Plan, Vec<Refusal>> {
+    pub fn plan(&self, store: &Store, images: &dyn Images) -> Result<Plan, Vec<Refusal>> {
         match self {
             Self::Claims(request) => Plan::new(store, images, request),
             Self::TakeBack(reversal) => Plan::reversing(store, images, reversal),

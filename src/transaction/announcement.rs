@@ -7,7 +7,7 @@
 use crate::engine::Engine;
 use crate::guard::Guard;
 use crate::history::End;
-use crate::journal::{self, Journal, hash};
+use crate::journal::{self, Journal};
 use crate::systemd::ServiceManager;
 use crate::transaction::Transaction;
 use crate::transaction::daemon::Daemon;
@@ -20,7 +20,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// waits to do so.
     pub(super) async fn announce(&mut self) -> Result<(), Failure> {
         self.progress.transaction_begins(&self.id);
-        self.new_bytes = self.plan.after.to_bytes();
         let mut journal = Journal::new(&self.id, self.references());
         if let Some(daemon) = self.daemon {
             self.be_guarded(daemon).await?;
@@ -62,8 +61,8 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     pub(super) fn references(&self) -> journal::References {
         journal::References {
             driver: self.images.driver().to_owned(),
-            before: hash(&self.before.bytes),
-            after: hash(&self.new_bytes),
+            before: self.rendered.before.clone(),
+            after: self.rendered.after.clone(),
         }
     }
 

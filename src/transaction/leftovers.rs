@@ -75,7 +75,7 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
     if let Ok(bytes) = fs::read(&own) {
         let is_backup = journal.phase == Phase::Stopping
             && hash(&bytes) != journal.references.after
-            && Store::parse(&bytes).is_ok();
+            && Store::parse(bytes).is_ok();
         if !is_backup {
             remove_quietly(&own);
         }
@@ -116,7 +116,7 @@ fn read(path: &Path, wanted: &Digest) -> Option<Vec<u8>> {
         .symlink_metadata()
         .is_ok_and(|metadata| metadata.is_file());
     let bytes = is_plain.then(|| fs::read(path).ok()).flatten()?;
-    (hash(&bytes) == *wanted && Store::parse(&bytes).is_ok()).then_some(bytes)
+    (hash(&bytes) == *wanted && Store::parse(bytes.as_slice()).is_ok()).then_some(bytes)
 }
 
 /// Whatever stays, nothing reads it.

@@ -14,8 +14,7 @@ impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
             &self.lock,
             &self.id,
             self.aim.kind(),
-            self.images.driver(),
-            &self.before.bytes,
+            &self.references(),
             &self.plan,
         )?;
         self.record = Some(record);
@@ -24,8 +23,9 @@ impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
 
     /// It was planned again.
     pub(super) fn rewrite_record(&mut self) -> Result<(), Failure> {
+        let references = self.references();
         if let Some(record) = &mut self.record {
-            record.plan(&self.before.bytes, &self.plan);
+            record.plan(&references, &self.plan);
             record.write(&self.lock)?;
         }
         Ok(())

@@ -200,7 +200,7 @@ impl World {
     }
 
     fn read_store(&self) {
-        let references = self.images().read().unwrap().store;
+        let references = self.images().read().unwrap();
         *self.has.borrow_mut() = references
             .references()
             .map(|(reference, image)| (reference.familiar(), image.to_string()))
@@ -639,9 +639,7 @@ fn transact_for(world: &World, aim: &Aim<'_>, id: &str) -> (Outcome, Steps) {
     block_on(async {
         let images = world.images();
         let before = images.read().unwrap();
-        let plan = aim
-            .plan(&before.store, &images.image_ids().unwrap())
-            .unwrap();
+        let plan = aim.plan(&before, &images.image_ids().unwrap()).unwrap();
         let lock = RootLock::acquire(images.data_root(), Duration::ZERO)
             .await
             .unwrap();

@@ -43,7 +43,7 @@ fn settle(harvest: Harvest) {
     };
     if let Ok(plan) = Plan::new(&store, &images, &request) {
         assert_eq!(
-            Store::parse(&plan.after.to_bytes()).expect("what was written"),
+            Store::parse(plan.after.to_bytes()).expect("what was written"),
             plan.after
         );
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Lead, Resolver, Route};
 use crate::digest::{Digest, ImageId};
 use crate::plan::{Request, Why};
-use crate::reference::{Reference, Repository, Tag};
+use crate::reference::{Repository, Tag};
 
 impl Resolver<'_> {
     /// A pin that somebody wrote into a file. Its tag says which image it is
@@ -20,19 +20,22 @@ impl Resolver<'_> {
     ) -> Result<Vec<Lead>, Why> {
         let reference = repository.clone().with_digest(digest.clone());
         if let Some(image) = self.find(&reference)
-            && self.images.contains(&image)
+            && self.images.has(&image)
         {
             return Ok(vec![(reference, image, Route::Id)]);
         }
         let named = tag.map(|tag| repository.clone().with_tag(tag.clone()));
         if let Some(named) = named
             && let Some(image) = self.find(&named)
-            && self.images.contains(&image)
+            && self.images.has(&image)
         {
             return Ok(vec![(reference, image, Route::Named(named))]);
         }
         let (known, all_known) = self.images_of(digest, request);
-        let mut here: Vec<&ImageId> = known.intersection(self.images).collect();
+        let mut here: Vec<&ImageId> = known
+            .iter()
+            .filter(|image| self.images.has(image))
+            .collect();
         if here.iter().any(|image| self.is_in(image, repository)) {
             here.retain(|image| self.is_in(image, repository));
         }
@@ -45,19 +48,14 @@ impl Resolver<'_> {
         if all_known || tag.is_some() {
             return Err(Why::NotHere);
         }
-        let mut images: BTreeMap<&ImageId, Vec<Reference>> = BTreeMap::new();
-        for (other, image) in self.repositories.get(repository).into_iter().flatten() {
-            if self.images.contains(image) {
-                images.entry(image).or_default().push(other.clone());
-            }
-        }
-        let mut each = images.into_iter();
+        let group = self.lookup.group(repository);
+        let mut each = group.iter().filter(|(image, _)| self.images.has(image));
         match (each.next(), each.next()) {
             (None, _) => Err(Why::NotHere),
             (Some((image, references)), None) => Ok(vec![(
                 reference,
                 image.clone(),
-                Route::OnlyImage(references),
+                Route::OnlyImage(references.clone()),
             )]),
             (Some((first, _)), Some((second, _))) => Err(Why::Several(
                 [first, second]
@@ -91,24 +89,24 @@ impl Resolver<'_> {
         let here: BTreeSet<ImageId> = proof
             .images
             .into_keys()
-            .filter(|image| self.images.contains(image))
+            .filter(|image| self.images.has(image))
             .cloned()
             .collect();
         let Some(first) = here.first() else {
             return Err(Why::NotHere);
         };
-        let mut homes: BTreeMap<&Repository, Vec<&ImageId>> = BTreeMap::new();
+        let mut homes: BTreeMap<Repository, Vec<&ImageId>> = BTreeMap::new();
         for image in &here {
-            for home in self.homes.get(image).into_iter().flatten() {
-                homes.entry(home).or_default().push(image);
+            for home in self.lookup.homes(image).iter() {
+                homes.entry(home.clone()).or_default().push(image);
             }
         }
         if let Some(repository) = repository {
             if homes.is_empty() && here.len() == 1 {
-                homes.insert(repository, vec![first]);
+                homes.insert(repository.clone(), vec![first]);
             }
             if homes.contains_key(repository) {
-                homes.retain(|home, _| *home == repository);
+                homes.retain(|home, _| home == repository);
             }
         }
         if homes.is_empty() {
@@ -116,7 +114,7 @@ impl Resolver<'_> {
         }
         let mut leads = Vec::new();
         for (home, images) in homes {
-            let reference = home.clone().with_digest(digest.clone());
+            let reference = home.with_digest(digest.clone());
             let present = self.find(&reference).filter(|image| here.contains(image));
             let image = match (present, images.as_slice()) {
                 (Some(present), _) => present,
@@ -133,8 +131,6 @@ impl Resolver<'_> {
     }
 
     fn is_in(&self, image: &ImageId, repository: &Repository) -> bool {
-        self.homes
-            .get(image)
-            .is_some_and(|homes| homes.contains(repository))
+        self.lookup.group(repository).contains_key(image)
     }
 }

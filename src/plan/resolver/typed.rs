@@ -1,7 +1,5 @@
 //! What a claim means that somebody typed for this very host.
 
-use std::collections::BTreeMap;
-
 use super::{Lead, Resolver, Route};
 use crate::claim::{Claim, ImageName, Statement};
 use crate::digest::ImageId;
@@ -40,12 +38,9 @@ impl Resolver<'_> {
 
     fn pointed_at(&self, claim: &Claim, reference: &Reference) -> Result<ImageId, Refusal> {
         self.find(reference).ok_or_else(|| {
-            let present = self.repositories.get(reference.repository());
-            let mut others: Vec<String> = present
-                .into_iter()
-                .flat_map(BTreeMap::keys)
-                .map(Reference::familiar)
-                .collect();
+            let group = self.lookup.group(reference.repository());
+            let present = group.values().flatten();
+            let mut others: Vec<String> = present.map(Reference::familiar).collect();
             others.sort();
             Refusal::NoSuchReference {
                 claim: claim.to_string(),
@@ -64,15 +59,11 @@ impl Resolver<'_> {
         if let Some(image) = self.find(reference) {
             return Ok((image, Route::Id));
         }
-        let mut images: BTreeMap<&ImageId, Vec<&Reference>> = BTreeMap::new();
-        for (other, image) in self.repositories.get(repository).into_iter().flatten() {
-            images.entry(image).or_default().push(other);
-        }
+        let images = self.lookup.group(repository);
         let mut each = images.iter();
         match (each.next(), each.next()) {
             (Some((only, references)), None) => {
-                let references = references.iter().copied().cloned().collect();
-                Ok(((*only).clone(), Route::OnlyImage(references)))
+                Ok((only.clone(), Route::OnlyImage(references.clone())))
             }
             (None, _) => Err(Refusal::EmptyRepository {
                 claim: claim.to_string(),
@@ -85,7 +76,7 @@ impl Resolver<'_> {
                     .iter()
                     .map(|(image, references)| {
                         let references: Vec<String> =
-                            references.iter().map(|other| other.familiar()).collect();
+                            references.iter().map(Reference::familiar).collect();
                         format!("{image}  {}", references.join("  "))
                     })
                     .collect(),
@@ -137,24 +128,17 @@ impl Resolver<'_> {
     }
 
     fn by_prefix(&self, claim: &Claim, prefix: &str) -> Result<ImageId, Refusal> {
-        let mut found = self
-            .images
-            .iter()
-            .filter(|image| image.hex().starts_with(prefix));
-        match (found.next(), found.next()) {
-            (Some(only), None) => Ok(only.clone()),
-            (None, _) => Err(Refusal::NoSuchImage {
+        let found = self.images.beginning_with(prefix);
+        match found.as_slice() {
+            [only] => Ok(only.clone()),
+            [] => Err(Refusal::NoSuchImage {
                 claim: claim.to_string(),
                 prefix: prefix.to_owned(),
             }),
-            (Some(first), Some(second)) => Err(Refusal::AmbiguousImage {
+            several => Err(Refusal::AmbiguousImage {
                 claim: claim.to_string(),
                 name: prefix.to_owned(),
-                images: [first, second]
-                    .into_iter()
-                    .chain(found)
-                    .map(ToString::to_string)
-                    .collect(),
+                images: several.iter().map(ToString::to_string).collect(),
             }),
         }
     }

@@ -170,16 +170,16 @@ fn a_recovery_ends_the_record() {
         };
         let before = world.images().read().unwrap();
         let ids = world.images().image_ids().unwrap();
-        let plan = Plan::new(&before.store, &ids, &request).unwrap();
-        locked(&world, |lock| {
-            Record::begin(lock, "x", Kind::Apply, "overlay2", &before.bytes, &plan).unwrap();
-        });
-        assert_eq!(only(&world).result, None);
+        let plan = Plan::new(&before, &ids, &request).unwrap();
         let references = journal::References {
             driver: "overlay2".to_owned(),
-            before: hash(&before.bytes),
+            before: hash(before.as_read()),
             after: hash(new.as_bytes()),
         };
+        locked(&world, |lock| {
+            Record::begin(lock, "x", Kind::Apply, &references, &plan).unwrap();
+        });
+        assert_eq!(only(&world).result, None);
         let mut journal = Journal::new("x", references);
         journal.unit = Some("docker.service".to_owned());
         write_journal(&world, &journal);

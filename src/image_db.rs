@@ -1,0 +1,117 @@
+//! The image store of a data root, asked for single images.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+
+use crate::data_root::{ImageDir, ReadError};
+use crate::digest::ImageId;
+use crate::images::Images;
+
+/// The images whose config is on the disk, looked for one by one: with a
+/// hundred thousand of them, listing the directory takes longer than all else.
+#[derive(Debug)]
+pub struct ImageDb<'a> {
+    images: &'a ImageDir,
+    listed: OnceCell<BTreeSet<ImageId>>,
+    /// The first answer that could not be had.
+    error: RefCell<Option<ReadError>>,
+}
+
+impl<'a> ImageDb<'a> {
+    /// What comes of questions to the image store of an image directory, if it
+    /// can answer all of them.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be looked into.
+    pub fn ask<T>(
+        images: &'a ImageDir,
+        questions: impl FnOnce(&Self) -> T,
+    ) -> Result<T, ReadError> {
+        let db = Self {
+            images,
+            listed: OnceCell::new(),
+            error: RefCell::new(None),
+        };
+        let made = questions(&db);
+        match db.error.into_inner() {
+            None => Ok(made),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn note(&self, error: ReadError) {
+        self.error.borrow_mut().get_or_insert(error);
+    }
+}
+
+impl Images for ImageDb<'_> {
+    fn has(&self, image: &ImageId) -> bool {
+        let path = self.images.configs().join(image.hex());
+        match fs::symlink_metadata(&path) {
+            Ok(_) => true,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.note(ReadError::io(&path)(error));
+                }
+                false
+            }
+        }
+    }
+
+    fn beginning_with(&self, prefix: &str) -> Vec<ImageId> {
+        let listed = self.listed.get_or_init(|| {
+            self.images.image_ids().unwrap_or_else(|error| {
+                self.note(error);
+                BTreeSet::new()
+            })
+        });
+        listed.beginning_with(prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn image(digit: &str) -> ImageId {
+        format!("sha256:{}", digit.repeat(64)).parse().unwrap()
+    }
+
+    #[test]
+    fn an_image_is_here_when_its_config_is() {
+        let root = TempDir::new().unwrap();
+        let images = ImageDir::new(root.path(), "overlay2");
+        let answers = |db: &ImageDb| (db.has(&image("a")), db.beginning_with("a").len());
+        assert_eq!(ImageDb::ask(&images, answers).unwrap(), (false, 0));
+        fs::create_dir_all(images.configs()).unwrap();
+        for name in [
+            "a".repeat(64),
+            format!("a{}", "b".repeat(63)),
+            "ab".to_owned(),
+        ] {
+            fs::write(images.configs().join(name), "{}").unwrap();
+        }
+        assert_eq!(ImageDb::ask(&images, answers).unwrap(), (true, 2));
+        let other = |db: &ImageDb| (db.has(&image("b")), db.beginning_with("aa"));
+        assert_eq!(
+            ImageDb::ask(&images, other).unwrap(),
+            (false, vec![image("a")])
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_no_answer() {
+        let root = TempDir::new().unwrap();
+        let images = ImageDir::new(root.path(), "overlay2");
+        fs::create_dir_all(images.configs().parent().unwrap()).unwrap();
+        fs::write(images.configs(), "not a directory").unwrap();
+        ImageDb::ask(&images, |db| db.has(&image("a"))).unwrap_err();
+        ImageDb::ask(&images, |db| db.beginning_with("a")).unwrap_err();
+    }
+}

@@ -1,0 +1,28 @@
+//! Which images a host has, as a plan asks for it.
+
+use std::collections::BTreeSet;
+
+use crate::digest::ImageId;
+
+/// The images that an image store has a config of.
+///
+/// A plan asks for those that it is about, as there may be a hundred thousand
+/// others.
+pub trait Images {
+    /// This one is here.
+    fn has(&self, image: &ImageId) -> bool;
+
+    /// Those whose hexadecimal digits begin so, in order.
+    fn beginning_with(&self, prefix: &str) -> Vec<ImageId>;
+}
+
+impl Images for BTreeSet<ImageId> {
+    fn has(&self, image: &ImageId) -> bool {
+        self.contains(image)
+    }
+
+    fn beginning_with(&self, prefix: &str) -> Vec<ImageId> {
+        let beginning = |image: &&ImageId| image.hex().starts_with(prefix);
+        self.iter().filter(beginning).cloned().collect()
+    }
+}

@@ -1,0 +1,93 @@
+//! What of the store a claim is about, looked up when it is asked for: a store
+//! may have a hundred thousand references, and a request one claim.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+
+use crate::digest::ImageId;
+use crate::reference::{Reference, Repository};
+use crate::store::{Entry, Store};
+
+/// The images of a repository, each with its references there, in their order.
+pub(super) type Group = BTreeMap<ImageId, Vec<Reference>>;
+
+pub(super) struct Lookup<'a> {
+    store: &'a Store,
+    groups: RefCell<HashMap<Repository, Rc<Group>>>,
+    homes: RefCell<HashMap<ImageId, Rc<BTreeSet<Repository>>>>,
+    by_value: OnceCell<HashMap<&'a str, Vec<Entry<'a>>>>,
+}
+
+impl<'a> Lookup<'a> {
+    pub(super) fn new(store: &'a Store) -> Self {
+        Self {
+            store,
+            groups: RefCell::default(),
+            homes: RefCell::default(),
+            by_value: OnceCell::new(),
+        }
+    }
+
+    /// The image that the engine finds by a reference.
+    pub(super) fn find(&self, reference: &Reference) -> Option<ImageId> {
+        let (repository, key) = (reference.repository().familiar(), reference.familiar());
+        let value = self.store.get(reference)?;
+        let entry = Entry {
+            repository: &repository,
+            key: &key,
+            value,
+        };
+        let (found, image) = entry.meaning().ok()?;
+        (found == *reference).then_some(image)
+    }
+
+    /// A repository's images.
+    pub(super) fn group(&self, repository: &Repository) -> Rc<Group> {
+        if let Some(group) = self.groups.borrow().get(repository) {
+            return Rc::clone(group);
+        }
+        let mut group = Group::new();
+        for entry in self.store.entries_of(&repository.familiar()) {
+            if let Ok((reference, image)) = entry.meaning()
+                && reference.repository() == repository
+            {
+                group.entry(image).or_default().push(reference);
+            }
+        }
+        for references in group.values_mut() {
+            references.sort_unstable();
+        }
+        let group = Rc::new(group);
+        let mut groups = self.groups.borrow_mut();
+        groups.insert(repository.clone(), Rc::clone(&group));
+        group
+    }
+
+    /// The repositories that an image has a reference in.
+    pub(super) fn homes(&self, image: &ImageId) -> Rc<BTreeSet<Repository>> {
+        if let Some(homes) = self.homes.borrow().get(image) {
+            return Rc::clone(homes);
+        }
+        let by_value = self.by_value.get_or_init(|| {
+            let mut by_value: HashMap<&str, Vec<Entry>> = HashMap::new();
+            for entry in self.store.entries() {
+                by_value.entry(entry.value).or_default().push(entry);
+            }
+            by_value
+        });
+        let entries = by_value.get(image.to_string().as_str());
+        let references = entries
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.meaning().ok());
+        let homes = Rc::new(
+            references
+                .map(|(reference, _)| reference.repository().clone())
+                .collect(),
+        );
+        let mut known = self.homes.borrow_mut();
+        known.insert(image.clone(), Rc::clone(&homes));
+        homes
+    }
+}

@@ -1,0 +1,348 @@
+//! Reading a reference store's file into its index.
+
+use std::collections::BTreeSet;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::fmt;
+
+use crate::store::file::{
+    File, Pair, Repository, Span, TopLevel, engine_reads_as_repositories, piece,
+};
+use crate::store::{MAX_BYTES, REPOSITORIES, StoreError};
+
+/// How deep Go's parser follows objects and arrays (`encoding/json`,
+/// `scanner.go`, since Go 1.15), the outermost object included.
+const MAX_NESTING: usize = 10_000;
+
+/// Reads a file.
+///
+/// # Errors
+/// [`StoreError`] for anything but one JSON object of the right shape, with
+/// nothing but white space around it.
+pub(super) fn read(bytes: Vec<u8>) -> Result<File, StoreError> {
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(StoreError::TooLarge {
+            size: bytes.len() as u64,
+        });
+    }
+    let text = String::from_utf8(bytes).map_err(|error| StoreError::NotUtf8 {
+        offset: error.utf8_error().valid_up_to(),
+    })?;
+    let mut index = Index {
+        text: &text,
+        unescaped: String::new(),
+        repositories: Vec::new(),
+        pairs: Vec::new(),
+    };
+    let mut deserializer = serde_json::Deserializer::from_str(&text);
+    let top_level = TopLevelSeed(&mut index).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    let Index {
+        unescaped,
+        repositories,
+        pairs,
+        ..
+    } = index;
+    Ok(File {
+        is_plain: is_plain(text.as_bytes()),
+        text,
+        unescaped,
+        repositories,
+        pairs,
+        top_level,
+    })
+}
+
+/// It has none of the characters that Go escapes and others do not. (0xe2
+/// begins U+2028 and U+2029, and others.)
+fn is_plain(text: &[u8]) -> bool {
+    memchr::memchr3(b'<', b'>', b'&', text).is_none() && memchr::memchr(0xe2, text).is_none()
+}
+
+/// How many objects and arrays stand inside each other in a JSON text that
+/// is known to be valid.
+fn nesting(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut in_string = false;
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            // What follows a backslash neither ends the string nor begins one.
+            b'\\' => drop(bytes.next()),
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// What has been read so far.
+struct Index<'t> {
+    text: &'t str,
+    unescaped: String,
+    repositories: Vec<Repository>,
+    pairs: Vec<Pair>,
+}
+
+impl Index<'_> {
+    fn str(&self, span: Span) -> &str {
+        piece(self.text, &self.unescaped, span)
+    }
+
+    /// Where in the text a string stands that was borrowed from it.
+    fn span_in_text(&self, string: &str) -> Option<Span> {
+        let start = string.as_ptr().addr() - self.text.as_ptr().addr();
+        Span::new(start, string.len())
+    }
+
+    /// Keeps a string that the text has in another form.
+    fn keep(&mut self, string: &str) -> Option<Span> {
+        let start = self.text.len() + self.unescaped.len();
+        self.unescaped.push_str(string);
+        Span::new(start, string.len())
+    }
+
+    fn count(&self) -> u32 {
+        // Each pair takes more than a byte of the text.
+        u32::try_from(self.pairs.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Whether each key of an object comes after the one before, as Go writes
+/// them. Where one does not, all of them are kept, to find those that are
+/// there twice.
+#[derive(Default)]
+struct Order {
+    all: Option<BTreeSet<String>>,
+}
+
+impl Order {
+    /// Takes the next key in; false when it was there already. `earlier` are
+    /// the keys before it, the last one last.
+    fn takes<'k>(
+        &mut self,
+        key: &str,
+        mut earlier: impl DoubleEndedIterator<Item = &'k str>,
+    ) -> bool {
+        match &mut self.all {
+            Some(all) => all.insert(key.to_owned()),
+            None => match earlier.next_back() {
+                Some(last) if last >= key => {
+                    let all = earlier.chain([last]).map(str::to_owned).collect();
+                    self.all.insert(all).insert(key.to_owned())
+                }
+                _ => true,
+            },
+        }
+    }
+
+    const fn is_kept(&self) -> bool {
+        self.all.is_none()
+    }
+}
+
+struct TopLevelSeed<'i, 't>(&'i mut Index<'t>);
+
+impl<'de> DeserializeSeed<'de> for TopLevelSeed<'_, 'de> {
+    type Value = Vec<TopLevel>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TopLevelSeed<'_, 'de> {
+    type Value = Vec<TopLevel>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object with the key \"Repositories\"")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut top_level = Vec::new();
+        let mut has_repositories = false;
+        let mut unknown = BTreeSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if key == REPOSITORIES {
+                if has_repositories {
+                    return Err(A::Error::custom("duplicate key \"Repositories\""));
+                }
+                has_repositories = true;
+                map.next_value_seed(RepositoriesSeed(self.0))?;
+                top_level.push(TopLevel::Repositories);
+            } else if engine_reads_as_repositories(&key) {
+                return Err(A::Error::custom(format_args!(
+                    "the engine reads the key {key:?} as \"Repositories\": rename or remove it"
+                )));
+            } else {
+                if !unknown.insert(key.clone()) {
+                    return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
+                }
+                let value: Box<RawValue> = map.next_value()?;
+                // Raw text is not held to a nesting limit here; the engine's
+                // parser has one, and would not start on the file.
+                if nesting(value.get()) >= MAX_NESTING {
+                    return Err(A::Error::custom(format_args!(
+                        "the value of {key:?} is nested deeper than the engine reads ({MAX_NESTING})"
+                    )));
+                }
+                top_level.push(TopLevel::Unknown { key, value });
+            }
+        }
+        if !has_repositories {
+            top_level.insert(0, TopLevel::Repositories);
+        }
+        Ok(top_level)
+    }
+}
+
+struct RepositoriesSeed<'i, 't>(&'i mut Index<'t>);
+
+impl<'de> DeserializeSeed<'de> for RepositoriesSeed<'_, 'de> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RepositoriesSeed<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object of repositories as the value of \"Repositories\"")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let index = self.0;
+        let mut order = Order::default();
+        while let Some(name) = map.next_key_seed(StringSeed::key(index))? {
+            let earlier = index.repositories.iter();
+            let earlier = earlier.map(|repository| index.str(repository.name));
+            if !order.takes(index.str(name), earlier) {
+                return Err(A::Error::custom(format_args!(
+                    "duplicate repository {:?}",
+                    index.str(name)
+                )));
+            }
+            let first = index.count();
+            map.next_value_seed(RepositorySeed {
+                index: &mut *index,
+                name,
+            })?;
+            let end = index.count();
+            index.repositories.push(Repository { name, first, end });
+        }
+        if !order.is_kept() {
+            let (text, unescaped) = (index.text, &index.unescaped);
+            index
+                .repositories
+                .sort_unstable_by_key(|repository| piece(text, unescaped, repository.name));
+        }
+        Ok(())
+    }
+}
+
+struct RepositorySeed<'i, 't> {
+    index: &'i mut Index<'t>,
+    name: Span,
+}
+
+impl<'de> DeserializeSeed<'de> for RepositorySeed<'_, 'de> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RepositorySeed<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(
+            f,
+            "an object of references in repository {:?}",
+            self.index.str(self.name)
+        )
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { index, name } = self;
+        let first = index.pairs.len();
+        let mut order = Order::default();
+        while let Some(key) = map.next_key_seed(StringSeed::key(index))? {
+            let earlier = index.pairs[first..].iter();
+            let earlier = earlier.map(|pair| index.str(pair.key));
+            if !order.takes(index.str(key), earlier) {
+                return Err(A::Error::custom(format_args!(
+                    "duplicate reference {:?} in repository {:?}",
+                    index.str(key),
+                    index.str(name)
+                )));
+            }
+            let value = map.next_value_seed(StringSeed {
+                index: &mut *index,
+                value_of: Some((name, key)),
+            })?;
+            index.pairs.push(Pair { key, value });
+        }
+        if !order.is_kept() {
+            let (text, unescaped) = (index.text, &index.unescaped);
+            index.pairs[first..].sort_unstable_by_key(|pair| piece(text, unescaped, pair.key));
+        }
+        Ok(())
+    }
+}
+
+/// A string, to be found again in the text.
+struct StringSeed<'i, 't> {
+    index: &'i mut Index<'t>,
+    /// The repository and reference that it is the image ID of.
+    value_of: Option<(Span, Span)>,
+}
+
+impl<'i, 't> StringSeed<'i, 't> {
+    const fn key(index: &'i mut Index<'t>) -> Self {
+        Self {
+            index,
+            value_of: None,
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for StringSeed<'_, 'de> {
+    type Value = Span;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Span, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StringSeed<'_, 'de> {
+    type Value = Span;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.value_of {
+            Some((repository, key)) => write!(
+                f,
+                "an image ID as a string for reference {:?} in repository {:?}",
+                self.index.str(key),
+                self.index.str(repository)
+            ),
+            None => f.write_str("a key"),
+        }
+    }
+
+    fn visit_borrowed_str<E: Error>(self, string: &'de str) -> Result<Span, E> {
+        let span = self.index.span_in_text(string);
+        span.ok_or_else(|| E::custom("too long"))
+    }
+
+    fn visit_str<E: Error>(self, string: &str) -> Result<Span, E> {
+        let span = self.index.keep(string);
+        span.ok_or_else(|| E::custom("too long"))
+    }
+}
