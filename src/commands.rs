@@ -369,7 +369,18 @@ struct Draft {
 
 impl Draft {
     fn new(images: &ImageDir, aim: &Aim<'_>) -> Result<Self, Stop> {
-        let before = images.read()?;
+        Self::of(images, images.read()?, aim)
+    }
+
+    /// The same, where the store may still be as it was seen before.
+    fn again(images: &ImageDir, aim: &Aim<'_>, seen: Option<Store>) -> Result<Self, Stop> {
+        match seen {
+            Some(seen) if images.is(&[seen.as_read()])? => Self::of(images, seen, aim),
+            _ => Self::new(images, aim),
+        }
+    }
+
+    fn of(images: &ImageDir, before: Store, aim: &Aim<'_>) -> Result<Self, Stop> {
         let plan = ImageDb::ask(images, |db| aim.plan(&before, db))?;
         let plan = plan.map_err(|refusals| match aim {
             Aim::Claims(_) => Stop::Refused(refusals),

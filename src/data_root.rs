@@ -137,26 +137,32 @@ impl ImageDir {
         Ok(bytes)
     }
 
-    /// Says whether the reference store's file is made of these bytes.
+    /// Says whether the reference store's file has these bytes, piece by
+    /// piece.
     ///
     /// # Errors
     /// [`ReadError`] when there is none, or it is no plain file.
-    pub fn is(&self, bytes: &[u8]) -> Result<bool, ReadError> {
+    pub fn is(&self, pieces: &[&[u8]]) -> Result<bool, ReadError> {
         let path = self.store_path();
         let (mut file, size) = self.open_store(&path)?;
-        if size != bytes.len() as u64 {
+        let wanted: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if size != wanted {
             return Ok(false);
         }
-        let mut rest = bytes;
-        let mut piece = vec![0; AT_ONCE];
-        loop {
-            let read = file.read(&mut piece).map_err(ReadError::io(&path))?;
-            match rest.strip_prefix(&piece[..read]) {
-                Some(after) if read > 0 => rest = after,
-                Some(after) => return Ok(after.is_empty()),
-                None => return Ok(false),
+        let mut buffer = vec![0; AT_ONCE];
+        for chunk in pieces.iter().flat_map(|piece| piece.chunks(AT_ONCE)) {
+            let read = &mut buffer[..chunk.len()];
+            match file.read_exact(read) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                outcome => outcome.map_err(ReadError::io(&path))?,
+            }
+            if read != chunk {
+                return Ok(false);
             }
         }
+        // It may have grown since.
+        let more = file.read(&mut buffer).map_err(ReadError::io(&path))?;
+        Ok(more == 0)
     }
 
     fn open_store(&self, path: &Path) -> Result<(File, u64), ReadError> {

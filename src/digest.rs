@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use sha2::{Digest as _, Sha256, Sha384, Sha512};
+use sha2::{Sha256, Sha384, Sha512};
 
 /// The algorithms that are registered for digests
 /// (opencontainers/go-digest v1.0.0, `algorithm.go`).
@@ -110,10 +110,23 @@ impl Digest {
     /// The digest of these bytes.
     #[must_use]
     pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        Self::of_pieces(algorithm, &[bytes])
+    }
+
+    /// The digest of bytes that stand in several places.
+    #[must_use]
+    pub fn of_pieces(algorithm: Algorithm, pieces: &[&[u8]]) -> Self {
+        fn hashed<D: sha2::Digest>(pieces: &[&[u8]]) -> String {
+            let mut hasher = D::new();
+            for piece in pieces {
+                hasher.update(piece);
+            }
+            hex_of(&hasher.finalize())
+        }
         let hex = match algorithm {
-            Algorithm::Sha256 => hex_of(&Sha256::digest(bytes)),
-            Algorithm::Sha384 => hex_of(&Sha384::digest(bytes)),
-            Algorithm::Sha512 => hex_of(&Sha512::digest(bytes)),
+            Algorithm::Sha256 => hashed::<Sha256>(pieces),
+            Algorithm::Sha384 => hashed::<Sha384>(pieces),
+            Algorithm::Sha512 => hashed::<Sha512>(pieces),
         };
         Self { algorithm, hex }
     }

@@ -319,7 +319,13 @@ pub fn boot_id() -> String {
 /// What a content is known by.
 #[must_use]
 pub fn hash(bytes: &[u8]) -> Digest {
-    Digest::of(Algorithm::Sha256, bytes)
+    hash_pieces(&[bytes])
+}
+
+/// The same of a file in pieces.
+#[must_use]
+pub fn hash_pieces(pieces: &[&[u8]]) -> Digest {
+    Digest::of_pieces(Algorithm::Sha256, pieces)
 }
 
 /// A name for a transaction that begins now.

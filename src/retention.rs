@@ -144,7 +144,9 @@ pub fn enforce(images: &ImageDir, lock: &RootLock, present: &str, limits: Limits
     let path = |id: &str| beside(&images.store_path(), id);
     let backups = backups(images, &numbers);
     let now = SystemTime::now();
-    for id in limits.expendable(backups, present, now, |id| is_store(&path(id))) {
+    // The one that has just been made was in use.
+    let is_good = |id: &str| id == present || is_store(&path(id));
+    for id in limits.expendable(backups, present, now, is_good) {
         remove(&path(&id));
     }
     let old = records.len().saturating_sub(RECORDS);

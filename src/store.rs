@@ -12,7 +12,7 @@
 //! it does not know are kept as they are and can be listed.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ mod file;
 mod moby_json;
 mod read;
 
-use file::{File, Pair, TopLevel};
+use file::{File, Pair, Span, TopLevel};
+pub use moby_json::Text;
 
 /// The file's name in `<data-root>/image/<driver>/`.
 pub const FILE_NAME: &str = "repositories.json";
@@ -135,8 +136,14 @@ impl Store {
     /// keys in byte order, no newline at the end. Unknown top-level keys
     /// stay where they were read, their values letter for letter.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub fn text(&self) -> Text {
         moby_json::write(self)
+    }
+
+    /// The same in one piece.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.text().pieces().concat()
     }
 
     /// Every reference, in the order of the file that [`Store::to_bytes`] makes.
@@ -148,11 +155,24 @@ impl Store {
     pub fn entries_of<'a>(&'a self, repository: &'a str) -> impl Iterator<Item = Entry<'a>> {
         Whole {
             name: repository,
+            key: None,
             file: &self.file,
             read: self.file.pairs_of(repository),
             edits: self.edits.get(repository),
         }
         .entries()
+    }
+
+    /// The entries whose keys end with one of these digests.
+    pub fn entries_with(&self, digests: &BTreeSet<String>) -> impl Iterator<Item = Entry<'_>> {
+        let lengths: BTreeSet<usize> = digests.iter().map(String::len).collect();
+        self.entries().filter(move |entry| {
+            let key = entry.key.as_bytes();
+            lengths.iter().any(|length| {
+                let at = key.len().checked_sub(length + 1);
+                at.is_some_and(|at| key[at] == b'@' && digests.contains(&entry.key[at + 1..]))
+            })
+        })
     }
 
     /// The references that the engine can use.
@@ -240,8 +260,9 @@ impl Store {
         in_order(read, edited)
             .map(|(name, read, edits)| Whole {
                 name,
+                key: read.map(|(key, _)| key),
                 file: &self.file,
-                read: read.unwrap_or_default(),
+                read: read.map_or(&[], |(_, pairs)| pairs),
                 edits,
             })
             .filter(|whole| whole.edits.is_none() || whole.references().next().is_some())
@@ -251,6 +272,8 @@ impl Store {
 /// A repository, read and edited.
 struct Whole<'a> {
     name: &'a str,
+    /// Its name as it was read, where that is asked for.
+    key: Option<Span>,
     file: &'a File,
     read: &'a [Pair],
     edits: Option<&'a Edits>,
@@ -262,13 +285,24 @@ type Held<'a> = (&'a str, &'a str, Option<Pair>);
 impl<'a> Whole<'a> {
     fn references(&self) -> impl Iterator<Item = Held<'a>> + use<'a> {
         let file = self.file;
-        let read = self.read.iter().map(|pair| (file.str(pair.key), *pair));
-        let edited = self.edits.into_iter().flatten();
-        let edited = edited.map(|(key, image)| (key.as_str(), image));
-        in_order(read, edited).filter_map(|(key, read, edit)| match (edit, read) {
-            (Some(image), _) => Some((key, image.as_deref()?, None)),
-            (None, pair) => Some((key, file.str(pair?.value), pair)),
-        })
+        let read = move |pair: &Pair| (file.str(pair.key), file.str(pair.value), Some(*pair));
+        // Almost none is edited, and this is gone through often.
+        let (as_read, with_edits) = match self.edits {
+            None => (self.read, None),
+            Some(edits) => (&[][..], Some((self.read, edits))),
+        };
+        let with_edits = with_edits.into_iter().flat_map(move |(pairs, edits)| {
+            let read = pairs
+                .iter()
+                .map(move |pair| (file.str(pair.key), read(pair)));
+            let edited = edits.iter();
+            let edited = edited.map(|(key, image)| (key.as_str(), image));
+            in_order(read, edited).filter_map(|(key, read, edit)| match edit {
+                Some(image) => Some((key, image.as_deref()?, None)),
+                None => read,
+            })
+        });
+        as_read.iter().map(read).chain(with_edits)
     }
 
     fn entries(&self) -> impl Iterator<Item = Entry<'a>> + use<'a> {

@@ -17,6 +17,7 @@ use crate::plan::Request;
 use crate::report::Report;
 use crate::retention::Limits;
 use crate::rollback::Unfit;
+use crate::store::Store;
 use crate::systemd::SystemBus;
 use crate::transaction::Transaction;
 use crate::transaction::aim::Aim;
@@ -67,10 +68,10 @@ pub(super) async fn change(
 ) -> Result<Option<Changed>, Stop> {
     // A first look without the lock: when there is nothing to do, nobody is
     // kept waiting, and what cannot be done is refused at once.
-    let data_root = match look(wish, terms, report).await {
+    let (data_root, seen) = match look(wish, terms, report).await {
         Ok(None) => return Ok(None),
-        Ok(Some(data_root)) => data_root,
-        Err(stop) => data_root_behind(terms, stop).await?,
+        Ok(Some(looked)) => looked,
+        Err(stop) => (data_root_behind(terms, stop).await?, None),
     };
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
     report.begin(WAITS_FOR_LOCK);
@@ -93,7 +94,7 @@ pub(super) async fn change(
         report.warning(&error.to_string());
     }
     let aim = wish.aim(&site, report)?;
-    let draft = Draft::new(site.images(), &aim)?;
+    let draft = Draft::again(site.images(), &aim, seen)?;
     report.plan(&draft.plan);
     if draft.plan.is_empty() {
         return Ok(None);
@@ -137,20 +138,22 @@ pub(super) async fn change(
     Ok(Some((transaction.run().await, disturbance)))
 }
 
+/// Where to take the lock, and the store as it was seen there. None when there
+/// is nothing to do.
 async fn look(
     wish: &Wish<'_>,
     terms: &Terms<'_>,
     report: &mut Report,
-) -> Result<Option<PathBuf>, Stop> {
+) -> Result<Option<(PathBuf, Option<Store>)>, Stop> {
     let site = Site::find(terms.host, Reach::Bus).await?;
     report.host(&site.host);
     let data_root = site.images().data_root().to_owned();
     if Journal::read(&data_root)?.is_some() {
-        return Ok(Some(data_root));
+        return Ok(Some((data_root, None)));
     }
     let aim = match wish.aim(&site, report) {
         // Whoever has the lock knows more.
-        Err(Stop::Unfit(Unfit::NotEnded(_))) => return Ok(Some(data_root)),
+        Err(Stop::Unfit(Unfit::NotEnded(_))) => return Ok(Some((data_root, None))),
         aim => aim?,
     };
     let draft = Draft::new(site.images(), &aim)?;
@@ -160,7 +163,7 @@ async fn look(
         return Ok(None);
     }
     match survey(&site, terms.containers).await? {
-        (_, obstacles) if obstacles.is_empty() => Ok(Some(data_root)),
+        (_, obstacles) if obstacles.is_empty() => Ok(Some((data_root, Some(draft.before)))),
         (_, obstacles) => Err(Stop::Obstacles(obstacles)),
     }
 }

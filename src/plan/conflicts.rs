@@ -7,7 +7,7 @@ use crate::evidence::Evidence;
 use crate::plan::resolver::Route;
 use crate::plan::{Refusal, Target};
 use crate::reference::{Reference, Repository};
-use crate::store::{Entry, Store};
+use crate::store::Store;
 use crate::trust::Trust;
 
 /// The targets of each reference.
@@ -141,15 +141,10 @@ pub(super) fn one_digest_two_images(
     if unsupported.is_empty() {
         return Vec::new();
     }
-    let has_one_of_them = |entry: &Entry<'_>| {
-        let digest = entry.key.rsplit_once('@');
-        digest.is_some_and(|(_, digest)| unsupported.contains(digest))
-    };
     let removals: BTreeSet<&Reference> = removals.iter().collect();
     let moved: BTreeSet<&Reference> = targets.iter().map(|target| &target.reference).collect();
     let here = store
-        .entries()
-        .filter(has_one_of_them)
+        .entries_with(&unsupported)
         .filter_map(|entry| entry.meaning().ok())
         .filter(|(reference, _)| !removals.contains(reference) && !moved.contains(reference))
         .map(|(reference, image)| (reference.familiar(), reference, image));

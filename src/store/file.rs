@@ -78,9 +78,12 @@ impl File {
     }
 
     /// Every repository with its references.
-    pub(super) fn repositories(&self) -> impl Iterator<Item = (&str, &[Pair])> {
+    pub(super) fn repositories(&self) -> impl Iterator<Item = (&str, (Span, &[Pair]))> {
         let repositories = self.repositories.iter();
-        repositories.map(|repository| (self.str(repository.name), self.pairs(repository)))
+        repositories.map(|repository| {
+            let name = self.str(repository.name);
+            (name, (repository.name, self.pairs(repository)))
+        })
     }
 
     fn pairs(&self, repository: &Repository) -> &[Pair] {
@@ -102,14 +105,19 @@ impl File {
         found.ok().map(|at| self.str(pairs[at].value))
     }
 
-    /// A reference as the text has it, `"KEY":"VALUE"`, if it has it in the
-    /// very form that Go writes.
-    pub(super) fn written(&self, pair: Pair) -> Option<&str> {
-        let (key, value) = (pair.key.range(), pair.value.range());
-        let is_written = self.is_plain
-            && value.end < self.text.len()
-            && self.text.as_bytes().get(key.end..value.start) == Some(b"\":\"");
-        is_written.then(|| &self.text[key.start - 1..=value.end])
+    /// Where a string stands in the text in the very form that Go writes,
+    /// with its quotation marks; none when it does not.
+    pub(super) fn written(&self, string: Span) -> Option<Range<usize>> {
+        let range = string.range();
+        let is_written = self.is_plain && range.end < self.text.len();
+        is_written.then(|| range.start - 1..range.end + 1)
+    }
+
+    /// The same for a reference with its image ID.
+    pub(super) fn written_pair(&self, pair: Pair) -> Option<Range<usize>> {
+        let (key, value) = (self.written(pair.key)?, self.written(pair.value)?);
+        let between = self.text.as_bytes().get(key.end..value.start);
+        (between == Some(b":")).then_some(key.start..value.end)
     }
 }
 

@@ -5,71 +5,142 @@
 //! Go before 1.22 writes backspace and form feed as `\u0008` and `\u000c`,
 //! later versions as `\b` and `\f`; this is the later form. No reference has
 //! either character.
+//!
+//! What the file has in this form already is not written again: it is taken
+//! over, in pieces as large as they can be.
 
 use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 
 use serde::ser::Serialize;
 use serde_json::ser::Formatter;
 
-use super::file::TopLevel;
+use super::file::{File, TopLevel};
 use super::{REPOSITORIES, Store};
 
-/// Room for a few new references.
-const MORE: usize = 4096;
+/// A store's file as it would be written.
+#[derive(Debug)]
+pub struct Text {
+    file: Arc<File>,
+    pieces: Vec<Piece>,
+}
 
-pub(super) fn write(store: &Store) -> Vec<u8> {
-    let mut json = Vec::with_capacity(store.file.text.len() + MORE);
-    json.push(b'{');
+#[derive(Debug)]
+enum Piece {
+    /// As it was read.
+    Read(Range<usize>),
+    New(Vec<u8>),
+}
+
+impl Text {
+    /// Its bytes, in their order.
+    #[must_use]
+    pub fn pieces(&self) -> Vec<&[u8]> {
+        let text = self.file.text.as_bytes();
+        let pieces = self.pieces.iter().map(|piece| match piece {
+            Piece::Read(range) => &text[range.clone()],
+            Piece::New(bytes) => bytes,
+        });
+        pieces.collect()
+    }
+}
+
+pub(super) fn write(store: &Store) -> Text {
+    let mut writer = Writer {
+        file: &store.file,
+        pieces: vec![Piece::Read(0..0)],
+    };
+    writer.literal(b"{");
     for (at, entry) in store.file.top_level.iter().enumerate() {
-        separate(&mut json, at);
+        writer.separate(at);
         match entry {
             TopLevel::Repositories => {
-                string(&mut json, REPOSITORIES);
-                json.extend_from_slice(b":{");
-                repositories(&mut json, store);
-                json.push(b'}');
+                writer.string(REPOSITORIES);
+                writer.literal(b":{");
+                writer.repositories(store);
+                writer.literal(b"}");
             }
             TopLevel::Unknown { key, value } => {
-                string(&mut json, key);
-                json.push(b':');
-                json.extend_from_slice(value.get().as_bytes());
+                writer.string(key);
+                writer.literal(b":");
+                writer.literal(value.get().as_bytes());
             }
         }
     }
-    json.push(b'}');
-    json
+    writer.literal(b"}");
+    Text {
+        pieces: writer.pieces,
+        file: Arc::clone(&store.file),
+    }
 }
 
-fn repositories(json: &mut Vec<u8>, store: &Store) {
-    for (at, repository) in store.repositories().enumerate() {
-        separate(json, at);
-        string(json, repository.name);
-        json.extend_from_slice(b":{");
-        for (at, (key, value, read)) in repository.references().enumerate() {
-            separate(json, at);
-            if let Some(written) = read.and_then(|pair| store.file.written(pair)) {
-                json.extend_from_slice(written.as_bytes());
-            } else {
-                string(json, key);
-                json.push(b':');
-                string(json, value);
+struct Writer<'a> {
+    file: &'a File,
+    pieces: Vec<Piece>,
+}
+
+impl Writer<'_> {
+    fn repositories(&mut self, store: &Store) {
+        for (at, repository) in store.repositories().enumerate() {
+            self.separate(at);
+            match repository.key.and_then(|key| self.file.written(key)) {
+                Some(written) => self.read(written),
+                None => self.string(repository.name),
             }
+            self.literal(b":{");
+            for (at, (key, value, read)) in repository.references().enumerate() {
+                self.separate(at);
+                match read.and_then(|pair| self.file.written_pair(pair)) {
+                    Some(written) => self.read(written),
+                    None => {
+                        self.string(key);
+                        self.literal(b":");
+                        self.string(value);
+                    }
+                }
+            }
+            self.literal(b"}");
         }
-        json.push(b'}');
     }
-}
 
-fn separate(json: &mut Vec<u8>, at: usize) {
-    if at > 0 {
-        json.push(b',');
+    fn separate(&mut self, at: usize) {
+        if at > 0 {
+            self.literal(b",");
+        }
     }
-}
 
-fn string(json: &mut Vec<u8>, text: &str) {
-    let mut serializer = serde_json::Serializer::with_formatter(json, GoFormatter);
-    // A string into memory has nothing that can fail.
-    if let Err(error) = text.serialize(&mut serializer) {
-        unreachable!("a string could not be put into memory: {error}");
+    fn string(&mut self, text: &str) {
+        let mut json = Vec::with_capacity(text.len() + 2);
+        let mut serializer = serde_json::Serializer::with_formatter(&mut json, GoFormatter);
+        // A string into memory has nothing that can fail.
+        if let Err(error) = text.serialize(&mut serializer) {
+            unreachable!("a string could not be put into memory: {error}");
+        }
+        self.literal(&json);
+    }
+
+    /// What comes next, which may be what comes next in the file.
+    fn literal(&mut self, bytes: &[u8]) {
+        match self.pieces.last_mut() {
+            Some(Piece::Read(range)) => {
+                if self.file.text.as_bytes()[range.end..].starts_with(bytes) {
+                    range.end += bytes.len();
+                } else {
+                    self.pieces.push(Piece::New(bytes.to_vec()));
+                }
+            }
+            Some(Piece::New(piece)) => piece.extend_from_slice(bytes),
+            None => {}
+        }
+    }
+
+    /// A piece of the file.
+    fn read(&mut self, written: Range<usize>) {
+        match self.pieces.last_mut() {
+            Some(Piece::Read(range)) if range.end == written.start => range.end = written.end,
+            _ => self.pieces.push(Piece::Read(written)),
+        }
     }
 }
 

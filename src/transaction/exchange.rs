@@ -38,7 +38,11 @@ impl FileError {
 /// # Errors
 /// When the file system refuses, or the name is taken; nothing is left behind
 /// then.
-pub(super) fn write_new(path: &Path, bytes: &[u8], model: Option<&Path>) -> Result<(), FileError> {
+pub(super) fn write_new(
+    path: &Path,
+    pieces: &[&[u8]],
+    model: Option<&Path>,
+) -> Result<(), FileError> {
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -46,16 +50,23 @@ pub(super) fn write_new(path: &Path, bytes: &[u8], model: Option<&Path>) -> Resu
         .custom_flags(OFlag::O_NOFOLLOW.bits())
         .open(path)
         .map_err(FileError::new("create", path))?;
-    let written = fill(&file, path, bytes, model).and_then(|()| sync_directory(path));
+    let written = fill(&file, path, pieces, model).and_then(|()| sync_directory(path));
     if written.is_err() {
         let _ = fs::remove_file(path);
     }
     written
 }
 
-fn fill(mut file: &File, path: &Path, bytes: &[u8], model: Option<&Path>) -> Result<(), FileError> {
-    file.write_all(bytes)
-        .map_err(FileError::new("write", path))?;
+fn fill(
+    mut file: &File,
+    path: &Path,
+    pieces: &[&[u8]],
+    model: Option<&Path>,
+) -> Result<(), FileError> {
+    for piece in pieces {
+        file.write_all(piece)
+            .map_err(FileError::new("write", path))?;
+    }
     if let Some(model) = model {
         take_after(model, file).map_err(FileError::new("set the attributes of", path))?;
     }

@@ -52,7 +52,7 @@ pub fn mend(
     };
     let mended = with_suffix(&own, "+");
     directory::remove(&mended).map_err(FileError::new("remove", &mended))?;
-    write_new(&mended, &copy, Some(&own))?;
+    write_new(&mended, &[&copy], Some(&own))?;
     if live.symlink_metadata().is_ok() {
         let torn = with_suffix(&own, ".torn");
         fs::rename(&live, &torn).map_err(FileError::new("rename", &live))?;

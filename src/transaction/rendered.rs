@@ -5,15 +5,15 @@ use std::panic::resume_unwind;
 use std::thread;
 
 use crate::digest::Digest;
-use crate::journal::hash;
+use crate::journal::{hash, hash_pieces};
 use crate::plan::Plan;
-use crate::store::Store;
+use crate::store::{Store, Text};
 
 pub(super) struct Rendered {
     /// The hash of the file as it was read.
     pub before: Digest,
     /// The new file.
-    pub bytes: Vec<u8>,
+    pub text: Text,
     /// The new file's hash.
     pub after: Digest,
 }
@@ -21,18 +21,19 @@ pub(super) struct Rendered {
 impl Rendered {
     /// Both files are hashed at the same time, which is what takes longest.
     pub(super) fn new(before: &Store, plan: &Plan) -> Self {
-        thread::scope(|scope| {
+        let text = plan.after.text();
+        let (before, after) = thread::scope(|scope| {
             let before = scope.spawn(|| hash(before.as_read()));
-            let bytes = plan.after.to_bytes();
-            let after = hash(&bytes);
+            let after = hash_pieces(&text.pieces());
             match before.join() {
-                Ok(before) => Self {
-                    before,
-                    bytes,
-                    after,
-                },
+                Ok(before) => (before, after),
                 Err(panic) => resume_unwind(panic),
             }
-        })
+        });
+        Self {
+            before,
+            text,
+            after,
+        }
     }
 }

@@ -39,7 +39,7 @@ impl Staged {
         images: &ImageDir,
         lock: &RootLock,
         id: &str,
-        bytes: &[u8],
+        pieces: &[&[u8]],
     ) -> Result<Self, FileError> {
         let live = images.store_path();
         if lock.data_root() != images.data_root() {
@@ -51,7 +51,7 @@ impl Staged {
         while path.symlink_metadata().is_ok() {
             path.as_mut_os_string().push("+");
         }
-        write_new(&path, bytes, Some(&live))?;
+        write_new(&path, pieces, Some(&live))?;
         Ok(Self {
             live,
             other: Some(path),
