@@ -21,7 +21,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use crate::cli::{Command, HostArgs, RequestArgs};
-use crate::data_root::{ImageDir, ReadError};
+use crate::data_root::{ImageDir, ReadError, Snapshot};
 use crate::disturbance::{AssessError, ContainerPolicy, Disturbance, Obstacle, assess};
 use crate::engine::UnixEngine;
 use crate::grounds::{self, Grounds};
@@ -34,7 +34,6 @@ use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Exit, Problem, Report};
 use crate::rollback::Unfit;
 use crate::source::{self, SourceError, claims_dir};
-use crate::store::Store;
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::aim::Aim;
 use crate::transaction::lock::LockError;
@@ -363,25 +362,25 @@ fn grounds(images: &ImageDir, report: &mut Report) -> Grounds {
 
 /// What is to be done to the store as it is.
 struct Draft {
-    before: Store,
+    before: Snapshot,
     plan: Plan,
 }
 
 impl Draft {
     fn new(images: &ImageDir, aim: &Aim<'_>) -> Result<Self, Stop> {
-        Self::of(images, images.read()?, aim)
+        Self::of(images, images.look()?, aim)
     }
 
     /// The same, where the store may still be as it was seen before.
-    fn again(images: &ImageDir, aim: &Aim<'_>, seen: Option<Store>) -> Result<Self, Stop> {
+    fn again(images: &ImageDir, aim: &Aim<'_>, seen: Option<Snapshot>) -> Result<Self, Stop> {
         match seen {
-            Some(seen) if images.is(&[seen.as_read()])? => Self::of(images, seen, aim),
+            Some(seen) if images.is_still(&seen)? => Self::of(images, seen, aim),
             _ => Self::new(images, aim),
         }
     }
 
-    fn of(images: &ImageDir, before: Store, aim: &Aim<'_>) -> Result<Self, Stop> {
-        let plan = ImageDb::ask(images, |db| aim.plan(&before, db))?;
+    fn of(images: &ImageDir, before: Snapshot, aim: &Aim<'_>) -> Result<Self, Stop> {
+        let plan = ImageDb::ask(images, |db| aim.plan(&before.store, db))?;
         let plan = plan.map_err(|refusals| match aim {
             Aim::Claims(_) => Stop::Refused(refusals),
             Aim::TakeBack(reversal) => Stop::InTheWay {

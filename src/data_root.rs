@@ -2,20 +2,20 @@
 //! `<data-root>/image/<driver>/`, as it can be read without a lock.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use fs2::FileExt;
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
 
 use crate::digest::ImageId;
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, StoreError};
 
-/// How much of a file is read at once where it need not be kept, in bytes.
-const AT_ONCE: usize = 256 * 1024;
+mod store_file;
+
+pub use store_file::Snapshot;
+pub(crate) use store_file::is_made_of;
 
 /// One storage driver's image directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,101 +100,6 @@ impl ImageDir {
     #[must_use]
     pub fn store_path(&self) -> PathBuf {
         self.path().join(store::FILE_NAME)
-    }
-
-    /// Reads the reference store.
-    ///
-    /// # Errors
-    /// [`ReadError`] when there is none, or it is not what it should be.
-    pub fn read(&self) -> Result<Store, ReadError> {
-        self.parse(self.read_bytes()?)
-    }
-
-    /// What bytes of the reference store's file say.
-    ///
-    /// # Errors
-    /// [`ReadError::Content`] when they are no reference store.
-    fn parse(&self, bytes: Vec<u8>) -> Result<Store, ReadError> {
-        Store::parse(bytes).map_err(|error| ReadError::Content {
-            path: self.store_path(),
-            error,
-        })
-    }
-
-    /// Reads the reference store's file without looking into it.
-    ///
-    /// # Errors
-    /// [`ReadError`] when there is none, or it is no plain file.
-    pub fn read_bytes(&self) -> Result<Vec<u8>, ReadError> {
-        let path = self.store_path();
-        let (file, size) = self.open_store(&path)?;
-        // One byte more, so that its end is found without more room.
-        let size = usize::try_from(size.min(store::MAX_BYTES)).unwrap_or_default();
-        let mut bytes = Vec::with_capacity(size + 1);
-        file.take(store::MAX_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(ReadError::io(&path))?;
-        Ok(bytes)
-    }
-
-    /// Says whether the reference store's file has these bytes, piece by
-    /// piece.
-    ///
-    /// # Errors
-    /// [`ReadError`] when there is none, or it is no plain file.
-    pub fn is(&self, pieces: &[&[u8]]) -> Result<bool, ReadError> {
-        let path = self.store_path();
-        let (mut file, size) = self.open_store(&path)?;
-        let wanted: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        if size != wanted {
-            return Ok(false);
-        }
-        let mut buffer = vec![0; AT_ONCE];
-        for chunk in pieces.iter().flat_map(|piece| piece.chunks(AT_ONCE)) {
-            let read = &mut buffer[..chunk.len()];
-            match file.read_exact(read) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-                outcome => outcome.map_err(ReadError::io(&path))?,
-            }
-            if read != chunk {
-                return Ok(false);
-            }
-        }
-        // It may have grown since.
-        let more = file.read(&mut buffer).map_err(ReadError::io(&path))?;
-        Ok(more == 0)
-    }
-
-    fn open_store(&self, path: &Path) -> Result<(File, u64), ReadError> {
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-            .open(path);
-        let file = match opened {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(ReadError::Missing(path.to_owned()));
-            }
-            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
-                return Err(ReadError::NotAFile(path.to_owned()));
-            }
-            Err(error) => return Err(ReadError::io(path)(error)),
-        };
-        let metadata = file.metadata().map_err(ReadError::io(path))?;
-        if !metadata.is_file() {
-            return Err(ReadError::NotAFile(path.to_owned()));
-        }
-        let directory = self.path();
-        let directory_owner = fs::metadata(&directory)
-            .map_err(ReadError::io(&directory))?
-            .uid();
-        if metadata.uid() != 0 && metadata.uid() != directory_owner {
-            return Err(ReadError::Owner {
-                path: path.to_owned(),
-                uid: metadata.uid(),
-            });
-        }
-        Ok((file, metadata.len()))
     }
 
     /// Where the image store has the config of each image, by the digits of

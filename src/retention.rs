@@ -5,6 +5,7 @@
 //! and removes. Whatever the limits and the clock say, the last good store
 //! stays.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -67,19 +68,21 @@ impl Limits {
         mut backups: Vec<Backup>,
         present: &str,
         now: SystemTime,
-        mut is_good: impl FnMut(&str) -> bool,
+        is_good: impl Fn(&str) -> bool,
     ) -> Vec<String> {
         newest_first(&mut backups);
-        // Every one that is met before it is newer, and no good.
-        let last_good = backups.iter().position(|backup| is_good(&backup.id));
+        // Every one that is met before it is newer, and no good. Looked for
+        // only when some backup is to go, as whole files are read for it.
+        let ids: Vec<String> = backups.iter().map(|backup| backup.id.clone()).collect();
+        let last_good = LazyCell::new(|| ids.iter().position(|id| is_good(id)));
         let longest = DAY * self.days;
         let stays = |at: usize, backup: &Backup| {
             let is_old = now
                 .duration_since(backup.began)
                 .is_ok_and(|age| age > longest);
             backup.id == present
-                || Some(at) == last_good
                 || at < self.backups && (at < WHATEVER_THEIR_AGE || !is_old)
+                || Some(at) == *last_good
         };
         let kept = |(at, backup): (usize, Backup)| (!stays(at, &backup)).then_some(backup.id);
         backups.into_iter().enumerate().filter_map(kept).collect()
@@ -144,9 +147,7 @@ pub fn enforce(images: &ImageDir, lock: &RootLock, present: &str, limits: Limits
     let path = |id: &str| beside(&images.store_path(), id);
     let backups = backups(images, &numbers);
     let now = SystemTime::now();
-    // The one that has just been made was in use.
-    let is_good = |id: &str| id == present || is_store(&path(id));
-    for id in limits.expendable(backups, present, now, is_good) {
+    for id in limits.expendable(backups, present, now, |id| is_store(&path(id))) {
         remove(&path(&id));
     }
     let old = records.len().saturating_sub(RECORDS);

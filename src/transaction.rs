@@ -5,16 +5,17 @@
 //! read like that sentence. `Reached` records how far the first came, before
 //! each step acts, so the second knows what there may be to undo. Reading,
 //! planning, staging and syncing happen while Docker still runs; between its
-//! stop and its start there is a read, a comparison and one exchange of names.
+//! stop and its start there is a look at the old file and one exchange of names.
 //! Both ends settle: what stopped along with Docker runs again, and live-restore
 //! is what it was. [`recovery`] does the same for a run that was killed.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::container::Container;
-use crate::data_root::ImageDir;
+use crate::data_root::{ImageDir, Snapshot};
 use crate::engine::Engine;
 use crate::grounds::Grounds;
 use crate::guard::Guard;
@@ -25,7 +26,6 @@ use crate::journal::{self, Journal, Phase};
 use crate::nf_tables::Owned;
 use crate::plan::Plan;
 use crate::retention::Limits;
-use crate::store::Store;
 use crate::systemd::ServiceManager;
 
 pub mod aim;
@@ -77,7 +77,7 @@ pub struct Transaction<'a, M, E, P> {
     daemon: Option<Daemon<'a, M, E>>,
     interrupt: &'a Interrupt,
     progress: &'a mut P,
-    before: Store,
+    before: Snapshot,
     plan: Plan,
     record: Option<Record>,
     reached: Reached,
@@ -111,7 +111,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         daemon: Option<Daemon<'a, M, E>>,
         interrupt: &'a Interrupt,
         progress: &'a mut P,
-        before: Store,
+        before: Snapshot,
         plan: Plan,
     ) -> Self {
         Self {
@@ -123,7 +123,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             daemon,
             interrupt,
             progress,
-            rendered: Rendered::new(&before, &plan),
+            rendered: Rendered::new(&images.store_path(), &before.store, &plan),
             before,
             plan,
             record: None,
@@ -187,12 +187,16 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     fn write_staged(&mut self) -> Result<(), Failure> {
         self.staged = None;
-        self.staged = Some(Staged::write(
-            self.images,
-            &self.lock,
-            &self.id,
-            &self.rendered.text.pieces(),
-        )?);
+        let (images, lock, id) = (self.images, &self.lock, &self.id);
+        let written = mem::replace(&mut self.rendered.written, Ok(None))?;
+        let named = match written {
+            Some(file) => Staged::name(images, lock, id, &file)?,
+            None => None,
+        };
+        self.staged = Some(match named {
+            Some(staged) => staged,
+            None => Staged::write(images, lock, id, &self.rendered.text.pieces())?,
+        });
         Ok(())
     }
 
@@ -296,14 +300,14 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     fn reread(&mut self) -> Result<(), Failure> {
-        if self.images.is(&[self.before.as_read()])? {
+        if self.images.is_still(&self.before)? {
             return Ok(());
         }
-        let now = self.images.read()?;
-        let planned = ImageDb::ask(self.images, |db| self.aim.plan(&now, db))?;
+        let now = self.images.look()?;
+        let planned = ImageDb::ask(self.images, |db| self.aim.plan(&now.store, db))?;
         self.plan = planned.map_err(Failure::NoLongerFits)?;
         self.before = now;
-        self.rendered = Rendered::new(&self.before, &self.plan);
+        self.rendered = Rendered::new(&self.images.store_path(), &self.before.store, &self.plan);
         self.rewrite_record()?;
         let references = self.references();
         if let Some(journal) = &mut self.journal {
@@ -327,12 +331,12 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.see_nobody_running()?;
         self.reached = Reached::Committing;
         if let Some(staged) = self.staged.take() {
-            self.swapped = Some(staged.swap(&self.lock)?);
-        }
-        if !self.images.is(&self.rendered.text.pieces())? {
-            return Err(Failure::FileDiffers(
-                "read back right after the swap".into(),
-            ));
+            let swapped = self.swapped.insert(staged.swap(&self.lock)?);
+            if !swapped.is_in_use()? {
+                return Err(Failure::FileDiffers(
+                    "looked at right after the swap".into(),
+                ));
+            }
         }
         self.progress.step(
             Step::Commit,
@@ -618,7 +622,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
                 // Kept for as long as it may be the only whole copy.
                 self.swapped = swapped;
                 let mut store = self.images.read()?;
-                if store.as_read() != self.before.as_read() {
+                if store.as_read() != self.before.store.as_read() {
                     self.plan.take_back(&mut store);
                     Staged::write(self.images, &self.lock, &self.id, &store.text().pieces())?
                         .swap(&self.lock)?
@@ -658,7 +662,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     fn store_now(&self) -> StoreNow {
         match (self.images.read(), &self.swapped) {
-            (Ok(now), _) if now.as_read() == self.before.as_read() => StoreNow::Old,
+            (Ok(now), _) if now.as_read() == self.before.store.as_read() => StoreNow::Old,
             (Ok(_), Some(swapped)) => StoreNow::New(swapped.backup().to_owned()),
             _ => StoreNow::Unknown,
         }

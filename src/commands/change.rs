@@ -8,6 +8,7 @@ use crate::commands::recover::{recover, settled_site};
 use crate::commands::{
     Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, rollback, survey,
 };
+use crate::data_root::Snapshot;
 use crate::disturbance::{ContainerPolicy, Disturbance, Obstacle};
 use crate::history;
 use crate::host::{Flags, HostError, probable_data_root};
@@ -17,7 +18,6 @@ use crate::plan::Request;
 use crate::report::Report;
 use crate::retention::Limits;
 use crate::rollback::Unfit;
-use crate::store::Store;
 use crate::systemd::SystemBus;
 use crate::transaction::Transaction;
 use crate::transaction::aim::Aim;
@@ -144,7 +144,7 @@ async fn look(
     wish: &Wish<'_>,
     terms: &Terms<'_>,
     report: &mut Report,
-) -> Result<Option<(PathBuf, Option<Store>)>, Stop> {
+) -> Result<Option<(PathBuf, Option<Snapshot>)>, Stop> {
     let site = Site::find(terms.host, Reach::Bus).await?;
     report.host(&site.host);
     let data_root = site.images().data_root().to_owned();

@@ -1,10 +1,11 @@
 //! Reading a reference store's file into its index.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::thread;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use std::fmt;
 
 use crate::store::file::{
     File, Pair, Repository, Span, TopLevel, engine_reads_as_repositories, piece,
@@ -14,6 +15,9 @@ use crate::store::{MAX_BYTES, REPOSITORIES, StoreError};
 /// How deep Go's parser follows objects and arrays (`encoding/json`,
 /// `scanner.go`, since Go 1.15), the outermost object included.
 const MAX_NESTING: usize = 10_000;
+
+/// From this size on, in bytes, a thread more is worth its while.
+const LARGE: usize = 1 << 20;
 
 /// Reads a file.
 ///
@@ -35,9 +39,15 @@ pub(super) fn read(bytes: Vec<u8>) -> Result<File, StoreError> {
         repositories: Vec::new(),
         pairs: Vec::new(),
     };
-    let mut deserializer = serde_json::Deserializer::from_str(&text);
-    let top_level = TopLevelSeed(&mut index).deserialize(&mut deserializer)?;
-    deserializer.end()?;
+    let (is_plain, top_level) = thread::scope(|scope| {
+        let scan = || is_plain(text.as_bytes());
+        let scanned = (text.len() > LARGE).then(|| scope.spawn(scan));
+        let mut deserializer = serde_json::Deserializer::from_str(&text);
+        let top_level = TopLevelSeed(&mut index).deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        let scanned = scanned.and_then(|thread| thread.join().ok());
+        Ok::<_, StoreError>((scanned.unwrap_or_else(scan), top_level))
+    })?;
     let Index {
         unescaped,
         repositories,
@@ -45,7 +55,7 @@ pub(super) fn read(bytes: Vec<u8>) -> Result<File, StoreError> {
         ..
     } = index;
     Ok(File {
-        is_plain: is_plain(text.as_bytes()),
+        is_plain,
         text,
         unescaped,
         repositories,

@@ -3,13 +3,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, renameat2};
+use nix::unistd::linkat;
 use xattr::FileExt;
 
+use crate::data_root::is_made_of;
 use crate::directory;
 
 /// A change on disk that failed.
@@ -32,7 +35,7 @@ impl FileError {
     }
 }
 
-/// Writes and syncs a new file, with the owner, mode and extended attributes
+/// Writes, syncs and reads back a new file, with the owner, mode and extended attributes
 /// (an SELinux label is one of them) of another, if there is one.
 ///
 /// # Errors
@@ -42,8 +45,9 @@ pub(super) fn write_new(
     path: &Path,
     pieces: &[&[u8]],
     model: Option<&Path>,
-) -> Result<(), FileError> {
+) -> Result<File, FileError> {
     let file = OpenOptions::new()
+        .read(true)
         .write(true)
         .create_new(true)
         .mode(if model.is_some() { 0o600 } else { 0o644 })
@@ -54,7 +58,55 @@ pub(super) fn write_new(
     if written.is_err() {
         let _ = fs::remove_file(path);
     }
-    written
+    written.map(|()| file)
+}
+
+/// Writes, syncs and reads back a file that has no name yet, with the owner, mode and
+/// extended attributes of another beside which it is to be. Without a name it
+/// is gone with the process, whatever that dies of. None where the file system
+/// has no such files (`O_TMPFILE` in `open(2)`).
+///
+/// # Errors
+/// When the file system refuses.
+pub(super) fn write_unnamed(model: &Path, pieces: &[&[u8]]) -> Result<Option<File>, FileError> {
+    let directory = model.parent().unwrap_or(model);
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(OFlag::O_TMPFILE.bits())
+        .open(directory);
+    match opened {
+        Ok(file) => fill(&file, model, pieces, Some(model)).map(|()| Some(file)),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            // Kernels before 3.11 take the flag for a directory to be written.
+            Some(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => Ok(None),
+            _ => Err(FileError::new("write beside", model)(error)),
+        },
+    }
+}
+
+/// Gives a file its name. False where that takes a `/proc` that is not there
+/// (`AT_SYMLINK_FOLLOW` in `link(2)`).
+///
+/// # Errors
+/// When the file system refuses, or the name is taken.
+pub(super) fn name(file: &File, path: &Path) -> Result<bool, FileError> {
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = AtFlags::AT_SYMLINK_FOLLOW;
+    match linkat(AT_FDCWD, open.as_str(), AT_FDCWD, path, flags) {
+        Ok(()) => {}
+        Err(Errno::ENOENT) => return Ok(false),
+        Err(errno) => return Err(FileError::new("name", path)(errno.into())),
+    }
+    let named = file
+        .sync_all()
+        .map_err(FileError::new("sync", path))
+        .and_then(|()| sync_directory(path));
+    if named.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    named.map(|()| true)
 }
 
 fn fill(
@@ -70,7 +122,15 @@ fn fill(
     if let Some(model) = model {
         take_after(model, file).map_err(FileError::new("set the attributes of", path))?;
     }
-    file.sync_all().map_err(FileError::new("sync", path))
+    file.sync_all().map_err(FileError::new("sync", path))?;
+    match is_made_of(file, pieces) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let error = io::Error::other("it has other bytes than were written");
+            Err(FileError::new("read back", path)(error))
+        }
+        Err(error) => Err(FileError::new("read back", path)(error)),
+    }
 }
 
 fn take_after(model: &Path, file: &File) -> io::Result<()> {

@@ -274,7 +274,7 @@ impl Switch {
         let edited = edit(path, bytes, on)?;
         let model = [&self.aside, &self.contents.config_file];
         let model = model.into_iter().find(|model| model.is_file());
-        write_new(path, &[&edited], model.map(PathBuf::as_path))
+        write_new(path, &[&edited], model.map(PathBuf::as_path)).map(drop)
     }
 
     fn changed_just_now(&self) -> FileError {

@@ -1,13 +1,16 @@
 //! The file that a plan makes, and the hashes that it and the one before it
 //! are known by in the journal.
 
+use std::fs::File;
 use std::panic::resume_unwind;
-use std::thread;
+use std::path::Path;
+use std::thread::{self, ScopedJoinHandle};
 
 use crate::digest::Digest;
 use crate::journal::{hash, hash_pieces};
 use crate::plan::Plan;
 use crate::store::{Store, Text};
+use crate::transaction::exchange::{FileError, write_unnamed};
 
 pub(super) struct Rendered {
     /// The hash of the file as it was read.
@@ -16,24 +19,33 @@ pub(super) struct Rendered {
     pub text: Text,
     /// The new file's hash.
     pub after: Digest,
+    /// The new file on the disk, still without a name; none where it cannot be
+    /// written so.
+    pub written: Result<Option<File>, FileError>,
 }
 
 impl Rendered {
-    /// Both files are hashed at the same time, which is what takes longest.
-    pub(super) fn new(before: &Store, plan: &Plan) -> Self {
+    /// Hashes both files and writes the new one beside `live`, all at the same
+    /// time, as these three are what takes longest.
+    pub(super) fn new(live: &Path, before: &Store, plan: &Plan) -> Self {
         let text = plan.after.text();
-        let (before, after) = thread::scope(|scope| {
+        let pieces = text.pieces();
+        let (before, after, written) = thread::scope(|scope| {
             let before = scope.spawn(|| hash(before.as_read()));
-            let after = hash_pieces(&text.pieces());
-            match before.join() {
-                Ok(before) => (before, after),
-                Err(panic) => resume_unwind(panic),
-            }
+            let written = scope.spawn(|| write_unnamed(live, &pieces));
+            let after = hash_pieces(&pieces);
+            (ended(before), after, ended(written))
         });
+        drop(pieces);
         Self {
             before,
             text,
             after,
+            written,
         }
     }
+}
+
+fn ended<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -5,12 +5,13 @@
 //! taking it back. Whatever happens in between, the name `repositories.json`
 //! always leads to a whole file, the old one or the new one.
 
-use std::fs;
+use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::data_root::ImageDir;
-use crate::transaction::exchange::{FileError, exchange, sync_directory, write_new};
+use crate::transaction::exchange::{FileError, exchange, name, sync_directory, write_new};
 use crate::transaction::lock::RootLock;
 
 /// A new store, on disk beside the one in use.
@@ -20,6 +21,7 @@ use crate::transaction::lock::RootLock;
 pub struct Staged {
     live: PathBuf,
     other: Option<PathBuf>,
+    written: Written,
 }
 
 /// A new store in use, the old one beside it.
@@ -27,6 +29,26 @@ pub struct Staged {
 pub struct Swapped {
     live: PathBuf,
     backup: PathBuf,
+    written: Written,
+}
+
+/// By what a file is known again: device and inode, size, time of the last
+/// change of its bytes. Another name does not change any of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Written {
+    inode: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Written {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
 }
 
 impl Staged {
@@ -41,20 +63,39 @@ impl Staged {
         id: &str,
         pieces: &[&[u8]],
     ) -> Result<Self, FileError> {
-        let live = images.store_path();
-        if lock.data_root() != images.data_root() {
-            let error = io::Error::other("another data root is locked than the one to be written");
-            return Err(FileError::new("write beside", &live)(error));
+        let (live, path) = places(images, lock, id)?;
+        let file = write_new(&path, pieces, Some(&live))?;
+        Self::of(live, path, &file)
+    }
+
+    /// The same with a new store that is written already and has no name.
+    /// None where it cannot be given one.
+    ///
+    /// # Errors
+    /// When the file system refuses; nothing is left behind then.
+    pub fn name(
+        images: &ImageDir,
+        lock: &RootLock,
+        id: &str,
+        written: &File,
+    ) -> Result<Option<Self>, FileError> {
+        let (live, path) = places(images, lock, id)?;
+        if !name(written, &path)? {
+            return Ok(None);
         }
-        let mut path = beside(&live, id);
-        // The second one of a transaction: an undo, say.
-        while path.symlink_metadata().is_ok() {
-            path.as_mut_os_string().push("+");
+        Self::of(live, path, written).map(Some)
+    }
+
+    fn of(live: PathBuf, path: PathBuf, file: &File) -> Result<Self, FileError> {
+        let metadata = file.metadata();
+        if metadata.is_err() {
+            let _ = fs::remove_file(&path);
         }
-        write_new(&path, pieces, Some(&live))?;
+        let metadata = metadata.map_err(FileError::new("look at", &path))?;
         Ok(Self {
             live,
             other: Some(path),
+            written: Written::of(&metadata),
         })
     }
 
@@ -74,6 +115,7 @@ impl Staged {
         let swapped = Swapped {
             live: self.live.clone(),
             backup: other,
+            written: self.written,
         };
         match sync_directory(&swapped.live) {
             Ok(()) => Ok(swapped),
@@ -85,6 +127,21 @@ impl Staged {
     }
 }
 
+/// The store in use, and a free name beside it.
+fn places(images: &ImageDir, lock: &RootLock, id: &str) -> Result<(PathBuf, PathBuf), FileError> {
+    let live = images.store_path();
+    if lock.data_root() != images.data_root() {
+        let error = io::Error::other("another data root is locked than the one to be written");
+        return Err(FileError::new("write beside", &live)(error));
+    }
+    let mut path = beside(&live, id);
+    // The second one of a transaction: an undo, say.
+    while path.symlink_metadata().is_ok() {
+        path.as_mut_os_string().push("+");
+    }
+    Ok((live, path))
+}
+
 impl Drop for Staged {
     fn drop(&mut self) {
         if let Some(path) = &self.other {
@@ -94,6 +151,17 @@ impl Drop for Staged {
 }
 
 impl Swapped {
+    /// Says whether the store in use is the very file that was staged, as it
+    /// was then.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn is_in_use(&self) -> Result<bool, FileError> {
+        let metadata = fs::symlink_metadata(&self.live);
+        let metadata = metadata.map_err(FileError::new("look at", &self.live))?;
+        Ok(Written::of(&metadata) == self.written)
+    }
+
     /// Where the old store is kept.
     #[must_use]
     pub fn backup(&self) -> &Path {

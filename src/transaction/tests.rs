@@ -638,8 +638,10 @@ fn transact_for(world: &World, aim: &Aim<'_>, id: &str) -> (Outcome, Steps) {
     let _alone = alone();
     block_on(async {
         let images = world.images();
-        let before = images.read().unwrap();
-        let plan = aim.plan(&before, &images.image_ids().unwrap()).unwrap();
+        let before = images.look().unwrap();
+        let plan = aim
+            .plan(&before.store, &images.image_ids().unwrap())
+            .unwrap();
         let lock = RootLock::acquire(images.data_root(), Duration::ZERO)
             .await
             .unwrap();

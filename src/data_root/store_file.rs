@@ -1,0 +1,221 @@
+//! The reference store's file: read, and compared with what it should be.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::{ImageDir, ReadError};
+use crate::store::{self, Store};
+
+/// How much of a file is read at once where it need not be kept, in bytes.
+const AT_ONCE: usize = 256 * 1024;
+
+/// From this size on, in bytes, a file is read by two threads: the most of the
+/// time goes into the memory that it is read into.
+const LARGE: usize = 1 << 20;
+
+/// Two changes of a file may have the same time when they are not farther
+/// apart: the kernel's clock for that goes in ticks of 10 ms at most.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The same where a file system counts in seconds (ext4 with inodes of 128
+/// bytes) or in two (vfat).
+const COARSE_TICK: Duration = Duration::from_secs(3);
+
+/// The reference store at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The store.
+    pub store: Store,
+    stamp: Stamp,
+}
+
+/// What a file's metadata told before the file was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    /// A later change would show.
+    is_settled: bool,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata, now: SystemTime) -> Self {
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let now = now.duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            file: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed,
+            is_settled: now.is_ok_and(|now| is_past(changed, now)),
+        }
+    }
+
+    fn shows_no_change(&self, metadata: &Metadata) -> bool {
+        let now = Self {
+            is_settled: true,
+            ..Self::of(metadata, SystemTime::UNIX_EPOCH)
+        };
+        *self == now
+    }
+}
+
+/// What changes from now on gets a later time than this. Both count from 1970.
+fn is_past((seconds, nanos): (i64, i64), now: Duration) -> bool {
+    let tick = if nanos == 0 { COARSE_TICK } else { TICK };
+    let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
+        return false;
+    };
+    Duration::new(seconds, nanos) + tick < now
+}
+
+impl ImageDir {
+    /// Reads the reference store.
+    ///
+    /// # Errors
+    /// [`ReadError`] when there is none, or it is not what it should be.
+    pub fn read(&self) -> Result<Store, ReadError> {
+        Ok(self.look()?.store)
+    }
+
+    /// Reads the reference store, so that [`ImageDir::is_still`] can tell
+    /// whether it has changed.
+    ///
+    /// # Errors
+    /// [`ReadError`] when there is none, or it is not what it should be.
+    pub fn look(&self) -> Result<Snapshot, ReadError> {
+        let path = self.store_path();
+        let (file, metadata) = self.open_store(&path)?;
+        let stamp = Stamp::of(&metadata, SystemTime::now());
+        let bytes = read(file, metadata.len()).map_err(ReadError::io(&path))?;
+        match Store::parse(bytes) {
+            Ok(store) => Ok(Snapshot { store, stamp }),
+            Err(error) => Err(ReadError::Content { path, error }),
+        }
+    }
+
+    /// Reads the reference store's file without looking into it.
+    ///
+    /// # Errors
+    /// [`ReadError`] when there is none, or it is no plain file.
+    pub fn read_bytes(&self) -> Result<Vec<u8>, ReadError> {
+        let path = self.store_path();
+        let (file, metadata) = self.open_store(&path)?;
+        read(file, metadata.len()).map_err(ReadError::io(&path))
+    }
+
+    /// Says whether the reference store is as it was seen.
+    ///
+    /// # Errors
+    /// [`ReadError`] when there is none, or it is no plain file.
+    pub fn is_still(&self, seen: &Snapshot) -> Result<bool, ReadError> {
+        let (_, metadata) = self.open_store(&self.store_path())?;
+        if seen.stamp.shows_no_change(&metadata) {
+            return Ok(true);
+        }
+        self.is(&[seen.store.as_read()])
+    }
+
+    /// Says whether the reference store's file has these bytes, piece by
+    /// piece.
+    ///
+    /// # Errors
+    /// [`ReadError`] when there is none, or it is no plain file.
+    pub fn is(&self, pieces: &[&[u8]]) -> Result<bool, ReadError> {
+        let path = self.store_path();
+        let (file, _) = self.open_store(&path)?;
+        is_made_of(&file, pieces).map_err(ReadError::io(&path))
+    }
+
+    fn open_store(&self, path: &Path) -> Result<(File, Metadata), ReadError> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+            .open(path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ReadError::Missing(path.to_owned()));
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+                return Err(ReadError::NotAFile(path.to_owned()));
+            }
+            Err(error) => return Err(ReadError::io(path)(error)),
+        };
+        let metadata = file.metadata().map_err(ReadError::io(path))?;
+        if !metadata.is_file() {
+            return Err(ReadError::NotAFile(path.to_owned()));
+        }
+        let directory = self.path();
+        let directory_owner = fs::metadata(&directory)
+            .map_err(ReadError::io(&directory))?
+            .uid();
+        if metadata.uid() != 0 && metadata.uid() != directory_owner {
+            return Err(ReadError::Owner {
+                path: path.to_owned(),
+                uid: metadata.uid(),
+            });
+        }
+        Ok((file, metadata))
+    }
+}
+
+/// Says whether a file has these bytes, piece by piece.
+pub(crate) fn is_made_of(file: &File, pieces: &[&[u8]]) -> io::Result<bool> {
+    let mut buffer = vec![0; AT_ONCE];
+    let mut at = 0;
+    for chunk in pieces.iter().flat_map(|piece| piece.chunks(AT_ONCE)) {
+        let read = &mut buffer[..chunk.len()];
+        match file.read_exact_at(read, at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            outcome => outcome?,
+        }
+        if read != chunk {
+            return Ok(false);
+        }
+        at += chunk.len() as u64;
+    }
+    Ok(file.read_at(&mut buffer, at)? == 0)
+}
+
+/// Reads a file of that size as it is known now, or a byte more than a store
+/// may have.
+fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(size.min(store::MAX_BYTES + 1)).unwrap_or_default();
+    let mut bytes = Vec::new();
+    if size >= LARGE {
+        bytes = vec![0; size];
+        let (one, other) = bytes.split_at_mut(size / 2);
+        let halfway = one.len() as u64;
+        let read = thread::scope(|scope| {
+            let one = scope.spawn(|| file.read_exact_at(one, 0));
+            let other = file.read_exact_at(other, halfway);
+            one.join()
+                .unwrap_or_else(|_| Err(io::Error::other("a thread ended")))
+                .and(other)
+        });
+        match read {
+            // It has become shorter.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => bytes.clear(),
+            read => read?,
+        }
+        file.seek(SeekFrom::Start(bytes.len() as u64))?;
+    } else {
+        bytes.reserve_exact(size + 1);
+    }
+    let rest = store::MAX_BYTES + 1 - bytes.len() as u64;
+    file.take(rest).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;
