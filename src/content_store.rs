@@ -26,7 +26,8 @@ pub struct ContentStore {
 }
 
 impl ContentStore {
-    /// The content stores that a Docker with this data root may use.
+    /// The content stores that a Docker with this data root may use, of those
+    /// that are there.
     #[must_use]
     pub fn of(data_root: &Path, containerd_root: Option<&Path>) -> Self {
         let roots = match containerd_root {
@@ -40,6 +41,7 @@ impl ContentStore {
             directories: roots
                 .into_iter()
                 .map(|root| root.join("io.containerd.content.v1.content/blobs"))
+                .filter(|directory| directory.is_dir())
                 .collect(),
         }
     }

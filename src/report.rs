@@ -102,8 +102,13 @@ impl Report {
         self
     }
 
+    /// Somebody reads what is said.
+    const fn is_read(&self) -> bool {
+        !self.json && self.quiet == 0
+    }
+
     fn say(&self, text: impl Into<Text>) {
-        if !self.json && self.quiet == 0 {
+        if self.is_read() {
             let text = text.into().render(self.stdout.colours);
             self.output.write(Stream::Stdout, text + "\n");
         }
@@ -116,9 +121,12 @@ impl Report {
         }
     }
 
+    /// Says many lines at once.
     fn say_all(&self, lines: Vec<Text>) {
-        for line in lines {
-            self.say(line);
+        if self.is_read() {
+            let lines = lines.iter().map(|line| line.render(self.stdout.colours));
+            let text: String = lines.flat_map(|line| [line, "\n".to_owned()]).collect();
+            self.output.write(Stream::Stdout, text);
         }
     }
 
@@ -128,7 +136,7 @@ impl Report {
     }
 
     fn is_live(&self) -> bool {
-        self.stdout.live && !self.json && self.quiet == 0
+        self.stdout.live && self.is_read()
     }
 
     /// Nothing is being done any more.
@@ -183,7 +191,9 @@ impl Report {
     /// The references, and what the model does not understand.
     pub fn status(&mut self, rows: Vec<Row>, unknown_keys: &[String]) {
         self.say_host();
-        self.say_all(table(&rows, self.room()));
+        if self.is_read() {
+            self.say_all(table(&rows, self.room()));
+        }
         let without = rows
             .iter()
             .filter(|row| row.state == crate::status::State::NoDigest)
