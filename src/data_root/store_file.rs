@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::{ImageDir, ReadError};
-use crate::store::{self, Store};
+use crate::store::{self, Store, StoreError};
 
 /// How much of a file is read at once where it need not be kept, in bytes.
 const AT_ONCE: usize = 256 * 1024;
@@ -95,6 +95,11 @@ impl ImageDir {
     pub fn look(&self) -> Result<Snapshot, ReadError> {
         let path = self.store_path();
         let (file, metadata) = self.open_store(&path)?;
+        if metadata.len() > store::MAX_BYTES {
+            let size = metadata.len();
+            let error = StoreError::TooLarge { size };
+            return Err(ReadError::Content { path, error });
+        }
         let stamp = Stamp::of(&metadata, SystemTime::now());
         let bytes = read(file, metadata.len()).map_err(ReadError::io(&path))?;
         match Store::parse(bytes) {
