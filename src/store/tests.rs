@@ -126,6 +126,18 @@ fn characters_are_escaped_as_go_does() {
     assert_eq!(text(&parse(file)), file);
 }
 
+/// As somebody's editor may have left them.
+#[test]
+fn characters_that_go_escapes_are_escaped_wherever_they_come_from() {
+    for (read, written) in [("<", "\\u003c"), ("&", "\\u0026"), ("\u{2028}", "\\u2028")] {
+        let file = |odd: &str| {
+            format!(r#"{{"Repositories":{{"a{odd}":{{"a:{odd}":"{odd}"}},"b":{{"b:1":"{ID}"}}}}}}"#)
+        };
+        assert_eq!(text(&parse(&file(read))), file(written));
+        assert_eq!(text(&parse(&file(written))), file(written));
+    }
+}
+
 #[test]
 fn unknown_top_level_keys_stay_where_and_as_they_are() {
     for file in [
