@@ -3,6 +3,7 @@
 mod apply;
 mod change;
 mod doctor;
+mod event_loop;
 mod export;
 mod guard;
 mod history;
@@ -12,6 +13,7 @@ mod plan;
 mod recover;
 mod rollback;
 mod status;
+mod unread;
 mod verify;
 
 use std::io;
@@ -21,13 +23,16 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use crate::cli::{Command, HostArgs, RequestArgs};
+use crate::commands::event_loop::on_event_loop;
 use crate::data_root::{ImageDir, ReadError, Snapshot};
 use crate::disturbance::{AssessError, ContainerPolicy, Disturbance, Obstacle, assess};
 use crate::engine::UnixEngine;
 use crate::grounds::{self, Grounds};
 use crate::history::HistoryError;
 use crate::history::who::own_service;
-use crate::host::{Flags, Host, HostError, Managed, Management, find_managed, find_offline};
+use crate::host::{
+    Finding, Flags, Host, HostError, Managed, Management, find_managed, find_offline,
+};
 use crate::image_db::ImageDb;
 use crate::journal::{Journal, JournalError};
 use crate::plan::{Plan, Refusal, Request};
@@ -52,19 +57,19 @@ const LOOK_AT_ALL: &str =
     "to see all that stands in the way: digestfix doctor, with the same options for the host";
 
 /// Runs a command.
-pub async fn run(command: Command) -> Exit {
+pub fn run(command: Command) -> Exit {
     match command {
-        Command::Status(args) => status::run(&args).await,
-        Command::Plan(args) => plan::run(&args).await,
-        Command::Apply(args) => apply::run(&args).await,
-        Command::Verify(args) => verify::run(&args).await,
-        Command::Export(args) => export::run(&args).await,
-        Command::Recover(args) => recover::run(&args).await,
-        Command::Guard(args) => guard::run(&args).await,
+        Command::Status(args) => on_event_loop(status::run(&args)),
+        Command::Plan(args) => on_event_loop(plan::run(&args)),
+        Command::Apply(args) => apply::run(&args),
+        Command::Verify(args) => on_event_loop(verify::run(&args)),
+        Command::Export(args) => on_event_loop(export::run(&args)),
+        Command::Recover(args) => on_event_loop(recover::run(&args)),
+        Command::Guard(args) => on_event_loop(guard::run(&args)),
         Command::HoldPorts(args) => hold_ports::run(&args),
-        Command::History(args) => history::run(&args).await,
-        Command::Rollback(args) => rollback::run(&args).await,
-        Command::Doctor(args) => doctor::run(&args).await,
+        Command::History(args) => on_event_loop(history::run(&args)),
+        Command::Rollback(args) => on_event_loop(rollback::run(&args)),
+        Command::Doctor(args) => on_event_loop(doctor::run(&args)),
     }
 }
 
@@ -106,6 +111,8 @@ enum Stop {
     NoSuchName(String),
     #[error("standard output: {0}")]
     Output(io::Error),
+    #[error("the running Docker has references that the file does not have")]
+    OnlyInEngine(Vec<(String, String)>),
     #[error("{0} received")]
     Interrupted(&'static str),
     #[error(transparent)]
@@ -170,6 +177,20 @@ impl Stop {
             Self::Obstacles(obstacles) => {
                 next = Some(LOOK_AT_ALL.to_owned());
                 obstacles.iter().map(ToString::to_string).collect()
+            }
+            Self::OnlyInEngine(references) => {
+                let image = references.first().map_or("IMAGE", |(_, image)| image);
+                next = Some(format!(
+                    "have Docker write down what it has, which takes that change of the file back: docker tag \
+                     {image} digestfix:now && docker rmi digestfix:now; then the same command again"
+                ));
+                let lost = references.iter().map(|(reference, image)| {
+                    format!(
+                        "{reference}: the running Docker has it at {image}, and the file, which somebody has \
+                         changed since Docker started, has not: a restart would lose it"
+                    )
+                });
+                lost.collect()
             }
             Self::Host(_) | Self::Read(_) | Self::Assess(_) => {
                 next = Some(LOOK_AT_ALL.to_owned());
@@ -271,14 +292,7 @@ enum Reach {
 impl Site {
     async fn find(args: &HostArgs, reach: Reach) -> Result<Self, Stop> {
         let site = Self::look_for(args, reach).await?;
-        for finding in &site.host.sources {
-            tracing::info!(
-                source = finding.source,
-                "{}: {}",
-                finding.fact,
-                finding.value
-            );
-        }
+        log(&site.host.sources);
         Ok(site)
     }
 
@@ -314,6 +328,18 @@ impl Site {
             (Some(bus), Management::Managed(managed)) => Some((bus, managed)),
             _ => None,
         }
+    }
+}
+
+/// What was found where.
+fn log(sources: &[Finding]) {
+    for finding in sources {
+        tracing::info!(
+            source = finding.source,
+            "{}: {}",
+            finding.fact,
+            finding.value
+        );
     }
 }
 

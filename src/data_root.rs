@@ -131,6 +131,12 @@ impl ImageDir {
         Ok(ids)
     }
 
+    /// The volume database, which a dockerd keeps locked for as long as it lives.
+    #[must_use]
+    pub fn volume_database(&self) -> PathBuf {
+        self.data_root.join("volumes/metadata.db")
+    }
+
     /// Says whether a dockerd has this data root open: it keeps its volume
     /// database (`volumes/metadata.db`, a bolt file) locked for as long as it
     /// lives, whatever its name, unit or namespace.
@@ -138,7 +144,7 @@ impl ImageDir {
     /// # Errors
     /// When the database is there and cannot be looked at.
     pub fn is_in_use(&self) -> Result<bool, ReadError> {
-        let path = self.data_root.join("volumes/metadata.db");
+        let path = self.volume_database();
         let database = match File::open(&path) {
             Ok(database) => database,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -156,7 +162,7 @@ impl ImageDir {
     /// The process that has this data root open, where that can be seen.
     #[must_use]
     pub fn user(&self) -> Option<u32> {
-        user_of(&self.data_root.join("volumes/metadata.db"))
+        user_of(&self.volume_database())
     }
 }
 
@@ -166,15 +172,21 @@ pub(crate) fn user_of(path: &Path) -> Option<u32> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
     processes
         .filter_map(|process| process.file_name().to_str()?.parse().ok())
-        .find(|pid| holds_open(*pid, &file))
+        .find(|pid| holds_open(Path::new("/proc"), *pid, &file) == Some(true))
 }
 
-fn holds_open(pid: u32, sought: &fs::Metadata) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return false;
-    };
-    descriptors.flatten().any(|descriptor| {
-        fs::metadata(descriptor.path())
-            .is_ok_and(|file| file.dev() == sought.dev() && file.ino() == sought.ino())
-    })
+/// Says whether a process has a file open; none where that is hidden, as it is
+/// from a service with few capabilities (`ptrace(2)`, access mode checking).
+pub(crate) fn holds_open(proc: &Path, pid: u32, sought: &fs::Metadata) -> Option<bool> {
+    let descriptors = fs::read_dir(proc.join(pid.to_string()).join("fd")).ok()?;
+    for descriptor in descriptors.flatten() {
+        match fs::metadata(descriptor.path()) {
+            Ok(file) if file.dev() == sought.dev() && file.ino() == sought.ino() => {
+                return Some(true);
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+            _ => {}
+        }
+    }
+    Some(false)
 }

@@ -139,6 +139,8 @@ pub trait Engine {
     async fn watch_reloads(&self) -> Result<Self::Reloads, EngineError>;
     /// The image that a reference leads to; none when the engine finds none.
     async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError>;
+    /// It has an image of this ID, whatever its names.
+    async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError>;
     /// Every tag and digest that the engine has.
     async fn references(&self) -> Result<References, EngineError>;
 }

@@ -18,9 +18,11 @@ mod daemon;
 mod daemon_json;
 mod daemon_json_edit;
 mod dockerd_args;
+mod engine_start;
 mod error;
 mod examine;
 mod exec_start;
+mod glance;
 mod image_dir;
 mod settle;
 #[cfg(test)]
@@ -28,8 +30,10 @@ mod tests;
 
 pub use daemon_json::DaemonJsonError;
 pub use daemon_json_edit::{says_live_restore, with_live_restore};
+pub use engine_start::{EngineStart, PID_FILE, PROC};
 pub use error::HostError;
 pub use examine::{Examined, examine};
+pub use glance::{Glance, Unclear};
 pub use image_dir::is_driver_name;
 pub use settle::Finding;
 

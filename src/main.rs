@@ -6,7 +6,6 @@ use clap::Parser;
 use digestfix::cli::{Cli, Command};
 use digestfix::commands;
 use digestfix::completion;
-use digestfix::interrupt;
 use digestfix::output::Output;
 use tracing::level_filters::LevelFilter;
 
@@ -25,11 +24,15 @@ fn main() -> ExitCode {
         Command::Rollback(args) => args.output.verbose,
         Command::Doctor(args) => args.output.verbose,
     };
-    let level = match verbose {
-        0 => LevelFilter::OFF,
-        1 => LevelFilter::INFO,
-        _ => LevelFilter::DEBUG,
-    };
+    match verbose {
+        0 => {}
+        1 => log(LevelFilter::INFO),
+        _ => log(LevelFilter::DEBUG),
+    }
+    ExitCode::from(commands::run(cli.command) as u8)
+}
+
+fn log(level: LevelFilter) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(|| Output::of_process().log())
@@ -38,28 +41,4 @@ fn main() -> ExitCode {
         // end the program half-way.
         .log_internal_errors(false)
         .init();
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!(
-                "digestfix: failed: no event loop can be had: {error}\n  Now:  nothing was touched"
-            );
-            return ExitCode::from(1);
-        }
-    };
-    let exit = runtime.block_on(async {
-        let exit = commands::run(cli.command).await;
-        let output = Output::of_process();
-        // The host is whole by now. Whoever does not read may be waited for,
-        // but not for longer than anybody likes.
-        tokio::select! {
-            () = output.drained() => {}
-            () = interrupt::again() => {}
-        }
-        exit
-    });
-    ExitCode::from(exit as u8)
 }

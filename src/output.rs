@@ -8,10 +8,13 @@
 //! waited for or lose lines; it holds no more than a run has to say. It is one
 //! queue for both streams, so their lines keep their order. It is waited for in
 //! the end ([`Output::drained`]), when the host is whole.
+//!
+//! The thread is there from [`Output::wait_for_nobody`] on. A command that does
+//! nothing that could be kept waiting has none, and writes by itself.
 
 use std::io;
-use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,11 +42,11 @@ enum Said {
 }
 
 /// Both streams of this process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Output {
-    /// None when the system has no thread to give: better to wait for readers
-    /// than to leave a host as it is.
-    queue: Option<Sender<Said>>,
+    /// None within when the system has no thread to give: better to wait for
+    /// readers than to leave a host as it is.
+    queue: Arc<OnceLock<Option<Sender<Said>>>>,
 }
 
 impl Output {
@@ -51,20 +54,25 @@ impl Output {
     #[must_use]
     pub fn of_process() -> Self {
         static OUTPUT: OnceLock<Output> = OnceLock::new();
-        OUTPUT.get_or_init(|| Self::to(Process)).clone()
+        OUTPUT.get_or_init(Self::default).clone()
     }
 
-    fn to(streams: impl Streams + Send + 'static) -> Self {
-        let (queue, said) = mpsc::channel();
-        let thread = thread::Builder::new().name("output".to_owned());
-        let spawned = thread.spawn(move || write_all(&said, streams));
-        Self {
-            queue: spawned.is_ok().then_some(queue),
-        }
+    /// From here on, no reader is waited for.
+    pub fn wait_for_nobody(&self) {
+        self.queue_to(Process);
+    }
+
+    fn queue_to(&self, streams: impl Streams + Send + 'static) {
+        self.queue.get_or_init(|| {
+            let (queue, said) = mpsc::channel();
+            let thread = thread::Builder::new().name("output".to_owned());
+            let spawned = thread.spawn(move || write_all(&said, streams));
+            spawned.is_ok().then_some(queue)
+        });
     }
 
     fn say(&self, said: Said) {
-        match &self.queue {
+        match self.queue.get().and_then(Option::as_ref) {
             Some(queue) => {
                 // The thread ends only with the process.
                 let _ = queue.send(said);
@@ -199,7 +207,9 @@ mod tests {
     fn stopped() -> (Output, Reader) {
         let (written, read) = mpsc::channel();
         let (go_on, goes_on) = mpsc::channel();
-        (Output::to(Stopped { written, goes_on }), (go_on, read))
+        let output = Output::default();
+        output.queue_to(Stopped { written, goes_on });
+        (output, (go_on, read))
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::cli::OutputArgs;
 use crate::container::Change;
-use crate::host::{Host, Management};
+use crate::host::{Glance, Host, Management};
 use crate::output::{self, Output, Stream};
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::status::Row;
@@ -25,6 +25,7 @@ mod look;
 mod observer;
 mod table;
 mod text;
+mod unread;
 
 use document::{
     ChangeDocument, ClaimDocument, ContainerChangeDocument, Document, HostDocument,
@@ -165,6 +166,18 @@ impl Report {
         });
     }
 
+    /// Where Docker is, by files alone. They do not tell the engine's version.
+    pub fn glance(&mut self, glance: &Glance) {
+        self.document.host = Some(HostDocument {
+            data_root: glance.images.data_root().to_owned(),
+            driver: glance.images.driver().to_owned(),
+            unit: Some(glance.unit.clone()),
+            config_file: Some(glance.config_file.clone()),
+            engine: None,
+            offline: false,
+        });
+    }
+
     /// Docker's unit, where there is one.
     #[must_use]
     pub fn unit(&self) -> Option<&str> {
@@ -270,7 +283,13 @@ impl Report {
         for target in plan.targets.iter().filter(|target| target.holds) {
             let basis = target.reference.digest().map(|_| basis_of(target));
             let basis = basis.map_or(String::new(), |basis| format!("  ({basis})"));
-            self.say(format!("  {} holds already{basis}", target.claim));
+            match self.is_unread(&target.reference) {
+                false => self.say(format!("  {} holds already{basis}", target.claim)),
+                true => self.say(Tone::Doubtful.of(format!(
+                    "! {} is in the file, and Docker has not read that{basis}",
+                    target.claim
+                ))),
+            }
         }
         for removal in &plan.removals {
             if !plan
@@ -278,7 +297,12 @@ impl Report {
                 .iter()
                 .any(|change| change.reference == *removal)
             {
-                self.say(format!("  {removal} is not there, nothing to remove"));
+                match self.is_unread(removal) {
+                    false => self.say(format!("  {removal} is not there, nothing to remove")),
+                    true => self.say(Tone::Doubtful.of(format!(
+                        "! {removal} is not in the file, and Docker has it still"
+                    ))),
+                }
             }
         }
         let mut repository = None;

@@ -140,7 +140,13 @@ impl Store {
         moby_json::write(self)
     }
 
-    /// The same in one piece.
+    /// The file that it was read from, whatever its form.
+    #[must_use]
+    pub fn text_as_read(&self) -> Text {
+        moby_json::as_read(self)
+    }
+
+    /// What [`Store::text`] has, in one piece.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         self.text().pieces().concat()

@@ -43,6 +43,7 @@ mod record;
 pub mod recovery;
 mod rendered;
 pub mod swap;
+pub mod unread;
 
 use aim::Aim;
 use daemon::Daemon;
@@ -180,8 +181,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.heed_interrupt().await?;
         self.progress.begin("writing the new references");
         self.write_staged()?;
-        self.progress
-            .step(Step::Stage, "new references written beside the old ones");
+        let written = match self.plan.is_empty() {
+            false => "new references written beside the old ones",
+            true => "a copy of the references written beside them",
+        };
+        self.progress.step(Step::Stage, written);
         Ok(())
     }
 

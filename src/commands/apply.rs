@@ -1,31 +1,39 @@
 //! `digestfix apply`
 
 use crate::cli::ApplyArgs;
-use crate::commands::change::{Changed, Terms, Wish, change};
+use crate::commands::change::{Terms, Wish, change, holds_at_a_glance};
+use crate::commands::event_loop::on_event_loop;
 use crate::commands::outcome::tell;
-use crate::commands::{Stop, request};
+use crate::commands::request;
 use crate::report::{Exit, Report};
 
-pub(super) async fn run(args: &ApplyArgs) -> Exit {
+pub(super) fn run(args: &ApplyArgs) -> Exit {
     let mut report = Report::new("apply", &args.output).observed(args.metrics.file());
-    match apply(args, &mut report).await {
-        Ok(None) => {
-            report.done(false, None);
-            report.line("Nothing to do: all that is claimed of this host holds already.");
-            report.end(Exit::Done)
-        }
-        Ok(Some((outcome, disturbance))) => tell(outcome, disturbance.as_ref(), report),
-        Err(stop) => stop.tell(report),
+    let request = match request(&args.request, &mut report) {
+        Ok(request) => request,
+        Err(stop) => return stop.tell(report),
+    };
+    // A JSON document names the engine's version, which only that can tell.
+    if !args.output.json && holds_at_a_glance(&request, &args.host, &mut report) {
+        return nothing_to_do(report);
     }
-}
-
-async fn apply(args: &ApplyArgs, report: &mut Report) -> Result<Option<Changed>, Stop> {
-    let request = request(&args.request, report)?;
     let terms = Terms {
         containers: args.containers.containers,
         wait: args.lock.wait,
         limits: (&args.retention).into(),
         host: &args.host,
     };
-    change(&Wish::Claims(&request), &terms, report).await
+    on_event_loop(async {
+        match change(&Wish::Claims(&request), &terms, &mut report).await {
+            Ok(None) => nothing_to_do(report),
+            Ok(Some((outcome, disturbance))) => tell(outcome, disturbance.as_ref(), report),
+            Err(stop) => stop.tell(report),
+        }
+    })
+}
+
+fn nothing_to_do(mut report: Report) -> Exit {
+    report.done(false, None);
+    report.line("Nothing to do: all that is claimed of this host holds already.");
+    report.end(Exit::Done)
 }

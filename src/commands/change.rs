@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::geteuid;
+
 use crate::cli::HostArgs;
 use crate::commands::recover::{recover, settled_site};
 use crate::commands::{
-    Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, rollback, survey,
+    Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, log, rollback, survey, unread,
 };
 use crate::data_root::Snapshot;
 use crate::disturbance::{ContainerPolicy, Disturbance, Obstacle};
 use crate::history;
-use crate::host::{Flags, HostError, probable_data_root};
+use crate::host::{Flags, Glance, HostError, probable_data_root};
 use crate::interrupt::Interrupt;
 use crate::journal::Journal;
 use crate::plan::Request;
@@ -60,6 +62,30 @@ impl<'a> Wish<'a> {
     }
 }
 
+/// Files alone say that claims hold, and that the running engine has read
+/// them. Where they do not, the host is asked, and nothing is told yet.
+pub(super) fn holds_at_a_glance(request: &Request, host: &HostArgs, report: &mut Report) -> bool {
+    if host.offline || !geteuid().is_root() {
+        return false;
+    }
+    let glance = match Glance::new(&Flags::from(host)) {
+        Ok(glance) => glance,
+        Err(unclear) => {
+            tracing::debug!("files alone do not settle it: {unclear}");
+            return false;
+        }
+    };
+    let plan = match Draft::new(&glance.images, &Aim::Claims(request)) {
+        Ok(draft) if draft.plan.is_empty() && glance.still_holds() => draft.plan,
+        _ => return false,
+    };
+    log(&glance.sources);
+    report.glance(&glance);
+    report.plan(&plan);
+    report.say_skipped(&plan);
+    true
+}
+
 /// Makes a wish come true. None when there is nothing to do.
 pub(super) async fn change(
     wish: &Wish<'_>,
@@ -96,7 +122,9 @@ pub(super) async fn change(
     let aim = wish.aim(&site, report)?;
     let draft = Draft::again(site.images(), &aim, seen)?;
     report.plan(&draft.plan);
-    if draft.plan.is_empty() {
+    let unread = unread::of_draft(&site, &draft).await?;
+    report.unread(&unread);
+    if draft.plan.is_empty() && unread.is_empty() {
         return Ok(None);
     }
     let (disturbance, obstacles) = survey(&site, terms.containers).await?;
@@ -158,7 +186,7 @@ async fn look(
     };
     let draft = Draft::new(site.images(), &aim)?;
     report.plan(&draft.plan);
-    if draft.plan.is_empty() {
+    if draft.plan.is_empty() && unread::of_draft(&site, &draft).await?.is_empty() {
         report.say_skipped(&draft.plan);
         return Ok(None);
     }

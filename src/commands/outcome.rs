@@ -22,7 +22,7 @@ pub(super) fn tell(
             containers,
         } => {
             report.plan(&plan);
-            let changed = backup.is_some();
+            let changed = backup.is_some() || report.has_unread();
             if let Some(backup) = &backup {
                 report.speak_of_change(&plan);
                 report.line(&format!(
@@ -30,6 +30,9 @@ pub(super) fn tell(
                     backup.display()
                 ));
                 report.say_way_back();
+            } else if changed {
+                report.speak_of_change(&plan);
+                report.line("\nDone. Docker has read the file, which is as it was.");
             } else {
                 report.line("\nNothing had to be changed in the end.");
             }

@@ -1,7 +1,7 @@
 //! `digestfix plan`
 
 use crate::cli::PlanArgs;
-use crate::commands::{Draft, Reach, Site, Stop, request, survey, warn_of_unfinished};
+use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_unfinished};
 use crate::report::{Exit, Report};
 use crate::transaction::aim::Aim;
 
@@ -19,11 +19,13 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     report.host(&site.host);
     warn_of_unfinished(&site, report);
     let draft = Draft::new(site.images(), &Aim::Claims(&request))?;
+    let unread = unread::of_draft(&site, &draft).await?;
     report.plan(&draft.plan);
+    report.unread(&unread);
     report.say_host();
     report.say_plan(&draft.plan);
     report.say_skipped(&draft.plan);
-    if draft.plan.is_empty() {
+    if draft.plan.is_empty() && unread.is_empty() {
         report.line("\nNothing to do.");
         return Ok(Exit::Done);
     }

@@ -1,7 +1,7 @@
 //! `digestfix verify`
 
 use crate::cli::VerifyArgs;
-use crate::commands::{Draft, Reach, Site, Stop, engine_at, request, warn_of_unfinished};
+use crate::commands::{Draft, Reach, Site, Stop, engine_at, request, unread, warn_of_unfinished};
 use crate::disturbance::AssessError;
 use crate::engine::{Engine, EngineError};
 use crate::host::Managed;
@@ -22,28 +22,41 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
-    let plan = Draft::new(site.images(), &Aim::Claims(&request))?.plan;
-    report.plan(&plan);
+    let draft = Draft::new(site.images(), &Aim::Claims(&request))?;
+    let plan = &draft.plan;
+    report.plan(plan);
     let running = site
         .managed()
         .map(|(_, managed)| managed)
         .filter(|managed| managed.engine.is_some());
     let answers = match running {
-        Some(managed) => Some(ask(managed, &plan).await.map_err(AssessError::from)?),
+        Some(managed) => Some(ask(managed, plan).await.map_err(AssessError::from)?),
         None => None,
     };
-    report.verified(&plan, answers.as_deref());
-    report.say_skipped(&plan);
+    report.verified(plan, answers.as_deref());
+    report.say_skipped(plan);
     let engine_agrees = answers.is_none_or(|answers| answers.iter().all(|holds| *holds));
     if plan.is_empty() && engine_agrees {
         report.line("All of it holds.");
         return Ok(Exit::Done);
     }
-    if plan.is_empty() {
-        report.line("The running engine has not read the file as it is now: restart Docker.");
-    } else {
+    if !plan.is_empty() {
         report.line("Not all of it holds. To make it so: digestfix apply, with the same claims.");
+        return Ok(Exit::Pending);
     }
+    report.line(match unread::of_draft(&site, &draft).await {
+        Ok(unread) if unread.is_empty() => {
+            "The running engine does not find what is in the file: look into Docker's journal."
+        }
+        Ok(_) => {
+            "The running engine has not read the file as it is now. To have it read: digestfix apply, with \
+             the same claims."
+        }
+        Err(_) => {
+            "The running engine has not read the file as it is now. What stands in the way of that: \
+             digestfix plan, with the same claims."
+        }
+    });
     Ok(Exit::Pending)
 }
 

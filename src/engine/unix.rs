@@ -19,6 +19,7 @@ use serde_json::json;
 use tokio::net::UnixStream;
 
 use crate::container::{Container, Inspection, RestartPolicy};
+use crate::digest::ImageId;
 use crate::engine::{Engine, EngineError, Info, References, Reloads};
 use crate::reference::Reference;
 
@@ -360,6 +361,11 @@ impl Engine for UnixEngine {
         let name = reference.familiar().replace('[', "%5B").replace(']', "%5D");
         let answer: Option<ImageAnswer> = self.get_json(&format!("/images/{name}/json")).await?;
         Ok(answer.map(|image| image.id))
+    }
+
+    async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError> {
+        let answer: Option<ImageAnswer> = self.get_json(&format!("/images/{id}/json")).await?;
+        Ok(answer.is_some())
     }
 
     async fn references(&self) -> Result<References, EngineError> {

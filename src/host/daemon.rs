@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::engine::{Engine, Info};
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
+use crate::host::engine_start::PROC;
 use crate::host::settle::{DEFAULT, FILE, FLAG, Finding, UNIT, settled};
 use crate::host::{Flags, HostError, Managed, exec_start, image_dir};
 use crate::systemd::{Service, ServiceManager, Unit};
@@ -224,19 +225,19 @@ pub(super) fn command_line(unit: &Unit, service: &Service) -> Result<CommandLine
     if command.is_dockerd() || service.main_pid == 0 {
         return Ok(command);
     }
-    let Ok(bytes) = fs::read(format!("/proc/{}/cmdline", service.main_pid)) else {
-        return Ok(command);
-    };
+    let running = running_command(Path::new(PROC), service.main_pid);
+    Ok(running.unwrap_or(command))
+}
+
+/// The command line of a process, where that is a dockerd.
+pub(super) fn running_command(proc: &Path, pid: u32) -> Option<CommandLine> {
+    let bytes = fs::read(proc.join(pid.to_string()).join("cmdline")).ok()?;
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     let words = bytes
         .split(|byte| *byte == 0)
         .map(|word| String::from_utf8_lossy(word).into_owned());
     let running = CommandLine::new(words.collect());
-    Ok(if running.is_dockerd() {
-        running
-    } else {
-        command
-    })
+    running.is_dockerd().then_some(running)
 }
 
 pub(super) fn config_file(flags: &Flags, args: &DockerdArgs) -> Result<Finding, HostError> {

@@ -111,6 +111,15 @@ impl DaemonJson {
             .and_then(|features| features.get("containerd-snapshotter"))
             == Some(&true)
     }
+
+    /// Something of containerd is switched on, be it the image store or what
+    /// leads to it.
+    #[must_use]
+    pub fn names_containerd(&self) -> bool {
+        let features = self.features.iter().flatten();
+        let mut on = features.filter(|(_, is_on)| **is_on);
+        on.any(|(name, _)| name.starts_with("containerd"))
+    }
 }
 
 #[cfg(test)]

@@ -37,9 +37,7 @@ impl DockerdArgs {
                 break;
             }
             if name == "--live-restore" {
-                // As strconv.ParseBool takes it.
-                let off = ["0", "f", "F", "false", "FALSE", "False"];
-                found.live_restore = Some(!value.is_some_and(|value| off.contains(&value)));
+                found.live_restore = Some(!value.is_some_and(is_false));
                 continue;
             }
             if matches!(
@@ -91,6 +89,21 @@ impl DockerdArgs {
         // What Go's strconv.ParseBool takes for true.
         named.is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
     }
+
+    /// Something of containerd is switched on, be it the image store or what
+    /// leads to it.
+    #[must_use]
+    pub fn names_containerd(&self) -> bool {
+        self.features.iter().any(|feature| {
+            let (name, value) = feature.split_once('=').unwrap_or((feature, "true"));
+            name.starts_with("containerd") && !is_false(value)
+        })
+    }
+}
+
+/// What Go's `strconv.ParseBool` takes for false.
+fn is_false(value: &str) -> bool {
+    matches!(value, "0" | "f" | "F" | "false" | "FALSE" | "False")
 }
 
 fn split(argument: &str) -> (&str, Option<&str>) {

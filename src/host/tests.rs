@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::container::{Container, RestartPolicy};
+use crate::digest::ImageId;
 use crate::engine::EngineError;
 use crate::engine::{References, Reloads};
 use crate::reference::Reference;
@@ -146,6 +147,9 @@ impl Engine for FakeEngine {
         unreachable!()
     }
     async fn image(&self, _: &Reference) -> Result<Option<String>, EngineError> {
+        unreachable!()
+    }
+    async fn has_image(&self, _: &ImageId) -> Result<bool, EngineError> {
         unreachable!()
     }
     async fn references(&self) -> Result<References, EngineError> {

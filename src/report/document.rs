@@ -56,6 +56,8 @@ pub(super) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<ChangeDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub disturbance: Option<DisturbanceDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<PathBuf>,

@@ -46,6 +46,13 @@ impl Text {
     }
 }
 
+pub(super) fn as_read(store: &Store) -> Text {
+    Text {
+        pieces: vec![Piece::Read(0..store.file.text.len())],
+        file: Arc::clone(&store.file),
+    }
+}
+
 pub(super) fn write(store: &Store) -> Text {
     let mut writer = Writer {
         file: &store.file,

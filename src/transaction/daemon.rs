@@ -258,7 +258,11 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
                 )));
             }
         }
-        for reference in plan.dropped() {
+        let gone = plan
+            .removals
+            .iter()
+            .filter(|one| plan.after.get(one).is_none());
+        for reference in plan.dropped().chain(gone) {
             if let Some(image) = self.engine.image(reference).await? {
                 return Err(Failure::EngineDisagrees(format!(
                     "{reference} was dropped, and it still finds {image}"

@@ -28,7 +28,11 @@ impl Rendered {
     /// Hashes both files and writes the new one beside `live`, all at the same
     /// time, as these three are what takes longest.
     pub(super) fn new(live: &Path, before: &Store, plan: &Plan) -> Self {
-        let text = plan.after.text();
+        // Without any change, the very bytes that are there.
+        let text = match plan.is_empty() {
+            true => before.text_as_read(),
+            false => plan.after.text(),
+        };
         let pieces = text.pieces();
         let (before, after, written) = thread::scope(|scope| {
             let before = scope.spawn(|| hash(before.as_read()));

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::container::{RestartPolicy, Status};
+use crate::digest::ImageId;
 use crate::disturbance::{ContainerPolicy, Disturbance};
 use crate::engine::{EngineError, Info, References, Reloads};
 use crate::host::{Flags, Managed, says_live_restore, with_live_restore};
@@ -26,6 +27,8 @@ use crate::transaction::outcome::DockerNow;
 mod interrupted;
 
 mod record;
+
+mod unread;
 
 const STORE: &str = r#"{"Repositories":{"a":{"a:1":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}}"#;
 const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
@@ -506,6 +509,11 @@ impl Engine for World {
             return Ok(Some(format!("sha256:{}", "b".repeat(64))));
         }
         Ok(self.has.borrow().get(&reference.familiar()).cloned())
+    }
+
+    async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError> {
+        let has = self.has.borrow();
+        Ok(has.values().any(|image| *image == id.to_string()))
     }
 
     async fn references(&self) -> Result<References, EngineError> {

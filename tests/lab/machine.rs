@@ -241,6 +241,25 @@ impl Machine {
         self.run(&[&["digestfix"], words].concat())
     }
 
+    /// Runs digestfix, and gives each call that connects it to somebody, or begins
+    /// a thread.
+    #[track_caller]
+    pub fn connections(&self, words: &[&str]) -> String {
+        let calls = "/run/lab-calls";
+        let traced = [
+            "strace",
+            "-f",
+            "-qq",
+            "-e",
+            "trace=connect,clone,clone3",
+            "-o",
+            calls,
+            "digestfix",
+        ];
+        self.run(&[&traced, words].concat()).exits(0);
+        self.sh(&format!("grep -E \"connect|clone\" {calls} || true"))
+    }
+
     /// Runs digestfix with a fault injected.
     pub fn injected(&self, injection: &str, words: &[&str]) -> Run {
         let command = injecting(injection);

@@ -1,6 +1,6 @@
 //! The main job: an image without a digest gets it back, and runs by it.
 
-use crate::machine::{APP, Machine, STORE, Suite};
+use crate::machine::{APP, Machine, OTHER, Run, STORE, Suite};
 
 /// Build, push, save, remove, load: done once, when the machine was prepared.
 fn repairs(machine: &Machine) {
@@ -123,6 +123,100 @@ fn what_holds_already_is_left_alone() {
 
     assert!(again.stdout.contains("Nothing to do"), "{}", again.stdout);
     assert_eq!(look(), before);
+
+    nobody_is_asked(&machine, &again);
+    what_is_edited_by_hand_is_read(&machine);
+    an_edit_that_lost_something_is_refused(&machine);
+}
+
+/// Where files alone settle it; the answer is the same when they do not.
+fn nobody_is_asked(machine: &Machine, alone: &Run) {
+    let claim = machine.claim("app");
+    assert_eq!(machine.connections(&["apply", &claim]), "");
+    // A new start of Docker, a reload and its own claims change nothing in that.
+    machine.sh("systemctl restart docker; systemctl reload docker");
+    assert_eq!(machine.connections(&["apply", &claim]), "");
+
+    machine.sh("mv /run/docker.pid /run/aside");
+    let asked = machine.digestfix(&["apply", &claim]).exits(0);
+    let connections = machine.connections(&["apply", &claim]);
+    machine.sh("mv /run/aside /run/docker.pid");
+    assert!(
+        connections.contains("bus") && connections.contains("docker.sock"),
+        "{connections}"
+    );
+    assert_eq!(
+        (&asked.stdout, &asked.stderr),
+        (&alone.stdout, &alone.stderr)
+    );
+    // The engine's version is asked for.
+    let json = machine.digestfix(&["apply", "--json", &claim]).exits(0);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert!(json["host"]["engine"].is_string(), "{json}");
+}
+
+/// What a script leaves that puts a digest into the file and starts nothing anew.
+fn add_digest(machine: &Machine, name: &str) {
+    let repository = format!("localhost:5000/lab/{name}");
+    let (digest, id) = (machine.digest(name), machine.id(name));
+    machine.sh(&format!(
+        "jq -c '.Repositories[\"{repository}\"][\"{repository}@{digest}\"]=\"{id}\"' {STORE} >/run/edited
+         cp /run/edited {STORE}"
+    ));
+}
+
+/// It is in the file, and the engine would lose it at its next change.
+fn what_is_edited_by_hand_is_read(machine: &Machine) {
+    let (claim, other) = (machine.claim("app"), machine.claim("other"));
+    machine.load("other");
+    add_digest(machine, "other");
+    let edited = machine.store();
+    assert!(!machine.engine_has("other"));
+    // Of what the engine has there is nothing to say.
+    let pid = machine.main_pid();
+    assert_ne!(machine.connections(&["apply", &claim]), "");
+    assert_eq!(machine.main_pid(), pid);
+
+    let plan = machine.digestfix(&["plan", &other]).exits(4);
+    assert!(plan.stdout.contains("has not read"), "{}", plan.stdout);
+    let run = machine.digestfix(&["apply", "--json", &other]).exits(0);
+
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let reference = format!("{OTHER}@{}", machine.digest("other"));
+    assert_eq!(json["unread"], serde_json::json!([reference]));
+    assert_eq!(json["changed"], true);
+    assert_eq!(json["changes"], serde_json::json!([]));
+    assert!(machine.engine_has("other"));
+    assert_eq!(machine.store(), edited);
+    machine.is_whole();
+    assert_eq!(machine.connections(&["apply", &claim, &other]), "");
+}
+
+/// The engine has a tag that a copy of the file, put back later, lacks.
+fn an_edit_that_lost_something_is_refused(machine: &Machine) {
+    let reference = format!("{OTHER}@{}", machine.digest("other"));
+    machine.sh(&format!(
+        "docker rmi {reference} >/dev/null; cp {STORE} /run/copy; docker tag {OTHER}:v1 lab/new:1
+         cp /run/copy {STORE}"
+    ));
+    add_digest(machine, "other");
+    let (pid, store) = (machine.main_pid(), machine.store());
+
+    let refused = machine
+        .digestfix(&["apply", &machine.claim("other")])
+        .exits(3);
+
+    assert!(refused.stderr.contains("lab/new:1"), "{}", refused.stderr);
+    assert_eq!((machine.main_pid(), machine.store()), (pid, store));
+    // What it says to type is what helps.
+    let (_, cure) = refused.stderr.split_once("docker tag").unwrap();
+    let (cure, _) = cure.split_once("; then").unwrap();
+    machine.sh(&format!("docker tag{cure}"));
+    machine
+        .digestfix(&["apply", &machine.claim("other")])
+        .exits(0);
+    assert!(machine.engine_has("other"));
+    machine.sh("docker image inspect lab/new:1");
 }
 
 #[test]

@@ -1,0 +1,33 @@
+//! What commands run on that wait for systemd, Docker, signals or the clock.
+
+use crate::interrupt;
+use crate::output::Output;
+use crate::report::Exit;
+
+/// Runs a command, and waits until all that it said is read.
+pub(super) fn on_event_loop(command: impl Future<Output = Exit>) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!(
+                "digestfix: failed: no event loop can be had: {error}\n  Now:  nothing was touched"
+            );
+            return Exit::Failed;
+        }
+    };
+    let output = Output::of_process();
+    output.wait_for_nobody();
+    runtime.block_on(async {
+        let exit = command.await;
+        // The host is whole by now. Whoever does not read may be waited for,
+        // but not for longer than anybody likes.
+        tokio::select! {
+            () = output.drained() => {}
+            () = interrupt::again() => {}
+        }
+        exit
+    })
+}

@@ -1,0 +1,222 @@
+//! When a running dockerd began, against when a file last changed.
+//!
+//! dockerd reads `repositories.json` once, at its start: after it has written
+//! its pid file (moby 20.10 and 28.5 `daemonCLI.start`: `pidfile`, then
+//! `NewDaemon`, `NewReferenceStore`). What changed before that, it has read. A
+//! file that changed later is either what dockerd wrote itself, at a tag, pull
+//! or load, or what somebody else put there, which dockerd does not know and
+//! overwrites at its next change. The two cannot be told apart by the file.
+//!
+//! What changed is known by its `ctime`: renames and exchanges of names set that
+//! as writes do, and nobody can set it back. The start is known by two clocks,
+//! the time of the pid file and the start of the process: a clock that was set
+//! in between makes one of them lie, not both.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_getres, clock_gettime};
+use nix::unistd::{SysconfVar, sysconf};
+
+/// Where dockerd writes its process ID, unless it is told otherwise (moby
+/// `cmd/dockerd/config_unix.go`).
+pub const PID_FILE: &str = "/var/run/docker.pid";
+
+/// The kernel's account of processes (`proc(5)`).
+pub const PROC: &str = "/proc";
+
+/// The start of one process, as far as it can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineStart {
+    /// The earliest instant at which it can have begun.
+    process: SystemTime,
+    /// How much later that may have been.
+    process_within: Duration,
+    pid_file: Option<SystemTime>,
+    /// How much later than its time stamp a file may have changed.
+    stamp_within: Duration,
+}
+
+impl EngineStart {
+    /// That of a process; by its pid file as well, where that names it.
+    #[must_use]
+    pub fn of(proc: &Path, pid: u32, pid_file: &Path) -> Option<Self> {
+        let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
+        let ticks = start_time(&stat)?;
+        let per_second = u32::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+        let tick = Duration::from_secs(1).checked_div(per_second)?;
+        let within_second = u32::try_from(ticks % u64::from(per_second)).ok()?;
+        let since_boot = Duration::from_secs(ticks / u64::from(per_second)) + tick * within_second;
+        // In this order, the moment between the two makes the start earlier,
+        // which is the careful side.
+        let now = SystemTime::now();
+        let booted = now.checked_sub(duration(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?)?)?;
+        let by_pid_file = match read_pid(pid_file) {
+            Some(named) if named == pid => fs::symlink_metadata(pid_file).ok()?.modified().ok(),
+            _ => None,
+        };
+        Some(Self {
+            process: booted.checked_add(since_boot)?,
+            process_within: tick,
+            pid_file: by_pid_file,
+            stamp_within: duration(clock_getres(ClockId::CLOCK_REALTIME_COARSE).ok()?)?,
+        })
+    }
+
+    /// Both clocks have something to say.
+    #[must_use]
+    pub const fn is_told_by_two_clocks(&self) -> bool {
+        self.pid_file.is_some()
+    }
+
+    /// The file was what it is now before this process could read it.
+    #[must_use]
+    pub fn comes_after_change_of(&self, file: &Metadata) -> bool {
+        let Some(changed) = time(file.ctime(), file.ctime_nsec()) else {
+            return false;
+        };
+        let whole_seconds = file.ctime_nsec() == 0;
+        let within = if whole_seconds {
+            Duration::from_secs(1)
+        } else {
+            self.stamp_within
+        };
+        // The pid file is written a while after the process has begun, which
+        // leaves room to be strict; the other clock is there for the case that
+        // the first was set.
+        changed < self.process + self.process_within
+            && self.pid_file.is_none_or(|at| changed + within < at)
+    }
+
+    /// Something was made or removed in the directory since.
+    #[must_use]
+    pub fn comes_before_write_to(&self, directory: &Metadata) -> bool {
+        let written = time(directory.mtime(), directory.mtime_nsec());
+        written.is_some_and(|written| {
+            written > self.process + self.process_within
+                && self.pid_file.is_none_or(|at| written > at)
+        })
+    }
+}
+
+/// The process that a pid file names.
+#[must_use]
+pub fn read_pid(pid_file: &Path) -> Option<u32> {
+    fs::read_to_string(pid_file).ok()?.trim().parse().ok()
+}
+
+/// `starttime`, in clock ticks since the boot (`proc_pid_stat(5)`). The name
+/// before it may have anything in it, parentheses too.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+fn duration(time: TimeSpec) -> Option<Duration> {
+    let seconds = u64::try_from(time.tv_sec()).ok()?;
+    Some(Duration::new(seconds, u32::try_from(time.tv_nsec()).ok()?))
+}
+
+fn time(seconds: i64, nanoseconds: i64) -> Option<SystemTime> {
+    let since = Duration::new(
+        u64::try_from(seconds).ok()?,
+        u32::try_from(nanoseconds).ok()?,
+    );
+    SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::process::Command;
+    use std::thread;
+
+    use super::*;
+
+    fn start(process: u64, pid_file: Option<u64>) -> EngineStart {
+        let at = |milliseconds| SystemTime::now() + Duration::from_millis(milliseconds);
+        EngineStart {
+            process: at(process),
+            process_within: Duration::from_millis(10),
+            pid_file: pid_file.map(at),
+            stamp_within: Duration::from_millis(4),
+        }
+    }
+
+    #[test]
+    fn a_change_is_before_the_start_by_both_clocks() {
+        let directory = tempfile::tempdir().unwrap();
+        let changed = || {
+            let path = directory.path().join("file");
+            fs::write(&path, "").unwrap();
+            fs::metadata(path).unwrap()
+        };
+        for (start, has_read) in [
+            (start(1000, Some(1100)), true),
+            (start(1000, None), true),
+            (start(1000, Some(0)), false),
+            (start(0, Some(1000)), true),
+        ] {
+            assert_eq!(
+                start.comes_after_change_of(&changed()),
+                has_read,
+                "{start:?}"
+            );
+        }
+        let earlier = start(0, Some(1000));
+        thread::sleep(Duration::from_millis(20));
+        assert!(!earlier.comes_after_change_of(&changed()));
+    }
+
+    #[test]
+    fn a_stamp_is_only_as_good_as_its_clock() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().metadata().unwrap();
+        let changed = time(file.ctime(), file.ctime_nsec()).unwrap();
+        for (later, has_read) in [(0, false), (4, false), (5, true)] {
+            let start = EngineStart {
+                pid_file: Some(changed + Duration::from_millis(later)),
+                ..start(1000, None)
+            };
+            assert_eq!(start.comes_after_change_of(&file), has_read, "{later}");
+        }
+    }
+
+    #[test]
+    fn the_start_of_a_real_process_is_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("before"), "").unwrap();
+        thread::sleep(Duration::from_millis(30));
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        thread::sleep(Duration::from_millis(30));
+        fs::write(path("pid"), format!("{}\n", child.id())).unwrap();
+        thread::sleep(Duration::from_millis(30));
+        fs::write(path("after"), "").unwrap();
+        let of = |pid_file: &str| EngineStart::of(Path::new(PROC), child.id(), &path(pid_file));
+        let told = of("pid").unwrap();
+        let half = of("before").unwrap();
+        let gone = EngineStart::of(Path::new("/nowhere"), child.id(), &path("pid"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let file = |name: &str| fs::metadata(path(name)).unwrap();
+        assert!(told.is_told_by_two_clocks() && !half.is_told_by_two_clocks());
+        for start in [told, half] {
+            assert!(start.comes_after_change_of(&file("before")), "{start:?}");
+            assert!(!start.comes_after_change_of(&file("after")), "{start:?}");
+            assert!(start.comes_before_write_to(&file("")), "{start:?}");
+        }
+        assert_eq!(gone, None);
+    }
+
+    #[test]
+    fn a_name_may_have_anything_in_it() {
+        let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
+        assert_eq!(start_time(&format!("1 (a) S 1) b) {fields}")), Some(777));
+        assert_eq!(start_time("1 (a) S 1"), None);
+        assert_eq!(start_time(""), None);
+    }
+}

@@ -1,0 +1,25 @@
+//! References that the running engine has not read.
+
+use std::collections::BTreeSet;
+
+use crate::reference::Reference;
+use crate::report::Report;
+
+impl Report {
+    /// What the file has and the running engine has not read.
+    pub fn unread(&mut self, references: &BTreeSet<Reference>) {
+        let names = references.iter().map(Reference::familiar);
+        self.document.unread = Some(names.collect()).filter(|names: &Vec<_>| !names.is_empty());
+    }
+
+    /// There is something that the running engine has not read.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        self.document.unread.is_some()
+    }
+
+    pub(super) fn is_unread(&self, reference: &Reference) -> bool {
+        let unread = self.document.unread.as_ref();
+        unread.is_some_and(|names| names.contains(&reference.familiar()))
+    }
+}

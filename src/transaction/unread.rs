@@ -1,0 +1,71 @@
+//! What the file says and the running engine has not read: somebody has changed
+//! the file since the engine began. A transaction without any change has it
+//! read.
+
+use std::collections::BTreeSet;
+
+use crate::engine::{Engine, EngineError, References};
+use crate::plan::Plan;
+use crate::reference::Reference;
+use crate::store::Store;
+
+/// More references than this are asked for in one listing.
+const ONE_BY_ONE: usize = 16;
+
+/// The references that claims rest on and that the engine does not have so, and
+/// those that are gone from the file and that it still has. The engine would
+/// find nothing at a new start, either, where it does not know the image, so
+/// that is no reason for one.
+///
+/// # Errors
+/// When the engine cannot be asked.
+pub async fn unread<E: Engine>(
+    engine: &E,
+    plan: &Plan,
+) -> Result<BTreeSet<Reference>, EngineError> {
+    let count = plan.targets.len() + plan.removals.len();
+    let listed = match count > ONE_BY_ONE {
+        true => Some(engine.references().await?),
+        false => None,
+    };
+    let find = async |reference: &Reference| match &listed {
+        Some(listed) => Ok(listed.get(&reference.familiar()).cloned()),
+        None => engine.image(reference).await,
+    };
+    let mut unread = BTreeSet::new();
+    for target in &plan.targets {
+        let (reference, image) = (&target.reference, target.image.to_string());
+        if !unread.contains(reference)
+            && find(reference).await? != Some(image)
+            && engine.has_image(&target.image).await?
+        {
+            unread.insert(reference.clone());
+        }
+    }
+    for reference in &plan.removals {
+        if plan.after.get(reference).is_none() && find(reference).await?.is_some() {
+            unread.insert(reference.clone());
+        }
+    }
+    Ok(unread)
+}
+
+/// What the engine lists otherwise than the file has it, but for what is
+/// `unread`: it would be lost at a new start. Each with its image.
+#[must_use]
+pub fn only_in_engine(
+    listed: &References,
+    file: &Store,
+    unread: &BTreeSet<Reference>,
+) -> Vec<(String, String)> {
+    listed
+        .iter()
+        .filter(|(name, image)| {
+            // Images without a name are listed under `<none>`, which is none.
+            Reference::parse(name).is_ok_and(|reference| {
+                file.get(&reference) != Some(image.as_str()) && !unread.contains(&reference)
+            })
+        })
+        .map(|(name, image)| (name.clone(), image.clone()))
+        .collect()
+}
