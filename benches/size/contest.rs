@@ -1,0 +1,282 @@
+//! Contestants that give the same answer, take turns, and become lines of the
+//! table.
+
+use std::fmt::Write;
+
+use crate::measure::{Calls, Place};
+
+/// What is slower than this is run once only, in seconds.
+const PATIENCE: f64 = 60.0;
+
+/// What is slower than this has its system calls not counted, in seconds:
+/// strace makes it many times as slow.
+const TRACED: f64 = 5.0;
+
+/// What of a contestant's doing all must have in common, in order.
+pub type Answer = Vec<String>;
+
+/// Reads an answer from what a program printed, or from what it left.
+pub type Reading<'a> = dyn Fn(&[u8]) -> Answer + 'a;
+
+/// A program that does the work.
+pub struct Contestant<'a> {
+    /// What the table calls it.
+    pub name: String,
+    /// The program and its arguments.
+    pub words: Vec<String>,
+    /// How it exits.
+    pub code: i32,
+    /// How its answer is read. None for a floor, which does
+    /// less than the work.
+    pub answer: Option<Box<Reading<'a>>>,
+}
+
+impl<'a> Contestant<'a> {
+    /// One that exits with 0.
+    pub fn new(name: &str, words: Vec<String>, answer: impl Fn(&[u8]) -> Answer + 'a) -> Self {
+        Self {
+            name: name.to_owned(),
+            words,
+            code: 0,
+            answer: Some(Box::new(answer)),
+        }
+    }
+
+    /// What any program that does the work has to do at least.
+    pub fn floor(name: &str, words: Vec<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            words,
+            code: 0,
+            answer: None,
+        }
+    }
+}
+
+/// How often things are measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Seldom.
+    pub quick: bool,
+}
+
+impl Effort {
+    /// How many rounds, where the slowest takes some seconds.
+    fn rounds(self, seconds: f64) -> usize {
+        match (self.quick, seconds) {
+            (false, ..1.0) => 9,
+            (false, _) | (true, ..0.1) => 5,
+            (true, _) => 3,
+        }
+    }
+
+    /// How often in a round something is run that takes some seconds, and how
+    /// often before that, for what it finds in the kernel's caches.
+    fn runs(self, seconds: f64) -> (usize, usize) {
+        match (self.quick, seconds) {
+            (false, ..0.1) => (10, 2),
+            (false, ..1.0) => (3, 1),
+            (false, _) => (1, 1),
+            (true, ..0.1) => (5, 1),
+            (true, _) => (1, 1),
+        }
+    }
+}
+
+/// Several contestants with the same work before them. The first one is
+/// digestfix.
+pub struct Contest<'a> {
+    /// Where.
+    pub place: &'a Place,
+    /// The work's size, as the table has it.
+    pub size: String,
+    /// What puts the input back, before each run.
+    pub prepare: Option<Vec<String>>,
+    /// Whether system calls are counted.
+    pub calls: bool,
+    /// Who takes part.
+    pub contestants: Vec<Contestant<'a>>,
+}
+
+/// What one contestant takes, by its median time and its peak memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// Seconds.
+    pub seconds: f64,
+    /// Megabytes.
+    pub megabytes: f64,
+}
+
+/// What one contestant came to.
+#[derive(Default)]
+struct Result {
+    first: f64,
+    kib: u64,
+    calls: Option<Calls>,
+    /// Of each round, sorted.
+    rounds: Vec<Vec<f64>>,
+    /// Of each round.
+    cpu: Vec<f64>,
+}
+
+impl Result {
+    /// The median, or what it took once.
+    fn seconds(&self) -> f64 {
+        spread(self.rounds.concat()).map_or(self.first, |(_, middle, _)| middle)
+    }
+
+    fn megabytes(&self) -> f64 {
+        self.kib as f64 * 1024.0 / 1e6
+    }
+}
+
+/// The title of a row and the head of its table.
+pub fn head(title: &str, calls: bool) {
+    let (more, line) = if calls {
+        (" system calls | bytes read |", " ---: | ---: |")
+    } else {
+        ("", "")
+    };
+    println!("\n### {title}\n");
+    println!(
+        "| size | program | median (range), ms | to digestfix (range) | CPU, ms | peak memory, MB |{more}"
+    );
+    println!("| --- | --- | ---: | ---: | ---: | ---: |{line}");
+}
+
+impl Contest<'_> {
+    /// Checks that all give the same answer, has them take turns, and prints
+    /// a line of each. Gives what the first one costs.
+    pub fn run(&self, effort: Effort) -> Cost {
+        let mut results = self.check();
+        let slowest = results
+            .iter()
+            .map(|result| result.first)
+            .filter(|first| *first <= PATIENCE)
+            .fold(0.0, f64::max);
+        for round in 0..effort.rounds(slowest) {
+            for turn in 0..results.len() {
+                // Each goes first as often as the others.
+                let at = (turn + round) % results.len();
+                if results[at].first > PATIENCE {
+                    continue;
+                }
+                let (runs, warm_up) = effort.runs(results[at].first);
+                let prepare = self.prepare.as_deref();
+                let words = &self.contestants[at].words;
+                let times = self.place.time(words, prepare, runs, warm_up);
+                results[at].rounds.push(times.seconds);
+                results[at].cpu.push(times.cpu);
+            }
+        }
+        for (contestant, result) in self.contestants.iter().zip(&results) {
+            println!("{}", self.line(contestant, result, &results[0]));
+        }
+        Cost {
+            seconds: results[0].seconds(),
+            megabytes: results[0].megabytes(),
+        }
+    }
+
+    /// Runs each once: exit code, answer, memory and system calls.
+    fn check(&self) -> Vec<Result> {
+        let mut agreed: Option<Answer> = None;
+        let mut results = Vec::new();
+        for contestant in &self.contestants {
+            self.reset();
+            let run = self.place.once(&contestant.words);
+            let who = format!("{}, {}", contestant.name, self.size);
+            assert_eq!(run.code, contestant.code, "{who}: exit code");
+            if let Some(answer) = &contestant.answer {
+                let answer = answer(&run.printed);
+                assert!(!answer.is_empty(), "{who}: an answer");
+                same(&who, agreed.get_or_insert_with(|| answer.clone()), &answer);
+            }
+            let calls = (self.calls && run.seconds <= TRACED).then(|| {
+                self.reset();
+                self.place.calls(&contestant.words)
+            });
+            results.push(Result {
+                first: run.seconds,
+                kib: run.kib,
+                calls,
+                rounds: Vec::new(),
+                cpu: Vec::new(),
+            });
+        }
+        results
+    }
+
+    fn reset(&self) {
+        if let Some(prepare) = &self.prepare {
+            assert_eq!(self.place.once(prepare).code, 0, "{prepare:?}");
+        }
+    }
+
+    fn line(&self, contestant: &Contestant, result: &Result, ours: &Result) -> String {
+        let mut line = format!("| {} | {} |", self.size, contestant.name);
+        let ratios: Vec<f64> = result
+            .rounds
+            .iter()
+            .zip(&ours.rounds)
+            .map(|(own, ours)| median(own) / median(ours))
+            .collect();
+        let milliseconds = result.rounds.concat().iter().map(|s| s * 1000.0).collect();
+        for (values, once) in [
+            (milliseconds, result.first * 1000.0),
+            (ratios, result.seconds() / ours.seconds()),
+        ] {
+            let _ = match spread(values) {
+                Some((low, middle, high)) => write!(
+                    line,
+                    " {} ({} to {}) |",
+                    figure(middle),
+                    figure(low),
+                    figure(high)
+                ),
+                None => write!(line, " {} (once) |", figure(once)),
+            };
+        }
+        let cpu = spread(result.cpu.clone());
+        let cpu = cpu.map_or_else(|| "-".to_owned(), |(_, middle, _)| figure(middle * 1000.0));
+        let _ = write!(line, " {cpu} | {} |", figure(result.megabytes()));
+        if let Some(calls) = &result.calls {
+            let _ = write!(line, " {} | {} |", calls.calls, calls.bytes_read);
+        } else if self.calls {
+            line.push_str(" - | - |");
+        }
+        line
+    }
+}
+
+/// Shows where two answers part, for they may be long.
+fn same(who: &str, agreed: &Answer, own: &Answer) {
+    let parts = agreed.iter().zip(own).position(|(one, other)| one != other);
+    if let Some(at) = parts {
+        panic!("{who}: gives {:?}, not {:?}", own[at], agreed[at]);
+    }
+    assert_eq!(own.len(), agreed.len(), "{who}: as many entries");
+}
+
+/// Of sorted values.
+fn median(values: &[f64]) -> f64 {
+    let last = values.len() - 1;
+    f64::midpoint(values[last / 2], values[last.div_ceil(2)])
+}
+
+/// The least, the median and the most, of one at least.
+fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
+    values.sort_by(f64::total_cmp);
+    Some((*values.first()?, median(&values), *values.last()?))
+}
+
+/// Three digits that count.
+pub fn figure(value: f64) -> String {
+    match value {
+        ..0.095 => format!("{value:.4}"),
+        ..0.995 => format!("{value:.3}"),
+        ..9.995 => format!("{value:.2}"),
+        ..99.95 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}

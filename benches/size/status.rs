@@ -1,0 +1,109 @@
+//! Every image with its digests.
+
+use serde_json::Value;
+
+use crate::contest::{Answer, Contest, Contestant, Effort, head};
+use crate::growth::Growth;
+use crate::host::{Host, Shape};
+use crate::measure::Place;
+use crate::peers::{Peers, command, script};
+
+/// Rows as `docker images --digests` has them: each tag of an image with each
+/// of its digests in the same repository.
+const JQ: &str = r#"jq -r '
+  def or_none: if . == [] then ["<none>"] else . end;
+  .Repositories | to_entries[] | .key as $name
+  | [.value | to_entries[] | {image: .value, rest: .key[($name | length):]}]
+  | group_by(.image)[] | .[0].image[7:19] as $image | map(.rest)
+  | (map(select(startswith(":"))[1:]) | or_none)[] as $tag
+  | (map(select(startswith("@"))[1:]) | or_none)[] as $digest
+  | [$name, $tag, $digest, $image] | @tsv' "$1""#;
+
+/// A disk without an engine.
+pub fn run(peers: &Peers, effort: Effort, sizes: &[usize], growth: &mut Growth) {
+    head("Every image, without an engine", false);
+    for size in sizes {
+        let host = Host::at(&peers.inputs, Shape::Mixed, *size);
+        let root = host.root();
+        let offline = ["--offline", "--data-root", root.to_str().unwrap()];
+        let place = Place::here();
+        host.reset_at(&place);
+        let cost = Contest {
+            place: &place,
+            size: format!("{size}"),
+            prepare: None,
+            calls: false,
+            contestants: contestants(peers, &offline, host.store().to_str().unwrap()),
+        }
+        .run(effort);
+        growth.add("every image", *size, cost);
+    }
+}
+
+/// digestfix with some options, and jq on that file.
+pub fn contestants<'a>(peers: &Peers, options: &[&str], store: &str) -> Vec<Contestant<'a>> {
+    let mut contestants = Vec::new();
+    for (name, program) in &peers.digestfix {
+        let words = [&["status"], options].concat();
+        contestants.push(Contestant::new(
+            name,
+            command(program, &words),
+            |text: &[u8]| columns(text, 3),
+        ));
+    }
+    for (name, program) in &peers.digestfix {
+        let words = [&["status", "--json"], options].concat();
+        contestants.push(Contestant::new(
+            &format!("{name} --json"),
+            command(program, &words),
+            rows,
+        ));
+    }
+    contestants.push(Contestant::new(
+        "jq",
+        script(JQ, &[store]),
+        |text: &[u8]| columns(text, 0),
+    ));
+    contestants
+}
+
+/// Repository, tag, digest and image of a table, which begins after some lines
+/// and ends with an empty one.
+pub fn columns(text: &[u8], after: usize) -> Answer {
+    let text = String::from_utf8_lossy(text);
+    let mut rows: Answer = text
+        .lines()
+        .skip(after)
+        .take_while(|line| !line.is_empty())
+        .map(|line| {
+            line.split_whitespace()
+                .take(4)
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect();
+    rows.sort();
+    rows
+}
+
+/// The same, of what `status --json` prints.
+fn rows(text: &[u8]) -> Answer {
+    let status: Value = serde_json::from_slice(text).unwrap();
+    let mut rows: Answer = status["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            let text = |field: &str| row[field].as_str().unwrap_or("<none>").to_owned();
+            let image = &text("image_id")[7..19];
+            format!(
+                "{} {} {} {image}",
+                text("repository"),
+                text("tag"),
+                text("digest")
+            )
+        })
+        .collect();
+    rows.sort();
+    rows
+}
