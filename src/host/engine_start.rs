@@ -186,10 +186,30 @@ mod tests {
     }
 
     #[test]
+    fn a_write_is_after_the_start_by_both_clocks() {
+        let directory = tempfile::tempdir().unwrap();
+        let written = directory.path().metadata().unwrap();
+        let at = time(written.mtime(), written.mtime_nsec()).unwrap();
+        let minute = Duration::from_secs(60);
+        for (process, pid_file, is_since) in [
+            (at - minute, at - minute, true),
+            (at + minute, at - minute, false),
+            (at - minute, at + minute, false),
+        ] {
+            let start = EngineStart {
+                process,
+                pid_file: Some(pid_file),
+                ..start(0, None)
+            };
+            assert_eq!(start.comes_before_write_to(&written), is_since, "{start:?}");
+        }
+    }
+
+    #[test]
     fn the_start_of_a_real_process_is_known() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
-        fs::write(path("before"), "").unwrap();
+        fs::write(path("before"), "1").unwrap();
         thread::sleep(Duration::from_millis(30));
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         thread::sleep(Duration::from_millis(30));

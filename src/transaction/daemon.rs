@@ -258,11 +258,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
                 )));
             }
         }
-        let gone = plan
-            .removals
-            .iter()
-            .filter(|one| plan.after.get(one).is_none());
-        for reference in plan.dropped().chain(gone) {
+        let gone: BTreeSet<_> = plan.dropped().chain(&plan.removals).collect();
+        for reference in gone {
             if let Some(image) = self.engine.image(reference).await? {
                 return Err(Failure::EngineDisagrees(format!(
                     "{reference} was dropped, and it still finds {image}"

@@ -12,8 +12,8 @@ use crate::store::Store;
 /// More references than this are asked for in one listing.
 const ONE_BY_ONE: usize = 16;
 
-/// The references that claims rest on and that the engine does not have so, and
-/// those that are gone from the file and that it still has. The engine would
+/// Of a plan without changes, the references that claims rest on and that the
+/// engine does not have so, and those that are to be gone and that it still has. The engine would
 /// find nothing at a new start, either, where it does not know the image, so
 /// that is no reason for one.
 ///
@@ -43,7 +43,7 @@ pub async fn unread<E: Engine>(
         }
     }
     for reference in &plan.removals {
-        if plan.after.get(reference).is_none() && find(reference).await?.is_some() {
+        if find(reference).await?.is_some() {
             unread.insert(reference.clone());
         }
     }

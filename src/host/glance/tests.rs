@@ -320,6 +320,21 @@ fn a_clock_of_somebody_else_counts_for_nothing() {
     assert!(matches!(why, Unclear::Clock(_)));
 }
 
+/// The pid file has become another's since it was read.
+#[test]
+fn one_clock_is_not_enough() {
+    let world = World::new();
+    world.write("docker.pid", "1");
+    let places = Places {
+        proc: world.path("proc"),
+        pid_file: world.path("docker.pid"),
+        is_of_own_clock: |_| true,
+    };
+    let images = ImageDir::new(&world.path("root"), "overlay2");
+    let why = look_at_references(&places, PID, &images).unwrap_err();
+    assert!(matches!(why, Unclear::Start(PID)), "{why}");
+}
+
 #[test]
 fn what_is_switched_off_is_not_named() {
     let world = World::new();
