@@ -13,7 +13,6 @@ use crate::peers::{Peers, command, script};
 
 const LAYERS: [(&str, u64); 3] = [("10 MB", 10 << 20), ("1 GB", 1 << 30), ("10 GB", 10 << 30)];
 const IMAGES: usize = 10_000;
-const INDEX: &str = r#"tar -xOf "$1" index.json"#;
 
 /// Unpacks it, and looks whether each blob has its name.
 const UNPACK: &str = r#"
@@ -35,14 +34,12 @@ pub fn run(peers: &Peers, effort: Effort) {
         let file = archive.to_str().unwrap();
         contestants.push(Contestant::new(
             "tar -xO index.json",
-            script(INDEX, &[file]),
+            command(Path::new("tar"), &["-xOf", file, "index.json"]),
             index,
         ));
-        let from = format!("oci-archive:{file}");
-        let words = ["inspect", "--raw", &from];
         contestants.push(Contestant::new(
             "skopeo inspect",
-            command(Path::new("skopeo"), &words),
+            skopeo(&directory, file),
             |manifest: &[u8]| vec![Digest::of(Algorithm::Sha256, manifest).to_string()],
         ));
         contest(
@@ -59,7 +56,11 @@ pub fn run(peers: &Peers, effort: Effort) {
     let file = archive.to_str().unwrap();
     let unpacked = directory.join("unpacked");
     contestants.extend([
-        Contestant::new("tar -xO index.json", script(INDEX, &[file]), index),
+        Contestant::new(
+            "tar -xO index.json",
+            command(Path::new("tar"), &["-xOf", file, "index.json"]),
+            index,
+        ),
         Contestant::new(
             "tar -x, sha256sum",
             script(UNPACK, &[file, unpacked.to_str().unwrap()]),
@@ -67,10 +68,7 @@ pub fn run(peers: &Peers, effort: Effort) {
         ),
         Contestant::floor(
             "skopeo inspect, one of them",
-            command(
-                Path::new("skopeo"),
-                &["inspect", "--raw", &format!("oci-archive:{file}:image-0")],
-            ),
+            skopeo(&directory, &format!("{file}:image-0")),
         ),
     ]);
     contest(effort, &directory, format!("{IMAGES} images"), contestants);
@@ -94,12 +92,24 @@ fn ours<'a>(peers: &Peers, archive: &Path, root: &Path) -> Vec<Contestant<'a>> {
     ours.collect()
 }
 
+/// skopeo, which unpacks archives into that directory.
+fn skopeo(directory: &Path, archive: &str) -> Vec<String> {
+    let (from, directory) = (
+        format!("oci-archive:{archive}"),
+        directory.to_str().unwrap(),
+    );
+    let words = ["--tmpdir", directory, "inspect", "--raw", &from];
+    command(Path::new("skopeo"), &words)
+}
+
 fn contest(effort: Effort, directory: &Path, size: String, contestants: Vec<Contestant>) {
-    let script_ = r#"rm -rf "$1/unpacked""#;
     Contest {
         place: &Place::here(),
         size,
-        prepare: Some(script(script_, &[directory.to_str().unwrap()])),
+        prepare: Some(script(
+            r#"rm -rf "$1/unpacked""#,
+            &[directory.to_str().unwrap()],
+        )),
         calls: true,
         contestants,
     }

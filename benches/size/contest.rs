@@ -76,9 +76,11 @@ impl Effort {
         match (self.quick, seconds) {
             (false, ..0.1) => (10, 2),
             (false, ..1.0) => (3, 1),
-            (false, _) => (1, 1),
+            (false, ..10.0) => (1, 1),
+            (false, _) => (1, 0),
             (true, ..0.1) => (5, 1),
-            (true, _) => (1, 1),
+            (true, ..10.0) => (1, 1),
+            (true, _) => (1, 0),
         }
     }
 }
