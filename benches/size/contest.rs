@@ -274,11 +274,6 @@ fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
 
 /// Three digits that count.
 pub fn figure(value: f64) -> String {
-    match value {
-        ..0.095 => format!("{value:.4}"),
-        ..0.995 => format!("{value:.3}"),
-        ..9.995 => format!("{value:.2}"),
-        ..99.95 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
-    }
+    let decimals = (2.0 - value.log10().floor()).clamp(0.0, 8.0);
+    format!("{value:.*}", decimals as usize)
 }
