@@ -70,7 +70,7 @@ impl<'a> Resolver<'a> {
         Self {
             store,
             images,
-            lookup: Lookup::new(store),
+            lookup: Lookup::new(store, request.claims.len()),
             pointed_at: values.filter(|value| digests.contains(*value)).collect(),
         }
     }
@@ -226,9 +226,10 @@ impl<'a> Resolver<'a> {
         {
             return found;
         }
-        let group = self.lookup.group(target.reference.repository());
-        let others = group.get(&target.image).into_iter().flatten();
-        let others = others.filter(|other| {
+        let others = self
+            .lookup
+            .references_to(&target.image, target.reference.repository());
+        let others = others.iter().filter(|other| {
             let unknown = |digest| {
                 !matches!(
                     request.evidence.verdict(digest, &target.image),

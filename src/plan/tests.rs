@@ -340,6 +340,21 @@ fn a_digest_moves_only_with_leave() {
     expect(&store, &replacing(&["a:2@&c"]), &["a@&c %1 %2"]);
 }
 
+/// A repository is looked at in another way then.
+#[test]
+fn among_many_claims_a_claim_means_what_it_means_alone() {
+    let store = store(&["a:1 %1", "a:2 %2", "a@&c %1", "b:1 %1"]);
+    for claim in ["a:1@&d", "a@&d=%1", "a:2@&d", "b:1@&d"] {
+        let alone = Plan::new(&store, &images(), &replacing(&[claim])).unwrap();
+        let many = [&[claim][..], &["b:1=%1"; 20]].concat();
+        let among = Plan::new(&store, &images(), &replacing(&many)).unwrap();
+        assert_eq!(among.changes, alone.changes, "{claim}");
+        let alone = Plan::new(&store, &images(), &claims(&[claim])).err();
+        let among = Plan::new(&store, &images(), &claims(&many)).err();
+        assert_eq!(among, alone, "{claim}");
+    }
+}
+
 #[test]
 fn an_image_changes_its_digest_only_with_leave() {
     let store = store(&["a:1 %1", "a@&c %1"]);

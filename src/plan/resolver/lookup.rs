@@ -12,17 +12,23 @@ use crate::store::{Entry, Store};
 /// The images of a repository, each with its references there, in their order.
 pub(super) type Group = BTreeMap<ImageId, Vec<Reference>>;
 
+/// For more claims than this, a repository is taken apart once for all of them.
+const FEW: usize = 16;
+
 pub(super) struct Lookup<'a> {
     store: &'a Store,
+    for_few: bool,
     groups: RefCell<HashMap<Repository, Rc<Group>>>,
     homes: RefCell<HashMap<ImageId, Rc<BTreeSet<Repository>>>>,
     by_value: OnceCell<HashMap<&'a str, Vec<Entry<'a>>>>,
 }
 
 impl<'a> Lookup<'a> {
-    pub(super) fn new(store: &'a Store) -> Self {
+    /// A look-up for so many claims.
+    pub(super) fn new(store: &'a Store, claims: usize) -> Self {
         Self {
             store,
+            for_few: claims <= FEW,
             groups: RefCell::default(),
             homes: RefCell::default(),
             by_value: OnceCell::new(),
@@ -62,6 +68,24 @@ impl<'a> Lookup<'a> {
         let mut groups = self.groups.borrow_mut();
         groups.insert(repository.clone(), Rc::clone(&group));
         group
+    }
+
+    /// An image's references in a repository, in their order.
+    pub(super) fn references_to(&self, image: &ImageId, repository: &Repository) -> Vec<Reference> {
+        if !self.for_few {
+            let group = self.group(repository);
+            return group.get(image).cloned().unwrap_or_default();
+        }
+        let (name, value) = (repository.familiar(), image.to_string());
+        let entries = self.store.entries_of(&name);
+        let references = entries
+            .filter(|entry| entry.value == value)
+            .filter_map(|entry| entry.meaning().ok())
+            .map(|(reference, _)| reference)
+            .filter(|reference| reference.repository() == repository);
+        let mut references: Vec<Reference> = references.collect();
+        references.sort_unstable();
+        references
     }
 
     /// The repositories that an image has a reference in.

@@ -131,6 +131,6 @@ impl Resolver<'_> {
     }
 
     fn is_in(&self, image: &ImageId, repository: &Repository) -> bool {
-        self.lookup.group(repository).contains_key(image)
+        !self.lookup.references_to(image, repository).is_empty()
     }
 }
