@@ -88,6 +88,8 @@ impl Host {
         // Written last.
         let pristine = host.pristine();
         if fs::read(&pristine).is_ok_and(|there| there == text.as_bytes()) {
+            // A run that was killed may have left it half-way.
+            fs::copy(&pristine, host.store()).unwrap();
             return host;
         }
         eprintln!("making a data root with {references} references");
@@ -124,7 +126,9 @@ impl Host {
         let script = r#"
             rm -rf "$1/digestfix" "$2".* "$2" "$1/copy"
             cp --reflink=never "$3" "$2"
-            sync -f "$2""#;
+            sync -f "$2"
+            # As on a host where it has lain there for longer than a tick.
+            sleep 0.1"#;
         words(&[
             "sh".as_ref(),
             "-ec".as_ref(),
