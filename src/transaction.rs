@@ -32,32 +32,26 @@ pub mod aim;
 mod announcement;
 mod containers;
 pub mod daemon;
-pub mod daemon_json;
 pub mod exchange;
 pub mod hold;
-pub mod hosts_file;
 mod leftovers;
-mod live_restore;
+pub mod live_restore;
 pub mod lock;
 pub mod outcome;
 pub mod ports;
 mod record;
 pub mod recovery;
 mod rendered;
-pub mod setting;
-pub mod stand_in;
 pub mod swap;
 pub mod unread;
 
 use aim::Aim;
 use daemon::Daemon;
-use daemon_json::Switch;
 use hold::Hold;
+use live_restore::Switch;
 use lock::RootLock;
 use outcome::{Failure, Outcome, Progress, Step, StoreNow};
 use rendered::Rendered;
-use setting::Setting;
-use stand_in::StandIn;
 use swap::{Staged, Swapped};
 
 /// Clients wait this long for a Docker that does not come; then they are told.
@@ -105,8 +99,6 @@ pub struct Transaction<'a, M, E, P> {
     swapped: Option<Swapped>,
     hold: Option<Hold>,
     held_ports: Option<Owned>,
-    /// The running Docker makes the change.
-    stand_in: Option<StandIn>,
 }
 
 impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
@@ -148,7 +140,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             swapped: None,
             hold: None,
             held_ports: None,
-            stand_in: None,
         }
     }
 
@@ -161,11 +152,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     /// Runs to one of its ends.
     pub async fn run(mut self) -> Outcome {
-        let went = match self.stand_in {
-            Some(_) => self.forward_online().await,
-            None => self.forward().await,
-        };
-        match went {
+        match self.forward().await {
             Ok(()) => self.end().await,
             Err(failure) => self.back(failure).await,
         }
@@ -227,9 +214,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
         self.progress.begin("switching live-restore on");
         self.reached = Reached::Keeping;
-        daemon
-            .switch_on(&Setting::LiveRestore, self.switch.as_ref())
-            .await?;
+        daemon.keep_containers(self.switch.as_ref()).await?;
         self.progress.step(
             Step::Keep,
             "live-restore switched on for the moment: containers keep running",
@@ -583,9 +568,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     async fn undo(&mut self) -> Result<(), Failure> {
-        if self.stand_in.is_some() {
-            return self.undo_online().await;
-        }
         let stopped = if self.reached >= Reached::Starting && self.swapped.is_some() {
             self.undo_start().await
         } else {

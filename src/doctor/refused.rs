@@ -57,7 +57,9 @@ pub fn host(error: &HostError) -> Finding {
         ),
         HostError::ContainerdImageStore => (
             Check::Engine,
-            "systemctl start docker".to_owned(),
+            "skopeo copy --preserve-digests docker://NAME@DIGEST oci-archive:ARCHIVE; here: docker \
+             load -i ARCHIVE"
+                .to_owned(),
         ),
         HostError::ConfigFile { path, .. } => (
             Check::Configuration,

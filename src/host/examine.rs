@@ -158,7 +158,7 @@ fn look_for_images(
         || args.containerd_image_store() || config.containerd_image_store(),
         |info| info.containerd_image_store,
     );
-    if found.containerd && found.engine.is_none() {
+    if found.containerd {
         found.errors.push(HostError::ContainerdImageStore);
         return;
     }
@@ -172,12 +172,7 @@ fn look_for_images(
         args,
         config,
     };
-    let dir = if found.containerd {
-        sources.containerd_dir()
-    } else {
-        sources.image_dir()
-    };
-    if let Some((images, sources)) = found.take(dir) {
+    if let Some((images, sources)) = found.take(sources.image_dir()) {
         found.images = Some(images);
         found.sources = sources;
     }

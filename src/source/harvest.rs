@@ -136,9 +136,11 @@ impl Harvest {
     pub(super) fn prove(&mut self, bytes: &[u8], place: &str) -> Result<Manifest, ManifestError> {
         let manifest = Manifest::parse(bytes)?;
         self.said += 1;
-        let digest = Digest::of(Algorithm::Sha256, bytes);
-        self.evidence.keep(&digest, bytes);
-        self.evidence.add_manifest(digest, manifest.clone(), place);
+        self.evidence.add_manifest(
+            Digest::of(Algorithm::Sha256, bytes),
+            manifest.clone(),
+            place,
+        );
         Ok(manifest)
     }
 

@@ -28,8 +28,7 @@ impl Aim<'_> {
     }
 
     /// What the history calls it.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Claims(_) => Kind::Apply,
             Self::TakeBack(reversal) => Kind::Rollback(reversal.id.clone()),

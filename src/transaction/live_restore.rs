@@ -1,20 +1,287 @@
 //! live-restore, switched on in daemon.json for as long as a transaction
 //! lasts.
 //!
+//! The file that is found is never written to. Another one, which differs in
+//! the one setting, trades names with it and back, so that in the end the very
+//! same file is there, link or not, with its owner, mode, attributes and time.
+//!
+//! dockerd keeps the value of a setting that is no longer in the file (moby
+//! `daemon/reload.go`, `reloadLiveRestore`), so on the way back it is told
+//! `false` first, and only then gets back a file that may not have it at all.
 //! A dockerd that starts without the setting ends every container that is left,
 //! so before each start the file is seen to say `true`.
+//!
+//! What somebody else puts in place meanwhile is theirs: it becomes the file
+//! that is put back.
 
-use std::path::Path;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::engine::Engine;
-use crate::host::says_live_restore;
-use crate::journal::Journal;
+use nix::fcntl::OFlag;
+
+use crate::digest::Digest;
+use crate::directory;
+use crate::engine::{Engine, Reloads};
+use crate::host::{says_live_restore, with_live_restore};
+use crate::journal::{self, Journal, hash};
 use crate::systemd::ServiceManager;
-use crate::transaction::daemon_json::{Now, Switch};
+use crate::transaction::daemon::Daemon;
+use crate::transaction::exchange::{FileError, exchange, sync_directory, write_new};
 use crate::transaction::lock::RootLock;
-use crate::transaction::outcome::{Failure, Progress};
-use crate::transaction::setting::{Setting, adopt};
+use crate::transaction::outcome::{Failure, Progress, Step};
+use crate::transaction::swap::{beside, with_suffix};
 use crate::transaction::{Reached, Transaction};
+
+/// dockerd reloads in milliseconds, and says nothing when it refuses to.
+const RELOAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two looks at whether a reload has come through.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The largest daemon.json that is read, in bytes.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The way from a daemon.json to one with live-restore on, and back.
+#[derive(Debug)]
+pub struct Switch {
+    /// Where the file that is found is while another one has its name; until
+    /// then, that other one.
+    aside: PathBuf,
+    /// Where the next one is until it has the name.
+    next: PathBuf,
+    contents: journal::LiveRestore,
+}
+
+/// What has the name daemon.json now.
+#[derive(Debug, PartialEq, Eq)]
+enum Now {
+    Found,
+    On,
+    Off,
+    /// None when there is nothing to read.
+    SomebodyElses(Option<Vec<u8>>),
+}
+
+impl Switch {
+    /// Reads daemon.json; none when it says `true` already, and only has to be
+    /// read by dockerd.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is none.
+    pub fn plan(config_file: &Path, id: &str, engine: bool) -> Result<Option<Self>, FileError> {
+        let found = read(config_file)?;
+        let on = edit(config_file, found.as_deref(), true)?;
+        if found.as_ref() == Some(&on) {
+            return Ok(None);
+        }
+        let contents = journal::LiveRestore {
+            config_file: config_file.to_owned(),
+            engine,
+            before: found.as_deref().map(hash),
+            found: is_there(config_file),
+            directory: config_file.parent().is_some_and(Path::exists),
+            off: hash(&edit(config_file, found.as_deref(), false)?),
+            on: hash(&on),
+        };
+        Ok(Some(Self::resume(id, contents)))
+    }
+
+    /// The one that a journal tells of.
+    #[must_use]
+    pub fn resume(id: &str, contents: journal::LiveRestore) -> Self {
+        let aside = beside(&contents.config_file, id);
+        Self {
+            next: with_suffix(&aside, ".next"),
+            aside,
+            contents,
+        }
+    }
+
+    /// What the journal is to know of it.
+    #[must_use]
+    pub fn contents(&self) -> &journal::LiveRestore {
+        &self.contents
+    }
+
+    /// Puts the file with live-restore on in place.
+    ///
+    /// # Errors
+    /// When the file system refuses, or the file has changed meanwhile. There
+    /// may be something to take back then.
+    pub fn put_on(&self) -> Result<(), FileError> {
+        match self.now()? {
+            Now::Found => self.put_in_place(true),
+            Now::Off => self.replace(true),
+            Now::On => Ok(()),
+            Now::SomebodyElses(_) => Err(self.changed_just_now()),
+        }
+    }
+
+    /// Puts the file with live-restore off in place.
+    fn put_off(&self) -> Result<(), FileError> {
+        match self.now()? {
+            Now::Found if self.contents.before.as_ref() == Some(&self.contents.off) => Ok(()),
+            Now::Found => self.put_in_place(false),
+            Now::On => self.replace(false),
+            Now::Off => Ok(()),
+            Now::SomebodyElses(_) => Err(self.changed_just_now()),
+        }
+    }
+
+    /// Puts back what was found; false when somebody else has changed the file.
+    pub(super) fn put_back(&self) -> Result<bool, FileError> {
+        let config_file = &self.contents.config_file;
+        match self.now()? {
+            Now::Found => remove(&self.aside)?,
+            Now::On | Now::Off if self.contents.found && !is_there(&self.aside) => {
+                // Somebody has taken what was found away; what is there says
+                // the same, and that live-restore is off.
+                self.put_off()?;
+                return Ok(false);
+            }
+            Now::On | Now::Off if self.contents.found => rename(&self.aside, config_file)?,
+            Now::On | Now::Off => remove(config_file)?,
+            Now::SomebodyElses(_) => return Ok(false),
+        }
+        remove(&self.next)?;
+        let Some(directory) = config_file.parent().filter(|directory| directory.exists()) else {
+            return Ok(true);
+        };
+        sync_directory(config_file)?;
+        if !self.contents.directory {
+            // Somebody may have put something into it.
+            let _ = fs::remove_dir(directory);
+        }
+        Ok(true)
+    }
+
+    /// From the file that was found to one of ours.
+    fn put_in_place(&self, on: bool) -> Result<(), FileError> {
+        let config_file = &self.contents.config_file;
+        if let Some(directory) = config_file.parent() {
+            fs::create_dir_all(directory).map_err(FileError::new("create", directory))?;
+        }
+        let found = read(config_file)?;
+        // Only what is whole is ever aside.
+        remove(&self.next)?;
+        self.write(&self.next, found.as_deref(), on)?;
+        rename(&self.next, &self.aside)?;
+        if !self.contents.found {
+            rename(&self.aside, config_file)?;
+            return sync_directory(config_file);
+        }
+        exchange(config_file, &self.aside)?;
+        if hash_at(&self.aside)? != self.contents.before {
+            exchange(config_file, &self.aside)?;
+            return Err(self.changed_just_now());
+        }
+        sync_directory(config_file)
+    }
+
+    /// From one of ours to the other; what was found stays aside.
+    fn replace(&self, on: bool) -> Result<(), FileError> {
+        let config_file = &self.contents.config_file;
+        let ours = read(config_file)?;
+        remove(&self.next)?;
+        self.write(&self.next, ours.as_deref(), on)?;
+        exchange(config_file, &self.next)?;
+        if hash_at(&self.next)? != ours.as_deref().map(hash) {
+            exchange(config_file, &self.next)?;
+            return Err(self.changed_just_now());
+        }
+        remove(&self.next)?;
+        sync_directory(config_file)
+    }
+
+    fn now(&self) -> Result<Now, FileError> {
+        self.tidy()?;
+        let Some(bytes) = read(&self.contents.config_file)? else {
+            // A link to nowhere, or nothing at all.
+            let as_found = self.contents.before.is_none();
+            return Ok(if as_found {
+                Now::Found
+            } else {
+                Now::SomebodyElses(None)
+            });
+        };
+        let hash = hash(&bytes);
+        Ok(
+            if Some(&hash) == self.contents.before.as_ref() && !self.is_aside()? {
+                Now::Found
+            } else if hash == self.contents.on {
+                Now::On
+            } else if hash == self.contents.off {
+                Now::Off
+            } else {
+                Now::SomebodyElses(Some(bytes))
+            },
+        )
+    }
+
+    /// What was found may read as what is put in its place does, when that
+    /// says `false`. Then it is aside if something else than ours is.
+    fn is_aside(&self) -> Result<bool, FileError> {
+        if self.contents.before.as_ref() != Some(&self.contents.off) {
+            return Ok(false);
+        }
+        let aside = hash_at(&self.aside)?;
+        Ok(aside.is_some() && aside.as_ref() != Some(&self.contents.on))
+    }
+
+    /// A run that was killed where names cannot be exchanged in one step may
+    /// have left the file under a third name.
+    fn tidy(&self) -> Result<(), FileError> {
+        remove(&with_suffix(&self.next, ".old"))?;
+        let old = with_suffix(&self.aside, ".old");
+        if !is_there(&old) {
+            return Ok(());
+        }
+        if is_there(&self.aside) {
+            remove(&old)
+        } else {
+            rename(&old, &self.aside)
+        }
+    }
+
+    /// Takes what somebody else has put in place for the file that is to be put
+    /// back in the end. What was found before is kept under a name of its own,
+    /// which is returned.
+    fn adopt(&mut self, theirs: Option<&[u8]>) -> Result<Option<PathBuf>, FileError> {
+        let config_file = self.contents.config_file.clone();
+        let on = hash(&edit(&config_file, theirs, true)?);
+        let off = hash(&edit(&config_file, theirs, false)?);
+        let kept = is_there(&self.aside).then(|| {
+            let mut kept = with_suffix(&self.aside, ".found");
+            while is_there(&kept) {
+                kept = with_suffix(&kept, "+");
+            }
+            kept
+        });
+        if let Some(kept) = &kept {
+            rename(&self.aside, kept)?;
+        }
+        self.contents.before = theirs.map(hash);
+        self.contents.found = is_there(&config_file);
+        self.contents.on = on;
+        self.contents.off = off;
+        Ok(kept)
+    }
+
+    fn write(&self, path: &Path, bytes: Option<&[u8]>, on: bool) -> Result<(), FileError> {
+        let edited = edit(path, bytes, on)?;
+        let model = [&self.aside, &self.contents.config_file];
+        let model = model.into_iter().find(|model| model.is_file());
+        write_new(path, &[&edited], model.map(PathBuf::as_path)).map(drop)
+    }
+
+    fn changed_just_now(&self) -> FileError {
+        let error = io::Error::other("somebody else has changed it just now");
+        FileError::new("replace", &self.contents.config_file)(error)
+    }
+}
 
 /// Sees to it that a dockerd that starts now has live-restore on.
 pub(super) fn ensure_on(
@@ -26,7 +293,7 @@ pub(super) fn ensure_on(
 ) -> Result<(), Failure> {
     if switch.is_none() {
         // The file said so by itself, and may not do so any more.
-        *switch = Switch::plan(config_file, &journal.id, Setting::LiveRestore, true)?;
+        *switch = Switch::plan(config_file, &journal.id, true)?;
         journal.live_restore = switch.as_ref().map(|switch| switch.contents().clone());
         if journal.live_restore.is_some() {
             journal.write(lock)?;
@@ -42,6 +309,76 @@ pub(super) fn ensure_on(
         adopt(switch, theirs.as_deref(), journal, lock, progress)?;
     }
     Ok(switch.put_on()?)
+}
+
+fn adopt(
+    switch: &mut Switch,
+    theirs: Option<&[u8]>,
+    journal: &mut Journal,
+    lock: &RootLock,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
+    let kept = switch.adopt(theirs)?;
+    journal.live_restore = Some(switch.contents().clone());
+    journal.write(lock)?;
+    let kept = kept.map(|kept| format!("; what it was before is in {}", kept.display()));
+    progress.warning(&format!(
+        "somebody else changed {} meanwhile: theirs is what stays{}",
+        switch.contents.config_file.display(),
+        kept.unwrap_or_default()
+    ));
+    Ok(())
+}
+
+impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
+    /// Switches live-restore on. There may be something to take back when that
+    /// fails.
+    pub(super) async fn keep_containers(&self, switch: Option<&Switch>) -> Result<(), Failure> {
+        if let Some(switch) = switch {
+            switch.put_on()?;
+        }
+        reload(self, true).await
+    }
+
+    /// Switches live-restore off again, as far as it had come on, and puts back
+    /// what was found.
+    pub(super) async fn take_back(
+        &self,
+        switch: &mut Switch,
+        journal: &mut Journal,
+        lock: &RootLock,
+        progress: &mut impl Progress,
+    ) -> Result<(), Failure> {
+        if self.engine.info().await?.live_restore && !switch.contents.engine {
+            if let Now::SomebodyElses(theirs) = switch.now()? {
+                if says_live_restore(theirs.as_deref()) {
+                    progress.warning(&format!(
+                        "somebody else changed {} meanwhile, and it says live-restore, which may be from \
+                         digestfix: look at it. What was found is in {}",
+                        switch.contents.config_file.display(),
+                        switch.aside.display()
+                    ));
+                    return Ok(());
+                }
+                adopt(switch, theirs.as_deref(), journal, lock, progress)?;
+            }
+            progress.begin("switching live-restore off again");
+            switch.put_off()?;
+            reload(self, false).await?;
+        }
+        if switch.put_back()? {
+            progress.step(
+                Step::TakeBack,
+                "live-restore and daemon.json are what they were",
+            );
+        } else {
+            progress.warning(&format!(
+                "somebody else changed {} meanwhile: it is left as it is",
+                switch.contents.config_file.display()
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
@@ -77,4 +414,79 @@ impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
             .take_back(switch, journal, &self.lock, self.progress)
             .await
     }
+}
+
+/// Has dockerd read its configuration, and sees that live-restore is as it is
+/// to be.
+async fn reload<M: ServiceManager, E: Engine>(
+    daemon: &Daemon<'_, M, E>,
+    live_restore: bool,
+) -> Result<(), Failure> {
+    let mut reloads = daemon.engine.watch_reloads().await?;
+    daemon.manager.hang_up(daemon.unit()).await?;
+    let mut reloaded = false;
+    let takes = async {
+        reloads.next().await?;
+        reloaded = true;
+        // The reload may have been somebody else's, a moment before ours; and
+        // engines from 25 on give several who ask at once the same, older
+        // answer.
+        while daemon.engine.info().await?.live_restore != live_restore {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(RELOAD_WITHIN, takes).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Failure::ReloadWithoutEffect {
+            unit: daemon.unit().to_owned(),
+            reloaded,
+            live_restore,
+        }),
+    }
+}
+
+fn edit(path: &Path, bytes: Option<&[u8]>, on: bool) -> Result<Vec<u8>, FileError> {
+    with_live_restore(bytes, on)
+        .map_err(|error| FileError::new("edit", path)(io::Error::other(error.to_string())))
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    let failed = FileError::new("read", path);
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    let read = file.metadata().and_then(|metadata| {
+        if !metadata.is_file() || metadata.len() > MAX_BYTES {
+            return Err(io::Error::other("no plain file, or too large"));
+        }
+        file.take(MAX_BYTES).read_to_end(&mut bytes)
+    });
+    match read {
+        Ok(_) => Ok(Some(bytes)),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn hash_at(path: &Path) -> Result<Option<Digest>, FileError> {
+    Ok(read(path)?.as_deref().map(hash))
+}
+
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).map_err(FileError::new("rename", from))
+}
+
+fn remove(path: &Path) -> Result<(), FileError> {
+    directory::remove(path).map_err(FileError::new("remove", path))
 }

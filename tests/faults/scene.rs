@@ -17,18 +17,11 @@ docker start plain web frozen down >/dev/null
 docker pause frozen >/dev/null
 docker kill down >/dev/null";
 
-/// A name for each way that Docker is led to the image's manifest.
-const FURNISH_ONLINE: &str = "docker tag localhost:5000/lab/app:v1 lab/app:v1
-docker tag localhost:5000/lab/app:v1 quay.io/lab/app:v1";
-
-/// The ways that Docker is led: by nothing, by a mirror, by /etc/hosts.
-const ONLINE: [&str; 3] = [APP, "lab/app", "quay.io/lab/app"];
-
 pub struct Scene {
     pub machine: Machine,
     /// What an apply is given.
-    words: Vec<String>,
-    references: Vec<String>,
+    pub claim: String,
+    reference: String,
     pub expected: Expected,
     patience: Duration,
     by_hand: bool,
@@ -49,34 +42,20 @@ impl Scene {
         };
         let run = machine.run(&["sh", "-c", FURNISH, "furnish", config]);
         assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
-        let digest = machine.digest("app");
-        let (words, names) = if options.online {
-            machine.bring_manifest("app");
-            machine.sh(FURNISH_ONLINE);
-            let words = "apply --method online --from /lab/app.manifest";
-            (
-                words.split(' ').map(str::to_owned).collect(),
-                ONLINE.as_slice(),
-            )
-        } else {
-            let words = vec!["apply".to_owned(), machine.claim("app")];
-            (words, &ONLINE[..1])
-        };
-        let references = names.iter().map(|name| format!("{name}@{digest}"));
-        let references = references.collect();
+        let claim = machine.claim("app");
+        let reference = format!("{APP}@{}", machine.digest("app"));
         let host = Host::of(&machine);
         assert!(!host.has_digest(), "the digest is lost at first");
 
-        let apply: Vec<&str> = words.iter().map(String::as_str).collect();
-        machine.digestfix(&apply).exits(0);
+        machine.digestfix(&["apply", &claim]).exits(0);
         let expected = Expected {
             references: Host::of(&machine).value("references").to_owned(),
             host,
         };
         let scene = Self {
             machine,
-            words,
-            references,
+            claim,
+            reference,
             expected,
             patience: options.patience,
             by_hand: options.by_hand,
@@ -87,8 +66,8 @@ impl Scene {
         scene
     }
 
-    pub fn apply(&self) -> Vec<&str> {
-        self.words.iter().map(String::as_str).collect()
+    pub fn apply(&self) -> [&str; 2] {
+        ["apply", &self.claim]
     }
 
     /// Waits for the host to be what it has to be.
@@ -116,10 +95,7 @@ impl Scene {
 
     /// Takes the digest off again, for the next point.
     pub fn take_off(&self) -> Result<(), Vec<String>> {
-        let mut words = vec!["apply"];
-        for reference in &self.references {
-            words.extend(["--remove", reference]);
-        }
+        let words = ["apply", "--remove", &self.reference];
         if self.machine.engine_has("app") {
             let run = self.machine.digestfix(&words);
             if run.code != 0 {

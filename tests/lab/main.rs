@@ -8,7 +8,6 @@
 )]
 
 mod bus;
-mod containerd;
 mod containers;
 mod doctor;
 mod failures;
@@ -21,7 +20,6 @@ mod load;
 mod machine;
 mod neighbours;
 mod observed;
-mod online;
 mod packages;
 mod refusals;
 mod repair;
