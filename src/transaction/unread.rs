@@ -13,9 +13,9 @@ use crate::store::Store;
 const ONE_BY_ONE: usize = 16;
 
 /// Of a plan without changes, the references that claims rest on and that the
-/// engine does not have so, and those that are to be gone and that it still has. The engine would
-/// find nothing at a new start, either, where it does not know the image, so
-/// that is no reason for one.
+/// engine does not have so, and those that are to be gone and that it still
+/// has. The engine would find nothing at a new start, either, where it does not
+/// know the image, so that is no reason for one.
 ///
 /// # Errors
 /// When the engine cannot be asked.

@@ -55,9 +55,7 @@ impl<'a> Lookup<'a> {
         }
         let mut group = Group::new();
         for entry in self.store.entries_of(&repository.familiar()) {
-            if let Ok((reference, image)) = entry.meaning()
-                && reference.repository() == repository
-            {
+            if let Some((reference, image)) = meant(&entry, repository) {
                 group.entry(image).or_default().push(reference);
             }
         }
@@ -80,10 +78,8 @@ impl<'a> Lookup<'a> {
         let entries = self.store.entries_of(&name);
         let references = entries
             .filter(|entry| entry.value == value)
-            .filter_map(|entry| entry.meaning().ok())
-            .map(|(reference, _)| reference)
-            .filter(|reference| reference.repository() == repository);
-        let mut references: Vec<Reference> = references.collect();
+            .filter_map(|entry| meant(&entry, repository));
+        let mut references: Vec<Reference> = references.map(|(reference, _)| reference).collect();
         references.sort_unstable();
         references
     }
@@ -114,4 +110,11 @@ impl<'a> Lookup<'a> {
         known.insert(image.clone(), Rc::clone(&homes));
         homes
     }
+}
+
+/// What an entry under a repository's familiar name means, if it is of that
+/// repository.
+fn meant(entry: &Entry<'_>, repository: &Repository) -> Option<(Reference, ImageId)> {
+    let meaning = entry.meaning().ok();
+    meaning.filter(|(reference, _)| reference.repository() == repository)
 }
