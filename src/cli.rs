@@ -13,6 +13,7 @@ use crate::completion;
 use crate::disturbance::ContainerPolicy;
 use crate::history;
 use crate::host::Flags;
+use crate::method::Choice;
 use crate::metrics;
 use crate::reference::Reference;
 use crate::retention::Limits;
@@ -74,7 +75,8 @@ pub enum Command {
     /// Show what applying claims would change and disturb; touches nothing
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Plan(PlanArgs),
-    /// Make claims true: stop Docker, change its references, start it, verify
+    /// Make claims true, and verify them; Docker is stopped for it, unless the
+    /// running engine can make the change itself
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Apply(ApplyArgs),
     /// Say whether claims hold, in the file and by the running engine's answer
@@ -93,11 +95,13 @@ pub enum Command {
     /// Make the table that holds published ports, and hand it over
     #[command(hide = true)]
     HoldPorts(HoldPortsArgs),
+    /// Take sockets where Docker would connect to them, and hand them over
+    #[command(hide = true)]
+    Listen(ListenArgs),
     /// Show the transactions of this host, or all of one; touches nothing
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
-    /// Take one transaction back, by another: stop Docker, change its references
-    /// back, start it, verify
+    /// Take one transaction back, by another
     #[command(after_help = EXIT_CODES)]
     Rollback(RollbackArgs),
     /// Look for all that would stop a change on this host, and say how to cure
@@ -126,9 +130,15 @@ pub struct PlanArgs {
     /// What should be true.
     #[command(flatten)]
     pub request: RequestArgs,
+    /// How the change is made.
+    #[command(flatten)]
+    pub method: MethodArgs,
     /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
+    /// Where its manifests lie.
+    #[command(flatten)]
+    pub content: ContentArgs,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
@@ -143,6 +153,9 @@ pub struct ApplyArgs {
     /// What should be true.
     #[command(flatten)]
     pub request: RequestArgs,
+    /// How the change is made.
+    #[command(flatten)]
+    pub method: MethodArgs,
     /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
@@ -152,6 +165,9 @@ pub struct ApplyArgs {
     /// What is kept of earlier runs.
     #[command(flatten)]
     pub retention: RetentionArgs,
+    /// Where its manifests lie.
+    #[command(flatten)]
+    pub content: ContentArgs,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
@@ -169,6 +185,9 @@ pub struct VerifyArgs {
     /// What should be true.
     #[command(flatten)]
     pub request: RequestArgs,
+    /// Where its manifests lie.
+    #[command(flatten)]
+    pub content: ContentArgs,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
@@ -245,6 +264,15 @@ pub struct HoldPortsArgs {
     pub addresses: Vec<SocketAddr>,
 }
 
+/// `digestfix listen`.
+#[derive(Debug, Args)]
+pub struct ListenArgs {
+    /// Docker's process
+    pub dockerd: u32,
+    /// The addresses and ports
+    pub addresses: Vec<SocketAddr>,
+}
+
 /// `digestfix history`.
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
@@ -266,6 +294,9 @@ pub struct RollbackArgs {
     /// the newest that is in effect and no rollback]
     #[arg(value_name = "ID", value_parser = transaction, add = ArgValueCompleter::new(completion::transactions))]
     pub id: Option<String>,
+    /// How the change is made.
+    #[command(flatten)]
+    pub method: MethodArgs,
     /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
@@ -275,6 +306,9 @@ pub struct RollbackArgs {
     /// What is kept of earlier runs.
     #[command(flatten)]
     pub retention: RetentionArgs,
+    /// Where its manifests lie.
+    #[command(flatten)]
+    pub content: ContentArgs,
     /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
@@ -345,6 +379,14 @@ pub struct RetentionArgs {
     /// Keep none that is older, but the newest three
     #[arg(long, value_name = "DAYS", default_value_t = 90)]
     pub keep_days: u32,
+}
+
+/// How the change is made.
+#[derive(Debug, Args)]
+pub struct MethodArgs {
+    /// How the change is made
+    #[arg(long, value_enum, value_name = "METHOD", default_value_t)]
+    pub method: Choice,
 }
 
 /// What may happen to containers.

@@ -8,10 +8,13 @@ mod export;
 mod guard;
 mod history;
 mod hold_ports;
+mod listen;
+mod online;
 mod outcome;
 mod plan;
 mod recover;
 mod rollback;
+mod stand_in;
 mod status;
 mod unread;
 mod verify;
@@ -35,10 +38,13 @@ use crate::host::{
 };
 use crate::image_db::ImageDb;
 use crate::journal::{Journal, JournalError};
+use crate::method::NoWay;
+use crate::online::work::Unfit as Unloadable;
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Exit, Problem, Report};
 use crate::rollback::Unfit;
 use crate::source::{self, SourceError, claims_dir};
+use crate::stand_in::Hindrance;
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::aim::Aim;
 use crate::transaction::lock::LockError;
@@ -67,6 +73,7 @@ pub fn run(command: Command) -> Exit {
         Command::Recover(args) => on_event_loop(recover::run(&args)),
         Command::Guard(args) => on_event_loop(guard::run(&args)),
         Command::HoldPorts(args) => hold_ports::run(&args),
+        Command::Listen(args) => listen::run(&args),
         Command::History(args) => on_event_loop(history::run(&args)),
         Command::Rollback(args) => on_event_loop(rollback::run(&args)),
         Command::Doctor(args) => on_event_loop(doctor::run(&args)),
@@ -90,6 +97,10 @@ enum Stop {
     NothingFrom,
     #[error("the claims cannot be met")]
     Refused(Vec<Refusal>),
+    #[error("the running engine cannot be asked for that")]
+    Online(Vec<Unloadable>),
+    #[error(transparent)]
+    NoWay(#[from] NoWay),
     #[error("the transaction cannot be taken back")]
     InTheWay {
         refusals: Vec<Refusal>,
@@ -101,6 +112,8 @@ enum Stop {
     History(#[from] HistoryError),
     #[error("Docker should not be stopped now")]
     Obstacles(Vec<Obstacle>),
+    #[error("the running Docker cannot be had to record this itself: {0}")]
+    NotOnline(Hindrance),
     #[error(transparent)]
     Assess(#[from] AssessError),
     #[error("{data_root} is in use by a running dockerd{}: leave --offline out, or stop it first", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
@@ -127,6 +140,8 @@ enum Stop {
     OtherDataRoot(PathBuf, PathBuf),
     #[error("{0}")]
     Recovery(Failure),
+    #[error("{0}")]
+    OnlineRecovery(Failure),
     #[error(transparent)]
     Notice(#[from] NoticeError),
     #[error("signals cannot be listened for: {0}")]
@@ -149,9 +164,14 @@ impl Stop {
             );
             return report.end(Exit::Broken);
         }
+        if let Self::OnlineRecovery(failure) = &self {
+            report.problem("COULD NOT RESTORE THE HOST", online::problem(failure));
+            return report.end(Exit::Broken);
+        }
         let mut next = None;
         let what = match &self {
             Self::Refused(refusals) => refusals.iter().map(ToString::to_string).collect(),
+            Self::Online(reasons) => reasons.iter().map(ToString::to_string).collect(),
             Self::InTheWay { refusals, first } => {
                 next = Some(match first {
                     Some(id) => format!("take that one back first: digestfix rollback {id}"),
@@ -194,6 +214,14 @@ impl Stop {
             }
             Self::Host(_) | Self::Read(_) | Self::Assess(_) => {
                 next = Some(LOOK_AT_ALL.to_owned());
+                vec![self.to_string()]
+            }
+            Self::NotOnline(_) => {
+                next = Some(
+                    "leave --method out: it is then done by stopping Docker, changing its \
+                     references and starting it"
+                        .to_owned(),
+                );
                 vec![self.to_string()]
             }
             Self::NotRoot => {
@@ -407,14 +435,20 @@ impl Draft {
 
     fn of(images: &ImageDir, before: Snapshot, aim: &Aim<'_>) -> Result<Self, Stop> {
         let plan = ImageDb::ask(images, |db| aim.plan(&before.store, db))?;
-        let plan = plan.map_err(|refusals| match aim {
-            Aim::Claims(_) => Stop::Refused(refusals),
-            Aim::TakeBack(reversal) => Stop::InTheWay {
+        let plan = plan.map_err(|refusals| aim.refused(refusals))?;
+        Ok(Self { before, plan })
+    }
+}
+
+impl Aim<'_> {
+    fn refused(&self, refusals: Vec<Refusal>) -> Stop {
+        match self {
+            Self::Claims(_) => Stop::Refused(refusals),
+            Self::TakeBack(reversal) => Stop::InTheWay {
                 first: reversal.first_in_the_way(&refusals).map(str::to_owned),
                 refusals,
             },
-        })?;
-        Ok(Self { before, plan })
+        }
     }
 }
 

@@ -46,8 +46,9 @@ impl ContentStore {
         }
     }
 
-    /// The text of a manifest, if it is there and whole.
-    fn text(&self, digest: &Digest) -> Option<String> {
+    /// The text of a manifest or a config, if it is there and whole.
+    #[must_use]
+    pub fn text(&self, digest: &Digest) -> Option<String> {
         self.directories.iter().find_map(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
             let mut text = String::new();
@@ -57,6 +58,16 @@ impl ContentStore {
                 .read_to_string(&mut text)
                 .ok()?;
             (Digest::of(digest.algorithm(), text.as_bytes()) == *digest).then_some(text)
+        })
+    }
+
+    /// A blob of this name is there. Its bytes, which may be many, are not looked
+    /// at.
+    #[must_use]
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.directories.iter().any(|directory| {
+            let path = directory.join(digest.algorithm().name()).join(digest.hex());
+            path.is_file()
         })
     }
 

@@ -10,6 +10,7 @@ use crate::container::{Container, RestartPolicy};
 use crate::digest::ImageId;
 use crate::reference::Reference;
 
+pub mod images;
 mod unix;
 
 pub use unix::UnixEngine;
@@ -52,6 +53,22 @@ pub struct Info {
     pub swarm: bool,
     /// Its version.
     pub version: String,
+    /// Where it looks for images of docker.io first, as it writes them.
+    pub mirrors: Vec<String>,
+    /// What it reaches registries through.
+    pub proxies: Proxies,
+}
+
+/// The proxies between the engine and registries, as its environment or its
+/// configuration has them; empty where there are none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// `HTTP_PROXY`.
+    pub http: String,
+    /// `HTTPS_PROXY`.
+    pub https: String,
+    /// `NO_PROXY`.
+    pub none: String,
 }
 
 impl Info {
@@ -139,6 +156,10 @@ pub trait Engine {
     async fn watch_reloads(&self) -> Result<Self::Reloads, EngineError>;
     /// The image that a reference leads to; none when the engine finds none.
     async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError>;
+    /// Has the engine ask the registry for a reference with a digest.
+    async fn pull(&self, reference: &Reference) -> Result<(), EngineError>;
+    /// Drops a reference. The image goes with its last one.
+    async fn untag(&self, reference: &Reference) -> Result<(), EngineError>;
     /// It has an image of this ID, whatever its names.
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError>;
     /// Every tag and digest that the engine has.

@@ -5,6 +5,7 @@
 //! that of the same image ID.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::digest::{Digest, ImageId};
 use crate::manifest::{Descriptor, Format, MAX_INDEX_ENTRIES, Manifest};
@@ -17,10 +18,16 @@ pub const MAX_INDEX_DEPTH: usize = 8;
 /// index, each on hosts of its own.
 pub const MAX_RECORDS_OF_A_DIGEST: usize = 1_000;
 
+/// The most bytes of manifests that are kept as they came, to be given to an
+/// engine.
+pub const MAX_KEPT_BYTES: usize = 256 * 1024 * 1024;
+
 /// Manifests and records.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
     manifests: BTreeMap<Digest, Brought>,
+    texts: BTreeMap<Digest, Arc<str>>,
+    kept_bytes: usize,
     records: BTreeMap<Digest, BTreeMap<ImageId, String>>,
 }
 
@@ -65,6 +72,54 @@ impl Evidence {
             manifest,
             origin: origin.to_owned(),
         });
+    }
+
+    /// Keeps the bytes of a manifest that was taken in, until there are
+    /// [`MAX_KEPT_BYTES`] of them.
+    pub fn keep(&mut self, digest: &Digest, bytes: &[u8]) {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            return;
+        };
+        let kept = self.kept_bytes.saturating_add(text.len());
+        if kept <= MAX_KEPT_BYTES && !self.texts.contains_key(digest) {
+            self.texts.insert(digest.clone(), text.into());
+            self.kept_bytes = kept;
+        }
+    }
+
+    /// The manifests that prove a digest to be of an image, as they came: its
+    /// own, or an index and the way through it. None when one of them is missing.
+    #[must_use]
+    pub fn way(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, Arc<str>>> {
+        self.way_below(digest, image, 0, &mut BTreeSet::new())
+    }
+
+    fn way_below<'a>(
+        &'a self,
+        digest: &'a Digest,
+        image: &ImageId,
+        depth: usize,
+        seen: &mut BTreeSet<&'a Digest>,
+    ) -> Option<BTreeMap<Digest, Arc<str>>> {
+        if !seen.insert(digest) {
+            return None;
+        }
+        let text = self.texts.get(digest)?;
+        let mut way = match &self.manifests.get(digest)?.manifest {
+            Manifest::Image(manifest) if manifest.image == *image => BTreeMap::new(),
+            Manifest::Index(children) if depth < MAX_INDEX_DEPTH => children
+                .iter()
+                .find_map(|child| self.way_below(&child.digest, image, depth + 1, seen))?,
+            _ => return None,
+        };
+        way.insert(digest.clone(), Arc::clone(text));
+        Some(way)
+    }
+
+    /// What a manifest that was brought along says.
+    #[must_use]
+    pub fn manifest(&self, digest: &Digest) -> Option<&Manifest> {
+        Some(&self.manifests.get(digest)?.manifest)
     }
 
     /// What an index lists; nothing for anything else.
@@ -180,5 +235,79 @@ impl Evidence {
             self.manifests.get(digest),
             Some(Brought { manifest: Manifest::Image(image), .. }) if image.format == Format::Oci
         )
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+
+    fn taken(evidence: &mut Evidence, text: &str) -> Digest {
+        let digest = Digest::of(Algorithm::Sha256, text.as_bytes());
+        let manifest = Manifest::parse(text.as_bytes()).unwrap();
+        evidence.add_manifest(digest.clone(), manifest, "F");
+        evidence.keep(&digest, text.as_bytes());
+        digest
+    }
+
+    fn manifest(image: &ImageId) -> String {
+        format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","size":1,"digest":"{image}"}},"layers":[]}}"#
+        )
+    }
+
+    fn index(children: &[&Digest]) -> String {
+        let children = children
+            .iter()
+            .map(|child| format!(r#"{{"size":1,"digest":"{child}"}}"#));
+        let children: Vec<String> = children.collect();
+        format!(
+            r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+            children.join(",")
+        )
+    }
+
+    fn image(digit: char) -> ImageId {
+        format!("sha256:{}", digit.to_string().repeat(64))
+            .parse()
+            .unwrap()
+    }
+
+    #[test]
+    fn the_way_to_an_image_leads_through_indexes() {
+        let mut evidence = Evidence::default();
+        let one = taken(&mut evidence, &manifest(&image('a')));
+        let two = taken(&mut evidence, &manifest(&image('b')));
+        let strange = Digest::of(Algorithm::Sha256, b"elsewhere");
+        let inner = taken(&mut evidence, &index(&[&strange, &two]));
+        let outer = taken(&mut evidence, &index(&[&one, &inner]));
+        let way = |digest: &Digest, wanted| {
+            let way = evidence.way(digest, &image(wanted))?;
+            Some(way.into_keys().collect::<BTreeSet<_>>())
+        };
+        assert_eq!(way(&one, 'a'), Some([one.clone()].into()));
+        assert_eq!(way(&one, 'b'), None);
+        assert_eq!(way(&outer, 'a'), Some([outer.clone(), one.clone()].into()));
+        let all = [outer.clone(), inner.clone(), two.clone()].into();
+        assert_eq!(way(&outer, 'b'), Some(all));
+        assert_eq!(way(&outer, 'c'), None);
+        assert_eq!(way(&strange, 'a'), None);
+    }
+
+    #[test]
+    fn bytes_are_kept_up_to_a_bound() {
+        let mut evidence = Evidence::default();
+        let text = manifest(&image('a'));
+        let digest = taken(&mut evidence, &text);
+        let way = evidence.way(&digest, &image('a')).unwrap();
+        assert_eq!(*way[&digest], *text);
+        let mut full = Evidence::default();
+        let other = Digest::of(Algorithm::Sha256, b"other");
+        full.keep(&other, &vec![b'x'; MAX_KEPT_BYTES]);
+        let digest = taken(&mut full, &text);
+        assert!(full.proof(&digest).is_some());
+        assert!(full.way(&digest, &image('a')).is_none());
     }
 }

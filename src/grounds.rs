@@ -58,6 +58,12 @@ impl Grounds {
         (ground.image_id == *image).then_some(ground)
     }
 
+    /// The references that digestfix wrote, of which some may be gone.
+    pub fn references(&self) -> impl Iterator<Item = Reference> {
+        let names = self.references.keys();
+        names.filter_map(|name| Reference::parse(name).ok())
+    }
+
     /// Takes in what a plan wrote, and drops what is no longer so.
     fn note(&mut self, plan: &Plan) {
         for change in &plan.changes {

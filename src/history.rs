@@ -15,12 +15,14 @@ use nix::unistd::geteuid;
 
 use crate::data_root::ImageDir;
 use crate::directory;
+use crate::method::Method;
 use crate::state_file;
 use crate::transaction::lock::RootLock;
 
 mod record;
 pub mod who;
 
+pub(crate) use record::familiar;
 pub use record::{Changed, Claimed, End, Kind, Record, Side};
 
 /// The directory beside the journal.
@@ -214,10 +216,13 @@ pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryErro
     };
     let (interrupted, _) = scan(lock.data_root(), unended);
     let ended = interrupted.into_iter().map(|mut record| {
-        let images = ImageDir::new(lock.data_root(), &record.driver);
-        let references = images
-            .read_bytes()
-            .map_or(Side::Other, |bytes| record.side(&bytes));
+        let references = match record.method {
+            // One that may have asked the engine for anything has a journal.
+            Some(Method::Online) => Side::Old,
+            Some(Method::Restart) | None => ImageDir::new(lock.data_root(), &record.driver)
+                .read_bytes()
+                .map_or(Side::Other, |bytes| record.side(&bytes)),
+        };
         record.end(lock, End::Recovered { references })
     });
     ended.filter_map(Result::err).collect()

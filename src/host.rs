@@ -29,7 +29,7 @@ mod settle;
 mod tests;
 
 pub use daemon_json::DaemonJsonError;
-pub use daemon_json_edit::{says_live_restore, with_live_restore};
+pub use daemon_json_edit::{says_live_restore, says_mirror, with_live_restore, with_mirror};
 pub use engine_start::{EngineStart, PID_FILE, PROC};
 pub use error::HostError;
 pub use examine::{Examined, examine};
@@ -58,9 +58,21 @@ pub struct Flags {
     pub socket: Option<PathBuf>,
 }
 
+/// Where an engine keeps its images and their references.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ImageStore {
+    /// In the data root.
+    #[default]
+    Own,
+    /// In containerd.
+    Containerd,
+}
+
 /// Docker on this host.
 #[derive(Debug, Clone)]
 pub struct Host {
+    /// Where its images are.
+    pub image_store: ImageStore,
     /// Where the references are.
     pub images: ImageDir,
     /// What to do about the daemon.
@@ -101,24 +113,8 @@ pub struct Managed {
     pub forgotten_by_reload: Vec<String>,
     /// Its configuration file has docker-proxy on, and not where it is.
     pub leaves_proxy_to_be_found: bool,
-}
-
-/// A running engine that keeps its images in containerd; none when it is not
-/// such a one.
-///
-/// # Errors
-/// [`HostError`] when no daemon can be found.
-pub async fn find_containerd_engine<M: ServiceManager, E: Engine>(
-    flags: &Flags,
-    manager: &M,
-    connect: impl Fn(&Path) -> E,
-) -> Result<Option<(E, Info)>, HostError> {
-    let daemon = find_daemon(flags, manager, &connect).await?;
-    let engine = connect(Path::new(&daemon.socket.value));
-    Ok(daemon
-        .engine
-        .filter(|info| info.containerd_image_store)
-        .map(|info| (engine, info)))
+    /// Its command line says where images of docker.io are looked for.
+    pub has_mirror_flag: bool,
 }
 
 /// Finds a host whose daemon systemd runs. Touches nothing; above all it does
@@ -133,21 +129,24 @@ pub async fn find_managed<M: ServiceManager, E: Engine>(
     connect: impl Fn(&Path) -> E,
 ) -> Result<Host, HostError> {
     let daemon = find_daemon(flags, manager, connect).await?;
-    if daemon.keeps_images_in_containerd() {
-        return Err(HostError::ContainerdImageStore);
-    }
     let sources = Sources {
         flags,
         engine: daemon.engine.as_ref(),
         args: &daemon.args,
         config: &daemon.config,
     };
-    let (images, mut findings) = sources.image_dir()?;
+    let in_containerd = daemon.keeps_images_in_containerd();
+    let (image_store, (images, mut findings)) = if in_containerd {
+        (ImageStore::Containerd, sources.containerd_dir()?)
+    } else {
+        (ImageStore::Own, sources.image_dir()?)
+    };
     refuse_other_users(manager, &daemon.unit, &images).await?;
     let managed = daemon.managed(flags);
     let unit = finding("unit", &managed.unit.id, daemon.named_by);
     findings.extend([unit, daemon.socket, daemon.config_file]);
     Ok(Host {
+        image_store,
         images,
         management: Management::Managed(Box::new(managed)),
         sources: findings,
@@ -197,6 +196,7 @@ pub fn find_offline(flags: &Flags) -> Result<Host, HostError> {
     };
     let (images, sources) = sources.image_dir()?;
     Ok(Host {
+        image_store: ImageStore::Own,
         images,
         management: Management::Offline,
         sources,

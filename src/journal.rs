@@ -12,9 +12,11 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, RestartPolicy, Status};
-use crate::digest::{Algorithm, Digest};
-use crate::history::is_id;
+use crate::digest::{Algorithm, Digest, ImageId};
+use crate::history::{familiar, is_id};
 use crate::host::is_driver_name;
+use crate::online::work::Pin;
+use crate::reference::Reference;
 use crate::state_file;
 use crate::transaction::lock::RootLock;
 
@@ -22,6 +24,9 @@ const FILE_NAME: &str = "journal.json";
 
 /// The version of the format.
 const VERSION: u32 = 1;
+
+/// What the address of a mirror of digestfix's own begins with.
+const MIRROR: &str = "http://127.0.0.1:";
 
 /// The largest journal that is read, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -51,7 +56,10 @@ pub struct Journal {
     /// The reference store.
     pub references: References,
     /// daemon.json, where live-restore is switched on in it.
-    pub live_restore: Option<LiveRestore>,
+    pub live_restore: Option<DaemonJson>,
+    /// What Docker is shown so that it records references itself, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stand_in: Option<StandIn>,
     /// The containers that are to run again, in the order of their start.
     pub start_again: Vec<Ran>,
     /// The containers that are down, and would be started with Docker: they
@@ -60,6 +68,24 @@ pub struct Journal {
     /// The containers whose health checks Docker does not resume by itself:
     /// they are paused for an instant.
     pub health_checked: Vec<Ran>,
+    /// What the running engine is asked for, where nothing is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online: Option<Online>,
+}
+
+/// What the running engine is asked for. The manifests are in the transaction's
+/// record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Online {
+    /// To be loaded.
+    pub added: Vec<Pin>,
+    /// To be dropped.
+    pub dropped: Vec<Pin>,
+    /// It failed, and is being taken back.
+    pub is_taken_back: bool,
+    /// Where containerd keeps its blobs, where somebody said so.
+    pub containerd_root: Option<PathBuf>,
 }
 
 /// What a transaction is about to do next, or has begun to.
@@ -90,13 +116,13 @@ pub struct References {
     pub after: Digest,
 }
 
-/// The contents of daemon.json.
+/// The contents of daemon.json, of which one setting changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LiveRestore {
+pub struct DaemonJson {
     /// The file, for the reader to compare with the one it found.
     pub config_file: PathBuf,
-    /// The running engine had it on.
+    /// The running engine had the setting on.
     pub engine: bool,
     /// What was found; none when there was nothing to read.
     pub before: Option<Digest>,
@@ -104,10 +130,54 @@ pub struct LiveRestore {
     pub found: bool,
     /// The directory was there.
     pub directory: bool,
-    /// With live-restore on.
+    /// With the setting on.
     pub on: Digest,
-    /// With live-restore off.
+    /// With the setting off.
     pub off: Digest,
+}
+
+/// What Docker is shown so that it records references itself, and by whom: a
+/// registry of digestfix's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandIn {
+    /// What it is to record. Nothing of it was there.
+    pub references: Vec<Recorded>,
+    /// The mirror that it is to ask.
+    pub mirror: Option<Mirror>,
+    /// `/etc/hosts`, where registries have another address in it.
+    pub hosts: Option<Hosts>,
+}
+
+/// A reference that Docker is to record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recorded {
+    /// The reference.
+    #[serde(with = "familiar")]
+    pub reference: Reference,
+    /// The image that it is to point at.
+    pub image: ImageId,
+}
+
+/// One more of Docker's `registry-mirrors`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// Its address.
+    pub address: String,
+    /// daemon.json, where it is set.
+    pub daemon_json: DaemonJson,
+}
+
+/// The contents of `/etc/hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hosts {
+    /// What was found.
+    pub before: Digest,
+    /// The same, with other addresses for registries.
+    pub with: Digest,
 }
 
 /// A container that ran.
@@ -181,6 +251,8 @@ enum Problem {
     NoUnit,
     #[error("{0:?} is no ID of a container")]
     Container(String),
+    #[error("{0:?} is no mirror on this host")]
+    Mirror(String),
 }
 
 impl JournalError {
@@ -209,9 +281,11 @@ impl Journal {
             live_restore_by_file: false,
             references,
             live_restore: None,
+            stand_in: None,
             start_again: Vec::new(),
             kept_down: Vec::new(),
             health_checked: Vec::new(),
+            online: None,
         }
     }
 
@@ -247,10 +321,19 @@ impl Journal {
         }
         // Without a daemon there is nothing else to see to.
         let is_of_files = journal.live_restore.is_none()
+            && journal.stand_in.is_none()
+            && journal.online.is_none()
             && journal.start_again.is_empty()
             && journal.kept_down.is_empty();
         if journal.unit.is_none() && !is_of_files {
             return Err(Problem::NoUnit);
+        }
+        let mirror = journal
+            .stand_in
+            .as_ref()
+            .and_then(|one| one.mirror.as_ref());
+        if let Some(mirror) = mirror.filter(|mirror| !mirror.address.starts_with(MIRROR)) {
+            return Err(Problem::Mirror(mirror.address.clone()));
         }
         let ran = journal.start_again.iter().chain(&journal.health_checked);
         let ids = ran.map(|container| &container.id);
@@ -353,8 +436,8 @@ mod tests {
         Journal::new("20261124T113000Z-7", references)
     }
 
-    fn live_restore() -> LiveRestore {
-        LiveRestore {
+    fn live_restore() -> DaemonJson {
+        DaemonJson {
             config_file: "/etc/docker/daemon.json".into(),
             engine: false,
             before: None,
@@ -372,6 +455,42 @@ mod tests {
         journal.live_restore = Some(live_restore());
         let bytes = serde_json::to_vec_pretty(&journal).unwrap();
         assert_eq!(Journal::parse(&bytes).unwrap(), journal);
+    }
+
+    fn stand_in() -> StandIn {
+        StandIn {
+            references: vec![Recorded {
+                reference: Reference::parse(&format!("a@{}", hash(b"m"))).unwrap(),
+                image: hash(b"i").to_string().parse().unwrap(),
+            }],
+            mirror: Some(Mirror {
+                address: "http://127.0.0.1:5".to_owned(),
+                daemon_json: live_restore(),
+            }),
+            hosts: Some(Hosts {
+                before: hash(b"before"),
+                with: hash(b"with"),
+            }),
+        }
+    }
+
+    #[test]
+    fn what_stands_in_is_read_as_it_was_written() {
+        let mut journal = journal();
+        journal.unit = Some("docker.service".to_owned());
+        journal.stand_in = Some(stand_in());
+        let text = serde_json::to_string(&journal).unwrap();
+        assert_eq!(Journal::parse(text.as_bytes()).unwrap(), journal);
+        for (from, to) in [
+            ("http://127.0.0.1:5", "http://10.0.0.1:5"),
+            ("\"unit\":\"docker.service\"", "\"unit\":null"),
+            ("\"a@sha256", "\"a:b c@sha256"),
+            ("\"with\"", "\"path\":\"/etc/passwd\",\"with\""),
+        ] {
+            let broken = text.replacen(from, to, 1);
+            assert_ne!(broken, text);
+            assert!(Journal::parse(broken.as_bytes()).is_err(), "{broken}");
+        }
     }
 
     #[test]

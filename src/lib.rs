@@ -12,6 +12,8 @@
 //!    above all, and whether [`live_restore`] can keep it;
 //! 6. [`transaction`]: lock, stop, commit, start, verify, or undo, with a
 //!    [`journal`] for a run that is killed;
+//!    Or, where images are in containerd ([`containerd_store`]), [`online`]: the
+//!    running engine loads an [`oci_archive`] of manifests ([`method`]);
 //! 7. [`history`]: what each transaction did, for [`rollback`] to take one
 //!    back, and [`retention`] to end it;
 //! 8. [`report`]: what people and machines read, by way of [`output`], which
@@ -31,6 +33,7 @@ pub mod cli;
 pub mod commands;
 pub mod completion;
 pub mod container;
+pub mod containerd_store;
 pub mod content_store;
 pub mod data_root;
 pub mod digest;
@@ -42,6 +45,7 @@ pub mod events;
 pub mod evidence;
 pub mod grounds;
 pub mod guard;
+pub mod handover;
 pub mod history;
 pub mod host;
 pub mod image_db;
@@ -51,8 +55,11 @@ pub mod journal;
 pub mod journald;
 pub mod live_restore;
 pub mod manifest;
+pub mod method;
 pub mod metrics;
 pub mod nf_tables;
+pub mod oci_archive;
+pub mod online;
 pub mod output;
 pub mod plan;
 pub mod reference;
@@ -62,6 +69,7 @@ pub mod rewrite;
 pub mod rollback;
 pub mod run_result;
 pub mod source;
+pub mod stand_in;
 pub mod state_file;
 pub mod status;
 pub mod store;

@@ -127,9 +127,17 @@ fn hindrance(host: &Managed, engine: &Info) -> Option<Hindrance> {
     if host.live_restore_flag.is_some() {
         return Some(Hindrance::Flag { unit });
     }
+    reload_hindrance(host, engine)
+}
+
+/// Why Docker cannot be told of a daemon.json that is another for the moment.
+pub(crate) fn reload_hindrance(host: &Managed, engine: &Info) -> Option<Hindrance> {
     let program = program(host.service.main_pid);
     if program != "dockerd" {
-        return Some(Hindrance::NotDockerd { unit, program });
+        return Some(Hindrance::NotDockerd {
+            unit: host.unit.id.clone(),
+            program,
+        });
     }
     if host.leaves_proxy_to_be_found && engine.needs_proxy_path() {
         return Some(Hindrance::ReloadRefused {
@@ -229,6 +237,7 @@ mod tests {
                 live_restore_at_start: false,
                 forgotten_by_reload: Vec::new(),
                 leaves_proxy_to_be_found: false,
+                has_mirror_flag: false,
             }
         }
     }

@@ -19,9 +19,11 @@ pub const MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// included. The largest that are published have some dozens.
 pub const MAX_INDEX_ENTRIES: usize = 1_000;
 
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// The media type of an index in OCI's format.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The media type of a manifest in OCI's format.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
@@ -147,6 +149,27 @@ struct Config {
     size: u64,
 }
 
+/// What a registry calls a manifest or an index that it serves: what that says
+/// of itself, or else what it looks like (OCI's may leave it out).
+#[must_use]
+pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Says {
+        media_type: Option<String>,
+    }
+    let says = serde_json::from_slice(bytes).map(|says: Says| says.media_type);
+    let says = says.ok().flatten().unwrap_or_default();
+    let known = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
+    known
+        .into_iter()
+        .find(|known| *known == says)
+        .unwrap_or(match manifest {
+            Manifest::Index(_) => OCI_INDEX,
+            _ => OCI_MANIFEST,
+        })
+}
+
 impl Manifest {
     /// Reads a manifest or an index.
     ///
@@ -263,6 +286,24 @@ mod tests {
         let chart = image("application/vnd.cncf.helm.config.v1+json", OCI_PLAIN_LAYER);
         assert_eq!(parsed(&chart), Ok(Manifest::Artifact));
         assert_eq!(parsed(r#"{"schemaVersion":2}"#), Ok(Manifest::Artifact));
+    }
+
+    #[test]
+    fn what_says_nothing_of_itself_is_oci() {
+        let plain = image(OCI_CONFIG, OCI_PLAIN_LAYER);
+        let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+        let says =
+            |text: &str, kind: &str| text.replacen('{', &format!(r#"{{"mediaType":"{kind}","#), 1);
+        for (text, expected) in [
+            (plain.clone(), OCI_MANIFEST),
+            (says(&plain, DOCKER_MANIFEST), DOCKER_MANIFEST),
+            (says(&plain, "text/html\\r\\nX: y"), OCI_MANIFEST),
+            (index.to_owned(), OCI_INDEX),
+            (says(index, DOCKER_LIST), DOCKER_LIST),
+        ] {
+            let manifest = parsed(&text).unwrap();
+            assert_eq!(media_type(text.as_bytes(), &manifest), expected, "{text}");
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use crate::cli::OutputArgs;
 use crate::container::Change;
-use crate::host::{Glance, Host, Management};
+use crate::host::{Glance, Host, ImageStore, Management};
+use crate::method::Method;
 use crate::output::{self, Output, Stream};
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::status::Row;
@@ -156,7 +157,12 @@ impl Report {
         let engine = managed
             .and_then(|managed| managed.engine.as_ref())
             .map(|info| info.version.clone());
+        let image_store = match host.image_store {
+            ImageStore::Own => None,
+            ImageStore::Containerd => Some("containerd"),
+        };
         self.document.host = Some(HostDocument {
+            image_store,
             data_root: host.images.data_root().to_owned(),
             driver: host.images.driver().to_owned(),
             unit: managed.map(|managed| managed.unit.id.clone()),
@@ -169,6 +175,8 @@ impl Report {
     /// Where Docker is, by files alone. They do not tell the engine's version.
     pub fn glance(&mut self, glance: &Glance) {
         self.document.host = Some(HostDocument {
+            // What is in containerd, files do not settle.
+            image_store: None,
             data_root: glance.images.data_root().to_owned(),
             driver: glance.images.driver().to_owned(),
             unit: Some(glance.unit.clone()),
@@ -194,8 +202,12 @@ impl Report {
             (Some(unit), None) => format!("{unit} (not running)"),
             (None, _) => "offline".to_owned(),
         };
+        let images = match host.image_store {
+            Some(store) => format!("{store} image store, snapshotter"),
+            None => "storage driver".to_owned(),
+        };
         self.say(format!(
-            "Data root {}, storage driver {}, {daemon}\n",
+            "Data root {}, {images} {}, {daemon}\n",
             host.data_root.display(),
             host.driver
         ));
@@ -330,6 +342,31 @@ impl Report {
         }
     }
 
+    /// How the change is made, and why so.
+    pub fn method(&mut self, method: Method, why: &str) {
+        self.document.method = Some(method);
+        self.document.method_because = Some(why.to_owned());
+    }
+
+    /// Says how the change is made.
+    pub fn say_method(&mut self) {
+        let name = match self.document.method {
+            Some(Method::Online) => "online",
+            Some(Method::Restart) => "restart",
+            None => return,
+        };
+        let why = self.document.method_because.clone().unwrap_or_default();
+        self.say(format!("\nMethod {name}: {why}."));
+    }
+
+    /// What is touched where nothing is stopped.
+    pub fn touches(&mut self, touched: &[String]) {
+        self.say("Nothing is stopped.");
+        if !touched.is_empty() {
+            self.say(format!("For the moment, {}.", touched.join("; ")));
+        }
+    }
+
     /// The containers that are not what they were.
     pub fn containers(&mut self, changes: &[Change]) {
         let changes = changes.iter().map(|change| ContainerChangeDocument {
@@ -342,6 +379,11 @@ impl Report {
     /// Whether each claim holds; `engine` has the running engine's word on
     /// each, where it was asked.
     pub fn verified(&mut self, plan: &Plan, engine: Option<&[bool]>) {
+        let host = self.document.host.as_ref();
+        let place = match host.and_then(|host| host.image_store) {
+            Some(_) => "in containerd",
+            None => "in the file",
+        };
         let mut claims = Vec::new();
         for (index, target) in plan.targets.iter().enumerate() {
             let answered = engine.and_then(|answers| answers.get(index).copied());
@@ -350,7 +392,7 @@ impl Report {
                 false => Tone::Bad.of("NO"),
             };
             self.say(
-                Text::from(format!("{}\n  in the file: ", target.claim))
+                Text::from(format!("{}\n  {place}: ", target.claim))
                     .and(word(target.holds))
                     .and(", by the engine: ")
                     .and(answered.map_or("not asked".into(), word))

@@ -42,6 +42,9 @@ pub enum State {
     Ok,
     /// The image has no digest in this repository.
     NoDigest,
+    /// The layers are here unpacked, and not as the registry serves them: the image
+    /// runs by the digest, and cannot be saved or pushed by it.
+    RunsOnly,
     /// The digest is the ID of an image on this host.
     DigestIsImageId,
     /// The image store has no such image.
@@ -57,6 +60,7 @@ impl State {
         match self {
             Self::Ok => "ok",
             Self::NoDigest => "no digest",
+            Self::RunsOnly => "ok to run, not to save or push",
             Self::DigestIsImageId => "digest is an image ID",
             Self::ImageMissing => "image missing",
             Self::Unparsable => "unparsable",

@@ -47,6 +47,23 @@ pub struct Store {
 /// when it is gone.
 type Edits = BTreeMap<String, Option<String>>;
 
+/// One without a reference.
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            file: Arc::new(File {
+                text: String::new(),
+                unescaped: String::new(),
+                is_plain: true,
+                repositories: Vec::new(),
+                pairs: Vec::new(),
+                top_level: vec![TopLevel::Repositories],
+            }),
+            edits: BTreeMap::new(),
+        }
+    }
+}
+
 /// Two stores are equal when they would be written as the same bytes.
 impl PartialEq for Store {
     fn eq(&self, other: &Self) -> bool {

@@ -32,26 +32,32 @@ pub mod aim;
 mod announcement;
 mod containers;
 pub mod daemon;
+pub mod daemon_json;
 pub mod exchange;
 pub mod hold;
+pub mod hosts_file;
 mod leftovers;
-pub mod live_restore;
+mod live_restore;
 pub mod lock;
 pub mod outcome;
 pub mod ports;
 mod record;
 pub mod recovery;
 mod rendered;
+pub mod setting;
+pub mod stand_in;
 pub mod swap;
 pub mod unread;
 
 use aim::Aim;
 use daemon::Daemon;
+use daemon_json::Switch;
 use hold::Hold;
-use live_restore::Switch;
 use lock::RootLock;
 use outcome::{Failure, Outcome, Progress, Step, StoreNow};
 use rendered::Rendered;
+use setting::Setting;
+use stand_in::StandIn;
 use swap::{Staged, Swapped};
 
 /// Clients wait this long for a Docker that does not come; then they are told.
@@ -99,6 +105,8 @@ pub struct Transaction<'a, M, E, P> {
     swapped: Option<Swapped>,
     hold: Option<Hold>,
     held_ports: Option<Owned>,
+    /// The running Docker makes the change.
+    stand_in: Option<StandIn>,
 }
 
 impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
@@ -140,6 +148,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             swapped: None,
             hold: None,
             held_ports: None,
+            stand_in: None,
         }
     }
 
@@ -152,7 +161,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     /// Runs to one of its ends.
     pub async fn run(mut self) -> Outcome {
-        match self.forward().await {
+        let went = match self.stand_in {
+            Some(_) => self.forward_online().await,
+            None => self.forward().await,
+        };
+        match went {
             Ok(()) => self.end().await,
             Err(failure) => self.back(failure).await,
         }
@@ -214,7 +227,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
         self.progress.begin("switching live-restore on");
         self.reached = Reached::Keeping;
-        daemon.keep_containers(self.switch.as_ref()).await?;
+        daemon
+            .switch_on(&Setting::LiveRestore, self.switch.as_ref())
+            .await?;
         self.progress.step(
             Step::Keep,
             "live-restore switched on for the moment: containers keep running",
@@ -568,6 +583,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     async fn undo(&mut self) -> Result<(), Failure> {
+        if self.stand_in.is_some() {
+            return self.undo_online().await;
+        }
         let stopped = if self.reached >= Reached::Starting && self.swapped.is_some() {
             self.undo_start().await
         } else {

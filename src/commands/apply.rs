@@ -22,11 +22,13 @@ pub(super) fn run(args: &ApplyArgs) -> Exit {
         wait: args.lock.wait,
         limits: (&args.retention).into(),
         host: &args.host,
+        method: args.method.method,
+        containerd_root: args.content.containerd_root.as_deref(),
     };
     on_event_loop(async {
         match change(&Wish::Claims(&request), &terms, &mut report).await {
             Ok(None) => nothing_to_do(report),
-            Ok(Some((outcome, disturbance))) => tell(outcome, disturbance.as_ref(), report),
+            Ok(Some(changed)) => tell(changed, report),
             Err(stop) => stop.tell(report),
         }
     })

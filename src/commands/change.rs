@@ -6,9 +6,12 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use crate::cli::HostArgs;
+use crate::commands::online::Containerd;
 use crate::commands::recover::{recover, settled_site};
+use crate::commands::stand_in::Way;
 use crate::commands::{
-    Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, log, rollback, survey, unread,
+    Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, log, rollback, stand_in, survey,
+    unread,
 };
 use crate::data_root::Snapshot;
 use crate::disturbance::{ContainerPolicy, Disturbance, Obstacle};
@@ -16,17 +19,20 @@ use crate::history;
 use crate::host::{Flags, Glance, HostError, probable_data_root};
 use crate::interrupt::Interrupt;
 use crate::journal::Journal;
+use crate::method::Choice;
+use crate::online;
 use crate::plan::Request;
 use crate::report::Report;
 use crate::retention::Limits;
 use crate::rollback::Unfit;
+use crate::stand_in::hosts::HOSTS;
 use crate::systemd::SystemBus;
 use crate::transaction::Transaction;
 use crate::transaction::aim::Aim;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
-use crate::transaction::outcome::{Outcome, Progress};
+use crate::transaction::outcome::{Failure, Outcome, Progress};
 use crate::unfinished::UNFINISHED;
 
 /// What somebody wants.
@@ -43,10 +49,17 @@ pub(super) struct Terms<'a> {
     pub wait: Duration,
     pub limits: Limits,
     pub host: &'a HostArgs,
+    pub method: Choice,
+    pub containerd_root: Option<&'a Path>,
 }
 
-/// How it ended, and what was to be expected of containers.
-pub(super) type Changed = (Outcome, Option<Disturbance>);
+/// How it ended.
+pub(super) enum Changed {
+    /// In Docker's own store, with what was to be expected of containers.
+    Restarted(Box<Outcome>, Option<Box<Disturbance>>),
+    /// In the containerd image store, by the running engine.
+    Online(Box<online::Outcome>),
+}
 
 impl<'a> Wish<'a> {
     /// What that means on a host as it is now.
@@ -120,6 +133,13 @@ pub(super) async fn change(
         report.warning(&error.to_string());
     }
     let aim = wish.aim(&site, report)?;
+    if let Some(containerd) = Containerd::of(&site, terms.containerd_root)? {
+        terms.method.for_containerd()?;
+        let ended = containerd
+            .change(&aim, lock, terms.limits, &interrupt, report)
+            .await?;
+        return Ok(ended.map(Box::new).map(Changed::Online));
+    }
     let draft = Draft::again(site.images(), &aim, seen)?;
     report.plan(&draft.plan);
     let unread = unread::of_draft(&site, &draft).await?;
@@ -127,7 +147,12 @@ pub(super) async fn change(
     if draft.plan.is_empty() && unread.is_empty() {
         return Ok(None);
     }
-    let (disturbance, obstacles) = survey(&site, terms.containers).await?;
+    let way = stand_in::way(terms.method, wish, &site, &draft, report).await?;
+    let stand_in = way.map(Way::stand_in);
+    let (disturbance, obstacles) = match (&stand_in, site.managed()) {
+        (Some(_), Some((_, host))) => (Some(nothing_stops(&host.unit.id)), Vec::new()),
+        _ => survey(&site, terms.containers).await?,
+    };
     if !obstacles.is_empty() {
         return Err(Stop::Obstacles(obstacles));
     }
@@ -137,6 +162,7 @@ pub(super) async fn change(
     }
     report.say_plan(&draft.plan);
     report.say_skipped(&draft.plan);
+    report.say_method();
     report.line("");
     let engine = site
         .managed()
@@ -149,10 +175,12 @@ pub(super) async fn change(
             disturbance,
             runtime_units: Path::new(RUNTIME_UNITS),
             unfinished: Path::new(UNFINISHED),
+            hosts: Path::new(HOSTS),
         }),
         _ => None,
     };
-    let transaction = Transaction::new(
+    let by_choice = stand_in.is_some() && terms.method == Choice::Auto;
+    let mut transaction = Transaction::new(
         site.images(),
         lock,
         &aim,
@@ -163,7 +191,33 @@ pub(super) async fn change(
         draft.plan,
     )
     .keeping(terms.limits);
-    Ok(Some((transaction.run().await, disturbance)))
+    if let Some(stand_in) = stand_in {
+        transaction = transaction.online(stand_in);
+    }
+    match transaction.run().await {
+        Outcome::Undone { failure, .. }
+            if by_choice && !matches!(failure, Failure::Interrupted(_)) =>
+        {
+            report.warning(&format!(
+                "the running Docker could not be had to record this itself: {failure}. Going on by a \
+                 restart"
+            ));
+            let terms = Terms {
+                method: Choice::Restart,
+                ..*terms
+            };
+            Box::pin(change(wish, &terms, report)).await
+        }
+        outcome => Ok(Some(Changed::Restarted(
+            Box::new(outcome),
+            disturbance.map(Box::new),
+        ))),
+    }
+}
+
+/// What the running Docker does itself stops nothing.
+fn nothing_stops(unit: &str) -> Disturbance {
+    Disturbance::of_units(unit, true, Vec::new(), Vec::new())
 }
 
 /// Where to take the lock, and the store as it was seen there. None when there
@@ -184,11 +238,19 @@ async fn look(
         Err(Stop::Unfit(Unfit::NotEnded(_))) => return Ok(Some((data_root, None))),
         aim => aim?,
     };
+    if let Some(containerd) = Containerd::of(&site, terms.containerd_root)? {
+        terms.method.for_containerd()?;
+        let any = containerd.look(&aim, report).await?;
+        return Ok(any.then_some((data_root, None)));
+    }
     let draft = Draft::new(site.images(), &aim)?;
     report.plan(&draft.plan);
     if draft.plan.is_empty() && unread::of_draft(&site, &draft).await?.is_empty() {
         report.say_skipped(&draft.plan);
         return Ok(None);
+    }
+    if stand_in::errand(terms.method, wish, &site, &draft)?.is_ok() {
+        return Ok(Some((data_root, Some(draft.before))));
     }
     match survey(&site, terms.containers).await? {
         (_, obstacles) if obstacles.is_empty() => Ok(Some((data_root, Some(draft.before)))),

@@ -17,7 +17,9 @@ use crate::doctor::{
     refused, stop, systemd, would_stop,
 };
 use crate::history;
-use crate::host::{Examined, Flags, Host, HostError, Management, examine, find_offline};
+use crate::host::{
+    Examined, Flags, Host, HostError, ImageStore, Management, examine, find_offline,
+};
 use crate::plan::{Plan, Request};
 use crate::report::{Exit, Report};
 use crate::retention;
@@ -99,14 +101,21 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
             Some(engine),
         ) => {
             let policy = args.containers.containers;
-            match assess(bus, engine, managed, policy).await {
-                Ok((disturbance, obstacles)) => {
-                    findings.extend(stop::judge(&disturbance, &obstacles, &kernel()));
-                    Some(disturbance)
-                }
-                Err(error) => {
-                    findings.push(refused::assess(&error));
-                    None
+            if examined.containerd {
+                let why = "images are in containerd: Docker is asked, and not stopped";
+                findings.push(Finding::not_seen(Check::OtherUnits, why));
+                findings.push(Finding::not_seen(Check::Containers, why));
+                None
+            } else {
+                match assess(bus, engine, managed, policy).await {
+                    Ok((disturbance, obstacles)) => {
+                        findings.extend(stop::judge(&disturbance, &obstacles, &kernel()));
+                        Some(disturbance)
+                    }
+                    Err(error) => {
+                        findings.push(refused::assess(&error));
+                        None
+                    }
                 }
             }
         }
@@ -119,6 +128,10 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
     };
     if let (Some(images), Some(managed)) = (&examined.images, &examined.managed) {
         report.host(&Host {
+            image_store: match examined.containerd {
+                true => ImageStore::Containerd,
+                false => ImageStore::Own,
+            },
             images: images.clone(),
             management: Management::Managed(Box::new(managed.clone())),
             sources: examined.sources.clone(),
@@ -148,7 +161,11 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
             .filter(|_| switched)
             .map(|one| (one, disk::needed_elsewhere())),
     );
-    findings.extend(of_data_root(examined.images.as_ref(), here, &places));
+    let store = match examined.containerd {
+        true => ImageStore::Containerd,
+        false => ImageStore::Own,
+    };
+    findings.extend(of_data_root(examined.images.as_ref(), store, here, &places));
     findings
 }
 
@@ -158,7 +175,7 @@ fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
         Ok(host) => host,
         Err(error) => {
             let mut findings = vec![refused::host(&error)];
-            findings.extend(of_data_root(None, Here::default(), &[]));
+            findings.extend(of_data_root(None, ImageStore::Own, Here::default(), &[]));
             return findings;
         }
     };
@@ -187,7 +204,7 @@ fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
         data_root: Some(images.data_root()),
         ..Here::default()
     };
-    findings.extend(of_data_root(Some(images), here, &[]));
+    findings.extend(of_data_root(Some(images), ImageStore::Own, here, &[]));
     findings
 }
 
@@ -244,6 +261,7 @@ async fn own_units(bus: &SystemBus) -> Vec<Finding> {
 /// All that is in the data root, and where else a run writes.
 fn of_data_root(
     images: Option<&ImageDir>,
+    store: ImageStore,
     here: Here<'_>,
     places: &[(&Path, u64)],
 ) -> Vec<Finding> {
@@ -269,6 +287,15 @@ fn of_data_root(
         &broken,
         retention::count(images),
     ));
+    if store == ImageStore::Containerd {
+        let why = "they are in containerd: digestfix status shows them";
+        findings.push(Finding::not_seen(Check::References, why));
+        let state = history::directory(data_root);
+        places.push((state.as_path(), disk::needed_elsewhere()));
+        findings.extend(of_disk(&places));
+        findings.extend(of_claims(None));
+        return findings;
+    }
     let path = images.store_path();
     let (mut store, mut size) = (None, 0);
     match images.read() {

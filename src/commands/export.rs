@@ -4,20 +4,18 @@ use std::collections::BTreeSet;
 use std::io;
 
 use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
-use crate::commands::{Reach, Site, Stop, engine_at, grounds};
+use crate::commands::online::Containerd;
+use crate::commands::{Reach, Site, Stop, grounds};
 use crate::content_store::ContentStore;
 use crate::digest::ImageId;
-use crate::disturbance::AssessError;
-use crate::engine::Engine;
 use crate::evidence::Evidence;
-use crate::host::{Flags, HostError, find_containerd_engine};
+use crate::host::{HostError, ImageStore};
 use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::plan::digest_is_image_id;
 use crate::reference::Reference;
 use crate::report::{Exit, Report};
 use crate::source::claims_file::{ClaimsFile, Entry};
-use crate::systemd::SystemBus;
 use crate::transaction::outcome::Progress;
 use crate::trust::Trust;
 
@@ -43,11 +41,10 @@ pub(super) async fn run(args: &ExportArgs) -> Exit {
 }
 
 async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, Stop> {
-    let file = match Site::find(&args.host, Reach::Bus).await {
-        Err(Stop::Host(HostError::ContainerdImageStore)) if !args.host.offline => {
-            from_containerd(args, report).await?
-        }
-        site => from_the_store(args, &site?, report)?,
+    let site = Site::find(&args.host, Reach::Bus).await?;
+    let file = match site.host.image_store {
+        ImageStore::Containerd => from_containerd(args, &site, report).await?,
+        ImageStore::Own => from_the_store(args, &site, report)?,
     };
     let (digests, manifests) = (file.claims.len(), file.manifests.len());
     tracing::info!(digests, manifests, "exported");
@@ -91,17 +88,25 @@ fn from_the_store(args: &ExportArgs, site: &Site, report: &mut Report) -> Result
 
 /// The containerd image store: the engine lists its references, and what they
 /// point at is no image ID but a digest. The image IDs are in the manifests.
-async fn from_containerd(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, Stop> {
-    let bus = SystemBus::connect().await?;
-    let found = find_containerd_engine(&Flags::from(&args.host), &bus, engine_at).await?;
-    let (engine, info) = found.ok_or(HostError::ContainerdImageStore)?;
-    let content = ContentStore::of(&info.data_root, args.content.containerd_root.as_deref());
-    let references = engine.references().await.map_err(AssessError::from)?;
-    let references = references
-        .into_iter()
-        .filter_map(|(name, target)| Some((Reference::parse(&name).ok()?, target)));
+async fn from_containerd(
+    args: &ExportArgs,
+    site: &Site,
+    report: &mut Report,
+) -> Result<ClaimsFile, Stop> {
+    report.host(&site.host);
+    let root = args.content.containerd_root.as_deref();
+    let content = ContentStore::of(site.images().data_root(), root);
+    let containerd = Containerd::of(site, root)?.ok_or(HostError::ContainerdImageStore)?;
+    let here = containerd.read().await?;
+    for unread in here.unread() {
+        report.warning(&format!(
+            "{unread} is left out: no image for this machine is in containerd's content store for it \
+             (--containerd-root DIR says where that is)"
+        ));
+    }
+    let references = here.store.references().collect();
     let mut file = ClaimsFile::default();
-    for (reference, _) in chosen(references.collect(), &args.names, report)? {
+    for (reference, _) in chosen(references, &args.names, report)? {
         let Some(digest) = reference.digest() else {
             continue;
         };

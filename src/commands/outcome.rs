@@ -1,17 +1,25 @@
 //! How a change of the references ended, in words.
 
+use crate::commands::change::Changed;
+use crate::commands::online;
 use crate::container::Change;
 use crate::disturbance::Disturbance;
 use crate::report::{Exit, Problem, Report};
 use crate::transaction::outcome::{DockerNow, Failure, Outcome, StoreNow};
 
-/// Tells how it ended. `disturbance` has what was to be expected of
-/// containers; without a daemon there is none.
-pub(super) fn tell(
-    outcome: Outcome,
-    disturbance: Option<&Disturbance>,
-    mut report: Report,
-) -> Exit {
+/// Tells how it ended.
+pub(super) fn tell(changed: Changed, report: Report) -> Exit {
+    match changed {
+        Changed::Restarted(outcome, disturbance) => {
+            tell_restarted(*outcome, disturbance.as_deref(), report)
+        }
+        Changed::Online(outcome) => online::tell(*outcome, report),
+    }
+}
+
+/// `disturbance` has what was to be expected of containers; without a daemon
+/// there is none.
+fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut report: Report) -> Exit {
     let offline = disturbance.is_none();
     // Only a run without a daemon has no unit, and then none is spoken of.
     let unit = report.unit().unwrap_or_default().to_owned();
@@ -22,13 +30,18 @@ pub(super) fn tell(
             containers,
         } => {
             report.plan(&plan);
-            let changed = backup.is_some() || report.has_unread();
-            if let Some(backup) = &backup {
+            let changed = !plan.is_empty() || report.has_unread();
+            if !plan.is_empty() {
                 report.speak_of_change(&plan);
-                report.line(&format!(
-                    "\nDone. The former references are kept in {}",
-                    backup.display()
-                ));
+                report.line(&match &backup {
+                    Some(backup) => format!(
+                        "\nDone. The former references are kept in {}",
+                        backup.display()
+                    ),
+                    None => {
+                        "\nDone. Docker has recorded them itself, and was not stopped.".to_owned()
+                    }
+                });
                 report.say_way_back();
             } else if changed {
                 report.speak_of_change(&plan);
@@ -173,13 +186,16 @@ fn tell_containers(
         .collect()
 }
 
-fn advice(failure: &Failure) -> String {
+pub(super) fn advice(failure: &Failure) -> String {
     match failure {
         Failure::Interrupted(_) => "run the same command again when it suits",
         Failure::File(_) | Failure::Journal(_) | Failure::Notice(_) | Failure::History(_) => {
             "see to the file system (space, permissions, errors), then try again"
         }
         Failure::NoLongerFits(_) => "look at the references (digestfix status), then try again",
+        Failure::Engine(_) | Failure::EngineDisagrees(_) => {
+            "look at what Docker says (its journal), then try again"
+        }
         Failure::Systemd(_) | Failure::Hold(_) | Failure::Guard(_) => "see to systemd, then try again",
         Failure::NotRunning { .. } | Failure::Silent { .. } => {
             "look why Docker did not start (its journal), then try again"

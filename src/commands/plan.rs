@@ -1,7 +1,11 @@
 //! `digestfix plan`
 
 use crate::cli::PlanArgs;
-use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_unfinished};
+use crate::commands::change::Wish;
+use crate::commands::online::Containerd;
+use crate::commands::{
+    Draft, Reach, Site, Stop, request, stand_in, survey, unread, warn_of_unfinished,
+};
 use crate::report::{Exit, Report};
 use crate::transaction::aim::Aim;
 
@@ -18,6 +22,10 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
+    if let Some(containerd) = Containerd::of(&site, args.content.containerd_root.as_deref())? {
+        args.method.method.for_containerd()?;
+        return containerd.show_plan(&request, report).await;
+    }
     let draft = Draft::new(site.images(), &Aim::Claims(&request))?;
     let unread = unread::of_draft(&site, &draft).await?;
     report.plan(&draft.plan);
@@ -28,6 +36,13 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     if draft.plan.is_empty() && unread.is_empty() {
         report.line("\nNothing to do.");
         return Ok(Exit::Done);
+    }
+    let wish = Wish::Claims(&request);
+    let way = stand_in::way(args.method.method, &wish, &site, &draft, &mut *report).await?;
+    report.say_method();
+    if let Some(way) = way {
+        report.touches(&way.touches());
+        return Ok(Exit::Pending);
     }
     let (disturbance, obstacles) = survey(&site, args.containers.containers).await?;
     if let Some(disturbance) = &disturbance {

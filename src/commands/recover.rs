@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 use nix::unistd::geteuid;
 
 use crate::cli::{HostArgs, RecoverArgs};
+use crate::commands::online::Containerd;
 use crate::commands::{LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at};
 use crate::data_root::ImageDir;
 use crate::disturbance::Disturbance;
 use crate::host::HostError;
 use crate::interrupt::Interrupt;
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, Online};
+use crate::online;
 use crate::report::{Exit, Problem, Report};
+use crate::stand_in::hosts::HOSTS;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
@@ -149,11 +152,19 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
         return Ok(false);
     }
     refuse_other_file(&journal, &notice.config_file)?;
+    if journal.online.is_some() {
+        report.line(&format!(
+            "A run was interrupted ({id}); what it asked of Docker follows once that runs."
+        ));
+        return Ok(true);
+    }
     report.line(&format!(
         "A run was interrupted ({id}); bringing its files back before Docker starts."
     ));
     report.recovers(id);
-    if recovery::recover_files(&journal, &images, &lock, report).map_err(Stop::Recovery)? {
+    if recovery::recover_files(&journal, &images, &lock, Path::new(HOSTS), report)
+        .map_err(Stop::Recovery)?
+    {
         unfinished::remove(unfinished, id, &lock)?;
         report.recovered();
     } else {
@@ -163,11 +174,21 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
 }
 
 fn refuse_other_file(journal: &Journal, config_file: &Path) -> Result<(), Stop> {
-    match &journal.live_restore {
-        Some(live_restore) if live_restore.config_file != config_file => {
-            Err(Stop::OtherConfigFile(live_restore.config_file.clone()))
-        }
-        _ => Ok(()),
+    let mirror = journal
+        .stand_in
+        .as_ref()
+        .and_then(|one| one.mirror.as_ref());
+    let changed = [
+        journal.live_restore.as_ref(),
+        mirror.map(|mirror| &mirror.daemon_json),
+    ];
+    match changed
+        .into_iter()
+        .flatten()
+        .find(|one| one.config_file != config_file)
+    {
+        Some(other) => Err(Stop::OtherConfigFile(other.config_file.clone())),
+        None => Ok(()),
     }
 }
 
@@ -236,8 +257,12 @@ pub(super) async fn recover(
         return Ok(None);
     };
     report.recovers(&journal.id);
+    if let Some(online) = journal.online.take() {
+        return recover_online(&journal, &online, site, lock, report).await;
+    }
     let Some(unit) = journal.unit.clone() else {
-        recovery::recover_files(&journal, site.images(), lock, report).map_err(Stop::Recovery)?;
+        recovery::recover_files(&journal, site.images(), lock, Path::new(HOSTS), report)
+            .map_err(Stop::Recovery)?;
         report.recovered();
         return Ok(Some(Vec::new()));
     };
@@ -265,11 +290,42 @@ pub(super) async fn recover(
         disturbance: &disturbance,
         runtime_units: Path::new(RUNTIME_UNITS),
         unfinished: Path::new(UNFINISHED),
+        hosts: Path::new(HOSTS),
     };
     let recovered = recovery::recover(&mut journal, site.images(), lock, daemon, report).await;
     let problems = recovered.map_err(Stop::Recovery)?;
     report.recovered();
     Ok(Some(problems))
+}
+
+/// Docker was not stopped by such a run, and is not started for it.
+async fn recover_online(
+    journal: &Journal,
+    online: &Online,
+    site: &Site,
+    lock: &RootLock,
+    report: &mut Report,
+) -> Result<Option<Vec<String>>, Stop> {
+    let containerd = match Containerd::of(site, online.containerd_root.as_deref()) {
+        Ok(Some(containerd)) => containerd,
+        Ok(None) => return Err(Stop::InterruptedRun(journal::path(lock.data_root()))),
+        Err(stop) => return Err(stop),
+    };
+    report.line(&format!(
+        "A run was interrupted ({}); bringing it to an end first.",
+        journal.id
+    ));
+    let recovered = online::recovery::recover(
+        journal,
+        online,
+        site.images(),
+        lock,
+        containerd.running(),
+        report,
+    );
+    recovered.await.map_err(Stop::OnlineRecovery)?;
+    report.recovered();
+    Ok(Some(Vec::new()))
 }
 
 /// What there is to say of a recovery that failed.

@@ -18,7 +18,7 @@ pub(super) async fn run(args: &RollbackArgs) -> Exit {
             report.line("Nothing to do: all that the transaction changed is as it was before it.");
             report.end(Exit::Done)
         }
-        Ok(Some((outcome, disturbance))) => tell(outcome, disturbance.as_ref(), report),
+        Ok(Some(changed)) => tell(changed, report),
         Err(stop) => stop.tell(report),
     }
 }
@@ -29,6 +29,8 @@ async fn roll_back(args: &RollbackArgs, report: &mut Report) -> Result<Option<Ch
         wait: args.lock.wait,
         limits: (&args.retention).into(),
         host: &args.host,
+        method: args.method.method,
+        containerd_root: args.content.containerd_root.as_deref(),
     };
     change(&Wish::Rollback(args.id.as_deref()), &terms, report).await
 }

@@ -1,6 +1,7 @@
 //! `digestfix status`
 
 use crate::cli::StatusArgs;
+use crate::commands::online::Containerd;
 use crate::commands::{Reach, Site, Stop, grounds, warn_of_unfinished};
 use crate::content_store::ContentStore;
 use crate::digest::ImageId;
@@ -21,6 +22,9 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
+    if let Some(containerd) = Containerd::of(&site, args.content.containerd_root.as_deref())? {
+        return containerd.status(report).await;
+    }
     let store = site.images().read()?;
     let unknown: Vec<String> = store.unknown_keys().map(str::to_owned).collect();
     let content = ContentStore::of(

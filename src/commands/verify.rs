@@ -1,6 +1,7 @@
 //! `digestfix verify`
 
 use crate::cli::VerifyArgs;
+use crate::commands::online::Containerd;
 use crate::commands::{Draft, Reach, Site, Stop, engine_at, request, unread, warn_of_unfinished};
 use crate::disturbance::AssessError;
 use crate::engine::{Engine, EngineError};
@@ -22,6 +23,9 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_unfinished(&site, report);
+    if let Some(containerd) = Containerd::of(&site, args.content.containerd_root.as_deref())? {
+        return containerd.verify(&request, report).await;
+    }
     let draft = Draft::new(site.images(), &Aim::Claims(&request))?;
     let plan = &draft.plan;
     report.plan(plan);

@@ -57,9 +57,7 @@ pub fn host(error: &HostError) -> Finding {
         ),
         HostError::ContainerdImageStore => (
             Check::Engine,
-            "skopeo copy --preserve-digests docker://NAME@DIGEST oci-archive:ARCHIVE; here: docker \
-             load -i ARCHIVE"
-                .to_owned(),
+            "systemctl start docker".to_owned(),
         ),
         HostError::ConfigFile { path, .. } => (
             Check::Configuration,

@@ -20,10 +20,17 @@ use tokio::net::UnixStream;
 
 use crate::container::{Container, Inspection, RestartPolicy};
 use crate::digest::ImageId;
-use crate::engine::{Engine, EngineError, Info, References, Reloads};
+use crate::engine::{Engine, EngineError, Info, Proxies, References, Reloads};
 use crate::reference::Reference;
 
+mod images;
+
+use images::in_path;
+
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a body is, where nothing else is said.
+const JSON: &str = "application/json";
 
 /// The events of a reloaded configuration, and no others, as a query has it:
 /// `{"type":["daemon"],"event":["reload"]}`.
@@ -52,6 +59,20 @@ struct InfoAnswer {
     server_version: String,
     #[serde(default)]
     swarm: SwarmAnswer,
+    #[serde(default)]
+    registry_config: Option<RegistryAnswer>,
+    #[serde(default)]
+    http_proxy: String,
+    #[serde(default)]
+    https_proxy: String,
+    #[serde(default)]
+    no_proxy: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct RegistryAnswer {
+    mirrors: Option<Vec<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -119,6 +140,7 @@ impl UnixEngine {
     async fn send(
         &self,
         connection: &mut SendRequest<Full<Bytes>>,
+        kind: &str,
         method: Method,
         path: &str,
         body: Bytes,
@@ -127,7 +149,7 @@ impl UnixEngine {
             .method(method)
             .uri(path)
             .header(HOST, "docker")
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, kind)
             .body(Full::new(body))
             .map_err(|error| self.answer(path, error))?;
         connection
@@ -150,7 +172,7 @@ impl UnixEngine {
         const PING: &str = "/_ping";
         let mut connection = self.connect().await?;
         let response = self
-            .send(&mut connection, Method::GET, PING, Bytes::new())
+            .send(&mut connection, JSON, Method::GET, PING, Bytes::new())
             .await?;
         let status = response.status();
         let version = response
@@ -186,10 +208,22 @@ impl UnixEngine {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), EngineError> {
+        self.request_as(JSON, method, path, body).await
+    }
+
+    async fn request_as(
+        &self,
+        kind: &str,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), EngineError> {
         let exchange = async {
             let (mut connection, version) = self.negotiate().await?;
             let whole = format!("{version}{path}");
-            let response = self.send(&mut connection, method, &whole, body).await?;
+            let response = self
+                .send(&mut connection, kind, method, &whole, body)
+                .await?;
             Ok((response.status(), self.body(path, response).await?))
         };
         self.within(path, exchange).await
@@ -280,6 +314,15 @@ impl Engine for UnixEngine {
             // `inactive`, `pending`, `active`, `error`, `locked`
             swarm: !matches!(answer.swarm.local_node_state.as_str(), "" | "inactive"),
             version: answer.server_version,
+            mirrors: answer
+                .registry_config
+                .and_then(|registry| registry.mirrors)
+                .unwrap_or_default(),
+            proxies: Proxies {
+                http: answer.http_proxy,
+                https: answer.https_proxy,
+                none: answer.no_proxy,
+            },
         })
     }
 
@@ -342,7 +385,7 @@ impl Engine for UnixEngine {
             let (mut connection, version) = self.negotiate().await?;
             let whole = format!("{version}{path}");
             let response = self
-                .send(&mut connection, Method::GET, &whole, Bytes::new())
+                .send(&mut connection, JSON, Method::GET, &whole, Bytes::new())
                 .await?;
             match response.status() {
                 StatusCode::OK => Ok(response.into_body()),
@@ -356,11 +399,36 @@ impl Engine for UnixEngine {
     }
 
     async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError> {
-        // Of the characters that a reference can have, the brackets of an
-        // IPv6 registry are the only ones that a path cannot.
-        let name = reference.familiar().replace('[', "%5B").replace(']', "%5D");
-        let answer: Option<ImageAnswer> = self.get_json(&format!("/images/{name}/json")).await?;
+        let path = format!("/images/{}/json", in_path(reference));
+        let answer: Option<ImageAnswer> = self.get_json(&path).await?;
         Ok(answer.map(|image| image.id))
+    }
+
+    async fn pull(&self, reference: &Reference) -> Result<(), EngineError> {
+        let path = format!(
+            "/images/create?fromImage={}&tag={}",
+            in_a_path(&reference.repository().full()),
+            reference
+                .digest()
+                .map(ToString::to_string)
+                .unwrap_or_default()
+        );
+        match self.request(Method::POST, &path, Bytes::new()).await? {
+            // What fails once it has begun is told in the answer's own lines.
+            (StatusCode::OK, body) => match pull_error(&body) {
+                None => Ok(()),
+                Some(error) => Err(self.answer(&path, error)),
+            },
+            (status, body) => Err(self.refused(&path, status, &body)),
+        }
+    }
+
+    async fn untag(&self, reference: &Reference) -> Result<(), EngineError> {
+        let path = format!("/images/{}?noprune=true", in_path(reference));
+        match self.request(Method::DELETE, &path, Bytes::new()).await? {
+            (StatusCode::OK | StatusCode::NOT_FOUND, _) => Ok(()),
+            (status, body) => Err(self.refused(&path, status, &body)),
+        }
     }
 
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError> {
@@ -381,5 +449,40 @@ impl Engine for UnixEngine {
                     .map(move |name| (name, image.id.clone()))
             })
             .collect())
+    }
+}
+
+/// Of the characters that a reference can have, the brackets of an IPv6
+/// registry are the only ones that a path cannot.
+fn in_a_path(name: &str) -> String {
+    name.replace('[', "%5B").replace(']', "%5D")
+}
+
+/// Why a pull failed, if it did: one of the objects that are its answer says so.
+fn pull_error(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        error: Option<String>,
+    }
+    let lines = serde_json::Deserializer::from_slice(body).into_iter::<Line>();
+    lines
+        .map(|line| line.map_or_else(|error| Some(error.to_string()), |line| line.error))
+        .find_map(|error| error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_that_fails_half_way_says_so_in_its_answer() {
+        let began = r#"{"status":"Pulling from lab/app","id":"x"}"#;
+        let failed = r#"{"errorDetail":{"message":"m"},"error":"manifest verification failed"}"#;
+        assert_eq!(pull_error(format!("{began}\r\n").as_bytes()), None);
+        assert_eq!(
+            pull_error(format!("{began}\r\n{failed}\r\n").as_bytes()).as_deref(),
+            Some("manifest verification failed")
+        );
+        assert!(pull_error(b"<html>").is_some());
     }
 }

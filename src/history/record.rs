@@ -1,5 +1,6 @@
 //! The record of one transaction, as it lies on disk.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::history::{
     HistoryError, MAX_BYTES, Problem, VERSION, directory, is_id, path, prepare, scan, who,
 };
 use crate::journal::{References, hash};
+use crate::method::Method;
 use crate::plan::{Change, Plan};
 use crate::reference::Reference;
 use crate::state_file;
@@ -47,6 +49,13 @@ pub struct Record {
     pub changes: Vec<Changed>,
     /// What came of it; none while it has not ended.
     pub result: Option<End>,
+    /// How it was made; by a restart, where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    /// The manifests of the references that changed, where the engine was asked
+    /// to change them: what it takes to have them back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub manifests: BTreeMap<Digest, String>,
 }
 
 #[derive(Deserialize)]
@@ -146,6 +155,37 @@ impl Record {
         references: &References,
         plan: &Plan,
     ) -> Result<Self, HistoryError> {
+        Self::begin_by(None, BTreeMap::new(), lock, id, kind, references, plan)
+    }
+
+    /// The same for one that the running engine is asked to make, with the
+    /// manifests of what changes.
+    ///
+    /// # Errors
+    /// When it cannot be had on disk; there is none then.
+    pub fn begin_online(
+        lock: &RootLock,
+        id: &str,
+        kind: Kind,
+        references: &References,
+        plan: &Plan,
+        manifests: &BTreeMap<Digest, String>,
+    ) -> Result<Self, HistoryError> {
+        let method = Some(Method::Online);
+        let manifests = manifests.clone();
+        Self::begin_by(method, manifests, lock, id, kind, references, plan)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is another kind of thing")]
+    fn begin_by(
+        method: Option<Method>,
+        manifests: BTreeMap<Digest, String>,
+        lock: &RootLock,
+        id: &str,
+        kind: Kind,
+        references: &References,
+        plan: &Plan,
+    ) -> Result<Self, HistoryError> {
         let path = path(lock.data_root(), id);
         prepare(lock).map_err(Problem::at(&directory(lock.data_root())))?;
         if path.symlink_metadata().is_ok() {
@@ -166,6 +206,8 @@ impl Record {
             claims: Vec::new(),
             changes: Vec::new(),
             result: None,
+            method,
+            manifests,
         };
         record.plan(references, plan);
         record.write(lock).inspect_err(|_| {
@@ -309,7 +351,7 @@ impl From<Changed> for Change {
 }
 
 /// References as the store has them.
-mod familiar {
+pub(crate) mod familiar {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     use crate::reference::Reference;

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub(crate) fn record(id: &str, number: u64) -> Record {
             to: Some(IMAGE.parse().unwrap()),
         }],
         result: Some(End::Done),
+        method: None,
+        manifests: BTreeMap::new(),
     }
 }
 

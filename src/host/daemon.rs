@@ -45,6 +45,7 @@ impl Daemon {
                 == Some(true),
             forgotten_by_reload: self.args.forgotten_by_reload.clone(),
             leaves_proxy_to_be_found: self.config.leaves_proxy_to_be_found(),
+            has_mirror_flag: self.args.has_mirrors,
         }
     }
 

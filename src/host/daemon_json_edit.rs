@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use serde::de::{self, MapAccess, Visitor};
@@ -10,8 +11,6 @@ use serde_json::value::RawValue;
 
 use crate::host::daemon_json::{DaemonJson, DaemonJsonError};
 
-const KEY: &str = "live-restore";
-
 /// daemon.json with `live-restore` set. Without a file, or with one whose
 /// object lacks the key, it is added.
 ///
@@ -19,22 +18,51 @@ const KEY: &str = "live-restore";
 /// When the file is not one that dockerd takes.
 pub fn with_live_restore(file: Option<&[u8]>, on: bool) -> Result<Vec<u8>, DaemonJsonError> {
     let value = if on { "true" } else { "false" };
-    let Some(bytes) = file else {
-        return Ok(format!("{{\"{KEY}\": {value}}}\n").into_bytes());
+    let parsed: Parsed<'_, LiveRestore> = Parsed::of(file)?;
+    Ok(parsed.with(value))
+}
+
+/// daemon.json with this mirror first among its `registry-mirrors`, or without
+/// it. The key is there in either case, as dockerd keeps the mirrors that it has
+/// when it is not (moby `daemon/reload.go`, `reloadRegistryMirrors`).
+///
+/// # Errors
+/// When the file is not one that dockerd takes.
+pub fn with_mirror(
+    file: Option<&[u8]>,
+    mirror: &str,
+    on: bool,
+) -> Result<Vec<u8>, DaemonJsonError> {
+    let parsed: Parsed<'_, Mirrors> = Parsed::of(file)?;
+    let found: Option<Vec<String>> = match parsed.value {
+        Some(raw) => serde_json::from_str(raw)?,
+        None => None,
     };
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| DaemonJsonError::Json(de::Error::custom(error)))?;
-    let Last(members, last) = serde_json::from_str(text)?;
-    let mut edited = text.to_owned();
-    match last {
-        Some(raw) => edited.replace_range(place(text, raw), value),
-        None => {
-            let inside = text.find('{').unwrap_or_default() + 1;
-            let separator = if members == 0 { "" } else { ", " };
-            edited.insert_str(inside, &format!("\"{KEY}\": {value}{separator}"));
-        }
+    let is_named = |found: &Vec<String>| found.iter().any(|other| other == mirror);
+    if let (false, Some(raw), Some(false)) = (on, parsed.value, found.as_ref().map(is_named)) {
+        return Ok(parsed.with(raw));
     }
-    Ok(edited.into_bytes())
+    let others = found.unwrap_or_default().into_iter();
+    let others = others.filter(|other| other != mirror);
+    let mirrors: Vec<String> = on
+        .then(|| mirror.to_owned())
+        .into_iter()
+        .chain(others)
+        .collect();
+    Ok(parsed.with(&serde_json::to_string(&mirrors)?))
+}
+
+/// Whether the file has this mirror among its `registry-mirrors`.
+#[must_use]
+pub fn says_mirror(file: Option<&[u8]>, mirror: &str) -> bool {
+    let Ok(Parsed {
+        value: Some(raw), ..
+    }) = Parsed::<Mirrors>::of(file)
+    else {
+        return false;
+    };
+    let found: Option<Vec<String>> = serde_json::from_str(raw).unwrap_or_default();
+    found.is_some_and(|found| found.iter().any(|other| other == mirror))
 }
 
 /// Whether a dockerd that starts with this file has live-restore on, as far as
@@ -51,34 +79,100 @@ fn place(text: &str, part: &str) -> Range<usize> {
     start..start + part.len()
 }
 
-/// How many members the object has, and its `live-restore` as written: of a
-/// key that is there twice the last one counts, as it does for dockerd.
-struct Last<'a>(usize, Option<&'a str>);
+/// The name of a setting.
+trait Setting {
+    const KEY: &'static str;
+}
 
-impl<'de: 'a, 'a> Deserialize<'de> for Last<'a> {
+struct LiveRestore;
+
+impl Setting for LiveRestore {
+    const KEY: &'static str = "live-restore";
+}
+
+struct Mirrors;
+
+impl Setting for Mirrors {
+    const KEY: &'static str = "registry-mirrors";
+}
+
+/// A file, and the setting in it as written: of a key that is there twice the
+/// last one counts, as it does for dockerd.
+struct Parsed<'a, S> {
+    text: Option<&'a str>,
+    members: usize,
+    value: Option<&'a str>,
+    setting: PhantomData<S>,
+}
+
+impl<'a, S: Setting> Parsed<'a, S> {
+    fn of(file: Option<&'a [u8]>) -> Result<Self, DaemonJsonError> {
+        let none = Self {
+            text: None,
+            members: 0,
+            value: None,
+            setting: PhantomData,
+        };
+        let Some(bytes) = file else {
+            return Ok(none);
+        };
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| DaemonJsonError::Json(de::Error::custom(error)))?;
+        let parsed: Self = serde_json::from_str(text)?;
+        Ok(Self {
+            text: Some(text),
+            ..parsed
+        })
+    }
+
+    /// The file with another value.
+    fn with(&self, value: &str) -> Vec<u8> {
+        let key = S::KEY;
+        let Some(text) = self.text else {
+            return format!("{{\"{key}\": {value}}}\n").into_bytes();
+        };
+        let mut edited = text.to_owned();
+        match self.value {
+            Some(raw) => edited.replace_range(place(text, raw), value),
+            None => {
+                let inside = text.find('{').unwrap_or_default() + 1;
+                let separator = if self.members == 0 { "" } else { ", " };
+                edited.insert_str(inside, &format!("\"{key}\": {value}{separator}"));
+            }
+        }
+        edited.into_bytes()
+    }
+}
+
+impl<'de: 'a, 'a, S: Setting> Deserialize<'de> for Parsed<'a, S> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
+        struct Members<S>(PhantomData<S>);
 
-        impl<'de> Visitor<'de> for Members {
-            type Value = Last<'de>;
+        impl<'de, S: Setting> Visitor<'de> for Members<S> {
+            type Value = Parsed<'de, S>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Last<'de>, A::Error> {
-                let mut last = Last(0, None);
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut parsed = Parsed {
+                    text: None,
+                    members: 0,
+                    value: None,
+                    setting: PhantomData,
+                };
                 while let Some((Key(key), raw)) = map.next_entry::<Key<'de>, &RawValue>()? {
-                    last.0 += 1;
-                    if key == KEY {
-                        last.1 = Some(raw.get());
+                    parsed.members += 1;
+                    if key == S::KEY {
+                        parsed.value = Some(raw.get());
                     }
                 }
-                Ok(last)
+                Ok(parsed)
             }
         }
 
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(Members(PhantomData))
     }
 }
 
@@ -128,6 +222,48 @@ mod tests {
             let off = DaemonJson::parse(edited(&on, false).as_bytes()).unwrap();
             assert_eq!(off.live_restore, Some(false));
         }
+    }
+
+    const MIRROR: &str = "http://127.0.0.1:5";
+
+    #[test]
+    fn a_mirror_comes_first_and_goes_again() {
+        for (before, with, without) in [
+            (
+                "{}",
+                r#"{"registry-mirrors": ["http://127.0.0.1:5"]}"#,
+                r#"{"registry-mirrors": []}"#,
+            ),
+            (
+                r#"{"registry-mirrors" : [ "https://m" ], "debug": true}"#,
+                r#"{"registry-mirrors" : ["http://127.0.0.1:5","https://m"], "debug": true}"#,
+                r#"{"registry-mirrors" : [ "https://m" ], "debug": true}"#,
+            ),
+            (
+                r#"{"registry-mirrors":null}"#,
+                r#"{"registry-mirrors":["http://127.0.0.1:5"]}"#,
+                r#"{"registry-mirrors":[]}"#,
+            ),
+        ] {
+            let edit = |text: &str, on| {
+                let edited = with_mirror(Some(text.as_bytes()), MIRROR, on).unwrap();
+                String::from_utf8(edited).unwrap()
+            };
+            assert_eq!(edit(before, true), with);
+            assert_eq!(edit(with, true), with);
+            assert_eq!(edit(before, false), without);
+            assert!(says_mirror(Some(with.as_bytes()), MIRROR));
+            assert!(!says_mirror(Some(before.as_bytes()), MIRROR));
+            let off = edit(with, false);
+            assert!(!says_mirror(Some(off.as_bytes()), MIRROR), "{off}");
+            DaemonJson::parse(with.as_bytes()).unwrap();
+        }
+        assert_eq!(
+            with_mirror(None, MIRROR, true).unwrap(),
+            b"{\"registry-mirrors\": [\"http://127.0.0.1:5\"]}\n"
+        );
+        assert!(with_mirror(Some(br#"{"registry-mirrors":"x"}"#), MIRROR, true).is_err());
+        assert!(!says_mirror(None, MIRROR));
     }
 
     #[test]

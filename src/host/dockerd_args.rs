@@ -19,6 +19,8 @@ pub struct DockerdArgs {
     /// `daemon/reload.go`: `reloadMaxConcurrentDownloadsAndUploads`,
     /// `reloadMaxDownloadAttempts`).
     pub forgotten_by_reload: Vec<String>,
+    /// `--registry-mirror` is there.
+    pub has_mirrors: bool,
     /// `--feature`, each `NAME` or `NAME=BOOL`, in their order.
     pub features: Vec<String>,
 }
@@ -48,6 +50,7 @@ impl DockerdArgs {
             ) {
                 found.forgotten_by_reload.push(name.to_owned());
             }
+            found.has_mirrors |= name == "--registry-mirror";
             if !matches!(
                 name,
                 "--data-root"

@@ -131,12 +131,10 @@ pub enum HostError {
         /// Why.
         error: io::Error,
     },
-    /// Images are in containerd.
+    /// Images are in containerd, and the engine cannot be asked.
     #[error(
-        "this Docker keeps its images in containerd (the containerd image store), not in \
-         repositories.json, so there is nothing to patch.\n  A digest comes back there by loading \
-         an OCI archive that holds the original manifest: docker load -i ARCHIVE (made by \
-         skopeo copy --preserve-digests docker://NAME@DIGEST oci-archive:ARCHIVE)"
+        "this Docker keeps its images in containerd (the containerd image store), so their references are \
+         had by the running engine alone: start it first (systemctl start docker), and leave --offline out"
     )]
     ContainerdImageStore,
     /// A path that is no data root.

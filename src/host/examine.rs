@@ -158,7 +158,7 @@ fn look_for_images(
         || args.containerd_image_store() || config.containerd_image_store(),
         |info| info.containerd_image_store,
     );
-    if found.containerd {
+    if found.containerd && found.engine.is_none() {
         found.errors.push(HostError::ContainerdImageStore);
         return;
     }
@@ -172,7 +172,12 @@ fn look_for_images(
         args,
         config,
     };
-    if let Some((images, sources)) = found.take(sources.image_dir()) {
+    let dir = if found.containerd {
+        sources.containerd_dir()
+    } else {
+        sources.image_dir()
+    };
+    if let Some((images, sources)) = found.take(dir) {
         found.images = Some(images);
         found.sources = sources;
     }

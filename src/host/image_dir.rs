@@ -12,6 +12,9 @@ use crate::data_root::ImageDir;
 use crate::engine::Info;
 use crate::store;
 
+/// containerd's own (containerd 1.7 and 2.1, `defaults`).
+const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
+
 const DEFAULT_DATA_ROOT: &str = "/var/lib/docker";
 
 /// Everybody who may say where images are.
@@ -47,6 +50,23 @@ impl Sources<'_> {
             finding("storage driver", &driver, driver_source),
         ];
         Ok((images, findings))
+    }
+
+    /// The data root of an engine whose images are in containerd, with the name of
+    /// its snapshotter; no image is in it, but digestfix's own files are.
+    ///
+    /// # Errors
+    /// When sources disagree, or what they say is not on the disk.
+    pub fn containerd_dir(&self) -> Result<(ImageDir, Vec<Finding>), HostError> {
+        let (root, root_source) = self.data_root()?;
+        let (driver, driver_source) = self
+            .said_driver()?
+            .unwrap_or_else(|| (DEFAULT_SNAPSHOTTER.to_owned(), DEFAULT));
+        let findings = vec![
+            finding("data root", &root.to_string_lossy(), root_source),
+            finding("storage driver", &driver, driver_source),
+        ];
+        Ok((ImageDir::new(&root, &driver), findings))
     }
 
     /// The data root, resolved, and who said so.
@@ -91,6 +111,13 @@ impl Sources<'_> {
     }
 
     fn driver(&self, root: &Path) -> Result<(String, &'static str), HostError> {
+        match self.said_driver()? {
+            Some(said) => Ok(said),
+            None => Ok((only_driver(root)?, DISK)),
+        }
+    }
+
+    fn said_driver(&self) -> Result<Option<(String, &'static str)>, HostError> {
         let said = [
             (FLAG, self.flags.driver.as_deref()),
             (ENGINE, self.engine.map(|info| info.driver.as_str())),
@@ -107,8 +134,8 @@ impl Sources<'_> {
             Some((_, driver)) if !is_driver_name(driver) => {
                 Err(HostError::DriverName(driver.to_owned()))
             }
-            Some((source, driver)) => Ok((driver.to_owned(), source)),
-            None => Ok((only_driver(root)?, DISK)),
+            Some((source, driver)) => Ok(Some((driver.to_owned(), source))),
+            None => Ok(None),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::container::{Container, RestartPolicy};
 use crate::disturbance::Fate;
 use crate::doctor::Finding;
 use crate::history::{Changed, Claimed, Side};
+use crate::method::Method;
 use crate::plan::{Change, Plan, Skipped, Target};
 use crate::status::Row;
 use crate::transaction::outcome::Step;
@@ -56,6 +57,10 @@ pub(super) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<ChangeDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method_because: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unread: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disturbance: Option<DisturbanceDocument>,
@@ -79,6 +84,8 @@ pub(super) struct HostDocument {
     pub config_file: Option<PathBuf>,
     pub engine: Option<String>,
     pub offline: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_store: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,6 +101,7 @@ pub(super) struct TransactionDocument {
     pub driver: String,
     pub before: String,
     pub after: String,
+    pub method: Method,
     pub result: Option<&'static str>,
     pub why: Option<String>,
     pub references: Option<Side>,

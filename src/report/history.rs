@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::history::{Changed, Claimed, End, Kind, Record, Side};
+use crate::method::Method;
 use crate::report::Report;
 use crate::report::document::TransactionDocument;
 use crate::report::table::columns;
@@ -122,11 +123,14 @@ impl Transaction {
             format!("  driver   {}", record.driver).into(),
             format!("  before   {}", record.before).into(),
             format!("  after    {}", record.after).into(),
-            format!(
-                "  backup   {}",
-                backup.as_deref().unwrap_or("none (any more)")
-            )
-            .into(),
+            match (record.method, backup) {
+                (Some(Method::Online), _) => "  method   online".into(),
+                (_, backup) => format!(
+                    "  backup   {}",
+                    backup.as_deref().unwrap_or("none (any more)")
+                )
+                .into(),
+            },
         ];
         if !record.claims.is_empty() {
             lines.push("Claims:".into());
@@ -186,6 +190,7 @@ impl Transaction {
             driver: record.driver,
             before: record.before.to_string(),
             after: record.after.to_string(),
+            method: record.method.unwrap_or(Method::Restart),
             result,
             why,
             references,

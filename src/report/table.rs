@@ -47,7 +47,7 @@ pub(super) fn table(rows: &[Row], room: Option<usize>) -> Vec<Text> {
 const fn tone(state: State) -> Tone {
     match state {
         State::Ok => Tone::Good,
-        State::NoDigest | State::Unparsable => Tone::Doubtful,
+        State::NoDigest | State::RunsOnly | State::Unparsable => Tone::Doubtful,
         State::DigestIsImageId | State::ImageMissing => Tone::Bad,
     }
 }

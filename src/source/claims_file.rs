@@ -82,6 +82,7 @@ pub(super) fn read(document: &str, place: &str, harvest: &mut Harvest) -> Result
             });
         }
         let manifest = harvest.prove(text.as_bytes(), place)?;
+        harvest.evidence.keep(digest, text.as_bytes());
         harvest
             .evidence
             .add_manifest(digest.clone(), manifest, place);

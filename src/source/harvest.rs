@@ -136,11 +136,9 @@ impl Harvest {
     pub(super) fn prove(&mut self, bytes: &[u8], place: &str) -> Result<Manifest, ManifestError> {
         let manifest = Manifest::parse(bytes)?;
         self.said += 1;
-        self.evidence.add_manifest(
-            Digest::of(Algorithm::Sha256, bytes),
-            manifest.clone(),
-            place,
-        );
+        let digest = Digest::of(Algorithm::Sha256, bytes);
+        self.evidence.keep(&digest, bytes);
+        self.evidence.add_manifest(digest, manifest.clone(), place);
         Ok(manifest)
     }
 

@@ -226,9 +226,9 @@ impl<B: Blobs> Walk<'_, B> {
             });
         }
         let manifest = Manifest::parse(bytes)?;
-        self.harvest
-            .evidence
-            .add_manifest(digest.clone(), manifest.clone(), self.place);
+        let evidence = &mut self.harvest.evidence;
+        evidence.keep(digest, bytes);
+        evidence.add_manifest(digest.clone(), manifest.clone(), self.place);
         let claimed = match &manifest {
             Manifest::Image(image) => {
                 self.check_config(digest, &image.image, image.config_size)?;

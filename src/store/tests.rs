@@ -431,3 +431,14 @@ fn what_was_taken_can_be_put_back_even_if_it_is_no_image_id() {
     store.put_back(&reference("a:1"), &taken);
     assert_eq!(text(&store), file);
 }
+
+#[test]
+fn a_store_that_nobody_read_is_written_like_any_other() {
+    let mut store = Store::default();
+    assert_eq!(store, Store::parse(b"{}".as_slice()).unwrap());
+    let reference = Reference::parse("lab/app:v1").unwrap();
+    let image = format!("sha256:{}", "a".repeat(64)).parse().unwrap();
+    store.insert(&reference, &image).unwrap();
+    let written = Store::parse(store.to_bytes()).unwrap();
+    assert!(written.points_at(&reference, &image));
+}

@@ -28,7 +28,8 @@ impl Aim<'_> {
     }
 
     /// What the history calls it.
-    pub(super) fn kind(&self) -> Kind {
+    #[must_use]
+    pub fn kind(&self) -> Kind {
         match self {
             Self::Claims(_) => Kind::Apply,
             Self::TakeBack(reversal) => Kind::Rollback(reversal.id.clone()),

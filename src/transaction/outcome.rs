@@ -9,10 +9,13 @@ use crate::engine::EngineError;
 use crate::guard::GuardError;
 use crate::history::HistoryError;
 use crate::journal::JournalError;
+use crate::oci_archive::ArchiveError;
 use crate::plan::{Plan, Refusal};
+use crate::reference::Reference;
 use crate::systemd::SystemdError;
 use crate::transaction::exchange::FileError;
 use crate::transaction::hold::HoldError;
+use crate::transaction::setting::Setting;
 use crate::unfinished::NoticeError;
 
 /// The steps, as they are told to people and machines.
@@ -33,20 +36,35 @@ pub enum Step {
     Commit,
     /// The engine answers.
     Start,
+    /// The manifests are there for Docker to ask for.
+    Serve,
+    /// Docker is led to them.
+    Lead,
+    /// Docker has recorded the references.
+    Pull,
     /// File and engine have what the plan says.
     Verify,
     /// What stopped along with Docker runs again.
     Restore,
     /// Containers that stopped with Docker run again.
     StartContainers,
-    /// live-restore is off again, and daemon.json what it was.
+    /// A setting of Docker's is what it was, and so is daemon.json; or
+    /// `/etc/hosts` is.
     TakeBack,
+    /// Undo: what Docker had recorded is dropped.
+    UndoPull,
+    /// The running engine has loaded new references.
+    Load,
+    /// The running engine has dropped references.
+    Untag,
     /// Undo: Docker has stopped again.
     UndoStop,
     /// Undo: the old store is in use.
     UndoCommit,
     /// Undo: Docker runs again, on the old references.
     UndoStart,
+    /// Undo: the running engine has the old references again.
+    UndoOnline,
 }
 
 /// Hears of each step, and may keep none waiting: Docker may be stopped.
@@ -101,14 +119,20 @@ pub enum Failure {
     /// The engine did not answer.
     #[error("{0}")]
     Engine(#[from] EngineError),
+    /// Nothing that could be loaded.
+    #[error("{0}")]
+    Archive(#[from] ArchiveError),
+    /// What was loaded belongs to others by now.
+    #[error("{0} was tagged in the meantime, and would take that along: it stays")]
+    TaggedSince(Reference),
     /// Docker could not be kept from starting.
     #[error("Docker could not be held while the references change: {0}")]
     Hold(#[from] HoldError),
-    /// dockerd was told to read its configuration, and live-restore is not as
-    /// it says.
+    /// dockerd was told to read its configuration, and a setting is not as it
+    /// says.
     #[error(
-        "live-restore could not be switched {}: {unit} {} (see: journalctl -u {unit})",
-        if *.live_restore { "on" } else { "off" },
+        "{setting} could not be switched {}: {unit} {} (see: journalctl -u {unit})",
+        if *.on { "on" } else { "off" },
         if *.reloaded { "read its configuration and did not heed it" } else { "did not take its configuration" }
     )]
     ReloadWithoutEffect {
@@ -116,8 +140,10 @@ pub enum Failure {
         unit: String,
         /// The configuration was taken.
         reloaded: bool,
+        /// The setting.
+        setting: Setting,
         /// What it was to be.
-        live_restore: bool,
+        on: bool,
     },
     /// Containers run that did not a moment ago, and would stop with Docker.
     #[error("started a moment ago, and would stop with Docker: {0}")]
@@ -131,6 +157,9 @@ pub enum Failure {
     /// Somebody else is at work on the configuration.
     #[error("somebody else has switched live-restore off a moment ago")]
     SwitchedOff,
+    /// Nobody can be answered.
+    #[error("the manifests cannot be served: {0}")]
+    Serve(std::io::Error),
     /// Docker runs although it was stopped.
     #[error("a dockerd{} has the data root open although Docker was to be stopped", process(*.pid))]
     StillRunning {

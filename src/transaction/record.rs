@@ -3,6 +3,7 @@
 
 use crate::engine::Engine;
 use crate::history::{End, Record};
+use crate::method::Method;
 use crate::retention;
 use crate::systemd::ServiceManager;
 use crate::transaction::Transaction;
@@ -10,13 +11,17 @@ use crate::transaction::outcome::{Failure, Progress};
 
 impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
     pub(super) fn begin_record(&mut self) -> Result<(), Failure> {
-        let record = Record::begin(
+        let mut record = Record::begin(
             &self.lock,
             &self.id,
             self.aim.kind(),
             &self.references(),
             &self.plan,
         )?;
+        if self.stand_in.is_some() {
+            record.method = Some(Method::Online);
+            record.write(&self.lock)?;
+        }
         self.record = Some(record);
         Ok(())
     }

@@ -9,6 +9,8 @@
 //! After a new start of the machine it is systemd's to say what runs; what is
 //! left then are files, and restart policies once Docker is there.
 
+use std::path::Path;
+
 use crate::data_root::ImageDir;
 use crate::engine::Engine;
 use crate::guard;
@@ -17,11 +19,14 @@ use crate::journal::Journal;
 use crate::state_file;
 use crate::systemd::ServiceManager;
 use crate::transaction::daemon::Daemon;
+use crate::transaction::daemon_json::Switch;
 use crate::transaction::hold::Hold;
 use crate::transaction::leftovers;
-use crate::transaction::live_restore::{Switch, ensure_on};
+use crate::transaction::live_restore::ensure_on;
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
+use crate::transaction::setting::Setting;
+use crate::transaction::stand_in::end_stand_in_files;
 use crate::unfinished;
 
 /// Brings the host back from where `journal` says a run may have left it. The
@@ -42,14 +47,18 @@ pub async fn recover<M: ServiceManager, E: Engine>(
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
     let references = leftovers::mend(journal, images, lock, progress);
-    // Once Docker runs, its clients change the references as well.
-    end_records(Some(&journal.id), lock, progress);
+    // Once Docker runs, its clients change the references as well. Where Docker
+    // was having them recorded, it ran all along, and may not be done.
+    if journal.stand_in.is_none() {
+        end_records(Some(&journal.id), lock, progress);
+    }
     let problems = if journal.is_of_another_boot() {
-        after_a_boot(journal, lock, daemon, progress).await?
+        after_a_boot(journal, images, lock, daemon, progress).await?
     } else {
         bring_back(journal, lock, daemon, progress).await?
     };
     references?;
+    end_records(Some(&journal.id), lock, progress);
     leftovers::remove(journal, images);
     end(lock, progress)?;
     unfinished::remove(daemon.unfinished, &journal.id, lock)?;
@@ -74,6 +83,7 @@ async fn bring_back<M: ServiceManager, E: Engine>(
         daemon.start().await?;
         progress.step(Step::Start, &format!("{} started", daemon.unit()));
     }
+    daemon.end_stand_in(journal, lock, progress).await?;
     let triggers = daemon.start_triggers().await;
     let units = daemon.start_inactive(&journal.units).await;
     let containers = daemon.settle_containers(journal, progress).await;
@@ -92,17 +102,20 @@ async fn bring_back<M: ServiceManager, E: Engine>(
 
 async fn after_a_boot<M: ServiceManager, E: Engine>(
     journal: &mut Journal,
+    images: &ImageDir,
     lock: &RootLock,
     daemon: Daemon<'_, M, E>,
     progress: &mut impl Progress,
 ) -> Result<Vec<String>, Failure> {
     if daemon.has_ended().await? {
         put_daemon_json_back(journal, progress)?;
+        end_stand_in_files(journal, images, lock, daemon.hosts, progress)?;
         return match waiting(journal) {
             Some(names) => Err(Failure::WaitsForDocker(names)),
             None => Ok(Vec::new()),
         };
     }
+    daemon.end_stand_in(journal, lock, progress).await?;
     let problems = daemon.settle_containers(journal, progress).await;
     if let Some(switch) = &mut switch(journal) {
         daemon.take_back(switch, journal, lock, progress).await?;
@@ -119,9 +132,11 @@ pub fn recover_files(
     journal: &Journal,
     images: &ImageDir,
     lock: &RootLock,
+    hosts: &Path,
     progress: &mut impl Progress,
 ) -> Result<bool, Failure> {
     leftovers::mend(journal, images, lock, progress)?;
+    end_stand_in_files(journal, images, lock, hosts, progress)?;
     leftovers::remove(journal, images);
     put_daemon_json_back(journal, progress)?;
     if waiting(journal).is_some() {
@@ -151,7 +166,7 @@ fn end_records(broken: Option<&str>, lock: &RootLock, progress: &mut impl Progre
 
 fn switch(journal: &Journal) -> Option<Switch> {
     let contents = journal.live_restore.clone()?;
-    Some(Switch::resume(&journal.id, contents))
+    Some(Switch::resume(&journal.id, Setting::LiveRestore, contents))
 }
 
 /// No container is alive that it could matter to.

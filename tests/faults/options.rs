@@ -22,7 +22,8 @@ usage: faults MODE [OPTION...]
   --count N       so many resets (20)
   --seed S        of the instants (1)
   --patience S    a host has so many seconds to become whole (60)
-  --by-hand       call digestfix recover after a kill, as nothing else does";
+  --by-hand       call digestfix recover after a kill, as nothing else does
+  --online        the running Docker is had to record the digests itself";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -46,6 +47,7 @@ pub struct Options {
     pub seed: u64,
     pub patience: Duration,
     pub by_hand: bool,
+    pub online: bool,
 }
 
 impl Options {
@@ -73,10 +75,15 @@ impl Options {
             seed: 1,
             patience: Duration::from_secs(60),
             by_hand: false,
+            online: false,
         };
         while let Some(name) = words.next() {
             if name == "--by-hand" {
                 options.by_hand = true;
+                continue;
+            }
+            if name == "--online" {
+                options.online = true;
                 continue;
             }
             let value = words.next().ok_or(format!("{name} needs a value"))?;

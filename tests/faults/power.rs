@@ -75,8 +75,7 @@ pub fn run(options: &Options) -> Tally {
             let host = host.get_or_insert_with(|| Rebooted::new(options, Some(file_system)));
             host.scene.as_before_reboot();
             let Some(injection) = &injection else {
-                let claim = host.scene.claim.clone();
-                host.scene.machine.digestfix(&["apply", &claim]).exits(0);
+                host.scene.machine.digestfix(&host.scene.apply()).exits(0);
                 host.reboot();
                 return host.is_whole(Ended::Code(0), Digest::There);
             };

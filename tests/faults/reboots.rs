@@ -23,8 +23,9 @@ const WITHOUT_LOAD: &str = "docker ps -aq --filter label=load | xargs -r docker 
 docker rmi --no-prune lab/load:one >/dev/null 2>&1 || true";
 
 /// An apply that is killed after a while.
-const KILLED: &str = "digestfix apply \"$1\" >/run/faults.out 2>&1 & run=$!
-sleep \"$2\"; kill -KILL $run 2>/dev/null
+const KILLED: &str = "seconds=$1; shift
+digestfix \"$@\" >/run/faults.out 2>&1 & run=$!
+sleep \"$seconds\"; kill -KILL $run 2>/dev/null
 wait $run";
 
 pub fn run(options: &Options) -> Tally {
@@ -55,7 +56,12 @@ fn reset(host: &mut Rebooted, after: u64) -> Result<Tried, Vec<String>> {
     let machine = &host.scene.machine;
     let load = machine.background(&format!("({LOAD}) >/dev/null 2>&1"));
     let seconds = format!("{}.{:03}", after / 1000, after % 1000);
-    let run = machine.run(&["sh", "-c", KILLED, "killed", &host.scene.claim, &seconds]);
+    let words = [
+        &["sh", "-c", KILLED, "killed", &seconds],
+        host.scene.apply().as_slice(),
+    ]
+    .concat();
+    let run = machine.run(&words);
     let (ended, digest) = match run.code {
         0 => (Ended::Code(0), Digest::There),
         code @ (1 | 3) => (Ended::Code(code), Digest::Absent),

@@ -16,6 +16,14 @@ const MOMENTS: [(&str, &str, usize); 4] = [
     ("after the start", "/images/json HTTP", 0),
 ];
 
+/// The same where the running Docker records the digests.
+const ONLINE: [(&str, &str, usize); 4] = [
+    ("before the mirror", "daemon.json\", AT_FDCWD", 0),
+    ("after the mirror", "daemon.json\", AT_FDCWD", 1),
+    ("after the names", "/etc/hosts\", AT_FDCWD", 1),
+    ("among the pulls", "/images/create", 3),
+];
+
 const RECOVER: [&str; 3] = ["recover", "--wait", "60"];
 
 /// A guard that is there, and leaves what is to be recovered to others.
@@ -34,7 +42,8 @@ pub fn run(options: &Options) -> Tally {
     let apply = trace(&first.machine, &first.apply());
     first.take_off().expect("the digest comes off again");
     let mut points = Vec::new();
-    for (moment, part, later) in MOMENTS {
+    let moments = if options.online { ONLINE } else { MOMENTS };
+    for (moment, part, later) in moments {
         let interruption = call(&apply, part, later).point.with(Fault::Kill);
         let prepared = interrupt(first, &interruption);
         prepared.expect("an apply can be interrupted");

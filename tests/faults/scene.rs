@@ -17,11 +17,18 @@ docker start plain web frozen down >/dev/null
 docker pause frozen >/dev/null
 docker kill down >/dev/null";
 
+/// A name for each way that Docker is led to the image's manifest.
+const FURNISH_ONLINE: &str = "docker tag localhost:5000/lab/app:v1 lab/app:v1
+docker tag localhost:5000/lab/app:v1 quay.io/lab/app:v1";
+
+/// The ways that Docker is led: by nothing, by a mirror, by /etc/hosts.
+const ONLINE: [&str; 3] = [APP, "lab/app", "quay.io/lab/app"];
+
 pub struct Scene {
     pub machine: Machine,
     /// What an apply is given.
-    pub claim: String,
-    reference: String,
+    words: Vec<String>,
+    references: Vec<String>,
     pub expected: Expected,
     patience: Duration,
     by_hand: bool,
@@ -42,20 +49,34 @@ impl Scene {
         };
         let run = machine.run(&["sh", "-c", FURNISH, "furnish", config]);
         assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
-        let claim = machine.claim("app");
-        let reference = format!("{APP}@{}", machine.digest("app"));
+        let digest = machine.digest("app");
+        let (words, names) = if options.online {
+            machine.bring_manifest("app");
+            machine.sh(FURNISH_ONLINE);
+            let words = "apply --method online --from /lab/app.manifest";
+            (
+                words.split(' ').map(str::to_owned).collect(),
+                ONLINE.as_slice(),
+            )
+        } else {
+            let words = vec!["apply".to_owned(), machine.claim("app")];
+            (words, &ONLINE[..1])
+        };
+        let references = names.iter().map(|name| format!("{name}@{digest}"));
+        let references = references.collect();
         let host = Host::of(&machine);
         assert!(!host.has_digest(), "the digest is lost at first");
 
-        machine.digestfix(&["apply", &claim]).exits(0);
+        let apply: Vec<&str> = words.iter().map(String::as_str).collect();
+        machine.digestfix(&apply).exits(0);
         let expected = Expected {
             references: Host::of(&machine).value("references").to_owned(),
             host,
         };
         let scene = Self {
             machine,
-            claim,
-            reference,
+            words,
+            references,
             expected,
             patience: options.patience,
             by_hand: options.by_hand,
@@ -66,8 +87,8 @@ impl Scene {
         scene
     }
 
-    pub fn apply(&self) -> [&str; 2] {
-        ["apply", &self.claim]
+    pub fn apply(&self) -> Vec<&str> {
+        self.words.iter().map(String::as_str).collect()
     }
 
     /// Waits for the host to be what it has to be.
@@ -95,7 +116,10 @@ impl Scene {
 
     /// Takes the digest off again, for the next point.
     pub fn take_off(&self) -> Result<(), Vec<String>> {
-        let words = ["apply", "--remove", &self.reference];
+        let mut words = vec!["apply"];
+        for reference in &self.references {
+            words.extend(["--remove", reference]);
+        }
         if self.machine.engine_has("app") {
             let run = self.machine.digestfix(&words);
             if run.code != 0 {

@@ -15,10 +15,12 @@ store=/var/lib/docker/image/overlay2
 tell references "$(sha256sum <$store/repositories.json 2>&1)"
 config=/etc/docker/daemon.json
 tell daemon.json "$(stat -c '%F, inode %i, mode %a, owner %u:%g, of %y' $config 2>&1), $(stat -L -c 'inode %i, mode %a, owner %u:%g, of %y' $config 2>&1), $(sha256sum 2>&1 <$config)"
+tell hosts "$(stat -c '%F, inode %i, mode %a, of %y' /etc/hosts 2>&1), $(sha256sum 2>&1 </etc/hosts)"
 tell /etc/docker "$(ls -A /etc/docker 2>&1 | tr '\n' ' ')"
 
 if [ "$(systemctl is-active docker.service)" = active ]; then
   tell live-restore "$(timeout 10 docker info -f '{{.LiveRestoreEnabled}}' 2>&1)"
+  tell mirrors "$(timeout 10 docker info -f '{{len .RegistryConfig.Mirrors}}' 2>&1)"
   timeout 10 docker inspect -f '{{$n := .Name}}container {{$n}} status	{{.State.Status}}
 container {{$n}} process	{{.State.Pid}}, since {{.State.StartedAt}}
 container {{$n}} restarts	{{.RestartCount}}
@@ -37,6 +39,7 @@ fi
   grep -s -L '"ended":"' /var/lib/docker/digestfix/history/*.json
   [ ! -d /var/lib/digestfix/unfinished ] || find /var/lib/digestfix/unfinished -mindepth 1
   find /run/systemd/system /etc/docker -name '*digestfix*'
+  find /etc -maxdepth 1 -name 'hosts.*digestfix*'
   find $store -name '*digestfix*' | grep -v -E '/repositories\.json\.digestfix-[0-9A-Za-z]+-[0-9]+$'
   for backup in $store/repositories.json.digestfix-*; do
     [ ! -e "$backup" ] || jq -e .Repositories "$backup" >/dev/null 2>&1 || echo "$backup, torn"

@@ -284,6 +284,19 @@ impl Machine {
         assert_eq!(listed, "<none>", "docker load does not bring a digest");
     }
 
+    /// Brings an image's manifest from the machine's registry, to
+    /// `/lab/NAME.manifest`, and stops the registry again.
+    pub fn bring_manifest(&self, name: &str) {
+        self.sh(&format!(
+            "systemctl start docker-registry
+             until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
+             curl -sf -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' \
+               localhost:5000/v2/lab/{name}/manifests/$(cat /lab/{name}.digest) >/lab/{name}.manifest
+             systemctl stop docker-registry
+             echo \"$(cut -d: -f2 /lab/{name}.digest)  /lab/{name}.manifest\" | sha256sum -c --quiet"
+        ));
+    }
+
     /// The digest that the machine's registry serves for an image.
     pub fn digest(&self, name: &str) -> String {
         self.sh(&format!("cat /lab/{name}.digest"))

@@ -8,6 +8,7 @@
 )]
 
 mod bus;
+mod containerd;
 mod containers;
 mod doctor;
 mod failures;
@@ -20,6 +21,7 @@ mod load;
 mod machine;
 mod neighbours;
 mod observed;
+mod online;
 mod packages;
 mod refusals;
 mod repair;

@@ -39,24 +39,6 @@ fn live_restore_that_systemd_would_undo() {
 }
 
 #[test]
-fn the_containerd_image_store() {
-    let machine = Machine::boot(Suite::Forky);
-    machine.load("app");
-    machine.write(
-        "/etc/docker/daemon.json",
-        "{\"features\": {\"containerd-snapshotter\": true}}",
-    );
-    machine.sh("systemctl restart docker");
-    refuses(
-        &machine,
-        &["apply", &machine.claim("app")],
-        "containerd image store",
-    );
-    machine.sh("systemctl stop docker.socket docker.service");
-    refuses(&machine, &["status"], "containerd image store");
-}
-
-#[test]
 fn sources_that_disagree() {
     let machine = Machine::boot(Suite::Bookworm);
     machine.load("app");

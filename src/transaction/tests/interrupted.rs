@@ -37,11 +37,11 @@ fn kept_down(world: &World) -> KeptDown {
 }
 
 /// daemon.json with live-restore on, and what was found beside it.
-fn switched(world: &World, found: &str) -> journal::LiveRestore {
+fn switched(world: &World, found: &str) -> journal::DaemonJson {
     let [on, off] = [true, false].map(|on| with_live_restore(Some(found.as_bytes()), on).unwrap());
     world.write_config(&String::from_utf8(on.clone()).unwrap());
     fs::write(swap::beside(&world.config_file(), "x"), found).unwrap();
-    journal::LiveRestore {
+    journal::DaemonJson {
         config_file: world.config_file(),
         engine: false,
         before: Some(hash(found.as_bytes())),
@@ -74,7 +74,13 @@ fn recover_files(world: &World) -> Result<bool, Failure> {
         let images = world.images();
         let lock = RootLock::acquire_now(images.data_root()).unwrap();
         let journal = Journal::read(images.data_root()).unwrap().unwrap();
-        crate::transaction::recovery::recover_files(&journal, &images, &lock, &mut Steps::default())
+        crate::transaction::recovery::recover_files(
+            &journal,
+            &images,
+            &lock,
+            &world.hosts(),
+            &mut Steps::default(),
+        )
     })
 }
 

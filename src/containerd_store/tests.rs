@@ -1,0 +1,138 @@
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+use super::*;
+use crate::digest::Algorithm;
+use crate::engine::images::fake::{FakeImages, index, reference, served};
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn read(engine: &FakeImages) -> ContainerdStore {
+    block_on(ContainerdStore::read(engine, engine.content())).unwrap()
+}
+
+fn of(text: &str) -> Digest {
+    Digest::of(Algorithm::Sha256, text.as_bytes())
+}
+
+fn references(here: &ContainerdStore) -> Vec<(String, String)> {
+    let references = here.store.references();
+    references
+        .map(|(reference, image)| (reference.familiar(), image.to_string()))
+        .collect()
+}
+
+#[test]
+fn a_loaded_image_has_the_id_of_its_config_and_no_digest() {
+    let engine = FakeImages::new();
+    let image = engine.config("app", architecture());
+    engine.loaded("lab/app:v1", &image);
+    for is_new in [false, true] {
+        engine.is_new.set(is_new);
+        let here = read(&engine);
+        let expected = vec![("lab/app:v1".to_owned(), image.to_string())];
+        assert_eq!(references(&here), expected);
+        assert!(here.images.contains(&image));
+    }
+}
+
+/// It is what docker images shows, so somebody will claim it.
+#[test]
+fn a_digest_that_was_made_up_counts_when_it_is_vouched_for() {
+    let engine = FakeImages::new();
+    let image = engine.config("app", architecture());
+    let made_up = engine.loaded("lab/app:v1", &image);
+    let pinned = reference(&format!("lab/app@{made_up}"));
+    let mut here = read(&engine);
+    assert!(here.is_made_up(&pinned));
+    assert!(here.manifests(&made_up).is_empty(), "it proves nothing");
+    here.accept(&pinned);
+    assert!(here.store.points_at(&pinned, &image));
+    assert!(!here.is_made_up(&pinned));
+}
+
+#[test]
+fn a_pulled_image_has_the_digest_that_its_tag_leads_to() {
+    let engine = FakeImages::new();
+    let image = engine.config("app", architecture());
+    let text = served(&image);
+    let digest = engine.blob(&text);
+    engine
+        .records
+        .borrow_mut()
+        .insert(reference("lab/app:v1"), digest.clone());
+    let here = read(&engine);
+    let pinned = reference(&format!("lab/app@{digest}"));
+    assert!(here.store.points_at(&pinned, &image));
+    // It goes with the tag.
+    assert!(!here.has_another(&[&reference("lab/app:v1")].into(), &image));
+    assert!(here.has_another(&[&pinned].into(), &image));
+}
+
+/// Docker 26.1 does not list what it has no layers of.
+#[test]
+fn what_is_not_listed_is_found_when_it_is_asked_for() {
+    let engine = FakeImages::new();
+    engine.is_new.set(false);
+    let image = engine.config("app", architecture());
+    engine.loaded("lab/app:v1", &image);
+    let digest = engine.blob(&served(&image));
+    let pinned = reference(&format!("lab/app@{digest}"));
+    engine
+        .records
+        .borrow_mut()
+        .insert(pinned.clone(), digest.clone());
+    let mut here = read(&engine);
+    assert_eq!(here.store.get(&pinned), None);
+    let nowhere = reference(&format!("lab/other@{digest}"));
+    let asked = [pinned.clone(), nowhere.clone()];
+    assert!(block_on(here.ask(&engine, asked.clone())).unwrap());
+    assert!(here.store.points_at(&pinned, &image));
+    assert_eq!(here.store.get(&nowhere), None);
+    assert!(!block_on(here.ask(&engine, asked)).unwrap(), "once only");
+    let proof = here.proof(&digest, &image).unwrap();
+    assert!(!here.has_layers(&proof, &image));
+    engine.blob(&image.to_string());
+    assert!(here.has_layers(&proof, &image), "its layer came");
+}
+
+#[test]
+fn of_an_index_the_image_for_this_machine_counts() {
+    let engine = FakeImages::new();
+    let image = engine.config("app", architecture());
+    let (foreign, attestation) = (
+        engine.config("app", "riscv64"),
+        engine.config("app", "unknown"),
+    );
+    let manifests = [&foreign, &attestation, &image].map(|image| engine.blob(&served(image)));
+    let digest = engine.blob(&index(&manifests));
+    let pinned = reference(&format!("lab/app@{digest}"));
+    engine
+        .records
+        .borrow_mut()
+        .insert(pinned.clone(), digest.clone());
+    assert!(read(&engine).store.points_at(&pinned, &image));
+    // Alone, another machine's is what the engine has.
+    engine.lose(&of(&served(&image)));
+    assert!(read(&engine).store.points_at(&pinned, &foreign));
+    engine.lose(&of(&served(&foreign)));
+    let here = read(&engine);
+    assert_eq!(here.store.get(&pinned), None);
+    assert_eq!(here.unread().collect::<Vec<_>>(), [pinned.familiar()]);
+}
+
+/// Docker 28.5 has it all the same.
+#[test]
+fn a_reference_without_its_manifest_is_none() {
+    let engine = FakeImages::new();
+    let image = engine.config("app", architecture());
+    engine.loaded("lab/app:v1", &image);
+    let digest = of(&served(&image));
+    let pinned = reference(&format!("lab/app@{digest}"));
+    engine.records.borrow_mut().insert(pinned.clone(), digest);
+    assert_eq!(read(&engine).store.get(&pinned), None);
+}

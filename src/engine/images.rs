@@ -1,0 +1,108 @@
+//! The part of the Docker API that reads and changes references while the
+//! engine runs.
+
+use crate::digest::Digest;
+use crate::engine::EngineError;
+use crate::reference::Reference;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+pub(crate) mod fake;
+
+/// An image as the engine lists it. With the containerd image store it stands
+/// for one manifest or index, and all that refers to that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// What it calls the image's ID: with the containerd image store, the digest
+    /// of its manifest or index.
+    pub id: String,
+    /// Its tags; from Docker 28 on, digests that are references of their own too.
+    pub tags: Vec<String>,
+    /// Its digests, those that follow from its tags included.
+    pub digests: Vec<String>,
+}
+
+impl Listed {
+    /// The digest of its manifest or index.
+    #[must_use]
+    pub fn target(&self) -> Option<Digest> {
+        self.id.parse().ok()
+    }
+
+    /// Its tags and digests. Docker 28 lists digests without a name where it
+    /// misses layers, and those refer to nothing.
+    pub fn references(&self) -> impl Iterator<Item = Reference> {
+        let tags = self.tags.iter().filter_map(|name| parsed(name));
+        let digests = self.digests.iter().filter_map(|name| parsed(name));
+        tags.chain(digests.filter(|one| one.digest().is_some()))
+    }
+
+    /// A tag of the same repository leads to the same manifest: the engine finds
+    /// the digest by it, and drops both together (moby 26.1 and 28.5,
+    /// `daemon/containerd/image_delete.go`, `getSameReferences`).
+    #[must_use]
+    pub fn tag_beside(&self, reference: &Reference) -> Option<Reference> {
+        let mut tags = self.tags.iter().filter_map(|name| parsed(name));
+        tags.find(|tag| tag.tag().is_some() && tag.repository() == reference.repository())
+    }
+}
+
+fn parsed(name: &str) -> Option<Reference> {
+    let reference = Reference::parse(name).ok()?;
+    (reference.tag().is_some() || reference.digest().is_some()).then_some(reference)
+}
+
+/// What an online change needs of the engine, and no more.
+#[allow(
+    async_fn_in_trait,
+    reason = "used by this crate alone, on a runtime of one thread"
+)]
+pub trait Images {
+    /// Every image that the engine lists. Docker 26 leaves out those whose layers
+    /// it does not have as the registry serves them.
+    async fn listed(&self) -> Result<Vec<Listed>, EngineError>;
+    /// The image that a reference leads to; none when the engine finds none.
+    async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError>;
+    /// Loads an archive. The references in it may be there although this fails.
+    async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError>;
+    /// Drops a reference; that there is none is no error. It is one when a
+    /// container was made by it.
+    async fn untag(&self, reference: &Reference) -> Result<(), EngineError>;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    fn reference(text: &str) -> Reference {
+        Reference::parse(text).unwrap()
+    }
+
+    /// As Docker 28.5 lists an image without its layers.
+    #[test]
+    fn a_digest_without_a_name_is_no_reference() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let listed = Listed {
+            id: digest.clone(),
+            tags: vec![format!("lab/app@{digest}"), "<none>:<none>".to_owned()],
+            digests: vec![digest.clone(), "<none>@<none>".to_owned()],
+        };
+        let found: Vec<Reference> = listed.references().collect();
+        assert_eq!(found, [reference(&format!("lab/app@{digest}"))]);
+        assert_eq!(listed.target().unwrap().to_string(), digest);
+    }
+
+    #[test]
+    fn a_digest_goes_with_a_tag_of_its_own_repository_only() {
+        let digest = format!("lab/app@sha256:{}", "a".repeat(64));
+        let mut listed = Listed {
+            tags: vec![digest.clone(), "other/app:v1".to_owned()],
+            ..Listed::default()
+        };
+        assert_eq!(listed.tag_beside(&reference(&digest)), None);
+        listed.tags.push("lab/app:v2".to_owned());
+        let beside = listed.tag_beside(&reference(&digest));
+        assert_eq!(beside, Some(reference("lab/app:v2")));
+    }
+}

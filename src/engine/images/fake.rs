@@ -1,0 +1,229 @@
+//! An engine with the containerd image store that keeps its blobs in a
+//! directory, and does what Docker 26.1 and 28.5 were seen to do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Images, Listed};
+use crate::content_store::ContentStore;
+use crate::digest::{Algorithm, Digest, ImageId};
+use crate::engine::EngineError;
+use crate::reference::Reference;
+
+const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+
+pub(crate) struct FakeImages {
+    root: TempDir,
+    pub records: RefCell<BTreeMap<Reference, Digest>>,
+    /// As 28.5: lists images without layers, and finds one whose manifest is not
+    /// there.
+    pub is_new: Cell<bool>,
+    /// The request that fails; one to load makes the references all the same.
+    pub fails: Cell<Option<&'static str>>,
+    /// Blobs that are loaded get lost, as one does whose bytes were exchanged.
+    pub loses_blobs: Cell<bool>,
+    /// A tag that somebody makes of what was loaded, at once.
+    pub tagged: RefCell<Option<Reference>>,
+    pub calls: RefCell<Vec<String>>,
+}
+
+pub(crate) fn reference(text: &str) -> Reference {
+    Reference::parse(text).unwrap()
+}
+
+impl FakeImages {
+    pub(crate) fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join(BLOBS)).unwrap();
+        Self {
+            root,
+            records: RefCell::default(),
+            is_new: Cell::new(true),
+            fails: Cell::new(None),
+            loses_blobs: Cell::new(false),
+            tagged: RefCell::new(None),
+            calls: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn content(&self) -> ContentStore {
+        ContentStore::of(Path::new("/nowhere"), Some(self.root.path()))
+    }
+
+    pub(crate) fn blob(&self, text: &str) -> Digest {
+        let digest = Digest::of(Algorithm::Sha256, text.as_bytes());
+        fs::write(self.root.path().join(BLOBS).join(digest.hex()), text).unwrap();
+        digest
+    }
+
+    pub(crate) fn lose(&self, digest: &Digest) {
+        fs::remove_file(self.root.path().join(BLOBS).join(digest.hex())).unwrap();
+    }
+
+    fn has(&self, digest: &Digest) -> bool {
+        self.root.path().join(BLOBS).join(digest.hex()).exists()
+    }
+
+    /// The config of an image, and its ID.
+    pub(crate) fn config(&self, name: &str, architecture: &str) -> ImageId {
+        let os = match architecture {
+            "unknown" => "unknown",
+            _ => "linux",
+        };
+        let text = json!({"architecture": architecture, "os": os, "name": name}).to_string();
+        self.blob(&text).to_string().parse().unwrap()
+    }
+
+    /// An image that was loaded: a manifest that `docker save` made up, on layers
+    /// that are here.
+    pub(crate) fn loaded(&self, tag: &str, image: &ImageId) -> Digest {
+        let layer = self.blob(&format!("layer of {image}"));
+        let text = manifest(image, &layer, "application/vnd.oci.image.layer.v1.tar");
+        let digest = self.blob(&text);
+        self.records
+            .borrow_mut()
+            .insert(reference(tag), digest.clone());
+        digest
+    }
+
+    fn called(&self, call: &str) -> Result<(), EngineError> {
+        self.calls.borrow_mut().push(call.to_owned());
+        let word = call.split(' ').next().unwrap();
+        if self.fails.get() == Some(word) {
+            return Err(EngineError::Answer {
+                socket: "/nowhere".into(),
+                request: call.to_owned(),
+                problem: "it was told to fail".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn listed_as(&self, target: &Digest) -> Listed {
+        let mut listed = Listed {
+            id: target.to_string(),
+            ..Listed::default()
+        };
+        for (reference, other) in &*self.records.borrow() {
+            if other != target {
+                continue;
+            }
+            if reference.tag().is_some() || self.is_new.get() {
+                listed.tags.push(reference.familiar());
+            }
+            let digest = reference.repository().clone().with_digest(target.clone());
+            listed.digests.push(digest.familiar());
+        }
+        listed
+    }
+
+    /// The record that a reference leads to: its own, or that of a tag beside it.
+    fn target(&self, reference: &Reference) -> Option<Digest> {
+        let records = self.records.borrow();
+        let same = |(other, target): &(&Reference, &Digest)| {
+            other.repository() == reference.repository() && reference.digest() == Some(target)
+        };
+        let derived = || records.iter().find(same).map(|(_, target)| target);
+        let target = match reference.digest() {
+            None => records.get(reference),
+            Some(_) => derived(),
+        };
+        target.cloned()
+    }
+}
+
+/// What a registry serves for an image: its layer is compressed.
+pub(crate) fn served(image: &ImageId) -> String {
+    let layer = Digest::of(Algorithm::Sha256, image.to_string().as_bytes());
+    manifest(image, &layer, "application/vnd.oci.image.layer.v1.tar+gzip")
+}
+
+fn manifest(image: &ImageId, layer: &Digest, kind: &str) -> String {
+    json!({
+        "schemaVersion": 2,
+        "config": {"mediaType": OCI_CONFIG, "size": 2, "digest": image.to_string()},
+        "layers": [{"mediaType": kind, "size": 2, "digest": layer.to_string()}],
+    })
+    .to_string()
+}
+
+/// An index of manifests.
+pub(crate) fn index(manifests: &[Digest]) -> String {
+    let manifests: Vec<Value> = manifests
+        .iter()
+        .map(|digest| json!({"size": 2, "digest": digest.to_string()}))
+        .collect();
+    json!({"schemaVersion": 2, "manifests": manifests}).to_string()
+}
+
+impl Images for FakeImages {
+    async fn listed(&self) -> Result<Vec<Listed>, EngineError> {
+        let targets: std::collections::BTreeSet<Digest> =
+            self.records.borrow().values().cloned().collect();
+        let is_listed = |target: &Digest| {
+            self.is_new.get()
+                || self
+                    .content()
+                    .text(target)
+                    .is_none_or(|text| !text.contains("gzip"))
+        };
+        Ok(targets
+            .iter()
+            .filter(|target| is_listed(target))
+            .map(|target| self.listed_as(target))
+            .collect())
+    }
+
+    async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError> {
+        let target = self.target(reference);
+        let target = target.filter(|target| self.is_new.get() || self.has(target));
+        Ok(target.map(|target| self.listed_as(&target)))
+    }
+
+    async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError> {
+        let mut names = Vec::new();
+        let mut members = tar::Archive::new(archive.as_slice());
+        for member in members.entries().unwrap() {
+            let mut member = member.unwrap();
+            let path = member.path().unwrap().display().to_string();
+            let mut text = String::new();
+            member.read_to_string(&mut text).unwrap();
+            if path.starts_with("blobs/") && !self.loses_blobs.get() {
+                self.blob(&text);
+            } else if path == "index.json" {
+                let index: Value = serde_json::from_str(&text).unwrap();
+                for entry in index["manifests"].as_array().unwrap() {
+                    let name = &entry["annotations"]["io.containerd.image.name"];
+                    names.push(reference(name.as_str().unwrap()));
+                }
+            }
+        }
+        for name in &names {
+            let target = name.digest().unwrap().clone();
+            if let Some(tag) = self.tagged.borrow_mut().take() {
+                self.records.borrow_mut().insert(tag, target.clone());
+            }
+            self.records.borrow_mut().insert(name.clone(), target);
+        }
+        let names: Vec<String> = names.iter().map(Reference::familiar).collect();
+        self.called(&format!("load {}", names.join(" ")))
+    }
+
+    async fn untag(&self, reference: &Reference) -> Result<(), EngineError> {
+        self.called(&format!("untag {reference}"))?;
+        let Some(target) = self.target(reference) else {
+            return Ok(());
+        };
+        self.records.borrow_mut().retain(|other, other_target| {
+            *other_target != target || other.repository() != reference.repository()
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,350 @@
+//! A change that the running engine makes itself: announce, load, drop, verify;
+//! taken back when it fails. Docker is not stopped, and its files are not touched.
+//!
+//! What is loaded are manifests (`docker load` of an archive of some kilobytes):
+//! the engine then has the references, on the layers that are here already. The
+//! guard, the notice, the record and the journal are those of every transaction,
+//! and [`recovery`] does the rest for a run that was killed.
+
+use std::path::Path;
+
+use crate::containerd_store::ContainerdStore;
+use crate::content_store::ContentStore;
+use crate::data_root::ImageDir;
+use crate::engine::images::Images;
+use crate::grounds::Grounds;
+use crate::guard::Guard;
+use crate::history::{End, Kind, Record};
+use crate::host::Managed;
+use crate::interrupt::Interrupt;
+use crate::journal::{self, Journal, References, hash};
+use crate::plan::Plan;
+use crate::retention::{self, Limits};
+use crate::systemd::ServiceManager;
+use crate::transaction::lock::RootLock;
+use crate::transaction::outcome::{Failure, Progress, Step};
+use crate::unfinished::{self, Notice};
+
+pub mod recovery;
+mod steps;
+pub mod work;
+
+use steps::Steps;
+use work::Work;
+
+/// Docker, as an online change needs it.
+#[derive(Debug)]
+pub struct Running<'a, M, E> {
+    /// systemd, for the guard.
+    pub manager: &'a M,
+    /// The engine.
+    pub engine: &'a E,
+    /// Docker as it was found.
+    pub host: &'a Managed,
+    /// containerd's blobs.
+    pub content: &'a ContentStore,
+    /// Where they are, where somebody said so.
+    pub containerd_root: Option<&'a Path>,
+    /// Where it is noted that the transaction has not ended:
+    /// [`UNFINISHED`](crate::unfinished::UNFINISHED) but in tests.
+    pub unfinished: &'a Path,
+}
+
+impl<M, E> Clone for Running<'_, M, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M, E> Copy for Running<'_, M, E> {}
+
+/// How an online change ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The engine has the references as they were to be.
+    Done {
+        /// What was changed.
+        plan: Box<Plan>,
+    },
+    /// It failed, and the engine has the references as they were.
+    Undone {
+        /// Why.
+        failure: Failure,
+    },
+    /// It failed, and so did the way back.
+    Broken {
+        /// Why the way back was taken.
+        failure: Failure,
+        /// Why it failed.
+        undo: Failure,
+        /// The unit that goes on trying.
+        guard: Option<String>,
+    },
+}
+
+/// One change by a running engine.
+pub struct OnlineChange<'a, M, E, P> {
+    id: String,
+    kind: Kind,
+    limits: Limits,
+    images: &'a ImageDir,
+    lock: RootLock,
+    running: Running<'a, M, E>,
+    interrupt: &'a Interrupt,
+    progress: &'a mut P,
+    before: Vec<u8>,
+    plan: Plan,
+    work: Work,
+    journal: Option<Journal>,
+    record: Option<Record>,
+    guard: Option<Guard>,
+}
+
+impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
+    /// A change that makes `plan`, of what was read under this lock.
+    #[allow(clippy::too_many_arguments, reason = "each is another kind of thing")]
+    pub fn new(
+        images: &'a ImageDir,
+        lock: RootLock,
+        kind: Kind,
+        running: Running<'a, M, E>,
+        interrupt: &'a Interrupt,
+        progress: &'a mut P,
+        here: &ContainerdStore,
+        plan: Plan,
+        work: Work,
+    ) -> Self {
+        Self {
+            id: journal::new_id(),
+            kind,
+            limits: Limits::default(),
+            images,
+            lock,
+            running,
+            interrupt,
+            progress,
+            before: here.store.to_bytes(),
+            plan,
+            work,
+            journal: None,
+            record: None,
+            guard: None,
+        }
+    }
+
+    /// The same change, which keeps that much of earlier ones.
+    #[must_use]
+    pub const fn keeping(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Runs to one of its ends.
+    pub async fn run(mut self) -> Outcome {
+        match self.forward().await {
+            Ok(()) => self.end().await,
+            Err(failure) => self.back(failure).await,
+        }
+    }
+
+    async fn forward(&mut self) -> Result<(), Failure> {
+        self.announce().await?;
+        self.heed_interrupt().await?;
+        self.load().await?;
+        self.heed_interrupt().await?;
+        self.drop_references().await?;
+        self.heed_interrupt().await?;
+        self.verify().await
+    }
+
+    async fn heed_interrupt(&self) -> Result<(), Failure> {
+        match self.interrupt.received().await {
+            Some(signal) => Err(Failure::Interrupted(signal)),
+            None => Ok(()),
+        }
+    }
+
+    /// From here on, another run ends this one if it is killed, and one waits to
+    /// do so.
+    async fn announce(&mut self) -> Result<(), Failure> {
+        let Running { manager, host, .. } = self.running;
+        self.progress.transaction_begins(&self.id);
+        self.progress.begin("starting a guard");
+        let data_root = self.lock.data_root();
+        self.guard = Some(Guard::start(manager, &self.id, data_root).await?);
+        Notice::new(self.images, host).write(self.running.unfinished, &self.id, &self.lock)?;
+        let references = References {
+            driver: self.images.driver().to_owned(),
+            before: hash(&self.before),
+            after: hash(&self.plan.after.to_bytes()),
+        };
+        self.record = Some(Record::begin_online(
+            &self.lock,
+            &self.id,
+            self.kind.clone(),
+            &references,
+            &self.plan,
+            &self.work.manifests,
+        )?);
+        let mut journal = Journal::new(&self.id, references);
+        journal.unit = Some(host.unit.id.clone());
+        journal.running = true;
+        journal.online = Some(journal::Online {
+            added: self.work.added.clone(),
+            dropped: self.work.dropped.clone(),
+            is_taken_back: false,
+            containerd_root: self.running.containerd_root.map(Path::to_owned),
+        });
+        Ok(self.journal.insert(journal).write(&self.lock)?)
+    }
+
+    fn steps(&self) -> Steps<'_, E> {
+        Steps {
+            engine: self.running.engine,
+            content: self.running.content,
+            manifests: &self.work.manifests,
+        }
+    }
+
+    async fn load(&mut self) -> Result<(), Failure> {
+        let count = self.work.added.len();
+        if count == 0 {
+            return Ok(());
+        }
+        self.progress.begin("loading manifests");
+        self.steps().load(&self.work.added).await?;
+        let detail = match count {
+            1 => "1 manifest loaded: the engine has its digest".to_owned(),
+            _ => format!("{count} manifests loaded: the engine has their digests"),
+        };
+        self.progress.step(Step::Load, &detail);
+        Ok(())
+    }
+
+    async fn drop_references(&mut self) -> Result<(), Failure> {
+        if self.work.dropped.is_empty() {
+            return Ok(());
+        }
+        self.progress.begin("dropping references");
+        self.steps().drop_all(&self.work.dropped).await?;
+        let detail = match self.work.dropped.len() {
+            1 => "1 reference dropped".to_owned(),
+            count => format!("{count} references dropped"),
+        };
+        self.progress.step(Step::Untag, &detail);
+        Ok(())
+    }
+
+    async fn verify(&mut self) -> Result<(), Failure> {
+        self.progress.begin("asking the running engine");
+        let steps = self.steps();
+        steps.has_all(&self.work.added).await?;
+        steps.has_none(&self.work.dropped).await?;
+        self.progress.step(
+            Step::Verify,
+            "the running engine finds the references as they are to be",
+        );
+        Ok(())
+    }
+
+    async fn end(mut self) -> Outcome {
+        let noted = Grounds::record(self.images, &self.lock, &self.plan);
+        if let Err(error) = noted {
+            self.progress.warning(&format!(
+                "what the new references rest on could not be noted for `digestfix status`: {error}"
+            ));
+        }
+        self.end_record(End::Done);
+        for problem in retention::enforce(self.images, &self.lock, &self.id, self.limits) {
+            self.progress.warning(&problem);
+        }
+        if let Err(failure) = self.close().await {
+            self.progress.warning(&format!(
+                "{failure}; what is left of this run goes with the next one, or with: digestfix recover"
+            ));
+        }
+        Outcome::Done {
+            plan: Box::new(self.plan),
+        }
+    }
+
+    async fn back(mut self, failure: Failure) -> Outcome {
+        let undone = match self.journal {
+            Some(_) => self.take_back().await,
+            None => Ok(()),
+        };
+        let undone = match undone {
+            Ok(()) => {
+                self.end_record(End::Undone {
+                    why: failure.to_string(),
+                });
+                self.close().await
+            }
+            Err(undo) => Err(undo),
+        };
+        match undone {
+            Ok(()) => Outcome::Undone { failure },
+            Err(undo) => {
+                self.end_record(End::Broken {
+                    why: format!("{failure}; and then, undoing it: {undo}"),
+                });
+                let guard = self.guard.map(|guard| guard.unit().to_owned());
+                Outcome::Broken {
+                    failure,
+                    undo,
+                    guard,
+                }
+            }
+        }
+    }
+
+    async fn take_back(&mut self) -> Result<(), Failure> {
+        self.progress.begin("taking it back");
+        if let Some(journal) = &mut self.journal
+            && let Some(online) = &mut journal.online
+        {
+            online.is_taken_back = true;
+            // A full disk keeps nothing from being taken back.
+            if let Err(error) = journal.write(&self.lock) {
+                tracing::info!("{error}");
+            }
+        }
+        let steps = self.steps();
+        steps
+            .take_back(&self.work.added, &self.work.dropped)
+            .await?;
+        self.progress.step(
+            Step::UndoOnline,
+            "the running engine has the references as they were",
+        );
+        Ok(())
+    }
+
+    /// What is done is done, noted or not.
+    fn end_record(&mut self, end: End) {
+        let Some(record) = &mut self.record else {
+            return;
+        };
+        if let Err(error) = record.end(&self.lock, end) {
+            self.progress
+                .warning(&format!("how this ended could not be noted: {error}"));
+        }
+    }
+
+    /// The transaction has ended. Where it has not, its guard goes on.
+    async fn close(&mut self) -> Result<(), Failure> {
+        if self.journal.is_some() {
+            Journal::close(&self.lock)?;
+        }
+        unfinished::remove(self.running.unfinished, &self.id, &self.lock)?;
+        if let Some(guard) = self.guard.take()
+            && let Err(error) = guard.end(self.running.manager).await
+        {
+            tracing::info!("the guard is left to end by itself: {error}");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,398 @@
+//! A registry that stands in for others on this host's loopback, for as long as
+//! it takes the running Docker to record digests itself.
+//!
+//! Docker records a digest when it pulls. Where the image's config is here
+//! already, it asks the registry for nothing but the manifest, checks its hash,
+//! and records the reference (moby `distribution/pull_v2.go`). So whoever has
+//! the manifest can have that done without a network, and without a restart:
+//! it is served by digestfix, and Docker is led there.
+//!
+//! Which way it is led depends on the name. Docker asks over plain HTTP wherever
+//! a name's address is in 127.0.0.0/8 (moby `registry/config.go`,
+//! `isSecureIndex`); images of docker.io it looks for on mirrors first.
+//!
+//! All of this is for what is proven and new. What is removed, replaced or
+//! merely claimed is changed in the file, and so is all that [`Hindrance`]
+//! names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use crate::digest::{Digest, ImageId};
+use crate::engine::{EngineError, Info, Proxies, References};
+use crate::evidence::Evidence;
+use crate::host::Managed;
+use crate::live_restore;
+use crate::manifest;
+use crate::plan::Plan;
+use crate::reference::{Reference, Repository};
+use crate::store::Store;
+use crate::trust::Trust;
+
+pub mod hosts;
+pub mod names;
+pub mod outside;
+pub mod server;
+
+use names::{Names, Whereabouts};
+
+/// Where registries answer whose name says no port: over HTTPS first, and then
+/// over plain HTTP.
+const DEFAULT_PORTS: [u16; 2] = [443, 80];
+
+/// What Docker is to pull, and from where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Errand {
+    /// What is served, by its digest.
+    pub manifests: BTreeMap<Digest, Served>,
+    /// What Docker is to record, each for which image.
+    pub references: Vec<(Reference, ImageId)>,
+    registries: BTreeSet<Registry>,
+}
+
+/// What is served under a digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// Its media type.
+    pub media_type: &'static str,
+    /// Its text.
+    pub text: Arc<str>,
+}
+
+/// A registry that is stood in for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Registry {
+    DockerHub,
+    At { host: String, port: Option<u16> },
+}
+
+/// How Docker is led to what is served.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Where there is to be an answer.
+    pub listen: BTreeSet<SocketAddr>,
+    /// docker.io gets a mirror.
+    pub mirror: bool,
+    /// The names that get the address of this host's loopback.
+    pub names: Vec<String>,
+}
+
+/// Why Docker is not asked to record a plan's digests itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Hindrance {
+    /// There is nobody to ask.
+    #[error("Docker does not run")]
+    NotRunning,
+    /// Docker writes the file as it knows it, and this is to be read first.
+    #[error("Docker has yet to read what its file says")]
+    Unread,
+    /// The engine could not be asked.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// What was recorded is to be dropped again.
+    #[error("a transaction is taken back")]
+    TakesBack,
+    /// An API for that there is none.
+    #[error("{0} is to be dropped, or moved")]
+    Displaced(String),
+    /// A tag is recorded for an image by whoever has it, so a pull would not do.
+    #[error("{0} is a tag")]
+    Tag(String),
+    /// Its manifest is not at hand.
+    #[error("{reference} is {trust}, not proven: its manifest is not at hand")]
+    NotProven {
+        /// The reference.
+        reference: String,
+        /// How far it is known.
+        trust: Trust,
+    },
+    /// Too many others were brought along.
+    #[error("the manifest of {0} was not kept: too many were brought along")]
+    NotKept(String),
+    /// If it came to taking the reference back, the image would go with it.
+    #[error("the image of {0} has no other reference here")]
+    OnlyReference(String),
+    /// An address cannot be made to lead here, and Docker trusts loopback alone.
+    #[error("Docker asks {0} over HTTPS alone")]
+    Address(String),
+    /// The true registry could be reached, by Docker and by others here.
+    #[error("{name} leads to {address} from here")]
+    Resolves {
+        /// The name of the registry.
+        name: String,
+        /// Its address.
+        address: IpAddr,
+    },
+    /// Whether it leads anywhere is not to be found out.
+    #[error("where {name} leads from here cannot be told: {error}")]
+    Unknown {
+        /// The name of the registry.
+        name: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Somebody else answers there.
+    #[error("nothing can be served on {address}: {error}")]
+    Taken {
+        /// The address and port.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// From a sandbox, somebody outside is asked.
+    #[error("nothing can be served from within a sandbox: {0}")]
+    Outside(std::io::Error),
+    /// Docker would ask the proxy.
+    #[error("Docker reaches {name} through the proxy {proxy}")]
+    Proxy {
+        /// The name of the registry.
+        name: String,
+        /// The proxy.
+        proxy: String,
+    },
+    /// daemon.json may not contradict it.
+    #[error("--registry-mirror of {0} says where images of docker.io are looked for")]
+    MirrorFlag(String),
+    /// Docker would forget options.
+    #[error("a reload makes Docker forget {0} of its command line")]
+    Forgets(String),
+    /// daemon.json cannot be changed for the moment, or Docker not be told of it.
+    #[error(transparent)]
+    DaemonJson(live_restore::Hindrance),
+    /// Nor can /etc/hosts.
+    #[error("/etc/hosts cannot be changed: {0}")]
+    Hosts(std::io::Error),
+}
+
+impl Errand {
+    /// What a plan comes to, of the store that it was made of.
+    ///
+    /// # Errors
+    /// The first [`Hindrance`] that the plan itself has.
+    pub fn new(plan: &Plan, before: &Store, evidence: &Evidence) -> Result<Self, Hindrance> {
+        if plan.is_empty() {
+            return Err(Hindrance::Unread);
+        }
+        let mut errand = Self::default();
+        for change in &plan.changes {
+            let reference = &change.reference;
+            let name = reference.familiar();
+            let (None, Some(image)) = (&change.from, &change.to) else {
+                return Err(Hindrance::Displaced(name));
+            };
+            let (None, Some(digest)) = (reference.tag(), reference.digest()) else {
+                return Err(Hindrance::Tag(name));
+            };
+            let trust = plan
+                .basis(reference)
+                .map_or(Trust::Asserted, |basis| basis.trust);
+            if trust < Trust::Proven {
+                return Err(Hindrance::NotProven {
+                    reference: name,
+                    trust,
+                });
+            }
+            let Some(way) = evidence.way(digest, image) else {
+                return Err(Hindrance::NotKept(name));
+            };
+            for (digest, text) in way {
+                let Some(manifest) = evidence.manifest(&digest) else {
+                    return Err(Hindrance::NotKept(name));
+                };
+                let media_type = manifest::media_type(text.as_bytes(), manifest);
+                errand.manifests.insert(digest, Served { media_type, text });
+            }
+            errand
+                .registries
+                .insert(Registry::of(reference.repository()));
+            errand.references.push((reference.clone(), image.clone()));
+        }
+        let wanted = errand.references.iter();
+        let mut nameless: BTreeSet<String> = wanted.map(|(_, image)| image.to_string()).collect();
+        for entry in before.entries() {
+            if nameless.contains(entry.value) && entry.meaning().is_ok() {
+                nameless.remove(entry.value);
+            }
+        }
+        let mut wanted = errand.references.iter();
+        match wanted.find(|(_, image)| nameless.contains(&image.to_string())) {
+            Some((reference, _)) => Err(Hindrance::OnlyReference(reference.familiar())),
+            None => Ok(errand),
+        }
+    }
+
+    /// How Docker is led on this host.
+    ///
+    /// # Errors
+    /// The first [`Hindrance`] that the host has.
+    pub async fn route(&self, host: &Managed, names: &impl Names) -> Result<Route, Hindrance> {
+        let engine = host.engine.as_ref().ok_or(Hindrance::NotRunning)?;
+        let mut route = Route::default();
+        for registry in &self.registries {
+            match registry {
+                Registry::DockerHub => {
+                    mirror_is_possible(host, engine)?;
+                    route.mirror = true;
+                }
+                Registry::At { host, port } => {
+                    let addresses = route.lead(host, names, &engine.proxies).await?;
+                    let ports = port.map_or(DEFAULT_PORTS.to_vec(), |port| vec![port]);
+                    for address in addresses {
+                        let sockets = ports.iter().map(|port| SocketAddr::new(address, *port));
+                        route.listen.extend(sockets);
+                    }
+                }
+            }
+        }
+        if !route.names.is_empty() {
+            names.can_be_added().map_err(Hindrance::Hosts)?;
+        }
+        Ok(route)
+    }
+}
+
+impl Registry {
+    fn of(repository: &Repository) -> Self {
+        let domain = repository.domain();
+        if domain == "docker.io" || domain.is_empty() {
+            return Self::DockerHub;
+        }
+        let (host, port) = match domain.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+            _ => (domain, None),
+        };
+        Self::At {
+            host: host.to_owned(),
+            port,
+        }
+    }
+}
+
+impl Route {
+    /// What is other than it was for as long as it takes, for people.
+    #[must_use]
+    pub fn touches(&self) -> Vec<String> {
+        let mut touched = Vec::new();
+        if self.mirror {
+            touched.push("daemon.json has one more of registry-mirrors".to_owned());
+        }
+        if !self.names.is_empty() {
+            let names = self.names.join(", ");
+            touched.push(format!("/etc/hosts has this host's loopback for {names}"));
+        }
+        if !self.listen.is_empty() {
+            let sockets: Vec<String> = self.listen.iter().map(ToString::to_string).collect();
+            touched.push(format!("{} is answered on", sockets.join(", ")));
+        }
+        touched
+    }
+
+    /// Docker is led to an image's registry by `/etc/hosts`.
+    #[must_use]
+    pub fn leads_by_hosts(&self, repository: &Repository) -> bool {
+        match Registry::of(repository) {
+            Registry::At { host, .. } => self.names.contains(&host),
+            Registry::DockerHub => false,
+        }
+    }
+
+    /// The addresses that Docker will ask for a host.
+    async fn lead(
+        &mut self,
+        host: &str,
+        names: &impl Names,
+        proxies: &Proxies,
+    ) -> Result<Vec<IpAddr>, Hindrance> {
+        // Go asks no proxy for these two (golang.org/x/net `http/httpproxy`).
+        if host == "localhost" {
+            return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        }
+        if let Ok(address) = host.parse::<Ipv4Addr>() {
+            return match address.is_loopback() {
+                true => Ok(vec![address.into()]),
+                false => Err(Hindrance::Address(host.to_owned())),
+            };
+        }
+        if host.starts_with('[') {
+            // Before Docker 28, ::1 is an address like any other.
+            return Err(Hindrance::Address(host.to_owned()));
+        }
+        if let Some(proxy) = proxy(proxies, host) {
+            return Err(Hindrance::Proxy {
+                name: host.to_owned(),
+                proxy: proxy.to_owned(),
+            });
+        }
+        match names.whereabouts(host).await {
+            Ok(Whereabouts::Nowhere) => {
+                self.names.push(host.to_owned());
+                Ok(vec![Ipv4Addr::LOCALHOST.into()])
+            }
+            Ok(Whereabouts::Addresses(addresses)) => {
+                let elsewhere = addresses.iter().find(|address| !is_trusted(address));
+                match elsewhere {
+                    Some(address) => Err(Hindrance::Resolves {
+                        name: host.to_owned(),
+                        address: *address,
+                    }),
+                    None => Ok(addresses),
+                }
+            }
+            Err(error) => Err(Hindrance::Unknown {
+                name: host.to_owned(),
+                error,
+            }),
+        }
+    }
+}
+
+fn is_trusted(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.is_loopback())
+}
+
+/// The engine lists all that its file says, as far as `is_here` has its images:
+/// otherwise somebody has edited the file, and the engine would write over that.
+#[must_use]
+pub fn has_read(listed: &References, file: &Store, is_here: impl Fn(&ImageId) -> bool) -> bool {
+    let unlisted = file
+        .entries()
+        .filter(|entry| listed.get(entry.key).map(String::as_str) != Some(entry.value));
+    let mut meant = unlisted.filter_map(|entry| entry.meaning().ok());
+    !meant.any(|(_, image)| is_here(&image))
+}
+
+/// The proxy that Go asks for a host, by the rules that matter here: a name in
+/// `NO_PROXY`, or the end of one, is not asked for; `*` stands for all.
+fn proxy<'a>(proxies: &'a Proxies, host: &str) -> Option<&'a str> {
+    let proxy = [&proxies.https, &proxies.http]
+        .into_iter()
+        .find(|proxy| !proxy.is_empty())?;
+    let host = host.to_ascii_lowercase();
+    let spared = proxies.none.split(',').any(|entry| {
+        let entry = entry.trim().to_ascii_lowercase();
+        let name = entry.trim_start_matches("*.").trim_start_matches('.');
+        entry == "*"
+            || !name.is_empty()
+                && (host.strip_suffix(name)).is_some_and(|rest| {
+                    rest.ends_with('.') || rest.is_empty() && !entry.starts_with(['.', '*'])
+                })
+    });
+    (!spared).then_some(proxy)
+}
+
+fn mirror_is_possible(host: &Managed, engine: &Info) -> Result<(), Hindrance> {
+    if host.has_mirror_flag {
+        return Err(Hindrance::MirrorFlag(host.unit.id.clone()));
+    }
+    if !host.forgotten_by_reload.is_empty() {
+        return Err(Hindrance::Forgets(host.forgotten_by_reload.join(", ")));
+    }
+    match live_restore::reload_hindrance(host, engine) {
+        Some(hindrance) => Err(Hindrance::DaemonJson(hindrance)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! `/etc/hosts` (`hosts(5)`) with other addresses for some names, and without
+//! them again.
+
+use std::net::Ipv4Addr;
+
+/// The file.
+pub const HOSTS: &str = "/etc/hosts";
+
+/// The text with a line for each name at its end. Each line is marked with the
+/// transaction's ID.
+#[must_use]
+pub fn with_names(text: &[u8], address: Ipv4Addr, names: &[String], id: &str) -> Vec<u8> {
+    let mut edited = text.to_owned();
+    if !edited.is_empty() && !edited.ends_with(b"\n") {
+        edited.push(b'\n');
+    }
+    for name in names {
+        edited.extend(format!("{address}\t{name}\t{}\n", mark(id)).into_bytes());
+    }
+    edited
+}
+
+/// The text without the lines that [`with_names`] has added.
+#[must_use]
+pub fn without_names(text: &[u8], id: &str) -> Vec<u8> {
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    lines
+        .filter(|line| !is_marked(line, id))
+        .flatten()
+        .copied()
+        .collect()
+}
+
+/// Some line is one that [`with_names`] has added.
+#[must_use]
+pub fn has_names(text: &[u8], id: &str) -> bool {
+    text.split(|byte| *byte == b'\n')
+        .any(|line| is_marked(line, id))
+}
+
+fn mark(id: &str) -> String {
+    format!("# digestfix {id}")
+}
+
+fn is_marked(line: &[u8], id: &str) -> bool {
+    line.trim_ascii_end().ends_with(mark(id).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_goes_again_and_nothing_else() {
+        let names = ["quay.io".to_owned(), "registry.example".to_owned()];
+        for text in [
+            "",
+            "127.0.0.1 localhost\n",
+            "# \u{e9}\n\n::1 a b # digestfix x",
+            "a\r\nb\r\n",
+        ] {
+            let edited = with_names(text.as_bytes(), Ipv4Addr::LOCALHOST, &names, "x-1");
+            assert!(has_names(&edited, "x-1") && !has_names(&edited, "x-12"));
+            assert!(!has_names(text.as_bytes(), "x-1"));
+            let lines = "127.0.0.1\tquay.io\t# digestfix x-1\n127.0.0.1\tregistry.example\t# digestfix x-1\n";
+            assert!(edited.ends_with(lines.as_bytes()));
+            let without = without_names(&edited, "x-1");
+            assert_eq!(
+                without.strip_suffix(b"\n").unwrap_or(&without),
+                text.trim_end_matches('\n').as_bytes()
+            );
+            let more = [edited.as_slice(), b"10.0.0.1 new\n"].concat();
+            assert!(without_names(&more, "x-1").ends_with(b"10.0.0.1 new\n"));
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! The change that the running Docker makes itself: serve, lead it there, have
+//! it pull, lead it back, verify; undone from wherever it fails.
+//!
+//! Nothing is stopped. What is changed on the host is there for as long as the
+//! pulls take: a mirror in daemon.json, names in `/etc/hosts`, each only where a
+//! name needs it. What Docker records is in its store and its file at once, one
+//! reference after another, so going back means to drop what is there so far.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::data_root::ImageDir;
+use crate::digest::ImageId;
+use crate::engine::Engine;
+use crate::journal::{self, Journal, Recorded};
+use crate::reference::Reference;
+use crate::stand_in::server::{Listeners, Serving};
+use crate::stand_in::{Errand, Route};
+use crate::store::Store;
+use crate::systemd::ServiceManager;
+use crate::transaction::Transaction;
+use crate::transaction::daemon::Daemon;
+use crate::transaction::daemon_json::Switch;
+use crate::transaction::hosts_file::{HostsFile, PutBack};
+use crate::transaction::lock::RootLock;
+use crate::transaction::outcome::{Failure, Progress, Step};
+use crate::transaction::setting::Setting;
+use crate::transaction::swap::Staged;
+
+/// Go's resolver looks at `/etc/hosts` again when it has last done so this long
+/// ago (`net/hosts.go`, `cacheMaxAge`: 5 s).
+const HOSTS_READ_WITHIN: Duration = Duration::from_secs(6);
+
+/// Between two pulls while `/etc/hosts` may not have been read yet.
+const PULL_AGAIN: Duration = Duration::from_millis(250);
+
+/// A registry of digestfix's own, and how Docker comes to it.
+#[derive(Debug)]
+pub struct StandIn {
+    errand: Errand,
+    route: Route,
+    listeners: Option<Listeners>,
+    serving: Option<Serving>,
+    mirror: Option<Switch>,
+    hosts: Option<HostsFile>,
+    /// Since when Docker may be led to it.
+    led: Option<Instant>,
+    /// Docker may have recorded something.
+    asked: bool,
+}
+
+impl StandIn {
+    /// One that nobody is led to yet.
+    #[must_use]
+    pub const fn new(errand: Errand, route: Route, listeners: Listeners) -> Self {
+        Self {
+            errand,
+            route,
+            listeners: Some(listeners),
+            serving: None,
+            mirror: None,
+            hosts: None,
+            led: None,
+            asked: false,
+        }
+    }
+
+    /// The mirror that Docker is to ask, if it is.
+    #[must_use]
+    pub fn mirror_address(&self) -> Option<String> {
+        self.listeners.as_ref()?.mirror()
+    }
+
+    fn prepare<M, E>(
+        &mut self,
+        id: &str,
+        daemon: Daemon<'_, M, E>,
+    ) -> Result<journal::StandIn, Failure> {
+        let mut mirror = None;
+        if let Some(address) = self.mirror_address() {
+            let setting = Setting::Mirror(address.clone());
+            self.mirror = Switch::plan(&daemon.host.config_file, id, setting, false)?;
+            mirror = self.mirror.as_ref().map(|switch| journal::Mirror {
+                address,
+                daemon_json: switch.contents().clone(),
+            });
+        }
+        if !self.route.names.is_empty() {
+            self.hosts = Some(HostsFile::plan(daemon.hosts, id, &self.route.names)?);
+        }
+        let references = self.errand.references.iter();
+        Ok(journal::StandIn {
+            references: references
+                .map(|(reference, image)| Recorded {
+                    reference: reference.clone(),
+                    image: image.clone(),
+                })
+                .collect(),
+            mirror,
+            hosts: self.hosts.as_ref().map(|hosts| hosts.contents().clone()),
+        })
+    }
+}
+
+impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
+    /// The same transaction, made by the running Docker.
+    #[must_use]
+    pub fn online(mut self, stand_in: StandIn) -> Self {
+        self.stand_in = Some(stand_in);
+        self
+    }
+
+    pub(super) async fn forward_online(&mut self) -> Result<(), Failure> {
+        self.announce().await?;
+        self.serve().await?;
+        self.lead().await?;
+        self.pull().await?;
+        self.lead_back().await?;
+        self.verify_recorded().await
+    }
+
+    pub(super) fn announce_online(
+        &mut self,
+        daemon: Daemon<'a, M, E>,
+        journal: &mut Journal,
+    ) -> Result<(), Failure> {
+        let Some(stand_in) = &mut self.stand_in else {
+            return Ok(());
+        };
+        journal.unit = Some(daemon.unit().to_owned());
+        journal.running = true;
+        journal.stand_in = Some(stand_in.prepare(&self.id, daemon)?);
+        Ok(())
+    }
+
+    async fn serve(&mut self) -> Result<(), Failure> {
+        self.heed_interrupt().await?;
+        let Some(stand_in) = &mut self.stand_in else {
+            return Ok(());
+        };
+        let manifests = stand_in.errand.manifests.clone();
+        let count = manifests.len();
+        if let Some(listeners) = stand_in.listeners.take() {
+            stand_in.serving = Some(listeners.serve(manifests).map_err(Failure::Serve)?);
+        }
+        let detail = match count {
+            1 => "1 manifest served to Docker on this host's loopback".to_owned(),
+            _ => format!("{count} manifests served to Docker on this host's loopback"),
+        };
+        self.progress.step(Step::Serve, &detail);
+        Ok(())
+    }
+
+    pub(super) async fn lead(&mut self) -> Result<(), Failure> {
+        self.heed_interrupt().await?;
+        let (Some(daemon), Some(stand_in)) = (self.daemon, &mut self.stand_in) else {
+            return Ok(());
+        };
+        stand_in.led = Some(Instant::now());
+        let mut led = Vec::new();
+        if let Some(switch) = &stand_in.mirror {
+            let setting = switch.setting();
+            self.progress.begin(&format!("switching {setting} on"));
+            daemon.switch_on(setting, Some(switch)).await?;
+            led.push("a mirror for docker.io set for the moment".to_owned());
+        }
+        if let Some(hosts) = &stand_in.hosts {
+            let names = &stand_in.route.names;
+            hosts.add(names)?;
+            stand_in.led = Some(Instant::now());
+            led.push(format!("{} in /etc/hosts for the moment", names.join(", ")));
+        }
+        if !led.is_empty() {
+            self.progress.step(Step::Lead, &led.join("; "));
+        }
+        Ok(())
+    }
+
+    async fn pull(&mut self) -> Result<(), Failure> {
+        let (Some(daemon), Some(stand_in)) = (self.daemon, &mut self.stand_in) else {
+            return Ok(());
+        };
+        stand_in.asked = true;
+        // By whatever else Docker is led, it is at once.
+        let led = |reference: &Reference| {
+            let by_hosts = stand_in.route.leads_by_hosts(reference.repository());
+            stand_in.led.filter(|_| by_hosts)
+        };
+        let references = stand_in.errand.references.iter();
+        let references: Vec<_> = references
+            .map(|(reference, _)| (reference.clone(), led(reference)))
+            .collect();
+        let count = references.len();
+        for (at, (reference, led)) in references.iter().enumerate() {
+            self.heed_interrupt().await?;
+            let number = at + 1;
+            self.progress.begin(&format!(
+                "having Docker record {reference} ({number} of {count})"
+            ));
+            let pulled = daemon.pull(reference, *led);
+            let interrupt = self.interrupt;
+            tokio::select! {
+                biased;
+                signal = interrupt.wait() => return Err(Failure::Interrupted(signal)),
+                pulled = pulled => pulled?,
+            }
+        }
+        let detail = match count {
+            1 => "1 reference recorded by Docker, which went on running".to_owned(),
+            _ => format!("{count} references recorded by Docker, which went on running"),
+        };
+        self.progress.step(Step::Pull, &detail);
+        self.heed_interrupt().await
+    }
+
+    /// Puts back all that led Docker here: each of it is seen to, whatever became
+    /// of the other.
+    async fn lead_back(&mut self) -> Result<(), Failure> {
+        let (Some(daemon), Some(stand_in), Some(journal)) =
+            (self.daemon, &mut self.stand_in, &mut self.journal)
+        else {
+            return Ok(());
+        };
+        if stand_in.led.is_none() {
+            stand_in.serving = None;
+            return Ok(());
+        }
+        let hosts = match &stand_in.hosts {
+            Some(hosts) => put_hosts_back(hosts, self.progress),
+            None => Ok(()),
+        };
+        let mirror = match &mut stand_in.mirror {
+            Some(switch) => {
+                daemon
+                    .take_back(switch, journal, &self.lock, self.progress)
+                    .await
+            }
+            None => Ok(()),
+        };
+        hosts.and(mirror)?;
+        stand_in.led = None;
+        stand_in.serving = None;
+        Ok(())
+    }
+
+    /// Each reference that Docker was to record is in its file, and is what it
+    /// answers with.
+    async fn verify_recorded(&mut self) -> Result<(), Failure> {
+        let (Some(daemon), Some(stand_in)) = (self.daemon, &self.stand_in) else {
+            return Ok(());
+        };
+        self.progress.begin("asking the running engine");
+        let now = self.images.read()?;
+        for (reference, image) in &stand_in.errand.references {
+            if !now.points_at(reference, image) {
+                return Err(Failure::FileDiffers(format!(
+                    "{reference} does not point at {image}"
+                )));
+            }
+        }
+        for (reference, image) in &stand_in.errand.references {
+            let answer = daemon.engine.image(reference).await?;
+            if answer.as_deref() != Some(image.to_string().as_str()) {
+                return Err(Failure::EngineDisagrees(format!(
+                    "asked for {reference}, it says {} instead of {image}",
+                    answer.as_deref().unwrap_or("that there is no such image"),
+                )));
+            }
+        }
+        self.heed_interrupt().await?;
+        self.progress.step(
+            Step::Verify,
+            "the file has every reference, and so has the running engine",
+        );
+        Ok(())
+    }
+
+    /// From wherever it failed, back to what was found.
+    pub(super) async fn undo_online(&mut self) -> Result<(), Failure> {
+        let started = if self.is_gone().await {
+            self.undo_stop().await
+        } else {
+            Ok(())
+        };
+        let led_back = self.lead_back().await;
+        let dropped = self.drop_recorded().await;
+        started.and(led_back).and(dropped)
+    }
+
+    async fn drop_recorded(&mut self) -> Result<(), Failure> {
+        let (Some(daemon), Some(stand_in)) = (self.daemon, &self.stand_in) else {
+            return Ok(());
+        };
+        if !stand_in.asked {
+            return Ok(());
+        }
+        self.progress.begin("dropping what Docker has recorded");
+        let references = stand_in.errand.references.iter();
+        let references = references.map(|(reference, image)| (reference, image));
+        let dropped = daemon.drop_recorded(references, self.progress).await?;
+        if dropped > 0 {
+            let detail = format!("what Docker had recorded is dropped again: {dropped}");
+            self.progress.step(Step::UndoPull, &detail);
+        }
+        Ok(())
+    }
+}
+
+impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
+    /// Has Docker pull a reference. Where names were added to `/etc/hosts`, Docker
+    /// may not have read it yet.
+    async fn pull(&self, reference: &Reference, led: Option<Instant>) -> Result<(), Failure> {
+        loop {
+            match self.engine.pull(reference).await {
+                Ok(()) => return Ok(()),
+                Err(_) if led.is_some_and(|led| led.elapsed() < HOSTS_READ_WITHIN) => {
+                    tokio::time::sleep(PULL_AGAIN).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Drops those of the references that are there and point at their image, and
+    /// gives how many. One stays that is the last of its image by now, as the
+    /// image would go with it.
+    async fn drop_recorded<'r>(
+        &self,
+        references: impl Iterator<Item = (&'r Reference, &'r ImageId)>,
+        progress: &mut impl Progress,
+    ) -> Result<usize, Failure> {
+        let mut there = self.engine.references().await?;
+        let mut dropped = 0;
+        for (reference, image) in references {
+            let (name, image) = (reference.familiar(), image.to_string());
+            if there.get(&name) != Some(&image) {
+                continue;
+            }
+            let of_image = there
+                .iter()
+                .filter(|(name, of)| **of == image && !name.contains("<none>"));
+            if of_image.count() == 1 {
+                progress.warning(&format!(
+                    "{name} stays: it is the only reference of its image by now, which would go with it"
+                ));
+                continue;
+            }
+            self.engine.untag(reference).await?;
+            if self.engine.image(reference).await?.is_some() {
+                return Err(Failure::EngineDisagrees(format!(
+                    "{reference} was dropped, and it still finds it"
+                )));
+            }
+            there.remove(&name);
+            dropped += 1;
+        }
+        Ok(dropped)
+    }
+
+    /// Ends what a killed run had Docker do: leads it back, and keeps what it has
+    /// recorded if that is all of it.
+    pub(super) async fn end_stand_in(
+        &self,
+        journal: &mut Journal,
+        lock: &RootLock,
+        progress: &mut impl Progress,
+    ) -> Result<(), Failure> {
+        let Some(stand_in) = journal.stand_in.clone() else {
+            return Ok(());
+        };
+        let hosts = match stand_in.hosts {
+            Some(hosts) => {
+                put_hosts_back(&HostsFile::resume(self.hosts, &journal.id, hosts), progress)
+            }
+            None => Ok(()),
+        };
+        if let Some(mut switch) = mirror_switch(journal) {
+            self.take_back(&mut switch, journal, lock, progress).await?;
+        }
+        hosts?;
+        let there = self.engine.references().await?;
+        let is_there =
+            |one: &&Recorded| there.get(&one.reference.familiar()) == Some(&one.image.to_string());
+        let all = stand_in.references.len();
+        let found = stand_in.references.iter().filter(is_there).count();
+        if found == 0 || found == all {
+            return Ok(());
+        }
+        let references = stand_in.references.iter();
+        let references = references.map(|one| (&one.reference, &one.image));
+        let dropped = self.drop_recorded(references, progress).await?;
+        let detail =
+            format!("Docker had recorded {found} of {all} references: dropped again ({dropped})");
+        progress.step(Step::UndoPull, &detail);
+        Ok(())
+    }
+}
+
+/// The same without Docker, which is about to read the files.
+pub(super) fn end_stand_in_files(
+    journal: &Journal,
+    images: &ImageDir,
+    lock: &RootLock,
+    hosts_file: &Path,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
+    let Some(stand_in) = &journal.stand_in else {
+        return Ok(());
+    };
+    if let Some(hosts) = stand_in.hosts.clone() {
+        put_hosts_back(&HostsFile::resume(hosts_file, &journal.id, hosts), progress)?;
+    }
+    if let Some(switch) = mirror_switch(journal) {
+        if switch.put_back()? {
+            progress.step(Step::TakeBack, "daemon.json is what it was");
+        } else {
+            progress.warning(&format!(
+                "somebody else changed {} meanwhile: it is left as it is",
+                switch.contents().config_file.display()
+            ));
+        }
+    }
+    if images.driver() != journal.references.driver || images.is_in_use()? {
+        return Ok(());
+    }
+    let mut store = images.read()?;
+    if drop_from(&mut store, &stand_in.references) {
+        Staged::write(images, lock, &journal.id, &store.text().pieces())?
+            .swap(lock)?
+            .discard()?;
+        let detail = "what Docker had recorded so far is dropped again";
+        progress.step(Step::UndoPull, detail);
+    }
+    Ok(())
+}
+
+/// Drops what is there, unless that is all of it. False when nothing is to be
+/// dropped.
+fn drop_from(store: &mut Store, references: &[Recorded]) -> bool {
+    let there: Vec<&Recorded> = references
+        .iter()
+        .filter(|one| store.points_at(&one.reference, &one.image))
+        .collect();
+    if there.is_empty() || there.len() == references.len() {
+        return false;
+    }
+    for one in there {
+        store.remove(&one.reference);
+    }
+    true
+}
+
+fn mirror_switch(journal: &Journal) -> Option<Switch> {
+    let mirror = journal.stand_in.as_ref()?.mirror.clone()?;
+    let setting = Setting::Mirror(mirror.address);
+    Some(Switch::resume(&journal.id, setting, mirror.daemon_json))
+}
+
+fn put_hosts_back(hosts: &HostsFile, progress: &mut impl Progress) -> Result<(), Failure> {
+    match hosts.put_back()? {
+        PutBack::Found => progress.step(Step::TakeBack, "/etc/hosts is what it was"),
+        PutBack::Theirs(kept) => {
+            let kept = kept.map(|kept| format!("; what it was before is in {}", kept.display()));
+            progress.warning(&format!(
+                "somebody else changed /etc/hosts meanwhile: theirs is what stays{}",
+                kept.unwrap_or_default()
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,296 @@
+use super::*;
+use crate::stand_in::server::Listeners;
+use crate::stand_in::{Errand, Route};
+use crate::transaction::swap::beside;
+
+const TWO: [&str; 2] = [
+    DIGEST,
+    "sha256:eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee",
+];
+const IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const HOSTS: &str = "127.0.0.1 localhost\n";
+
+/// One that Docker is led to by a mirror, and one by names.
+fn references() -> [Reference; 2] {
+    let named = [("a", TWO[0]), ("quay.io/a", TWO[1])];
+    named.map(|(name, digest)| Reference::parse(&format!("{name}@{digest}")).unwrap())
+}
+
+fn aim() -> Request {
+    Request {
+        claims: references()
+            .map(|reference| format!("{reference}={IMAGE}").parse().unwrap())
+            .into(),
+        ..Request::default()
+    }
+}
+
+/// Docker led there by all that there is.
+fn stand_in() -> StandIn {
+    let image: crate::digest::ImageId = IMAGE.parse().unwrap();
+    let references = references().map(|reference| (reference, image.clone()));
+    let mut errand = Errand::default();
+    errand.references = references.into();
+    let route = Route {
+        mirror: true,
+        names: vec!["quay.io".to_owned()],
+        ..Route::default()
+    };
+    let listeners = Listeners::bind(&route).unwrap();
+    StandIn::new(errand, route, listeners)
+}
+
+fn world() -> World {
+    let world = World::new();
+    fs::create_dir_all(world.root.path().join("etc")).unwrap();
+    fs::write(world.hosts(), HOSTS).unwrap();
+    world
+}
+
+fn online(world: &World) -> (Outcome, Steps) {
+    let request = aim();
+    transact_by(world, &Aim::Claims(&request), "x", Some(stand_in()))
+}
+
+fn hosts(world: &World) -> String {
+    fs::read_to_string(world.hosts()).unwrap()
+}
+
+fn recorded(world: &World) -> usize {
+    let has = world.has.borrow();
+    let references = references();
+    let there = references
+        .iter()
+        .filter(|one| has.contains_key(&one.familiar()));
+    there.count()
+}
+
+#[track_caller]
+fn is_as_found(world: &World) {
+    assert_eq!(hosts(world), HOSTS);
+    assert_eq!(world.config(), None);
+    assert!(world.mirrors.borrow().is_empty());
+    assert!(world.runs.get());
+    is_clean(world);
+    let etc = fs::read_dir(world.root.path().join("etc")).unwrap();
+    assert_eq!(etc.count(), 1, "nothing but hosts");
+}
+
+#[test]
+fn docker_records_it_and_goes_on_running() {
+    let world = world();
+    let (outcome, steps) = online(&world);
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    assert_eq!(recorded(&world), 2);
+    assert_eq!(
+        *world.calls.borrow(),
+        ["guard", "hang up", "pull", "pull", "hang up"],
+        "nothing is stopped or started"
+    );
+    assert_eq!(
+        steps.0,
+        [
+            Step::Serve,
+            Step::Lead,
+            Step::Pull,
+            Step::TakeBack,
+            Step::TakeBack,
+            Step::Verify
+        ]
+    );
+    is_as_found(&world);
+}
+
+#[test]
+fn a_failure_at_any_step_is_undone() {
+    let fails = |call: &'static str, times: u32| {
+        let world = world();
+        world.fails.set(Some((call, times)));
+        world.fails_for_good.set(call == "pull");
+        let (outcome, _) = online(&world);
+        assert!(
+            matches!(
+                outcome,
+                Outcome::Undone {
+                    restarted: false,
+                    ..
+                }
+            ),
+            "{call} {times}: {outcome:?}"
+        );
+        assert_eq!(recorded(&world), 0, "{call} {times}");
+        assert_eq!(world.store(), STORE);
+        is_as_found(&world);
+    };
+    fails("guard", 0);
+    fails("hang up", 0);
+    fails("pull", 0);
+    fails("pull", 1);
+}
+
+#[test]
+fn hosts_may_be_read_late() {
+    let world = world();
+    world.fails.set(Some(("pull", 1)));
+    let (outcome, _) = online(&world);
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    assert_eq!(recorded(&world), 2);
+}
+
+#[test]
+fn what_docker_records_otherwise_is_undone() {
+    let world = world();
+    *world.records.borrow_mut() = Some(format!("sha256:{}", "c".repeat(64)));
+    let (outcome, _) = online(&world);
+    assert!(
+        matches!(
+            &outcome,
+            Outcome::Undone {
+                failure: Failure::FileDiffers(_),
+                ..
+            }
+        ),
+        "{outcome:?}"
+    );
+    // It is no reference that this transaction was to make.
+    assert_eq!(recorded(&world), 2);
+    is_as_found(&world);
+}
+
+#[test]
+fn an_edit_of_hosts_meanwhile_stays() {
+    let world = world();
+    *world.hosts_edit.borrow_mut() = Some("10.0.0.1 new\n".to_owned());
+    let (outcome, steps) = online(&world);
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    assert_eq!(hosts(&world), format!("{HOSTS}10.0.0.1 new\n"));
+    assert_eq!(steps.1.len(), 1, "{:?}", steps.1);
+    is_clean(&world);
+}
+
+#[test]
+fn an_edit_of_daemon_json_meanwhile_stays_without_the_mirror() {
+    let world = world();
+    world.write_config("{}");
+    let set = r#"{"registry-mirrors": ["MIRROR"], "debug": true}"#;
+    let stand_in = stand_in();
+    *world.on_reload.borrow_mut() = vec![OnReload::IsFollowedByAnEdit];
+    *world.edit.borrow_mut() = set.replace("MIRROR", &stand_in.mirror_address().unwrap());
+    let request = aim();
+    let (outcome, steps) = transact_by(&world, &Aim::Claims(&request), "x", Some(stand_in));
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    let config = world.config().unwrap();
+    assert_eq!(config, r#"{"registry-mirrors": [], "debug": true}"#);
+    assert!(world.mirrors.borrow().is_empty());
+    assert_eq!(steps.1.len(), 1, "{:?}", steps.1);
+    let kept = fs::read_to_string(beside(&world.config_file(), "x.found")).unwrap();
+    assert_eq!(kept, "{}");
+}
+
+/// The world as a killed run leaves it, with this many references recorded.
+fn left(count: usize, boot: &str) -> World {
+    let world = world();
+    world.write_config(r#"{"debug": true}"#);
+    let (images, host) = (world.images(), host(&world));
+    let disturbance = Disturbance::of_units("docker.service", true, Vec::new(), Vec::new());
+    let daemon = Daemon {
+        manager: &world,
+        engine: &world,
+        host: &host,
+        disturbance: &disturbance,
+        runtime_units: &world.root.path().join("units"),
+        unfinished: &world.unfinished(),
+        hosts: &world.hosts(),
+    };
+    let request = aim();
+    let before = images.look().unwrap();
+    let aim = Aim::Claims(&request);
+    let plan = aim
+        .plan(&before.store, &images.image_ids().unwrap())
+        .unwrap();
+    block_on(async {
+        let lock = RootLock::acquire_now(images.data_root()).unwrap();
+        let interrupt = Interrupt::listen().unwrap();
+        let mut steps = Steps::default();
+        let mut run = Transaction::new(
+            &images,
+            lock,
+            &aim,
+            Some(daemon),
+            &interrupt,
+            &mut steps,
+            before,
+            plan,
+        )
+        .online(stand_in());
+        run.announce().await.unwrap();
+        run.lead().await.unwrap();
+        for reference in &references()[..count] {
+            world.pull(reference).await.unwrap();
+        }
+        if !boot.is_empty() {
+            let mut journal = run.journal.take().unwrap();
+            boot.clone_into(&mut journal.boot);
+            journal.write(&run.lock).unwrap();
+        }
+        drop(run);
+    });
+    // The guard is what recovers.
+    world.guards.borrow_mut().clear();
+    world
+}
+
+#[test]
+fn a_run_that_was_killed_leaves_the_old_or_the_new() {
+    for (count, whole) in [(0, 0), (1, 0), (2, 2)] {
+        for boot in ["", "another"] {
+            let world = left(count, boot);
+            assert_eq!(recover(&world).unwrap(), Vec::<String>::new());
+            assert_eq!(recorded(&world), whole, "{count} {boot}");
+            assert_eq!(hosts(&world), HOSTS);
+            assert_eq!(world.config().as_deref(), Some(r#"{"debug": true}"#));
+            assert!(world.mirrors.borrow().is_empty());
+            assert!(!world.calls.borrow().contains(&"start".to_owned()));
+            is_clean(&world);
+        }
+    }
+}
+
+#[test]
+fn before_docker_starts_files_say_the_old_or_the_new() {
+    for (count, whole) in [(0, 0), (1, 0), (2, 2)] {
+        let world = left(count, "another");
+        world.runs.set(false);
+        let images = world.images();
+        let lock = RootLock::acquire_now(images.data_root()).unwrap();
+        let journal = Journal::read(images.data_root()).unwrap().unwrap();
+        let done = recovery::recover_files(
+            &journal,
+            &images,
+            &lock,
+            &world.hosts(),
+            &mut Steps::default(),
+        );
+        assert!(done.unwrap());
+        world.read_store();
+        assert_eq!(recorded(&world), whole, "{count}");
+        assert_eq!(hosts(&world), HOSTS);
+        assert_eq!(world.config().as_deref(), Some(r#"{"debug": true}"#));
+        assert!(Journal::read(images.data_root()).unwrap().is_none());
+        let left = fs::read_dir(images.path()).unwrap();
+        assert_eq!(left.count(), 2, "the store and imagedb");
+    }
+}
+
+#[test]
+fn an_image_is_never_dropped_with_its_last_reference() {
+    let world = left(1, "");
+    // Somebody has dropped the tag since.
+    let mut store = world.images().read().unwrap();
+    store.remove(&Reference::parse("a:1").unwrap());
+    fs::write(world.images().store_path(), store.to_bytes()).unwrap();
+    world.read_store();
+    assert_eq!(recover(&world).unwrap(), Vec::<String>::new());
+    assert_eq!(recorded(&world), 1);
+    is_clean(&world);
+}

@@ -1,0 +1,227 @@
+//! The containerd image store: the running engine is asked, and nothing stops.
+
+use crate::machine::{APP, Machine, Run, Suite, eventually};
+
+/// An image that was loaded, what its registry serves for it (`/served/app`, and
+/// the same in files of their own), and an index that lists it beside a manifest
+/// that nobody has. The registry is stopped.
+const FURNISH: &str = r#"
+  echo '{"features":{"containerd-snapshotter":true}}' >/etc/docker/daemon.json
+  systemctl reset-failed docker.service docker.socket 2>/dev/null || true
+  systemctl restart docker
+  systemctl start docker-registry
+  R=localhost:5000/lab
+  mkdir /served && cd /served
+  until skopeo inspect --raw --tls-verify=false docker://$R/app:v1 >manifest.json 2>/dev/null; do sleep 0.1; done
+  for name in app other; do skopeo copy -q --src-tls-verify=false docker://$R/$name:v1 dir:$name; done
+  systemctl stop docker-registry
+  D=$(cat /lab/app.digest)
+  kind=application/vnd.docker.distribution.manifest.v2+json
+  printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[%s,%s]}' \
+    "{\"mediaType\":\"$kind\",\"digest\":\"sha256:$(printf 'a%.0s' $(seq 64))\",\"size\":9,\"platform\":{\"architecture\":\"arm64\",\"os\":\"linux\"}}" \
+    "{\"mediaType\":\"$kind\",\"digest\":\"$D\",\"size\":$(stat -c %s manifest.json),\"platform\":{\"architecture\":\"amd64\",\"os\":\"linux\"}}" \
+    >index.json
+  jq -n --arg d "$D" --arg r "$R/app@$D" --arg i "$(cat /lab/app.id)" --arg m "$(cat manifest.json) " \
+    '{digestfix_claims: 1, claims: [{reference: $r, image_id: $i}], manifests: {($d): $m}}' >tampered.json
+  docker load -q -i /lab/app.tar
+"#;
+
+fn furnished(suite: Suite) -> Machine {
+    let machine = Machine::boot(suite);
+    machine.allow_containers();
+    machine.sh(FURNISH);
+    machine
+}
+
+fn run_by(machine: &Machine, reference: &str) -> Run {
+    machine.run(&["docker", "run", "--rm", "--network", "none", reference])
+}
+
+#[track_caller]
+fn runs_by(machine: &Machine, references: &[&str]) {
+    for reference in references {
+        let said = run_by(machine, reference).exits(0).stdout;
+        assert_eq!(said.trim(), "hello from app", "{reference}");
+    }
+}
+
+#[track_caller]
+fn refuses(machine: &Machine, words: &[&str], expected: &str) {
+    let refused = machine.digestfix(words).exits(3).stderr;
+    assert!(refused.contains(expected), "{words:?}: {refused}");
+    assert!(refused.contains("nothing was touched"), "{refused}");
+}
+
+fn whole_way(suite: Suite) {
+    let mut machine = furnished(suite);
+    let tag = format!("{APP}:v1");
+    let pinned = format!("{APP}@{}", machine.digest("app"));
+    let of_index = format!(
+        "{APP}@sha256:{}",
+        machine.sh("sha256sum </served/index.json | cut -c1-64")
+    );
+    let from = ["--from", "/served/app"];
+    // Events of this second are not told.
+    let loads = |machine: &Machine| {
+        let events = machine.sh("sleep 1.1; docker events --since 1h --until 0s");
+        events.matches("image load").count()
+    };
+
+    let status = machine.digestfix(&["status"]).exits(0).stdout;
+    assert!(status.contains("no digest"), "{status}");
+    let before = loads(&machine);
+    assert!(before > 0);
+    refuses(
+        &machine,
+        &["apply", &machine.claim("app")],
+        "skopeo inspect --raw",
+    );
+    refuses(
+        &machine,
+        &["apply", "--from", "/served/tampered.json"],
+        "TAMPERED WITH",
+    );
+    refuses(
+        &machine,
+        &["apply", "--method", "restart", from[0], from[1]],
+        "--method restart",
+    );
+    refuses(&machine, &["apply", "--remove", &tag], "docker rmi");
+    // What docker images shows.
+    let made_up = machine.sh(&format!("docker image inspect -f '{{{{.Id}}}}' {tag}"));
+    refuses(&machine, &["apply", &format!("{tag}@{made_up}")], "made up");
+    machine.digestfix(&["verify", from[0], from[1]]).exits(4);
+    let plan = machine
+        .digestfix(&["plan", "--json", from[0], from[1]])
+        .exits(4);
+    let document: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
+    assert_eq!(document["method"], "online");
+    assert_eq!(document["host"]["image_store"], "containerd");
+    assert!(
+        document["warnings"][0]
+            .as_str()
+            .unwrap()
+            .contains("docker save")
+    );
+    assert_eq!(loads(&machine), before, "nothing was loaded");
+
+    let (pid, containerd) = (machine.main_pid(), "systemctl show -p MainPID containerd");
+    let containerd_pid = machine.sh(containerd);
+    machine.digestfix(&["apply", from[0], from[1]]).exits(0);
+    runs_by(&machine, &[&pinned]);
+    let files = [
+        "--from",
+        "/served/index.json",
+        "--from",
+        "/served/manifest.json",
+    ];
+    machine
+        .digestfix(&[&["apply"][..], &files].concat())
+        .exits(0);
+    machine.is_whole();
+    assert_eq!(machine.main_pid(), pid);
+    assert_eq!(machine.sh(containerd), containerd_pid);
+    runs_by(&machine, &[&pinned, &of_index, &tag]);
+    let again = machine
+        .digestfix(&[&["apply"][..], &files].concat())
+        .exits(0);
+    assert!(again.stdout.contains("Nothing to do"), "{}", again.stdout);
+    let status = machine.digestfix(&["status"]).exits(0).stdout;
+    assert_eq!(
+        status.matches("ok to run, not to save").count(),
+        2,
+        "{status}"
+    );
+
+    machine.sh("docker image prune -f; systemctl restart containerd docker; docker image prune -f");
+    runs_by(&machine, &[&pinned, &of_index]);
+    machine.reboot(false);
+    machine.allow_containers();
+    runs_by(&machine, &[&pinned, &of_index]);
+    machine
+        .digestfix(&[&["verify"][..], &files].concat())
+        .exits(0);
+    // The image stays by its digest alone.
+    machine.sh(&format!("docker rmi {tag}; docker image prune -f"));
+    runs_by(&machine, &[&pinned, &of_index]);
+    machine.digestfix(&["rollback"]).exits(0);
+    assert_ne!(run_by(&machine, &of_index).code, 0);
+    runs_by(&machine, &[&pinned]);
+    refuses(&machine, &["rollback"], "last reference");
+    machine.sh("docker load -q -i /lab/app.tar");
+    machine.digestfix(&["rollback"]).exits(0);
+    assert_ne!(run_by(&machine, &pinned).code, 0);
+    runs_by(&machine, &[&tag]);
+    let history = machine.digestfix(&["history", "--json"]).exits(0).stdout;
+    let history: serde_json::Value = serde_json::from_str(&history).unwrap();
+    let transactions = history["transactions"].as_array().unwrap();
+    assert_eq!(transactions.len(), 4);
+    assert!(transactions.iter().all(|one| one["method"] == "online"));
+
+    if suite == Suite::Forky {
+        killed_on_the_way(&machine, &pinned);
+    }
+    an_image_that_is_not_unpacked(&machine);
+
+    machine.sh("systemctl stop docker.socket docker.service");
+    refuses(&machine, &["status"], "containerd image store");
+}
+
+/// Killed at each step of an apply that reaches the disk or the engine; whoever
+/// is left then brings the host to one of its two states.
+fn killed_on_the_way(machine: &Machine, pinned: &str) {
+    let apply = ["apply", "--from", "/served/app"];
+    let (mut made, mut points) = (0, 0);
+    for call in ["fsync", "renameat,rename,renameat2", "unlink,unlinkat"] {
+        for count in 1.. {
+            let killed = machine.injected(&format!("{call}:signal=KILL:when={count}"), &apply);
+            if killed.code == 0 {
+                break;
+            }
+            points += 1;
+            eventually("somebody brings it to an end", || machine.is_finished());
+            machine.is_whole();
+            let stands = run_by(machine, pinned).code == 0;
+            let verified = machine.digestfix(&["verify", apply[1], apply[2]]).code;
+            assert_eq!(stands, verified == 0, "{call} {count}");
+            made += usize::from(stands);
+            if stands {
+                machine.digestfix(&["apply", "--remove", pinned]).exits(0);
+            }
+        }
+        machine.digestfix(&["apply", "--remove", pinned]).exits(0);
+    }
+    assert!(
+        points > 5 && made > 0 && made < points,
+        "{made} of {points}"
+    );
+}
+
+/// Only the engine can tell that an image is named and not unpacked; what it has
+/// taken all the same is taken back.
+fn an_image_that_is_not_unpacked(machine: &Machine) {
+    machine.sh("ctr -n moby images import --no-unpack /lab/other.tar");
+    let before = machine.sh("ctr -n moby images ls -q");
+    assert!(before.contains("lab/other:v1"), "{before}");
+    let failed = machine
+        .digestfix(&["apply", "--from", "/served/other"])
+        .exits(1)
+        .stderr;
+    assert!(failed.contains("npack"), "{failed}");
+    assert!(
+        failed.contains("the references are as they were"),
+        "{failed}"
+    );
+    machine.is_whole();
+    assert_eq!(machine.sh("ctr -n moby images ls -q"), before);
+}
+
+#[test]
+fn docker_26_1() {
+    whole_way(Suite::Trixie);
+}
+
+#[test]
+fn docker_28_5() {
+    whole_way(Suite::Forky);
+}

@@ -1,0 +1,307 @@
+//! The running Docker records digests itself, and nothing is stopped.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::thread;
+use std::time::Duration;
+
+use digestfix::digest::Digest;
+use digestfix::stand_in::server::Listeners;
+use digestfix::stand_in::{Route, Served};
+use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
+
+use crate::load::Load;
+use crate::machine::{APP, Machine, Suite, eventually};
+
+/// What Docker is led to the manifest by: nothing, a mirror, `/etc/hosts`.
+const NAMES: [&str; 5] = [
+    APP,
+    "127.0.0.1:5001/lab/app",
+    "lab/app",
+    "quay.io/lab/app",
+    "registry.example:5002/lab/app",
+];
+
+const APPLY: [&str; 5] = [
+    "apply",
+    "--from",
+    "/lab/app.manifest",
+    "--from",
+    "/lab/index",
+];
+
+/// A machine with an image of several names, none of which has a digest; its
+/// manifest and an index over it are brought along.
+fn furnished(suite: Suite) -> Machine {
+    let machine = Machine::boot(suite);
+    machine.allow_containers();
+    machine.load("app");
+    machine.bring_manifest("app");
+    machine.sh(
+        "list=application/vnd.docker.distribution.manifest.list.v2+json
+         arch=$(docker version -f '{{.Server.Arch}}')
+         printf '{\"schemaVersion\":2,\"mediaType\":\"%s\",\"manifests\":[{\"mediaType\":%s,\"size\":%s,\"digest\":\"%s\",\"platform\":{\"architecture\":\"%s\",\"os\":\"linux\"}}]}' \
+           $list \"$(jq .mediaType /lab/app.manifest)\" $(stat -c %s /lab/app.manifest) $(cat /lab/app.digest) $arch >/lab/index",
+    );
+    for name in &NAMES[1..] {
+        machine.sh(&format!("docker tag {APP}:v1 {name}:v1"));
+    }
+    machine
+}
+
+/// All that is to be as it was, whatever is recorded.
+fn host(machine: &Machine) -> String {
+    machine.sh(
+        "systemctl show -p MainPID,ExecMainStartTimestampMonotonic docker.service
+         stat -c '%n %i %a %u %g %y' /etc/hosts /etc/docker/daemon.json 2>&1 || true
+         sha256sum /etc/hosts /etc/docker/daemon.json 2>&1 || true
+         ls -A /etc/docker; ls -d /etc/hosts*
+         docker info -f '{{.RegistryConfig.Mirrors}}' | tr -d '[]'
+         docker ps -aq --no-trunc | xargs -r docker inspect -f '{{.State.Pid}} {{.State.StartedAt}} {{.RestartCount}}'",
+    )
+}
+
+fn digests(machine: &Machine) -> [String; 2] {
+    let index = machine.sh("sha256sum /lab/index | cut -d' ' -f1");
+    [machine.digest("app"), format!("sha256:{index}")]
+}
+
+fn recorded(machine: &Machine) -> usize {
+    let digests = digests(machine);
+    let listed = machine.sh("docker images --digests --format '{{.Repository}}@{{.Digest}}'");
+    let expected = NAMES
+        .iter()
+        .flat_map(|name| digests.iter().map(move |digest| format!("{name}@{digest}")));
+    expected
+        .filter(|reference| listed.lines().any(|line| line == reference))
+        .count()
+}
+
+fn drop_digests(machine: &Machine) {
+    machine.sh(
+        "docker images --digests --format '{{.Repository}}@{{.Digest}}' | grep -v '<none>' |
+         sort -u | xargs -r docker rmi >/dev/null",
+    );
+    assert_eq!(recorded(machine), 0);
+}
+
+/// Docker's process and every connection to a published port live through it.
+fn records(machine: &Machine) {
+    machine.write("/etc/docker/daemon.json", "{\n  \"debug\": false\n}\n");
+    machine.sh(&format!(
+        "systemctl restart docker
+         docker run -d --name web -p 8080:80 {APP}:v1 /bin/busybox httpd -f -p 80 -h / >/dev/null"
+    ));
+    let before = host(machine);
+    let plan = machine.digestfix(&[&["plan", "--json"], &APPLY[1..]].concat());
+    let plan: Value = serde_json::from_str(&plan.exits(4).stdout).expect("JSON");
+    assert_eq!(plan["method"], "online", "{plan}");
+    assert_eq!(host(machine), before, "a plan touches nothing");
+
+    let load = Load::requests(machine.namespace(), ([127, 0, 0, 1], 8080).into());
+    thread::sleep(Duration::from_millis(300));
+    let run = machine.digestfix(&APPLY).exits(0);
+    thread::sleep(Duration::from_millis(300));
+    load.met_no_failure("requests to a published port");
+    assert!(run.stdout.contains("was not stopped"), "{}", run.stdout);
+    assert_eq!(host(machine), before);
+    assert_eq!(recorded(machine), 2 * NAMES.len());
+    machine.is_whole();
+    let [_, index] = digests(machine);
+    let said = machine.sh(&format!(
+        "docker run --rm --network none quay.io/lab/app@{index}"
+    ));
+    assert_eq!(said, "hello from app");
+    let shown = machine.digestfix(&["history"]).exits(0).stdout;
+    assert!(shown.lines().last().unwrap().contains("done"), "{shown}");
+    machine.sh("docker rm -f web >/dev/null; rm /etc/docker/daemon.json; systemctl restart docker");
+    assert_eq!(recorded(machine), 2 * NAMES.len(), "they outlive a restart");
+}
+
+#[test]
+fn docker_20_10_records_it() {
+    records(&furnished(Suite::Bookworm));
+}
+
+#[test]
+fn docker_26_1_records_it() {
+    let machine = furnished(Suite::Trixie);
+    records(&machine);
+    drop_digests(&machine);
+    killed_at_each_trade(&machine);
+    what_the_host_has_against_it(&machine);
+    a_pull_that_fails_is_made_good(&machine);
+}
+
+#[test]
+fn docker_28_5_records_it() {
+    let machine = furnished(Suite::Forky);
+    refuses_what_was_tampered_with(&machine);
+    records(&machine);
+    drop_digests(&machine);
+    out_of_a_sandbox(&machine);
+}
+
+/// Files are what is traded and put back, and with each trade there is another
+/// state of the host. `tests/faults` has all calls.
+fn killed_at_each_trade(machine: &Machine) {
+    machine.write("/etc/docker/daemon.json", "{ \"debug\": false }");
+    let (mut old, mut new) = (0, 0);
+    for number in 1.. {
+        // A dockerd that has looked at /etc/hosts does so again after 5 s.
+        machine.sh("systemctl reset-failed docker; systemctl restart docker");
+        let before = host(machine);
+        let run = machine.injected(
+            &format!("renameat2:signal=SIGKILL:when={number}"),
+            &[&["apply", "--method", "online"], &APPLY[1..]].concat(),
+        );
+        eventually("the guard has ended", || machine.is_finished());
+        machine.is_whole();
+        assert_eq!(host(machine), before, "killed at trade {number}");
+        if run.code == 0 {
+            break;
+        }
+        match recorded(machine) {
+            0 => old += 1,
+            all if all == 2 * NAMES.len() => new += 1,
+            some => panic!("killed at trade {number}: {some} recorded"),
+        }
+        drop_digests(machine);
+    }
+    assert!(old >= 2 && new >= 2, "{old} {new}");
+    drop_digests(machine);
+}
+
+/// The method that a plan takes, and why.
+fn method(machine: &Machine) -> (String, String) {
+    let plan = machine.digestfix(&["plan", "--json", "--from", "/lab/app.manifest"]);
+    let plan: Value = serde_json::from_str(&plan.exits(4).stdout).expect("JSON");
+    let text = |key: &str| plan[key].as_str().unwrap_or_default().to_owned();
+    (text("method"), text("method_because"))
+}
+
+fn what_the_host_has_against_it(machine: &Machine) {
+    let refused = |why: &str| {
+        let (method, because) = method(machine);
+        assert_eq!(method, "restart", "{why}");
+        assert!(because.contains(why), "{because}");
+        let run =
+            machine.digestfix(&["apply", "--method", "online", "--from", "/lab/app.manifest"]);
+        let run = run.exits(3);
+        assert!(run.stderr.contains(why), "{}", run.stderr);
+    };
+    assert_eq!(method(machine).0, "online");
+    machine.sh("systemctl start docker-registry");
+    machine.sh("until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done");
+    refused("nothing can be served on 127.0.0.1:5000");
+    machine.sh("systemctl stop docker-registry; cp -a /etc/hosts /run/hosts");
+    machine.sh("echo 10.1.2.3 quay.io >>/etc/hosts");
+    refused("quay.io leads to 10.1.2.3");
+    machine.sh("cp /run/hosts /etc/hosts");
+    machine.drop_in("[Service]\nEnvironment=HTTPS_PROXY=http://10.1.2.3:3128\n");
+    machine.sh("systemctl reset-failed docker; systemctl restart docker");
+    refused("through the proxy http://10.1.2.3:3128");
+    machine.without_drop_in();
+    machine.sh("systemctl reset-failed docker; systemctl restart docker");
+    assert_eq!(recorded(machine), 0, "nothing was done");
+}
+
+/// What cannot be known before is undone, and done by a restart.
+fn a_pull_that_fails_is_made_good(machine: &Machine) {
+    machine.sh("iptables -I OUTPUT -o lo -p tcp --dport 5001 -j REJECT");
+    let run = machine.digestfix(&["apply", "--method", "online", "--from", "/lab/app.manifest"]);
+    let run = run.exits(1);
+    assert!(
+        run.stderr.contains("Docker was not stopped"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(recorded(machine), 0);
+    machine.is_whole();
+    let pid = machine.main_pid();
+    let run = machine.digestfix(&["apply", "--from", "/lab/app.manifest"]);
+    let run = run.exits(0);
+    assert!(
+        run.stderr.contains("Going on by a restart"),
+        "{}",
+        run.stderr
+    );
+    assert_ne!(machine.main_pid(), pid);
+    assert_eq!(recorded(machine), NAMES.len());
+    machine.is_whole();
+}
+
+/// The service has no network of its own; what it serves is on Docker's.
+fn out_of_a_sandbox(machine: &Machine) {
+    let led_by_hosts = format!("{}:v1 {}:v1", NAMES[3], NAMES[4]);
+    machine.sh(&format!("docker rmi {led_by_hosts} >/dev/null"));
+    machine.install_units();
+    let before = host(machine);
+    machine.sh("mkdir -p /etc/digestfix/claims.d; cp /lab/app.manifest /etc/digestfix/claims.d/");
+    machine.sh("systemctl start digestfix.service");
+    assert_eq!(recorded(machine), 3);
+    assert_eq!(host(machine), before, "Docker was not stopped");
+    machine.is_whole();
+    machine.sh(&format!("docker tag {APP}:v1 {}:v1", NAMES[3]));
+    let run = machine.run(&["unshare", "-n", "digestfix", "plan", "--json"]);
+    let plan: Value = serde_json::from_str(&run.exits(4).stdout).expect("JSON");
+    assert_eq!(plan["method"], "restart", "no name is looked up from there");
+    assert_eq!(
+        machine.sh("systemctl list-units --all --no-legend 'digestfix-listen-*'"),
+        ""
+    );
+}
+
+/// Before Docker is asked; and where nobody looks, by Docker itself.
+fn refuses_what_was_tampered_with(machine: &Machine) {
+    let (before, digest) = (host(machine), machine.digest("app"));
+    machine.sh(
+        "jq -n --arg digest \"$(cat /lab/app.digest)\" --rawfile text /lab/app.manifest \
+           '{digestfix_claims:1,claims:[],manifests:{($digest):($text+\" \")}}' >/lab/tampered.json",
+    );
+    let run = machine
+        .digestfix(&["apply", "--from", "/lab/tampered.json"])
+        .exits(3);
+    assert!(run.stderr.contains("hash"), "{}", run.stderr);
+
+    let text = machine.sh("cat /lab/app.manifest; echo ' .'");
+    let served = Served {
+        media_type: "application/vnd.docker.distribution.manifest.v2+json",
+        text: text.trim_end_matches('.').into(),
+    };
+    let manifests: BTreeMap<Digest, Served> = [(digest.parse().unwrap(), served)].into();
+    let namespace = machine.namespace();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (end, ends) = tokio::sync::oneshot::channel::<()>();
+    let registry = thread::spawn(move || {
+        let namespace = File::open(namespace).expect("the machine has the namespace");
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter it");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let route = Route {
+                listen: [([127, 0, 0, 1], 5000).into()].into(),
+                ..Route::default()
+            };
+            let listeners = Listeners::bind(&route).expect("the port is free");
+            let _serving = listeners.serve(manifests).expect("it serves");
+            ready.send(()).expect("the test waits");
+            let _ = ends.await;
+        });
+    });
+    is_ready.recv().expect("it serves");
+    let pull = machine.run(&["docker", "pull", &format!("{APP}@{digest}")]);
+    end.send(()).expect("it serves");
+    registry.join().expect("it ends");
+    assert_ne!(pull.code, 0, "{}", pull.stdout);
+    assert!(
+        pull.stderr.contains("manifest verification failed"),
+        "{}",
+        pull.stderr
+    );
+    assert_eq!(recorded(machine), 0);
+    assert_eq!(host(machine), before);
+}
