@@ -22,8 +22,12 @@ use crate::transaction::lock::RootLock;
 
 const FILE_NAME: &str = "journal.json";
 
-/// The version of the format.
-const VERSION: u32 = 1;
+/// The version of the format. The first one knew no [`StandIn`] and no
+/// [`Online`].
+const VERSION: u32 = 2;
+
+/// The oldest that is read.
+const OLDEST: u32 = 1;
 
 /// What the address of a mirror of digestfix's own begins with.
 const MIRROR: &str = "http://127.0.0.1:";
@@ -241,7 +245,7 @@ enum Problem {
     Io(#[from] io::Error),
     #[error("not understood: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("of version {0}, and this digestfix knows version {VERSION}")]
+    #[error("of version {0}, and this digestfix knows versions {OLDEST} to {VERSION}")]
     Version(u32),
     #[error("{0:?} is no name of a transaction")]
     Id(String),
@@ -308,7 +312,7 @@ impl Journal {
     fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         // A journal of another version may have other fields.
         let Version { digestfix_journal } = serde_json::from_slice(bytes)?;
-        if digestfix_journal != VERSION {
+        if !(OLDEST..=VERSION).contains(&digestfix_journal) {
             return Err(Problem::Version(digestfix_journal));
         }
         let journal: Self = serde_json::from_slice(bytes)?;
@@ -497,7 +501,8 @@ mod tests {
     fn what_is_no_journal_is_refused() {
         let text = serde_json::to_string(&journal()).unwrap();
         for (from, to) in [
-            ("\"digestfix_journal\":1", "\"digestfix_journal\":2"),
+            ("\"digestfix_journal\":2", "\"digestfix_journal\":3"),
+            ("\"digestfix_journal\":2", "\"digestfix_journal\":0"),
             ("20261124T113000Z-7", "../../etc/passwd"),
             ("20261124T113000Z-7", ""),
             ("overlay2", "../../etc"),
@@ -515,6 +520,8 @@ mod tests {
         for end in 0..text.len() {
             assert!(Journal::parse(&text.as_bytes()[..end]).is_err(), "{end}");
         }
+        let first = text.replacen("\"digestfix_journal\":2", "\"digestfix_journal\":1", 1);
+        assert!(Journal::parse(first.as_bytes()).is_ok(), "{first}");
     }
 
     /// Who brings a mounted disk along says nothing of this host's files.

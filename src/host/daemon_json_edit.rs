@@ -24,7 +24,8 @@ pub fn with_live_restore(file: Option<&[u8]>, on: bool) -> Result<Vec<u8>, Daemo
 
 /// daemon.json with this mirror first among its `registry-mirrors`, or without
 /// it. The key is there in either case, as dockerd keeps the mirrors that it has
-/// when it is not (moby `daemon/reload.go`, `reloadRegistryMirrors`).
+/// when it is not (moby `daemon/reload.go`, `reloadRegistryMirrors`). The list is
+/// written in one way, so that the same comes of a file and of one edited before.
 ///
 /// # Errors
 /// When the file is not one that dockerd takes.
@@ -38,10 +39,6 @@ pub fn with_mirror(
         Some(raw) => serde_json::from_str(raw)?,
         None => None,
     };
-    let is_named = |found: &Vec<String>| found.iter().any(|other| other == mirror);
-    if let (false, Some(raw), Some(false)) = (on, parsed.value, found.as_ref().map(is_named)) {
-        return Ok(parsed.with(raw));
-    }
     let others = found.unwrap_or_default().into_iter();
     let others = others.filter(|other| other != mirror);
     let mirrors: Vec<String> = on
@@ -237,7 +234,7 @@ mod tests {
             (
                 r#"{"registry-mirrors" : [ "https://m" ], "debug": true}"#,
                 r#"{"registry-mirrors" : ["http://127.0.0.1:5","https://m"], "debug": true}"#,
-                r#"{"registry-mirrors" : [ "https://m" ], "debug": true}"#,
+                r#"{"registry-mirrors" : ["https://m"], "debug": true}"#,
             ),
             (
                 r#"{"registry-mirrors":null}"#,
@@ -252,6 +249,8 @@ mod tests {
             assert_eq!(edit(before, true), with);
             assert_eq!(edit(with, true), with);
             assert_eq!(edit(before, false), without);
+            assert_eq!(edit(with, false), without, "by either way");
+            assert_eq!(edit(without, true), with);
             assert!(says_mirror(Some(with.as_bytes()), MIRROR));
             assert!(!says_mirror(Some(before.as_bytes()), MIRROR));
             let off = edit(with, false);

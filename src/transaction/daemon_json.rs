@@ -57,7 +57,8 @@ impl Switch {
     /// to be read by dockerd. `engine` is whether the running engine has it on.
     ///
     /// # Errors
-    /// When it cannot be read, or is none.
+    /// When it cannot be read, or is none; or when it names what only digestfix
+    /// would.
     pub fn plan(
         config_file: &Path,
         id: &str,
@@ -65,6 +66,10 @@ impl Switch {
         engine: bool,
     ) -> Result<Option<Self>, FileError> {
         let found = read(config_file)?;
+        if setting.is_known_by_its_value() && setting.is_said_by(found.as_deref()) {
+            let error = io::Error::other(format!("{setting} is there already"));
+            return Err(FileError::new("change", config_file)(error));
+        }
         let on = setting.edit(config_file, found.as_deref(), true)?;
         if found.as_ref() == Some(&on) {
             return Ok(None);

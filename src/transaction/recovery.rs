@@ -25,8 +25,8 @@ use crate::transaction::leftovers;
 use crate::transaction::live_restore::ensure_on;
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
-use crate::transaction::setting::Setting;
-use crate::transaction::stand_in::end_stand_in_files;
+use crate::transaction::setting::{Setting, put_file_back};
+use crate::transaction::stand_in::{drop_from_file, put_journaled_hosts_back, put_mirror_back};
 use crate::unfinished;
 
 /// Brings the host back from where `journal` says a run may have left it. The
@@ -46,6 +46,8 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     if let Err(error) = Hold::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await {
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
+    // Others on this host go by it, too.
+    let hosts = put_journaled_hosts_back(journal, daemon.hosts, progress);
     let references = leftovers::mend(journal, images, lock, progress);
     // Once Docker runs, its clients change the references as well. Where Docker
     // was having them recorded, it ran all along, and may not be done.
@@ -57,6 +59,7 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     } else {
         bring_back(journal, lock, daemon, progress).await?
     };
+    hosts?;
     references?;
     end_records(Some(&journal.id), lock, progress);
     leftovers::remove(journal, images);
@@ -78,6 +81,10 @@ async fn bring_back<M: ServiceManager, E: Engine>(
         if journal.live_restore_by_file || switch.is_some() {
             let config_file = &daemon.host.config_file;
             ensure_on(&mut switch, config_file, journal, lock, progress)?;
+        }
+        // What this fails at is tried again once Docker runs.
+        if let Err(error) = put_mirror_back(journal, progress) {
+            progress.warning(&error.to_string());
         }
         progress.begin(&format!("starting {}", daemon.unit()));
         daemon.start().await?;
@@ -109,7 +116,8 @@ async fn after_a_boot<M: ServiceManager, E: Engine>(
 ) -> Result<Vec<String>, Failure> {
     if daemon.has_ended().await? {
         put_daemon_json_back(journal, progress)?;
-        end_stand_in_files(journal, images, lock, daemon.hosts, progress)?;
+        put_mirror_back(journal, progress)?;
+        drop_from_file(journal, images, lock, progress)?;
         return match waiting(journal) {
             Some(names) => Err(Failure::WaitsForDocker(names)),
             None => Ok(Vec::new()),
@@ -135,10 +143,13 @@ pub fn recover_files(
     hosts: &Path,
     progress: &mut impl Progress,
 ) -> Result<bool, Failure> {
+    let hosts = put_journaled_hosts_back(journal, hosts, progress);
+    let mirror = put_mirror_back(journal, progress);
+    let live_restore = put_daemon_json_back(journal, progress);
+    hosts.and(mirror).and(live_restore)?;
     leftovers::mend(journal, images, lock, progress)?;
-    end_stand_in_files(journal, images, lock, hosts, progress)?;
+    drop_from_file(journal, images, lock, progress)?;
     leftovers::remove(journal, images);
-    put_daemon_json_back(journal, progress)?;
     if waiting(journal).is_some() {
         return Ok(false);
     }
@@ -171,18 +182,10 @@ fn switch(journal: &Journal) -> Option<Switch> {
 
 /// No container is alive that it could matter to.
 fn put_daemon_json_back(journal: &Journal, progress: &mut impl Progress) -> Result<(), Failure> {
-    let Some(switch) = switch(journal) else {
-        return Ok(());
-    };
-    if switch.put_back()? {
-        progress.step(Step::TakeBack, "daemon.json is what it was");
-    } else {
-        progress.warning(&format!(
-            "somebody else changed {} meanwhile: it is left as it is",
-            switch.contents().config_file.display()
-        ));
+    match &mut switch(journal) {
+        Some(switch) => put_file_back(switch, progress),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The containers whose restart policies only Docker can give back.

@@ -39,6 +39,12 @@ impl Setting {
         }
     }
 
+    /// Nobody else would set this: where a file says it, it is a copy of
+    /// digestfix's.
+    pub(super) const fn is_known_by_its_value(&self) -> bool {
+        matches!(self, Self::Mirror(_))
+    }
+
     /// An engine that says this of itself has it on.
     fn is_heeded_by(&self, info: &Info) -> bool {
         match self {
@@ -91,6 +97,44 @@ impl fmt::Display for Setting {
     }
 }
 
+/// Puts back what was found, or says that it is not there any more.
+fn put_back(switch: &Switch, detail: &str, progress: &mut impl Progress) -> Result<(), Failure> {
+    if switch.put_back()? {
+        progress.step(Step::TakeBack, detail);
+    } else {
+        progress.warning(&format!(
+            "somebody else changed {} meanwhile: it is left as it is",
+            switch.contents().config_file.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Puts daemon.json back where no dockerd runs that heeds it.
+pub(super) fn put_file_back(
+    switch: &mut Switch,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
+    if let Now::SomebodyElses(Some(theirs)) = switch.now()?
+        && switch.setting().is_known_by_its_value()
+        && switch.setting().is_said_by(Some(&theirs))
+    {
+        let kept = switch.take_out(&theirs)?;
+        tell_of_theirs(switch, kept.as_deref(), progress);
+        return Ok(());
+    }
+    put_back(switch, "daemon.json is what it was", progress)
+}
+
+fn tell_of_theirs(switch: &Switch, kept: Option<&Path>, progress: &mut impl Progress) {
+    let kept = kept.map(|kept| format!("; what it was before is in {}", kept.display()));
+    progress.warning(&format!(
+        "somebody else changed {} meanwhile: theirs is what stays{}",
+        switch.contents().config_file.display(),
+        kept.unwrap_or_default()
+    ));
+}
+
 /// Takes what somebody else has put in place for the file to be put back.
 pub(super) fn adopt(
     switch: &mut Switch,
@@ -100,9 +144,8 @@ pub(super) fn adopt(
     progress: &mut impl Progress,
 ) -> Result<(), Failure> {
     let kept = match theirs {
-        // Nobody else has set it, so it is from a copy of digestfix's file.
         Some(theirs)
-            if *switch.setting() != Setting::LiveRestore
+            if switch.setting().is_known_by_its_value()
                 && switch.setting().is_said_by(Some(theirs)) =>
         {
             switch.take_out(theirs)?
@@ -111,12 +154,7 @@ pub(super) fn adopt(
     };
     switch.setting().note(journal, switch.contents());
     journal.write(lock)?;
-    let kept = kept.map(|kept| format!("; what it was before is in {}", kept.display()));
-    progress.warning(&format!(
-        "somebody else changed {} meanwhile: theirs is what stays{}",
-        switch.contents().config_file.display(),
-        kept.unwrap_or_default()
-    ));
+    tell_of_theirs(switch, kept.as_deref(), progress);
     Ok(())
 }
 
@@ -144,36 +182,33 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         progress: &mut impl Progress,
     ) -> Result<(), Failure> {
         let setting = switch.setting().clone();
-        if setting.is_heeded_by(&self.engine.info().await?) && !switch.contents().engine {
-            if let Now::SomebodyElses(theirs) = switch.now()? {
-                if setting == Setting::LiveRestore && setting.is_said_by(theirs.as_deref()) {
-                    progress.warning(&format!(
-                        "somebody else changed {} meanwhile, and it says live-restore, which may be from \
-                         digestfix: look at it. What was found is in {}",
-                        switch.contents().config_file.display(),
-                        switch.aside().display()
-                    ));
-                    return Ok(());
-                }
+        let is_heeded =
+            setting.is_heeded_by(&self.engine.info().await?) && !switch.contents().engine;
+        if let Now::SomebodyElses(theirs) = switch.now()? {
+            let is_said = setting.is_said_by(theirs.as_deref());
+            if is_heeded && is_said && !setting.is_known_by_its_value() {
+                progress.warning(&format!(
+                    "somebody else changed {} meanwhile, and it says live-restore, which may be from \
+                     digestfix: look at it. What was found is in {}",
+                    switch.contents().config_file.display(),
+                    switch.aside().display()
+                ));
+                return Ok(());
+            }
+            if is_heeded || is_said && setting.is_known_by_its_value() {
                 adopt(switch, theirs.as_deref(), journal, lock, progress)?;
             }
+        }
+        if is_heeded {
             progress.begin(&format!("switching {setting} off again"));
             switch.put_off()?;
             self.reload(&setting, false).await?;
         }
-        if switch.put_back()? {
-            let detail = match setting {
-                Setting::LiveRestore => "live-restore and daemon.json are what they were",
-                Setting::Mirror(_) => "Docker's mirrors and daemon.json are what they were",
-            };
-            progress.step(Step::TakeBack, detail);
-        } else {
-            progress.warning(&format!(
-                "somebody else changed {} meanwhile: it is left as it is",
-                switch.contents().config_file.display()
-            ));
-        }
-        Ok(())
+        let detail = match setting {
+            Setting::LiveRestore => "live-restore and daemon.json are what they were",
+            Setting::Mirror(_) => "Docker's mirrors and daemon.json are what they were",
+        };
+        put_back(switch, detail, progress)
     }
 
     /// Has dockerd read its configuration, and sees that it heeds it.

@@ -26,7 +26,7 @@ use crate::transaction::daemon_json::Switch;
 use crate::transaction::hosts_file::{HostsFile, PutBack};
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
-use crate::transaction::setting::Setting;
+use crate::transaction::setting::{Setting, put_file_back};
 use crate::transaction::swap::Staged;
 
 /// Go's resolver looks at `/etc/hosts` again when it has last done so this long
@@ -218,30 +218,33 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// Puts back all that led Docker here: each of it is seen to, whatever became
     /// of the other.
     async fn lead_back(&mut self) -> Result<(), Failure> {
+        let hosts = self.put_hosts_back();
         let (Some(daemon), Some(stand_in), Some(journal)) =
             (self.daemon, &mut self.stand_in, &mut self.journal)
         else {
             return Ok(());
         };
-        if stand_in.led.is_none() {
-            stand_in.serving = None;
-            return Ok(());
+        if stand_in.led.is_some()
+            && let Some(switch) = &mut stand_in.mirror
+        {
+            daemon
+                .take_back(switch, journal, &self.lock, self.progress)
+                .await?;
         }
-        let hosts = match &stand_in.hosts {
-            Some(hosts) => put_hosts_back(hosts, self.progress),
-            None => Ok(()),
-        };
-        let mirror = match &mut stand_in.mirror {
-            Some(switch) => {
-                daemon
-                    .take_back(switch, journal, &self.lock, self.progress)
-                    .await
-            }
-            None => Ok(()),
-        };
-        hosts.and(mirror)?;
+        hosts?;
         stand_in.led = None;
         stand_in.serving = None;
+        Ok(())
+    }
+
+    fn put_hosts_back(&mut self) -> Result<(), Failure> {
+        if let Some(stand_in) = &mut self.stand_in
+            && stand_in.led.is_some()
+            && let Some(hosts) = &stand_in.hosts
+        {
+            put_hosts_back(hosts, self.progress)?;
+            stand_in.hosts = None;
+        }
         Ok(())
     }
 
@@ -280,13 +283,28 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// From wherever it failed, back to what was found.
     pub(super) async fn undo_online(&mut self) -> Result<(), Failure> {
         let started = if self.is_gone().await {
-            self.undo_stop().await
+            self.start_as_found().await
         } else {
             Ok(())
         };
         let led_back = self.lead_back().await;
         let dropped = self.drop_recorded().await;
         started.and(led_back).and(dropped)
+    }
+
+    /// Docker has ended by itself: the next one reads the files that were found.
+    async fn start_as_found(&mut self) -> Result<(), Failure> {
+        let hosts = self.put_hosts_back();
+        let mirror = match &mut self.stand_in {
+            Some(StandIn {
+                led: Some(_),
+                mirror: Some(switch),
+                ..
+            }) => put_file_back(switch, self.progress),
+            _ => Ok(()),
+        };
+        let started = self.undo_stop().await;
+        hosts.and(mirror).and(started)
     }
 
     async fn drop_recorded(&mut self) -> Result<(), Failure> {
@@ -359,8 +377,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(dropped)
     }
 
-    /// Ends what a killed run had Docker do: leads it back, and keeps what it has
-    /// recorded if that is all of it.
+    /// Ends what a killed run had Docker do: takes the mirror back, and keeps what
+    /// it has recorded if that is all of it. `/etc/hosts` has been put back.
     pub(super) async fn end_stand_in(
         &self,
         journal: &mut Journal,
@@ -370,16 +388,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let Some(stand_in) = journal.stand_in.clone() else {
             return Ok(());
         };
-        let hosts = match stand_in.hosts {
-            Some(hosts) => {
-                put_hosts_back(&HostsFile::resume(self.hosts, &journal.id, hosts), progress)
-            }
-            None => Ok(()),
-        };
         if let Some(mut switch) = mirror_switch(journal) {
             self.take_back(&mut switch, journal, lock, progress).await?;
         }
-        hosts?;
         let there = self.engine.references().await?;
         let is_there =
             |one: &&Recorded| there.get(&one.reference.familiar()) == Some(&one.image.to_string());
@@ -398,30 +409,42 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     }
 }
 
-/// The same without Docker, which is about to read the files.
-pub(super) fn end_stand_in_files(
+/// Puts `/etc/hosts` back, where a killed run may have changed it.
+pub(super) fn put_journaled_hosts_back(
+    journal: &Journal,
+    path: &Path,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
+    let stand_in = journal.stand_in.as_ref();
+    match stand_in.and_then(|stand_in| stand_in.hosts.clone()) {
+        Some(hosts) => put_hosts_back(&HostsFile::resume(path, &journal.id, hosts), progress),
+        None => Ok(()),
+    }
+}
+
+/// Puts daemon.json back, where a killed run may have set a mirror, before a
+/// dockerd reads it.
+pub(super) fn put_mirror_back(
+    journal: &Journal,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
+    match &mut mirror_switch(journal) {
+        Some(switch) => put_file_back(switch, progress),
+        None => Ok(()),
+    }
+}
+
+/// Takes what a killed run has had recorded out of the file that Docker is about
+/// to read, unless it is all there.
+pub(super) fn drop_from_file(
     journal: &Journal,
     images: &ImageDir,
     lock: &RootLock,
-    hosts_file: &Path,
     progress: &mut impl Progress,
 ) -> Result<(), Failure> {
     let Some(stand_in) = &journal.stand_in else {
         return Ok(());
     };
-    if let Some(hosts) = stand_in.hosts.clone() {
-        put_hosts_back(&HostsFile::resume(hosts_file, &journal.id, hosts), progress)?;
-    }
-    if let Some(switch) = mirror_switch(journal) {
-        if switch.put_back()? {
-            progress.step(Step::TakeBack, "daemon.json is what it was");
-        } else {
-            progress.warning(&format!(
-                "somebody else changed {} meanwhile: it is left as it is",
-                switch.contents().config_file.display()
-            ));
-        }
-    }
     if images.driver() != journal.references.driver || images.is_in_use()? {
         return Ok(());
     }

@@ -78,6 +78,10 @@ struct World {
     hosts_edit: RefCell<Option<String>>,
     /// What Docker records other than it was asked to.
     records: RefCell<Option<String>>,
+    /// Docker ends once it has pulled.
+    dies_after_pull: Cell<bool>,
+    /// daemon.json as Docker's last start found it.
+    read_at_start: RefCell<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -132,6 +136,8 @@ impl World {
             mirrors: RefCell::default(),
             hosts_edit: RefCell::default(),
             records: RefCell::default(),
+            dies_after_pull: Cell::new(false),
+            read_at_start: RefCell::default(),
         };
         world.read_store();
         world
@@ -358,6 +364,8 @@ impl ServiceManager for World {
         }
         self.read_store();
         self.live_restore.set(false);
+        self.mirrors.borrow_mut().clear();
+        *self.read_at_start.borrow_mut() = self.config().unwrap_or_default();
         self.reads_config();
         // dockerd ends what it finds alive then.
         if !self.live_restore.get() {
@@ -545,6 +553,9 @@ impl Engine for World {
         if let Some(text) = self.hosts_edit.take() {
             let hosts = fs::read_to_string(self.hosts()).unwrap();
             fs::write(self.hosts(), format!("{hosts}{text}")).unwrap();
+        }
+        if self.dies_after_pull.take() {
+            self.runs.set(false);
         }
         Ok(())
     }

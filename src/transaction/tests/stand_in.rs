@@ -1,3 +1,5 @@
+use std::os::unix::fs::MetadataExt;
+
 use super::*;
 use crate::stand_in::server::Listeners;
 use crate::stand_in::{Errand, Route};
@@ -185,6 +187,115 @@ fn an_edit_of_daemon_json_meanwhile_stays_without_the_mirror() {
     assert_eq!(steps.1.len(), 1, "{:?}", steps.1);
     let kept = fs::read_to_string(beside(&world.config_file(), "x.found")).unwrap();
     assert_eq!(kept, "{}");
+}
+
+#[test]
+fn however_daemon_json_is_written_the_very_file_comes_back() {
+    for text in [
+        "{\n  \"registry-mirrors\": [ \"https://m\" ]\n}\n",
+        r#"{"registry-mirrors": ["https://m","https://n"]}"#,
+        r#"{"registry-mirrors": []}"#,
+        r#"{"registry-mirrors":null,"debug":true}"#,
+        r#"{"registry\u002dmirrors":["https://m"  ,"https:\/\/n"]}"#,
+        "{}",
+    ] {
+        let world = world();
+        world.write_config(text);
+        world.reads_config();
+        let mirrors = world.mirrors.borrow().clone();
+        let inode = || fs::metadata(world.config_file()).unwrap().ino();
+        let before = inode();
+        let (outcome, steps) = online(&world);
+        assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+        assert_eq!(world.config().as_deref(), Some(text));
+        assert_eq!(inode(), before, "{text}");
+        assert_eq!(steps.1, Vec::<String>::new(), "{text}");
+        assert_eq!(*world.mirrors.borrow(), mirrors, "{text}");
+        let etc = fs::read_dir(world.root.path().join("etc")).unwrap();
+        assert_eq!(etc.count(), 2, "{text}");
+        is_clean(&world);
+    }
+}
+
+#[test]
+fn a_mirror_that_is_named_already_is_nobody_elses_to_take_out() {
+    let world = world();
+    let stand_in = stand_in();
+    let address = stand_in.mirror_address().unwrap();
+    let text = format!(r#"{{"registry-mirrors": ["{address}"]}}"#);
+    world.write_config(&text);
+    let request = aim();
+    let (outcome, _) = transact_by(&world, &Aim::Claims(&request), "x", Some(stand_in));
+    assert!(matches!(outcome, Outcome::Undone { .. }), "{outcome:?}");
+    assert_eq!(world.config(), Some(text));
+    assert_eq!(recorded(&world), 0);
+}
+
+/// An edit of a copy of our file, which no engine heeds: Docker has ended.
+#[test]
+fn an_edit_with_the_mirror_loses_it_before_docker_starts() {
+    for boot in ["", "another"] {
+        let world = left(0, boot);
+        let config = world.config().unwrap();
+        world.write_config(&config.replace("true", "false"));
+        world.runs.set(false);
+        world.mirrors.borrow_mut().clear();
+        let recovered = recover(&world).unwrap();
+        assert_eq!(recovered, Vec::<String>::new());
+        let expected = r#"{"registry-mirrors": [], "debug": false}"#;
+        assert_eq!(world.config().as_deref(), Some(expected), "{boot}");
+        assert!(world.mirrors.borrow().is_empty());
+        assert_eq!(hosts(&world), HOSTS);
+    }
+}
+
+/// Other programs go by it, whatever Docker does.
+#[test]
+fn hosts_come_back_where_docker_does_not() {
+    let world = left(1, "");
+    world.runs.set(false);
+    world.fails.set(Some(("start", 0)));
+    world.fails_for_good.set(true);
+    assert!(recover(&world).is_err());
+    assert_eq!(hosts(&world), HOSTS);
+    assert_eq!(world.config().as_deref(), Some(r#"{"debug": true}"#));
+
+    let world = left(1, "another");
+    world.runs.set(false);
+    fs::write(world.images().store_path(), "torn").unwrap();
+    let images = world.images();
+    let lock = RootLock::acquire_now(images.data_root()).unwrap();
+    let journal = Journal::read(images.data_root()).unwrap().unwrap();
+    let mut steps = Steps::default();
+    let done = recovery::recover_files(&journal, &images, &lock, &world.hosts(), &mut steps);
+    assert!(done.is_err(), "there is no copy");
+    assert_eq!(hosts(&world), HOSTS);
+    assert_eq!(world.config().as_deref(), Some(r#"{"debug": true}"#));
+}
+
+/// A Docker that ends among the pulls starts on the files that were found.
+#[test]
+fn docker_that_dies_starts_without_what_led_it_here() {
+    let world = world();
+    world.write_config(r#"{"debug": true}"#);
+    world.dies_after_pull.set(true);
+    let (outcome, _) = online(&world);
+    assert!(
+        matches!(
+            outcome,
+            Outcome::Undone {
+                restarted: true,
+                ..
+            }
+        ),
+        "{outcome:?}"
+    );
+    assert!(world.runs.get());
+    assert_eq!(*world.read_at_start.borrow(), r#"{"debug": true}"#);
+    assert_eq!(recorded(&world), 0);
+    assert_eq!(hosts(&world), HOSTS);
+    assert_eq!(world.config().as_deref(), Some(r#"{"debug": true}"#));
+    is_clean(&world);
 }
 
 /// The world as a killed run leaves it, with this many references recorded.
