@@ -138,8 +138,11 @@ enum Stop {
     OtherConfigFile(PathBuf),
     #[error("{} is not Docker's data root any more, which is {}", .0.display(), .1.display())]
     OtherDataRoot(PathBuf, PathBuf),
-    #[error("{0}")]
-    Recovery(Failure),
+    #[error("{failure}")]
+    Recovery {
+        failure: Box<Failure>,
+        state: String,
+    },
     #[error("{0}")]
     OnlineRecovery(Failure),
     #[error(transparent)]
@@ -156,11 +159,11 @@ impl From<SystemdError> for Stop {
 
 impl Stop {
     fn tell(self, mut report: Report) -> Exit {
-        if let Self::Recovery(failure) = &self {
+        if let Self::Recovery { failure, state } = self {
             let unit = report.unit().unwrap_or("docker.service").to_owned();
             report.problem(
                 "COULD NOT RESTORE THE HOST",
-                recover::problem(failure, &unit),
+                recover::problem(&failure, state, &unit),
             );
             return report.end(Exit::Broken);
         }

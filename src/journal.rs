@@ -6,7 +6,8 @@
 //! them is named after the transaction. Contents are known by their hashes.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
@@ -263,9 +264,9 @@ impl JournalError {
     /// What to do about it.
     #[must_use]
     pub const fn cure(&self) -> &'static str {
-        "bring the host back by hand: see that Docker runs, put back what lies beside \
-         daemon.json as daemon.json.digestfix-…, look for containers without their restart \
-         policy; then remove the journal"
+        "bring the host back by hand: put back what lies beside daemon.json as \
+         daemon.json.digestfix-…, take out of /etc/hosts the lines that end with # digestfix …, see that \
+         Docker runs, look for containers without their restart policy; then remove the journal"
     }
 }
 
@@ -415,10 +416,19 @@ pub fn hash_pieces(pieces: &[&[u8]]) -> Digest {
     Digest::of_pieces(Algorithm::Sha256, pieces)
 }
 
-/// A name for a transaction that begins now.
+/// A name for a transaction that begins now. A second one of this process within
+/// a second is named after the next second.
 #[must_use]
 pub fn new_id() -> String {
-    let now: String = humantime::format_rfc3339_seconds(SystemTime::now())
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs();
+    let last = LAST.fetch_max(now, Ordering::Relaxed);
+    let begins = match last < now {
+        true => now,
+        false => LAST.fetch_add(1, Ordering::Relaxed) + 1,
+    };
+    let now: String = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(begins))
         .to_string()
         .chars()
         .filter(char::is_ascii_alphanumeric)
@@ -540,6 +550,7 @@ mod tests {
     fn a_name_of_a_transaction_is_taken() {
         let mut journal = journal();
         journal.id = new_id();
+        assert!(journal.id < new_id(), "one that no other has");
         let bytes = serde_json::to_vec(&journal).unwrap();
         assert!(Journal::parse(&bytes).is_ok(), "{}", journal.id);
     }

@@ -27,6 +27,9 @@ pub enum Choice {
     Online,
     /// Stop Docker, change its references, start it
     Restart,
+    /// The same, once asking has failed.
+    #[value(skip)]
+    AfterOnline,
 }
 
 /// The method that was asked for is none here.
@@ -48,7 +51,16 @@ impl Choice {
     pub const fn for_containerd(self) -> Result<Method, NoWay> {
         match self {
             Self::Auto | Self::Online => Ok(Method::Online),
-            Self::Restart => Err(NoWay::Restart),
+            Self::Restart | Self::AfterOnline => Err(NoWay::Restart),
+        }
+    }
+
+    /// Why it is a restart, where nothing else is to be said of it.
+    #[must_use]
+    pub const fn why_restart(self) -> &'static str {
+        match self {
+            Self::AfterOnline => "the running Docker could not be had to record this itself",
+            Self::Auto | Self::Online | Self::Restart => "as asked for",
         }
     }
 }

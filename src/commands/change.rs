@@ -51,6 +51,8 @@ pub(super) struct Terms<'a> {
     pub host: &'a HostArgs,
     pub method: Choice,
     pub containerd_root: Option<&'a Path>,
+    /// What listens for signals already.
+    pub interrupt: Option<&'a Interrupt>,
 }
 
 /// How it ended.
@@ -112,11 +114,15 @@ pub(super) async fn change(
         Ok(Some(looked)) => looked,
         Err(stop) => (data_root_behind(terms, stop).await?, None),
     };
-    let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
+    let interrupt = match terms.interrupt {
+        Some(interrupt) => interrupt.clone(),
+        None => Interrupt::listen().map_err(Stop::Signals)?,
+    };
     report.begin(WAITS_FOR_LOCK);
     let lock = tokio::select! {
-        lock = RootLock::acquire(&data_root, terms.wait) => lock?,
+        biased;
         signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
+        lock = RootLock::acquire(&data_root, terms.wait) => lock?,
     };
     report.begin(LOOKS);
     // Everything again: another run may have ended just now.
@@ -194,25 +200,27 @@ pub(super) async fn change(
     if let Some(stand_in) = stand_in {
         transaction = transaction.online(stand_in);
     }
-    match transaction.run().await {
-        Outcome::Undone { failure, .. }
-            if by_choice && !matches!(failure, Failure::Interrupted(_)) =>
-        {
-            report.warning(&format!(
-                "the running Docker could not be had to record this itself: {failure}. Going on by a \
-                 restart"
-            ));
-            let terms = Terms {
-                method: Choice::Restart,
-                ..*terms
-            };
-            Box::pin(change(wish, &terms, report)).await
-        }
-        outcome => Ok(Some(Changed::Restarted(
-            Box::new(outcome),
-            disturbance.map(Box::new),
-        ))),
+    let outcome = transaction.run().await;
+    let Outcome::Undone { failure, .. } = &outcome else {
+        return Ok(Some(restarted(outcome, disturbance)));
+    };
+    if !by_choice || matches!(failure, Failure::Interrupted(_)) {
+        return Ok(Some(restarted(outcome, disturbance)));
     }
+    report.warning(&format!(
+        "the running Docker could not be had to record this itself: {failure}. Going on by a restart"
+    ));
+    let terms = Terms {
+        method: Choice::AfterOnline,
+        // A signal may have come while that was undone.
+        interrupt: Some(&interrupt),
+        ..*terms
+    };
+    Box::pin(change(wish, &terms, report)).await
+}
+
+fn restarted(outcome: Outcome, disturbance: Option<Disturbance>) -> Changed {
+    Changed::Restarted(Box::new(outcome), disturbance.map(Box::new))
 }
 
 /// What the running Docker does itself stops nothing.

@@ -12,10 +12,10 @@ use crate::data_root::ImageDir;
 use crate::disturbance::Disturbance;
 use crate::host::HostError;
 use crate::interrupt::Interrupt;
-use crate::journal::{self, Journal, Online};
+use crate::journal::{self, Journal, Online, Phase};
 use crate::online;
 use crate::report::{Exit, Problem, Report};
-use crate::stand_in::hosts::HOSTS;
+use crate::stand_in::hosts::{self, HOSTS};
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
@@ -25,6 +25,9 @@ use crate::unfinished::{self, Notice, UNFINISHED};
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Each change of the references' file is whole.
+const WHOLE: &str = "the references are whole";
 
 pub(super) async fn run(args: &RecoverArgs) -> Exit {
     let mut report = Report::new("recover", &args.output).observed(args.metrics.file());
@@ -163,7 +166,7 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
     ));
     report.recovers(id);
     if recovery::recover_files(&journal, &images, &lock, Path::new(HOSTS), report)
-        .map_err(Stop::Recovery)?
+        .map_err(|failure| stop(failure, &journal))?
     {
         unfinished::remove(unfinished, id, &lock)?;
         report.recovered();
@@ -205,7 +208,10 @@ pub(super) async fn recover_run(
     if journal.as_ref().is_none_or(|journal| journal.id != id) {
         // It was killed before it did anything.
         if journal.is_none() {
-            recovery::end(lock, report).map_err(Stop::Recovery)?;
+            recovery::end(lock, report).map_err(|failure| Stop::Recovery {
+                failure: Box::new(failure),
+                state: WHOLE.to_owned(),
+            })?;
         }
         unfinished::remove(unfinished, id, lock)?;
         return Ok(None);
@@ -262,7 +268,7 @@ pub(super) async fn recover(
     }
     let Some(unit) = journal.unit.clone() else {
         recovery::recover_files(&journal, site.images(), lock, Path::new(HOSTS), report)
-            .map_err(Stop::Recovery)?;
+            .map_err(|failure| stop(failure, &journal))?;
         report.recovered();
         return Ok(Some(Vec::new()));
     };
@@ -293,7 +299,7 @@ pub(super) async fn recover(
         hosts: Path::new(HOSTS),
     };
     let recovered = recovery::recover(&mut journal, site.images(), lock, daemon, report).await;
-    let problems = recovered.map_err(Stop::Recovery)?;
+    let problems = recovered.map_err(|failure| stop(failure, &journal))?;
     report.recovered();
     Ok(Some(problems))
 }
@@ -328,8 +334,52 @@ async fn recover_online(
     Ok(Some(Vec::new()))
 }
 
+/// A recovery by this journal that failed.
+fn stop(failure: Failure, journal: &Journal) -> Stop {
+    let state = state(&failure, journal);
+    Stop::Recovery {
+        failure: Box::new(failure),
+        state,
+    }
+}
+
+/// What may be left on the host of the run that the journal is of.
+fn state(failure: &Failure, journal: &Journal) -> String {
+    let mut left = Vec::new();
+    if journal.phase == Phase::Stopping {
+        left.push("Docker may be down".to_owned());
+    }
+    if journal.live_restore.is_some() {
+        left.push("daemon.json may have live-restore on".to_owned());
+    }
+    if let Some(stand_in) = &journal.stand_in {
+        if let Some(mirror) = &stand_in.mirror {
+            left.push(format!(
+                "daemon.json may have the mirror {}",
+                mirror.address
+            ));
+        }
+        if stand_in.hosts.is_some() {
+            left.push(format!(
+                "{HOSTS} may have lines that end with {}",
+                hosts::mark(&journal.id)
+            ));
+        }
+        left.push("some of the digests may be recorded, and others not".to_owned());
+    }
+    if !journal.kept_down.is_empty() {
+        left.push("containers that are down may have no restart policy".to_owned());
+    }
+    let references = match failure {
+        Failure::NoReferences(_) => "the references cannot be read",
+        _ => WHOLE,
+    };
+    left.insert(0, references.to_owned());
+    left.join("; ")
+}
+
 /// What there is to say of a recovery that failed.
-pub(super) fn problem(failure: &Failure, unit: &str) -> Problem {
+pub(super) fn problem(failure: &Failure, state: String, unit: &str) -> Problem {
     let what = vec![format!(
         "an interrupted run could not be brought to an end: {failure}"
     )];
@@ -342,13 +392,46 @@ pub(super) fn problem(failure: &Failure, unit: &str) -> Problem {
     }
     Problem {
         what,
-        state:
-            "the references are whole; Docker may be down, daemon.json have live-restore on, and \
-                containers that are down have no restart policy"
-                .to_owned(),
+        state,
         next: Some(format!(
             "look at Docker (systemctl status {unit}; journalctl -u {unit} -n 50), mend that, then: \
              digestfix recover"
         )),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::journal::{Hosts, References, StandIn, hash};
+
+    #[test]
+    fn what_may_be_left_is_named_and_nothing_else_is() {
+        let references = References {
+            driver: "overlay2".to_owned(),
+            before: hash(b"before"),
+            after: hash(b"after"),
+        };
+        let mut journal = Journal::new("20261124T113000Z-7", references);
+        let failure = Failure::SwitchedOff;
+        assert_eq!(state(&failure, &journal), WHOLE);
+        journal.phase = Phase::Stopping;
+        assert_eq!(
+            state(&failure, &journal),
+            format!("{WHOLE}; Docker may be down")
+        );
+        journal.phase = Phase::Preparing;
+        journal.stand_in = Some(StandIn {
+            references: Vec::new(),
+            mirror: None,
+            hosts: Some(Hosts {
+                before: hash(b"before"),
+                with: hash(b"with"),
+            }),
+        });
+        let said = state(&failure, &journal);
+        assert!(said.contains("# digestfix 20261124T113000Z-7"), "{said}");
+        assert!(!said.contains("live-restore") && !said.contains("mirror"));
     }
 }

@@ -31,6 +31,7 @@ async fn roll_back(args: &RollbackArgs, report: &mut Report) -> Result<Option<Ch
         host: &args.host,
         method: args.method.method,
         containerd_root: args.content.containerd_root.as_deref(),
+        interrupt: None,
     };
     change(&Wish::Rollback(args.id.as_deref()), &terms, report).await
 }

@@ -36,7 +36,7 @@ pub(super) fn errand(
     draft: &Draft,
 ) -> Result<Result<Errand, Option<Hindrance>>, Stop> {
     let found = match (choice, wish, site.managed()) {
-        (Choice::Restart, ..) => return Ok(Err(None)),
+        (Choice::Restart | Choice::AfterOnline, ..) => return Ok(Err(None)),
         // Nothing runs that would be stopped either.
         (Choice::Auto, _, None) => return Ok(Err(None)),
         (_, _, None) => Err(Hindrance::NotRunning),
@@ -79,8 +79,10 @@ pub(super) async fn way(
         Err(Some(hindrance)) if choice == Choice::Online => Err(Stop::NotOnline(hindrance)),
         Err(_) if site.managed().is_none() => Ok(None),
         Err(hindrance) => {
-            let why =
-                hindrance.map_or("as asked for".to_owned(), |hindrance| hindrance.to_string());
+            let why = hindrance.map_or_else(
+                || choice.why_restart().to_owned(),
+                |hindrance| hindrance.to_string(),
+            );
             report.method(Method::Restart, &why);
             Ok(None)
         }

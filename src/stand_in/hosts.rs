@@ -38,7 +38,9 @@ pub fn has_names(text: &[u8], id: &str) -> bool {
         .any(|line| is_marked(line, id))
 }
 
-fn mark(id: &str) -> String {
+/// What the lines of this transaction end with.
+#[must_use]
+pub fn mark(id: &str) -> String {
     format!("# digestfix {id}")
 }
 

@@ -220,6 +220,16 @@ fn a_pull_that_fails_is_made_good(machine: &Machine) {
     assert_eq!(recorded(machine), 0);
     machine.is_whole();
     let pid = machine.main_pid();
+    // The third trade of names is the first one of the undo.
+    let run = machine.injected(
+        "renameat2:signal=SIGTERM:when=3",
+        &["apply", "--from", "/lab/app.manifest"],
+    );
+    let run = run.exits(1);
+    assert!(run.stderr.contains("SIGTERM received"), "{}", run.stderr);
+    assert_eq!(machine.main_pid(), pid, "nobody wants it any more");
+    assert_eq!(recorded(machine), 0);
+    machine.is_whole();
     let run = machine.digestfix(&["apply", "--from", "/lab/app.manifest"]);
     let run = run.exits(0);
     assert!(
