@@ -310,6 +310,14 @@ impl Journal {
             .map_err(|problem| JournalError { path, problem })
     }
 
+    /// What there is of daemon.json to put back.
+    pub fn daemon_json(&self) -> impl Iterator<Item = &DaemonJson> {
+        let stand_in = self.stand_in.as_ref();
+        let mirror = stand_in.and_then(|stand_in| stand_in.mirror.as_ref());
+        let mirror = mirror.map(|mirror| &mirror.daemon_json);
+        self.live_restore.iter().chain(mirror)
+    }
+
     fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         // A journal of another version may have other fields.
         let Version { digestfix_journal } = serde_json::from_slice(bytes)?;

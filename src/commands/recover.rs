@@ -177,17 +177,8 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
 }
 
 fn refuse_other_file(journal: &Journal, config_file: &Path) -> Result<(), Stop> {
-    let mirror = journal
-        .stand_in
-        .as_ref()
-        .and_then(|one| one.mirror.as_ref());
-    let changed = [
-        journal.live_restore.as_ref(),
-        mirror.map(|mirror| &mirror.daemon_json),
-    ];
-    match changed
-        .into_iter()
-        .flatten()
+    match journal
+        .daemon_json()
         .find(|one| one.config_file != config_file)
     {
         Some(other) => Err(Stop::OtherConfigFile(other.config_file.clone())),

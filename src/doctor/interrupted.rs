@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::doctor::{Check, Finding};
 use crate::history;
 use crate::journal::{Journal, JournalError};
+use crate::stand_in::hosts::{HOSTS, added_lines};
 use crate::state_file;
 use crate::transaction::hold::{self, RUNTIME_UNITS};
 use crate::transaction::lock::seen_at_work;
@@ -38,8 +39,10 @@ pub struct Left {
     pub unended: Vec<String>,
     /// Files that were not written to the end.
     pub half_written: Vec<PathBuf>,
-    /// What lies beside daemon.json.
-    pub set_aside: Vec<PathBuf>,
+    /// What lies beside daemon.json and `/etc/hosts`, each with what it is beside.
+    pub set_aside: Vec<(PathBuf, PathBuf)>,
+    /// Lines of `/etc/hosts` that runs have added.
+    pub hosts_lines: Vec<String>,
     /// The drop-in that keeps Docker from starting, and whether it does.
     pub hold: Option<(PathBuf, bool)>,
 }
@@ -72,18 +75,28 @@ pub fn look(here: Here<'_>) -> Left {
         broken_notices,
         unended: here.data_root.map(unended).unwrap_or_default(),
         half_written: half_written.collect(),
-        set_aside: here.config_file.map(set_aside).unwrap_or_default(),
+        set_aside: here
+            .config_file
+            .into_iter()
+            .chain(here.unit.map(|_| Path::new(HOSTS)))
+            .flat_map(|file| set_aside(file).map(|aside| (file.to_owned(), aside)))
+            .collect(),
+        hosts_lines: here
+            .unit
+            .and_then(|_| fs::read(HOSTS).ok())
+            .map(|text| added_lines(&text))
+            .unwrap_or_default(),
         hold: here
             .unit
             .and_then(|unit| hold::seen(Path::new(RUNTIME_UNITS), unit)),
     }
 }
 
-fn set_aside(config_file: &Path) -> Vec<PathBuf> {
-    let prefix = beside(config_file, "");
+fn set_aside(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let prefix = beside(file, "");
     let prefix = prefix.file_name().unwrap_or_default().to_string_lossy();
-    let directory = config_file.parent().unwrap_or(config_file);
-    files(directory, |name| name.starts_with(&*prefix))
+    let directory = file.parent().unwrap_or(file);
+    files(directory, |name| name.starts_with(&*prefix)).into_iter()
 }
 
 fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
@@ -185,18 +198,19 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
         ));
     }
     if is_clear && left.notices.is_empty() {
-        for path in &left.set_aside {
+        for (file, path) in &left.set_aside {
+            let (file, path) = (file.display(), path.display());
             findings.push(Finding::warning(
                 Check::Unfinished,
-                format!(
-                    "{} is left of a run that changed daemon.json",
-                    path.display()
-                ),
-                format!(
-                    "diff {path} {file}; put it back (mv {path} {file}) or remove it",
-                    path = path.display(),
-                    file = here.config_file.unwrap_or(path).display()
-                ),
+                format!("{path} is left of a run that changed {file}"),
+                format!("diff {path} {file}; put it back (mv {path} {file}) or remove it"),
+            ));
+        }
+        for line in &left.hosts_lines {
+            findings.push(Finding::warning(
+                Check::Unfinished,
+                format!("{HOSTS} has a line of a run that has ended: {line}"),
+                format!("take it out of {HOSTS}: it leads that name to this host"),
             ));
         }
     }
@@ -210,10 +224,9 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
 fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
     let what = format!("run {} was interrupted", journal.id);
     let other_file = journal
-        .live_restore
-        .as_ref()
+        .daemon_json()
         .map(|one| one.config_file.as_path())
-        .filter(|path| here.config_file.is_some_and(|here| here != *path));
+        .find(|path| here.config_file.is_some_and(|here| here != *path));
     match (&journal.unit, here.unit, other_file) {
         (Some(unit), None, _) => Finding::problem(
             Check::Unfinished,
@@ -254,6 +267,7 @@ mod tests {
             unended: Vec::new(),
             half_written: Vec::new(),
             set_aside: Vec::new(),
+            hosts_lines: Vec::new(),
             hold: None,
         }
     }
@@ -339,8 +353,12 @@ mod tests {
         let mut found = left();
         found
             .set_aside
-            .push("/etc/docker/daemon.json.digestfix-1-1".into());
-        assert!(second(&found, here()).1.contains("mv "));
+            .push(("/etc/hosts".into(), "/etc/hosts.digestfix-1-1".into()));
+        let next = second(&found, here()).1;
+        assert!(next.contains("(mv /etc/hosts.digestfix-1-1 /etc/hosts)"));
+        let mut found = left();
+        found.hosts_lines.push("127.0.0.1 a".to_owned());
+        assert_eq!(second(&found, here()).0, State::Warning);
     }
 
     #[test]
@@ -356,7 +374,7 @@ mod tests {
         }
         let half = files(root.path(), |name| name.ends_with(".json.new"));
         assert_eq!(half, [root.path().join("a.json.new")]);
-        let aside = set_aside(&root.path().join("daemon.json"));
+        let aside: Vec<_> = set_aside(&root.path().join("daemon.json")).collect();
         assert_eq!(aside, [root.path().join("daemon.json.digestfix-1")]);
     }
 }

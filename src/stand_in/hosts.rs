@@ -3,8 +3,13 @@
 
 use std::net::Ipv4Addr;
 
+use crate::history::is_id;
+
 /// The file.
 pub const HOSTS: &str = "/etc/hosts";
+
+/// What is before the transaction's ID in a line of its own.
+const MARK: &str = "# digestfix ";
 
 /// The text with a line for each name at its end. Each line is marked with the
 /// transaction's ID.
@@ -38,10 +43,26 @@ pub fn has_names(text: &[u8], id: &str) -> bool {
         .any(|line| is_marked(line, id))
 }
 
+/// The lines that [`with_names`] has added, of whichever transaction.
+#[must_use]
+pub fn added_lines(text: &[u8]) -> Vec<String> {
+    let lines = text
+        .split(|byte| *byte == b'\n')
+        .map(String::from_utf8_lossy);
+    let is_added = |line: &str| {
+        line.rsplit_once(MARK)
+            .is_some_and(|(_, id)| is_id(id.trim_end()))
+    };
+    lines
+        .filter(|line| is_added(line))
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
 /// What the lines of this transaction end with.
 #[must_use]
 pub fn mark(id: &str) -> String {
-    format!("# digestfix {id}")
+    format!("{MARK}{id}")
 }
 
 fn is_marked(line: &[u8], id: &str) -> bool {
@@ -66,6 +87,9 @@ mod tests {
             assert!(!has_names(text.as_bytes(), "x-1"));
             let lines = "127.0.0.1\tquay.io\t# digestfix x-1\n127.0.0.1\tregistry.example\t# digestfix x-1\n";
             assert!(edited.ends_with(lines.as_bytes()));
+            let added = ["quay.io", "registry.example"]
+                .map(|name| format!("127.0.0.1 {name} # digestfix x-1"));
+            assert!(added_lines(&edited).ends_with(&added));
             let without = without_names(&edited, "x-1");
             assert_eq!(
                 without.strip_suffix(b"\n").unwrap_or(&without),

@@ -298,6 +298,23 @@ fn docker_that_dies_starts_without_what_led_it_here() {
     is_clean(&world);
 }
 
+/// An online run makes no backup, and counts as a newer change all the same.
+#[test]
+fn what_is_too_old_goes_after_an_online_run_too() {
+    let world = world();
+    let aside = |second: u32| {
+        let id = format!("20261124T11300{second}Z-7");
+        beside(&world.images().store_path(), &id)
+    };
+    for second in 1..4 {
+        fs::write(aside(second), STORE).unwrap();
+    }
+    let (outcome, _) = online(&world);
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    let is_there = |second| aside(second).exists();
+    assert_eq!([1, 2, 3].map(is_there), [false, true, true]);
+}
+
 /// The world as a killed run leaves it, with this many references recorded.
 fn left(count: usize, boot: &str) -> World {
     let world = world();
