@@ -10,8 +10,15 @@ use std::path::Path;
 /// When the file system refuses.
 pub fn remove(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Linux looks at that first (`fs/namei.c`, `do_unlinkat`).
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            match file.symlink_metadata() {
+                Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }
+        }
+        removed => removed,
     }
 }
 
