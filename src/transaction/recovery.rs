@@ -14,7 +14,7 @@ use std::path::Path;
 use crate::data_root::ImageDir;
 use crate::engine::Engine;
 use crate::guard;
-use crate::history;
+use crate::history::{self, End, Side};
 use crate::journal::Journal;
 use crate::state_file;
 use crate::systemd::ServiceManager;
@@ -61,6 +61,7 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     };
     hosts?;
     references?;
+    end_stand_in_record(journal, lock, progress);
     end_records(Some(&journal.id), lock, progress);
     leftovers::remove(journal, images);
     end(lock, progress)?;
@@ -153,6 +154,7 @@ pub fn recover_files(
     if waiting(journal).is_some() {
         return Ok(false);
     }
+    end_stand_in_record(journal, lock, progress);
     end(lock, progress)?;
     Ok(true)
 }
@@ -171,6 +173,26 @@ pub fn end(lock: &RootLock, progress: &mut impl Progress) -> Result<(), Failure>
 
 fn end_records(broken: Option<&str>, lock: &RootLock, progress: &mut impl Progress) {
     for error in history::end_interrupted(lock, broken) {
+        progress.warning(&error.to_string());
+    }
+}
+
+/// Others may have changed the references since, so each of its own is what
+/// counts.
+fn end_stand_in_record(journal: &Journal, lock: &RootLock, progress: &mut impl Progress) {
+    if journal.stand_in.is_none() {
+        return;
+    }
+    let ended = match history::read(lock.data_root(), &journal.id) {
+        Ok(Some(mut record)) => {
+            let store = ImageDir::new(lock.data_root(), &record.driver).read();
+            let references = store.map_or(Side::Other, |store| record.side_in(&store));
+            record.end(lock, End::Recovered { references })
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
         progress.warning(&error.to_string());
     }
 }

@@ -1,6 +1,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::history::Side;
 use crate::stand_in::server::Listeners;
 use crate::stand_in::{Errand, Route};
 use crate::transaction::swap::beside;
@@ -368,6 +369,16 @@ fn left(count: usize, boot: &str) -> World {
     world
 }
 
+/// The history says which references there are.
+#[track_caller]
+fn is_on_record(world: &World, whole: usize) {
+    let (records, broken) = crate::history::scan(world.root.path(), Some);
+    assert!(broken.is_empty());
+    let references = if whole == 0 { Side::Old } else { Side::New };
+    let results: Vec<_> = records.into_iter().map(|record| record.result).collect();
+    assert_eq!(results, [Some(End::Recovered { references })]);
+}
+
 #[test]
 fn a_run_that_was_killed_leaves_the_old_or_the_new() {
     for (count, whole) in [(0, 0), (1, 0), (2, 2)] {
@@ -375,6 +386,7 @@ fn a_run_that_was_killed_leaves_the_old_or_the_new() {
             let world = left(count, boot);
             assert_eq!(recover(&world).unwrap(), Vec::<String>::new());
             assert_eq!(recorded(&world), whole, "{count} {boot}");
+            is_on_record(&world, whole);
             assert_eq!(hosts(&world), HOSTS);
             assert_eq!(world.config().as_deref(), Some(r#"{"debug": true}"#));
             assert!(world.mirrors.borrow().is_empty());
@@ -402,6 +414,7 @@ fn before_docker_starts_files_say_the_old_or_the_new() {
         assert!(done.unwrap());
         world.read_store();
         assert_eq!(recorded(&world), whole, "{count}");
+        is_on_record(&world, whole);
         assert_eq!(hosts(&world), HOSTS);
         assert_eq!(world.config().as_deref(), Some(r#"{"debug": true}"#));
         assert!(Journal::read(images.data_root()).unwrap().is_none());
