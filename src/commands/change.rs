@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 
 use crate::cli::HostArgs;
 use crate::commands::online::Containerd;
-use crate::commands::recover::{recover, settled_site};
+use crate::commands::recover::{hosts_first, recover, settled_site};
 use crate::commands::stand_in::Way;
 use crate::commands::{
     Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, log, rollback, stand_in, survey,
@@ -125,6 +125,9 @@ pub(super) async fn change(
         lock = RootLock::acquire(&data_root, terms.wait) => lock?,
     };
     report.begin(LOOKS);
+    if !terms.host.offline {
+        hosts_first(&lock, report);
+    }
     // Everything again: another run may have ended just now.
     let mut site = settled_site(terms.host, Reach::Bus).await?;
     report.host(&site.host);

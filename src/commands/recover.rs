@@ -21,6 +21,7 @@ use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::recovery;
+use crate::transaction::stand_in::put_journaled_hosts_back;
 use crate::unfinished::{self, Notice, UNFINISHED};
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
@@ -207,6 +208,7 @@ pub(super) async fn recover_run(
         unfinished::remove(unfinished, id, lock)?;
         return Ok(None);
     }
+    hosts_first(lock, report);
     let notice = Notice::read(unfinished, id)?;
     let (flags, found) = notice.map_or_else(Default::default, |one| (one.flags, one.found));
     let site = match settled_site(&flags.into(), Reach::Anyhow).await {
@@ -225,6 +227,18 @@ pub(super) async fn recover_run(
         ));
     }
     recover(&site, lock, report).await
+}
+
+/// Puts `/etc/hosts` back, where a run was killed that had changed it: others on
+/// this host go by it, whatever becomes of Docker. What fails is tried again, and
+/// told, with the rest.
+pub(super) fn hosts_first(lock: &RootLock, report: &mut Report) {
+    if let Ok(Some(journal)) = Journal::read(lock.data_root()) {
+        let put_back = put_journaled_hosts_back(&journal, Path::new(HOSTS), lock, report);
+        if let Err(failure) = put_back {
+            tracing::info!("{failure}");
+        }
+    }
 }
 
 /// The host, once systemd has done what it is about to do with Docker: start it

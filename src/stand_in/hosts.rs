@@ -1,7 +1,9 @@
 //! `/etc/hosts` (`hosts(5)`) with other addresses for some names, and without
 //! them again.
 
+use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use crate::history::is_id;
 
@@ -59,6 +61,22 @@ pub fn added_lines(text: &[u8]) -> Vec<String> {
         .collect()
 }
 
+/// The copies that have lines of this transaction: a container on the host's own
+/// network gets one at each start (libnetwork `sandbox_dns_unix.go`,
+/// `buildHostsFile`).
+#[must_use]
+pub fn copies(data_root: &Path, id: &str) -> Vec<String> {
+    let containers = fs::read_dir(data_root.join("containers"));
+    let copies = containers.into_iter().flatten().flatten().map(|container| {
+        let copy = container.path().join("hosts");
+        (copy, container.file_name())
+    });
+    copies
+        .filter(|(copy, _)| fs::read(copy).is_ok_and(|text| has_names(&text, id)))
+        .map(|(_, container)| container.to_string_lossy().chars().take(12).collect())
+        .collect()
+}
+
 /// What the lines of this transaction end with.
 #[must_use]
 pub fn mark(id: &str) -> String {
@@ -70,8 +88,31 @@ fn is_marked(line: &[u8], id: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_containers_copy_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        let names = ["quay.io".to_owned()];
+        for (container, text) in [
+            (
+                "0123456789abcdef",
+                with_names(b"", Ipv4Addr::LOCALHOST, &names, "x"),
+            ),
+            (
+                "1123456789abcdef",
+                with_names(b"", Ipv4Addr::LOCALHOST, &names, "y"),
+            ),
+            ("2123456789abcdef", b"127.0.0.1 localhost\n".to_vec()),
+        ] {
+            let directory = root.path().join("containers").join(container);
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("hosts"), text).unwrap();
+        }
+        assert_eq!(copies(root.path(), "x"), ["0123456789ab"]);
+    }
 
     #[test]
     fn what_is_added_goes_again_and_nothing_else() {

@@ -34,6 +34,9 @@ pub struct HostsFile {
 /// What became of the file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PutBack {
+    /// What is there is what was found, or somebody else's: nothing of this
+    /// transaction was in it.
+    Nothing,
     /// What was found is there.
     Found,
     /// What somebody else made of it meanwhile is there, without the lines that
@@ -73,6 +76,11 @@ impl HostsFile {
     #[must_use]
     pub const fn contents(&self) -> &journal::Hosts {
         &self.contents
+    }
+
+    /// What its lines are marked with.
+    pub(super) fn id(&self) -> &str {
+        &self.id
     }
 
     /// Puts the file with the names in place.
@@ -143,7 +151,7 @@ impl HostsFile {
             remove(&self.aside)?;
         }
         if is_ours || !is_there(&self.aside) {
-            return Ok(PutBack::Found);
+            return Ok(PutBack::Nothing);
         }
         Ok(PutBack::Theirs(self.forget_found()?))
     }

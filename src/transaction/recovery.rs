@@ -47,7 +47,7 @@ pub async fn recover<M: ServiceManager, E: Engine>(
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
     // Others on this host go by it, too.
-    let hosts = put_journaled_hosts_back(journal, daemon.hosts, progress);
+    let hosts = put_journaled_hosts_back(journal, daemon.hosts, lock, progress);
     let references = leftovers::mend(journal, images, lock, progress);
     // Once Docker runs, its clients change the references as well. Where Docker
     // was having them recorded, it ran all along, and may not be done.
@@ -144,7 +144,7 @@ pub fn recover_files(
     hosts: &Path,
     progress: &mut impl Progress,
 ) -> Result<bool, Failure> {
-    let hosts = put_journaled_hosts_back(journal, hosts, progress);
+    let hosts = put_journaled_hosts_back(journal, hosts, lock, progress);
     let mirror = put_mirror_back(journal, progress);
     let live_restore = put_daemon_json_back(journal, progress);
     hosts.and(mirror).and(live_restore)?;

@@ -16,6 +16,7 @@ use crate::digest::ImageId;
 use crate::engine::Engine;
 use crate::journal::{self, Journal, Recorded};
 use crate::reference::Reference;
+use crate::stand_in::hosts::copies;
 use crate::stand_in::server::{Listeners, Serving};
 use crate::stand_in::{Errand, Route};
 use crate::store::Store;
@@ -242,7 +243,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             && stand_in.led.is_some()
             && let Some(hosts) = &stand_in.hosts
         {
-            put_hosts_back(hosts, self.progress)?;
+            put_hosts_back(hosts, &self.lock, self.progress)?;
             stand_in.hosts = None;
         }
         Ok(())
@@ -410,14 +411,21 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
 }
 
 /// Puts `/etc/hosts` back, where a killed run may have changed it.
-pub(super) fn put_journaled_hosts_back(
+///
+/// # Errors
+/// When the file system refuses.
+pub fn put_journaled_hosts_back(
     journal: &Journal,
     path: &Path,
+    lock: &RootLock,
     progress: &mut impl Progress,
 ) -> Result<(), Failure> {
     let stand_in = journal.stand_in.as_ref();
     match stand_in.and_then(|stand_in| stand_in.hosts.clone()) {
-        Some(hosts) => put_hosts_back(&HostsFile::resume(path, &journal.id, hosts), progress),
+        Some(hosts) => {
+            let hosts = HostsFile::resume(path, &journal.id, hosts);
+            put_hosts_back(&hosts, lock, progress)
+        }
         None => Ok(()),
     }
 }
@@ -481,8 +489,13 @@ fn mirror_switch(journal: &Journal) -> Option<Switch> {
     Some(Switch::resume(&journal.id, setting, mirror.daemon_json))
 }
 
-fn put_hosts_back(hosts: &HostsFile, progress: &mut impl Progress) -> Result<(), Failure> {
+fn put_hosts_back(
+    hosts: &HostsFile,
+    lock: &RootLock,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
     match hosts.put_back()? {
+        PutBack::Nothing => return Ok(()),
         PutBack::Found => progress.step(Step::TakeBack, "/etc/hosts is what it was"),
         PutBack::Theirs(kept) => {
             let kept = kept.map(|kept| format!("; what it was before is in {}", kept.display()));
@@ -491,6 +504,12 @@ fn put_hosts_back(hosts: &HostsFile, progress: &mut impl Progress) -> Result<(),
                 kept.unwrap_or_default()
             ));
         }
+    }
+    for copy in copies(lock.data_root(), hosts.id()) {
+        progress.warning(&format!(
+            "a container that was started meanwhile has a copy of /etc/hosts that leads registries to this \
+             host, until it is started again: {copy}"
+        ));
     }
     Ok(())
 }

@@ -134,6 +134,7 @@ fn docker_26_1_records_it() {
     records(&machine);
     drop_digests(&machine);
     killed_at_each_trade(&machine);
+    a_container_that_copies_hosts_is_named(&machine);
     what_the_host_has_against_it(&machine);
     a_pull_that_fails_is_made_good(&machine);
 }
@@ -174,6 +175,25 @@ fn killed_at_each_trade(machine: &Machine) {
         drop_digests(machine);
     }
     assert!(old >= 2 && new >= 2, "{old} {new}");
+    drop_digests(machine);
+}
+
+/// One on the host's network has a copy of its own, which stays.
+fn a_container_that_copies_hosts_is_named(machine: &Machine) {
+    machine.sh(&format!(
+        "(sleep 1; exec docker run -d --name copy --network host {APP}:v1 /bin/busybox sleep 100) \
+           >/dev/null 2>&1 &"
+    ));
+    // The second trade of names is that of /etc/hosts.
+    let run = machine.injected(
+        "renameat2:delay_exit=2000000:when=2",
+        &[&["apply", "--method", "online"], &APPLY[1..]].concat(),
+    );
+    let run = run.exits(0);
+    let id = machine.sh("docker inspect -f '{{.Id}}' copy");
+    let named = format!("until it is started again: {}", &id[..12]);
+    assert!(run.stderr.contains(&named), "{}", run.stderr);
+    machine.sh("docker rm -f copy");
     drop_digests(machine);
 }
 

@@ -39,7 +39,7 @@ fn the_very_same_file_comes_back() {
     let hosts = HostsFile::plan(&path, "x", &names()).unwrap();
     assert_eq!(
         hosts.put_back().unwrap(),
-        PutBack::Found,
+        PutBack::Nothing,
         "nothing was done"
     );
     hosts.add(&names()).unwrap();
@@ -47,8 +47,8 @@ fn the_very_same_file_comes_back() {
         text(&path),
         format!("{FOUND}127.0.0.1\tquay.io\t# digestfix x\n")
     );
-    for _ in 0..2 {
-        assert_eq!(hosts.put_back().unwrap(), PutBack::Found);
+    for expected in [PutBack::Found, PutBack::Nothing] {
+        assert_eq!(hosts.put_back().unwrap(), expected);
         assert_eq!((text(&path).as_str(), inode(&path)), (FOUND, before));
         assert_eq!(files(&root), ["hosts"]);
     }
@@ -60,7 +60,7 @@ fn an_edit_before_the_names_come_in_stays() {
     let hosts = HostsFile::plan(&path, "x", &names()).unwrap();
     fs::write(&path, "10.0.0.1 new\n").unwrap();
     assert!(hosts.add(&names()).is_err());
-    assert_eq!(hosts.put_back().unwrap(), PutBack::Found);
+    assert_eq!(hosts.put_back().unwrap(), PutBack::Nothing);
     assert_eq!(text(&path), "10.0.0.1 new\n");
     assert_eq!(files(&root), ["hosts"]);
 }
@@ -81,7 +81,7 @@ fn an_edit_while_the_names_are_there_stays() {
         }
         assert_eq!(hosts.put_back().unwrap(), PutBack::Theirs(None));
         assert_eq!(text(&path), format!("{FOUND}10.0.0.1 new\n"));
-        assert_eq!(hosts.put_back().unwrap(), PutBack::Found);
+        assert_eq!(hosts.put_back().unwrap(), PutBack::Nothing);
         assert_eq!(files(&root), ["hosts"]);
     }
 }
@@ -164,7 +164,11 @@ fn whatever_a_killed_run_left_is_brought_to_an_end() {
             fs::write(root.path().join(name), text).unwrap();
         }
         let hosts = HostsFile::resume(&path, "x", contents);
-        assert_eq!(hosts.put_back().unwrap(), PutBack::Found, "{name}");
+        let put_back = hosts.put_back().unwrap();
+        assert!(
+            matches!(put_back, PutBack::Found | PutBack::Nothing),
+            "{name}: {put_back:?}"
+        );
         assert_eq!(text(&path), FOUND, "{name}");
         assert_eq!(files(&root), ["hosts"], "{name}");
     }
