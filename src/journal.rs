@@ -21,6 +21,8 @@ use crate::reference::Reference;
 use crate::state_file;
 use crate::transaction::lock::RootLock;
 
+mod left;
+
 const FILE_NAME: &str = "journal.json";
 
 /// The version of the format. The first one knew no [`StandIn`] and no

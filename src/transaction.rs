@@ -571,6 +571,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             },
             Err(undo) => Outcome::Broken {
                 store: self.store_now(),
+                left: self
+                    .journal
+                    .as_ref()
+                    .map(Journal::may_be_left)
+                    .unwrap_or_default(),
                 docker: match self.daemon {
                     Some(daemon) => Some(daemon.now().await),
                     None => None,
@@ -686,6 +691,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         match (self.images.read(), &self.swapped) {
             (Ok(now), _) if now.as_read() == self.before.store.as_read() => StoreNow::Old,
             (Ok(_), Some(swapped)) => StoreNow::New(swapped.backup().to_owned()),
+            (Ok(_), None) if self.stand_in.is_some() => StoreNow::Dockers,
             _ => StoreNow::Unknown,
         }
     }

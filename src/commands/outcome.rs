@@ -6,6 +6,7 @@ use crate::container::Change;
 use crate::disturbance::Disturbance;
 use crate::report::{Exit, Problem, Report};
 use crate::transaction::outcome::{DockerNow, Failure, Outcome, StoreNow};
+use crate::transaction::setting::Setting;
 
 /// Tells how it ended.
 pub(super) fn tell(changed: Changed, report: Report) -> Exit {
@@ -91,10 +92,12 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
             failure,
             undo,
             store,
+            left,
             docker,
             guard,
         } => {
             let references = match &store {
+                StoreNow::Dockers => "the references are whole".to_owned(),
                 StoreNow::Old => "the references are as they were".to_owned(),
                 StoreNow::New(backup) => format!(
                     "the NEW references are in place, the old ones are in {}",
@@ -102,6 +105,7 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
                 ),
                 StoreNow::Unknown => "the references could not be read back".to_owned(),
             };
+            let references = [vec![references], left].concat().join("; ");
             let look = match docker {
                 None => "see to the file system".to_owned(),
                 Some(DockerNow::Runs | DockerNow::AsBefore) => {
@@ -200,6 +204,10 @@ pub(super) fn advice(failure: &Failure) -> String {
         Failure::NotRunning { .. } | Failure::Silent { .. } => {
             "look why Docker did not start (its journal), then try again"
         }
+        Failure::ReloadWithoutEffect {
+            setting: Setting::Mirror(_),
+            ..
+        } => "look why in Docker's journal; or have it stopped: --method restart",
         Failure::ReloadWithoutEffect { .. } => {
             "look why in Docker's journal; or choose what becomes of containers: --containers restart, \
              --containers ignore"

@@ -12,10 +12,10 @@ use crate::data_root::ImageDir;
 use crate::disturbance::Disturbance;
 use crate::host::HostError;
 use crate::interrupt::Interrupt;
-use crate::journal::{self, Journal, Online, Phase};
+use crate::journal::{self, Journal, Online};
 use crate::online;
 use crate::report::{Exit, Problem, Report};
-use crate::stand_in::hosts::{self, HOSTS};
+use crate::stand_in::hosts::HOSTS;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
@@ -350,37 +350,16 @@ fn stop(failure: Failure, journal: &Journal) -> Stop {
 
 /// What may be left on the host of the run that the journal is of.
 fn state(failure: &Failure, journal: &Journal) -> String {
-    let mut left = Vec::new();
-    if journal.phase == Phase::Stopping {
-        left.push("Docker may be down".to_owned());
-    }
-    if journal.live_restore.is_some() {
-        left.push("daemon.json may have live-restore on".to_owned());
-    }
-    if let Some(stand_in) = &journal.stand_in {
-        if let Some(mirror) = &stand_in.mirror {
-            left.push(format!(
-                "daemon.json may have the mirror {}",
-                mirror.address
-            ));
-        }
-        if stand_in.hosts.is_some() {
-            left.push(format!(
-                "{HOSTS} may have lines that end with {}",
-                hosts::mark(&journal.id)
-            ));
-        }
-        left.push("some of the digests may be recorded, and others not".to_owned());
-    }
-    if !journal.kept_down.is_empty() {
-        left.push("containers that are down may have no restart policy".to_owned());
-    }
     let references = match failure {
         Failure::NoReferences(_) => "the references cannot be read",
         _ => WHOLE,
     };
-    left.insert(0, references.to_owned());
-    left.join("; ")
+    let mut state = vec![references.to_owned()];
+    if journal.running {
+        state.push("Docker may be down".to_owned());
+    }
+    state.extend(journal.may_be_left());
+    state.join("; ")
 }
 
 /// What there is to say of a recovery that failed.
@@ -402,41 +381,5 @@ pub(super) fn problem(failure: &Failure, state: String, unit: &str) -> Problem {
             "look at Docker (systemctl status {unit}; journalctl -u {unit} -n 50), mend that, then: \
              digestfix recover"
         )),
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
-mod tests {
-    use super::*;
-    use crate::journal::{Hosts, References, StandIn, hash};
-
-    #[test]
-    fn what_may_be_left_is_named_and_nothing_else_is() {
-        let references = References {
-            driver: "overlay2".to_owned(),
-            before: hash(b"before"),
-            after: hash(b"after"),
-        };
-        let mut journal = Journal::new("20261124T113000Z-7", references);
-        let failure = Failure::SwitchedOff;
-        assert_eq!(state(&failure, &journal), WHOLE);
-        journal.phase = Phase::Stopping;
-        assert_eq!(
-            state(&failure, &journal),
-            format!("{WHOLE}; Docker may be down")
-        );
-        journal.phase = Phase::Preparing;
-        journal.stand_in = Some(StandIn {
-            references: Vec::new(),
-            mirror: None,
-            hosts: Some(Hosts {
-                before: hash(b"before"),
-                with: hash(b"with"),
-            }),
-        });
-        let said = state(&failure, &journal);
-        assert!(said.contains("# digestfix 20261124T113000Z-7"), "{said}");
-        assert!(!said.contains("live-restore") && !said.contains("mirror"));
     }
 }

@@ -232,6 +232,8 @@ pub enum Outcome {
         undo: Failure,
         /// Which store is in use.
         store: StoreNow,
+        /// What else may be other than it was.
+        left: Vec<String>,
         /// Docker, where there is one to manage.
         docker: Option<DockerNow>,
         /// The unit that goes on trying.
@@ -266,6 +268,8 @@ pub enum DockerNow {
 /// Which store is in use after a way back that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreNow {
+    /// The one that the running Docker writes to.
+    Dockers,
     /// The one that was found.
     Old,
     /// The new one; the old one is in this file.
