@@ -158,7 +158,9 @@ pub trait Engine {
     async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError>;
     /// Has the engine ask the registry for a reference with a digest.
     async fn pull(&self, reference: &Reference) -> Result<(), EngineError>;
-    /// Drops a reference. The image goes with its last one.
+    /// Drops a reference, also one that containers were made by; that there is
+    /// none is no error. The image goes with its last one, unless a container
+    /// runs that was made of it: the caller has just seen that another one stays.
     async fn untag(&self, reference: &Reference) -> Result<(), EngineError>;
     /// It has an image of this ID, whatever its names.
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError>;

@@ -424,11 +424,10 @@ impl Engine for UnixEngine {
     }
 
     async fn untag(&self, reference: &Reference) -> Result<(), EngineError> {
-        let path = format!("/images/{}?noprune=true", in_path(reference));
-        match self.request(Method::DELETE, &path, Bytes::new()).await? {
-            (StatusCode::OK | StatusCode::NOT_FOUND, _) => Ok(()),
-            (status, body) => Err(self.refused(&path, status, &body)),
-        }
+        // Without force, it is refused while a container uses the image and all of
+        // the image's references are of one repository with at most one tag (moby
+        // `daemon/images/image_delete.go`, `isSingleReference`).
+        self.drop_reference(reference, "&force=1").await
     }
 
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError> {

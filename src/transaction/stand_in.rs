@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::data_root::ImageDir;
 use crate::digest::ImageId;
-use crate::engine::Engine;
+use crate::engine::{Engine, References};
 use crate::journal::{self, Journal, Recorded};
 use crate::reference::Reference;
 use crate::stand_in::hosts::copies;
@@ -350,17 +350,19 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         references: impl Iterator<Item = (&'r Reference, &'r ImageId)>,
         progress: &mut impl Progress,
     ) -> Result<usize, Failure> {
-        let mut there = self.engine.references().await?;
+        let there = self.engine.references().await?;
         let mut dropped = 0;
         for (reference, image) in references {
             let (name, image) = (reference.familiar(), image.to_string());
             if there.get(&name) != Some(&image) {
                 continue;
             }
-            let of_image = there
-                .iter()
-                .filter(|(name, of)| **of == image && !name.contains("<none>"));
-            if of_image.count() == 1 {
+            // Docker goes on running, and others drop references as well.
+            let now = self.engine.references().await?;
+            if now.get(&name) != Some(&image) {
+                continue;
+            }
+            if !others_lead_to(&now, &name) {
                 progress.warning(&format!(
                     "{name} stays: it is the only reference of its image by now, which would go with it"
                 ));
@@ -372,7 +374,6 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
                     "{reference} was dropped, and it still finds it"
                 )));
             }
-            there.remove(&name);
             dropped += 1;
         }
         Ok(dropped)
@@ -408,6 +409,13 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         progress.step(Step::UndoPull, &detail);
         Ok(())
     }
+}
+
+/// The image of a reference has another one besides.
+fn others_lead_to(references: &References, name: &str) -> bool {
+    let image = references.get(name);
+    let mut others = references.iter().filter(|(other, _)| *other != name);
+    others.any(|(other, of)| Some(of) == image && !other.contains("<none>"))
 }
 
 /// Puts `/etc/hosts` back, where a killed run may have changed it.

@@ -82,6 +82,8 @@ struct World {
     dies_after_pull: Cell<bool>,
     /// daemon.json as Docker's last start found it.
     read_at_start: RefCell<String>,
+    /// What somebody else drops as soon as a reference is dropped.
+    drops_too: RefCell<Option<String>>,
 }
 
 #[derive(Clone, Copy)]
@@ -138,6 +140,7 @@ impl World {
             records: RefCell::default(),
             dies_after_pull: Cell::new(false),
             read_at_start: RefCell::default(),
+            drops_too: RefCell::default(),
         };
         world.read_store();
         world
@@ -564,6 +567,9 @@ impl Engine for World {
         self.answers()?;
         let mut store = self.images().read().unwrap();
         store.remove(reference);
+        if let Some(other) = self.drops_too.take() {
+            store.remove(&Reference::parse(&other).unwrap());
+        }
         fs::write(self.images().store_path(), store.to_bytes()).unwrap();
         self.read_store();
         Ok(())

@@ -86,6 +86,35 @@ fn drop_digests(machine: &Machine) {
     assert_eq!(recorded(machine), 0);
 }
 
+/// A pull fails when another one has been recorded, which is dropped again
+/// although containers use the image and it has no other name.
+fn is_undone_beside_containers(machine: &Machine) {
+    let [digest, index] = digests(machine);
+    let names = NAMES[1..].iter().map(|name| format!("{name}:v1"));
+    let names: Vec<String> = names.collect();
+    machine.sh(&format!(
+        "docker rmi {} >/dev/null
+         docker run -d --name up {APP}:v1 /bin/busybox sleep 100000 >/dev/null
+         docker create --name down {APP}:v1 >/dev/null
+         docker create --name by-id $(cat /lab/app.id) >/dev/null
+         iptables -I OUTPUT -o lo -p tcp --dport 5000 -m string --algo bm --string {index} \
+           -j REJECT --reject-with tcp-reset",
+        names.join(" ")
+    ));
+    let containers = "docker inspect -f '{{.Name}} {{.Image}} {{.State.Pid}}' up down by-id";
+    let before = (machine.sh(containers), host(machine), machine.store());
+    let run = machine.digestfix(&[&["apply", "--method", "online"], &APPLY[1..]].concat());
+    let run = run.exits(1);
+    assert!(run.stdout.contains("dropped again: 1"), "{}", run.stdout);
+    let after = (machine.sh(containers), host(machine), machine.store());
+    assert_eq!(after, before, "{digest} is gone, and nothing else");
+    machine.is_whole();
+    machine.sh("iptables -D OUTPUT 1; docker rm -f up down by-id >/dev/null");
+    for name in names {
+        machine.sh(&format!("docker tag {APP}:v1 {name}"));
+    }
+}
+
 /// Docker's process and every connection to a published port live through it.
 fn records(machine: &Machine) {
     machine.write("/etc/docker/daemon.json", "{\n  \"debug\": false\n}\n");
@@ -122,6 +151,7 @@ fn records(machine: &Machine) {
 #[test]
 fn docker_20_10_records_it() {
     let machine = furnished(Suite::Bookworm);
+    is_undone_beside_containers(&machine);
     records(&machine);
     machine.digestfix(&["rollback"]).exits(0);
     assert_eq!(recorded(&machine), 0);
@@ -131,6 +161,7 @@ fn docker_20_10_records_it() {
 #[test]
 fn docker_26_1_records_it() {
     let machine = furnished(Suite::Trixie);
+    is_undone_beside_containers(&machine);
     records(&machine);
     drop_digests(&machine);
     killed_at_each_trade(&machine);
@@ -143,6 +174,7 @@ fn docker_26_1_records_it() {
 fn docker_28_5_records_it() {
     let machine = furnished(Suite::Forky);
     refuses_what_was_tampered_with(&machine);
+    is_undone_beside_containers(&machine);
     records(&machine);
     drop_digests(&machine);
     out_of_a_sandbox(&machine);

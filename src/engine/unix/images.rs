@@ -80,8 +80,20 @@ impl Images for UnixEngine {
     }
 
     async fn untag(&self, reference: &Reference) -> Result<(), EngineError> {
+        self.drop_reference(reference, "").await
+    }
+}
+
+impl UnixEngine {
+    /// Drops a reference; that there is none is no error. `more` is added to the
+    /// query.
+    pub(super) async fn drop_reference(
+        &self,
+        reference: &Reference,
+        more: &str,
+    ) -> Result<(), EngineError> {
         // Without noprune, images that it was built from would go along.
-        let path = format!("/images/{}?noprune=1", in_path(reference));
+        let path = format!("/images/{}?noprune=1{more}", in_path(reference));
         match self.request(Method::DELETE, &path, Bytes::new()).await? {
             (StatusCode::OK | StatusCode::NOT_FOUND, _) => Ok(()),
             (status, answer) => Err(self.refused(&path, status, &answer)),

@@ -435,3 +435,20 @@ fn an_image_is_never_dropped_with_its_last_reference() {
     assert_eq!(recorded(&world), 1);
     is_clean(&world);
 }
+
+/// Docker goes on running, so what was seen before the first is dropped says
+/// nothing of the next.
+#[test]
+fn what_others_drop_meanwhile_is_seen() {
+    let world = world();
+    world.fails.set(Some(("hang up", 1)));
+    *world.drops_too.borrow_mut() = Some("a:1".to_owned());
+    let (outcome, steps) = online(&world);
+    assert!(matches!(outcome, Outcome::Undone { .. }), "{outcome:?}");
+    assert_eq!(recorded(&world), 1);
+    assert!(
+        steps.1.iter().any(|warning| warning.contains(" stays")),
+        "{:?}",
+        steps.1
+    );
+}
