@@ -12,14 +12,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::data_root::ImageDir;
-use crate::digest::ImageId;
-use crate::engine::{Engine, References};
+use crate::engine::Engine;
 use crate::journal::{self, Journal, Recorded};
 use crate::reference::Reference;
 use crate::stand_in::hosts::copies;
 use crate::stand_in::server::{Listeners, Serving};
 use crate::stand_in::{Errand, Route};
-use crate::store::Store;
 use crate::systemd::ServiceManager;
 use crate::transaction::Transaction;
 use crate::transaction::daemon::Daemon;
@@ -30,12 +28,14 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::setting::{Setting, put_file_back};
 use crate::transaction::swap::Staged;
 
-/// Go's resolver looks at `/etc/hosts` again when it has last done so this long
-/// ago (`net/hosts.go`, `cacheMaxAge`: 5 s).
-const HOSTS_READ_WITHIN: Duration = Duration::from_secs(6);
+mod drops;
+mod pulls;
 
-/// Between two pulls while `/etc/hosts` may not have been read yet.
-const PULL_AGAIN: Duration = Duration::from_millis(250);
+use drops::drop_from;
+use pulls::Wanted;
+
+/// dockerd may record what it had just fetched when its client went away.
+const RECORDED_WITHIN: Duration = Duration::from_millis(500);
 
 /// A registry of digestfix's own, and how Docker comes to it.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub struct StandIn {
     led: Option<Instant>,
     /// Docker may have recorded something.
     asked: bool,
+    /// It has answered every pull.
+    pulled: bool,
 }
 
 impl StandIn {
@@ -65,6 +67,7 @@ impl StandIn {
             hosts: None,
             led: None,
             asked: false,
+            pulled: false,
         }
     }
 
@@ -190,24 +193,17 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             stand_in.led.filter(|_| by_hosts)
         };
         let references = stand_in.errand.references.iter();
-        let references: Vec<_> = references
-            .map(|(reference, _)| (reference.clone(), led(reference)))
+        let wanted: Vec<Wanted> = references
+            .map(|(reference, _)| Wanted {
+                reference: reference.clone(),
+                led: led(reference),
+            })
             .collect();
-        let count = references.len();
-        for (at, (reference, led)) in references.iter().enumerate() {
-            self.heed_interrupt().await?;
-            let number = at + 1;
-            self.progress.begin(&format!(
-                "having Docker record {reference} ({number} of {count})"
-            ));
-            let pulled = daemon.pull(reference, *led);
-            let interrupt = self.interrupt;
-            tokio::select! {
-                biased;
-                signal = interrupt.wait() => return Err(Failure::Interrupted(signal)),
-                pulled = pulled => pulled?,
-            }
-        }
+        let count = wanted.len();
+        daemon
+            .pull_all(&wanted, self.interrupt, self.progress)
+            .await?;
+        stand_in.pulled = true;
         let detail = match count {
             1 => "1 reference recorded by Docker, which went on running".to_owned(),
             _ => format!("{count} references recorded by Docker, which went on running"),
@@ -316,6 +312,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         }
         self.progress.begin("dropping what Docker has recorded");
+        if !stand_in.pulled {
+            tokio::time::sleep(RECORDED_WITHIN).await;
+        }
         let references = stand_in.errand.references.iter();
         let references = references.map(|(reference, image)| (reference, image));
         let dropped = daemon.drop_recorded(references, self.progress).await?;
@@ -328,57 +327,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 }
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
-    /// Has Docker pull a reference. Where names were added to `/etc/hosts`, Docker
-    /// may not have read it yet.
-    async fn pull(&self, reference: &Reference, led: Option<Instant>) -> Result<(), Failure> {
-        loop {
-            match self.engine.pull(reference).await {
-                Ok(()) => return Ok(()),
-                Err(_) if led.is_some_and(|led| led.elapsed() < HOSTS_READ_WITHIN) => {
-                    tokio::time::sleep(PULL_AGAIN).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Drops those of the references that are there and point at their image, and
-    /// gives how many. One stays that is the last of its image by now, as the
-    /// image would go with it.
-    async fn drop_recorded<'r>(
-        &self,
-        references: impl Iterator<Item = (&'r Reference, &'r ImageId)>,
-        progress: &mut impl Progress,
-    ) -> Result<usize, Failure> {
-        let there = self.engine.references().await?;
-        let mut dropped = 0;
-        for (reference, image) in references {
-            let (name, image) = (reference.familiar(), image.to_string());
-            if there.get(&name) != Some(&image) {
-                continue;
-            }
-            // Docker goes on running, and others drop references as well.
-            let now = self.engine.references().await?;
-            if now.get(&name) != Some(&image) {
-                continue;
-            }
-            if !others_lead_to(&now, &name) {
-                progress.warning(&format!(
-                    "{name} stays: it is the only reference of its image by now, which would go with it"
-                ));
-                continue;
-            }
-            self.engine.untag(reference).await?;
-            if self.engine.image(reference).await?.is_some() {
-                return Err(Failure::EngineDisagrees(format!(
-                    "{reference} was dropped, and it still finds it"
-                )));
-            }
-            dropped += 1;
-        }
-        Ok(dropped)
-    }
-
     /// Ends what a killed run had Docker do: takes the mirror back, and keeps what
     /// it has recorded if that is all of it. `/etc/hosts` has been put back.
     pub(super) async fn end_stand_in(
@@ -393,29 +341,34 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         if let Some(mut switch) = mirror_switch(journal) {
             self.take_back(&mut switch, journal, lock, progress).await?;
         }
-        let there = self.engine.references().await?;
-        let is_there =
-            |one: &&Recorded| there.get(&one.reference.familiar()) == Some(&one.image.to_string());
         let all = stand_in.references.len();
-        let found = stand_in.references.iter().filter(is_there).count();
-        if found == 0 || found == all {
+        let mut found = self.recorded(&stand_in.references).await?;
+        if found < all {
+            tokio::time::sleep(RECORDED_WITHIN).await;
+            found = self.recorded(&stand_in.references).await?;
+        }
+        if found == all {
             return Ok(());
         }
         let references = stand_in.references.iter();
         let references = references.map(|one| (&one.reference, &one.image));
         let dropped = self.drop_recorded(references, progress).await?;
-        let detail =
-            format!("Docker had recorded {found} of {all} references: dropped again ({dropped})");
-        progress.step(Step::UndoPull, &detail);
+        if dropped > 0 {
+            let detail = format!(
+                "Docker had recorded {found} of {all} references: dropped again ({dropped})"
+            );
+            progress.step(Step::UndoPull, &detail);
+        }
         Ok(())
     }
-}
 
-/// The image of a reference has another one besides.
-fn others_lead_to(references: &References, name: &str) -> bool {
-    let image = references.get(name);
-    let mut others = references.iter().filter(|(other, _)| *other != name);
-    others.any(|(other, of)| Some(of) == image && !other.contains("<none>"))
+    /// How many of them are there as they were to be.
+    async fn recorded(&self, references: &[Recorded]) -> Result<usize, Failure> {
+        let there = self.engine.references().await?;
+        let is_there =
+            |one: &&Recorded| there.get(&one.reference.familiar()) == Some(&one.image.to_string());
+        Ok(references.iter().filter(is_there).count())
+    }
 }
 
 /// Puts `/etc/hosts` back, where a killed run may have changed it.
@@ -465,7 +418,7 @@ pub(super) fn drop_from_file(
         return Ok(());
     }
     let mut store = images.read()?;
-    if drop_from(&mut store, &stand_in.references) {
+    if drop_from(&mut store, &stand_in.references, progress) {
         Staged::write(images, lock, &journal.id, &store.text().pieces())?
             .swap(lock)?
             .discard()?;
@@ -473,22 +426,6 @@ pub(super) fn drop_from_file(
         progress.step(Step::UndoPull, detail);
     }
     Ok(())
-}
-
-/// Drops what is there, unless that is all of it. False when nothing is to be
-/// dropped.
-fn drop_from(store: &mut Store, references: &[Recorded]) -> bool {
-    let there: Vec<&Recorded> = references
-        .iter()
-        .filter(|one| store.points_at(&one.reference, &one.image))
-        .collect();
-    if there.is_empty() || there.len() == references.len() {
-        return false;
-    }
-    for one in there {
-        store.remove(&one.reference);
-    }
-    true
 }
 
 fn mirror_switch(journal: &Journal) -> Option<Switch> {

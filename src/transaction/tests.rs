@@ -82,6 +82,8 @@ struct World {
     dies_after_pull: Cell<bool>,
     /// daemon.json as Docker's last start found it.
     read_at_start: RefCell<String>,
+    /// The reference whose pull takes its time.
+    pulls_late: RefCell<Option<String>>,
     /// What somebody else drops as soon as a reference is dropped.
     drops_too: RefCell<Option<String>>,
 }
@@ -141,6 +143,7 @@ impl World {
             dies_after_pull: Cell::new(false),
             read_at_start: RefCell::default(),
             drops_too: RefCell::default(),
+            pulls_late: RefCell::default(),
         };
         world.read_store();
         world
@@ -547,6 +550,10 @@ impl Engine for World {
             request: "pull".to_owned(),
             problem: "manifest verification failed".to_owned(),
         })?;
+        if *self.pulls_late.borrow() == Some(reference.familiar()) {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            self.called("pulled late").unwrap();
+        }
         let image = format!("sha256:{}", "a".repeat(64));
         let image = self.records.borrow().clone().unwrap_or(image);
         let mut store = self.images().read().unwrap();

@@ -140,23 +140,53 @@ fn hosts_may_be_read_late() {
     assert_eq!(recorded(&world), 2);
 }
 
+const ELSEWHERE: &str = "sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";
+
 #[test]
 fn what_docker_records_otherwise_is_undone() {
+    for (named, left) in [(true, 0), (false, 1)] {
+        let world = world();
+        if named {
+            let other = Reference::parse("b:1").unwrap();
+            let mut store = world.images().read().unwrap();
+            store.insert(&other, &ELSEWHERE.parse().unwrap()).unwrap();
+            fs::write(world.images().store_path(), store.to_bytes()).unwrap();
+            world.read_store();
+        }
+        *world.records.borrow_mut() = Some(ELSEWHERE.to_owned());
+        let (outcome, steps) = online(&world);
+        assert!(
+            matches!(
+                &outcome,
+                Outcome::Undone {
+                    failure: Failure::FileDiffers(_),
+                    ..
+                }
+            ),
+            "{outcome:?}"
+        );
+        // That image may be somebody's, and is not to go with its last reference.
+        assert_eq!(recorded(&world), left);
+        for reference in references() {
+            let name = reference.familiar();
+            let mut told = steps.1.iter().filter(|text| text.contains(ELSEWHERE));
+            assert!(told.any(|text| text.contains(&name)), "{:?}", steps.1);
+        }
+        is_as_found(&world);
+    }
+}
+
+/// dockerd goes on with what it was asked for, whoever listens.
+#[test]
+fn no_pull_is_left_alone() {
     let world = world();
-    *world.records.borrow_mut() = Some(format!("sha256:{}", "c".repeat(64)));
+    world.fails.set(Some(("pull", 1)));
+    world.fails_for_good.set(true);
+    *world.pulls_late.borrow_mut() = Some(references()[0].familiar());
     let (outcome, _) = online(&world);
-    assert!(
-        matches!(
-            &outcome,
-            Outcome::Undone {
-                failure: Failure::FileDiffers(_),
-                ..
-            }
-        ),
-        "{outcome:?}"
-    );
-    // It is no reference that this transaction was to make.
-    assert_eq!(recorded(&world), 2);
+    assert!(matches!(outcome, Outcome::Undone { .. }), "{outcome:?}");
+    assert!(world.calls.borrow().contains(&"pulled late".to_owned()));
+    assert_eq!(recorded(&world), 0);
     is_as_found(&world);
 }
 
@@ -420,6 +450,29 @@ fn before_docker_starts_files_say_the_old_or_the_new() {
         assert!(Journal::read(images.data_root()).unwrap().is_none());
         let left = fs::read_dir(images.path()).unwrap();
         assert_eq!(left.count(), 2, "the store and imagedb");
+    }
+}
+
+/// One is there as planned, and one leads elsewhere.
+#[test]
+fn what_leads_elsewhere_does_not_stay_behind() {
+    for boot in ["", "before Docker"] {
+        let world = left(1, "another");
+        let mut store = world.images().read().unwrap();
+        for name in [&references()[1], &Reference::parse("b:1").unwrap()] {
+            store.insert(name, &ELSEWHERE.parse().unwrap()).unwrap();
+        }
+        fs::write(world.images().store_path(), store.to_bytes()).unwrap();
+        if boot.is_empty() {
+            world.read_store();
+        } else {
+            world.runs.set(false);
+        }
+        assert_eq!(recover(&world).unwrap(), Vec::<String>::new());
+        world.read_store();
+        assert_eq!(recorded(&world), 0, "{boot}");
+        assert!(world.has.borrow().contains_key("b:1"));
+        is_clean(&world);
     }
 }
 
