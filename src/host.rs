@@ -111,6 +111,8 @@ pub struct Managed {
     pub live_restore_at_start: bool,
     /// Options of its command line that it forgets at a reload.
     pub forgotten_by_reload: Vec<String>,
+    /// The same for those that one cannot do without for a moment.
+    pub undone_by_reload: Vec<String>,
     /// Its configuration file has docker-proxy on, and not where it is.
     pub leaves_proxy_to_be_found: bool,
     /// Its command line says where images of docker.io are looked for.

@@ -236,6 +236,7 @@ mod tests {
                 live_restore_flag: None,
                 live_restore_at_start: false,
                 forgotten_by_reload: Vec::new(),
+                undone_by_reload: Vec::new(),
                 leaves_proxy_to_be_found: false,
                 has_mirror_flag: false,
             }

@@ -385,8 +385,9 @@ fn mirror_is_possible(host: &Managed, engine: &Info) -> Result<(), Hindrance> {
     if host.has_mirror_flag {
         return Err(Hindrance::MirrorFlag(host.unit.id.clone()));
     }
-    if !host.forgotten_by_reload.is_empty() {
-        return Err(Hindrance::Forgets(host.forgotten_by_reload.join(", ")));
+    let forgotten = [&*host.undone_by_reload, &*host.forgotten_by_reload].concat();
+    if !forgotten.is_empty() {
+        return Err(Hindrance::Forgets(forgotten.join(", ")));
     }
     match live_restore::reload_hindrance(host, engine) {
         Some(hindrance) => Err(Hindrance::DaemonJson(hindrance)),

@@ -44,6 +44,7 @@ impl Daemon {
             live_restore_at_start: self.args.live_restore.or(self.config.live_restore)
                 == Some(true),
             forgotten_by_reload: self.args.forgotten_by_reload.clone(),
+            undone_by_reload: self.args.undone_by_reload.clone(),
             leaves_proxy_to_be_found: self.config.leaves_proxy_to_be_found(),
             has_mirror_flag: self.args.has_mirrors,
         }

@@ -1,5 +1,8 @@
 //! The options of a dockerd command line that say where it keeps things.
 
+/// Who may ask Docker for what is asked of these plugins.
+pub const AUTHORIZATION: &str = "--authorization-plugin";
+
 /// What a dockerd command line says; everything else in it is passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DockerdArgs {
@@ -19,6 +22,11 @@ pub struct DockerdArgs {
     /// `daemon/reload.go`: `reloadMaxConcurrentDownloadsAndUploads`,
     /// `reloadMaxDownloadAttempts`).
     pub forgotten_by_reload: Vec<String>,
+    /// The same for options whose loss is more than a matter of speed: a reload
+    /// takes them from the file alone, there or not (moby `daemon/reload.go`:
+    /// `reloadFeatures`, and up to 20.10 `reloadClusterDiscovery`;
+    /// `cmd/dockerd/daemon.go`: `reloadConfig`).
+    pub undone_by_reload: Vec<String>,
     /// `--registry-mirror` is there.
     pub has_mirrors: bool,
     /// `--feature`, each `NAME` or `NAME=BOOL`, in their order.
@@ -49,6 +57,16 @@ impl DockerdArgs {
                     | "--max-download-attempts"
             ) {
                 found.forgotten_by_reload.push(name.to_owned());
+            }
+            if matches!(
+                name,
+                AUTHORIZATION
+                    | "--feature"
+                    | "--cluster-advertise"
+                    | "--cluster-store"
+                    | "--cluster-store-opt"
+            ) {
+                found.undone_by_reload.push(name.to_owned());
             }
             found.has_mirrors |= name == "--registry-mirror";
             if !matches!(
@@ -189,6 +207,20 @@ mod tests {
             "--feature=containerd-snapshotter",
         ];
         assert!(DockerdArgs::parse(&last).containerd_image_store());
+    }
+
+    #[test]
+    fn what_a_reload_undoes_is_known() {
+        let args = DockerdArgs::parse(&[
+            "--authorization-plugin",
+            "policy",
+            "--max-concurrent-downloads=1",
+            "--feature=cdi",
+            "--label",
+            "a=b",
+        ]);
+        assert_eq!(args.undone_by_reload, [AUTHORIZATION, "--feature"]);
+        assert_eq!(args.forgotten_by_reload, ["--max-concurrent-downloads"]);
     }
 
     #[test]

@@ -311,6 +311,7 @@ fn host() -> Managed {
         live_restore_flag: None,
         live_restore_at_start: false,
         forgotten_by_reload: Vec::new(),
+        undone_by_reload: Vec::new(),
         leaves_proxy_to_be_found: false,
         has_mirror_flag: false,
     }

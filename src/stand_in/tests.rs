@@ -154,6 +154,7 @@ fn host() -> Managed {
         live_restore_flag: None,
         live_restore_at_start: false,
         forgotten_by_reload: Vec::new(),
+        undone_by_reload: Vec::new(),
         leaves_proxy_to_be_found: false,
         has_mirror_flag: false,
     }
@@ -258,10 +259,13 @@ fn docker_io_needs_a_reload_that_does_no_harm() {
     let mut flag = host();
     flag.has_mirror_flag = true;
     assert!(matches!(refused(&flag), Hindrance::MirrorFlag(_)));
-    let mut forgets = host();
-    forgets.forgotten_by_reload.push("--x".to_owned());
-    assert!(matches!(refused(&forgets), Hindrance::Forgets(_)));
-    assert!(routed("localhost:5000/a", &forgets, &nothing).is_ok());
+    let mut forgets = [host(), host()];
+    forgets[0].forgotten_by_reload.push("--x".to_owned());
+    forgets[1].undone_by_reload.push("--x".to_owned());
+    for forgets in &forgets {
+        assert!(matches!(refused(forgets), Hindrance::Forgets(_)));
+        assert!(routed("localhost:5000/a", forgets, &nothing).is_ok());
+    }
 }
 
 #[test]
