@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 
 use crate::engine::Info;
-use crate::host::Managed;
+use crate::host::{AUTHORIZATION, Managed};
 
 /// Whether running containers outlive a stop of Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,16 @@ pub enum Hindrance {
         "a flag of {unit} (--live-restore=false) sets it, which daemon.json may not contradict"
     )]
     Flag {
+        /// Docker's unit.
+        unit: String,
+    },
+    /// A reload takes the plugins from the file alone (moby
+    /// `cmd/dockerd/daemon.go`, `reloadConfig`; seen on 20.10, 26.1 and 28.5:
+    /// what they had denied was allowed, and `docker info` listed them still).
+    #[error(
+        "a reload makes Docker forget --authorization-plugin of {unit}, and allow everybody everything"
+    )]
+    Authorization {
         /// Docker's unit.
         unit: String,
     },
@@ -85,6 +95,10 @@ impl Hindrance {
             Self::Flag { unit } => Some(format!(
                 "take the flag out (systemctl edit --full {unit}) at the next restart of Docker"
             )),
+            Self::Authorization { unit } => Some(format!(
+                "have \"authorization-plugins\" in Docker's configuration instead (systemctl edit --full \
+                 {unit}) at its next restart"
+            )),
             Self::KillMode { unit, .. } => {
                 Some(format!("set KillMode=process (systemctl edit {unit})"))
             }
@@ -126,6 +140,9 @@ fn hindrance(host: &Managed, engine: &Info) -> Option<Hindrance> {
     }
     if host.live_restore_flag.is_some() {
         return Some(Hindrance::Flag { unit });
+    }
+    if (host.undone_by_reload.iter()).any(|option| option == AUTHORIZATION) {
+        return Some(Hindrance::Authorization { unit });
     }
     reload_hindrance(host, engine)
 }
@@ -301,6 +318,17 @@ mod tests {
             look(&flag),
             LiveRestore::Impossible(Hindrance::Flag { .. })
         ));
+        let mut open = world.host();
+        open.undone_by_reload = vec!["--feature".to_owned()];
+        assert!(matches!(look(&open), LiveRestore::Switchable(_)));
+        open.undone_by_reload.push(AUTHORIZATION.to_owned());
+        assert!(matches!(
+            look(&open),
+            LiveRestore::Impossible(Hindrance::Authorization { .. })
+        ));
+        open.live_restore_at_start = true;
+        open.engine.as_mut().unwrap().live_restore = true;
+        assert_eq!(look(&open), LiveRestore::On, "nothing is reloaded");
         let mut unwritable = world.host();
         unwritable.config_file = "/proc/sys/daemon.json".into();
         assert!(matches!(
