@@ -16,6 +16,7 @@
 //! names.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use crate::reference::{Reference, Repository};
 use crate::store::Store;
 use crate::trust::Trust;
 
+mod dns;
 pub mod hosts;
 pub mod names;
 pub mod outside;
@@ -130,7 +132,7 @@ pub enum Hindrance {
         /// The name of the registry.
         name: String,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// Somebody else answers there.
     #[error("nothing can be served on {address}: {error}")]
@@ -138,11 +140,11 @@ pub enum Hindrance {
         /// The address and port.
         address: SocketAddr,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// From a sandbox, somebody outside is asked.
     #[error("nothing can be served from within a sandbox: {0}")]
-    Outside(std::io::Error),
+    Outside(io::Error),
     /// Docker would ask the proxy.
     #[error("Docker reaches {name} through the proxy {proxy}")]
     Proxy {
@@ -162,7 +164,7 @@ pub enum Hindrance {
     DaemonJson(live_restore::Hindrance),
     /// Nor can /etc/hosts.
     #[error("/etc/hosts cannot be changed: {0}")]
-    Hosts(std::io::Error),
+    Hosts(io::Error),
 }
 
 impl Errand {
@@ -229,6 +231,7 @@ impl Errand {
     pub async fn route(&self, host: &Managed, names: &impl Names) -> Result<Route, Hindrance> {
         let engine = host.engine.as_ref().ok_or(Hindrance::NotRunning)?;
         let mut route = Route::default();
+        let known = self.look_up(&engine.proxies, names).await;
         for registry in &self.registries {
             match registry {
                 Registry::DockerHub => {
@@ -236,7 +239,7 @@ impl Errand {
                     route.mirror = true;
                 }
                 Registry::At { host, port } => {
-                    let addresses = route.lead(host, names, &engine.proxies).await?;
+                    let addresses = route.lead(host, &known, &engine.proxies)?;
                     let ports = port.map_or(DEFAULT_PORTS.to_vec(), |port| vec![port]);
                     for address in addresses {
                         let sockets = ports.iter().map(|port| SocketAddr::new(address, *port));
@@ -250,6 +253,36 @@ impl Errand {
         }
         Ok(route)
     }
+}
+
+impl Errand {
+    /// Where the names lead that have to be looked up: all of them at once.
+    async fn look_up(
+        &self,
+        proxies: &Proxies,
+        names: &impl Names,
+    ) -> BTreeMap<String, io::Result<Whereabouts>> {
+        let hosts = self
+            .registries
+            .iter()
+            .filter_map(|registry| match registry {
+                Registry::At { host, .. } if is_looked_up(host, proxies) => Some(host.as_str()),
+                _ => None,
+            });
+        let hosts: Vec<&str> = hosts.collect::<BTreeSet<_>>().into_iter().collect();
+        if hosts.is_empty() {
+            return BTreeMap::new();
+        }
+        let found = names.whereabouts(&hosts).await;
+        let hosts = hosts.into_iter().map(str::to_owned);
+        hosts.zip(found).collect()
+    }
+}
+
+/// Docker looks for its address, and neither it nor a proxy knows it without.
+fn is_looked_up(host: &str, proxies: &Proxies) -> bool {
+    let is_address = host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
+    host != "localhost" && !is_address && proxy(proxies, host).is_none()
 }
 
 impl Registry {
@@ -298,10 +331,10 @@ impl Route {
     }
 
     /// The addresses that Docker will ask for a host.
-    async fn lead(
+    fn lead(
         &mut self,
         host: &str,
-        names: &impl Names,
+        known: &BTreeMap<String, io::Result<Whereabouts>>,
         proxies: &Proxies,
     ) -> Result<Vec<IpAddr>, Hindrance> {
         // Go asks no proxy for these two (golang.org/x/net `http/httpproxy`).
@@ -324,24 +357,29 @@ impl Route {
                 proxy: proxy.to_owned(),
             });
         }
-        match names.whereabouts(host).await {
-            Ok(Whereabouts::Nowhere) => {
-                self.names.push(host.to_owned());
+        let name = host.to_owned();
+        match known.get(host) {
+            Some(Ok(Whereabouts::Nowhere)) => {
+                // It may have been there with another port.
+                if !self.names.contains(&name) {
+                    self.names.push(name);
+                }
                 Ok(vec![Ipv4Addr::LOCALHOST.into()])
             }
-            Ok(Whereabouts::Addresses(addresses)) => {
+            Some(Ok(Whereabouts::Addresses(addresses))) => {
                 let elsewhere = addresses.iter().find(|address| !is_trusted(address));
-                match elsewhere {
-                    Some(address) => Err(Hindrance::Resolves {
-                        name: host.to_owned(),
-                        address: *address,
-                    }),
-                    None => Ok(addresses),
+                match elsewhere.copied() {
+                    Some(address) => Err(Hindrance::Resolves { name, address }),
+                    None => Ok(addresses.clone()),
                 }
             }
-            Err(error) => Err(Hindrance::Unknown {
-                name: host.to_owned(),
-                error,
+            Some(Err(error)) => Err(Hindrance::Unknown {
+                name,
+                error: io::Error::new(error.kind(), error.to_string()),
+            }),
+            None => Err(Hindrance::Unknown {
+                name,
+                error: io::ErrorKind::NotFound.into(),
             }),
         }
     }

@@ -10,7 +10,6 @@ use crate::image_db::ImageDb;
 use crate::images::Images;
 use crate::method::{Choice, Method};
 use crate::report::Report;
-use crate::stand_in::hosts::HOSTS;
 use crate::stand_in::names::{HostNames, OtherNetwork, shares_network_with};
 use crate::stand_in::server::Listeners;
 use crate::stand_in::{Errand, Hindrance, Route, has_read};
@@ -108,7 +107,7 @@ async fn on(site: &Site, draft: &Draft, errand: Errand) -> Result<Way, Hindrance
     let (route, listeners);
     if shares_network_with(dockerd) {
         let names = HostNames {
-            hosts: Path::new(HOSTS),
+            root: Path::new("/"),
         };
         route = errand.route(host, &names).await?;
         listeners = Listeners::bind(&route)?;

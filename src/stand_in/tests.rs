@@ -123,14 +123,13 @@ fn what_docker_has_not_read_it_would_write_over() {
 struct Known(&'static str, Vec<IpAddr>, Result<(), io::ErrorKind>);
 
 impl Names for Known {
-    async fn whereabouts(&self, name: &str) -> io::Result<Whereabouts> {
-        if name == "broken" {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        Ok(match name == self.0 {
-            true => Whereabouts::Addresses(self.1.clone()),
-            false => Whereabouts::Nowhere,
-        })
+    async fn whereabouts(&self, names: &[&str]) -> Vec<io::Result<Whereabouts>> {
+        let known = |name: &str| match name {
+            "broken" => Err(io::ErrorKind::NotFound.into()),
+            name if name == self.0 => Ok(Whereabouts::Addresses(self.1.clone())),
+            _ => Ok(Whereabouts::Nowhere),
+        };
+        names.iter().map(|name| known(name)).collect()
     }
 
     fn can_be_added(&self) -> io::Result<()> {
@@ -246,6 +245,20 @@ fn what_a_host_has_against_it_is_named() {
         refused("localhost:5000/a", &down, &nothing),
         Hindrance::NotRunning
     ));
+}
+
+#[test]
+fn two_ports_of_a_name_are_one_name() {
+    let nothing = known("", "::1");
+    let mut both = errand("r.example:5000/a");
+    both.registries
+        .extend(errand("r.example:5001/a").registries);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let route = runtime.block_on(both.route(&host(), &nothing)).unwrap();
+    assert_eq!(route.names, ["r.example"]);
+    assert_eq!(sockets(&route), ["127.0.0.1:5000", "127.0.0.1:5001"]);
 }
 
 #[test]
