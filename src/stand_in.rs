@@ -21,22 +21,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::digest::{Digest, ImageId};
-use crate::engine::{EngineError, Info, Proxies, References};
-use crate::evidence::Evidence;
+use crate::engine::{Info, Platform, Proxies, References};
+use crate::evidence::{Evidence, MAX_INDEX_DEPTH};
 use crate::host::Managed;
 use crate::live_restore;
-use crate::manifest;
+use crate::manifest::{self, Manifest};
 use crate::plan::Plan;
 use crate::reference::{Reference, Repository};
 use crate::store::Store;
 use crate::trust::Trust;
 
 mod dns;
+mod hindrance;
 pub mod hosts;
+pub mod listening;
 pub mod names;
 pub mod outside;
+mod platform;
 pub mod server;
 
+pub use hindrance::Hindrance;
+
+use listening::takes;
 use names::{Names, Whereabouts};
 
 /// Where registries answer whose name says no port: over HTTPS first, and then
@@ -78,93 +84,6 @@ pub struct Route {
     pub mirror: bool,
     /// The names that get the address of this host's loopback.
     pub names: Vec<String>,
-}
-
-/// Why Docker is not asked to record a plan's digests itself.
-#[derive(Debug, thiserror::Error)]
-pub enum Hindrance {
-    /// There is nobody to ask.
-    #[error("Docker does not run")]
-    NotRunning,
-    /// Docker writes the file as it knows it, and this is to be read first.
-    #[error("Docker has yet to read what its file says")]
-    Unread,
-    /// The engine could not be asked.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// What was recorded is to be dropped again.
-    #[error("a transaction is taken back")]
-    TakesBack,
-    /// An API for that there is none.
-    #[error("{0} is to be dropped, or moved")]
-    Displaced(String),
-    /// A tag is recorded for an image by whoever has it, so a pull would not do.
-    #[error("{0} is a tag")]
-    Tag(String),
-    /// Its manifest is not at hand.
-    #[error("{reference} is {trust}, not proven: its manifest is not at hand")]
-    NotProven {
-        /// The reference.
-        reference: String,
-        /// How far it is known.
-        trust: Trust,
-    },
-    /// Too many others were brought along.
-    #[error("the manifest of {0} was not kept: too many were brought along")]
-    NotKept(String),
-    /// If it came to taking the reference back, the image would go with it.
-    #[error("the image of {0} has no other reference here")]
-    OnlyReference(String),
-    /// An address cannot be made to lead here, and Docker trusts loopback alone.
-    #[error("Docker asks {0} over HTTPS alone")]
-    Address(String),
-    /// The true registry could be reached, by Docker and by others here.
-    #[error("{name} leads to {address} from here")]
-    Resolves {
-        /// The name of the registry.
-        name: String,
-        /// Its address.
-        address: IpAddr,
-    },
-    /// Whether it leads anywhere is not to be found out.
-    #[error("where {name} leads from here cannot be told: {error}")]
-    Unknown {
-        /// The name of the registry.
-        name: String,
-        /// Why.
-        error: io::Error,
-    },
-    /// Somebody else answers there.
-    #[error("nothing can be served on {address}: {error}")]
-    Taken {
-        /// The address and port.
-        address: SocketAddr,
-        /// Why.
-        error: io::Error,
-    },
-    /// From a sandbox, somebody outside is asked.
-    #[error("nothing can be served from within a sandbox: {0}")]
-    Outside(io::Error),
-    /// Docker would ask the proxy.
-    #[error("Docker reaches {name} through the proxy {proxy}")]
-    Proxy {
-        /// The name of the registry.
-        name: String,
-        /// The proxy.
-        proxy: String,
-    },
-    /// daemon.json may not contradict it.
-    #[error("--registry-mirror of {0} says where images of docker.io are looked for")]
-    MirrorFlag(String),
-    /// Docker would forget options.
-    #[error("a reload makes Docker forget {0} of its command line")]
-    Forgets(String),
-    /// daemon.json cannot be changed for the moment, or Docker not be told of it.
-    #[error(transparent)]
-    DaemonJson(live_restore::Hindrance),
-    /// Nor can /etc/hosts.
-    #[error("/etc/hosts cannot be changed: {0}")]
-    Hosts(io::Error),
 }
 
 impl Errand {
@@ -222,6 +141,44 @@ impl Errand {
             Some((reference, _)) => Err(Hindrance::OnlyReference(reference.familiar())),
             None => Ok(errand),
         }
+    }
+
+    /// The engine's platform matters to what Docker will take.
+    #[must_use]
+    pub fn has_indexes(&self) -> bool {
+        let mut types = self.manifests.values().map(|served| served.media_type);
+        types.any(manifest::is_index)
+    }
+
+    /// Docker comes to each image by nothing but what is served.
+    ///
+    /// # Errors
+    /// [`Hindrance::OtherPlatform`] when that is not certain.
+    pub fn suits(&self, platform: &Platform) -> Result<(), Hindrance> {
+        for (reference, image) in &self.references {
+            if self.taken(reference.digest(), platform).as_ref() != Some(image) {
+                return Err(Hindrance::OtherPlatform {
+                    reference: reference.familiar(),
+                    platform: platform.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn taken(&self, digest: Option<&Digest>, platform: &Platform) -> Option<ImageId> {
+        let mut served = self.manifests.get(digest?)?;
+        for _ in 0..=MAX_INDEX_DEPTH {
+            match Manifest::parse(served.text.as_bytes()).ok()? {
+                Manifest::Image(manifest) => return Some(manifest.image),
+                Manifest::Index(_) => {
+                    let digest = platform::taken(&served.text, platform)?;
+                    served = self.manifests.get(&digest)?;
+                }
+                Manifest::Artifact => return None,
+            }
+        }
+        None
     }
 
     /// How Docker is led on this host.
@@ -319,6 +276,21 @@ impl Route {
             touched.push(format!("{} is answered on", sockets.join(", ")));
         }
         touched
+    }
+
+    /// Nobody listens yet where there is to be an answer, as far as can be seen.
+    ///
+    /// # Errors
+    /// [`Hindrance::Taken`] when somebody does.
+    pub fn is_free(&self, listening: &[SocketAddr]) -> Result<(), Hindrance> {
+        let is_taken = |address: &&SocketAddr| listening.iter().any(|one| takes(*one, **address));
+        match self.listen.iter().find(is_taken) {
+            Some(address) => Err(Hindrance::Taken {
+                address: *address,
+                error: io::ErrorKind::AddrInUse.into(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Docker is led to an image's registry by `/etc/hosts`.

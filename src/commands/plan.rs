@@ -38,10 +38,10 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
         return Ok(Exit::Done);
     }
     let wish = Wish::Claims(&request);
-    let way = stand_in::way(args.method.method, &wish, &site, &draft, &mut *report).await?;
+    let route = stand_in::look(args.method.method, &wish, &site, &draft, &mut *report).await?;
     report.say_method();
-    if let Some(way) = way {
-        report.touches(&way.touches());
+    if let Some(route) = route {
+        report.touches(&route.touches());
         return Ok(Exit::Pending);
     }
     let (disturbance, obstacles) = survey(&site, args.containers.containers).await?;

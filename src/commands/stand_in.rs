@@ -10,6 +10,7 @@ use crate::image_db::ImageDb;
 use crate::images::Images;
 use crate::method::{Choice, Method};
 use crate::report::Report;
+use crate::stand_in::listening::listening;
 use crate::stand_in::names::{HostNames, OtherNetwork, shares_network_with};
 use crate::stand_in::server::Listeners;
 use crate::stand_in::{Errand, Hindrance, Route, has_read};
@@ -52,7 +53,7 @@ pub(super) fn errand(
 }
 
 /// The same with all that the host has to say, and says which method it is and
-/// why.
+/// why. Where Docker is to be led is answered from now on, once it is asked.
 ///
 /// # Errors
 /// As [`errand`].
@@ -67,13 +68,40 @@ pub(super) async fn way(
         Ok(errand) => on(site, draft, errand).await.map_err(Some),
         Err(hindrance) => Err(hindrance),
     };
+    told(choice, site, report, found)
+}
+
+/// The same of a way that is not gone yet: nothing is taken for it.
+///
+/// # Errors
+/// As [`errand`].
+pub(super) async fn look(
+    choice: Choice,
+    wish: &Wish<'_>,
+    site: &Site,
+    draft: &Draft,
+    report: &mut Report,
+) -> Result<Option<Route>, Stop> {
+    let found = match errand(choice, wish, site, draft)? {
+        Ok(errand) => look_on(site, draft, &errand).await.map_err(Some),
+        Err(hindrance) => Err(hindrance),
+    };
+    told(choice, site, report, found)
+}
+
+fn told<T>(
+    choice: Choice,
+    site: &Site,
+    report: &mut Report,
+    found: Result<T, Option<Hindrance>>,
+) -> Result<Option<T>, Stop> {
     match found {
-        Ok(way) => {
+        Ok(found) => {
             report.method(
                 Method::Online,
                 "every digest is proven, and the running Docker records them itself",
             );
-            Ok(Some(way))
+            Ok(Some(found))
         }
         Err(Some(hindrance)) if choice == Choice::Online => Err(Stop::NotOnline(hindrance)),
         Err(_) if site.managed().is_none() => Ok(None),
@@ -92,29 +120,12 @@ async fn on(site: &Site, draft: &Draft, errand: Errand) -> Result<Way, Hindrance
     let Some((manager, host)) = site.managed() else {
         return Err(Hindrance::NotRunning);
     };
-    if host.engine.is_none() {
-        return Err(Hindrance::NotRunning);
-    }
-    let listed = engine_at(&host.socket).references().await?;
-    let file = &draft.before.store;
-    let read = ImageDb::ask(site.images(), |db| {
-        has_read(&listed, file, |image| db.has(image))
-    });
-    if !read.unwrap_or_default() {
-        return Err(Hindrance::Unread);
-    }
+    let route = route(site, draft, &errand).await?;
     let dockerd = host.service.main_pid;
-    let (route, listeners);
-    if shares_network_with(dockerd) {
-        let names = HostNames {
-            root: Path::new("/"),
-        };
-        route = errand.route(host, &names).await?;
-        listeners = Listeners::bind(&route)?;
-    } else {
-        route = errand.route(host, &OtherNetwork).await?;
-        listeners = Listeners::from_outside(&route, manager, dockerd).await?;
-    }
+    let listeners = match shares_network_with(dockerd) {
+        true => Listeners::bind(&route)?,
+        false => Listeners::from_outside(&route, manager, dockerd).await?,
+    };
     Ok(Way {
         errand,
         route,
@@ -122,12 +133,43 @@ async fn on(site: &Site, draft: &Draft, errand: Errand) -> Result<Way, Hindrance
     })
 }
 
-impl Way {
-    /// What it is to change for the moment, for people.
-    pub(super) fn touches(&self) -> Vec<String> {
-        self.route.touches()
+async fn look_on(site: &Site, draft: &Draft, errand: &Errand) -> Result<Route, Hindrance> {
+    let route = route(site, draft, errand).await?;
+    let dockerd = site.managed().map(|(_, host)| host.service.main_pid);
+    match listening(dockerd.unwrap_or_default()) {
+        Ok(sockets) => route.is_free(&sockets)?,
+        Err(error) => tracing::info!("who listens on Docker's network cannot be seen: {error}"),
     }
+    Ok(route)
+}
 
+async fn route(site: &Site, draft: &Draft, errand: &Errand) -> Result<Route, Hindrance> {
+    let Some((_, host)) = site.managed() else {
+        return Err(Hindrance::NotRunning);
+    };
+    if host.engine.is_none() {
+        return Err(Hindrance::NotRunning);
+    }
+    let engine = engine_at(&host.socket);
+    let listed = engine.references().await?;
+    let file = &draft.before.store;
+    let read = ImageDb::ask(site.images(), |db| {
+        has_read(&listed, file, |image| db.has(image))
+    });
+    if !read.unwrap_or_default() {
+        return Err(Hindrance::Unread);
+    }
+    if errand.has_indexes() {
+        errand.suits(&engine.platform().await?)?;
+    }
+    if !shares_network_with(host.service.main_pid) {
+        return errand.route(host, &OtherNetwork).await;
+    }
+    let root = Path::new("/");
+    errand.route(host, &HostNames { root }).await
+}
+
+impl Way {
     /// What stands in for registries.
     pub(super) fn stand_in(self) -> StandIn {
         StandIn::new(self.errand, self.route, self.listeners)

@@ -64,6 +64,61 @@ fn what_is_proven_and_new_is_an_errand() {
 }
 
 #[test]
+fn an_index_leads_to_the_image_or_is_none() {
+    let (_, digest) = manifest();
+    let other = format!(
+        r#"{{"digest":"sha256:{}","platform":{{"os":"linux","architecture":"arm64"}}}}"#,
+        "b".repeat(64)
+    );
+    let ours =
+        format!(r#"{{"digest":"{digest}","platform":{{"os":"linux","architecture":"amd64"}}}}"#);
+    let errand = |entries: &[&str]| {
+        let entries: Vec<String> = entries
+            .iter()
+            .map(|one| one.replacen('{', r#"{"size":1,"#, 1))
+            .collect();
+        let text = format!(
+            r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+            entries.join(",")
+        );
+        let index = Digest::of(Algorithm::Sha256, text.as_bytes());
+        let mut evidence = evidence(true);
+        evidence.add_manifest(
+            index.clone(),
+            Manifest::parse(text.as_bytes()).unwrap(),
+            "F",
+        );
+        evidence.keep(&index, text.as_bytes());
+        let before = store(&format!(r#""a":{{"a:1":"{ID}"}}"#));
+        let request = Request {
+            claims: vec![format!("a@{index}={ID}").parse().unwrap()],
+            evidence,
+            ..Request::default()
+        };
+        errand_of(&before, &request).unwrap()
+    };
+    let engine = |architecture: &str| Platform {
+        os: "linux".to_owned(),
+        architecture: architecture.to_owned(),
+    };
+    let errand = errand(&[&other, &ours]);
+    assert!(errand.has_indexes());
+    assert!(errand.suits(&engine("amd64")).is_ok());
+    for architecture in ["arm64", "386"] {
+        assert!(matches!(
+            errand.suits(&engine(architecture)),
+            Err(Hindrance::OtherPlatform { .. })
+        ));
+    }
+    let plain = self::errand("a");
+    assert!(!plain.has_indexes());
+    assert!(
+        plain.suits(&engine("s390x")).is_ok(),
+        "it is asked for by itself"
+    );
+}
+
+#[test]
 fn what_an_api_cannot_do_is_none() {
     let (_, digest) = manifest();
     let before = store(&format!(r#""a":{{"a:1":"{ID}"}}"#));
@@ -244,6 +299,18 @@ fn what_a_host_has_against_it_is_named() {
     assert!(matches!(
         refused("localhost:5000/a", &down, &nothing),
         Hindrance::NotRunning
+    ));
+}
+
+#[test]
+fn where_somebody_listens_nobody_else_does() {
+    let nothing = known("", "::1");
+    let route = routed("quay.io/a", &host(), &nothing).unwrap();
+    let listens = |address: &str| route.is_free(&[address.parse().unwrap()]);
+    assert!(listens("127.0.0.1:5000").is_ok());
+    assert!(matches!(
+        listens("0.0.0.0:443"),
+        Err(Hindrance::Taken { address, .. }) if address.port() == 443
     ));
 }
 
