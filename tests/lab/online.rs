@@ -89,17 +89,18 @@ fn drop_digests(machine: &Machine) {
 /// A pull fails when another one has been recorded, which is dropped again
 /// although containers use the image and it has no other name.
 fn is_undone_beside_containers(machine: &Machine) {
-    let [digest, index] = digests(machine);
-    let names = NAMES[1..].iter().map(|name| format!("{name}:v1"));
-    let names: Vec<String> = names.collect();
+    let [_, index] = digests(machine);
+    let name = NAMES[1];
+    let others = NAMES.iter().filter(|other| **other != name);
+    let others: Vec<String> = others.map(|name| format!("{name}:v1")).collect();
     machine.sh(&format!(
         "docker rmi {} >/dev/null
-         docker run -d --name up {APP}:v1 /bin/busybox sleep 100000 >/dev/null
-         docker create --name down {APP}:v1 >/dev/null
+         docker run -d --name up {name}:v1 /bin/busybox sleep 100000 >/dev/null
+         docker create --name down {name}:v1 >/dev/null
          docker create --name by-id $(cat /lab/app.id) >/dev/null
-         iptables -I OUTPUT -o lo -p tcp --dport 5000 -m string --algo bm --string {index} \
+         iptables -I OUTPUT -o lo -p tcp --dport 5001 -m string --algo bm --string {index} \
            -j REJECT --reject-with tcp-reset",
-        names.join(" ")
+        others.join(" ")
     ));
     let containers = "docker inspect -f '{{.Name}} {{.Image}} {{.State.Pid}}' up down by-id";
     let before = (machine.sh(containers), host(machine), machine.store());
@@ -107,11 +108,11 @@ fn is_undone_beside_containers(machine: &Machine) {
     let run = run.exits(1);
     assert!(run.stdout.contains("dropped again: 1"), "{}", run.stdout);
     let after = (machine.sh(containers), host(machine), machine.store());
-    assert_eq!(after, before, "{digest} is gone, and nothing else");
+    assert_eq!(after, before, "nothing is there but what was");
     machine.is_whole();
     machine.sh("iptables -D OUTPUT 1; docker rm -f up down by-id >/dev/null");
-    for name in names {
-        machine.sh(&format!("docker tag {APP}:v1 {name}"));
+    for other in others {
+        machine.sh(&format!("docker tag {name}:v1 {other}"));
     }
 }
 
@@ -255,11 +256,30 @@ fn what_the_host_has_against_it(machine: &Machine) {
     machine.sh("echo 10.1.2.3 quay.io >>/etc/hosts");
     refused("quay.io leads to 10.1.2.3");
     machine.sh("cp /run/hosts /etc/hosts");
+    // There is a way to this name server, and it does not answer.
+    machine.sh(
+        "cp -a /etc/resolv.conf /run/resolv.conf; echo nameserver 127.0.0.2 >/etc/resolv.conf
+         iptables -I OUTPUT -d 127.0.0.2 -j DROP",
+    );
+    refused("where quay.io leads from here cannot be told");
+    // Nor would Docker have any way to this one.
+    machine.sh("iptables -D OUTPUT 1; echo nameserver 10.1.2.3 >/etc/resolv.conf");
+    assert_eq!(method(machine).0, "online");
+    machine.sh("rm /etc/resolv.conf; mv /run/resolv.conf /etc/resolv.conf");
     machine.drop_in("[Service]\nEnvironment=HTTPS_PROXY=http://10.1.2.3:3128\n");
     machine.sh("systemctl reset-failed docker; systemctl restart docker");
     refused("through the proxy http://10.1.2.3:3128");
     machine.without_drop_in();
     machine.sh("systemctl reset-failed docker; systemctl restart docker");
+    machine.sh("mv /lab/index /lab/right; sed 's/\"architecture\":\"[^\"]*\"/\"architecture\":\"s390x\"/' /lab/right >/lab/index");
+    let run = machine.digestfix(&[&["apply", "--method", "online"], &APPLY[1..]].concat());
+    let run = run.exits(3);
+    assert!(
+        run.stderr.contains("may take another image"),
+        "{}",
+        run.stderr
+    );
+    machine.sh("mv /lab/right /lab/index");
     assert_eq!(recorded(machine), 0, "nothing was done");
 }
 
