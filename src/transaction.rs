@@ -99,8 +99,8 @@ pub struct Transaction<'a, M, E, P> {
     /// Docker was started again on the way back.
     restarted: bool,
     switch: Option<Switch>,
-    /// What `staged` was written with.
-    rendered: Rendered,
+    /// What `staged` is written with, once it is asked for.
+    rendered: Option<Rendered>,
     staged: Option<Staged>,
     swapped: Option<Swapped>,
     hold: Option<Hold>,
@@ -132,7 +132,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             daemon,
             interrupt,
             progress,
-            rendered: Rendered::new(&images.store_path(), &before.store, &plan),
+            rendered: None,
             before,
             plan,
             record: None,
@@ -202,18 +202,27 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         Ok(())
     }
 
+    /// The file that the plan makes. Where the running Docker makes the change, it
+    /// writes that itself.
+    fn rendered(&mut self) -> &mut Rendered {
+        let live = self.images.store_path();
+        let live = self.stand_in.is_none().then_some(live.as_path());
+        self.rendered
+            .get_or_insert_with(|| Rendered::new(live, &self.before.store, &self.plan))
+    }
+
     fn write_staged(&mut self) -> Result<(), Failure> {
         self.staged = None;
+        let written = mem::replace(&mut self.rendered().written, Ok(None))?;
         let (images, lock, id) = (self.images, &self.lock, &self.id);
-        let written = mem::replace(&mut self.rendered.written, Ok(None))?;
-        let named = match written {
+        self.staged = match written {
             Some(file) => Staged::name(images, lock, id, &file)?,
             None => None,
         };
-        self.staged = Some(match named {
-            Some(staged) => staged,
-            None => Staged::write(images, lock, id, &self.rendered.text.pieces())?,
-        });
+        if let (None, Some(rendered)) = (&self.staged, &self.rendered) {
+            let pieces = rendered.text.pieces();
+            self.staged = Some(Staged::write(images, lock, id, &pieces)?);
+        }
         Ok(())
     }
 
@@ -326,7 +335,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let planned = ImageDb::ask(self.images, |db| self.aim.plan(&now.store, db))?;
         self.plan = planned.map_err(Failure::NoLongerFits)?;
         self.before = now;
-        self.rendered = Rendered::new(&self.images.store_path(), &self.before.store, &self.plan);
+        self.rendered = None;
         self.rewrite_record()?;
         let references = self.references();
         if let Some(journal) = &mut self.journal {
@@ -431,8 +440,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     /// The engine may have rewritten the file for a client by now, so what is
     /// compared is what it says, and others may have added to that.
-    fn verify_file(&self) -> Result<(), Failure> {
-        if self.images.is(&self.rendered.text.pieces())? {
+    fn verify_file(&mut self) -> Result<(), Failure> {
+        let images = self.images;
+        if images.is(&self.rendered().text.pieces())? {
             return Ok(());
         }
         let now = self.images.read()?;
@@ -642,7 +652,8 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// Puts the old store back. What others changed in the new one while the
     /// engine ran on it is kept: only this plan's own changes are taken back.
     fn undo_commit(&mut self) -> Result<(), Failure> {
-        let is_ours = self.images.is(&self.rendered.text.pieces())?;
+        let images = self.images;
+        let is_ours = images.is(&self.rendered().text.pieces())?;
         match self.swapped.take() {
             Some(swapped) if is_ours => swapped.swap_back(&self.lock)?,
             swapped => {

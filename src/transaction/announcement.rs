@@ -21,7 +21,8 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// waits to do so.
     pub(super) async fn announce(&mut self) -> Result<(), Failure> {
         self.progress.transaction_begins(&self.id);
-        let mut journal = Journal::new(&self.id, self.references());
+        let references = self.references();
+        let mut journal = Journal::new(&self.id, references);
         if let Some(daemon) = self.daemon {
             self.be_guarded(daemon).await?;
         }
@@ -64,11 +65,13 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         Ok(Notice::new(self.images, daemon.host).write(daemon.unfinished, &self.id, &self.lock)?)
     }
 
-    pub(super) fn references(&self) -> journal::References {
+    pub(super) fn references(&mut self) -> journal::References {
+        let driver = self.images.driver().to_owned();
+        let rendered = self.rendered();
         journal::References {
-            driver: self.images.driver().to_owned(),
-            before: self.rendered.before.clone(),
-            after: self.rendered.after.clone(),
+            driver,
+            before: rendered.before.clone(),
+            after: rendered.after.clone(),
         }
     }
 

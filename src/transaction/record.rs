@@ -12,8 +12,8 @@ use crate::transaction::outcome::{Failure, Progress};
 
 impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
     pub(super) fn begin_record(&mut self) -> Result<(), Failure> {
-        let (lock, references) = (&self.lock, self.references());
-        let (id, kind) = (&self.id, self.aim.kind());
+        let references = self.references();
+        let (lock, id, kind) = (&self.lock, &self.id, self.aim.kind());
         let record = match self.stand_in {
             None => Record::begin(lock, id, kind, &references, &self.plan)?,
             Some(_) => {

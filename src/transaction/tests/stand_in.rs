@@ -104,6 +104,28 @@ fn docker_records_it_and_goes_on_running() {
     is_as_found(&world);
 }
 
+/// Docker writes the file, so nothing is written beside it.
+#[test]
+fn no_new_file_is_written() {
+    let world = world();
+    let images = world.images();
+    let request = aim();
+    let aim = Aim::Claims(&request);
+    let before = images.look().unwrap();
+    let plan = aim
+        .plan(&before.store, &images.image_ids().unwrap())
+        .unwrap();
+    block_on(async {
+        let lock = RootLock::acquire_now(images.data_root()).unwrap();
+        let (interrupt, mut steps) = (Interrupt::listen().unwrap(), Steps::default());
+        let run = Transaction::<World, World, Steps>::new(
+            &images, lock, &aim, None, &interrupt, &mut steps, before, plan,
+        );
+        let mut run = run.online(stand_in());
+        assert!(matches!(run.rendered().written, Ok(None)));
+    });
+}
+
 #[test]
 fn a_failure_at_any_step_is_undone() {
     let fails = |call: &'static str, times: u32| {
