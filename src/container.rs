@@ -37,7 +37,7 @@ pub struct Container {
     pub swarm_task: bool,
     /// It has a health check.
     pub health_check: bool,
-    /// The ports of the host that lead to it.
+    /// The ports of the host that lead to it, or are to once it runs again.
     pub published: BTreeSet<Published>,
     /// `docker exec` sessions under way.
     pub execs: usize,
@@ -266,6 +266,7 @@ struct HostConfigAnswer {
     ipc_mode: String,
     volumes_from: Option<Vec<String>>,
     links: Option<Vec<String>>,
+    port_bindings: Option<Ports>,
 }
 
 #[derive(Default, Deserialize)]
@@ -291,8 +292,11 @@ struct HealthcheckAnswer {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct NetworkSettingsAnswer {
-    ports: Option<BTreeMap<String, Option<Vec<PortAnswer>>>>,
+    ports: Option<Ports>,
 }
+
+/// By the container's own port and protocol.
+type Ports = BTreeMap<String, Option<Vec<PortAnswer>>>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -348,7 +352,11 @@ impl From<Inspection> for Container {
         let after_services = label(COMPOSE_DEPENDS_ON)
             .map(|list| list.split(',').map(first_part).collect())
             .unwrap_or_default();
-        let published = answer.network_settings.ports.unwrap_or_default();
+        let published = answer
+            .network_settings
+            .ports
+            .filter(|ports| !ports.is_empty());
+        let published = published.or(host.port_bindings).unwrap_or_default();
         let published = published.iter().flat_map(|(port, bindings)| {
             let protocol = port.rsplit('/').next().unwrap_or_default();
             let bindings = bindings.iter().flatten();
@@ -439,6 +447,12 @@ mod tests {
                 ":: 8080/tcp"
             ]
         );
+        let ended = named(
+            "ended",
+            r#","HostConfig":{"PortBindings":{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"81/tcp":[{"HostPort":""}]}},
+               "NetworkSettings":{"Ports":{}}"#,
+        );
+        assert_eq!(ended.published.len(), 2, "{:?}", ended.published);
         let bare = inspected(r#"{"Id":"x","State":{"Status":"exited"}}"#);
         assert_eq!(bare.name, "x");
         assert_eq!(bare.status, Status::Down("exited".to_owned()));

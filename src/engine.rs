@@ -159,6 +159,8 @@ pub trait Engine {
     async fn unpause_container(&self, id: &str) -> Result<(), EngineError>;
     /// The IDs of the running containers.
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError>;
+    /// The containers that ended, and that Docker is about to start again.
+    async fn restarting_containers(&self) -> Result<Vec<Container>, EngineError>;
     /// The containers that are down and not removed: ended, or never started.
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError>;
     /// Gives a container another restart policy.

@@ -29,7 +29,9 @@ mod settle;
 mod tests;
 
 pub use daemon_json::DaemonJsonError;
-pub use daemon_json_edit::{says_live_restore, says_mirror, with_live_restore, with_mirror};
+pub use daemon_json_edit::{
+    asks_for_authorization, mirrors, says_live_restore, says_mirror, with_live_restore, with_mirror,
+};
 pub(crate) use dockerd_args::AUTHORIZATION;
 pub use engine_start::{EngineStart, PID_FILE, PROC};
 pub use error::HostError;

@@ -16,14 +16,17 @@
 //! names.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::container::Container;
 use crate::digest::{Digest, ImageId};
 use crate::engine::{Info, Platform, Proxies, References};
 use crate::evidence::{Evidence, MAX_INDEX_DEPTH};
-use crate::host::Managed;
+use crate::host::{Managed, asks_for_authorization, mirrors};
 use crate::live_restore;
 use crate::manifest::{self, Manifest};
 use crate::plan::Plan;
@@ -265,7 +268,10 @@ impl Route {
     pub fn touches(&self) -> Vec<String> {
         let mut touched = Vec::new();
         if self.mirror {
-            touched.push("daemon.json has one more of registry-mirrors".to_owned());
+            touched.push(
+                "daemon.json has one more of registry-mirrors, and Docker reads all of it again"
+                    .to_owned(),
+            );
         }
         if !self.names.is_empty() {
             let names = self.names.join(", ");
@@ -291,6 +297,25 @@ impl Route {
             }),
             None => Ok(()),
         }
+    }
+
+    /// None of these containers, which Docker is about to start again, is to have a
+    /// port that is answered on.
+    ///
+    /// # Errors
+    /// [`Hindrance::Restarts`].
+    pub fn is_nobodys(&self, restarting: &[Container]) -> Result<(), Hindrance> {
+        let ports: BTreeSet<u16> = self.listen.iter().map(SocketAddr::port).collect();
+        for container in restarting {
+            let mut published = container.published.iter();
+            if let Some(wanted) = published.find(|one| ports.contains(&one.port)) {
+                return Err(Hindrance::Restarts {
+                    container: container.name.clone(),
+                    port: wanted.port,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Docker is led to an image's registry by `/etc/hosts`.
@@ -399,10 +424,31 @@ fn mirror_is_possible(host: &Managed, engine: &Info) -> Result<(), Hindrance> {
     if !forgotten.is_empty() {
         return Err(Hindrance::Forgets(forgotten.join(", ")));
     }
-    match live_restore::reload_hindrance(host, engine) {
-        Some(hindrance) => Err(Hindrance::DaemonJson(hindrance)),
-        None => Ok(()),
+    if let Some(hindrance) = live_restore::reload_hindrance(host, engine) {
+        return Err(Hindrance::DaemonJson(hindrance));
     }
+    // What cannot be read, the transaction tells of.
+    let file = fs::read(&host.config_file).ok();
+    reload_changes_no_more(&host.config_file, file.as_deref(), engine)
+}
+
+/// Of what Docker may read along with a mirror, nothing does harm.
+fn reload_changes_no_more(
+    path: &Path,
+    file: Option<&[u8]>,
+    engine: &Info,
+) -> Result<(), Hindrance> {
+    let bare = |mirrors: &[String]| -> Vec<String> {
+        let mirrors = mirrors.iter().map(|mirror| mirror.trim_end_matches('/'));
+        mirrors.map(str::to_owned).collect()
+    };
+    if bare(&mirrors(file)) != bare(&engine.mirrors) {
+        return Err(Hindrance::OtherMirrors(path.to_owned()));
+    }
+    if asks_for_authorization(file) {
+        return Err(Hindrance::Authorization(path.to_owned()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

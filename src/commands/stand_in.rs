@@ -162,11 +162,15 @@ async fn route(site: &Site, draft: &Draft, errand: &Errand) -> Result<Route, Hin
     if errand.has_indexes() {
         errand.suits(&engine.platform().await?)?;
     }
-    if !shares_network_with(host.service.main_pid) {
-        return errand.route(host, &OtherNetwork).await;
-    }
     let root = Path::new("/");
-    errand.route(host, &HostNames { root }).await
+    let route = match shares_network_with(host.service.main_pid) {
+        true => errand.route(host, &HostNames { root }).await?,
+        false => errand.route(host, &OtherNetwork).await?,
+    };
+    if !route.listen.is_empty() {
+        route.is_nobodys(&engine.restarting_containers().await?)?;
+    }
+    Ok(route)
 }
 
 impl Way {

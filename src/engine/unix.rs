@@ -36,6 +36,9 @@ const JSON: &str = "application/json";
 /// `{"type":["daemon"],"event":["reload"]}`.
 const RELOADS: &str = "%7B%22type%22%3A%5B%22daemon%22%5D%2C%22event%22%3A%5B%22reload%22%5D%7D";
 
+/// Containers that are about to start again: `{"status":["restarting"]}`.
+const RESTARTING: &str = "%7B%22status%22%3A%5B%22restarting%22%5D%7D";
+
 /// Containers that are down: `{"status":["created","exited"]}`.
 const DOWN: &str = "%7B%22status%22%3A%5B%22created%22%2C%22exited%22%5D%7D";
 
@@ -352,6 +355,11 @@ impl Engine for UnixEngine {
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
         let running: Vec<ContainerAnswer> = self.require_json("/containers/json").await?;
         Ok(running.into_iter().map(|container| container.id).collect())
+    }
+
+    async fn restarting_containers(&self) -> Result<Vec<Container>, EngineError> {
+        self.containers(&format!("/containers/json?filters={RESTARTING}"))
+            .await
     }
 
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {

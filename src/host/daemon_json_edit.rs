@@ -52,14 +52,26 @@ pub fn with_mirror(
 /// Whether the file has this mirror among its `registry-mirrors`.
 #[must_use]
 pub fn says_mirror(file: Option<&[u8]>, mirror: &str) -> bool {
+    mirrors(file).iter().any(|other| other == mirror)
+}
+
+/// The `registry-mirrors` of the file.
+#[must_use]
+pub fn mirrors(file: Option<&[u8]>) -> Vec<String> {
     let Ok(Parsed {
         value: Some(raw), ..
     }) = Parsed::<Mirrors>::of(file)
     else {
-        return false;
+        return Vec::new();
     };
     let found: Option<Vec<String>> = serde_json::from_str(raw).unwrap_or_default();
-    found.is_some_and(|found| found.iter().any(|other| other == mirror))
+    found.unwrap_or_default()
+}
+
+/// Whether the file has `authorization-plugins`.
+#[must_use]
+pub fn asks_for_authorization(file: Option<&[u8]>) -> bool {
+    Parsed::<Authorization>::of(file).is_ok_and(|parsed| parsed.value.is_some())
 }
 
 /// Whether a dockerd that starts with this file has live-restore on, as far as
@@ -91,6 +103,12 @@ struct Mirrors;
 
 impl Setting for Mirrors {
     const KEY: &'static str = "registry-mirrors";
+}
+
+struct Authorization;
+
+impl Setting for Authorization {
+    const KEY: &'static str = "authorization-plugins";
 }
 
 /// A file, and the setting in it as written: of a key that is there twice the

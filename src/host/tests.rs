@@ -120,6 +120,9 @@ impl Engine for FakeEngine {
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
         unreachable!()
     }
+    async fn restarting_containers(&self) -> Result<Vec<Container>, EngineError> {
+        unreachable!()
+    }
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {
         unreachable!()
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use crate::engine::{EngineError, Platform};
 use crate::live_restore;
@@ -79,6 +80,22 @@ pub enum Hindrance {
         /// Why.
         error: io::Error,
     },
+    /// A container would not get its port, and Docker not try again (moby
+    /// `daemon/monitor.go`).
+    #[error("Docker is about to start {container} again, which publishes port {port}")]
+    Restarts {
+        /// The container's name.
+        container: String,
+        /// The port.
+        port: u16,
+    },
+    /// What the file says is put into force by a reload, and the rest is lost.
+    #[error("Docker has other registry-mirrors than {} says", .0.display())]
+    OtherMirrors(PathBuf),
+    /// dockerd ends itself where a plugin does not answer at a reload (moby
+    /// `cmd/dockerd/daemon.go`, `reloadConfig`).
+    #[error("{} has authorization-plugins, which a reload asks for", .0.display())]
+    Authorization(PathBuf),
     /// From a sandbox, somebody outside is asked.
     #[error("nothing can be served from within a sandbox: {0}")]
     Outside(io::Error),

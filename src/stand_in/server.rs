@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -13,7 +15,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::errno::Errno;
 use tokio::task::JoinSet;
 
@@ -29,7 +31,17 @@ const VERSION: (&str, &str) = ("docker-distribution-api-version", "registry/2.0"
 const DIGEST: &str = "docker-content-digest";
 
 /// Between two tries to take a connection, when there is no descriptor left.
-const TAKE_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
+const TAKE_AGAIN: Duration = Duration::from_millis(50);
+
+/// Ports below 1024 without a service (IANA, "Service Name and Transport Protocol
+/// Port Number Registry").
+const NOBODYS_PORTS: RangeInclusive<u16> = 717..=728;
+
+/// Whoever has connected says what is wanted.
+const ASKED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Docker pulls a few at a time, and others may ask as well.
+const MAX_CONNECTIONS: usize = 64;
 
 /// Sockets that nobody is answered on yet.
 #[derive(Debug)]
@@ -113,7 +125,11 @@ pub(super) fn listen_all(
 ) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
     let mut sockets = Vec::new();
     for address in addresses {
-        match TcpListener::bind(address) {
+        let bound = match address.port() {
+            0 => bind_somewhere(address.ip()),
+            _ => TcpListener::bind(address),
+        };
+        match bound {
             Ok(socket) => sockets.push(socket),
             // A host without IPv6 does not lead there either.
             Err(error) if address.is_ipv6() && is_missing(&error) => {}
@@ -121,6 +137,16 @@ pub(super) fn listen_all(
         }
     }
     Ok(sockets)
+}
+
+/// Where nobody but root answers once this process has ended, whatever Docker is
+/// still led to.
+fn bind_somewhere(ip: IpAddr) -> io::Result<TcpListener> {
+    let mut privileged = NOBODYS_PORTS.filter_map(|port| TcpListener::bind((ip, port)).ok());
+    match privileged.next() {
+        Some(socket) => Ok(socket),
+        None => TcpListener::bind((ip, 0)),
+    }
 }
 
 fn is_missing(error: &io::Error) -> bool {
@@ -138,6 +164,9 @@ async fn answer_all(socket: tokio::net::TcpListener, manifests: Arc<BTreeMap<Dig
             continue;
         };
         while connections.try_join_next().is_some() {}
+        if connections.len() >= MAX_CONNECTIONS {
+            connections.join_next().await;
+        }
         let manifests = Arc::clone(&manifests);
         connections.spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
@@ -145,7 +174,10 @@ async fn answer_all(socket: tokio::net::TcpListener, manifests: Arc<BTreeMap<Dig
                 async { Ok::<_, Infallible>(answer) }
             });
             // Whoever speaks TLS is told that it is spoken plainly here.
-            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(ASKED_WITHIN)
+                .serve_connection(TokioIo::new(stream), service);
             if let Err(error) = connection.await {
                 tracing::debug!("a connection to the registry: {error}");
             }
@@ -277,6 +309,44 @@ mod tests {
         drop(serving);
         tokio::task::yield_now().await;
         assert!(TcpStream::connect(address).is_err(), "nobody is left");
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_is_in_nobodys_way() {
+        let route = Route {
+            mirror: true,
+            ..Route::default()
+        };
+        let listeners = Listeners::bind(&route).unwrap();
+        let address = listeners.mirror.unwrap();
+        let _serving = listeners.serve(manifests()).unwrap();
+        let silent: Vec<_> = (0..=MAX_CONNECTIONS)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let request = b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let asked = tokio::spawn(asked(address, request));
+        tokio::time::pause();
+        while !asked.is_finished() {
+            tokio::time::advance(ASKED_WITHIN / 4).await;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(asked.await.unwrap().starts_with("HTTP/1.1 200"));
+        drop(silent);
+    }
+
+    #[test]
+    fn nobody_else_is_answered_by_where_root_can_bind() {
+        let route = Route {
+            mirror: true,
+            ..Route::default()
+        };
+        let of = || Listeners::bind(&route).unwrap();
+        let (first, second) = (of(), of());
+        let port = |listeners: &Listeners| listeners.mirror.unwrap().port();
+        assert_ne!(port(&first), port(&second));
+        if nix::unistd::geteuid().is_root() {
+            assert!(NOBODYS_PORTS.contains(&port(&first)));
+        }
     }
 
     #[test]

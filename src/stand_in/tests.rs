@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::*;
+use crate::container::Published;
 use crate::digest::Algorithm;
 use crate::host::Flags;
 use crate::manifest::Manifest;
@@ -346,6 +347,53 @@ fn docker_io_needs_a_reload_that_does_no_harm() {
         assert!(matches!(refused(forgets), Hindrance::Forgets(_)));
         assert!(routed("localhost:5000/a", forgets, &nothing).is_ok());
     }
+}
+
+#[test]
+fn a_reload_may_change_nothing_else() {
+    let judged = |file: &str, mirrors: &[&str]| {
+        let engine = Info {
+            mirrors: mirrors.iter().map(|&mirror| mirror.into()).collect(),
+            ..Info::default()
+        };
+        reload_changes_no_more(Path::new("/d"), Some(file.as_bytes()), &engine)
+    };
+    assert!(judged(r#"{"debug":true}"#, &[]).is_ok());
+    assert!(judged(r#"{"registry-mirrors":["https://m"]}"#, &["https://m/"]).is_ok());
+    for (file, mirrors) in [
+        ("{}", &["https://m/"] as &[&str]),
+        (r#"{"registry-mirrors":["https://m"]}"#, &[]),
+        (
+            r#"{"registry-mirrors":["https://m","https://n"]}"#,
+            &["https://n/", "https://m/"],
+        ),
+    ] {
+        assert!(matches!(
+            judged(file, mirrors),
+            Err(Hindrance::OtherMirrors(_))
+        ));
+    }
+    assert!(matches!(
+        judged(r#"{"authorization-plugins":["x"]}"#, &[]),
+        Err(Hindrance::Authorization(_))
+    ));
+}
+
+#[test]
+fn a_container_that_is_about_to_start_gets_its_port() {
+    let nothing = known("", "::1");
+    let route = routed("localhost:5000/a", &host(), &nothing).unwrap();
+    let mut container = Container::default();
+    assert!(route.is_nobodys(&[container.clone()]).is_ok());
+    container.published.insert(Published {
+        ip: Ipv4Addr::UNSPECIFIED.into(),
+        port: 5000,
+        protocol: "tcp".to_owned(),
+    });
+    assert!(matches!(
+        route.is_nobodys(&[container]),
+        Err(Hindrance::Restarts { port: 5000, .. })
+    ));
 }
 
 #[test]

@@ -507,6 +507,10 @@ impl Engine for World {
         Ok(running.into_iter().map(|container| container.id).collect())
     }
 
+    async fn restarting_containers(&self) -> Result<Vec<Container>, EngineError> {
+        unreachable!()
+    }
+
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {
         self.answers()?;
         let containers = self.containers.borrow();
