@@ -178,6 +178,7 @@ fn docker_28_5_records_it() {
     is_undone_beside_containers(&machine);
     records(&machine);
     drop_digests(&machine);
+    a_signal_while_docker_pulls(&machine);
     out_of_a_sandbox(&machine);
 }
 
@@ -228,6 +229,24 @@ fn a_container_that_copies_hosts_is_named(machine: &Machine) {
     assert!(run.stderr.contains(&named), "{}", run.stderr);
     machine.sh("docker rm -f copy");
     drop_digests(machine);
+}
+
+/// dockerd is asked for several at that time, and none of them is there in the end.
+fn a_signal_while_docker_pulls(machine: &Machine) {
+    let before = host(machine);
+    let mut dropped = 0;
+    for number in [12, 16, 20] {
+        let run = machine.injected(
+            &format!("connect:signal=SIGTERM:when={number}"),
+            &[&["apply", "--method", "online"], &APPLY[1..]].concat(),
+        );
+        let run = run.exits(1);
+        dropped += usize::from(run.stdout.contains("dropped again"));
+        assert_eq!(recorded(machine), 0, "{}", run.stdout);
+        assert_eq!(host(machine), before);
+        machine.is_whole();
+    }
+    assert!(dropped > 0, "one came while Docker pulled");
 }
 
 /// The method that a plan takes, and why.
