@@ -120,8 +120,8 @@ fn sources(text: &str) -> Vec<String> {
     let lines = text.lines().filter_map(|line| line.split('#').next());
     let hosts = lines.filter_map(|line| line.trim().strip_prefix("hosts:"));
     let words = hosts.flat_map(str::split_whitespace);
-    // What is in brackets says when to go on.
-    let words = words.filter(|word| !word.starts_with(['[', '!']) && !word.ends_with(']'));
+    // What is in brackets says when to go on: `[NOTFOUND=return]`.
+    let words = words.filter(|word| !word.contains(['[', '=', ']']));
     words.map(str::to_owned).collect()
 }
 
@@ -247,7 +247,7 @@ mod tests {
         let text = "passwd: files sss\nhosts:  files mdns4_minimal [NOTFOUND=return] dns # x\n";
         assert_eq!(sources(text), ["files", "mdns4_minimal", "dns"]);
         assert_eq!(
-            sources("hosts: resolve [!UNAVAIL=return] dns"),
+            sources("hosts: resolve [ !UNAVAIL=return SUCCESS=merge ] dns"),
             ["resolve", "dns"]
         );
         let root = tempfile::TempDir::new().unwrap();
