@@ -44,6 +44,8 @@ const MAX_ANSWER: usize = 4096;
 pub(super) struct NameServers {
     servers: BTreeSet<SocketAddr>,
     search: BTreeSet<String>,
+    /// Nobody was named, and nobody has to be there.
+    is_default: bool,
 }
 
 impl NameServers {
@@ -54,6 +56,7 @@ impl NameServers {
         found.add(&root.join("etc/resolv.conf"))?;
         if found.servers.is_empty() {
             found.servers.insert(SocketAddr::new(DEFAULT_SERVER, PORT));
+            found.is_default = true;
         }
         let behind = root.join(BEHIND_STUBS);
         let has_stub = found.servers.iter().any(|one| STUBS.contains(&one.ip()));
@@ -86,8 +89,8 @@ impl NameServers {
         Ok(())
     }
 
-    /// Each of them denies that there is an address for the name, or cannot be
-    /// asked at all: there is no way to it, or nobody there.
+    /// Each of them denies that there is an address for the name, or there is no
+    /// way to it. One that is named and refuses may be about to start again.
     ///
     /// # Errors
     /// When one does not, or has not answered by then.
@@ -96,10 +99,11 @@ impl NameServers {
         let names: Vec<String> = [name.to_owned()].into_iter().chain(searched).collect();
         let mut asked = tokio::task::JoinSet::new();
         for server in self.servers.iter().copied() {
-            let names = names.clone();
+            let (names, is_default) = (names.clone(), self.is_default);
             asked.spawn(async move {
                 match timeout_at(deadline, ask(server, &names)).await {
                     Ok(Err(error)) if is_out_of_reach(&error) => Ok(()),
+                    Ok(Err(error)) if is_default && has(&error, Errno::ECONNREFUSED) => Ok(()),
                     Ok(Err(error)) => Err(io::Error::other(format!("{}: {error}", server.ip()))),
                     Ok(Ok(())) => Ok(()),
                     Err(_) => Err(io::Error::other(format!("{} does not answer", server.ip()))),
@@ -116,14 +120,15 @@ impl NameServers {
 /// Docker would not get there either: a connected socket is told at once.
 fn is_out_of_reach(error: &io::Error) -> bool {
     let errnos = [
-        Errno::ECONNREFUSED,
         Errno::ENETUNREACH,
-        Errno::EHOSTUNREACH,
         Errno::EADDRNOTAVAIL,
         Errno::EAFNOSUPPORT,
     ];
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    errno.is_some_and(|errno| errnos.contains(&errno))
+    errnos.into_iter().any(|errno| has(error, errno))
+}
+
+fn has(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error().map(Errno::from_raw) == Some(errno)
 }
 
 /// Asks until there is an answer to all; an answer that denies nothing is an
@@ -234,6 +239,7 @@ mod tests {
         let servers = NameServers {
             servers: [server.local_addr().unwrap()].into(),
             search: search.iter().map(ToString::to_string).collect(),
+            is_default: false,
         };
         let answers = async {
             let mut buffer = [0; 512];
@@ -290,6 +296,9 @@ mod tests {
         let deadline = Instant::now() + SOON;
         assert!(servers.deny("r.example", deadline).await.is_ok());
         servers.servers.insert(address);
+        let refuses = servers.deny("r.example", deadline).await;
+        assert!(refuses.is_err(), "it may be back in a moment");
+        servers.is_default = true;
         assert!(servers.deny("r.example", deadline).await.is_ok());
         let strange = servers.deny(&"x".repeat(64), deadline).await;
         assert!(strange.is_err());

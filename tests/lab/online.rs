@@ -275,14 +275,14 @@ fn what_the_host_has_against_it(machine: &Machine) {
     machine.sh("echo 10.1.2.3 quay.io >>/etc/hosts");
     refused("quay.io leads to 10.1.2.3");
     machine.sh("cp /run/hosts /etc/hosts");
-    // There is a way to this name server, and it does not answer.
-    machine.sh(
-        "cp -a /etc/resolv.conf /run/resolv.conf; echo nameserver 127.0.0.2 >/etc/resolv.conf
-         iptables -I OUTPUT -d 127.0.0.2 -j DROP",
-    );
+    // There is a way to this name server, which may be back in a moment.
+    machine
+        .sh("cp -a /etc/resolv.conf /run/resolv.conf; echo nameserver 127.0.0.2 >/etc/resolv.conf");
+    refused("where quay.io leads from here cannot be told: 127.0.0.2: Connection refused");
+    machine.sh("iptables -I INPUT -d 127.0.0.2 -p udp -j DROP");
     refused("where quay.io leads from here cannot be told");
     // Nor would Docker have any way to this one.
-    machine.sh("iptables -D OUTPUT 1; echo nameserver 10.1.2.3 >/etc/resolv.conf");
+    machine.sh("iptables -D INPUT 1; echo nameserver 10.1.2.3 >/etc/resolv.conf");
     assert_eq!(method(machine).0, "online");
     machine.sh("rm /etc/resolv.conf; mv /run/resolv.conf /etc/resolv.conf");
     machine.drop_in("[Service]\nEnvironment=HTTPS_PROXY=http://10.1.2.3:3128\n");
