@@ -1,9 +1,10 @@
 //! Pulls, some at a time, until all are done or one is not.
 //!
 //! A pull goes on within dockerd when its client has gone away: it asks for the
-//! manifest all the same, and looks only then whether somebody waits for it (seen
-//! on 20.10, 26.1 and 28.5). So none is left alone: when one fails or a signal
-//! comes, no other begins, and those that have begun come to their end.
+//! manifest all the same, and for layers that are here already, before it gives up
+//! (seen on 20.10, 26.1 and 28.5; nothing was recorded then). So none is left
+//! alone: when one fails or a signal comes, no other begins, and those that have
+//! begun come to their end.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
