@@ -201,8 +201,16 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
         if is_heeded {
             progress.begin(&format!("switching {setting} off again"));
-            switch.put_off()?;
-            self.reload(&setting, false).await?;
+            let told = match switch.put_off() {
+                Ok(()) => self.reload(&setting, false).await,
+                Err(error) => Err(error.into()),
+            };
+            if told.is_err() && setting.is_known_by_its_value() {
+                // A full disk refuses a file, and hardly a name: the next dockerd
+                // at least reads what was found.
+                switch.put_back()?;
+            }
+            told?;
         }
         let detail = match setting {
             Setting::LiveRestore => "live-restore and daemon.json are what they were",

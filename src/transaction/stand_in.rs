@@ -215,6 +215,9 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// Puts back all that led Docker here: each of it is seen to, whatever became
     /// of the other.
     async fn lead_back(&mut self) -> Result<(), Failure> {
+        if let Some(stand_in) = &mut self.stand_in {
+            stand_in.serving = None;
+        }
         let hosts = self.put_hosts_back();
         let (Some(daemon), Some(stand_in), Some(journal)) =
             (self.daemon, &mut self.stand_in, &mut self.journal)
@@ -230,7 +233,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
         hosts?;
         stand_in.led = None;
-        stand_in.serving = None;
         Ok(())
     }
 

@@ -78,6 +78,8 @@ struct World {
     hosts_edit: RefCell<Option<String>>,
     /// What Docker records other than it was asked to.
     records: RefCell<Option<String>>,
+    /// No other daemon.json can be written once Docker has pulled.
+    fills_up: Cell<bool>,
     /// Docker ends once it has pulled.
     dies_after_pull: Cell<bool>,
     /// daemon.json as Docker's last start found it.
@@ -140,6 +142,7 @@ impl World {
             mirrors: RefCell::default(),
             hosts_edit: RefCell::default(),
             records: RefCell::default(),
+            fills_up: Cell::new(false),
             dies_after_pull: Cell::new(false),
             read_at_start: RefCell::default(),
             drops_too: RefCell::default(),
@@ -567,6 +570,12 @@ impl Engine for World {
         if let Some(text) = self.hosts_edit.take() {
             let hosts = fs::read_to_string(self.hosts()).unwrap();
             fs::write(self.hosts(), format!("{hosts}{text}")).unwrap();
+        }
+        if self.fills_up.take() {
+            let next = self
+                .config_file()
+                .with_file_name("daemon.json.digestfix-x.next");
+            fs::create_dir(next).unwrap();
         }
         if self.dies_after_pull.take() {
             self.runs.set(false);

@@ -326,6 +326,22 @@ fn hosts_come_back_where_docker_does_not() {
     assert_eq!(world.config().as_deref(), Some(r#"{"debug": true}"#));
 }
 
+/// The next dockerd reads what was found, even where this one cannot be told.
+#[test]
+fn daemon_json_comes_back_where_no_other_can_be_written() {
+    let world = world();
+    world.write_config(r#"{"debug": true}"#);
+    world.fills_up.set(true);
+    let (outcome, _) = online(&world);
+    let Outcome::Broken { left, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(left[0].contains("may have the mirror http://127.0.0.1:"));
+    assert_eq!(world.config().as_deref(), Some(r#"{"debug": true}"#));
+    assert_eq!(hosts(&world), HOSTS);
+    assert_eq!(recorded(&world), 0);
+}
+
 /// A Docker that ends among the pulls starts on the files that were found.
 #[test]
 fn docker_that_dies_starts_without_what_led_it_here() {
