@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crate::container::Container;
 use crate::digest::{Digest, ImageId};
 use crate::engine::{Info, Platform, Proxies, References};
-use crate::evidence::{Evidence, MAX_INDEX_DEPTH};
+use crate::evidence::Evidence;
 use crate::host::{Managed, asks_for_authorization, mirrors};
 use crate::live_restore;
 use crate::manifest::{self, Manifest};
@@ -171,7 +171,9 @@ impl Errand {
 
     fn taken(&self, digest: Option<&Digest>, platform: &Platform) -> Option<ImageId> {
         let mut served = self.manifests.get(digest?)?;
-        for _ in 0..=MAX_INDEX_DEPTH {
+        // Docker takes no index out of an index (moby `distribution/pull_v2.go`,
+        // `pullManifestList`).
+        for _ in 0..2 {
             match Manifest::parse(served.text.as_bytes()).ok()? {
                 Manifest::Image(manifest) => return Some(manifest.image),
                 Manifest::Index(_) => {
