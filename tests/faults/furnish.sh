@@ -40,6 +40,9 @@ case $1 in
     chmod 640 /etc/docker/daemon.json
     chown root:daemon /etc/docker/daemon.json
     ;;
+  containerd)
+    printf '{"features": {"containerd-snapshotter": true}}' >/etc/docker/daemon.json
+    ;;
   link)
     printf '{"debug": false}' >/etc/docker/lab.json
     ln -s lab.json /etc/docker/daemon.json

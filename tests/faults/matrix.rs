@@ -87,6 +87,9 @@ const TOLD: [(&str, &str); 2] = [
     ),
 ];
 
+/// What is told and stays is not waited for as long as what is to come right.
+const TOLD_STAYS: Duration = Duration::from_secs(5);
+
 fn is_told(differences: &[String], injected: &Injected) -> bool {
     injected.ended == Ended::Code(0)
         && differences.iter().all(|difference| {
@@ -109,7 +112,12 @@ fn fault(scene: &Scene, injection: &Injection) -> Result<Tried, Vec<String>> {
     };
     let digest = promised(&injected)?;
     scene.recover_by_hand(injected.ended)?;
-    let took = match scene.whole(digest) {
+    let seen = if TOLD.iter().any(|(said, _)| injected.output.contains(said)) {
+        scene.whole_within(digest, TOLD_STAYS)
+    } else {
+        scene.whole(digest)
+    };
+    let took = match seen {
         Err(differences) if is_told(&differences, &injected) => Duration::ZERO,
         seen => seen.map_err(tell)?,
     };

@@ -23,7 +23,19 @@ usage: faults MODE [OPTION...]
   --seed S        of the instants (1)
   --patience S    a host has so many seconds to become whole (60)
   --by-hand       call digestfix recover after a kill, as nothing else does
-  --online        the running Docker is had to record the digests itself";
+  --online        the running Docker is had to record the digests itself
+  --containerd    the same where images are in containerd (trixie, forky)";
+
+/// How the references are changed, on which image store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// In the classic store's file, Docker being stopped.
+    Restart,
+    /// By Docker, led to a registry that digestfix serves.
+    Online,
+    /// By Docker, given an archive, in the containerd image store.
+    Containerd,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -47,7 +59,7 @@ pub struct Options {
     pub seed: u64,
     pub patience: Duration,
     pub by_hand: bool,
-    pub online: bool,
+    pub way: Way,
 }
 
 impl Options {
@@ -75,15 +87,15 @@ impl Options {
             seed: 1,
             patience: Duration::from_secs(60),
             by_hand: false,
-            online: false,
+            way: Way::Restart,
         };
         while let Some(name) = words.next() {
             if name == "--by-hand" {
                 options.by_hand = true;
                 continue;
             }
-            if name == "--online" {
-                options.online = true;
+            if let Some(way) = way(&name) {
+                options.way = way;
                 continue;
             }
             let value = words.next().ok_or(format!("{name} needs a value"))?;
@@ -100,7 +112,18 @@ impl Options {
                 _ => return Err(format!("no such option: {name}")),
             }
         }
+        if options.way == Way::Containerd && options.suite == Suite::Bookworm {
+            return Err("Docker 20.10 has no containerd image store".to_owned());
+        }
         Ok(options)
+    }
+}
+
+fn way(name: &str) -> Option<Way> {
+    match name {
+        "--online" => Some(Way::Online),
+        "--containerd" => Some(Way::Containerd),
+        _ => None,
     }
 }
 

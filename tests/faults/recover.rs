@@ -3,7 +3,7 @@
 
 use crate::host::Digest;
 use crate::injection::{Ended, inject, trace};
-use crate::options::Options;
+use crate::options::{Options, Way};
 use crate::points::{Fault, Injection, Traced, chosen};
 use crate::scene::{Scene, attempt};
 use crate::tally::{Tally, Tried};
@@ -24,6 +24,13 @@ const ONLINE: [(&str, &str, usize); 4] = [
     ("among the pulls", "/images/create", 3),
 ];
 
+/// The same where images are in containerd.
+const CONTAINERD: [(&str, &str, usize); 3] = [
+    ("before the load", "/images/load", 0),
+    ("after the load", "/images/load", 3),
+    ("after the look", "/json HTTP", 4),
+];
+
 const RECOVER: [&str; 3] = ["recover", "--wait", "60"];
 
 /// A guard that is there, and leaves what is to be recovered to others.
@@ -42,8 +49,12 @@ pub fn run(options: &Options) -> Tally {
     let apply = trace(&first.machine, &first.apply());
     first.take_off().expect("the digest comes off again");
     let mut points = Vec::new();
-    let moments = if options.online { ONLINE } else { MOMENTS };
-    for (moment, part, later) in moments {
+    let moments = match options.way {
+        Way::Restart => MOMENTS.as_slice(),
+        Way::Online => &ONLINE,
+        Way::Containerd => &CONTAINERD,
+    };
+    for &(moment, part, later) in moments {
         let interruption = call(&apply, part, later).point.with(Fault::Kill);
         let prepared = interrupt(first, &interruption);
         prepared.expect("an apply can be interrupted");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::host::{Digest, Expected, Host};
 use crate::injection::{Ended, Injected};
 use crate::machine::{APP, Machine, STORE, Suite};
-use crate::options::Options;
+use crate::options::{Options, Way};
 use crate::tally::Tried;
 
 const FURNISH: &str = include_str!("furnish.sh");
@@ -17,7 +17,8 @@ docker start plain web frozen down >/dev/null
 docker pause frozen >/dev/null
 docker kill down >/dev/null";
 
-/// A name for each way that Docker is led to the image's manifest.
+/// A name for each way that the classic store's Docker is led to the image's
+/// manifest.
 const FURNISH_ONLINE: &str = "docker tag localhost:5000/lab/app:v1 lab/app:v1
 docker tag localhost:5000/lab/app:v1 quay.io/lab/app:v1";
 
@@ -42,15 +43,19 @@ impl Scene {
             None => Machine::boot(options.suite),
         };
         machine.install_units();
-        let config = match options.suite {
-            Suite::Bullseye | Suite::Bookworm => "none",
-            Suite::Trixie => "file",
-            Suite::Forky => "link",
+        let config = match (options.way, options.suite) {
+            (Way::Containerd, _) => "containerd",
+            (_, Suite::Bullseye | Suite::Bookworm) => "none",
+            (_, Suite::Trixie) => "file",
+            (_, Suite::Forky) => "link",
         };
         let run = machine.run(&["sh", "-c", FURNISH, "furnish", config]);
         assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
         let digest = machine.digest("app");
-        let (words, names) = if options.online {
+        let (words, names) = if options.way == Way::Restart {
+            let words = vec!["apply".to_owned(), machine.claim("app")];
+            (words, &ONLINE[..1])
+        } else {
             machine.bring_manifest("app");
             machine.sh(FURNISH_ONLINE);
             let words = "apply --method online --from /lab/app.manifest";
@@ -58,9 +63,6 @@ impl Scene {
                 words.split(' ').map(str::to_owned).collect(),
                 ONLINE.as_slice(),
             )
-        } else {
-            let words = vec!["apply".to_owned(), machine.claim("app")];
-            (words, &ONLINE[..1])
         };
         let references = names.iter().map(|name| format!("{name}@{digest}"));
         let references = references.collect();
@@ -93,9 +95,18 @@ impl Scene {
 
     /// Waits for the host to be what it has to be.
     pub fn whole(&self, digest: Digest) -> Result<Duration, Vec<String>> {
+        self.whole_within(digest, self.patience)
+    }
+
+    /// The same, with another patience.
+    pub fn whole_within(
+        &self,
+        digest: Digest,
+        patience: Duration,
+    ) -> Result<Duration, Vec<String>> {
         let seen = self
             .expected
-            .wait_for(&self.machine, digest, self.patience, |host| host);
+            .wait_for(&self.machine, digest, patience, |host| host);
         seen.map(|(took, _)| took)
     }
 
