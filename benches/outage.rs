@@ -19,23 +19,24 @@
 
 use std::collections::BTreeSet;
 use std::env;
-use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+#[path = "outage/api.rs"]
+mod api;
 #[path = "../tests/lab/load.rs"]
 mod load;
 #[allow(dead_code, reason = "the fault injection reboots them, too")]
 #[path = "../tests/lab/machine.rs"]
 mod machine;
+#[path = "outage/spread.rs"]
+mod spread;
 
+use api::Api;
 use load::{Load, Summary};
 use machine::{APP, Machine, STORE, Suite, eventually};
+use spread::spread;
 
 const ROUNDS: usize = 10;
 const WAYS: [&str; 4] = ["apply", "restart-lr", "by hand", "restart"];
@@ -118,15 +119,6 @@ fn bench(suite: Suite, rounds: usize) {
     }
 }
 
-/// The least, the median and the most.
-fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let last = values.len() - 1;
-    let median = (values[last / 2] + values[last.div_ceil(2)]) / 2.0;
-    (values[0], median, values[last])
-}
-
 /// One way, once; the host is made the same again before.
 fn take(machine: &Machine, way: &str) -> Cost {
     let reference = format!("{APP}@{}", machine.digest("app"));
@@ -194,43 +186,4 @@ fn running(machine: &Machine) -> BTreeSet<String> {
         .lines()
         .map(str::to_owned)
         .collect()
-}
-
-/// A client of the API that asks again and again whether it is there.
-struct Api {
-    stop: Arc<AtomicBool>,
-    client: thread::JoinHandle<Duration>,
-}
-
-impl Api {
-    fn watch(socket: PathBuf) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let client = thread::spawn(move || {
-            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
-            while !stopped.load(Ordering::Relaxed) {
-                if ping(&socket).is_ok_and(|answered| answered) {
-                    longest = longest.max(last.elapsed());
-                    last = Instant::now();
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
-            longest.max(last.elapsed())
-        });
-        Self { stop, client }
-    }
-
-    fn longest_silence(self) -> Duration {
-        self.stop.store(true, Ordering::Relaxed);
-        self.client.join().unwrap()
-    }
-}
-
-fn ping(socket: &PathBuf) -> std::io::Result<bool> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer.ends_with("OK"))
 }
