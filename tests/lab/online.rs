@@ -11,6 +11,7 @@ use digestfix::stand_in::{Route, Served};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
+use crate::containers::elsewhere;
 use crate::load::Load;
 use crate::machine::{APP, Machine, Suite, eventually};
 
@@ -23,6 +24,12 @@ const NAMES: [&str; 5] = [
     "registry.example:5002/lab/app",
 ];
 
+/// What is allowed to be asked without TLS, some of it by name.
+const INSECURE: &str = "{\n  \"debug\": false,\n  \"insecure-registries\": [\"registry.example:5002\", \"10.0.0.0/8\"]\n}\n";
+
+/// A mirror of the host's own, not written as a program would.
+const A_MIRROR: &str = "{ \"registry-mirrors\": [ \"https://m\" ],\n\t\"debug\":false }";
+
 const APPLY: [&str; 5] = [
     "apply",
     "--from",
@@ -32,7 +39,7 @@ const APPLY: [&str; 5] = [
 ];
 
 /// A machine with an image of several names, none of which has a digest; its
-/// manifest and an index over it are brought along.
+/// manifest and an index of two platforms, this one last, are brought along.
 fn furnished(suite: Suite) -> Machine {
     let machine = Machine::boot(suite);
     machine.allow_containers();
@@ -41,8 +48,13 @@ fn furnished(suite: Suite) -> Machine {
     machine.sh(
         "list=application/vnd.docker.distribution.manifest.list.v2+json
          arch=$(docker version -f '{{.Server.Arch}}')
-         printf '{\"schemaVersion\":2,\"mediaType\":\"%s\",\"manifests\":[{\"mediaType\":%s,\"size\":%s,\"digest\":\"%s\",\"platform\":{\"architecture\":\"%s\",\"os\":\"linux\"}}]}' \
-           $list \"$(jq .mediaType /lab/app.manifest)\" $(stat -c %s /lab/app.manifest) $(cat /lab/app.digest) $arch >/lab/index",
+         one() {
+           printf '{\"mediaType\":%s,\"size\":%s,\"digest\":\"%s\",\"platform\":{\"architecture\":\"%s\",\"os\":\"linux\"}}' \
+             \"$(jq .mediaType /lab/app.manifest)\" $(stat -c %s /lab/app.manifest) $1 $2
+         }
+         other=sha256:$(printf 'a%.0s' $(seq 64))
+         printf '{\"schemaVersion\":2,\"mediaType\":\"%s\",\"manifests\":[%s,%s]}' \
+           $list \"$(one $other s390x)\" \"$(one $(cat /lab/app.digest) $arch)\" >/lab/index",
     );
     for name in &NAMES[1..] {
         machine.sh(&format!("docker tag {APP}:v1 {name}:v1"));
@@ -116,12 +128,23 @@ fn is_undone_beside_containers(machine: &Machine) {
     }
 }
 
-/// Docker's process and every connection to a published port live through it.
-fn records(machine: &Machine) {
-    machine.write("/etc/docker/daemon.json", "{\n  \"debug\": false\n}\n");
+/// Docker's process and every connection to a published port live through it,
+/// whatever daemon.json it has, or none.
+fn records(machine: &Machine, config: Option<&str>) {
+    match config {
+        Some(text) => machine.write("/etc/docker/daemon.json", text),
+        None => drop(machine.sh("rm -f /etc/docker/daemon.json")),
+    }
+    // Authorities of the registries' own, which nothing here is vouched for by.
     machine.sh(&format!(
-        "systemctl restart docker
-         docker run -d --name web -p 8080:80 {APP}:v1 /bin/busybox httpd -f -p 80 -h / >/dev/null"
+        "for host in 127.0.0.1:5001 quay.io registry.example:5002; do
+           mkdir -p /etc/docker/certs.d/$host
+           csplit -s -z -f /run/ca /etc/ssl/certs/ca-certificates.crt '/BEGIN/' '{{1}}'
+           cp /run/ca00 /etc/docker/certs.d/$host/ca.crt
+         done
+         systemctl restart docker
+         docker run -d --name web -p 8080:80 {APP}:v1 /bin/busybox httpd -f -p 80 -h / >/dev/null
+         docker run -d --name echo -p 9000:9000 {APP}:v1 /bin/busybox nc -ll -p 9000 -e /bin/busybox cat >/dev/null"
     ));
     let before = host(machine);
     let plan = machine.digestfix(&[&["plan", "--json"], &APPLY[1..]].concat());
@@ -129,31 +152,53 @@ fn records(machine: &Machine) {
     assert_eq!(plan["method"], "online", "{plan}");
     assert_eq!(host(machine), before, "a plan touches nothing");
 
-    let load = Load::requests(machine.namespace(), ([127, 0, 0, 1], 8080).into());
+    let local = Load::requests(machine.namespace(), ([127, 0, 0, 1], 8080).into());
+    let (namespace, server) = elsewhere(machine, 8080);
+    let published = Load::requests(namespace, server);
+    let (namespace, server) = elsewhere(machine, 9000);
+    let open = Load::connection(namespace, server);
     thread::sleep(Duration::from_millis(300));
+    let since = machine.sh("date '+%F %T'");
     let run = machine.digestfix(&APPLY).exits(0);
     thread::sleep(Duration::from_millis(300));
-    load.met_no_failure("requests to a published port");
+    local.met_no_failure("requests to a published port from here");
+    published.met_no_failure("requests to a published port from elsewhere");
+    open.met_no_failure("a connection over a published port");
     assert!(run.stdout.contains("was not stopped"), "{}", run.stdout);
     assert_eq!(host(machine), before);
     assert_eq!(recorded(machine), 2 * NAMES.len());
     machine.is_whole();
-    let [_, index] = digests(machine);
-    let said = machine.sh(&format!(
-        "docker run --rm --network none quay.io/lab/app@{index}"
+    let reloads = machine.sh(&format!(
+        "journalctl --sync; journalctl -b -o cat -u docker --since '{since}' | grep -c 'Got signal to reload' || true"
     ));
-    assert_eq!(said, "hello from app");
+    assert_eq!(reloads, "2", "the mirror in and out again");
+    runs_by_all(machine);
     let shown = machine.digestfix(&["history"]).exits(0).stdout;
     assert!(shown.lines().last().unwrap().contains("done"), "{shown}");
-    machine.sh("docker rm -f web >/dev/null; rm /etc/docker/daemon.json; systemctl restart docker");
+    machine.sh(
+        "docker rm -f web echo >/dev/null; rm -rf /etc/docker/daemon.json /etc/docker/certs.d
+         systemctl restart docker",
+    );
     assert_eq!(recorded(machine), 2 * NAMES.len(), "they outlive a restart");
+    runs_by_all(machine);
+}
+
+/// A container can be started by each digest, the index's as well.
+#[track_caller]
+fn runs_by_all(machine: &Machine) {
+    for digest in digests(machine) {
+        for name in [NAMES[2], NAMES[3]] {
+            let said = machine.sh(&format!("docker run --rm --network none {name}@{digest}"));
+            assert_eq!(said, "hello from app", "{name}@{digest}");
+        }
+    }
 }
 
 #[test]
 fn docker_20_10_records_it() {
     let machine = furnished(Suite::Bookworm);
     is_undone_beside_containers(&machine);
-    records(&machine);
+    records(&machine, None);
     machine.digestfix(&["rollback"]).exits(0);
     assert_eq!(recorded(&machine), 0);
     machine.is_whole();
@@ -163,7 +208,7 @@ fn docker_20_10_records_it() {
 fn docker_26_1_records_it() {
     let machine = furnished(Suite::Trixie);
     is_undone_beside_containers(&machine);
-    records(&machine);
+    records(&machine, Some(INSECURE));
     drop_digests(&machine);
     killed_at_each_trade(&machine);
     a_container_that_copies_hosts_is_named(&machine);
@@ -176,7 +221,7 @@ fn docker_28_5_records_it() {
     let machine = furnished(Suite::Forky);
     refuses_what_was_tampered_with(&machine);
     is_undone_beside_containers(&machine);
-    records(&machine);
+    records(&machine, Some(A_MIRROR));
     drop_digests(&machine);
     a_signal_while_docker_pulls(&machine);
     out_of_a_sandbox(&machine);
