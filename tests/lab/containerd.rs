@@ -105,8 +105,9 @@ fn whole_way(suite: Suite) {
     );
     assert_eq!(loads(&machine), before, "nothing was loaded");
 
-    let (pid, containerd) = (machine.main_pid(), "systemctl show -p MainPID containerd");
-    let containerd_pid = machine.sh(containerd);
+    docker_is_not_taken_in(&machine, &pinned);
+    let processes = "systemctl show -p MainPID,ExecMainStartTimestampMonotonic docker containerd";
+    let before = machine.sh(processes);
     machine.digestfix(&["apply", from[0], from[1]]).exits(0);
     runs_by(&machine, &[&pinned]);
     let files = [
@@ -119,8 +120,7 @@ fn whole_way(suite: Suite) {
         .digestfix(&[&["apply"][..], &files].concat())
         .exits(0);
     machine.is_whole();
-    assert_eq!(machine.main_pid(), pid);
-    assert_eq!(machine.sh(containerd), containerd_pid);
+    assert_eq!(machine.sh(processes), before);
     runs_by(&machine, &[&pinned, &of_index, &tag]);
     let again = machine
         .digestfix(&[&["apply"][..], &files].concat())
@@ -165,6 +165,30 @@ fn whole_way(suite: Suite) {
 
     machine.sh("systemctl stop docker.socket docker.service");
     refuses(&machine, &["status"], "containerd image store");
+}
+
+/// Where nobody looks at it before, a manifest that was tampered with is taken
+/// for none by the engine: it keeps what it is given by its true hash. What it
+/// says then (that it has loaded the image; 28.5, that the image is there) is
+/// not gone by.
+fn docker_is_not_taken_in(machine: &Machine, pinned: &str) {
+    machine.sh(&format!(
+        r#"mkdir -p /tampered/blobs/sha256 && cd /tampered
+           blob=blobs/sha256/$(cut -d: -f2 /lab/app.digest)
+           {{ cat /served/manifest.json; echo; }} >$blob
+           echo '{{"imageLayoutVersion":"1.0.0"}}' >oci-layout
+           jq -n --arg digest $(cat /lab/app.digest) --argjson size $(stat -c %s $blob)              '{{schemaVersion: 2, manifests: [{{$digest, $size,
+                mediaType: "application/vnd.docker.distribution.manifest.v2+json",
+                annotations: {{"io.containerd.image.name": "{pinned}"}}}}]}}' >index.json
+           tar -cf /tampered.tar *"#
+    ));
+    let loaded = machine.run(&["docker", "load", "-i", "/tampered.tar"]);
+    assert!(loaded.stdout.contains(pinned), "{loaded:?}");
+    assert_ne!(run_by(machine, pinned).code, 0);
+    machine
+        .digestfix(&["verify", "--from", "/served/app"])
+        .exits(4);
+    machine.sh(&format!("ctr -n moby images rm {pinned}"));
 }
 
 /// Killed at each step of an apply that reaches the disk or the engine; whoever
