@@ -377,20 +377,19 @@ fn killed_at_each(machine: &Machine, config_before: &str) {
                     ),
                 }
                 machine.digestfix(&["recover"]).exits(0);
-                assert_eq!(config(machine), config_then, "{injection}, {config_before}");
-                assert_eq!(live_restore(machine), "false", "{injection}");
-                assert_eq!(containers(machine), before, "{injection}, {config_before}");
-                machine.is_whole();
-                machine.digestfix(&["apply", &claim]).exits(0);
             }
-            assert!(machine.engine_has("app"), "{injection}");
+            let is_new = machine.engine_has("app");
+            assert!(is_new || run.code != 0, "{injection}");
             assert_eq!(containers(machine), before, "{injection}, {config_before}");
             assert_eq!(config(machine), config_then, "{injection}, {config_before}");
             assert_eq!(live_restore(machine), "false", "{injection}");
             machine.is_whole();
-            machine
-                .digestfix(&["apply", "--remove", &reference])
-                .exits(0);
+            // What comes of an apply after it is seen at each third point.
+            if is_new {
+                machine
+                    .digestfix(&["apply", "--remove", &reference])
+                    .exits(0);
+            }
             assert_eq!(machine.store(), store, "{injection}");
         }
     }
