@@ -35,7 +35,7 @@ const OLDEST: u32 = 1;
 /// What the address of a mirror of digestfix's own begins with.
 const MIRROR: &str = "http://127.0.0.1:";
 
-/// The largest journal that is read, in bytes.
+/// The largest journal that is read or written, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// One transaction that has not ended.
@@ -375,7 +375,13 @@ impl Journal {
         let path = path(lock.data_root());
         let written = serde_json::to_vec_pretty(self)
             .map_err(io::Error::from)
-            .and_then(|bytes| state_file::write(&path, lock, &bytes));
+            .and_then(|bytes| match bytes.len() as u64 > MAX_BYTES {
+                true => Err(io::Error::other(format!(
+                    "more than {} MiB: give fewer claims at once",
+                    MAX_BYTES / 1024 / 1024
+                ))),
+                false => state_file::write(&path, lock, &bytes),
+            });
         written.map_err(|error| JournalError {
             path,
             problem: error.into(),
@@ -554,6 +560,19 @@ mod tests {
         with_daemon.unit = Some("docker.service".to_owned());
         assert!(parse(&with_daemon).is_ok());
         assert!(parse(&journal()).is_ok());
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let root = tempfile::tempdir().unwrap();
+        let lock = RootLock::acquire_now(root.path()).unwrap();
+        let mut journal = journal();
+        journal.write(&lock).unwrap();
+        journal.triggers = vec!["x".repeat(1024 * 1024); 16];
+        let refused = journal.write(&lock).unwrap_err().to_string();
+        assert!(refused.contains("16 MiB"), "{refused}");
+        journal.triggers.clear();
+        assert_eq!(Journal::read(root.path()).unwrap(), Some(journal));
     }
 
     #[test]
