@@ -6,9 +6,12 @@
 //! not what its name says is none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use crate::digest::{Digest, ImageId};
 use crate::evidence::MAX_INDEX_DEPTH;
@@ -52,13 +55,26 @@ impl ContentStore {
         self.directories.iter().find_map(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
             let mut text = String::new();
-            File::open(path)
-                .ok()?
-                .take(manifest::MAX_BYTES + 1)
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+                .open(path)
+                .ok()?;
+            // A pipe or a device would keep whoever reads it waiting.
+            if !file.metadata().ok()?.is_file() {
+                return None;
+            }
+            file.take(manifest::MAX_BYTES + 1)
                 .read_to_string(&mut text)
                 .ok()?;
             (Digest::of(digest.algorithm(), text.as_bytes()) == *digest).then_some(text)
         })
+    }
+
+    /// The text of an image's config.
+    #[must_use]
+    pub fn config(&self, image: &ImageId) -> Option<String> {
+        self.text(&image.to_string().parse().ok()?)
     }
 
     /// A blob of this name is there. Its bytes, which may be many, are not looked
@@ -126,5 +142,39 @@ impl ContentStore {
         };
         way.insert(digest.clone(), text);
         Some(way)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+    use crate::digest::Algorithm;
+
+    #[test]
+    fn a_blob_is_a_plain_file() {
+        let root = tempfile::tempdir().unwrap();
+        let blobs = root
+            .path()
+            .join("io.containerd.content.v1.content/blobs/sha256");
+        fs::create_dir_all(&blobs).unwrap();
+        let digest = Digest::of(Algorithm::Sha256, b"{}");
+        let blob = blobs.join(digest.hex());
+        let content = ContentStore::of(Path::new("/nowhere"), Some(root.path()));
+        fs::write(&blob, "{}").unwrap();
+        assert_eq!(content.text(&digest).unwrap(), "{}");
+        fs::rename(&blob, blobs.join("elsewhere")).unwrap();
+        symlink("elsewhere", &blob).unwrap();
+        assert_eq!(content.text(&digest), None);
+        fs::remove_file(&blob).unwrap();
+        // Nobody writes to it.
+        mkfifo(&blob, Mode::S_IRUSR).unwrap();
+        assert_eq!(content.text(&digest), None);
     }
 }

@@ -5,12 +5,11 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use serde::Deserialize;
 use serde_json::json;
 use tar::{Builder, Header};
 
 use crate::digest::Digest;
-use crate::manifest::{Manifest, ManifestError, OCI_INDEX, OCI_MANIFEST};
+use crate::manifest::{Manifest, ManifestError, OCI_INDEX, media_type};
 use crate::reference::Reference;
 
 /// The whole name that a manifest is loaded under (containerd 1.7,
@@ -38,19 +37,17 @@ pub enum ArchiveError {
     /// A name without its manifest.
     #[error("the manifest of {0} is not at hand")]
     Missing(Reference),
+    /// A name without its image.
+    #[error(
+        "the image of {0} is not here any more: its config is not in containerd's content store"
+    )]
+    NoImage(Reference),
     /// A manifest that is none.
     #[error("{0}")]
     Manifest(#[from] ManifestError),
     /// No memory for it.
     #[error("{0}")]
     Io(#[from] io::Error),
-}
-
-/// What a manifest says of its own kind.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Kind {
-    media_type: Option<String>,
 }
 
 impl OciArchive {
@@ -92,8 +89,9 @@ impl OciArchive {
             let missing = || ArchiveError::Missing(reference.clone());
             let digest = reference.digest().ok_or_else(missing)?;
             let text = self.blobs.get(digest).ok_or_else(missing)?;
+            let manifest = Manifest::parse(text.as_bytes())?;
             manifests.push(json!({
-                "mediaType": media_type(text)?,
+                "mediaType": media_type(text.as_bytes(), &manifest),
                 "digest": digest.to_string(),
                 "size": text.len(),
                 "annotations": {NAME: reference.full()},
@@ -103,18 +101,6 @@ impl OciArchive {
         add(&mut archive, "index.json", index.to_string().as_bytes())?;
         Ok(archive.into_inner()?)
     }
-}
-
-/// OCI's formats may leave it out.
-fn media_type(text: &str) -> Result<String, ArchiveError> {
-    let parsed = Manifest::parse(text.as_bytes())?;
-    let kind: Option<Kind> = serde_json::from_str(text).ok();
-    Ok(kind
-        .and_then(|kind| kind.media_type)
-        .unwrap_or_else(|| match parsed {
-            Manifest::Index(_) => OCI_INDEX.to_owned(),
-            Manifest::Image(_) | Manifest::Artifact => OCI_MANIFEST.to_owned(),
-        }))
 }
 
 fn add(archive: &mut Builder<Vec<u8>>, path: &str, bytes: &[u8]) -> io::Result<()> {
@@ -129,6 +115,7 @@ fn add(archive: &mut Builder<Vec<u8>>, path: &str, bytes: &[u8]) -> io::Result<(
 mod tests {
     use super::*;
     use crate::digest::Algorithm;
+    use crate::manifest::OCI_MANIFEST;
 
     const MANIFEST: &str = r#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":2,"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},"layers":[]}"#;
 
@@ -172,6 +159,19 @@ mod tests {
         assert_eq!(entry["size"], MANIFEST.len());
         let path = format!("blobs/sha256/{}", of(MANIFEST).hex());
         assert_eq!(member(&bytes, &path), MANIFEST.as_bytes());
+    }
+
+    /// Docker would take it for something else.
+    #[test]
+    fn a_manifest_is_called_one_whatever_it_says() {
+        let strange = MANIFEST.replacen('{', r#"{"mediaType":"text/plain","#, 1);
+        let mut archive = OciArchive::default();
+        archive.blob(&of(&strange), &strange);
+        archive.name(&Reference::parse(&format!("httpd@{}", of(&strange))).unwrap());
+        let bytes = archive.build().unwrap();
+        let index: serde_json::Value =
+            serde_json::from_slice(&member(&bytes, "index.json")).unwrap();
+        assert_eq!(index["manifests"][0]["mediaType"], OCI_MANIFEST);
     }
 
     #[test]
