@@ -7,18 +7,19 @@
 //! ID on Docker's own store and in claims; it is read from containerd's content
 //! store.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::env::consts::ARCH;
-
-use serde::Deserialize;
 
 use crate::content_store::ContentStore;
 use crate::digest::{Digest, ImageId};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Listed};
 use crate::manifest::Manifest;
+use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::Store;
+
+mod layers;
 
 /// The references of an engine, and their images.
 #[derive(Debug, Clone)]
@@ -28,13 +29,24 @@ pub struct ContainerdStore {
     /// The images that are here.
     pub images: BTreeSet<ImageId>,
     content: ContentStore,
+    platform: Platform,
     /// The references that stand by themselves; a digest that is found by a tag
     /// beside it is none.
-    own: BTreeMap<Reference, ImageId>,
+    own: BTreeMap<Reference, Own>,
     known: BTreeMap<Digest, Option<Found>>,
     asked: BTreeSet<Reference>,
     made_up: BTreeMap<Reference, ImageId>,
-    unread: BTreeSet<String>,
+    hollow: BTreeSet<Reference>,
+    unread: BTreeSet<Reference>,
+    /// What was read of manifests.
+    layers: RefCell<BTreeMap<Digest, BTreeSet<Digest>>>,
+}
+
+/// What a reference that stands by itself leads to.
+#[derive(Debug, Clone)]
+struct Own {
+    image: ImageId,
+    target: Digest,
 }
 
 /// What the content store has for a manifest or index.
@@ -45,46 +57,29 @@ struct Found {
     made_up: bool,
 }
 
-/// What a config says of where its image runs (image-spec 1.1, `config.md`).
-#[derive(Deserialize)]
-struct Platform {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
-}
-
-/// The layers of a manifest.
-#[derive(Deserialize)]
-struct Layers {
-    #[serde(default)]
-    layers: Vec<Layer>,
-}
-
-#[derive(Deserialize)]
-struct Layer {
-    digest: Digest,
-}
-
 impl ContainerdStore {
     /// Reads what the engine lists.
     ///
     /// # Errors
     /// When the engine cannot be asked.
     pub async fn read(engine: &impl Images, content: ContentStore) -> Result<Self, EngineError> {
+        let platform = engine.platform().await?;
         let mut read = Self {
             store: Store::default(),
             images: BTreeSet::new(),
             content,
+            platform,
             own: BTreeMap::new(),
             known: BTreeMap::new(),
             asked: BTreeSet::new(),
             made_up: BTreeMap::new(),
+            hollow: BTreeSet::new(),
             unread: BTreeSet::new(),
+            layers: RefCell::default(),
         };
         for listed in engine.listed().await? {
             for reference in listed.references() {
-                read.take(&reference, &listed);
+                read.take(&reference, &listed, true);
             }
         }
         Ok(read)
@@ -110,18 +105,18 @@ impl ContainerdStore {
             }
             any = true;
             if let Some(listed) = engine.find(&reference).await? {
-                self.take(&reference, &listed);
+                self.take(&reference, &listed, false);
             }
         }
         Ok(any)
     }
 
-    fn take(&mut self, reference: &Reference, listed: &Listed) {
+    fn take(&mut self, reference: &Reference, listed: &Listed, is_listed: bool) {
         let Some(target) = listed.target() else {
             return;
         };
         let Some(found) = self.found(&target) else {
-            self.unread.insert(reference.familiar());
+            self.unread.insert(reference.clone());
             return;
         };
         let tag = listed.tag_beside(reference);
@@ -135,8 +130,13 @@ impl ContainerdStore {
             return;
         }
         if self.store.insert(reference, &found.image).is_ok() {
+            if !is_listed || listed.is_hollow() {
+                self.hollow.insert(reference.clone());
+            }
             if !follows {
-                self.own.insert(reference.clone(), found.image.clone());
+                let image = found.image.clone();
+                let own = Own { image, target };
+                self.own.insert(reference.clone(), own);
             }
             self.images.insert(found.image);
         }
@@ -200,11 +200,11 @@ impl ContainerdStore {
                 return Some(found);
             }
             // An attestation of BuildKit's is of no platform.
-            if platform.os != "unknown" {
+            if !platform.is_unknown() {
                 here.push((platform, found));
             }
         }
-        let fits = |(platform, _): &&(Platform, Found)| platform.architecture == architecture();
+        let fits = |(platform, _): &&(Platform, Found)| self.platform.rank(platform) == Some(0);
         let mut fitting = here.iter().filter(fits);
         match (fitting.next(), fitting.next(), here.as_slice()) {
             (Some((_, found)), None, _) | (None, _, [(_, found)]) => Some(found.clone()),
@@ -213,13 +213,32 @@ impl ContainerdStore {
     }
 
     fn platform(&self, image: &ImageId) -> Option<Platform> {
-        serde_json::from_str(&self.config(image)?).ok()
+        Platform::of_config(&self.config(image)?)
+    }
+
+    /// The engine's platform runs the image.
+    #[must_use]
+    pub fn runs(&self, image: &ImageId) -> bool {
+        let platform = self.platform(image);
+        platform.is_some_and(|platform| self.platform.rank(&platform).is_some())
+    }
+
+    /// Of each index on this way, the engine takes the manifest that is on it too.
+    #[must_use]
+    pub fn takes(&self, way: &BTreeMap<Digest, String>) -> bool {
+        way.values().all(|text| {
+            !matches!(Manifest::parse(text.as_bytes()), Ok(Manifest::Index(_)))
+                || self
+                    .platform
+                    .choice(text)
+                    .is_some_and(|choice| way.contains_key(&choice))
+        })
     }
 
     /// The text of an image's config.
     #[must_use]
     pub fn config(&self, image: &ImageId) -> Option<String> {
-        self.content.text(&image.to_string().parse().ok()?)
+        self.content.config(image)
     }
 
     /// The manifests that prove a digest to be of an image, where containerd has
@@ -227,31 +246,6 @@ impl ContainerdStore {
     #[must_use]
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.content.proof(digest, image)
-    }
-
-    /// The layers that these manifests of an image name are here as they say. Where
-    /// they are not, the image runs all the same if it is here unpacked, and can
-    /// be neither saved nor pushed.
-    #[must_use]
-    pub fn has_layers<T: AsRef<str>>(
-        &self,
-        manifests: &BTreeMap<Digest, T>,
-        image: &ImageId,
-    ) -> bool {
-        manifests.values().all(|text| {
-            let is_its_own = matches!(
-                Manifest::parse(text.as_ref().as_bytes()),
-                Ok(Manifest::Image(manifest)) if manifest.image == *image
-            );
-            let layers: Option<Layers> = serde_json::from_str(text.as_ref()).ok();
-            !is_its_own
-                || layers.is_some_and(|found| {
-                    found
-                        .layers
-                        .iter()
-                        .all(|layer| self.content.has(&layer.digest))
-                })
-        })
     }
 
     /// Without these references, another one leads to the image, and stands by
@@ -262,22 +256,55 @@ impl ContainerdStore {
             .own
             .iter()
             .filter(|(other, _)| !without.contains(other));
-        others.any(|(_, other)| other == image)
+        others.any(|(_, other)| other.image == *image)
+    }
+
+    /// The references that stand by themselves and lead to the image of a digest,
+    /// but for those that are dropped along with it; each with its manifest or
+    /// index.
+    pub fn others<'a>(
+        &'a self,
+        pinned: &'a Reference,
+        image: &'a ImageId,
+    ) -> impl Iterator<Item = (&'a Reference, &'a Digest)> {
+        let is_another = move |(other, own): &(&Reference, &Own)| {
+            let goes_along =
+                other.repository() == pinned.repository() && Some(&own.target) == pinned.digest();
+            own.image == *image && !goes_along
+        };
+        let others = self.own.iter().filter(is_another);
+        others.map(|(other, own)| (other, &own.target))
+    }
+
+    /// The references that stand by themselves.
+    pub fn known(&self) -> impl Iterator<Item = Reference> {
+        self.own.keys().cloned()
+    }
+
+    /// A reference is gone by now.
+    pub fn forget(&mut self, reference: &Reference) {
+        self.store.remove(reference);
+        self.own.remove(reference);
+    }
+
+    /// The engine says of a reference that it does not have the layers as the
+    /// registry serves them.
+    #[must_use]
+    pub fn is_hollow(&self, reference: &Reference) -> bool {
+        self.hollow.contains(reference)
+    }
+
+    /// The engine has references, and not one of them could be read.
+    #[must_use]
+    pub fn nothing_was_read(&self) -> bool {
+        self.own.is_empty() && !self.unread.is_empty()
     }
 
     /// References whose manifests are not to be found, or are of no image for
     /// this machine.
-    pub fn unread(&self) -> impl Iterator<Item = &str> {
-        self.unread.iter().map(String::as_str)
-    }
-}
-
-/// This machine's, as images have it (Go's `GOARCH`).
-fn architecture() -> &'static str {
-    match ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
+    #[must_use]
+    pub const fn unread(&self) -> &BTreeSet<Reference> {
+        &self.unread
     }
 }
 

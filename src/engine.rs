@@ -37,6 +37,25 @@ pub enum EngineError {
         /// What is wrong with the answer.
         problem: String,
     },
+    /// No answer, or half of one: it may still do what it was asked for.
+    #[error("the engine at {socket} did not answer {request}: {problem}", socket = socket.display())]
+    Unanswered {
+        /// The socket.
+        socket: PathBuf,
+        /// What was asked for.
+        request: String,
+        /// Why there is no answer.
+        problem: String,
+    },
+}
+
+impl EngineError {
+    /// There was no whole answer: the engine may be about to start, or to do what
+    /// it was asked for.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Unanswered { .. })
+    }
 }
 
 /// What the engine says about itself (`GET /info`).

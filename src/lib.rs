@@ -62,6 +62,7 @@ pub mod oci_archive;
 pub mod online;
 pub mod output;
 pub mod plan;
+pub mod platform;
 pub mod reference;
 pub mod report;
 pub mod retention;

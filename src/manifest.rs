@@ -58,6 +58,9 @@ pub struct ImageManifest {
     pub config_size: u64,
     /// The words it is written in.
     pub format: Format,
+    /// The config is of a type that containerd unpacks an image by (containerd
+    /// 1.7, `images/mediatypes.go`, `IsConfigType`); Docker's own store takes more.
+    pub has_known_config: bool,
     /// No layer is compressed. No registry's client pushes such images unless
     /// told to; `docker save` writes them (moby 25, `image/tarexport/save.go`).
     pub plain_layers: bool,
@@ -219,6 +222,7 @@ impl Manifest {
                 Ok(Self::Image(ImageManifest {
                     image: config.digest,
                     config_size: config.size,
+                    has_known_config: !is_old,
                     format: if config.media_type == OCI_CONFIG {
                         Format::Oci
                     } else {
@@ -280,6 +284,7 @@ mod tests {
                 Ok(Manifest::Image(ImageManifest {
                     image: format!("sha256:{}", hex('a')).parse().unwrap(),
                     config_size: 7,
+                    has_known_config: true,
                     format,
                     plain_layers,
                 }))

@@ -14,23 +14,27 @@ use crate::data_root::ImageDir;
 use crate::engine::images::Images;
 use crate::grounds::Grounds;
 use crate::guard::Guard;
-use crate::history::{End, Kind, Record};
+use crate::history::{self, End, Kind, Record};
 use crate::host::Managed;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal, References, hash};
 use crate::plan::Plan;
+use crate::reference::Reference;
 use crate::retention::{self, Limits};
 use crate::systemd::ServiceManager;
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::unfinished::{self, Notice};
 
+mod drop;
 pub mod recovery;
+pub mod remnant;
 mod steps;
 pub mod work;
 
+use remnant::Remnant;
 use steps::Steps;
-use work::Work;
+use work::{Pin, Work};
 
 /// Docker, as an online change needs it.
 #[derive(Debug)]
@@ -65,11 +69,23 @@ pub enum Outcome {
     Done {
         /// What was changed.
         plan: Box<Plan>,
+        /// Of what was loaded, the references whose layers the engine has
+        /// unpacked only, by its own word.
+        run_only: Vec<Reference>,
     },
     /// It failed, and the engine has the references as they were.
     Undone {
         /// Why.
         failure: Failure,
+    },
+    /// It failed, and the engine has the references as they were, but for these.
+    Incomplete {
+        /// Why.
+        failure: Failure,
+        /// What is not as it was.
+        left: Vec<Remnant>,
+        /// The transaction.
+        id: String,
     },
     /// It failed, and so did the way back.
     Broken {
@@ -95,6 +111,13 @@ pub struct OnlineChange<'a, M, E, P> {
     before: Vec<u8>,
     plan: Plan,
     work: Work,
+    /// What the engine is asked to load; others may have had it pull the rest.
+    made: Vec<Pin>,
+    run_only: Vec<Reference>,
+    /// What the engine may have and not list.
+    known: Vec<Reference>,
+    /// The engine may have been asked for something.
+    asked: bool,
     journal: Option<Journal>,
     record: Option<Record>,
     guard: Option<Guard>,
@@ -125,6 +148,10 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
             progress,
             before: here.store.to_bytes(),
             plan,
+            made: Vec::new(),
+            run_only: Vec::new(),
+            known: here.known().collect(),
+            asked: false,
             work,
             journal: None,
             record: None,
@@ -186,6 +213,10 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
             &self.plan,
             &self.work.manifests,
         )?);
+        if let (Some(record), Some(root)) = (&mut self.record, self.running.containerd_root) {
+            record.containerd_root = Some(root.to_owned());
+            record.write(&self.lock)?;
+        }
         let mut journal = Journal::new(&self.id, references);
         journal.unit = Some(host.unit.id.clone());
         journal.running = true;
@@ -195,6 +226,7 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
             is_taken_back: false,
             containerd_root: self.running.containerd_root.map(Path::to_owned),
         });
+        // However far that comes, it is to be closed.
         Ok(self.journal.insert(journal).write(&self.lock)?)
     }
 
@@ -203,19 +235,33 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
             engine: self.running.engine,
             content: self.running.content,
             manifests: &self.work.manifests,
+            known: &self.known,
         }
     }
 
     async fn load(&mut self) -> Result<(), Failure> {
-        let count = self.work.added.len();
-        if count == 0 {
+        if self.work.added.is_empty() {
             return Ok(());
         }
         self.progress.begin("loading manifests");
-        self.steps().load(&self.work.added).await?;
-        let detail = match count {
+        let missing = self.steps().missing(&self.work.added).await?;
+        // What somebody had Docker pull meanwhile is theirs, and stays.
+        if let Some(journal) = &mut self.journal
+            && let Some(online) = &mut journal.online
+            && missing.len() < online.added.len()
+        {
+            online.added.clone_from(&missing);
+            journal.write(&self.lock)?;
+        }
+        self.made = missing;
+        if self.made.is_empty() {
+            return Ok(());
+        }
+        self.asked = true;
+        self.steps().load(&self.made).await?;
+        let detail = match self.made.len() {
             1 => "1 manifest loaded: the engine has its digest".to_owned(),
-            _ => format!("{count} manifests loaded: the engine has their digests"),
+            count => format!("{count} manifests loaded: the engine has their digests"),
         };
         self.progress.step(Step::Load, &detail);
         Ok(())
@@ -226,7 +272,11 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
             return Ok(());
         }
         self.progress.begin("dropping references");
-        self.steps().drop_all(&self.work.dropped).await?;
+        self.asked = true;
+        let left = self.steps().drop_all(&self.work.dropped).await?;
+        if !left.is_empty() {
+            return Err(Failure::Remnants(left));
+        }
         let detail = match self.work.dropped.len() {
             1 => "1 reference dropped".to_owned(),
             count => format!("{count} references dropped"),
@@ -240,6 +290,7 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
         let steps = self.steps();
         steps.has_all(&self.work.added).await?;
         steps.has_none(&self.work.dropped).await?;
+        self.run_only = steps.hollow(&self.work.added).await?;
         self.progress.step(
             Step::Verify,
             "the running engine finds the references as they are to be",
@@ -254,40 +305,55 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
                 "what the new references rest on could not be noted for `digestfix status`: {error}"
             ));
         }
-        self.end_record(End::Done);
-        for problem in retention::enforce(self.images, &self.lock, &self.id, self.limits) {
-            self.progress.warning(&problem);
-        }
-        if let Err(failure) = self.close().await {
+        let ended = match self.end_record(End::Done) {
+            Ok(()) => {
+                self.retire();
+                self.close().await
+            }
+            // Its journal says what it was, to whoever can note it.
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = ended {
             self.progress.warning(&format!(
                 "{failure}; what is left of this run goes with the next one, or with: digestfix recover"
             ));
         }
         Outcome::Done {
             plan: Box::new(self.plan),
+            run_only: self.run_only,
+        }
+    }
+
+    /// Removes what is too old to be of use, now that there is something newer.
+    fn retire(&mut self) {
+        for problem in retention::enforce(self.images, &self.lock, &self.id, self.limits) {
+            self.progress.warning(&problem);
         }
     }
 
     async fn back(mut self, failure: Failure) -> Outcome {
-        let undone = match self.journal {
-            Some(_) => self.take_back().await,
-            None => Ok(()),
+        let taken = match self.asked {
+            true => self.take_back(&failure).await,
+            false => Ok(Vec::new()),
         };
-        let undone = match undone {
-            Ok(()) => {
-                self.end_record(End::Undone {
-                    why: failure.to_string(),
-                });
-                self.close().await
-            }
-            Err(undo) => Err(undo),
-        };
-        match undone {
-            Ok(()) => Outcome::Undone { failure },
+        let taken = match taken {
+            Ok(left) => self.end_back(&failure, &left).await.map(|()| left),
             Err(undo) => {
-                self.end_record(End::Broken {
-                    why: format!("{failure}; and then, undoing it: {undo}"),
-                });
+                let why = format!("{failure}; and then, undoing it: {undo}");
+                if let Err(error) = self.end_record(End::Broken { why }) {
+                    self.progress.warning(&error.to_string());
+                }
+                Err(undo)
+            }
+        };
+        match taken {
+            Ok(left) if left.is_empty() => Outcome::Undone { failure },
+            Ok(left) => Outcome::Incomplete {
+                failure,
+                left,
+                id: self.id,
+            },
+            Err(undo) => {
                 let guard = self.guard.map(|guard| guard.unit().to_owned());
                 Outcome::Broken {
                     failure,
@@ -298,7 +364,20 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
         }
     }
 
-    async fn take_back(&mut self) -> Result<(), Failure> {
+    async fn end_back(&mut self, failure: &Failure, left: &[Remnant]) -> Result<(), Failure> {
+        self.end_record(match left {
+            [] => End::Undone {
+                why: failure.to_string(),
+            },
+            left => End::Incomplete {
+                why: format!("{failure}; taken back, but: {}", remnant::joined(left)),
+            },
+        })?;
+        self.retire();
+        self.close().await
+    }
+
+    async fn take_back(&mut self, failure: &Failure) -> Result<Vec<Remnant>, Failure> {
         self.progress.begin("taking it back");
         if let Some(journal) = &mut self.journal
             && let Some(online) = &mut journal.online
@@ -310,24 +389,30 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
             }
         }
         let steps = self.steps();
-        steps
-            .take_back(&self.work.added, &self.work.dropped)
-            .await?;
+        let dropped = &self.work.dropped;
+        let left = match failure {
+            // It may be about to do it.
+            Failure::Engine(error) if error.may_pass() => {
+                steps.take_back_late(&self.made, dropped).await?
+            }
+            _ => steps.take_back(&self.made, dropped).await?,
+        };
         self.progress.step(
             Step::UndoOnline,
-            "the running engine has the references as they were",
+            match left.as_slice() {
+                [] => "the running engine has the references as they were",
+                _ => "the running engine has the references as they were, but for what cannot be",
+            },
         );
-        Ok(())
+        Ok(left)
     }
 
-    /// What is done is done, noted or not.
-    fn end_record(&mut self, end: End) {
-        let Some(record) = &mut self.record else {
-            return;
-        };
-        if let Err(error) = record.end(&self.lock, end) {
-            self.progress
-                .warning(&format!("how this ended could not be noted: {error}"));
+    /// Where that cannot be noted, the journal stays: without it, the record would
+    /// count for one of a run that did nothing.
+    fn end_record(&mut self, end: End) -> Result<(), Failure> {
+        match &mut self.record {
+            Some(record) => Ok(record.end(&self.lock, end)?),
+            None => Ok(()),
         }
     }
 
@@ -344,6 +429,26 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
         }
         Ok(())
     }
+}
+
+/// The references that the engine may have and not list: those that digestfix
+/// has brought about.
+#[must_use]
+pub fn known_references(images: &ImageDir) -> Vec<Reference> {
+    // Of one that did not come to its end, some may be there.
+    let made = |record: Record| match record.result {
+        Some(End::Undone { .. }) => None,
+        _ => Some(record.changes),
+    };
+    let (changes, _) = history::scan(images.data_root(), made);
+    let made = changes
+        .into_iter()
+        .flatten()
+        .filter(|change| change.to.is_some());
+    let mut known: Vec<Reference> = made.map(|change| change.reference).collect();
+    let noted = Grounds::read(images).unwrap_or_default();
+    known.extend(noted.references());
+    known
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ async fn from_containerd(
     let content = ContentStore::of(site.images().data_root(), root);
     let containerd = Containerd::of(site, root)?.ok_or(HostError::ContainerdImageStore)?;
     let here = containerd.read().await?;
-    for unread in here.unread() {
+    for unread in here.unread().iter().map(Reference::familiar) {
         report.warning(&format!(
             "{unread} is left out: no image for this machine is in containerd's content store for it \
              (--containerd-root DIR says where that is)"

@@ -1,9 +1,9 @@
 //! The containerd image store, where the running engine makes each change
 //! itself: what `status`, `plan`, `apply`, `verify` and `rollback` do there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::claim::Claim;
+use crate::claim::{Claim, ImageName, Statement};
 use crate::commands::{Site, Stop, engine_at, grounds};
 use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
@@ -11,14 +11,13 @@ use crate::disturbance::AssessError;
 use crate::engine::UnixEngine;
 use crate::engine::images::Images;
 use crate::evidence::Evidence;
-use crate::grounds::Grounds;
 use crate::history::{self, Record};
 use crate::host::{HostError, ImageStore, Managed};
 use crate::interrupt::Interrupt;
 use crate::manifest::Manifest;
 use crate::method::Method;
 use crate::online::work::{Unfit, Work};
-use crate::online::{OnlineChange, Outcome, Running};
+use crate::online::{OnlineChange, Outcome, Running, known_references};
 use crate::plan::{Plan, Request};
 use crate::reference::Reference;
 use crate::report::{Exit, Problem, Report};
@@ -41,7 +40,7 @@ pub(super) struct Containerd<'a> {
     managed: &'a Managed,
     engine: UnixEngine,
     content: ContentStore,
-    containerd_root: Option<&'a Path>,
+    containerd_root: Option<PathBuf>,
 }
 
 /// What is to be done there.
@@ -70,8 +69,25 @@ impl<'a> Containerd<'a> {
             managed,
             engine: engine_at(&managed.socket),
             content: ContentStore::of(data_root, containerd_root),
-            containerd_root,
+            containerd_root: containerd_root.map(Path::to_owned),
         }))
+    }
+
+    /// A transaction is taken back where it was made, when nothing else is said.
+    fn look_where_it_was(&mut self, aim: &Aim<'_>) -> Result<(), Stop> {
+        let Aim::TakeBack(reversal) = aim else {
+            return Ok(());
+        };
+        let data_root = self.site.images().data_root();
+        let record = history::read(data_root, &reversal.id)?;
+        if let (None, Some(root)) = (
+            &self.containerd_root,
+            record.and_then(|record| record.containerd_root),
+        ) {
+            self.content = ContentStore::of(data_root, Some(&root));
+            self.containerd_root = Some(root);
+        }
+        Ok(())
     }
 
     pub(super) fn running(&self) -> Running<'_, SystemBus, UnixEngine> {
@@ -80,7 +96,7 @@ impl<'a> Containerd<'a> {
             engine: &self.engine,
             host: self.managed,
             content: &self.content,
-            containerd_root: self.containerd_root,
+            containerd_root: self.containerd_root.as_deref(),
             unfinished: Path::new(UNFINISHED),
         }
     }
@@ -90,13 +106,8 @@ impl<'a> Containerd<'a> {
         let mut here = ContainerdStore::read(&self.engine, self.content.clone())
             .await
             .map_err(AssessError::from)?;
-        let made = |record: Record| record.took_effect().then_some(record.changes);
-        let (changes, _) = history::scan(self.site.images().data_root(), made);
-        let changed = changes.into_iter().flatten();
-        let made = changed.filter(|change| change.to.is_some());
-        let made: Vec<Reference> = made.map(|change| change.reference).collect();
-        let noted = Grounds::read(self.site.images()).unwrap_or_default();
-        here.ask(&self.engine, made.into_iter().chain(noted.references()))
+        let known = known_references(self.site.images());
+        here.ask(&self.engine, known)
             .await
             .map_err(AssessError::from)?;
         Ok(here)
@@ -106,6 +117,7 @@ impl<'a> Containerd<'a> {
     /// the engine may have it and not list it.
     async fn plan(&self, aim: &Aim<'_>) -> Result<(ContainerdStore, Plan), Stop> {
         let mut here = self.read().await?;
+        see_root(&here, aim)?;
         let informed;
         let aim = match aim {
             Aim::Claims(request) => {
@@ -122,7 +134,9 @@ impl<'a> Containerd<'a> {
             let sought: Vec<Reference> = added.chain(plan.removals.iter().cloned()).collect();
             let asked = here.ask(&self.engine, sought).await;
             let is_news = asked.map_err(AssessError::from)?;
-            if !is_news && !accepted(&mut here, &plan, aim)? {
+            if is_news {
+                see_root(&here, aim)?;
+            } else if !accepted(&mut here, &plan, aim)? {
                 return Ok((here, plan));
             }
         }
@@ -155,26 +169,16 @@ impl<'a> Containerd<'a> {
         };
         let mut rows = rows(&here.store, &here.images, known);
         for row in &mut rows {
-            let (Some(digest), Ok(image)) = (&row.digest, row.image_id.parse()) else {
-                continue;
-            };
-            let proof = digest.parse().ok();
-            let proof = proof.and_then(|digest| here.proof(&digest, &image));
-            if row.state == State::Ok
-                && proof.is_some_and(|manifests| !here.has_layers(&manifests, &image))
-            {
+            let reference = row
+                .digest
+                .as_ref()
+                .and_then(|digest| Reference::parse(&format!("{}@{digest}", row.repository)).ok());
+            if row.state == State::Ok && reference.is_some_and(|one| here.is_hollow(&one)) {
                 row.state = State::RunsOnly;
             }
         }
         report.status(rows, &[]);
-        let unread: Vec<&str> = here.unread().collect();
-        if !unread.is_empty() {
-            report.warning(&format!(
-                "no image for this machine is in containerd's content store for: {} \
-                 (--containerd-root DIR says where that is)",
-                unread.join(", ")
-            ));
-        }
+        warn_of_unread(&here, report);
         Ok(())
     }
 
@@ -185,6 +189,7 @@ impl<'a> Containerd<'a> {
         report: &mut Report,
     ) -> Result<Exit, Stop> {
         let draft = self.draft(&Aim::Claims(request)).await?;
+        warn_of_unread(&draft.here, report);
         report.plan(&draft.plan);
         report.say_host();
         report.say_plan(&draft.plan);
@@ -195,7 +200,7 @@ impl<'a> Containerd<'a> {
         }
         report.method(Method::Online, WHY);
         report.say_method();
-        warn_of_run_only(&draft.work, report);
+        warn_of_run_only("may have", &draft.work.run_only, report);
         Ok(Exit::Pending)
     }
 
@@ -205,7 +210,8 @@ impl<'a> Containerd<'a> {
         request: &Request,
         report: &mut Report,
     ) -> Result<Exit, Stop> {
-        let (_, plan) = self.plan(&Aim::Claims(request)).await?;
+        let (here, plan) = self.plan(&Aim::Claims(request)).await?;
+        warn_of_unread(&here, report);
         report.plan(&plan);
         let mut answers = Vec::new();
         for target in &plan.targets {
@@ -213,7 +219,10 @@ impl<'a> Containerd<'a> {
             let found = found.map_err(AssessError::from)?;
             let leads_to = found.and_then(|listed| listed.target());
             answers.push(match target.reference.digest() {
-                Some(digest) => leads_to.as_ref() == Some(digest),
+                Some(digest) => {
+                    leads_to.as_ref() == Some(digest)
+                        && self.content.config(&target.image).is_some()
+                }
                 None => leads_to.is_some() && target.holds,
             });
         }
@@ -228,10 +237,12 @@ impl<'a> Containerd<'a> {
     }
 
     /// A first look without the lock; false when there is nothing to do.
-    pub(super) async fn look(&self, aim: &Aim<'_>, report: &mut Report) -> Result<bool, Stop> {
+    pub(super) async fn look(mut self, aim: &Aim<'_>, report: &mut Report) -> Result<bool, Stop> {
+        self.look_where_it_was(aim)?;
         let draft = self.draft(aim).await?;
         report.plan(&draft.plan);
         if draft.plan.is_empty() {
+            warn_of_unread(&draft.here, report);
             report.say_skipped(&draft.plan);
         }
         Ok(!draft.plan.is_empty())
@@ -239,14 +250,16 @@ impl<'a> Containerd<'a> {
 
     /// Makes a wish come true, under the lock. None when there is nothing to do.
     pub(super) async fn change(
-        &self,
+        mut self,
         aim: &Aim<'_>,
         lock: RootLock,
         limits: Limits,
         interrupt: &Interrupt,
         report: &mut Report,
     ) -> Result<Option<Outcome>, Stop> {
+        self.look_where_it_was(aim)?;
         let Draft { here, plan, work } = self.draft(aim).await?;
+        warn_of_unread(&here, report);
         report.plan(&plan);
         if plan.is_empty() {
             return Ok(None);
@@ -259,7 +272,6 @@ impl<'a> Containerd<'a> {
         report.say_skipped(&plan);
         report.method(Method::Online, WHY);
         report.say_method();
-        warn_of_run_only(&work, report);
         let change = OnlineChange::new(
             self.site.images(),
             lock,
@@ -314,6 +326,76 @@ fn accepted(here: &mut ContainerdStore, plan: &Plan, aim: &Aim<'_>) -> Result<bo
     }
 }
 
+/// Where containerd keeps its blobs is not where they were looked for, or that of
+/// a reference that matters.
+fn see_root(here: &ContainerdStore, aim: &Aim<'_>) -> Result<(), Stop> {
+    if here.nothing_was_read() {
+        return Err(Stop::Online(vec![Unfit::NothingRead]));
+    }
+    let matters = |reference: &&Reference| match aim {
+        Aim::Claims(request) => {
+            request.removals.contains(reference)
+                || request
+                    .claims
+                    .iter()
+                    .any(|claim| is_about(claim, reference))
+        }
+        Aim::TakeBack(reversal) => {
+            let mut changes = reversal.changes.iter();
+            changes.any(|change| change.reference == **reference)
+        }
+    };
+    let unread = here.unread().iter().filter(matters);
+    let unread: Vec<Unfit> = unread.cloned().map(Unfit::Unread).collect();
+    match unread.is_empty() {
+        true => Ok(()),
+        false => Err(Stop::Online(unread)),
+    }
+}
+
+/// A claim wants a reference, or goes by it.
+fn is_about(claim: &Claim, reference: &Reference) -> bool {
+    match &claim.statement {
+        Statement::TaggedHasDigest {
+            repository,
+            tag,
+            digest,
+        } => {
+            reference.repository() == repository
+                && (reference.tag() == Some(tag) || reference.digest() == Some(digest))
+        }
+        Statement::OnlyImageHasDigest { repository, digest } => {
+            reference.repository() == repository && reference.digest() == Some(digest)
+        }
+        Statement::PointsAt {
+            reference: wanted,
+            image,
+        } => {
+            let names = match image {
+                ImageName::Reference(name) | ImageName::ReferenceOrPrefix(name, _) => {
+                    name == reference
+                }
+                ImageName::Id(_) | ImageName::Prefix(_) => false,
+            };
+            names || wanted == reference
+        }
+        // Where it is not said for which, all of them are looked through.
+        Statement::ManifestBrought { .. } => false,
+    }
+}
+
+fn warn_of_unread(here: &ContainerdStore, report: &mut Report) {
+    if here.unread().is_empty() {
+        return;
+    }
+    let names: Vec<String> = here.unread().iter().map(Reference::familiar).collect();
+    report.warning(&format!(
+        "no image for this machine is in containerd's content store for: {} (--containerd-root DIR says \
+         where that is)",
+        names.join(", ")
+    ));
+}
+
 /// The manifests that a transaction's record has.
 fn kept(record: &Record) -> Evidence {
     let mut evidence = Evidence::default();
@@ -327,14 +409,14 @@ fn kept(record: &Record) -> Evidence {
 }
 
 /// What looks whole and is not.
-fn warn_of_run_only(work: &Work, report: &mut Report) {
-    let whose = match work.run_only.as_slice() {
+fn warn_of_run_only(has: &str, references: &[Reference], report: &mut Report) {
+    let whose = match references {
         [] => return,
         [one] => format!("of {one}"),
         several => format!("of {} of these digests", several.len()),
     };
     report.warning(&format!(
-        "Docker has the layers {whose} unpacked, and not as the registry serves them. Containers run by \
+        "Docker {has} the layers {whose} unpacked, and not as the registry serves them. Containers run by \
          the digest; but docker save and docker commit by it leave the layers out AND SAY NOTHING, docker \
          push and a BuildKit FROM fail, docker images does not list it, and docker image inspect may show \
          no configuration. For those, use the tag"
@@ -344,7 +426,8 @@ fn warn_of_run_only(work: &Work, report: &mut Report) {
 /// Tells how it ended.
 pub(super) fn tell(outcome: Outcome, mut report: Report) -> Exit {
     match outcome {
-        Outcome::Done { plan } => {
+        Outcome::Done { plan, run_only } => {
+            warn_of_run_only("has", &run_only, &mut report);
             report.plan(&plan);
             report.speak_of_change(&plan);
             report.line("\nDone. Docker was not stopped.");
@@ -363,6 +446,24 @@ pub(super) fn tell(outcome: Outcome, mut report: Report) -> Exit {
                 },
             );
             report.end(Exit::Failed)
+        }
+        Outcome::Incomplete { failure, left, id } => {
+            report.done(true, None);
+            let mut what = vec![failure.to_string()];
+            what.extend(left.iter().map(ToString::to_string));
+            report.problem(
+                "INCOMPLETE",
+                Problem {
+                    what,
+                    state: "all other references are as they were, and Docker was not stopped"
+                        .to_owned(),
+                    next: Some(format!(
+                        "what stays is true, and does no harm. Once what is named above does not stand in \
+                         the way: digestfix rollback {id}"
+                    )),
+                },
+            );
+            report.end(Exit::Broken)
         }
         Outcome::Broken {
             failure,

@@ -160,7 +160,7 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
         report.line(&format!(
             "A run was interrupted ({id}); what it asked of Docker follows once that runs."
         ));
-        return Ok(true);
+        return Ok(false);
     }
     report.line(&format!(
         "A run was interrupted ({id}); bringing its files back before Docker starts."
@@ -319,7 +319,7 @@ async fn recover_online(
 ) -> Result<Option<Vec<String>>, Stop> {
     let containerd = match Containerd::of(site, online.containerd_root.as_deref()) {
         Ok(Some(containerd)) => containerd,
-        Ok(None) => return Err(Stop::InterruptedRun(journal::path(lock.data_root()))),
+        Ok(None) => return abandon_online(journal, site, lock, report).await,
         Err(stop) => return Err(stop),
     };
     report.line(&format!(
@@ -334,7 +334,38 @@ async fn recover_online(
         containerd.running(),
         report,
     );
-    recovered.await.map_err(Stop::OnlineRecovery)?;
+    let problems = recovered.await.map_err(Stop::OnlineRecovery)?;
+    report.recovered();
+    Ok(Some(problems))
+}
+
+/// Docker keeps its images itself by now.
+async fn abandon_online(
+    journal: &Journal,
+    site: &Site,
+    lock: &RootLock,
+    report: &mut Report,
+) -> Result<Option<Vec<String>>, Stop> {
+    let running = site.managed().filter(|(_, host)| host.engine.is_some());
+    let Some((manager, _)) = running else {
+        return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
+    };
+    let images = site.images();
+    online::recovery::abandon(
+        journal,
+        images,
+        lock,
+        manager,
+        Path::new(UNFINISHED),
+        report,
+    )
+    .await
+    .map_err(Stop::OnlineRecovery)?;
+    report.warning(&format!(
+        "run {} was interrupted, and this Docker does not use the containerd image store any more: whether \
+         its references are there shows once that is switched on again (digestfix status)",
+        journal.id
+    ));
     report.recovered();
     Ok(Some(Vec::new()))
 }

@@ -29,7 +29,7 @@ fn references(here: &ContainerdStore) -> Vec<(String, String)> {
 #[test]
 fn a_loaded_image_has_the_id_of_its_config_and_no_digest() {
     let engine = FakeImages::new();
-    let image = engine.config("app", architecture());
+    let image = engine.config("app", "amd64");
     engine.loaded("lab/app:v1", &image);
     for is_new in [false, true] {
         engine.is_new.set(is_new);
@@ -44,7 +44,7 @@ fn a_loaded_image_has_the_id_of_its_config_and_no_digest() {
 #[test]
 fn a_digest_that_was_made_up_counts_when_it_is_vouched_for() {
     let engine = FakeImages::new();
-    let image = engine.config("app", architecture());
+    let image = engine.config("app", "amd64");
     let made_up = engine.loaded("lab/app:v1", &image);
     let pinned = reference(&format!("lab/app@{made_up}"));
     let mut here = read(&engine);
@@ -58,9 +58,10 @@ fn a_digest_that_was_made_up_counts_when_it_is_vouched_for() {
 #[test]
 fn a_pulled_image_has_the_digest_that_its_tag_leads_to() {
     let engine = FakeImages::new();
-    let image = engine.config("app", architecture());
+    let image = engine.config("app", "amd64");
     let text = served(&image);
     let digest = engine.blob(&text);
+    engine.blob(&image.to_string());
     engine
         .records
         .borrow_mut()
@@ -78,7 +79,7 @@ fn a_pulled_image_has_the_digest_that_its_tag_leads_to() {
 fn what_is_not_listed_is_found_when_it_is_asked_for() {
     let engine = FakeImages::new();
     engine.is_new.set(false);
-    let image = engine.config("app", architecture());
+    let image = engine.config("app", "amd64");
     engine.loaded("lab/app:v1", &image);
     let digest = engine.blob(&served(&image));
     let pinned = reference(&format!("lab/app@{digest}"));
@@ -95,6 +96,7 @@ fn what_is_not_listed_is_found_when_it_is_asked_for() {
     assert_eq!(here.store.get(&nowhere), None);
     assert!(!block_on(here.ask(&engine, asked)).unwrap(), "once only");
     let proof = here.proof(&digest, &image).unwrap();
+    assert!(here.is_hollow(&pinned));
     assert!(!here.has_layers(&proof, &image));
     engine.blob(&image.to_string());
     assert!(here.has_layers(&proof, &image), "its layer came");
@@ -103,13 +105,13 @@ fn what_is_not_listed_is_found_when_it_is_asked_for() {
 #[test]
 fn of_an_index_the_image_for_this_machine_counts() {
     let engine = FakeImages::new();
-    let image = engine.config("app", architecture());
+    let image = engine.config("app", "amd64");
     let (foreign, attestation) = (
         engine.config("app", "riscv64"),
         engine.config("app", "unknown"),
     );
     let manifests = [&foreign, &attestation, &image].map(|image| engine.blob(&served(image)));
-    let digest = engine.blob(&index(&manifests));
+    let digest = engine.blob(&index(&manifests.map(|digest| (digest, "amd64"))));
     let pinned = reference(&format!("lab/app@{digest}"));
     engine
         .records
@@ -122,17 +124,41 @@ fn of_an_index_the_image_for_this_machine_counts() {
     engine.lose(&of(&served(&foreign)));
     let here = read(&engine);
     assert_eq!(here.store.get(&pinned), None);
-    assert_eq!(here.unread().collect::<Vec<_>>(), [pinned.familiar()]);
+    assert_eq!(*here.unread(), [pinned].into());
+    assert!(here.nothing_was_read());
 }
 
 /// Docker 28.5 has it all the same.
 #[test]
 fn a_reference_without_its_manifest_is_none() {
     let engine = FakeImages::new();
-    let image = engine.config("app", architecture());
+    let image = engine.config("app", "amd64");
     engine.loaded("lab/app:v1", &image);
     let digest = of(&served(&image));
     let pinned = reference(&format!("lab/app@{digest}"));
     engine.records.borrow_mut().insert(pinned.clone(), digest);
     assert_eq!(read(&engine).store.get(&pinned), None);
+}
+
+/// Whoever puts the blobs there, the engine does not list it by name.
+#[test]
+fn the_engine_tells_what_it_has_no_layers_of() {
+    for is_new in [false, true] {
+        let engine = FakeImages::new();
+        engine.is_new.set(is_new);
+        let image = engine.config("app", "amd64");
+        engine.loaded("lab/app:v1", &image);
+        let digest = engine.blob(&served(&image));
+        engine.blob(&image.to_string());
+        engine.is_of_another_namespace.set(true);
+        let pinned = reference(&format!("lab/app@{digest}"));
+        engine.records.borrow_mut().insert(pinned.clone(), digest);
+        let mut here = read(&engine);
+        block_on(here.ask(&engine, [pinned.clone()])).unwrap();
+        assert!(here.store.points_at(&pinned, &image));
+        assert!(here.is_hollow(&pinned));
+        assert!(!here.is_hollow(&reference("lab/app:v1")));
+        engine.is_of_another_namespace.set(false);
+        assert!(!read(&engine).is_hollow(&pinned));
+    }
 }

@@ -3,6 +3,7 @@
 
 use crate::digest::Digest;
 use crate::engine::EngineError;
+use crate::platform::Platform;
 use crate::reference::Reference;
 
 #[cfg(test)]
@@ -20,6 +21,20 @@ pub struct Listed {
     pub tags: Vec<String>,
     /// Its digests, those that follow from its tags included.
     pub digests: Vec<String>,
+    /// What its config says that it runs on, where it was asked for by name and
+    /// not listed; empty where the engine does not have the image whole.
+    pub architecture: Option<String>,
+}
+
+/// What came of dropping a reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dropped {
+    /// It is gone, or was not there.
+    Alone,
+    /// It stays, as a container was made by it; in the engine's words.
+    InUse(String),
+    /// It is gone, and these references or images went along.
+    Along(Vec<String>),
 }
 
 impl Listed {
@@ -35,6 +50,16 @@ impl Listed {
         let tags = self.tags.iter().filter_map(|name| parsed(name));
         let digests = self.digests.iter().filter_map(|name| parsed(name));
         tags.chain(digests.filter(|one| one.digest().is_some()))
+    }
+
+    /// The engine says that it does not have the layers as the registry serves
+    /// them: Docker 28 lists a digest without a name then, and says nothing of
+    /// what the image runs on (seen on 28.5, of manifests and indexes). Docker 26
+    /// does not list it at all.
+    #[must_use]
+    pub fn is_hollow(&self) -> bool {
+        let is_nameless = |digest: &String| digest.parse::<Digest>().is_ok();
+        self.digests.iter().any(is_nameless) || self.architecture.as_deref() == Some("")
     }
 
     /// A tag of the same repository leads to the same manifest: the engine finds
@@ -65,9 +90,10 @@ pub trait Images {
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError>;
     /// Loads an archive. The references in it may be there although this fails.
     async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError>;
-    /// Drops a reference; that there is none is no error. It is one when a
-    /// container was made by it.
-    async fn untag(&self, reference: &Reference) -> Result<(), EngineError>;
+    /// Drops a reference.
+    async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError>;
+    /// What images have to be for, to run on it.
+    async fn platform(&self) -> Result<Platform, EngineError>;
 }
 
 #[cfg(test)]
@@ -87,10 +113,12 @@ mod tests {
             id: digest.clone(),
             tags: vec![format!("lab/app@{digest}"), "<none>:<none>".to_owned()],
             digests: vec![digest.clone(), "<none>@<none>".to_owned()],
+            ..Listed::default()
         };
         let found: Vec<Reference> = listed.references().collect();
         assert_eq!(found, [reference(&format!("lab/app@{digest}"))]);
         assert_eq!(listed.target().unwrap().to_string(), digest);
+        assert!(listed.is_hollow());
     }
 
     #[test]

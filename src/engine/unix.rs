@@ -20,12 +20,13 @@ use tokio::net::UnixStream;
 
 use crate::container::{Container, Inspection, RestartPolicy};
 use crate::digest::ImageId;
+use crate::engine::images::Dropped;
 use crate::engine::{Engine, EngineError, Info, Platform, Proxies, References, Reloads};
 use crate::reference::Reference;
 
 mod images;
 
-use images::in_path;
+use images::{Kept, in_path};
 
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -47,6 +48,7 @@ const DOWN: &str = "%7B%22status%22%3A%5B%22created%22%2C%22exited%22%5D%7D";
 pub struct UnixEngine {
     socket: PathBuf,
     timeout: Duration,
+    kept: Kept,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +107,8 @@ struct ImageAnswer {
     repo_tags: Option<Vec<String>>,
     #[serde(default)]
     repo_digests: Option<Vec<String>>,
+    #[serde(default)]
+    architecture: Option<String>,
 }
 
 impl UnixEngine {
@@ -115,6 +119,7 @@ impl UnixEngine {
         Self {
             socket: socket.to_owned(),
             timeout,
+            kept: Kept::default(),
         }
     }
 
@@ -138,6 +143,14 @@ impl UnixEngine {
 
     fn answer(&self, request: &str, problem: impl ToString) -> EngineError {
         EngineError::Answer {
+            socket: self.socket.clone(),
+            request: request.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+
+    fn unanswered(&self, request: &str, problem: impl ToString) -> EngineError {
+        EngineError::Unanswered {
             socket: self.socket.clone(),
             request: request.to_owned(),
             problem: problem.to_string(),
@@ -177,14 +190,14 @@ impl UnixEngine {
         connection
             .send_request(request)
             .await
-            .map_err(|error| self.answer(path, error))
+            .map_err(|error| self.unanswered(path, error))
     }
 
     async fn body(&self, path: &str, response: Response<Incoming>) -> Result<Bytes, EngineError> {
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
         let collected = body.collect().await;
         Ok(collected
-            .map_err(|error| self.answer(path, error))?
+            .map_err(|error| self.unanswered(path, error))?
             .to_bytes())
     }
 
@@ -217,7 +230,7 @@ impl UnixEngine {
     ) -> Result<T, EngineError> {
         match tokio::time::timeout(self.timeout, exchange).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(self.answer(
+            Err(_) => Err(self.unanswered(
                 path,
                 format_args!("none within {} s", self.timeout.as_secs()),
             )),
@@ -454,7 +467,14 @@ impl Engine for UnixEngine {
         // Without force, it is refused while a container uses the image and all of
         // the image's references are of one repository with at most one tag (moby
         // `daemon/images/image_delete.go`, `isSingleReference`).
-        self.drop_reference(reference, "&force=1").await
+        match self.drop_reference(reference, "&force=1").await? {
+            Dropped::Alone => Ok(()),
+            Dropped::Along(along) => Err(self.answer(
+                "/images",
+                format_args!("with {reference} it has dropped {}", along.join(", ")),
+            )),
+            Dropped::InUse(why) => Err(self.answer("/images", why)),
+        }
     }
 
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError> {

@@ -1,6 +1,7 @@
 //! The record of one transaction, as it lies on disk.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,9 @@ pub struct Record {
     /// to change them: what it takes to have them back.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub manifests: BTreeMap<Digest, String>,
+    /// Where containerd kept its blobs, where somebody said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containerd_root: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -209,6 +213,7 @@ impl Record {
             result: None,
             method,
             manifests,
+            containerd_root: None,
         };
         record.plan(references, plan);
         record.write(lock).inspect_err(|_| {

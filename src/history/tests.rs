@@ -42,6 +42,7 @@ pub(crate) fn record(id: &str, number: u64) -> Record {
         result: Some(End::Done),
         method: None,
         manifests: BTreeMap::new(),
+        containerd_root: None,
     }
 }
 

@@ -2,15 +2,20 @@
 //!
 //! The engine may still be at work on what it was asked for, so it is asked
 //! again: what is there stays, what is missing is loaded. Where that fails, or
-//! the change was being taken back, it is taken back.
+//! the change was being taken back, it is taken back, as far as that goes. Only
+//! an engine that does not answer, and a record that cannot be written, leave it
+//! to the next run.
+
+use std::path::Path;
 
 use crate::data_root::ImageDir;
 use crate::engine::images::Images;
 use crate::guard;
-use crate::history::{self, End, Side};
+use crate::history::{self, End, Record, Side};
 use crate::journal::{Journal, Online};
-use crate::online::Running;
+use crate::online::remnant::{Remnant, joined};
 use crate::online::steps::Steps;
+use crate::online::{Running, known_references};
 use crate::systemd::ServiceManager;
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
@@ -18,9 +23,11 @@ use crate::transaction::recovery::end;
 use crate::unfinished;
 
 /// Brings the change of `journal`, which is `online`, to an end. Docker runs.
+/// Gives what is neither as it was nor as it was to be.
 ///
 /// # Errors
-/// When it can be neither made nor taken back; the journal stays then.
+/// When the engine does not answer, or the end cannot be noted; the journal stays
+/// then.
 pub async fn recover<M: ServiceManager, E: Images>(
     journal: &Journal,
     online: &Online,
@@ -28,64 +35,133 @@ pub async fn recover<M: ServiceManager, E: Images>(
     lock: &RootLock,
     running: Running<'_, M, E>,
     progress: &mut impl Progress,
-) -> Result<(), Failure> {
+) -> Result<Vec<String>, Failure> {
     progress.begin("bringing the change to an end");
-    let record = history::read(images.data_root(), &journal.id)?;
+    let record = record(journal, images, progress);
     let manifests = record.as_ref().map(|record| record.manifests.clone());
+    let added = online.added.iter().chain(&online.dropped);
+    let mut known = known_references(images);
+    known.extend(added.map(|pin| pin.reference.clone()));
     let steps = Steps {
         engine: running.engine,
         content: running.content,
         manifests: &manifests.unwrap_or_default(),
+        known: &known,
     };
-    let side = if !online.is_taken_back && record.is_some() {
+    let made = if online.is_taken_back || record.is_none() {
+        None
+    } else {
         match make(&steps, online).await {
-            Ok(()) => Side::New,
+            Ok(()) => Some(()),
+            Err(Failure::Engine(error)) if error.may_pass() => return Err(error.into()),
             Err(error) => {
                 progress.warning(&format!(
                     "what the interrupted run was about to do cannot be done: {error}"
                 ));
-                take_back(&steps, online).await?
+                None
             }
         }
-    } else {
-        take_back(&steps, online).await?
     };
-    progress.step(
-        match side {
-            Side::New => Step::Verify,
-            Side::Old | Side::Other => Step::UndoOnline,
-        },
-        match side {
-            Side::New => "the running engine has the references as they were to be",
-            Side::Old | Side::Other => "the running engine has the references as they were",
-        },
-    );
-    if let Some(mut record) = record
-        && let Err(error) = record.end(lock, End::Recovered { references: side })
-    {
-        progress.warning(&error.to_string());
+    let left = match made {
+        Some(()) => Vec::new(),
+        None => steps.take_back_late(&online.added, &online.dropped).await?,
+    };
+    let (side, step, told) = match (made, left.as_slice()) {
+        (Some(()), _) => (
+            Side::New,
+            Step::Verify,
+            "the running engine has the references as they were to be".to_owned(),
+        ),
+        (None, []) => (
+            Side::Old,
+            Step::UndoOnline,
+            "the running engine has the references as they were".to_owned(),
+        ),
+        (None, left) => (
+            Side::Other,
+            Step::UndoOnline,
+            format!("taken back, but for what cannot be: {}", joined(left)),
+        ),
+    };
+    progress.step(step, &told);
+    close(journal, record, side, lock, running, progress).await?;
+    Ok(left.iter().map(Remnant::to_string).collect())
+}
+
+/// Ends a change that no engine can be asked about any more: Docker keeps its
+/// images elsewhere now.
+///
+/// # Errors
+/// When the end cannot be noted; the journal stays then.
+pub async fn abandon<M: ServiceManager>(
+    journal: &Journal,
+    images: &ImageDir,
+    lock: &RootLock,
+    manager: &M,
+    unfinished: &Path,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
+    let record = record(journal, images, progress);
+    note(record, Side::Other, lock)?;
+    finish(journal, lock, manager, unfinished, progress).await
+}
+
+/// One that cannot be read hinders nobody.
+fn record(journal: &Journal, images: &ImageDir, progress: &mut impl Progress) -> Option<Record> {
+    match history::read(images.data_root(), &journal.id) {
+        Ok(record) => record,
+        Err(error) => {
+            progress.warning(&error.to_string());
+            None
+        }
     }
+}
+
+async fn close<M: ServiceManager, E>(
+    journal: &Journal,
+    record: Option<Record>,
+    side: Side,
+    lock: &RootLock,
+    running: Running<'_, M, E>,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
+    note(record, side, lock)?;
+    finish(journal, lock, running.manager, running.unfinished, progress).await
+}
+
+/// Without its journal, a record that has not ended counts for one of a run that
+/// did nothing.
+fn note(record: Option<Record>, references: Side, lock: &RootLock) -> Result<(), Failure> {
+    match record {
+        Some(mut record) => Ok(record.end(lock, End::Recovered { references })?),
+        None => Ok(()),
+    }
+}
+
+async fn finish<M: ServiceManager>(
+    journal: &Journal,
+    lock: &RootLock,
+    manager: &M,
+    unfinished: &Path,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
     end(lock, progress)?;
-    unfinished::remove(running.unfinished, &journal.id, lock)?;
+    unfinished::remove(unfinished, &journal.id, lock)?;
     // One that has tried in vain is over, and is not worth a word.
-    let _ = running
-        .manager
-        .reset_failed(&guard::unit(&journal.id))
-        .await;
+    let _ = manager.reset_failed(&guard::unit(&journal.id)).await;
     Ok(())
 }
 
 async fn make<E: Images>(steps: &Steps<'_, E>, online: &Online) -> Result<(), Failure> {
     let missing = steps.missing(&online.added).await?;
     if !missing.is_empty() {
+        steps.see_images(&missing).await?;
         steps.load(&missing).await?;
     }
-    steps.drop_all(&online.dropped).await?;
+    let left = steps.drop_all(&online.dropped).await?;
+    if !left.is_empty() {
+        return Err(Failure::Remnants(left));
+    }
     steps.has_all(&online.added).await?;
     steps.has_none(&online.dropped).await
-}
-
-async fn take_back<E: Images>(steps: &Steps<'_, E>, online: &Online) -> Result<Side, Failure> {
-    steps.take_back(&online.added, &online.dropped).await?;
-    Ok(Side::Old)
 }

@@ -2,12 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::recovery::recover;
+use super::remnant::Why;
 use super::work::Unfit;
 use super::*;
 use crate::digest::{Algorithm, Digest, ImageId};
@@ -195,6 +198,10 @@ impl World {
 
     fn apply(&self, request: &Request) -> (Outcome, Told) {
         let (here, plan, work) = self.drawn(request);
+        self.run(&here, plan, work.unwrap())
+    }
+
+    fn run(&self, here: &ContainerdStore, plan: Plan, work: Work) -> (Outcome, Told) {
         let (host, content, images) = (host(), self.engine.content(), self.images());
         let mut told = Told::default();
         let unfinished = self.unfinished();
@@ -207,9 +214,9 @@ impl World {
                 self.running(&host, &content, &unfinished),
                 &interrupt,
                 &mut told,
-                &here,
+                here,
                 plan,
-                work.unwrap(),
+                work,
             );
             // Each has a name of its own, even within a second.
             change.id = format!("T-{}", history::scan(self.root.path(), Some).0.len());
@@ -262,7 +269,7 @@ impl World {
         });
     }
 
-    fn recover(&self) -> (Result<(), Failure>, Told) {
+    fn recover(&self) -> (Result<Vec<String>, Failure>, Told) {
         let lock = RootLock::acquire_now(self.root.path()).unwrap();
         let mut journal = Journal::read(self.root.path()).unwrap().unwrap();
         let online = journal.online.take().unwrap();
@@ -282,6 +289,11 @@ impl World {
         assert!(Journal::read(self.root.path()).unwrap().is_none());
         let unfinished = std::fs::read_dir(self.unfinished()).unwrap();
         assert_eq!(unfinished.count(), 0);
+    }
+
+    /// The transaction that was killed.
+    fn killed(&self) -> String {
+        Journal::read(self.root.path()).unwrap().unwrap().id
     }
 
     fn is_as_before(&self) -> bool {
@@ -341,7 +353,7 @@ fn a_proven_digest_is_loaded_with_its_manifest_and_config() {
 fn an_index_is_loaded_with_the_way_through_it() {
     let world = World::new();
     let elsewhere = of("another platform's");
-    let text = index(&[elsewhere, world.digest()]);
+    let text = index(&[(elsewhere, "arm64"), (world.digest(), "amd64")]);
     let claim = format!("lab/app:v1@{}", of(&text));
     let (outcome, _) = world.apply(&world.request(&claim, &[&text, &world.manifest]));
     assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
@@ -426,16 +438,14 @@ fn what_was_tagged_meanwhile_is_not_taken_back() {
     assert!(
         matches!(
             outcome,
-            Outcome::Broken {
-                undo: Failure::TaggedSince(_),
-                guard: Some(_),
-                ..
-            }
+            Outcome::Incomplete { ref left, .. } if left[0].why == Why::Tagged(tag.clone())
         ),
         "{outcome:?}"
     );
     assert!(world.engine.records.borrow().contains_key(&tag));
-    assert!(Journal::read(world.root.path()).unwrap().is_some());
+    assert!(world.engine.records.borrow().contains_key(&world.pinned()));
+    world.is_finished();
+    assert!(matches!(world.ends()[..], [Some(End::Incomplete { .. })]));
 }
 
 #[test]
@@ -540,7 +550,7 @@ fn a_change_killed_on_its_way_back_goes_back() {
         .borrow_mut()
         .insert(world.pinned(), world.digest());
     let (recovered, _) = world.recover();
-    recovered.unwrap();
+    assert!(recovered.unwrap().is_empty());
     assert!(world.is_as_before());
     world.is_finished();
 }
@@ -561,4 +571,341 @@ fn a_recovery_that_fails_leaves_the_journal() {
     world.engine.fails.set(None);
     world.recover().0.unwrap();
     assert!(world.is_as_before());
+}
+
+/// Somebody drops the tag at the last moment; then nothing would lead to the image
+/// any more.
+#[test]
+fn the_last_reference_of_an_image_stays() {
+    for is_new in [false, true] {
+        let world = World::new();
+        world.engine.is_new.set(is_new);
+        world.is_killed(&world.proven(), true);
+        world.engine.blob(&world.manifest);
+        let mut records = world.engine.records.borrow_mut();
+        records.clear();
+        records.insert(world.pinned(), world.digest());
+        drop(records);
+        let (recovered, _) = world.recover();
+        let left = recovered.unwrap();
+        assert!(left[0].contains("last reference"), "{left:?}");
+        assert!(world.engine.records.borrow().contains_key(&world.pinned()));
+        world.is_finished();
+        let references = Side::Other;
+        assert_eq!(world.ends(), [Some(End::Recovered { references })]);
+    }
+}
+
+/// The engine does not list it, and has it.
+#[test]
+fn a_reference_that_is_not_listed_keeps_its_image() {
+    let world = World::new();
+    world.engine.is_new.set(false);
+    world.apply(&world.proven());
+    let text = index(&[(world.digest(), "amd64")]);
+    let claim = format!("lab/app:v1@{}", of(&text));
+    world.apply(&world.request(&claim, &[&text, &world.manifest]));
+    let of_index = reference(&format!("lab/app@{}", of(&text)));
+    world
+        .engine
+        .records
+        .borrow_mut()
+        .remove(&reference("lab/app:v1"));
+    let known = known_references(&world.images());
+    let content = world.engine.content();
+    let steps = Steps {
+        engine: &world.engine,
+        content: &content,
+        manifests: &BTreeMap::new(),
+        known: &known,
+    };
+    let pin = |reference| Pin {
+        reference,
+        image_id: world.image.clone(),
+    };
+    let pins = [pin(of_index.clone()), pin(world.pinned())];
+    let left = block_on(steps.drop_all(&pins)).unwrap();
+    assert!(
+        matches!(&left[..], [one] if one.reference == world.pinned() && one.why == Why::Last),
+        "{left:?}"
+    );
+    let records = world.engine.records.borrow();
+    assert!(records.contains_key(&world.pinned()) && !records.contains_key(&of_index));
+}
+
+#[test]
+fn what_a_container_uses_stays_and_all_else_is_taken_back() {
+    let world = World::new();
+    world.is_killed(&world.proven(), true);
+    world.engine.blob(&world.manifest);
+    let mut records = world.engine.records.borrow_mut();
+    records.insert(world.pinned(), world.digest());
+    drop(records);
+    world.engine.in_use.borrow_mut().push(world.pinned());
+    let (recovered, told) = world.recover();
+    let left = recovered.unwrap();
+    assert!(left[0].contains("a container uses it"), "{left:?}");
+    assert!(left[0].contains("docker rmi"), "{left:?}");
+    assert_eq!(told.0, [Step::UndoOnline]);
+    world.is_finished();
+}
+
+/// What was dropped cannot be had back once its image is gone; the engine takes
+/// the name all the same.
+#[test]
+fn what_cannot_be_had_back_is_named_and_leaves_no_name() {
+    let config = |world: &World| world.image.to_string().parse().unwrap();
+    for config_stays in [false, true] {
+        let world = World::new();
+        world.apply(&world.proven());
+        let mut request = world.request("", &[]);
+        request.removals = vec![world.pinned()];
+        world.is_killed(&request, true);
+        world.engine.records.borrow_mut().clear();
+        if !config_stays {
+            world.engine.lose(&config(&world));
+        }
+        let (recovered, _) = world.recover();
+        let left = recovered.unwrap();
+        assert!(left[0].contains("could not be had back"), "{left:?}");
+        assert!(world.engine.records.borrow().is_empty());
+        world.is_finished();
+    }
+}
+
+#[test]
+fn a_killed_change_of_an_image_that_is_gone_is_not_made() {
+    let world = World::new();
+    world.is_killed(&world.proven(), false);
+    world.engine.records.borrow_mut().clear();
+    world.engine.lose(&world.image.to_string().parse().unwrap());
+    let (recovered, told) = world.recover();
+    assert!(recovered.unwrap().is_empty());
+    assert!(told.1[0].contains("not here any more"), "{:?}", told.1);
+    assert!(
+        world
+            .engine
+            .calls
+            .borrow()
+            .iter()
+            .all(|call| !call.starts_with("load"))
+    );
+    let references = Side::Old;
+    assert_eq!(
+        world.ends().last(),
+        Some(&Some(End::Recovered { references }))
+    );
+}
+
+/// Docker 28 says that it has it.
+#[test]
+fn a_digest_without_its_image_is_not_believed() {
+    let world = World::new();
+    world.apply(&world.proven());
+    let content = world.engine.content();
+    let steps = Steps {
+        engine: &world.engine,
+        content: &content,
+        manifests: &BTreeMap::new(),
+        known: &[],
+    };
+    let pin = Pin {
+        reference: world.pinned(),
+        image_id: world.image.clone(),
+    };
+    assert!(block_on(steps.has(&pin)).unwrap());
+    world.engine.lose(&world.image.to_string().parse().unwrap());
+    assert!(!block_on(steps.has(&pin)).unwrap());
+    let loaded = block_on(steps.load(&[pin]));
+    assert!(matches!(loaded, Err(Failure::Archive(_))), "{loaded:?}");
+}
+
+/// An engine that is cut off goes on with what it was asked for.
+#[test]
+fn what_lands_late_is_taken_back_too() {
+    let world = World::new();
+    world.engine.lands_after.set(Some(6));
+    let (outcome, _) = world.apply(&world.proven());
+    assert!(matches!(outcome, Outcome::Undone { .. }), "{outcome:?}");
+    let calls = world.engine.calls.borrow().clone();
+    assert!(
+        calls.iter().any(|call| call.starts_with("untag")),
+        "{calls:?}"
+    );
+    assert!(world.is_as_before());
+    world.is_finished();
+}
+
+/// Others use the engine too.
+#[test]
+fn what_somebody_pulls_meanwhile_is_not_taken_back() {
+    let world = World::new();
+    let (here, plan, work) = world.drawn(&world.proven());
+    world.engine.blob(&world.manifest);
+    world
+        .engine
+        .records
+        .borrow_mut()
+        .insert(world.pinned(), world.digest());
+    world.engine.fails.set(Some("load"));
+    let (outcome, _) = world.run(&here, plan, work.unwrap());
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    assert!(world.engine.calls.borrow().is_empty());
+    assert!(world.engine.records.borrow().contains_key(&world.pinned()));
+}
+
+/// Without its journal, a record without an end counts for one that did nothing.
+#[test]
+fn an_end_that_cannot_be_noted_leaves_the_journal() {
+    let world = World::new();
+    world.is_killed(&world.proven(), false);
+    let history = history::directory(world.root.path());
+    // Its next file cannot be written.
+    let name = history::path(world.root.path(), &world.killed());
+    let in_the_way = name.with_extension("json.new");
+    std::fs::create_dir_all(in_the_way.join("full")).unwrap();
+    let (recovered, _) = world.recover();
+    assert!(
+        matches!(recovered, Err(Failure::History(_))),
+        "{recovered:?}"
+    );
+    assert!(Journal::read(world.root.path()).unwrap().is_some());
+    std::fs::remove_dir_all(in_the_way).unwrap();
+    assert!(history.is_dir());
+    world.recover().0.unwrap();
+    let references = Side::New;
+    assert_eq!(world.ends(), [Some(End::Recovered { references })]);
+}
+
+#[test]
+fn layers_that_are_here_by_a_digest_alone_are_not_dropped() {
+    let world = World::new();
+    world.apply(&world.proven());
+    // As when somebody pulled it.
+    let layer = world.engine.blob(&world.image.to_string());
+    let mut request = world.request("", &[]);
+    request.removals = vec![world.pinned()];
+    let refused = world.refused(&request);
+    assert!(refused.contains("here by it alone"), "{refused}");
+    let other = reference(&format!("lab/other@{}", world.digest()));
+    world
+        .engine
+        .records
+        .borrow_mut()
+        .insert(other, world.digest());
+    assert!(world.drawn(&request).2.is_ok(), "another has them");
+    world.engine.lose(&layer);
+    assert!(world.drawn(&request).2.is_ok(), "there are none");
+}
+
+#[test]
+fn layers_that_came_meanwhile_are_not_taken_back() {
+    let world = World::new();
+    world.is_killed(&world.proven(), true);
+    world.engine.blob(&world.manifest);
+    world.engine.blob(&world.image.to_string());
+    let mut records = world.engine.records.borrow_mut();
+    records.insert(world.pinned(), world.digest());
+    drop(records);
+    let (recovered, _) = world.recover();
+    let left = recovered.unwrap();
+    assert!(left[0].contains("here by it alone"), "{left:?}");
+    assert!(world.engine.records.borrow().contains_key(&world.pinned()));
+}
+
+#[test]
+fn an_image_that_the_engine_would_not_run_is_refused() {
+    let world = World::new();
+    let foreign = world.engine.config("foreign", "arm64");
+    world.engine.loaded("lab/foreign:v1", &foreign);
+    let text = served(&foreign);
+    let request = world.request(&format!("lab/foreign:v1@{}", of(&text)), &[&text]);
+    let refused = world.refused(&request);
+    assert!(refused.contains("another platform"), "{refused}");
+    world.engine.blob(&foreign.to_string());
+    assert!(world.drawn(&request).2.is_ok(), "it has its layers");
+
+    let better = index(&[(of("its own"), "amd64"), (world.digest(), "386")]);
+    let claim = format!("lab/app:v1@{}", of(&better));
+    let refused = world.refused(&world.request(&claim, &[&better, &world.manifest]));
+    assert!(
+        refused.contains("not the one that this Docker takes"),
+        "{refused}"
+    );
+
+    let old = world
+        .manifest
+        .replace(
+            "application/vnd.oci.image.config.v1+json",
+            "application/octet-stream",
+        )
+        .replacen(
+            '{',
+            r#"{"mediaType":"application/vnd.docker.distribution.manifest.v2+json","#,
+            1,
+        );
+    let request = world.request(&format!("lab/app:v1@{}", of(&old)), &[&old]);
+    let refused = world.refused(&request);
+    assert!(refused.contains("unpacks nothing by"), "{refused}");
+    world.engine.blob(&world.image.to_string());
+    assert!(world.drawn(&request).2.is_ok(), "it has its layers");
+}
+
+/// By the engine's word, whatever blobs lie there.
+#[test]
+fn what_runs_only_is_told_after_the_load() {
+    for (is_new, has_layers) in [(false, false), (true, false), (true, true), (false, true)] {
+        let world = World::new();
+        world.engine.is_new.set(is_new);
+        world.engine.blob(&world.image.to_string());
+        world.engine.is_of_another_namespace.set(!has_layers);
+        let (outcome, _) = world.apply(&world.proven());
+        let Outcome::Done { run_only, .. } = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(run_only.is_empty(), has_layers);
+    }
+}
+
+#[test]
+fn a_change_that_failed_makes_room_too() {
+    let world = World::new();
+    world.engine.fails.set(Some("load"));
+    world.apply(&world.proven());
+    let (first, _) = history::scan(world.root.path(), Some);
+    let text = serde_json::to_string(&first[0]).unwrap();
+    for number in 2..250 {
+        let id = format!("T-{number}");
+        let text = text
+            .replace(&format!("\"{}\"", first[0].id), &format!("\"{id}\""))
+            .replace("\"number\":1,", &format!("\"number\":{number},"));
+        let path = history::path(world.root.path(), &id);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+    assert_eq!(world.ends().len(), 249);
+    let (outcome, _) = world.apply(&world.proven());
+    assert!(matches!(outcome, Outcome::Undone { .. }), "{outcome:?}");
+    assert!(world.ends().len() < 210, "{}", world.ends().len());
+}
+
+#[test]
+fn a_store_that_was_switched_off_keeps_nothing_waiting() {
+    let world = World::new();
+    world.is_killed(&world.proven(), false);
+    let lock = RootLock::acquire_now(world.root.path()).unwrap();
+    let journal = Journal::read(world.root.path()).unwrap().unwrap();
+    let mut told = Told::default();
+    block_on(recovery::abandon(
+        &journal,
+        &world.images(),
+        &lock,
+        &world.systemd,
+        &world.unfinished(),
+        &mut told,
+    ))
+    .unwrap();
+    world.is_finished();
+    let references = Side::Other;
+    assert_eq!(world.ends(), [Some(End::Recovered { references })]);
 }

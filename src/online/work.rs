@@ -98,6 +98,41 @@ pub enum Unfit {
          if that is meant"
     )]
     Last(Reference),
+    /// Its removal would remove layers.
+    #[error(
+        "{0}: the layers as the registry serves them are here by it alone, would go with it, and could not be \
+         had back: docker rmi {0}, if that is meant"
+    )]
+    OnlyLayers(Reference),
+    /// The engine would run another image by it.
+    #[error(
+        "{0}: the image here is not the one that this Docker takes of that index: claim the digest of its own \
+         manifest instead"
+    )]
+    OtherChild(Reference),
+    /// The engine would not unpack it.
+    #[error(
+        "{0}: its image is for another platform than this Docker's, which would not run it by the digest"
+    )]
+    OtherPlatform(Reference),
+    /// The engine would not unpack it.
+    #[error(
+        "{0}: its manifest says of the config that it is of a type that containerd unpacks nothing by; only \
+         with its layers can it be had: docker pull, or docker load of a skopeo copy, where the registry is"
+    )]
+    OldConfig(Reference),
+    /// Nothing can be told of it.
+    #[error(
+        "{0}: Docker has it, and no image for it is in containerd's content store: where that is elsewhere, \
+         --containerd-root DIR says so"
+    )]
+    Unread(Reference),
+    /// Nothing can be told of anything.
+    #[error(
+        "Docker has images, and not one of them is in containerd's content store as far as can be seen: \
+         --containerd-root DIR says where that is (root in /etc/containerd/config.toml; containerd config dump)"
+    )]
+    NothingRead,
     /// It could not be had back.
     #[error(
         "{0}: its manifest is not in containerd's content store (--containerd-root DIR), so this could not be undone"
@@ -134,7 +169,10 @@ impl Work {
                             .collect()
                     });
                     match brought.or_else(|| here.proof(digest, image)) {
-                        Some(way) => work.add(reference, image, way, here),
+                        Some(way) => match unfit(&reference, image, &way, here) {
+                            Some(reason) => reasons.push(reason),
+                            None => work.add(reference, image, way, here),
+                        },
                         None => reasons.push(no_manifest(plan, reference)),
                     }
                 }
@@ -162,6 +200,10 @@ impl Work {
         for pin in &work.dropped {
             if !here.has_another(&gone, &pin.image_id) {
                 reasons.push(Unfit::Last(pin.reference.clone()));
+            } else if let Some(digest) = pin.reference.digest()
+                && here.loses_layers(digest, &gone)
+            {
+                reasons.push(Unfit::OnlyLayers(pin.reference.clone()));
             }
         }
         Ok(if reasons.is_empty() {
@@ -189,6 +231,34 @@ impl Work {
     }
 }
 
+/// Why the engine would not run an image by a reference that it took.
+fn unfit(
+    reference: &Reference,
+    image: &ImageId,
+    way: &BTreeMap<Digest, String>,
+    here: &ContainerdStore,
+) -> Option<Unfit> {
+    let reference = reference.clone();
+    if !here.takes(way) {
+        return Some(Unfit::OtherChild(reference));
+    }
+    if here.has_layers(way, image) {
+        return None;
+    }
+    if !here.runs(image) {
+        return Some(Unfit::OtherPlatform(reference));
+    }
+    let is_old = |text: &String| {
+        matches!(
+            Manifest::parse(text.as_bytes()),
+            Ok(Manifest::Image(manifest)) if !manifest.has_known_config
+        )
+    };
+    way.values()
+        .any(is_old)
+        .then_some(Unfit::OldConfig(reference))
+}
+
 fn no_manifest(plan: &Plan, reference: Reference) -> Unfit {
     let basis = plan.basis(&reference);
     Unfit::NoManifest {
@@ -199,7 +269,7 @@ fn no_manifest(plan: &Plan, reference: Reference) -> Unfit {
 }
 
 /// A tag that a reference goes by and with.
-pub(super) async fn tag_beside(
+async fn tag_beside(
     reference: &Reference,
     engine: &impl Images,
 ) -> Result<Option<Reference>, EngineError> {
@@ -207,11 +277,11 @@ pub(super) async fn tag_beside(
     Ok(listed.and_then(|listed| listed.tag_beside(reference)))
 }
 
-/// The archive for these references. The config of each image goes along, where
-/// it is at hand.
+/// The archive for these references. The config of each image goes along: one
+/// that is not at hand is of an image that is not here.
 ///
 /// # Errors
-/// When a manifest is missing, or not what it should be.
+/// When a manifest or a config is missing, or not what it should be.
 pub(super) fn archive<'a>(
     pins: impl IntoIterator<Item = &'a Pin>,
     manifests: &BTreeMap<Digest, String>,
@@ -235,9 +305,10 @@ pub(super) fn archive<'a>(
                 needed.extend(children.into_iter().map(|child| child.digest));
             }
         }
-        if let (Some(text), Ok(digest)) = (config(image_id), image_id.to_string().parse()) {
-            archive.blob(&digest, &text);
-        }
+        let (Some(text), Ok(digest)) = (config(image_id), image_id.to_string().parse()) else {
+            return Err(ArchiveError::NoImage(reference.clone()));
+        };
+        archive.blob(&digest, &text);
     }
     archive.build()
 }

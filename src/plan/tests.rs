@@ -946,6 +946,7 @@ fn proof(format: Format, lines: &[&str]) -> Evidence {
         let manifest = Manifest::Image(ImageManifest {
             image: id(image),
             config_size: 1,
+            has_known_config: true,
             format,
             plain_layers: false,
         });
@@ -983,6 +984,7 @@ fn the_strongest_that_is_known_is_the_trust() {
     let manifest = Manifest::Image(ImageManifest {
         image: id("%1"),
         config_size: 1,
+        has_known_config: true,
         format: Format::Docker,
         plain_layers: false,
     });
@@ -1060,6 +1062,7 @@ fn a_manifest_that_may_be_converted_is_hinted_at() {
         let manifest = Manifest::Image(ImageManifest {
             image: strange.split(' ').nth(1).unwrap().parse().unwrap(),
             config_size: 1,
+            has_known_config: true,
             format,
             plain_layers: false,
         });

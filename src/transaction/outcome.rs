@@ -10,8 +10,8 @@ use crate::guard::GuardError;
 use crate::history::HistoryError;
 use crate::journal::JournalError;
 use crate::oci_archive::ArchiveError;
+use crate::online::remnant::{self, Remnant};
 use crate::plan::{Plan, Refusal};
-use crate::reference::Reference;
 use crate::systemd::SystemdError;
 use crate::transaction::exchange::FileError;
 use crate::transaction::hold::HoldError;
@@ -122,9 +122,9 @@ pub enum Failure {
     /// Nothing that could be loaded.
     #[error("{0}")]
     Archive(#[from] ArchiveError),
-    /// What was loaded belongs to others by now.
-    #[error("{0} was tagged in the meantime, and would take that along: it stays")]
-    TaggedSince(Reference),
+    /// References that the engine cannot be had to drop, or not without harm.
+    #[error("{}", remnant::joined(.0))]
+    Remnants(Vec<Remnant>),
     /// Docker could not be kept from starting.
     #[error("Docker could not be held while the references change: {0}")]
     Hold(#[from] HoldError),

@@ -21,6 +21,8 @@ const FURNISH: &str = r#"
     "{\"mediaType\":\"$kind\",\"digest\":\"sha256:$(printf 'a%.0s' $(seq 64))\",\"size\":9,\"platform\":{\"architecture\":\"arm64\",\"os\":\"linux\"}}" \
     "{\"mediaType\":\"$kind\",\"digest\":\"$D\",\"size\":$(stat -c %s manifest.json),\"platform\":{\"architecture\":\"amd64\",\"os\":\"linux\"}}" \
     >index.json
+  # For this machine, it has another one.
+  jq -cj '.manifests[0].platform.architecture = "amd64" | .manifests[1].platform.architecture = "386"' index.json >better.json
   jq -n --arg d "$D" --arg r "$R/app@$D" --arg i "$(cat /lab/app.id)" --arg m "$(cat manifest.json) " \
     '{digestfix_claims: 1, claims: [{reference: $r, image_id: $i}], manifests: {($d): $m}}' >tampered.json
   docker load -q -i /lab/app.tar
@@ -87,6 +89,22 @@ fn whole_way(suite: Suite) {
         "--method restart",
     );
     refuses(&machine, &["apply", "--remove", &tag], "docker rmi");
+    refuses(
+        &machine,
+        &[
+            "apply",
+            "--from",
+            "/served/better.json",
+            "--from",
+            "/served/manifest.json",
+        ],
+        "not the one that this Docker takes",
+    );
+    for command in ["plan", "apply", "verify"] {
+        let elsewhere = ["--containerd-root", "/nowhere"];
+        let words = [&[command], &from[..], &elsewhere].concat();
+        refuses(&machine, &words, "not one of them");
+    }
     // What docker images shows.
     let made_up = machine.sh(&format!("docker image inspect -f '{{{{.Id}}}}' {tag}"));
     refuses(&machine, &["apply", &format!("{tag}@{made_up}")], "made up");
@@ -144,6 +162,12 @@ fn whole_way(suite: Suite) {
     // The image stays by its digest alone.
     machine.sh(&format!("docker rmi {tag}; docker image prune -f"));
     runs_by(&machine, &[&pinned, &of_index]);
+    machine.sh(&format!("docker create -q --name user {of_index}"));
+    let failed = machine.digestfix(&["rollback"]).exits(1).stderr;
+    assert!(failed.contains("using its referenced image"), "{failed}");
+    machine.is_whole();
+    machine.sh("docker rm user");
+    runs_by(&machine, &[&pinned, &of_index]);
     machine.digestfix(&["rollback"]).exits(0);
     assert_ne!(run_by(&machine, &of_index).code, 0);
     runs_by(&machine, &[&pinned]);
@@ -155,13 +179,14 @@ fn whole_way(suite: Suite) {
     let history = machine.digestfix(&["history", "--json"]).exits(0).stdout;
     let history: serde_json::Value = serde_json::from_str(&history).unwrap();
     let transactions = history["transactions"].as_array().unwrap();
-    assert_eq!(transactions.len(), 4);
+    assert_eq!(transactions.len(), 5);
     assert!(transactions.iter().all(|one| one["method"] == "online"));
 
     if suite == Suite::Forky {
         killed_on_the_way(&machine, &pinned);
     }
     an_image_that_is_not_unpacked(&machine);
+    what_was_pulled(&machine, &pinned);
 
     machine.sh("systemctl stop docker.socket docker.service");
     refuses(&machine, &["status"], "containerd image store");
@@ -238,6 +263,20 @@ fn an_image_that_is_not_unpacked(machine: &Machine) {
     );
     machine.is_whole();
     assert_eq!(machine.sh("ctr -n moby images ls -q"), before);
+}
+
+/// Its layers could not be had back, and docker save by it would then say nothing.
+fn what_was_pulled(machine: &Machine, pinned: &str) {
+    machine.sh(&format!(
+        "systemctl start docker-registry
+         docker rmi -f $(docker images -q {APP})
+         until docker pull -q {pinned}; do sleep 0.2; done
+         systemctl stop docker-registry
+         docker load -q -i /lab/app.tar"
+    ));
+    let status = machine.digestfix(&["status"]).exits(0).stdout;
+    assert!(!status.contains("not to save"), "{status}");
+    refuses(machine, &["apply", "--remove", pinned], "here by it alone");
 }
 
 #[test]

@@ -10,10 +10,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Images, Listed};
+use super::{Dropped, Images, Listed};
 use crate::content_store::ContentStore;
 use crate::digest::{Algorithm, Digest, ImageId};
 use crate::engine::EngineError;
+use crate::platform::Platform;
 use crate::reference::Reference;
 
 const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
@@ -29,6 +30,13 @@ pub(crate) struct FakeImages {
     pub fails: Cell<Option<&'static str>>,
     /// Blobs that are loaded get lost, as one does whose bytes were exchanged.
     pub loses_blobs: Cell<bool>,
+    /// Blobs of layers are there, and not for Docker to see.
+    pub is_of_another_namespace: Cell<bool>,
+    /// Containers were made by these.
+    pub in_use: RefCell<Vec<Reference>>,
+    /// What a load is cut off from its answer, and lands after so many requests.
+    pub lands_after: Cell<Option<usize>>,
+    late: RefCell<Vec<Reference>>,
     /// A tag that somebody makes of what was loaded, at once.
     pub tagged: RefCell<Option<Reference>>,
     pub calls: RefCell<Vec<String>>,
@@ -48,6 +56,10 @@ impl FakeImages {
             is_new: Cell::new(true),
             fails: Cell::new(None),
             loses_blobs: Cell::new(false),
+            is_of_another_namespace: Cell::new(false),
+            in_use: RefCell::default(),
+            lands_after: Cell::new(None),
+            late: RefCell::default(),
             tagged: RefCell::new(None),
             calls: RefCell::default(),
         }
@@ -93,6 +105,55 @@ impl FakeImages {
         digest
     }
 
+    /// The layers of a manifest, or of all that an index lists, are there as they
+    /// are named.
+    fn has_layers(&self, target: &Digest) -> bool {
+        let content = self.content();
+        let texts = content.manifests(target);
+        let mut layers = texts.values().flat_map(|text| {
+            let manifest: Value = serde_json::from_str(text).unwrap();
+            let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
+            layers
+                .into_iter()
+                .map(|layer| layer["digest"].as_str().unwrap().parse().unwrap())
+        });
+        !self.is_of_another_namespace.get() && layers.all(|layer: Digest| self.has(&layer))
+            || texts.values().all(|text| !text.contains("gzip"))
+    }
+
+    /// Another record than these leads to the image of a manifest or index.
+    fn is_unpacked(&self, target: &Digest, loaded: &[Reference]) -> bool {
+        let content = self.content();
+        let images = |target: &Digest| {
+            let texts = content.manifests(target).into_values();
+            let parsed = texts.map(|text| serde_json::from_str::<Value>(&text).unwrap());
+            let images = parsed.map(|manifest| manifest["config"]["digest"].clone());
+            images.filter(|image| !image.is_null()).collect::<Vec<_>>()
+        };
+        let wanted = images(target);
+        // Of bytes that are others than they should be, nothing is unpacked.
+        if wanted.is_empty() {
+            return true;
+        }
+        self.records.borrow().iter().any(|(other, there)| {
+            !loaded.contains(other) && images(there).iter().any(|image| wanted.contains(image))
+        })
+    }
+
+    fn lands(&self) {
+        let Some(left) = self.lands_after.get() else {
+            return;
+        };
+        if left > 0 {
+            self.lands_after.set(Some(left - 1));
+            return;
+        }
+        for name in self.late.borrow_mut().drain(..) {
+            let target = name.digest().unwrap().clone();
+            self.records.borrow_mut().insert(name, target);
+        }
+    }
+
     fn called(&self, call: &str) -> Result<(), EngineError> {
         self.calls.borrow_mut().push(call.to_owned());
         let word = call.split(' ').next().unwrap();
@@ -120,6 +181,9 @@ impl FakeImages {
             }
             let digest = reference.repository().clone().with_digest(target.clone());
             listed.digests.push(digest.familiar());
+        }
+        if self.is_new.get() && !self.has_layers(target) {
+            listed.digests = vec![target.to_string()];
         }
         listed
     }
@@ -154,11 +218,14 @@ fn manifest(image: &ImageId, layer: &Digest, kind: &str) -> String {
     .to_string()
 }
 
-/// An index of manifests.
-pub(crate) fn index(manifests: &[Digest]) -> String {
+/// An index of manifests, each for an architecture.
+pub(crate) fn index(manifests: &[(Digest, &str)]) -> String {
     let manifests: Vec<Value> = manifests
         .iter()
-        .map(|digest| json!({"size": 2, "digest": digest.to_string()}))
+        .map(|(digest, architecture)| {
+            let platform = json!({"os": "linux", "architecture": architecture});
+            json!({"size": 2, "digest": digest.to_string(), "platform": platform})
+        })
         .collect();
     json!({"schemaVersion": 2, "manifests": manifests}).to_string()
 }
@@ -167,13 +234,7 @@ impl Images for FakeImages {
     async fn listed(&self) -> Result<Vec<Listed>, EngineError> {
         let targets: std::collections::BTreeSet<Digest> =
             self.records.borrow().values().cloned().collect();
-        let is_listed = |target: &Digest| {
-            self.is_new.get()
-                || self
-                    .content()
-                    .text(target)
-                    .is_none_or(|text| !text.contains("gzip"))
-        };
+        let is_listed = |target: &Digest| self.is_new.get() || self.has_layers(target);
         Ok(targets
             .iter()
             .filter(|target| is_listed(target))
@@ -182,6 +243,7 @@ impl Images for FakeImages {
     }
 
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError> {
+        self.lands();
         let target = self.target(reference);
         let target = target.filter(|target| self.is_new.get() || self.has(target));
         Ok(target.map(|target| self.listed_as(&target)))
@@ -205,6 +267,14 @@ impl Images for FakeImages {
                 }
             }
         }
+        if self.lands_after.get().is_some() {
+            self.late.borrow_mut().extend(names);
+            return Err(EngineError::Unanswered {
+                socket: "/nowhere".into(),
+                request: "load".to_owned(),
+                problem: "it was cut off".to_owned(),
+            });
+        }
         for name in &names {
             let target = name.digest().unwrap().clone();
             if let Some(tag) = self.tagged.borrow_mut().take() {
@@ -212,18 +282,47 @@ impl Images for FakeImages {
             }
             self.records.borrow_mut().insert(name.clone(), target);
         }
+        let is_here = |name: &Reference| self.is_unpacked(name.digest().unwrap(), &names);
+        let all_are_here = names.iter().all(is_here);
         let names: Vec<String> = names.iter().map(Reference::familiar).collect();
-        self.called(&format!("load {}", names.join(" ")))
+        self.called(&format!("load {}", names.join(" ")))?;
+        if all_are_here {
+            Ok(())
+        } else {
+            Err(EngineError::Answer {
+                socket: "/nowhere".into(),
+                request: "load".to_owned(),
+                problem: "Error unpacking image".to_owned(),
+            })
+        }
     }
 
-    async fn untag(&self, reference: &Reference) -> Result<(), EngineError> {
+    async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError> {
         self.called(&format!("untag {reference}"))?;
+        if self.in_use.borrow().contains(reference) {
+            return Ok(Dropped::InUse("a container uses it".to_owned()));
+        }
         let Some(target) = self.target(reference) else {
-            return Ok(());
+            return Ok(Dropped::Alone);
         };
+        let goes = |other: &Reference, other_target: &Digest| {
+            *other_target == target && other.repository() == reference.repository()
+        };
+        let mut others = Vec::new();
         self.records.borrow_mut().retain(|other, other_target| {
-            *other_target != target || other.repository() != reference.repository()
+            let goes = goes(other, other_target);
+            if goes && other != reference {
+                others.push(other.familiar());
+            }
+            !goes
         });
-        Ok(())
+        match others.is_empty() {
+            true => Ok(Dropped::Alone),
+            false => Ok(Dropped::Along(others)),
+        }
+    }
+
+    async fn platform(&self) -> Result<Platform, EngineError> {
+        Ok(Platform::new("linux", "amd64", ""))
     }
 }

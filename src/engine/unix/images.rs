@@ -1,13 +1,26 @@
 //! References by the API.
 
+use std::sync::Arc;
+
+use http_body_util::Full;
 use hyper::body::Bytes;
+use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
 
-use super::{ImageAnswer, UnixEngine};
+use super::{ImageAnswer, JSON, UnixEngine};
+use crate::digest::Digest;
 use crate::engine::EngineError;
-use crate::engine::images::{Images, Listed};
+use crate::engine::images::{Dropped, Images, Listed};
+use crate::platform::Platform;
 use crate::reference::Reference;
+
+/// A connection that was negotiated, and what every path on it begins with. It
+/// serves one request after another; an engine that is about to be stopped would
+/// wait for it, so it is for requests about images alone.
+pub(super) type Kept = Arc<Mutex<Option<(SendRequest<Full<Bytes>>, String)>>>;
 
 const LOAD: &str = "/images/load?quiet=1";
 
@@ -24,12 +37,35 @@ struct Message {
     error: Option<String>,
 }
 
+/// What a deletion took, one thing each.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Gone {
+    #[serde(default)]
+    untagged: Option<String>,
+    #[serde(default)]
+    deleted: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Told {
+    message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct VersionAnswer {
+    os: String,
+    arch: String,
+}
+
 impl From<ImageAnswer> for Listed {
     fn from(answer: ImageAnswer) -> Self {
         Self {
             id: answer.id,
             tags: answer.repo_tags.unwrap_or_default(),
             digests: answer.repo_digests.unwrap_or_default(),
+            architecture: answer.architecture,
         }
     }
 }
@@ -51,6 +87,71 @@ fn failed(answer: &[u8]) -> Option<String> {
     None
 }
 
+impl UnixEngine {
+    /// A request on the connection that is kept, or else on a new one.
+    async fn request_kept(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<(StatusCode, Bytes), EngineError> {
+        let exchange = async {
+            let mut kept = self.kept.lock().await;
+            let usable = match kept.take() {
+                Some((mut connection, version)) => {
+                    let is_ready = connection.ready().await.is_ok();
+                    is_ready.then_some((connection, version))
+                }
+                None => None,
+            };
+            let (mut connection, version) = match usable {
+                Some(usable) => usable,
+                None => self.negotiate().await?,
+            };
+            let whole = format!("{version}{path}");
+            let response = self
+                .send(&mut connection, JSON, method, &whole, Bytes::new())
+                .await?;
+            let answer = (response.status(), self.body(path, response).await?);
+            *kept = Some((connection, version));
+            Ok(answer)
+        };
+        self.within(path, exchange).await
+    }
+
+    async fn look_up<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, EngineError> {
+        match self.request_kept(Method::GET, path).await? {
+            (StatusCode::OK, body) => serde_json::from_slice(&body)
+                .map(Some)
+                .map_err(|error| self.answer(path, error)),
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, body) => Err(self.refused(path, status, &body)),
+        }
+    }
+}
+
+impl UnixEngine {
+    /// Drops a reference; that there is none is no error. `more` is added to the
+    /// query.
+    pub(super) async fn drop_reference(
+        &self,
+        reference: &Reference,
+        more: &str,
+    ) -> Result<Dropped, EngineError> {
+        // Without noprune, images that it was built from would go along.
+        let path = format!("/images/{}?noprune=1{more}", in_path(reference));
+        match self.request_kept(Method::DELETE, &path).await? {
+            (StatusCode::OK, answer) => {
+                let gone = serde_json::from_slice(&answer);
+                let gone: Vec<Gone> = gone.map_err(|error| self.answer(&path, error))?;
+                Ok(dropped(reference, gone))
+            }
+            (StatusCode::NOT_FOUND, _) => Ok(Dropped::Alone),
+            (StatusCode::CONFLICT, answer) => Ok(Dropped::InUse(told(&answer))),
+            (status, answer) => Err(self.refused(&path, status, &answer)),
+        }
+    }
+}
+
 impl Images for UnixEngine {
     async fn listed(&self) -> Result<Vec<Listed>, EngineError> {
         let answer: Vec<ImageAnswer> = self.require_json("/images/json").await?;
@@ -59,7 +160,7 @@ impl Images for UnixEngine {
 
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError> {
         let path = format!("/images/{}/json", in_path(reference));
-        let answer: Option<ImageAnswer> = self.get_json(&path).await?;
+        let answer: Option<ImageAnswer> = self.look_up(&path).await?;
         Ok(answer.map(Listed::from))
     }
 
@@ -79,25 +180,40 @@ impl Images for UnixEngine {
         }
     }
 
-    async fn untag(&self, reference: &Reference) -> Result<(), EngineError> {
+    async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError> {
         self.drop_reference(reference, "").await
+    }
+
+    async fn platform(&self) -> Result<Platform, EngineError> {
+        let answer: VersionAnswer = self.require_json("/version").await?;
+        Ok(Platform::new(&answer.os, &answer.arch, ""))
     }
 }
 
-impl UnixEngine {
-    /// Drops a reference; that there is none is no error. `more` is added to the
-    /// query.
-    pub(super) async fn drop_reference(
-        &self,
-        reference: &Reference,
-        more: &str,
-    ) -> Result<(), EngineError> {
-        // Without noprune, images that it was built from would go along.
-        let path = format!("/images/{}?noprune=1{more}", in_path(reference));
-        match self.request(Method::DELETE, &path, Bytes::new()).await? {
-            (StatusCode::OK | StatusCode::NOT_FOUND, _) => Ok(()),
-            (status, answer) => Err(self.refused(&path, status, &answer)),
-        }
+/// What a deletion took. With the containerd image store, the manifest or index
+/// counts for an image, and goes with its last reference (seen on 26.1 and 28.5).
+fn dropped(reference: &Reference, gone: Vec<Gone>) -> Dropped {
+    let is_other_name = |name: &String| Reference::parse(name).as_ref() != Ok(reference);
+    let is_other_manifest = |id: &String| {
+        let id: Option<Digest> = id.parse().ok();
+        id.is_none() || id.as_ref() != reference.digest()
+    };
+    let along = gone.into_iter().flat_map(|Gone { untagged, deleted }| {
+        let name = untagged.filter(is_other_name);
+        name.into_iter().chain(deleted.filter(is_other_manifest))
+    });
+    let along: Vec<String> = along.collect();
+    match along.is_empty() {
+        true => Dropped::Alone,
+        false => Dropped::Along(along),
+    }
+}
+
+/// What an error says.
+fn told(answer: &[u8]) -> String {
+    match serde_json::from_slice(answer) {
+        Ok(Told { message }) => message,
+        Err(_) => String::from_utf8_lossy(answer).trim().to_owned(),
     }
 }
 
@@ -108,8 +224,87 @@ pub(super) fn in_path(reference: &Reference) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
-    use super::failed;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Answers so many requests on each connection, and says so of each connection.
+    fn serve(listener: &UnixListener, requests: usize, connections: &AtomicUsize) {
+        for stream in listener.incoming() {
+            connections.fetch_add(1, Ordering::SeqCst);
+            let mut stream = BufReader::new(stream.unwrap());
+            for _ in 0..requests {
+                let mut asked = String::new();
+                while !asked.ends_with("\r\n\r\n") && stream.read_line(&mut asked).unwrap() > 0 {}
+                let status = match asked.starts_with("GET /_ping ") {
+                    true => "200 OK\r\nApi-Version: 1.41",
+                    false => "404 Not Found",
+                };
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+                // At the end, nobody asks.
+                let _ = stream.get_mut().write_all(answer.as_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_serves_until_it_is_closed() {
+        for (requests, expected) in [(7, 1), (3, 3)] {
+            let directory = tempfile::tempdir().unwrap();
+            let socket = directory.path().join("docker.sock");
+            let listener = UnixListener::bind(&socket).unwrap();
+            let connections = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&connections);
+            std::thread::spawn(move || serve(&listener, requests, &counted));
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let engine = UnixEngine::new(&socket, Duration::from_secs(5));
+                let reference = Reference::parse("lab/app:v1").unwrap();
+                for _ in 0..6 {
+                    assert_eq!(engine.find(&reference).await.unwrap(), None);
+                    // It is seen that the other end has closed it.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+            assert_eq!(connections.load(Ordering::SeqCst), expected);
+        }
+    }
+
+    /// As 26.1 and 28.5 answer.
+    #[test]
+    fn what_goes_along_with_a_reference_is_told() {
+        let [own, other] =
+            ['a', 'b'].map(|digit| format!("sha256:{}", digit.to_string().repeat(64)));
+        let reference = Reference::parse(&format!("lab/app@{own}")).unwrap();
+        let alone = format!(r#"[{{"Untagged":"lab/app@{own}"}},{{"Deleted":"{own}"}}]"#);
+        let of = |answer: &str| dropped(&reference, serde_json::from_str(answer).unwrap());
+        assert_eq!(of(&alone), Dropped::Alone);
+        assert_eq!(of("[]"), Dropped::Alone);
+        for more in [
+            r#"{"Untagged":"lab/app:v1"}"#.to_owned(),
+            format!(r#"{{"Deleted":"{other}"}}"#),
+            r#"{"Deleted":"what is this"}"#.to_owned(),
+        ] {
+            let answer = alone.replace(']', &format!(",{more}]"));
+            assert!(
+                matches!(of(&answer), Dropped::Along(along) if along.len() == 1),
+                "{answer}"
+            );
+        }
+        assert_eq!(
+            told(br#"{"message":"conflict: in use"}"#),
+            "conflict: in use"
+        );
+        assert_eq!(told(b"busy\n"), "busy");
+    }
 
     #[test]
     fn a_load_that_failed_says_so_in_one_of_three_ways() {

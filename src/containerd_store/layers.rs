@@ -1,0 +1,90 @@
+//! Which layers are here, and by whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::containerd_store::ContainerdStore;
+use crate::digest::{Digest, ImageId};
+use crate::manifest::Manifest;
+use crate::reference::Reference;
+
+/// The layers of a manifest.
+#[derive(Deserialize)]
+struct Layers {
+    #[serde(default)]
+    layers: Vec<Layer>,
+}
+
+#[derive(Deserialize)]
+struct Layer {
+    digest: Digest,
+}
+
+fn layers(manifest: &str) -> Option<impl Iterator<Item = Digest>> {
+    let found: Layers = serde_json::from_str(manifest).ok()?;
+    Some(found.layers.into_iter().map(|layer| layer.digest))
+}
+
+impl ContainerdStore {
+    /// The layers that these manifests of an image name are here as they say, as
+    /// far as files tell: they may be another's than Docker's. Where they are not,
+    /// the image runs all the same if it is here unpacked, and can be neither saved
+    /// nor pushed.
+    #[must_use]
+    pub fn has_layers<T: AsRef<str>>(
+        &self,
+        manifests: &BTreeMap<Digest, T>,
+        image: &ImageId,
+    ) -> bool {
+        manifests.values().all(|text| {
+            let is_its_own = matches!(
+                Manifest::parse(text.as_ref().as_bytes()),
+                Ok(Manifest::Image(manifest)) if manifest.image == *image
+            );
+            !is_its_own
+                || layers(text.as_ref())
+                    .is_some_and(|mut layers| layers.all(|layer| self.content.has(&layer)))
+        })
+    }
+
+    /// Layers are here that this digest's manifests name.
+    #[must_use]
+    pub fn holds_layers(&self, digest: &Digest) -> bool {
+        let named = self.named_by(digest);
+        named.iter().any(|layer| self.content.has(layer))
+    }
+
+    /// Without these references, layers go that are here by this digest: no other
+    /// reference that stands by itself has a manifest that names them. They could
+    /// not be had back by loading manifests.
+    #[must_use]
+    pub fn loses_layers(&self, digest: &Digest, without: &BTreeSet<&Reference>) -> bool {
+        let mut held = self.named_by(digest);
+        held.retain(|layer| self.content.has(layer));
+        let others = self.own.iter();
+        let others = others.filter(|(other, _)| !without.contains(other));
+        let targets: BTreeSet<&Digest> = others.map(|(_, own)| &own.target).collect();
+        for target in targets {
+            if held.is_empty() {
+                break;
+            }
+            for layer in self.named_by(target) {
+                held.remove(&layer);
+            }
+        }
+        !held.is_empty()
+    }
+
+    /// Every layer that a manifest names, or the manifests of an index that are
+    /// here.
+    fn named_by(&self, target: &Digest) -> BTreeSet<Digest> {
+        let mut cache = self.layers.borrow_mut();
+        let named = cache.entry(target.clone()).or_insert_with(|| {
+            let manifests = self.content.manifests(target);
+            let texts = manifests.values();
+            texts.filter_map(|text| layers(text)).flatten().collect()
+        });
+        named.clone()
+    }
+}

@@ -1,0 +1,76 @@
+//! What could not be had as it was.
+
+use std::fmt;
+
+use crate::reference::Reference;
+
+/// A reference that is not as it was to be again, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remnant {
+    /// The reference.
+    pub reference: Reference,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a reference is not as it was to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// It stays: Docker would drop this tag along with it.
+    Tagged(Reference),
+    /// It stays: Docker would remove the image with it.
+    Last,
+    /// It stays: layers would go that nothing else leads to.
+    HasLayers,
+    /// It stays, as a container was made by it; in the engine's words.
+    InUse(String),
+    /// It went, and these went along.
+    TookAlong(Vec<String>),
+    /// It is gone, and could not be had back.
+    Lost(String),
+}
+
+/// What stays is true, as its manifest proves it.
+impl fmt::Display for Remnant {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let reference = &self.reference;
+        match &self.why {
+            Why::Tagged(tag) => write!(
+                f,
+                "{reference} stays: {tag} has the same manifest by now, and Docker drops both together \
+                 (docker rmi {tag}, if that is meant)"
+            ),
+            Why::Last => write!(
+                f,
+                "{reference} stays: it is the last reference of its image by now, which Docker would remove \
+                 with it (docker rmi {reference}, if that is meant)"
+            ),
+            Why::HasLayers => write!(
+                f,
+                "{reference} stays: the layers as the registry serves them are here by it alone, and would \
+                 go with it (docker rmi {reference}, if that is meant)"
+            ),
+            Why::InUse(conflict) => write!(
+                f,
+                "{reference} stays: {conflict} (once that container is removed: docker rmi {reference})"
+            ),
+            Why::TookAlong(along) => write!(
+                f,
+                "{reference} is gone, and Docker dropped along with it: {} (docker load or docker tag it again)",
+                along.join(", ")
+            ),
+            Why::Lost(why) => write!(
+                f,
+                "{reference} is gone and could not be had back: {why} (once its image is loaded again: \
+                 digestfix apply, with its manifest)"
+            ),
+        }
+    }
+}
+
+/// All of them, for one line.
+#[must_use]
+pub fn joined(remnants: &[Remnant]) -> String {
+    let lines: Vec<String> = remnants.iter().map(ToString::to_string).collect();
+    lines.join("; ")
+}
