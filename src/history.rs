@@ -217,11 +217,14 @@ pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryErro
     let (interrupted, _) = scan(lock.data_root(), unended);
     let ended = interrupted.into_iter().map(|mut record| {
         let references = match record.method {
-            // One that may have asked the engine for anything has a journal.
-            Some(Method::Online) => Side::Old,
-            Some(Method::Restart) | None => ImageDir::new(lock.data_root(), &record.driver)
-                .read_bytes()
-                .map_or(Side::Other, |bytes| record.side(&bytes)),
+            // In the containerd image store, one that may have asked the engine for
+            // anything has a journal.
+            Some(Method::Online) if !record.manifests.is_empty() => Side::Old,
+            Some(Method::Online | Method::Restart) | None => {
+                ImageDir::new(lock.data_root(), &record.driver)
+                    .read_bytes()
+                    .map_or(Side::Other, |bytes| record.side(&bytes))
+            }
         };
         record.end(lock, End::Recovered { references })
     });

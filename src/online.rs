@@ -14,7 +14,7 @@ use crate::data_root::ImageDir;
 use crate::engine::images::Images;
 use crate::grounds::Grounds;
 use crate::guard::Guard;
-use crate::history::{self, End, Kind, Record};
+use crate::history::{End, Kind, Record};
 use crate::host::Managed;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal, References, hash};
@@ -27,11 +27,13 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::unfinished::{self, Notice};
 
 mod drop;
+mod known;
 pub mod recovery;
 pub mod remnant;
 mod steps;
 pub mod work;
 
+pub use known::known_references;
 use remnant::Remnant;
 use steps::Steps;
 use work::{Pin, Work};
@@ -429,26 +431,6 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
         }
         Ok(())
     }
-}
-
-/// The references that the engine may have and not list: those that digestfix
-/// has brought about.
-#[must_use]
-pub fn known_references(images: &ImageDir) -> Vec<Reference> {
-    // Of one that did not come to its end, some may be there.
-    let made = |record: Record| match record.result {
-        Some(End::Undone { .. }) => None,
-        _ => Some(record.changes),
-    };
-    let (changes, _) = history::scan(images.data_root(), made);
-    let made = changes
-        .into_iter()
-        .flatten()
-        .filter(|change| change.to.is_some());
-    let mut known: Vec<Reference> = made.map(|change| change.reference).collect();
-    let noted = Grounds::read(images).unwrap_or_default();
-    known.extend(noted.references());
-    known
 }
 
 #[cfg(test)]

@@ -71,7 +71,9 @@ impl<E: Images> Steps<'_, E> {
         let this = BTreeSet::from([&pin.reference]);
         if here.holds_layers(digest) {
             *here = self.look(true).await?;
-            if here.loses_layers(digest, &this) {
+            here.ask(self.engine, [pin.reference.clone()]).await?;
+            // They may be another's than Docker's.
+            if !here.is_hollow(&pin.reference) && here.loses_layers(digest, &this) {
                 return Ok(Some(Why::HasLayers));
             }
         }
@@ -109,10 +111,22 @@ impl<E: Images> Steps<'_, E> {
             return Ok(Vec::new());
         }
         let here = self.look(false).await?;
-        let references = pins.iter().map(|pin| pin.reference.clone());
-        // It has each: Docker 26 lists those alone that it has whole.
-        let is_hollow = |one: &Reference| here.store.get(one).is_none() || here.is_hollow(one);
-        Ok(references.filter(is_hollow).collect())
+        let mut hollow = Vec::new();
+        for pin in pins {
+            let reference = &pin.reference;
+            // It has each: Docker 26 lists those alone that it has whole.
+            if here.store.get(reference).is_some() && !here.is_hollow(reference) {
+                continue;
+            }
+            // Nor is anything unpacked for it then.
+            if !here.runs(&pin.image_id) {
+                return Err(Failure::EngineDisagrees(format!(
+                    "it does not have the layers of {reference}, which is for another platform"
+                )));
+            }
+            hollow.push(reference.clone());
+        }
+        Ok(hollow)
     }
 
     /// What the engine lists; and what it may have and not list.

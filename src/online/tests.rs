@@ -909,3 +909,137 @@ fn a_store_that_was_switched_off_keeps_nothing_waiting() {
     let references = Side::Other;
     assert_eq!(world.ends(), [Some(End::Recovered { references })]);
 }
+
+/// The same for a change that was not killed.
+#[test]
+fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
+    for fails in [false, true] {
+        let world = World::new();
+        let in_the_way = history::path(world.root.path(), "T-0").with_extension("json.new");
+        let full = in_the_way.join("full");
+        let act = move |_: &FakeImages| std::fs::create_dir_all(full).unwrap();
+        *world.engine.meanwhile.borrow_mut() = Some(("load", Box::new(act)));
+        world.engine.fails.set(fails.then_some("load"));
+        let (outcome, told) = world.apply(&world.proven());
+        match outcome {
+            Outcome::Done { .. } => assert!(!fails && told.1[0].contains("digestfix recover")),
+            Outcome::Broken { undo, guard, .. } => {
+                assert!(fails && guard.is_some());
+                assert!(matches!(undo, Failure::History(_)), "{undo:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(world.killed(), "T-0", "its journal is there");
+        std::fs::remove_dir_all(in_the_way).unwrap();
+        world.engine.fails.set(None);
+        world.recover().0.unwrap();
+        world.is_finished();
+        let references = if fails { Side::Old } else { Side::New };
+        assert_eq!(world.ends(), [Some(End::Recovered { references })]);
+        assert_eq!(world.is_as_before(), fails);
+    }
+}
+
+/// Nobody can keep others from the engine.
+#[test]
+fn what_went_along_is_told() {
+    let world = World::new();
+    world.is_killed(&world.proven(), true);
+    world.engine.blob(&world.manifest);
+    let mut records = world.engine.records.borrow_mut();
+    records.insert(world.pinned(), world.digest());
+    drop(records);
+    let digest = world.digest();
+    let act = move |engine: &FakeImages| {
+        let mut records = engine.records.borrow_mut();
+        records.insert(reference("lab/app:mine"), digest);
+    };
+    *world.engine.meanwhile.borrow_mut() = Some(("untag", Box::new(act)));
+    let left = world.recover().0.unwrap();
+    assert!(
+        left[0].contains("dropped along with it: lab/app:mine"),
+        "{left:?}"
+    );
+    let references = Side::Other;
+    assert_eq!(world.ends(), [Some(End::Recovered { references })]);
+}
+
+/// The witness that the list named is gone by the time of the DELETE.
+#[test]
+fn another_reference_is_looked_for_just_before_each_is_dropped() {
+    let world = World::new();
+    let text = index(&[(world.digest(), "amd64")]);
+    let of_index = reference(&format!("lab/app@{}", of(&text)));
+    let request = world.request(
+        &format!("lab/app:v1@{}", of(&text)),
+        &[&text, &world.manifest],
+    );
+    world.is_killed(&request, true);
+    world.engine.blob(&world.manifest);
+    world.engine.blob(&text);
+    let mut records = world.engine.records.borrow_mut();
+    records.insert(world.pinned(), world.digest());
+    records.insert(of_index.clone(), of(&text));
+    drop(records);
+    // The other goes with the first: both may be dropped, but not the last one.
+    let content = world.engine.content();
+    let steps = Steps {
+        engine: &world.engine,
+        content: &content,
+        manifests: &BTreeMap::new(),
+        known: &[],
+    };
+    let act = |engine: &FakeImages| {
+        engine.records.borrow_mut().remove(&reference("lab/app:v1"));
+    };
+    *world.engine.meanwhile.borrow_mut() = Some(("untag", Box::new(act)));
+    let pin = |reference: &Reference| Pin {
+        reference: reference.clone(),
+        image_id: world.image.clone(),
+    };
+    let pins = [pin(&of_index), pin(&world.pinned())];
+    let left = block_on(steps.drop_all(&pins)).unwrap();
+    assert!(
+        matches!(&left[..], [one] if one.why == Why::Last && one.reference == world.pinned()),
+        "{left:?}"
+    );
+    assert!(world.engine.records.borrow().contains_key(&world.pinned()));
+}
+
+/// Whoever pulled it meanwhile keeps it.
+#[test]
+fn what_was_never_asked_for_is_not_taken_back() {
+    let world = World::new();
+    let in_the_way = journal::path(world.root.path()).with_extension("json.new");
+    std::fs::create_dir_all(in_the_way.join("full")).unwrap();
+    let (here, plan, work) = world.drawn(&world.proven());
+    world.engine.blob(&world.manifest);
+    let mut records = world.engine.records.borrow_mut();
+    records.insert(world.pinned(), world.digest());
+    drop(records);
+    let (outcome, _) = world.run(&here, plan, work.unwrap());
+    assert!(!matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    assert!(world.engine.calls.borrow().is_empty());
+    assert!(world.engine.records.borrow().contains_key(&world.pinned()));
+}
+
+/// Its layers are another's, so nothing is unpacked.
+#[test]
+fn an_image_for_another_platform_has_to_be_whole() {
+    let world = World::new();
+    let foreign = world.engine.config("foreign", "arm64");
+    world.engine.loaded("lab/foreign:v1", &foreign);
+    world.engine.blob(&foreign.to_string());
+    world.engine.is_of_another_namespace.set(true);
+    let before = world.engine.records.borrow().clone();
+    let text = served(&foreign);
+    let request = world.request(&format!("lab/foreign:v1@{}", of(&text)), &[&text]);
+    let (outcome, _) = world.apply(&request);
+    assert!(
+        matches!(outcome, Outcome::Incomplete { .. } | Outcome::Undone { .. }),
+        "{outcome:?}"
+    );
+    if matches!(outcome, Outcome::Undone { .. }) {
+        assert_eq!(*world.engine.records.borrow(), before);
+    }
+}

@@ -201,6 +201,7 @@ impl Work {
             if !here.has_another(&gone, &pin.image_id) {
                 reasons.push(Unfit::Last(pin.reference.clone()));
             } else if let Some(digest) = pin.reference.digest()
+                && !here.is_hollow(&pin.reference)
                 && here.loses_layers(digest, &gone)
             {
                 reasons.push(Unfit::OnlyLayers(pin.reference.clone()));

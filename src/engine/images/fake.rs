@@ -39,8 +39,12 @@ pub(crate) struct FakeImages {
     late: RefCell<Vec<Reference>>,
     /// A tag that somebody makes of what was loaded, at once.
     pub tagged: RefCell<Option<Reference>>,
+    /// What somebody else does just before a request of this kind is heeded.
+    pub meanwhile: RefCell<Option<(&'static str, Meanwhile)>>,
     pub calls: RefCell<Vec<String>>,
 }
+
+type Meanwhile = Box<dyn FnOnce(&FakeImages)>;
 
 pub(crate) fn reference(text: &str) -> Reference {
     Reference::parse(text).unwrap()
@@ -61,6 +65,7 @@ impl FakeImages {
             lands_after: Cell::new(None),
             late: RefCell::default(),
             tagged: RefCell::new(None),
+            meanwhile: RefCell::new(None),
             calls: RefCell::default(),
         }
     }
@@ -157,6 +162,13 @@ impl FakeImages {
     fn called(&self, call: &str) -> Result<(), EngineError> {
         self.calls.borrow_mut().push(call.to_owned());
         let word = call.split(' ').next().unwrap();
+        let meanwhile = self
+            .meanwhile
+            .borrow_mut()
+            .take_if(|(when, _)| *when == word);
+        if let Some((_, act)) = meanwhile {
+            act(self);
+        }
         if self.fails.get() == Some(word) {
             return Err(EngineError::Answer {
                 socket: "/nowhere".into(),

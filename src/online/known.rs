@@ -1,0 +1,26 @@
+//! What digestfix knows that the engine may not list.
+
+use crate::data_root::ImageDir;
+use crate::grounds::Grounds;
+use crate::history::{self, End, Record};
+use crate::reference::Reference;
+
+/// The references that the engine may have and not list: those that digestfix
+/// has brought about.
+#[must_use]
+pub fn known_references(images: &ImageDir) -> Vec<Reference> {
+    // Of one that did not come to its end, some may be there.
+    let made = |record: Record| match record.result {
+        Some(End::Undone { .. }) => None,
+        _ => Some(record.changes),
+    };
+    let (changes, _) = history::scan(images.data_root(), made);
+    let made = changes
+        .into_iter()
+        .flatten()
+        .filter(|change| change.to.is_some());
+    let mut known: Vec<Reference> = made.map(|change| change.reference).collect();
+    let noted = Grounds::read(images).unwrap_or_default();
+    known.extend(noted.references());
+    known
+}
