@@ -142,6 +142,12 @@ impl ContainerdStore {
         }
     }
 
+    /// The engine was asked for this very reference, and finds it.
+    #[must_use]
+    pub fn was_found(&self, reference: &Reference) -> bool {
+        self.asked.contains(reference) && self.store.get(reference).is_some()
+    }
+
     /// The engine finds the digest by a tag, and its manifest looks made up by
     /// `docker save`; so it is not counted for a reference.
     #[must_use]

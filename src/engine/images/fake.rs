@@ -34,7 +34,7 @@ pub(crate) struct FakeImages {
     pub is_of_another_namespace: Cell<bool>,
     /// Containers were made by these.
     pub in_use: RefCell<Vec<Reference>>,
-    /// What a load is cut off from its answer, and lands after so many requests.
+    /// A load is not answered, and lands when so many names have been looked for.
     pub lands_after: Cell<Option<usize>>,
     late: RefCell<Vec<Reference>>,
     /// A tag that somebody makes of what was loaded, at once.
@@ -149,6 +149,9 @@ impl FakeImages {
         let Some(left) = self.lands_after.get() else {
             return;
         };
+        if self.late.borrow().is_empty() {
+            return;
+        }
         if left > 0 {
             self.lands_after.set(Some(left - 1));
             return;
