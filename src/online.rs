@@ -367,14 +367,21 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
     }
 
     async fn end_back(&mut self, failure: &Failure, left: &[Remnant]) -> Result<(), Failure> {
-        self.end_record(match left {
+        let ended = self.end_record(match left {
             [] => End::Undone {
                 why: failure.to_string(),
             },
             left => End::Incomplete {
                 why: format!("{failure}; taken back, but: {}", remnant::joined(left)),
             },
-        })?;
+        });
+        match ended {
+            // It did nothing, and without an end counts for one that did nothing.
+            Err(error) if !self.asked => self
+                .progress
+                .warning(&format!("how this ended could not be noted: {error}")),
+            ended => ended?,
+        }
         self.retire();
         self.close().await
     }

@@ -55,7 +55,9 @@ pub(super) async fn run(args: &RecoverArgs) -> Exit {
         }
         Ok(None) => {
             report.done(false, None);
-            report.line("Nothing to recover: no run was interrupted here.");
+            if !args.before_docker {
+                report.line("Nothing to recover: no run was interrupted here.");
+            }
             report.end(Exit::Done)
         }
         Err(stop) => stop.tell(report),

@@ -70,7 +70,7 @@ impl<E: Images> Steps<'_, E> {
         }
         let this = BTreeSet::from([&pin.reference]);
         if here.holds_layers(digest) {
-            *here = self.look(true).await?;
+            *here = self.look(false).await?;
             here.ask(self.engine, [pin.reference.clone()]).await?;
             // They may be another's than Docker's.
             if !here.is_hollow(&pin.reference) && here.loses_layers(digest, &this) {

@@ -142,10 +142,13 @@ impl<E: Images> Steps<'_, E> {
         while quiet < QUIET_LOOKS {
             sleep(LOOK_AGAIN).await;
             quiet += 1;
-            if let Some(pin) = self.first_there(added, &left).await? {
+            let is_lost = |pin: &Pin| left.iter().any(|one| one.reference == pin.reference);
+            let gone = self.missing(dropped).await?;
+            let gone = gone.iter().find(|pin| !is_lost(pin));
+            if let Some(pin) = self.first_there(added, &left).await?.or(gone) {
                 if Instant::now() > deadline {
                     return Err(Failure::EngineDisagrees(format!(
-                        "it goes on loading {}",
+                        "it goes on changing {}",
                         pin.reference
                     )));
                 }
