@@ -4,7 +4,6 @@
 //! as a few fields (Docker Engine API, versions 1.41 to 1.51).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
 
 use crate::container::{Container, RestartPolicy};
@@ -89,21 +88,6 @@ pub struct Proxies {
     pub https: String,
     /// `NO_PROXY`.
     pub none: String,
-}
-
-/// What an engine runs on, as Go calls it (`GET /version`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Platform {
-    /// `GOOS`.
-    pub os: String,
-    /// `GOARCH`.
-    pub architecture: String,
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.os, self.architecture)
-    }
 }
 
 impl Info {

@@ -1,6 +1,8 @@
 //! What images are for, and which of an index's the engine takes
 //! (containerd 1.7, `platforms/compare.go` and `images/image.go`, `Manifest`).
 
+use std::fmt;
+
 use serde::Deserialize;
 
 use crate::digest::Digest;
@@ -9,12 +11,20 @@ use crate::digest::Digest;
 /// `GOARCH`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Platform {
+    /// `GOOS`.
     #[serde(default)]
-    os: String,
+    pub os: String,
+    /// `GOARCH`.
     #[serde(default)]
-    architecture: String,
+    pub architecture: String,
     #[serde(default)]
     variant: String,
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.os, self.architecture)
+    }
 }
 
 /// The manifests of an index.

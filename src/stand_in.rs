@@ -24,12 +24,13 @@ use std::sync::Arc;
 
 use crate::container::Container;
 use crate::digest::{Digest, ImageId};
-use crate::engine::{Info, Platform, Proxies, References};
+use crate::engine::{Info, Proxies, References};
 use crate::evidence::Evidence;
 use crate::host::{Managed, asks_for_authorization, mirrors};
 use crate::live_restore;
 use crate::manifest::{self, Manifest};
 use crate::plan::Plan;
+use crate::platform::Platform;
 use crate::reference::{Reference, Repository};
 use crate::store::Store;
 use crate::trust::Trust;

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::commands::change::Wish;
 use crate::commands::{Draft, Site, Stop, engine_at};
 use crate::engine::Engine;
+use crate::engine::images::Images as _;
 use crate::image_db::ImageDb;
 use crate::images::Images;
 use crate::method::{Choice, Method};

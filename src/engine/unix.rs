@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 use crate::container::{Container, Inspection, RestartPolicy};
 use crate::digest::ImageId;
 use crate::engine::images::Dropped;
-use crate::engine::{Engine, EngineError, Info, Platform, Proxies, References, Reloads};
+use crate::engine::{Engine, EngineError, Info, Proxies, References, Reloads};
 use crate::reference::Reference;
 
 mod images;
@@ -88,13 +88,6 @@ struct SwarmAnswer {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct VersionAnswer {
-    os: String,
-    arch: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
 struct ContainerAnswer {
     id: String,
 }
@@ -127,18 +120,6 @@ impl UnixEngine {
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
-    }
-
-    /// What it runs on.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub async fn platform(&self) -> Result<Platform, EngineError> {
-        let answer: VersionAnswer = self.require_json("/version").await?;
-        Ok(Platform {
-            os: answer.os,
-            architecture: answer.arch,
-        })
     }
 
     fn answer(&self, request: &str, problem: impl ToString) -> EngineError {

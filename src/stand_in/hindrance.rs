@@ -4,8 +4,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::engine::{EngineError, Platform};
+use crate::engine::EngineError;
 use crate::live_restore;
+use crate::platform::Platform;
 use crate::trust::Trust;
 
 /// Why Docker is not asked to record a plan's digests itself.

@@ -9,7 +9,7 @@
 use serde::Deserialize;
 
 use crate::digest::Digest;
-use crate::engine::Platform;
+use crate::platform::Platform;
 
 /// Names that mean another one's architecture (containerd
 /// `platforms/database.go`, `normalizeArch`).
@@ -119,10 +119,7 @@ mod tests {
             })
             .collect();
         let index = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
-        let engine = Platform {
-            os: "linux".to_owned(),
-            architecture: architecture.to_owned(),
-        };
+        let engine = Platform::new("linux", architecture, "");
         let taken = taken(&index, &engine)?;
         (0..platforms.len()).find(|number| taken.to_string() == digest(*number))
     }

@@ -98,10 +98,7 @@ fn an_index_leads_to_the_image_or_is_none() {
         };
         errand_of(&before, &request).unwrap()
     };
-    let engine = |architecture: &str| Platform {
-        os: "linux".to_owned(),
-        architecture: architecture.to_owned(),
-    };
+    let engine = |architecture: &str| Platform::new("linux", architecture, "");
     let errand = errand(&[&other, &ours]);
     assert!(errand.has_indexes());
     assert!(errand.suits(&engine("amd64")).is_ok());
