@@ -157,10 +157,10 @@ fn records(machine: &Machine, config: Option<&str>) {
     let published = Load::requests(namespace, server);
     let (namespace, server) = elsewhere(machine, 9000);
     let open = Load::connection(namespace, server);
-    thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(500));
     let since = machine.sh("date '+%F %T'");
     let run = machine.digestfix(&APPLY).exits(0);
-    thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(500));
     local.met_no_failure("requests to a published port from here");
     published.met_no_failure("requests to a published port from elsewhere");
     open.met_no_failure("a connection over a published port");
