@@ -185,7 +185,9 @@ impl Images for UnixEngine {
     }
 
     async fn platform(&self) -> Result<Platform, EngineError> {
-        let answer: VersionAnswer = self.require_json("/version").await?;
+        const VERSION: &str = "/version";
+        let answer: Option<VersionAnswer> = self.look_up(VERSION).await?;
+        let answer = answer.ok_or_else(|| self.answer(VERSION, StatusCode::NOT_FOUND))?;
         Ok(Platform::new(&answer.os, &answer.arch, ""))
     }
 }
