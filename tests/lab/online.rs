@@ -335,7 +335,7 @@ fn what_the_host_has_against_it(machine: &Machine) {
     refused("through the proxy http://10.1.2.3:3128");
     machine.without_drop_in();
     machine.sh("systemctl reset-failed docker; systemctl restart docker");
-    machine.sh("mv /lab/index /lab/right; sed 's/\"architecture\":\"[^\"]*\"/\"architecture\":\"s390x\"/' /lab/right >/lab/index");
+    machine.sh("mv /lab/index /lab/right; sed 's/\"architecture\":\"[^\"]*\"/\"architecture\":\"s390x\"/g' /lab/right >/lab/index");
     let run = machine.digestfix(&[&["apply", "--method", "online"], &APPLY[1..]].concat());
     let run = run.exits(3);
     assert!(
