@@ -352,11 +352,12 @@ impl From<Inspection> for Container {
         let after_services = label(COMPOSE_DEPENDS_ON)
             .map(|list| list.split(',').map(first_part).collect())
             .unwrap_or_default();
-        let published = answer
-            .network_settings
-            .ports
-            .filter(|ports| !ports.is_empty());
-        let published = published.or(host.port_bindings).unwrap_or_default();
+        let published = match answer.state.status.as_str() {
+            // On the host's own network, bindings lead nowhere.
+            "restarting" if host.network_mode != "host" => host.port_bindings,
+            _ => answer.network_settings.ports,
+        };
+        let published = published.unwrap_or_default();
         let published = published.iter().flat_map(|(port, bindings)| {
             let protocol = port.rsplit('/').next().unwrap_or_default();
             let bindings = bindings.iter().flatten();
@@ -447,12 +448,17 @@ mod tests {
                 ":: 8080/tcp"
             ]
         );
-        let ended = named(
-            "ended",
-            r#","HostConfig":{"PortBindings":{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"81/tcp":[{"HostPort":""}]}},
-               "NetworkSettings":{"Ports":{}}"#,
-        );
-        assert_eq!(ended.published.len(), 2, "{:?}", ended.published);
+        let bound = |status: &str, network: &str| {
+            let inspected = inspected(&format!(
+                r#"{{"Id":"x","State":{{"Status":"{status}"}},"HostConfig":{{"NetworkMode":"{network}",
+                    "PortBindings":{{"80/tcp":[{{"HostIp":"","HostPort":"8080"}}],"81/tcp":[{{"HostPort":""}}]}}}},
+                    "NetworkSettings":{{"Ports":{{}}}}}}"#
+            ));
+            inspected.published.len()
+        };
+        assert_eq!(bound("restarting", "default"), 2, "of each family");
+        assert_eq!(bound("restarting", "host"), 0);
+        assert_eq!(bound("running", "host"), 0);
         let bare = inspected(r#"{"Id":"x","State":{"Status":"exited"}}"#);
         assert_eq!(bare.name, "x");
         assert_eq!(bare.status, Status::Down("exited".to_owned()));

@@ -176,7 +176,9 @@ impl Disturbance {
         let kept = self
             .containers
             .iter()
-            .filter(|container| self.fate(container) == Fate::KeepsRunning);
+            .filter(|container| self.fate(container) == Fate::KeepsRunning)
+            // Until it runs, the port may be somebody else's.
+            .filter(|container| container.status != Status::Restarting);
         kept.flat_map(|container| &container.published)
             .filter(|published| published.protocol == "tcp")
             .cloned()
