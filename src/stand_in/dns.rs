@@ -31,6 +31,9 @@ const STUBS: [IpAddr; 2] = [
 /// What stands behind the stubs.
 const BEHIND_STUBS: &str = "run/systemd/resolve/resolv.conf";
 
+/// Where it is known which servers are for which link.
+const LINKS: [&str; 2] = ["run/systemd/resolve/netif", "run/systemd/netif/links"];
+
 const PORT: u16 = 53;
 
 /// The types of addresses: A and AAAA (RFC 1035 and 3596).
@@ -46,6 +49,10 @@ pub(super) struct NameServers {
     search: BTreeSet<String>,
     /// Nobody was named, and nobody has to be there.
     is_default: bool,
+    /// systemd-resolved is among them, which asks others on a link as well.
+    is_resolved: bool,
+    /// It has nobody to ask, and fails.
+    has_idle_stub: bool,
 }
 
 impl NameServers {
@@ -58,11 +65,18 @@ impl NameServers {
             found.servers.insert(SocketAddr::new(DEFAULT_SERVER, PORT));
             found.is_default = true;
         }
+        if found.search.is_empty() {
+            found.search.extend(own_domain(root));
+        }
         let behind = root.join(BEHIND_STUBS);
         let has_stub = found.servers.iter().any(|one| STUBS.contains(&one.ip()));
-        if (has_stub || by_resolved) && behind.is_file() {
-            found.servers.retain(|one| !STUBS.contains(&one.ip()));
+        if has_stub || by_resolved {
+            // It alone knows which name is for which link's servers.
+            found.servers.insert(SocketAddr::new(STUBS[0], PORT));
+            found.is_resolved = true;
+            let others = found.servers.len();
             found.add(&behind)?;
+            found.has_idle_stub = found.servers.len() == others && !any_link_has_servers(root)?;
         }
         Ok(found)
     }
@@ -95,13 +109,18 @@ impl NameServers {
     /// # Errors
     /// When one does not, or has not answered by then.
     pub(super) async fn deny(&self, name: &str, deadline: Instant) -> io::Result<()> {
+        if self.is_resolved && !name.contains('.') {
+            return Err(io::Error::other("others on the link may know it"));
+        }
         let searched = self.search.iter().map(|domain| format!("{name}.{domain}"));
         let names: Vec<String> = [name.to_owned()].into_iter().chain(searched).collect();
         let mut asked = tokio::task::JoinSet::new();
         for server in self.servers.iter().copied() {
             let (names, is_default) = (names.clone(), self.is_default);
+            let is_idle = self.has_idle_stub && STUBS.contains(&server.ip());
             asked.spawn(async move {
                 match timeout_at(deadline, ask(server, &names)).await {
+                    Ok(Err(error)) if is_idle && is_failure(&error) => Ok(()),
                     Ok(Err(error)) if is_out_of_reach(&error) => Ok(()),
                     Ok(Err(error)) if is_default && has(&error, Errno::ECONNREFUSED) => Ok(()),
                     Ok(Err(error)) => Err(io::Error::other(format!("{}: {error}", server.ip()))),
@@ -217,8 +236,44 @@ fn denied(answer: &[u8], open: &BTreeMap<u16, Vec<u8>>) -> io::Result<Option<u16
         (3, _) => Ok(Some(id)),
         (0, 0) if flags & IS_CUT == 0 => Ok(Some(id)),
         (0, _) => Err(io::Error::other("it knows an address")),
-        (code, _) => Err(io::Error::other(format!("it fails with code {code}"))),
+        (code, _) => Err(io::Error::other(Fails(code))),
     }
+}
+
+/// What a server answers that cannot find out (RFC 1035, 4.1.1).
+#[derive(Debug, thiserror::Error)]
+#[error("it fails with code {0}")]
+struct Fails(u16);
+
+fn is_failure(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Fails>())
+}
+
+/// What resolvers add to a name where they are told nothing (`resolv.conf(5)`).
+fn own_domain(root: &Path) -> Option<String> {
+    let name = std::fs::read_to_string(root.join("proc/sys/kernel/hostname")).ok()?;
+    let (_, domain) = name.trim().split_once('.')?;
+    Some(domain.to_owned())
+}
+
+/// systemd-resolved has name servers for some link: such that somebody has given
+/// it, or systemd-networkd (`sd-network`, `networkd-link.c`).
+fn any_link_has_servers(root: &Path) -> io::Result<bool> {
+    for directory in LINKS {
+        let links = match std::fs::read_dir(root.join(directory)) {
+            Ok(links) => links,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for link in links {
+            let text = std::fs::read_to_string(link?.path())?;
+            let mut lines = text.lines().filter_map(|line| line.split_once('='));
+            if lines.any(|(key, value)| ["SERVERS", "DNS"].contains(&key) && !value.is_empty()) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -239,7 +294,7 @@ mod tests {
         let servers = NameServers {
             servers: [server.local_addr().unwrap()].into(),
             search: search.iter().map(ToString::to_string).collect(),
-            is_default: false,
+            ..NameServers::default()
         };
         let answers = async {
             let mut buffer = [0; 512];
@@ -304,8 +359,46 @@ mod tests {
         assert!(strange.is_err());
     }
 
+    #[tokio::test]
+    async fn a_stub_with_nobody_to_ask_may_fail() {
+        let stub = UdpSocket::bind((STUBS[0], 0)).await.unwrap();
+        let mut servers = NameServers {
+            servers: [stub.local_addr().unwrap()].into(),
+            ..NameServers::default()
+        };
+        let fails = async {
+            let mut buffer = [0; 512];
+            loop {
+                let (_, from) = stub.recv_from(&mut buffer).await.unwrap();
+                buffer[2..4].copy_from_slice(&0x8182u16.to_be_bytes());
+                stub.send_to(&buffer[..12], from).await.unwrap();
+            }
+        };
+        let denied = async {
+            let deadline = Instant::now() + SOON;
+            assert!(servers.deny("r.example", deadline).await.is_err());
+            servers.has_idle_stub = true;
+            assert!(servers.deny("r.example", deadline).await.is_ok());
+        };
+        tokio::select! {
+            () = fails => unreachable!(),
+            () = denied => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn what_others_on_the_link_may_know_is_not_denied() {
+        let deadline = Instant::now() + SOON;
+        let servers = NameServers {
+            is_resolved: true,
+            ..NameServers::default()
+        };
+        assert!(servers.deny("registry", deadline).await.is_err());
+        assert!(servers.deny("r.example", deadline).await.is_ok());
+    }
+
     #[test]
-    fn those_behind_the_stub_are_asked() {
+    fn those_behind_the_stub_are_asked_as_well() {
         let root = TempDir::new().unwrap();
         let servers = |by_resolved| {
             let read = NameServers::read(root.path(), by_resolved).unwrap();
@@ -324,19 +417,35 @@ mod tests {
             "# x\nnameserver 10.0.0.1\nsearch lan corp\noptions ndots:2\nnameserver fe80::1\n",
         )
         .unwrap();
-        assert_eq!(servers(true), is("10.0.0.1 fe80::1", "corp lan"));
+        assert_eq!(servers(true), is("10.0.0.1 127.0.0.53 fe80::1", "corp lan"));
         let behind = root.path().join(BEHIND_STUBS);
         fs::create_dir_all(behind.parent().unwrap()).unwrap();
         fs::write(&behind, "nameserver 10.0.0.2\nsearch home\n").unwrap();
         assert_eq!(servers(false), is("10.0.0.1 fe80::1", "corp lan"));
         assert_eq!(
             servers(true),
-            is("10.0.0.1 10.0.0.2 fe80::1", "corp home lan")
+            is("10.0.0.1 10.0.0.2 127.0.0.53 fe80::1", "corp home lan")
         );
         fs::write(&resolv_conf, "nameserver 127.0.0.53\n").unwrap();
-        assert_eq!(servers(false), is("10.0.0.2", "home"));
+        assert_eq!(servers(false), is("10.0.0.2 127.0.0.53", "home"));
+        let is_idle = || NameServers::read(root.path(), false).unwrap().has_idle_stub;
+        assert!(!is_idle());
         fs::write(&behind, "# nobody\n").unwrap();
-        assert_eq!(servers(false), is("", ""), "it has nobody to ask");
+        assert_eq!(servers(false), is("127.0.0.53", ""));
+        assert!(is_idle(), "it has nobody to ask");
+        // What is for some names alone is not in the file.
+        for directory in LINKS {
+            let link = root.path().join(directory).join("2");
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            fs::write(&link, "SERVERS=\nDNS=10.0.0.3\nDOMAINS=~corp\n").unwrap();
+            assert!(!is_idle(), "{directory}");
+            fs::write(&link, "SERVERS=\nDNS=\n").unwrap();
+            assert!(is_idle(), "{directory}");
+        }
+        fs::create_dir_all(root.path().join("proc/sys/kernel")).unwrap();
+        let hostname = root.path().join("proc/sys/kernel/hostname");
+        fs::write(hostname, "host.own.domain\n").unwrap();
+        assert_eq!(servers(false), is("127.0.0.53", "own.domain"));
         fs::write(&resolv_conf, "nameserver fe80::1%eth0\n").unwrap();
         assert!(NameServers::read(root.path(), false).is_err());
     }
