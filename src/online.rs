@@ -371,7 +371,8 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
             [] => End::Undone {
                 why: failure.to_string(),
             },
-            left => End::Incomplete {
+            // It has not done what it was for.
+            left => End::Undone {
                 why: format!("{failure}; taken back, but: {}", remnant::joined(left)),
             },
         });
@@ -399,13 +400,18 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
         }
         let steps = self.steps();
         let dropped = &self.work.dropped;
-        let left = match failure {
+        let along = match failure {
+            Failure::Remnants(left) => remnant::went_along(left),
+            _ => Vec::new(),
+        };
+        let mut left = match failure {
             // It may be about to do it.
             Failure::Engine(error) if error.may_pass() => {
                 steps.take_back_late(&self.made, dropped).await?
             }
             _ => steps.take_back(&self.made, dropped).await?,
         };
+        left.extend(along);
         self.progress.step(
             Step::UndoOnline,
             match left.as_slice() {

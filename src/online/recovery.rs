@@ -13,7 +13,7 @@ use crate::engine::images::Images;
 use crate::guard;
 use crate::history::{self, End, Record, Side};
 use crate::journal::{Journal, Online};
-use crate::online::remnant::{Remnant, joined};
+use crate::online::remnant::{Remnant, joined, went_along};
 use crate::online::steps::Steps;
 use crate::online::{Running, known_references};
 use crate::systemd::ServiceManager;
@@ -48,6 +48,7 @@ pub async fn recover<M: ServiceManager, E: Images>(
         manifests: &manifests.unwrap_or_default(),
         known: &known,
     };
+    let mut along = Vec::new();
     let made = if online.is_taken_back || record.is_none() {
         None
     } else {
@@ -55,6 +56,9 @@ pub async fn recover<M: ServiceManager, E: Images>(
             Ok(()) => Some(()),
             Err(Failure::Engine(error)) if error.may_pass() => return Err(error.into()),
             Err(error) => {
+                if let Failure::Remnants(left) = &error {
+                    along = went_along(left);
+                }
                 progress.warning(&format!(
                     "what the interrupted run was about to do cannot be done: {error}"
                 ));
@@ -62,10 +66,11 @@ pub async fn recover<M: ServiceManager, E: Images>(
             }
         }
     };
-    let left = match made {
+    let mut left = match made {
         Some(()) => Vec::new(),
         None => steps.take_back_late(&online.added, &online.dropped).await?,
     };
+    left.extend(along);
     let (side, step, told) = match (made, left.as_slice()) {
         (Some(()), _) => (
             Side::New,

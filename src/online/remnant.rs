@@ -26,6 +26,8 @@ pub enum Why {
     InUse(String),
     /// It went, and these went along.
     TookAlong(Vec<String>),
+    /// It is gone: Docker dropped it along with this one.
+    WentAlong(Reference),
     /// It is gone, and could not be had back.
     Lost(String),
 }
@@ -59,6 +61,10 @@ impl fmt::Display for Remnant {
                 "{reference} is gone, and Docker dropped along with it: {} (docker load or docker tag it again)",
                 along.join(", ")
             ),
+            Why::WentAlong(other) => write!(
+                f,
+                "{reference} is gone: Docker dropped it along with {other} (docker load or docker tag it again)"
+            ),
             Why::Lost(why) => write!(
                 f,
                 "{reference} is gone and could not be had back: {why} (once its image is loaded again: \
@@ -66,6 +72,25 @@ impl fmt::Display for Remnant {
             ),
         }
     }
+}
+
+/// What went along with references that are had back.
+#[must_use]
+pub fn went_along(remnants: &[Remnant]) -> Vec<Remnant> {
+    let along = remnants.iter().filter_map(|one| match &one.why {
+        Why::TookAlong(along) => Some((&one.reference, along)),
+        _ => None,
+    });
+    let each = along.flat_map(|(other, along)| along.iter().map(move |name| (other, name)));
+    // What is no name is a manifest, which comes back with its reference.
+    let named = each.filter_map(|(other, name)| Some((other, Reference::parse(name).ok()?)));
+    named
+        .filter(|(_, one)| one.tag().is_some() || one.digest().is_some())
+        .map(|(other, reference)| Remnant {
+            reference,
+            why: Why::WentAlong(other.clone()),
+        })
+        .collect()
 }
 
 /// All of them, for one line.

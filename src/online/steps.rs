@@ -10,7 +10,7 @@ use crate::content_store::ContentStore;
 use crate::digest::Digest;
 use crate::engine::EngineError;
 use crate::engine::images::Images;
-use crate::online::remnant::{Remnant, Why};
+use crate::online::remnant::{Remnant, Why, went_along};
 use crate::online::work::{Pin, archive};
 use crate::reference::Reference;
 use crate::transaction::outcome::Failure;
@@ -138,6 +138,7 @@ impl<E: Images> Steps<'_, E> {
                 taken => break taken?,
             }
         };
+        let mut along = Vec::new();
         let mut quiet = 0;
         while quiet < QUIET_LOOKS {
             sleep(LOOK_AGAIN).await;
@@ -152,10 +153,12 @@ impl<E: Images> Steps<'_, E> {
                         pin.reference
                     )));
                 }
+                along.extend(went_along(&left));
                 left = self.take_back(added, dropped).await?;
                 quiet = 0;
             }
         }
+        left.extend(along);
         Ok(left)
     }
 

@@ -445,7 +445,7 @@ fn what_was_tagged_meanwhile_is_not_taken_back() {
     assert!(world.engine.records.borrow().contains_key(&tag));
     assert!(world.engine.records.borrow().contains_key(&world.pinned()));
     world.is_finished();
-    assert!(matches!(world.ends()[..], [Some(End::Incomplete { .. })]));
+    assert!(matches!(world.ends()[..], [Some(End::Undone { .. })]));
 }
 
 #[test]
@@ -960,6 +960,32 @@ fn what_went_along_is_told() {
     );
     let references = Side::Other;
     assert_eq!(world.ends(), [Some(End::Recovered { references })]);
+}
+
+/// What was to be dropped is had back; what Docker dropped with it is not.
+#[test]
+fn what_went_along_on_the_way_is_told_too() {
+    let world = World::new();
+    world.apply(&world.proven());
+    let mut request = world.request("", &[]);
+    request.removals = vec![world.pinned()];
+    let digest = world.digest();
+    let act = move |engine: &FakeImages| {
+        let mut records = engine.records.borrow_mut();
+        records.insert(reference("lab/app:mine"), digest);
+    };
+    *world.engine.meanwhile.borrow_mut() = Some(("untag", Box::new(act)));
+    let (outcome, _) = world.apply(&request);
+    let Outcome::Incomplete { left, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(world.engine.records.borrow().contains_key(&world.pinned()));
+    let told = left[0].to_string();
+    assert!(told.starts_with("lab/app:mine is gone"), "{told}");
+    assert!(matches!(
+        world.ends()[..],
+        [Some(End::Done), Some(End::Undone { .. })]
+    ));
 }
 
 /// The witness that the list named is gone by the time of the DELETE.
