@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-/// A kernel sends a first packet again after 1, 3 and 7 s.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A kernel sends a first packet again after 1, 3, 7 and 15 s.
+const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// What came of one request.
