@@ -107,6 +107,8 @@ pub struct Transaction<'a, M, E, P> {
     held_ports: Option<Owned>,
     /// The running Docker makes the change.
     stand_in: Option<StandIn>,
+    /// What is to be said of what it has recorded and cannot drop again.
+    stay: Vec<String>,
 }
 
 impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
@@ -149,6 +151,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             hold: None,
             held_ports: None,
             stand_in: None,
+            stay: Vec::new(),
         }
     }
 
@@ -564,10 +567,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         let undone = undone.and(settled);
         self.remove_hold().await;
+        let why = [vec![failure.to_string()], self.stay.clone()]
+            .concat()
+            .join("; ");
         let undone = self.conclude(undone, |undo| match undo {
-            None => End::Undone {
-                why: failure.to_string(),
-            },
+            None => End::Undone { why: why.clone() },
             Some(undo) => End::Broken {
                 why: format!("{failure}; and then, undoing it: {undo}"),
             },
@@ -577,6 +581,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             Ok(()) => Outcome::Undone {
                 failure,
                 restarted: self.restarted,
+                stay: mem::take(&mut self.stay),
                 containers: self.container_changes().await,
             },
             Err(undo) => Outcome::Broken {

@@ -68,6 +68,7 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
         Outcome::Undone {
             failure,
             restarted,
+            stay,
             containers,
         } => {
             let state = match (restarted, offline) {
@@ -75,9 +76,24 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
                 (false, true) => "the references are as they were",
                 (false, false) => "the references are as they were, and Docker was not stopped",
             };
-            report.done(false, None);
+            report.done(!stay.is_empty(), None);
             let mut what = vec![failure.to_string()];
             what.extend(tell_containers(&containers, disturbance, &mut report));
+            if !stay.is_empty() {
+                what.extend(stay);
+                report.problem(
+                    "INCOMPLETE",
+                    Problem {
+                        what,
+                        state: format!("but for what stays, {state}"),
+                        next: Some(
+                            "keep what stays, or: docker rmi NAME (digestfix status shows them)"
+                                .to_owned(),
+                        ),
+                    },
+                );
+                return report.end(Exit::Broken);
+            }
             report.problem(
                 "failed",
                 Problem {

@@ -259,9 +259,9 @@ impl Switch {
     /// which is returned.
     pub(super) fn adopt(&mut self, theirs: Option<&[u8]>) -> Result<Option<PathBuf>, FileError> {
         let config_file = self.contents.config_file.clone();
-        let kept = self.keep_found()?;
         let on = hash(&self.setting.edit(&config_file, theirs, true)?);
         let off = hash(&self.setting.edit(&config_file, theirs, false)?);
+        let kept = self.keep_found()?;
         self.contents.before = theirs.map(hash);
         self.contents.found = is_there(&config_file);
         self.contents.on = on;

@@ -221,6 +221,8 @@ pub enum Outcome {
         failure: Failure,
         /// Docker was stopped and started again on the way.
         restarted: bool,
+        /// But for this, which is said of each reference that stays.
+        stay: Vec<String>,
         /// The containers that are not what they were.
         containers: Vec<Change>,
     },

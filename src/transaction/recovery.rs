@@ -91,14 +91,15 @@ async fn bring_back<M: ServiceManager, E: Engine>(
         daemon.start().await?;
         progress.step(Step::Start, &format!("{} started", daemon.unit()));
     }
-    daemon.end_stand_in(journal, lock, progress).await?;
+    let stay = daemon.end_stand_in(journal, lock, progress).await?;
     let triggers = daemon.start_triggers().await;
     let units = daemon.start_inactive(&journal.units).await;
     let containers = daemon.settle_containers(journal, progress).await;
     if let Some(switch) = &mut switch {
         daemon.take_back(switch, journal, lock, progress).await?;
     }
-    let mut problems = containers?;
+    let mut problems = stay;
+    problems.extend(containers?);
     // What is broken for reasons of its own is told, and keeps nothing back.
     problems.extend(
         [triggers, units]
@@ -124,12 +125,13 @@ async fn after_a_boot<M: ServiceManager, E: Engine>(
             None => Ok(Vec::new()),
         };
     }
-    daemon.end_stand_in(journal, lock, progress).await?;
-    let problems = daemon.settle_containers(journal, progress).await;
+    let mut problems = daemon.end_stand_in(journal, lock, progress).await?;
+    let containers = daemon.settle_containers(journal, progress).await;
     if let Some(switch) = &mut switch(journal) {
         daemon.take_back(switch, journal, lock, progress).await?;
     }
-    problems
+    problems.extend(containers?);
+    Ok(problems)
 }
 
 /// What can be brought back of a host without Docker: one that is about to

@@ -37,6 +37,9 @@ use pulls::Wanted;
 /// dockerd may record what it had just fetched when its client went away.
 const RECORDED_WITHIN: Duration = Duration::from_millis(500);
 
+/// So often it is looked for where dockerd has not even answered.
+const LOOKS_WHERE_UNANSWERED: u32 = 20;
+
 /// A registry of digestfix's own, and how Docker comes to it.
 #[derive(Debug)]
 pub struct StandIn {
@@ -52,6 +55,8 @@ pub struct StandIn {
     asked: bool,
     /// It has answered every pull.
     pulled: bool,
+    /// Docker may be about to record something.
+    unanswered: bool,
 }
 
 impl StandIn {
@@ -68,6 +73,7 @@ impl StandIn {
             led: None,
             asked: false,
             pulled: false,
+            unanswered: false,
         }
     }
 
@@ -200,9 +206,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             })
             .collect();
         let count = wanted.len();
-        daemon
-            .pull_all(&wanted, self.interrupt, self.progress)
-            .await?;
+        let pulled = daemon.pull_all(&wanted, self.interrupt, self.progress);
+        if let Err(failure) = pulled.await {
+            stand_in.unanswered = matches!(&failure, Failure::Engine(error) if error.may_pass());
+            return Err(failure);
+        }
         stand_in.pulled = true;
         let detail = match count {
             1 => "1 reference recorded by Docker, which went on running".to_owned(),
@@ -314,14 +322,25 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         }
         self.progress.begin("dropping what Docker has recorded");
-        if !stand_in.pulled {
+        let looks = match (stand_in.pulled, stand_in.unanswered) {
+            (true, _) => 0,
+            (false, false) => 1,
+            (false, true) => LOOKS_WHERE_UNANSWERED,
+        };
+        let references = || {
+            let references = stand_in.errand.references.iter();
+            references.map(|(reference, image)| (reference, image))
+        };
+        let mut count = 0;
+        for _ in 0..looks {
             tokio::time::sleep(RECORDED_WITHIN).await;
+            count += (daemon.drop_recorded(references(), self.progress).await?).count;
         }
-        let references = stand_in.errand.references.iter();
-        let references = references.map(|(reference, image)| (reference, image));
-        let dropped = daemon.drop_recorded(references, self.progress).await?;
-        if dropped > 0 {
-            let detail = format!("what Docker had recorded is dropped again: {dropped}");
+        let dropped = daemon.drop_recorded(references(), self.progress).await?;
+        count += dropped.count;
+        self.stay = dropped.stay;
+        if count > 0 {
+            let detail = format!("what Docker had recorded is dropped again: {count}");
             self.progress.step(Step::UndoPull, &detail);
         }
         Ok(())
@@ -330,15 +349,16 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     /// Ends what a killed run had Docker do: takes the mirror back, and keeps what
-    /// it has recorded if that is all of it. `/etc/hosts` has been put back.
+    /// it has recorded if that is all of it. `/etc/hosts` has been put back. Gives
+    /// what is to be said of what cannot be dropped.
     pub(super) async fn end_stand_in(
         &self,
         journal: &mut Journal,
         lock: &RootLock,
         progress: &mut impl Progress,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<String>, Failure> {
         let Some(stand_in) = journal.stand_in.clone() else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         if let Some(mut switch) = mirror_switch(journal) {
             self.take_back(&mut switch, journal, lock, progress).await?;
@@ -350,18 +370,19 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             found = self.recorded(&stand_in.references).await?;
         }
         if found == all {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let references = stand_in.references.iter();
         let references = references.map(|one| (&one.reference, &one.image));
         let dropped = self.drop_recorded(references, progress).await?;
-        if dropped > 0 {
+        if dropped.count > 0 {
             let detail = format!(
-                "Docker had recorded {found} of {all} references: dropped again ({dropped})"
+                "Docker had recorded {found} of {all} references: dropped again ({})",
+                dropped.count
             );
             progress.step(Step::UndoPull, &detail);
         }
-        Ok(())
+        Ok(dropped.stay)
     }
 
     /// How many of them are there as they were to be.

@@ -13,16 +13,25 @@ use crate::systemd::ServiceManager;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::outcome::{Failure, Progress};
 
+/// What became of references that were to be dropped.
+#[derive(Debug, Default)]
+pub(super) struct Dropped {
+    /// How many went.
+    pub count: usize,
+    /// What is to be said of each of the others.
+    pub stay: Vec<String>,
+}
+
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
-    /// Drops those of the references that are there, and gives how many. One stays
-    /// that is the last of its image by now, as the image would go with it.
+    /// Drops those of the references that are there. One stays that is the last of
+    /// its image by now, as the image would go with it.
     pub(super) async fn drop_recorded<'r>(
         &self,
         references: impl Iterator<Item = (&'r Reference, &'r ImageId)>,
         progress: &mut impl Progress,
-    ) -> Result<usize, Failure> {
+    ) -> Result<Dropped, Failure> {
         let there = self.engine.references().await?;
-        let mut dropped = 0;
+        let mut all = Dropped::default();
         for (reference, image) in references {
             let name = reference.familiar();
             if !there.contains_key(&name) {
@@ -35,7 +44,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             };
             let elsewhere = *found != image.to_string();
             if !others_lead_to(&now, &name) {
-                progress.warning(&stays(&name, elsewhere.then_some(found)));
+                all.stay.push(stays(&name, elsewhere.then_some(found)));
                 continue;
             }
             self.engine.untag(reference).await?;
@@ -49,9 +58,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
                     "{name} pointed at {found} instead of {image}: dropped"
                 ));
             }
-            dropped += 1;
+            all.count += 1;
         }
-        Ok(dropped)
+        Ok(all)
     }
 }
 
