@@ -252,13 +252,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         expected
             .extend(changes.filter_map(|change| Some((&change.reference, change.to.as_ref()?))));
         for (reference, image) in expected {
-            let answer = self.engine.image(reference).await?;
-            if answer.as_deref() != Some(image.to_string().as_str()) {
-                return Err(Failure::EngineDisagrees(format!(
-                    "asked for {reference}, it says {} instead of {image}",
-                    answer.as_deref().unwrap_or("that there is no such image"),
-                )));
-            }
+            self.finds(reference, image).await?;
         }
         let gone: BTreeSet<_> = plan.dropped().chain(&plan.removals).collect();
         for reference in gone {
@@ -269,6 +263,22 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             }
         }
         self.lists(&plan.after, images).await
+    }
+
+    /// The engine answers for a reference with this image.
+    pub(super) async fn finds(
+        &self,
+        reference: &Reference,
+        image: &ImageId,
+    ) -> Result<(), Failure> {
+        let answer = self.engine.image(reference).await?;
+        if answer.as_deref() != Some(image.to_string().as_str()) {
+            return Err(Failure::EngineDisagrees(format!(
+                "asked for {reference}, it says {} instead of {image}",
+                answer.as_deref().unwrap_or("that there is no such image"),
+            )));
+        }
+        Ok(())
     }
 
     /// The engine's own list has every reference whose image is there.

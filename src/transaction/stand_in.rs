@@ -271,13 +271,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             }
         }
         for (reference, image) in &stand_in.errand.references {
-            let answer = daemon.engine.image(reference).await?;
-            if answer.as_deref() != Some(image.to_string().as_str()) {
-                return Err(Failure::EngineDisagrees(format!(
-                    "asked for {reference}, it says {} instead of {image}",
-                    answer.as_deref().unwrap_or("that there is no such image"),
-                )));
-            }
+            daemon.finds(reference, image).await?;
         }
         self.heed_interrupt().await?;
         self.progress.step(
