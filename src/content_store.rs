@@ -6,16 +6,12 @@
 //! not what its name says is none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::OFlag;
 
 use crate::digest::{Digest, ImageId};
 use crate::evidence::MAX_INDEX_DEPTH;
 use crate::manifest::{self, Manifest};
+use crate::plain_file;
 
 /// Where a containerd of its own keeps everything (`containerd config default`).
 const CONTAINERD_ROOT: &str = "/var/lib/containerd";
@@ -54,19 +50,8 @@ impl ContentStore {
     pub fn text(&self, digest: &Digest) -> Option<String> {
         self.directories.iter().find_map(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
-            let mut text = String::new();
-            let file = OpenOptions::new()
-                .read(true)
-                .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-                .open(path)
-                .ok()?;
-            // A pipe or a device would keep whoever reads it waiting.
-            if !file.metadata().ok()?.is_file() {
-                return None;
-            }
-            file.take(manifest::MAX_BYTES + 1)
-                .read_to_string(&mut text)
-                .ok()?;
+            let bytes = plain_file::read(&path, manifest::MAX_BYTES + 1).ok()?;
+            let text = String::from_utf8(bytes).ok()?;
             (Digest::of(digest.algorithm(), text.as_bytes()) == *digest).then_some(text)
         })
     }

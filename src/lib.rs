@@ -61,6 +61,7 @@ pub mod nf_tables;
 pub mod oci_archive;
 pub mod online;
 pub mod output;
+mod plain_file;
 pub mod plan;
 pub mod platform;
 pub mod reference;

@@ -7,18 +7,17 @@
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
 use crate::data_root::ImageDir;
 use crate::directory;
 use crate::history;
+use crate::plain_file;
 use crate::store::{self, Store};
 use crate::transaction::lock::RootLock;
 use crate::transaction::swap::beside;
@@ -199,17 +198,7 @@ fn id_of(name: &str) -> Option<&str> {
 }
 
 fn is_store(path: &Path) -> bool {
-    read(path).is_ok_and(|bytes| Store::parse(bytes).is_ok())
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(path)?;
-    let mut bytes = Vec::new();
-    file.take(store::MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    plain_file::read(path, store::MAX_BYTES + 1).is_ok_and(|bytes| Store::parse(bytes).is_ok())
 }
 
 #[cfg(test)]

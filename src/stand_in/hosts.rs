@@ -1,20 +1,18 @@
 //! `/etc/hosts` (`hosts(5)`) with other addresses for some names, and without
 //! them again.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
+use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
-
 use crate::history::is_id;
+use crate::plain_file;
 
 /// The file.
 pub const HOSTS: &str = "/etc/hosts";
 
-/// What is read of a copy at most, in bytes.
+/// What is read of a copy at most, in bytes: a container may write to its own,
+/// whatever it likes.
 const MAX_COPY: u64 = 1024 * 1024;
 
 /// What is before the transaction's ID in a line of its own.
@@ -79,20 +77,9 @@ pub fn copies(data_root: &Path, id: &str) -> Vec<String> {
         (copy, container.file_name())
     });
     copies
-        .filter(|(copy, _)| read_some(copy).is_ok_and(|text| has_names(&text, id)))
+        .filter(|(copy, _)| plain_file::read(copy, MAX_COPY).is_ok_and(|text| has_names(&text, id)))
         .map(|(_, container)| container.to_string_lossy().chars().take(12).collect())
         .collect()
-}
-
-/// A container may write to its own, whatever it likes.
-fn read_some(path: &Path) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(path)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_COPY).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// What the lines of this transaction end with.
