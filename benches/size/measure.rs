@@ -2,7 +2,7 @@
 //! account of children, system calls and bytes read by strace.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,6 +25,8 @@ pub struct Place {
     enter: Vec<String>,
     /// This program.
     own: PathBuf,
+    /// Where programs are looked for.
+    path: OsString,
 }
 
 /// What one run came to.
@@ -72,6 +74,7 @@ impl Place {
         Self {
             enter: vec!["env".to_owned()],
             own: env::current_exe().unwrap(),
+            path: env::var_os("PATH").unwrap(),
         }
     }
 
@@ -94,6 +97,7 @@ impl Place {
         Self {
             enter: enter.map(str::to_owned).to_vec(),
             own: PathBuf::from("/usr/bin/measure"),
+            path: "/usr/sbin:/usr/bin:/sbin:/bin".into(),
         }
     }
 
@@ -105,7 +109,7 @@ impl Place {
             .args(&self.enter[1..])
             .arg(name)
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", &self.path)
             .env("LANG", "C.UTF-8")
             .env("HOME", "/root")
             .stdin(Stdio::null());
