@@ -1,10 +1,12 @@
 //! The command line.
 
+use std::env;
 use std::net::SocketAddr;
 use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCompleter;
 
@@ -15,6 +17,7 @@ use crate::history;
 use crate::host::Flags;
 use crate::method::Choice;
 use crate::metrics;
+use crate::printable::printable;
 use crate::reference::Reference;
 use crate::retention::Limits;
 use crate::rewrite::Rewrite;
@@ -64,6 +67,22 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// The command line of this process. One that cannot be understood is told of,
+    /// and ends the process.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            // clap repeats what was typed.
+            let typed = env::args_os().map(|word| printable(&word.to_string_lossy()).into_owned());
+            match Self::try_parse_from(typed) {
+                Err(printable) => printable.exit(),
+                Ok(_) => error.exit(),
+            }
+        })
+    }
 }
 
 /// The commands.
@@ -402,7 +421,7 @@ pub struct ContainerArgs {
 #[command(next_help_heading = "Where Docker lives (found out by itself)")]
 pub struct HostArgs {
     /// Docker's data root
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub data_root: Option<PathBuf>,
     /// The storage driver
     #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(completion::drivers))]
@@ -411,10 +430,10 @@ pub struct HostArgs {
     #[arg(long, value_name = "UNIT")]
     pub unit: Option<String>,
     /// Docker's configuration file [default: /etc/docker/daemon.json]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub config_file: Option<PathBuf>,
     /// The Unix socket of Docker's API [default: the unit's, or /var/run/docker.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = path())]
     pub socket: Option<PathBuf>,
     /// There is no daemon to manage: a mounted disk, an image being built
     #[arg(long, conflicts_with_all = ["unit", "socket"])]
@@ -426,7 +445,7 @@ pub struct HostArgs {
 pub struct ContentArgs {
     /// containerd's root directory, where Docker keeps manifests
     /// [default: /var/lib/containerd, and Docker's own]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub containerd_root: Option<PathBuf>,
 }
 
@@ -465,6 +484,11 @@ impl MetricsArgs {
     pub fn file(&self) -> Option<&Path> {
         self.metrics.as_deref()
     }
+}
+
+/// A path that a journal, a record and a unit can have in them: UTF-8.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    NonEmptyStringValueParser::new().map(PathBuf::from)
 }
 
 fn seconds(text: &str) -> Result<Duration, ParseIntError> {

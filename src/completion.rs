@@ -22,6 +22,7 @@ use crate::cli::Cli;
 use crate::data_root::ImageDir;
 use crate::history;
 use crate::host::{Flags, find_offline};
+use crate::printable::is_printable;
 use crate::reference::Reference;
 use crate::store::{self, Store};
 
@@ -102,7 +103,12 @@ fn offered(
 }
 
 fn candidates(texts: impl IntoIterator<Item = String>) -> Vec<CompletionCandidate> {
-    texts.into_iter().map(CompletionCandidate::new).collect()
+    let is_one_line = |text: &String| text.chars().all(is_printable);
+    texts
+        .into_iter()
+        .filter(is_one_line)
+        .map(CompletionCandidate::new)
+        .collect()
 }
 
 /// Where references are, by the flags on the line and daemon.json.

@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
+use crate::printable::printable;
+
 /// journald's socket.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
 
@@ -22,9 +24,24 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Adds a field. A name is made of capital letters, digits and underscores
-    /// (`systemd.journal-fields(7)`).
+    /// Adds a field of one line. A name is made of capital letters, digits and
+    /// underscores (`systemd.journal-fields(7)`).
     pub fn field(&mut self, name: &str, value: &str) {
+        self.add(name, &printable(value));
+    }
+
+    /// Adds a field of as many lines as there are texts; none without any.
+    pub fn lines<T: AsRef<str>>(&mut self, name: &str, lines: impl IntoIterator<Item = T>) {
+        let lines = lines.into_iter();
+        let lines: Vec<String> = lines
+            .map(|line| printable(line.as_ref()).into_owned())
+            .collect();
+        if !lines.is_empty() {
+            self.add(name, &lines.join("\n"));
+        }
+    }
+
+    fn add(&mut self, name: &str, value: &str) {
         let value = shortened(value);
         self.bytes.extend_from_slice(name.as_bytes());
         if value.contains('\n') {
@@ -115,7 +132,10 @@ mod tests {
 
     #[test]
     fn a_line_is_text_and_several_are_counted() {
-        let entry = entry(&[("MESSAGE", "a=b"), ("X", "one\ntwo"), ("Y", "")]);
+        let mut entry = entry(&[("MESSAGE", "a=b")]);
+        entry.lines("X", ["one", "two"]);
+        entry.lines("Z", [""; 0]);
+        entry.field("Y", "");
         assert_eq!(
             entry.bytes,
             b"MESSAGE=a=b\nX\n\x07\0\0\0\0\0\0\0one\ntwo\nY=\n"
@@ -124,8 +144,12 @@ mod tests {
 
     #[test]
     fn a_value_cannot_become_a_field() {
-        let entry = entry(&[("A", "x\nPRIORITY=0")]);
-        assert!(entry.bytes.starts_with(b"A\n\x0c\0\0\0\0\0\0\0x\n"));
+        let mut entry = entry(&[("A", "x\nPRIORITY=0")]);
+        entry.lines("B", ["y\nPRIORITY=0", "z"]);
+        assert_eq!(
+            entry.bytes,
+            b"A=x\\nPRIORITY=0\nB\n\x0f\0\0\0\0\0\0\0y\\nPRIORITY=0\nz\n"
+        );
     }
 
     #[test]

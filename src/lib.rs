@@ -64,6 +64,7 @@ pub mod output;
 mod plain_file;
 pub mod plan;
 pub mod platform;
+pub mod printable;
 pub mod reference;
 pub mod report;
 pub mod retention;

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use digestfix::cli::{Cli, Command};
 use digestfix::commands;
 use digestfix::completion;
@@ -11,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
     completion::answer();
-    let cli = Cli::parse();
+    let cli = Cli::of_process();
     let verbose = match &cli.command {
         Command::Status(args) => args.output.verbose,
         Command::Plan(args) => args.output.verbose,

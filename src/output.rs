@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 use tokio::sync::oneshot;
 
+use crate::printable::printable;
+
 mod process;
 mod screen;
 
@@ -127,10 +129,13 @@ impl Output {
 #[derive(Debug)]
 pub struct Log(Output);
 
+/// It is given an event at a time, with a line break at its end.
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        self.0.write(Stream::Stderr, text);
+        let text = String::from_utf8_lossy(bytes);
+        let event = text.strip_suffix('\n').unwrap_or(&text);
+        let line = printable(event).into_owned() + "\n";
+        self.0.write(Stream::Stderr, line);
         Ok(bytes.len())
     }
 
@@ -260,8 +265,11 @@ mod tests {
     fn logs_go_the_same_way() {
         let (output, (go_on, read)) = stopped();
         output.write(Stream::Stdout, "a step\n".to_owned());
-        output.log().write_all(b"a log\n").unwrap();
-        for line in [(Stream::Stdout, "a step\n"), (Stream::Stderr, "a log\n")] {
+        output.log().write_all(b"a log\n\x1b[2J\xff\n").unwrap();
+        for line in [
+            (Stream::Stdout, "a step\n"),
+            (Stream::Stderr, "a log\\n\\u{1b}[2J\u{fffd}\n"),
+        ] {
             go_on.send(Ok(())).unwrap();
             assert_eq!(read.recv().unwrap(), (line.0, line.1.to_owned()));
         }

@@ -14,6 +14,7 @@ use crate::host::{Glance, Host, ImageStore, Management};
 use crate::method::Method;
 use crate::output::{self, Output, Stream};
 use crate::plan::{CONVERTED, Plan, Target, Why};
+use crate::printable::{printable, to_json};
 use crate::status::Row;
 use crate::transaction::outcome::{Progress, Step};
 use crate::trust::Trust;
@@ -116,6 +117,12 @@ impl Report {
         }
     }
 
+    /// Says the first line of what follows, after an empty one.
+    fn paragraph(&self, text: impl Into<Text>) {
+        self.say("");
+        self.say(text);
+    }
+
     fn complain(&self, text: impl Into<Text>) {
         if !self.json {
             let text = text.into().render(self.stderr.colours);
@@ -207,10 +214,11 @@ impl Report {
             None => "storage driver".to_owned(),
         };
         self.say(format!(
-            "Data root {}, {images} {}, {daemon}\n",
+            "Data root {}, {images} {}, {daemon}",
             host.data_root.display(),
             host.driver
         ));
+        self.say("");
     }
 
     /// The references, and what the model does not understand.
@@ -224,13 +232,13 @@ impl Report {
             .filter(|row| row.state == crate::status::State::NoDigest)
             .count();
         if without > 0 {
-            self.say(format!(
-                "\n{without} without a digest. To give one back: digestfix apply NAME:TAG@sha256:HEX"
+            self.paragraph(format!(
+                "{without} without a digest. To give one back: digestfix apply NAME:TAG@sha256:HEX"
             ));
         }
         for row in &rows {
             if let Some(note) = &row.note {
-                self.say(format!("\nnot understood, and kept: {note}"));
+                self.paragraph(format!("not understood, and kept: {note}"));
             }
         }
         for key in unknown_keys {
@@ -356,7 +364,7 @@ impl Report {
             None => return,
         };
         let why = self.document.method_because.clone().unwrap_or_default();
-        self.say(format!("\nMethod {name}: {why}."));
+        self.paragraph(format!("Method {name}: {why}."));
     }
 
     /// What is touched where nothing is stopped.
@@ -391,8 +399,9 @@ impl Report {
                 true => Tone::Good.of("yes"),
                 false => Tone::Bad.of("NO"),
             };
+            self.say(&target.claim);
             self.say(
-                Text::from(format!("{}\n  {place}: ", target.claim))
+                Text::from(format!("  {place}: "))
                     .and(word(target.holds))
                     .and(", by the engine: ")
                     .and(answered.map_or("not asked".into(), word))
@@ -438,6 +447,11 @@ impl Report {
     /// A line for people.
     pub fn line(&self, text: &str) {
         self.say(text);
+    }
+
+    /// The line that says what all of it came to.
+    pub fn conclude(&self, text: &str) {
+        self.paragraph(text);
     }
 
     /// The line that says how to take back what was done.
@@ -496,10 +510,13 @@ impl Report {
         {
             self.warning(&text);
         }
-        if self.json
-            && let Ok(text) = serde_json::to_string_pretty(&self.document)
-        {
-            self.output.write(Stream::Stdout, text + "\n");
+        if self.json {
+            let mut text = Vec::new();
+            // Memory takes all of it, and each key is a string.
+            let _ = to_json(&mut text, &self.document);
+            text.push(b'\n');
+            let text = String::from_utf8_lossy(&text).into_owned();
+            self.output.write(Stream::Stdout, text);
         }
         exit
     }
@@ -509,7 +526,7 @@ impl Progress for Report {
     fn begin(&mut self, doing: &str) {
         tracing::debug!("{doing}");
         if self.is_live() {
-            self.output.begin(Text::from(doing).render(false));
+            self.output.begin(printable(doing).into_owned());
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::interrupt;
 use crate::output::Output;
+use crate::printable::printable;
 use crate::report::Exit;
 
 /// Runs a command, and waits until all that it said is read.
@@ -12,8 +13,10 @@ pub(super) fn on_event_loop(command: impl Future<Output = Exit>) -> Exit {
     {
         Ok(runtime) => runtime,
         Err(error) => {
+            let error = error.to_string();
             eprintln!(
-                "digestfix: failed: no event loop can be had: {error}\n  Now:  nothing was touched"
+                "digestfix: failed: no event loop can be had: {}\n  Now:  nothing was touched",
+                printable(&error)
             );
             return Exit::Failed;
         }

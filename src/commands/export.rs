@@ -13,6 +13,7 @@ use crate::host::{HostError, ImageStore};
 use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::plan::digest_is_image_id;
+use crate::printable::to_json;
 use crate::reference::Reference;
 use crate::report::{Exit, Report};
 use crate::source::claims_file::{ClaimsFile, Entry};
@@ -28,9 +29,13 @@ pub(super) async fn run(args: &ExportArgs) -> Exit {
     match export(args, &mut report).await {
         Ok(file) => {
             let ExportFormat::Json = args.format;
-            let written = serde_json::to_string_pretty(&file)
+            let mut text = Vec::new();
+            let written = to_json(&mut text, &file)
                 .map_err(io::Error::other)
-                .and_then(|text| Output::of_process().deliver(text + "\n"));
+                .and_then(|()| {
+                    let text = String::from_utf8_lossy(&text).into_owned() + "\n";
+                    Output::of_process().deliver(text)
+                });
             match written {
                 Ok(()) => report.end(Exit::Done),
                 Err(error) => Stop::Output(error).tell(report),

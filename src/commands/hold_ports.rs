@@ -4,6 +4,7 @@
 use std::io;
 
 use crate::cli::HoldPortsArgs;
+use crate::printable::printable;
 use crate::report::Exit;
 use crate::transaction::ports::outside;
 
@@ -11,7 +12,11 @@ pub(super) fn run(args: &HoldPortsArgs) -> Exit {
     match outside::hand_over(io::stdin(), &args.addresses) {
         Ok(()) => Exit::Done,
         Err(error) => {
-            eprintln!("digestfix: failed: nobody takes the table: {error}");
+            let error = error.to_string();
+            eprintln!(
+                "digestfix: failed: nobody takes the table: {}",
+                printable(&error)
+            );
             Exit::Failed
         }
     }

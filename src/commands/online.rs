@@ -199,7 +199,7 @@ impl<'a> Containerd<'a> {
         report.say_plan(&draft.plan);
         report.say_skipped(&draft.plan);
         if draft.plan.is_empty() {
-            report.line("\nNothing to do.");
+            report.conclude("Nothing to do.");
             return Ok(Exit::Done);
         }
         report.method(Method::Online, WHY);

@@ -34,21 +34,21 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
             let changed = !plan.is_empty() || report.has_unread();
             if !plan.is_empty() {
                 report.speak_of_change(&plan);
-                report.line(&match &backup {
+                report.conclude(&match &backup {
                     Some(backup) => format!(
-                        "\nDone. The former references are kept in {}",
+                        "Done. The former references are kept in {}",
                         backup.display()
                     ),
                     None => {
-                        "\nDone. Docker has recorded them itself, and was not stopped.".to_owned()
+                        "Done. Docker has recorded them itself, and was not stopped.".to_owned()
                     }
                 });
                 report.say_way_back();
             } else if changed {
                 report.speak_of_change(&plan);
-                report.line("\nDone. Docker has read the file, which is as it was.");
+                report.conclude("Done. Docker has read the file, which is as it was.");
             } else {
-                report.line("\nNothing had to be changed in the end.");
+                report.conclude("Nothing had to be changed in the end.");
             }
             report.done(changed, backup);
             let unexpected = tell_containers(&containers, disturbance, &mut report);

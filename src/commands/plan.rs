@@ -34,7 +34,7 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     report.say_plan(&draft.plan);
     report.say_skipped(&draft.plan);
     if draft.plan.is_empty() && unread.is_empty() {
-        report.line("\nNothing to do.");
+        report.conclude("Nothing to do.");
         return Ok(Exit::Done);
     }
     let wish = Wish::Claims(&request);

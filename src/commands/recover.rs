@@ -36,7 +36,7 @@ pub(super) async fn run(args: &RecoverArgs) -> Exit {
         Ok(Some(problems)) if problems.is_empty() => {
             report.done(true, None);
             if !args.before_docker {
-                report.line("\nDone. The host is whole again.");
+                report.conclude("Done. The host is whole again.");
             }
             report.end(Exit::Done)
         }

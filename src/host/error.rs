@@ -15,7 +15,7 @@ use crate::systemd::SystemdError;
 pub enum HostError {
     /// systemd.
     #[error(
-        "{0}\n  Is this host run by systemd? For a disk that no Docker uses: --offline --data-root DIR"
+        "{0}. Is this host run by systemd? For a disk that no Docker uses: --offline --data-root DIR"
     )]
     Systemd(#[from] SystemdError),
     /// The unit does not exist.
@@ -146,7 +146,7 @@ pub enum HostError {
         problem: String,
     },
     /// More than one way to read the host.
-    #[error("{question}; say which: {flag} one of\n    {}", .candidates.join("\n    "))]
+    #[error("{question}; say which: {flag} one of {}", .candidates.join(", "))]
     Ambiguous {
         /// What is not clear.
         question: String,

@@ -250,5 +250,5 @@ fn known(others: &[String]) -> String {
 }
 
 fn listed(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("\n    {line}")).collect()
+    format!(" {}", lines.join("; "))
 }

@@ -488,8 +488,8 @@ fn a_tag_that_is_not_there() {
         assert_eq!(
             found.to_string(),
             spelled(&format!(
-                "{claim}: there is no reference {sought} here; the repository has:\
-                 \n    a:1\n    a@&c"
+                "{claim}: there is no reference {sought} here; the repository has: a:1; \
+                 a@&c"
             ))
         );
     }
@@ -531,7 +531,7 @@ fn a_repository_with_several_images() {
     assert!(
         found
             .to_string()
-            .ends_with(&spelled(":\n    %1  a:1  a:3\n    %2  a:2"))
+            .ends_with(&spelled(": %1  a:1  a:3; %2  a:2"))
     );
 }
 

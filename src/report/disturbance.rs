@@ -18,10 +18,10 @@ impl Report {
             disturbance.triggers.clone()
         };
         if restarts.is_empty() {
-            self.say("\nDocker is not running and stays so: nothing is stopped.");
+            self.paragraph("Docker is not running and stays so: nothing is stopped.");
         } else {
-            self.say(format!(
-                "\nApplying this stops and starts {}.",
+            self.paragraph(format!(
+                "Applying this stops and starts {}.",
                 restarts.join(", ")
             ));
         }

@@ -14,7 +14,7 @@ impl Report {
                 [
                     tone(finding.state).of(finding.state.text()),
                     finding.check.text().into(),
-                    in_one_line(&finding.what).into(),
+                    shortened(&finding.what).into(),
                 ]
             })
             .collect();
@@ -30,7 +30,7 @@ impl Report {
                 }
             }
         }
-        self.say(format!("\n{}", summary(&findings)));
+        self.paragraph(summary(&findings));
         self.document.checks = Some(findings);
     }
 }
@@ -42,13 +42,6 @@ const fn tone(state: State) -> Tone {
         State::Problem => Tone::Bad,
         State::NotSeen => Tone::Faint,
     }
-}
-
-fn in_one_line(what: &str) -> String {
-    shortened(what)
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 fn summary(findings: &[Finding]) -> String {

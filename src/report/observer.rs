@@ -11,7 +11,6 @@ use crate::journald::{Entry, Journald, SOCKET};
 use crate::metrics::{self, References, Run};
 use crate::report::Exit;
 use crate::report::document::{ChangeDocument, Document, HostDocument, Problem};
-use crate::report::text::printable;
 use crate::run_result::RunResult;
 use crate::status::{self, State};
 use crate::transaction::outcome::Step;
@@ -147,7 +146,7 @@ impl Observer {
     }
 
     fn tell_end(&mut self, document: &Document, result: RunResult) {
-        let (event, what) = match result {
+        let (event, ended) = match result {
             RunResult::Unchanged | RunResult::Recovered if document.transaction.is_none() => return,
             RunResult::Unchanged | RunResult::Recovered | RunResult::Done => (Event::Done, "done"),
             RunResult::ContainersChanged => (Event::ContainersChanged, "containers changed"),
@@ -159,12 +158,18 @@ impl Observer {
         let changes = changed(document);
         let outage = self.outage.before.map(|outage| outage.as_secs_f64());
         let outage = outage.map(|seconds| format!("{seconds:.3}"));
-        let mut message = format!("{} {what}", document.command);
+        let mut message = format!("{} {ended}", document.command);
+        let mut below = Vec::new();
+        let mut what: &[String] = &[];
         let mut fields = vec![("DIGESTFIX_RESULT", result.word().to_owned())];
         if let Some(problem) = &document.problem {
             let next = problem.next.as_deref().unwrap_or(NEXT);
-            message.push_str(&in_short(problem, next));
-            fields.push(("DIGESTFIX_PROBLEM", problem.what.join("\n")));
+            message.push_str(&in_short(problem));
+            below = vec![
+                format!("  Now:  {}", problem.state),
+                format!("  Next: {next}"),
+            ];
+            what = problem.what.as_slice();
             fields.push(("DIGESTFIX_STATE", problem.state.clone()));
             fields.push(("DIGESTFIX_NEXT", next.to_owned()));
         } else {
@@ -181,7 +186,10 @@ impl Observer {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        self.tell(document, event, &message, &fields);
+        let mut entry = self.entry(document, event, &fields);
+        entry.lines("MESSAGE", [message].iter().chain(&below));
+        entry.lines("DIGESTFIX_PROBLEM", what);
+        self.journald.send(&entry);
         // How it ended counts for more than what a full socket loses of this.
         for change in told(changes) {
             self.tell_change(document, change);
@@ -214,30 +222,35 @@ impl Observer {
     }
 
     fn tell(&mut self, document: &Document, event: Event, message: &str, more: &[(&str, &str)]) {
+        let mut entry = self.entry(document, event, more);
+        entry.field("MESSAGE", message);
+        self.journald.send(&entry);
+    }
+
+    /// An entry, but for its message.
+    fn entry(&self, document: &Document, event: Event, more: &[(&str, &str)]) -> Entry {
         let mut entry = Entry::default();
-        let mut add = |name: &str, value: &str| entry.field(name, &printable(value));
-        add("MESSAGE", message);
-        add("MESSAGE_ID", event.message_id());
-        add("PRIORITY", event.priority());
-        add("SYSLOG_IDENTIFIER", "digestfix");
-        add("DIGESTFIX_COMMAND", document.command);
+        entry.field("SYSLOG_IDENTIFIER", "digestfix");
+        entry.field("MESSAGE_ID", event.message_id());
+        entry.field("PRIORITY", event.priority());
+        entry.field("DIGESTFIX_COMMAND", document.command);
         if let Some(transaction) = &self.transaction {
-            add("DIGESTFIX_TRANSACTION", transaction);
+            entry.field("DIGESTFIX_TRANSACTION", transaction);
         }
         if let Some(id) = &document.rollback_of {
-            add("DIGESTFIX_ROLLBACK_OF", id);
+            entry.field("DIGESTFIX_ROLLBACK_OF", id);
         }
         if let Some(host) = &document.host {
-            add("DIGESTFIX_DATA_ROOT", &host.data_root.to_string_lossy());
+            entry.field("DIGESTFIX_DATA_ROOT", &host.data_root.to_string_lossy());
             // With it, `journalctl -u docker` shows what root says of Docker.
             if let Some(unit) = &host.unit {
-                add("OBJECT_SYSTEMD_UNIT", unit);
+                entry.field("OBJECT_SYSTEMD_UNIT", unit);
             }
         }
         for (name, value) in more {
-            add(name, value);
+            entry.field(name, value);
         }
-        self.journald.send(&entry);
+        entry
     }
 
     fn run(&self, document: &Document, result: RunResult, exit: Exit, took: Duration) -> Run {
@@ -255,15 +268,15 @@ impl Observer {
     }
 }
 
-/// What went wrong, as on a terminal.
-fn in_short(problem: &Problem, next: &str) -> String {
+/// What went wrong, in one line.
+fn in_short(problem: &Problem) -> String {
     let first = problem.what.first().map_or("", String::as_str);
     let first: String = first.chars().take(MAX_REASON).collect();
     let more = match problem.what.len() {
         0 | 1 => String::new(),
         count => format!(" (and {} more)", count - 1),
     };
-    format!(": {first}{more}\n  Now:  {}\n  Next: {next}", problem.state)
+    format!(": {first}{more}")
 }
 
 /// The references that are other than they were.

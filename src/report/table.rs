@@ -65,7 +65,7 @@ pub(super) fn columns<const N: usize>(lines: &[[Text; N]], room: Option<usize>) 
         let mut row = Text::default();
         for (column, cell) in line.iter().enumerate() {
             if folds[column] {
-                row.push(format!("\n{:INDENT$}", ""));
+                row.break_line(INDENT);
             }
             row.push(cell.clone());
             let is_last = folds.get(column + 1).is_none_or(|folded| *folded);

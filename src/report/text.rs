@@ -1,9 +1,14 @@
 //! Text for people, with what is to stand out in it.
+//!
+//! Each part is made printable as it comes in, its line breaks too: a text is one
+//! line. One that is to be several is given its line breaks here.
 
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
 use unicode_width::UnicodeWidthStr;
+
+use crate::printable::printable;
 
 /// What a part of a text is, which is what decides its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +29,8 @@ pub(super) enum Tone {
 }
 
 impl Tone {
-    pub fn of(self, text: impl Into<String>) -> Text {
-        Text(vec![(self, text.into())])
+    pub fn of(self, text: impl AsRef<str>) -> Text {
+        Text(vec![(self, printable(text.as_ref()).into_owned())])
     }
 
     fn style(self) -> Style {
@@ -55,6 +60,11 @@ impl Text {
         self.0.extend(more.into().0);
     }
 
+    /// Goes on in the next line, indented.
+    pub fn break_line(&mut self, indent: usize) {
+        self.0.push((Tone::Plain, format!("\n{:indent$}", "")));
+    }
+
     /// The columns that it takes, if it is one line.
     pub fn width(&self) -> usize {
         self.0.iter().map(|(_, part)| part.width()).sum()
@@ -64,13 +74,12 @@ impl Text {
     pub fn render(&self, colours: bool) -> String {
         let mut text = String::new();
         for (tone, part) in &self.0 {
-            let part = printable(part);
             if colours {
                 let style = tone.style();
                 // A text takes whatever is written to it.
                 let _ = write!(text, "{style}{part}{style:#}");
             } else {
-                text.push_str(&part);
+                text.push_str(part);
             }
         }
         text
@@ -95,14 +104,6 @@ impl From<&str> for Text {
     }
 }
 
-/// What comes out of a file may not steer the terminal it is shown on.
-pub(super) fn printable(text: &str) -> String {
-    text.replace(
-        |character: char| character.is_control() && character != '\n',
-        "\u{fffd}",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,12 +116,16 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_a_file_steers_no_terminal() {
-        let text = Tone::Good.of("a\u{1b}[2Jb\u{9b}c\rd\n");
-        assert_eq!(text.render(false), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d\n");
+    fn a_text_is_one_line_whatever_it_says() {
+        let mut text = Tone::Good.of("a\u{1b}[2Jb\nc\u{202e}d");
+        assert_eq!(text.width(), "a\\u{1b}[2Jb\\nc\\u{202e}d".len());
+        text.break_line(2);
+        text.push("e");
+        let shown = "a\\u{1b}[2Jb\\nc\\u{202e}d";
+        assert_eq!(text.render(false), format!("{shown}\n  e"));
         assert_eq!(
             text.render(true),
-            "\u{1b}[32ma\u{fffd}[2Jb\u{fffd}c\u{fffd}d\n\u{1b}[0m"
+            format!("\u{1b}[32m{shown}\u{1b}[0m\n  e")
         );
     }
 }

@@ -4,6 +4,7 @@
 
 mod data_root;
 mod doctor;
+mod foreign;
 mod history;
 mod metrics;
 mod references;

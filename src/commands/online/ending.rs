@@ -13,7 +13,7 @@ pub(in crate::commands) fn tell(outcome: Outcome, mut report: Report) -> Exit {
             warn_of_run_only("has", &run_only, &mut report);
             report.plan(&plan);
             report.speak_of_change(&plan);
-            report.line("\nDone. Docker was not stopped.");
+            report.conclude("Done. Docker was not stopped.");
             report.say_way_back();
             report.done(true, None);
             report.end(Exit::Done)
