@@ -15,7 +15,6 @@ use crate::completion;
 use crate::disturbance::ContainerPolicy;
 use crate::history;
 use crate::host::Flags;
-use crate::method::Choice;
 use crate::metrics;
 use crate::printable::printable;
 use crate::reference::Reference;
@@ -94,8 +93,8 @@ pub enum Command {
     /// Show what applying claims would change and disturb; touches nothing
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Plan(PlanArgs),
-    /// Make claims true, and verify them; Docker is stopped for it, unless the
-    /// running engine can make the change itself
+    /// Make claims true, and verify them; restarts Docker, but for images in
+    /// containerd, which the running Docker loads
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Apply(ApplyArgs),
     /// Say whether claims hold, in the file and by the running engine's answer
@@ -114,9 +113,6 @@ pub enum Command {
     /// Make the table that holds published ports, and hand it over
     #[command(hide = true)]
     HoldPorts(HoldPortsArgs),
-    /// Take sockets where Docker would connect to them, and hand them over
-    #[command(hide = true)]
-    Listen(ListenArgs),
     /// Show the transactions of this host, or all of one; touches nothing
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
@@ -149,9 +145,6 @@ pub struct PlanArgs {
     /// What should be true.
     #[command(flatten)]
     pub request: RequestArgs,
-    /// How the change is made.
-    #[command(flatten)]
-    pub method: MethodArgs,
     /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
@@ -172,9 +165,6 @@ pub struct ApplyArgs {
     /// What should be true.
     #[command(flatten)]
     pub request: RequestArgs,
-    /// How the change is made.
-    #[command(flatten)]
-    pub method: MethodArgs,
     /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
@@ -283,15 +273,6 @@ pub struct HoldPortsArgs {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// `digestfix listen`.
-#[derive(Debug, Args)]
-pub struct ListenArgs {
-    /// Docker's process
-    pub dockerd: u32,
-    /// The addresses and ports
-    pub addresses: Vec<SocketAddr>,
-}
-
 /// `digestfix history`.
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
@@ -313,9 +294,6 @@ pub struct RollbackArgs {
     /// the newest that is in effect and no rollback]
     #[arg(value_name = "ID", value_parser = transaction, add = ArgValueCompleter::new(completion::transactions))]
     pub id: Option<String>,
-    /// How the change is made.
-    #[command(flatten)]
-    pub method: MethodArgs,
     /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
@@ -398,14 +376,6 @@ pub struct RetentionArgs {
     /// Keep none that is older, but the newest three
     #[arg(long, value_name = "DAYS", default_value_t = 90)]
     pub keep_days: u32,
-}
-
-/// How the change is made.
-#[derive(Debug, Args)]
-pub struct MethodArgs {
-    /// How the change is made
-    #[arg(long, value_enum, value_name = "METHOD", default_value_t)]
-    pub method: Choice,
 }
 
 /// What may happen to containers.

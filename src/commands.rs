@@ -8,13 +8,11 @@ mod export;
 mod guard;
 mod history;
 mod hold_ports;
-mod listen;
 mod online;
 mod outcome;
 mod plan;
 mod recover;
 mod rollback;
-mod stand_in;
 mod status;
 mod unread;
 mod verify;
@@ -38,13 +36,11 @@ use crate::host::{
 };
 use crate::image_db::ImageDb;
 use crate::journal::{Journal, JournalError};
-use crate::method::NoWay;
 use crate::online::work::Unfit as Unloadable;
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Exit, Problem, Report};
 use crate::rollback::Unfit;
 use crate::source::{self, SourceError, claims_dir};
-use crate::stand_in::Hindrance;
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::aim::Aim;
 use crate::transaction::lock::LockError;
@@ -73,7 +69,6 @@ pub fn run(command: Command) -> Exit {
         Command::Recover(args) => on_event_loop(recover::run(&args)),
         Command::Guard(args) => on_event_loop(guard::run(&args)),
         Command::HoldPorts(args) => hold_ports::run(&args),
-        Command::Listen(args) => listen::run(&args),
         Command::History(args) => on_event_loop(history::run(&args)),
         Command::Rollback(args) => on_event_loop(rollback::run(&args)),
         Command::Doctor(args) => on_event_loop(doctor::run(&args)),
@@ -99,8 +94,6 @@ enum Stop {
     Refused(Vec<Refusal>),
     #[error("the running engine cannot be asked for that")]
     Online(Vec<Unloadable>),
-    #[error(transparent)]
-    NoWay(#[from] NoWay),
     #[error("the transaction cannot be taken back")]
     InTheWay {
         refusals: Vec<Refusal>,
@@ -112,8 +105,6 @@ enum Stop {
     History(#[from] HistoryError),
     #[error("Docker should not be stopped now")]
     Obstacles(Vec<Obstacle>),
-    #[error("the running Docker cannot be had to record this itself: {0}")]
-    NotOnline(Hindrance),
     #[error(transparent)]
     Assess(#[from] AssessError),
     #[error("{data_root} is in use by a running dockerd{}: leave --offline out, or stop it first", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
@@ -217,14 +208,6 @@ impl Stop {
             }
             Self::Host(_) | Self::Read(_) | Self::Assess(_) => {
                 next = Some(LOOK_AT_ALL.to_owned());
-                vec![self.to_string()]
-            }
-            Self::NotOnline(_) => {
-                next = Some(
-                    "leave --method out: it is then done by stopping Docker, changing its \
-                     references and starting it"
-                        .to_owned(),
-                );
                 vec![self.to_string()]
             }
             Self::NotRoot => {

@@ -72,22 +72,6 @@ pub struct Info {
     pub swarm: bool,
     /// Its version.
     pub version: String,
-    /// Where it looks for images of docker.io first, as it writes them.
-    pub mirrors: Vec<String>,
-    /// What it reaches registries through.
-    pub proxies: Proxies,
-}
-
-/// The proxies between the engine and registries, as its environment or its
-/// configuration has them; empty where there are none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Proxies {
-    /// `HTTP_PROXY`.
-    pub http: String,
-    /// `HTTPS_PROXY`.
-    pub https: String,
-    /// `NO_PROXY`.
-    pub none: String,
 }
 
 impl Info {
@@ -162,8 +146,6 @@ pub trait Engine {
     async fn unpause_container(&self, id: &str) -> Result<(), EngineError>;
     /// The IDs of the running containers.
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError>;
-    /// The containers that ended, and that Docker is about to start again.
-    async fn restarting_containers(&self) -> Result<Vec<Container>, EngineError>;
     /// The containers that are down and not removed: ended, or never started.
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError>;
     /// Gives a container another restart policy.
@@ -177,12 +159,6 @@ pub trait Engine {
     async fn watch_reloads(&self) -> Result<Self::Reloads, EngineError>;
     /// The image that a reference leads to; none when the engine finds none.
     async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError>;
-    /// Has the engine ask the registry for a reference with a digest.
-    async fn pull(&self, reference: &Reference) -> Result<(), EngineError>;
-    /// Drops a reference, also one that containers were made by; that there is
-    /// none is no error. The image goes with its last one, unless a container
-    /// runs that was made of it: the caller has just seen that another one stays.
-    async fn untag(&self, reference: &Reference) -> Result<(), EngineError>;
     /// It has an image of this ID, whatever its names.
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError>;
     /// Every tag and digest that the engine has.

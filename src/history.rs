@@ -219,11 +219,7 @@ pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryErro
         let references = match record.method {
             // In the containerd image store, one that may have asked the engine for
             // anything has a journal.
-            Some(Method::Online) if !record.manifests.is_empty() => Side::Old,
-            // Docker writes what others change as well.
-            Some(Method::Online) => ImageDir::new(lock.data_root(), &record.driver)
-                .read()
-                .map_or(Side::Other, |store| record.side_in(&store)),
+            Some(Method::Online) => Side::Old,
             Some(Method::Restart) | None => ImageDir::new(lock.data_root(), &record.driver)
                 .read_bytes()
                 .map_or(Side::Other, |bytes| record.side(&bytes)),

@@ -29,9 +29,7 @@ mod settle;
 mod tests;
 
 pub use daemon_json::DaemonJsonError;
-pub use daemon_json_edit::{
-    asks_for_authorization, mirrors, says_live_restore, says_mirror, with_live_restore, with_mirror,
-};
+pub use daemon_json_edit::{says_live_restore, with_live_restore};
 pub(crate) use dockerd_args::AUTHORIZATION;
 pub use engine_start::{EngineStart, PID_FILE, PROC};
 pub use error::HostError;
@@ -118,8 +116,6 @@ pub struct Managed {
     pub undone_by_reload: Vec<String>,
     /// Its configuration file has docker-proxy on, and not where it is.
     pub leaves_proxy_to_be_found: bool,
-    /// Its command line says where images of docker.io are looked for.
-    pub has_mirror_flag: bool,
 }
 
 /// Finds a host whose daemon systemd runs. Touches nothing; above all it does

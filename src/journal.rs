@@ -13,11 +13,10 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, RestartPolicy, Status};
-use crate::digest::{Algorithm, Digest, ImageId};
-use crate::history::{familiar, is_id};
+use crate::digest::{Algorithm, Digest};
+use crate::history::is_id;
 use crate::host::is_driver_name;
 use crate::online::work::Pin;
-use crate::reference::Reference;
 use crate::state_file;
 use crate::transaction::lock::RootLock;
 
@@ -25,15 +24,8 @@ mod left;
 
 const FILE_NAME: &str = "journal.json";
 
-/// The version of the format. The first one knew no [`StandIn`] and no
-/// [`Online`].
-const VERSION: u32 = 2;
-
-/// The oldest that is read.
-const OLDEST: u32 = 1;
-
-/// What the address of a mirror of digestfix's own begins with.
-const MIRROR: &str = "http://127.0.0.1:";
+/// The version of the format.
+const VERSION: u32 = 1;
 
 /// The largest journal that is read or written, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -64,9 +56,6 @@ pub struct Journal {
     pub references: References,
     /// daemon.json, where live-restore is switched on in it.
     pub live_restore: Option<DaemonJson>,
-    /// What Docker is shown so that it records references itself, while it runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stand_in: Option<StandIn>,
     /// The containers that are to run again, in the order of their start.
     pub start_again: Vec<Ran>,
     /// The containers that are down, and would be started with Docker: they
@@ -143,50 +132,6 @@ pub struct DaemonJson {
     pub off: Digest,
 }
 
-/// What Docker is shown so that it records references itself, and by whom: a
-/// registry of digestfix's own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StandIn {
-    /// What it is to record. Nothing of it was there.
-    pub references: Vec<Recorded>,
-    /// The mirror that it is to ask.
-    pub mirror: Option<Mirror>,
-    /// `/etc/hosts`, where registries have another address in it.
-    pub hosts: Option<Hosts>,
-}
-
-/// A reference that Docker is to record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Recorded {
-    /// The reference.
-    #[serde(with = "familiar")]
-    pub reference: Reference,
-    /// The image that it is to point at.
-    pub image: ImageId,
-}
-
-/// One more of Docker's `registry-mirrors`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Mirror {
-    /// Its address.
-    pub address: String,
-    /// daemon.json, where it is set.
-    pub daemon_json: DaemonJson,
-}
-
-/// The contents of `/etc/hosts`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hosts {
-    /// What was found.
-    pub before: Digest,
-    /// The same, with other addresses for registries.
-    pub with: Digest,
-}
-
 /// A container that ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -248,7 +193,7 @@ enum Problem {
     Io(#[from] io::Error),
     #[error("not understood: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("of version {0}, and this digestfix knows versions {OLDEST} to {VERSION}")]
+    #[error("of version {0}, and this digestfix knows version {VERSION}")]
     Version(u32),
     #[error("{0:?} is no name of a transaction")]
     Id(String),
@@ -258,8 +203,6 @@ enum Problem {
     NoUnit,
     #[error("{0:?} is no ID of a container")]
     Container(String),
-    #[error("{0:?} is no mirror on this host")]
-    Mirror(String),
 }
 
 impl JournalError {
@@ -267,8 +210,7 @@ impl JournalError {
     #[must_use]
     pub const fn cure(&self) -> &'static str {
         "bring the host back by hand: put back what lies beside daemon.json as \
-         daemon.json.digestfix-…, take out of /etc/hosts the lines that end with # digestfix …, see that \
-         Docker runs, look for containers without their restart policy; then remove the journal"
+         daemon.json.digestfix-…, see that Docker runs, look for containers without their restart policy; then remove the journal"
     }
 }
 
@@ -288,7 +230,6 @@ impl Journal {
             live_restore_by_file: false,
             references,
             live_restore: None,
-            stand_in: None,
             start_again: Vec::new(),
             kept_down: Vec::new(),
             health_checked: Vec::new(),
@@ -312,18 +253,10 @@ impl Journal {
             .map_err(|problem| JournalError { path, problem })
     }
 
-    /// What there is of daemon.json to put back.
-    pub fn daemon_json(&self) -> impl Iterator<Item = &DaemonJson> {
-        let stand_in = self.stand_in.as_ref();
-        let mirror = stand_in.and_then(|stand_in| stand_in.mirror.as_ref());
-        let mirror = mirror.map(|mirror| &mirror.daemon_json);
-        self.live_restore.iter().chain(mirror)
-    }
-
     fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         // A journal of another version may have other fields.
         let Version { digestfix_journal } = serde_json::from_slice(bytes)?;
-        if !(OLDEST..=VERSION).contains(&digestfix_journal) {
+        if digestfix_journal != VERSION {
             return Err(Problem::Version(digestfix_journal));
         }
         let journal: Self = serde_json::from_slice(bytes)?;
@@ -336,19 +269,11 @@ impl Journal {
         }
         // Without a daemon there is nothing else to see to.
         let is_of_files = journal.live_restore.is_none()
-            && journal.stand_in.is_none()
             && journal.online.is_none()
             && journal.start_again.is_empty()
             && journal.kept_down.is_empty();
         if journal.unit.is_none() && !is_of_files {
             return Err(Problem::NoUnit);
-        }
-        let mirror = journal
-            .stand_in
-            .as_ref()
-            .and_then(|one| one.mirror.as_ref());
-        if let Some(mirror) = mirror.filter(|mirror| !mirror.address.starts_with(MIRROR)) {
-            return Err(Problem::Mirror(mirror.address.clone()));
         }
         let ran = journal.start_again.iter().chain(&journal.health_checked);
         let ids = ran.map(|container| &container.id);
@@ -487,48 +412,12 @@ mod tests {
         assert_eq!(Journal::parse(&bytes).unwrap(), journal);
     }
 
-    fn stand_in() -> StandIn {
-        StandIn {
-            references: vec![Recorded {
-                reference: Reference::parse(&format!("a@{}", hash(b"m"))).unwrap(),
-                image: hash(b"i").to_string().parse().unwrap(),
-            }],
-            mirror: Some(Mirror {
-                address: "http://127.0.0.1:5".to_owned(),
-                daemon_json: live_restore(),
-            }),
-            hosts: Some(Hosts {
-                before: hash(b"before"),
-                with: hash(b"with"),
-            }),
-        }
-    }
-
-    #[test]
-    fn what_stands_in_is_read_as_it_was_written() {
-        let mut journal = journal();
-        journal.unit = Some("docker.service".to_owned());
-        journal.stand_in = Some(stand_in());
-        let text = serde_json::to_string(&journal).unwrap();
-        assert_eq!(Journal::parse(text.as_bytes()).unwrap(), journal);
-        for (from, to) in [
-            ("http://127.0.0.1:5", "http://10.0.0.1:5"),
-            ("\"unit\":\"docker.service\"", "\"unit\":null"),
-            ("\"a@sha256", "\"a:b c@sha256"),
-            ("\"with\"", "\"path\":\"/etc/passwd\",\"with\""),
-        ] {
-            let broken = text.replacen(from, to, 1);
-            assert_ne!(broken, text);
-            assert!(Journal::parse(broken.as_bytes()).is_err(), "{broken}");
-        }
-    }
-
     #[test]
     fn what_is_no_journal_is_refused() {
         let text = serde_json::to_string(&journal()).unwrap();
         for (from, to) in [
-            ("\"digestfix_journal\":2", "\"digestfix_journal\":3"),
-            ("\"digestfix_journal\":2", "\"digestfix_journal\":0"),
+            ("\"digestfix_journal\":1", "\"digestfix_journal\":2"),
+            ("\"digestfix_journal\":1", "\"digestfix_journal\":0"),
             ("20261124T113000Z-7", "../../etc/passwd"),
             ("20261124T113000Z-7", ""),
             ("overlay2", "../../etc"),
@@ -546,8 +435,6 @@ mod tests {
         for end in 0..text.len() {
             assert!(Journal::parse(&text.as_bytes()[..end]).is_err(), "{end}");
         }
-        let first = text.replacen("\"digestfix_journal\":2", "\"digestfix_journal\":1", 1);
-        assert!(Journal::parse(first.as_bytes()).is_ok(), "{first}");
     }
 
     /// Who brings a mounted disk along says nothing of this host's files.

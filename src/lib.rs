@@ -13,7 +13,7 @@
 //! 6. [`transaction`]: lock, stop, commit, start, verify, or undo, with a
 //!    [`journal`] for a run that is killed;
 //!    Or, where images are in containerd ([`containerd_store`]), [`online`]: the
-//!    running engine loads an [`oci_archive`] of manifests ([`method`]);
+//!    running engine loads an [`oci_archive`] of manifests;
 //! 7. [`history`]: what each transaction did, for [`rollback`] to take one
 //!    back, and [`retention`] to end it;
 //! 8. [`report`]: what people and machines read, by way of [`output`], which
@@ -72,7 +72,6 @@ pub mod rewrite;
 pub mod rollback;
 pub mod run_result;
 pub mod source;
-pub mod stand_in;
 pub mod state_file;
 pub mod status;
 pub mod store;

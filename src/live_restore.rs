@@ -255,7 +255,6 @@ mod tests {
                 forgotten_by_reload: Vec::new(),
                 undone_by_reload: Vec::new(),
                 leaves_proxy_to_be_found: false,
-                has_mirror_flag: false,
             }
         }
     }

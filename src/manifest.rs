@@ -173,12 +173,6 @@ pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
         })
 }
 
-/// The media type is that of an index.
-#[must_use]
-pub fn is_index(media_type: &str) -> bool {
-    matches!(media_type, OCI_INDEX | DOCKER_LIST)
-}
-
 impl Manifest {
     /// Reads a manifest or an index.
     ///

@@ -350,29 +350,18 @@ impl Report {
         }
     }
 
-    /// How the change is made, and why so.
-    pub fn method(&mut self, method: Method, why: &str) {
-        self.document.method = Some(method);
-        self.document.method_because = Some(why.to_owned());
+    /// The running Docker makes the change itself.
+    pub fn say_online(&mut self) {
+        self.document.method = Some(Method::Online);
+        self.paragraph(
+            "Nothing stops: images are in containerd, and the running Docker loads the manifests."
+                .to_owned(),
+        );
     }
 
-    /// Says how the change is made.
-    pub fn say_method(&mut self) {
-        let name = match self.document.method {
-            Some(Method::Online) => "online",
-            Some(Method::Restart) => "restart",
-            None => return,
-        };
-        let why = self.document.method_because.clone().unwrap_or_default();
-        self.paragraph(format!("Method {name}: {why}."));
-    }
-
-    /// What is touched where nothing is stopped.
-    pub fn touches(&mut self, touched: &[String]) {
-        self.say("Nothing is stopped.");
-        if !touched.is_empty() {
-            self.say(format!("For the moment, {}.", touched.join("; ")));
-        }
+    /// Docker is stopped for the change.
+    pub fn restarts(&mut self) {
+        self.document.method = Some(Method::Restart);
     }
 
     /// The containers that are not what they were.

@@ -35,7 +35,6 @@ pub mod daemon;
 pub mod daemon_json;
 pub mod exchange;
 pub mod hold;
-pub mod hosts_file;
 mod leftovers;
 mod live_restore;
 pub mod lock;
@@ -43,9 +42,8 @@ pub mod outcome;
 pub mod ports;
 mod record;
 pub mod recovery;
+mod reload;
 mod rendered;
-pub mod setting;
-pub mod stand_in;
 pub mod swap;
 pub mod unread;
 
@@ -56,8 +54,6 @@ use hold::Hold;
 use lock::RootLock;
 use outcome::{Failure, Outcome, Progress, Step, StoreNow};
 use rendered::Rendered;
-use setting::Setting;
-use stand_in::StandIn;
 use swap::{Staged, Swapped};
 
 /// Clients wait this long for a Docker that does not come; then they are told.
@@ -105,10 +101,6 @@ pub struct Transaction<'a, M, E, P> {
     swapped: Option<Swapped>,
     hold: Option<Hold>,
     held_ports: Option<Owned>,
-    /// The running Docker makes the change.
-    stand_in: Option<StandIn>,
-    /// What is to be said of what it has recorded and cannot drop again.
-    stay: Vec<String>,
 }
 
 impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
@@ -150,8 +142,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             swapped: None,
             hold: None,
             held_ports: None,
-            stand_in: None,
-            stay: Vec::new(),
         }
     }
 
@@ -164,11 +154,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     /// Runs to one of its ends.
     pub async fn run(mut self) -> Outcome {
-        let went = match self.stand_in {
-            Some(_) => self.forward_online().await,
-            None => self.forward().await,
-        };
-        match went {
+        match self.forward().await {
             Ok(()) => self.end().await,
             Err(failure) => self.back(failure).await,
         }
@@ -205,13 +191,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         Ok(())
     }
 
-    /// The file that the plan makes. Where the running Docker makes the change, it
-    /// writes that itself.
+    /// The file that the plan makes.
     fn rendered(&mut self) -> &mut Rendered {
         let live = self.images.store_path();
-        let live = self.stand_in.is_none().then_some(live.as_path());
         self.rendered
-            .get_or_insert_with(|| Rendered::new(live, &self.before.store, &self.plan))
+            .get_or_insert_with(|| Rendered::new(&live, &self.before.store, &self.plan))
     }
 
     fn write_staged(&mut self) -> Result<(), Failure> {
@@ -239,9 +223,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
         self.progress.begin("switching live-restore on");
         self.reached = Reached::Keeping;
-        daemon
-            .switch_on(&Setting::LiveRestore, self.switch.as_ref())
-            .await?;
+        daemon.switch_on(self.switch.as_ref()).await?;
         self.progress.step(
             Step::Keep,
             "live-restore switched on for the moment: containers keep running",
@@ -567,11 +549,10 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         };
         let undone = undone.and(settled);
         self.remove_hold().await;
-        let why = [vec![failure.to_string()], self.stay.clone()]
-            .concat()
-            .join("; ");
         let undone = self.conclude(undone, |undo| match undo {
-            None => End::Undone { why: why.clone() },
+            None => End::Undone {
+                why: failure.to_string(),
+            },
             Some(undo) => End::Broken {
                 why: format!("{failure}; and then, undoing it: {undo}"),
             },
@@ -581,7 +562,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             Ok(()) => Outcome::Undone {
                 failure,
                 restarted: self.restarted,
-                stay: mem::take(&mut self.stay),
                 containers: self.container_changes().await,
             },
             Err(undo) => Outcome::Broken {
@@ -603,9 +583,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     }
 
     async fn undo(&mut self) -> Result<(), Failure> {
-        if self.stand_in.is_some() {
-            return self.undo_online().await;
-        }
         let stopped = if self.reached >= Reached::Starting && self.swapped.is_some() {
             self.undo_start().await
         } else {
@@ -707,7 +684,6 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         match (self.images.read(), &self.swapped) {
             (Ok(now), _) if now.as_read() == self.before.store.as_read() => StoreNow::Old,
             (Ok(_), Some(swapped)) => StoreNow::New(swapped.backup().to_owned()),
-            (Ok(_), None) if self.stand_in.is_some() => StoreNow::Dockers,
             _ => StoreNow::Unknown,
         }
     }

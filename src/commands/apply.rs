@@ -22,9 +22,7 @@ pub(super) fn run(args: &ApplyArgs) -> Exit {
         wait: args.lock.wait,
         limits: (&args.retention).into(),
         host: &args.host,
-        method: args.method.method,
         containerd_root: args.content.containerd_root.as_deref(),
-        interrupt: None,
     };
     on_event_loop(async {
         match change(&Wish::Claims(&request), &terms, &mut report).await {

@@ -7,11 +7,9 @@ use nix::unistd::geteuid;
 
 use crate::cli::HostArgs;
 use crate::commands::online::Containerd;
-use crate::commands::recover::{hosts_first, recover, settled_site};
-use crate::commands::stand_in::Way;
+use crate::commands::recover::{recover, settled_site};
 use crate::commands::{
-    Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, log, rollback, stand_in, survey,
-    unread,
+    Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, log, rollback, survey, unread,
 };
 use crate::data_root::Snapshot;
 use crate::disturbance::{ContainerPolicy, Disturbance, Obstacle};
@@ -19,20 +17,18 @@ use crate::history;
 use crate::host::{Flags, Glance, HostError, probable_data_root};
 use crate::interrupt::Interrupt;
 use crate::journal::Journal;
-use crate::method::Choice;
 use crate::online;
 use crate::plan::Request;
 use crate::report::Report;
 use crate::retention::Limits;
 use crate::rollback::Unfit;
-use crate::stand_in::hosts::HOSTS;
 use crate::systemd::SystemBus;
 use crate::transaction::Transaction;
 use crate::transaction::aim::Aim;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
-use crate::transaction::outcome::{Failure, Outcome, Progress};
+use crate::transaction::outcome::{Outcome, Progress};
 use crate::unfinished::UNFINISHED;
 
 /// What somebody wants.
@@ -49,10 +45,7 @@ pub(super) struct Terms<'a> {
     pub wait: Duration,
     pub limits: Limits,
     pub host: &'a HostArgs,
-    pub method: Choice,
     pub containerd_root: Option<&'a Path>,
-    /// What listens for signals already.
-    pub interrupt: Option<&'a Interrupt>,
 }
 
 /// How it ended.
@@ -114,10 +107,7 @@ pub(super) async fn change(
         Ok(Some(looked)) => looked,
         Err(stop) => (data_root_behind(terms, stop).await?, None),
     };
-    let interrupt = match terms.interrupt {
-        Some(interrupt) => interrupt.clone(),
-        None => Interrupt::listen().map_err(Stop::Signals)?,
-    };
+    let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
     report.begin(WAITS_FOR_LOCK);
     let lock = tokio::select! {
         biased;
@@ -125,9 +115,6 @@ pub(super) async fn change(
         lock = RootLock::acquire(&data_root, terms.wait) => lock?,
     };
     report.begin(LOOKS);
-    if !terms.host.offline {
-        hosts_first(&lock, report);
-    }
     // Everything again: another run may have ended just now.
     let mut site = settled_site(terms.host, Reach::Bus).await?;
     report.host(&site.host);
@@ -143,7 +130,6 @@ pub(super) async fn change(
     }
     let aim = wish.aim(&site, report)?;
     if let Some(containerd) = Containerd::of(&site, terms.containerd_root)? {
-        terms.method.for_containerd()?;
         let ended = containerd
             .change(&aim, lock, terms.limits, &interrupt, report)
             .await?;
@@ -156,14 +142,12 @@ pub(super) async fn change(
     if draft.plan.is_empty() && unread.is_empty() {
         return Ok(None);
     }
-    let way = stand_in::way(terms.method, wish, &site, &draft, report).await?;
-    let stand_in = way.map(Way::stand_in);
-    let (disturbance, obstacles) = match (&stand_in, site.managed()) {
-        (Some(_), Some((_, host))) => (Some(nothing_stops(&host.unit.id)), Vec::new()),
-        _ => survey(&site, terms.containers).await?,
-    };
+    let (disturbance, obstacles) = survey(&site, terms.containers).await?;
     if !obstacles.is_empty() {
         return Err(Stop::Obstacles(obstacles));
+    }
+    if disturbance.is_some() {
+        report.restarts();
     }
     report.say_host();
     if let Aim::TakeBack(reversal) = &aim {
@@ -171,7 +155,6 @@ pub(super) async fn change(
     }
     report.say_plan(&draft.plan);
     report.say_skipped(&draft.plan);
-    report.say_method();
     report.line("");
     let engine = site
         .managed()
@@ -184,12 +167,10 @@ pub(super) async fn change(
             disturbance,
             runtime_units: Path::new(RUNTIME_UNITS),
             unfinished: Path::new(UNFINISHED),
-            hosts: Path::new(HOSTS),
         }),
         _ => None,
     };
-    let by_choice = stand_in.is_some() && terms.method == Choice::Auto;
-    let mut transaction = Transaction::new(
+    let transaction = Transaction::new(
         site.images(),
         lock,
         &aim,
@@ -200,35 +181,8 @@ pub(super) async fn change(
         draft.plan,
     )
     .keeping(terms.limits);
-    if let Some(stand_in) = stand_in {
-        transaction = transaction.online(stand_in);
-    }
-    let outcome = transaction.run().await;
-    let Outcome::Undone { failure, .. } = &outcome else {
-        return Ok(Some(restarted(outcome, disturbance)));
-    };
-    if !by_choice || matches!(failure, Failure::Interrupted(_)) {
-        return Ok(Some(restarted(outcome, disturbance)));
-    }
-    report.warning(&format!(
-        "the running Docker could not be had to record this itself: {failure}. Going on by a restart"
-    ));
-    let terms = Terms {
-        method: Choice::AfterOnline,
-        // A signal may have come while that was undone.
-        interrupt: Some(&interrupt),
-        ..*terms
-    };
-    Box::pin(change(wish, &terms, report)).await
-}
-
-fn restarted(outcome: Outcome, disturbance: Option<Disturbance>) -> Changed {
-    Changed::Restarted(Box::new(outcome), disturbance.map(Box::new))
-}
-
-/// What the running Docker does itself stops nothing.
-fn nothing_stops(unit: &str) -> Disturbance {
-    Disturbance::of_units(unit, true, Vec::new(), Vec::new())
+    let outcome = Box::new(transaction.run().await);
+    Ok(Some(Changed::Restarted(outcome, disturbance.map(Box::new))))
 }
 
 /// Where to take the lock, and the store as it was seen there. None when there
@@ -250,7 +204,6 @@ async fn look(
         aim => aim?,
     };
     if let Some(containerd) = Containerd::of(&site, terms.containerd_root)? {
-        terms.method.for_containerd()?;
         let any = containerd.look(&aim, report).await?;
         return Ok(any.then_some((data_root, None)));
     }
@@ -259,9 +212,6 @@ async fn look(
     if draft.plan.is_empty() && unread::of_draft(&site, &draft).await?.is_empty() {
         report.say_skipped(&draft.plan);
         return Ok(None);
-    }
-    if stand_in::errand(terms.method, wish, &site, &draft)?.is_ok() {
-        return Ok(Some((data_root, Some(draft.before))));
     }
     match survey(&site, terms.containers).await? {
         (_, obstacles) if obstacles.is_empty() => Ok(Some((data_root, Some(draft.before)))),

@@ -15,7 +15,6 @@ use crate::history::{self, Record};
 use crate::host::{HostError, ImageStore, Managed};
 use crate::interrupt::Interrupt;
 use crate::manifest::Manifest;
-use crate::method::Method;
 use crate::online::work::{Unfit, Work};
 use crate::online::{OnlineChange, Outcome, Running, known_references};
 use crate::plan::{Plan, Request};
@@ -33,9 +32,6 @@ use crate::unfinished::UNFINISHED;
 mod ending;
 
 pub(super) use ending::{problem, tell};
-
-/// Why it is this method.
-const WHY: &str = "images are in containerd, and the running Docker is asked by its API";
 
 /// A running engine with the containerd image store.
 pub(super) struct Containerd<'a> {
@@ -202,8 +198,7 @@ impl<'a> Containerd<'a> {
             report.conclude("Nothing to do.");
             return Ok(Exit::Done);
         }
-        report.method(Method::Online, WHY);
-        report.say_method();
+        report.say_online();
         warn_of_run_only("may have", &draft.work.run_only, report);
         Ok(Exit::Pending)
     }
@@ -279,8 +274,7 @@ impl<'a> Containerd<'a> {
         }
         report.say_plan(&plan);
         report.say_skipped(&plan);
-        report.method(Method::Online, WHY);
-        report.say_method();
+        report.say_online();
         let change = OnlineChange::new(
             self.site.images(),
             lock,

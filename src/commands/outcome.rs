@@ -6,7 +6,6 @@ use crate::container::Change;
 use crate::disturbance::Disturbance;
 use crate::report::{Exit, Problem, Report};
 use crate::transaction::outcome::{DockerNow, Failure, Outcome, StoreNow};
-use crate::transaction::setting::Setting;
 
 /// Tells how it ended.
 pub(super) fn tell(changed: Changed, report: Report) -> Exit {
@@ -34,15 +33,12 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
             let changed = !plan.is_empty() || report.has_unread();
             if !plan.is_empty() {
                 report.speak_of_change(&plan);
-                report.conclude(&match &backup {
-                    Some(backup) => format!(
+                if let Some(backup) = &backup {
+                    report.conclude(&format!(
                         "Done. The former references are kept in {}",
                         backup.display()
-                    ),
-                    None => {
-                        "Done. Docker has recorded them itself, and was not stopped.".to_owned()
-                    }
-                });
+                    ));
+                }
                 report.say_way_back();
             } else if changed {
                 report.speak_of_change(&plan);
@@ -68,7 +64,6 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
         Outcome::Undone {
             failure,
             restarted,
-            stay,
             containers,
         } => {
             let state = match (restarted, offline) {
@@ -76,24 +71,9 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
                 (false, true) => "the references are as they were",
                 (false, false) => "the references are as they were, and Docker was not stopped",
             };
-            report.done(!stay.is_empty(), None);
+            report.done(false, None);
             let mut what = vec![failure.to_string()];
             what.extend(tell_containers(&containers, disturbance, &mut report));
-            if !stay.is_empty() {
-                what.extend(stay);
-                report.problem(
-                    "INCOMPLETE",
-                    Problem {
-                        what,
-                        state: format!("but for what stays, {state}"),
-                        next: Some(
-                            "keep what stays, or: docker rmi NAME (digestfix status shows them)"
-                                .to_owned(),
-                        ),
-                    },
-                );
-                return report.end(Exit::Broken);
-            }
             report.problem(
                 "failed",
                 Problem {
@@ -113,7 +93,6 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
             guard,
         } => {
             let references = match &store {
-                StoreNow::Dockers => "the references are whole".to_owned(),
                 StoreNow::Old => "the references are as they were".to_owned(),
                 StoreNow::New(backup) => format!(
                     "the NEW references are in place, the old ones are in {}",
@@ -220,10 +199,6 @@ pub(super) fn advice(failure: &Failure) -> String {
         Failure::NotRunning { .. } | Failure::Silent { .. } => {
             "look why Docker did not start (its journal), then try again"
         }
-        Failure::ReloadWithoutEffect {
-            setting: Setting::Mirror(_),
-            ..
-        } => "look why in Docker's journal; or have it stopped: --method restart",
         Failure::ReloadWithoutEffect { .. } => {
             "look why in Docker's journal; or choose what becomes of containers: --containers restart, \
              --containers ignore"

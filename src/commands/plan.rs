@@ -1,11 +1,8 @@
 //! `digestfix plan`
 
 use crate::cli::PlanArgs;
-use crate::commands::change::Wish;
 use crate::commands::online::Containerd;
-use crate::commands::{
-    Draft, Reach, Site, Stop, request, stand_in, survey, unread, warn_of_unfinished,
-};
+use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_unfinished};
 use crate::report::{Exit, Report};
 use crate::transaction::aim::Aim;
 
@@ -23,7 +20,6 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     report.host(&site.host);
     warn_of_unfinished(&site, report);
     if let Some(containerd) = Containerd::of(&site, args.content.containerd_root.as_deref())? {
-        args.method.method.for_containerd()?;
         return containerd.show_plan(&request, report).await;
     }
     let draft = Draft::new(site.images(), &Aim::Claims(&request))?;
@@ -37,15 +33,9 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
         report.conclude("Nothing to do.");
         return Ok(Exit::Done);
     }
-    let wish = Wish::Claims(&request);
-    let route = stand_in::look(args.method.method, &wish, &site, &draft, &mut *report).await?;
-    report.say_method();
-    if let Some(route) = route {
-        report.touches(&route.touches());
-        return Ok(Exit::Pending);
-    }
     let (disturbance, obstacles) = survey(&site, args.containers.containers).await?;
     if let Some(disturbance) = &disturbance {
+        report.restarts();
         report.disturbance(disturbance);
     }
     if obstacles.is_empty() {

@@ -15,13 +15,11 @@ use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal, Online};
 use crate::online;
 use crate::report::{Exit, Problem, Report};
-use crate::stand_in::hosts::HOSTS;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::hold::RUNTIME_UNITS;
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::recovery;
-use crate::transaction::stand_in::put_journaled_hosts_back;
 use crate::unfinished::{self, Notice, UNFINISHED};
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
@@ -168,7 +166,7 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
         "A run was interrupted ({id}); bringing its files back before Docker starts."
     ));
     report.recovers(id);
-    if recovery::recover_files(&journal, &images, &lock, Path::new(HOSTS), report)
+    if recovery::recover_files(&journal, &images, &lock, report)
         .map_err(|failure| stop(failure, &journal))?
     {
         unfinished::remove(unfinished, id, &lock)?;
@@ -180,12 +178,11 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
 }
 
 fn refuse_other_file(journal: &Journal, config_file: &Path) -> Result<(), Stop> {
-    match journal
-        .daemon_json()
-        .find(|one| one.config_file != config_file)
-    {
-        Some(other) => Err(Stop::OtherConfigFile(other.config_file.clone())),
-        None => Ok(()),
+    match &journal.live_restore {
+        Some(other) if other.config_file != config_file => {
+            Err(Stop::OtherConfigFile(other.config_file.clone()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -210,7 +207,6 @@ pub(super) async fn recover_run(
         unfinished::remove(unfinished, id, lock)?;
         return Ok(None);
     }
-    hosts_first(lock, report);
     let notice = Notice::read(unfinished, id)?;
     let (flags, found) = notice.map_or_else(Default::default, |one| (one.flags, one.found));
     let site = match settled_site(&flags.into(), Reach::Anyhow).await {
@@ -229,18 +225,6 @@ pub(super) async fn recover_run(
         ));
     }
     recover(&site, lock, report).await
-}
-
-/// Puts `/etc/hosts` back, where a run was killed that had changed it: others on
-/// this host go by it, whatever becomes of Docker. What fails is tried again, and
-/// told, with the rest.
-pub(super) fn hosts_first(lock: &RootLock, report: &mut Report) {
-    if let Ok(Some(journal)) = Journal::read(lock.data_root()) {
-        let put_back = put_journaled_hosts_back(&journal, Path::new(HOSTS), lock, report);
-        if let Err(failure) = put_back {
-            tracing::info!("{failure}");
-        }
-    }
 }
 
 /// The host, once systemd has done what it is about to do with Docker: start it
@@ -274,7 +258,7 @@ pub(super) async fn recover(
         return recover_online(&journal, &online, site, lock, report).await;
     }
     let Some(unit) = journal.unit.clone() else {
-        recovery::recover_files(&journal, site.images(), lock, Path::new(HOSTS), report)
+        recovery::recover_files(&journal, site.images(), lock, report)
             .map_err(|failure| stop(failure, &journal))?;
         report.recovered();
         return Ok(Some(Vec::new()));
@@ -303,7 +287,6 @@ pub(super) async fn recover(
         disturbance: &disturbance,
         runtime_units: Path::new(RUNTIME_UNITS),
         unfinished: Path::new(UNFINISHED),
-        hosts: Path::new(HOSTS),
     };
     let recovered = recovery::recover(&mut journal, site.images(), lock, daemon, report).await;
     let problems = recovered.map_err(|failure| stop(failure, &journal))?;

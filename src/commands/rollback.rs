@@ -29,9 +29,7 @@ async fn roll_back(args: &RollbackArgs, report: &mut Report) -> Result<Option<Ch
         wait: args.lock.wait,
         limits: (&args.retention).into(),
         host: &args.host,
-        method: args.method.method,
         containerd_root: args.content.containerd_root.as_deref(),
-        interrupt: None,
     };
     change(&Wish::Rollback(args.id.as_deref()), &terms, report).await
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use crate::doctor::{Check, Finding};
 use crate::history;
 use crate::journal::{Journal, JournalError};
-use crate::stand_in::hosts::{HOSTS, added_lines};
 use crate::state_file;
 use crate::transaction::hold::{self, RUNTIME_UNITS};
 use crate::transaction::lock::seen_at_work;
@@ -39,10 +38,8 @@ pub struct Left {
     pub unended: Vec<String>,
     /// Files that were not written to the end.
     pub half_written: Vec<PathBuf>,
-    /// What lies beside daemon.json and `/etc/hosts`, each with what it is beside.
+    /// What lies beside daemon.json, each with what it is beside.
     pub set_aside: Vec<(PathBuf, PathBuf)>,
-    /// Lines of `/etc/hosts` that runs have added.
-    pub hosts_lines: Vec<String>,
     /// The drop-in that keeps Docker from starting, and whether it does.
     pub hold: Option<(PathBuf, bool)>,
 }
@@ -78,14 +75,8 @@ pub fn look(here: Here<'_>) -> Left {
         set_aside: here
             .config_file
             .into_iter()
-            .chain(here.unit.map(|_| Path::new(HOSTS)))
             .flat_map(|file| set_aside(file).map(|aside| (file.to_owned(), aside)))
             .collect(),
-        hosts_lines: here
-            .unit
-            .and_then(|_| fs::read(HOSTS).ok())
-            .map(|text| added_lines(&text))
-            .unwrap_or_default(),
         hold: here
             .unit
             .and_then(|unit| hold::seen(Path::new(RUNTIME_UNITS), unit)),
@@ -206,13 +197,6 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
                 format!("diff {path} {file}; put it back (mv {path} {file}) or remove it"),
             ));
         }
-        for line in &left.hosts_lines {
-            findings.push(Finding::warning(
-                Check::Unfinished,
-                format!("{HOSTS} has a line of a run that has ended: {line}"),
-                format!("take it out of {HOSTS}: it leads that name to this host"),
-            ));
-        }
     }
     if findings.len() == 1 {
         findings.push(Finding::ok(Check::Unfinished, "none was interrupted here"));
@@ -223,8 +207,7 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
 /// The next change brings the run to an end first, if it can.
 fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
     let what = format!("run {} was interrupted", journal.id);
-    let other_file = journal
-        .daemon_json()
+    let other_file = (journal.live_restore.iter())
         .map(|one| one.config_file.as_path())
         .find(|path| here.config_file.is_some_and(|here| here != *path));
     match (&journal.unit, here.unit, other_file) {
@@ -267,7 +250,6 @@ mod tests {
             unended: Vec::new(),
             half_written: Vec::new(),
             set_aside: Vec::new(),
-            hosts_lines: Vec::new(),
             hold: None,
         }
     }
@@ -353,12 +335,9 @@ mod tests {
         let mut found = left();
         found
             .set_aside
-            .push(("/etc/hosts".into(), "/etc/hosts.digestfix-1-1".into()));
+            .push(("/d.json".into(), "/d.json.digestfix-1-1".into()));
         let next = second(&found, here()).1;
-        assert!(next.contains("(mv /etc/hosts.digestfix-1-1 /etc/hosts)"));
-        let mut found = left();
-        found.hosts_lines.push("127.0.0.1 a".to_owned());
-        assert_eq!(second(&found, here()).0, State::Warning);
+        assert!(next.contains("(mv /d.json.digestfix-1-1 /d.json)"));
     }
 
     #[test]

@@ -20,8 +20,7 @@ use tokio::net::UnixStream;
 
 use crate::container::{Container, Inspection, RestartPolicy};
 use crate::digest::ImageId;
-use crate::engine::images::Dropped;
-use crate::engine::{Engine, EngineError, Info, Proxies, References, Reloads};
+use crate::engine::{Engine, EngineError, Info, References, Reloads};
 use crate::reference::Reference;
 
 mod images;
@@ -36,9 +35,6 @@ const JSON: &str = "application/json";
 /// The events of a reloaded configuration, and no others, as a query has it:
 /// `{"type":["daemon"],"event":["reload"]}`.
 const RELOADS: &str = "%7B%22type%22%3A%5B%22daemon%22%5D%2C%22event%22%3A%5B%22reload%22%5D%7D";
-
-/// Containers that are about to start again: `{"status":["restarting"]}`.
-const RESTARTING: &str = "%7B%22status%22%3A%5B%22restarting%22%5D%7D";
 
 /// Containers that are down: `{"status":["created","exited"]}`.
 const DOWN: &str = "%7B%22status%22%3A%5B%22created%22%2C%22exited%22%5D%7D";
@@ -64,20 +60,6 @@ struct InfoAnswer {
     server_version: String,
     #[serde(default)]
     swarm: SwarmAnswer,
-    #[serde(default)]
-    registry_config: Option<RegistryAnswer>,
-    #[serde(default)]
-    http_proxy: String,
-    #[serde(default)]
-    https_proxy: String,
-    #[serde(default)]
-    no_proxy: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct RegistryAnswer {
-    mirrors: Option<Vec<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -114,12 +96,6 @@ impl UnixEngine {
             timeout,
             kept: Kept::default(),
         }
-    }
-
-    /// The socket.
-    #[must_use]
-    pub fn socket(&self) -> &Path {
-        &self.socket
     }
 
     fn answer(&self, request: &str, problem: impl ToString) -> EngineError {
@@ -330,15 +306,6 @@ impl Engine for UnixEngine {
             // `inactive`, `pending`, `active`, `error`, `locked`
             swarm: !matches!(answer.swarm.local_node_state.as_str(), "" | "inactive"),
             version: answer.server_version,
-            mirrors: answer
-                .registry_config
-                .and_then(|registry| registry.mirrors)
-                .unwrap_or_default(),
-            proxies: Proxies {
-                http: answer.http_proxy,
-                https: answer.https_proxy,
-                none: answer.no_proxy,
-            },
         })
     }
 
@@ -349,11 +316,6 @@ impl Engine for UnixEngine {
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
         let running: Vec<ContainerAnswer> = self.require_json("/containers/json").await?;
         Ok(running.into_iter().map(|container| container.id).collect())
-    }
-
-    async fn restarting_containers(&self) -> Result<Vec<Container>, EngineError> {
-        self.containers(&format!("/containers/json?filters={RESTARTING}"))
-            .await
     }
 
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {
@@ -425,39 +387,6 @@ impl Engine for UnixEngine {
         Ok(answer.map(|image| image.id))
     }
 
-    async fn pull(&self, reference: &Reference) -> Result<(), EngineError> {
-        let path = format!(
-            "/images/create?fromImage={}&tag={}",
-            in_a_path(&reference.repository().full()),
-            reference
-                .digest()
-                .map(ToString::to_string)
-                .unwrap_or_default()
-        );
-        match self.request(Method::POST, &path, Bytes::new()).await? {
-            // What fails once it has begun is told in the answer's own lines.
-            (StatusCode::OK, body) => match pull_error(&body) {
-                None => Ok(()),
-                Some(error) => Err(self.answer(&path, error)),
-            },
-            (status, body) => Err(self.refused(&path, status, &body)),
-        }
-    }
-
-    async fn untag(&self, reference: &Reference) -> Result<(), EngineError> {
-        // Without force, it is refused while a container uses the image and all of
-        // the image's references are of one repository with at most one tag (moby
-        // `daemon/images/image_delete.go`, `isSingleReference`).
-        match self.drop_reference(reference, "&force=1").await? {
-            Dropped::Alone => Ok(()),
-            Dropped::Along(along) => Err(self.answer(
-                "/images",
-                format_args!("with {reference} it has dropped {}", along.join(", ")),
-            )),
-            Dropped::InUse(why) => Err(self.answer("/images", why)),
-        }
-    }
-
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError> {
         let answer: Option<ImageAnswer> = self.get_json(&format!("/images/{id}/json")).await?;
         Ok(answer.is_some())
@@ -476,40 +405,5 @@ impl Engine for UnixEngine {
                     .map(move |name| (name, image.id.clone()))
             })
             .collect())
-    }
-}
-
-/// Of the characters that a reference can have, the brackets of an IPv6
-/// registry are the only ones that a path cannot.
-fn in_a_path(name: &str) -> String {
-    name.replace('[', "%5B").replace(']', "%5D")
-}
-
-/// Why a pull failed, if it did: one of the objects that are its answer says so.
-fn pull_error(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Line {
-        error: Option<String>,
-    }
-    let lines = serde_json::Deserializer::from_slice(body).into_iter::<Line>();
-    lines
-        .map(|line| line.map_or_else(|error| Some(error.to_string()), |line| line.error))
-        .find_map(|error| error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pull_that_fails_half_way_says_so_in_its_answer() {
-        let began = r#"{"status":"Pulling from lab/app","id":"x"}"#;
-        let failed = r#"{"errorDetail":{"message":"m"},"error":"manifest verification failed"}"#;
-        assert_eq!(pull_error(format!("{began}\r\n").as_bytes()), None);
-        assert_eq!(
-            pull_error(format!("{began}\r\n{failed}\r\n").as_bytes()).as_deref(),
-            Some("manifest verification failed")
-        );
-        assert!(pull_error(b"<html>").is_some());
     }
 }

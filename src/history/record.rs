@@ -15,7 +15,6 @@ use crate::method::Method;
 use crate::plan::{Change, Plan};
 use crate::reference::Reference;
 use crate::state_file;
-use crate::store::Store;
 use crate::transaction::lock::RootLock;
 use crate::trust::Trust;
 
@@ -294,20 +293,6 @@ impl Record {
         match hash(bytes) {
             found if found == self.before => Side::Old,
             found if found == self.after => Side::New,
-            _ => Side::Other,
-        }
-    }
-
-    /// Which of its own references a store has, where they are made one by one.
-    #[must_use]
-    pub fn side_in(&self, store: &Store) -> Side {
-        let is_made = |change: &&Changed| {
-            let image = change.to.as_ref();
-            image.is_some_and(|image| store.points_at(&change.reference, image))
-        };
-        match self.changes.iter().filter(is_made).count() {
-            0 => Side::Old,
-            all if all == self.changes.len() => Side::New,
             _ => Side::Other,
         }
     }

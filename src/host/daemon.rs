@@ -46,7 +46,6 @@ impl Daemon {
             forgotten_by_reload: self.args.forgotten_by_reload.clone(),
             undone_by_reload: self.args.undone_by_reload.clone(),
             leaves_proxy_to_be_found: self.config.leaves_proxy_to_be_found(),
-            has_mirror_flag: self.args.has_mirrors,
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use serde::de::{self, MapAccess, Visitor};
@@ -18,60 +17,8 @@ use crate::host::daemon_json::{DaemonJson, DaemonJsonError};
 /// When the file is not one that dockerd takes.
 pub fn with_live_restore(file: Option<&[u8]>, on: bool) -> Result<Vec<u8>, DaemonJsonError> {
     let value = if on { "true" } else { "false" };
-    let parsed: Parsed<'_, LiveRestore> = Parsed::of(file)?;
+    let parsed: Parsed<'_> = Parsed::of(file)?;
     Ok(parsed.with(value))
-}
-
-/// daemon.json with this mirror first among its `registry-mirrors`, or without
-/// it. The key is there in either case, as dockerd keeps the mirrors that it has
-/// when it is not (moby `daemon/reload.go`, `reloadRegistryMirrors`). The list is
-/// written in one way, so that the same comes of a file and of one edited before.
-///
-/// # Errors
-/// When the file is not one that dockerd takes.
-pub fn with_mirror(
-    file: Option<&[u8]>,
-    mirror: &str,
-    on: bool,
-) -> Result<Vec<u8>, DaemonJsonError> {
-    let parsed: Parsed<'_, Mirrors> = Parsed::of(file)?;
-    let found: Option<Vec<String>> = match parsed.value {
-        Some(raw) => serde_json::from_str(raw)?,
-        None => None,
-    };
-    let others = found.unwrap_or_default().into_iter();
-    let others = others.filter(|other| other != mirror);
-    let mirrors: Vec<String> = on
-        .then(|| mirror.to_owned())
-        .into_iter()
-        .chain(others)
-        .collect();
-    Ok(parsed.with(&serde_json::to_string(&mirrors)?))
-}
-
-/// Whether the file has this mirror among its `registry-mirrors`.
-#[must_use]
-pub fn says_mirror(file: Option<&[u8]>, mirror: &str) -> bool {
-    mirrors(file).iter().any(|other| other == mirror)
-}
-
-/// The `registry-mirrors` of the file.
-#[must_use]
-pub fn mirrors(file: Option<&[u8]>) -> Vec<String> {
-    let Ok(Parsed {
-        value: Some(raw), ..
-    }) = Parsed::<Mirrors>::of(file)
-    else {
-        return Vec::new();
-    };
-    let found: Option<Vec<String>> = serde_json::from_str(raw).unwrap_or_default();
-    found.unwrap_or_default()
-}
-
-/// Whether the file has `authorization-plugins`.
-#[must_use]
-pub fn asks_for_authorization(file: Option<&[u8]>) -> bool {
-    Parsed::<Authorization>::of(file).is_ok_and(|parsed| parsed.value.is_some())
 }
 
 /// Whether a dockerd that starts with this file has live-restore on, as far as
@@ -88,45 +35,23 @@ fn place(text: &str, part: &str) -> Range<usize> {
     start..start + part.len()
 }
 
-/// The name of a setting.
-trait Setting {
-    const KEY: &'static str;
-}
+/// The key that is edited.
+const KEY: &str = "live-restore";
 
-struct LiveRestore;
-
-impl Setting for LiveRestore {
-    const KEY: &'static str = "live-restore";
-}
-
-struct Mirrors;
-
-impl Setting for Mirrors {
-    const KEY: &'static str = "registry-mirrors";
-}
-
-struct Authorization;
-
-impl Setting for Authorization {
-    const KEY: &'static str = "authorization-plugins";
-}
-
-/// A file, and the setting in it as written: of a key that is there twice the
+/// A file, and the value of [`KEY`] in it as written: of a key that is there twice the
 /// last one counts, as it does for dockerd.
-struct Parsed<'a, S> {
+struct Parsed<'a> {
     text: Option<&'a str>,
     members: usize,
     value: Option<&'a str>,
-    setting: PhantomData<S>,
 }
 
-impl<'a, S: Setting> Parsed<'a, S> {
+impl<'a> Parsed<'a> {
     fn of(file: Option<&'a [u8]>) -> Result<Self, DaemonJsonError> {
         let none = Self {
             text: None,
             members: 0,
             value: None,
-            setting: PhantomData,
         };
         let Some(bytes) = file else {
             return Ok(none);
@@ -142,9 +67,8 @@ impl<'a, S: Setting> Parsed<'a, S> {
 
     /// The file with another value.
     fn with(&self, value: &str) -> Vec<u8> {
-        let key = S::KEY;
         let Some(text) = self.text else {
-            return format!("{{\"{key}\": {value}}}\n").into_bytes();
+            return format!("{{\"{KEY}\": {value}}}\n").into_bytes();
         };
         let mut edited = text.to_owned();
         match self.value {
@@ -152,19 +76,19 @@ impl<'a, S: Setting> Parsed<'a, S> {
             None => {
                 let inside = text.find('{').unwrap_or_default() + 1;
                 let separator = if self.members == 0 { "" } else { ", " };
-                edited.insert_str(inside, &format!("\"{key}\": {value}{separator}"));
+                edited.insert_str(inside, &format!("\"{KEY}\": {value}{separator}"));
             }
         }
         edited.into_bytes()
     }
 }
 
-impl<'de: 'a, 'a, S: Setting> Deserialize<'de> for Parsed<'a, S> {
+impl<'de: 'a, 'a> Deserialize<'de> for Parsed<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members<S>(PhantomData<S>);
+        struct Members;
 
-        impl<'de, S: Setting> Visitor<'de> for Members<S> {
-            type Value = Parsed<'de, S>;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Parsed<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
@@ -175,11 +99,10 @@ impl<'de: 'a, 'a, S: Setting> Deserialize<'de> for Parsed<'a, S> {
                     text: None,
                     members: 0,
                     value: None,
-                    setting: PhantomData,
                 };
                 while let Some((Key(key), raw)) = map.next_entry::<Key<'de>, &RawValue>()? {
                     parsed.members += 1;
-                    if key == S::KEY {
+                    if key == KEY {
                         parsed.value = Some(raw.get());
                     }
                 }
@@ -187,7 +110,7 @@ impl<'de: 'a, 'a, S: Setting> Deserialize<'de> for Parsed<'a, S> {
             }
         }
 
-        deserializer.deserialize_map(Members(PhantomData))
+        deserializer.deserialize_map(Members)
     }
 }
 
@@ -237,50 +160,6 @@ mod tests {
             let off = DaemonJson::parse(edited(&on, false).as_bytes()).unwrap();
             assert_eq!(off.live_restore, Some(false));
         }
-    }
-
-    const MIRROR: &str = "http://127.0.0.1:5";
-
-    #[test]
-    fn a_mirror_comes_first_and_goes_again() {
-        for (before, with, without) in [
-            (
-                "{}",
-                r#"{"registry-mirrors": ["http://127.0.0.1:5"]}"#,
-                r#"{"registry-mirrors": []}"#,
-            ),
-            (
-                r#"{"registry-mirrors" : [ "https://m" ], "debug": true}"#,
-                r#"{"registry-mirrors" : ["http://127.0.0.1:5","https://m"], "debug": true}"#,
-                r#"{"registry-mirrors" : ["https://m"], "debug": true}"#,
-            ),
-            (
-                r#"{"registry-mirrors":null}"#,
-                r#"{"registry-mirrors":["http://127.0.0.1:5"]}"#,
-                r#"{"registry-mirrors":[]}"#,
-            ),
-        ] {
-            let edit = |text: &str, on| {
-                let edited = with_mirror(Some(text.as_bytes()), MIRROR, on).unwrap();
-                String::from_utf8(edited).unwrap()
-            };
-            assert_eq!(edit(before, true), with);
-            assert_eq!(edit(with, true), with);
-            assert_eq!(edit(before, false), without);
-            assert_eq!(edit(with, false), without, "by either way");
-            assert_eq!(edit(without, true), with);
-            assert!(says_mirror(Some(with.as_bytes()), MIRROR));
-            assert!(!says_mirror(Some(before.as_bytes()), MIRROR));
-            let off = edit(with, false);
-            assert!(!says_mirror(Some(off.as_bytes()), MIRROR), "{off}");
-            DaemonJson::parse(with.as_bytes()).unwrap();
-        }
-        assert_eq!(
-            with_mirror(None, MIRROR, true).unwrap(),
-            b"{\"registry-mirrors\": [\"http://127.0.0.1:5\"]}\n"
-        );
-        assert!(with_mirror(Some(br#"{"registry-mirrors":"x"}"#), MIRROR, true).is_err());
-        assert!(!says_mirror(None, MIRROR));
     }
 
     #[test]

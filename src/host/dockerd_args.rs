@@ -27,8 +27,6 @@ pub struct DockerdArgs {
     /// `reloadFeatures`, and up to 20.10 `reloadClusterDiscovery`;
     /// `cmd/dockerd/daemon.go`: `reloadConfig`).
     pub undone_by_reload: Vec<String>,
-    /// `--registry-mirror` is there.
-    pub has_mirrors: bool,
     /// `--feature`, each `NAME` or `NAME=BOOL`, in their order.
     pub features: Vec<String>,
 }
@@ -68,7 +66,6 @@ impl DockerdArgs {
             ) {
                 found.undone_by_reload.push(name.to_owned());
             }
-            found.has_mirrors |= name == "--registry-mirror";
             if !matches!(
                 name,
                 "--data-root"

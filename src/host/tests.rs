@@ -120,9 +120,6 @@ impl Engine for FakeEngine {
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
         unreachable!()
     }
-    async fn restarting_containers(&self) -> Result<Vec<Container>, EngineError> {
-        unreachable!()
-    }
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {
         unreachable!()
     }
@@ -152,14 +149,6 @@ impl Engine for FakeEngine {
     async fn image(&self, _: &Reference) -> Result<Option<String>, EngineError> {
         unreachable!()
     }
-    async fn pull(&self, _: &Reference) -> Result<(), EngineError> {
-        unreachable!()
-    }
-
-    async fn untag(&self, _: &Reference) -> Result<(), EngineError> {
-        unreachable!()
-    }
-
     async fn has_image(&self, _: &ImageId) -> Result<bool, EngineError> {
         unreachable!()
     }

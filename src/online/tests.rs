@@ -325,7 +325,6 @@ fn host() -> Managed {
         forgotten_by_reload: Vec::new(),
         undone_by_reload: Vec::new(),
         leaves_proxy_to_be_found: false,
-        has_mirror_flag: false,
     }
 }
 

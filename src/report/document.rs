@@ -59,8 +59,6 @@ pub(super) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub method_because: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub unread: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disturbance: Option<DisturbanceDocument>,

@@ -13,7 +13,6 @@ use crate::transaction::Transaction;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::daemon_json::Switch;
 use crate::transaction::outcome::{Failure, Progress};
-use crate::transaction::setting::Setting;
 use crate::unfinished::{self, Notice};
 
 impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
@@ -25,16 +24,12 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let mut journal = Journal::new(&self.id, references);
         if let Some(daemon) = self.daemon {
             self.be_guarded(daemon).await?;
-        }
-        if let Some(daemon) = self.daemon.filter(|_| self.stand_in.is_some()) {
-            self.announce_online(daemon, &mut journal)?;
-        } else if let Some(daemon) = self.daemon {
             let disturbance = daemon.disturbance;
             if disturbance.switches_live_restore() {
                 let engine = daemon.host.engine.as_ref();
                 let on = engine.is_some_and(|info| info.live_restore);
                 let config_file = &daemon.host.config_file;
-                self.switch = Switch::plan(config_file, &self.id, Setting::LiveRestore, on)?;
+                self.switch = Switch::plan(config_file, &self.id, on)?;
             }
             journal.unit = Some(daemon.unit().to_owned());
             journal.running = disturbance.running;
@@ -53,11 +48,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.progress.begin("starting a guard");
         let data_root = self.lock.data_root();
         self.guard = Some(Guard::start(daemon.manager, &self.id, data_root).await?);
-        let why = match self.stand_in {
-            Some(_) => "Docker's references are being changed",
-            None => "Docker is being restarted",
-        };
-        match daemon.manager.delay_shutdown(why).await {
+        match daemon
+            .manager
+            .delay_shutdown("Docker is being restarted")
+            .await
+        {
             Ok(lock) => self.delays_shutdown = Some(lock),
             // Not every host has logind, and a shutdown is undone as well.
             Err(error) => tracing::info!("a shutdown would not be held off: {error}"),

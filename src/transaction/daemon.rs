@@ -48,8 +48,6 @@ pub struct Daemon<'a, M, E> {
     /// Where it is noted that the transaction has not ended:
     /// [`UNFINISHED`](crate::unfinished::UNFINISHED) but in tests.
     pub unfinished: &'a Path,
-    /// [`HOSTS`](crate::stand_in::hosts::HOSTS) but in tests.
-    pub hosts: &'a Path,
 }
 
 impl<M, E> Clone for Daemon<'_, M, E> {

@@ -1,13 +1,12 @@
-//! A setting of daemon.json that is other than it was found for as long as a
-//! transaction lasts.
+//! daemon.json with live-restore in it for as long as a transaction lasts.
 //!
 //! The file that is found is never written to. Another one, which differs in
-//! the one setting, trades names with it and back, so that in the end the very
+//! that setting, trades names with it and back, so that in the end the very
 //! same file is there, link or not, with its owner, mode, attributes and time.
 //!
 //! dockerd keeps the value of a setting that is no longer in the file (moby
-//! `daemon/reload.go`, `reloadLiveRestore`, `reloadRegistryMirrors`), so on the
-//! way back it is told that the setting is off first, and only then gets back a
+//! `daemon/reload.go`, `reloadLiveRestore`), so on the
+//! way back it is told that live-restore is off first, and only then gets back a
 //! file that may not have it at all.
 //!
 //! What somebody else puts in place meanwhile is theirs: it becomes the file
@@ -22,15 +21,15 @@ use nix::fcntl::OFlag;
 
 use crate::digest::Digest;
 use crate::directory;
+use crate::host::with_live_restore;
 use crate::journal::{self, hash};
 use crate::transaction::exchange::{FileError, exchange, sync_directory, write_new};
-use crate::transaction::setting::Setting;
 use crate::transaction::swap::{beside, with_suffix};
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The way from a daemon.json to one with a setting on, and back.
+/// The way from a daemon.json to one with live-restore on, and back.
 #[derive(Debug)]
 pub struct Switch {
     /// Where the file that is found is while another one has its name; until
@@ -38,7 +37,6 @@ pub struct Switch {
     aside: PathBuf,
     /// Where the next one is until it has the name.
     next: PathBuf,
-    setting: Setting,
     contents: journal::DaemonJson,
 }
 
@@ -53,24 +51,14 @@ pub(super) enum Now {
 }
 
 impl Switch {
-    /// Reads daemon.json; none when the setting is on in it already, and only has
+    /// Reads daemon.json; none when live-restore is on in it already, and only has
     /// to be read by dockerd. `engine` is whether the running engine has it on.
     ///
     /// # Errors
-    /// When it cannot be read, or is none; or when it names what only digestfix
-    /// would.
-    pub fn plan(
-        config_file: &Path,
-        id: &str,
-        setting: Setting,
-        engine: bool,
-    ) -> Result<Option<Self>, FileError> {
+    /// When it cannot be read, or is not JSON.
+    pub fn plan(config_file: &Path, id: &str, engine: bool) -> Result<Option<Self>, FileError> {
         let found = read(config_file)?;
-        if setting.is_known_by_its_value() && setting.is_said_by(found.as_deref()) {
-            let error = io::Error::other(format!("{setting} is there already"));
-            return Err(FileError::new("change", config_file)(error));
-        }
-        let on = setting.edit(config_file, found.as_deref(), true)?;
+        let on = edit(config_file, found.as_deref(), true)?;
         if found.as_ref() == Some(&on) {
             return Ok(None);
         }
@@ -80,20 +68,19 @@ impl Switch {
             before: found.as_deref().map(hash),
             found: is_there(config_file),
             directory: config_file.parent().is_some_and(Path::exists),
-            off: hash(&setting.edit(config_file, found.as_deref(), false)?),
+            off: hash(&edit(config_file, found.as_deref(), false)?),
             on: hash(&on),
         };
-        Ok(Some(Self::resume(id, setting, contents)))
+        Ok(Some(Self::resume(id, contents)))
     }
 
     /// The one that a journal tells of.
     #[must_use]
-    pub fn resume(id: &str, setting: Setting, contents: journal::DaemonJson) -> Self {
+    pub fn resume(id: &str, contents: journal::DaemonJson) -> Self {
         let aside = beside(&contents.config_file, id);
         Self {
             next: with_suffix(&aside, ".next"),
             aside,
-            setting,
             contents,
         }
     }
@@ -104,17 +91,12 @@ impl Switch {
         &self.contents
     }
 
-    /// The setting.
-    pub(super) const fn setting(&self) -> &Setting {
-        &self.setting
-    }
-
     /// Where the file that was found may be.
     pub(super) fn aside(&self) -> &Path {
         &self.aside
     }
 
-    /// Puts the file with the setting on in place.
+    /// Puts the file with live-restore on in place.
     ///
     /// # Errors
     /// When the file system refuses, or the file has changed meanwhile. There
@@ -128,7 +110,7 @@ impl Switch {
         }
     }
 
-    /// Puts the file with the setting off in place.
+    /// Puts the file with live-restore off in place.
     pub(super) fn put_off(&self) -> Result<(), FileError> {
         match self.now()? {
             Now::Found if self.contents.before.as_ref() == Some(&self.contents.off) => Ok(()),
@@ -146,7 +128,7 @@ impl Switch {
             Now::Found => remove(&self.aside)?,
             Now::On | Now::Off if self.contents.found && !is_there(&self.aside) => {
                 // Somebody has taken what was found away; what is there says
-                // the same, and that the setting is off.
+                // the same, and that live-restore is off.
                 self.put_off()?;
                 return Ok(false);
             }
@@ -259,30 +241,14 @@ impl Switch {
     /// which is returned.
     pub(super) fn adopt(&mut self, theirs: Option<&[u8]>) -> Result<Option<PathBuf>, FileError> {
         let config_file = self.contents.config_file.clone();
-        let on = hash(&self.setting.edit(&config_file, theirs, true)?);
-        let off = hash(&self.setting.edit(&config_file, theirs, false)?);
+        let on = hash(&edit(&config_file, theirs, true)?);
+        let off = hash(&edit(&config_file, theirs, false)?);
         let kept = self.keep_found()?;
         self.contents.before = theirs.map(hash);
         self.contents.found = is_there(&config_file);
         self.contents.on = on;
         self.contents.off = off;
         Ok(kept)
-    }
-
-    /// Takes the setting out of what somebody else has made of the file with it.
-    pub(super) fn take_out(&mut self, theirs: &[u8]) -> Result<Option<PathBuf>, FileError> {
-        let config_file = self.contents.config_file.clone();
-        let without = self.setting.edit(&config_file, Some(theirs), false)?;
-        remove(&self.next)?;
-        write_new(&self.next, &[&without], Some(&config_file))?;
-        exchange(&config_file, &self.next)?;
-        if hash_at(&self.next)? != Some(hash(theirs)) {
-            exchange(&config_file, &self.next)?;
-            return Err(self.changed_just_now());
-        }
-        remove(&self.next)?;
-        sync_directory(&config_file)?;
-        self.adopt(Some(&without))
     }
 
     fn keep_found(&self) -> Result<Option<PathBuf>, FileError> {
@@ -298,7 +264,7 @@ impl Switch {
     }
 
     fn write(&self, path: &Path, bytes: Option<&[u8]>, on: bool) -> Result<(), FileError> {
-        let edited = self.setting.edit(path, bytes, on)?;
+        let edited = edit(path, bytes, on)?;
         let model = [&self.aside, &self.contents.config_file];
         let model = model.into_iter().find(|model| model.is_file());
         write_new(path, &[&edited], model.map(PathBuf::as_path)).map(drop)
@@ -310,7 +276,12 @@ impl Switch {
     }
 }
 
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+fn edit(path: &Path, bytes: Option<&[u8]>, on: bool) -> Result<Vec<u8>, FileError> {
+    with_live_restore(bytes, on)
+        .map_err(|error| FileError::new("edit", path)(io::Error::other(error.to_string())))
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     let failed = FileError::new("read", path);
     let opened = fs::OpenOptions::new()
         .read(true)
@@ -338,14 +309,14 @@ fn hash_at(path: &Path) -> Result<Option<Digest>, FileError> {
     Ok(read(path)?.as_deref().map(hash))
 }
 
-pub(super) fn is_there(path: &Path) -> bool {
+fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-pub(super) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::rename(from, to).map_err(FileError::new("rename", from))
 }
 
-pub(super) fn remove(path: &Path) -> Result<(), FileError> {
+fn remove(path: &Path) -> Result<(), FileError> {
     directory::remove(path).map_err(FileError::new("remove", path))
 }

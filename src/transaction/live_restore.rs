@@ -13,7 +13,7 @@ use crate::systemd::ServiceManager;
 use crate::transaction::daemon_json::{Now, Switch};
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress};
-use crate::transaction::setting::{Setting, adopt};
+use crate::transaction::reload::adopt;
 use crate::transaction::{Reached, Transaction};
 
 /// Sees to it that a dockerd that starts now has live-restore on.
@@ -26,7 +26,7 @@ pub(super) fn ensure_on(
 ) -> Result<(), Failure> {
     if switch.is_none() {
         // The file said so by itself, and may not do so any more.
-        *switch = Switch::plan(config_file, &journal.id, Setting::LiveRestore, true)?;
+        *switch = Switch::plan(config_file, &journal.id, true)?;
         journal.live_restore = switch.as_ref().map(|switch| switch.contents().clone());
         if journal.live_restore.is_some() {
             journal.write(lock)?;

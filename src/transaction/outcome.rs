@@ -15,7 +15,6 @@ use crate::plan::{Plan, Refusal};
 use crate::systemd::SystemdError;
 use crate::transaction::exchange::FileError;
 use crate::transaction::hold::HoldError;
-use crate::transaction::setting::Setting;
 use crate::unfinished::NoticeError;
 
 /// The steps, as they are told to people and machines.
@@ -36,23 +35,14 @@ pub enum Step {
     Commit,
     /// The engine answers.
     Start,
-    /// The manifests are there for Docker to ask for.
-    Serve,
-    /// Docker is led to them.
-    Lead,
-    /// Docker has recorded the references.
-    Pull,
     /// File and engine have what the plan says.
     Verify,
     /// What stopped along with Docker runs again.
     Restore,
     /// Containers that stopped with Docker run again.
     StartContainers,
-    /// A setting of Docker's is what it was, and so is daemon.json; or
-    /// `/etc/hosts` is.
+    /// live-restore and daemon.json are what they were.
     TakeBack,
-    /// Undo: what Docker had recorded is dropped.
-    UndoPull,
     /// The running engine has loaded new references.
     Load,
     /// The running engine has dropped references.
@@ -128,10 +118,10 @@ pub enum Failure {
     /// Docker could not be kept from starting.
     #[error("Docker could not be held while the references change: {0}")]
     Hold(#[from] HoldError),
-    /// dockerd was told to read its configuration, and a setting is not as it
+    /// dockerd was told to read its configuration, and live-restore is not as it
     /// says.
     #[error(
-        "{setting} could not be switched {}: {unit} {} (see: journalctl -u {unit})",
+        "live-restore could not be switched {}: {unit} {} (see: journalctl -u {unit})",
         if *.on { "on" } else { "off" },
         if *.reloaded { "read its configuration and did not heed it" } else { "did not take its configuration" }
     )]
@@ -140,8 +130,6 @@ pub enum Failure {
         unit: String,
         /// The configuration was taken.
         reloaded: bool,
-        /// The setting.
-        setting: Setting,
         /// What it was to be.
         on: bool,
     },
@@ -157,9 +145,6 @@ pub enum Failure {
     /// Somebody else is at work on the configuration.
     #[error("somebody else has switched live-restore off a moment ago")]
     SwitchedOff,
-    /// Nobody can be answered.
-    #[error("the manifests cannot be served: {0}")]
-    Serve(std::io::Error),
     /// Docker runs although it was stopped.
     #[error("a dockerd{} has the data root open although Docker was to be stopped", process(*.pid))]
     StillRunning {
@@ -221,8 +206,6 @@ pub enum Outcome {
         failure: Failure,
         /// Docker was stopped and started again on the way.
         restarted: bool,
-        /// But for this, which is said of each reference that stays.
-        stay: Vec<String>,
         /// The containers that are not what they were.
         containers: Vec<Change>,
     },
@@ -270,8 +253,6 @@ pub enum DockerNow {
 /// Which store is in use after a way back that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreNow {
-    /// The one that the running Docker writes to.
-    Dockers,
     /// The one that was found.
     Old,
     /// The new one; the old one is in this file.

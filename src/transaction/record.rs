@@ -1,8 +1,6 @@
 //! A transaction's record in the history, from its beginning to its end, and
 //! what goes once there is a newer one.
 
-use std::collections::BTreeMap;
-
 use crate::engine::Engine;
 use crate::history::{End, Record};
 use crate::retention;
@@ -14,15 +12,7 @@ impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
     pub(super) fn begin_record(&mut self) -> Result<(), Failure> {
         let references = self.references();
         let (lock, id, kind) = (&self.lock, &self.id, self.aim.kind());
-        let record = match self.stand_in {
-            None => Record::begin(lock, id, kind, &references, &self.plan)?,
-            Some(_) => {
-                // A rollback goes by the file, and needs none.
-                let manifests = BTreeMap::new();
-                Record::begin_online(lock, id, kind, &references, &self.plan, &manifests)?
-            }
-        };
-        self.record = Some(record);
+        self.record = Some(Record::begin(lock, id, kind, &references, &self.plan)?);
         Ok(())
     }
 
@@ -49,7 +39,7 @@ impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
 
     /// Removes what is too old to be of use, now that there is something newer.
     pub(super) fn retire(&mut self) {
-        if self.swapped.is_none() && self.stand_in.is_none() {
+        if self.swapped.is_none() {
             return;
         }
         for problem in retention::enforce(self.images, &self.lock, &self.id, self.limits) {

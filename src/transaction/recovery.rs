@@ -9,12 +9,10 @@
 //! After a new start of the machine it is systemd's to say what runs; what is
 //! left then are files, and restart policies once Docker is there.
 
-use std::path::Path;
-
 use crate::data_root::ImageDir;
 use crate::engine::Engine;
 use crate::guard;
-use crate::history::{self, End, Side};
+use crate::history;
 use crate::journal::Journal;
 use crate::state_file;
 use crate::systemd::ServiceManager;
@@ -25,8 +23,7 @@ use crate::transaction::leftovers;
 use crate::transaction::live_restore::ensure_on;
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
-use crate::transaction::setting::{Setting, put_file_back};
-use crate::transaction::stand_in::{drop_from_file, put_journaled_hosts_back, put_mirror_back};
+use crate::transaction::reload::put_file_back;
 use crate::unfinished;
 
 /// Brings the host back from where `journal` says a run may have left it. The
@@ -46,23 +43,15 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     if let Err(error) = Hold::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await {
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
-    // Others on this host go by it, too.
-    let hosts = put_journaled_hosts_back(journal, daemon.hosts, lock, progress);
     let references = leftovers::mend(journal, images, lock, progress);
-    // Once Docker runs, its clients change the references as well. Where Docker
-    // was having them recorded, it ran all along, and may not be done.
-    if journal.stand_in.is_none() {
-        end_records(Some(&journal.id), lock, progress);
-    }
+    // Once Docker runs, its clients change the references as well.
+    end_records(Some(&journal.id), lock, progress);
     let problems = if journal.is_of_another_boot() {
-        after_a_boot(journal, images, lock, daemon, progress).await?
+        after_a_boot(journal, lock, daemon, progress).await?
     } else {
         bring_back(journal, lock, daemon, progress).await?
     };
-    hosts?;
     references?;
-    end_stand_in_record(journal, lock, progress);
-    end_records(Some(&journal.id), lock, progress);
     leftovers::remove(journal, images);
     end(lock, progress)?;
     unfinished::remove(daemon.unfinished, &journal.id, lock)?;
@@ -83,23 +72,17 @@ async fn bring_back<M: ServiceManager, E: Engine>(
             let config_file = &daemon.host.config_file;
             ensure_on(&mut switch, config_file, journal, lock, progress)?;
         }
-        // What this fails at is tried again once Docker runs.
-        if let Err(error) = put_mirror_back(journal, progress) {
-            progress.warning(&error.to_string());
-        }
         progress.begin(&format!("starting {}", daemon.unit()));
         daemon.start().await?;
         progress.step(Step::Start, &format!("{} started", daemon.unit()));
     }
-    let stay = daemon.end_stand_in(journal, lock, progress).await?;
     let triggers = daemon.start_triggers().await;
     let units = daemon.start_inactive(&journal.units).await;
     let containers = daemon.settle_containers(journal, progress).await;
     if let Some(switch) = &mut switch {
         daemon.take_back(switch, journal, lock, progress).await?;
     }
-    let mut problems = stay;
-    problems.extend(containers?);
+    let mut problems = containers?;
     // What is broken for reasons of its own is told, and keeps nothing back.
     problems.extend(
         [triggers, units]
@@ -111,27 +94,22 @@ async fn bring_back<M: ServiceManager, E: Engine>(
 
 async fn after_a_boot<M: ServiceManager, E: Engine>(
     journal: &mut Journal,
-    images: &ImageDir,
     lock: &RootLock,
     daemon: Daemon<'_, M, E>,
     progress: &mut impl Progress,
 ) -> Result<Vec<String>, Failure> {
     if daemon.has_ended().await? {
         put_daemon_json_back(journal, progress)?;
-        put_mirror_back(journal, progress)?;
-        drop_from_file(journal, images, lock, progress)?;
         return match waiting(journal) {
             Some(names) => Err(Failure::WaitsForDocker(names)),
             None => Ok(Vec::new()),
         };
     }
-    let mut problems = daemon.end_stand_in(journal, lock, progress).await?;
     let containers = daemon.settle_containers(journal, progress).await;
     if let Some(switch) = &mut switch(journal) {
         daemon.take_back(switch, journal, lock, progress).await?;
     }
-    problems.extend(containers?);
-    Ok(problems)
+    containers
 }
 
 /// What can be brought back of a host without Docker: one that is about to
@@ -143,20 +121,14 @@ pub fn recover_files(
     journal: &Journal,
     images: &ImageDir,
     lock: &RootLock,
-    hosts: &Path,
     progress: &mut impl Progress,
 ) -> Result<bool, Failure> {
-    let hosts = put_journaled_hosts_back(journal, hosts, lock, progress);
-    let mirror = put_mirror_back(journal, progress);
-    let live_restore = put_daemon_json_back(journal, progress);
-    hosts.and(mirror).and(live_restore)?;
+    put_daemon_json_back(journal, progress)?;
     leftovers::mend(journal, images, lock, progress)?;
-    drop_from_file(journal, images, lock, progress)?;
     leftovers::remove(journal, images);
     if waiting(journal).is_some() {
         return Ok(false);
     }
-    end_stand_in_record(journal, lock, progress);
     end(lock, progress)?;
     Ok(true)
 }
@@ -179,34 +151,14 @@ fn end_records(broken: Option<&str>, lock: &RootLock, progress: &mut impl Progre
     }
 }
 
-/// Others may have changed the references since, so each of its own is what
-/// counts.
-fn end_stand_in_record(journal: &Journal, lock: &RootLock, progress: &mut impl Progress) {
-    if journal.stand_in.is_none() {
-        return;
-    }
-    let ended = match history::read(lock.data_root(), &journal.id) {
-        Ok(Some(mut record)) => {
-            let store = ImageDir::new(lock.data_root(), &record.driver).read();
-            let references = store.map_or(Side::Other, |store| record.side_in(&store));
-            record.end(lock, End::Recovered { references })
-        }
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = ended {
-        progress.warning(&error.to_string());
-    }
-}
-
 fn switch(journal: &Journal) -> Option<Switch> {
     let contents = journal.live_restore.clone()?;
-    Some(Switch::resume(&journal.id, Setting::LiveRestore, contents))
+    Some(Switch::resume(&journal.id, contents))
 }
 
 /// No container is alive that it could matter to.
 fn put_daemon_json_back(journal: &Journal, progress: &mut impl Progress) -> Result<(), Failure> {
-    match &mut switch(journal) {
+    match &switch(journal) {
         Some(switch) => put_file_back(switch, progress),
         None => Ok(()),
     }

@@ -25,9 +25,9 @@ pub(super) struct Rendered {
 }
 
 impl Rendered {
-    /// Hashes both files and writes the new one beside `live`, if it is to be
-    /// written, all at the same time, as these three are what takes longest.
-    pub(super) fn new(live: Option<&Path>, before: &Store, plan: &Plan) -> Self {
+    /// Hashes both files and writes the new one beside `live`, all at the same
+    /// time, as these three take longest.
+    pub(super) fn new(live: &Path, before: &Store, plan: &Plan) -> Self {
         // Without any change, the very bytes that are there.
         let text = match plan.is_empty() {
             true => before.text_as_read(),
@@ -36,9 +36,9 @@ impl Rendered {
         let pieces = text.pieces();
         let (before, after, written) = thread::scope(|scope| {
             let before = scope.spawn(|| hash(before.as_read()));
-            let written = live.map(|live| scope.spawn(|| write_unnamed(live, &pieces)));
+            let written = scope.spawn(|| write_unnamed(live, &pieces));
             let after = hash_pieces(&pieces);
-            (ended(before), after, written.map_or(Ok(None), ended))
+            (ended(before), after, ended(written))
         });
         drop(pieces);
         Self {

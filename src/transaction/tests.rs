@@ -24,10 +24,8 @@ use crate::reference::Reference;
 use crate::systemd::{QueuedJob, Service, SystemdError, Transient, Unit};
 use crate::transaction::outcome::DockerNow;
 
-mod hosts_file;
 mod interrupted;
 mod record;
-mod stand_in;
 
 mod unread;
 
@@ -73,21 +71,6 @@ struct World {
     store_at_stop: RefCell<Option<String>>,
     /// The history goes when Docker starts.
     loses_history: Cell<bool>,
-    mirrors: RefCell<Vec<String>>,
-    /// What the administrator makes of /etc/hosts when Docker has pulled.
-    hosts_edit: RefCell<Option<String>>,
-    /// What Docker records other than it was asked to.
-    records: RefCell<Option<String>>,
-    /// No other daemon.json can be written once Docker has pulled.
-    fills_up: Cell<bool>,
-    /// Docker ends once it has pulled.
-    dies_after_pull: Cell<bool>,
-    /// daemon.json as Docker's last start found it.
-    read_at_start: RefCell<String>,
-    /// The reference whose pull takes its time.
-    pulls_late: RefCell<Option<String>>,
-    /// What somebody else drops as soon as a reference is dropped.
-    drops_too: RefCell<Option<String>>,
 }
 
 #[derive(Clone, Copy)]
@@ -139,14 +122,6 @@ impl World {
             shuts_down: Cell::new(false),
             store_at_stop: RefCell::default(),
             loses_history: Cell::new(false),
-            mirrors: RefCell::default(),
-            hosts_edit: RefCell::default(),
-            records: RefCell::default(),
-            fills_up: Cell::new(false),
-            dies_after_pull: Cell::new(false),
-            read_at_start: RefCell::default(),
-            drops_too: RefCell::default(),
-            pulls_late: RefCell::default(),
         };
         world.read_store();
         world
@@ -166,10 +141,6 @@ impl World {
 
     fn unfinished(&self) -> PathBuf {
         self.root.path().join("lib/unfinished")
-    }
-
-    fn hosts(&self) -> PathBuf {
-        self.root.path().join("etc/hosts")
     }
 
     fn config(&self) -> Option<String> {
@@ -216,10 +187,6 @@ impl World {
         // A value that is gone from the file stays what it was.
         if let Some(value) = config["live-restore"].as_bool() {
             self.live_restore.set(value);
-        }
-        if let Some(mirrors) = config["registry-mirrors"].as_array() {
-            let mirrors = mirrors.iter().filter_map(serde_json::Value::as_str);
-            *self.mirrors.borrow_mut() = mirrors.map(|mirror| format!("{mirror}/")).collect();
         }
     }
 
@@ -373,8 +340,6 @@ impl ServiceManager for World {
         }
         self.read_store();
         self.live_restore.set(false);
-        self.mirrors.borrow_mut().clear();
-        *self.read_at_start.borrow_mut() = self.config().unwrap_or_default();
         self.reads_config();
         // dockerd ends what it finds alive then.
         if !self.live_restore.get() {
@@ -450,7 +415,6 @@ impl Engine for World {
         self.answers()?;
         Ok(Info {
             live_restore: self.live_restore.get(),
-            mirrors: self.mirrors.borrow().clone(),
             ..Info::default()
         })
     }
@@ -510,10 +474,6 @@ impl Engine for World {
         Ok(running.into_iter().map(|container| container.id).collect())
     }
 
-    async fn restarting_containers(&self) -> Result<Vec<Container>, EngineError> {
-        unreachable!()
-    }
-
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {
         self.answers()?;
         let containers = self.containers.borrow();
@@ -548,51 +508,6 @@ impl Engine for World {
             return Ok(Some(format!("sha256:{}", "b".repeat(64))));
         }
         Ok(self.has.borrow().get(&reference.familiar()).cloned())
-    }
-
-    async fn pull(&self, reference: &Reference) -> Result<(), EngineError> {
-        self.answers()?;
-        self.called("pull").map_err(|_| EngineError::Answer {
-            socket: "/nowhere".into(),
-            request: "pull".to_owned(),
-            problem: "manifest verification failed".to_owned(),
-        })?;
-        if *self.pulls_late.borrow() == Some(reference.familiar()) {
-            tokio::time::sleep(Duration::from_secs(20)).await;
-            self.called("pulled late").unwrap();
-        }
-        let image = format!("sha256:{}", "a".repeat(64));
-        let image = self.records.borrow().clone().unwrap_or(image);
-        let mut store = self.images().read().unwrap();
-        store.insert(reference, &image.parse().unwrap()).unwrap();
-        fs::write(self.images().store_path(), store.to_bytes()).unwrap();
-        self.read_store();
-        if let Some(text) = self.hosts_edit.take() {
-            let hosts = fs::read_to_string(self.hosts()).unwrap();
-            fs::write(self.hosts(), format!("{hosts}{text}")).unwrap();
-        }
-        if self.fills_up.take() {
-            let next = self
-                .config_file()
-                .with_file_name("daemon.json.digestfix-x.next");
-            fs::create_dir(next).unwrap();
-        }
-        if self.dies_after_pull.take() {
-            self.runs.set(false);
-        }
-        Ok(())
-    }
-
-    async fn untag(&self, reference: &Reference) -> Result<(), EngineError> {
-        self.answers()?;
-        let mut store = self.images().read().unwrap();
-        store.remove(reference);
-        if let Some(other) = self.drops_too.take() {
-            store.remove(&Reference::parse(&other).unwrap());
-        }
-        fs::write(self.images().store_path(), store.to_bytes()).unwrap();
-        self.read_store();
-        Ok(())
     }
 
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError> {
@@ -656,7 +571,6 @@ fn host(world: &World) -> Managed {
         forgotten_by_reload: Vec::new(),
         undone_by_reload: Vec::new(),
         leaves_proxy_to_be_found: false,
-        has_mirror_flag: false,
     }
 }
 
@@ -708,7 +622,6 @@ fn recover(world: &World) -> Result<Vec<String>, Failure> {
             disturbance: &disturbance,
             runtime_units: &world.root.path().join("units"),
             unfinished: &world.unfinished(),
-            hosts: &world.hosts(),
         };
         recovery::recover(&mut journal, &images, &lock, daemon, &mut Steps::default()).await
     })
@@ -730,17 +643,6 @@ fn transact_all(world: &World) -> (Outcome, Steps) {
 
 /// Runs a transaction of this name, which keeps two backups.
 fn transact_for(world: &World, aim: &Aim<'_>, id: &str) -> (Outcome, Steps) {
-    transact_by(world, aim, id, None)
-}
-
-/// The same, made by the running Docker where there is something to stand in
-/// for a registry.
-fn transact_by(
-    world: &World,
-    aim: &Aim<'_>,
-    id: &str,
-    stand_in: Option<StandIn>,
-) -> (Outcome, Steps) {
     let _alone = alone();
     block_on(async {
         let images = world.images();
@@ -760,7 +662,6 @@ fn transact_by(
             disturbance: &disturbance,
             runtime_units: &units,
             unfinished: &world.unfinished(),
-            hosts: &world.hosts(),
         };
         let interrupt = Interrupt::listen().unwrap();
         let mut steps = Steps::default();
@@ -779,7 +680,6 @@ fn transact_by(
             days: 90,
         });
         id.clone_into(&mut transaction.id);
-        transaction.stand_in = stand_in;
         let outcome = transaction.run().await;
         (outcome, steps)
     })

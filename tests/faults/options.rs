@@ -23,16 +23,14 @@ usage: faults MODE [OPTION...]
   --seed S        of the instants (1)
   --patience S    a host has so many seconds to become whole (60)
   --by-hand       call digestfix recover after a kill, as nothing else does
-  --online        the running Docker is had to record the digests itself
-  --containerd    the same where images are in containerd (trixie, forky)";
+  --containerd    images are in containerd, and the running Docker loads the
+                  manifests (trixie, forky)";
 
 /// How the references are changed, on which image store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// In the classic store's file, Docker being stopped.
     Restart,
-    /// By Docker, led to a registry that digestfix serves.
-    Online,
     /// By Docker, given an archive, in the containerd image store.
     Containerd,
 }
@@ -94,8 +92,8 @@ impl Options {
                 options.by_hand = true;
                 continue;
             }
-            if let Some(way) = way(&name) {
-                options.way = way;
+            if name == "--containerd" {
+                options.way = Way::Containerd;
                 continue;
             }
             let value = words.next().ok_or(format!("{name} needs a value"))?;
@@ -116,14 +114,6 @@ impl Options {
             return Err("Docker 20.10 has no containerd image store".to_owned());
         }
         Ok(options)
-    }
-}
-
-fn way(name: &str) -> Option<Way> {
-    match name {
-        "--online" => Some(Way::Online),
-        "--containerd" => Some(Way::Containerd),
-        _ => None,
     }
 }
 

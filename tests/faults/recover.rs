@@ -16,14 +16,6 @@ const MOMENTS: [(&str, &str, usize); 4] = [
     ("after the start", "/images/json HTTP", 0),
 ];
 
-/// The same where the running Docker records the digests.
-const ONLINE: [(&str, &str, usize); 4] = [
-    ("before the mirror", "daemon.json\", AT_FDCWD", 0),
-    ("after the mirror", "daemon.json\", AT_FDCWD", 1),
-    ("after the names", "/etc/hosts\", AT_FDCWD", 1),
-    ("among the pulls", "/images/create", 3),
-];
-
 /// The same where images are in containerd.
 const CONTAINERD: [(&str, &str, usize); 3] = [
     ("before the load", "/images/load", 0),
@@ -51,7 +43,6 @@ pub fn run(options: &Options) -> Tally {
     let mut points = Vec::new();
     let moments = match options.way {
         Way::Restart => MOMENTS.as_slice(),
-        Way::Online => &ONLINE,
         Way::Containerd => &CONTAINERD,
     };
     for &(moment, part, later) in moments {

@@ -17,13 +17,11 @@ docker start plain web frozen down >/dev/null
 docker pause frozen >/dev/null
 docker kill down >/dev/null";
 
-/// A name for each way that the classic store's Docker is led to the image's
-/// manifest.
-const FURNISH_ONLINE: &str = "docker tag localhost:5000/lab/app:v1 lab/app:v1
+/// More names of the image, so that the running Docker loads several.
+const FURNISH_CONTAINERD: &str = "docker tag localhost:5000/lab/app:v1 lab/app:v1
 docker tag localhost:5000/lab/app:v1 quay.io/lab/app:v1";
 
-/// The ways that Docker is led: by nothing, by a mirror, by /etc/hosts.
-const ONLINE: [&str; 3] = [APP, "lab/app", "quay.io/lab/app"];
+const NAMES: [&str; 3] = [APP, "lab/app", "quay.io/lab/app"];
 
 pub struct Scene {
     pub machine: Machine,
@@ -54,14 +52,14 @@ impl Scene {
         let digest = machine.digest("app");
         let (words, names) = if options.way == Way::Restart {
             let words = vec!["apply".to_owned(), machine.claim("app")];
-            (words, &ONLINE[..1])
+            (words, &NAMES[..1])
         } else {
             machine.bring_manifest("app");
-            machine.sh(FURNISH_ONLINE);
-            let words = "apply --method online --from /lab/app.manifest";
+            machine.sh(FURNISH_CONTAINERD);
+            let words = "apply --from /lab/app.manifest";
             (
                 words.split(' ').map(str::to_owned).collect(),
-                ONLINE.as_slice(),
+                NAMES.as_slice(),
             )
         };
         let references = names.iter().map(|name| format!("{name}@{digest}"));

@@ -51,7 +51,6 @@ fi
   grep -s -L '"ended":"' /var/lib/docker/digestfix/history/*.json
   [ ! -d /var/lib/digestfix/unfinished ] || find /var/lib/digestfix/unfinished -mindepth 1
   find /run/systemd/system /etc/docker -name '*digestfix*'
-  find /etc -maxdepth 1 -name 'hosts.*digestfix*'
   find $store -name '*digestfix*' | grep -v -E '/repositories\.json\.digestfix-[0-9A-Za-z]+-[0-9]+$'
   for backup in $store/repositories.json.digestfix-*; do
     [ ! -e "$backup" ] || jq -e .Repositories "$backup" >/dev/null 2>&1 || echo "$backup, torn"

@@ -83,11 +83,6 @@ fn whole_way(suite: Suite) {
         &["apply", "--from", "/served/tampered.json"],
         "TAMPERED WITH",
     );
-    refuses(
-        &machine,
-        &["apply", "--method", "restart", from[0], from[1]],
-        "--method restart",
-    );
     refuses(&machine, &["apply", "--remove", &tag], "docker rmi");
     refuses(
         &machine,

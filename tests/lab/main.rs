@@ -17,11 +17,11 @@ mod fleet;
 mod history;
 mod interrupted;
 mod load;
+mod loopback;
 #[allow(dead_code, reason = "the fault injection reboots them, too")]
 mod machine;
 mod neighbours;
 mod observed;
-mod online;
 mod packages;
 mod refusals;
 mod repair;

@@ -129,29 +129,6 @@ impl UnixEngine {
     }
 }
 
-impl UnixEngine {
-    /// Drops a reference; that there is none is no error. `more` is added to the
-    /// query.
-    pub(super) async fn drop_reference(
-        &self,
-        reference: &Reference,
-        more: &str,
-    ) -> Result<Dropped, EngineError> {
-        // Without noprune, images that it was built from would go along.
-        let path = format!("/images/{}?noprune=1{more}", in_path(reference));
-        match self.request_kept(Method::DELETE, &path).await? {
-            (StatusCode::OK, answer) => {
-                let gone = serde_json::from_slice(&answer);
-                let gone: Vec<Gone> = gone.map_err(|error| self.answer(&path, error))?;
-                Ok(dropped(reference, gone))
-            }
-            (StatusCode::NOT_FOUND, _) => Ok(Dropped::Alone),
-            (StatusCode::CONFLICT, answer) => Ok(Dropped::InUse(told(&answer))),
-            (status, answer) => Err(self.refused(&path, status, &answer)),
-        }
-    }
-}
-
 impl Images for UnixEngine {
     async fn listed(&self) -> Result<Vec<Listed>, EngineError> {
         let answer: Vec<ImageAnswer> = self.require_json("/images/json").await?;
@@ -181,7 +158,18 @@ impl Images for UnixEngine {
     }
 
     async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError> {
-        self.drop_reference(reference, "").await
+        // Without noprune, images that it was built from would go along.
+        let path = format!("/images/{}?noprune=1", in_path(reference));
+        match self.request_kept(Method::DELETE, &path).await? {
+            (StatusCode::OK, answer) => {
+                let gone = serde_json::from_slice(&answer);
+                let gone: Vec<Gone> = gone.map_err(|error| self.answer(&path, error))?;
+                Ok(dropped(reference, gone))
+            }
+            (StatusCode::NOT_FOUND, _) => Ok(Dropped::Alone),
+            (StatusCode::CONFLICT, answer) => Ok(Dropped::InUse(told(&answer))),
+            (status, answer) => Err(self.refused(&path, status, &answer)),
+        }
     }
 
     async fn platform(&self) -> Result<Platform, EngineError> {

@@ -74,13 +74,7 @@ fn recover_files(world: &World) -> Result<bool, Failure> {
         let images = world.images();
         let lock = RootLock::acquire_now(images.data_root()).unwrap();
         let journal = Journal::read(images.data_root()).unwrap().unwrap();
-        crate::transaction::recovery::recover_files(
-            &journal,
-            &images,
-            &lock,
-            &world.hosts(),
-            &mut Steps::default(),
-        )
+        crate::transaction::recovery::recover_files(&journal, &images, &lock, &mut Steps::default())
     })
 }
 

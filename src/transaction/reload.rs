@@ -1,0 +1,129 @@
+//! Reload: a running dockerd reads daemon.json again, with live-restore on or off.
+
+use std::time::Duration;
+
+use crate::engine::{Engine, Reloads};
+use crate::host::says_live_restore;
+use crate::journal::Journal;
+use crate::systemd::ServiceManager;
+use crate::transaction::daemon::Daemon;
+use crate::transaction::daemon_json::{Now, Switch};
+use crate::transaction::lock::RootLock;
+use crate::transaction::outcome::{Failure, Progress, Step};
+
+/// dockerd reloads in milliseconds, and says nothing when it refuses to.
+const RELOAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two looks at whether a reload has come through.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Puts back what was found, or says that it is not there any more.
+fn put_back(switch: &Switch, detail: &str, progress: &mut impl Progress) -> Result<(), Failure> {
+    if switch.put_back()? {
+        progress.step(Step::TakeBack, detail);
+    } else {
+        progress.warning(&format!(
+            "somebody else changed {} meanwhile: it is left as it is",
+            switch.contents().config_file.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Puts daemon.json back where no dockerd runs that heeds it.
+pub(super) fn put_file_back(switch: &Switch, progress: &mut impl Progress) -> Result<(), Failure> {
+    put_back(switch, "daemon.json is what it was", progress)
+}
+
+/// Takes what somebody else has put in place for the file to be put back.
+pub(super) fn adopt(
+    switch: &mut Switch,
+    theirs: Option<&[u8]>,
+    journal: &mut Journal,
+    lock: &RootLock,
+    progress: &mut impl Progress,
+) -> Result<(), Failure> {
+    let kept = switch.adopt(theirs)?;
+    journal.live_restore = Some(switch.contents().clone());
+    journal.write(lock)?;
+    let kept = kept.map(|kept| format!("; what it was before is in {}", kept.display()));
+    progress.warning(&format!(
+        "another process changed {} meanwhile: its version stays{}",
+        switch.contents().config_file.display(),
+        kept.unwrap_or_default()
+    ));
+    Ok(())
+}
+
+impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
+    /// Switches live-restore on. There may be something to take back when that
+    /// fails. Without a switch, the file has it on already.
+    pub(super) async fn switch_on(&self, switch: Option<&Switch>) -> Result<(), Failure> {
+        if let Some(switch) = switch {
+            switch.put_on()?;
+        }
+        self.reload(true).await
+    }
+
+    /// Switches live-restore off again, as far as it had come on, and puts back
+    /// what was found.
+    pub(super) async fn take_back(
+        &self,
+        switch: &mut Switch,
+        journal: &mut Journal,
+        lock: &RootLock,
+        progress: &mut impl Progress,
+    ) -> Result<(), Failure> {
+        let is_heeded = self.engine.info().await?.live_restore && !switch.contents().engine;
+        if let Now::SomebodyElses(theirs) = switch.now()?
+            && is_heeded
+        {
+            if says_live_restore(theirs.as_deref()) {
+                progress.warning(&format!(
+                    "another process changed {} meanwhile, and it says live-restore, which may be from \
+                     digestfix: look at it. What was found is in {}",
+                    switch.contents().config_file.display(),
+                    switch.aside().display()
+                ));
+                return Ok(());
+            }
+            adopt(switch, theirs.as_deref(), journal, lock, progress)?;
+        }
+        if is_heeded {
+            progress.begin("switching live-restore off again");
+            switch.put_off()?;
+            self.reload(false).await?;
+        }
+        put_back(
+            switch,
+            "live-restore and daemon.json are what they were",
+            progress,
+        )
+    }
+
+    /// Has dockerd read its configuration, and sees that it heeds it.
+    async fn reload(&self, on: bool) -> Result<(), Failure> {
+        let mut reloads = self.engine.watch_reloads().await?;
+        self.manager.hang_up(self.unit()).await?;
+        let mut reloaded = false;
+        let takes = async {
+            reloads.next().await?;
+            reloaded = true;
+            // The reload may have been somebody else's, a moment before ours; and
+            // engines from 25 on give several who ask at once the same, older
+            // answer.
+            while self.engine.info().await?.live_restore != on {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(RELOAD_WITHIN, takes).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::ReloadWithoutEffect {
+                unit: self.unit().to_owned(),
+                reloaded,
+                on,
+            }),
+        }
+    }
+}
