@@ -12,7 +12,7 @@ use clap_complete::ArgValueCompleter;
 
 use crate::claim::Claim;
 use crate::completion;
-use crate::disturbance::ContainerPolicy;
+use crate::disturbance::{Allowed, ContainerPolicy};
 use crate::history;
 use crate::host::Flags;
 use crate::metrics;
@@ -168,6 +168,9 @@ pub struct ApplyArgs {
     /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
+    /// What may happen to Docker.
+    #[command(flatten)]
+    pub restart: RestartArgs,
     /// What to do when another run is at work.
     #[command(flatten)]
     pub lock: LockArgs,
@@ -297,6 +300,9 @@ pub struct RollbackArgs {
     /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
+    /// What may happen to Docker.
+    #[command(flatten)]
+    pub restart: RestartArgs,
     /// What to do when another run is at work.
     #[command(flatten)]
     pub lock: LockArgs,
@@ -384,6 +390,25 @@ pub struct ContainerArgs {
     /// What to do about running containers
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = ContainerPolicy::Keep)]
     pub containers: ContainerPolicy,
+}
+
+impl ContainerArgs {
+    /// What is allowed where nothing is restarted anyway.
+    #[must_use]
+    pub const fn allowed(&self) -> Allowed {
+        Allowed {
+            containers: self.containers,
+            force_restart: false,
+        }
+    }
+}
+
+/// What may happen to Docker.
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    /// Restart Docker although it may not start again
+    #[arg(long)]
+    pub force_restart: bool,
 }
 
 /// Where Docker lives.

@@ -26,7 +26,7 @@ use nix::unistd::geteuid;
 use crate::cli::{Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::data_root::{ImageDir, ReadError, Snapshot};
-use crate::disturbance::{AssessError, ContainerPolicy, Disturbance, Obstacle, assess};
+use crate::disturbance::{Allowed, AssessError, Disturbance, Obstacle, assess};
 use crate::engine::UnixEngine;
 use crate::grounds::{self, Grounds};
 use crate::history::HistoryError;
@@ -454,7 +454,7 @@ fn warn_of_unfinished(site: &Site, report: &mut Report) {
 /// What applying would disturb, and what speaks against it.
 async fn survey(
     site: &Site,
-    policy: ContainerPolicy,
+    allowed: Allowed,
 ) -> Result<(Option<Disturbance>, Vec<Obstacle>), Stop> {
     let Some((bus, managed)) = site.managed() else {
         let images = site.images();
@@ -467,6 +467,7 @@ async fn survey(
         return Ok((None, Vec::new()));
     };
     let engine = engine_at(&managed.socket);
-    let (disturbance, obstacles) = assess(bus, &engine, managed, policy).await?;
+    let recorded = |start: &_| crate::history::known_to_start(site.images().data_root(), start);
+    let (disturbance, obstacles) = assess(bus, &engine, managed, allowed, recorded).await?;
     Ok((Some(disturbance), obstacles))
 }

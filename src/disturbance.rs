@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use crate::api_clients;
 use crate::container::{Change, Container, Happened, Published, RestartPolicy, Status};
+use crate::digest::Digest;
 use crate::engine::{Engine, EngineError};
-use crate::host::Managed;
+use crate::host::{Doubt, EngineStart, Managed, Startable, startable};
 use crate::live_restore::{self, Hindrance, LiveRestore};
 use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 
@@ -58,6 +59,19 @@ pub struct Disturbance {
     /// Options of the unit that dockerd forgets at a reload until its next
     /// start.
     pub forgotten_by_reload: Vec<String>,
+    /// Whether Docker would start again.
+    pub startable: Startable,
+    /// Some versions refuse a reload of its configuration file as it is.
+    pub may_refuse_reload: bool,
+}
+
+/// What the user allows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// What is to become of running containers.
+    pub containers: ContainerPolicy,
+    /// Docker is restarted although it is not known to start again.
+    pub force_restart: bool,
 }
 
 /// What becomes of a container when Docker is stopped and started.
@@ -103,6 +117,8 @@ impl Disturbance {
             waits_for_clients: false,
             removed_at_start: Vec::new(),
             forgotten_by_reload: Vec::new(),
+            startable: Startable::default(),
+            may_refuse_reload: false,
         }
     }
 
@@ -112,6 +128,26 @@ impl Disturbance {
         self.policy == ContainerPolicy::Keep
             && !self.containers.is_empty()
             && matches!(self.live_restore, LiveRestore::Switchable(_))
+    }
+
+    /// What only the running dockerd could tell, by a reload: nobody has asked it.
+    #[must_use]
+    pub fn not_known(&self) -> Option<String> {
+        let path = &self.startable.checked.as_ref()?.path;
+        let path = path.display();
+        if self.switches_live_restore() && self.may_refuse_reload {
+            return Some(format!(
+                "not known: whether Docker reads {path} again, which it has to for live-restore. Some \
+                 versions refuse that for \"userland-proxy\": true without a \"userland-proxy-path\"; it is \
+                 the default, so take it out"
+            ));
+        }
+        self.startable.needs_reload.then(|| {
+            format!(
+                "not known: whether Docker would start with {path}, which changed after dockerd started. \
+                 apply has the running dockerd read it, and stops nothing unless it does"
+            )
+        })
     }
 
     /// Whatever runs, keeps running.
@@ -193,7 +229,7 @@ pub enum Obstacle {
     #[error(
         "{unit} has changed on disk since systemd read it, so a restart now would start another \
          Docker than the one that runs. Look at the change (systemctl cat {unit}), then: \
-         systemctl daemon-reload"
+         systemctl daemon-reload; and when Docker's loss can be borne: systemctl restart {unit}"
     )]
     UnitChanged {
         /// The unit.
@@ -244,6 +280,27 @@ pub enum Obstacle {
         /// Why not.
         hindrance: Hindrance,
     },
+    /// Docker would stay down.
+    #[error(
+        "{unit} would not start again: {doubt}. Mend that first; Docker runs on until it is stopped"
+    )]
+    WouldNotStart {
+        /// Docker's unit.
+        unit: String,
+        /// Why.
+        doubt: Doubt,
+    },
+    /// Docker might stay down.
+    #[error(
+        "{unit} may not start again: {doubt}. Take the change back, or restart Docker when its loss can be \
+         borne (systemctl restart {unit}); to go ahead regardless: --force-restart"
+    )]
+    MayNotStart {
+        /// Docker's unit.
+        unit: String,
+        /// Why.
+        doubt: Doubt,
+    },
     /// Containers would not only stop.
     #[error(
         "made with --rm, and removed by a restart of Docker ({}): {names}. Stop or remove what can be, \
@@ -272,7 +329,7 @@ pub enum AssessError {
 const NAMES_SHOWN: usize = 5;
 
 /// Looks at everything that a stop of Docker would touch, and at what speaks
-/// against it. Touches nothing.
+/// against it. Touches nothing. `recorded` is as for [`startable::look`].
 ///
 /// # Errors
 /// When systemd or the engine cannot be asked.
@@ -280,7 +337,8 @@ pub async fn assess(
     manager: &impl ServiceManager,
     engine: &impl Engine,
     host: &Managed,
-    policy: ContainerPolicy,
+    allowed: Allowed,
+    recorded: impl FnOnce(&EngineStart) -> Option<Digest>,
 ) -> Result<(Disturbance, Vec<Obstacle>), AssessError> {
     let states = manager.active_states().await?;
     let running = host.engine.is_some();
@@ -322,6 +380,12 @@ pub async fn assess(
     if let Some(unit) = own.ok().filter(|unit| carried.contains(unit)) {
         obstacles.push(Obstacle::Ourselves { unit });
     }
+    let startable = match running {
+        true => startable::look(manager, host, recorded).await,
+        false => Startable::default(),
+    };
+    let doubts = startable.doubts.iter().cloned();
+    obstacles.extend(doubts.filter_map(|doubt| in_doubt(&host.unit.id, doubt, allowed)));
     let (clients, containers, down) = if running {
         let clients = api_clients::count(&host.socket);
         let containers = engine.running_containers().await?;
@@ -336,7 +400,7 @@ pub async fn assess(
         triggers,
         carried_along: carried.into_iter().collect(),
         containers,
-        policy,
+        policy: allowed.containers,
         live_restore: live_restore::look(host),
         keeps_auto_removed: info.keeps_auto_removed(),
         resumes_health_checks: info.resumes_health_checks(),
@@ -344,9 +408,19 @@ pub async fn assess(
         waits_for_clients: info.waits_for_clients(),
         removed_at_start: down.into_iter().filter(|one| one.auto_remove).collect(),
         forgotten_by_reload: host.forgotten_by_reload.clone(),
+        startable,
+        may_refuse_reload: host.leaves_proxy_to_be_found,
     };
     obstacles.extend(containers_at_risk(&disturbance));
     Ok((disturbance, obstacles))
+}
+
+fn in_doubt(unit: &str, doubt: Doubt, allowed: Allowed) -> Option<Obstacle> {
+    let unit = unit.to_owned();
+    if doubt.is_certain() {
+        return Some(Obstacle::WouldNotStart { unit, doubt });
+    }
+    (!allowed.force_restart).then_some(Obstacle::MayNotStart { unit, doubt })
 }
 
 fn containers_at_risk(disturbance: &Disturbance) -> Option<Obstacle> {

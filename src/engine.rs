@@ -98,14 +98,6 @@ impl Info {
         self.is_at_least([23, 0, 0])
     }
 
-    /// It refuses every reload of a configuration file that has docker-proxy on
-    /// and not where it is (seen on 26.1 and 28.5, not on 20.10; newer ones look
-    /// for it: moby `daemon/config/config_linux.go`, `verifyUserlandProxyConfig`).
-    #[must_use]
-    pub fn needs_proxy_path(&self) -> bool {
-        self.is_at_least([26, 1, 0]) && !self.is_at_least([29, 0, 0])
-    }
-
     fn is_at_least(&self, version: [u32; 3]) -> bool {
         let is_digit = |character: char| character.is_ascii_digit();
         let numbers: Vec<u32> = self

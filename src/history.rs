@@ -10,11 +10,14 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 
 use crate::data_root::ImageDir;
+use crate::digest::Digest;
 use crate::directory;
+use crate::host::EngineStart;
 use crate::method::Method;
 use crate::state_file;
 use crate::transaction::lock::RootLock;
@@ -33,6 +36,9 @@ const VERSION: u32 = 1;
 
 /// The largest record that is read or written, in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How much later than it says a run may have ended.
+const PRECISION: Duration = Duration::from_secs(1);
 
 /// A record that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +188,17 @@ pub fn scan<T>(
     }
     kept.sort_by(|(one, _), (other, _)| one.cmp(other));
     (kept.into_iter().map(|(_, one)| one).collect(), broken)
+}
+
+/// The configuration file that the last finished run knew this dockerd to start
+/// with. digestfix itself puts that file back, which makes it newer than the
+/// dockerd.
+#[must_use]
+pub fn known_to_start(data_root: &Path, start: &EngineStart) -> Option<Digest> {
+    let (records, _) = scan(data_root, |record| record.ended.zip(record.daemon_json));
+    let (ended, daemon_json) = records.into_iter().next_back()?;
+    let ended = humantime::parse_rfc3339(&ended).ok()?;
+    start.is_before(ended + PRECISION).then_some(daemon_json)
 }
 
 /// What precedes an ending in the names of a directory.

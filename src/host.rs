@@ -25,6 +25,7 @@ mod exec_start;
 mod glance;
 mod image_dir;
 mod settle;
+pub mod startable;
 #[cfg(test)]
 mod tests;
 
@@ -37,8 +38,11 @@ pub use examine::{Examined, examine};
 pub use glance::{Glance, Unclear};
 pub use image_dir::is_driver_name;
 pub use settle::Finding;
+pub use startable::{Doubt, Start, Startable};
 
-use daemon::{command_line, config_file, find_daemon, finding, read_config, unit_name};
+use daemon::{
+    DEFAULT_CONFIG_FILE, command_line, config_file, find_daemon, finding, read_config, unit_name,
+};
 use daemon_json::DaemonJson;
 use dockerd_args::DockerdArgs;
 use image_dir::Sources;
@@ -116,6 +120,8 @@ pub struct Managed {
     pub undone_by_reload: Vec<String>,
     /// Its configuration file has docker-proxy on, and not where it is.
     pub leaves_proxy_to_be_found: bool,
+    /// What the next dockerd would start with.
+    pub start: Start,
 }
 
 /// Finds a host whose daemon systemd runs. Touches nothing; above all it does

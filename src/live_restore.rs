@@ -64,18 +64,6 @@ pub enum Hindrance {
         /// Its main process.
         program: String,
     },
-    /// It refuses every reload of the file
-    /// ([`Info::needs_proxy_path`](crate::engine::Info::needs_proxy_path)).
-    #[error(
-        "Docker {version} refuses to read {path} again, as that has \"userland-proxy\": true without a \
-         \"userland-proxy-path\"", path = path.display()
-    )]
-    ReloadRefused {
-        /// daemon.json.
-        path: PathBuf,
-        /// The engine's version.
-        version: String,
-    },
     /// daemon.json cannot be changed.
     #[error("{path} cannot be changed: {error}", path = path.display())]
     Unwritable {
@@ -102,10 +90,6 @@ impl Hindrance {
             Self::KillMode { unit, .. } => {
                 Some(format!("set KillMode=process (systemctl edit {unit})"))
             }
-            Self::ReloadRefused { path, .. } => Some(format!(
-                "take \"userland-proxy\": true out of {}: it is the default",
-                path.display()
-            )),
             Self::NotDockerd { .. } | Self::Unwritable { .. } => Some(
                 "switch live-restore on in Docker's configuration, and they keep running"
                     .to_owned(),
@@ -144,22 +128,16 @@ fn hindrance(host: &Managed, engine: &Info) -> Option<Hindrance> {
     if (host.undone_by_reload.iter()).any(|option| option == AUTHORIZATION) {
         return Some(Hindrance::Authorization { unit });
     }
-    reload_hindrance(host, engine)
+    reload_hindrance(host)
 }
 
 /// Why Docker cannot be told of a daemon.json that is another for the moment.
-pub(crate) fn reload_hindrance(host: &Managed, engine: &Info) -> Option<Hindrance> {
+pub(crate) fn reload_hindrance(host: &Managed) -> Option<Hindrance> {
     let program = program(host.service.main_pid);
     if program != "dockerd" {
         return Some(Hindrance::NotDockerd {
             unit: host.unit.id.clone(),
             program,
-        });
-    }
-    if host.leaves_proxy_to_be_found && engine.needs_proxy_path() {
-        return Some(Hindrance::ReloadRefused {
-            path: host.config_file.clone(),
-            version: engine.version.clone(),
         });
     }
     unwritable(&host.config_file)
@@ -216,7 +194,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::host::Flags;
+    use crate::host::{Flags, Start};
     use crate::systemd::{Service, Unit};
 
     /// A process of that name, and a daemon.json that can be made.
@@ -255,6 +233,7 @@ mod tests {
                 forgotten_by_reload: Vec::new(),
                 undone_by_reload: Vec::new(),
                 leaves_proxy_to_be_found: false,
+        start: Start::default(),
             }
         }
     }
@@ -280,28 +259,6 @@ mod tests {
             host.live_restore_at_start = at_start;
             host.engine.as_mut().unwrap().live_restore = engine;
             assert_eq!(look(&host), *expected, "{engine} {at_start}");
-        }
-    }
-
-    #[test]
-    fn a_reload_that_docker_would_refuse_is_not_tried() {
-        let world = World::new("dockerd");
-        for (version, left, refused) in [
-            ("20.10.24+dfsg1", true, false),
-            ("26.1.5+dfsg1", true, true),
-            ("28.5.2", true, true),
-            ("28.5.2", false, false),
-            ("29.0.0", true, false),
-        ] {
-            let mut host = world.host();
-            host.leaves_proxy_to_be_found = left;
-            host.engine.as_mut().unwrap().version = version.to_owned();
-            let found = look(&host);
-            let is_refused = matches!(
-                found,
-                LiveRestore::Impossible(Hindrance::ReloadRefused { .. })
-            );
-            assert_eq!(is_refused, refused, "{version}: {found:?}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 mod bus;
+pub mod journal;
 
 pub use bus::SystemBus;
 
@@ -74,6 +75,8 @@ pub struct Unit {
     pub need_daemon_reload: bool,
     /// It was made over D-Bus, has no file, and is gone once it stops.
     pub transient: bool,
+    /// The file that systemd has read for it; empty when it has none.
+    pub fragment_path: String,
     /// The drop-ins that systemd has read for it.
     pub drop_in_paths: Vec<String>,
     /// Units whose activity starts this one: sockets, paths, timers.
@@ -204,6 +207,14 @@ pub trait ServiceManager {
         service: &Transient,
         input: BorrowedFd<'_>,
     ) -> Result<(), SystemdError>;
+    /// Runs such a program once with the environment of another service, its
+    /// output on `output`, and waits until it has ended: true when it ended well.
+    async fn run_like(
+        &self,
+        service: &Transient,
+        other: &Service,
+        output: BorrowedFd<'_>,
+    ) -> Result<bool, SystemdError>;
     /// Has a shutdown wait for a moment, as long as the result is kept: logind
     /// waits for `InhibitDelayMaxSec=` at most.
     async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError>;

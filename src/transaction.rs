@@ -44,6 +44,7 @@ mod record;
 pub mod recovery;
 mod reload;
 mod rendered;
+mod startable;
 pub mod swap;
 pub mod unread;
 
@@ -162,6 +163,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
 
     async fn forward(&mut self) -> Result<(), Failure> {
         self.announce().await?;
+        self.see_taken().await?;
         self.stage().await?;
         self.keep().await?;
         self.hold().await?;
@@ -224,6 +226,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.progress.begin("switching live-restore on");
         self.reached = Reached::Keeping;
         daemon.switch_on(self.switch.as_ref()).await?;
+        self.knows_to_start(daemon);
         self.progress.step(
             Step::Keep,
             "live-restore switched on for the moment: containers keep running",
@@ -258,6 +261,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.progress.begin(&format!("stopping {}", daemon.units()));
         self.keep_down(daemon).await?;
         self.look_at_containers(daemon).await?;
+        self.see_configuration(daemon)?;
         self.active_before = daemon.manager.active_states().await?;
         // Until a dockerd that waits for its clients has stopped, published
         // ports lead to containers.
@@ -376,6 +380,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
                 signal = interrupt.wait() => return Err(Failure::Interrupted(signal)),
                 started = self.start_and_let_in(daemon) => started?,
             }
+            self.has_started(daemon);
             format!("{} started, the engine answers", daemon.unit())
         } else {
             self.release_hold();

@@ -5,6 +5,7 @@ use crate::commands::change::{Terms, Wish, change, holds_at_a_glance};
 use crate::commands::event_loop::on_event_loop;
 use crate::commands::outcome::tell;
 use crate::commands::request;
+use crate::disturbance::Allowed;
 use crate::report::{Exit, Report};
 
 pub(super) fn run(args: &ApplyArgs) -> Exit {
@@ -18,7 +19,10 @@ pub(super) fn run(args: &ApplyArgs) -> Exit {
         return nothing_to_do(report);
     }
     let terms = Terms {
-        containers: args.containers.containers,
+        allowed: Allowed {
+            containers: args.containers.containers,
+            force_restart: args.restart.force_restart,
+        },
         wait: args.lock.wait,
         limits: (&args.retention).into(),
         host: &args.host,

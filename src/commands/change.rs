@@ -12,7 +12,7 @@ use crate::commands::{
     Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, log, rollback, survey, unread,
 };
 use crate::data_root::Snapshot;
-use crate::disturbance::{ContainerPolicy, Disturbance, Obstacle};
+use crate::disturbance::{Allowed, Disturbance, Obstacle};
 use crate::history;
 use crate::host::{Flags, Glance, HostError, probable_data_root};
 use crate::interrupt::Interrupt;
@@ -41,7 +41,7 @@ pub(super) enum Wish<'a> {
 
 /// On which terms.
 pub(super) struct Terms<'a> {
-    pub containers: ContainerPolicy,
+    pub allowed: Allowed,
     pub wait: Duration,
     pub limits: Limits,
     pub host: &'a HostArgs,
@@ -142,7 +142,7 @@ pub(super) async fn change(
     if draft.plan.is_empty() && unread.is_empty() {
         return Ok(None);
     }
-    let (disturbance, obstacles) = survey(&site, terms.containers).await?;
+    let (disturbance, obstacles) = survey(&site, terms.allowed).await?;
     if !obstacles.is_empty() {
         return Err(Stop::Obstacles(obstacles));
     }
@@ -213,7 +213,7 @@ async fn look(
         report.say_skipped(&draft.plan);
         return Ok(None);
     }
-    match survey(&site, terms.containers).await? {
+    match survey(&site, terms.allowed).await? {
         (_, obstacles) if obstacles.is_empty() => Ok(Some((data_root, Some(draft.before)))),
         (_, obstacles) => Err(Stop::Obstacles(obstacles)),
     }

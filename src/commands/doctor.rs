@@ -100,16 +100,25 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
             },
             Some(engine),
         ) => {
-            let policy = args.containers.containers;
+            let allowed = args.containers.allowed();
+            let recorded = |start: &_| {
+                let images = examined.images.as_ref()?;
+                history::known_to_start(images.data_root(), start)
+            };
             if examined.containerd {
                 let why = "images are in containerd: Docker is asked, and not stopped";
                 findings.push(Finding::not_seen(Check::OtherUnits, why));
                 findings.push(Finding::not_seen(Check::Containers, why));
                 None
             } else {
-                match assess(bus, engine, managed, policy).await {
+                match assess(bus, engine, managed, allowed, recorded).await {
                     Ok((disturbance, obstacles)) => {
-                        findings.extend(stop::judge(&disturbance, &obstacles, &kernel()));
+                        let told = stop::judge(&disturbance, &obstacles, &kernel());
+                        // It was well as far as files alone say.
+                        findings.retain(|one| {
+                            one.state != State::Ok || told.iter().all(|new| new.check != one.check)
+                        });
+                        findings.extend(told);
                         Some(disturbance)
                     }
                     Err(error) => {

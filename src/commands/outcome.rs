@@ -199,14 +199,43 @@ pub(super) fn advice(failure: &Failure) -> String {
         Failure::NotRunning { .. } | Failure::Silent { .. } => {
             "look why Docker did not start (its journal), then try again"
         }
-        Failure::ReloadWithoutEffect { .. } => {
-            "look why in Docker's journal; or choose what becomes of containers: --containers restart, \
-             --containers ignore"
+        Failure::ReloadWithoutEffect { .. } | Failure::ConfigurationRefused { .. } => {
+            "mend Docker's configuration file, then the same command again. Docker would perhaps not start \
+             with it: do not restart it before. Where all that it says is userland-proxy-path, take \
+             \"userland-proxy\": true out: it is the default"
         }
-        Failure::MoreContainers(_) | Failure::SwitchedOff | Failure::StartedMeanwhile(_) => {
+        Failure::MoreContainers(_) | Failure::SwitchedOff | Failure::StartedMeanwhile(_)
+        | Failure::ConfigurationChanged(_) => {
             "run the same command again"
         }
         _ => "try again with -v; if it fails again, it is worth a report",
     }
     .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_configuration_is_never_led_to_a_restart() {
+        let unit = "docker.service".to_owned();
+        for failure in [
+            Failure::ConfigurationRefused {
+                unit: unit.clone(),
+                path: "/etc/docker/daemon.json".into(),
+                says: Some("invalid mirror".to_owned()),
+            },
+            Failure::ReloadWithoutEffect {
+                unit,
+                reloaded: false,
+                on: true,
+                says: None,
+            },
+        ] {
+            let advice = advice(&failure);
+            let leads_there = advice.contains("--containers") || advice.contains("--force");
+            assert!(!leads_there, "{advice}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ use crate::commands::online::Containerd;
 use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_unfinished};
 use crate::report::{Exit, Report};
 use crate::transaction::aim::Aim;
+use crate::transaction::outcome::Progress;
 
 pub(super) async fn run(args: &PlanArgs) -> Exit {
     let mut report = Report::new("plan", &args.output);
@@ -33,10 +34,13 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
         report.conclude("Nothing to do.");
         return Ok(Exit::Done);
     }
-    let (disturbance, obstacles) = survey(&site, args.containers.containers).await?;
+    let (disturbance, obstacles) = survey(&site, args.containers.allowed()).await?;
     if let Some(disturbance) = &disturbance {
         report.restarts();
         report.disturbance(disturbance);
+        if let Some(what) = disturbance.not_known() {
+            report.warning(&what);
+        }
     }
     if obstacles.is_empty() {
         Ok(Exit::Pending)

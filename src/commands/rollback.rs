@@ -5,6 +5,7 @@ use crate::commands::Stop;
 use crate::commands::change::{Changed, Terms, Wish, change};
 use crate::commands::outcome::tell;
 use crate::data_root::ImageDir;
+use crate::disturbance::Allowed;
 use crate::history;
 use crate::plan::Reversal;
 use crate::report::{Exit, Report};
@@ -25,7 +26,10 @@ pub(super) async fn run(args: &RollbackArgs) -> Exit {
 
 async fn roll_back(args: &RollbackArgs, report: &mut Report) -> Result<Option<Changed>, Stop> {
     let terms = Terms {
-        containers: args.containers.containers,
+        allowed: Allowed {
+            containers: args.containers.containers,
+            force_restart: args.restart.force_restart,
+        },
         wait: args.lock.wait,
         limits: (&args.retention).into(),
         host: &args.host,

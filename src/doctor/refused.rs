@@ -7,7 +7,7 @@
 use crate::data_root::ReadError;
 use crate::disturbance::{AssessError, Obstacle};
 use crate::doctor::{Check, Finding};
-use crate::host::HostError;
+use crate::host::{Doubt, HostError};
 
 /// A host that cannot be worked on.
 #[must_use]
@@ -155,7 +155,10 @@ pub fn obstacle(obstacle: &Obstacle) -> Finding {
     let (check, next) = match obstacle {
         Obstacle::UnitChanged { unit } => (
             Check::Unit,
-            format!("systemctl cat {unit}; then: systemctl daemon-reload"),
+            format!(
+                "systemctl cat {unit}; then: systemctl daemon-reload; and when Docker's loss can be borne: \
+                 systemctl restart {unit}"
+            ),
         ),
         Obstacle::JobQueued { .. } => (Check::OtherUnits, "systemctl list-jobs".to_owned()),
         Obstacle::Unsettled { unit, .. } => (Check::OtherUnits, format!("systemctl status {unit}")),
@@ -170,12 +173,31 @@ pub fn obstacle(obstacle: &Obstacle) -> Finding {
             };
             (Check::Containers, next)
         }
+        Obstacle::WouldNotStart { unit, doubt } => (
+            about(doubt),
+            format!("mend what it says, in the configuration file or in: systemctl cat {unit}"),
+        ),
+        Obstacle::MayNotStart { unit, doubt } => (
+            about(doubt),
+            format!(
+                "take the change back, or when Docker's loss can be borne: systemctl restart {unit}; or: \
+                 digestfix apply --force-restart"
+            ),
+        ),
         Obstacle::WouldBeRemoved { .. } => (
             Check::Containers,
             "docker rm -f NAME, or: digestfix apply --containers ignore".to_owned(),
         ),
     };
     Finding::problem(check, obstacle.to_string(), next)
+}
+
+const fn about(doubt: &Doubt) -> Check {
+    if doubt.is_of_configuration() {
+        Check::Configuration
+    } else {
+        Check::Unit
+    }
 }
 
 /// What a stop would touch could not be found out.

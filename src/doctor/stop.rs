@@ -15,6 +15,10 @@ pub fn judge(disturbance: &Disturbance, obstacles: &[Obstacle], kernel: &str) ->
         .iter()
         .filter(|one| !matches!(one, Obstacle::UnitChanged { .. }));
     let mut findings: Vec<Finding> = others.map(refused::obstacle).collect();
+    findings.extend(disturbance.not_known().map(|what| {
+        let next = "mend it if that is new; where Docker does not take it, apply says so and stops nothing";
+        Finding::warning(Check::Configuration, what, next)
+    }));
     let is_clear = |findings: &[Finding], check| findings.iter().all(|one| one.check != check);
     if is_clear(&findings, Check::OtherUnits) {
         let along = &disturbance.carried_along;

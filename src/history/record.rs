@@ -60,6 +60,10 @@ pub struct Record {
     /// Where containerd kept its blobs, where somebody said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containerd_root: Option<PathBuf>,
+    /// Docker's configuration file, where the dockerd that ran at the end was
+    /// known to start with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon_json: Option<Digest>,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +217,7 @@ impl Record {
             method,
             manifests,
             containerd_root: None,
+            daemon_json: None,
         };
         record.plan(references, plan);
         record.write(lock).inspect_err(|_| {

@@ -43,6 +43,7 @@ pub(crate) fn record(id: &str, number: u64) -> Record {
         method: None,
         manifests: BTreeMap::new(),
         containerd_root: None,
+        daemon_json: None,
     }
 }
 
@@ -277,4 +278,22 @@ proptest! {
             prop_assert_eq!(Record::parse(&again, ID).unwrap(), read);
         }
     }
+}
+
+#[test]
+fn the_configuration_of_the_last_run_is_known_while_its_docker_runs() {
+    let (root, lock) = root();
+    let me = || EngineStart::of(Path::new("/proc"), std::process::id(), Path::new("/")).unwrap();
+    let known = || known_to_start(root.path(), &me());
+    assert_eq!(known(), None);
+    prepare(&lock).unwrap();
+    let mut one = record(ID, 1);
+    one.daemon_json = Some(hash(b"{}"));
+    one.write(&lock).unwrap();
+    assert_eq!(known(), None, "another Docker ran then");
+    one.end(&lock, End::Done).unwrap();
+    assert_eq!(known(), Some(hash(b"{}")));
+    one.ended = None;
+    one.write(&lock).unwrap();
+    assert_eq!(known(), None, "it has not ended");
 }

@@ -9,12 +9,12 @@ use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::engine_start::PROC;
 use crate::host::settle::{DEFAULT, FILE, FLAG, Finding, UNIT, settled};
-use crate::host::{Flags, HostError, Managed, exec_start, image_dir};
+use crate::host::{Flags, HostError, Managed, Start, exec_start, image_dir};
 use crate::systemd::{Service, ServiceManager, Unit};
 
 const DEFAULT_UNIT: &str = "docker.service";
 const SNAP_UNIT: &str = "snap.docker.dockerd.service";
-const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
+pub(super) const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// A daemon, and what it is configured with.
@@ -23,6 +23,8 @@ pub(super) struct Daemon {
     /// What named the unit.
     pub named_by: &'static str,
     pub service: Service,
+    /// The program and its arguments.
+    pub command: Vec<String>,
     pub args: DockerdArgs,
     pub config_file: Finding,
     pub config: DaemonJson,
@@ -46,6 +48,11 @@ impl Daemon {
             forgotten_by_reload: self.args.forgotten_by_reload.clone(),
             undone_by_reload: self.args.undone_by_reload.clone(),
             leaves_proxy_to_be_found: self.config.leaves_proxy_to_be_found(),
+            start: Start {
+                command: self.command.clone(),
+                names_config_file: self.args.config_file.is_some(),
+                config: self.config.clone(),
+            },
         }
     }
 
@@ -89,6 +96,7 @@ pub(super) async fn find_daemon<M: ServiceManager, E: Engine>(
         unit,
         named_by,
         service,
+        command: command.words(),
         args,
         config_file,
         config,
@@ -185,6 +193,11 @@ impl CommandLine {
             program: words.next().unwrap_or_default(),
             arguments: words.collect(),
         }
+    }
+
+    /// The program, and its arguments.
+    pub(super) fn words(self) -> Vec<String> {
+        [vec![self.program], self.arguments].concat()
     }
 
     fn is_dockerd(&self) -> bool {

@@ -1,11 +1,13 @@
 //! daemon.json, as far as it says where dockerd keeps things.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::{fs, io};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use crate::digest::{Algorithm, Digest};
 
 /// The settings that matter here; the others are passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -25,9 +27,12 @@ pub struct DaemonJson {
     userland_proxy_path: Option<String>,
     hosts: Option<Vec<String>>,
     features: Option<BTreeMap<String, bool>>,
-    /// Every key of the file, whatever its value.
+    /// All that the file has, whatever its value.
     #[serde(skip)]
-    keys: BTreeSet<String>,
+    pub members: Map<String, Value>,
+    /// The hash of the file as it is written; none when there is none.
+    #[serde(skip)]
+    pub hash: Option<Digest>,
 }
 
 /// The file is there, and dockerd would not start with it.
@@ -66,21 +71,21 @@ impl DaemonJson {
         // By way of a value: of a key that is there twice the last one counts,
         // as it does for dockerd.
         let value: Value = serde_json::from_slice(bytes)?;
-        let keys = value
-            .as_object()
-            .map(|object| object.keys().cloned().collect())
-            .unwrap_or_default();
         // A bare array would pass for the fields in their order.
-        let object: serde_json::Map<String, Value> = serde_json::from_value(value)?;
-        let parsed: Self = serde_json::from_value(Value::Object(object))?;
-        Ok(Self { keys, ..parsed })
+        let members: Map<String, Value> = serde_json::from_value(value)?;
+        let parsed: Self = serde_json::from_value(Value::Object(members.clone()))?;
+        Ok(Self {
+            members,
+            hash: Some(Digest::of(Algorithm::Sha256, bytes)),
+            ..parsed
+        })
     }
 
     /// The file has this key, even if only with an empty value: that is what
     /// dockerd goes by when it looks for options that are set twice.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
-        self.keys.contains(key)
+        self.members.contains_key(key)
     }
 
     /// `data-root`, under either name.

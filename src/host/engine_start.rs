@@ -91,6 +91,12 @@ impl EngineStart {
             && self.pid_file.is_none_or(|at| changed + within < at)
     }
 
+    /// The process had begun by then.
+    #[must_use]
+    pub fn is_before(&self, instant: SystemTime) -> bool {
+        self.process < instant
+    }
+
     /// Something was made or removed in the directory since.
     #[must_use]
     pub fn comes_before_write_to(&self, directory: &Metadata) -> bool {

@@ -60,13 +60,13 @@ pub async fn examine<M: ServiceManager, E: Engine>(
         None => None,
     };
     // Of a unit that cannot be looked at, nobody knows the command line.
-    let args = match (&daemon, manager) {
-        (Some((_, _, args)), _) => args.clone(),
+    let command = match (&daemon, manager) {
+        (Some((_, _, command)), _) => command.clone(),
         (None, Some(_)) => None,
-        (None, None) => Some(DockerdArgs::default()),
+        (None, None) => Some(Default::default()),
     };
-    let is_known = args.is_some();
-    let args = args.unwrap_or_default();
+    let is_known = command.is_some();
+    let (command, args) = command.unwrap_or_default();
     let file = found.take(config_file(flags, &args));
     found.config_file = file.as_ref().map(|file| PathBuf::from(&file.value));
     let config = file.as_ref().and_then(|file| found.take(read_config(file)));
@@ -104,6 +104,7 @@ pub async fn examine<M: ServiceManager, E: Engine>(
             unit,
             named_by: DEFAULT,
             service,
+            command,
             args,
             config_file,
             config,
@@ -115,7 +116,9 @@ pub async fn examine<M: ServiceManager, E: Engine>(
     found
 }
 
-type Looked = (Unit, Option<Service>, Option<DockerdArgs>);
+/// A unit, its service, and what that starts: all words, and what dockerd makes of
+/// them.
+type Looked = (Unit, Option<Service>, Option<(Vec<String>, DockerdArgs)>);
 
 /// The unit, and what it starts; none when there is no such unit.
 async fn look_at_unit(
@@ -140,7 +143,7 @@ async fn look_at_unit(
     let args = command.and_then(|command| {
         let args = DockerdArgs::parse(&command.arguments);
         let known = wrapped(&unit, &command, flags, &args);
-        found.take(known).map(|()| args)
+        found.take(known).map(|()| (command.words(), args))
     });
     Some((unit, service, args))
 }

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,6 +23,8 @@ use crate::reference::Reference;
 use crate::systemd::QueuedJob;
 use crate::systemd::{SystemdError, Transient};
 
+mod startable;
+
 /// systemd as far as it is asked here; everything that changes something is
 /// out of bounds.
 #[derive(Default)]
@@ -31,6 +33,10 @@ struct FakeSystemd {
     service: Service,
     listening: BTreeMap<String, String>,
     owner: Option<&'static str>,
+    /// How `dockerd --validate` ends, and what it says.
+    validates: Option<(bool, &'static str)>,
+    /// What was run to validate.
+    validated: RefCell<Vec<Vec<String>>>,
 }
 
 impl ServiceManager for FakeSystemd {
@@ -80,6 +86,19 @@ impl ServiceManager for FakeSystemd {
     }
     async fn start_transient(&self, _: &Transient) -> Result<(), SystemdError> {
         unreachable!()
+    }
+    async fn run_like(
+        &self,
+        service: &Transient,
+        other: &Service,
+        output: BorrowedFd<'_>,
+    ) -> Result<bool, SystemdError> {
+        assert_eq!(*other, self.service, "Docker's own environment");
+        self.validated.borrow_mut().push(service.command.clone());
+        let (well, says) = self.validates.unwrap();
+        let mut output = File::from(output.try_clone_to_owned().unwrap());
+        output.write_all(says.as_bytes()).unwrap();
+        Ok(well)
     }
     async fn run_transient(&self, _: &Transient, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
         unreachable!()

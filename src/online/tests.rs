@@ -17,7 +17,7 @@ use crate::digest::{Algorithm, Digest, ImageId};
 use crate::engine::images::fake::{FakeImages, index, reference, served};
 use crate::evidence::Evidence;
 use crate::history::{self, Side};
-use crate::host::Flags;
+use crate::host::{Flags, Start};
 use crate::manifest::Manifest;
 use crate::plan::Request;
 use crate::reference::Reference;
@@ -74,6 +74,14 @@ impl ServiceManager for FakeSystemd {
         unreachable!()
     }
     async fn start(&self, _: &[String], _: Duration) -> Result<(), SystemdError> {
+        unreachable!()
+    }
+    async fn run_like(
+        &self,
+        _: &Transient,
+        _: &Service,
+        _: BorrowedFd<'_>,
+    ) -> Result<bool, SystemdError> {
         unreachable!()
     }
     async fn run_transient(&self, _: &Transient, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
@@ -325,6 +333,7 @@ fn host() -> Managed {
         forgotten_by_reload: Vec::new(),
         undone_by_reload: Vec::new(),
         leaves_proxy_to_be_found: false,
+        start: Start::default(),
     }
 }
 

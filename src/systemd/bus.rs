@@ -447,6 +447,39 @@ impl ServiceManager for SystemBus {
         ran
     }
 
+    async fn run_like(
+        &self,
+        service: &Transient,
+        other: &Service,
+        output: BorrowedFd<'_>,
+    ) -> Result<bool, SystemdError> {
+        let name = &service.name;
+        let path = self
+            .call(async |link| {
+                let properties = transient::like(service, other, output);
+                let manager = &link.manager;
+                manager
+                    .start_transient_unit(name, "fail", &properties, &[])
+                    .await
+            })
+            .await?;
+        let job = Job {
+            verb: Verb::Start,
+            unit: name.clone(),
+            path,
+        };
+        let ran = self.wait(&job, transient::LOOKED_WITHIN).await;
+        if ran.is_err() {
+            // Nobody else would take away what is left of it.
+            let _ = self.reset_failed(name).await;
+        }
+        match ran {
+            Ok(()) => Ok(true),
+            Err(SystemdError::Job { result, .. }) if result == "failed" => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError> {
         let link = self.link().await?;
         match timeout(LOGIND_WITHIN, link.delay_shutdown(why)).await {

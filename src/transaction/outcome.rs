@@ -23,6 +23,8 @@ use crate::unfinished::NoticeError;
 pub enum Step {
     /// The new store is on disk beside the old one.
     Stage,
+    /// dockerd has read a configuration file that changed after its start.
+    Reload,
     /// live-restore is on for the moment.
     Keep,
     /// Nothing can start Docker.
@@ -121,9 +123,10 @@ pub enum Failure {
     /// dockerd was told to read its configuration, and live-restore is not as it
     /// says.
     #[error(
-        "live-restore could not be switched {}: {unit} {} (see: journalctl -u {unit})",
+        "live-restore could not be switched {}: {unit} {}{} (see: journalctl -u {unit})",
         if *.on { "on" } else { "off" },
-        if *.reloaded { "read its configuration and did not heed it" } else { "did not take its configuration" }
+        if *.reloaded { "read its configuration and did not heed it" } else { "did not take its configuration" },
+        said(.says)
     )]
     ReloadWithoutEffect {
         /// Docker's unit.
@@ -132,7 +135,23 @@ pub enum Failure {
         reloaded: bool,
         /// What it was to be.
         on: bool,
+        /// dockerd's words.
+        says: Option<String>,
     },
+    /// dockerd was told to read its configuration, and did not take it: a start
+    /// may fail on the same.
+    #[error("{unit} refuses to read {} again{}, so it may not start with it", path.display(), said(.says))]
+    ConfigurationRefused {
+        /// Docker's unit.
+        unit: String,
+        /// The configuration file.
+        path: PathBuf,
+        /// dockerd's words.
+        says: Option<String>,
+    },
+    /// It is not what was looked at.
+    #[error("somebody else has changed {} a moment ago", .0.display())]
+    ConfigurationChanged(PathBuf),
     /// Containers run that did not a moment ago, and would stop with Docker.
     #[error("started a moment ago, and would stop with Docker: {0}")]
     MoreContainers(String),
@@ -176,6 +195,11 @@ pub enum Failure {
     /// The engine answers otherwise than the file.
     #[error("the running engine disagrees: {0}")]
     EngineDisagrees(String),
+}
+
+fn said(words: &Option<String>) -> String {
+    let said = words.as_ref().map(|words| format!(" ({words})"));
+    said.unwrap_or_default()
 }
 
 fn process(pid: Option<u32>) -> String {

@@ -1,21 +1,28 @@
 //! Reload: a running dockerd reads daemon.json again, with live-restore on or off.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 use crate::engine::{Engine, Reloads};
 use crate::host::says_live_restore;
 use crate::journal::Journal;
 use crate::systemd::ServiceManager;
+use crate::systemd::journal::refused_reload;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::daemon_json::{Now, Switch};
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
 
-/// dockerd reloads in milliseconds, and says nothing when it refuses to.
+/// dockerd reloads in milliseconds. The API has no word of a reload that it refuses.
 const RELOAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Between two looks at whether a reload has come through.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Between two looks at what dockerd says. A reload that is taken is told of
+/// before the first.
+const LISTEN_AGAIN: Duration = Duration::from_millis(300);
 
 /// Puts back what was found, or says that it is not there any more.
 fn put_back(switch: &Switch, detail: &str, progress: &mut impl Progress) -> Result<(), Failure> {
@@ -101,9 +108,27 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         )
     }
 
+    /// Has dockerd read its configuration as it is.
+    pub(super) async fn read_again(&self) -> Result<(), Failure> {
+        let mut reloads = self.engine.watch_reloads().await?;
+        let told = SystemTime::now();
+        self.manager.hang_up(self.unit()).await?;
+        let says = tokio::select! {
+            biased;
+            reloaded = reloads.next() => return Ok(reloaded?),
+            refused = self.refusal(told) => refused,
+        };
+        Err(Failure::ConfigurationRefused {
+            unit: self.unit().to_owned(),
+            path: self.host.config_file.clone(),
+            says,
+        })
+    }
+
     /// Has dockerd read its configuration, and sees that it heeds it.
     async fn reload(&self, on: bool) -> Result<(), Failure> {
         let mut reloads = self.engine.watch_reloads().await?;
+        let told = SystemTime::now();
         self.manager.hang_up(self.unit()).await?;
         let mut reloaded = false;
         let takes = async {
@@ -117,13 +142,30 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             }
             Ok(())
         };
-        match tokio::time::timeout(RELOAD_WITHIN, takes).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::ReloadWithoutEffect {
-                unit: self.unit().to_owned(),
-                reloaded,
-                on,
-            }),
+        let says = tokio::select! {
+            biased;
+            outcome = takes => return outcome,
+            refused = self.refusal(told) => refused,
+        };
+        Err(Failure::ReloadWithoutEffect {
+            unit: self.unit().to_owned(),
+            reloaded,
+            on,
+            says,
+        })
+    }
+
+    /// Waits for dockerd to refuse its configuration: for its words in the journal,
+    /// or for as long as a reload may take.
+    async fn refusal(&self, since: SystemTime) -> Option<String> {
+        let deadline = Instant::now() + RELOAD_WITHIN;
+        while Instant::now() < deadline {
+            tokio::time::sleep(LISTEN_AGAIN).await;
+            let said = refused_reload(self.host.service.main_pid, since);
+            if said.is_some() {
+                return said;
+            }
         }
+        None
     }
 }

@@ -16,7 +16,7 @@ use crate::container::{RestartPolicy, Status};
 use crate::digest::ImageId;
 use crate::disturbance::{ContainerPolicy, Disturbance};
 use crate::engine::{EngineError, Info, References, Reloads};
-use crate::host::{Flags, Managed, says_live_restore, with_live_restore};
+use crate::host::{Flags, Managed, Start, Startable, says_live_restore, with_live_restore};
 use crate::journal::{KeptDown, Ran, hash};
 use crate::live_restore::{Hindrance, LiveRestore};
 use crate::plan::Request;
@@ -26,6 +26,7 @@ use crate::transaction::outcome::DockerNow;
 
 mod interrupted;
 mod record;
+mod startable;
 
 mod unread;
 
@@ -59,6 +60,8 @@ struct World {
     /// The containers that were unpaused.
     resumed: RefCell<Vec<String>>,
     swarm: Cell<bool>,
+    /// What is known of the next start.
+    startable: RefCell<Startable>,
     live_restore: Cell<bool>,
     reloads: Rc<Cell<u32>>,
     /// What comes of the reloads, one after another; then they take.
@@ -114,6 +117,7 @@ impl World {
             old: Cell::new(false),
             resumed: RefCell::default(),
             swarm: Cell::new(false),
+            startable: RefCell::default(),
             live_restore: Cell::new(false),
             reloads: Rc::default(),
             on_reload: RefCell::default(),
@@ -359,6 +363,14 @@ impl ServiceManager for World {
         Ok(())
     }
 
+    async fn run_like(
+        &self,
+        _: &Transient,
+        _: &Service,
+        _: BorrowedFd<'_>,
+    ) -> Result<bool, SystemdError> {
+        unreachable!()
+    }
     async fn run_transient(&self, _: &Transient, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
         unreachable!()
     }
@@ -571,6 +583,7 @@ fn host(world: &World) -> Managed {
         forgotten_by_reload: Vec::new(),
         undone_by_reload: Vec::new(),
         leaves_proxy_to_be_found: false,
+        start: Start::default(),
     }
 }
 
@@ -595,6 +608,8 @@ fn disturbance(world: &World) -> Disturbance {
         waits_for_clients: true,
         removed_at_start: Vec::new(),
         forgotten_by_reload: Vec::new(),
+        startable: world.startable.borrow().clone(),
+        may_refuse_reload: false,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::load::{Load, Summary};
 use crate::machine::{APP, Machine, Suite, eventually};
@@ -452,14 +452,18 @@ fn are_kept_when_the_reload_is_refused() {
     ));
     machine.write(CONFIG, "{\"no-such-option\": true}");
     let before = (machine.main_pid(), containers(&machine), config(&machine));
+    let claim = machine.claim("app");
+    let run = machine.digestfix(&["apply", &claim]).exits(3);
+    assert!(run.stderr.contains("no-such-option"), "{}", run.stderr);
+    let started = Instant::now();
     let run = machine
-        .digestfix(&["apply", &machine.claim("app")])
+        .digestfix(&["apply", "--force-restart", &claim])
         .exits(1);
-    assert!(
-        run.stderr.contains("did not take its configuration"),
-        "{}",
-        run.stderr
-    );
+    assert!(started.elapsed().as_secs() < 8, "its words are heard");
+    for says in ["did not take its configuration", "no-such-option"] {
+        assert!(run.stderr.contains(says), "{}", run.stderr);
+    }
+    assert!(!run.stderr.contains("--containers"), "{}", run.stderr);
     assert!(
         run.stderr.contains("Docker was not stopped"),
         "{}",

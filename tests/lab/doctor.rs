@@ -1,6 +1,8 @@
 //! Hosts on which something is wrong: what `digestfix doctor` says of each, that
 //! its word is the one of `apply`, and that what it says to type cures it.
 
+use std::time::Instant;
+
 use serde_json::Value;
 
 use crate::machine::{APP, Machine, Run, STORE, Suite, eventually};
@@ -144,11 +146,27 @@ fn what_stops_an_apply_is_told_and_cured() {
             format!("rm {DAEMON_JSON}"),
         ),
         fault(
-            "containers",
-            "refuses to read",
-            format!("echo '{{\"userland-proxy\": true}}' >{DAEMON_JSON}"),
-            "take \"userland-proxy\": true out of /etc/docker/daemon.json",
-            format!("echo '{{}}' >{DAEMON_JSON}"),
+            "configuration",
+            "--validate says",
+            format!("echo '{{\"Debug\": true}}' >{DAEMON_JSON}"),
+            "mend what it says",
+            format!("rm {DAEMON_JSON}"),
+        ),
+        fault(
+            "configuration",
+            "only a start of Docker checks these settings: bip",
+            format!("echo '{{\"bip\": \"10.9.0.1/24\"}}' >{DAEMON_JSON}"),
+            "--force-restart",
+            format!("rm {DAEMON_JSON}"),
+        ),
+        fault(
+            "unit",
+            "changed after dockerd started: /etc/systemd/system/docker.service.d/new.conf",
+            "mkdir -p /etc/systemd/system/docker.service.d
+             printf '[Service]\\nExecStartPre=/bin/false\\n' >/etc/systemd/system/docker.service.d/new.conf
+             systemctl daemon-reload",
+            "--force-restart",
+            "rm /etc/systemd/system/docker.service.d/new.conf; systemctl daemon-reload",
         ),
         fault(
             "unit",
@@ -156,7 +174,7 @@ fn what_stops_an_apply_is_told_and_cured() {
             "mkdir -p /etc/systemd/system/docker.service.d
              printf '[Service]\\nEnvironment=A=B\\n' >/etc/systemd/system/docker.service.d/late.conf",
             "systemctl daemon-reload",
-            "systemctl daemon-reload",
+            "rm /etc/systemd/system/docker.service.d/late.conf; systemctl daemon-reload",
         ),
         fault(
             "unit",
@@ -231,6 +249,7 @@ fn what_stops_an_apply_is_told_and_cured() {
     ] {
         fault.is_told_and_cured(&machine);
     }
+    only_a_reload_tells(&machine);
     // systemd does not see what is in a mount of a process's own.
     let hidden = "unshare -m sh -c 'mount -t tmpfs none /mnt; cp /usr/local/bin/digestfix /mnt/d; \
                   /mnt/d doctor; echo $?; /mnt/d apply; echo $?'";
@@ -257,6 +276,37 @@ fn what_stops_an_apply_is_told_and_cured() {
     doctor.next("ok", "history", "are kept: 1");
     assert_eq!(doctor.count("warning"), 0, "{}", doctor.run.stdout);
     machine.is_whole();
+}
+
+/// An engine that would start with it, and refuses to read it again: an apply
+/// sees that, and is undone at once.
+#[track_caller]
+fn only_a_reload_tells(machine: &Machine) {
+    let pid = machine.main_pid();
+    machine.write(DAEMON_JSON, "{\"userland-proxy\": true}");
+    let doctor = Doctor::asked(machine, &[]);
+    doctor.next("warning", "configuration", "so take it out");
+    assert_eq!(doctor.count("problem"), 0, "{}", doctor.run.stdout);
+    let plan = machine.digestfix(&["plan"]).exits(4);
+    assert!(plan.stderr.contains("not known"), "{}", plan.stderr);
+    let began = Instant::now();
+    let apply = machine.digestfix(&["apply"]).exits(1);
+    assert!(began.elapsed().as_secs() < 8, "Docker's words are heard");
+    assert!(
+        apply.stderr.contains("invalid userland-proxy-path"),
+        "{}",
+        apply.stderr
+    );
+    assert!(!apply.stderr.contains("--containers"), "{}", apply.stderr);
+    assert_eq!(machine.main_pid(), pid, "Docker was not stopped");
+    machine.write(DAEMON_JSON, "{}");
+    let doctor = Doctor::asked(machine, &[]);
+    doctor.next(
+        "warning",
+        "configuration",
+        "apply has the running dockerd read it",
+    );
+    assert_eq!(doctor.count("problem"), 0, "{}", doctor.run.stdout);
 }
 
 /// None of it stops an apply, and what is said to be typed takes it away.

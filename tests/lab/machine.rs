@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 /// Where `tests/lab/prepare` keeps the roots.
+const DROP_IN: &str = "/etc/systemd/system.control/docker.service.d/lab.conf";
+
 fn cache() -> PathBuf {
     env::var_os("DIGESTFIX_LAB")
         .map_or_else(|| PathBuf::from("/var/cache/digestfix-lab"), PathBuf::from)
@@ -348,14 +350,16 @@ impl Machine {
              systemctl start docker || { journalctl --no-pager -b -u docker >&2; exit 1; }");
     }
 
-    /// Adds a drop-in to docker.service and has systemd read it.
+    /// Adds a drop-in to docker.service and has systemd read it. It lies where
+    /// `systemctl set-property` writes, so that it is no reason not to restart a
+    /// Docker that began before it.
     pub fn drop_in(&self, text: &str) {
-        self.write("/etc/systemd/system/docker.service.d/lab.conf", text);
+        self.write(DROP_IN, text);
         self.sh("systemctl daemon-reload");
     }
 
     pub fn without_drop_in(&self) {
-        self.sh("rm /etc/systemd/system/docker.service.d/lab.conf; systemctl daemon-reload");
+        self.sh(&format!("rm {DROP_IN}; systemctl daemon-reload"));
     }
 
     /// Nothing is left to be brought to an end, and nobody waits to do so.

@@ -38,6 +38,71 @@ fn live_restore_that_systemd_would_undo() {
     );
 }
 
+/// No container runs, so that nothing else keeps Docker from being stopped.
+#[track_caller]
+fn docker_stays_up(machine: &Machine, configs: &[&str]) {
+    const DAEMON_JSON: &str = "/etc/docker/daemon.json";
+    machine.load("app");
+    let claim = machine.claim("app");
+    let pid = machine.main_pid();
+    for config in configs {
+        machine.write(DAEMON_JSON, config);
+        let apply = machine.digestfix(&["apply", &claim]);
+        let told = format!("{config}: {}{}", apply.stdout, apply.stderr);
+        assert!([1, 3].contains(&apply.code), "{told}");
+        assert_eq!(machine.main_pid(), pid, "{told}");
+        let doctor = machine.digestfix(&["doctor"]);
+        // Where only a reload tells, apply has said so.
+        let says = ["PROBLEM   configuration", "warning   configuration"];
+        let says = says[usize::from(apply.code == 1)];
+        assert!(doctor.stdout.contains(says), "{told}{}", doctor.stdout);
+        assert_eq!(doctor.code, if apply.code == 1 { 0 } else { 3 }, "{told}");
+    }
+    // What can be asked, is asked; what it then is, the next run knows.
+    machine.write(DAEMON_JSON, "{\"debug\": true}");
+    machine.digestfix(&["apply", &claim]).exits(0);
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    machine
+        .digestfix(&["apply", "--remove", &reference])
+        .exits(0);
+    // A start is what it takes to know of this.
+    machine.write(DAEMON_JSON, "{\"bip\": \"10.9.0.1/24\"}");
+    let run = machine.digestfix(&["apply", &claim]).exits(3);
+    assert!(run.stderr.contains("--force-restart"), "{}", run.stderr);
+    machine
+        .digestfix(&["apply", "--force-restart", &claim])
+        .exits(0);
+    machine.is_whole();
+}
+
+const NO_START: [&str; 13] = [
+    "{\"Debug\": true}",
+    "{\"nonsense\": 1}",
+    "{\"registry-mirrors\": \"x\"}",
+    "{\"max-concurrent-downloads\": 1e3}",
+    "{\"dns\": [\"1.2.3\"]}",
+    "{\"labels\": [\"a\"]}",
+    "{\"log-level\": \"loud\"}",
+    "{\"registry-mirrors\": [\"x\"]}",
+    "{\"default-runtime\": \"nope\"}",
+    "{\"bip\": \"10.0.0.300/24\"}",
+    "{\"log-opts\": {\"nope\": \"1\"}}",
+    "{\"default-address-pools\": [{\"base\": \"10.0.0.0/33\", \"size\": 24}]}",
+    "{\"exec-opts\": [\"native.cgroupdriver=nope\"]}",
+];
+
+#[test]
+fn a_configuration_that_docker_26_1_would_not_start_with() {
+    docker_stays_up(&Machine::boot(Suite::Trixie), &NO_START);
+}
+
+/// It has no `--validate`.
+#[test]
+fn a_configuration_that_docker_20_10_would_not_start_with() {
+    let few = [NO_START[0], NO_START[3], NO_START[6], NO_START[8]];
+    docker_stays_up(&Machine::boot(Suite::Bookworm), &few);
+}
+
 #[test]
 fn sources_that_disagree() {
     let machine = Machine::boot(Suite::Bookworm);

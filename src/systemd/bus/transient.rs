@@ -7,13 +7,16 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use zbus::Variant;
 
-use crate::systemd::Transient;
+use crate::systemd::{Service, Transient};
 
 /// A program is executed at once, or not at all.
 pub(super) const STARTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What runs once is done in milliseconds, and Docker may be down meanwhile.
 pub(super) const RUN_WITHIN: Duration = Duration::from_secs(5);
+
+/// A program that only looks may read much, and Docker runs meanwhile.
+pub(super) const LOOKED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Between one end of the service and its next start.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -62,6 +65,24 @@ pub(super) fn once<'a>(
         ("ExecStart", command(service)),
         ("TimeoutStartUSec", microseconds(RUN_WITHIN)),
         ("StandardInputFileDescriptor", Variant::Fd(input.into())),
+    ]
+}
+
+/// One that runs once, with the environment of another service.
+pub(super) fn like<'a>(
+    service: &'a Transient,
+    other: &'a Service,
+    output: BorrowedFd<'a>,
+) -> [(&'static str, Variant<'a>); 8] {
+    [
+        ("Description", service.description.as_str().into()),
+        ("Type", "oneshot".into()),
+        ("ExecStart", command(service)),
+        ("TimeoutStartUSec", microseconds(LOOKED_WITHIN)),
+        ("Environment", other.environment.clone().into()),
+        ("EnvironmentFiles", other.environment_files.clone().into()),
+        ("StandardOutputFileDescriptor", Variant::Fd(output.into())),
+        ("StandardErrorFileDescriptor", Variant::Fd(output.into())),
     ]
 }
 

@@ -1,0 +1,113 @@
+//! `dockerd --validate`: dockerd reads its command line and its configuration
+//! file as a start does, and ends.
+//!
+//! It runs in a transient unit: with the environment of Docker's unit, and out
+//! of the sandbox that this process may be in.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::host::Managed;
+use crate::host::startable::validating;
+use crate::systemd::{ServiceManager, Transient};
+
+/// What is read of its words, in bytes.
+const MAX_WORDS: usize = 16 * 1024;
+
+/// What is told of a line, in characters.
+const MAX_LINE: usize = 400;
+
+/// What dockerd says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It would start, as far as it looks.
+    Passed,
+    /// It would not.
+    Refused { program: String, says: String },
+    /// It has no `--validate`: before 23.0.
+    Unsupported,
+    /// It could not be asked.
+    Unknown(String),
+}
+
+/// Has the unit's own dockerd validate what it would start with.
+pub(super) async fn ask(manager: &impl ServiceManager, host: &Managed) -> Verdict {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let program = host.start.command.first().cloned().unwrap_or_default();
+    if !program.starts_with('/') || !program.ends_with("/dockerd") {
+        // Something else may take the option for nothing, and start.
+        return Verdict::Unknown(format!("{} does not start dockerd itself", host.unit.id));
+    }
+    let number = ASKED.fetch_add(1, Ordering::Relaxed);
+    let service = Transient {
+        name: format!("digestfix-validate-{}-{number}.service", process::id()),
+        description: format!("Validate what {} would start with", host.unit.id),
+        command: validating(host),
+    };
+    let pair = UnixStream::pair().and_then(|(own, theirs)| {
+        own.set_nonblocking(true)?;
+        Ok((own, theirs))
+    });
+    let (own, theirs) = match pair {
+        Ok(pair) => pair,
+        Err(error) => return Verdict::Unknown(error.to_string()),
+    };
+    let asked = manager.run_like(&service, &host.service, theirs.as_fd());
+    match asked.await {
+        Ok(true) => Verdict::Passed,
+        Ok(false) => of_words(program, &words(own)),
+        Err(error) => Verdict::Unknown(error.to_string()),
+    }
+}
+
+/// All that was said, although systemd may still have the other end open.
+fn words(mut from: UnixStream) -> String {
+    let mut words = Vec::new();
+    let mut piece = [0; 1024];
+    while let Ok(length @ 1..) = from.read(&mut piece) {
+        words.extend(piece.iter().take(length));
+        if words.len() >= MAX_WORDS {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&words).into_owned()
+}
+
+/// It did not end well: by what it said last.
+fn of_words(program: String, words: &str) -> Verdict {
+    if words.contains("unknown flag: --validate") {
+        return Verdict::Unsupported;
+    }
+    let mut lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
+    match lines.next_back() {
+        Some(line) => Verdict::Refused {
+            program,
+            says: line.chars().take(MAX_LINE).collect(),
+        },
+        // It may not have been run at all.
+        None => Verdict::Unknown(format!("{program} --validate failed without a word")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dockerd_without_the_option_is_no_refusal() {
+        let old = "Status: unknown flag: --validate\nSee 'dockerd --help'., Code: 125\n";
+        assert_eq!(of_words("/d".to_owned(), old), Verdict::Unsupported);
+        let refused = "level=warning msg=x\nunable to configure: unknown: Debug\n\n";
+        let Verdict::Refused { says, .. } = of_words("/d".to_owned(), refused) else {
+            panic!("it is refused");
+        };
+        assert_eq!(says, "unable to configure: unknown: Debug");
+        assert!(matches!(
+            of_words("/d".to_owned(), " \n"),
+            Verdict::Unknown(_)
+        ));
+    }
+}
