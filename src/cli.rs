@@ -406,7 +406,8 @@ impl ContainerArgs {
 /// What may happen to Docker.
 #[derive(Debug, Args)]
 pub struct RestartArgs {
-    /// Restart Docker although it may not start again
+    /// Restart Docker although it may not start again: with a configuration or a
+    /// unit that changed after dockerd started, and that only a start can check
     #[arg(long)]
     pub force_restart: bool,
 }

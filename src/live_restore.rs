@@ -233,7 +233,7 @@ mod tests {
                 forgotten_by_reload: Vec::new(),
                 undone_by_reload: Vec::new(),
                 leaves_proxy_to_be_found: false,
-        start: Start::default(),
+                start: Start::default(),
             }
         }
     }
