@@ -35,11 +35,13 @@ use crate::host::{
     Finding, Flags, Host, HostError, Managed, Management, find_managed, find_offline,
 };
 use crate::image_db::ImageDb;
+use crate::invocation::typed;
 use crate::journal::{Journal, JournalError};
 use crate::online::work::Unfit as Unloadable;
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Exit, Problem, Report};
 use crate::rollback::Unfit;
+use crate::shell;
 use crate::source::{self, SourceError, claims_dir};
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::aim::Aim;
@@ -55,8 +57,7 @@ const WAITS_FOR_LOCK: &str = "waiting for another digestfix to end";
 const LOOKS: &str = "looking at the host";
 
 /// What is refused first may hide something else.
-const LOOK_AT_ALL: &str =
-    "to see all that stands in the way: digestfix doctor, with the same options for the host";
+const LOOK_AT_ALL: &str = "to see all that stands in the way: digestfix doctor";
 
 /// Runs a command.
 pub fn run(command: Command) -> Exit {
@@ -121,11 +122,11 @@ enum Stop {
     Interrupted(&'static str),
     #[error(transparent)]
     Journal(#[from] JournalError),
-    #[error("a run that changed this data root was interrupted ({}); where Docker runs, digestfix recover brings it to an end", .0.display())]
+    #[error("a run that changed this data root was interrupted ({}); recover it where that Docker runs", .0.display())]
     InterruptedRun(PathBuf),
-    #[error("the interrupted run was at work on {0}: say --unit {0}")]
+    #[error("the interrupted run was at work on {0}")]
     OtherUnit(String),
-    #[error("the interrupted run was at work on {path}: say --config-file {path}", path = .0.display())]
+    #[error("the interrupted run had changed {path}", path = .0.display())]
     OtherConfigFile(PathBuf),
     #[error("{} is not Docker's data root any more, which is {}", .0.display(), .1.display())]
     OtherDataRoot(PathBuf, PathBuf),
@@ -178,7 +179,7 @@ impl Stop {
             }
             Self::History(_) => {
                 next = Some(
-                    "name another transaction (digestfix history shows them), or take the file \
+                    "name another transaction (they are in: digestfix history), or take the file \
                      away"
                         .to_owned(),
                 );
@@ -211,7 +212,8 @@ impl Stop {
                 vec![self.to_string()]
             }
             Self::NotRoot => {
-                next = Some("run it as root: sudo digestfix …".to_owned());
+                let line = typed().unwrap_or_else(|| "digestfix …".to_owned());
+                next = Some(format!("run it as root: sudo {line}"));
                 vec![self.to_string()]
             }
             Self::NoClaims => {
@@ -240,6 +242,17 @@ impl Stop {
             }
             Self::Notice(error) => {
                 next = Some(error.cure().to_owned());
+                vec![self.to_string()]
+            }
+            Self::OtherUnit(unit) => {
+                next = Some(format!("digestfix recover --unit {}", shell::word(unit)));
+                vec![self.to_string()]
+            }
+            Self::OtherConfigFile(path) => {
+                next = Some(format!(
+                    "digestfix recover --config-file {}",
+                    shell::path(path)
+                ));
                 vec![self.to_string()]
             }
             Self::Lock(LockError::Held { .. }) => {

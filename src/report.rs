@@ -11,6 +11,7 @@ use std::time::Instant;
 use crate::cli::OutputArgs;
 use crate::container::Change;
 use crate::host::{Glance, Host, ImageStore, Management};
+use crate::invocation::Invocation;
 use crate::method::Method;
 use crate::output::{self, Output, Stream};
 use crate::plan::{CONVERTED, Plan, Target, Why};
@@ -67,6 +68,7 @@ pub enum Exit {
 pub struct Report {
     json: bool,
     quiet: u8,
+    invocation: Invocation,
     output: Output,
     stdout: Look,
     stderr: Look,
@@ -77,12 +79,14 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report of `command`, told as the flags say.
+    /// A report of `command`, told as the flags say. The commands in it are for
+    /// the host that the invocation is about.
     #[must_use]
-    pub fn new(command: &'static str, output: &OutputArgs) -> Self {
+    pub fn new(command: &'static str, output: &OutputArgs, invocation: Invocation) -> Self {
         Self {
             json: output.json,
             quiet: output.quiet,
+            invocation,
             output: Output::of_process(),
             stdout: Look::of(&io::stdout(), output.color),
             stderr: Look::of(&io::stderr(), output.color),
@@ -232,7 +236,7 @@ impl Report {
             .filter(|row| row.state == crate::status::State::NoDigest)
             .count();
         if without > 0 {
-            self.paragraph(format!(
+            self.conclude(&format!(
                 "{without} without a digest. To give one back: digestfix apply NAME:TAG@sha256:HEX"
             ));
         }
@@ -435,18 +439,18 @@ impl Report {
 
     /// A line for people.
     pub fn line(&self, text: &str) {
-        self.say(text);
+        self.say(&*self.invocation.in_full(text));
     }
 
     /// The line that says what all of it came to.
     pub fn conclude(&self, text: &str) {
-        self.paragraph(text);
+        self.paragraph(&*self.invocation.in_full(text));
     }
 
     /// The line that says how to take back what was done.
     pub fn say_way_back(&self) {
         if let (Some(id), None) = (&self.document.transaction, &self.document.rollback_of) {
-            self.say(format!("To take this back: digestfix rollback {id}"));
+            self.line(&format!("To take this back: digestfix rollback {id}"));
         }
     }
 
@@ -463,6 +467,12 @@ impl Report {
 
     /// Tells what went wrong.
     pub fn problem(&mut self, kind: &str, problem: Problem) {
+        let in_full = |text: &String| self.invocation.in_full(text).into_owned();
+        let problem = Problem {
+            what: problem.what.iter().map(in_full).collect(),
+            state: problem.state,
+            next: problem.next.as_ref().map(in_full),
+        };
         self.end_live();
         let kind = Text::from("digestfix: ").and(Tone::Alarming.of(kind));
         match problem.what.as_slice() {
@@ -549,6 +559,7 @@ impl Progress for Report {
     }
 
     fn warning(&mut self, text: &str) {
+        let text = &*self.invocation.in_full(text).into_owned();
         tracing::warn!("{text}");
         if let Some(observer) = &mut self.observer {
             observer.warning(&self.document, text);

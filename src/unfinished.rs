@@ -115,7 +115,7 @@ impl Notice {
     pub fn gone(&self, id: &str) -> String {
         format!(
             "run {id} was interrupted, and its data root {} is not there (yet). Once it is: digestfix \
-             recover. If it is gone for good: put {} back, if that is there, as {}, and remove {}",
+             recover, without options. If it is gone for good: put {} back, if that is there, as {}, and remove {}",
             self.data_root.display(),
             beside(&self.config_file, id).display(),
             self.config_file.display(),

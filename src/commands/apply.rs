@@ -6,10 +6,12 @@ use crate::commands::event_loop::on_event_loop;
 use crate::commands::outcome::tell;
 use crate::commands::request;
 use crate::disturbance::Allowed;
+use crate::invocation::Invocation;
 use crate::report::{Exit, Report};
 
 pub(super) fn run(args: &ApplyArgs) -> Exit {
-    let mut report = Report::new("apply", &args.output).observed(args.metrics.file());
+    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let mut report = Report::new("apply", &args.output, invocation).observed(args.metrics.file());
     let request = match request(&args.request, &mut report) {
         Ok(request) => request,
         Err(stop) => return stop.tell(report),

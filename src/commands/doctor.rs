@@ -20,6 +20,7 @@ use crate::history;
 use crate::host::{
     Examined, Flags, Host, HostError, ImageStore, Management, examine, find_offline,
 };
+use crate::invocation::Invocation;
 use crate::plan::{Plan, Request};
 use crate::report::{Exit, Report};
 use crate::retention;
@@ -50,7 +51,8 @@ const OF_ROOT: [Check; 12] = [
 ];
 
 pub(super) async fn run(args: &DoctorArgs) -> Exit {
-    let mut report = Report::new("doctor", &args.output);
+    let invocation = Invocation::of(&args.host, None);
+    let mut report = Report::new("doctor", &args.output, invocation);
     let mut findings = if args.host.offline {
         offline(args, &mut report)
     } else {
@@ -297,7 +299,7 @@ fn of_data_root(
         retention::count(images),
     ));
     if store == ImageStore::Containerd {
-        let why = "they are in containerd: digestfix status shows them";
+        let why = "they are in containerd (see digestfix status)";
         findings.push(Finding::not_seen(Check::References, why));
         let state = history::directory(data_root);
         places.push((state.as_path(), disk::needed_elsewhere()));

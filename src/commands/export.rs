@@ -10,6 +10,7 @@ use crate::content_store::ContentStore;
 use crate::digest::ImageId;
 use crate::evidence::Evidence;
 use crate::host::{HostError, ImageStore};
+use crate::invocation::Invocation;
 use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::plan::digest_is_image_id;
@@ -25,7 +26,8 @@ pub(super) async fn run(args: &ExportArgs) -> Exit {
         verbose: args.verbose,
         ..OutputArgs::default()
     };
-    let mut report = Report::new("export", &output);
+    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let mut report = Report::new("export", &output, invocation);
     match export(args, &mut report).await {
         Ok(file) => {
             let ExportFormat::Json = args.format;

@@ -4,13 +4,15 @@ use crate::cli::HistoryArgs;
 use crate::commands::{Reach, Site, Stop, warn_of_unfinished};
 use crate::data_root::ImageDir;
 use crate::history::{self, Record};
+use crate::invocation::Invocation;
 use crate::report::{Exit, Report, Transaction};
 use crate::rollback::{Unfit, rolled_back};
 use crate::transaction::outcome::Progress;
 use crate::transaction::swap::beside;
 
 pub(super) async fn run(args: &HistoryArgs) -> Exit {
-    let mut report = Report::new("history", &args.output);
+    let invocation = Invocation::of(&args.host, None);
+    let mut report = Report::new("history", &args.output, invocation);
     match show(args, &mut report).await {
         Ok(()) => report.end(Exit::Done),
         Err(stop) => stop.tell(report),

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::claim::{Claim, ImageName, Statement};
-use crate::commands::{Site, Stop, engine_at, grounds};
+use crate::commands::{Site, Stop, engine_at, grounds, verify};
 use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
 use crate::disturbance::AssessError;
@@ -236,7 +236,10 @@ impl<'a> Containerd<'a> {
             report.line("All of it holds.");
             return Ok(Exit::Done);
         }
-        report.line("Not all of it holds. To make it so: digestfix apply, with the same claims.");
+        report.line(&format!(
+            "Not all of it holds. To make it so: {}",
+            verify::apply()
+        ));
         Ok(Exit::Pending)
     }
 

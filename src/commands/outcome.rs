@@ -126,7 +126,7 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
                             "{references}; the machine is shutting down, and Docker starts with it again"
                         ),
                     },
-                    next: Some(next_after(&look, guard.as_deref(), offline)),
+                    next: Some(next_after(&look, guard.as_deref())),
                 },
             );
             report.end(Exit::Broken)
@@ -149,7 +149,7 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
                         "the references are changed and Docker runs on them, but not all else is as \
                             it was found"
                             .to_owned(),
-                    next: Some(next_after("mend that", guard.as_deref(), offline)),
+                    next: Some(next_after("mend that", guard.as_deref())),
                 },
             );
             report.end(Exit::Broken)
@@ -158,11 +158,10 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
 }
 
 /// What is to be done about a host that is half-way.
-fn next_after(first: &str, guard: Option<&str>, offline: bool) -> String {
+fn next_after(first: &str, guard: Option<&str>) -> String {
     let next = format!("{first}, then: digestfix recover");
     match guard {
         Some(guard) => format!("{next} (which {guard} now tries as well: journalctl -u {guard})"),
-        None if offline => format!("{next} --offline, with the same --data-root"),
         None => next,
     }
 }

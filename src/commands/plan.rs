@@ -3,12 +3,14 @@
 use crate::cli::PlanArgs;
 use crate::commands::online::Containerd;
 use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_unfinished};
+use crate::invocation::Invocation;
 use crate::report::{Exit, Report};
 use crate::transaction::aim::Aim;
 use crate::transaction::outcome::Progress;
 
 pub(super) async fn run(args: &PlanArgs) -> Exit {
-    let mut report = Report::new("plan", &args.output);
+    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let mut report = Report::new("plan", &args.output, invocation);
     match show(args, &mut report).await {
         Ok(exit) => report.end(exit),
         Err(stop) => stop.tell(report),

@@ -12,6 +12,7 @@ use crate::data_root::ImageDir;
 use crate::disturbance::Disturbance;
 use crate::host::HostError;
 use crate::interrupt::Interrupt;
+use crate::invocation::Invocation;
 use crate::journal::{self, Journal, Online};
 use crate::online;
 use crate::report::{Exit, Problem, Report};
@@ -29,7 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const WHOLE: &str = "the references are whole";
 
 pub(super) async fn run(args: &RecoverArgs) -> Exit {
-    let mut report = Report::new("recover", &args.output).observed(args.metrics.file());
+    let invocation = Invocation::of(&args.host, None);
+    let mut report = Report::new("recover", &args.output, invocation).observed(args.metrics.file());
     match look(args, &mut report).await {
         Ok(Some(problems)) if problems.is_empty() => {
             report.done(true, None);

@@ -7,12 +7,16 @@ use crate::commands::outcome::tell;
 use crate::data_root::ImageDir;
 use crate::disturbance::Allowed;
 use crate::history;
+use crate::invocation::Invocation;
 use crate::plan::Reversal;
 use crate::report::{Exit, Report};
 use crate::rollback::{Unfit, reversal};
+use crate::shell;
 
 pub(super) async fn run(args: &RollbackArgs) -> Exit {
-    let mut report = Report::new("rollback", &args.output).observed(args.metrics.file());
+    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let mut report =
+        Report::new("rollback", &args.output, invocation).observed(args.metrics.file());
     match roll_back(args, &mut report).await {
         Ok(None) => {
             report.done(false, None);
@@ -60,8 +64,9 @@ pub(super) fn advice(unfit: &Unfit) -> String {
         Unfit::RolledBack { by, .. } => {
             format!("to have its changes again, take that one back: digestfix rollback {by}")
         }
-        Unfit::OtherDriver { driver, .. } => {
-            format!("where that is what Docker uses: --driver {driver}")
+        Unfit::OtherDriver { id, driver } => {
+            let driver = shell::word(driver);
+            format!("where that is what Docker uses: digestfix rollback --driver {driver} {id}")
         }
         Unfit::None | Unfit::NotFound(_) | Unfit::ChangedNothing { .. } => {
             "look what there is: digestfix history".to_owned()

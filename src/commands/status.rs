@@ -5,13 +5,15 @@ use crate::commands::online::Containerd;
 use crate::commands::{Reach, Site, Stop, grounds, warn_of_unfinished};
 use crate::content_store::ContentStore;
 use crate::digest::ImageId;
+use crate::invocation::Invocation;
 use crate::reference::Reference;
 use crate::report::{Exit, Report};
 use crate::status::rows;
 use crate::trust::Trust;
 
 pub(super) async fn run(args: &StatusArgs) -> Exit {
-    let mut report = Report::new("status", &args.output);
+    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let mut report = Report::new("status", &args.output, invocation);
     match show(args, &mut report).await {
         Ok(()) => report.end(Exit::Done),
         Err(stop) => stop.tell(report),

@@ -6,12 +6,14 @@ use crate::commands::{Draft, Reach, Site, Stop, engine_at, request, unread, warn
 use crate::disturbance::AssessError;
 use crate::engine::{Engine, EngineError};
 use crate::host::Managed;
+use crate::invocation::{Invocation, typed_as_apply};
 use crate::plan::Plan;
 use crate::report::{Exit, Report};
 use crate::transaction::aim::Aim;
 
 pub(super) async fn run(args: &VerifyArgs) -> Exit {
-    let mut report = Report::new("verify", &args.output);
+    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let mut report = Report::new("verify", &args.output, invocation);
     match show(args, &mut report).await {
         Ok(exit) => report.end(exit),
         Err(stop) => stop.tell(report),
@@ -45,23 +47,30 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
         return Ok(Exit::Done);
     }
     if !plan.is_empty() {
-        report.line("Not all of it holds. To make it so: digestfix apply, with the same claims.");
+        report.line(&format!("Not all of it holds. To make it so: {}", apply()));
         return Ok(Exit::Pending);
     }
-    report.line(match unread::of_draft(&site, &draft).await {
+    report.line(&match unread::of_draft(&site, &draft).await {
         Ok(unread) if unread.is_empty() => {
             "The running engine does not find what is in the file: look into Docker's journal."
+                .to_owned()
         }
-        Ok(_) => {
-            "The running engine has not read the file as it is now. To have it read: digestfix apply, with \
-             the same claims."
-        }
+        Ok(_) => format!(
+            "The running engine has not read the file as it is now. To have it read: {}",
+            apply()
+        ),
         Err(_) => {
-            "The running engine has not read the file as it is now. What stands in the way of that: \
-             digestfix plan, with the same claims."
+            "The running engine has not read the file as it is now. What stands in the way of that, with \
+             the same claims: digestfix plan"
+                .to_owned()
         }
     });
     Ok(Exit::Pending)
+}
+
+/// The command that makes the claims true.
+pub(super) fn apply() -> String {
+    typed_as_apply("verify").unwrap_or_else(|| "digestfix apply (with the same claims)".to_owned())
 }
 
 async fn ask(managed: &Managed, plan: &Plan) -> Result<Vec<bool>, EngineError> {

@@ -33,8 +33,8 @@ pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> 
         findings.push(Finding::warning(
             Check::Boot,
             format!(
-                "not enabled: {}. After a power cut in the middle of a run, only the next run or digestfix \
-                 recover brings the rest back",
+                "not enabled: {}. After a power cut in the middle of a run, only the next run or a recovery by \
+                 hand brings the rest back",
                 idle.join(", ")
             ),
             format!("{install}systemctl enable {}", idle.join(" ")),

@@ -2,6 +2,7 @@
 
 use crate::doctor::{Check, Finding};
 use crate::plan::{Plan, Refusal, Why};
+use crate::shell;
 use crate::source::{Problem, SourceError};
 
 /// The most refusals that are told one by one.
@@ -62,7 +63,7 @@ pub fn judge(
                 Finding::problem(
                     Check::Claims,
                     format!("{refusal} (as apply without options takes it)"),
-                    "digestfix plan, with the options of the apply that runs here; take that claim out of \
+                    "digestfix plan (with the options of the apply that runs here); take that claim out of \
                      /etc/digestfix/claims.d, or mend it",
                 )
             }));
@@ -81,6 +82,7 @@ pub fn judge(
 fn cure(error: &SourceError) -> String {
     match &error.problem {
         Problem::Writable(path) => {
+            let path = shell::word(path);
             format!("look at what it says; then: chown root {path}; chmod go-w {path}")
         }
         other => other.cure().to_owned(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::doctor::{Check, Finding};
 use crate::history;
 use crate::journal::{Journal, JournalError};
+use crate::shell;
 use crate::state_file;
 use crate::transaction::hold::{self, RUNTIME_UNITS};
 use crate::transaction::lock::seen_at_work;
@@ -90,6 +91,9 @@ fn set_aside(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     files(directory, |name| name.starts_with(&*prefix)).into_iter()
 }
 
+/// Notices say by themselves where their runs were at work.
+const RECOVER_ALL: &str = "digestfix recover, without options";
+
 fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let listing = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = listing
@@ -141,10 +145,10 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
             Finding::warning(
                 Check::Unfinished,
                 format!("run {id} on {} was interrupted", notice.data_root.display()),
-                "digestfix recover",
+                RECOVER_ALL,
             )
         } else {
-            Finding::warning(Check::Unfinished, notice.gone(id), "digestfix recover")
+            Finding::warning(Check::Unfinished, notice.gone(id), RECOVER_ALL)
         });
     }
     for error in &left.broken_notices {
@@ -168,7 +172,7 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
             "and is without effect, as that run is gone"
         };
         let next = if is_clear {
-            format!("rm {}; systemctl daemon-reload", path.display())
+            format!("rm {}; systemctl daemon-reload", shell::path(path))
         } else {
             "digestfix recover".to_owned()
         };
@@ -185,15 +189,20 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
                 "{} was not written to the end; nothing reads it",
                 path.display()
             ),
-            format!("rm {}", path.display()),
+            format!("rm {}", shell::path(path)),
         ));
     }
     if is_clear && left.notices.is_empty() {
         for (file, path) in &left.set_aside {
-            let (file, path) = (file.display(), path.display());
+            let what = format!(
+                "{} is left of a run that changed {}",
+                path.display(),
+                file.display()
+            );
+            let (file, path) = (shell::path(file), shell::path(path));
             findings.push(Finding::warning(
                 Check::Unfinished,
-                format!("{path} is left of a run that changed {file}"),
+                what,
                 format!("diff {path} {file}; put it back (mv {path} {file}) or remove it"),
             ));
         }
@@ -214,17 +223,17 @@ fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
         (Some(unit), None, _) => Finding::problem(
             Check::Unfinished,
             format!("{what} while it was at work on {unit}"),
-            "digestfix recover, on the host where that Docker runs",
+            "on the host where that Docker runs: digestfix recover, without options",
         ),
         (Some(unit), Some(other), _) if unit != other => Finding::problem(
             Check::Unfinished,
             format!("{what} while it was at work on {unit}"),
-            format!("digestfix recover --unit {unit}"),
+            format!("digestfix recover --unit {}", shell::word(unit)),
         ),
         (_, _, Some(path)) => Finding::problem(
             Check::Unfinished,
             format!("{what}, and had changed {}", path.display()),
-            format!("digestfix recover --config-file {}", path.display()),
+            format!("digestfix recover --config-file {}", shell::path(path)),
         ),
         _ => Finding::warning(
             Check::Unfinished,

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::doctor::{Check, Finding};
+use crate::shell;
 use crate::status::{Row, State};
 
 /// The mode of the store's file that lets others than its owner write it.
@@ -22,7 +23,7 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
     let count = |state| rows.iter().filter(|row| row.state == state).count();
     let without = match count(State::NoDigest) {
         0 => "none without a digest".to_owned(),
-        some => format!("{some} without a digest (digestfix status names them)"),
+        some => format!("{some} without a digest"),
     };
     let mut findings = vec![Finding::ok(
         Check::References,
@@ -35,7 +36,7 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
                 "others than its owner may write {} (mode {mode:04o})",
                 path.display()
             ),
-            format!("chmod 600 {}", path.display()),
+            format!("chmod 600 {}", shell::path(path)),
         ));
     }
     for (state, what) in [

@@ -8,10 +8,12 @@ use crate::data_root::ReadError;
 use crate::disturbance::{AssessError, Obstacle};
 use crate::doctor::{Check, Finding};
 use crate::host::{Doubt, HostError};
+use crate::shell;
 
 /// A host that cannot be worked on.
 #[must_use]
 pub fn host(error: &HostError) -> Finding {
+    let word = shell::word;
     let (check, next) = match error {
         HostError::Systemd(_) => (
             Check::Systemd,
@@ -21,35 +23,35 @@ pub fn host(error: &HostError) -> Finding {
         HostError::NoUnit { others, .. } => (
             Check::Unit,
             match others.first() {
-                Some(other) => format!("digestfix doctor --unit {other}"),
+                Some(other) => format!("digestfix doctor --unit {}", shell::word(other)),
                 None => "systemctl list-unit-files '*docker*'; then: --unit NAME".to_owned(),
             },
         ),
         HostError::UnusableUnit { unit, load_state } => (
             Check::Unit,
             if load_state == "masked" {
-                format!("systemctl unmask {unit}")
+                format!("systemctl unmask {}", word(unit))
             } else {
-                format!("systemctl status {unit}; mend what it names, then: systemctl daemon-reload")
+                format!("systemctl status {}; mend what it names, then: systemctl daemon-reload", word(unit))
             },
         ),
         HostError::NotAService(_) => (
             Check::Unit,
             "systemctl list-units --type=service; then: --unit NAME.service".to_owned(),
         ),
-        HostError::Wrapped { unit, .. } => (Check::Unit, format!("systemctl start {unit}")),
+        HostError::Wrapped { unit, .. } => (Check::Unit, format!("systemctl start {}", word(unit))),
         HostError::Transient { unit } => (
             Check::Unit,
-            format!("systemctl stop {unit}; then: --offline --data-root DIR"),
+            format!("systemctl stop {}; then: --offline --data-root DIR", word(unit)),
         ),
-        HostError::Unsettled { unit, .. } => (Check::Unit, format!("systemctl status {unit}")),
+        HostError::Unsettled { unit, .. } => (Check::Unit, format!("systemctl status {}", word(unit))),
         HostError::EnvironmentFile { unit, .. } => (
             Check::Unit,
-            format!("systemctl cat {unit}; put the file back that EnvironmentFile= names"),
+            format!("systemctl cat {}; put the file back that EnvironmentFile= names", word(unit)),
         ),
         HostError::EngineSilent { unit, .. } => (
             Check::Engine,
-            format!("journalctl -u {unit} -n 50; if the API listens elsewhere: --socket PATH"),
+            format!("journalctl -u {} -n 50; if the API listens elsewhere: --socket PATH", word(unit)),
         ),
         HostError::NoUnixSocket(_) => (
             Check::Engine,
@@ -63,7 +65,7 @@ pub fn host(error: &HostError) -> Finding {
             Check::Configuration,
             format!(
                 "mend {path}; to check it (Docker 23.0 and later): dockerd --validate --config-file {path}",
-                path = path.display()
+                path = shell::path(path)
             ),
         ),
         HostError::ConfigFileMissing { path, .. } => (
@@ -77,8 +79,9 @@ pub fn host(error: &HostError) -> Finding {
         } => (
             Check::Configuration,
             format!(
-                "take {option} out of {}, or the flag out of the unit: systemctl edit --full {unit}",
-                config_file.display()
+                "take {option} out of {}, or the flag out of the unit: systemctl edit --full {}",
+                config_file.display(),
+                word(unit)
             ),
         ),
         HostError::Disagreement { fact, .. } => (
@@ -99,7 +102,7 @@ pub fn host(error: &HostError) -> Finding {
             flag, candidates, ..
         } => (
             Check::DataRoot,
-            format!("digestfix doctor {flag} {}", candidates.join(" | ")),
+            one_of(flag, candidates),
         ),
         HostError::DriverName(_) => (
             Check::DataRoot,
@@ -110,7 +113,7 @@ pub fn host(error: &HostError) -> Finding {
         } => (
             Check::DataRoot,
             match (owner, pid) {
-                (Some(owner), _) if owner != unit => format!("systemctl stop {owner}"),
+                (Some(owner), _) if owner != unit => format!("systemctl stop {}", word(owner)),
                 (_, Some(pid)) => format!("ps -fp {pid}; end it"),
                 _ => "ps -C dockerd -f; end the one that is not the unit's".to_owned(),
             },
@@ -126,24 +129,36 @@ pub fn read(error: &ReadError) -> Finding {
     Finding::problem(Check::References, error.to_string(), cure_of_read(error))
 }
 
+/// A flag with the first of its values, and the others.
+fn one_of(flag: &str, values: &[String]) -> String {
+    let mut values = values.iter().map(|value| shell::word(value));
+    let first = values.next().unwrap_or_default();
+    let others: Vec<String> = values.collect();
+    let others = match others.is_empty() {
+        true => String::new(),
+        false => format!(" (or: {})", others.join(", ")),
+    };
+    format!("digestfix doctor {flag} {first}{others}")
+}
+
 fn cure_of_read(error: &ReadError) -> String {
     match error {
         ReadError::Missing(_) => "systemctl start docker.service".to_owned(),
         ReadError::NotAFile(path) => format!(
             "ls -l {path}; put what it leads to in its place: cp --remove-destination \"$(readlink -f \
              {path})\" {path}",
-            path = path.display()
+            path = shell::path(path)
         ),
-        ReadError::Owner { path, .. } => format!("chown root: {}", path.display()),
+        ReadError::Owner { path, .. } => format!("chown root: {}", shell::path(path)),
         ReadError::Content { path, .. } => format!(
             "ls -lt {path}.digestfix-*; a former one of them is whole. Docker does not start with this \
              one: stop it, cp -p FORMER {path}, start it",
-            path = path.display()
+            path = shell::path(path)
         ),
         ReadError::Io { path, .. } => {
             format!(
                 "ls -ld {}; dmesg | tail (a disk that fails)",
-                path.display()
+                shell::path(path)
             )
         }
     }
@@ -152,21 +167,27 @@ fn cure_of_read(error: &ReadError) -> String {
 /// A reason not to stop Docker now.
 #[must_use]
 pub fn obstacle(obstacle: &Obstacle) -> Finding {
+    let word = shell::word;
     let (check, next) = match obstacle {
         Obstacle::UnitChanged { unit } => (
             Check::Unit,
             format!(
                 "systemctl cat {unit}; then: systemctl daemon-reload; and when Docker's loss can be borne: \
-                 systemctl restart {unit}"
+                 systemctl restart {unit}",
+                unit = word(unit)
             ),
         ),
         Obstacle::JobQueued { .. } => (Check::OtherUnits, "systemctl list-jobs".to_owned()),
-        Obstacle::Unsettled { unit, .. } => (Check::OtherUnits, format!("systemctl status {unit}")),
-        Obstacle::Ourselves { unit } => {
-            (Check::OtherUnits, format!("systemctl edit --full {unit}"))
-        }
+        Obstacle::Unsettled { unit, .. } => (
+            Check::OtherUnits,
+            format!("systemctl status {}", word(unit)),
+        ),
+        Obstacle::Ourselves { unit } => (
+            Check::OtherUnits,
+            format!("systemctl edit --full {}", word(unit)),
+        ),
         Obstacle::CannotKeep { hindrance, .. } => {
-            let choice = "digestfix apply --containers restart, once they may stop";
+            let choice = "once they may stop: digestfix apply --containers restart";
             let next = match hindrance.cure() {
                 Some(cure) => format!("{cure}; or: {choice}"),
                 None => choice.to_owned(),

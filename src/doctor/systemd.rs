@@ -45,7 +45,7 @@ pub fn judge(facts: &Facts) -> Finding {
             format!(
                 "version {version}; before {TESTED_FROM} a fallback is used that is not tested"
             ),
-            "digestfix plan, and try it first where an outage of Docker does not matter",
+            "try it first where an outage of Docker does not matter",
         ),
         _ => Finding::ok(
             Check::Systemd,

@@ -67,8 +67,8 @@ impl fmt::Display for Remnant {
             ),
             Why::Lost(why) => write!(
                 f,
-                "{reference} is gone and could not be had back: {why} (once its image is loaded again: \
-                 digestfix apply, with its manifest)"
+                "{reference} is gone and could not be had back: {why} (once its image is loaded again, \
+                 with its manifest: digestfix apply --from FILE)"
             ),
         }
     }

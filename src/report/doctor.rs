@@ -7,7 +7,11 @@ use crate::report::{Report, shortened};
 
 impl Report {
     /// The findings, a line each, with what to do about it below.
-    pub fn findings(&mut self, findings: Vec<Finding>) {
+    pub fn findings(&mut self, mut findings: Vec<Finding>) {
+        for finding in &mut findings {
+            let in_full = |text: &String| self.invocation.in_full(text).into_owned();
+            finding.next = finding.next.as_ref().map(in_full);
+        }
         let rows: Vec<[Text; 3]> = findings
             .iter()
             .map(|finding| {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
+mod cures;
 mod data_root;
 mod doctor;
 mod foreign;

@@ -1,0 +1,242 @@
+//! How this program was called, for the commands that a message tells to type:
+//! they are about the same host.
+
+use std::borrow::Cow;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, absolute};
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, HostArgs};
+use crate::shell;
+
+/// The most that a repeated command line may have, in bytes.
+const MAX_LINE: usize = 2000;
+
+/// A command is written so in a text.
+const PROGRAM: &str = "digestfix ";
+
+/// After a command that is to be typed as it is: it is about all of this host.
+const WITHOUT_OPTIONS: &str = ", without options";
+
+/// How this program was called.
+#[derive(Debug, Clone, Default)]
+pub struct Invocation {
+    by_sudo: bool,
+    /// Where Docker lives, as flags with their values, quoted.
+    options: Vec<(&'static str, Option<String>)>,
+}
+
+impl Invocation {
+    /// With what is said of where Docker lives.
+    #[must_use]
+    pub fn of(host: &HostArgs, containerd_root: Option<&Path>) -> Self {
+        let path = |path: &Path| {
+            let whole = absolute(path).unwrap_or_else(|_| path.to_owned());
+            Some(shell::path(&whole))
+        };
+        let word = |text: &String| Some(shell::word(text));
+        let mut options = Vec::new();
+        if host.offline {
+            options.push(("--offline", None));
+        }
+        for (flag, value) in [
+            ("--data-root", host.data_root.as_deref().and_then(path)),
+            ("--driver", host.driver.as_ref().and_then(word)),
+            ("--unit", host.unit.as_ref().and_then(word)),
+            ("--config-file", host.config_file.as_deref().and_then(path)),
+            ("--socket", host.socket.as_deref().and_then(path)),
+            ("--containerd-root", containerd_root.and_then(path)),
+        ] {
+            options.extend(value.map(|value| (flag, Some(value))));
+        }
+        Self {
+            by_sudo: is_by_sudo(env::var_os("SUDO_COMMAND").as_deref()),
+            options,
+        }
+    }
+
+    /// A text with each of its commands as it has to be typed here: by sudo where
+    /// that was used, and with the options that were given for the host, but for
+    /// those that it has by itself.
+    #[must_use]
+    pub fn in_full<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if (self.options.is_empty() && !self.by_sudo) || !text.contains(PROGRAM) {
+            return Cow::Borrowed(text);
+        }
+        let cli = Cli::command();
+        let mut full = String::new();
+        let mut parts = text.split(PROGRAM);
+        full.push_str(parts.next().unwrap_or_default());
+        for part in parts {
+            let end = part.find(|character: char| !character.is_ascii_lowercase());
+            let (name, rest) = part.split_at(end.unwrap_or(part.len()));
+            // An export is made on another host.
+            let command = cli
+                .find_subcommand(name)
+                .filter(|command| !command.is_hide_set() && name != "export");
+            if self.by_sudo && command.is_some() {
+                full.push_str("sudo ");
+            }
+            full.push_str(PROGRAM);
+            full.push_str(name);
+            if let Some(command) = command
+                && !rest.starts_with(WITHOUT_OPTIONS)
+            {
+                full.push_str(&self.options_for(command, rest));
+            }
+            full.push_str(rest);
+        }
+        Cow::Owned(full)
+    }
+
+    /// The options that a command has, and that are not among its words.
+    fn options_for(&self, command: &clap::Command, words: &str) -> String {
+        let says = |flag: &str| {
+            let mut words = words.split_whitespace();
+            words.any(|word| word.split('=').next() == Some(flag))
+        };
+        let takes = |flag: &str| {
+            let name = flag.strip_prefix("--");
+            let mut arguments = command.get_arguments();
+            arguments.any(|argument| argument.get_long() == name)
+        };
+        let mut options = String::new();
+        for (flag, value) in &self.options {
+            let of_a_daemon = matches!(*flag, "--unit" | "--socket");
+            if !takes(flag) || says(flag) || of_a_daemon && says("--offline") {
+                continue;
+            }
+            options.push(' ');
+            options.push_str(flag);
+            if let Some(value) = value {
+                options.push(' ');
+                options.push_str(value);
+            }
+        }
+        options
+    }
+}
+
+/// The command line of this process, to be typed again; none where it is too long.
+#[must_use]
+pub fn typed() -> Option<String> {
+    line(env::args_os().skip(1))
+}
+
+/// The same with `apply` in place of another command; none, too, where claims came
+/// from standard input.
+#[must_use]
+pub fn typed_as_apply(instead_of: &str) -> Option<String> {
+    let mut words: Vec<OsString> = env::args_os().skip(1).collect();
+    *words.iter_mut().find(|word| *word == instead_of)? = "apply".into();
+    let is_read_once = |word: &OsString| word == "-" || word.to_string_lossy().starts_with("/dev/");
+    if words.iter().any(is_read_once) {
+        return None;
+    }
+    line(words)
+}
+
+fn line(words: impl IntoIterator<Item = OsString>) -> Option<String> {
+    let words = words.into_iter();
+    let words: Vec<String> = words
+        .map(|word| shell::word(&word.to_string_lossy()))
+        .collect();
+    let line = format!("{PROGRAM}{}", words.join(" "));
+    (line.len() <= MAX_LINE).then_some(line)
+}
+
+/// sudo was asked for this very program, rather than for a shell.
+fn is_by_sudo(command: Option<&OsStr>) -> bool {
+    let command = command.map(OsStr::to_string_lossy).unwrap_or_default();
+    let program = command.split(' ').next().map(Path::new);
+    program.and_then(Path::file_name) == Some(OsStr::new(PROGRAM.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn invocation(by_sudo: bool, host: &HostArgs, root: Option<&str>) -> Invocation {
+        Invocation {
+            by_sudo,
+            ..Invocation::of(host, root.map(Path::new))
+        }
+    }
+
+    #[test]
+    fn each_command_gets_the_options_that_it_has() {
+        let host = HostArgs {
+            offline: true,
+            data_root: Some(PathBuf::from("/a b")),
+            driver: Some("overlay2".to_owned()),
+            ..HostArgs::default()
+        };
+        let offline = invocation(false, &host, Some("/c"));
+        let options = "--offline --data-root '/a b' --driver overlay2";
+        for (text, expected) in [
+            ("nothing to type", "nothing to type".to_owned()),
+            (
+                "then: digestfix recover",
+                format!("then: digestfix recover {options}"),
+            ),
+            (
+                "digestfix rollback X, or (digestfix history ID)",
+                format!(
+                    "digestfix rollback {options} --containerd-root /c X, or (digestfix history {options} ID)"
+                ),
+            ),
+            (
+                "digestfix doctor --driver x",
+                "digestfix doctor --offline --data-root '/a b' --driver x".to_owned(),
+            ),
+            (
+                "another digestfix works; digestfix export; digestfix guard",
+                "another digestfix works; digestfix export; digestfix guard".to_owned(),
+            ),
+            (
+                "digestfix recover, without options",
+                "digestfix recover, without options".to_owned(),
+            ),
+        ] {
+            assert_eq!(offline.in_full(text), expected);
+        }
+    }
+
+    #[test]
+    fn a_daemons_options_are_not_for_a_disk_without_one() {
+        let host = HostArgs {
+            unit: Some("my.service".to_owned()),
+            ..HostArgs::default()
+        };
+        let online = invocation(false, &host, None);
+        assert_eq!(
+            online.in_full("digestfix doctor --offline --data-root DIR"),
+            "digestfix doctor --offline --data-root DIR"
+        );
+        assert_eq!(
+            online.in_full("digestfix doctor"),
+            "digestfix doctor --unit my.service"
+        );
+    }
+
+    #[test]
+    fn sudo_is_said_where_it_was_used() {
+        let by_sudo = invocation(true, &HostArgs::default(), None);
+        assert_eq!(
+            by_sudo.in_full("then: digestfix recover"),
+            "then: sudo digestfix recover"
+        );
+        for (command, expected) in [
+            (Some("/usr/bin/digestfix apply x"), true),
+            (Some("/bin/bash"), false),
+            (Some("/bin/cat digestfix"), false),
+            (None, false),
+        ] {
+            assert_eq!(is_by_sudo(command.map(OsStr::new)), expected);
+        }
+    }
+}

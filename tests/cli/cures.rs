@@ -1,0 +1,263 @@
+//! The commands that messages tell to type, typed as they are printed.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use digestfix::journal::{Journal, References, hash, new_id};
+use digestfix::transaction::lock::RootLock;
+use tempfile::TempDir;
+
+use crate::data_root::Run;
+
+const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const B: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+const D1: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+
+/// A mounted disk in a directory that a shell would not take for one word.
+struct Disk {
+    _directory: TempDir,
+    root: PathBuf,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let root = directory.path().join("an old disk's $HOME; (1, 2)\u{202e}");
+        let images = root.join("image/overlay2");
+        fs::create_dir_all(images.join("imagedb/content/sha256")).unwrap();
+        for image in [A, B] {
+            fs::write(
+                images.join("imagedb/content/sha256").join(&image[7..]),
+                "{}",
+            )
+            .unwrap();
+        }
+        let store = format!(r#"{{"Repositories":{{"a":{{"a:1":"{A}"}},"b":{{"b:1":"{B}"}}}}}}"#);
+        fs::write(images.join("repositories.json"), store).unwrap();
+        Self {
+            _directory: directory,
+            root,
+        }
+    }
+
+    fn store(&self) -> String {
+        fs::read_to_string(self.root.join("image/overlay2/repositories.json")).unwrap()
+    }
+
+    fn digestfix(&self, words: &[&str]) -> Run {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_digestfix"));
+        command
+            .args(words)
+            .args(["--offline", "--data-root"])
+            .arg(&self.root)
+            .env_remove("SUDO_COMMAND");
+        run(command)
+    }
+}
+
+fn run(mut command: Command) -> Run {
+    let output = command.output().unwrap();
+    Run {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Types a line, in another directory.
+fn typed(line: &str) -> Run {
+    let program = Path::new(env!("CARGO_BIN_EXE_digestfix"));
+    let path = format!(
+        "{}:{}",
+        program.parent().unwrap().display(),
+        env::var("PATH").unwrap()
+    );
+    let mut command = Command::new("bash");
+    command
+        .current_dir("/")
+        .env("PATH", path)
+        .args(["-c", line]);
+    run(command)
+}
+
+/// The commands in a text: each goes on to what no shell would take for a part of
+/// it.
+fn commands(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("digestfix ") {
+        let mut quote = None;
+        let mut end = text.len();
+        let mut escaped = false;
+        for (place, character) in text[at..].char_indices() {
+            match (character, quote) {
+                _ if escaped => escaped = false,
+                ('\\', _) => escaped = true,
+                ('\'', Some(_)) => quote = None,
+                ('\'', None) => quote = Some('\''),
+                ('\n' | ',' | ';' | '(' | ')', None) => {
+                    end = at + place;
+                    break;
+                }
+                _ => {}
+            }
+        }
+        let command = text[at..end].trim_end().to_owned();
+        let mut words = command.split(' ').skip(1);
+        let names = [
+            "status", "plan", "apply", "verify", "recover", "history", "rollback", "doctor",
+        ];
+        if words.next().is_some_and(|word| names.contains(&word)) {
+            found.push(command);
+        }
+    }
+    found
+}
+
+/// The only command in what a run said that begins so.
+#[track_caller]
+fn told(run: &Run, beginning: &str) -> String {
+    let all = format!("{}\n{}", run.stdout, run.stderr);
+    let mut found = commands(&all);
+    found.retain(|command| command.starts_with(beginning));
+    assert_eq!(found.len(), 1, "{beginning}: {found:?} in\n{all}");
+    found.remove(0)
+}
+
+#[test]
+fn the_way_back_leads_back() {
+    let disk = Disk::new();
+    let before = disk.store();
+    let done = disk.digestfix(&["apply", &format!("a:1@{D1}")]).exits(0);
+    let back = told(&done, "digestfix rollback");
+    assert_ne!(disk.store(), before);
+    typed(&back).exits(0);
+    assert_eq!(disk.store(), before);
+    let again = typed(&back).exits(3);
+    let forth = told(&again, "digestfix rollback");
+    typed(&forth).exits(0);
+    assert_ne!(disk.store(), before);
+}
+
+#[test]
+fn what_does_not_hold_is_made_so() {
+    for with_a_file in [false, true] {
+        let disk = Disk::new();
+        let file = disk.root.join("my claims");
+        fs::write(&file, format!("b:1@{D1}\n")).unwrap();
+        let words = match with_a_file {
+            true => vec!["verify", "--from", file.to_str().unwrap()],
+            false => vec!["verify", "a:2=b:1"],
+        };
+        let run = disk.digestfix(&words).exits(4);
+        typed(&told(&run, "digestfix apply")).exits(0);
+        disk.digestfix(&words).exits(0);
+    }
+    let disk = Disk::new();
+    let run = disk.digestfix(&["status"]).exits(0);
+    let give = told(&run, "digestfix apply");
+    typed(&give.replace("NAME:TAG@sha256:HEX", &format!("a:1@{D1}"))).exits(0);
+    assert!(disk.store().contains(D1));
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_rollback_goes_first() {
+    let disk = Disk::new();
+    let first = disk.digestfix(&["apply", "a:2=a:1"]).exits(0);
+    disk.digestfix(&["apply", "a:2=b:1", "--replace"]).exits(0);
+    let refused = typed(&told(&first, "digestfix rollback")).exits(3);
+    typed(&told(&refused, "digestfix rollback")).exits(0);
+    typed(&told(&first, "digestfix rollback")).exits(0);
+    let none = disk.digestfix(&["rollback", "20200101T000000Z-1"]).exits(3);
+    typed(&told(&none, "digestfix history")).exits(0);
+    // Somebody else's change: it is named where to look.
+    let done = disk.digestfix(&["apply", "a:3=a:1"]).exits(0);
+    let store = disk
+        .store()
+        .replace(&format!(r#""a:3":"{A}""#), &format!(r#""a:3":"{B}""#));
+    fs::write(disk.root.join("image/overlay2/repositories.json"), store).unwrap();
+    let refused = typed(&told(&done, "digestfix rollback")).exits(3);
+    typed(&told(&refused, "digestfix status")).exits(0);
+}
+
+/// As a run that is killed before its first change leaves it.
+#[test]
+fn an_interrupted_run_is_brought_to_an_end() {
+    for asked in [&["status"][..], &["doctor"], &["plan", "a:2=a:1"]] {
+        let disk = Disk::new();
+        fs::create_dir(disk.root.join("digestfix")).unwrap();
+        let found = hash(disk.store().as_bytes());
+        let references = References {
+            driver: "overlay2".to_owned(),
+            before: found.clone(),
+            after: hash(b"other"),
+        };
+        let lock = RootLock::acquire_now(&disk.root).unwrap();
+        let journal = Journal::new(&new_id(), references);
+        journal.write(&lock).unwrap();
+        drop(lock);
+        let run = disk.digestfix(asked);
+        typed(&told(&run, "digestfix recover")).exits(0);
+        let run = disk.digestfix(asked);
+        assert!(!run.stderr.contains("recover"), "{}", run.stderr);
+        assert!(!disk.root.join("digestfix/journal.json").exists());
+    }
+}
+
+/// Whatever is looked at, what is told to type concerns this disk, and is a command.
+#[test]
+fn each_cure_is_a_command_for_this_disk() {
+    let disk = Disk::new();
+    let state = disk.root.join("digestfix");
+    let other = disk.root.join("image/an other");
+    let mut seen = 0;
+    let mut all = |run: Run| {
+        for command in commands(&format!("{}\n{}", run.stdout, run.stderr)) {
+            let command = command
+                .replace("NAME:TAG@sha256:HEX", "a:9=a:1")
+                .replace(" ID", " 20200101T000000Z-1")
+                .replace(" REF", " a:9")
+                .replace("SECONDS", "1");
+            let said = typed(&format!("{command} --json"));
+            assert_ne!(said.code, 2, "{command}\n{}", said.stderr);
+            let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+            let root = disk.root.to_str().unwrap();
+            // One that finds no store there says of which directory that is.
+            let of_this_disk =
+                json["host"]["data_root"] == root || said.stdout.contains("an old disk");
+            assert!(of_this_disk, "{command}\n{json:#}");
+            seen += 1;
+        }
+    };
+    for words in [
+        &["doctor"][..],
+        &["status"],
+        &["plan", "a:1=b:1"],
+        &["apply", "zz:1=b:1"],
+        &["history"],
+        &["rollback"],
+    ] {
+        all(disk.digestfix(words));
+    }
+    fs::create_dir_all(state.join("history")).unwrap();
+    fs::write(state.join("history/0-x.json"), "{").unwrap();
+    all(disk.digestfix(&["doctor"]));
+    all(disk.digestfix(&["rollback"]));
+    fs::write(state.join("journal.json"), "{").unwrap();
+    for words in [
+        &["doctor"][..],
+        &["status"],
+        &["recover"],
+        &["apply", "a:2=a:1"],
+    ] {
+        all(disk.digestfix(words));
+    }
+    fs::remove_file(state.join("journal.json")).unwrap();
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("repositories.json"), "{}").unwrap();
+    for words in [&["doctor"][..], &["status"], &["apply", "a:2=a:1"]] {
+        all(disk.digestfix(words));
+    }
+    assert!(seen > 6, "{seen}");
+}
