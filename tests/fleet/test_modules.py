@@ -7,8 +7,8 @@ import sys
 import tempfile
 import unittest
 
-from ansible_collections.digestfix.digestfix.plugins.module_utils import answer, program, request
-from ansible_collections.digestfix.digestfix.plugins.modules import digestfix
+from ansible_collections.digestfix.digestfix.plugins.module_utils import answer, request
+from ansible_collections.digestfix.digestfix.plugins.modules import digestfix, digestfix_info
 
 DEFAULTS = {
     name: specification.get("default")
@@ -23,16 +23,18 @@ def command_line(check=False, **params):
     return digestfix.command_line(dict(DEFAULTS, **params), check)
 
 
-def run_module(exit_code, document, **params):
+def run_module(exit_code, document, module=digestfix, **params):
     """Runs the module with a program that gives this answer."""
     with tempfile.TemporaryDirectory() as directory:
         program = os.path.join(directory, "digestfix")
         with open(program, "w") as file:
             file.write("#!/bin/sh\ncat <<'EOF'\n%s\nEOF\nexit %d\n" % (document, exit_code))
         os.chmod(program, 0o755)
-        arguments = dict(params, claims=["app:v1@sha256:00"], executable=program)
+        arguments = dict(params, executable=program)
+        if "content" not in params:
+            arguments["claims"] = ["app:v1@sha256:00"]
         ran = subprocess.run(
-            [sys.executable, "-m", digestfix.__name__],
+            [sys.executable, "-m", module.__name__],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
             capture_output=True,
             text=True,
@@ -54,33 +56,50 @@ class Requests(unittest.TestCase):
             containers="restart",
             wait=60,
             keep_days=7,
+            metrics="/srv/digestfix.prom",
             data_root="/srv/docker",
+            containerd_root="/srv/containerd",
         )
         self.assertEqual(
             words,
-            ["apply", "--json", "--containers=restart", "--wait=60", "--keep-days=7", "--data-root=/srv/docker"]
+            ["apply", "--json", "--containers=restart", "--wait=60", "--keep-days=7"]
+            + ["--metrics=/srv/digestfix.prom", "--data-root=/srv/docker", "--containerd-root=/srv/containerd"]
             + ["--require=proven", "--replace", "--rewrite=docker.io=registry:5000/hub", "--from=/srv/x", "--from=-"]
             + ["--remove=b:v1", "--", "a:v1@sha256:00"],
         )
 
     def test_a_plan_has_no_lock_to_wait_for(self):
         self.assertEqual(
-            command_line(check=True, claims_d=True, wait=60, keep_backups=1),
+            command_line(check=True, claims_d=True, wait=60, keep_backups=1, metrics="/srv/digestfix.prom"),
             ["plan", "--json", "--containers=keep", "--"],
         )
 
     def test_empty_lists_are_not_the_claims_directories(self):
-        with self.assertRaises(request.NothingAsked):
+        with self.assertRaises(request.Unusable):
             command_line()
-        with self.assertRaises(request.NothingAsked):
+        with self.assertRaises(request.Unusable):
             command_line(claims_d=True, remove=["b:v1"])
 
 
 class Input(unittest.TestCase):
     def test_an_empty_text_has_an_end(self):
-        self.assertEqual(program.standard_input(""), "\n")
-        self.assertEqual(program.standard_input("text"), "text")
-        self.assertIsNone(program.standard_input(None))
+        self.assertEqual(request.standard_input(""), "\n")
+        self.assertEqual(request.standard_input("text"), "text")
+        self.assertIsNone(request.standard_input(None))
+
+    def test_a_claims_file_may_have_become_a_dictionary(self):
+        claims = {"digestfix_claims": 1, "claims": [{"reference": "a:v1", "replace": True, "x": None}]}
+        self.assertEqual(json.loads(request.standard_input(claims)), claims)
+        result = run_module(0, answered(0, changed=False), content=claims)
+        self.assertFalse(result.get("failed"), result)
+
+    def test_another_file_may_not(self):
+        for content in ({"schemaVersion": 2}, [{"Id": "sha256:00"}], True):
+            for module in (digestfix, digestfix_info):
+                result = run_module(0, answered(0, changed=False), module, content=content)
+                self.assertTrue(result["failed"], result)
+                self.assertIn("Now: nothing was touched. Next: ", result["msg"])
+                self.assertIn("| string }}", result["msg"])
 
 
 class Answers(unittest.TestCase):
@@ -103,6 +122,35 @@ class Answers(unittest.TestCase):
         result = run_module(1, answered(1, changed=False, changes=changes, problem=PROBLEM))
         self.assertTrue(result["failed"] and not result["changed"], result)
         self.assertNotIn("diff", result)
+
+    def test_a_plan_says_what_will_stop(self):
+        containers = [{"name": "web", "fate": "keeps_running"}, {"name": "db", "fate": "started_again"}]
+        changes = [{"reference": "a:v1", "from": None, "to": "sha256:00"}]
+
+        def planned(exit_code, **fields):
+            document = answered(exit_code, host={"unit": "docker.service"}, **fields)
+            return run_module(exit_code, document, _ansible_check_mode=True)
+
+        disturbance = {"restarts": ["docker.service"], "also_restarts": ["ours.service"], "containers": containers}
+        stops = {"docker": True, "units": ["docker.service", "ours.service"], "containers": ["db"]}
+        result = planned(4, changes=changes, disturbance=disturbance)
+        self.assertEqual((result["changed"], result["stops"]), (True, stops))
+        refused = planned(3, changes=changes, disturbance=disturbance, problem=PROBLEM)
+        self.assertEqual((refused["failed"], refused["stops"]), (True, stops))
+        nothing = {"docker": False, "units": [], "containers": []}
+        result = planned(4, changes=changes)
+        self.assertEqual((result["changed"], result["stops"]), (True, nothing))
+        self.assertNotIn("stops", planned(3, problem=PROBLEM))
+
+    def test_claims_about_other_hosts_are_no_pending_change(self):
+        result = run_module(4, answered(4, changes=[]), _ansible_check_mode=True)
+        self.assertFalse(result["changed"] or result.get("failed"), result)
+        result = run_module(4, answered(4, changes=[], claims=[]), digestfix_info)
+        self.assertEqual((result["holds"], result["pending"]), (False, False))
+        for engine in ({}, {"holds_in_engine": False}):
+            claims = [dict({"holds_in_file": bool(engine)}, **engine)]
+            result = run_module(4, answered(4, changes=[], claims=claims), digestfix_info)
+            self.assertEqual((result["holds"], result["pending"]), (False, True))
 
     def test_no_json_and_another_version(self):
         self.assertIn("ended with 2", run_module(2, "error: unexpected argument")["msg"])

@@ -4,7 +4,7 @@
 //! that writes down what it is told: there is no Kubernetes here.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::{env, fs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,7 +51,8 @@ impl Fleet {
         // It goes away with the machine.
         let directory = machines[0].directory().join("fleet");
         fs::create_dir_all(&directory).unwrap();
-        let tools = output(&mut Command::new(repository("tests/fleet/tools"))).exits(0);
+        let core = env::var("DIGESTFIX_ANSIBLE").unwrap_or_default();
+        let tools = output(Command::new(repository("tests/fleet/tools")).arg(core)).exits(0);
         let fleet = Self {
             machines,
             programs: PathBuf::from(tools.stdout.trim()),
@@ -276,7 +277,8 @@ fn ends_at_a_host_that_cannot_be_reached(fleet: &Fleet) {
         &json!({ "digestfix_serial": [2, 1] }),
     );
 
-    let run = run.exits(4);
+    // Whichever of the two came last is what a release of Ansible tells.
+    assert!([2, 4].contains(&run.code), "{}", run.stdout);
     assert_eq!(tallies["lost"]["unreachable"], 1, "{}", run.stdout);
     assert!(
         run.stdout.contains("Now: nothing was done to trixie"),

@@ -31,7 +31,9 @@ options:
   content:
     description:
       - The text of one such file. It is handed over on standard input, so that no file is left on the host.
-    type: str
+      - Before ansible-core 2.19, a template whose text looks like JSON becomes a dictionary or a list. Let it end in
+        the filter C(string), as in the example. digestfix's own claims file is also taken as a dictionary.
+    type: raw
   claims_d:
     description:
       - Use the files in C(/etc/digestfix/claims.d), C(/run/digestfix/claims.d) and C(/usr/lib/digestfix/claims.d).
@@ -79,6 +81,9 @@ options:
     description: There is no daemon to manage, as on a mounted disk.
     type: bool
     default: false
+  containerd_root:
+    description: containerd's root directory, where Docker keeps manifests.
+    type: path
   executable:
     description:
       - Where digestfix is installed. Left out, it is looked for in C(PATH), C(/usr/bin) and C(/usr/local/bin).

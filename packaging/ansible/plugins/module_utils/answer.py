@@ -65,6 +65,34 @@ def returned(document):
     return result
 
 
+def pending(document):
+    """Whether something on the host is to be changed: a reference, or what the engine has read of them.
+
+    The exit code does not tell: claims that are all about other hosts' images have one of their own.
+    """
+    return bool(document.get("changes") or document.get("unread"))
+
+
+def unheld(document):
+    """Whether a claim about an image of this host does not hold, by what verify answered."""
+    return bool(document.get("changes")) or any(
+        not claim["holds_in_file"] or claim.get("holds_in_engine") is False for claim in document.get("claims", [])
+    )
+
+
+def stops(document):
+    """What applying a plan will stop. None where digestfix did not get as far as a plan."""
+    if "changes" not in document:
+        return None
+    disturbance = document.get("disturbance", {}) if pending(document) else {}
+    units = disturbance.get("restarts", [])
+    return {
+        "docker": document.get("host", {}).get("unit") in units,
+        "units": units + disturbance.get("also_restarts", []),
+        "containers": [one["name"] for one in disturbance.get("containers", []) if one["fate"] != "keeps_running"],
+    }
+
+
 def explain(document):
     """Why it failed: what, the state of the host now, and what to do."""
     code = document["exit_code"]

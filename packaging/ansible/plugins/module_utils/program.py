@@ -10,12 +10,7 @@ from ansible_collections.digestfix.digestfix.plugins.module_utils import answer
 DIRECTORIES = ["/usr/bin", "/usr/local/bin"]
 
 
-def standard_input(content):
-    """Ansible takes an empty text for none, and digestfix would wait for its end."""
-    return "\n" if content == "" else content
-
-
-def run(module, words):
+def run(module, words, standard_input):
     """Runs it, and gives its JSON object. Fails the task when there is none."""
     program = module.params["executable"] or module.get_bin_path("digestfix", opt_dirs=DIRECTORIES)
     if program is None:
@@ -25,7 +20,7 @@ def run(module, words):
         )
     exit_code, stdout, stderr = module.run_command(
         [program] + words,
-        data=standard_input(module.params["content"]),
+        data=standard_input,
         binary_data=True,
         environ_update={"LANG": "C.UTF-8"},
     )

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import json
+
 CLAIMS = {
     "claims": {"type": "list", "elements": "str", "default": []},
     "from": {"type": "list", "elements": "path", "default": []},
-    "content": {"type": "str"},
+    # Ansible would turn a dictionary into the text that Python has for it.
+    "content": {"type": "raw"},
     "claims_d": {"type": "bool", "default": False},
     "remove": {"type": "list", "elements": "str", "default": []},
     "rewrite": {"type": "dict", "default": {}},
@@ -28,6 +31,7 @@ RUN = {
     "wait": {"type": "int", "default": 0},
     "keep_backups": {"type": "int"},
     "keep_days": {"type": "int"},
+    "metrics": {"type": "path"},
 }
 
 HOST = {
@@ -37,13 +41,35 @@ HOST = {
     "config_file": {"type": "path"},
     "socket": {"type": "path"},
     "offline": {"type": "bool", "default": False},
+    "containerd_root": {"type": "path"},
 }
 
 EXECUTABLE = {"executable": {"type": "path"}}
 
 
-class NothingAsked(Exception):
-    """The parameters name no claims, or contradict each other."""
+class Unusable(Exception):
+    """The parameters name no claims, or contradict each other, or one is not what it has to be."""
+
+
+def standard_input(content):
+    """The content as digestfix reads it.
+
+    Before ansible-core 2.19, a template whose text looks like a dictionary or a
+    list becomes one, and the bytes of the text are lost. A claims file means the
+    same in any spelling. Of a manifest, each byte counts.
+    """
+    if content == "":
+        # Ansible takes an empty text for none, and digestfix would wait for its end.
+        return "\n"
+    if content is None or isinstance(content, str):
+        return content
+    if isinstance(content, dict) and "digestfix_claims" in content:
+        return json.dumps(content)
+    raise Unusable(
+        "content is no text but a %s. Now: nothing was touched. Next: ansible-core before 2.19 turns a text that looks "
+        "like JSON into one; let the template end in the filter string, as in "
+        "{{ lookup('ansible.builtin.file', 'manifest.json', rstrip=false) | string }}" % type(content).__name__
+    )
 
 
 def options(params, names):
@@ -67,9 +93,9 @@ def claims(params):
     """
     named = params["claims"] or params["from"] or params["remove"] or params["content"] is not None
     if params["claims_d"] and named:
-        raise NothingAsked("claims_d goes without claims, from, content and remove")
+        raise Unusable("claims_d goes without claims, from, content and remove")
     if not params["claims_d"] and not named:
-        raise NothingAsked("claims, from, content and remove are all empty; say claims_d to use the claims.d directories")
+        raise Unusable("claims, from, content and remove are all empty; say claims_d to use the claims.d directories")
     words = options(params, ["require", "replace", "allow_image_id_digest"])
     words += ["--rewrite=%s=%s" % rule for rule in params["rewrite"].items()]
     words += ["--from=%s" % source for source in params["from"]]

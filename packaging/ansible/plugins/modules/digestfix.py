@@ -55,6 +55,10 @@ options:
       - Former reference stores that are older than this many days are removed, but for the newest three.
         Left out, it is digestfix's own default.
     type: int
+  metrics:
+    description:
+      - A file, C(*.prom), to write how the run ended to, for node_exporter's textfile collector. Check mode writes none.
+    type: path
 seealso:
   - module: digestfix.digestfix.digestfix_info
 """
@@ -67,7 +71,7 @@ EXAMPLES = r"""
 
 - name: Apply what another host exported, if that is proven
   digestfix.digestfix.digestfix:
-    content: "{{ lookup('ansible.builtin.file', 'digests.json', rstrip=false) }}"
+    content: "{{ lookup('ansible.builtin.file', 'digests.json', rstrip=false) | string }}"
     require: proven
 
 - name: Apply the files in /etc/digestfix/claims.d
@@ -87,7 +91,8 @@ exit_code:
   description:
     - digestfix's exit code.
     - V(0) done, or nothing to do; V(1) failed, and the host is as it was found; V(2) usage; V(3) refused, nothing
-      was touched; V(4) changes are pending (in check mode); V(5) the host could not be restored; V(6) done, but a
+      was touched; V(4) changes are pending, or none of the claims could be applied (in check mode; C(changed) tells
+      them apart); V(5) the host could not be restored; V(6) done, but a
       container is not what it was.
   returned: always
   type: int
@@ -113,9 +118,29 @@ skipped_claims:
   returned: when digestfix got as far as a plan
   type: list
   elements: dict
+stops:
+  description: What applying will stop. Nothing does where nothing is to be changed, and on the containerd image store.
+  returned: in check mode, when digestfix got as far as a plan
+  type: dict
+  contains:
+    docker:
+      description: Whether Docker's unit stops. A node that is to be drained is drained for this alone.
+      type: bool
+    units:
+      description: The units that stop and are started again, Docker's own among them.
+      type: list
+      elements: str
+    containers:
+      description: The running containers that do not keep running.
+      type: list
+      elements: str
+  sample:
+    docker: true
+    units: [docker.service, docker.socket]
+    containers: []
 disturbance:
-  description: What applying would disturb.
-  returned: in check mode, when something would change
+  description: What applying would disturb, as digestfix says it.
+  returned: in check mode, when something would stop
   type: dict
 transaction:
   description: The name that C(digestfix history) and C(digestfix rollback) have for what was done.
@@ -163,7 +188,7 @@ def command_line(params, check):
 def has_changed(document, check):
     """Whether the references are other than they were, or would be."""
     if check:
-        return document["exit_code"] == answer.PENDING
+        return answer.pending(document)
     # A host that could not be restored is not as it was, whatever else is known of it.
     return document.get("changed", document["exit_code"] == answer.BROKEN)
 
@@ -184,11 +209,15 @@ def main():
     check = module.check_mode
     try:
         words = command_line(module.params, check)
-    except request.NothingAsked as error:
+        standard_input = request.standard_input(module.params["content"])
+    except request.Unusable as error:
         module.fail_json(msg=str(error))
-    document = program.run(module, words)
+    document = program.run(module, words, standard_input)
     result = answer.returned(document)
     result["changed"] = has_changed(document, check)
+    will_stop = answer.stops(document) if check else None
+    if will_stop is not None:
+        result["stops"] = will_stop
     if result["changed"]:
         result["diff"] = answer.difference(document)
     code = document["exit_code"]

@@ -44,6 +44,13 @@ holds:
   returned: success
   type: bool
   sample: true
+pending:
+  description:
+    - Whether a claim about an image of this host does not hold. Where no claim is about one, RV(holds) and this are
+      both V(false).
+  returned: success
+  type: bool
+  sample: false
 claims:
   description:
     - Each claim, the image it is about, how far it is known, and whether it holds in the file and in the engine.
@@ -65,7 +72,7 @@ host:
   returned: when they were found
   type: dict
 exit_code:
-  description: digestfix's exit code; V(0) when all holds, V(4) when not.
+  description: digestfix's exit code; V(0) when all holds, V(4) when not, or when no claim could be applied.
   returned: always
   type: int
 problem:
@@ -86,14 +93,19 @@ def main():
     )
     try:
         claims = request.claims(module.params)
-    except request.NothingAsked as error:
+        standard_input = request.standard_input(module.params["content"])
+    except request.Unusable as error:
         module.fail_json(msg=str(error))
     words = ["verify", "--json"] + request.options(module.params, request.HOST)
-    document = program.run(module, words + claims)
+    document = program.run(module, words + claims, standard_input)
     result = answer.returned(document)
     if document["exit_code"] not in (answer.DONE, answer.PENDING):
         module.fail_json(msg=answer.explain(document), **result)
-    module.exit_json(holds=document["exit_code"] == answer.DONE, **result)
+    module.exit_json(
+        holds=document["exit_code"] == answer.DONE,
+        pending=answer.unheld(document),
+        **result,
+    )
 
 
 if __name__ == "__main__":
