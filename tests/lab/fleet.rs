@@ -4,14 +4,14 @@
 //! that writes down what it is told: there is no Kubernetes here.
 
 use std::collections::BTreeMap;
-use std::{env, fs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
 use serde_json::{Value, json};
 
-use crate::machine::{APP, Machine, Run, STORE, Suite};
+use crate::machine::{APP, Machine, Run, STORE, Suite, eventually};
 
 const SUITES: [Suite; 3] = [Suite::Bookworm, Suite::Trixie, Suite::Forky];
 
@@ -25,6 +25,11 @@ case $1 in
   uncordon) rm "cordoned.$2" ;;
 esac
 echo "$@" >>calls
+"#;
+
+/// Docker's client on the manager of a swarm, that writes down what it is told.
+const NOTING_DOCKER: &str = r#"echo "$@" >>/run/noted
+exec docker "$@"
 "#;
 
 /// The machines, and the host that they are managed from.
@@ -233,7 +238,7 @@ fn a_fleet() {
     }
     repairs_all_one_after_another(&fleet);
     changes_nothing_the_second_time(&fleet);
-    leaves_a_broken_node_cordoned(&fleet, last);
+    returns_a_swarm_node_and_leaves_a_broken_node_cordoned(&fleet);
 }
 
 /// Check mode with a diff.
@@ -452,14 +457,38 @@ fn changes_nothing_the_second_time(fleet: &Fleet) {
     assert_eq!(fleet.kubectl_calls(), [""; 0]);
 }
 
-/// Docker cannot be started any more: no pod is to come to that node.
-fn leaves_a_broken_node_cordoned(fleet: &Fleet, machine: &Machine) {
-    machine.digestfix(&["rollback"]).exits(0);
-    machine.drop_in("[Service]\nExecStartPre=/bin/false\n");
+/// The first machine is the manager of a swarm, and the second one a node of it
+/// that somebody has paused: it is drained while Docker stops, and paused again.
+/// Docker cannot be started any more on the third: no pod is to come to that node.
+fn returns_a_swarm_node_and_leaves_a_broken_node_cordoned(fleet: &Fleet) {
+    let [manager, node, broken] = &fleet.machines;
+    for machine in [node, broken] {
+        machine.digestfix(&["rollback"]).exits(0);
+    }
+    broken.drop_in("[Service]\nExecStartPre=/bin/false\n");
+    let id = swarm(manager, node);
+    manager.write("/lab/noting", NOTING_DOCKER);
+    fs::write(
+        fleet.path("swarm"),
+        "trixie digestfix_swarm_manager=bookworm digestfix_containers=restart\n",
+    )
+    .unwrap();
+    let tasks = || node.sh("docker ps -q --filter label=com.docker.swarm.task.id");
+    assert!(!tasks().is_empty());
 
-    let (run, _) = fleet.roll(
-        &["--limit", "forky"],
-        &json!({ "digestfix_kubernetes": true }),
+    let (run, tallies) = fleet.roll(
+        &[
+            "--limit",
+            "trixie:forky",
+            "--inventory",
+            &fleet.path("inventory"),
+            "--inventory",
+            &fleet.path("swarm"),
+        ],
+        &json!({
+            "digestfix_kubernetes": "{{ inventory_hostname == 'forky' }}",
+            "digestfix_swarm_docker": ["sh", "/lab/noting"],
+        }),
     );
 
     let run = run.exits(2);
@@ -470,12 +499,76 @@ fn leaves_a_broken_node_cordoned(fleet: &Fleet, machine: &Machine) {
     ] {
         assert!(run.stdout.contains(words), "{words}: {}", run.stdout);
     }
-    let calls = fleet.kubectl_calls();
     assert_eq!(
-        calls,
+        fleet.kubectl_calls(),
         [
             "cordon forky",
             "drain forky --ignore-daemonsets --timeout=300s"
         ]
     );
+    assert_eq!(tallies["trixie"]["failed"], 0, "{}", run.stdout);
+    assert!(node.engine_has("app"));
+    assert_eq!(tasks(), "", "it is paused");
+    assert_eq!(
+        manager.sh("sort -u /run/noted"),
+        format!(
+            "node inspect {id}\nnode update --availability drain {id}\n\
+             node update --availability pause {id}"
+        )
+    );
+    assert_eq!(
+        manager.sh(&format!(
+            "docker node inspect -f '{{{{.Spec.Availability}}}}' {id}"
+        )),
+        "pause"
+    );
+}
+
+/// A swarm of two machines, with a service whose task runs on the second one.
+/// Gives the second one's name in it.
+fn swarm(manager: &Machine, node: &Machine) -> String {
+    // The machines have no network but what is laid here.
+    output(Command::new("nsenter").args([
+        "-t",
+        manager.init(),
+        "-m",
+        "-n",
+        "--",
+        "ip",
+        "link",
+        "add",
+        "swarm0",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "swarm0",
+        "netns",
+        node.init(),
+    ]))
+    .exits(0);
+    for (machine, address) in [(manager, "10.77.0.1"), (node, "10.77.0.2")] {
+        machine.sh(&format!(
+            "ip address add {address}/24 dev swarm0; ip link set swarm0 up"
+        ));
+    }
+    manager.sh("docker swarm init --advertise-addr 10.77.0.1 >/dev/null");
+    let token = manager.sh("docker swarm join-token -q worker");
+    node.sh(&format!(
+        "docker swarm join --advertise-addr 10.77.0.2 --token {token} 10.77.0.1:2377 >/dev/null"
+    ));
+    let id = node.sh("docker info -f '{{.Swarm.NodeID}}'");
+    manager.sh(&format!(
+        "docker service create -q --detach --no-resolve-image --no-healthcheck \
+         --constraint node.id=={id} {APP}:v1 /bin/busybox sleep 100000 >/dev/null"
+    ));
+    eventually("the service runs", || {
+        !node
+            .sh("docker ps -q --filter label=com.docker.swarm.task.id")
+            .is_empty()
+    });
+    manager.sh(&format!(
+        "docker node update --availability pause {id} >/dev/null"
+    ));
+    id
 }
