@@ -5,6 +5,7 @@
 mod cures;
 mod data_root;
 mod doctor;
+mod fleet;
 mod foreign;
 mod history;
 mod metrics;

@@ -7,7 +7,7 @@ use std::{env, fs};
 use crate::machine::{APP, Machine, OTHER, Suite, eventually};
 
 /// What a package may have put somewhere.
-const FILES: &str = "find /usr /etc /var/lib/digestfix -xdev ! -path '*/__pycache__*' \
+const FILES: &str = "find /usr /etc /var/lib/digestfix /var/lib/systemd/deb-systemd-helper-* -xdev ! -path '*/__pycache__*' \
                      ! -name ld.so.cache ! -path /usr/share/doc 2>/dev/null | sort";
 
 fn package(revision: u32, kind: &str) -> PathBuf {
@@ -26,7 +26,7 @@ fn package(revision: u32, kind: &str) -> PathBuf {
 /// A machine with nothing of digestfix on it but packages to install.
 fn machine(suite: Suite, kind: &str) -> Machine {
     let machine = Machine::boot(suite);
-    machine.sh("rm /usr/local/bin/digestfix");
+    machine.sh("rm /usr/local/bin/digestfix; systemctl -q preset-all");
     for revision in [1, 2] {
         let package = fs::read(package(revision, kind)).expect("tests/packages builds it");
         machine.put(&format!("/lab/{revision}.{kind}"), &package);
@@ -40,15 +40,27 @@ fn units(machine: &Machine) -> Vec<String> {
     units.lines().map(str::to_owned).collect()
 }
 
-/// Nothing that was not there by itself is enabled or runs.
+/// The units that finish or undo an interrupted run.
+const BRING_BACK: [&str; 2] = ["digestfix-recover.service", "digestfix-resume.service"];
+
+/// Those are enabled and no others, by the preset as well, and nothing runs.
 #[track_caller]
 fn is_idle(machine: &Machine) {
+    for _ in 0..2 {
+        is_enabled_and_inactive(machine);
+        machine.sh("systemctl -q preset-all");
+    }
+}
+
+#[track_caller]
+fn is_enabled_and_inactive(machine: &Machine) {
     for unit in units(machine) {
         let enabled = machine.run(&["systemctl", "is-enabled", &unit]).stdout;
-        assert!(
-            ["disabled", "static"].contains(&enabled.trim()),
-            "{unit} is {enabled}"
-        );
+        let wanted: &[&str] = match BRING_BACK.contains(&unit.as_str()) {
+            true => &["enabled"],
+            false => &["disabled", "static"],
+        };
+        assert!(wanted.contains(&enabled.trim()), "{unit} is {enabled}");
         let active = machine.run(&["systemctl", "is-active", &unit]).stdout;
         assert_eq!(active.trim(), "inactive", "{unit}");
     }
@@ -124,6 +136,7 @@ fn a_deb_is_installed_upgraded_removed_and_purged() {
     the_timer_repairs(&machine);
     completes_what_was_done(&machine);
     machine.sh("systemctl enable -q --now digestfix.timer
+         systemctl disable -q digestfix-resume.service
          echo '# ours' >>/etc/default/digestfix");
     let docker = machine.main_pid();
 
@@ -133,6 +146,8 @@ fn a_deb_is_installed_upgraded_removed_and_purged() {
     assert_eq!(machine.main_pid(), docker);
     machine.sh("grep -q '# ours' /etc/default/digestfix
          systemctl -q is-enabled digestfix.timer
+         ! systemctl -q is-enabled digestfix-resume.service
+         systemctl -q is-enabled digestfix-recover.service
          systemctl -q is-active digestfix.timer");
 
     is_not_removed_half_way(&machine, &["dpkg", "-r", "digestfix"]);
@@ -150,6 +165,9 @@ fn a_deb_is_installed_upgraded_removed_and_purged() {
     machine.sh("grep -q '# ours' /etc/default/digestfix; test -s /etc/digestfix/claims.d/site");
     assert_eq!(machine.main_pid(), docker);
 
+    // What was removed and comes again is new.
+    machine.sh("dpkg -i /lab/2.deb");
+    is_idle(&machine);
     machine.sh("dpkg --purge digestfix");
     is_as_before(&machine, &before);
     machine.sh("ls /var/lib/docker/digestfix/history/*.json");
@@ -172,12 +190,12 @@ fn an_rpm_is_installed_upgraded_and_erased() {
         "",
         "as it was packed"
     );
-    machine.sh("cd /usr/lib/systemd/system; systemctl -q preset digestfix*");
     is_idle(&machine);
     assert_eq!(machine.main_pid(), docker);
 
     the_timer_repairs(&machine);
     machine.sh("systemctl enable -q --now digestfix.timer
+         systemctl disable -q digestfix-resume.service
          echo '# ours' >>/etc/sysconfig/digestfix");
     let docker = machine.main_pid();
 
@@ -186,6 +204,8 @@ fn an_rpm_is_installed_upgraded_and_erased() {
     assert_eq!(machine.main_pid(), docker);
     machine.sh("grep -q '# ours' /etc/sysconfig/digestfix
          systemctl -q is-enabled digestfix.timer
+         ! systemctl -q is-enabled digestfix-resume.service
+         systemctl -q is-enabled digestfix-recover.service
          systemctl -q is-active digestfix.timer");
 
     is_not_removed_half_way(&machine, &["rpm", "-e", "--nodeps", "digestfix"]);
