@@ -28,7 +28,7 @@ Exit codes:
   1  failed; the host is as it was found
   2  usage
   3  refused; nothing was touched
-  4  changes are pending (plan, verify)
+  4  changes are pending, or no claim could be applied (plan, verify)
   5  could not restore the host; a person is needed
   6  done, but a container is not what it was";
 
@@ -507,6 +507,14 @@ fn removable(text: &str) -> Result<Reference, String> {
     match (reference.tag(), reference.digest()) {
         (Some(_), None) | (None, Some(_)) => Ok(reference),
         _ => Err("write one tag (NAME:TAG) or one digest (NAME@sha256:HEX)".to_owned()),
+    }
+}
+
+impl RequestArgs {
+    /// Claims were typed or read with `--from`, and not taken from `claims.d`.
+    #[must_use]
+    pub fn names_claims(&self) -> bool {
+        !self.claims.is_empty() || !self.from.is_empty() || !self.remove.is_empty()
     }
 }
 

@@ -91,6 +91,10 @@ enum Stop {
     NoClaims,
     #[error("no claim was found in what --from names")]
     NothingFrom,
+    #[error(
+        "no claim could be applied: none is about an image that can be told to be on this host"
+    )]
+    Unmet,
     #[error("the claims cannot be met")]
     Refused(Vec<Refusal>),
     #[error("the running engine cannot be asked for that")]
@@ -220,6 +224,13 @@ impl Stop {
                 next = Some(
                     "give a CLAIM (NAME:TAG@sha256:HEX), a file (--from FILE), or put files into \
                      /etc/digestfix/claims.d"
+                        .to_owned(),
+                );
+                vec![self.to_string()]
+            }
+            Self::Unmet => {
+                next = Some(
+                    "bring what is named above, or see which images are here: digestfix status"
                         .to_owned(),
                 );
                 vec![self.to_string()]

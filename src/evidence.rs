@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::digest::{Digest, ImageId};
 use crate::manifest::{Descriptor, Format, MAX_INDEX_ENTRIES, Manifest};
+use crate::platform::Platform;
 use crate::trust::Trust;
 
 /// How deep an index may lie in others.
@@ -29,6 +30,7 @@ pub struct Evidence {
     texts: BTreeMap<Digest, Arc<str>>,
     kept_bytes: usize,
     records: BTreeMap<Digest, BTreeMap<ImageId, String>>,
+    parts_here: BTreeMap<Digest, BTreeMap<ImageId, String>>,
 }
 
 #[derive(Debug, Clone)]
@@ -143,6 +145,41 @@ impl Evidence {
         images.len() <= MAX_RECORDS_OF_A_DIGEST
     }
 
+    /// Takes in that this host has a digest of an image, and that an index that
+    /// was brought lists it.
+    pub fn add_part_here(&mut self, index: Digest, image: ImageId, origin: String) {
+        let images = self.parts_here.entry(index).or_default();
+        images.entry(image).or_insert(origin);
+    }
+
+    /// The images here that an index leads to by digests that this host has.
+    pub fn parts_here(&self, index: &Digest) -> impl Iterator<Item = &ImageId> {
+        let images = self.parts_here.get(index).into_iter();
+        images.flat_map(BTreeMap::keys)
+    }
+
+    /// The manifests that an index lists, in its order, and that were not brought.
+    /// An attestation is no image's.
+    pub fn missing_parts(&self, index: &Digest) -> impl Iterator<Item = &Descriptor> {
+        let of_no_platform = |child: &Descriptor| {
+            let platform = child.platform.as_ref();
+            platform.is_some_and(Platform::is_unknown)
+        };
+        self.children(index)
+            .iter()
+            .filter(move |child| !self.manifests.contains_key(&child.digest))
+            .filter(move |child| !of_no_platform(child))
+    }
+
+    /// Every index that was brought.
+    pub fn indexes(&self) -> impl Iterator<Item = &Digest> {
+        let is_index = |brought: &Brought| matches!(brought.manifest, Manifest::Index(_));
+        let brought = self.manifests.iter();
+        brought
+            .filter(move |(_, brought)| is_index(brought))
+            .map(|(digest, _)| digest)
+    }
+
     /// Whose the digest is proven to be; none without its manifest.
     #[must_use]
     pub fn proof(&self, digest: &Digest) -> Option<Proof<'_>> {
@@ -213,6 +250,10 @@ impl Evidence {
         {
             let images = proof.images.into_keys().cloned().collect();
             return Verdict::Denies(Trust::Proven, images, proof.origin.to_owned());
+        }
+        let part = self.parts_here.get(digest);
+        if let Some(origin) = part.and_then(|images| images.get(image)) {
+            return Verdict::Supports(Trust::Matched, origin.clone());
         }
         match self.records.get(digest) {
             Some(images) => match images.get(image) {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::digest::{Digest, ImageId};
+use crate::platform::Platform;
 
 /// The largest manifest that is read, in bytes. Registries accept no larger
 /// ones (distribution 2.8, `registry/handlers/manifests.go`: 4 MiB).
@@ -89,6 +90,9 @@ pub struct Descriptor {
     /// What its maker noted about it.
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
+    /// In an index, the platform that it is for.
+    #[serde(default)]
+    pub platform: Option<Platform>,
 }
 
 impl Descriptor {

@@ -14,16 +14,19 @@ use crate::store::{Misfit, Store};
 use crate::trust::Trust;
 
 mod conflicts;
+mod index;
 mod refusal;
 mod resolver;
 mod reversal;
 
+pub use index::MissingManifest;
 pub use refusal::{CONVERTED, Refusal};
 pub use reversal::{Basis, Later, Reversal};
 
 use conflicts::{
     Wanted, contradictions, moving_ground, one_digest_two_images, too_weak, two_digests,
 };
+use index::with_parts_here;
 use resolver::Resolver;
 
 /// What somebody asks for.
@@ -105,6 +108,9 @@ pub enum Why {
     /// The image has no name here to have a digest under.
     #[error("image {0} has no name here; tag it first")]
     Nameless(String),
+    /// An index, and which image here it is of, only a manifest in it tells.
+    #[error("it is an index, and {0}")]
+    ManifestMissing(MissingManifest),
 }
 
 /// One line of the difference between two stores.
@@ -129,6 +135,8 @@ impl Plan {
         images: &dyn Images,
         request: &Request,
     ) -> Result<Self, Vec<Refusal>> {
+        let informed = with_parts_here(store, request);
+        let request = informed.as_ref().unwrap_or(request);
         let resolver = Resolver::new(store, images, request);
         let mut refusals = Vec::new();
         let mut targets: Vec<Target> = Vec::new();
@@ -259,6 +267,12 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// No claim could be applied, and no removal was asked for.
+    #[must_use]
+    pub fn is_unmet(&self) -> bool {
+        self.targets.is_empty() && self.removals.is_empty() && !self.skipped.is_empty()
     }
 
     /// What a reference that is new or moves rests on.

@@ -78,6 +78,23 @@ pub struct Report {
     observer: Option<Observer>,
 }
 
+/// The most claims that are named where none could be applied.
+const MOST_NAMED: usize = 5;
+
+/// The claims about images that are not here, the first ones by name.
+fn named(plan: &Plan) -> String {
+    let skipped = plan.skipped.iter();
+    let elsewhere: Vec<&str> = skipped
+        .filter(|skipped| skipped.why == Why::NotHere)
+        .map(|skipped| skipped.claim.as_str())
+        .collect();
+    let first = elsewhere[..elsewhere.len().min(MOST_NAMED)].join(", ");
+    match elsewhere.len().checked_sub(MOST_NAMED) {
+        Some(more @ 1..) => format!(": {first} and {more} more"),
+        _ => format!(": {first}"),
+    }
+}
+
 impl Report {
     /// A report of `command`, told as the flags say. The commands in it are for
     /// the host that the invocation is about.
@@ -262,6 +279,14 @@ impl Report {
         );
         let skipped = plan.skipped.iter().map(SkippedDocument::from);
         self.document.skipped = Some(skipped.collect());
+        self.document.pending = Some(!plan.is_empty());
+        self.document.unmet = Some(plan.is_unmet());
+    }
+
+    /// The plan was told to be one of which no claim could be applied.
+    #[must_use]
+    pub fn is_unmet(&self) -> bool {
+        self.document.unmet == Some(true)
     }
 
     /// The claims that come to nothing here: those about images of other hosts
@@ -276,11 +301,17 @@ impl Report {
                 self.warning(&format!("{}: left alone, {}", skipped.claim, skipped.why));
             }
         }
+        let which = match plan.is_unmet() {
+            true => named(plan),
+            false => String::new(),
+        };
         match elsewhere {
             0 => {}
-            1 => self.say("1 claim is about an image that this host does not have."),
+            1 => self.say(format!(
+                "1 claim is about an image that this host does not have{which}."
+            )),
             _ => self.say(format!(
-                "{elsewhere} claims are about images that this host does not have."
+                "{elsewhere} claims are about images that this host does not have{which}."
             )),
         }
         if plan.skipped.iter().any(|skipped| skipped.strange_oci)

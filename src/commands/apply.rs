@@ -1,10 +1,10 @@
 //! `digestfix apply`
 
-use crate::cli::ApplyArgs;
+use crate::cli::{ApplyArgs, RequestArgs};
 use crate::commands::change::{Terms, Wish, change, holds_at_a_glance};
 use crate::commands::event_loop::on_event_loop;
 use crate::commands::outcome::tell;
-use crate::commands::request;
+use crate::commands::{Stop, request};
 use crate::disturbance::Allowed;
 use crate::invocation::Invocation;
 use crate::report::{Exit, Report};
@@ -18,7 +18,7 @@ pub(super) fn run(args: &ApplyArgs) -> Exit {
     };
     // A JSON document names the engine's version, which only that can tell.
     if !args.output.json && holds_at_a_glance(&request, &args.host, &mut report) {
-        return nothing_to_do(report);
+        return nothing_to_do(&args.request, report);
     }
     let terms = Terms {
         allowed: Allowed {
@@ -32,15 +32,24 @@ pub(super) fn run(args: &ApplyArgs) -> Exit {
     };
     on_event_loop(async {
         match change(&Wish::Claims(&request), &terms, &mut report).await {
-            Ok(None) => nothing_to_do(report),
+            Ok(None) => nothing_to_do(&args.request, report),
             Ok(Some(changed)) => tell(changed, report),
             Err(stop) => stop.tell(report),
         }
     })
 }
 
-fn nothing_to_do(mut report: Report) -> Exit {
+fn nothing_to_do(args: &RequestArgs, mut report: Report) -> Exit {
+    if report.is_unmet() {
+        if args.names_claims() {
+            return Stop::Unmet.tell(report);
+        }
+        // Most of a fleet's claims are about other hosts' images.
+        report.done(false, None);
+        report.line("Nothing to do: no claim is about an image that this host has.");
+        return report.end(Exit::Done);
+    }
     report.done(false, None);
-    report.line("Nothing to do: all that is claimed of this host holds already.");
+    report.line("Nothing to do: all that is claimed of images on this host holds already.");
     report.end(Exit::Done)
 }

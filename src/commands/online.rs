@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::claim::{Claim, ImageName, Statement};
+use crate::commands::plan::nothing_to_change;
 use crate::commands::{Site, Stop, engine_at, grounds, verify};
 use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
@@ -195,8 +196,7 @@ impl<'a> Containerd<'a> {
         report.say_plan(&draft.plan);
         report.say_skipped(&draft.plan);
         if draft.plan.is_empty() {
-            report.conclude("Nothing to do.");
-            return Ok(Exit::Done);
+            return Ok(nothing_to_change(&draft.plan, report));
         }
         report.say_online();
         warn_of_run_only("may have", &draft.work.run_only, report);
@@ -233,8 +233,7 @@ impl<'a> Containerd<'a> {
         report.verified(&plan, Some(&answers));
         report.say_skipped(&plan);
         if plan.is_empty() && answers.iter().all(|holds| *holds) {
-            report.line("All of it holds.");
-            return Ok(Exit::Done);
+            return Ok(verify::all_holds(&plan, report));
         }
         report.line(&format!(
             "Not all of it holds. To make it so: {}",
@@ -297,7 +296,10 @@ impl<'a> Containerd<'a> {
 /// A request, and what containerd has of the manifests that it is about.
 fn informed_by(here: &ContainerdStore, request: &Request) -> Request {
     let mut request = request.clone();
-    let digests = request.claims.iter().filter_map(Claim::digest);
+    let claimed = request.claims.iter().filter_map(Claim::digest);
+    let parts = request.evidence.indexes();
+    let parts = parts.flat_map(|index| request.evidence.missing_parts(index));
+    let digests = claimed.chain(parts.map(|part| &part.digest));
     let found: Vec<_> = digests.flat_map(|digest| here.manifests(digest)).collect();
     for (digest, text) in found {
         if let Ok(manifest) = Manifest::parse(text.as_bytes()) {

@@ -4,6 +4,7 @@ use crate::cli::PlanArgs;
 use crate::commands::online::Containerd;
 use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_unfinished};
 use crate::invocation::Invocation;
+use crate::plan::Plan;
 use crate::report::{Exit, Report};
 use crate::transaction::aim::Aim;
 use crate::transaction::outcome::Progress;
@@ -33,8 +34,7 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     report.say_plan(&draft.plan);
     report.say_skipped(&draft.plan);
     if draft.plan.is_empty() && unread.is_empty() {
-        report.conclude("Nothing to do.");
-        return Ok(Exit::Done);
+        return Ok(nothing_to_change(&draft.plan, report));
     }
     let (disturbance, obstacles) = survey(&site, args.containers.allowed()).await?;
     if let Some(disturbance) = &disturbance {
@@ -49,4 +49,14 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     } else {
         Err(Stop::Obstacles(obstacles))
     }
+}
+
+/// Says that a plan changes nothing, and why.
+pub(super) fn nothing_to_change(plan: &Plan, report: &Report) -> Exit {
+    if plan.is_unmet() {
+        report.conclude("Nothing can be done: no claim could be applied.");
+        return Exit::Pending;
+    }
+    report.conclude("Nothing to do.");
+    Exit::Done
 }

@@ -43,8 +43,7 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
     report.say_skipped(plan);
     let engine_agrees = answers.is_none_or(|answers| answers.iter().all(|holds| *holds));
     if plan.is_empty() && engine_agrees {
-        report.line("All of it holds.");
-        return Ok(Exit::Done);
+        return Ok(all_holds(plan, report));
     }
     if !plan.is_empty() {
         report.line(&format!("Not all of it holds. To make it so: {}", apply()));
@@ -71,6 +70,20 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
 /// The command that makes the claims true.
 pub(super) fn apply() -> String {
     typed_as_apply("verify").unwrap_or_else(|| "digestfix apply (with the same claims)".to_owned())
+}
+
+/// Says how many of the claims hold, where nothing that this host has speaks
+/// against one.
+pub(super) fn all_holds(plan: &Plan, report: &Report) -> Exit {
+    if plan.is_unmet() {
+        report.line("Nothing is verified: no claim could be applied.");
+        return Exit::Pending;
+    }
+    report.line(match plan.skipped.is_empty() {
+        true => "All of it holds.",
+        false => "What is claimed of images on this host holds; the other claims do not.",
+    });
+    Exit::Done
 }
 
 async fn ask(managed: &Managed, plan: &Plan) -> Result<Vec<bool>, EngineError> {

@@ -367,9 +367,11 @@ fn an_index_is_loaded_with_the_way_through_it() {
     assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
     let content = world.engine.content();
     assert!(content.proof(&of(&text), &world.image).is_some());
-    // Alone, it proves nothing.
+    // Alone, it proves nothing, and it is not what is to be brought.
     let refused = World::new().refused(&world.request(&claim, &[&text]));
-    assert!(refused.contains("it is asserted"), "{refused}");
+    let named = format!("linux/amd64 {}", world.digest());
+    assert!(refused.contains(&named), "{refused}");
+    assert!(refused.contains("docker://lab/app@DIGEST"), "{refused}");
 }
 
 /// The engine would not answer in time for all of them.

@@ -13,7 +13,7 @@ use crate::evidence::Evidence;
 use crate::history::familiar;
 use crate::manifest::Manifest;
 use crate::oci_archive::{ArchiveError, OciArchive};
-use crate::plan::Plan;
+use crate::plan::{MissingManifest, Plan};
 use crate::reference::Reference;
 use crate::trust::Trust;
 
@@ -73,6 +73,14 @@ pub enum Unfit {
         trust: Trust,
         /// What it wants.
         reference: Reference,
+    },
+    /// An index, and the engine takes a manifest in it.
+    #[error("{claim}: it is an index, and {missing}")]
+    NoPart {
+        /// The claim.
+        claim: String,
+        /// What to bring.
+        missing: MissingManifest,
     },
     /// The column that people copy from.
     #[error(
@@ -173,7 +181,7 @@ impl Work {
                             Some(reason) => reasons.push(reason),
                             None => work.add(reference, image, way, here),
                         },
-                        None => reasons.push(no_manifest(plan, reference)),
+                        None => reasons.push(no_manifest(plan, reference, evidence)),
                     }
                 }
                 (Some(digest), from, None) => {
@@ -260,10 +268,18 @@ fn unfit(
         .then_some(Unfit::OldConfig(reference))
 }
 
-fn no_manifest(plan: &Plan, reference: Reference) -> Unfit {
+fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> Unfit {
     let basis = plan.basis(&reference);
+    let claim = basis.map_or_else(|| reference.familiar(), |target| target.claim.clone());
+    let repository = reference.repository();
+    let missing = reference
+        .digest()
+        .and_then(|digest| MissingManifest::of(evidence, digest, Some(repository)));
+    if let Some(missing) = missing {
+        return Unfit::NoPart { claim, missing };
+    }
     Unfit::NoManifest {
-        claim: basis.map_or_else(|| reference.familiar(), |target| target.claim.clone()),
+        claim,
         trust: basis.map_or(Trust::Asserted, |target| target.trust),
         reference,
     }

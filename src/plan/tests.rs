@@ -1149,6 +1149,7 @@ fn an_index_with_a_part_missing_denies_nothing() {
         digest: digest(name),
         size: 1,
         annotations: None,
+        platform: None,
     };
     let with = |known: &[&str]| {
         let mut evidence = proof(Format::Oci, known);

@@ -55,6 +55,10 @@ pub(super) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<Vec<SkippedDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub unmet: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<ChangeDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,

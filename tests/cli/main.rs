@@ -8,6 +8,7 @@ mod doctor;
 mod fleet;
 mod foreign;
 mod history;
+mod index_alone;
 mod metrics;
 mod references;
 mod sources;

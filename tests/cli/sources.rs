@@ -299,10 +299,28 @@ fn claims_about_other_hosts_images_are_counted() {
     );
     assert_eq!(document["skipped"].as_array().unwrap().len(), 2);
     assert_eq!(document["changes"].as_array().unwrap().len(), 1);
+    assert_eq!(document["unmet"], false);
+    assert_eq!(document["pending"], true);
 
     let elsewhere = media.file("elsewhere.txt", &format!("other:1@{}\n", sha256('d')));
-    let run = root.digestfix(&["apply", "--from", &elsewhere]).exits(0);
-    assert!(run.stdout.contains("1 claim is about"), "{}", run.stdout);
+    for (command, code) in [("plan", 4), ("verify", 4), ("apply", 3)] {
+        let run = root.digestfix(&[command, "--from", &elsewhere]).exits(code);
+        let named = format!(
+            "1 claim is about an image that this host does not have: other:1@{}",
+            sha256('d')
+        );
+        assert!(run.stdout.contains(&named), "{}", run.stdout);
+        let told = format!("{}{}", run.stdout, run.stderr);
+        assert!(told.contains("no claim could be applied"), "{told}");
+        assert!(!told.contains("holds"), "{told}");
+    }
+    let document = json(
+        &root
+            .digestfix(&["plan", "--json", "--from", &elsewhere])
+            .exits(4),
+    );
+    assert_eq!(document["unmet"], true);
+    assert_eq!(document["pending"], false);
 }
 
 #[test]

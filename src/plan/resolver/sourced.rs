@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Lead, Resolver, Route};
 use crate::digest::{Digest, ImageId};
-use crate::plan::{Request, Why};
+use crate::plan::{MissingManifest, Request, Why};
 use crate::reference::{Repository, Tag};
 
 impl Resolver<'_> {
@@ -86,14 +86,17 @@ impl Resolver<'_> {
         request: &Request,
     ) -> Result<Vec<Lead>, Why> {
         let proof = request.evidence.proof(digest).ok_or(Why::NotHere)?;
+        let parts = request.evidence.parts_here(digest);
         let here: BTreeSet<ImageId> = proof
             .images
             .into_keys()
+            .chain(parts)
             .filter(|image| self.images.has(image))
             .cloned()
             .collect();
         let Some(first) = here.first() else {
-            return Err(Why::NotHere);
+            let missing = MissingManifest::of(&request.evidence, digest, repository);
+            return Err(missing.map_or(Why::NotHere, Why::ManifestMissing));
         };
         let mut homes: BTreeMap<Repository, Vec<&ImageId>> = BTreeMap::new();
         for image in &here {

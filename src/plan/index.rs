@@ -1,0 +1,93 @@
+//! An index that was brought without the manifest of this host's platform.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::digest::Digest;
+use crate::evidence::Evidence;
+use crate::plan::Request;
+use crate::platform::Platform;
+use crate::reference::Repository;
+use crate::store::Store;
+
+/// What to bring beside an index: the manifest of this host's platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingManifest {
+    /// The repository, where it is known.
+    repository: Option<Repository>,
+    /// The manifests that the index lists and nobody brought, with their platforms.
+    parts: Vec<(Digest, Option<Platform>)>,
+}
+
+/// The most manifests that one sentence names.
+const MAX_PARTS: usize = 5;
+
+impl MissingManifest {
+    /// What is missing of an index; none where nothing is.
+    #[must_use]
+    pub fn of(
+        evidence: &Evidence,
+        index: &Digest,
+        repository: Option<&Repository>,
+    ) -> Option<Self> {
+        let missing = evidence.missing_parts(index);
+        let parts: Vec<_> = missing
+            .map(|child| (child.digest.clone(), child.platform.clone()))
+            .collect();
+        (!parts.is_empty()).then(|| Self {
+            repository: repository.cloned(),
+            parts,
+        })
+    }
+}
+
+impl fmt::Display for MissingManifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the manifest of this host's platform was not brought with it: ")?;
+        for (at, (digest, platform)) in self.parts.iter().take(MAX_PARTS).enumerate() {
+            let separator = if at == 0 { "" } else { ", " };
+            match platform {
+                Some(platform) => write!(f, "{separator}{platform} {digest}")?,
+                None => write!(f, "{separator}{digest}")?,
+            }
+        }
+        if let Some(more @ 1..) = self.parts.len().checked_sub(MAX_PARTS) {
+            write!(f, " and {more} more")?;
+        }
+        let name = self.repository.as_ref().map(Repository::familiar);
+        write!(
+            f,
+            ". Bring it with --from: skopeo inspect --raw docker://{}@DIGEST >FILE, where the registry is",
+            name.as_deref().unwrap_or("NAME")
+        )
+    }
+}
+
+/// The request, with what this host's own references tell of the indexes in it:
+/// where a digest that an index lists is here, the index is of that image too.
+pub(super) fn with_parts_here(store: &Store, request: &Request) -> Option<Request> {
+    let mut parts: BTreeMap<&Digest, Vec<&Digest>> = BTreeMap::new();
+    for index in request.evidence.indexes() {
+        for child in request.evidence.missing_parts(index) {
+            parts.entry(&child.digest).or_default().push(index);
+        }
+    }
+    if parts.is_empty() {
+        return None;
+    }
+    let mut informed = request.clone();
+    for (reference, image) in store.entries().filter_map(|entry| entry.meaning().ok()) {
+        for index in reference
+            .digest()
+            .and_then(|digest| parts.get(digest))
+            .into_iter()
+            .flatten()
+        {
+            let origin = format!("this host's references, by {reference}");
+            informed
+                .evidence
+                .add_part_here((*index).clone(), image.clone(), origin);
+        }
+    }
+    Some(informed)
+}
