@@ -117,7 +117,10 @@ fn see_also(others: &[String], text: &mut impl Write) -> io::Result<()> {
     for other in others {
         writeln!(text, ".BR {} (8),", escaped(other))?;
     }
-    writeln!(text, ".BR digestfix\\-claims (5),\n.BR digestfix\\-security (7),\n.BR dockerd (8)")
+    writeln!(
+        text,
+        ".BR digestfix\\-claims (5),\n.BR digestfix\\-security (7),\n.BR dockerd (8)"
+    )
 }
 
 /// What roff would take for its own: a backslash, a hyphen that is to stay one,
