@@ -228,8 +228,8 @@ pub enum Obstacle {
     /// A start would use other settings than the running daemon was started with.
     #[error(
         "{unit} has changed on disk since systemd read it, so a restart now would start another \
-         Docker than the one that runs. Look at the change (systemctl cat {unit}), then: \
-         systemctl daemon-reload; and when Docker's loss can be borne: systemctl restart {unit}"
+         Docker than the one that runs. Look at the change (systemctl cat {unit}), then, when \
+         Docker's loss can be borne: systemctl daemon-reload && systemctl restart {unit}"
     )]
     UnitChanged {
         /// The unit.

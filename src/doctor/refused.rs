@@ -172,7 +172,7 @@ pub fn obstacle(obstacle: &Obstacle) -> Finding {
         Obstacle::UnitChanged { unit } => (
             Check::Unit,
             format!(
-                "systemctl cat {unit}; then: systemctl daemon-reload; and when Docker's loss can be borne: \
+                "systemctl cat {unit}; then, when Docker's loss can be borne: systemctl daemon-reload && \
                  systemctl restart {unit}",
                 unit = word(unit)
             ),

@@ -340,7 +340,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
         "unit",
         "new: /etc/systemd/system/docker.service.d/late.conf",
     );
-    machine.sh(next.rsplit_once("then: ").unwrap().1);
+    machine.sh(next.rsplit_once(": ").unwrap().1);
     assert_eq!(Doctor::asked(&machine, &[]).count("problem"), 0);
 
     // A run and its guard are killed.
