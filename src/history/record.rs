@@ -153,6 +153,8 @@ pub enum Side {
 
 impl Record {
     /// Begins the record of a transaction that has not touched anything yet.
+    /// `daemon_json` is Docker's configuration file, where Docker is known to
+    /// start with it.
     ///
     /// # Errors
     /// When it cannot be had on disk; there is none then.
@@ -162,8 +164,10 @@ impl Record {
         kind: Kind,
         references: &References,
         plan: &Plan,
+        daemon_json: Option<Digest>,
     ) -> Result<Self, HistoryError> {
-        Self::begin_by(None, BTreeMap::new(), lock, id, kind, references, plan)
+        let how = (None, BTreeMap::new(), daemon_json);
+        Self::begin_by(how, lock, id, kind, references, plan)
     }
 
     /// The same for one that the running engine is asked to make, with the
@@ -179,15 +183,16 @@ impl Record {
         plan: &Plan,
         manifests: &BTreeMap<Digest, String>,
     ) -> Result<Self, HistoryError> {
-        let method = Some(Method::Online);
-        let manifests = manifests.clone();
-        Self::begin_by(method, manifests, lock, id, kind, references, plan)
+        let how = (Some(Method::Online), manifests.clone(), None);
+        Self::begin_by(how, lock, id, kind, references, plan)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "each is another kind of thing")]
     fn begin_by(
-        method: Option<Method>,
-        manifests: BTreeMap<Digest, String>,
+        (method, manifests, daemon_json): (
+            Option<Method>,
+            BTreeMap<Digest, String>,
+            Option<Digest>,
+        ),
         lock: &RootLock,
         id: &str,
         kind: Kind,
@@ -217,7 +222,7 @@ impl Record {
             method,
             manifests,
             containerd_root: None,
-            daemon_json: None,
+            daemon_json,
         };
         record.plan(references, plan);
         record.write(lock).inspect_err(|_| {

@@ -203,7 +203,7 @@ fn numbers_go_on_where_the_highest_is() {
         after: hash(b"{}"),
     };
     let begin = |id: &str| {
-        let record = Record::begin(&lock, id, Kind::Apply, &references, &plan);
+        let record = Record::begin(&lock, id, Kind::Apply, &references, &plan, None);
         record.unwrap().number
     };
     // A clock that runs ahead, and is then put right.

@@ -12,7 +12,13 @@ impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
     pub(super) fn begin_record(&mut self) -> Result<(), Failure> {
         let references = self.references();
         let (lock, id, kind) = (&self.lock, &self.id, self.aim.kind());
-        self.record = Some(Record::begin(lock, id, kind, &references, &self.plan)?);
+        // Where this is killed, daemon.json is put back by another run.
+        let startable = self.daemon.map(|daemon| &daemon.disturbance.startable);
+        let known = startable
+            .filter(|one| one.doubts.is_empty() && !one.needs_reload)
+            .and_then(|one| one.checked.as_ref()?.hash.clone());
+        let record = Record::begin(lock, id, kind, &references, &self.plan, known)?;
+        self.record = Some(record);
         Ok(())
     }
 

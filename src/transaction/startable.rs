@@ -41,8 +41,18 @@ impl<M: ServiceManager, E: Engine, P: Progress> Transaction<'_, M, E, P> {
     /// Records the file: a dockerd runs that has started with it, or would.
     pub(super) fn has_started(&mut self, daemon: Daemon<'_, M, E>) {
         let checked = daemon.disturbance.startable.checked.as_ref();
-        if let (Some(record), Some(checked)) = (&mut self.record, checked) {
-            record.daemon_json.clone_from(&checked.hash);
+        let (Some(record), Some(checked)) = (&mut self.record, checked) else {
+            return;
+        };
+        if record.daemon_json == checked.hash {
+            return;
+        }
+        record.daemon_json.clone_from(&checked.hash);
+        if let Err(error) = record.write(&self.lock) {
+            self.progress.warning(&format!(
+                "that Docker starts with {} could not be noted: {error}",
+                checked.path.display()
+            ));
         }
     }
 

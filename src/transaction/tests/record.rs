@@ -177,7 +177,7 @@ fn a_recovery_ends_the_record() {
             after: hash(new.as_bytes()),
         };
         locked(&world, |lock| {
-            Record::begin(lock, "x", Kind::Apply, &references, &plan).unwrap();
+            Record::begin(lock, "x", Kind::Apply, &references, &plan, None).unwrap();
         });
         assert_eq!(only(&world).result, None);
         let mut journal = Journal::new("x", references);

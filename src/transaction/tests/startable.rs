@@ -110,3 +110,16 @@ fn a_start_by_force_is_recorded_once_it_went_well() {
         assert_eq!(recorded(&world).is_some(), !fails);
     }
 }
+
+/// Its daemon.json is put back then, which makes it newer than dockerd.
+#[test]
+fn a_run_that_ends_early_has_recorded_what_was_known_before() {
+    let world = World::new();
+    changed(&world, "{\"bip\":\"10.0.0.1/24\"}");
+    world.startable.borrow_mut().needs_reload = false;
+    world.run_container("web");
+    *world.on_reload.borrow_mut() = vec![OnReload::Refuses];
+    let (outcome, _) = transact(&world);
+    assert!(matches!(outcome, Outcome::Undone { .. }), "{outcome:?}");
+    assert!(recorded(&world).is_some());
+}
