@@ -46,7 +46,8 @@ fn refusal(said: &str) -> Option<String> {
     let message = line.split_once("msg=").map_or(line, |(_, message)| message);
     let message = message.strip_prefix('"').unwrap_or(message);
     let message = message.strip_suffix('"').unwrap_or(message);
-    let message = message.replace("\\\"", "\"");
+    // Newer ones have the cause in a field of its own.
+    let message = message.replace("\" error=\"", ": ").replace("\\\"", "\"");
     Some(message.chars().take(MAX_LINE).collect())
 }
 
