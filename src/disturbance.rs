@@ -292,8 +292,8 @@ pub enum Obstacle {
     },
     /// Docker might stay down.
     #[error(
-        "{unit} may not start again: {doubt}. Take the change back, or restart Docker when its loss can be \
-         borne (systemctl restart {unit}); to go ahead regardless: --force-restart"
+        "{unit} may not start again: {doubt}. When Docker's loss can be borne, restart it yourself \
+         (systemctl restart {unit}); to go ahead regardless: --force-restart"
     )]
     MayNotStart {
         /// Docker's unit.

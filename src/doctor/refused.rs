@@ -196,13 +196,17 @@ pub fn obstacle(obstacle: &Obstacle) -> Finding {
         }
         Obstacle::WouldNotStart { unit, doubt } => (
             about(doubt),
-            format!("mend what it says, in the configuration file or in: systemctl cat {unit}"),
+            format!(
+                "mend what it says, in the configuration file or in: systemctl cat {unit}",
+                unit = word(unit)
+            ),
         ),
         Obstacle::MayNotStart { unit, doubt } => (
             about(doubt),
             format!(
-                "take the change back, or when Docker's loss can be borne: systemctl restart {unit}; or: \
-                 digestfix apply --force-restart"
+                "when Docker's loss can be borne: systemctl restart {unit}; or: digestfix apply \
+                 --force-restart",
+                unit = word(unit)
             ),
         ),
         Obstacle::WouldBeRemoved { .. } => (

@@ -67,6 +67,11 @@ mod tests {
                 "Error reconfiguring the daemon: invalid mirror: unsupported scheme \"\" in \"x\""
             )
         );
+        let newer = "level=error msg=\"Error reconfiguring the daemon\" error=\"no such runtime\"";
+        assert_eq!(
+            refusal(newer).as_deref(),
+            Some("Error reconfiguring the daemon: no such runtime")
+        );
         assert_eq!(
             refusal("level=info msg=\"Error reconfiguring the daemon\""),
             None
