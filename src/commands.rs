@@ -32,7 +32,7 @@ use crate::grounds::{self, Grounds};
 use crate::history::HistoryError;
 use crate::history::who::own_service;
 use crate::host::{
-    Finding, Flags, Host, HostError, Managed, Management, find_managed, find_offline,
+    Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_managed, find_offline,
 };
 use crate::image_db::ImageDb;
 use crate::invocation::typed;
@@ -350,6 +350,11 @@ impl Site {
             Reach::Anyhow => SystemBus::connect_anyhow().await?,
         };
         let host = find_managed(&flags, &bus, engine_at).await?;
+        // A run that was at work on this store is ended there.
+        let host = match is_at_work_on(&host) {
+            true => host,
+            false => host.certain()?,
+        };
         Ok(Self {
             host,
             bus: Some(bus),
@@ -367,6 +372,16 @@ impl Site {
             _ => None,
         }
     }
+}
+
+/// A run that stops Docker has not ended, and is about the store of this host.
+fn is_at_work_on(host: &Host) -> bool {
+    let images = &host.images;
+    host.image_store == ImageStore::Own
+        && matches!(
+            Journal::read(images.data_root()),
+            Ok(Some(journal)) if journal.online.is_none() && journal.references.driver == images.driver()
+        )
 }
 
 /// What was found where.

@@ -2,6 +2,7 @@
 //! stopped.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use crate::api_clients;
 use crate::container::{Change, Container, Happened, Published, RestartPolicy, Status};
@@ -290,6 +291,20 @@ pub enum Obstacle {
         /// Why.
         doubt: Doubt,
     },
+    /// Docker would keep its images elsewhere.
+    #[error(
+        "{unit} may move its images to containerd when it starts again ({} is on), and every digest of \
+         before is lost then. Take that out of {}, or restart Docker first (systemctl restart {unit}) and \
+         give the digests to the images that are there then", features.join(", "), config_file.display()
+    )]
+    WouldMoveImages {
+        /// Docker's unit.
+        unit: String,
+        /// The features.
+        features: Vec<String>,
+        /// Docker's configuration file.
+        config_file: PathBuf,
+    },
     /// Docker might stay down.
     #[error(
         "{unit} may not start again: {doubt}. When Docker's loss can be borne, restart it yourself \
@@ -384,6 +399,14 @@ pub async fn assess(
         true => startable::look(manager, host, recorded).await,
         false => Startable::default(),
     };
+    let features = host.moves_images();
+    if !features.is_empty() {
+        obstacles.push(Obstacle::WouldMoveImages {
+            unit: host.unit.id.clone(),
+            features,
+            config_file: host.config_file.clone(),
+        });
+    }
     let doubts = startable.doubts.iter().cloned();
     obstacles.extend(doubts.filter_map(|doubt| in_doubt(&host.unit.id, doubt, allowed)));
     let (clients, containers, down) = if running {

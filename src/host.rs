@@ -24,6 +24,7 @@ mod examine;
 mod exec_start;
 mod glance;
 mod image_dir;
+mod next_store;
 mod settle;
 pub mod startable;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use error::HostError;
 pub use examine::{Examined, examine};
 pub use glance::{Glance, Unclear};
 pub use image_dir::is_driver_name;
+pub use next_store::{Stopped, Unsure};
 pub use settle::Finding;
 pub use startable::{Doubt, Start, Startable};
 
@@ -46,6 +48,7 @@ use daemon::{
 use daemon_json::DaemonJson;
 use dockerd_args::DockerdArgs;
 use image_dir::Sources;
+use next_store::without_references;
 
 /// What the command line says about the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +87,8 @@ pub struct Host {
     pub management: Management,
     /// What was found where, for people.
     pub sources: Vec<Finding>,
+    /// Docker does not run, and may use another image store once it does.
+    pub stopped: Option<Stopped>,
 }
 
 /// Whether there is a daemon to stop and start.
@@ -143,11 +148,16 @@ pub async fn find_managed<M: ServiceManager, E: Engine>(
         config: &daemon.config,
     };
     let in_containerd = daemon.keeps_images_in_containerd();
+    let unit = &daemon.unit.id;
+    let stopped = daemon.engine.is_none().then_some(unit.as_str());
     let (image_store, (images, mut findings)) = if in_containerd {
         (ImageStore::Containerd, sources.containerd_dir()?)
     } else {
-        (ImageStore::Own, sources.image_dir()?)
+        let found = sources.image_dir();
+        let found = found.map_err(|error| without_references(error, stopped));
+        (ImageStore::Own, found?)
     };
+    let stopped = stopped.and_then(|_| daemon.stopped(&images));
     refuse_other_users(manager, &daemon.unit, &images).await?;
     let managed = daemon.managed(flags);
     let unit = finding("unit", &managed.unit.id, daemon.named_by);
@@ -157,6 +167,7 @@ pub async fn find_managed<M: ServiceManager, E: Engine>(
         images,
         management: Management::Managed(Box::new(managed)),
         sources: findings,
+        stopped,
     })
 }
 
@@ -207,6 +218,7 @@ pub fn find_offline(flags: &Flags) -> Result<Host, HostError> {
         images,
         management: Management::Offline,
         sources,
+        stopped: None,
     })
 }
 

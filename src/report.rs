@@ -228,7 +228,9 @@ impl Report {
         let daemon = match (&host.unit, &host.engine) {
             (Some(unit), Some(version)) => format!("{unit} (running, Docker {version})"),
             (Some(unit), None) => format!("{unit} (not running)"),
-            (None, _) => "offline".to_owned(),
+            (None, _) => {
+                "offline: --offline does not check which image store a Docker will use".to_owned()
+            }
         };
         let images = match host.image_store {
             Some(store) => format!("{store} image store, snapshotter"),

@@ -146,6 +146,7 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
             images: images.clone(),
             management: Management::Managed(Box::new(managed.clone())),
             sources: examined.sources.clone(),
+            stopped: None,
         });
     }
     findings.push(program::look().as_ref().map_or_else(

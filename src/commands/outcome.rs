@@ -35,7 +35,8 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
                 report.speak_of_change(&plan);
                 if let Some(backup) = &backup {
                     report.conclude(&format!(
-                        "Done. The former references are kept in {}",
+                        "Done{}. The former references are kept in {}",
+                        if offline { " in this store" } else { "" },
                         backup.display()
                     ));
                 }

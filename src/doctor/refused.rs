@@ -61,6 +61,10 @@ pub fn host(error: &HostError) -> Finding {
             Check::Engine,
             "systemctl start docker".to_owned(),
         ),
+        HostError::Stopped(stopped) => (
+            Check::Engine,
+            format!("systemctl start {}", stopped.unit),
+        ),
         HostError::ConfigFile { path, .. } => (
             Check::Configuration,
             format!(
@@ -93,7 +97,7 @@ pub fn host(error: &HostError) -> Finding {
             "docker info, systemctl cat docker.service and daemon.json: make them say the same"
                 .to_owned(),
         ),
-        HostError::DataRoot { .. } => (
+        HostError::DataRoot { .. } | HostError::NoReferences(_) => (
             Check::DataRoot,
             "docker info -f '{{.DockerRootDir}} {{.Driver}}'; then: --data-root DIR --driver NAME"
                 .to_owned(),
@@ -199,6 +203,15 @@ pub fn obstacle(obstacle: &Obstacle) -> Finding {
             format!(
                 "mend what it says, in the configuration file or in: systemctl cat {unit}",
                 unit = word(unit)
+            ),
+        ),
+        Obstacle::WouldMoveImages {
+            config_file, unit, ..
+        } => (
+            Check::Configuration,
+            format!(
+                "take the feature out of {}, or: systemctl restart {unit}",
+                config_file.display()
             ),
         ),
         Obstacle::MayNotStart { unit, doubt } => (

@@ -4,10 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::data_root::ImageDir;
 use crate::engine::{Engine, Info};
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::engine_start::PROC;
+use crate::host::next_store::{NextStore, Stopped, Unsure};
 use crate::host::settle::{DEFAULT, FILE, FLAG, Finding, UNIT, settled};
 use crate::host::{Flags, HostError, Managed, Start, exec_start, image_dir};
 use crate::systemd::{Service, ServiceManager, Unit};
@@ -54,6 +56,22 @@ impl Daemon {
                 config: self.config.clone(),
             },
         }
+    }
+
+    /// Why a Docker that does not run is not certain to use this store.
+    pub(super) fn stopped(&self, images: &ImageDir) -> Option<Stopped> {
+        let next = NextStore {
+            command: &self.command,
+            args: &self.args,
+            config: &self.config,
+            service: &self.service,
+        };
+        let why = match self.keeps_images_in_containerd() {
+            true => Some(Unsure::Containerd),
+            false => next.doubts(images),
+        };
+        let unit = self.unit.id.clone();
+        why.map(|why| Stopped { unit, why })
     }
 
     /// The engine's own word counts; configuration, where there is none.

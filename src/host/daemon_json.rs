@@ -108,22 +108,26 @@ impl DaemonJson {
         self.userland_proxy == Some(true) && path.is_empty()
     }
 
+    /// What `features.containerd-snapshotter` says, where it is there.
+    #[must_use]
+    pub fn says_image_store(&self) -> Option<bool> {
+        let features = self.features.as_ref()?;
+        features.get("containerd-snapshotter").copied()
+    }
+
     /// Images live in containerd (`features.containerd-snapshotter`).
     #[must_use]
     pub fn containerd_image_store(&self) -> bool {
-        self.features
-            .as_ref()
-            .and_then(|features| features.get("containerd-snapshotter"))
-            == Some(&true)
+        self.says_image_store() == Some(true)
     }
 
-    /// Something of containerd is switched on, be it the image store or what
-    /// leads to it.
+    /// The features of containerd that are on: the image store, and what leads to
+    /// it.
     #[must_use]
-    pub fn names_containerd(&self) -> bool {
+    pub fn features_of_containerd(&self) -> Vec<String> {
         let features = self.features.iter().flatten();
-        let mut on = features.filter(|(_, is_on)| **is_on);
-        on.any(|(name, _)| name.starts_with("containerd"))
+        let on = features.filter(|(name, is_on)| **is_on && name.starts_with("containerd"));
+        on.map(|(name, _)| name.clone()).collect()
     }
 }
 

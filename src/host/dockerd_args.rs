@@ -1,5 +1,7 @@
 //! The options of a dockerd command line that say where it keeps things.
 
+use std::collections::BTreeMap;
+
 /// Who may ask Docker for what is asked of these plugins.
 pub const AUTHORIZATION: &str = "--authorization-plugin";
 
@@ -97,26 +99,41 @@ impl DockerdArgs {
         found
     }
 
+    /// What the last `--feature containerd-snapshotter` says, where it is there.
+    #[must_use]
+    pub fn says_image_store(&self) -> Option<bool> {
+        let mut said = self.features.iter().rev().map(|feature| named(feature));
+        let (_, value) = said.find(|(name, _)| *name == "containerd-snapshotter")?;
+        Some(is_true(value))
+    }
+
     /// Images live in containerd (`--feature containerd-snapshotter`).
     #[must_use]
     pub fn containerd_image_store(&self) -> bool {
-        let named = self.features.iter().rev().find_map(|feature| {
-            let (name, value) = feature.split_once('=').unwrap_or((feature, "true"));
-            (name == "containerd-snapshotter").then_some(value)
-        });
-        // What Go's strconv.ParseBool takes for true.
-        named.is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
+        self.says_image_store() == Some(true)
     }
 
-    /// Something of containerd is switched on, be it the image store or what
-    /// leads to it.
+    /// The features of containerd that are on: the image store, and what leads to
+    /// it.
     #[must_use]
-    pub fn names_containerd(&self) -> bool {
-        self.features.iter().any(|feature| {
-            let (name, value) = feature.split_once('=').unwrap_or((feature, "true"));
-            name.starts_with("containerd") && !is_false(value)
-        })
+    pub fn features_of_containerd(&self) -> Vec<String> {
+        let features: BTreeMap<&str, &str> =
+            self.features.iter().map(|feature| named(feature)).collect();
+        let on = features
+            .into_iter()
+            .filter(|(name, value)| name.starts_with("containerd") && !is_false(value));
+        on.map(|(name, _)| name.to_owned()).collect()
     }
+}
+
+/// A feature, and what it is set to.
+fn named(feature: &str) -> (&str, &str) {
+    feature.split_once('=').unwrap_or((feature, "true"))
+}
+
+/// What Go's `strconv.ParseBool` takes for true.
+fn is_true(value: &str) -> bool {
+    matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
 /// What Go's `strconv.ParseBool` takes for false.

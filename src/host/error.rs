@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::data_root::ReadError;
 use crate::engine::EngineError;
 use crate::host::DaemonJsonError;
+use crate::host::next_store::Stopped;
 use crate::host::settle::FLAG;
 use crate::systemd::SystemdError;
 
@@ -131,12 +132,21 @@ pub enum HostError {
         /// Why.
         error: io::Error,
     },
-    /// Images are in containerd, and the engine cannot be asked.
+    /// Images are in containerd, and `--offline` asks no engine.
     #[error(
-        "this Docker keeps its images in containerd (the containerd image store), so their references are \
-         had by the running engine alone: start it first (systemctl start docker), and leave --offline out"
+        "this Docker keeps its images in containerd (the containerd image store), whose references only a \
+         running Docker reads and changes: start it (systemctl start docker), and leave --offline out"
     )]
     ContainerdImageStore,
+    /// A Docker that does not run, whose image store is not certain.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// No storage driver has references.
+    #[error(
+        "{}: no storage driver has references here: no image was ever stored, or Docker keeps its images in \
+         containerd, or elsewhere (--data-root DIR)", .0.display()
+    )]
+    NoReferences(PathBuf),
     /// A path that is no data root.
     #[error("{path}: {problem}", path = path.display())]
     DataRoot {

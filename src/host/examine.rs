@@ -15,6 +15,7 @@ use crate::host::daemon::{
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::image_dir::Sources;
+use crate::host::next_store::{Stopped, Unsure, without_references};
 use crate::host::settle::{DEFAULT, Finding};
 use crate::host::{Flags, HostError, Managed, refuse_other_users};
 use crate::systemd::{Service, ServiceManager, Unit};
@@ -111,6 +112,11 @@ pub async fn examine<M: ServiceManager, E: Engine>(
             socket,
             engine: found.engine.clone(),
         };
+        if let (None, Some(images), false) = (&found.engine, &found.images, found.containerd)
+            && let Some(stopped) = daemon.stopped(images)
+        {
+            found.errors.push(HostError::Stopped(stopped));
+        }
         found.managed = Some(daemon.managed(flags));
     }
     found
@@ -161,8 +167,18 @@ fn look_for_images(
         || args.containerd_image_store() || config.containerd_image_store(),
         |info| info.containerd_image_store,
     );
+    let stopped = match (&found.unit, &found.engine) {
+        (Some(unit), None) => Some(unit.id.clone()),
+        _ => None,
+    };
     if found.containerd && found.engine.is_none() {
-        found.errors.push(HostError::ContainerdImageStore);
+        found.errors.push(match stopped {
+            Some(unit) => HostError::Stopped(Stopped {
+                unit,
+                why: Unsure::Containerd,
+            }),
+            None => HostError::ContainerdImageStore,
+        });
         return;
     }
     if !is_known && found.engine.is_none() && flags.data_root.is_none() {
@@ -178,7 +194,8 @@ fn look_for_images(
     let dir = if found.containerd {
         sources.containerd_dir()
     } else {
-        sources.image_dir()
+        let found = sources.image_dir();
+        found.map_err(|error| without_references(error, stopped.as_deref()))
     };
     if let Some((images, sources)) = found.take(dir) {
         found.images = Some(images);

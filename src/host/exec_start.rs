@@ -12,6 +12,14 @@ use crate::systemd::Service;
 /// When an `EnvironmentFile=` that must be there cannot be read: the service
 /// would not start either, so this is told even where nothing is replaced.
 pub fn words(service: &Service) -> io::Result<Vec<String>> {
+    Ok(expand(&service.exec_start, &variables(service)?))
+}
+
+/// The variables that the unit sets.
+///
+/// # Errors
+/// When an `EnvironmentFile=` that must be there cannot be read.
+pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
     let mut variables = BTreeMap::new();
     for assignment in &service.environment {
         if let Some((name, value)) = assignment.split_once('=') {
@@ -28,7 +36,7 @@ pub fn words(service: &Service) -> io::Result<Vec<String>> {
             Err(error) => return Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
         }
     }
-    Ok(expand(&service.exec_start, &variables))
+    Ok(variables)
 }
 
 /// `NAME=VALUE`, the value in pieces, quoted or not (`systemd.exec(5)`,

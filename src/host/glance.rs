@@ -41,6 +41,7 @@ use crate::host::daemon::{
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::engine_start::{EngineStart, PID_FILE, PROC, read_pid};
 use crate::host::image_dir::Sources;
+use crate::host::next_store::on;
 use crate::host::settle::Finding;
 use crate::host::{Flags, HostError};
 use crate::journal::Journal;
@@ -179,7 +180,7 @@ impl Glance {
         if remap.into_iter().flatten().any(|user| !user.is_empty()) {
             return Err(Unclear::Remapped);
         }
-        if args.names_containerd() || config.names_containerd() {
+        if !on(&args, &config).is_empty() {
             return Err(Unclear::Containerd);
         }
         let sources = Sources {

@@ -248,18 +248,16 @@ fn remapped(root: &Path) -> Result<PathBuf, HostError> {
 
 fn only_driver(root: &Path) -> Result<String, HostError> {
     let image = root.join("image");
+    if !image.exists() {
+        return Err(HostError::NoReferences(image));
+    }
     let mut drivers: Vec<String> = children(&image)?
         .into_iter()
         .filter(|driver| image.join(driver).join(store::FILE_NAME).exists())
         .collect();
     match (drivers.pop(), drivers.is_empty()) {
         (Some(only), true) => Ok(only),
-        (None, _) => Err(HostError::DataRoot {
-            path: image,
-            problem: "no storage driver has references here: no image was ever stored, or Docker \
-                      keeps its images in containerd, or elsewhere (--data-root DIR)"
-                .to_owned(),
-        }),
+        (None, _) => Err(HostError::NoReferences(image)),
         (Some(last), false) => {
             drivers.push(last);
             Err(HostError::Ambiguous {

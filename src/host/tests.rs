@@ -218,6 +218,8 @@ impl World {
         let directory = self.disk.path().join(root).join("image").join(driver);
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("repositories.json"), "{}").unwrap();
+        // The driver's own files.
+        fs::create_dir_all(self.disk.path().join(root).join(driver).join("l")).unwrap();
     }
 
     fn unit(mut self, active_state: &str) -> Self {
@@ -271,6 +273,7 @@ impl World {
             FakeEngine(socket.to_owned(), self.engine.clone())
         };
         let found = block_on(find_managed(&self.flags, &self.systemd, &connect));
+        let found = found.and_then(Host::certain);
         // Wherever one stops, the other names the same thing first.
         let asked = Cell::new(false);
         let connect = |socket: &Path| {
@@ -280,17 +283,6 @@ impl World {
         let examined = block_on(examine(&self.flags, Some(&self.systemd), connect));
         let may_ask = self.systemd.units.values().any(Unit::is_active);
         assert!(may_ask || !asked.get(), "a connection would start it");
-        // The one goes on to tell what needs no engine.
-        if let Ok(host) = &found
-            && host.image_store == ImageStore::Containerd
-            && examined.engine.is_none()
-        {
-            assert!(matches!(
-                examined.errors.as_slice(),
-                [HostError::ContainerdImageStore]
-            ));
-            return found;
-        }
         let first = examined.errors.first().map(ToString::to_string);
         assert_eq!(
             first.as_ref(),
@@ -698,11 +690,7 @@ fn an_option_that_is_set_twice() {
 fn images_that_are_in_containerd() {
     let mut world = World::new();
     world.config(r#"{"features":{"containerd-snapshotter":true}}"#);
-    assert_eq!(
-        world.find().unwrap().image_store,
-        ImageStore::Containerd,
-        "by the file, where no engine runs"
-    );
+    world.refuses(&["containerd image store", "systemctl start docker.service"]);
     // The engine that runs knows better than the file.
     world = world.running("root", "overlay2");
     assert_eq!(world.find().unwrap().image_store, ImageStore::Own);
@@ -718,9 +706,102 @@ fn images_that_are_in_containerd() {
     let world = world
         .unit("inactive")
         .args(&[&root, "--feature", "containerd-snapshotter"]);
-    let host = world.find().unwrap();
-    assert_eq!(host.image_store, ImageStore::Containerd);
-    assert_eq!(host.images.driver(), "overlayfs");
+    world.refuses(&["containerd image store", "systemctl start docker.service"]);
+}
+
+/// Every version of Docker, 29 included, uses the store, or it is refused.
+#[test]
+fn the_store_of_a_stopped_docker_is_certain_or_it_is_refused() {
+    let start = "systemctl start docker.service";
+    for config in [
+        r#"{"features":{"containerd-migration":true}}"#,
+        r#"{"features":{"containerd-migration":true,"containerd-snapshotter":false}}"#,
+        r#"{"features":{"containerd-whatever":true}}"#,
+        r#"{"storage-driver":"btrfs"}"#,
+        r#"{"storage-driver":"overlayfs"}"#,
+    ] {
+        let world = World::new();
+        world.store("root", "btrfs");
+        world.store("root", "overlayfs");
+        world.config(config);
+        let why = if config.contains("features") {
+            "the feature containerd-"
+        } else {
+            "storage driver"
+        };
+        let mut world = world;
+        world.flags.driver = (!config.contains("storage")).then(|| "overlay2".to_owned());
+        world.refuses(&[why, start]);
+    }
+    for (name, value, refused) in [
+        ("DOCKER_DRIVER", "vfs", true),
+        ("TEST_INTEGRATION_USE_SNAPSHOTTER", "1", true),
+        ("DOCKER_DRIVER", "", false),
+        ("HTTP_PROXY", "x", false),
+    ] {
+        let mut world = World::new();
+        world.systemd.service.environment = vec![format!("{name}={value}")];
+        match refused {
+            true => world.refuses(&[name, start]),
+            false => assert_eq!(world.found(), pair("root", "overlay2"), "{name}"),
+        }
+    }
+    // From 29 on, dockerd takes the data root for one that has files of a driver.
+    let world = World::new();
+    fs::remove_dir_all(world.path("root/overlay2")).unwrap();
+    world.refuses(&["overlay2", "29", start]);
+    fs::create_dir(world.path("root/overlay2")).unwrap();
+    world.refuses(&["overlay2", "29", start]);
+    for (config, driver) in [
+        (
+            r#"{"features":{"containerd-snapshotter":false}}"#,
+            "overlay2",
+        ),
+        (r#"{"storage-driver":"overlay2"}"#, "overlay2"),
+        (r#"{"storage-driver":"vfs"}"#, "vfs"),
+    ] {
+        let world = World::new();
+        world.store("root", driver);
+        fs::remove_dir_all(world.path(&format!("root/{driver}"))).unwrap();
+        world.config(config);
+        assert_eq!(world.found(), pair("root", driver), "{config}");
+    }
+    let mut world = World::new();
+    let root = format!("--data-root={}", world.path("root"));
+    world = world.args(&[&root, "--feature", "containerd-migration=1"]);
+    world.refuses(&["containerd-migration", start]);
+    // What starts dockerd may add options.
+    world.systemd.service.exec_start = vec!["/opt/start".to_owned()];
+    world.flags.data_root = Some(world.path("root").into());
+    world.refuses(&["/opt/start", start]);
+}
+
+/// The running engine tells which store it uses; its next start may move it.
+#[test]
+fn a_start_that_may_move_images_is_known() {
+    let mut world = World::new().running("root", "overlay2");
+    for (config, moves) in [
+        ("{}", &[][..]),
+        (
+            r#"{"features":{"containerd-snapshotter":false,"cdi":true}}"#,
+            &[],
+        ),
+        (
+            r#"{"features":{"containerd-migration":true}}"#,
+            &["containerd-migration"],
+        ),
+        (
+            r#"{"features":{"containerd-snapshotter":true}}"#,
+            &["containerd-snapshotter"],
+        ),
+    ] {
+        world.config(config);
+        assert_eq!(world.managed().moves_images(), moves, "{config}");
+    }
+    if let Some(info) = &mut world.engine {
+        info.containerd_image_store = true;
+    }
+    assert_eq!(world.managed().moves_images(), [""; 0], "there already");
 }
 
 #[test]
@@ -742,6 +823,8 @@ fn a_remapped_root_of_a_stopped_docker() {
     world = world.args(&[&root]);
     world.flags.data_root = None;
     world.config(r#"{"userns-remap":""}"#);
+    world.refuses(&["vfs", "systemctl start"]);
+    world.config(r#"{"userns-remap":"","storage-driver":"vfs"}"#);
     assert_eq!(
         world.found(),
         pair("remap", "vfs"),
@@ -777,6 +860,8 @@ fn the_driver_is_the_one_that_somebody_says() {
     world.config(r#"{"storage-driver":"vfs"}"#);
     assert_eq!(world.found().1, "vfs");
     world.config(r#"{"storage-driver":""}"#);
+    world.flags.driver = Some("vfs".to_owned());
+    world.refuses(&["vfs", "systemctl start docker.service"]);
     world.flags.driver = Some("overlay2".to_owned());
     assert_eq!(world.found().1, "overlay2");
     world.flags.driver = None;
@@ -796,7 +881,11 @@ fn the_only_driver_with_references_is_taken() {
         "--data-root DIR",
     ]);
     fs::remove_dir_all(world.path("root/image")).unwrap();
-    world.refuses(&["root/image", "no image was ever stored", "--data-root DIR"]);
+    world.refuses(&[
+        "root/image",
+        "systemctl start docker.service",
+        "--data-root DIR",
+    ]);
 }
 
 #[test]

@@ -184,7 +184,18 @@ fn whole_way(suite: Suite) {
     what_was_pulled(&machine, &pinned);
 
     machine.sh("systemctl stop docker.socket docker.service");
-    refuses(&machine, &["status"], "containerd image store");
+    refuses(&machine, &["status"], "systemctl start docker.service");
+    // As on a fresh Docker 29: nothing is configured, and nothing is here.
+    machine.sh("rm -r /etc/docker/daemon.json /var/lib/docker/image");
+    for command in ["status", "plan", "recover"] {
+        let claim = machine.claim("app");
+        let words = [
+            &[command][..],
+            &[claim.as_str()][..usize::from(command == "plan")],
+        ]
+        .concat();
+        refuses(&machine, &words, "systemctl start docker.service");
+    }
 }
 
 /// Where nobody looks at it before, a manifest that was tampered with is taken
