@@ -15,6 +15,7 @@ use crate::digest::{Digest, ImageId};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Listed};
 use crate::manifest::Manifest;
+use crate::plan::{Plan, Why};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::Store;
@@ -37,6 +38,7 @@ pub struct ContainerdStore {
     asked: BTreeSet<Reference>,
     made_up: BTreeMap<Reference, ImageId>,
     hollow: BTreeSet<Reference>,
+    nameless: BTreeMap<ImageId, Digest>,
     unread: BTreeSet<Reference>,
     /// What was read of manifests.
     layers: RefCell<BTreeMap<Digest, BTreeSet<Digest>>>,
@@ -53,8 +55,12 @@ struct Own {
 #[derive(Debug, Clone)]
 struct Found {
     image: ImageId,
-    /// The digest of a manifest that `docker save` made up.
+    /// The image's own manifest.
+    manifest: Digest,
+    /// An engine made that manifest up.
     made_up: bool,
+    /// Layers that it names are not here as it names them.
+    lacks_layers: bool,
 }
 
 impl ContainerdStore {
@@ -74,12 +80,18 @@ impl ContainerdStore {
             asked: BTreeSet::new(),
             made_up: BTreeMap::new(),
             hollow: BTreeSet::new(),
+            nameless: BTreeMap::new(),
             unread: BTreeSet::new(),
             layers: RefCell::default(),
         };
         for listed in engine.listed().await? {
+            let mut is_named = false;
             for reference in listed.references() {
                 read.take(&reference, &listed, true);
+                is_named = true;
+            }
+            if !is_named {
+                read.take_nameless(&listed);
             }
         }
         Ok(read)
@@ -111,6 +123,17 @@ impl ContainerdStore {
         Ok(any)
     }
 
+    /// An image that no reference leads to can be given one, and then a digest.
+    fn take_nameless(&mut self, listed: &Listed) {
+        let target = listed.target();
+        if let Some(target) = target
+            && let Some(found) = self.found(&target)
+        {
+            self.images.insert(found.image.clone());
+            self.nameless.insert(found.image, target);
+        }
+    }
+
     fn take(&mut self, reference: &Reference, listed: &Listed, is_listed: bool) {
         let Some(target) = listed.target() else {
             return;
@@ -130,7 +153,8 @@ impl ContainerdStore {
             return;
         }
         if self.store.insert(reference, &found.image).is_ok() {
-            if !is_listed || listed.is_hollow() {
+            let says_so = listed.is_hollow() || listed.unavailable.contains(&found.manifest);
+            if !is_listed || found.lacks_layers || says_so {
                 self.hollow.insert(reference.clone());
             }
             if !follows {
@@ -171,7 +195,7 @@ impl ContainerdStore {
         found.retain(|_, text| {
             !matches!(
                 Manifest::parse(text.as_bytes()),
-                Ok(Manifest::Image(manifest)) if manifest.plain_layers
+                Ok(Manifest::Image(manifest)) if manifest.is_made_up()
             )
         });
         found
@@ -198,9 +222,12 @@ impl ContainerdStore {
             let Some(platform) = self.platform(&manifest.image) else {
                 continue;
             };
+            let made_up = manifest.is_made_up();
             let found = Found {
+                lacks_layers: !self.has_all_layers(text),
                 image: manifest.image,
-                made_up: manifest.plain_layers,
+                manifest: digest.clone(),
+                made_up,
             };
             if digest == target {
                 return Some(found);
@@ -293,11 +320,30 @@ impl ContainerdStore {
         self.own.remove(reference);
     }
 
-    /// The engine says of a reference that it does not have the layers as the
-    /// registry serves them.
+    /// The layers of a reference are not here as the registry serves them, or the
+    /// engine says that it does not have them: the files may be another's.
     #[must_use]
     pub fn is_hollow(&self, reference: &Reference) -> bool {
         self.hollow.contains(reference)
+    }
+
+    /// Images that no reference leads to, each with what Docker calls it.
+    pub fn nameless(&self) -> impl Iterator<Item = (&ImageId, &Digest)> {
+        let named: BTreeSet<ImageId> = self.store.references().map(|(_, image)| image).collect();
+        let nameless = self.nameless.iter();
+        nameless.filter(move |(image, _)| !named.contains(image))
+    }
+
+    /// Those of them that claims of a plan are about.
+    #[must_use]
+    pub fn nameless_in(&self, plan: &Plan) -> Vec<&Digest> {
+        let is_skipped = |image: &ImageId| {
+            let image = image.to_string();
+            let mut skipped = plan.skipped.iter();
+            skipped.any(|one| matches!(&one.why, Why::Nameless(other) if *other == image))
+        };
+        let nameless = self.nameless().filter(|(image, _)| is_skipped(image));
+        nameless.map(|(_, target)| target).collect()
     }
 
     /// The engine has references, and not one of them could be read.

@@ -183,6 +183,10 @@ pub fn missing<'a>(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod docker29;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -6,6 +6,7 @@
 //! session, a stopped unit, the OOM killer) does not end it; and systemd starts
 //! it again when it is killed itself.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 use std::{env, io};
@@ -79,6 +80,18 @@ impl Guard {
     /// When systemd does not stop it; it will find nothing to do.
     pub async fn end(self, manager: &impl ServiceManager) -> Result<(), SystemdError> {
         manager.stop(&self.unit, &[], STOP_WITHIN).await
+    }
+}
+
+/// Has a shutdown wait until what this gives is dropped.
+pub async fn hold_off_shutdown(manager: &impl ServiceManager, why: &str) -> Option<OwnedFd> {
+    match manager.delay_shutdown(why).await {
+        Ok(lock) => Some(lock),
+        // Not every host has logind, and a shutdown is undone as well.
+        Err(error) => {
+            tracing::info!("a shutdown would not be held off: {error}");
+            None
+        }
     }
 }
 

@@ -37,6 +37,7 @@ const OLD_CONFIGS: [&str; 4] = [
     "",
 ];
 const OCI_PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const OCI_ZSTD_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const DOCKER_PLAIN_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 
 /// What the bytes of a manifest say.
@@ -65,6 +66,9 @@ pub struct ImageManifest {
     /// No layer is compressed. No registry's client pushes such images unless
     /// told to; `docker save` writes them (moby 25, `image/tarexport/save.go`).
     pub plain_layers: bool,
+    /// It looks as Docker 29 writes manifests when it moves images from its data
+    /// root to containerd (moby `daemon/containerd/migration/migration.go`).
+    pub is_of_a_migration: bool,
 }
 
 /// The words a manifest is written in.
@@ -177,6 +181,30 @@ pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
         })
 }
 
+impl ImageManifest {
+    /// An engine made it up, and no registry has served it, as far as its looks
+    /// tell.
+    #[must_use]
+    pub const fn is_made_up(&self) -> bool {
+        self.plain_layers || self.is_of_a_migration
+    }
+}
+
+/// Three spaces to a level, no annotations, every layer in zstd: builders and
+/// registry clients write zstd in other layouts.
+fn looks_migrated(bytes: &[u8], layers: &[Layer]) -> bool {
+    let head = format!(
+        "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{OCI_MANIFEST}\",\n   \"config\": {{\n      \
+         \"mediaType\": \"{OCI_CONFIG}\","
+    );
+    bytes.starts_with(head.as_bytes())
+        && bytes.ends_with(b"\n   ]\n}")
+        && !layers.is_empty()
+        && layers
+            .iter()
+            .all(|layer| layer.media_type == OCI_ZSTD_LAYER)
+}
+
 impl Manifest {
     /// Reads a manifest or an index.
     ///
@@ -218,6 +246,7 @@ impl Manifest {
                 let config: Config = serde_json::from_value(config).map_err(json)?;
                 let layers = document.layers.unwrap_or_default();
                 Ok(Self::Image(ImageManifest {
+                    is_of_a_migration: looks_migrated(bytes, &layers),
                     image: config.digest,
                     config_size: config.size,
                     has_known_config: !is_old,
@@ -244,6 +273,45 @@ mod tests {
 
     fn hex(digit: char) -> String {
         digit.to_string().repeat(64)
+    }
+
+    /// As moby 29 writes them: `json.MarshalIndent(manifest, "", "   ")`.
+    #[test]
+    fn what_a_migration_made_up_is_told_from_what_was_pushed() {
+        let migrated = format!(
+            r#"{{
+   "schemaVersion": 2,
+   "mediaType": "application/vnd.oci.image.manifest.v1+json",
+   "config": {{
+      "mediaType": "application/vnd.oci.image.config.v1+json",
+      "digest": "sha256:{a}",
+      "size": 1465
+   }},
+   "layers": [
+      {{
+         "mediaType": "application/vnd.oci.image.layer.v1.tar+zstd",
+         "digest": "sha256:{b}",
+         "size": 1138743
+      }}
+   ]
+}}"#,
+            a = hex('a'),
+            b = hex('b')
+        );
+        let is_made_up = |text: &str| match Manifest::parse(text.as_bytes()) {
+            Ok(Manifest::Image(manifest)) => manifest.is_made_up(),
+            other => panic!("{other:?}"),
+        };
+        assert!(is_made_up(&migrated));
+        for pushed in [
+            migrated.replace("zstd", "gzip"),
+            // BuildKit has two spaces, skopeo and crane none.
+            migrated.replace("   ", "  "),
+            migrated.split_whitespace().collect(),
+            migrated.replace("\n   ]\n", "\n   ],\n   \"annotations\": {}\n"),
+        ] {
+            assert!(!is_made_up(&pushed), "{pushed}");
+        }
     }
 
     fn image(config_type: &str, layer_type: &str) -> String {
@@ -285,6 +353,7 @@ mod tests {
                     has_known_config: true,
                     format,
                     plain_layers,
+                    is_of_a_migration: false,
                 }))
             );
         }

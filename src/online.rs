@@ -6,6 +6,7 @@
 //! guard, the notice, the record and the journal are those of every transaction,
 //! and [`recovery`] does the rest for a run that was killed.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use crate::containerd_store::ContainerdStore;
@@ -13,7 +14,7 @@ use crate::content_store::ContentStore;
 use crate::data_root::ImageDir;
 use crate::engine::images::Images;
 use crate::grounds::Grounds;
-use crate::guard::Guard;
+use crate::guard::{Guard, hold_off_shutdown};
 use crate::history::{End, Kind, Record};
 use crate::host::Managed;
 use crate::interrupt::Interrupt;
@@ -123,6 +124,8 @@ pub struct OnlineChange<'a, M, E, P> {
     journal: Option<Journal>,
     record: Option<Record>,
     guard: Option<Guard>,
+    /// A shutdown waits until this is dropped.
+    delays_shutdown: Option<OwnedFd>,
 }
 
 impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
@@ -158,6 +161,7 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
             journal: None,
             record: None,
             guard: None,
+            delays_shutdown: None,
         }
     }
 
@@ -201,6 +205,7 @@ impl<'a, M: ServiceManager, E: Images, P: Progress> OnlineChange<'a, M, E, P> {
         self.progress.begin("starting a guard");
         let data_root = self.lock.data_root();
         self.guard = Some(Guard::start(manager, &self.id, data_root).await?);
+        self.delays_shutdown = hold_off_shutdown(manager, "Docker is loading manifests").await;
         Notice::new(self.images, host).write(self.running.unfinished, &self.id, &self.lock)?;
         let references = References {
             driver: self.images.driver().to_owned(),

@@ -8,6 +8,7 @@ use crate::commands::plan::nothing_to_change;
 use crate::commands::{Site, Stop, engine_at, grounds, verify};
 use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
+use crate::digest::Digest;
 use crate::disturbance::AssessError;
 use crate::engine::UnixEngine;
 use crate::engine::images::Images;
@@ -180,6 +181,8 @@ impl<'a> Containerd<'a> {
         }
         report.status(rows, &[]);
         warn_of_unread(&here, report);
+        let nameless: Vec<_> = here.nameless().map(|(_, target)| target).collect();
+        warn_of_nameless(&nameless, report);
         Ok(())
     }
 
@@ -191,6 +194,7 @@ impl<'a> Containerd<'a> {
     ) -> Result<Exit, Stop> {
         let draft = self.draft(&Aim::Claims(request)).await?;
         warn_of_unread(&draft.here, report);
+        warn_of_nameless(&draft.here.nameless_in(&draft.plan), report);
         report.plan(&draft.plan);
         report.say_host();
         report.say_plan(&draft.plan);
@@ -211,6 +215,7 @@ impl<'a> Containerd<'a> {
     ) -> Result<Exit, Stop> {
         let (here, plan) = self.plan(&Aim::Claims(request)).await?;
         warn_of_unread(&here, report);
+        warn_of_nameless(&here.nameless_in(&plan), report);
         report.plan(&plan);
         let mut answers = Vec::new();
         for target in &plan.targets {
@@ -249,6 +254,7 @@ impl<'a> Containerd<'a> {
         report.plan(&draft.plan);
         if draft.plan.is_empty() {
             warn_of_unread(&draft.here, report);
+            warn_of_nameless(&draft.here.nameless_in(&draft.plan), report);
             report.say_skipped(&draft.plan);
         }
         Ok(!draft.plan.is_empty())
@@ -266,6 +272,7 @@ impl<'a> Containerd<'a> {
         self.look_where_it_was(aim)?;
         let Draft { here, plan, work } = self.draft(aim).await?;
         warn_of_unread(&here, report);
+        warn_of_nameless(&here.nameless_in(&plan), report);
         report.plan(&plan);
         if plan.is_empty() {
             return Ok(None);
@@ -404,6 +411,23 @@ fn warn_of_unread(here: &ContainerdStore, report: &mut Report) {
     ));
 }
 
+/// Docker calls an image here by its manifest, and not by the ID that a claim has.
+fn warn_of_nameless(images: &[&Digest], report: &mut Report) {
+    const NAMED: usize = 3;
+    let shown: Vec<String> = images.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = match images.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more (docker images -f dangling=true)"),
+    };
+    if let Some(first) = shown.first() {
+        report.warning(&format!(
+            "images here have no name to have a digest under: {}{more}. Name one first: docker tag {first} \
+             NAME:TAG",
+            shown.join(", ")
+        ));
+    }
+}
+
 /// The manifests that a transaction's record has.
 fn kept(record: &Record) -> Evidence {
     let mut evidence = Evidence::default();
@@ -425,8 +449,8 @@ fn warn_of_run_only(has: &str, references: &[Reference], report: &mut Report) {
     };
     report.warning(&format!(
         "Docker {has} the layers {whose} unpacked, and not as the registry serves them. Containers run by \
-         the digest; but docker save and docker commit by it leave the layers out AND SAY NOTHING, docker \
-         push and a BuildKit FROM fail, docker images does not list it, and docker image inspect may show \
-         no configuration. For those, use the tag"
+         the digest; but docker save and docker commit by it leave the layers out AND SAY NOTHING, and docker \
+         push and a BuildKit FROM fail. Before Docker 29, docker images does not list it, or docker image \
+         inspect shows no configuration. For those, use the tag"
     ));
 }

@@ -4,6 +4,7 @@ use crate::commands::change::Changed;
 use crate::commands::online;
 use crate::container::Change;
 use crate::disturbance::Disturbance;
+use crate::online::remnant::Remnant;
 use crate::report::{Exit, Problem, Report};
 use crate::transaction::outcome::{DockerNow, Failure, Outcome, StoreNow};
 
@@ -186,6 +187,9 @@ fn tell_containers(
 }
 
 pub(super) fn advice(failure: &Failure) -> String {
+    if let Failure::Remnants(left) = failure {
+        return what_stays(left);
+    }
     match failure {
         Failure::Interrupted(_) => "run the same command again when it suits",
         Failure::File(_) | Failure::Journal(_) | Failure::Notice(_) | Failure::History(_) => {
@@ -213,9 +217,45 @@ pub(super) fn advice(failure: &Failure) -> String {
     .to_owned()
 }
 
+/// What to type about references that the engine would not drop.
+fn what_stays(left: &[Remnant]) -> String {
+    let mut containers: Vec<&str> = left.iter().filter_map(Remnant::container).collect();
+    containers.sort_unstable();
+    containers.dedup();
+    if containers.is_empty() {
+        return "do what is said above of each reference, then the same command again".to_owned();
+    }
+    let names = containers.join(" ");
+    format!(
+        "a container still uses the digest: remove it once it is not needed (docker ps -a shows it: docker rm \
+         {names}), then the same command again"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::online::remnant::Why;
+
+    #[test]
+    fn a_container_in_the_way_is_named_with_what_to_type() {
+        let digest = format!("lab/app@sha256:{}", "a".repeat(64));
+        let Ok(reference) = crate::reference::Reference::parse(&digest) else {
+            unreachable!()
+        };
+        let left = |why| {
+            let reference = reference.clone();
+            advice(&Failure::Remnants(vec![Remnant { reference, why }]))
+        };
+        let says = "conflict: unable to delete lab/app (must be forced) - container 0123456789ab is using its \
+                    referenced image 801bebe93492";
+        let told = left(Why::InUse(says.to_owned()));
+        assert!(told.contains("docker rm 0123456789ab"), "{told}");
+        for why in [Why::Last, Why::HasLayers, Why::InUse("busy".to_owned())] {
+            let told = left(why);
+            assert!(!told.contains("report") && told.contains("again"), "{told}");
+        }
+    }
 
     #[test]
     fn a_refused_configuration_is_never_led_to_a_restart() {

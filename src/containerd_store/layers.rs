@@ -42,10 +42,13 @@ impl ContainerdStore {
                 Manifest::parse(text.as_ref().as_bytes()),
                 Ok(Manifest::Image(manifest)) if manifest.image == *image
             );
-            !is_its_own
-                || layers(text.as_ref())
-                    .is_some_and(|mut layers| layers.all(|layer| self.content.has(&layer)))
+            !is_its_own || self.has_all_layers(text.as_ref())
         })
+    }
+
+    /// The layers that one manifest names are here.
+    pub(super) fn has_all_layers(&self, manifest: &str) -> bool {
+        layers(manifest).is_some_and(|mut layers| layers.all(|layer| self.content.has(&layer)))
     }
 
     /// Layers are here that this digest's manifests name.

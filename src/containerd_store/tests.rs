@@ -102,6 +102,65 @@ fn what_is_not_listed_is_found_when_it_is_asked_for() {
     assert!(here.has_layers(&proof, &image), "its layer came");
 }
 
+/// What 28.5 shows of it, 29 does not: the content store tells, and 29 of each
+/// manifest.
+#[test]
+fn missing_layers_are_seen_on_every_engine() {
+    for (is_29, of_another) in [(false, false), (true, false), (true, true)] {
+        let engine = FakeImages::new();
+        engine.is_29.set(is_29);
+        let image = engine.config("app", "amd64");
+        engine.loaded("lab/app:v1", &image);
+        let foreign = engine.config("app", "riscv64");
+        let served = [&image, &foreign].map(|image| engine.blob(&served(image)));
+        let listed = index(&[(served[0].clone(), "amd64"), (served[1].clone(), "riscv64")]);
+        let targets = [served[0].clone(), engine.blob(&listed)];
+        let pinned = targets.map(|digest| reference(&format!("lab/app@{digest}")));
+        for pinned in &pinned {
+            let digest = pinned.digest().unwrap().clone();
+            engine.records.borrow_mut().insert(pinned.clone(), digest);
+        }
+        engine.is_of_another_namespace.set(of_another);
+        if of_another {
+            engine.blob(&image.to_string());
+        }
+        let here = read(&engine);
+        for pinned in &pinned {
+            assert!(here.store.points_at(pinned, &image), "{is_29}");
+            assert!(here.is_hollow(pinned), "{is_29} {of_another} {pinned}");
+        }
+        if is_29 {
+            engine.blob(&image.to_string());
+            engine.is_of_another_namespace.set(false);
+            let here = read(&engine);
+            assert!(!here.is_hollow(&pinned[0]), "its layer came");
+            assert!(
+                !here.is_hollow(&pinned[1]),
+                "another platform's does not matter"
+            );
+        }
+    }
+}
+
+/// As `docker load` leaves an image that was saved by its digest.
+#[test]
+fn an_image_without_a_name_is_here_and_told_by_what_docker_calls_it() {
+    let engine = FakeImages::new();
+    let image = engine.config("app", "amd64");
+    let target = engine.loaded("lab/app:v1", &image);
+    engine.records.borrow_mut().clear();
+    engine.dangling.borrow_mut().push(target.clone());
+    let here = read(&engine);
+    assert!(here.images.contains(&image));
+    let nameless: Vec<_> = here.nameless().collect();
+    assert_eq!(nameless, [(&image, &target)]);
+    engine
+        .records
+        .borrow_mut()
+        .insert(reference("lab/app:v1"), target);
+    assert_eq!(read(&engine).nameless().count(), 0, "it has one by now");
+}
+
 #[test]
 fn of_an_index_the_image_for_this_machine_counts() {
     let engine = FakeImages::new();

@@ -24,6 +24,9 @@ pub struct Listed {
     /// What its config says that it runs on, where it was asked for by name and
     /// not listed; empty where the engine does not have the image whole.
     pub architecture: Option<String>,
+    /// Manifests whose layers it says not to have as a registry serves them
+    /// (Docker 29; before that it does not say so of each).
+    pub unavailable: Vec<Digest>,
 }
 
 /// What came of dropping a reference.

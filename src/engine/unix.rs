@@ -84,6 +84,17 @@ struct ImageAnswer {
     repo_digests: Option<Vec<String>>,
     #[serde(default)]
     architecture: Option<String>,
+    #[serde(default)]
+    manifests: Option<Vec<ManifestAnswer>>,
+}
+
+/// One of an image's manifests; of an attestation there is more.
+#[derive(Deserialize)]
+struct ManifestAnswer {
+    #[serde(rename = "ID", default)]
+    id: String,
+    #[serde(rename = "Available")]
+    available: Option<bool>,
 }
 
 impl UnixEngine {

@@ -32,6 +32,20 @@ pub enum Why {
     Lost(String),
 }
 
+impl Remnant {
+    /// The container that uses it, as the engine names it: by its ID.
+    #[must_use]
+    pub fn container(&self) -> Option<&str> {
+        let Why::InUse(conflict) = &self.why else {
+            return None;
+        };
+        let mut words = conflict.split_ascii_whitespace();
+        words.find(|word| *word == "container")?;
+        let is_id = |id: &&str| id.len() >= 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        words.next().filter(is_id)
+    }
+}
+
 /// What stays is true, as its manifest proves it.
 impl fmt::Display for Remnant {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

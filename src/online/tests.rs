@@ -29,6 +29,8 @@ use crate::transaction::aim::Aim;
 struct FakeSystemd {
     guards: RefCell<Vec<String>>,
     refuses: Cell<bool>,
+    /// The other end of what a shutdown waits for.
+    shutdown_waits: RefCell<Option<std::io::PipeReader>>,
 }
 
 impl ServiceManager for FakeSystemd {
@@ -88,7 +90,9 @@ impl ServiceManager for FakeSystemd {
         unreachable!()
     }
     async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {
-        unreachable!()
+        let (reader, writer) = std::io::pipe().unwrap();
+        *self.shutdown_waits.borrow_mut() = Some(reader);
+        Ok(writer.into())
     }
     async fn is_shutting_down(&self) -> bool {
         unreachable!()
@@ -658,6 +662,23 @@ fn what_a_container_uses_stays_and_all_else_is_taken_back() {
     assert!(left[0].contains("docker rmi"), "{left:?}");
     assert_eq!(told.0, [Step::UndoOnline]);
     world.is_finished();
+}
+
+/// It waits from before the engine is asked until the run has ended.
+#[test]
+fn a_shutdown_waits_for_the_end() {
+    let world = World::new();
+    world.apply(&world.proven());
+    let calls = world.engine.calls.borrow();
+    assert!(
+        calls.iter().any(|call| call.starts_with("load")),
+        "{calls:?}"
+    );
+    let mut waits = world.systemd.shutdown_waits.borrow_mut().take().unwrap();
+    let mut rest = Vec::new();
+    // Nothing has the other end any more.
+    std::io::Read::read_to_end(&mut waits, &mut rest).unwrap();
+    assert_eq!(rest, b"");
 }
 
 /// What was dropped cannot be had back once its image is gone; the engine takes

@@ -84,9 +84,10 @@ pub enum Unfit {
     },
     /// The column that people copy from.
     #[error(
-        "{0}: that is the digest of the manifest that docker save made up for the image (no layer of it is \
-         compressed), and docker images shows; no registry served it. If one does, bring its manifest with \
-         --from (--allow-image-id-digest takes it as it is)"
+        "{0}: that is the digest of a manifest that Docker made up for the image (docker save does, with no \
+         layer compressed, and so does a move of images to containerd), and docker images shows it; no \
+         registry is known to serve it. If one does, bring its manifest with --from \
+         (--allow-image-id-digest takes it as it is)"
     )]
     MadeUp(String),
     /// Its removal would drop more.

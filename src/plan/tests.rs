@@ -949,6 +949,7 @@ fn proof(format: Format, lines: &[&str]) -> Evidence {
             has_known_config: true,
             format,
             plain_layers: false,
+            is_of_a_migration: false,
         });
         evidence.add_manifest(digest(name), manifest, "F");
     }
@@ -987,6 +988,7 @@ fn the_strongest_that_is_known_is_the_trust() {
         has_known_config: true,
         format: Format::Docker,
         plain_layers: false,
+        is_of_a_migration: false,
     });
     evidence.add_manifest(digest("&a"), manifest, "F");
     let plan = plan(
@@ -1065,6 +1067,7 @@ fn a_manifest_that_may_be_converted_is_hinted_at() {
             has_known_config: true,
             format,
             plain_layers: false,
+            is_of_a_migration: false,
         });
         evidence.add_manifest(digest("&c"), manifest, "F");
         let request = sourced(&["F &c", "P a:1@&a"], evidence);

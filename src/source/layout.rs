@@ -232,7 +232,7 @@ impl<B: Blobs> Walk<'_, B> {
         let claimed = match &manifest {
             Manifest::Image(image) => {
                 self.check_config(digest, &image.image, image.config_size)?;
-                let made_up = self.from_an_engine && image.plain_layers;
+                let made_up = self.from_an_engine && image.is_made_up();
                 if made_up {
                     self.harvest.remark(format!(
                         "{}: docker save made up the manifest {digest} (no layer of it is \

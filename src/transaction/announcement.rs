@@ -5,7 +5,7 @@
 //! journal that nobody would find.
 
 use crate::engine::Engine;
-use crate::guard::Guard;
+use crate::guard::{Guard, hold_off_shutdown};
 use crate::history::End;
 use crate::journal::{self, Journal};
 use crate::systemd::ServiceManager;
@@ -48,15 +48,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.progress.begin("starting a guard");
         let data_root = self.lock.data_root();
         self.guard = Some(Guard::start(daemon.manager, &self.id, data_root).await?);
-        match daemon
-            .manager
-            .delay_shutdown("Docker is being restarted")
-            .await
-        {
-            Ok(lock) => self.delays_shutdown = Some(lock),
-            // Not every host has logind, and a shutdown is undone as well.
-            Err(error) => tracing::info!("a shutdown would not be held off: {error}"),
-        }
+        self.delays_shutdown = hold_off_shutdown(daemon.manager, "Docker is being restarted").await;
         Ok(Notice::new(self.images, daemon.host).write(daemon.unfinished, &self.id, &self.lock)?)
     }
 

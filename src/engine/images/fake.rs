@@ -26,12 +26,17 @@ pub(crate) struct FakeImages {
     /// As 28.5: lists images without layers, and finds one whose manifest is not
     /// there.
     pub is_new: Cell<bool>,
+    /// As 29.7: lists images without layers under their names, and says so of their
+    /// manifests.
+    pub is_29: Cell<bool>,
     /// The request that fails; one to load makes the references all the same.
     pub fails: Cell<Option<&'static str>>,
     /// Blobs that are loaded get lost, as one does whose bytes were exchanged.
     pub loses_blobs: Cell<bool>,
     /// Blobs of layers are there, and not for Docker to see.
     pub is_of_another_namespace: Cell<bool>,
+    /// Images that no reference leads to.
+    pub dangling: RefCell<Vec<Digest>>,
     /// Containers were made by these.
     pub in_use: RefCell<Vec<Reference>>,
     /// A load is not answered, and lands when so many names have been looked for.
@@ -58,9 +63,11 @@ impl FakeImages {
             root,
             records: RefCell::default(),
             is_new: Cell::new(true),
+            is_29: Cell::new(false),
             fails: Cell::new(None),
             loses_blobs: Cell::new(false),
             is_of_another_namespace: Cell::new(false),
+            dangling: RefCell::default(),
             in_use: RefCell::default(),
             lands_after: Cell::new(None),
             late: RefCell::default(),
@@ -197,7 +204,13 @@ impl FakeImages {
             let digest = reference.repository().clone().with_digest(target.clone());
             listed.digests.push(digest.familiar());
         }
-        if self.is_new.get() && !self.has_layers(target) {
+        if self.is_29.get() {
+            let manifests = self.content().manifests(target);
+            listed.unavailable = manifests
+                .into_keys()
+                .filter(|one| !self.has_layers(one))
+                .collect();
+        } else if self.is_new.get() && !self.has_layers(target) {
             listed.digests = vec![target.to_string()];
         }
         listed
@@ -250,8 +263,9 @@ impl Images for FakeImages {
         let targets: std::collections::BTreeSet<Digest> =
             self.records.borrow().values().cloned().collect();
         let is_listed = |target: &Digest| self.is_new.get() || self.has_layers(target);
-        Ok(targets
-            .iter()
+        let dangling = self.dangling.borrow();
+        let all = targets.iter().chain(dangling.iter());
+        Ok(all
             .filter(|target| is_listed(target))
             .map(|target| self.listed_as(target))
             .collect())

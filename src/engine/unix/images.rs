@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 
-use super::{ImageAnswer, JSON, UnixEngine};
+use super::{ImageAnswer, JSON, ManifestAnswer, UnixEngine};
 use crate::digest::Digest;
 use crate::engine::EngineError;
 use crate::engine::images::{Dropped, Images, Listed};
@@ -66,8 +66,16 @@ impl From<ImageAnswer> for Listed {
             tags: answer.repo_tags.unwrap_or_default(),
             digests: answer.repo_digests.unwrap_or_default(),
             architecture: answer.architecture,
+            unavailable: unavailable(answer.manifests.unwrap_or_default()),
         }
     }
+}
+
+fn unavailable(manifests: Vec<ManifestAnswer>) -> Vec<Digest> {
+    let missing = manifests
+        .into_iter()
+        .filter(|one| one.available == Some(false));
+    missing.filter_map(|one| one.id.parse().ok()).collect()
 }
 
 /// What went wrong with a load, by what it was answered with.
@@ -131,7 +139,7 @@ impl UnixEngine {
 
 impl Images for UnixEngine {
     async fn listed(&self) -> Result<Vec<Listed>, EngineError> {
-        let answer: Vec<ImageAnswer> = self.require_json("/images/json").await?;
+        let answer: Vec<ImageAnswer> = self.require_json("/images/json?manifests=1").await?;
         Ok(answer.into_iter().map(Listed::from).collect())
     }
 
