@@ -260,11 +260,11 @@ impl ContainerdStore {
     #[must_use]
     pub fn takes(&self, way: &BTreeMap<Digest, String>) -> bool {
         way.values().all(|text| {
-            !matches!(Manifest::parse(text.as_bytes()), Ok(Manifest::Index(_)))
-                || self
-                    .platform
-                    .choice(text)
-                    .is_some_and(|choice| way.contains_key(&choice))
+            let Ok(Manifest::Index(children)) = Manifest::parse(text.as_bytes()) else {
+                return true;
+            };
+            let choice = self.platform.choice(&children);
+            choice.is_some_and(|choice| way.contains_key(choice))
         })
     }
 

@@ -77,6 +77,7 @@ pub mod source;
 pub mod state_file;
 pub mod status;
 pub mod store;
+pub mod strict_json;
 pub mod systemd;
 pub mod transaction;
 pub mod trust;

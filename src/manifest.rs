@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::digest::{Digest, ImageId};
+use crate::digest::{Digest, DigestError, ImageId};
 use crate::platform::Platform;
+use crate::strict_json::{self, JsonError};
 
 /// The largest manifest that is read, in bytes. Registries accept no larger
 /// ones (distribution 2.8, `registry/handlers/manifests.go`: 4 MiB).
@@ -116,6 +117,9 @@ pub enum ManifestError {
     /// Not the JSON that it should be.
     #[error("not a manifest: {0}")]
     Json(String),
+    /// Keys that Docker reads otherwise than they are written.
+    #[error("a manifest that can be read in two ways: {0}")]
+    Keys(String),
     /// Docker's first format, whose digest is not that of its bytes.
     #[error(
         "a manifest of schema 1, which has no config and proves no image ID; push the image again \
@@ -137,27 +141,32 @@ struct Document {
     #[serde(default)]
     media_type: Option<String>,
     #[serde(default)]
-    config: Option<serde_json::Value>,
+    config: Option<Blob>,
     #[serde(default)]
-    layers: Option<Vec<Layer>>,
+    layers: Option<Vec<Blob>>,
     #[serde(default)]
     manifests: Option<Vec<Descriptor>>,
 }
 
+/// A config or a layer: an image's, if the config's type says so.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Layer {
+struct Blob {
     #[serde(default)]
     media_type: String,
+    #[serde(default)]
+    digest: String,
+    #[serde(default)]
+    size: u64,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Config {
-    #[serde(default)]
-    media_type: String,
-    digest: ImageId,
-    size: u64,
+impl From<JsonError> for ManifestError {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::Json(error) => Self::Json(error.to_string()),
+            keys => Self::Keys(keys.to_string()),
+        }
+    }
 }
 
 /// What a registry calls a manifest or an index that it serves: what that says
@@ -169,7 +178,7 @@ pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
     struct Says {
         media_type: Option<String>,
     }
-    let says = serde_json::from_slice(bytes).map(|says: Says| says.media_type);
+    let says = strict_json::read(bytes).map(|says: Says| says.media_type);
     let says = says.ok().flatten().unwrap_or_default();
     let known = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
     known
@@ -192,7 +201,7 @@ impl ImageManifest {
 
 /// Three spaces to a level, no annotations, every layer in zstd: builders and
 /// registry clients write zstd in other layouts.
-fn looks_migrated(bytes: &[u8], layers: &[Layer]) -> bool {
+fn looks_migrated(bytes: &[u8], layers: &[Blob]) -> bool {
     let head = format!(
         "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{OCI_MANIFEST}\",\n   \"config\": {{\n      \
          \"mediaType\": \"{OCI_CONFIG}\","
@@ -211,8 +220,7 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] says why it is neither.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let json = |error: serde_json::Error| ManifestError::Json(error.to_string());
-        let document: Document = serde_json::from_slice(bytes).map_err(json)?;
+        let document: Document = strict_json::read(bytes)?;
         if document.schema_version == 1 {
             return Err(ManifestError::Schema1);
         }
@@ -236,21 +244,21 @@ impl Manifest {
                 if matches!(media_type, Some(OCI_INDEX | DOCKER_LIST)) {
                     return Err(ManifestError::Ambiguous);
                 }
-                let kind = config
-                    .get("mediaType")
-                    .map_or("", |kind| kind.as_str().unwrap_or("?"));
+                let kind = config.media_type.as_str();
                 let is_old = OLD_CONFIGS.contains(&kind) && media_type == Some(DOCKER_MANIFEST);
                 if !matches!(kind, OCI_CONFIG | DOCKER_CONFIG) && !is_old {
                     return Ok(Self::Artifact);
                 }
-                let config: Config = serde_json::from_value(config).map_err(json)?;
+                let image = config.digest.parse();
+                let image: ImageId =
+                    image.map_err(|error: DigestError| ManifestError::Json(error.to_string()))?;
                 let layers = document.layers.unwrap_or_default();
                 Ok(Self::Image(ImageManifest {
                     is_of_a_migration: looks_migrated(bytes, &layers),
-                    image: config.digest,
+                    image,
                     config_size: config.size,
                     has_known_config: !is_old,
-                    format: if config.media_type == OCI_CONFIG {
+                    format: if kind == OCI_CONFIG {
                         Format::Oci
                     } else {
                         Format::Docker
@@ -419,6 +427,49 @@ mod tests {
             1,
         );
         assert_eq!(parsed(&says_index), Err(ManifestError::Ambiguous));
+    }
+
+    /// An engine would take B, and digestfix A.
+    #[test]
+    fn a_key_that_an_engine_takes_for_another_is_refused() {
+        let a = image(OCI_CONFIG, OCI_PLAIN_LAYER);
+        let b = format!(r#""sha256:{}""#, hex('c'));
+        let index = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"size":3,"digest":"sha256:{}","platform":{{"os":"linux"}}}}]}}"#,
+            hex('a')
+        );
+        parsed(&a).unwrap();
+        parsed(&index).unwrap();
+        let with = |text: &str, after: &str, more: String| {
+            assert!(text.contains(after));
+            text.replacen(after, &format!("{after}{more},"), 1)
+        };
+        for text in [
+            with(&a, "{", format!(r#""Config":{{"digest":{b}}}"#)),
+            with(&a, "{", format!(r#""con\u0046ig":{{"digest":{b}}}"#)),
+            with(&a, "{", format!(r#""config":{{"digest":{b}}}"#)),
+            with(&a, "{", r#""Manifests":[]"#.to_owned()),
+            with(&a, "{", r#""\u017fchemaVersion":2"#.to_owned()),
+            with(&a, "{", r#""MediaType":"x""#.to_owned()),
+            with(&a, "{", r#""Layers":[]"#.to_owned()),
+            with(&a, r#""config":{"#, format!(r#""Digest":{b}"#)),
+            with(&a, r#""config":{"#, format!(r#""dige\u017ft":{b}"#)),
+            with(&a, r#""config":{"#, format!(r#""digest":{b}"#)),
+            with(&a, r#""config":{"#, r#""Size":1"#.to_owned()),
+            with(&a, r#""layers":[{"#, format!(r#""Digest":{b}"#)),
+            with(&index, "{", r#""Manifests":[]"#.to_owned()),
+            with(&index, r#""manifests":[{"#, format!(r#""Digest":{b}"#)),
+            with(&index, r#""manifests":[{"#, r#""Platform":{}"#.to_owned()),
+            with(&index, r#""platform":{"#, r#""OS":"x""#.to_owned()),
+            with(
+                &index,
+                r#""platform":{"#,
+                r#""Architecture":"x""#.to_owned(),
+            ),
+        ] {
+            let error = parsed(&text).unwrap_err();
+            assert!(matches!(error, ManifestError::Keys(_)), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::Deserialize;
 
 use crate::digest::Digest;
+use crate::manifest::Descriptor;
+use crate::strict_json;
 
 /// An operating system and a processor, as images have them (Go's `GOOS` and
 /// `GOARCH`).
@@ -27,19 +29,6 @@ impl fmt::Display for Platform {
     }
 }
 
-/// The manifests of an index.
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Child>,
-}
-
-#[derive(Deserialize)]
-struct Child {
-    digest: Digest,
-    #[serde(default)]
-    platform: Option<Platform>,
-}
-
 impl Platform {
     /// A platform; the variant may be empty.
     #[must_use]
@@ -54,7 +43,7 @@ impl Platform {
     /// What a config says that its image is for (image-spec 1.1, `config.md`).
     #[must_use]
     pub fn of_config(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+        strict_json::read(text.as_bytes()).ok()
     }
 
     /// BuildKit's attestations are of no platform.
@@ -93,14 +82,13 @@ impl Platform {
     /// not: the best, and of several the first. Those that are said to be of no
     /// platform come last.
     #[must_use]
-    pub fn choice(&self, index: &str) -> Option<Digest> {
-        let index: Index = serde_json::from_str(index).ok()?;
-        let ranked = index.manifests.into_iter().filter_map(|child| {
+    pub fn choice<'i>(&self, index: &'i [Descriptor]) -> Option<&'i Digest> {
+        let ranked = index.iter().filter_map(|child| {
             let rank = match &child.platform {
                 Some(platform) => self.rank(platform)?,
                 None => usize::MAX,
             };
-            Some((rank, child.digest))
+            Some((rank, &child.digest))
         });
         let best = ranked.min_by_key(|(rank, _)| *rank);
         best.map(|(_, digest)| digest)
@@ -119,16 +107,18 @@ mod tests {
     #[test]
     fn an_engine_takes_the_best_of_an_index_and_of_several_the_first() {
         let engine = Platform::new("linux", "amd64", "");
-        let child =
-            |digit, platform: &str| format!(r#"{{"digest":"{}"{platform}}}"#, digest(digit));
+        let child = |digit, platform: &str| {
+            format!(r#"{{"size":1,"digest":"{}"{platform}}}"#, digest(digit))
+        };
         let of = |os: &str, architecture: &str, variant: &str| {
             format!(
                 r#","platform":{{"os":"{os}","architecture":"{architecture}","variant":"{variant}"}}"#
             )
         };
         let chosen = |children: &[String]| {
-            let index = format!(r#"{{"manifests":[{}]}}"#, children.join(","));
-            engine.choice(&index).map(|digest| digest.to_string())
+            let index = format!("[{}]", children.join(","));
+            let index: Vec<Descriptor> = strict_json::read(index.as_bytes()).unwrap();
+            engine.choice(&index).map(ToString::to_string)
         };
         let nameless = child('0', "");
         let old = child('1', &of("linux", "386", ""));

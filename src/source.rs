@@ -17,6 +17,7 @@ use crate::manifest::ManifestError;
 use crate::reference::ReferenceError;
 use crate::rewrite::Rewrite;
 use crate::store::StoreError;
+use crate::strict_json::JsonError;
 
 pub mod archive;
 mod blobs;
@@ -116,10 +117,10 @@ pub enum Problem {
     Sparse,
     /// JSON that is none, or not of its kind.
     #[error("{0}")]
-    Json(serde_json::Error),
+    Json(#[from] JsonError),
     /// The same in a file of a layout.
     #[error("{0}: {1}")]
-    InFile(&'static str, serde_json::Error),
+    InFile(&'static str, JsonError),
     /// YAML that is none.
     #[error("not YAML: {0}")]
     Yaml(String),
@@ -226,7 +227,7 @@ impl Problem {
         }
     }
 
-    fn in_file(name: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
+    fn in_file(name: &'static str) -> impl FnOnce(JsonError) -> Self {
         move |error| Self::InFile(name, error)
     }
 

@@ -8,6 +8,7 @@ use crate::containerd_store::ContainerdStore;
 use crate::digest::{Digest, ImageId};
 use crate::manifest::Manifest;
 use crate::reference::Reference;
+use crate::strict_json;
 
 /// The layers of a manifest.
 #[derive(Deserialize)]
@@ -22,7 +23,7 @@ struct Layer {
 }
 
 fn layers(manifest: &str) -> Option<impl Iterator<Item = Digest>> {
-    let found: Layers = serde_json::from_str(manifest).ok()?;
+    let found: Layers = strict_json::read(manifest.as_bytes()).ok()?;
     Some(found.layers.into_iter().map(|layer| layer.digest))
 }
 

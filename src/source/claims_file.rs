@@ -11,6 +11,7 @@ use crate::manifest;
 use crate::reference::Reference;
 use crate::source::Problem;
 use crate::source::harvest::Harvest;
+use crate::strict_json;
 use crate::trust::Trust;
 
 /// The version of the format. A field that is added, goes away or changes its
@@ -62,11 +63,11 @@ struct Version {
 }
 
 pub(super) fn read(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
-    let version: Version = serde_json::from_str(document).map_err(Problem::Json)?;
+    let version: Version = strict_json::read(document.as_bytes())?;
     if version.digestfix_claims != VERSION {
         return Err(Problem::Version(version.digestfix_claims));
     }
-    let file: ClaimsFile = serde_json::from_str(document).map_err(Problem::Json)?;
+    let file: ClaimsFile = strict_json::read(document.as_bytes())?;
     for (digest, text) in &file.manifests {
         if text.len() as u64 > manifest::MAX_BYTES {
             return Err(Problem::TooLarge {

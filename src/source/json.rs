@@ -16,6 +16,7 @@ use crate::source::claims_file;
 use crate::source::harvest::{Came, Harvest};
 use crate::source::pins::pinned;
 use crate::store::Store;
+use crate::strict_json::{self, JsonError};
 
 /// The keys that tell one kind from another.
 #[derive(Deserialize)]
@@ -68,7 +69,7 @@ pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     let mut end = 0;
     while let Some(document) = documents.next() {
-        let document = document.map_err(Problem::Json)?.get();
+        let document = document.map_err(JsonError::from)?.get();
         let rest = text.get(documents.byte_offset()..).unwrap_or_default();
         let begin = documents.byte_offset() - document.len();
         let spaced = Spaced {
@@ -80,7 +81,7 @@ pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
         if document.starts_with('[') {
             read_array(document, place, harvest)?;
         } else if document.starts_with('{') {
-            let keys: Keys = serde_json::from_str(document).map_err(Problem::Json)?;
+            let keys: Keys = serde_json::from_str(document).map_err(JsonError::from)?;
             if keys.digestfix_claims.0 {
                 claims_file::read(document, place, harvest)?;
             } else if keys.repositories.0 {
@@ -105,18 +106,17 @@ fn read_array(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), 
         if problem.is_some() {
             return;
         }
-        let is_of_an_image =
-            serde_json::from_str(element).is_ok_and(|keys: Keys| keys.are_of_an_image());
-        let read = if is_of_an_image {
-            read_inspected(element, place, harvest)
-        } else {
-            read_strings(element, place, harvest)
+        let is_object = element.starts_with('{');
+        let read = match is_object.then(|| serde_json::from_str::<Keys>(element)) {
+            Some(Err(error)) => Err(JsonError::from(error).into()),
+            Some(Ok(keys)) if keys.are_of_an_image() => read_inspected(element, place, harvest),
+            _ => read_strings(element, place, harvest),
         };
         problem = read.err();
     };
     serde_json::Deserializer::from_str(document)
         .deserialize_seq(Elements { take: &mut take })
-        .map_err(Problem::Json)?;
+        .map_err(JsonError::from)?;
     problem.map_or(Ok(()), Err)
 }
 
@@ -162,7 +162,7 @@ fn read_manifest(spaced: &Spaced, place: &str, harvest: &mut Harvest) -> Result<
 }
 
 fn read_inspected(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
-    let image: Inspected = serde_json::from_str(document).map_err(Problem::Json)?;
+    let image: Inspected = strict_json::read(document.as_bytes())?;
     let references: Vec<Reference> = image
         .repo_digests
         .iter()
@@ -228,7 +228,7 @@ fn read_strings(document: &str, place: &str, harvest: &mut Harvest) -> Result<()
     let mut deserializer = serde_json::Deserializer::from_str(document);
     Strings { take: &mut take }
         .deserialize(&mut deserializer)
-        .map_err(Problem::Json)?;
+        .map_err(JsonError::from)?;
     problem.map_or(Ok(()), Err)
 }
 

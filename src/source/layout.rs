@@ -12,6 +12,7 @@ use crate::reference::{Reference, Repository};
 use crate::source::Problem;
 use crate::source::blobs::Blobs;
 use crate::source::harvest::{Came, Harvest};
+use crate::strict_json;
 
 /// The most manifests that are looked at in one layout.
 pub const MAX_MANIFESTS: usize = 100_000;
@@ -42,7 +43,7 @@ pub(super) fn read_layout(
     harvest: &mut Harvest,
 ) -> Result<(), Problem> {
     let saved = match blobs.file("manifest.json")? {
-        Some(bytes) => serde_json::from_slice(&bytes).map_err(Problem::in_file("manifest.json"))?,
+        Some(bytes) => strict_json::read(&bytes).map_err(Problem::in_file("manifest.json"))?,
         None => Vec::<SavedImage>::new(),
     };
     let Some(index) = blobs.file("index.json")? else {
@@ -55,7 +56,7 @@ pub(super) fn read_layout(
         ));
         return Ok(());
     };
-    let index: Index = serde_json::from_slice(&index).map_err(Problem::in_file("index.json"))?;
+    let index: Index = strict_json::read(&index).map_err(Problem::in_file("index.json"))?;
     let mut walk = Walk {
         blobs,
         place,

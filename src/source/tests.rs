@@ -420,6 +420,76 @@ fn other_hosts_records_match_by_image_id() {
     );
 }
 
+/// Docker would take the last of the two, or the one in other letters.
+#[test]
+fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
+    let image = Image::new("amd64");
+    let (id, digest) = (image.id(), image.digest());
+    let named = named("localhost:5000/app:1");
+    let entries = [entry(OCI_MANIFEST, &image.manifest, &named)];
+    let saved = format!(
+        r#"[{{"Config":"blobs/sha256/{}","RepoTags":["app:1"]}}]"#,
+        id.hex()
+    );
+    let mut files = layout(&entries, &[&image.manifest, &image.config]);
+    files.insert("manifest.json".to_owned(), saved.into_bytes());
+    let texts = [
+        format!(r#"[{{"Id":"{id}","RepoDigests":["app@{digest}"]}}]"#),
+        format!(
+            r#"{{"digestfix_claims":1,"claims":[{{"reference":"app@{digest}","image_id":"{id}"}}]}}"#
+        ),
+        format!(r#"{{"Repositories":{{"app":{{"app@{digest}":"{id}"}}}}}}"#),
+        String::from_utf8(image.manifest).unwrap(),
+    ];
+    let refused = |read: Result<Harvest, Problem>| {
+        let problem = read.unwrap_err().to_string();
+        let tells = ["reads", "twice", "duplicate", "unknown field"];
+        assert!(tells.iter().any(|told| problem.contains(told)), "{problem}");
+    };
+    harvest(&tar(&files)).unwrap();
+    for (name, key, other) in [
+        ("index.json", "manifests", "Manifests"),
+        ("index.json", "digest", "dige\u{17f}t"),
+        ("index.json", "annotations", "ANNOTATIONS"),
+        (
+            "index.json",
+            "io.containerd.image.name",
+            "io.containerd.image.name",
+        ),
+        ("manifest.json", "Config", "config"),
+        ("manifest.json", "RepoTags", "repotags"),
+    ] {
+        let mut files = files.clone();
+        let text = String::from_utf8(files[name].clone()).unwrap();
+        files.insert(
+            name.to_owned(),
+            with_another(&text, key, other).into_bytes(),
+        );
+        refused(harvest(&tar(&files)));
+    }
+    for (text, key, other) in [
+        (&texts[0], "Id", "ID"),
+        (&texts[0], "Id", "Id"),
+        (&texts[0], "RepoDigests", "repodigests"),
+        (&texts[1], "image_id", "IMAGE_ID"),
+        (&texts[2], "Repositories", "repo\u{17f}itorie\u{17f}"),
+        (&texts[3], "config", "Config"),
+        (&texts[3], "digest", "Digest"),
+    ] {
+        harvest(text.as_bytes()).unwrap();
+        refused(harvest(with_another(text, key, other).as_bytes()));
+        let escaped = format!("\\u{:04x}{}", u32::from(other.as_bytes()[0]), &other[1..]);
+        refused(harvest(with_another(text, key, &escaped).as_bytes()));
+    }
+}
+
+/// The text with one more key in the object of a key.
+fn with_another(text: &str, key: &str, other: &str) -> String {
+    let key = format!(r#""{key}":"#);
+    assert!(text.contains(&key), "{text}");
+    text.replacen(&key, &format!(r#""{other}":"",{key}"#), 1)
+}
+
 #[test]
 fn a_host_with_the_containerd_store_names_no_image_ids() {
     let id: ImageId = format!("sha256:{}", hex('a')).parse().unwrap();

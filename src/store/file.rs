@@ -9,8 +9,6 @@ use std::ops::Range;
 
 use serde_json::value::RawValue;
 
-use crate::store::REPOSITORIES;
-
 /// A key of the file's outermost object, in the order of the file.
 #[derive(Debug, Clone)]
 pub(super) enum TopLevel {
@@ -128,12 +126,4 @@ pub(super) fn piece<'a>(text: &'a str, unescaped: &'a str, span: Span) -> &'a st
         None => &text[range],
         Some(start) => &unescaped[start..start + span.len as usize],
     }
-}
-
-/// Go matches object keys to fields without regard to case (`encoding/json`,
-/// with the folding of `bytes.EqualFold`), so such a key is read as
-/// `Repositories` by the engine.
-pub(super) fn engine_reads_as_repositories(key: &str) -> bool {
-    key.replace('\u{17f}', "s")
-        .eq_ignore_ascii_case(REPOSITORIES)
 }

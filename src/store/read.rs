@@ -7,10 +7,9 @@ use std::thread;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::store::file::{
-    File, Pair, Repository, Span, TopLevel, engine_reads_as_repositories, piece,
-};
+use crate::store::file::{File, Pair, Repository, Span, TopLevel, piece};
 use crate::store::{MAX_BYTES, REPOSITORIES, StoreError};
+use crate::strict_json::folds_to;
 
 /// How deep Go's parser follows objects and arrays (`encoding/json`,
 /// `scanner.go`, since Go 1.15), the outermost object included.
@@ -185,7 +184,7 @@ impl<'de> Visitor<'de> for TopLevelSeed<'_, 'de> {
                 has_repositories = true;
                 map.next_value_seed(RepositoriesSeed(self.0))?;
                 top_level.push(TopLevel::Repositories);
-            } else if engine_reads_as_repositories(&key) {
+            } else if folds_to(&key, REPOSITORIES) {
                 return Err(A::Error::custom(format_args!(
                     "the engine reads the key {key:?} as \"Repositories\": rename or remove it"
                 )));
