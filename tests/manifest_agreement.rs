@@ -146,7 +146,11 @@ fn of_manifest(text: &[u8], as_image: &str, as_index: &str) -> Agreement {
         }
         Manifest::Index(ours) => {
             index.b.len() == ours.len()
-                && index.b.iter().zip(ours).all(|(theirs, ours)| theirs.is(ours))
+                && index
+                    .b
+                    .iter()
+                    .zip(ours)
+                    .all(|(theirs, ours)| theirs.is(ours))
                 && image.c == Blob::default()
                 && kind(OCI_INDEX)
         }
@@ -232,7 +236,10 @@ fn nothing_is_read_otherwise_than_by_the_go_that_is_here() {
         let fields: Vec<&str> = line.splitn(3, '\t').collect();
         format!("{}\t{}\n", fields[0], fields[1])
     });
-    assert!(run(&[], inputs.collect()) == known, "this Go gives other answers");
+    assert!(
+        run(&[], inputs.collect()) == known,
+        "this Go gives other answers"
+    );
     let seed = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     eprintln!("seed {seed}");
     let fresh = run(&["generate", "10000", &seed.to_string()], String::new());

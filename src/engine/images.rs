@@ -9,6 +9,9 @@ use crate::reference::Reference;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 pub(crate) mod fake;
+mod resolved;
+
+pub use resolved::{Made, Resolved};
 
 /// An image as the engine lists it. With the containerd image store it stands
 /// for one manifest or index, and all that refers to that.
@@ -91,6 +94,8 @@ pub trait Images {
     async fn listed(&self) -> Result<Vec<Listed>, EngineError>;
     /// The image that a reference leads to; none when the engine finds none.
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError>;
+    /// What the engine reads in the config of the image that a reference leads to.
+    async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError>;
     /// Loads an archive. The references in it may be there although this fails.
     async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError>;
     /// Drops a reference.

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use crate::content_store::ContentStore;
 use crate::digest::Digest;
 use crate::engine::EngineError;
-use crate::engine::images::Images;
+use crate::engine::images::{Images, Resolved};
 use crate::online::remnant::{Remnant, Why, went_along};
 use crate::online::work::{Pin, archive};
 use crate::reference::Reference;
@@ -65,8 +65,24 @@ impl<E: Images> Steps<'_, E> {
                     pin.reference
                 )));
             }
+            self.runs(pin).await?;
         }
         Ok(())
+    }
+
+    /// What the engine reads in the image's config is in the one that was proven.
+    async fn runs(&self, pin: &Pin) -> Result<(), Failure> {
+        let proven = self.content.config(&pin.image_id);
+        let proven = proven.map_or_else(Resolved::default, |text| Resolved::of_config(&text));
+        let found = self.engine.resolved(&pin.reference).await?;
+        match proven.difference(&found) {
+            None => Ok(()),
+            Some(what) => Err(Failure::EngineDisagrees(format!(
+                "by {} it runs another image than {}, which the manifest proves: the {what} of \
+                 the two differ",
+                pin.reference, pin.image_id
+            ))),
+        }
     }
 
     pub(super) async fn has_none(&self, pins: &[Pin]) -> Result<(), Failure> {

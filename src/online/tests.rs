@@ -408,6 +408,24 @@ fn a_load_that_fails_leaves_nothing() {
     assert!(matches!(world.ends()[..], [Some(End::Undone { .. })]));
 }
 
+/// As it was with a manifest that has a config twice.
+#[test]
+fn an_engine_that_runs_another_image_is_noticed() {
+    let world = World::new();
+    let other = world.engine.config("other", "amd64");
+    *world.engine.runs.borrow_mut() = Some(other);
+    let (outcome, _) = world.apply(&world.proven());
+    let Outcome::Undone {
+        failure: Failure::EngineDisagrees(why),
+    } = outcome
+    else {
+        panic!("{outcome:?}");
+    };
+    assert!(why.contains("it runs another image than"), "{why}");
+    assert!(world.is_as_before());
+    world.is_finished();
+}
+
 /// As it is with bytes that are not the manifest's: the engine takes the name,
 /// and has nothing behind it.
 #[test]

@@ -10,10 +10,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Dropped, Images, Listed};
+use super::{Dropped, Images, Listed, Resolved};
 use crate::content_store::ContentStore;
 use crate::digest::{Algorithm, Digest, ImageId};
 use crate::engine::EngineError;
+use crate::manifest::Manifest;
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -44,6 +45,8 @@ pub(crate) struct FakeImages {
     late: RefCell<Vec<Reference>>,
     /// A tag that somebody makes of what was loaded, at once.
     pub tagged: RefCell<Option<Reference>>,
+    /// The image that it runs, whatever the manifest says.
+    pub runs: RefCell<Option<ImageId>>,
     /// What somebody else does just before a request of this kind is heeded.
     pub meanwhile: RefCell<Option<(&'static str, Meanwhile)>>,
     pub calls: RefCell<Vec<String>>,
@@ -72,6 +75,7 @@ impl FakeImages {
             lands_after: Cell::new(None),
             late: RefCell::default(),
             tagged: RefCell::new(None),
+            runs: RefCell::new(None),
             meanwhile: RefCell::new(None),
             calls: RefCell::default(),
         }
@@ -101,7 +105,12 @@ impl FakeImages {
             "unknown" => "unknown",
             _ => "linux",
         };
-        let text = json!({"architecture": architecture, "os": os, "name": name}).to_string();
+        let text = json!({
+            "architecture": architecture,
+            "os": os,
+            "history": [{"created_by": name}],
+        })
+        .to_string();
         self.blob(&text).to_string().parse().unwrap()
     }
 
@@ -276,6 +285,23 @@ impl Images for FakeImages {
         let target = self.target(reference);
         let target = target.filter(|target| self.is_new.get() || self.has(target));
         Ok(target.map(|target| self.listed_as(&target)))
+    }
+
+    async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError> {
+        let content = self.content();
+        let texts = self
+            .target(reference)
+            .map(|target| content.manifests(&target));
+        let mut images = texts
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, text)| match Manifest::parse(text.as_bytes()) {
+                Ok(Manifest::Image(manifest)) => Some(manifest.image),
+                _ => None,
+            });
+        let image = self.runs.borrow().clone().or_else(|| images.next());
+        let config = image.and_then(|image| content.config(&image));
+        Ok(config.map_or_else(Resolved::default, |text| Resolved::of_config(&text)))
     }
 
     async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError> {

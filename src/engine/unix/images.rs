@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use super::{ImageAnswer, JSON, ManifestAnswer, UnixEngine};
 use crate::digest::Digest;
 use crate::engine::EngineError;
-use crate::engine::images::{Dropped, Images, Listed};
+use crate::engine::images::{Dropped, Images, Listed, Made, Resolved};
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -47,6 +47,30 @@ struct Gone {
     deleted: Option<String>,
 }
 
+/// What an engine shows of an image's config. Docker 28 shows no layers where it
+/// does not have them as the registry serves them.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ConfigAnswer {
+    #[serde(default, rename = "RootFS")]
+    root_fs: Option<RootFsAnswer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RootFsAnswer {
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HistoryAnswer {
+    created_by: String,
+    #[serde(default)]
+    comment: String,
+}
+
 #[derive(Deserialize)]
 struct Told {
     message: String,
@@ -76,6 +100,15 @@ fn unavailable(manifests: Vec<ManifestAnswer>) -> Vec<Digest> {
         .into_iter()
         .filter(|one| one.available == Some(false));
     missing.filter_map(|one| one.id.parse().ok()).collect()
+}
+
+impl From<HistoryAnswer> for Made {
+    fn from(answer: HistoryAnswer) -> Self {
+        Self {
+            by: answer.created_by,
+            comment: answer.comment,
+        }
+    }
 }
 
 /// What went wrong with a load, by what it was answered with.
@@ -147,6 +180,28 @@ impl Images for UnixEngine {
         let path = format!("/images/{}/json", in_path(reference));
         let answer: Option<ImageAnswer> = self.look_up(&path).await?;
         Ok(answer.map(Listed::from))
+    }
+
+    /// Of an image for another platform, or one that was never unpacked, some
+    /// engines refuse the history (moby 26.1, `daemon/containerd/image_history.go`).
+    async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError> {
+        let path = format!("/images/{}/json", in_path(reference));
+        let shown: Option<ConfigAnswer> = self.look_up(&path).await?;
+        let path = format!("/images/{}/history", in_path(reference));
+        let history = match self.request_kept(Method::GET, &path).await? {
+            (StatusCode::OK, body) => {
+                let made = serde_json::from_slice(&body);
+                let made: Option<Vec<HistoryAnswer>> =
+                    made.map_err(|error| self.answer(&path, error))?;
+                let made = made.unwrap_or_default().into_iter().rev();
+                Some(made.map(Made::from).collect())
+            }
+            _ => None,
+        };
+        Ok(Resolved {
+            layers: shown.and_then(|shown| shown.root_fs?.layers),
+            history,
+        })
     }
 
     async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError> {

@@ -1,0 +1,103 @@
+//! What an engine reads in an image's config, beside the config that was proven.
+
+use serde::Deserialize;
+
+use crate::strict_json;
+
+/// What an engine shows of the config that it runs an image by. It shows no
+/// digest of it. None is what it does not show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resolved {
+    /// The digests of the layers, unpacked.
+    pub layers: Option<Vec<String>>,
+    /// How each part of the image was made, the first one first.
+    pub history: Option<Vec<Made>>,
+}
+
+/// How a part of an image was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// By which command.
+    pub by: String,
+    /// What was noted.
+    pub comment: String,
+}
+
+/// Of an image's config (image-spec 1.1, `config.md`).
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    rootfs: Option<RootFs>,
+    #[serde(default)]
+    history: Option<Vec<History>>,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct History {
+    #[serde(default)]
+    created_by: Option<String>,
+    #[serde(default)]
+    comment: Option<String>,
+}
+
+impl Resolved {
+    /// What an engine would show of this config; nothing of one that it may read
+    /// otherwise.
+    #[must_use]
+    pub fn of_config(text: &str) -> Self {
+        let Ok(config) = strict_json::read::<Config>(text.as_bytes()) else {
+            return Self::default();
+        };
+        let history = config.history.unwrap_or_default().into_iter();
+        let history = history.map(|one| Made {
+            by: one.created_by.unwrap_or_default(),
+            comment: one.comment.unwrap_or_default(),
+        });
+        Self {
+            layers: config.rootfs.and_then(|rootfs| rootfs.diff_ids),
+            history: Some(history.collect()),
+        }
+    }
+
+    /// What differs, where both show it.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Option<&'static str> {
+        let differ = [
+            ("layers", differ(&self.layers, &other.layers)),
+            ("history", differ(&self.history, &other.history)),
+        ];
+        let mut differ = differ.into_iter().filter(|(_, differ)| *differ);
+        differ.next().map(|(what, _)| what)
+    }
+}
+
+fn differ<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
+    matches!((one, other), (Some(one), Some(other)) if one != other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_both_show_can_differ() {
+        let config = |layer: &str, by: &str| {
+            Resolved::of_config(&format!(
+                r#"{{"os":"linux","rootfs":{{"diff_ids":["{layer}"]}},"history":[{{"created_by":"{by}"}}]}}"#
+            ))
+        };
+        let one = config("sha256:1", "make");
+        assert_eq!(one.difference(&one), None);
+        assert_eq!(one.difference(&config("sha256:2", "make")), Some("layers"));
+        assert_eq!(one.difference(&config("sha256:1", "x")), Some("history"));
+        assert_eq!(one.difference(&Resolved::default()), None);
+        assert_eq!(Resolved::of_config("{}").difference(&one), Some("history"));
+        assert_eq!(Resolved::of_config(r#"{"RootFS":{}}"#), Resolved::default());
+    }
+}
