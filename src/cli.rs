@@ -148,6 +148,9 @@ pub struct PlanArgs {
     /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
+    /// What may happen to Docker.
+    #[command(flatten)]
+    pub restart: RestartArgs,
     /// Where its manifests lie.
     #[command(flatten)]
     pub content: ContentArgs,

@@ -3,6 +3,7 @@
 use crate::cli::PlanArgs;
 use crate::commands::online::Containerd;
 use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_unfinished};
+use crate::disturbance::Allowed;
 use crate::invocation::Invocation;
 use crate::plan::Plan;
 use crate::report::{Exit, Report};
@@ -36,7 +37,11 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
     if draft.plan.is_empty() && unread.is_empty() {
         return Ok(nothing_to_change(&draft.plan, report));
     }
-    let (disturbance, obstacles) = survey(&site, args.containers.allowed()).await?;
+    let allowed = Allowed {
+        containers: args.containers.containers,
+        force_restart: args.restart.force_restart,
+    };
+    let (disturbance, obstacles) = survey(&site, allowed).await?;
     if let Some(disturbance) = &disturbance {
         report.restarts();
         report.disturbance(disturbance);

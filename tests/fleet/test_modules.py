@@ -70,8 +70,8 @@ class Requests(unittest.TestCase):
 
     def test_a_plan_has_no_lock_to_wait_for(self):
         self.assertEqual(
-            command_line(check=True, claims_d=True, wait=60, keep_backups=1, metrics="/srv/digestfix.prom"),
-            ["plan", "--json", "--containers=keep", "--"],
+            command_line(check=True, claims_d=True, wait=60, keep_backups=1, metrics="/srv/x.prom", force_restart=True),
+            ["plan", "--json", "--containers=keep", "--force-restart", "--"],
         )
 
     def test_empty_lists_are_not_the_claims_directories(self):

@@ -69,6 +69,10 @@ fn docker_stays_up(machine: &Machine, configs: &[&str]) {
     machine.write(DAEMON_JSON, "{\"bip\": \"10.9.0.1/24\"}");
     let run = machine.digestfix(&["apply", &claim]).exits(3);
     assert!(run.stderr.contains("--force-restart"), "{}", run.stderr);
+    machine.digestfix(&["plan", &claim]).exits(3);
+    machine
+        .digestfix(&["plan", "--force-restart", &claim])
+        .exits(4);
     machine
         .digestfix(&["apply", "--force-restart", &claim])
         .exits(0);

@@ -25,6 +25,7 @@ CONTAINERS = {
         "choices": ["keep", "restart", "ignore"],
         "default": "keep",
     },
+    "force_restart": {"type": "bool", "default": False},
 }
 
 RUN = {

@@ -35,6 +35,12 @@ options:
     type: str
     choices: [keep, restart, ignore]
     default: keep
+  force_restart:
+    description:
+      - Restart Docker although it may not start again, with a configuration or a unit that changed after dockerd
+        started and that only a start can check. It does not help where dockerd itself has refused.
+    type: bool
+    default: false
   containers_changed:
     description:
       - What to make of it when the references are changed but a container is not what it was before
