@@ -106,7 +106,7 @@ impl Fleet {
             machine.sh("mkdir -p /run/sshd; mkdir -p -m 700 /root/.ssh");
             machine.write("/root/.ssh/authorized_keys", &public);
             let door = format!(
-                "-o ProxyCommand='nsenter -t {} -m -u -i -n -p -- /usr/sbin/sshd -i' \
+                "-o ProxyCommand='nsenter -t {} -m -u -i -n -p -r -- /usr/sbin/sshd -i' \
                  -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
                 machine.init()
             );
