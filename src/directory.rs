@@ -1,7 +1,8 @@
-//! A file's name in its directory: taken away, and had on disk.
+//! Directories: make one, unlink a file in one, fsync one.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// Removes the file, if it is there.
@@ -22,10 +23,68 @@ pub fn remove(file: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a directory, and those that it lies in, which everybody may read and only
+/// root may write.
+///
+/// # Errors
+/// When the file system refuses.
+pub(crate) fn make(directory: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .mode(0o755)
+        .recursive(true)
+        .create(directory)
+}
+
 /// Has the names in a file's directory on disk.
 ///
 /// # Errors
 /// When the file system refuses, or the directory is not there.
 pub fn sync(file: &Path) -> io::Result<()> {
     File::open(file.parent().unwrap_or(file))?.sync_all()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+pub(crate) mod tests {
+    use std::env;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in a test that runs alone in its process, because the umask is the
+    /// process's.
+    const ALONE: &str = "DIGESTFIX_TEST_UMASK";
+
+    /// Runs the body of the test of this name with a umask of 0.
+    #[track_caller]
+    pub(crate) fn with_umask_of_0(test: &str, body: impl FnOnce()) {
+        if env::var_os(ALONE).is_some() {
+            return body();
+        }
+        let output = Command::new("sh")
+            .args(["-c", "umask 0; exec \"$@\"", "sh"])
+            .arg(env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(ALONE, "0")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("1 passed"), "{said}");
+    }
+
+    /// The modes of all that is below a directory, each directory before its files.
+    pub(crate) fn modes(directory: &Path) -> Vec<u32> {
+        let mut found = Vec::new();
+        let mut paths: Vec<_> = fs::read_dir(directory).unwrap().flatten().collect();
+        paths.sort_by_key(fs::DirEntry::path);
+        for entry in paths {
+            let metadata = entry.metadata().unwrap();
+            found.push(metadata.permissions().mode() & 0o7777);
+            if metadata.is_dir() {
+                found.extend(modes(&entry.path()));
+            }
+        }
+        found
+    }
 }

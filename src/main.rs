@@ -6,9 +6,15 @@ use digestfix::cli::{Cli, Command};
 use digestfix::commands;
 use digestfix::completion;
 use digestfix::output::Output;
+use nix::sys::stat::{Mode, umask};
 use tracing::level_filters::LevelFilter;
 
+/// Every file and directory is made with a mode of its own, and none of these modes
+/// has a bit that this takes away. A mode that is forgotten lets nobody else write.
+const UMASK: Mode = Mode::S_IWGRP.union(Mode::S_IWOTH);
+
 fn main() -> ExitCode {
+    umask(UMASK);
     completion::answer();
     let cli = Cli::of_process();
     let verbose = match &cli.command {

@@ -152,7 +152,7 @@ impl Switch {
     fn put_in_place(&self, on: bool) -> Result<(), FileError> {
         let config_file = &self.contents.config_file;
         if let Some(directory) = config_file.parent() {
-            fs::create_dir_all(directory).map_err(FileError::new("create", directory))?;
+            directory::make(directory).map_err(FileError::new("create", directory))?;
         }
         let found = read(config_file)?;
         // Only what is whole is ever aside.
@@ -319,4 +319,26 @@ fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 
 fn remove(path: &Path) -> Result<(), FileError> {
     directory::remove(path).map_err(FileError::new("remove", path))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::directory::tests::{modes, with_umask_of_0};
+
+    #[test]
+    fn with_a_umask_of_0_only_root_may_write_a_new_daemon_json() {
+        with_umask_of_0(
+            "transaction::daemon_json::tests::\
+             with_a_umask_of_0_only_root_may_write_a_new_daemon_json",
+            || {
+                let root = tempfile::tempdir().unwrap();
+                let file = root.path().join("docker/daemon.json");
+                let switch = Switch::plan(&file, "a-1", false).unwrap().unwrap();
+                switch.put_on().unwrap();
+                assert_eq!(modes(root.path()), [0o755, 0o644]);
+            },
+        );
+    }
 }

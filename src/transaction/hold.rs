@@ -9,9 +9,10 @@
 //! behind can keep Docker from starting.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::fcntl_dupfd_cloexec;
@@ -145,9 +146,15 @@ impl Hold {
 
     fn write(&self) -> io::Result<()> {
         if let Some(directory) = self.drop_in.parent() {
-            fs::create_dir_all(directory)?;
+            directory::make(directory)?;
         }
-        let mut file = File::create(&self.drop_in)?;
+        // Left there by a run that was killed.
+        directory::remove(&self.drop_in)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&self.drop_in)?;
         writeln!(
             file,
             "# Written by digestfix, which removes it when it is done. Without effect once the\n\
@@ -246,4 +253,29 @@ fn take_away(drop_in: &Path) -> Result<(), HoldError> {
 /// A descriptor with the lowest free number from `first` on.
 fn descriptor(first: i32) -> io::Result<OwnedFd> {
     Ok(fcntl_dupfd_cloexec(File::open("/dev/null")?, first)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::directory::tests::{modes, with_umask_of_0};
+
+    #[test]
+    fn with_a_umask_of_0_only_root_may_write_the_drop_in() {
+        with_umask_of_0(
+            "transaction::hold::tests::with_a_umask_of_0_only_root_may_write_the_drop_in",
+            || {
+                let root = tempfile::tempdir().unwrap();
+                let hold = Hold {
+                    unit: "docker.service".to_owned(),
+                    drop_in: root.path().join("system/docker.service.d").join(DROP_IN),
+                    number: FIRST_DESCRIPTOR,
+                    descriptor: None,
+                };
+                hold.write().unwrap();
+                assert_eq!(modes(root.path()), [0o755, 0o755, 0o644]);
+            },
+        );
+    }
 }

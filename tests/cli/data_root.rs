@@ -124,6 +124,22 @@ pub fn digestfix_reading(input: &str, words: &[&str]) -> Run {
     }
 }
 
+/// Runs the program by a shell that does something first.
+pub fn digestfix_after(shell: &str, words: &[&str]) -> Run {
+    let output = Command::new("sh")
+        .args(["-c", &format!("{shell}; exec \"$@\"",), "sh"])
+        .arg(env!("CARGO_BIN_EXE_digestfix"))
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Run {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
 impl Run {
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {

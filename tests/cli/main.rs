@@ -5,6 +5,7 @@
 mod cures;
 mod data_root;
 mod doctor;
+mod files;
 mod fleet;
 mod foreign;
 mod history;
