@@ -30,7 +30,6 @@ CONTAINERS = {
 
 RUN = {
     "wait": {"type": "int", "default": 0},
-    "force_restart": {"type": "bool", "default": False},
     "keep_backups": {"type": "int"},
     "keep_days": {"type": "int"},
     "metrics": {"type": "path"},

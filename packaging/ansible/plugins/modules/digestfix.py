@@ -53,10 +53,6 @@ options:
     description: Seconds to wait for another digestfix on the same data root to end.
     type: int
     default: 0
-  force_restart:
-    description: Restart Docker although what changed after it started may keep it from starting again.
-    type: bool
-    default: false
   keep_backups:
     description: How many former reference stores are kept. Left out, it is digestfix's own default.
     type: int
