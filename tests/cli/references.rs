@@ -454,7 +454,7 @@ fn quiet_tells_of_changes_only() {
     let root = DataRoot::of_the_write_up();
     let claim = format!("{FLANNEL}@{FLANNEL_DIGEST}");
     let run = root.digestfix(&["apply", "-q", &claim]).exits(0);
-    for words in [FLANNEL_DIGEST, "Done.", "To take this back"] {
+    for words in [FLANNEL_DIGEST, "Done in this store.", "To take this back"] {
         assert!(run.stdout.contains(words), "{}", run.stdout);
     }
     assert_eq!(run.stderr, "");
