@@ -88,7 +88,7 @@ fn unpacked(line: &str) -> Vec<u8> {
     let mut text = pieces.next().unwrap().as_bytes().to_vec();
     for piece in pieces {
         text.push(u8::from_str_radix(&piece[..2], 16).unwrap());
-        text.extend(piece[2..].as_bytes());
+        text.extend(&piece.as_bytes()[2..]);
     }
     text
 }
