@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -137,6 +138,8 @@ pub enum Happened {
     Stopped(String),
     /// It runs, as another process.
     Restarted,
+    /// Docker does not list it any more, and its files are still in this directory.
+    Unlisted(PathBuf),
     /// It is the same process, paused or no longer so.
     Now(Status),
 }
@@ -147,6 +150,7 @@ impl Happened {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Removed => "removed",
+            Self::Unlisted(_) => "unlisted",
             Self::Stopped(_) => "stopped",
             Self::Restarted => "restarted",
             Self::Now(Status::Paused) => "paused",
@@ -160,6 +164,12 @@ impl fmt::Display for Change {
         let name = &self.name;
         match &self.what {
             Happened::Removed => write!(f, "{name} is gone"),
+            Happened::Unlisted(files) => write!(
+                f,
+                "{name} is missing from docker ps -a: Docker could not load it when it started; its files are \
+                 still in {}",
+                files.display()
+            ),
             Happened::Stopped(status) => write!(f, "{name} does not run any more ({status})"),
             Happened::Restarted => write!(f, "{name} was restarted"),
             Happened::Now(status) => write!(f, "{name} is {status} now"),

@@ -197,6 +197,9 @@ impl Disturbance {
     /// A change of a container that was to be expected.
     #[must_use]
     pub fn accepts(&self, change: &Change) -> bool {
+        if matches!(change.what, Happened::Unlisted(_)) {
+            return false;
+        }
         match self.policy {
             ContainerPolicy::Keep => false,
             ContainerPolicy::Restart => {

@@ -136,6 +136,8 @@ pub trait Engine {
     async fn pause_container(&self, id: &str) -> Result<(), EngineError>;
     /// Lets a paused container go on.
     async fn unpause_container(&self, id: &str) -> Result<(), EngineError>;
+    /// The ID and the name of each container that it lists, whether it runs or not.
+    async fn listed_containers(&self) -> Result<BTreeMap<String, String>, EngineError>;
     /// The IDs of the running containers.
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError>;
     /// The containers that are down and not removed: ended, or never started.

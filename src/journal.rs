@@ -56,6 +56,8 @@ pub struct Journal {
     pub references: References,
     /// daemon.json, where live-restore is switched on in it.
     pub live_restore: Option<DaemonJson>,
+    /// The containers that Docker listed before it stopped.
+    pub listed: Vec<Listed>,
     /// The containers that are to run again, in the order of their start.
     pub start_again: Vec<Ran>,
     /// The containers that are down, and would be started with Docker: they
@@ -130,6 +132,16 @@ pub struct DaemonJson {
     pub on: Digest,
     /// With the setting off.
     pub off: Digest,
+}
+
+/// A container that Docker listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listed {
+    /// Its ID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// A container that ran.
@@ -230,6 +242,7 @@ impl Journal {
             live_restore_by_file: false,
             references,
             live_restore: None,
+            listed: Vec::new(),
             start_again: Vec::new(),
             kept_down: Vec::new(),
             health_checked: Vec::new(),
@@ -278,6 +291,7 @@ impl Journal {
         let ran = journal.start_again.iter().chain(&journal.health_checked);
         let ids = ran.map(|container| &container.id);
         let ids = ids.chain(journal.kept_down.iter().map(|container| &container.id));
+        let ids = ids.chain(journal.listed.iter().map(|container| &container.id));
         // They become part of requests.
         let is_hex = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         if let Some(id) = ids.into_iter().find(|id| !is_hex(id)) {

@@ -68,6 +68,7 @@ pub mod platform;
 pub mod printable;
 pub mod reference;
 pub mod report;
+pub mod reserve;
 pub mod retention;
 pub mod rewrite;
 pub mod rollback;

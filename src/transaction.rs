@@ -25,6 +25,7 @@ use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal, Phase};
 use crate::nf_tables::Owned;
 use crate::plan::Plan;
+use crate::reserve::Reserve;
 use crate::retention::Limits;
 use crate::systemd::ServiceManager;
 
@@ -101,6 +102,8 @@ pub struct Transaction<'a, M, E, P> {
     staged: Option<Staged>,
     swapped: Option<Swapped>,
     hold: Option<Hold>,
+    /// Disk space for the start of Docker.
+    reserve: Reserve,
     held_ports: Option<Owned>,
 }
 
@@ -142,6 +145,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             staged: None,
             swapped: None,
             hold: None,
+            reserve: Reserve::default(),
             held_ports: None,
         }
     }
@@ -258,6 +262,10 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
+        if daemon.disturbance.running {
+            let data_root = self.images.data_root();
+            self.reserve = Reserve::hold(data_root, &daemon.writes_at_start())?;
+        }
         self.progress.begin(&format!("stopping {}", daemon.units()));
         self.keep_down(daemon).await?;
         self.look_at_containers(daemon).await?;
@@ -372,6 +380,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         self.reached = self.reached.max(Reached::Starting);
         self.progress.begin(&format!("starting {}", daemon.units()));
         let detail = if daemon.disturbance.running {
+            self.reserve.free_first();
             self.ensure_on()?;
             self.release_hold();
             let interrupt = self.interrupt;
@@ -487,6 +496,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// Everything but the references is as it was: each of it is seen to,
     /// whatever became of the others.
     async fn settle(&mut self) -> Result<(), Failure> {
+        self.reserve.free();
         let units = self.restore().await;
         let containers = self.settle_containers().await;
         let live_restore = self.take_back().await;
@@ -668,6 +678,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             return Ok(());
         };
         self.progress.begin(&format!("starting {}", daemon.units()));
+        self.reserve.free();
         // Docker is started whatever comes of the file.
         let kept = self.ensure_on();
         self.release_hold();

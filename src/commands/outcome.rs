@@ -2,7 +2,7 @@
 
 use crate::commands::change::Changed;
 use crate::commands::online;
-use crate::container::Change;
+use crate::container::{Change, Happened};
 use crate::disturbance::Disturbance;
 use crate::online::remnant::Remnant;
 use crate::report::{Exit, Problem, Report};
@@ -58,7 +58,7 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
                 Problem {
                     what: unexpected,
                     state: "the references are changed, and Docker runs on them".to_owned(),
-                    next: Some("look at them: docker ps -a; docker logs NAME".to_owned()),
+                    next: Some(next_for_containers(&containers, &unit)),
                 },
             );
             report.end(Exit::ContainersChanged)
@@ -76,6 +76,17 @@ fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut repor
             report.done(false, None);
             let mut what = vec![failure.to_string()];
             what.extend(tell_containers(&containers, disturbance, &mut report));
+            if containers.iter().any(is_unlisted) {
+                report.problem(
+                    "INCOMPLETE",
+                    Problem {
+                        what,
+                        state: format!("{state}, but without these containers"),
+                        next: Some(next_for_containers(&containers, &unit)),
+                    },
+                );
+                return report.end(Exit::Broken);
+            }
             report.problem(
                 "failed",
                 Problem {
@@ -168,6 +179,27 @@ fn next_after(first: &str, guard: Option<&str>) -> String {
     }
 }
 
+fn is_unlisted(change: &Change) -> bool {
+    matches!(change.what, Happened::Unlisted(_))
+}
+
+fn next_for_containers(changes: &[Change], unit: &str) -> String {
+    let unlisted = changes.iter().find_map(|change| match &change.what {
+        Happened::Unlisted(files) => files.parent(),
+        _ => None,
+    });
+    unlisted.map_or_else(
+        || "look at them: docker ps -a; docker logs NAME".to_owned(),
+        |directory| {
+            let directory = directory.display();
+            format!(
+                "make room (df -h {directory}; df -i {directory}), then: systemctl restart {unit}, which loads them \
+                 again"
+            )
+        },
+    )
+}
+
 /// Tells of the changes that were accepted, and gives the others.
 fn tell_containers(
     changes: &[Change],
@@ -191,6 +223,10 @@ pub(super) fn advice(failure: &Failure) -> String {
         return what_stays(left);
     }
     match failure {
+        Failure::Reserve(error) => {
+            let path = error.path.display();
+            return format!("df -h {path}; df -i {path}; make room there, then the same command again");
+        }
         Failure::Interrupted(_) => "run the same command again when it suits",
         Failure::File(_) | Failure::Journal(_) | Failure::Notice(_) | Failure::History(_) => {
             "see to the file system (space, permissions, errors), then try again"

@@ -46,7 +46,7 @@ pub(super) async fn run(args: &RecoverArgs) -> Exit {
                 "INCOMPLETE",
                 Problem {
                     what: problems,
-                    state: "Docker, its configuration and everything else are as they were"
+                    state: "the references and Docker's configuration are whole, and Docker runs if it ran before"
                         .to_owned(),
                     next: Some("see to what is named above by hand".to_owned()),
                 },

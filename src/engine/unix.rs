@@ -3,7 +3,7 @@
 //! Its version is negotiated as Docker's own client does it: `/_ping` names
 //! the newest that the engine speaks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -72,6 +72,22 @@ struct SwarmAnswer {
 #[serde(rename_all = "PascalCase")]
 struct ContainerAnswer {
     id: String,
+    #[serde(default)]
+    names: Option<Vec<String>>,
+}
+
+impl ContainerAnswer {
+    /// Its ID, and its name. Links to it are names of it as well, below those of
+    /// other containers.
+    fn named(self) -> (String, String) {
+        let names = self.names.unwrap_or_default();
+        let own = names
+            .iter()
+            .filter_map(|name| name.strip_prefix('/'))
+            .find(|name| !name.contains('/'));
+        let name = own.unwrap_or(&self.id).to_owned();
+        (self.id, name)
+    }
 }
 
 #[derive(Deserialize)]
@@ -242,7 +258,7 @@ impl UnixEngine {
     async fn containers(&self, path: &str) -> Result<Vec<Container>, EngineError> {
         let listed: Vec<ContainerAnswer> = self.require_json(path).await?;
         let mut containers = Vec::with_capacity(listed.len());
-        for ContainerAnswer { id } in listed {
+        for ContainerAnswer { id, .. } in listed {
             // One that is removed right now is not there.
             containers.extend(self.container(&id).await?);
         }
@@ -322,6 +338,11 @@ impl Engine for UnixEngine {
 
     async fn running_containers(&self) -> Result<Vec<Container>, EngineError> {
         self.containers("/containers/json").await
+    }
+
+    async fn listed_containers(&self) -> Result<BTreeMap<String, String>, EngineError> {
+        let listed: Vec<ContainerAnswer> = self.require_json("/containers/json?all=1").await?;
+        Ok(listed.into_iter().map(ContainerAnswer::named).collect())
     }
 
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {

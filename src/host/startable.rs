@@ -33,6 +33,24 @@ pub struct Start {
     pub config: DaemonJson,
 }
 
+impl Start {
+    /// Where dockerd keeps what lasts until the next boot (`--exec-root`).
+    #[must_use]
+    pub fn exec_root(&self) -> PathBuf {
+        const FLAG: &str = "--exec-root";
+        let mut words = self.command.iter().map(String::as_str);
+        let flag = words.find_map(|word| match word.strip_prefix(FLAG) {
+            Some("") => Some(None),
+            Some(rest) => rest.strip_prefix('=').map(Some),
+            None => None,
+        });
+        let flag = flag.and_then(|value| value.or_else(|| words.next()));
+        let member = self.config.members.get("exec-root");
+        let value = flag.or_else(|| member.and_then(|value| value.as_str()));
+        value.unwrap_or("/var/run/docker").into()
+    }
+}
+
 /// What is known of the next start of Docker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Startable {

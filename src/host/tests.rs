@@ -136,6 +136,10 @@ impl Engine for FakeEngine {
     async fn unpause_container(&self, _: &str) -> Result<(), EngineError> {
         unreachable!()
     }
+    async fn listed_containers(&self) -> Result<BTreeMap<String, String>, EngineError> {
+        unreachable!()
+    }
+
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
         unreachable!()
     }

@@ -2,11 +2,12 @@
 //! again where that was asked for, and what is not as it was is told.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
-use crate::container::{Change, Container, RestartPolicy, Status, in_start_order};
+use crate::container::{Change, Container, Happened, RestartPolicy, Status, in_start_order};
 use crate::disturbance::{ContainerPolicy, Fate, some_names};
 use crate::engine::{Engine, EngineError};
-use crate::journal::{Journal, KeptDown, Phase, Ran};
+use crate::journal::{Journal, KeptDown, Listed, Phase, Ran};
 use crate::systemd::ServiceManager;
 use crate::transaction::Transaction;
 use crate::transaction::daemon::Daemon;
@@ -141,6 +142,28 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     }
 }
 
+/// The containers that Docker listed before it stopped, and does not list now. Of
+/// those that a client has removed meanwhile, Docker has removed the files.
+pub(super) async fn unlisted(
+    engine: &impl Engine,
+    before: &[Listed],
+    data_root: &Path,
+) -> Result<Vec<Change>, EngineError> {
+    if before.is_empty() {
+        return Ok(Vec::new());
+    }
+    let now = engine.listed_containers().await?;
+    let missing = before.iter().filter(|one| !now.contains_key(&one.id));
+    let changes = missing.filter_map(|one| {
+        let files = data_root.join("containers").join(&one.id);
+        files.join("config.v2.json").exists().then(|| Change {
+            name: one.name.clone(),
+            what: Happened::Unlisted(files),
+        })
+    });
+    Ok(changes.collect())
+}
+
 impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
     /// Docker starts what has a restart policy at each of its starts.
     pub(super) async fn keep_down(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
@@ -193,6 +216,11 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             let again = self.ran.iter().filter(|container| !container.swarm_task);
             let again = in_start_order(again.cloned().collect());
             journal.start_again = again.iter().map(Ran::from).collect();
+        }
+        if disturbance.running {
+            let listed = daemon.engine.listed_containers().await?;
+            let listed = listed.into_iter().map(|(id, name)| Listed { id, name });
+            journal.listed = listed.collect();
         }
         journal.phase = Phase::Stopping;
         Ok(journal.write(&self.lock)?)
@@ -264,11 +292,24 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         let Some(daemon) = self.daemon else {
             return Vec::new();
         };
-        match daemon.container_changes(&self.ran).await {
+        let listed = self.journal.as_ref().map(|journal| &journal.listed);
+        let listed = listed.map(Vec::as_slice).unwrap_or_default();
+        let data_root = self.images.data_root();
+        let unlisted = unlisted(daemon.engine, listed, data_root).await;
+        let changes = daemon.container_changes(&self.ran).await;
+        match unlisted.map_err(Failure::from).and_then(|mut found| {
+            let known: BTreeSet<String> = found.iter().map(|one| one.name.clone()).collect();
+            found.extend(
+                changes?
+                    .into_iter()
+                    .filter(|one| !known.contains(&one.name)),
+            );
+            Ok(found)
+        }) {
             Ok(changes) => changes,
             Err(error) => {
                 self.progress.warning(&format!(
-                    "whether every container is as it was could not be found out: {error}"
+                    "digestfix could not check whether every container is as it was: {error}. Look: docker ps -a"
                 ));
                 Vec::new()
             }

@@ -2,7 +2,7 @@
 //! that hangs on it, and an engine to ask.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::digest::ImageId;
@@ -69,6 +69,12 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let triggers = self.disturbance.triggers.iter().map(String::as_str);
         let units: Vec<&str> = [self.unit()].into_iter().chain(triggers).collect();
         units.join(", ")
+    }
+
+    /// The directories that its start writes to, besides the data root: seen with
+    /// strace on 20.10, 26.1 and 28.5.
+    pub(super) fn writes_at_start(&self) -> Vec<PathBuf> {
+        writes_at_start(self.host)
     }
 
     /// Docker runs, as far as systemd can be asked.
@@ -299,6 +305,15 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             missing.join(", ")
         )))
     }
+}
+
+/// The directories that a start of Docker writes to, besides the data root.
+#[must_use]
+pub fn writes_at_start(host: &Managed) -> Vec<PathBuf> {
+    let config = host.config_file.parent().map(Path::to_owned);
+    let containerd = ["/var/lib/containerd", "/run/containerd"].map(PathBuf::from);
+    let own = [host.start.exec_root()].into_iter().chain(config);
+    own.chain(containerd).collect()
 }
 
 /// Orders units so that each comes after those it says it comes after.

@@ -12,6 +12,7 @@ use crate::journal::JournalError;
 use crate::oci_archive::ArchiveError;
 use crate::online::remnant::{self, Remnant};
 use crate::plan::{Plan, Refusal};
+use crate::reserve::ReserveError;
 use crate::systemd::SystemdError;
 use crate::transaction::exchange::FileError;
 use crate::transaction::hold::HoldError;
@@ -105,6 +106,9 @@ pub enum Failure {
     /// The store could not be read.
     #[error("{0}")]
     Read(#[from] ReadError),
+    /// A file system has no room for the start of Docker.
+    #[error("{0}")]
+    Reserve(#[from] ReserveError),
     /// systemd refused or could not be asked.
     #[error("{0}")]
     Systemd(#[from] SystemdError),

@@ -13,9 +13,11 @@ use crate::data_root::ImageDir;
 use crate::engine::Engine;
 use crate::guard;
 use crate::history;
-use crate::journal::Journal;
+use crate::journal::{Journal, Phase};
+use crate::reserve;
 use crate::state_file;
 use crate::systemd::ServiceManager;
+use crate::transaction::containers::unlisted;
 use crate::transaction::daemon::Daemon;
 use crate::transaction::daemon_json::Switch;
 use crate::transaction::hold::Hold;
@@ -53,6 +55,8 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     };
     references?;
     leftovers::remove(journal, images);
+    // A run that was killed before it stopped Docker held it as well.
+    reserve::sweep(lock.data_root(), &daemon.writes_at_start());
     end(lock, progress)?;
     unfinished::remove(daemon.unfinished, &journal.id, lock)?;
     // One that has tried in vain is over, and is not worth a word.
@@ -68,6 +72,7 @@ async fn bring_back<M: ServiceManager, E: Engine>(
 ) -> Result<Vec<String>, Failure> {
     let mut switch = switch(journal);
     if journal.running && daemon.has_ended().await? {
+        reserve::sweep(lock.data_root(), &daemon.writes_at_start());
         if journal.live_restore_by_file || switch.is_some() {
             let config_file = &daemon.host.config_file;
             ensure_on(&mut switch, config_file, journal, lock, progress)?;
@@ -83,6 +88,7 @@ async fn bring_back<M: ServiceManager, E: Engine>(
         daemon.take_back(switch, journal, lock, progress).await?;
     }
     let mut problems = containers?;
+    problems.extend(missing(journal, lock, daemon).await?);
     // What is broken for reasons of its own is told, and keeps nothing back.
     problems.extend(
         [triggers, units]
@@ -90,6 +96,29 @@ async fn bring_back<M: ServiceManager, E: Engine>(
             .filter_map(|one| one.err().map(|error| error.to_string())),
     );
     Ok(problems)
+}
+
+/// The containers that Docker has not loaded at its start.
+async fn missing<M: ServiceManager, E: Engine>(
+    journal: &Journal,
+    lock: &RootLock,
+    daemon: Daemon<'_, M, E>,
+) -> Result<Vec<String>, Failure> {
+    if journal.phase != Phase::Stopping {
+        return Ok(Vec::new());
+    }
+    let data_root = lock.data_root();
+    let unlisted = unlisted(daemon.engine, &journal.listed, data_root).await?;
+    Ok(unlisted
+        .iter()
+        .map(|change| {
+            format!(
+                "container {change}. Make room (df -h {root}; df -i {root}), then: systemctl restart {unit}",
+                root = data_root.display(),
+                unit = daemon.unit()
+            )
+        })
+        .collect())
 }
 
 async fn after_a_boot<M: ServiceManager, E: Engine>(
@@ -123,6 +152,7 @@ pub fn recover_files(
     lock: &RootLock,
     progress: &mut impl Progress,
 ) -> Result<bool, Failure> {
+    reserve::sweep(lock.data_root(), &[]);
     put_daemon_json_back(journal, progress)?;
     leftovers::mend(journal, images, lock, progress)?;
     leftovers::remove(journal, images);
@@ -138,6 +168,7 @@ pub fn recover_files(
 /// # Errors
 /// When its journal does not go.
 pub fn end(lock: &RootLock, progress: &mut impl Progress) -> Result<(), Failure> {
+    reserve::sweep(lock.data_root(), &[]);
     end_records(None, lock, progress);
     if let Err(error) = state_file::sweep(lock) {
         progress.warning(&format!("what it had begun to write: {error}"));

@@ -70,6 +70,11 @@ struct World {
     edit: RefCell<String>,
     guards: RefCell<Vec<String>>,
     shuts_down: Cell<bool>,
+    /// The containers that a start of Docker does not load.
+    cannot_load: RefCell<Vec<String>>,
+    not_loaded: RefCell<Vec<String>>,
+    /// The reserve as the last stop and the last start saw it, in bytes.
+    held: Cell<(u64, u64)>,
     /// What the references are once Docker has stopped.
     store_at_stop: RefCell<Option<String>>,
     /// The history goes when Docker starts.
@@ -123,6 +128,9 @@ impl World {
             on_reload: RefCell::default(),
             edit: RefCell::default(),
             guards: RefCell::default(),
+            cannot_load: RefCell::default(),
+            not_loaded: RefCell::default(),
+            held: Cell::default(),
             shuts_down: Cell::new(false),
             store_at_stop: RefCell::default(),
             loses_history: Cell::new(false),
@@ -133,6 +141,16 @@ impl World {
 
     fn images(&self) -> ImageDir {
         ImageDir::new(self.root.path(), "overlay2")
+    }
+
+    /// The bytes that are held for the start of Docker.
+    fn reserve(&self) -> u64 {
+        let directory = self.root.path().join("digestfix/.digestfix-reserve");
+        let parts = fs::read_dir(directory).into_iter().flatten();
+        let files = parts.flat_map(|part| fs::read_dir(part.unwrap().path()).unwrap());
+        files
+            .map(|file| file.unwrap().metadata().unwrap().len())
+            .sum()
     }
 
     fn store(&self) -> String {
@@ -314,6 +332,8 @@ impl ServiceManager for World {
             return Ok(());
         }
         self.called("stop")?;
+        let (_, start) = self.held.get();
+        self.held.set((self.reserve(), start));
         self.stops();
         if let Some(store) = self.store_at_stop.take() {
             fs::write(self.images().store_path(), store).unwrap();
@@ -332,6 +352,9 @@ impl ServiceManager for World {
             .any(|path| Path::new(path).exists());
         assert!(!held, "started while held");
         self.called("start")?;
+        let (stop, _) = self.held.get();
+        self.held.set((stop, self.reserve()));
+        *self.not_loaded.borrow_mut() = self.cannot_load.borrow().clone();
         if self.loses_history.get() {
             fs::remove_dir_all(crate::history::directory(self.root.path())).unwrap();
         }
@@ -399,6 +422,11 @@ impl ServiceManager for World {
         self.reloads.set(self.reloads.get() + 1);
         Ok(())
     }
+}
+
+/// An ID as an engine has it.
+fn in_hex(id: &str) -> String {
+    id.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
 struct Counted(Rc<Cell<u32>>, u32);
@@ -479,6 +507,16 @@ impl Engine for World {
             }
         }
         Ok(())
+    }
+
+    async fn listed_containers(&self) -> Result<BTreeMap<String, String>, EngineError> {
+        self.answers()?;
+        let containers = self.containers.borrow();
+        let missing = self.not_loaded.borrow();
+        let listed = containers.iter().filter(|one| !missing.contains(&one.id));
+        Ok(listed
+            .map(|one| (in_hex(&one.id), one.name.clone()))
+            .collect())
     }
 
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
@@ -761,6 +799,109 @@ fn all_goes_well() {
         ["guard", "reload", "stop", "start", "reload"],
         "nothing is asked of systemd twice"
     );
+}
+
+#[test]
+fn space_is_held_while_docker_is_stopped_and_freed_before_its_start() {
+    let world = World::new();
+    let (outcome, _) = transact(&world);
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    let all = crate::reserve::held(world.root.path());
+    let (stopped, started) = world.held.get();
+    assert!(stopped >= all, "{stopped}");
+    assert!(started > 0 && started <= all / 2 + all / 8, "{started}");
+    assert_eq!(world.reserve(), 0);
+
+    // The way back has all of it, and nothing stays.
+    let world = World::new();
+    world.engine_lies.set(true);
+    let (outcome, _) = transact(&world);
+    is_undone(&world, &outcome);
+    assert_eq!(world.held.get().1, 0);
+    assert_eq!(world.reserve(), 0);
+}
+
+#[test]
+fn a_reserve_that_cannot_be_held_is_refused_before_the_stop() {
+    let world = World::new();
+    let state = world.root.path().join("digestfix");
+    fs::create_dir(&state).unwrap();
+    fs::write(state.join(".digestfix-reserve"), "in its way").unwrap();
+    let (outcome, _) = transact(&world);
+    let Outcome::Undone {
+        failure: Failure::Reserve(error),
+        restarted: false,
+        ..
+    } = &outcome
+    else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(error.path, state);
+    assert!(!world.calls.borrow().contains(&"stop".to_owned()));
+}
+
+#[test]
+fn what_a_killed_run_held_is_freed_before_docker_is_started() {
+    let world = World::new();
+    let (images, id) = (world.images(), journal::new_id());
+    let lock = RootLock::acquire_now(images.data_root()).unwrap();
+    let references = journal::References {
+        driver: "overlay2".to_owned(),
+        before: hash(STORE.as_bytes()),
+        after: hash(b"new"),
+    };
+    let mut journal = Journal::new(&id, references);
+    journal.unit = Some("docker.service".to_owned());
+    journal.running = true;
+    journal.phase = Phase::Stopping;
+    journal.write(&lock).unwrap();
+    drop(lock);
+    std::mem::forget(Reserve::hold(images.data_root(), &[]).unwrap());
+    world.runs.set(false);
+    world.held.set((0, 1));
+    assert_eq!(recover(&world).unwrap(), [""; 0]);
+    assert!(world.runs.get());
+    assert_eq!(world.held.get().1, 0, "freed before the start");
+    assert_eq!(world.reserve(), 0);
+}
+
+/// Docker answers, and has not loaded a container that was not running either.
+#[test]
+fn a_container_that_docker_does_not_list_any_more_is_told() {
+    let world = World::new();
+    for name in ["web", "down", "gone"] {
+        world.run_container(name);
+    }
+    world.policy.set(ContainerPolicy::Ignore);
+    let ids: Vec<String> = world
+        .containers
+        .borrow_mut()
+        .iter_mut()
+        .map(|one| {
+            if one.name == "down" {
+                one.status = Status::Down("exited".to_owned());
+            }
+            one.id.clone()
+        })
+        .collect();
+    // The files of the third are gone: a client has removed it.
+    for id in &ids[..2] {
+        let files = world.root.path().join("containers").join(in_hex(id));
+        fs::create_dir_all(&files).unwrap();
+        fs::write(files.join("config.v2.json"), "{}").unwrap();
+    }
+    world.cannot_load.replace(ids[1..].to_vec());
+    let (outcome, _) = transact(&world);
+    let Outcome::Done { containers, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    let unlisted: Vec<_> = containers
+        .iter()
+        .filter(|one| matches!(one.what, crate::container::Happened::Unlisted(_)))
+        .collect();
+    assert_eq!(unlisted.len(), 1, "{containers:?}");
+    assert_eq!(unlisted[0].name, "down");
+    assert!(unlisted.iter().all(|one| !disturbance(&world).accepts(one)));
 }
 
 #[test]

@@ -1,0 +1,340 @@
+//! Reserve: disk space that digestfix holds while Docker is stopped, and frees
+//! right before it starts Docker, so that a disk that fills meanwhile does not
+//! keep Docker down.
+//!
+//! A reserve lies in a directory with a name on each file system that a start of
+//! Docker writes to. A file without a name would free itself when digestfix is
+//! killed, long before the watchdog starts Docker: whatever fills the disk would
+//! take the space in between. Files with a name outlive digestfix. Only who holds
+//! the lock on the data root makes, frees or removes them: the run itself, or the
+//! watchdog or recovery after it.
+//!
+//! There are two parts. The start of the changed store frees the first. The way
+//! back and the watchdog free all of it, so a first start that fails, because
+//! another process was faster, leaves room for a second one.
+//!
+//! Each part is several files, so it holds inodes as well as blocks.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+};
+
+use crate::transaction::lock::STATE_DIR;
+
+const NAME: &str = ".digestfix-reserve";
+
+/// What a start of Docker writes to a data root at its peak, whatever its
+/// containers (see [`needed_by_a_start`]). Bytes.
+const START: u64 = 4 * MIB;
+
+/// What it writes for each container: its two files, anew beside the old ones,
+/// most of them at the same time. Bytes.
+const PER_CONTAINER: u64 = 32 * KIB;
+
+const FILES_PER_CONTAINER: u64 = 2;
+
+/// dockerd restores so many containers at a time that more files are not there at
+/// once (moby `daemon/daemon.go`, `adjustParallelLimit`).
+const CONTAINERS_AT_ONCE: u64 = 1024;
+
+/// What it writes to any other file system: sockets, process IDs, metadata of
+/// containerd, daemon.json.
+const ELSEWHERE: u64 = MIB;
+
+/// The files of one part, each with an inode, without those for containers.
+const FILES: u64 = 32;
+
+/// Held once for the changed store, once for the way back.
+const PARTS: [&str; 2] = ["1", "2"];
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// The bytes that one start of Docker needs on the file system of its data root.
+#[must_use]
+pub fn needed_by_a_start(data_root: &Path) -> u64 {
+    START.saturating_add(PER_CONTAINER.saturating_mul(containers(data_root)))
+}
+
+fn containers(data_root: &Path) -> u64 {
+    let found = fs::read_dir(data_root.join("containers"));
+    u64::try_from(found.map_or(0, Iterator::count)).unwrap_or(u64::MAX)
+}
+
+fn files(data_root: &Path) -> u64 {
+    FILES + FILES_PER_CONTAINER * containers(data_root).min(CONTAINERS_AT_ONCE)
+}
+
+/// The bytes that are held on that file system.
+#[must_use]
+pub fn held(data_root: &Path) -> u64 {
+    needed_by_a_start(data_root).saturating_mul(PARTS.len() as u64)
+}
+
+/// The bytes that are held on each other file system.
+#[must_use]
+pub const fn held_elsewhere() -> u64 {
+    ELSEWHERE * PARTS.len() as u64
+}
+
+/// The inodes that are held on the file system of a data root.
+#[must_use]
+pub fn held_inodes(data_root: &Path) -> u64 {
+    in_all(files(data_root))
+}
+
+/// The inodes that are held on each other file system.
+#[must_use]
+pub const fn held_inodes_elsewhere() -> u64 {
+    in_all(FILES)
+}
+
+/// The files, the directories of the parts, and the one that these are in.
+const fn in_all(files: u64) -> u64 {
+    (files + 1) * PARTS.len() as u64 + 1
+}
+
+/// A file system has no room for what a start of Docker writes.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the file system of {path} has no room to hold {needed} MiB and {inodes} inodes for the start of Docker: {error}",
+    path = path.display(),
+    needed = needed.div_ceil(MIB),
+)]
+pub struct ReserveError {
+    /// The directory that Docker writes to.
+    pub path: PathBuf,
+    /// The bytes that are needed there.
+    pub needed: u64,
+    /// The inodes that are needed there.
+    pub inodes: u64,
+    error: io::Error,
+}
+
+/// Space that is held until it is freed or dropped. A killed process leaves it
+/// to [`sweep`].
+#[derive(Debug, Default)]
+pub struct Reserve {
+    directories: Vec<PathBuf>,
+}
+
+impl Reserve {
+    /// Holds space for starts of Docker on the file system of the data root, and
+    /// on those of the other directories that are there.
+    ///
+    /// # Errors
+    /// When a file system has no room; nothing is held then.
+    pub fn hold(data_root: &Path, others: &[PathBuf]) -> Result<Self, ReserveError> {
+        let mut reserve = Self::default();
+        let mut devices = Vec::new();
+        let own = (data_root.join(STATE_DIR), held(data_root), files(data_root));
+        let others = others
+            .iter()
+            .map(|path| (path.clone(), held_elsewhere(), FILES));
+        for (path, needed, files) in [own].into_iter().chain(others) {
+            let device = match fs::metadata(&path) {
+                Ok(found) if found.is_dir() => found.dev(),
+                _ => continue,
+            };
+            if devices.contains(&device) {
+                continue;
+            }
+            devices.push(device);
+            let directory = path.join(NAME);
+            reserve.directories.push(directory.clone());
+            let each = needed / PARTS.len() as u64;
+            fill(&directory, each, files).map_err(|error| ReserveError {
+                path,
+                needed,
+                inodes: in_all(files),
+                error,
+            })?;
+        }
+        Ok(reserve)
+    }
+
+    /// Frees what is held for the start of the changed store.
+    pub fn free_first(&self) {
+        for directory in &self.directories {
+            // What does not go is space that a start may do without.
+            let _ = fs::remove_dir_all(directory.join(PARTS[0]));
+        }
+    }
+
+    /// Frees all of it.
+    pub fn free(&mut self) {
+        for directory in self.directories.drain(..) {
+            let _ = remove(&directory);
+        }
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        self.free();
+    }
+}
+
+/// Frees what a killed run held.
+pub fn sweep(data_root: &Path, others: &[PathBuf]) {
+    let own = data_root.join(STATE_DIR);
+    for directory in [&own].into_iter().chain(others) {
+        let _ = remove(&directory.join(NAME));
+    }
+}
+
+fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn fill(directory: &Path, each: u64, files: u64) -> io::Result<()> {
+    remove(directory)?;
+    let builder = || {
+        let mut builder = DirBuilder::new();
+        builder.mode(0o700);
+        builder
+    };
+    builder().create(directory)?;
+    for part in PARTS {
+        let part = directory.join(part);
+        builder().create(&part)?;
+        for number in 0..files {
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(part.join(number.to_string()))?;
+            take(&file, each.div_ceil(files))?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes that many bytes of the file system.
+fn take(file: &File, bytes: u64) -> io::Result<()> {
+    let length = i64::try_from(bytes).unwrap_or(i64::MAX);
+    // ZFS takes the call and holds nothing; others do not have it.
+    if allocates(fstatfs(file)?.filesystem_type()) {
+        match fallocate(file, FallocateFlags::empty(), 0, length) {
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
+            allocated => return Ok(allocated?),
+        }
+    }
+    write(file, bytes)
+}
+
+fn allocates(kind: FsType) -> bool {
+    [
+        EXT4_SUPER_MAGIC,
+        XFS_SUPER_MAGIC,
+        BTRFS_SUPER_MAGIC,
+        TMPFS_MAGIC,
+    ]
+    .contains(&kind)
+}
+
+/// Writes bytes that no file system makes smaller.
+fn write(mut file: &File, bytes: u64) -> io::Result<()> {
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut left = bytes;
+    while left > 0 {
+        // Marsaglia's xorshift.
+        let block: Vec<u8> = std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_ne_bytes()
+        })
+        .take(8 * 1024)
+        .flatten()
+        .collect();
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
+        file.write_all(&block[..length])?;
+        left -= length as u64;
+    }
+    file.sync_all()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    fn data_root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join(STATE_DIR)).unwrap();
+        root
+    }
+
+    fn blocks(directory: &Path) -> u64 {
+        let entries = fs::read_dir(directory).into_iter().flatten();
+        entries
+            .map(|entry| {
+                let (path, found) = entry
+                    .map(|entry| (entry.path(), entry.metadata().unwrap()))
+                    .unwrap();
+                match found.is_dir() {
+                    true => blocks(&path),
+                    false => found.blocks() * 512,
+                }
+            })
+            .sum()
+    }
+
+    #[test]
+    fn it_holds_blocks_in_two_parts_until_it_goes() {
+        let root = data_root();
+        let directory = root.path().join(STATE_DIR).join(NAME);
+        let mut reserve = Reserve::hold(root.path(), &[root.path().to_owned()]).unwrap();
+        assert!(blocks(&directory) >= held(root.path()));
+        assert!(!root.path().join(NAME).exists(), "one a file system");
+        reserve.free_first();
+        let left = blocks(&directory);
+        assert!(left >= needed_by_a_start(root.path()) && left < held(root.path()));
+        reserve.free();
+        assert!(!directory.exists());
+        drop(Reserve::hold(root.path(), &[]).unwrap());
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn what_a_killed_run_held_is_swept_and_held_anew() {
+        let root = data_root();
+        let directory = root.path().join(STATE_DIR).join(NAME);
+        for _ in 0..2 {
+            std::mem::forget(Reserve::hold(root.path(), &[]).unwrap());
+        }
+        assert!(directory.exists());
+        sweep(root.path(), &[]);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_allocated_is_written() {
+        let root = data_root();
+        let path = root.path().join("file");
+        let bytes = 100_000;
+        write(&File::create(&path).unwrap(), bytes).unwrap();
+        let found = fs::metadata(&path).unwrap();
+        assert!(found.len() == bytes && found.blocks() * 512 >= bytes);
+    }
+
+    #[test]
+    fn more_containers_need_more() {
+        let root = data_root();
+        let without = needed_by_a_start(root.path());
+        fs::create_dir_all(root.path().join("containers/one")).unwrap();
+        assert_eq!(needed_by_a_start(root.path()), without + PER_CONTAINER);
+        assert_eq!(files(root.path()), FILES + FILES_PER_CONTAINER);
+    }
+}
