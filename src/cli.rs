@@ -13,6 +13,7 @@ use clap_complete::ArgValueCompleter;
 use crate::claim::Claim;
 use crate::completion;
 use crate::disturbance::{Allowed, ContainerPolicy};
+use crate::guard;
 use crate::history;
 use crate::host::Flags;
 use crate::metrics;
@@ -29,7 +30,7 @@ Exit codes:
   2  usage
   3  refused; nothing was touched
   4  changes are pending, or no claim could be applied (plan, verify)
-  5  could not restore the host; a person is needed
+  5  not all of the host is as it should be; a person is needed
   6  done, but a container is not what it was";
 
 const DOCTOR_EXIT_CODES: &str = "\
@@ -267,6 +268,7 @@ pub struct RecoverArgs {
 #[derive(Debug, Args)]
 pub struct GuardArgs {
     /// Docker's data root
+    #[arg(value_parser = guard::decoded)]
     pub data_root: PathBuf,
     /// The run's transaction
     pub id: String,

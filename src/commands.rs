@@ -43,7 +43,7 @@ use crate::report::{Exit, Problem, Report};
 use crate::rollback::Unfit;
 use crate::shell;
 use crate::source::{self, SourceError, claims_dir};
-use crate::systemd::{SystemBus, SystemdError};
+use crate::systemd::{SystemBus, SystemdError, setting};
 use crate::transaction::aim::Aim;
 use crate::transaction::lock::LockError;
 use crate::transaction::outcome::{Failure, Progress};
@@ -308,7 +308,7 @@ fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     Some(format!(
         "if the disk itself can be written, it is the sandbox of {service}: systemctl edit {service}, add \
          [Service] and ReadWritePaths={}, then: systemctl start {service}",
-        data_root.display()
+        setting::path(data_root)
     ))
 }
 

@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::engine::{Engine, EngineError};
 use crate::host::{Doubt, EngineStart, Managed, Startable, startable};
 use crate::live_restore::{self, Hindrance, LiveRestore};
+use crate::open_files;
 use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 
 /// What is to become of running containers.
@@ -268,6 +269,16 @@ pub enum Obstacle {
         /// The unit.
         unit: String,
     },
+    /// The start block needs a descriptor with a high number.
+    #[error(
+        "this process may have {limit} files open, and a run needs {}: raise the limit (ulimit -n {})",
+        open_files::NEEDED,
+        open_files::NEEDED
+    )]
+    TooFewFiles {
+        /// The limit.
+        limit: u64,
+    },
     /// Containers would stop, and cannot be kept from it here.
     #[error(
         "{count} running {noun} would stop with Docker: {names}. They cannot be kept running: {hindrance}. \
@@ -392,6 +403,9 @@ pub async fn assess(
                 state: state.clone(),
             });
         }
+    }
+    if let Some(limit) = open_files::too_few() {
+        obstacles.push(Obstacle::TooFewFiles { limit });
     }
     // What is in no unit is in none that is stopped.
     let own = manager.unit_of_process(std::process::id()).await;

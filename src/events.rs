@@ -102,6 +102,23 @@ mod tests {
         assert_eq!(explained, ids);
     }
 
+    /// What a begin says of Docker depends on the store and on the options.
+    #[test]
+    fn a_begin_promises_no_stop_and_no_watchdog_where_there_is_none() {
+        let began = catalog()[Event::Began.message_id()];
+        for word in [
+            "containerd image store",
+            "--offline",
+            "digestfix-guard-@DIGESTFIX_TRANSACTION@.service",
+            "digestfix-recover.service",
+            "digestfix-resume.service",
+            "enabled",
+        ] {
+            assert!(began.contains(word), "{word}: {began}");
+        }
+        assert!(!began.contains("Docker is about to be stopped"), "{began}");
+    }
+
     /// journalctl shows a name that it finds no field for as it is written.
     #[test]
     fn what_went_wrong_is_explained_with_state_and_cure() {

@@ -6,8 +6,10 @@
 //! session, a stopped unit, the OOM killer) does not end it; and systemd starts
 //! it again when it is killed itself.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, io};
 
@@ -46,15 +48,15 @@ impl Guard {
         let program = env::current_exe().map_err(GuardError::Program)?;
         let unit = unit(id);
         let words = [
-            program.as_os_str(),
-            "guard".as_ref(),
-            data_root.as_os_str(),
-            id.as_ref(),
+            program.to_string_lossy().into_owned(),
+            "guard".to_owned(),
+            encoded(data_root),
+            id.to_owned(),
         ];
         let service = Transient {
             name: unit.clone(),
             description: format!("Bring Docker back if digestfix ({id}) is killed"),
-            command: words.map(|word| word.to_string_lossy().into_owned()).into(),
+            command: words.into(),
         };
         let started = manager.start_transient(&service).await;
         let guard = Self { unit };
@@ -95,8 +97,68 @@ pub async fn hold_off_shutdown(manager: &impl ServiceManager, why: &str) -> Opti
     }
 }
 
+/// A path in letters, digits and `/._-`, with `=` and two hexadecimal digits for
+/// each other byte: systemd expands variables and specifiers in a command line,
+/// when depends on its version, and a reload in between changes what it escaped.
+#[must_use]
+pub fn encoded(path: &Path) -> String {
+    let mut text = String::new();
+    for byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            text.push_str(&format!("={byte:02x}"));
+        }
+    }
+    text
+}
+
+/// What [`encoded`] made a text of.
+///
+/// # Errors
+/// When it made none like that.
+pub fn decoded(text: &str) -> Result<PathBuf, &'static str> {
+    const NOT_ENCODED: &str = "not a path as digestfix hands it over";
+    let mut parts = text.split('=');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (hex, rest) = part.split_at_checked(2).ok_or(NOT_ENCODED)?;
+        bytes.push(u8::from_str_radix(hex, 16).map_err(|_| NOT_ENCODED)?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    Ok(PathBuf::from(OsString::from_vec(bytes)))
+}
+
 /// The unit that guards a transaction.
 #[must_use]
 pub fn unit(id: &str) -> String {
     format!("digestfix-guard-{id}.service")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_handed_over_with_nothing_to_expand() {
+        assert_eq!(encoded(Path::new("/var/lib/docker")), "/var/lib/docker");
+        for path in [
+            "/mnt/${x}/$y/$$",
+            "/a %i%%",
+            "/it's \"q\" \\",
+            "/=41",
+            "/a\nb\u{202e}",
+            "/;:@-!~",
+            "/é",
+        ] {
+            let text = encoded(Path::new(path));
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-=".contains(&byte);
+            assert!(text.bytes().all(is_plain), "{text}");
+            assert_eq!(decoded(&text).unwrap(), Path::new(path));
+        }
+        for odd in ["/a=", "/a=4", "/a=zz", "/a=é"] {
+            decoded(odd).unwrap_err();
+        }
+    }
 }

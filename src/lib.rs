@@ -61,6 +61,7 @@ pub mod metrics;
 pub mod nf_tables;
 pub mod oci_archive;
 pub mod online;
+pub mod open_files;
 pub mod output;
 mod plain_file;
 pub mod plan;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use digestfix::cli::{Cli, Command};
 use digestfix::commands;
 use digestfix::completion;
+use digestfix::open_files;
 use digestfix::output::Output;
 use nix::sys::stat::{Mode, umask};
 use tracing::level_filters::LevelFilter;
@@ -16,6 +17,7 @@ const UMASK: Mode = Mode::S_IWGRP.union(Mode::S_IWOTH);
 fn main() -> ExitCode {
     umask(UMASK);
     completion::answer();
+    open_files::raise();
     let cli = Cli::of_process();
     let verbose = match &cli.command {
         Command::Status(args) => args.output.verbose,

@@ -58,7 +58,8 @@ pub enum Exit {
     Refused = 3,
     /// Changes are pending.
     Pending = 4,
-    /// The host could not be restored.
+    /// The host could not be restored, or the change is made and something else is
+    /// not as it was found.
     Broken = 5,
     /// Done, and a container is not what it was.
     ContainersChanged = 6,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 mod bus;
 pub mod journal;
+pub mod setting;
 
 pub use bus::SystemBus;
 

@@ -8,6 +8,7 @@ use crate::data_root::ReadError;
 use crate::disturbance::{AssessError, Obstacle};
 use crate::doctor::{Check, Finding};
 use crate::host::{Doubt, HostError};
+use crate::open_files;
 use crate::shell;
 
 /// A host that cannot be worked on.
@@ -190,6 +191,7 @@ pub fn obstacle(obstacle: &Obstacle) -> Finding {
             Check::OtherUnits,
             format!("systemctl edit --full {}", word(unit)),
         ),
+        Obstacle::TooFewFiles { .. } => (Check::Guard, format!("ulimit -n {}", open_files::NEEDED)),
         Obstacle::CannotKeep { hindrance, .. } => {
             let choice = "once they may stop: digestfix apply --containers restart";
             let next = match hindrance.cure() {

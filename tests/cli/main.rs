@@ -5,12 +5,14 @@
 mod cures;
 mod data_root;
 mod doctor;
+mod exit_codes;
 mod files;
 mod fleet;
 mod foreign;
 mod history;
 mod index_alone;
 mod metrics;
+mod open_files;
 mod references;
 mod sources;
 mod terminal;

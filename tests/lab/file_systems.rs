@@ -7,7 +7,7 @@ fn there_killed_and_back(machine: &Machine) {
     machine.load("app");
     let claim = machine.claim("app");
     let find = "find $(docker info -f '{{.DockerRootDir}}')/image -name 'repositories.json'";
-    let store = machine.sh(find);
+    let store = format!("'{}'", machine.sh(find));
     let before = machine.sh(&format!("cat {store}"));
 
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n");
@@ -81,6 +81,26 @@ fn overlayfs() {
 #[test]
 fn elsewhere() {
     let mount = "mkdir /srv/disk; mount -t tmpfs tmpfs /srv/disk";
-    let config = "{\"data-root\": \"/srv/disk/docker\"}";
-    there_killed_and_back(&mounted(Suite::Forky, mount, config));
+    // With what systemd would expand in a unit's command line.
+    let config = "{\"data-root\": \"/srv/disk/docker-${HOME}-%i\"}";
+    let machine = mounted(Suite::Forky, mount, config);
+    there_killed_and_back(&machine);
+    few_open_files(&machine);
+}
+
+/// The start block's descriptor is above a low limit: it is raised, or nothing is
+/// touched.
+#[track_caller]
+fn few_open_files(machine: &Machine) {
+    let claim = machine.claim("app");
+    let apply = |limit: &str| {
+        let script = format!("ulimit {limit} 100; exec digestfix apply {claim}");
+        machine.run(&["sh", "-c", &script])
+    };
+    let before = machine.sh("cat /etc/docker/daemon.json; systemctl show -P MainPID docker");
+    let refused = apply("-n").exits(3);
+    assert!(refused.stderr.contains("ulimit -n"), "{}", refused.stderr);
+    let after = machine.sh("cat /etc/docker/daemon.json; systemctl show -P MainPID docker");
+    assert_eq!(after, before);
+    apply("-Sn").exits(0);
 }

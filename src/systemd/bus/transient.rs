@@ -88,7 +88,9 @@ pub(super) fn like<'a>(
 
 fn command(service: &Transient) -> Variant<'_> {
     let program = service.command.first().map(String::as_str);
-    let words: Vec<&str> = service.command.iter().map(String::as_str).collect();
+    // systemd expands variables in all but the program.
+    let words = service.command.iter().map(|word| word.replace('$', "$$"));
+    let words: Vec<String> = words.collect();
     vec![(program.unwrap_or_default(), words, false)].into()
 }
 

@@ -1,0 +1,29 @@
+//! How many files this process may have open (`ulimit -n`).
+//!
+//! The start block of a run is a descriptor with a high number, which is above a
+//! low limit.
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// What a run needs: the number of the start block's descriptor, and room above
+/// it.
+pub const NEEDED: u64 = 256;
+
+/// Raises the soft limit to what a run needs, as far as the hard limit lets it. It
+/// is never lowered.
+pub fn raise() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|soft| soft < NEEDED) {
+        limit.current = Some(limit.maximum.map_or(NEEDED, |hard| hard.min(NEEDED)));
+        // A run that it is too low for is refused later.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+}
+
+/// The limit, where it is too low for a run.
+#[must_use]
+pub fn too_few() -> Option<u64> {
+    getrlimit(Resource::Nofile)
+        .current
+        .filter(|soft| *soft < NEEDED)
+}
