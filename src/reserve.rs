@@ -30,18 +30,21 @@ use crate::transaction::lock::STATE_DIR;
 
 const NAME: &str = ".digestfix-reserve";
 
-/// What a start of Docker writes to a data root at its peak, whatever its
-/// containers (see [`needed_by_a_start`]). Bytes.
+/// What a start of Docker writes to a data root, whatever its containers, with a
+/// margin. Bytes. On ext4 with 31 containers, 20.10.24, 26.1 and 28.5 started whole
+/// with 128 KiB free. With 64 KiB free they started, and listed 14 to 20 of the 31;
+/// with 16 KiB they did not start. digestfix's own small files are in it, too.
 const START: u64 = 4 * MIB;
 
-/// What it writes for each container: its two files, anew beside the old ones,
-/// most of them at the same time. Bytes.
+/// What it writes for each container: its two files, anew beside the old ones, all
+/// of them at the same time. 26.1 took 254 KB and 62 inodes for 31 containers, which
+/// is 8 KiB and 2 inodes each. Bytes, with a margin for long configurations.
 const PER_CONTAINER: u64 = 32 * KIB;
 
 const FILES_PER_CONTAINER: u64 = 2;
 
-/// dockerd restores so many containers at a time that more files are not there at
-/// once (moby `daemon/daemon.go`, `adjustParallelLimit`).
+/// For more containers than that, no more inodes are held: dockerd restores only a
+/// limited number at a time.
 const CONTAINERS_AT_ONCE: u64 = 1024;
 
 /// What it writes to any other file system: sockets, process IDs, metadata of

@@ -473,7 +473,8 @@ fn help_names_the_exit_codes() {
     for words in [&["--help"][..], &["apply", "--help"], &["status", "--help"]] {
         let run = digestfix(words).exits(0);
         assert!(
-            run.stdout.contains("5  could not restore the host"),
+            run.stdout
+                .contains("5  not all of the host is as it should be"),
             "{}",
             run.stdout
         );
