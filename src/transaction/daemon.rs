@@ -71,8 +71,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         units.join(", ")
     }
 
-    /// The directories that its start writes to, besides the data root: seen with
-    /// strace on 20.10, 26.1 and 28.5.
+    /// The directories that its start may write to, besides the data root.
     pub(super) fn writes_at_start(&self) -> Vec<PathBuf> {
         writes_at_start(self.host)
     }
