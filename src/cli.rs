@@ -94,8 +94,8 @@ pub enum Command {
     /// Show what applying claims would change and disturb; touches nothing
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Plan(PlanArgs),
-    /// Make claims true, and verify them; restarts Docker, but for images in
-    /// containerd, which the running Docker loads
+    /// Make claims true and verify them; restarts Docker, or has the running Docker
+    /// load manifests where images are in containerd
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Apply(ApplyArgs),
     /// Say whether claims hold, in the file and by the running engine's answer

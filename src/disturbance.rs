@@ -132,7 +132,7 @@ impl Disturbance {
             && matches!(self.live_restore, LiveRestore::Switchable(_))
     }
 
-    /// What only the running dockerd could tell, by a reload: nobody has asked it.
+    /// What only the running dockerd could tell, by a reload. `plan` does not ask.
     #[must_use]
     pub fn not_known(&self) -> Option<String> {
         let path = &self.startable.checked.as_ref()?.path;

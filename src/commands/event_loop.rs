@@ -15,7 +15,7 @@ pub(super) fn on_event_loop(command: impl Future<Output = Exit>) -> Exit {
         Err(error) => {
             let error = error.to_string();
             eprintln!(
-                "digestfix: failed: no event loop can be had: {}\n  Now:  nothing was touched",
+                "digestfix: failed: the event loop could not be started: {}\n  Now:  nothing was touched",
                 printable(&error)
             );
             return Exit::Failed;

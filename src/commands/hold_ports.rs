@@ -14,7 +14,7 @@ pub(super) fn run(args: &HoldPortsArgs) -> Exit {
         Err(error) => {
             let error = error.to_string();
             eprintln!(
-                "digestfix: failed: nobody takes the table: {}",
+                "digestfix: failed: the table could not be handed over: {}",
                 printable(&error)
             );
             Exit::Failed

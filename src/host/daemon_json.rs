@@ -30,7 +30,7 @@ pub struct DaemonJson {
     /// All that the file has, whatever its value.
     #[serde(skip)]
     pub members: Map<String, Value>,
-    /// The hash of the file as it is written; none when there is none.
+    /// The hash of the file's bytes. None without a file.
     #[serde(skip)]
     pub hash: Option<Digest>,
 }
