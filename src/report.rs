@@ -4,9 +4,10 @@
 //! Nothing here fails and nothing here panics, so that a closed terminal
 //! cannot stop a transaction half-way.
 
-use std::io;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use std::{io, mem};
 
 use crate::cli::OutputArgs;
 use crate::container::Change;
@@ -16,7 +17,7 @@ use crate::method::Method;
 use crate::output::{self, Output, Stream};
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::printable::{printable, to_json};
-use crate::status::Row;
+use crate::status::{Rows, State};
 use crate::transaction::outcome::{Progress, Step};
 use crate::trust::Trust;
 
@@ -26,6 +27,7 @@ mod document;
 mod history;
 mod look;
 mod observer;
+mod pieces;
 mod table;
 mod text;
 mod unread;
@@ -38,6 +40,7 @@ pub use document::{JSON_VERSION, Problem};
 pub use history::Transaction;
 use look::Look;
 use observer::Observer;
+use pieces::{PIECE, Pieces};
 use table::table;
 use text::{Text, Tone};
 
@@ -246,29 +249,36 @@ impl Report {
     }
 
     /// The references, and what the model does not understand.
-    pub fn status(&mut self, rows: Vec<Row>, unknown_keys: &[String]) {
+    pub fn status(&mut self, rows: impl Rows + 'static, unknown_keys: &[String]) {
         self.say_host();
         if self.is_read() {
-            self.say_all(table(&rows, self.room()));
+            let mut lines = String::new();
+            table(&rows, self.room(), |line| {
+                lines += &line.render(self.stdout.colours);
+                lines.push('\n');
+                if lines.len() >= PIECE {
+                    self.output.write(Stream::Stdout, mem::take(&mut lines));
+                }
+            });
+            self.output.write(Stream::Stdout, lines);
         }
-        let without = rows
-            .iter()
-            .filter(|row| row.state == crate::status::State::NoDigest)
-            .count();
+        let (mut without, mut notes) = (0_usize, Vec::new());
+        rows.each(&mut |row| {
+            without += usize::from(row.state == State::NoDigest);
+            notes.extend(row.note.clone());
+        });
         if without > 0 {
             self.conclude(&format!(
                 "{without} without a digest. To give one back: digestfix apply NAME:TAG@sha256:HEX"
             ));
         }
-        for row in &rows {
-            if let Some(note) = &row.note {
-                self.paragraph(format!("not understood, and kept: {note}"));
-            }
+        for note in notes {
+            self.paragraph(format!("not understood, and kept: {note}"));
         }
         for key in unknown_keys {
             self.warning(&format!("unknown top-level key {key:?}, kept as it is"));
         }
-        self.document.rows = Some(rows);
+        self.document.rows = Some(Box::new(rows));
     }
 
     /// What the claims came down to, and the change that this means.
@@ -544,12 +554,10 @@ impl Report {
             self.warning(&text);
         }
         if self.json {
-            let mut text = Vec::new();
-            // Memory takes all of it, and each key is a string.
-            let _ = to_json(&mut text, &self.document);
-            text.push(b'\n');
-            let text = String::from_utf8_lossy(&text).into_owned();
-            self.output.write(Stream::Stdout, text);
+            let mut pieces = BufWriter::with_capacity(PIECE, Pieces(&self.output));
+            // The output takes all of it, and each key is a string.
+            let _ = to_json(&mut pieces, &self.document);
+            let _ = pieces.write_all(b"\n").and_then(|()| pieces.flush());
         }
         exit
     }

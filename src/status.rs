@@ -2,6 +2,8 @@
 //! digests, and what is wrong with each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -68,6 +70,75 @@ impl State {
     }
 }
 
+/// Rows that are given one after another, as often as they are asked for.
+pub trait Rows: fmt::Debug {
+    /// Gives each row, sorted by repository, tag and digest.
+    fn each(&self, give: &mut dyn FnMut(&Row));
+}
+
+impl Rows for Vec<Row> {
+    fn each(&self, give: &mut dyn FnMut(&Row)) {
+        self.iter().for_each(give);
+    }
+}
+
+/// The rows of a store, made one repository at a time: a store may have a million
+/// references, and no more than one repository's rows are ever in memory.
+#[derive(Debug)]
+pub struct Listing {
+    store: Store,
+    images: BTreeSet<ImageId>,
+    /// How far the digest of each row is known, in the order of the rows.
+    known: Vec<Option<(Trust, Arc<str>)>>,
+}
+
+impl Listing {
+    /// The rows of a store. `known` says how far a digest is known to be an image's,
+    /// and by what; it is asked once for each.
+    pub fn new(
+        store: Store,
+        images: BTreeSet<ImageId>,
+        known: impl Fn(&Reference, &ImageId) -> Option<(Trust, String)>,
+    ) -> Self {
+        let mut origins: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut found = Vec::new();
+        for_each_row(&store, &images, known, |row| {
+            let origin = row.origin.map(|origin| match origins.get(origin.as_str()) {
+                Some(origin) => Arc::clone(origin),
+                None => {
+                    let origin: Arc<str> = origin.into();
+                    origins.insert(Arc::clone(&origin));
+                    origin
+                }
+            });
+            found.push(row.trust.zip(origin));
+        });
+        Self {
+            store,
+            images,
+            known: found,
+        }
+    }
+}
+
+impl Rows for Listing {
+    fn each(&self, give: &mut dyn FnMut(&Row)) {
+        let mut known = self.known.iter();
+        for_each_row(
+            &self.store,
+            &self.images,
+            |_, _| None,
+            |mut row| {
+                if let Some(Some((trust, origin))) = known.next() {
+                    row.trust = Some(*trust);
+                    row.origin = Some(origin.to_string());
+                }
+                give(&row);
+            },
+        );
+    }
+}
+
 /// Every entry of the store, in rows. `known` says how far a digest is known
 /// to be an image's, and by what.
 #[must_use]
@@ -76,64 +147,87 @@ pub fn rows(
     images: &BTreeSet<ImageId>,
     known: impl Fn(&Reference, &ImageId) -> Option<(Trust, String)>,
 ) -> Vec<Row> {
-    let mut groups: BTreeMap<(String, ImageId), Vec<Reference>> = BTreeMap::new();
     let mut rows = Vec::new();
-    for entry in store.entries() {
-        match entry.meaning() {
-            Ok((reference, image)) => groups
-                .entry((entry.repository.to_owned(), image))
-                .or_default()
-                .push(reference),
-            Err(misfit) => rows.push(Row {
-                repository: entry.repository.to_owned(),
-                tag: None,
-                digest: None,
-                image_id: entry.value.to_owned(),
-                state: State::Unparsable,
-                trust: None,
-                origin: None,
-                note: Some(format!("{:?}: {misfit}", entry.key)),
-            }),
-        }
-    }
-    for ((repository, image), references) in groups {
-        let tags = some_or_none(references.iter().filter_map(Reference::tag));
-        let digests = some_or_none(references.iter().filter(|one| one.digest().is_some()));
-        let digests: Vec<_> = digests
-            .into_iter()
-            .map(|reference| {
-                let known = reference.and_then(|reference| known(reference, &image));
-                (reference.and_then(Reference::digest), known)
-            })
-            .collect();
-        for tag in &tags {
-            for (digest, known) in &digests {
-                let state = match digest {
-                    _ if !images.contains(&image) => State::ImageMissing,
-                    None => State::NoDigest,
-                    Some(digest) if digest_is_image_id(digest, images) => State::DigestIsImageId,
-                    Some(_) => State::Ok,
-                };
-                rows.push(Row {
-                    repository: repository.clone(),
-                    tag: tag.map(|tag| tag.as_str().to_owned()),
-                    digest: digest.map(ToString::to_string),
-                    image_id: image.to_string(),
-                    state,
-                    trust: known.as_ref().map(|(trust, _)| *trust),
-                    origin: known.as_ref().map(|(_, origin)| origin.clone()),
-                    note: None,
-                });
+    for_each_row(store, images, known, |row| rows.push(row));
+    rows
+}
+
+/// Gives every row of the store. Its entries are in the order of their repositories.
+pub fn for_each_row(
+    store: &Store,
+    images: &BTreeSet<ImageId>,
+    known: impl Fn(&Reference, &ImageId) -> Option<(Trust, String)>,
+    give: impl FnMut(Row),
+) {
+    let mut give = give;
+    let mut entries = store.entries().peekable();
+    while let Some(first) = entries.next() {
+        let repository = first.repository;
+        let mut rows = Vec::new();
+        let mut groups: BTreeMap<ImageId, Vec<Reference>> = BTreeMap::new();
+        let mut next = Some(first);
+        while let Some(entry) = next {
+            match entry.meaning() {
+                Ok((reference, image)) => groups.entry(image).or_default().push(reference),
+                Err(misfit) => rows.push(Row {
+                    repository: repository.to_owned(),
+                    tag: None,
+                    digest: None,
+                    image_id: entry.value.to_owned(),
+                    state: State::Unparsable,
+                    trust: None,
+                    origin: None,
+                    note: Some(format!("{:?}: {misfit}", entry.key)),
+                }),
             }
+            next = entries.next_if(|entry| entry.repository == repository);
+        }
+        for (image, references) in &groups {
+            rows.extend(of_image(repository, image, references, images, &known));
+        }
+        rows.sort_by(|one, other| (&one.tag, &one.digest).cmp(&(&other.tag, &other.digest)));
+        rows.into_iter().for_each(&mut give);
+    }
+}
+
+/// The rows of an image in a repository: each of its tags with each of its digests.
+fn of_image(
+    repository: &str,
+    image: &ImageId,
+    references: &[Reference],
+    images: &BTreeSet<ImageId>,
+    known: impl Fn(&Reference, &ImageId) -> Option<(Trust, String)>,
+) -> Vec<Row> {
+    let tags = some_or_none(references.iter().filter_map(Reference::tag));
+    let digests = some_or_none(references.iter().filter(|one| one.digest().is_some()));
+    let digests: Vec<_> = digests
+        .into_iter()
+        .map(|reference| {
+            let known = reference.and_then(|reference| known(reference, image));
+            (reference.and_then(Reference::digest), known)
+        })
+        .collect();
+    let mut rows = Vec::new();
+    for tag in &tags {
+        for (digest, known) in &digests {
+            let state = match digest {
+                _ if !images.contains(image) => State::ImageMissing,
+                None => State::NoDigest,
+                Some(digest) if digest_is_image_id(digest, images) => State::DigestIsImageId,
+                Some(_) => State::Ok,
+            };
+            rows.push(Row {
+                repository: repository.to_owned(),
+                tag: tag.map(|tag| tag.as_str().to_owned()),
+                digest: digest.map(ToString::to_string),
+                image_id: image.to_string(),
+                state,
+                trust: known.as_ref().map(|(trust, _)| *trust),
+                origin: known.as_ref().map(|(_, origin)| origin.clone()),
+                note: None,
+            });
         }
     }
-    rows.sort_by(|one, other| {
-        (&one.repository, &one.tag, &one.digest).cmp(&(
-            &other.repository,
-            &other.tag,
-            &other.digest,
-        ))
-    });
     rows
 }
 

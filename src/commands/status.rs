@@ -8,7 +8,7 @@ use crate::digest::ImageId;
 use crate::invocation::Invocation;
 use crate::reference::Reference;
 use crate::report::{Exit, Report};
-use crate::status::rows;
+use crate::status::Listing;
 use crate::trust::Trust;
 
 pub(super) async fn run(args: &StatusArgs) -> Exit {
@@ -42,7 +42,7 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
         let ground = grounds.of(reference, image)?;
         Some((ground.trust, ground.origin.clone()))
     };
-    let rows = rows(&store, &site.images().image_ids()?, known);
+    let rows = Listing::new(store, site.images().image_ids()?, known);
     report.status(rows, &unknown);
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde::ser::{SerializeSeq, Serializer};
 
 use crate::container::{Container, RestartPolicy};
 use crate::disturbance::Fate;
@@ -11,7 +12,7 @@ use crate::doctor::Finding;
 use crate::history::{Changed, Claimed, Side};
 use crate::method::Method;
 use crate::plan::{Change, Plan, Skipped, Target};
-use crate::status::Row;
+use crate::status::Rows;
 use crate::transaction::outcome::Step;
 use crate::trust::Trust;
 
@@ -38,8 +39,8 @@ pub(super) struct Document {
     pub exit_code: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<HostDocument>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rows: Option<Vec<Row>>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "one_by_one")]
+    pub rows: Option<Box<dyn Rows>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checks: Option<Vec<Finding>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,6 +77,23 @@ pub(super) struct Document {
     pub warnings: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
+}
+
+/// Rows as a list, of which none is kept.
+fn one_by_one<S: Serializer>(
+    rows: &Option<Box<dyn Rows>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut list = serializer.serialize_seq(None)?;
+    let mut failed = None;
+    if let Some(rows) = rows {
+        rows.each(&mut |row| {
+            if failed.is_none() {
+                failed = list.serialize_element(row).err();
+            }
+        });
+    }
+    failed.map_or_else(|| list.end(), Err)
 }
 
 #[derive(Debug, Serialize)]

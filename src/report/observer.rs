@@ -312,11 +312,19 @@ fn missing_digests(document: &Document) -> Option<usize> {
 fn references(host: &HostDocument) -> Option<References> {
     let images = ImageDir::new(&host.data_root, &host.driver);
     let store = images.read().ok()?;
-    let rows = status::rows(&store, &images.image_ids().ok()?, |_, _| None);
-    let without = rows.iter().filter(|row| row.state == State::NoDigest);
+    let mut without_digest = 0;
+    let ids = images.image_ids().ok()?;
+    status::for_each_row(
+        &store,
+        &ids,
+        |_, _| None,
+        |row| {
+            without_digest += usize::from(row.state == State::NoDigest);
+        },
+    );
     Some(References {
         all: store.references().count(),
-        without_digest: without.count(),
+        without_digest,
     })
 }
 

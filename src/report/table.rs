@@ -1,47 +1,52 @@
 //! Tables for people.
 
 use crate::report::text::{Text, Tone};
-use crate::status::{Row, State};
+use crate::status::{Row, Rows, State};
 
 const GAP: usize = 3;
 
 /// How far the lines of a folded row are indented after the first.
 const INDENT: usize = 4;
 
-/// The rows of `status`.
-pub(super) fn table(rows: &[Row], room: Option<usize>) -> Vec<Text> {
+const TITLES: [&str; 7] = [
+    "REPOSITORY",
+    "TAG",
+    "DIGEST",
+    "IMAGE ID",
+    "STATE",
+    "TRUST",
+    "ORIGIN",
+];
+
+/// Gives the lines of `status`, one row at a time: there may be a million.
+pub(super) fn table(rows: &dyn Rows, room: Option<usize>, mut give: impl FnMut(Text)) {
+    let titles = TITLES.map(|title| Tone::Strong.of(title));
+    let mut widths = Widths::default();
+    widths.take(&titles);
+    rows.each(&mut |row| widths.take(&cells(row)));
+    let columns = widths.columns(room);
+    give(columns.row(&titles));
+    rows.each(&mut |row| give(columns.row(&cells(row))));
+}
+
+fn cells(row: &Row) -> [Text; 7] {
     let none = || "<none>".to_owned();
     let unknown = || "-".to_owned();
-    let mut lines = vec![
-        [
-            "REPOSITORY",
-            "TAG",
-            "DIGEST",
-            "IMAGE ID",
-            "STATE",
-            "TRUST",
-            "ORIGIN",
-        ]
-        .map(|title| Tone::Strong.of(title)),
-    ];
-    lines.extend(rows.iter().map(|row| {
-        [
-            row.repository.clone().into(),
-            row.tag.clone().unwrap_or_else(none).into(),
-            row.digest.clone().unwrap_or_else(none).into(),
-            row.image_id
-                .strip_prefix("sha256:")
-                .and_then(|hex| hex.get(..12))
-                .unwrap_or(&row.image_id)
-                .into(),
-            tone(row.state).of(row.state.text()),
-            row.trust
-                .map_or_else(unknown, |trust| trust.word().to_owned())
-                .into(),
-            row.origin.clone().unwrap_or_else(unknown).into(),
-        ]
-    }));
-    columns(&lines, room)
+    [
+        row.repository.clone().into(),
+        row.tag.clone().unwrap_or_else(none).into(),
+        row.digest.clone().unwrap_or_else(none).into(),
+        row.image_id
+            .strip_prefix("sha256:")
+            .and_then(|hex| hex.get(..12))
+            .unwrap_or(&row.image_id)
+            .into(),
+        tone(row.state).of(row.state.text()),
+        row.trust
+            .map_or_else(unknown, |trust| trust.word().to_owned())
+            .into(),
+        row.origin.clone().unwrap_or_else(unknown).into(),
+    ]
 }
 
 const fn tone(state: State) -> Tone {
@@ -56,27 +61,60 @@ const fn tone(state: State) -> Tone {
 /// there is room for are folded between two columns, each at the same, so that
 /// nothing is cut off and whole digests can be copied.
 pub(super) fn columns<const N: usize>(lines: &[[Text; N]], room: Option<usize>) -> Vec<Text> {
-    let widths: [usize; N] = std::array::from_fn(|column| {
-        let cells = lines.iter().map(|line| line[column].width());
-        cells.max().unwrap_or_default()
-    });
-    let folds = folds(&widths, room);
-    let row = |line: &[Text; N]| {
+    let mut widths = Widths::default();
+    for line in lines {
+        widths.take(line);
+    }
+    let columns = widths.columns(room);
+    lines.iter().map(|line| columns.row(line)).collect()
+}
+
+/// How wide the columns are, of the lines so far.
+struct Widths<const N: usize>([usize; N]);
+
+/// Columns that lines are laid out in.
+struct Columns<const N: usize> {
+    widths: [usize; N],
+    folds: [bool; N],
+}
+
+impl<const N: usize> Default for Widths<N> {
+    fn default() -> Self {
+        Self([0; N])
+    }
+}
+
+impl<const N: usize> Widths<N> {
+    fn take(&mut self, line: &[Text; N]) {
+        for (width, cell) in self.0.iter_mut().zip(line) {
+            *width = cell.width().max(*width);
+        }
+    }
+
+    fn columns(self, room: Option<usize>) -> Columns<N> {
+        Columns {
+            folds: folds(&self.0, room),
+            widths: self.0,
+        }
+    }
+}
+
+impl<const N: usize> Columns<N> {
+    fn row(&self, line: &[Text; N]) -> Text {
         let mut row = Text::default();
         for (column, cell) in line.iter().enumerate() {
-            if folds[column] {
+            if self.folds[column] {
                 row.break_line(INDENT);
             }
             row.push(cell.clone());
-            let is_last = folds.get(column + 1).is_none_or(|folded| *folded);
+            let is_last = self.folds.get(column + 1).is_none_or(|folded| *folded);
             if !is_last {
-                let space = widths[column] - cell.width() + GAP;
+                let space = self.widths[column] - cell.width() + GAP;
                 row.push(" ".repeat(space));
             }
         }
         row
-    };
-    lines.iter().map(row).collect()
+    }
 }
 
 /// The columns that begin a new line.
@@ -110,9 +148,9 @@ mod tests {
             note: None,
         };
         let rows = [row(State::Ok, "v1"), row(State::ImageMissing, "影の箱")];
-        let rows = table(&rows, room);
-        let rows: Vec<String> = rows.iter().map(|row| row.render(false)).collect();
-        rows.join("\n")
+        let mut lines = Vec::new();
+        table(&rows.to_vec(), room, |line| lines.push(line.render(false)));
+        lines.join("\n")
     }
 
     #[test]
