@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::digest::{Digest, ImageId};
 use crate::evidence::MAX_INDEX_DEPTH;
 use crate::manifest::{self, Manifest};
-use crate::plain_file;
+use crate::sys::plain_file::{self, Links};
 
 /// Where a containerd of its own keeps everything (`containerd config default`).
 const CONTAINERD_ROOT: &str = "/var/lib/containerd";
@@ -50,7 +50,7 @@ impl ContentStore {
     pub fn text(&self, digest: &Digest) -> Option<String> {
         self.directories.iter().find_map(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
-            let bytes = plain_file::read(&path, manifest::MAX_BYTES + 1).ok()?;
+            let bytes = plain_file::read(&path, Links::Refused, manifest::MAX_BYTES + 1).ok()?;
             let text = String::from_utf8(bytes).ok()?;
             (Digest::of(digest.algorithm(), text.as_bytes()) == *digest).then_some(text)
         })

@@ -2,7 +2,7 @@
 //! `<data-root>/image/<driver>/`, as it can be read without a lock.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use fs2::FileExt;
 
 use crate::digest::ImageId;
 use crate::store::{self, StoreError};
+use crate::sys::plain_file::{self, Links};
 
 mod store_file;
 
@@ -145,10 +146,10 @@ impl ImageDir {
     /// When the database is there and cannot be looked at.
     pub fn is_in_use(&self) -> Result<bool, ReadError> {
         let path = self.volume_database();
-        let database = match File::open(&path) {
+        let database = match plain_file::open(&path, Links::Followed) {
             Ok(database) => database,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(ReadError::io(&path)(error)),
+            Err(error) if error.is_missing() => return Ok(false),
+            Err(error) => return Err(ReadError::io(&path)(error.into())),
         };
         match FileExt::try_lock_shared(&database) {
             Ok(()) => Ok(false),

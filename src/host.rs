@@ -30,7 +30,7 @@ pub mod startable;
 #[cfg(test)]
 mod tests;
 
-pub use daemon_json::DaemonJsonError;
+pub use daemon_json::{DaemonJsonError, MAX_DAEMON_JSON};
 pub use daemon_json_edit::{says_live_restore, with_live_restore};
 pub(crate) use dockerd_args::AUTHORIZATION;
 pub use engine_start::{EngineStart, PID_FILE, PROC};

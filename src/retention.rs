@@ -17,8 +17,8 @@ use nix::unistd::geteuid;
 use crate::data_root::ImageDir;
 use crate::directory;
 use crate::history;
-use crate::plain_file;
 use crate::store::{self, Store};
+use crate::sys::plain_file::{self, Links};
 use crate::transaction::lock::RootLock;
 use crate::transaction::swap::beside;
 
@@ -198,7 +198,8 @@ fn id_of(name: &str) -> Option<&str> {
 }
 
 fn is_store(path: &Path) -> bool {
-    plain_file::read(path, store::MAX_BYTES + 1).is_ok_and(|bytes| Store::parse(bytes).is_ok())
+    plain_file::read(path, Links::Refused, store::MAX_BYTES + 1)
+        .is_ok_and(|bytes| Store::parse(bytes).is_ok())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::reference::ReferenceError;
 use crate::rewrite::Rewrite;
 use crate::store::StoreError;
 use crate::strict_json::JsonError;
+use crate::sys::plain_file::{self, Links};
 
 pub mod archive;
 mod blobs;
@@ -30,7 +31,7 @@ pub mod pins;
 mod zstd;
 
 use archive::{SeekableArchive, StreamedArchive, is_archive};
-use blobs::{LayoutDir, SkopeoDir, open_plain};
+use blobs::{LayoutDir, SkopeoDir};
 use harvest::Harvest;
 
 /// The largest text that is read, in bytes; more than a reference store has.
@@ -70,6 +71,9 @@ pub enum Problem {
     /// A device, a socket, and in a directory a pipe.
     #[error("neither a plain file, a directory, nor a pipe")]
     NotAFile,
+    /// A link that leads out of the directory that was named.
+    #[error("a link that leads out of the directory")]
+    Outside,
     /// Nothing that is known.
     #[error(
         "not a source of digests: neither an OCI layout, a manifest, docker image inspect, \
@@ -271,14 +275,16 @@ fn read_path(path: &Path, harvest: &mut Harvest) -> Result<(), SourceError> {
         return read_stream(pipe, &place, harvest).map_err(fail);
     }
     if !metadata.is_dir() {
-        let file = open_plain(path).map_err(fail)?;
+        let file = plain_file::open(path, Links::Followed);
+        let file = file.map_err(|error| fail(error.into()))?;
         return read_file(file, &place, harvest).map_err(fail);
     }
     if read_as_image(path, &place, harvest).map_err(fail)? {
         return Ok(());
     }
     let mut budget = MAX_FILES;
-    read_directory(path, 1, &mut budget, harvest)
+    let real = path.canonicalize().map_err(|error| fail(error.into()))?;
+    read_directory(path, &real, 1, &mut budget, harvest)
 }
 
 /// A directory in one of the forms that hold images.
@@ -293,8 +299,11 @@ fn read_as_image(path: &Path, place: &str, harvest: &mut Harvest) -> Result<bool
     Ok(true)
 }
 
+/// Reads all that a directory holds. No link leads out of `top`, the directory that
+/// was named.
 fn read_directory(
     directory: &Path,
+    top: &Path,
     depth: usize,
     budget: &mut usize,
     harvest: &mut Harvest,
@@ -309,13 +318,19 @@ fn read_directory(
     for path in entries(directory, budget).map_err(fail)? {
         let place = path.display().to_string();
         if path.is_dir() {
+            let stays = path.canonicalize().is_ok_and(|real| real.starts_with(top));
+            if !stays {
+                harvest.remark(format!("{place}: passed over, {}", Problem::Outside));
+                continue;
+            }
             let is_image = read_as_image(&path, &place, harvest);
             if !is_image.map_err(|problem| problem.at(&path))? {
-                read_directory(&path, depth + 1, budget, harvest)?;
+                read_directory(&path, top, depth + 1, budget, harvest)?;
             }
             continue;
         }
-        match open_plain(&path).and_then(|file| read_file(file, &place, harvest)) {
+        let opened = plain_file::open(&path, Links::Beneath(top)).map_err(Problem::from);
+        match opened.and_then(|file| read_file(file, &place, harvest)) {
             // A directory may hold other things as well.
             Err(
                 problem @ (Problem::Unknown
@@ -323,6 +338,7 @@ fn read_directory(
                 | Problem::Text { .. }
                 | Problem::Compressed(_)
                 | Problem::Dockerfile(_)
+                | Problem::Outside
                 | Problem::NotAFile),
             ) => harvest.remark(format!("{place}: passed over, {problem}")),
             Err(problem) => return Err(problem.at(&path)),

@@ -7,10 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
 use crate::directory;
+use crate::sys::plain_file::{self, Links};
 use crate::transaction::lock::{RootLock, STATE_DIR};
 
 /// What the name of such a file ends with until it is whole.
@@ -28,19 +28,15 @@ pub fn path(data_root: &Path, name: &str) -> PathBuf {
 /// When it is no plain file, has more than `max` bytes, others may write it, or
 /// the system refuses.
 pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(path);
-    let file = match opened {
+    if let Some(directory) = path.parent() {
+        plain_file::refuse_link(directory)?;
+    }
+    let file = match plain_file::open(path, Links::Refused) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
     let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a plain file"));
-    }
     let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
     if !trusted || metadata.mode() & 0o022 != 0 {
         return Err(io::Error::other("others than root may write it"));

@@ -1,17 +1,15 @@
 //! The reference store's file: read, and compared with what it should be.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
-
 use super::{ImageDir, ReadError};
 use crate::store::{self, Store, StoreError};
+use crate::sys::plain_file::{self, Links, PlainFileError};
 
 /// How much of a file is read at once where it need not be kept, in bytes.
 const AT_ONCE: usize = 256 * 1024;
@@ -142,24 +140,15 @@ impl ImageDir {
     }
 
     fn open_store(&self, path: &Path) -> Result<(File, Metadata), ReadError> {
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-            .open(path);
-        let file = match opened {
+        let file = match plain_file::open(path, Links::Refused) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.is_missing() => {
                 return Err(ReadError::Missing(path.to_owned()));
             }
-            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
-                return Err(ReadError::NotAFile(path.to_owned()));
-            }
-            Err(error) => return Err(ReadError::io(path)(error)),
+            Err(PlainFileError::Io(error)) => return Err(ReadError::io(path)(error)),
+            Err(_) => return Err(ReadError::NotAFile(path.to_owned())),
         };
         let metadata = file.metadata().map_err(ReadError::io(path))?;
-        if !metadata.is_file() {
-            return Err(ReadError::NotAFile(path.to_owned()));
-        }
         let directory = self.path();
         let directory_owner = fs::metadata(&directory)
             .map_err(ReadError::io(&directory))?

@@ -1,13 +1,17 @@
 //! daemon.json, as far as it says where dockerd keeps things.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
-use std::{fs, io};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::digest::{Algorithm, Digest};
+use crate::sys::plain_file::{self, Links};
+
+/// The largest file that is read, in bytes.
+pub const MAX_DAEMON_JSON: u64 = 16 * 1024 * 1024;
 
 /// The settings that matter here; the others are passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -55,10 +59,9 @@ impl DaemonJson {
     /// # Errors
     /// When dockerd could not read it either.
     pub fn read(path: &Path) -> Result<Option<Self>, DaemonJsonError> {
-        match fs::read(path) {
-            Ok(bytes) => Self::parse(&bytes).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
+        match plain_file::read_whole(path, Links::Followed, MAX_DAEMON_JSON)? {
+            Some(bytes) => Self::parse(&bytes).map(Some),
+            None => Ok(None),
         }
     }
 

@@ -21,9 +21,14 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_getres, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
+use crate::sys::plain_file::{self, Links};
+
 /// Where dockerd writes its process ID, unless it is told otherwise (moby
 /// `cmd/dockerd/config_unix.go`).
 pub const PID_FILE: &str = "/var/run/docker.pid";
+
+/// A process ID has fewer bytes.
+const MAX_PID_FILE: u64 = 64;
 
 /// The kernel's account of processes (`proc(5)`).
 pub const PROC: &str = "/proc";
@@ -111,7 +116,8 @@ impl EngineStart {
 /// The process that a pid file names.
 #[must_use]
 pub fn read_pid(pid_file: &Path) -> Option<u32> {
-    fs::read_to_string(pid_file).ok()?.trim().parse().ok()
+    let bytes = plain_file::read(pid_file, Links::Followed, MAX_PID_FILE).ok()?;
+    str::from_utf8(&bytes).ok()?.trim().parse().ok()
 }
 
 /// `starttime`, in clock ticks since the boot (`proc_pid_stat(5)`). The name

@@ -2,9 +2,14 @@
 //! (`systemd.service(5)`, "Command lines").
 
 use std::collections::BTreeMap;
-use std::{fs, io};
+use std::io;
+use std::path::Path;
 
+use crate::sys::plain_file::{self, Links};
 use crate::systemd::Service;
+
+/// The most that is read of an environment file, in bytes.
+const MAX_ENVIRONMENT: u64 = 1024 * 1024;
 
 /// The words of the command line, the program first.
 ///
@@ -27,7 +32,8 @@ pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
         }
     }
     for (path, may_be_missing) in &service.environment_files {
-        match fs::read(path) {
+        let read = plain_file::read(Path::new(path), Links::Followed, MAX_ENVIRONMENT);
+        match read.map_err(io::Error::from) {
             Ok(bytes) => variables.extend(environment_file(&String::from_utf8_lossy(&bytes))),
             Err(_) if *may_be_missing => {}
             // systemd takes patterns here too, which are not followed: that
@@ -189,6 +195,8 @@ fn is_name(text: &str) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn expanded(words: &[&str], file: &str) -> Vec<String> {

@@ -11,6 +11,8 @@ use super::{Flags, HostError, finding};
 use crate::data_root::ImageDir;
 use crate::engine::Info;
 use crate::store;
+use crate::sys::plain_file;
+use crate::transaction::lock::STATE_DIR;
 
 /// containerd's own (containerd 1.7 and 2.1, `defaults`).
 const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
@@ -39,6 +41,10 @@ impl Sources<'_> {
         let (driver, driver_source) = self.driver(&root)?;
         let images = ImageDir::new(&root, &driver);
         let path = images.path();
+        for directory in [root.join("image"), path.clone(), root.join(STATE_DIR)] {
+            let linked = plain_file::refuse_link(&directory);
+            linked.map_err(|error| no_data_root(&directory, error.to_string()))?;
+        }
         existing_directory(&path, || {
             format!(
                 "there is no such directory, so no image was ever stored by driver {driver} in \

@@ -1,15 +1,11 @@
 //! Where manifests lie: a directory in OCI's layout or skopeo's.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-use nix::fcntl::OFlag;
 
 use crate::digest::Digest;
 use crate::manifest;
 use crate::source::Problem;
+use crate::sys::plain_file::{self, Links, PlainFileError};
 
 /// Blobs by their digest, and what lies beside them.
 pub(super) trait Blobs {
@@ -29,11 +25,11 @@ pub(super) struct LayoutDir<'a>(pub &'a Path);
 
 impl Blobs for LayoutDir<'_> {
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
-        read_small(&self.0.join(name))
+        read_small(self.0, name)
     }
 
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem> {
-        read_small(&self.0.join(name_in_layout(digest)))
+        read_small(self.0, &name_in_layout(digest))
     }
 }
 
@@ -43,39 +39,37 @@ pub(super) struct SkopeoDir<'a>(pub &'a Path);
 
 impl Blobs for SkopeoDir<'_> {
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
-        read_small(&self.0.join(name))
+        read_small(self.0, name)
     }
 
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem> {
-        let manifest = self.0.join(format!("{}.manifest.json", digest.hex()));
-        match read_small(&manifest)? {
+        match read_small(self.0, &format!("{}.manifest.json", digest.hex()))? {
             Some(bytes) => Ok(Some(bytes)),
-            None => read_small(&self.0.join(digest.hex())),
+            None => read_small(self.0, digest.hex()),
         }
     }
 }
 
-/// Opens what must be a plain file, without waiting for a pipe's other end.
-pub(super) fn open_plain(path: &Path) -> Result<File, Problem> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(Problem::NotAFile)
+impl From<PlainFileError> for Problem {
+    fn from(error: PlainFileError) -> Self {
+        match error {
+            PlainFileError::NotPlain => Self::NotAFile,
+            PlainFileError::Outside => Self::Outside,
+            PlainFileError::Io(error) => Self::Io(error),
+        }
     }
 }
 
-fn read_small(path: &Path) -> Result<Option<Vec<u8>>, Problem> {
-    let file = match open_plain(path) {
-        Ok(file) => file,
-        Err(Problem::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(problem) => return Err(problem),
+/// A file below a directory that may be anybody's.
+fn read_small(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+    let path = directory.join(name);
+    let real = directory.canonicalize()?;
+    let read = plain_file::read(&path, Links::Beneath(&real), manifest::MAX_BYTES + 1);
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
-    let mut bytes = Vec::new();
-    file.take(manifest::MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > manifest::MAX_BYTES {
         return Err(Problem::TooLarge {
             what: path.display().to_string(),

@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::makedev;
+
 use crate::rewrite::Rewrite;
 use crate::source::harvest::Harvest;
 use crate::source::{MAX_DIRECTORY_DEPTH, MAX_FILES, Problem, SourceError, entries, read_path};
@@ -100,9 +102,13 @@ fn list(directories: &[PathBuf], owner: u32) -> Result<Option<Vec<PathBuf>>, Sou
 fn read_one(path: &Path, owner: u32, harvest: &mut Harvest) -> Result<(), SourceError> {
     let fail = |problem: Problem| problem.at(path);
     let metadata = path.metadata().map_err(|error| fail(error.into()))?;
-    let hides = metadata.file_type().is_char_device() || metadata.is_file() && metadata.len() == 0;
-    if hides {
+    let is_null = metadata.file_type().is_char_device() && metadata.rdev() == makedev(1, 3);
+    if is_null || metadata.is_file() && metadata.len() == 0 {
         return Ok(());
+    }
+    // A pipe would keep apply waiting for another process.
+    if !metadata.is_file() && !metadata.is_dir() {
+        return Err(fail(Problem::NotAFile));
     }
     let real = path.canonicalize().map_err(|error| fail(error.into()))?;
     parents_only_by(&real, owner).map_err(fail)?;

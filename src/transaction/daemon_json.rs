@@ -13,21 +13,16 @@
 //! that is put back.
 
 use std::fs;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::OFlag;
 
 use crate::digest::Digest;
 use crate::directory;
-use crate::host::with_live_restore;
+use crate::host::{MAX_DAEMON_JSON, with_live_restore};
 use crate::journal::{self, hash};
+use crate::sys::plain_file::{self, Links};
 use crate::transaction::exchange::{FileError, exchange, sync_directory, write_new};
 use crate::transaction::swap::{beside, with_suffix};
-
-/// The largest file that is read, in bytes.
-const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The way from a daemon.json to one with live-restore on, and back.
 #[derive(Debug)]
@@ -282,27 +277,8 @@ fn edit(path: &Path, bytes: Option<&[u8]>, on: bool) -> Result<Vec<u8>, FileErro
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
-    let failed = FileError::new("read", path);
-    let opened = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut bytes = Vec::new();
-    let read = file.metadata().and_then(|metadata| {
-        if !metadata.is_file() || metadata.len() > MAX_BYTES {
-            return Err(io::Error::other("no plain file, or too large"));
-        }
-        file.take(MAX_BYTES).read_to_end(&mut bytes)
-    });
-    match read {
-        Ok(_) => Ok(Some(bytes)),
-        Err(error) => Err(failed(error)),
-    }
+    plain_file::read_whole(path, Links::Followed, MAX_DAEMON_JSON)
+        .map_err(FileError::new("read", path))
 }
 
 fn hash_at(path: &Path) -> Result<Option<Digest>, FileError> {

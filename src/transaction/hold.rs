@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::fcntl_dupfd_cloexec;
 
 use crate::directory;
+use crate::sys::plain_file::{self, Links};
 use crate::systemd::{ServiceManager, SystemdError, Unit};
 
 /// Where systemd looks for units and drop-ins that last until the next boot.
@@ -25,6 +26,9 @@ pub const RUNTIME_UNITS: &str = "/run/systemd/system";
 
 /// The file's name.
 pub const DROP_IN: &str = "zz-digestfix-hold.conf";
+
+/// The most that is read of a drop-in, in bytes.
+const MAX_DROP_IN: u64 = 64 * 1024;
 
 /// Few processes have this many descriptors, so the path does not come to
 /// life again with another process of the same ID.
@@ -230,7 +234,8 @@ impl Hold {
 #[must_use]
 pub fn seen(runtime_units: &Path, unit: &str) -> Option<(PathBuf, bool)> {
     let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
-    let text = fs::read_to_string(&drop_in).ok()?;
+    let bytes = plain_file::read(&drop_in, Links::Followed, MAX_DROP_IN).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
     let held = text
         .lines()
         .filter_map(|line| line.strip_prefix("AssertPathExists=!"))

@@ -13,7 +13,8 @@ use crate::data_root::{ImageDir, ReadError};
 use crate::digest::Digest;
 use crate::directory;
 use crate::journal::{Journal, Phase, hash};
-use crate::store::Store;
+use crate::store::{self, Store};
+use crate::sys::plain_file::{self, Links};
 use crate::transaction::exchange::{FileError, write_new};
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress, Step};
@@ -72,7 +73,7 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
     }
     let own = beside(&images.store_path(), &journal.id);
     // What is to be a backup is a whole store, and was in use.
-    if let Ok(bytes) = fs::read(&own) {
+    if let Ok(bytes) = plain_file::read(&own, Links::Refused, store::MAX_BYTES + 1) {
         let is_backup = journal.phase == Phase::Stopping
             && hash(&bytes) != journal.references.after
             && Store::parse(bytes).is_ok();
@@ -112,10 +113,7 @@ fn finish_exchange(live: &Path, own: &Path) -> Result<(), FileError> {
 }
 
 fn read(path: &Path, wanted: &Digest) -> Option<Vec<u8>> {
-    let is_plain = path
-        .symlink_metadata()
-        .is_ok_and(|metadata| metadata.is_file());
-    let bytes = is_plain.then(|| fs::read(path).ok()).flatten()?;
+    let bytes = plain_file::read(path, Links::Refused, store::MAX_BYTES + 1).ok()?;
     (hash(&bytes) == *wanted && Store::parse(bytes.as_slice()).is_ok()).then_some(bytes)
 }
 

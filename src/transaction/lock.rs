@@ -11,6 +11,7 @@ use nix::fcntl::OFlag;
 
 use crate::data_root::user_of;
 use crate::directory;
+use crate::sys::plain_file::{self, Links, PlainFileError};
 
 /// The directory in a data root that digestfix keeps its own files in.
 pub const STATE_DIR: &str = "digestfix";
@@ -101,6 +102,14 @@ impl RootLock {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed(error)),
         }
+        plain_file::refuse_link(&own).map_err(|error| LockError::Io {
+            path: own.clone(),
+            error,
+        })?;
+        // To open a device may do something.
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            return Err(failed(PlainFileError::NotPlain.into()));
+        }
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -156,7 +165,7 @@ impl Drop for RootLock {
 pub fn seen_at_work(data_root: &Path) -> Option<String> {
     let path = data_root.join(STATE_DIR).join(LOCK_FILE);
     let pid = user_of(&path)?;
-    let text = File::open(&path).map(|mut file| holder(&mut file));
+    let text = plain_file::open(&path, Links::Refused).map(|mut file| holder(&mut file));
     let known = text.ok().filter(|text| text.starts_with("process "));
     Some(known.unwrap_or_else(|| format!("process {pid}")))
 }

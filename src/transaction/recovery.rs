@@ -48,6 +48,9 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     let references = leftovers::mend(journal, images, lock, progress);
     // Once Docker runs, its clients change the references as well.
     end_records(Some(&journal.id), lock, progress);
+    // Docker is started next, and its configuration put back after that: the
+    // directory of daemon.json may have to go.
+    reserve::sweep(lock.data_root(), &daemon.writes_at_start());
     let problems = if journal.is_of_another_boot() {
         after_a_boot(journal, lock, daemon, progress).await?
     } else {
@@ -55,8 +58,6 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     };
     references?;
     leftovers::remove(journal, images);
-    // A run that was killed before it stopped Docker held it as well.
-    reserve::sweep(lock.data_root(), &daemon.writes_at_start());
     end(lock, progress)?;
     unfinished::remove(daemon.unfinished, &journal.id, lock)?;
     // One that has tried in vain is over, and is not worth a word.
@@ -72,7 +73,6 @@ async fn bring_back<M: ServiceManager, E: Engine>(
 ) -> Result<Vec<String>, Failure> {
     let mut switch = switch(journal);
     if journal.running && daemon.has_ended().await? {
-        reserve::sweep(lock.data_root(), &daemon.writes_at_start());
         if journal.live_restore_by_file || switch.is_some() {
             let config_file = &daemon.host.config_file;
             ensure_on(&mut switch, config_file, journal, lock, progress)?;

@@ -259,7 +259,7 @@ fn records_of_somebody_elses() {
     for (name, why) in [
         ("newer", "of version 9"),
         ("x", "another transaction"),
-        ("link", "symbolic link"),
+        ("link", "not a plain file"),
     ] {
         let line = listed
             .stderr

@@ -1,0 +1,3 @@
+//! The system's own calls, each done in one place.
+
+pub(crate) mod plain_file;

@@ -1,0 +1,213 @@
+//! Plain file: the one opener of files in places where others may have put anything.
+//!
+//! A device may act when it is opened, a pipe keeps its reader waiting, and a link
+//! may lead anywhere. So a path is opened as a mere handle first (`O_PATH` in
+//! `open(2)`), which touches nothing; the handle tells what is there, and only a
+//! plain file is then opened through it. What another process puts in its place
+//! meanwhile is never opened.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+/// Which links lead to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links<'a> {
+    /// None: the last part of the path is the file itself.
+    Refused,
+    /// All of them.
+    Followed,
+    /// Those that stay below this directory, which is given as it really is.
+    Beneath(&'a Path),
+}
+
+/// Why a file is not opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlainFileError {
+    /// It is a link that is not followed, a pipe, a device or a directory.
+    #[error("it is not a plain file")]
+    NotPlain,
+    /// A link leads out of the directory.
+    #[error("it is a link that leads out of the directory")]
+    Outside,
+    /// The file system refuses, or there is no such file.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<PlainFileError> for io::Error {
+    fn from(error: PlainFileError) -> Self {
+        match error {
+            PlainFileError::Io(error) => error,
+            other => Self::other(other.to_string()),
+        }
+    }
+}
+
+impl PlainFileError {
+    /// There is no such file.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Opens a plain file to be read.
+///
+/// # Errors
+/// [`PlainFileError`]: nothing was opened then.
+pub(crate) fn open(path: &Path, links: Links<'_>) -> Result<File, PlainFileError> {
+    let mut flags = OFlag::O_PATH;
+    if links == Links::Refused {
+        flags |= OFlag::O_NOFOLLOW;
+    }
+    let handle = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)?;
+    let found = handle.metadata()?;
+    if let Links::Beneath(directory) = links
+        && !place_of(&handle)?.starts_with(directory)
+    {
+        return Err(PlainFileError::Outside);
+    }
+    if !found.is_file() {
+        return Err(PlainFileError::NotPlain);
+    }
+    // A lease of another process could make an open wait.
+    let mut reopened = OpenOptions::new();
+    reopened.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    match reopened.open(by_handle(&handle)) {
+        // Without /proc, by its path: then what is opened has to be the same file.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = reopened.open(path)?;
+            let opened = file.metadata()?;
+            match (opened.dev(), opened.ino()) == (found.dev(), found.ino()) {
+                true => Ok(file),
+                false => Err(PlainFileError::NotPlain),
+            }
+        }
+        opened => Ok(opened?),
+    }
+}
+
+/// The beginning of a plain file, up to so many bytes.
+///
+/// # Errors
+/// As [`open`], and where the file system refuses.
+pub(crate) fn read(path: &Path, links: Links<'_>, at_most: u64) -> Result<Vec<u8>, PlainFileError> {
+    let mut bytes = Vec::new();
+    open(path, links)?.take(at_most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A plain file with no more than so many bytes; none where there is none.
+///
+/// # Errors
+/// As [`read`], and where the file is larger.
+pub(crate) fn read_whole(
+    path: &Path,
+    links: Links<'_>,
+    at_most: u64,
+) -> io::Result<Option<Vec<u8>>> {
+    match read(path, links, at_most.saturating_add(1)) {
+        Ok(bytes) if bytes.len() as u64 > at_most => Err(io::Error::from(Errno::EFBIG)),
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Refuses a link where a directory of the data root should be: it could lead from a
+/// disk that was brought along into the system that runs.
+///
+/// # Errors
+/// When it is a link.
+pub(crate) fn refuse_link(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_symlink() => Err(io::Error::other(
+            "it is a link, and digestfix follows none below a data root (a bind mount does the same)",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn by_handle(handle: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+}
+
+fn place_of(handle: &File) -> io::Result<PathBuf> {
+    fs::read_link(by_handle(handle))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn only_a_plain_file_is_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::write(at("file"), "text").unwrap();
+        symlink("file", at("link")).unwrap();
+        symlink("/dev/zero", at("zero")).unwrap();
+        mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        assert_eq!(read(&at("file"), Links::Refused, 9).unwrap(), b"text");
+        assert_eq!(read(&at("file"), Links::Refused, 2).unwrap(), b"te");
+        assert_eq!(read(&at("link"), Links::Followed, 9).unwrap(), b"text");
+        for links in [Links::Refused, Links::Followed] {
+            for odd in ["fifo", "socket", "zero", "."] {
+                let refused = open(&at(odd), links).unwrap_err();
+                assert!(
+                    matches!(refused, PlainFileError::NotPlain),
+                    "{odd}: {refused}"
+                );
+            }
+        }
+        let refused = open(&at("link"), Links::Refused).unwrap_err();
+        assert!(matches!(refused, PlainFileError::NotPlain), "{refused}");
+        assert!(open(&at("none"), Links::Followed).unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn a_link_may_stay_below_its_directory_and_not_leave_it() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("inner");
+        fs::create_dir_all(inner.join("..data")).unwrap();
+        fs::write(inner.join("..data/a.yaml"), "in").unwrap();
+        fs::write(root.path().join("secret"), "out").unwrap();
+        symlink("..data/a.yaml", inner.join("a.yaml")).unwrap();
+        symlink("../secret", inner.join("b.yaml")).unwrap();
+        symlink("..", inner.join("up")).unwrap();
+        let inner = inner.canonicalize().unwrap();
+        let beneath = Links::Beneath(&inner);
+        assert_eq!(read(&inner.join("a.yaml"), beneath, 9).unwrap(), b"in");
+        for out in ["b.yaml", "up/secret"] {
+            let refused = open(&inner.join(out), beneath).unwrap_err();
+            assert!(matches!(refused, PlainFileError::Outside), "{out}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_cut_off() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        assert_eq!(read_whole(&path, Links::Followed, 4).unwrap(), None);
+        fs::write(&path, "text").unwrap();
+        let whole = read_whole(&path, Links::Followed, 4).unwrap();
+        assert_eq!(whole.as_deref(), Some(&b"text"[..]));
+        read_whole(&path, Links::Followed, 3).unwrap_err();
+    }
+}
