@@ -98,7 +98,7 @@ exit_code:
     - digestfix's exit code.
     - V(0) done, or nothing to do; V(1) failed, and the host is as it was found; V(2) usage; V(3) refused, nothing
       was touched; V(4) changes are pending, or none of the claims could be applied (in check mode; C(changed) tells
-      them apart); V(5) the host could not be restored; V(6) done, but a
+      them apart); V(5) not all of the host is as it should be; V(6) done, but a
       container is not what it was.
   returned: always
   type: int
