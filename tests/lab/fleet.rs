@@ -534,6 +534,9 @@ fn swarm(manager: &Machine, node: &Machine) -> String {
         "-m",
         "-n",
         "--",
+        // The path of the host's programs leads nowhere in a machine.
+        "/usr/bin/env",
+        "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
         "ip",
         "link",
         "add",
