@@ -40,7 +40,7 @@ pub use glance::{Glance, Unclear};
 pub use image_dir::is_driver_name;
 pub use next_store::{Stopped, Unsure};
 pub use settle::Finding;
-pub use startable::{Doubt, Start, Startable};
+pub use startable::{DOCKERD, Doubt, Start, Startable, program};
 
 use daemon::{
     DEFAULT_CONFIG_FILE, command_line, config_file, find_daemon, finding, read_config, unit_name,

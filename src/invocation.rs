@@ -58,8 +58,8 @@ impl Invocation {
     }
 
     /// A text with each of its commands as it has to be typed here: by sudo where
-    /// that was used, and with the options that were given for the host, but for
-    /// those that it has by itself.
+    /// that was used, and with the options that were given for the host. An option
+    /// that the command names already is not repeated.
     #[must_use]
     pub fn in_full<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if (self.options.is_empty() && !self.by_sudo) || !text.contains(PROGRAM) {

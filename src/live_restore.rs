@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 
 use crate::engine::Info;
-use crate::host::{AUTHORIZATION, Managed};
+use crate::host::{AUTHORIZATION, DOCKERD, Managed, program};
 
 /// Whether running containers outlive a stop of Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,18 +134,13 @@ fn hindrance(host: &Managed, engine: &Info) -> Option<Hindrance> {
 /// Why Docker cannot be told of a daemon.json that is another for the moment.
 pub(crate) fn reload_hindrance(host: &Managed) -> Option<Hindrance> {
     let program = program(host.service.main_pid);
-    if program != "dockerd" {
+    if program != DOCKERD {
         return Some(Hindrance::NotDockerd {
             unit: host.unit.id.clone(),
             program,
         });
     }
     unwritable(&host.config_file)
-}
-
-fn program(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm"))
-        .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())
 }
 
 /// The file is replaced in its directory, so that is what must be writable; or

@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, umask};
 use tracing::level_filters::LevelFilter;
 
 /// Every file and directory is made with a mode of its own, and none of these modes
-/// has a bit that this takes away. A mode that is forgotten lets nobody else write.
+/// has a bit that this takes away. Without a mode of its own, only its owner may write it.
 const UMASK: Mode = Mode::S_IWGRP.union(Mode::S_IWOTH);
 
 fn main() -> ExitCode {

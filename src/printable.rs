@@ -56,6 +56,27 @@ pub fn to_json(writer: impl io::Write, value: &impl Serialize) -> serde_json::Re
     ))
 }
 
+/// Writes a part of a JSON string, with some characters as `\uXXXX`.
+pub(crate) fn write_escaped(
+    writer: &mut (impl io::Write + ?Sized),
+    fragment: &str,
+    is_special: impl Fn(char) -> bool,
+) -> io::Result<()> {
+    let mut rest = fragment;
+    while let Some(at) = rest.find(&is_special) {
+        let (plain, special) = rest.split_at(at);
+        writer.write_all(plain.as_bytes())?;
+        let mut characters = special.chars();
+        if let Some(character) = characters.next() {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+        }
+        rest = characters.as_str();
+    }
+    writer.write_all(rest.as_bytes())
+}
+
 /// serde_json's layout.
 struct Json(PrettyFormatter<'static>);
 
@@ -65,19 +86,7 @@ impl Formatter for Json {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(at) = rest.find(|character| !is_printable(character)) {
-            let (plain, special) = rest.split_at(at);
-            writer.write_all(plain.as_bytes())?;
-            let mut characters = special.chars();
-            if let Some(character) = characters.next() {
-                for unit in character.encode_utf16(&mut [0; 2]) {
-                    write!(writer, "\\u{unit:04x}")?;
-                }
-            }
-            rest = characters.as_str();
-        }
-        writer.write_all(rest.as_bytes())
+        write_escaped(writer, fragment, |character| !is_printable(character))
     }
 
     fn begin_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {

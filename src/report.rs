@@ -4,10 +4,10 @@
 //! Nothing here fails and nothing here panics, so that a closed terminal
 //! cannot stop a transaction half-way.
 
+use std::io;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use std::{io, mem};
 
 use crate::cli::OutputArgs;
 use crate::container::Change;
@@ -251,22 +251,19 @@ impl Report {
     /// The references, and what the model does not understand.
     pub fn status(&mut self, rows: impl Rows + 'static, unknown_keys: &[String]) {
         self.say_host();
-        if self.is_read() {
-            let mut lines = String::new();
-            table(&rows, self.room(), |line| {
-                lines += &line.render(self.stdout.colours);
-                lines.push('\n');
-                if lines.len() >= PIECE {
-                    self.output.write(Stream::Stdout, mem::take(&mut lines));
-                }
-            });
-            self.output.write(Stream::Stdout, lines);
-        }
         let (mut without, mut notes) = (0_usize, Vec::new());
-        rows.each(&mut |row| {
-            without += usize::from(row.state == State::NoDigest);
-            notes.extend(row.note.clone());
-        });
+        if self.is_read() {
+            let mut lines = BufWriter::with_capacity(PIECE, Pieces(&self.output));
+            table(&rows, self.room(), |line| {
+                // The output takes all of it.
+                let _ = writeln!(lines, "{}", line.render(self.stdout.colours));
+            });
+            let _ = lines.flush();
+            rows.each(&mut |row| {
+                without += usize::from(row.state == State::NoDigest);
+                notes.extend(row.note.clone());
+            });
+        }
         if without > 0 {
             self.conclude(&format!(
                 "{without} without a digest. To give one back: digestfix apply NAME:TAG@sha256:HEX"

@@ -87,18 +87,6 @@ pub const fn held_elsewhere() -> u64 {
     ELSEWHERE * PARTS.len() as u64
 }
 
-/// The inodes that are held on the file system of a data root.
-#[must_use]
-pub fn held_inodes(data_root: &Path) -> u64 {
-    in_all(files(data_root))
-}
-
-/// The inodes that are held on each other file system.
-#[must_use]
-pub const fn held_inodes_elsewhere() -> u64 {
-    in_all(FILES)
-}
-
 /// The files, the directories of the parts, and the one that these are in.
 const fn in_all(files: u64) -> u64 {
     (files + 1) * PARTS.len() as u64 + 1
@@ -171,11 +159,10 @@ impl Reserve {
         }
     }
 
-    /// Frees all of it.
+    /// Frees all of it. What does not go is tried once more by the next call.
     pub fn free(&mut self) {
-        for directory in self.directories.drain(..) {
-            let _ = remove(&directory);
-        }
+        self.directories
+            .retain(|directory| remove(directory).is_err());
     }
 }
 
@@ -319,6 +306,21 @@ mod tests {
         }
         assert!(directory.exists());
         sweep(root.path(), &[]);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn what_does_not_go_at_once_is_tried_again() {
+        let root = data_root();
+        let mut reserve = Reserve::hold(root.path(), &[]).unwrap();
+        let directory = root.path().join(STATE_DIR).join(NAME);
+        let aside = root.path().join("aside");
+        fs::rename(&directory, &aside).unwrap();
+        fs::write(&directory, "what no directory is").unwrap();
+        reserve.free();
+        fs::remove_file(&directory).unwrap();
+        fs::rename(&aside, &directory).unwrap();
+        drop(reserve);
         assert!(!directory.exists());
     }
 

@@ -290,9 +290,11 @@ fn read_path(path: &Path, harvest: &mut Harvest) -> Result<(), SourceError> {
 /// A directory in one of the forms that hold images.
 fn read_as_image(path: &Path, place: &str, harvest: &mut Harvest) -> Result<bool, Problem> {
     if path.join("index.json").is_file() && path.join("blobs").is_dir() {
-        layout::read_layout(&mut LayoutDir(path), place, harvest)?;
+        let real = path.canonicalize()?;
+        layout::read_layout(&mut LayoutDir(&real), place, harvest)?;
     } else if path.join("manifest.json").is_file() && path.join("version").is_file() {
-        layout::read_skopeo_dir(&mut SkopeoDir(path), place, harvest)?;
+        let real = path.canonicalize()?;
+        layout::read_skopeo_dir(&mut SkopeoDir(&real), place, harvest)?;
     } else {
         return Ok(false);
     }

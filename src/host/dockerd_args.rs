@@ -16,6 +16,8 @@ pub struct DockerdArgs {
     pub config_file: Option<String>,
     /// `--userns-remap`.
     pub userns_remap: Option<String>,
+    /// `--exec-root`.
+    pub exec_root: Option<String>,
     /// `--host`, `-H`, in their order.
     pub hosts: Vec<String>,
     /// `--live-restore`, when it is there.
@@ -77,6 +79,7 @@ impl DockerdArgs {
                     | "-s"
                     | "--config-file"
                     | "--userns-remap"
+                    | "--exec-root"
                     | "--feature"
                     | "--host"
                     | "-H"
@@ -92,6 +95,7 @@ impl DockerdArgs {
                 "--storage-driver" | "-s" => found.driver = Some(value),
                 "--config-file" => found.config_file = Some(value),
                 "--userns-remap" => found.userns_remap = Some(value),
+                "--exec-root" => found.exec_root = Some(value),
                 "--feature" => found.features.push(value),
                 _ => found.hosts.push(value),
             }
@@ -205,6 +209,14 @@ mod tests {
             "set, if only to false: dockerd minds"
         );
         assert!(args.containerd_image_store());
+    }
+
+    #[test]
+    fn where_sockets_and_processes_are_noted_is_known() {
+        for words in [&["--exec-root=/x"][..], &["--exec-root", "/x", "-D"]] {
+            let args = DockerdArgs::parse(words);
+            assert_eq!(args.exec_root.as_deref(), Some("/x"), "{words:?}");
+        }
     }
 
     #[test]

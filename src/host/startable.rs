@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::digest::Digest;
 use crate::host::daemon_json::DaemonJson;
-use crate::host::dockerd_args::AUTHORIZATION;
+use crate::host::dockerd_args::{AUTHORIZATION, DockerdArgs};
 use crate::host::engine_start::{EngineStart, PID_FILE, PROC};
 use crate::host::{DEFAULT_CONFIG_FILE, Managed};
 use crate::systemd::ServiceManager;
@@ -37,16 +37,10 @@ impl Start {
     /// Where dockerd keeps what lasts until the next boot (`--exec-root`).
     #[must_use]
     pub fn exec_root(&self) -> PathBuf {
-        const FLAG: &str = "--exec-root";
-        let mut words = self.command.iter().map(String::as_str);
-        let flag = words.find_map(|word| match word.strip_prefix(FLAG) {
-            Some("") => Some(None),
-            Some(rest) => rest.strip_prefix('=').map(Some),
-            None => None,
-        });
-        let flag = flag.and_then(|value| value.or_else(|| words.next()));
+        let words = self.command.get(1..).unwrap_or_default();
+        let flag = DockerdArgs::parse(words).exec_root;
         let member = self.config.members.get("exec-root");
-        let value = flag.or_else(|| member.and_then(|value| value.as_str()));
+        let value = flag.as_deref().or_else(|| member?.as_str());
         value.unwrap_or("/var/run/docker").into()
     }
 }
@@ -59,7 +53,7 @@ pub struct Startable {
     /// The running dockerd has to read its configuration file, and to be seen
     /// taking it, before Docker is stopped.
     pub needs_reload: bool,
-    /// The configuration file that this is about; none when nobody looked.
+    /// The configuration file that this is about. None before it is checked.
     pub checked: Option<Checked>,
 }
 
@@ -86,7 +80,7 @@ pub enum Doubt {
     /// There is nothing to start.
     #[error("there is no {} any more", .0.display())]
     NoProgram(PathBuf),
-    /// Files of the unit, which nobody can check.
+    /// Files of the unit. Nothing can check them.
     #[error("changed after dockerd started: {}", paths(.0))]
     Unit(Vec<PathBuf>),
     /// Settings that only a start checks.
@@ -101,7 +95,7 @@ pub enum Doubt {
         /// The settings.
         settings: Vec<String>,
     },
-    /// A configuration file that nobody can check.
+    /// A configuration file that nothing can check.
     #[error("{} changed after dockerd started, and cannot be checked: {why}", path.display())]
     Configuration {
         /// The configuration file.
@@ -272,6 +266,16 @@ fn has_changed(path: &Path, start: Option<&EngineStart>) -> bool {
         .any(|file| start.is_none_or(|start| !start.comes_after_change_of(file)))
 }
 
+/// The name of dockerd's process.
+pub const DOCKERD: &str = "dockerd";
+
+/// The name of a process, as the kernel has it (`proc_pid_comm(5)`).
+#[must_use]
+pub fn program(pid: u32) -> String {
+    fs::read_to_string(format!("{PROC}/{pid}/comm"))
+        .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())
+}
+
 /// Why the running dockerd cannot be asked whether it takes the file.
 fn no_reload(host: &Managed) -> Option<String> {
     if (host.undone_by_reload.iter()).any(|option| option == AUTHORIZATION) {
@@ -282,8 +286,7 @@ fn no_reload(host: &Managed) -> Option<String> {
                    \"userland-proxy-path\", and start with it";
         return Some(why.to_owned());
     }
-    let name = fs::read_to_string(format!("{PROC}/{}/comm", host.service.main_pid));
-    if name.is_ok_and(|name| name.trim_end() == "dockerd") {
+    if program(host.service.main_pid) == DOCKERD {
         return None;
     }
     Some(format!(
@@ -295,11 +298,11 @@ fn no_reload(host: &Managed) -> Option<String> {
 /// Who checks a setting as a start does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ToldBy {
-    /// `--validate`, or where there is none a reload.
+    /// `--validate`. A dockerd without that option: a reload.
     Validate,
     /// A reload.
     Reload,
-    /// Nobody.
+    /// Only a start.
     Start,
 }
 

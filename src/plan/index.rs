@@ -72,21 +72,20 @@ pub(super) fn with_parts_here(store: &Store, request: &Request) -> Option<Reques
             parts.entry(&child.digest).or_default().push(index);
         }
     }
-    if parts.is_empty() {
+    let digests = parts.keys().map(ToString::to_string).collect();
+    let here = store.entries_with(&digests);
+    let here: Vec<_> = here.filter_map(|entry| entry.meaning().ok()).collect();
+    if here.is_empty() {
         return None;
     }
     let mut informed = request.clone();
-    for (reference, image) in store.entries().filter_map(|entry| entry.meaning().ok()) {
-        for index in reference
-            .digest()
-            .and_then(|digest| parts.get(digest))
-            .into_iter()
-            .flatten()
-        {
-            let origin = format!("this host's references, by {reference}");
+    for (reference, image) in here {
+        let indexes = reference.digest().and_then(|digest| parts.get(digest));
+        let origin = format!("this host's references, by {reference}");
+        for index in indexes.into_iter().flatten() {
             informed
                 .evidence
-                .add_part_here((*index).clone(), image.clone(), origin);
+                .add_part_here((*index).clone(), image.clone(), origin.clone());
         }
     }
     Some(informed)

@@ -18,6 +18,7 @@ use serde_json::ser::Formatter;
 
 use super::file::{File, TopLevel};
 use super::{REPOSITORIES, Store};
+use crate::printable::write_escaped;
 
 /// A store's file as it would be written.
 #[derive(Debug)]
@@ -159,16 +160,8 @@ impl Formatter for GoFormatter {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(at) = rest.find(['<', '>', '&', '\u{2028}', '\u{2029}']) {
-            let (plain, special) = rest.split_at(at);
-            writer.write_all(plain.as_bytes())?;
-            let mut characters = special.chars();
-            if let Some(character) = characters.next() {
-                write!(writer, "\\u{:04x}", u32::from(character))?;
-            }
-            rest = characters.as_str();
-        }
-        writer.write_all(rest.as_bytes())
+        write_escaped(writer, fragment, |character| {
+            matches!(character, '<' | '>' | '&' | '\u{2028}' | '\u{2029}')
+        })
     }
 }

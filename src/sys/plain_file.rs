@@ -71,7 +71,7 @@ pub(crate) fn open(path: &Path, links: Links<'_>) -> Result<File, PlainFileError
         .open(path)?;
     let found = handle.metadata()?;
     if let Links::Beneath(directory) = links
-        && !place_of(&handle)?.starts_with(directory)
+        && !place_of(&handle, path)?.starts_with(directory)
     {
         return Err(PlainFileError::Outside);
     }
@@ -140,8 +140,9 @@ fn by_handle(handle: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }
 
-fn place_of(handle: &File) -> io::Result<PathBuf> {
-    fs::read_link(by_handle(handle))
+/// Where the handle leads; without /proc, where its path does.
+fn place_of(handle: &File, path: &Path) -> io::Result<PathBuf> {
+    fs::read_link(by_handle(handle)).or_else(|_| path.canonicalize())
 }
 
 #[cfg(test)]

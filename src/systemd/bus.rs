@@ -170,6 +170,34 @@ impl SystemBus {
         Ok(dict.into())
     }
 
+    /// Runs a transient service to its end. What systemd keeps of one that fails is
+    /// taken away.
+    async fn run_once(
+        &self,
+        name: &str,
+        properties: &[(&str, zbus::Variant<'_>)],
+        within: Duration,
+    ) -> Result<(), SystemdError> {
+        let path = self
+            .call(async |link| {
+                let manager = &link.manager;
+                manager
+                    .start_transient_unit(name, "fail", properties, &[])
+                    .await
+            })
+            .await?;
+        let job = Job {
+            verb: Verb::Start,
+            unit: name.to_owned(),
+            path,
+        };
+        let ran = self.wait(&job, within).await;
+        if ran.is_err() {
+            let _ = self.reset_failed(name).await;
+        }
+        ran
+    }
+
     async fn wait(&self, job: &Job, within: Duration) -> Result<(), SystemdError> {
         match timeout(within, self.result(job)).await {
             Ok(Ok(result)) if result == "done" || result == "skipped" => Ok(()),
@@ -424,27 +452,9 @@ impl ServiceManager for SystemBus {
         service: &Transient,
         input: BorrowedFd<'_>,
     ) -> Result<(), SystemdError> {
-        let name = &service.name;
-        let path = self
-            .call(async |link| {
-                let properties = transient::once(service, input);
-                let manager = &link.manager;
-                manager
-                    .start_transient_unit(name, "fail", &properties, &[])
-                    .await
-            })
-            .await?;
-        let job = Job {
-            verb: Verb::Start,
-            unit: name.clone(),
-            path,
-        };
-        let ran = self.wait(&job, transient::RUN_WITHIN).await;
-        if ran.is_err() {
-            // Nobody else would take away what is left of it.
-            let _ = self.reset_failed(name).await;
-        }
-        ran
+        let properties = transient::once(service, input);
+        self.run_once(&service.name, &properties, transient::RUN_WITHIN)
+            .await
     }
 
     async fn run_like(
@@ -453,27 +463,9 @@ impl ServiceManager for SystemBus {
         other: &Service,
         output: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError> {
-        let name = &service.name;
-        let path = self
-            .call(async |link| {
-                let properties = transient::like(service, other, output);
-                let manager = &link.manager;
-                manager
-                    .start_transient_unit(name, "fail", &properties, &[])
-                    .await
-            })
-            .await?;
-        let job = Job {
-            verb: Verb::Start,
-            unit: name.clone(),
-            path,
-        };
-        let ran = self.wait(&job, transient::LOOKED_WITHIN).await;
-        if ran.is_err() {
-            // Nobody else would take away what is left of it.
-            let _ = self.reset_failed(name).await;
-        }
-        match ran {
+        let properties = transient::like(service, other, output);
+        let ran = self.run_once(&service.name, &properties, transient::LOOKED_WITHIN);
+        match ran.await {
             Ok(()) => Ok(true),
             Err(SystemdError::Job { result, .. }) if result == "failed" => Ok(false),
             Err(error) => Err(error),

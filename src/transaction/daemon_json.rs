@@ -9,7 +9,7 @@
 //! way back it is told that live-restore is off first, and only then gets back a
 //! file that may not have it at all.
 //!
-//! What somebody else puts in place meanwhile is theirs: it becomes the file
+//! A file that another process puts in place meanwhile stays: it becomes the file
 //! that is put back.
 
 use std::fs;
