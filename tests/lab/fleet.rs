@@ -106,7 +106,7 @@ impl Fleet {
             machine.sh("mkdir -p /run/sshd; mkdir -p -m 700 /root/.ssh");
             machine.write("/root/.ssh/authorized_keys", &public);
             let door = format!(
-                "-o ProxyCommand='nsenter -t {} -m -u -i -n -p -r -- /usr/sbin/sshd -i' \
+                "-o ProxyCommand='nsenter -t {} -m -u -i -n -p -r -w -- /usr/sbin/sshd -i' \
                  -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
                 machine.init()
             );
@@ -533,6 +533,8 @@ fn swarm(manager: &Machine, node: &Machine) -> String {
         manager.init(),
         "-m",
         "-n",
+        "-r",
+        "-w",
         "--",
         // The path of the host's programs leads nowhere in a machine.
         "/usr/bin/env",
