@@ -143,6 +143,8 @@ enum Stop {
     OnlineRecovery(Failure),
     #[error(transparent)]
     Notice(#[from] NoticeError),
+    #[error("{0}")]
+    Gone(String),
     #[error("signals cannot be listened for: {0}")]
     Signals(io::Error),
 }

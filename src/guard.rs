@@ -1,4 +1,4 @@
-//! Somebody who is left when a run is killed: a transient unit that waits for
+//! Somebody who is left when a run is killed: a unit that waits for
 //! the lock on the data root, which the kernel releases with the process that
 //! has it, and then brings an unfinished transaction to an end.
 //!
@@ -7,13 +7,16 @@
 //! it again when it is killed itself.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, io};
 
-use crate::systemd::{ServiceManager, SystemdError, Transient};
+use tokio::time::{Instant, sleep};
+
+use crate::systemd::{OwnService, ServiceManager, SystemdError};
 
 /// It has nothing to wait for when it is told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -53,21 +56,13 @@ impl Guard {
             encoded(data_root),
             id.to_owned(),
         ];
-        let service = Transient {
+        let service = OwnService {
             name: unit.clone(),
             description: format!("Bring Docker back if digestfix ({id}) is killed"),
             command: words.into(),
         };
-        let started = manager.start_transient(&service).await;
-        let guard = Self { unit };
-        if let Err(error) = started {
-            // systemd would go on trying. The first error is the one to tell.
-            let unit = guard.unit.clone();
-            let _ = guard.end(manager).await;
-            let _ = manager.reset_failed(&unit).await;
-            return Err(error.into());
-        }
-        Ok(guard)
+        manager.start_lasting(&service).await?;
+        Ok(Self { unit })
     }
 
     /// Its unit.
@@ -81,8 +76,47 @@ impl Guard {
     /// # Errors
     /// When systemd does not stop it; it will find nothing to do.
     pub async fn end(self, manager: &impl ServiceManager) -> Result<(), SystemdError> {
-        manager.stop(&self.unit, &[], STOP_WITHIN).await
+        manager.stop(&self.unit, &[], STOP_WITHIN).await?;
+        manager.forget_lasting(&self.unit).await
     }
+}
+
+/// The longest pause between two attempts.
+pub const MOST: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether there is anything left to try.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Tries until it succeeds, with pauses that grow to [`MOST`]. A pause ends when
+/// the run has come to its end by other means. Each reason is told once.
+pub async fn try_until_done<T, E: fmt::Display>(
+    mut attempt: impl AsyncFnMut(u32) -> Result<T, E>,
+    mut tell: impl FnMut(E),
+    is_over: impl Fn() -> bool,
+) -> T {
+    let mut told = None;
+    let mut failures = 0;
+    loop {
+        let error = match attempt(failures).await {
+            Ok(done) => return done,
+            Err(error) => error,
+        };
+        let reason = error.to_string();
+        if told.as_ref() != Some(&reason) {
+            tell(error);
+            told = Some(reason);
+        }
+        let until = Instant::now() + pause(failures);
+        let was_over = is_over();
+        while Instant::now() < until && is_over() == was_over {
+            sleep(LOOK).await;
+        }
+        failures += 1;
+    }
+}
+
+fn pause(failures: u32) -> Duration {
+    MOST.min(LOOK * 2_u32.saturating_pow(failures))
 }
 
 /// Has a shutdown wait until what this gives is dropped.
@@ -138,7 +172,53 @@ pub fn unit(id: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_minute() {
+        let seconds: Vec<u64> = (0..9).map(|failures| pause(failures).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(pause(u32::MAX), MOST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_tries_until_it_succeeds_and_tells_each_reason_once() {
+        let told = RefCell::new(Vec::new());
+        let begun = Instant::now();
+        let attempt = async |failures| match failures {
+            0..100 => Err("no space"),
+            100..1000 => Err("no systemd"),
+            _ => Ok(failures),
+        };
+        let done = try_until_done(attempt, |error| told.borrow_mut().push(error), || false);
+        assert_eq!(done.await, 1000);
+        assert_eq!(*told.borrow(), ["no space", "no systemd"]);
+        assert!(begun.elapsed() > MOST * 900);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_others_have_ended_is_seen_within_a_second() {
+        let ends = Instant::now() + Duration::from_secs(1000);
+        let is_over = || Instant::now() >= ends;
+        let attempt = async |_| if is_over() { Ok(()) } else { Err("no space") };
+        try_until_done(attempt, |_| {}, is_over).await;
+        assert!(ends.elapsed() <= LOOK);
+    }
+
+    /// What is over and fails all the same is no reason to be busy.
+    #[tokio::test(start_paused = true)]
+    async fn it_pauses_where_no_notice_is_left() {
+        let attempts = Cell::new(0);
+        let begun = Instant::now();
+        let attempt = async |failures| {
+            attempts.set(failures);
+            if failures < 20 { Err("odd") } else { Ok(()) }
+        };
+        try_until_done(attempt, |_| {}, || true).await;
+        assert!(begun.elapsed() > MOST * 12);
+    }
 
     #[test]
     fn a_path_is_handed_over_with_nothing_to_expand() {

@@ -17,7 +17,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::systemd::{ServiceManager, Transient};
+use crate::systemd::{OwnService, ServiceManager};
 
 /// What is read of an error, in bytes.
 const MAX_ERROR: usize = 1024;
@@ -39,7 +39,7 @@ pub async fn ask(
     let (own, theirs) = UnixDatagram::pair()?;
     own.set_nonblocking(true)?;
     let program = env::current_exe()?.to_string_lossy().into_owned();
-    let service = Transient {
+    let service = OwnService {
         name: name.to_owned(),
         description,
         command: [program].into_iter().chain(words).collect(),

@@ -20,8 +20,6 @@ use crate::online::work::Pin;
 use crate::state_file;
 use crate::transaction::lock::RootLock;
 
-mod left;
-
 const FILE_NAME: &str = "journal.json";
 
 /// The version of the format.

@@ -60,9 +60,54 @@ const PARTS: [&str; 2] = ["1", "2"];
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// The bytes that one start of Docker needs on the file system of its data root.
+/// What is held in one directory, or is to be free there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The directory.
+    pub path: PathBuf,
+    /// Bytes.
+    pub bytes: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
+
+/// What is held for starts of Docker, once for each file system: that of the data
+/// root, and those of the other directories that are there.
 #[must_use]
-pub fn needed_by_a_start(data_root: &Path) -> u64 {
+pub fn needs(data_root: &Path, others: &[PathBuf]) -> Vec<Need> {
+    let own = (
+        data_root,
+        needed_by_a_start(data_root),
+        files(data_root),
+        data_root.join(STATE_DIR),
+    );
+    let others = others
+        .iter()
+        .map(|path| (path.as_path(), ELSEWHERE, FILES, path.clone()));
+    let mut devices = Vec::new();
+    let mut needs = Vec::new();
+    for (directory, bytes, files, path) in [own].into_iter().chain(others) {
+        let device = match fs::metadata(directory) {
+            Ok(found) if found.is_dir() => found.dev(),
+            _ => continue,
+        };
+        if devices.contains(&device) {
+            continue;
+        }
+        devices.push(device);
+        let parts = PARTS.len() as u64;
+        needs.push(Need {
+            path,
+            bytes: bytes.saturating_mul(parts),
+            // The files, the directories of the parts, and the one that these are in.
+            inodes: (files + 1) * parts + 1,
+        });
+    }
+    needs
+}
+
+/// The bytes that one start of Docker needs on the file system of its data root.
+fn needed_by_a_start(data_root: &Path) -> u64 {
     START.saturating_add(PER_CONTAINER.saturating_mul(containers(data_root)))
 }
 
@@ -75,37 +120,17 @@ fn files(data_root: &Path) -> u64 {
     FILES + FILES_PER_CONTAINER * containers(data_root).min(CONTAINERS_AT_ONCE)
 }
 
-/// The bytes that are held on that file system.
-#[must_use]
-pub fn held(data_root: &Path) -> u64 {
-    needed_by_a_start(data_root).saturating_mul(PARTS.len() as u64)
-}
-
-/// The bytes that are held on each other file system.
-#[must_use]
-pub const fn held_elsewhere() -> u64 {
-    ELSEWHERE * PARTS.len() as u64
-}
-
-/// The files, the directories of the parts, and the one that these are in.
-const fn in_all(files: u64) -> u64 {
-    (files + 1) * PARTS.len() as u64 + 1
-}
-
 /// A file system has no room for what a start of Docker writes.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the file system of {path} has no room to hold {needed} MiB and {inodes} inodes for the start of Docker: {error}",
-    path = path.display(),
-    needed = needed.div_ceil(MIB),
+    path = need.path.display(),
+    needed = need.bytes.div_ceil(MIB),
+    inodes = need.inodes,
 )]
 pub struct ReserveError {
-    /// The directory that Docker writes to.
-    pub path: PathBuf,
-    /// The bytes that are needed there.
-    pub needed: u64,
-    /// The inodes that are needed there.
-    pub inodes: u64,
+    /// What is needed.
+    pub need: Need,
     error: io::Error,
 }
 
@@ -124,29 +149,10 @@ impl Reserve {
     /// When a file system has no room; nothing is held then.
     pub fn hold(data_root: &Path, others: &[PathBuf]) -> Result<Self, ReserveError> {
         let mut reserve = Self::default();
-        let mut devices = Vec::new();
-        let own = (data_root.join(STATE_DIR), held(data_root), files(data_root));
-        let others = others
-            .iter()
-            .map(|path| (path.clone(), held_elsewhere(), FILES));
-        for (path, needed, files) in [own].into_iter().chain(others) {
-            let device = match fs::metadata(&path) {
-                Ok(found) if found.is_dir() => found.dev(),
-                _ => continue,
-            };
-            if devices.contains(&device) {
-                continue;
-            }
-            devices.push(device);
-            let directory = path.join(NAME);
+        for need in needs(data_root, others) {
+            let directory = need.path.join(NAME);
             reserve.directories.push(directory.clone());
-            let each = needed / PARTS.len() as u64;
-            fill(&directory, each, files).map_err(|error| ReserveError {
-                path,
-                needed,
-                inodes: in_all(files),
-                error,
-            })?;
+            fill(&directory, &need).map_err(|error| ReserveError { need, error })?;
         }
         Ok(reserve)
     }
@@ -187,7 +193,7 @@ fn remove(directory: &Path) -> io::Result<()> {
     }
 }
 
-fn fill(directory: &Path, each: u64, files: u64) -> io::Result<()> {
+fn fill(directory: &Path, need: &Need) -> io::Result<()> {
     remove(directory)?;
     let builder = || {
         let mut builder = DirBuilder::new();
@@ -195,6 +201,9 @@ fn fill(directory: &Path, each: u64, files: u64) -> io::Result<()> {
         builder
     };
     builder().create(directory)?;
+    let parts = PARTS.len() as u64;
+    let files = (need.inodes - 1) / parts - 1;
+    let each = need.bytes.div_ceil(parts * files);
     for part in PARTS {
         let part = directory.join(part);
         builder().create(&part)?;
@@ -204,7 +213,7 @@ fn fill(directory: &Path, each: u64, files: u64) -> io::Result<()> {
                 .create_new(true)
                 .mode(0o600)
                 .open(part.join(number.to_string()))?;
-            take(&file, each.div_ceil(files))?;
+            take(&file, each)?;
         }
     }
     Ok(())
@@ -279,6 +288,10 @@ mod tests {
                 }
             })
             .sum()
+    }
+
+    fn held(data_root: &Path) -> u64 {
+        needs(data_root, &[])[0].bytes
     }
 
     #[test]

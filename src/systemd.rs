@@ -1,14 +1,21 @@
 //! Units and jobs: the edge to systemd, and what it knows of a unit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 mod bus;
 pub mod journal;
+mod lasting;
 pub mod setting;
 
 pub use bus::SystemBus;
+pub use lasting::remove as forget_lasting;
+
+/// Where systemd looks for units and drop-ins that last until the next boot.
+pub const RUNTIME_UNITS: &str = "/run/systemd/system";
 
 /// systemd could not be asked, or said no.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +32,14 @@ pub enum SystemdError {
     /// systemd answered, and said no.
     #[error("systemd refused: {0}")]
     Refused(zbus::Error),
+    /// A unit's file cannot be written or removed.
+    #[error("{path}: {error}", path = path.display())]
+    UnitFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// A job ended otherwise than well.
     #[error("systemd's job to {verb} {unit} ended with {result:?} (see: journalctl -u {unit})")]
     Job {
@@ -151,9 +166,9 @@ pub struct QueuedJob {
     pub kind: String,
 }
 
-/// A service that is made over D-Bus, and gone when it has ended well.
+/// A service of digestfix's own, gone when it has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transient {
+pub struct OwnService {
     /// Its name.
     pub name: String,
     /// What it is for.
@@ -199,20 +214,23 @@ pub trait ServiceManager {
     /// Starts units, in the order given as far as systemd's own allows, and
     /// waits for each job.
     async fn start(&self, units: &[String], within: Duration) -> Result<(), SystemdError>;
-    /// Makes a service and waits until its program runs.
-    async fn start_transient(&self, service: &Transient) -> Result<(), SystemdError>;
-    /// Runs such a program once, with `input` as its standard input, and waits
+    /// Starts a service that outlives this process, and is started again however
+    /// often it fails. Waits until its program says that it is ready.
+    async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError>;
+    /// Removes what such a service was made of. It goes on until it ends.
+    async fn forget_lasting(&self, name: &str) -> Result<(), SystemdError>;
+    /// Runs a program once, with `input` as its standard input, and waits
     /// until it has ended well.
     async fn run_transient(
         &self,
-        service: &Transient,
+        service: &OwnService,
         input: BorrowedFd<'_>,
     ) -> Result<(), SystemdError>;
     /// Runs such a program once with the environment of another service, its
     /// output on `output`, and waits until it has ended: true when it ended well.
     async fn run_like(
         &self,
-        service: &Transient,
+        service: &OwnService,
         other: &Service,
         output: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError>;

@@ -36,6 +36,7 @@ pub mod daemon;
 pub mod daemon_json;
 pub mod exchange;
 pub mod hold;
+pub mod left;
 mod leftovers;
 mod live_restore;
 pub mod lock;
@@ -581,11 +582,7 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
             },
             Err(undo) => Outcome::Broken {
                 store: self.store_now(),
-                left: self
-                    .journal
-                    .as_ref()
-                    .map(Journal::may_be_left)
-                    .unwrap_or_default(),
+                left: self.journal.as_ref().map(left::left).unwrap_or_default(),
                 docker: match self.daemon {
                     Some(daemon) => Some(daemon.now().await),
                     None => None,

@@ -223,7 +223,7 @@ pub fn remove(unfinished: &Path, id: &str, lock: &RootLock) -> Result<(), Notice
     state_file::remove(&path, lock).map_err(|error| NoticeError { path, error })
 }
 
-fn path(unfinished: &Path, id: &str) -> PathBuf {
+pub(crate) fn path(unfinished: &Path, id: &str) -> PathBuf {
     unfinished.join(format!("{id}{SUFFIX}"))
 }
 

@@ -23,12 +23,13 @@ use crate::host::{
 use crate::invocation::Invocation;
 use crate::plan::{Plan, Request};
 use crate::report::{Exit, Report};
+use crate::reserve::{self, Need};
 use crate::retention;
 use crate::source::claims_dir;
 use crate::status::rows;
 use crate::store::Store;
-use crate::systemd::{ServiceManager, SystemBus};
-use crate::transaction::hold::RUNTIME_UNITS;
+use crate::systemd::{RUNTIME_UNITS, ServiceManager, SystemBus};
+use crate::transaction::daemon::writes_at_start;
 use crate::unfinished::UNFINISHED;
 
 /// There for as long as systemd is process 1 (`sd_booted(3)`).
@@ -162,17 +163,17 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
         unit: Some(unit),
         config_file: examined.config_file.as_deref(),
     };
-    let switched = disturbance.is_some_and(|found| found.switches_live_restore());
-    let mut places = vec![
-        (Path::new(UNFINISHED), disk::needed_elsewhere()),
-        (Path::new(RUNTIME_UNITS), disk::needed_elsewhere()),
-    ];
-    let directory = here.config_file.and_then(Path::parent);
-    places.extend(
-        directory
-            .filter(|_| switched)
-            .map(|one| (one, disk::needed_elsewhere())),
-    );
+    let switched = disturbance
+        .as_ref()
+        .is_some_and(|found| found.switches_live_restore());
+    let mut places = [UNFINISHED, RUNTIME_UNITS].map(Path::new).to_vec();
+    places.extend(here.config_file.and_then(Path::parent).filter(|_| switched));
+    let mut places: Vec<Need> = places.into_iter().map(disk::small_files).collect();
+    if let (Some(data_root), Some(managed)) = (here.data_root, &examined.managed)
+        && disturbance.as_ref().is_some_and(|found| found.running)
+    {
+        places.extend(reserve::needs(data_root, &writes_at_start(managed)));
+    }
     let store = match examined.containerd {
         true => ImageStore::Containerd,
         false => ImageStore::Own,
@@ -275,10 +276,10 @@ fn of_data_root(
     images: Option<&ImageDir>,
     store: ImageStore,
     here: Here<'_>,
-    places: &[(&Path, u64)],
+    places: &[Need],
 ) -> Vec<Finding> {
     let mut findings = interrupted::judge(&interrupted::look(here), here);
-    let mut places: Vec<(&Path, u64)> = places.to_vec();
+    let mut places = places.to_vec();
     let Some(images) = images else {
         let why = "the data root has to be found first";
         findings.push(Finding::not_seen(Check::References, why));
@@ -303,7 +304,7 @@ fn of_data_root(
         let why = "they are in containerd (see digestfix status)";
         findings.push(Finding::not_seen(Check::References, why));
         let state = history::directory(data_root);
-        places.push((state.as_path(), disk::needed_elsewhere()));
+        places.push(disk::small_files(&state));
         findings.extend(of_disk(&places));
         findings.extend(of_claims(None));
         return findings;
@@ -327,25 +328,32 @@ fn of_data_root(
         (None, _) => {}
     }
     let (directory, state) = (images.path(), history::directory(data_root));
-    let needed = disk::needed_beside(size);
-    places.extend([
-        (path.as_path(), 0),
-        (directory.as_path(), needed),
-        (state.as_path(), needed),
-    ]);
+    let beside = disk::beside(&directory, size);
+    // There at the same time as the reserve.
+    for place in &mut places {
+        if place.path.starts_with(data_root) {
+            place.bytes = place.bytes.saturating_add(beside.bytes);
+        }
+    }
+    let store_itself = Need {
+        path,
+        bytes: 0,
+        inodes: 0,
+    };
+    places.extend([store_itself, beside, disk::beside(&state, size)]);
     findings.extend(of_disk(&places));
     findings.extend(of_claims(store.as_ref().zip(ids.as_ref().ok())));
     findings
 }
 
-fn of_disk(places: &[(&Path, u64)]) -> Vec<Finding> {
+fn of_disk(places: &[Need]) -> Vec<Finding> {
     let (mut seen, mut findings) = (Vec::new(), Vec::new());
-    for (path, needed) in places {
-        match disk::look(path, *needed) {
+    for needed in places {
+        match disk::look(needed) {
             Ok(place) => seen.push(place),
             Err(error) => findings.push(Finding::problem(
                 Check::Disk,
-                format!("{}: {error}", path.display()),
+                format!("{}: {error}", needed.path.display()),
                 "dmesg | tail (a disk that fails, a file system that is away)",
             )),
         }

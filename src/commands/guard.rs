@@ -1,32 +1,112 @@
 //! `digestfix guard`, which [`crate::guard`] has systemd run beside an apply.
 
+use std::fmt;
+use std::path::Path;
+
+use sd_notify::NotifyState;
+
 use crate::cli::{GuardArgs, OutputArgs};
 use crate::commands::Stop;
 use crate::commands::recover::recover_run;
+use crate::guard;
 use crate::invocation::Invocation;
-use crate::report::{Exit, Report};
-use crate::transaction::lock::RootLock;
+use crate::report::{Exit, Problem, Report};
+use crate::systemd::{RUNTIME_UNITS, forget_lasting};
+use crate::transaction::lock::{RootLock, STATE_DIR};
 use crate::transaction::outcome::Progress;
+use crate::unfinished::{self, Notice, UNFINISHED};
 
 pub(super) async fn run(args: &GuardArgs) -> Exit {
-    let mut report =
-        Report::new("guard", &OutputArgs::default(), Invocation::default()).observed(None);
-    let ended = match RootLock::await_end(&args.data_root).map_err(Stop::Lock) {
-        Ok(lock) => recover_run(&args.id, &lock, &mut report).await,
-        Err(stop) => Err(stop),
-    };
-    match ended {
-        Ok(None) => report.end(Exit::Done),
-        Ok(Some(problems)) => {
-            for problem in &problems {
-                report.warning(problem);
-            }
-            report.line(match problems.as_slice() {
-                [] => "Done. The host is whole again.",
-                _ => "Done, but for what is named above: see to that by hand.",
-            });
-            report.end(Exit::Done)
+    // Who cannot be told takes this guard for one that does not start.
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::info!("systemd is not told that the guard is ready: {error}");
+    }
+    let unfinished = Path::new(UNFINISHED);
+    let ended = guard::try_until_done(
+        async |failures| attempt(args, failures).await,
+        |trouble: Trouble| trouble.tell(&args.id),
+        || !unfinished::path(unfinished, &args.id).exists(),
+    );
+    let (problems, mut report) = ended.await;
+    if let Some(problems) = problems {
+        for problem in &problems {
+            report.warning(problem);
         }
-        Err(stop) => stop.tell(report),
+        report.line(match problems.as_slice() {
+            [] => "Done. The host is whole again.",
+            _ => "Done, but for what is named above: see to that by hand.",
+        });
+    }
+    if let Err(error) = forget_lasting(Path::new(RUNTIME_UNITS), &guard::unit(&args.id)) {
+        tracing::info!("the guard's unit stays until the next boot: {error}");
+    }
+    report.end(Exit::Done)
+}
+
+/// The data root may be on a disk that is not mounted any more. Its mount point
+/// has no journal, and is no sign of a run that has ended.
+async fn attempt(
+    args: &GuardArgs,
+    failures: u32,
+) -> Result<(Option<Vec<String>>, Report), Trouble> {
+    let output = OutputArgs {
+        // What it does is told the first time.
+        quiet: u8::from(failures > 0),
+        ..OutputArgs::default()
+    };
+    let mut report = Report::new("guard", &output, Invocation::default()).observed(None);
+    let recovered = async {
+        match Notice::read(Path::new(UNFINISHED), &args.id)? {
+            Some(notice) if !notice.leads_to_a_data_root() => {
+                Err(Stop::Gone(notice.gone(&args.id)))
+            }
+            None if !args.data_root.join(STATE_DIR).is_dir() => Ok(None),
+            _ => {
+                let lock = RootLock::await_end(&args.data_root)?;
+                recover_run(&args.id, &lock, &mut report).await
+            }
+        }
+    };
+    match recovered.await {
+        Ok(problems) => Ok((problems, report)),
+        Err(stop) => Err(Trouble { stop, report }),
+    }
+}
+
+/// An attempt that failed.
+struct Trouble {
+    stop: Stop,
+    report: Report,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.stop.fmt(formatter)
+    }
+}
+
+impl Trouble {
+    fn tell(self, id: &str) {
+        let Self { stop, mut report } = self;
+        let most = guard::MOST.as_secs();
+        report.warning(&format!(
+            "run {id} has not ended; the guard tries again, at least every {most} s"
+        ));
+        match stop {
+            Stop::Recovery { .. } | Stop::OnlineRecovery(_) => {
+                stop.tell(report);
+            }
+            other => {
+                report.problem(
+                    "COULD NOT RESTORE THE HOST",
+                    Problem {
+                        what: vec![other.to_string()],
+                        state: "Docker may be down; its references are whole".to_owned(),
+                        next: Some("mend what is named above, then: digestfix recover".to_owned()),
+                    },
+                );
+                report.end(Exit::Broken);
+            }
+        }
     }
 }

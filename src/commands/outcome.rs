@@ -224,7 +224,7 @@ pub(super) fn advice(failure: &Failure) -> String {
     }
     match failure {
         Failure::Reserve(error) => {
-            let path = error.path.display();
+            let path = error.need.path.display();
             return format!("df -h {path}; df -i {path}; make room there, then the same command again");
         }
         Failure::Interrupted(_) => "run the same command again when it suits",

@@ -16,8 +16,9 @@ use crate::invocation::Invocation;
 use crate::journal::{self, Journal, Online};
 use crate::online;
 use crate::report::{Exit, Problem, Report};
+use crate::systemd::RUNTIME_UNITS;
 use crate::transaction::daemon::Daemon;
-use crate::transaction::hold::RUNTIME_UNITS;
+use crate::transaction::left::left;
 use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::recovery;
@@ -376,7 +377,7 @@ fn state(failure: &Failure, journal: &Journal) -> String {
     if journal.running {
         state.push("Docker may be down".to_owned());
     }
-    state.extend(journal.may_be_left());
+    state.extend(left(journal));
     state.join("; ")
 }
 

@@ -8,6 +8,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use crate::doctor::{Check, Finding};
+use crate::reserve::Need;
 
 /// What a run writes beside the reference stores: journal, record, notice,
 /// drop-in. Bytes.
@@ -30,29 +31,37 @@ pub struct Place {
     /// Inodes that are free there; none where the file system makes them as it
     /// needs them.
     pub free_inodes: Option<u64>,
-    /// Bytes that are needed.
-    pub needed: u64,
+    /// What is needed.
+    pub needed: Need,
 }
 
 /// What a change of a store of this many bytes needs beside it: the new one, the
 /// former one that is kept, one more for the way back, and the small files.
 #[must_use]
-pub const fn needed_beside(store: u64) -> u64 {
-    store.saturating_mul(3).saturating_add(SMALL_FILES)
+pub fn beside(path: &Path, store: u64) -> Need {
+    let small = small_files(path);
+    Need {
+        bytes: store.saturating_mul(3).saturating_add(small.bytes),
+        ..small
+    }
 }
 
 /// What anything else that is written needs.
 #[must_use]
-pub const fn needed_elsewhere() -> u64 {
-    SMALL_FILES
+pub fn small_files(path: &Path) -> Need {
+    Need {
+        path: path.to_owned(),
+        bytes: SMALL_FILES,
+        inodes: FILES,
+    }
 }
 
 /// Looks at a file or directory, or where it is to be made.
 ///
 /// # Errors
 /// When the file system does not answer.
-pub fn look(path: &Path, needed: u64) -> io::Result<Place> {
-    let there = path.ancestors().find(|path| path.exists());
+pub fn look(needed: &Need) -> io::Result<Place> {
+    let there = needed.path.ancestors().find(|path| path.exists());
     let path = there.unwrap_or(Path::new("/")).to_owned();
     let refused = access(&path, AccessFlags::W_OK).err();
     let volume = statvfs(&path)?;
@@ -60,7 +69,7 @@ pub fn look(path: &Path, needed: u64) -> io::Result<Place> {
         refused: refused.map(|error| io::Error::from(error).to_string()),
         free: volume.blocks_free() * volume.fragment_size(),
         free_inodes: (volume.files() > 0).then(|| volume.files_free()),
-        needed,
+        needed: needed.clone(),
         path,
     })
 }
@@ -97,21 +106,26 @@ fn lack(place: &Place) -> Option<Finding> {
             ),
         ));
     }
-    if place.free < place.needed {
+    if place.free < place.needed.bytes {
         return Some(Finding::problem(
             Check::Disk,
             format!(
                 "{path} has {} KiB free, and {} KiB are needed",
                 place.free / 1024,
-                place.needed.div_ceil(1024)
+                place.needed.bytes.div_ceil(1024)
             ),
             format!("df -h {path}; make room there"),
         ));
     }
-    let inodes = place.free_inodes.filter(|free| *free < FILES)?;
+    let inodes = place
+        .free_inodes
+        .filter(|free| *free < place.needed.inodes)?;
     Some(Finding::problem(
         Check::Disk,
-        format!("{path} has {inodes} free inodes, and {FILES} are needed"),
+        format!(
+            "{path} has {inodes} free inodes, and {} are needed",
+            place.needed.inodes
+        ),
         format!("df -i {path}; make room there"),
     ))
 }
@@ -128,7 +142,7 @@ mod tests {
             refused: None,
             free: 100 * MIB,
             free_inodes: Some(1000),
-            needed: needed_beside(MIB),
+            needed: beside(Path::new("/data"), MIB),
         }
     }
 
@@ -162,10 +176,10 @@ mod tests {
     #[test]
     fn what_is_not_there_is_looked_for_further_up() {
         let root = tempfile::tempdir().unwrap();
-        let found = look(&root.path().join("a/b"), 7).unwrap();
+        let found = look(&small_files(&root.path().join("a/b"))).unwrap();
         assert_eq!(found.path, root.path());
-        assert!(found.refused.is_none() && found.free > 0 && found.needed == 7);
-        let found = look(Path::new("/proc/sys/x"), 0).unwrap();
+        assert!(found.refused.is_none() && found.free > 0);
+        let found = look(&small_files(Path::new("/proc/sys/x"))).unwrap();
         assert!(found.refused.is_some());
     }
 }

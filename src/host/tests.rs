@@ -21,7 +21,7 @@ use crate::engine::EngineError;
 use crate::engine::{References, Reloads};
 use crate::reference::Reference;
 use crate::systemd::QueuedJob;
-use crate::systemd::{SystemdError, Transient};
+use crate::systemd::{OwnService, SystemdError};
 
 mod startable;
 
@@ -84,12 +84,15 @@ impl ServiceManager for FakeSystemd {
     async fn start(&self, _: &[String], _: Duration) -> Result<(), SystemdError> {
         unreachable!()
     }
-    async fn start_transient(&self, _: &Transient) -> Result<(), SystemdError> {
+    async fn forget_lasting(&self, _: &str) -> Result<(), SystemdError> {
+        Ok(())
+    }
+    async fn start_lasting(&self, _: &OwnService) -> Result<(), SystemdError> {
         unreachable!()
     }
     async fn run_like(
         &self,
-        service: &Transient,
+        service: &OwnService,
         other: &Service,
         output: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError> {
@@ -100,7 +103,7 @@ impl ServiceManager for FakeSystemd {
         output.write_all(says.as_bytes()).unwrap();
         Ok(well)
     }
-    async fn run_transient(&self, _: &Transient, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
+    async fn run_transient(&self, _: &OwnService, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
         unreachable!()
     }
     async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {

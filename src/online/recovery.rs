@@ -152,8 +152,8 @@ async fn finish<M: ServiceManager>(
 ) -> Result<(), Failure> {
     end(lock, progress)?;
     unfinished::remove(unfinished, &journal.id, lock)?;
-    // One that has tried in vain is over, and is not worth a word.
-    let _ = manager.reset_failed(&guard::unit(&journal.id)).await;
+    // It ends by itself now, and what is left of it is not worth a word.
+    let _ = manager.forget_lasting(&guard::unit(&journal.id)).await;
     Ok(())
 }
 

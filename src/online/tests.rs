@@ -21,7 +21,7 @@ use crate::host::{Flags, Start};
 use crate::manifest::Manifest;
 use crate::plan::Request;
 use crate::reference::Reference;
-use crate::systemd::{QueuedJob, Service, SystemdError, Transient, Unit};
+use crate::systemd::{OwnService, QueuedJob, Service, SystemdError, Unit};
 use crate::transaction::aim::Aim;
 
 /// A systemd that starts and stops a guard.
@@ -34,7 +34,10 @@ struct FakeSystemd {
 }
 
 impl ServiceManager for FakeSystemd {
-    async fn start_transient(&self, service: &Transient) -> Result<(), SystemdError> {
+    async fn forget_lasting(&self, _: &str) -> Result<(), SystemdError> {
+        Ok(())
+    }
+    async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError> {
         if self.refuses.get() {
             return Err(SystemdError::NoBus);
         }
@@ -80,13 +83,13 @@ impl ServiceManager for FakeSystemd {
     }
     async fn run_like(
         &self,
-        _: &Transient,
+        _: &OwnService,
         _: &Service,
         _: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError> {
         unreachable!()
     }
-    async fn run_transient(&self, _: &Transient, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
+    async fn run_transient(&self, _: &OwnService, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
         unreachable!()
     }
     async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {

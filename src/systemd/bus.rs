@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,9 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use zbus::OwnedObjectPath;
 
-use crate::systemd::{QueuedJob, Service, ServiceManager, SystemdError, Transient, Unit};
+use crate::systemd::{
+    OwnService, QueuedJob, RUNTIME_UNITS, Service, ServiceManager, SystemdError, Unit, lasting,
+};
 
 mod interface;
 mod jobs;
@@ -418,38 +421,32 @@ impl ServiceManager for SystemBus {
         outcome
     }
 
-    async fn start_transient(&self, service: &Transient) -> Result<(), SystemdError> {
-        let name = &service.name;
-        let started = self
-            .call(async |link| {
-                let properties = transient::properties(service);
-                let manager = &link.manager;
-                manager
-                    .start_transient_unit(name, "fail", &properties, &[])
-                    .await
-            })
-            .await;
-        let job = |path| Job {
-            verb: Verb::Start,
-            unit: name.clone(),
-            path,
-        };
-        match started {
-            Ok(path) => self.wait(&job(path), transient::STARTED_WITHIN).await,
-            // It was made by a call whose answer got lost.
-            Err(SystemdError::Refused(zbus::Error::MethodError(error, ..)))
-                if error.as_str() == "org.freedesktop.systemd1.UnitExists"
-                    && self.unit(name).await?.is_active() =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error),
+    async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError> {
+        let directory = Path::new(RUNTIME_UNITS);
+        lasting::write(directory, service)?;
+        let units = [service.name.clone()];
+        let mut started = self.start(&units, lasting::READY_WITHIN).await;
+        // Some versions look for a new file only when they are told to.
+        if let Err(SystemdError::Refused(_)) = started {
+            self.reload().await?;
+            started = self.start(&units, lasting::READY_WITHIN).await;
         }
+        if started.is_err() {
+            // systemd would go on trying. The first error is the one to tell.
+            let _ = self.stop(&service.name, &[], lasting::READY_WITHIN).await;
+            let _ = self.forget_lasting(&service.name).await;
+        }
+        started
+    }
+
+    async fn forget_lasting(&self, name: &str) -> Result<(), SystemdError> {
+        lasting::remove(Path::new(RUNTIME_UNITS), name)?;
+        self.reset_failed(name).await
     }
 
     async fn run_transient(
         &self,
-        service: &Transient,
+        service: &OwnService,
         input: BorrowedFd<'_>,
     ) -> Result<(), SystemdError> {
         let properties = transient::once(service, input);
@@ -459,7 +456,7 @@ impl ServiceManager for SystemBus {
 
     async fn run_like(
         &self,
-        service: &Transient,
+        service: &OwnService,
         other: &Service,
         output: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError> {

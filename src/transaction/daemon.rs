@@ -42,7 +42,7 @@ pub struct Daemon<'a, M, E> {
     pub host: &'a Managed,
     /// What its stop takes along.
     pub disturbance: &'a Disturbance,
-    /// Where a runtime drop-in goes: [`RUNTIME_UNITS`](super::hold::RUNTIME_UNITS)
+    /// Where a runtime drop-in goes: [`RUNTIME_UNITS`](crate::systemd::RUNTIME_UNITS)
     /// but in tests.
     pub runtime_units: &'a Path,
     /// Where it is noted that the transaction has not ended:

@@ -281,7 +281,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
         .map_err(FileError::new("read", path))
 }
 
-fn hash_at(path: &Path) -> Result<Option<Digest>, FileError> {
+pub(super) fn hash_at(path: &Path) -> Result<Option<Digest>, FileError> {
     Ok(read(path)?.as_deref().map(hash))
 }
 

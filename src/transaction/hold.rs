@@ -21,9 +21,6 @@ use crate::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::systemd::{ServiceManager, SystemdError, Unit};
 
-/// Where systemd looks for units and drop-ins that last until the next boot.
-pub const RUNTIME_UNITS: &str = "/run/systemd/system";
-
 /// The file's name.
 pub const DROP_IN: &str = "zz-digestfix-hold.conf";
 

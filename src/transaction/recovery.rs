@@ -60,8 +60,11 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     leftovers::remove(journal, images);
     end(lock, progress)?;
     unfinished::remove(daemon.unfinished, &journal.id, lock)?;
-    // One that has tried in vain is over, and is not worth a word.
-    let _ = daemon.manager.reset_failed(&guard::unit(&journal.id)).await;
+    // It ends by itself now, and what is left of it is not worth a word.
+    let _ = daemon
+        .manager
+        .forget_lasting(&guard::unit(&journal.id))
+        .await;
     Ok(problems)
 }
 

@@ -21,7 +21,7 @@ use crate::journal::{KeptDown, Ran, hash};
 use crate::live_restore::{Hindrance, LiveRestore};
 use crate::plan::Request;
 use crate::reference::Reference;
-use crate::systemd::{QueuedJob, Service, SystemdError, Transient, Unit};
+use crate::systemd::{OwnService, QueuedJob, Service, SystemdError, Unit};
 use crate::transaction::outcome::DockerNow;
 
 mod interrupted;
@@ -380,7 +380,10 @@ impl ServiceManager for World {
         Ok(())
     }
 
-    async fn start_transient(&self, service: &Transient) -> Result<(), SystemdError> {
+    async fn forget_lasting(&self, _: &str) -> Result<(), SystemdError> {
+        Ok(())
+    }
+    async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError> {
         self.called("guard")?;
         self.guards.borrow_mut().push(service.name.clone());
         Ok(())
@@ -388,13 +391,13 @@ impl ServiceManager for World {
 
     async fn run_like(
         &self,
-        _: &Transient,
+        _: &OwnService,
         _: &Service,
         _: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError> {
         unreachable!()
     }
-    async fn run_transient(&self, _: &Transient, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
+    async fn run_transient(&self, _: &OwnService, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
         unreachable!()
     }
 
@@ -806,7 +809,7 @@ fn space_is_held_while_docker_is_stopped_and_freed_before_its_start() {
     let world = World::new();
     let (outcome, _) = transact(&world);
     assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
-    let all = crate::reserve::held(world.root.path());
+    let all = crate::reserve::needs(world.root.path(), &[])[0].bytes;
     let (stopped, started) = world.held.get();
     assert!(stopped >= all, "{stopped}");
     assert!(started > 0 && started <= all / 2 + all / 8, "{started}");
@@ -836,7 +839,7 @@ fn a_reserve_that_cannot_be_held_is_refused_before_the_stop() {
     else {
         panic!("{outcome:?}");
     };
-    assert_eq!(error.path, state);
+    assert_eq!(error.need.path, state);
     assert!(!world.calls.borrow().contains(&"stop".to_owned()));
 }
 

@@ -26,7 +26,8 @@ const CONTAINERD: [(&str, &str, usize); 3] = [
 const RECOVER: [&str; 3] = ["recover", "--wait", "60"];
 
 /// A guard that is there, and leaves what is to be recovered to others.
-const IDLE_GUARD: &str = "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n";
+const IDLE_GUARD: &str =
+    "[Service]\nType=simple\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n";
 
 const WITHOUT_GUARD: &str = "systemctl stop 'digestfix-guard-*.service'
 systemctl reset-failed 'digestfix-guard-*.service' 2>/dev/null || true";

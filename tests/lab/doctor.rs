@@ -346,7 +346,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
     // A run and its guard are killed.
     machine.write(
         "/etc/systemd/system/digestfix-guard-.service.d/lab.conf",
-        "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n",
+        "[Service]\nType=simple\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n",
     );
     machine.sh("systemctl daemon-reload");
     let images = STORE.trim_end_matches("/repositories.json");

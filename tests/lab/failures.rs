@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::machine::{APP, Machine, STORE, Suite};
+use crate::machine::{APP, Machine, STORE, Suite, eventually};
 
 struct Before {
     store: String,
@@ -113,6 +113,46 @@ fn the_disk_is_full() {
     );
     assert_eq!(machine.main_pid(), pid, "Docker was never stopped");
     is_as_before(&machine, &before);
+}
+
+/// Whatever fills the disk while Docker is stopped.
+const FILLS: &str = "cat /dev/zero >/var/lib/docker/fill 2>/dev/null; \
+                     for i in $(seq 100000); do echo >/var/lib/docker/fill-$i || break; done 2>/dev/null";
+
+#[test]
+fn the_disk_fills_while_docker_is_stopped() {
+    for (kills, code) in [
+        ("true", Some(0)),
+        ("pkill -KILL -f 'digestfix apply'", None),
+    ] {
+        let machine = Machine::boot_on_disk(Suite::Trixie, "ext4");
+        machine.allow_containers();
+        machine.load("app");
+        machine.sh(&format!(
+            "for i in $(seq 12); do docker run -d --restart always --name c$i {APP}:v1 /bin/busybox sleep 100000; done"
+        ));
+        let containers = || machine.sh("docker ps -a --format '{{.Names}} {{.State}}' | sort");
+        let before = containers();
+        machine.drop_in(&format!(
+            "[Service]\nExecStopPost=-/bin/sh -c '{}; {kills}'\n",
+            FILLS.replace('$', "$$")
+        ));
+        let run = machine.digestfix(&["apply", &machine.claim("app")]);
+        assert!(
+            code.is_none_or(|code| code == run.code),
+            "{} {}",
+            run.stdout,
+            run.stderr
+        );
+        machine.without_drop_in();
+        eventually("the guard has ended", || machine.is_finished());
+        machine.is_whole();
+        assert_eq!(containers(), before);
+        let free = machine.sh("stat -fc %f /var/lib/docker");
+        let size = machine.sh("ls -s --block-size=M /var/lib/docker/fill");
+        assert!(!size.starts_with('0'), "{size}, {free} blocks free");
+        assert_eq!(machine.engine_has("app"), code.is_some());
+    }
 }
 
 #[test]

@@ -169,7 +169,9 @@ impl Machine {
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["-t", &self.init, "-m", "-u", "-i", "-n", "-p", "-r", "-w", "--"])
+            .args([
+                "-t", &self.init, "-m", "-u", "-i", "-n", "-p", "-r", "-w", "--",
+            ])
             .args(["/usr/bin/env", "-i", "HOME=/root", "LANG=C.UTF-8"])
             .arg("PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .args(words)

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::host::Managed;
 use crate::host::startable::validating;
-use crate::systemd::{ServiceManager, Transient};
+use crate::systemd::{OwnService, ServiceManager};
 
 /// What is read of its words, in bytes.
 const MAX_WORDS: usize = 16 * 1024;
@@ -42,7 +42,7 @@ pub(super) async fn ask(manager: &impl ServiceManager, host: &Managed) -> Verdic
         return Verdict::Unknown(format!("{} does not start dockerd itself", host.unit.id));
     }
     let number = ASKED.fetch_add(1, Ordering::Relaxed);
-    let service = Transient {
+    let service = OwnService {
         name: format!("digestfix-validate-{}-{number}.service", process::id()),
         description: format!("Validate what {} would start with", host.unit.id),
         command: validating(host),

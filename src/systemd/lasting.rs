@@ -1,0 +1,140 @@
+//! A service that outlives the run that starts it: a unit file below `/run`, as
+//! every systemd since 219 takes one. A transient unit is not one way for all: what
+//! `StartTransientUnit` takes differs, and systemd before 243 misreads
+//! `RestartForceExitStatus` there.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::directory;
+use crate::systemd::{OwnService, SystemdError};
+
+/// The program says at once that it is ready, or does not run.
+pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// Writes the unit's file.
+///
+/// # Errors
+/// When the file system refuses.
+pub(super) fn write(directory: &Path, service: &OwnService) -> Result<(), SystemdError> {
+    let path = directory.join(&service.name);
+    let written = directory::remove(&path)
+        .and_then(|()| {
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o644).open(&path)
+        })
+        .and_then(|mut file| file.write_all(text(service).as_bytes()));
+    written.map_err(|error| SystemdError::UnitFile { path, error })
+}
+
+/// Removes the unit's file.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn remove(directory: &Path, name: &str) -> Result<(), SystemdError> {
+    let path = directory.join(name);
+    directory::remove(&path).map_err(|error| SystemdError::UnitFile { path, error })
+}
+
+/// The unit. `StartLimitInterval=` is what `StartLimitIntervalSec=` was called
+/// before 230, and every version takes it in this section. A service that waits has
+/// no handler for the three signals, and systemd takes them for a wish to end, which
+/// may be another one's.
+fn text(service: &OwnService) -> String {
+    let words: Vec<String> = service.command.iter().map(|word| quoted(word)).collect();
+    format!(
+        "# Written by digestfix, which removes it when the run has ended.\n\
+         [Unit]\n\
+         Description={description}\n\
+         [Service]\n\
+         Type=notify\n\
+         ExecStart={command}\n\
+         TimeoutStartSec={ready}\n\
+         Restart=on-failure\n\
+         RestartSec=5\n\
+         RestartForceExitStatus=SIGHUP SIGINT SIGTERM\n\
+         StartLimitInterval=0\n",
+        description = service.description,
+        command = words.join(" "),
+        ready = READY_WITHIN.as_secs(),
+    )
+}
+
+/// A word as it stands in a command line of a unit (`systemd.service(5)`).
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-=".contains(&byte);
+    if word.bytes().all(is_plain) {
+        return word.to_owned();
+    }
+    let mut text = String::from("\"");
+    for character in word.chars() {
+        match character {
+            '"' | '\\' => text.extend(['\\', character]),
+            '%' => text.push_str("%%"),
+            '\n' => text.push_str("\\n"),
+            _ => text.push(character),
+        }
+    }
+    text + "\""
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::directory::tests::{modes, with_umask_of_0};
+
+    fn service(program: &str) -> OwnService {
+        OwnService {
+            name: "lab.service".to_owned(),
+            description: "Lab".to_owned(),
+            command: vec![program.to_owned(), "guard".to_owned(), "/a=20b".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_command_is_one_to_systemd() {
+        let line = |program| {
+            let text = text(&service(program));
+            let found = text.lines().find(|line| line.starts_with("ExecStart="));
+            found.unwrap().to_owned()
+        };
+        assert_eq!(
+            line("/usr/bin/digestfix"),
+            "ExecStart=/usr/bin/digestfix guard /a=20b"
+        );
+        assert_eq!(
+            line("/a b/\"50%\"\\\n"),
+            "ExecStart=\"/a b/\\\"50%%\\\"\\\\\\n\" guard /a=20b"
+        );
+    }
+
+    #[test]
+    fn with_a_umask_of_0_only_root_may_write_the_unit() {
+        with_umask_of_0(
+            "systemd::lasting::tests::with_a_umask_of_0_only_root_may_write_the_unit",
+            || {
+                let root = tempfile::tempdir().unwrap();
+                write(root.path(), &service("/x")).unwrap();
+                assert_eq!(modes(root.path()), [0o644]);
+            },
+        );
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_no_hindrance() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("lab.service");
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        write(root.path(), &service("/x")).unwrap();
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        remove(root.path(), "lab.service").unwrap();
+        remove(root.path(), "lab.service").unwrap();
+        assert!(!path.exists());
+    }
+}
