@@ -41,7 +41,10 @@ impl Sources<'_> {
         let (driver, driver_source) = self.driver(&root)?;
         let images = ImageDir::new(&root, &driver);
         let path = images.path();
-        for directory in [root.join("image"), path.clone(), root.join(STATE_DIR)] {
+        let below = ["imagedb", "imagedb/content", "imagedb/content/sha256"];
+        let below = below.iter().map(|below| path.join(below));
+        let directories = [root.join("image"), path.clone(), root.join(STATE_DIR)];
+        for directory in directories.into_iter().chain(below) {
             let linked = plain_file::refuse_link(&directory);
             linked.map_err(|error| no_data_root(&directory, error.to_string()))?;
         }

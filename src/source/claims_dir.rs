@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf, absolute};
 
+use nix::errno::Errno;
 use nix::sys::stat::makedev;
 
 use crate::rewrite::Rewrite;
@@ -29,6 +30,9 @@ const ROOT: u32 = 0;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// In such a directory, only owners rename and remove.
 const STICKY: u32 = 0o1000;
+
+/// As many as Linux follows on the way to one file (`path_resolution(7)`).
+const MAX_LINKS: u32 = 40;
 
 /// Reads every source in the claims directories; none when none of them is
 /// there.
@@ -85,11 +89,8 @@ fn list(directories: &[PathBuf], owner: u32) -> Result<Option<Vec<PathBuf>>, Sou
             listed => listed.map_err(|problem| problem.at(directory))?,
         };
         any = true;
-        let real = directory
-            .canonicalize()
-            .map_err(|error| Problem::from(error).at(directory))?;
+        let real = led_only_by(directory, owner).map_err(|problem| problem.at(directory))?;
         only_by(&real, owner, 0).map_err(|problem| problem.at(directory))?;
-        parents_only_by(&real, owner).map_err(|problem| problem.at(directory))?;
         for path in listed {
             if let Some(name) = path.file_name() {
                 found.entry(name.to_owned()).or_insert(path);
@@ -110,16 +111,57 @@ fn read_one(path: &Path, owner: u32, harvest: &mut Harvest) -> Result<(), Source
     if !metadata.is_file() && !metadata.is_dir() {
         return Err(fail(Problem::NotAFile));
     }
-    let real = path.canonicalize().map_err(|error| fail(error.into()))?;
-    parents_only_by(&real, owner).map_err(fail)?;
+    let real = led_only_by(path, owner).map_err(fail)?;
     all_only_by(&real, owner, 0).map_err(fail)?;
     // Not by the link, which may lead elsewhere by now.
     read_path(&real, harvest)
 }
 
-fn parents_only_by(real: &Path, owner: u32) -> Result<(), Problem> {
-    let mut parents = real.ancestors().skip(1);
-    parents.try_for_each(|parent| only_by(parent, owner, STICKY))
+/// Where a path really leads. Nobody but root and the owner has a hand in that:
+/// theirs are the links on the way, and the directories that each of them and the
+/// end is in.
+fn led_only_by(path: &Path, owner: u32) -> Result<PathBuf, Problem> {
+    let mut ahead: Vec<OsString> = parts(&absolute(path)?);
+    let mut real = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(part) = ahead.pop() {
+        if part == ".." {
+            real.pop();
+            continue;
+        }
+        only_by(&real, owner, STICKY)?;
+        let next = real.join(part);
+        let found = next.symlink_metadata()?;
+        if !found.is_symlink() {
+            real = next;
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(io::Error::from(Errno::ELOOP).into());
+        }
+        if ![ROOT, owner].contains(&found.uid()) {
+            return Err(Problem::Writable(next.display().to_string()));
+        }
+        let target = fs::read_link(&next)?;
+        if target.is_absolute() {
+            real = PathBuf::from("/");
+        }
+        ahead.extend(parts(&target));
+    }
+    Ok(real)
+}
+
+/// The parts of a path, the last one first.
+fn parts(path: &Path) -> Vec<OsString> {
+    let parts = path.components().rev();
+    parts
+        .filter_map(|part| match part {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            _ => None,
+        })
+        .collect()
 }
 
 fn all_only_by(path: &Path, owner: u32, depth: usize) -> Result<(), Problem> {
@@ -273,6 +315,30 @@ mod tests {
         assert_eq!(site.claims(), ["a", "x"]);
         fs::set_permissions(path.parent().unwrap(), fs::Permissions::from_mode(0o777)).unwrap();
         site.refuses();
+    }
+
+    #[test]
+    fn each_link_on_the_way_is_judged() {
+        let site = Site::new();
+        let path = site.write("good/a", "a");
+        site.write("hops/other", "x");
+        let hop = site.root.path().join("hops/hop");
+        symlink("../good/a", &hop).unwrap();
+        fs::create_dir(site.root.path().join("etc")).unwrap();
+        symlink("../hops/hop", site.root.path().join("etc/a")).unwrap();
+        assert_eq!(site.claims(), ["a"]);
+        let real = path.canonicalize().unwrap();
+        assert_eq!(led_only_by(&hop, geteuid().as_raw()).unwrap(), real);
+        fs::set_permissions(hop.parent().unwrap(), fs::Permissions::from_mode(0o777)).unwrap();
+        site.refuses();
+    }
+
+    #[test]
+    fn links_that_lead_in_a_circle_are_refused() {
+        let site = Site::new();
+        let path = site.root.path().join("circle");
+        symlink("circle", &path).unwrap();
+        led_only_by(&path, geteuid().as_raw()).unwrap_err();
     }
 
     #[test]

@@ -89,6 +89,11 @@ fn a_link_below_a_data_root_is_not_followed() {
     for (link, to) in [
         ("image", "image"),
         ("image/overlay2", "image/overlay2"),
+        ("image/overlay2/imagedb", "image/overlay2/imagedb"),
+        (
+            "image/overlay2/imagedb/content",
+            "image/overlay2/imagedb/content",
+        ),
         ("digestfix", "digestfix"),
     ] {
         let live = DataRoot::of_one_image(APP, IMAGE);
