@@ -1,5 +1,6 @@
 """The modules on answers that no healthy host gives."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -23,12 +24,13 @@ def command_line(check=False, **params):
     return digestfix.command_line(dict(DEFAULTS, **params), check)
 
 
-def run_module(exit_code, document, module=digestfix, **params):
-    """Runs the module with a program that gives this answer."""
+def run_module(exit_code, document, module=digestfix, reads=False, **params):
+    """Runs the module with a program that gives this answer, or a hash of what it reads."""
     with tempfile.TemporaryDirectory() as directory:
         program = os.path.join(directory, "digestfix")
         with open(program, "w") as file:
-            file.write("#!/bin/sh\ncat <<'EOF'\n%s\nEOF\nexit %d\n" % (document, exit_code))
+            answer_it = "sha256sum" if reads else "cat <<'EOF'\n%s\nEOF" % document
+            file.write("#!/bin/sh\n%s\nexit %d\n" % (answer_it, exit_code))
         os.chmod(program, 0o755)
         arguments = dict(params, executable=program)
         if "content" not in params:
@@ -92,6 +94,17 @@ class Input(unittest.TestCase):
         self.assertEqual(json.loads(request.standard_input(claims)), claims)
         result = run_module(0, answered(0, changed=False), content=claims)
         self.assertFalse(result.get("failed"), result)
+
+    def test_a_program_that_ends_before_it_reads_still_says_why(self):
+        # More than a pipe holds.
+        result = run_module(3, answered(3, problem=PROBLEM), content="a:v1@sha256:00\n" * 100000)
+        self.assertIn("digestfix: refused: container web stopped", result["msg"])
+
+    def test_what_is_given_is_read_whole(self):
+        for content in ("", "\u00e4:v1@sha256:00\n" * 100000):
+            result = run_module(0, "", content=content, reads=True)
+            wanted = request.standard_input(content).encode()
+            self.assertIn("It said: %s" % hashlib.sha256(wanted).hexdigest(), result["msg"])
 
     def test_another_file_may_not(self):
         for content in ({"schemaVersion": 2}, [{"Id": "sha256:00"}], True):

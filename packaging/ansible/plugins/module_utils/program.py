@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
+from ansible.module_utils.common.text.converters import to_bytes
 from ansible_collections.digestfix.digestfix.plugins.module_utils import answer
 
 # A package puts it into the first; by hand it goes to the second.
@@ -18,10 +22,10 @@ def run(module, words, standard_input):
             msg="digestfix is not installed on this host. Now: nothing was touched. "
             "Next: install it (the role digestfix.digestfix.digestfix does), or name it with executable"
         )
+    if standard_input is not None:
+        give(module, standard_input)
     exit_code, stdout, stderr = module.run_command(
         [program] + words,
-        data=standard_input,
-        binary_data=True,
         environ_update={"LANG": "C.UTF-8"},
     )
     try:
@@ -31,3 +35,15 @@ def run(module, words, standard_input):
     for warning in document.get("warnings", []):
         module.warn(warning)
     return document
+
+
+def give(module, standard_input):
+    """Makes this the standard input of what the module runs from here on.
+
+    A file, because run_command would write to a pipe. Where digestfix ends before
+    it has read that, the task fails with "Broken pipe" and not with the reason.
+    """
+    with tempfile.TemporaryFile(dir=module.tmpdir) as file:
+        file.write(to_bytes(standard_input))
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
