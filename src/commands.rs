@@ -309,7 +309,7 @@ fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     let service = own_service()?;
     Some(format!(
         "if the disk itself can be written, it is the sandbox of {service}: systemctl edit {service}, add \
-         [Service] and ReadWritePaths={}, then: systemctl start {service}",
+         [Service] and ReadWriteDirectories={}, then: systemctl start {service}",
         setting::path(data_root)
     ))
 }

@@ -25,6 +25,7 @@ mod exec_start;
 mod glance;
 mod image_dir;
 mod next_store;
+mod programs;
 mod settle;
 pub mod startable;
 #[cfg(test)]
@@ -39,8 +40,9 @@ pub use examine::{Examined, examine};
 pub use glance::{Glance, Unclear};
 pub use image_dir::is_driver_name;
 pub use next_store::{Stopped, Unsure};
+pub use programs::{is_dockerd, is_shim, program};
 pub use settle::Finding;
-pub use startable::{DOCKERD, Doubt, Start, Startable, program};
+pub use startable::{Doubt, Start, Startable};
 
 use daemon::{
     DEFAULT_CONFIG_FILE, command_line, config_file, find_daemon, finding, read_config, unit_name,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 
 use crate::engine::Info;
-use crate::host::{AUTHORIZATION, DOCKERD, Managed, program};
+use crate::host::{AUTHORIZATION, Managed, is_dockerd, is_shim, program};
 
 /// Whether running containers outlive a stop of Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +134,7 @@ fn hindrance(host: &Managed, engine: &Info) -> Option<Hindrance> {
 /// Why Docker cannot be told of a daemon.json that is another for the moment.
 pub(crate) fn reload_hindrance(host: &Managed) -> Option<Hindrance> {
     let program = program(host.service.main_pid);
-    if program != DOCKERD {
+    if !is_dockerd(&program) {
         return Some(Hindrance::NotDockerd {
             unit: host.unit.id.clone(),
             program,
@@ -178,7 +178,7 @@ fn has_shim(control_group: &Path) -> bool {
     };
     processes
         .lines()
-        .any(|pid| program(pid.parse().unwrap_or_default()).starts_with("containerd-shim"))
+        .any(|pid| is_shim(pid.parse().unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::engine_start::PROC;
 use crate::host::next_store::{NextStore, Stopped, Unsure};
+use crate::host::programs::is_dockerd;
 use crate::host::settle::{DEFAULT, FILE, FLAG, Finding, UNIT, settled};
 use crate::host::{Flags, HostError, Managed, Start, exec_start, image_dir};
 use crate::systemd::{Service, ServiceManager, Unit};
@@ -219,7 +220,7 @@ impl CommandLine {
     }
 
     fn is_dockerd(&self) -> bool {
-        self.program.rsplit('/').next() == Some("dockerd")
+        is_dockerd(&self.program)
     }
 
     /// Where neither a flag nor the arguments say it, only dockerd's own

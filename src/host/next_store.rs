@@ -17,6 +17,7 @@ use crate::engine::Info;
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::exec_start::variables;
+use crate::host::programs::is_dockerd;
 use crate::host::{Host, HostError, Managed};
 use crate::systemd::Service;
 
@@ -103,7 +104,7 @@ impl NextStore<'_> {
     /// one; none where it is.
     pub(super) fn doubts(&self, images: &ImageDir) -> Option<Unsure> {
         if let Some(program) = self.command.first()
-            && program.rsplit('/').next() != Some("dockerd")
+            && !is_dockerd(program)
         {
             return Some(Unsure::Wrapped(program.clone()));
         }

@@ -15,6 +15,7 @@ use crate::digest::Digest;
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::{AUTHORIZATION, DockerdArgs};
 use crate::host::engine_start::{EngineStart, PID_FILE, PROC};
+use crate::host::programs::{is_dockerd, program};
 use crate::host::{DEFAULT_CONFIG_FILE, Managed};
 use crate::systemd::ServiceManager;
 
@@ -266,16 +267,6 @@ fn has_changed(path: &Path, start: Option<&EngineStart>) -> bool {
         .any(|file| start.is_none_or(|start| !start.comes_after_change_of(file)))
 }
 
-/// The name of dockerd's process.
-pub const DOCKERD: &str = "dockerd";
-
-/// The name of a process, as the kernel has it (`proc_pid_comm(5)`).
-#[must_use]
-pub fn program(pid: u32) -> String {
-    fs::read_to_string(format!("{PROC}/{pid}/comm"))
-        .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())
-}
-
 /// Why the running dockerd cannot be asked whether it takes the file.
 fn no_reload(host: &Managed) -> Option<String> {
     if (host.undone_by_reload.iter()).any(|option| option == AUTHORIZATION) {
@@ -286,7 +277,7 @@ fn no_reload(host: &Managed) -> Option<String> {
                    \"userland-proxy-path\", and start with it";
         return Some(why.to_owned());
     }
-    if program(host.service.main_pid) == DOCKERD {
+    if is_dockerd(&program(host.service.main_pid)) {
         return None;
     }
     Some(format!(

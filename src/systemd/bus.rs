@@ -378,9 +378,12 @@ impl ServiceManager for SystemBus {
                 let affected = affected.into_iter();
                 jobs.extend(affected.map(|(_, path, name, ..)| job(name, path)));
             }
-            // systemd before v245 has neither the method nor the mode.
+            // systemd before 242 does not have the method, and before 244 not the mode.
             Err(SystemdError::Refused(zbus::Error::FDO(error)))
-                if matches!(*error, zbus::fdo::Error::UnknownMethod(_)) =>
+                if matches!(
+                    *error,
+                    zbus::fdo::Error::UnknownMethod(_) | zbus::fdo::Error::InvalidArgs(_)
+                ) =>
             {
                 for name in triggers.iter().map(String::as_str).chain([unit]) {
                     let path = self

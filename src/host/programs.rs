@@ -1,0 +1,93 @@
+//! Docker's programs, by the names that its packages gave them.
+
+use std::fs;
+
+use crate::host::engine_start::PROC;
+
+/// The daemon: upstream's name, that of RHEL 7's packages, and that of the file
+/// behind the link in 18.09's.
+const DOCKERD: [&str; 3] = ["dockerd", "dockerd-current", "dockerd-ce"];
+
+/// The process that a container has for its parent: `containerd-shim-runc-v2` and
+/// others, and `docker-containerd-shim` (`-current` on RHEL 7) before 18.09.
+const SHIMS: [&str; 2] = ["containerd-shim", "docker-containerd-shim"];
+
+/// The kernel cuts a process's name here (`proc_pid_comm(5)`).
+const MAX_NAME: usize = 15;
+
+/// Whether a program, named by its path, is dockerd.
+#[must_use]
+pub fn is_dockerd(program: &str) -> bool {
+    let name = program.rsplit('/').next().unwrap_or_default();
+    DOCKERD.contains(&name)
+}
+
+/// The name of a process, as the kernel has it (`proc_pid_comm(5)`).
+#[must_use]
+pub fn program(pid: u32) -> String {
+    fs::read_to_string(format!("{PROC}/{pid}/comm"))
+        .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())
+}
+
+/// Whether a process is the parent of a container.
+#[must_use]
+pub fn is_shim(pid: u32) -> bool {
+    let name = program(pid);
+    if name.len() < MAX_NAME {
+        return false;
+    }
+    // The name is cut, and docker-containerd's begins as its shim's does.
+    let Ok(line) = fs::read(format!("{PROC}/{pid}/cmdline")) else {
+        return SHIMS.iter().any(|shim| shim.starts_with(&name));
+    };
+    let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+    let file = first
+        .rsplit(|byte| *byte == b'/')
+        .next()
+        .unwrap_or_default();
+    SHIMS.iter().any(|shim| file.starts_with(shim.as_bytes()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn dockerd_has_several_names() {
+        for name in ["dockerd", "/usr/bin/dockerd-current", "/a/dockerd-ce"] {
+            assert!(is_dockerd(name), "{name}");
+        }
+        for name in ["docker", "dockerd-rootless.sh", "dockerd.sh", ""] {
+            assert!(!is_dockerd(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_shim_is_told_from_its_containerd() {
+        for (name, expected) in [
+            ("containerd-shim", true),
+            ("containerd-shim-runc-v2", true),
+            ("docker-containerd-shim", true),
+            ("docker-containerd-shim-current", true),
+            ("docker-containerd", false),
+            ("docker-containerd-current", false),
+            ("containerd", false),
+            ("dockerd", false),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join(name);
+            std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
+            let mut process = Command::new(&path).arg("100").spawn().unwrap();
+            let cut = &name[..name.len().min(MAX_NAME)];
+            while program(process.id()) != cut {
+                std::thread::yield_now();
+            }
+            assert_eq!(is_shim(process.id()), expected, "{name}");
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+}
