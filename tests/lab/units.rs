@@ -215,7 +215,7 @@ fn a_sandbox_in_the_way_is_told_of(machine: &Machine) {
     for words in [
         "Read-only file system",
         "nothing was touched",
-        "systemctl edit digestfix.service, add [Service] and ReadWritePaths=/var/lib/docker,",
+        "systemctl edit digestfix.service, add [Service] and ReadWriteDirectories=/var/lib/docker,",
     ] {
         assert!(status.stdout.contains(words), "{}", status.stdout);
     }
