@@ -2,8 +2,8 @@
 
 use crate::doctor::{Check, Finding};
 
-/// The first that tells what else a stop stops, and takes sockets along.
-const TESTED_FROM: u32 = 245;
+/// The first that was tried.
+const TRIED_FROM: u32 = 219;
 
 /// What systemd says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,11 +40,9 @@ pub fn judge(facts: &Facts) -> Finding {
         );
     }
     match number(version) {
-        Some(old) if old < TESTED_FROM => Finding::warning(
+        Some(old) if old < TRIED_FROM => Finding::warning(
             Check::Systemd,
-            format!(
-                "version {version}; before {TESTED_FROM} a fallback is used that is not tested"
-            ),
+            format!("version {version}; none before {TRIED_FROM} was tried"),
             "try it first where an outage of Docker does not matter",
         ),
         _ => Finding::ok(
@@ -73,8 +71,8 @@ mod tests {
             own_pid: 7,
         };
         assert_eq!(judge(&facts("252.39-1~deb12u1")).state, State::Ok);
-        assert_eq!(judge(&facts("245")).state, State::Ok);
-        assert_eq!(judge(&facts("241-7~deb10u8")).state, State::Warning);
+        assert_eq!(judge(&facts("219")).state, State::Ok);
+        assert_eq!(judge(&facts("215-17+deb8u7")).state, State::Warning);
         assert_eq!(judge(&facts("")).state, State::Ok);
         let mut going = facts("252");
         going.is_shutting_down = true;

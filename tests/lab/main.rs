@@ -22,6 +22,7 @@ mod loopback;
 mod machine;
 mod neighbours;
 mod observed;
+mod old_systemd;
 mod packages;
 mod refusals;
 mod repair;
