@@ -13,8 +13,11 @@ const CONFIG: &str = "/etc/docker/daemon.json";
 /// An image with a shell in it.
 const FULL: &str = "lab/full";
 
+/// Most containers here ignore SIGTERM, and Docker gives each ten seconds unless told so.
+const SOON: &str = "--stop-timeout=1";
+
 /// Every kind of container that a host may have.
-fn start_containers(machine: &Machine) {
+fn start_containers(machine: &Machine, options: &str) {
     machine.write(
         "/root/full/Dockerfile",
         &format!(
@@ -25,7 +28,7 @@ fn start_containers(machine: &Machine) {
     machine.sh(&format!(
         "DOCKER_BUILDKIT=0 docker build -q -t {FULL} /root/full >/dev/null
          docker network create own >/dev/null
-         run() {{ docker run -d --name \"$@\" >/dev/null; }}
+         run() {{ docker run -d {options} --name \"$@\" >/dev/null; }}
          run plain --no-healthcheck {FULL} sleep 100000
          run frozen --no-healthcheck {FULL} sleep 100000
          run passing --rm --no-healthcheck {FULL} sleep 100000
@@ -89,7 +92,7 @@ fn live_restore(machine: &Machine) -> String {
 
 /// Ten applies, there and back again.
 fn ten_applies(machine: &Machine, config_before: &str) {
-    start_containers(machine);
+    start_containers(machine, "");
     let claim = machine.claim("app");
     if machine
         .sh("docker info -f '{{.ServerVersion}}'")
@@ -229,7 +232,12 @@ fn refuses(machine: &Machine, words: &[&str], says: &[&str]) {
 fn are_started_again_in_swarm_mode() {
     for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
         let machine = ready(suite, |_| {});
-        start_containers(&machine);
+        // Docker's own ten seconds are waited for on one of them.
+        let (options, grace) = match suite {
+            Suite::Bookworm => ("", "10s"),
+            _ => (SOON, "1s"),
+        };
+        start_containers(&machine, options);
         machine.sh("docker swarm init --advertise-addr 127.0.0.1 >/dev/null");
         let claim = machine.claim("app");
         refuses(
@@ -247,7 +255,7 @@ fn are_started_again_in_swarm_mode() {
             || machine.sh("docker ps -a --format '{{.Names}} {{.State}}' | grep -v service | sort");
         machine.sh(&format!(
             "docker service create -q --detach --no-resolve-image --name service --no-healthcheck \
-             {APP}:v1 /bin/busybox sleep 100000 >/dev/null"
+             --stop-grace-period {grace} {APP}:v1 /bin/busybox sleep 100000 >/dev/null"
         ));
         let service = || machine.sh("docker ps -q --filter name=service --filter status=running");
         eventually("the service runs", || !service().is_empty());
@@ -272,8 +280,8 @@ fn are_started_again_in_swarm_mode() {
 fn are_let_go_where_that_is_said() {
     let machine = ready(Suite::Bookworm, |_| {});
     machine.sh(&format!(
-        "docker run -d --name always --restart always {APP}:v1 /bin/busybox sleep 100000
-         docker run -d --name once {APP}:v1 /bin/busybox sleep 100000"
+        "docker run -d {SOON} --name always --restart always {APP}:v1 /bin/busybox sleep 100000
+         docker run -d {SOON} --name once {APP}:v1 /bin/busybox sleep 100000"
     ));
     let claim = machine.claim("app");
     let plan = machine
@@ -321,7 +329,7 @@ fn cannot_be_kept_where_a_flag_says_so() {
         machine.sh("systemctl restart docker");
     });
     machine.sh(&format!(
-        "docker run -d --name web {APP}:v1 /bin/busybox sleep 100000"
+        "docker run -d {SOON} --name web {APP}:v1 /bin/busybox sleep 100000"
     ));
     refuses(
         &machine,

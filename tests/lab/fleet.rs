@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use serde_json::{Value, json};
 
@@ -52,7 +52,11 @@ fn output(command: &mut Command) -> Run {
 
 impl Fleet {
     fn boot() -> Self {
-        let machines = SUITES.map(Machine::boot);
+        let machines = thread::scope(|scope| {
+            SUITES
+                .map(|suite| scope.spawn(move || Machine::boot(suite)))
+                .map(|booting| booting.join().unwrap())
+        });
         // It goes away with the machine.
         let directory = machines[0].directory().join("fleet");
         fs::create_dir_all(&directory).unwrap();
@@ -89,6 +93,12 @@ impl Fleet {
             .env("ANSIBLE_COLLECTIONS_PATH", self.path("collections"))
             .env("ANSIBLE_SSH_CONTROL_PATH_DIR", self.path("cp"))
             .env("ANSIBLE_PIPELINING", "true")
+            // By itself it compresses the program for a network that is not there, and
+            // comes in anew after a minute.
+            .env(
+                "ANSIBLE_SSH_ARGS",
+                "-o ControlMaster=auto -o ControlPersist=600s",
+            )
             .env("ANSIBLE_NOCOLOR", "true")
             .env("ANSIBLE_INVENTORY", self.path("inventory"));
         command
@@ -225,7 +235,7 @@ fn a_fleet() {
         machine.allow_containers();
         machine.load("app");
         machine.sh(&format!(
-            "docker run -d --name web --network none {APP}:v1 /bin/busybox sleep 3600"
+            "docker run -d --stop-timeout=1 --name web --network none {APP}:v1 /bin/busybox sleep 3600"
         ));
     }
 
@@ -565,7 +575,7 @@ fn swarm(manager: &Machine, node: &Machine) -> String {
     let id = node.sh("docker info -f '{{.Swarm.NodeID}}'");
     manager.sh(&format!(
         "docker service create -q --detach --no-resolve-image --no-healthcheck \
-         --constraint node.id=={id} {APP}:v1 /bin/busybox sleep 100000 >/dev/null"
+         --stop-grace-period 1s --constraint node.id=={id} {APP}:v1 /bin/busybox sleep 100000 >/dev/null"
     ));
     eventually("the service runs", || {
         !node

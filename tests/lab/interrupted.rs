@@ -21,7 +21,7 @@ fn ready(suite: Suite) -> Machine {
     machine.write("/etc/docker/daemon.json", "{\n  \"debug\": false\n}\n");
     machine.sh(&format!(
         "systemctl restart docker
-         docker run -d --name web {APP}:v1 /bin/busybox sleep 100000
+         docker run -d --stop-timeout=1 --name web {APP}:v1 /bin/busybox sleep 100000
          docker run -d --name down --restart always {APP}:v1 /bin/busybox sleep 100000
          docker kill down"
     ));
