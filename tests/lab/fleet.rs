@@ -496,6 +496,7 @@ fn returns_a_swarm_node_and_leaves_a_broken_node_cordoned(fleet: &Fleet) {
             &fleet.path("swarm"),
         ],
         &json!({
+            "digestfix_serial": ["100%"],
             "digestfix_kubernetes": "{{ inventory_hostname == 'forky' }}",
             "digestfix_swarm_docker": ["sh", "/lab/noting"],
         }),
