@@ -81,6 +81,18 @@ impl Guard {
     }
 }
 
+/// Ends the guard of a run that has been brought to its end, but for one that has
+/// done so itself: it ends next.
+pub async fn dismiss(manager: &impl ServiceManager, id: &str) {
+    let unit = unit(id);
+    let own = manager.unit_of_process(std::process::id()).await;
+    if own.is_ok_and(|own| own == unit) {
+        return;
+    }
+    // One that goes on finds nothing to do, and is not worth a word.
+    let _ = Guard { unit }.end(manager).await;
+}
+
 /// The longest pause between two attempts.
 pub const MOST: Duration = Duration::from_secs(60);
 

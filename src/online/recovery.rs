@@ -152,8 +152,7 @@ async fn finish<M: ServiceManager>(
 ) -> Result<(), Failure> {
     end(lock, progress)?;
     unfinished::remove(unfinished, &journal.id, lock)?;
-    // It ends by itself now, and what is left of it is not worth a word.
-    let _ = manager.forget_lasting(&guard::unit(&journal.id)).await;
+    guard::dismiss(manager, &journal.id).await;
     Ok(())
 }
 

@@ -60,11 +60,7 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     leftovers::remove(journal, images);
     end(lock, progress)?;
     unfinished::remove(daemon.unfinished, &journal.id, lock)?;
-    // It ends by itself now, and what is left of it is not worth a word.
-    let _ = daemon
-        .manager
-        .forget_lasting(&guard::unit(&journal.id))
-        .await;
+    guard::dismiss(daemon.manager, &journal.id).await;
     Ok(problems)
 }
 
