@@ -11,6 +11,7 @@ mod fleet;
 mod foreign;
 mod history;
 mod index_alone;
+mod kernels;
 mod metrics;
 mod open_files;
 mod references;
