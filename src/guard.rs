@@ -76,8 +76,9 @@ impl Guard {
     /// # Errors
     /// When systemd does not stop it; it will find nothing to do.
     pub async fn end(self, manager: &impl ServiceManager) -> Result<(), SystemdError> {
-        manager.stop(&self.unit, &[], STOP_WITHIN).await?;
-        manager.forget_lasting(&self.unit).await
+        // In this order, as one that nobody stops ends by itself.
+        manager.forget_lasting(&self.unit).await?;
+        manager.stop(&self.unit, &[], STOP_WITHIN).await
     }
 }
 
