@@ -16,7 +16,7 @@ use std::{env, io};
 
 use tokio::time::{Instant, sleep};
 
-use crate::systemd::{OwnService, ServiceManager, SystemdError};
+use crate::systemd::{LASTING, OwnService, ServiceManager, SystemdError};
 
 /// It has nothing to wait for when it is told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -179,7 +179,7 @@ pub fn decoded(text: &str) -> Result<PathBuf, &'static str> {
 /// The unit that guards a transaction.
 #[must_use]
 pub fn unit(id: &str) -> String {
-    format!("digestfix-guard-{id}.service")
+    format!("{LASTING}{id}.service")
 }
 
 #[cfg(test)]

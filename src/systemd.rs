@@ -12,7 +12,7 @@ mod lasting;
 pub mod setting;
 
 pub use bus::SystemBus;
-pub use lasting::remove as forget_lasting;
+pub use lasting::{PREFIX as LASTING, names as lasting_units, remove as forget_lasting};
 
 /// Where systemd looks for units and drop-ins that last until the next boot.
 pub const RUNTIME_UNITS: &str = "/run/systemd/system";

@@ -16,7 +16,7 @@ use crate::invocation::Invocation;
 use crate::journal::{self, Journal, Online};
 use crate::online;
 use crate::report::{Exit, Problem, Report};
-use crate::systemd::RUNTIME_UNITS;
+use crate::systemd::{RUNTIME_UNITS, SystemBus, lasting_units};
 use crate::transaction::daemon::Daemon;
 use crate::transaction::left::left;
 use crate::transaction::lock::RootLock;
@@ -71,6 +71,12 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
     }
     if args.before_docker {
         return before_docker(report);
+    }
+    if !args.host.offline
+        && !lasting_units(Path::new(RUNTIME_UNITS)).is_empty()
+        && let Ok(bus) = SystemBus::connect_anyhow().await
+    {
+        bus.sweep_lasting().await;
     }
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
     let wait = async |data_root: &Path| {

@@ -4,15 +4,13 @@
 use std::collections::BTreeMap;
 
 use crate::doctor::{Check, Finding};
-use crate::systemd::Unit;
+use crate::systemd::{LASTING, Unit};
 
 /// They bring a host back at boot.
 pub const RECOVERING: [&str; 2] = ["digestfix-recover.service", "digestfix-resume.service"];
 
 /// They apply the claims directories.
 pub const APPLYING: [&str; 3] = ["digestfix.service", "digestfix.timer", "digestfix.path"];
-
-const GUARD: &str = "digestfix-guard-";
 
 /// What there is to say of them, and of the guards among all units' states.
 #[must_use]
@@ -44,7 +42,7 @@ pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> 
     let failed = failed.filter(|name| of(name).is_some_and(|unit| unit.active_state == "failed"));
     let guards = states
         .iter()
-        .filter(|(name, state)| name.starts_with(GUARD) && *state == "failed");
+        .filter(|(name, state)| name.starts_with(LASTING) && *state == "failed");
     let failed = failed.map(|name| (*name).to_owned());
     for name in failed.chain(guards.map(|(name, _)| name.clone())) {
         findings.push(Finding::warning(

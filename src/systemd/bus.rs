@@ -97,6 +97,17 @@ impl SystemBus {
         Ok(version.unwrap_or_default())
     }
 
+    /// Removes what a run left that was killed before its service had started.
+    pub async fn sweep_lasting(&self) {
+        for name in lasting::names(Path::new(RUNTIME_UNITS)) {
+            let unit = self.unit(&name).await;
+            if unit.is_ok_and(|unit| matches!(unit.active_state.as_str(), "inactive" | "failed")) {
+                // It is without effect as long as it stays.
+                let _ = self.forget_lasting(&name).await;
+            }
+        }
+    }
+
     /// The connection; a new one if there is none that holds.
     async fn link(&self) -> Result<Arc<Link>, SystemdError> {
         let mut current = self.link.lock().await;
@@ -425,8 +436,8 @@ impl ServiceManager for SystemBus {
     }
 
     async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError> {
-        let directory = Path::new(RUNTIME_UNITS);
-        lasting::write(directory, service)?;
+        self.sweep_lasting().await;
+        lasting::write(Path::new(RUNTIME_UNITS), service)?;
         let units = [service.name.clone()];
         let mut started = self.start(&units, lasting::READY_WITHIN).await;
         // Some versions look for a new file only when they are told to.

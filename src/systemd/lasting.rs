@@ -3,7 +3,7 @@
 //! `StartTransientUnit` takes differs, and systemd before 243 misreads
 //! `RestartForceExitStatus` there.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -14,6 +14,19 @@ use crate::systemd::{OwnService, SystemdError};
 
 /// The program says at once that it is ready, or does not run.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the names of all these units begin with.
+pub const PREFIX: &str = "digestfix-guard-";
+
+/// The units that have a file there.
+#[must_use]
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with(PREFIX) && name.ends_with(".service"))
+        .collect()
+}
 
 /// Writes the unit's file.
 ///
@@ -84,14 +97,12 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::directory::tests::{modes, with_umask_of_0};
 
     fn service(program: &str) -> OwnService {
         OwnService {
-            name: "lab.service".to_owned(),
+            name: "digestfix-guard-1.service".to_owned(),
             description: "Lab".to_owned(),
             command: vec![program.to_owned(), "guard".to_owned(), "/a=20b".to_owned()],
         }
@@ -129,12 +140,14 @@ mod tests {
     #[test]
     fn what_a_killed_run_left_is_no_hindrance() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("lab.service");
+        let path = root.path().join("digestfix-guard-1.service");
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        fs::create_dir(root.path().join("digestfix-guard-1.service.d")).unwrap();
         write(root.path(), &service("/x")).unwrap();
+        assert_eq!(names(root.path()), ["digestfix-guard-1.service"]);
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
-        remove(root.path(), "lab.service").unwrap();
-        remove(root.path(), "lab.service").unwrap();
+        remove(root.path(), "digestfix-guard-1.service").unwrap();
+        remove(root.path(), "digestfix-guard-1.service").unwrap();
         assert!(!path.exists());
     }
 }
