@@ -4,11 +4,11 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::{ImageDir, ReadError};
 use crate::store::{self, Store, StoreError};
+use crate::sys::at_once::at_once;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 
 /// How much of a file is read at once where it need not be kept, in bytes.
@@ -190,14 +190,11 @@ fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
         bytes = vec![0; size];
         let (one, other) = bytes.split_at_mut(size / 2);
         let halfway = one.len() as u64;
-        let read = thread::scope(|scope| {
-            let one = scope.spawn(|| file.read_exact_at(one, 0));
-            let other = file.read_exact_at(other, halfway);
-            one.join()
-                .unwrap_or_else(|_| Err(io::Error::other("a thread ended")))
-                .and(other)
-        });
-        match read {
+        let (one, other) = at_once(
+            || file.read_exact_at(one, 0),
+            || file.read_exact_at(other, halfway),
+        );
+        match one.and(other) {
             // It has become shorter.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => bytes.clear(),
             read => read?,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::thread;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -10,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::store::file::{File, Pair, Repository, Span, TopLevel, piece};
 use crate::store::{MAX_BYTES, REPOSITORIES, StoreError};
 use crate::strict_json::folds_to;
+use crate::sys::at_once::at_once;
 
 /// How deep Go's parser follows objects and arrays (`encoding/json`,
 /// `scanner.go`, since Go 1.15), the outermost object included.
@@ -38,15 +38,18 @@ pub(super) fn read(bytes: Vec<u8>) -> Result<File, StoreError> {
         repositories: Vec::new(),
         pairs: Vec::new(),
     };
-    let (is_plain, top_level) = thread::scope(|scope| {
-        let scan = || is_plain(text.as_bytes());
-        let scanned = (text.len() > LARGE).then(|| scope.spawn(scan));
+    let scan = || is_plain(text.as_bytes());
+    let mut parse = || {
         let mut deserializer = serde_json::Deserializer::from_str(&text);
         let top_level = TopLevelSeed(&mut index).deserialize(&mut deserializer)?;
         deserializer.end()?;
-        let scanned = scanned.and_then(|thread| thread.join().ok());
-        Ok::<_, StoreError>((scanned.unwrap_or_else(scan), top_level))
-    })?;
+        Ok::<_, StoreError>(top_level)
+    };
+    let (is_plain, top_level) = match text.len() > LARGE {
+        true => at_once(scan, parse),
+        false => (scan(), parse()),
+    };
+    let top_level = top_level?;
     let Index {
         unescaped,
         repositories,

@@ -2,14 +2,13 @@
 //! are known by in the journal.
 
 use std::fs::File;
-use std::panic::resume_unwind;
 use std::path::Path;
-use std::thread::{self, ScopedJoinHandle};
 
 use crate::digest::Digest;
 use crate::journal::{hash, hash_pieces};
 use crate::plan::Plan;
 use crate::store::{Store, Text};
+use crate::sys::at_once::at_once;
 use crate::transaction::exchange::{FileError, write_unnamed};
 
 pub(super) struct Rendered {
@@ -34,12 +33,10 @@ impl Rendered {
             false => plan.after.text(),
         };
         let pieces = text.pieces();
-        let (before, after, written) = thread::scope(|scope| {
-            let before = scope.spawn(|| hash(before.as_read()));
-            let written = scope.spawn(|| write_unnamed(live, &pieces));
-            let after = hash_pieces(&pieces);
-            (ended(before), after, ended(written))
-        });
+        let (written, (before, after)) = at_once(
+            || write_unnamed(live, &pieces),
+            || at_once(|| hash(before.as_read()), || hash_pieces(&pieces)),
+        );
         drop(pieces);
         Self {
             before,
@@ -48,8 +45,4 @@ impl Rendered {
             written,
         }
     }
-}
-
-fn ended<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -70,7 +70,7 @@ fn a_file_is_its_bytes_in_whatever_pieces() {
 fn a_change_is_seen_however_soon_it_comes() {
     let (_root, images, path) = root(r#"{"Repositories":{}}"#);
     for wait in [Duration::ZERO, TICK * 3] {
-        thread::sleep(wait);
+        std::thread::sleep(wait);
         let seen = images.look().unwrap();
         assert!(images.is_still(&seen).unwrap());
         fs::write(&path, r#"{"repositories":{}}"#).unwrap();
