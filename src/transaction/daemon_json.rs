@@ -302,6 +302,7 @@ fn remove(path: &Path) -> Result<(), FileError> {
 mod tests {
     use super::*;
     use crate::directory::tests::{modes, with_umask_of_0};
+    use crate::transaction::exchange::tests::Labels;
 
     #[test]
     fn with_a_umask_of_0_only_root_may_write_a_new_daemon_json() {
@@ -316,5 +317,28 @@ mod tests {
                 assert_eq!(modes(root.path()), [0o755, 0o644]);
             },
         );
+    }
+
+    #[test]
+    fn each_daemon_json_has_the_label_of_the_one_that_was_found() {
+        let labels = Labels::find();
+        let file = labels.directory.path().join("daemon.json");
+        fs::write(&file, "{}").unwrap();
+        labels.set(&file);
+        let switch = Switch::plan(&file, "a-1", false).unwrap().unwrap();
+        for (step, bytes) in [
+            (Switch::put_on as fn(&Switch) -> _, true),
+            (Switch::put_off, false),
+            (Switch::put_on, true),
+        ] {
+            step(&switch).unwrap();
+            let expected = edit(&file, Some(b"{}"), bytes).unwrap();
+            assert_eq!(fs::read(&file).unwrap(), expected);
+            labels.is_on(&file);
+            labels.is_on(switch.aside());
+        }
+        assert!(switch.put_back().unwrap());
+        assert_eq!(fs::read(&file).unwrap(), b"{}");
+        labels.is_on(&file);
     }
 }

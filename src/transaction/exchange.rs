@@ -1,9 +1,11 @@
 //! Two files of one directory that trade names, and files that are written to
 //! do so.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,10 @@ use xattr::FileExt;
 
 use crate::data_root::is_made_of;
 use crate::directory;
+
+/// Attributes that vouch for the content of one file. On another file they would be
+/// wrong, and the kernel would not let anyone read it.
+const VOUCHERS: [&str; 2] = ["security.ima", "security.evm"];
 
 /// A change on disk that failed.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +42,8 @@ impl FileError {
 }
 
 /// Writes, syncs and reads back a new file, with the owner, mode and extended attributes
-/// (an SELinux label is one of them) of another, if there is one.
+/// (an SELinux label is one of them) of another, if there is one. A label that the
+/// kernel refuses is left out.
 ///
 /// # Errors
 /// When the file system refuses, or the name is taken; nothing is left behind
@@ -141,13 +148,46 @@ fn take_after(model: &Path, file: &File) -> io::Result<()> {
     }
     file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
     for name in xattr::list_deref(model)? {
-        if let Some(value) = xattr::get_deref(model, &name)?
-            && file.get_xattr(&name)?.as_deref() != Some(value.as_slice())
-        {
-            file.set_xattr(&name, &value)?;
+        if VOUCHERS.iter().any(|voucher| name == *voucher) {
+            continue;
+        }
+        let Some(value) = xattr::get_deref(model, &name)? else {
+            continue;
+        };
+        match set_attribute(file, &name, &value) {
+            Err(error) if is_label(&name) && is_refusal(&error) => tracing::info!(
+                "{name} of {path} stays as the directory gives it: {error}",
+                name = name.display(),
+                path = model.display()
+            ),
+            set => set?,
         }
     }
     Ok(())
+}
+
+fn set_attribute(file: &File, name: &OsStr, value: &[u8]) -> io::Result<()> {
+    if file.get_xattr(name)?.as_deref() == Some(value) {
+        return Ok(());
+    }
+    file.set_xattr(name, value)
+}
+
+/// An attribute that belongs to a security module of the kernel.
+fn is_label(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"security.")
+}
+
+/// The kernel or its policy does not give this file this label. The new file then has
+/// the label that its directory gives, as it has whenever Docker writes the file. Without
+/// `CAP_SYS_ADMIN`, which digestfix's services do not have, that is so where
+/// SELinux was switched off and the labels are still on the disk. `EACCES` is the
+/// policy's own answer, and `EINVAL` that the policy does not know the label.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EOPNOTSUPP | Errno::EPERM | Errno::EACCES | Errno::EINVAL)
+    )
 }
 
 /// Exchanges what two names lead to.
@@ -189,3 +229,6 @@ pub(super) fn sync_directory(file: &Path) -> Result<(), FileError> {
     let directory = file.parent().unwrap_or(file);
     directory::sync(file).map_err(FileError::new("sync", directory))
 }
+
+#[cfg(test)]
+pub(super) mod tests;

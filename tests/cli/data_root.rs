@@ -23,7 +23,11 @@ pub struct Run {
 
 impl DataRoot {
     pub fn with(store: &[u8]) -> Self {
-        let root = Self(TempDir::new().unwrap());
+        Self::with_in(&std::env::temp_dir(), store)
+    }
+
+    pub fn with_in(place: &Path, store: &[u8]) -> Self {
+        let root = Self(TempDir::new_in(place).unwrap());
         fs::create_dir_all(root.images().join("imagedb/content/sha256")).unwrap();
         fs::write(root.store_path(), store).unwrap();
         root

@@ -12,6 +12,7 @@ mod foreign;
 mod history;
 mod index_alone;
 mod kernels;
+mod labels;
 mod metrics;
 mod open_files;
 mod references;
