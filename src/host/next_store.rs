@@ -17,7 +17,7 @@ use crate::engine::Info;
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::exec_start::variables;
-use crate::host::programs::is_dockerd;
+use crate::host::programs::{is_dockerd, is_old_dockerd};
 use crate::host::{Host, HostError, Managed};
 use crate::systemd::Service;
 
@@ -117,7 +117,11 @@ impl NextStore<'_> {
         if let Some(name) = VARIABLES.into_iter().find(is_set) {
             return Some(Unsure::Variable(name));
         }
-        if self.is_set_to_own_store() {
+        let is_old = self
+            .command
+            .first()
+            .is_some_and(|name| is_old_dockerd(name));
+        if is_old || self.is_set_to_own_store() {
             return None;
         }
         let named = [&self.args.driver, &self.config.storage_driver];

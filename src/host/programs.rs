@@ -8,6 +8,9 @@ use crate::host::engine_start::PROC;
 /// behind the link in 18.09's.
 const DOCKERD: [&str; 3] = ["dockerd", "dockerd-current", "dockerd-ce"];
 
+/// Names that only packages of 1.12 to 18.09 gave the daemon.
+const OLD_DOCKERD: [&str; 2] = ["dockerd-current", "dockerd-ce"];
+
 /// The process that a container has for its parent: `containerd-shim-runc-v2` and
 /// others, and `docker-containerd-shim` (`-current` on RHEL 7) before 18.09.
 const SHIMS: [&str; 2] = ["containerd-shim", "docker-containerd-shim"];
@@ -18,8 +21,18 @@ const MAX_NAME: usize = 15;
 /// Whether a program, named by its path, is dockerd.
 #[must_use]
 pub fn is_dockerd(program: &str) -> bool {
-    let name = program.rsplit('/').next().unwrap_or_default();
-    DOCKERD.contains(&name)
+    DOCKERD.contains(&file_name(program))
+}
+
+/// Whether a program, named by its path, is a dockerd from before the containerd image
+/// store.
+#[must_use]
+pub fn is_old_dockerd(program: &str) -> bool {
+    OLD_DOCKERD.contains(&file_name(program))
+}
+
+fn file_name(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or_default()
 }
 
 /// The name of a process, as the kernel has it (`proc_pid_comm(5)`).
@@ -62,6 +75,18 @@ mod tests {
         }
         for name in ["docker", "dockerd-rootless.sh", "dockerd.sh", ""] {
             assert!(!is_dockerd(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn some_names_tell_an_old_dockerd() {
+        for (name, expected) in [
+            ("/usr/bin/dockerd-current", true),
+            ("dockerd-ce", true),
+            ("/usr/bin/dockerd", false),
+            ("", false),
+        ] {
+            assert_eq!(is_old_dockerd(name), expected, "{name}");
         }
     }
 

@@ -23,6 +23,7 @@ use crate::reference::Reference;
 use crate::systemd::QueuedJob;
 use crate::systemd::{OwnService, SystemdError};
 
+mod rhel7;
 mod startable;
 
 /// systemd as far as it is asked here; everything that changes something is
