@@ -196,3 +196,30 @@ fn a_device_that_is_named_is_not_opened() {
         run.stderr
     );
 }
+
+/// To digestfix a storage driver is the name of a directory.
+#[test]
+fn each_storage_driver_is_taken() {
+    for driver in [
+        "overlay2",
+        "overlay",
+        "devicemapper",
+        "aufs",
+        "btrfs",
+        "zfs",
+        "vfs",
+    ] {
+        let root = DataRoot::of_one_image(APP, IMAGE);
+        let images = root.0.path().join("image").join(driver);
+        fs::rename(root.images(), &images).unwrap();
+        let store = images.join("repositories.json");
+        let before = fs::read_to_string(&store).unwrap();
+        let named: [&[&str]; 2] = [&["rollback"], &["rollback", "--driver", driver]];
+        for rollback in named {
+            root.digestfix(&["apply", &claim()]).exits(0);
+            assert!(fs::read_to_string(&store).unwrap().contains(DIGEST));
+            root.digestfix(rollback).exits(0);
+            assert_eq!(fs::read_to_string(&store).unwrap(), before, "{driver}");
+        }
+    }
+}
