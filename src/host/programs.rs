@@ -107,7 +107,9 @@ mod tests {
             std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
             let mut process = Command::new(&path).arg("100").spawn().unwrap();
             let cut = &name[..name.len().min(MAX_NAME)];
-            while program(process.id()) != cut {
+            // An exec sets the name before the arguments.
+            let line = format!("{PROC}/{}/cmdline", process.id());
+            while program(process.id()) != cut || fs::read(&line).unwrap().is_empty() {
                 std::thread::yield_now();
             }
             assert_eq!(is_shim(process.id()), expected, "{name}");
