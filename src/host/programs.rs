@@ -8,8 +8,8 @@ use crate::host::engine_start::PROC;
 /// behind the link in 18.09's.
 const DOCKERD: [&str; 3] = ["dockerd", "dockerd-current", "dockerd-ce"];
 
-/// Names that only packages of 1.12 to 18.09 gave the daemon.
-const OLD_DOCKERD: [&str; 2] = ["dockerd-current", "dockerd-ce"];
+/// Only RHEL 7's packages of 1.12 and 1.13 gave the daemon this name.
+const OLD_DOCKERD: &str = "dockerd-current";
 
 /// The process that a container has for its parent: `containerd-shim-runc-v2` and
 /// others, and `docker-containerd-shim` (`-current` on RHEL 7) before 18.09.
@@ -28,7 +28,7 @@ pub fn is_dockerd(program: &str) -> bool {
 /// store.
 #[must_use]
 pub fn is_old_dockerd(program: &str) -> bool {
-    OLD_DOCKERD.contains(&file_name(program))
+    file_name(program) == OLD_DOCKERD
 }
 
 fn file_name(program: &str) -> &str {
@@ -82,7 +82,7 @@ mod tests {
     fn some_names_tell_an_old_dockerd() {
         for (name, expected) in [
             ("/usr/bin/dockerd-current", true),
-            ("dockerd-ce", true),
+            ("dockerd-ce", false),
             ("/usr/bin/dockerd", false),
             ("", false),
         ] {

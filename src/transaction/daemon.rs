@@ -12,7 +12,7 @@ use crate::host::Managed;
 use crate::plan::Plan;
 use crate::reference::Reference;
 use crate::store::Store;
-use crate::systemd::{ServiceManager, Unit, is_active, runs};
+use crate::systemd::{ServiceManager, SystemdError, Unit, is_active, runs};
 use crate::transaction::outcome::{DockerNow, Failure};
 
 /// dockerd has no start timeout of its own (`TimeoutStartSec=0`), and takes
@@ -24,6 +24,13 @@ const STOP_WITHIN: Duration = Duration::from_secs(600);
 
 /// systemd gives SIGTERM and then SIGKILL its stop timeout each.
 const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// How often another process's start may cancel the stop. It stays without effect on
+/// Docker's unit, which the hold keeps from starting; a socket has none.
+const MOST_CANCELED: u32 = 20;
+
+/// Between a stop that was canceled and the next.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// systemd hears at once of a main process that has ended.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
@@ -146,9 +153,19 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             .service
             .timeout_stop
             .map_or(STOP_WITHIN, |timeout| timeout * 2 + STOP_GRACE);
-        self.manager
-            .stop(self.unit(), &self.disturbance.triggers, within)
-            .await?;
+        let triggers = &self.disturbance.triggers;
+        let mut canceled = 0;
+        loop {
+            match self.manager.stop(self.unit(), triggers, within).await {
+                Err(SystemdError::Job { result, .. })
+                    if result == "canceled" && canceled < MOST_CANCELED =>
+                {
+                    canceled += 1;
+                    tokio::time::sleep(AGAIN).await;
+                }
+                stopped => break stopped?,
+            }
+        }
         match self.manager.service(self.unit()).await?.main_pid {
             0 => Ok(()),
             pid => Err(Failure::StillRunning { pid: Some(pid) }),

@@ -69,6 +69,8 @@ struct World {
     /// What the administrator writes.
     edit: RefCell<String>,
     guards: RefCell<Vec<String>>,
+    /// How many stops another process's start cancels.
+    cancels: Cell<u32>,
     shuts_down: Cell<bool>,
     /// The containers that a start of Docker does not load.
     cannot_load: RefCell<Vec<String>>,
@@ -128,6 +130,7 @@ impl World {
             on_reload: RefCell::default(),
             edit: RefCell::default(),
             guards: RefCell::default(),
+            cancels: Cell::default(),
             cannot_load: RefCell::default(),
             not_loaded: RefCell::default(),
             held: Cell::default(),
@@ -332,6 +335,14 @@ impl ServiceManager for World {
             return Ok(());
         }
         self.called("stop")?;
+        if let Some(left) = self.cancels.get().checked_sub(1) {
+            self.cancels.set(left);
+            return Err(SystemdError::Job {
+                verb: "stop",
+                unit: "docker.socket".to_owned(),
+                result: "canceled".to_owned(),
+            });
+        }
         let (_, start) = self.held.get();
         self.held.set((self.reserve(), start));
         self.stops();
@@ -1005,6 +1016,19 @@ fn an_undo_that_cannot_stop_docker() {
     };
     assert_eq!(fs::read_to_string(backup).unwrap(), STORE);
     assert!(world.runs.get(), "and Docker runs all the same");
+}
+
+#[test]
+fn a_stop_that_others_cancel_is_asked_for_again() {
+    let world = World::new();
+    world.cancels.set(3);
+    let (outcome, _) = transact(&world);
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    let world = World::new();
+    world.cancels.set(21);
+    let (outcome, _) = transact(&world);
+    assert!(matches!(outcome, Outcome::Undone { .. }), "{outcome:?}");
+    is_clean(&world);
 }
 
 #[test]
