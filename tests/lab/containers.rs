@@ -501,7 +501,9 @@ fn are_kept_when_the_daemon_dies() {
             ),
         ]);
         assert!([0, 1].contains(&run.code), "{}\n{}", run.stdout, run.stderr);
-        machine.sh("journalctl -b -u docker | grep -q 'code=killed, status=9/KILL'");
+        machine.sh(
+            "journalctl --sync; journalctl -b -u docker | grep -q 'code=killed, status=9/KILL'",
+        );
         assert_eq!(machine.engine_has("app"), run.code == 0);
         let after = (containers(&machine), config(&machine));
         assert_eq!(after, before, "{}\n{}", run.stdout, run.stderr);

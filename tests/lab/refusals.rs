@@ -253,6 +253,8 @@ fn in_a_unit_that_is_stopped_along_with_docker() {
     });
     let status = machine.sh("systemctl show -p ExecMainStatus --value lab-own.service");
     assert_eq!(status, "3");
-    machine.sh("journalctl -b -u lab-own.service | grep 'stopped along with Docker'");
+    machine.sh(
+        "journalctl --sync; journalctl -b -u lab-own.service | grep 'stopped along with Docker'",
+    );
     assert_eq!(machine.main_pid(), pid);
 }

@@ -270,7 +270,7 @@ fn six_applies_within_a_minute() {
         machine.is_whole();
     }
     let starts = machine.sh(
-        "journalctl -u docker.service -o cat | grep -c 'Started docker.service\\|Started Docker'",
+        "journalctl --sync; journalctl -u docker.service -o cat | grep -c 'Started docker.service\\|Started Docker'",
     );
     assert!(starts.parse::<u32>().unwrap() >= 7, "{starts} starts");
 }

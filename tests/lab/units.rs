@@ -86,7 +86,7 @@ fn the_whole_job(machine: &Machine) {
     assert_eq!((web(machine), machine.sh("ls -A /etc/docker")), before);
     let history = machine.digestfix(&["history"]).exits(0).stdout;
     assert!(history.contains("  digestfix.service  "), "{history}");
-    let said = machine.sh("journalctl -b -o cat -u digestfix.service");
+    let said = machine.sh("journalctl --sync; journalctl -b -o cat -u digestfix.service");
     assert!(
         said.contains("live-restore switched on") && !said.contains("cannot be held back"),
         "{said}"
@@ -183,7 +183,7 @@ fn what_arrives_meanwhile_is_seen(machine: &Machine) {
     is_repaired(machine, "other");
     assert!(machine.engine_has("app"));
     let failures =
-        machine.sh("journalctl -b -o cat -u digestfix.service | grep -c '^digestfix: refused'");
+        machine.sh("journalctl --sync; journalctl -b -o cat -u digestfix.service | grep -c '^digestfix: refused'");
     assert_eq!(failures, "1", "that of the bad file");
 }
 
