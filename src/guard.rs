@@ -1,4 +1,4 @@
-//! Somebody who is left when a run is killed: a unit that waits for
+//! Watchdog: a unit below `/run` that recovers a killed run. It waits for
 //! the lock on the data root, which the kernel releases with the process that
 //! has it, and then brings an unfinished transaction to an end.
 //!
@@ -76,32 +76,33 @@ impl Guard {
     /// # Errors
     /// When systemd does not stop it; it will find nothing to do.
     pub async fn end(self, manager: &impl ServiceManager) -> Result<(), SystemdError> {
-        // In this order, as one that nobody stops ends by itself.
+        // A kill after the first step leaves a watchdog without a file, which ends by
+        // itself. A kill after a stop would leave the file.
         manager.forget_lasting(&self.unit).await?;
         manager.stop(&self.unit, &[], STOP_WITHIN).await
     }
 }
 
-/// Ends the guard of a run that has been brought to its end, but for one that has
-/// done so itself: it ends next.
+/// Ends the guard of a run that this process has recovered. Does nothing where this
+/// process is that guard, which ends next.
 pub async fn dismiss(manager: &impl ServiceManager, id: &str) {
     let unit = unit(id);
     let own = manager.unit_of_process(std::process::id()).await;
     if own.is_ok_and(|own| own == unit) {
         return;
     }
-    // One that goes on finds nothing to do, and is not worth a word.
+    // A guard that is not stopped finds nothing to do and ends.
     let _ = Guard { unit }.end(manager).await;
 }
 
 /// The longest pause between two attempts.
 pub const MOST: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether there is anything left to try.
+/// How often a pause checks whether the run has ended.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Tries until it succeeds, with pauses that grow to [`MOST`]. A pause ends when
-/// the run has come to its end by other means. Each reason is told once.
+/// Tries until an attempt succeeds, with pauses that grow to [`MOST`]. A pause ends when
+/// another process has ended the run. `tell` gets each reason once.
 pub async fn try_until_done<T, E: fmt::Display>(
     mut attempt: impl AsyncFnMut(u32) -> Result<T, E>,
     mut tell: impl FnMut(E),

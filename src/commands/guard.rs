@@ -34,7 +34,7 @@ pub(super) async fn run(args: &GuardArgs) -> Exit {
         }
         report.line(match problems.as_slice() {
             [] => "Done. The host is whole again.",
-            _ => "Done, but for what is named above: see to that by hand.",
+            _ => "Done. See to what is named above by hand.",
         });
     }
     if let Err(error) = forget_lasting(Path::new(RUNTIME_UNITS), &guard::unit(&args.id)) {

@@ -103,7 +103,8 @@ impl NextStore<'_> {
     /// Why the store of this driver in this data root is not certain to be the
     /// one; none where it is.
     pub(super) fn doubts(&self, images: &ImageDir) -> Option<Unsure> {
-        if let Some(program) = self.command.first()
+        let program = self.command.first();
+        if let Some(program) = program
             && !is_dockerd(program)
         {
             return Some(Unsure::Wrapped(program.clone()));
@@ -117,10 +118,7 @@ impl NextStore<'_> {
         if let Some(name) = VARIABLES.into_iter().find(is_set) {
             return Some(Unsure::Variable(name));
         }
-        let is_old = self
-            .command
-            .first()
-            .is_some_and(|name| is_old_dockerd(name));
+        let is_old = program.is_some_and(|program| is_old_dockerd(program));
         if is_old || self.is_set_to_own_store() {
             return None;
         }

@@ -117,9 +117,8 @@ fn read_one(path: &Path, owner: u32, harvest: &mut Harvest) -> Result<(), Source
     read_path(&real, harvest)
 }
 
-/// Where a path really leads. Nobody but root and the owner has a hand in that:
-/// theirs are the links on the way, and the directories that each of them and the
-/// end is in.
+/// Resolves a path's links. Refuses a link that neither root nor the owner owns, and a
+/// directory on the way that others may write.
 fn led_only_by(path: &Path, owner: u32) -> Result<PathBuf, Problem> {
     let mut ahead: Vec<OsString> = parts(&absolute(path)?);
     let mut real = PathBuf::from("/");

@@ -1,10 +1,10 @@
-//! Two things at once, on a second thread where there is one to be had: a limit
-//! (`RLIMIT_NPROC`, `TasksMax=`) or a filter of system calls may refuse it.
+//! Two calls at the same time, one of them on a second thread. A limit
+//! (`RLIMIT_NPROC`, `TasksMax=`) or a filter of system calls may refuse the thread.
 
 use std::panic::resume_unwind;
 use std::thread::{Builder, scope};
 
-/// Does both, one after the other where no thread can be made.
+/// Calls both. Without a second thread, one after the other.
 pub(crate) fn at_once<A: Send, B>(
     mut other: impl FnMut() -> A + Send,
     own: impl FnOnce() -> B,

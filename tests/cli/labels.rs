@@ -83,11 +83,7 @@ impl Labelled {
             .arg(self.root.0.path())
             .output()
             .unwrap();
-        Run {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        output.into()
     }
 }
 
