@@ -14,13 +14,13 @@ use crate::claim::Claim;
 use crate::completion;
 use crate::disturbance::{Allowed, ContainerPolicy};
 use crate::guard;
-use crate::history;
 use crate::host::Flags;
 use crate::metrics;
 use crate::printable::printable;
 use crate::reference::Reference;
 use crate::retention::Limits;
 use crate::rewrite::Rewrite;
+use crate::transaction_id;
 use crate::trust::Trust;
 
 const EXIT_CODES: &str = "\
@@ -532,7 +532,7 @@ impl HostArgs {
 }
 
 fn transaction(text: &str) -> Result<String, &'static str> {
-    if history::is_id(text) {
+    if transaction_id::is_id(text) {
         Ok(text.to_owned())
     } else {
         Err("it is no name of a transaction; digestfix history shows them")

@@ -36,8 +36,8 @@ use crate::host::{
 };
 use crate::image_db::ImageDb;
 use crate::invocation::typed;
-use crate::journal::{Journal, JournalError};
-use crate::online::work::Unfit as Unloadable;
+use crate::journal::{Intent, Journal, JournalError};
+use crate::lock::LockError;
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Exit, Problem, Report};
 use crate::rollback::Unfit;
@@ -45,7 +45,7 @@ use crate::shell;
 use crate::source::{self, SourceError, claims_dir};
 use crate::systemd::{SystemBus, SystemdError, setting};
 use crate::transaction::aim::Aim;
-use crate::transaction::lock::LockError;
+use crate::transaction::load::work::Unfit as Unloadable;
 use crate::transaction::outcome::{Failure, Progress};
 use crate::unfinished::NoticeError;
 
@@ -98,7 +98,7 @@ enum Stop {
     #[error("the claims cannot be met")]
     Refused(Vec<Refusal>),
     #[error("the running engine cannot be asked for that")]
-    Online(Vec<Unloadable>),
+    Unloadable(Vec<Unloadable>),
     #[error("the transaction cannot be taken back")]
     InTheWay {
         refusals: Vec<Refusal>,
@@ -140,7 +140,7 @@ enum Stop {
         state: String,
     },
     #[error("{0}")]
-    OnlineRecovery(Failure),
+    LoadRecovery(Failure),
     #[error(transparent)]
     Notice(#[from] NoticeError),
     #[error("{0}")]
@@ -165,14 +165,14 @@ impl Stop {
             );
             return report.end(Exit::Broken);
         }
-        if let Self::OnlineRecovery(failure) = &self {
-            report.problem("COULD NOT RESTORE THE HOST", online::problem(failure));
+        if let Self::LoadRecovery(failure) = &self {
+            report.problem("COULD NOT RESTORE THE HOST", recover::load_problem(failure));
             return report.end(Exit::Broken);
         }
         let mut next = None;
         let what = match &self {
             Self::Refused(refusals) => refusals.iter().map(ToString::to_string).collect(),
-            Self::Online(reasons) => reasons.iter().map(ToString::to_string).collect(),
+            Self::Unloadable(reasons) => reasons.iter().map(ToString::to_string).collect(),
             Self::InTheWay { refusals, first } => {
                 next = Some(match first {
                     Some(id) => format!("take that one back first: digestfix rollback {id}"),
@@ -382,7 +382,8 @@ fn is_at_work_on(host: &Host) -> bool {
     host.image_store == ImageStore::Own
         && matches!(
             Journal::read(images.data_root()),
-            Ok(Some(journal)) if journal.online.is_none() && journal.references.driver == images.driver()
+            Ok(Some(journal)) if !matches!(journal.intent, Intent::Load(_))
+                && journal.references.driver == images.driver()
         )
 }
 

@@ -25,6 +25,12 @@ pub struct ImageDir {
     driver: String,
 }
 
+/// A storage driver's name becomes a directory's, and leads nowhere else.
+#[must_use]
+pub fn is_driver_name(driver: &str) -> bool {
+    !matches!(driver, "" | "." | "..") && !driver.contains(['/', '\0'])
+}
+
 /// The reference store could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {

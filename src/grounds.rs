@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::data_root::ImageDir;
 use crate::digest::ImageId;
+use crate::lock::RootLock;
 use crate::plan::Plan;
 use crate::reference::Reference;
 use crate::state_file;
-use crate::transaction::lock::RootLock;
 use crate::trust::Trust;
 
 /// The version of the format.

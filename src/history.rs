@@ -18,15 +18,15 @@ use crate::data_root::ImageDir;
 use crate::digest::Digest;
 use crate::directory;
 use crate::host::EngineStart;
+use crate::lock::RootLock;
 use crate::method::Method;
 use crate::state_file;
-use crate::transaction::lock::RootLock;
+use crate::transaction_id::is_id;
 
 mod record;
 pub mod who;
 
-pub(crate) use record::familiar;
-pub use record::{Changed, Claimed, End, Kind, Record, Side};
+pub use record::{Changed, Claimed, End, How, Kind, Record, Side};
 
 /// The directory beside the journal.
 const DIRECTORY: &str = "history";
@@ -84,13 +84,6 @@ impl Problem {
             problem,
         }
     }
-}
-
-/// A name that a transaction may have: it becomes part of file names.
-#[must_use]
-pub fn is_id(text: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
 /// Where the records of a data root are kept.
@@ -236,7 +229,7 @@ pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryErro
         let references = match record.method {
             // In the containerd image store, one that may have asked the engine for
             // anything has a journal.
-            Some(Method::Online) => Side::Old,
+            Some(Method::Load) => Side::Old,
             Some(Method::Restart) | None => ImageDir::new(lock.data_root(), &record.driver)
                 .read_bytes()
                 .map_or(Side::Other, |bytes| record.side(&bytes)),

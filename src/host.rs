@@ -38,7 +38,6 @@ pub use engine_start::{EngineStart, PID_FILE, PROC};
 pub use error::HostError;
 pub use examine::{Examined, examine};
 pub use glance::{Glance, Unclear};
-pub use image_dir::is_driver_name;
 pub use next_store::{Stopped, Unsure};
 pub use programs::{is_dockerd, is_shim, program};
 pub use settle::Finding;

@@ -6,19 +6,17 @@
 //! them is named after the transaction. Contents are known by their hashes.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, RestartPolicy, Status};
-use crate::digest::{Algorithm, Digest};
-use crate::history::is_id;
-use crate::host::is_driver_name;
-use crate::online::work::Pin;
+use crate::data_root::is_driver_name;
+use crate::digest::{Algorithm, Digest, ImageId};
+use crate::lock::RootLock;
+use crate::reference::{Reference, familiar};
 use crate::state_file;
-use crate::transaction::lock::RootLock;
+use crate::transaction_id::is_id;
 
 const FILE_NAME: &str = "journal.json";
 
@@ -37,11 +35,33 @@ pub struct Journal {
     pub id: String,
     /// The start of the machine that it began in ([`boot_id`]).
     pub boot: String,
-    /// How far it may have come.
+    /// The references.
+    pub references: References,
+    /// What it is about to do.
+    pub intent: Intent,
+}
+
+/// What a transaction is about to do, as far as its undo has to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    /// Exchange the file of the references, where there is no Docker to manage.
+    Edit,
+    /// Stop Docker, exchange the file of the references and start Docker.
+    Restart(Restart),
+    /// Have the running Docker load manifests.
+    Load(Load),
+}
+
+/// What a restart of Docker touches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restart {
+    /// Docker's unit.
+    pub unit: String,
+    /// How far the transaction may have come.
     pub phase: Phase,
-    /// Docker's unit; none where there is no daemon to manage.
-    pub unit: Option<String>,
-    /// It ran.
+    /// The unit ran.
     pub running: bool,
     /// The units that would start it for a client, and were active.
     pub triggers: Vec<String>,
@@ -50,8 +70,6 @@ pub struct Journal {
     /// Containers outlive Docker's stop by what daemon.json says, and end when
     /// Docker starts without it.
     pub live_restore_by_file: bool,
-    /// The reference store.
-    pub references: References,
     /// daemon.json, where live-restore is switched on in it.
     pub live_restore: Option<DaemonJson>,
     /// The containers that Docker listed before it stopped.
@@ -64,24 +82,34 @@ pub struct Journal {
     /// The containers whose health checks Docker does not resume by itself:
     /// they are paused for an instant.
     pub health_checked: Vec<Ran>,
-    /// What the running engine is asked for, where nothing is stopped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub online: Option<Online>,
 }
 
-/// What the running engine is asked for. The manifests are in the transaction's
+/// What the running Docker is asked for. The manifests are in the transaction's
 /// record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Online {
+pub struct Load {
+    /// Docker's unit.
+    pub unit: String,
     /// To be loaded.
     pub added: Vec<Pin>,
     /// To be dropped.
     pub dropped: Vec<Pin>,
     /// It failed, and is being taken back.
     pub is_taken_back: bool,
-    /// Where containerd keeps its blobs, where somebody said so.
+    /// Where containerd keeps its blobs, where the user said so.
     pub containerd_root: Option<PathBuf>,
+}
+
+/// A digest of an image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// The reference.
+    #[serde(with = "familiar")]
+    pub reference: Reference,
+    /// The image that it leads to.
+    pub image_id: ImageId,
 }
 
 /// What a transaction is about to do next, or has begun to.
@@ -209,8 +237,6 @@ enum Problem {
     Id(String),
     #[error("{0:?} is no name of a storage driver")]
     Driver(String),
-    #[error("it has something to say of Docker, and no unit")]
-    NoUnit,
     #[error("{0:?} is no ID of a container")]
     Container(String),
 }
@@ -224,28 +250,87 @@ impl JournalError {
     }
 }
 
-impl Journal {
-    /// The journal of a transaction that has not done anything yet.
+impl Restart {
+    /// One that has not touched anything yet.
     #[must_use]
-    pub fn new(id: &str, references: References) -> Self {
+    pub fn new(unit: &str) -> Self {
         Self {
-            digestfix_journal: VERSION,
-            id: id.to_owned(),
-            boot: boot_id(),
+            unit: unit.to_owned(),
             phase: Phase::Preparing,
-            unit: None,
             running: false,
             triggers: Vec::new(),
             units: Vec::new(),
             live_restore_by_file: false,
-            references,
             live_restore: None,
             listed: Vec::new(),
             start_again: Vec::new(),
             kept_down: Vec::new(),
             health_checked: Vec::new(),
-            online: None,
         }
+    }
+
+    /// The IDs of all the containers that it names.
+    fn containers(&self) -> impl Iterator<Item = &String> {
+        let ran = self.start_again.iter().chain(&self.health_checked);
+        let ids = ran.map(|container| &container.id);
+        let ids = ids.chain(self.kept_down.iter().map(|container| &container.id));
+        ids.chain(self.listed.iter().map(|container| &container.id))
+    }
+}
+
+impl Journal {
+    /// The journal of a transaction that has not done anything yet.
+    #[must_use]
+    pub fn new(id: &str, references: References, intent: Intent) -> Self {
+        Self {
+            digestfix_journal: VERSION,
+            id: id.to_owned(),
+            boot: boot_id(),
+            references,
+            intent,
+        }
+    }
+
+    /// Docker's unit, where there is one to manage.
+    #[must_use]
+    pub fn unit(&self) -> Option<&str> {
+        match &self.intent {
+            Intent::Edit => None,
+            Intent::Restart(restart) => Some(&restart.unit),
+            Intent::Load(load) => Some(&load.unit),
+        }
+    }
+
+    /// What a restart of Docker touches, where the transaction is one.
+    #[must_use]
+    pub const fn restart(&self) -> Option<&Restart> {
+        match &self.intent {
+            Intent::Restart(restart) => Some(restart),
+            Intent::Edit | Intent::Load(_) => None,
+        }
+    }
+
+    /// The same, to be added to.
+    pub const fn restart_mut(&mut self) -> Option<&mut Restart> {
+        match &mut self.intent {
+            Intent::Restart(restart) => Some(restart),
+            Intent::Edit | Intent::Load(_) => None,
+        }
+    }
+
+    /// Notes what is known of daemon.json, before it is changed.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn note_daemon_json(
+        &mut self,
+        contents: DaemonJson,
+        lock: &RootLock,
+    ) -> Result<(), JournalError> {
+        if let Some(restart) = self.restart_mut() {
+            restart.live_restore = Some(contents);
+        }
+        self.write(lock)
     }
 
     /// The journal in a data root, if a transaction there has not ended.
@@ -278,21 +363,10 @@ impl Journal {
         if !is_driver_name(&journal.references.driver) {
             return Err(Problem::Driver(journal.references.driver));
         }
-        // Without a daemon there is nothing else to see to.
-        let is_of_files = journal.live_restore.is_none()
-            && journal.online.is_none()
-            && journal.start_again.is_empty()
-            && journal.kept_down.is_empty();
-        if journal.unit.is_none() && !is_of_files {
-            return Err(Problem::NoUnit);
-        }
-        let ran = journal.start_again.iter().chain(&journal.health_checked);
-        let ids = ran.map(|container| &container.id);
-        let ids = ids.chain(journal.kept_down.iter().map(|container| &container.id));
-        let ids = ids.chain(journal.listed.iter().map(|container| &container.id));
         // They become part of requests.
         let is_hex = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if let Some(id) = ids.into_iter().find(|id| !is_hex(id)) {
+        let containers = journal.restart().into_iter().flat_map(Restart::containers);
+        if let Some(id) = containers.into_iter().find(|id| !is_hex(id)) {
             return Err(Problem::Container(id.clone()));
         }
         Ok(journal)
@@ -369,38 +443,22 @@ pub fn hash_pieces(pieces: &[&[u8]]) -> Digest {
     Digest::of_pieces(Algorithm::Sha256, pieces)
 }
 
-/// A name for a transaction that begins now. A second one of this process within
-/// a second is named after the next second.
-#[must_use]
-pub fn new_id() -> String {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.unwrap_or_default().as_secs();
-    let last = LAST.fetch_max(now, Ordering::Relaxed);
-    let begins = match last < now {
-        true => now,
-        false => LAST.fetch_add(1, Ordering::Relaxed) + 1,
-    };
-    let now: String = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(begins))
-        .to_string()
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .collect();
-    format!("{now}-{}", std::process::id())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
 
     fn journal() -> Journal {
+        journal_of(Intent::Restart(Restart::new("docker.service")))
+    }
+
+    fn journal_of(intent: Intent) -> Journal {
         let references = References {
             driver: "overlay2".to_owned(),
             before: hash(b"old"),
             after: hash(b"new"),
         };
-        Journal::new("20261124T113000Z-7", references)
+        Journal::new("20261124T113000Z-7", references, intent)
     }
 
     fn live_restore() -> DaemonJson {
@@ -415,13 +473,66 @@ mod tests {
         }
     }
 
+    /// What is kept from the first release on.
     #[test]
-    fn a_journal_is_read_as_it_was_written() {
-        let mut journal = journal();
-        journal.unit = Some("docker.service".to_owned());
-        journal.live_restore = Some(live_restore());
-        let bytes = serde_json::to_vec_pretty(&journal).unwrap();
-        assert_eq!(Journal::parse(&bytes).unwrap(), journal);
+    fn each_intent_is_read_as_it_was_written() {
+        let mut restart = Restart::new("docker.service");
+        restart.phase = Phase::Stopping;
+        restart.running = true;
+        restart.triggers = vec!["docker.socket".to_owned()];
+        restart.units = vec!["app.service".to_owned()];
+        restart.live_restore_by_file = true;
+        restart.live_restore = Some(live_restore());
+        let (id, name) = ("0123456789ab".to_owned(), "db".to_owned());
+        restart.listed = vec![Listed {
+            id: id.clone(),
+            name: name.clone(),
+        }];
+        restart.kept_down = vec![KeptDown {
+            id: id.clone(),
+            name: name.clone(),
+            policy: RestartPolicy::Always,
+            max_retries: 0,
+        }];
+        let ran = Ran {
+            id,
+            name,
+            paused: true,
+        };
+        restart.start_again = vec![ran.clone()];
+        restart.health_checked = vec![ran];
+        let digest = hash(b"manifest");
+        let pin = Pin {
+            reference: Reference::parse(&format!("lab/app@{digest}")).unwrap(),
+            image_id: hash(b"config").to_string().parse().unwrap(),
+        };
+        let load = Load {
+            unit: "docker.service".to_owned(),
+            added: vec![pin.clone()],
+            dropped: vec![pin],
+            is_taken_back: true,
+            containerd_root: Some("/srv/containerd".into()),
+        };
+        for (intent, fixture) in [
+            (
+                Intent::Edit,
+                include_str!("../tests/formats/journal-edit.json"),
+            ),
+            (
+                Intent::Restart(restart),
+                include_str!("../tests/formats/journal-restart.json"),
+            ),
+            (
+                Intent::Load(load),
+                include_str!("../tests/formats/journal-load.json"),
+            ),
+        ] {
+            let mut journal = journal_of(intent);
+            journal.boot = "0b7f6f0e-6f0c-4d6f-9f5d-2b1d6a1c7e55 21".to_owned();
+            assert_eq!(Journal::parse(fixture.as_bytes()).unwrap(), journal);
+            let written = serde_json::to_vec_pretty(&journal).unwrap();
+            assert_eq!(String::from_utf8(written).unwrap(), fixture.trim_end());
+        }
     }
 
     #[test]
@@ -449,37 +560,16 @@ mod tests {
         }
     }
 
-    /// Who brings a mounted disk along says nothing of this host's files.
-    #[test]
-    fn without_a_unit_it_is_about_references_alone() {
-        let mut with_daemon = journal();
-        with_daemon.live_restore = Some(live_restore());
-        let parse = |journal: &Journal| Journal::parse(&serde_json::to_vec(journal).unwrap());
-        assert!(matches!(parse(&with_daemon), Err(Problem::NoUnit)));
-        with_daemon.unit = Some("docker.service".to_owned());
-        assert!(parse(&with_daemon).is_ok());
-        assert!(parse(&journal()).is_ok());
-    }
-
     #[test]
     fn what_could_not_be_read_again_is_not_written() {
         let root = tempfile::tempdir().unwrap();
         let lock = RootLock::acquire_now(root.path()).unwrap();
         let mut journal = journal();
         journal.write(&lock).unwrap();
-        journal.triggers = vec!["x".repeat(1024 * 1024); 16];
+        journal.restart_mut().unwrap().triggers = vec!["x".repeat(1024 * 1024); 16];
         let refused = journal.write(&lock).unwrap_err().to_string();
         assert!(refused.contains("16 MiB"), "{refused}");
-        journal.triggers.clear();
+        journal.restart_mut().unwrap().triggers.clear();
         assert_eq!(Journal::read(root.path()).unwrap(), Some(journal));
-    }
-
-    #[test]
-    fn a_name_of_a_transaction_is_taken() {
-        let mut journal = journal();
-        journal.id = new_id();
-        assert!(journal.id < new_id(), "one that no other has");
-        let bytes = serde_json::to_vec(&journal).unwrap();
-        assert!(Journal::parse(&bytes).is_ok(), "{}", journal.id);
     }
 }

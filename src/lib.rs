@@ -10,10 +10,9 @@
 //! 4. [`plan`]: claims against the store, as a list of changes or refusals;
 //! 5. [`disturbance`]: what a stop of Docker would touch, each [`container`]
 //!    above all, and whether [`live_restore`] can keep it;
-//! 6. [`transaction`]: lock, stop, commit, start, verify, or undo, with a
-//!    [`journal`] for a run that is killed;
-//!    Or, where images are in containerd ([`containerd_store`]), [`online`]: the
-//!    running engine loads an [`oci_archive`] of manifests;
+//! 6. [`transaction`]: under a [`lock`], with a [`journal`] for a run that is killed:
+//!    Docker is stopped and its file exchanged, or, where images are in containerd
+//!    ([`containerd_store`]), the running engine loads an [`oci_archive`] of manifests;
 //! 7. [`history`]: what each transaction did, for [`rollback`] to take one
 //!    back, and [`retention`] to end it;
 //! 8. [`report`]: what people and machines read, by way of [`output`], which
@@ -55,12 +54,12 @@ pub mod invocation;
 pub mod journal;
 pub mod journald;
 pub mod live_restore;
+pub mod lock;
 pub mod manifest;
 pub mod method;
 pub mod metrics;
 pub mod nf_tables;
 pub mod oci_archive;
-pub mod online;
 pub mod open_files;
 pub mod output;
 pub mod plan;
@@ -82,5 +81,6 @@ pub mod strict_json;
 mod sys;
 pub mod systemd;
 pub mod transaction;
+pub mod transaction_id;
 pub mod trust;
 pub mod unfinished;

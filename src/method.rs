@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// The running Docker loads manifests into the containerd image store.
-    Online,
+    Load,
     /// digestfix stops Docker, changes `repositories.json` and starts Docker again.
     Restart,
 }

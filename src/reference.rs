@@ -360,6 +360,22 @@ fn all_dashes(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == b'-')
 }
 
+/// References as the store has them.
+pub(crate) mod familiar {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use super::Reference;
+
+    pub fn serialize<S: Serializer>(reference: &Reference, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&reference.familiar())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Reference, D::Error> {
+        let text = String::deserialize(from)?;
+        Reference::parse(&text).map_err(de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail so")]

@@ -396,8 +396,8 @@ impl Report {
     }
 
     /// The running Docker makes the change itself.
-    pub fn say_online(&mut self) {
-        self.document.method = Some(Method::Online);
+    pub fn loads(&mut self) {
+        self.document.method = Some(Method::Load);
         self.paragraph(
             "Nothing stops: images are in containerd, and the running Docker loads the manifests."
                 .to_owned(),

@@ -17,10 +17,10 @@ use nix::unistd::geteuid;
 use crate::data_root::ImageDir;
 use crate::directory;
 use crate::history;
+use crate::lock::RootLock;
 use crate::store::{self, Store};
 use crate::sys::plain_file::{self, Links};
-use crate::transaction::lock::RootLock;
-use crate::transaction::swap::beside;
+use crate::transaction_id::beside;
 
 /// The newest backups that stay however old they are.
 const WHATEVER_THEIR_AGE: usize = 3;
@@ -124,40 +124,42 @@ fn began(id: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(&rfc_3339).ok()
 }
 
-/// Removes the backups and records that are to go, and gives what could not be
-/// removed. `present` is the transaction that has just been done.
+/// Removes the backups that are to go, and gives what could not be removed. `present`
+/// is the transaction that has just been done.
 pub fn enforce(images: &ImageDir, lock: &RootLock, present: &str, limits: Limits) -> Vec<String> {
-    let (mut records, _) = history::scan(lock.data_root(), |record| {
-        Some((record.id, record.number, record.driver))
-    });
-    let numbers: BTreeMap<&str, u64> = records
-        .iter()
-        .map(|(id, number, _)| (id.as_str(), *number))
-        .collect();
-    let mut problems = Vec::new();
-    let mut remove = |path: &Path| {
-        if let Err(error) = directory::remove(path) {
-            problems.push(format!(
-                "{} is no longer needed and could not be removed: {error}",
-                path.display()
-            ));
-        }
-    };
+    let (records, _) = history::scan(lock.data_root(), |record| Some((record.id, record.number)));
+    let numbers = records.iter().map(|(id, number)| (id.as_str(), *number));
+    let backups = backups(images, &numbers.collect());
     let path = |id: &str| beside(&images.store_path(), id);
-    let backups = backups(images, &numbers);
     let now = SystemTime::now();
-    for id in limits.expendable(backups, present, now, |id| is_store(&path(id))) {
-        remove(&path(&id));
-    }
+    let expendable = limits.expendable(backups, present, now, |id| is_store(&path(id)));
+    let problems = expendable.iter().filter_map(|id| remove(&path(id)));
+    problems.collect()
+}
+
+/// Removes the records that are to go, those of the newest transactions and those with
+/// a backup excepted, and gives what could not be removed.
+pub fn enforce_records(lock: &RootLock, present: &str) -> Vec<String> {
+    let (mut records, _) =
+        history::scan(lock.data_root(), |record| Some((record.id, record.driver)));
     let old = records.len().saturating_sub(RECORDS);
-    for (id, _, driver) in records.drain(..old) {
+    let problems = records.drain(..old).filter_map(|(id, driver)| {
         let images = ImageDir::new(lock.data_root(), &driver);
         let has_backup = beside(&images.store_path(), &id).symlink_metadata().is_ok();
-        if id != present && !has_backup {
-            remove(&history::path(lock.data_root(), &id));
+        match id == present || has_backup {
+            true => None,
+            false => remove(&history::path(lock.data_root(), &id)),
         }
-    }
-    problems
+    });
+    problems.collect()
+}
+
+fn remove(path: &Path) -> Option<String> {
+    let error = directory::remove(path).err()?;
+    Some(format!(
+        "{} is no longer needed and could not be removed: {error}",
+        path.display()
+    ))
 }
 
 /// The backups that digestfix made here, as far as they can be told to be its

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use crate::directory;
+use crate::lock::{RootLock, STATE_DIR};
 use crate::sys::plain_file::{self, Links};
-use crate::transaction::lock::{RootLock, STATE_DIR};
 
 /// What the name of such a file ends with until it is whole.
 const HALF_WRITTEN: &str = ".json.new";

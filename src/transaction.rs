@@ -1,182 +1,237 @@
-//! The change itself: lock, announce, stage, keep, hold, stop, re-read, commit,
-//! start, verify, settle; undone from wherever it fails.
+//! The one engine: begin, apply, restore, conclude; and from wherever that fails,
+//! undo, restore, conclude.
 //!
-//! `Transaction::forward` and `Transaction::back` are the whole of it, and
-//! read like that sentence. `Reached` records how far the first came, before
-//! each step acts, so the second knows what there may be to undo. Reading,
-//! planning, staging and syncing happen while Docker still runs; between its
-//! stop and its start there is a look at the old file and one exchange of names.
-//! Both ends settle: what stopped along with Docker runs again, and live-restore
-//! is what it was. [`recovery`] does the same for a run that was killed.
+//! How the references change is a [`Method`]: [`restart`] stops Docker and exchanges
+//! its file, [`load`] has the running Docker load manifests. All else is here and
+//! the same for both: the watchdog and the pending marker, the record for people,
+//! the journal, and how they end. [`recovery`] brings a run to an end that was killed.
 
-use std::collections::BTreeMap;
-use std::mem;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use crate::container::Container;
-use crate::data_root::{ImageDir, Snapshot};
-use crate::engine::Engine;
+use crate::container::Change;
+use crate::data_root::ImageDir;
 use crate::grounds::Grounds;
-use crate::guard::Guard;
-use crate::history::{End, Record};
-use crate::image_db::ImageDb;
+use crate::guard::{Guard, hold_off_shutdown};
+use crate::history::{End, How, Kind, Record};
+use crate::host::Managed;
 use crate::interrupt::Interrupt;
-use crate::journal::{self, Journal, Phase};
-use crate::nf_tables::Owned;
+use crate::journal::{self, Intent, Journal, References};
+use crate::lock::RootLock;
 use crate::plan::Plan;
-use crate::reserve::Reserve;
-use crate::retention::Limits;
+use crate::reference::Reference;
+use crate::retention::{self, Limits};
 use crate::systemd::ServiceManager;
+use crate::transaction_id::new_id;
+use crate::unfinished::{self, Notice};
 
 pub mod aim;
-mod announcement;
-mod containers;
-pub mod daemon;
-pub mod daemon_json;
-pub mod exchange;
-pub mod hold;
-pub mod left;
-mod leftovers;
-mod live_restore;
-pub mod lock;
+pub mod leftover;
+pub mod load;
 pub mod outcome;
-pub mod ports;
-mod record;
 pub mod recovery;
-mod reload;
-mod rendered;
-mod startable;
-pub mod swap;
-pub mod unread;
+pub mod restart;
 
-use aim::Aim;
-use daemon::Daemon;
-use daemon_json::Switch;
-use hold::Hold;
-use lock::RootLock;
-use outcome::{Failure, Outcome, Progress, Step, StoreNow};
-use rendered::Rendered;
-use swap::{Staged, Swapped};
+use leftover::Leftover;
+use outcome::{Ended, Failure, HostNow, Outcome, Progress};
 
-/// Clients wait this long for a Docker that does not come; then they are told.
-const HOLD_PORTS_AT_MOST: Duration = Duration::from_secs(10);
-
-/// How far the way forward came. Set before a step acts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Reached {
-    Nothing,
-    Keeping,
-    Stopping,
-    Committing,
-    Starting,
+/// A Docker to manage, as every method needs it.
+#[derive(Debug)]
+pub struct Docker<'a, M> {
+    /// systemd.
+    pub manager: &'a M,
+    /// Docker as it was found.
+    pub host: &'a Managed,
+    /// Where it is noted that the transaction has not ended:
+    /// [`UNFINISHED`](crate::unfinished::UNFINISHED) but in tests.
+    pub unfinished: &'a Path,
 }
 
-/// One change of one reference store.
-pub struct Transaction<'a, M, E, P> {
+impl<M> Clone for Docker<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Docker<'_, M> {}
+
+/// What a method is about to do, before it does it.
+#[derive(Debug)]
+pub struct Begun {
+    /// For the journal.
+    pub intent: Intent,
+    /// The references before and after.
+    pub references: References,
+    /// For the record.
+    pub how: How,
+}
+
+/// A way to change the references of a Docker.
+#[allow(
+    async_fn_in_trait,
+    reason = "one thread runs it, and nobody else implements it"
+)]
+pub trait Method<M> {
+    /// What a shutdown waits for, in words.
+    const DOING: &'static str;
+
+    /// What it is about to do. Nothing has been touched.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    async fn begin(&mut self, tx: &mut Tx<'_, M>) -> Result<Begun, Failure>;
+
+    /// Changes the references, and verifies that they are as planned.
+    ///
+    /// # Errors
+    /// When a step fails; [`Method::undo`] follows.
+    async fn apply(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure>;
+
+    /// Puts back the references that were found, from wherever the way forward
+    /// failed. Gives those that cannot be had as they were.
+    ///
+    /// # Errors
+    /// When the references may be neither the old nor the new ones, or Docker does
+    /// not run.
+    async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure>;
+
+    /// Puts back everything but the references.
+    ///
+    /// # Errors
+    /// When something is not as it was.
+    async fn restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure>;
+
+    /// What is to be told of the host, now that all is done.
+    async fn found(&mut self, tx: &mut Tx<'_, M>) -> Found;
+
+    /// The host after a way back that failed.
+    async fn now(&self, tx: &Tx<'_, M>) -> HostNow;
+}
+
+/// What a method has found in the end.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The containers that are not what they were.
+    pub containers: Vec<Change>,
+    /// Where the former references are kept.
+    pub backup: Option<PathBuf>,
+    /// Of what was loaded, the references whose layers the engine has unpacked
+    /// only.
+    pub run_only: Vec<Reference>,
+    /// Docker was stopped and started again on the way back.
+    pub restarted: bool,
+}
+
+/// One change of the references, by whatever method.
+pub struct Tx<'a, M> {
     /// What its files are named after.
     id: String,
     images: &'a ImageDir,
     lock: RootLock,
-    aim: &'a Aim<'a>,
+    kind: Kind,
     limits: Limits,
-    daemon: Option<Daemon<'a, M, E>>,
+    docker: Option<Docker<'a, M>>,
     interrupt: &'a Interrupt,
-    progress: &'a mut P,
-    before: Snapshot,
+    progress: &'a mut dyn Progress,
     plan: Plan,
     record: Option<Record>,
-    reached: Reached,
-    /// What ran before anything was stopped.
-    active_before: BTreeMap<String, String>,
-    /// The containers that ran then.
-    ran: Vec<Container>,
     journal: Option<Journal>,
     guard: Option<Guard>,
     /// A shutdown waits for this to be closed.
     delays_shutdown: Option<OwnedFd>,
-    /// Docker was started again on the way back.
-    restarted: bool,
-    switch: Option<Switch>,
-    /// What `staged` is written with, once it is asked for.
-    rendered: Option<Rendered>,
-    staged: Option<Staged>,
-    swapped: Option<Swapped>,
-    hold: Option<Hold>,
-    /// Disk space for the start of Docker.
-    reserve: Reserve,
-    held_ports: Option<Owned>,
 }
 
-impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
-    /// A transaction that makes `plan`, which was made of `before` under this
-    /// lock. Without a daemon it is one on the files alone.
+impl<'a, M: ServiceManager> Tx<'a, M> {
+    /// A transaction that makes `plan`, which was made under this lock. Without a
+    /// Docker it is one on the files alone.
     #[allow(clippy::too_many_arguments, reason = "each is another kind of thing")]
     pub fn new(
         images: &'a ImageDir,
         lock: RootLock,
-        aim: &'a Aim<'a>,
-        daemon: Option<Daemon<'a, M, E>>,
+        kind: Kind,
+        limits: Limits,
+        docker: Option<Docker<'a, M>>,
         interrupt: &'a Interrupt,
-        progress: &'a mut P,
-        before: Snapshot,
+        progress: &'a mut dyn Progress,
         plan: Plan,
     ) -> Self {
         Self {
-            id: journal::new_id(),
+            id: new_id(),
             images,
             lock,
-            aim,
-            limits: Limits::default(),
-            daemon,
+            kind,
+            limits,
+            docker,
             interrupt,
             progress,
-            rendered: None,
-            before,
             plan,
             record: None,
-            reached: Reached::Nothing,
-            active_before: BTreeMap::new(),
-            ran: daemon.map_or_else(Vec::new, |daemon| daemon.disturbance.containers.clone()),
             journal: None,
             guard: None,
             delays_shutdown: None,
-            restarted: false,
-            switch: None,
-            staged: None,
-            swapped: None,
-            hold: None,
-            reserve: Reserve::default(),
-            held_ports: None,
         }
-    }
-
-    /// The same transaction, which keeps that much of earlier ones.
-    #[must_use]
-    pub const fn keeping(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
     }
 
     /// Runs to one of its ends.
-    pub async fn run(mut self) -> Outcome {
-        match self.forward().await {
-            Ok(()) => self.end().await,
-            Err(failure) => self.back(failure).await,
+    pub async fn run(mut self, mut method: impl Method<M>) -> Outcome {
+        let applied = match self.begin(&mut method).await {
+            Ok(()) => method.apply(&mut self).await,
+            begun => begun,
+        };
+        let ended = match applied {
+            Ok(()) => self.end(&mut method).await,
+            Err(failure) => self.back(&mut method, failure).await,
+        };
+        let Found {
+            containers,
+            backup,
+            run_only,
+            restarted,
+        } = match ended {
+            Ended::Broken { .. } => Found::default(),
+            _ => method.found(&mut self).await,
+        };
+        Outcome {
+            id: self.id,
+            ended,
+            plan: Box::new(self.plan),
+            containers,
+            backup,
+            run_only,
+            restarted,
+            guard: self.guard.map(|guard| guard.unit().to_owned()),
         }
     }
 
-    async fn forward(&mut self) -> Result<(), Failure> {
-        self.announce().await?;
-        self.see_taken().await?;
-        self.stage().await?;
-        self.keep().await?;
-        self.hold().await?;
-        self.stop().await?;
-        self.reread()?;
-        self.commit().await?;
-        self.start().await?;
-        self.verify().await
+    /// What others are told before anything is done: a watchdog, a marker of where, a
+    /// record for people, and the journal. In this order there, and in the other one
+    /// gone, so that there is never a journal that no run would find.
+    async fn begin<R: Method<M>>(&mut self, method: &mut R) -> Result<(), Failure> {
+        self.progress.transaction_begins(&self.id);
+        let begun = method.begin(self).await?;
+        if let Some(Docker {
+            manager,
+            host,
+            unfinished,
+        }) = self.docker
+        {
+            self.progress.begin("starting a guard");
+            let data_root = self.lock.data_root();
+            self.guard = Some(Guard::start(manager, &self.id, data_root).await?);
+            self.delays_shutdown = hold_off_shutdown(manager, R::DOING).await;
+            Notice::new(self.images, host).write(unfinished, &self.id, &self.lock)?;
+        }
+        self.record = Some(Record::begin(
+            &self.lock,
+            &self.id,
+            self.kind.clone(),
+            &begun.references,
+            &self.plan,
+            begun.how,
+        )?);
+        let journal = Journal::new(&self.id, begun.references, begun.intent);
+        // To be closed even if only half of the write succeeds.
+        Ok(self.journal.insert(journal).write(&self.lock)?)
     }
 
     async fn heed_interrupt(&self) -> Result<(), Failure> {
@@ -186,326 +241,67 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
     }
 
-    async fn stage(&mut self) -> Result<(), Failure> {
-        self.heed_interrupt().await?;
-        self.progress.begin("writing the new references");
-        self.write_staged()?;
-        let written = match self.plan.is_empty() {
-            false => "new references written beside the old ones",
-            true => "a copy of the references written beside them",
-        };
-        self.progress.step(Step::Stage, written);
-        Ok(())
-    }
-
-    /// The file that the plan makes.
-    fn rendered(&mut self) -> &mut Rendered {
-        let live = self.images.store_path();
-        self.rendered
-            .get_or_insert_with(|| Rendered::new(&live, &self.before.store, &self.plan))
-    }
-
-    fn write_staged(&mut self) -> Result<(), Failure> {
-        self.staged = None;
-        let written = mem::replace(&mut self.rendered().written, Ok(None))?;
-        let (images, lock, id) = (self.images, &self.lock, &self.id);
-        self.staged = match written {
-            Some(file) => Staged::name(images, lock, id, &file)?,
-            None => None,
-        };
-        if let (None, Some(rendered)) = (&self.staged, &self.rendered) {
-            let pieces = rendered.text.pieces();
-            self.staged = Some(Staged::write(images, lock, id, &pieces)?);
-        }
-        Ok(())
-    }
-
-    async fn keep(&mut self) -> Result<(), Failure> {
-        self.heed_interrupt().await?;
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        if !daemon.disturbance.switches_live_restore() {
-            return Ok(());
-        }
-        self.progress.begin("switching live-restore on");
-        self.reached = Reached::Keeping;
-        daemon.switch_on(self.switch.as_ref()).await?;
-        self.knows_to_start(daemon);
-        self.progress.step(
-            Step::Keep,
-            "live-restore switched on for the moment: containers keep running",
-        );
-        Ok(())
-    }
-
-    async fn hold(&mut self) -> Result<(), Failure> {
-        self.heed_interrupt().await?;
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        let unit = &daemon.host.unit;
-        self.progress
-            .begin(&format!("keeping {} from being started", unit.id));
-        self.hold = Some(Hold::place(daemon.manager, daemon.runtime_units, unit).await?);
-        if !daemon.disturbance.running && daemon.is_active().await {
-            return Err(Failure::StartedMeanwhile(unit.id.clone()));
-        }
-        self.progress.step(
-            Step::Hold,
-            &format!("nothing can start {} from now on", unit.id),
-        );
-        Ok(())
-    }
-
-    async fn stop(&mut self) -> Result<(), Failure> {
-        self.heed_interrupt().await?;
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        if daemon.disturbance.running {
-            let data_root = self.images.data_root();
-            self.reserve = Reserve::hold(data_root, &daemon.writes_at_start())?;
-        }
-        self.progress.begin(&format!("stopping {}", daemon.units()));
-        self.keep_down(daemon).await?;
-        self.look_at_containers(daemon).await?;
-        self.see_configuration(daemon)?;
-        self.active_before = daemon.manager.active_states().await?;
-        // Until a dockerd that waits for its clients has stopped, published
-        // ports lead to containers.
-        if !daemon.disturbance.stops_late() {
-            self.hold_ports().await;
-        }
-        self.see_no_more_containers(daemon).await?;
-        self.reached = Reached::Stopping;
-        if daemon.disturbance.running {
-            self.progress.docker_stops();
-        }
-        daemon.stop().await?;
-        if daemon.disturbance.stops_late() {
-            self.hold_ports().await;
-        }
-        self.progress
-            .step(Step::Stop, &format!("{} stopped", daemon.units()));
-        self.heed_interrupt().await
-    }
-
-    /// Without, connections are refused for a moment, as at each restart of
-    /// Docker.
-    async fn hold_ports(&mut self) {
-        let Some(daemon) = self.daemon else {
-            return;
-        };
-        let ports = daemon.disturbance.ports_to_hold();
-        if ports.is_empty() || self.held_ports.is_some() {
-            return;
-        }
-        let held = match ports::hold(&ports) {
-            Err(error) if ports::is_of_a_sandbox(&error) => {
-                ports::outside::hold(daemon.manager, &self.id, &ports).await
-            }
-            held => held,
-        };
-        match held {
-            Ok(held) => self.held_ports = Some(held),
-            Err(error) => self.progress.warning(&format!(
-                "new connections to published ports are refused while Docker starts, as they cannot be \
-                 held back: {error}"
-            )),
-        }
-    }
-
-    fn see_nobody_running(&self) -> Result<(), Failure> {
-        if self.images.is_in_use()? {
-            return Err(Failure::StillRunning {
-                pid: self.images.user(),
-            });
-        }
-        Ok(())
-    }
-
-    fn reread(&mut self) -> Result<(), Failure> {
-        if self.images.is_still(&self.before)? {
-            return Ok(());
-        }
-        let now = self.images.look()?;
-        let planned = ImageDb::ask(self.images, |db| self.aim.plan(&now.store, db))?;
-        self.plan = planned.map_err(Failure::NoLongerFits)?;
-        self.before = now;
-        self.rendered = None;
-        self.rewrite_record()?;
-        let references = self.references();
-        if let Some(journal) = &mut self.journal {
-            journal.references = references;
-            journal.write(&self.lock)?;
-        }
-        self.write_staged()?;
-        self.progress.step(
-            Step::Reread,
-            "the references had changed in the meantime: planned again",
-        );
-        Ok(())
-    }
-
-    async fn commit(&mut self) -> Result<(), Failure> {
-        if self.plan.is_empty() {
-            return Ok(());
-        }
-        self.heed_interrupt().await?;
-        self.progress.begin("changing the references");
-        self.see_nobody_running()?;
-        self.reached = Reached::Committing;
-        if let Some(staged) = self.staged.take() {
-            let swapped = self.swapped.insert(staged.swap(&self.lock)?);
-            if !swapped.is_in_use()? {
-                return Err(Failure::FileDiffers(
-                    "looked at right after the swap".into(),
-                ));
-            }
-        }
-        self.progress.step(
-            Step::Commit,
-            &match self.plan.changes.len() {
-                1 => "1 reference changed in the file".to_owned(),
-                count => format!("{count} references changed in the file"),
-            },
-        );
-        self.heed_interrupt().await
-    }
-
-    async fn start(&mut self) -> Result<(), Failure> {
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        self.reached = self.reached.max(Reached::Starting);
-        self.progress.begin(&format!("starting {}", daemon.units()));
-        let detail = if daemon.disturbance.running {
-            self.reserve.free_first();
-            self.ensure_on()?;
-            self.release_hold();
-            let interrupt = self.interrupt;
-            tokio::select! {
-                biased;
-                signal = interrupt.wait() => return Err(Failure::Interrupted(signal)),
-                started = self.start_and_let_in(daemon) => started?,
-            }
-            self.has_started(daemon);
-            format!("{} started, the engine answers", daemon.unit())
-        } else {
-            self.release_hold();
-            daemon.start_triggers().await?;
-            format!("{} was not running and stays stopped", daemon.unit())
-        };
-        self.progress.step(Step::Start, &detail);
-        Ok(())
-    }
-
-    /// Starts Docker. Clients of published ports wait for it, but not for long.
-    async fn start_and_let_in(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
-        let start = daemon.start();
-        tokio::pin!(start);
-        let started = tokio::select! {
-            started = &mut start => started,
-            () = tokio::time::sleep(HOLD_PORTS_AT_MOST) => {
-                self.held_ports = None;
-                start.await
-            }
-        };
-        self.held_ports = None;
-        started
-    }
-
-    fn release_hold(&mut self) {
-        if let Some(hold) = &mut self.hold {
-            hold.release();
-        }
-    }
-
-    async fn verify(&mut self) -> Result<(), Failure> {
-        // Without an engine, nobody was there to change it since the commit.
-        if self.daemon.is_some() {
-            self.verify_file()?;
-        }
-        let mut detail = "the file has every reference".to_owned();
-        if let Some(daemon) = self.daemon.filter(|daemon| daemon.disturbance.running) {
-            self.progress.begin("asking the running engine");
-            daemon.agrees(&self.plan, &self.images.image_ids()?).await?;
-            detail.push_str(", and so has the running engine");
-        }
-        self.heed_interrupt().await?;
-        self.progress.step(Step::Verify, &detail);
-        Ok(())
-    }
-
-    /// The engine may have rewritten the file for a client by now, so what is
-    /// compared is what it says, and others may have added to that.
-    fn verify_file(&mut self) -> Result<(), Failure> {
-        let images = self.images;
-        if images.is(&self.rendered().text.pieces())? {
-            return Ok(());
-        }
-        let now = self.images.read()?;
-        // What the engine cannot use, it leaves out when it writes.
-        let lost = self.plan.after.entries().filter(|entry| !now.has(entry));
-        if let Some((reference, image)) = lost.filter_map(|entry| entry.meaning().ok()).next() {
-            return Err(Failure::FileDiffers(format!(
-                "{reference} does not point at {image}"
-            )));
-        }
-        for reference in self.plan.dropped() {
-            if now.get(reference).is_some() {
-                return Err(Failure::FileDiffers(format!("{reference} is still there")));
-            }
-        }
-        Ok(())
-    }
-
-    /// What is left to do once the references are changed and verified: from
-    /// here on nothing is undone.
-    async fn end(mut self) -> Outcome {
-        let settled = self.settle().await;
-        self.remove_hold().await;
+    /// The references are changed and verified: from here on nothing is undone.
+    async fn end(&mut self, method: &mut impl Method<M>) -> Ended {
+        let restored = method.restore(self).await;
         self.record_grounds();
-        let containers = self.container_changes().await;
-        let settled = self.conclude(settled, |problem| match problem {
+        let changed = self.is_change();
+        let end = |problem: Option<&Failure>| match problem {
             None => End::Done,
             Some(problem) => End::Incomplete {
                 why: problem.to_string(),
             },
-        });
-        let settled = settled.await;
-        if settled.is_ok() {
-            self.retire();
+        };
+        match self.conclude(restored, end, changed).await {
+            Ok(()) => {
+                self.retire(true);
+                Ended::Done
+            }
+            Err(problem) => Ended::Incomplete { problem },
         }
-        let plan = Box::new(self.plan);
-        match settled {
-            Ok(()) => Outcome::Done {
-                backup: self.swapped.map(|swapped| swapped.backup().to_owned()),
-                plan,
-                containers,
+    }
+
+    /// From wherever the way forward failed, back to what was found.
+    async fn back(&mut self, method: &mut impl Method<M>, failure: Failure) -> Ended {
+        self.progress.warning(&format!("{failure}; undoing"));
+        self.progress.begin("undoing");
+        let undone = method.undo(self, &failure).await;
+        let restored = method.restore(self).await;
+        let (undone, left) = match undone {
+            Ok(left) => (restored, left),
+            Err(undo) => (Err(undo), Vec::new()),
+        };
+        let taken_back = match left.as_slice() {
+            [] => failure.to_string(),
+            left => format!("{failure}; taken back, but: {}", leftover::joined(left)),
+        };
+        let end = |undo: Option<&Failure>| match undo {
+            None => End::Undone {
+                why: taken_back.clone(),
             },
-            Err(problem) => Outcome::Incomplete {
-                plan,
-                problem,
-                containers,
-                guard: self.guard.map(|guard| guard.unit().to_owned()),
+            Some(undo) => End::Broken {
+                why: format!("{failure}; and then, undoing it: {undo}"),
+            },
+        };
+        match self.conclude(undone, end, !left.is_empty()).await {
+            Ok(()) => {
+                self.retire(false);
+                Ended::Undone { failure, left }
+            }
+            Err(undo) => Ended::Broken {
+                now: method.now(self).await,
+                failure,
+                undo,
             },
         }
     }
 
-    /// Everything but the references is as it was: each of it is seen to,
-    /// whatever became of the others.
-    async fn settle(&mut self) -> Result<(), Failure> {
-        self.reserve.free();
-        let units = self.restore().await;
-        let containers = self.settle_containers().await;
-        let live_restore = self.take_back().await;
-        units.and(containers).and(live_restore)
+    fn is_change(&self) -> bool {
+        !self.plan.is_empty()
     }
 
     fn record_grounds(&mut self) {
-        if self.plan.is_empty() {
+        if !self.is_change() {
             return;
         }
         let recorded = Grounds::record(self.images, &self.lock, &self.plan);
@@ -516,191 +312,105 @@ impl<'a, M: ServiceManager, E: Engine, P: Progress> Transaction<'a, M, E, P> {
         }
     }
 
-    /// Starts again what stopped along with Docker.
-    async fn restore(&mut self) -> Result<(), Failure> {
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        let lost = daemon.lost(&self.active_before).await?;
-        if lost.is_empty() {
-            return Ok(());
-        }
-        self.progress
-            .begin(&format!("starting {} again", lost.join(", ")));
-        daemon.start_inactive(&lost).await?;
-        self.progress
-            .step(Step::Restore, &format!("{} started again", lost.join(", ")));
-        Ok(())
-    }
-
-    async fn remove_hold(&mut self) {
-        let (Some(daemon), Some(hold)) = (self.daemon, self.hold.take()) else {
-            return;
-        };
-        if let Err(error) = hold.remove(daemon.manager).await {
-            self.progress.warning(&format!(
-                "the hold on {} could not be taken away; it has no effect any more: {error}",
-                daemon.unit()
-            ));
-        }
-    }
-
-    /// From wherever the way forward failed, back to what was found.
-    async fn back(mut self, failure: Failure) -> Outcome {
-        self.progress.warning(&format!("{failure}; undoing"));
-        self.progress.begin("undoing");
-        if self.reached < Reached::Stopping {
-            self.held_ports = None;
-            if let Some(journal) = &mut self.journal {
-                journal.phase = Phase::Preparing;
+    /// Writes down how it ended; what has not ended is left to its watchdog. `changed`
+    /// says that the references are not those that were found.
+    async fn conclude(
+        &mut self,
+        ended: Result<(), Failure>,
+        end: impl Fn(Option<&Failure>) -> End,
+        changed: bool,
+    ) -> Result<(), Failure> {
+        let noted = self.end_record(end(ended.as_ref().err()));
+        ended?;
+        if let Err(failure) = noted {
+            // Without its end, a record is ended by what the file says, where that
+            // changed; or as one that did nothing, which is not to be said of this.
+            if changed && self.is_told_by_its_record_alone() {
+                return Err(failure);
             }
+            self.progress
+                .warning(&format!("how this ended could not be noted: {failure}"));
         }
-        let undone = self.undo().await;
-        // Without an engine there is nothing to settle with, and live-restore
-        // stays for the sake of the containers.
-        let settled = if undone.is_ok() || !self.is_gone().await {
-            self.settle().await
-        } else {
-            Ok(())
-        };
-        let undone = undone.and(settled);
-        self.remove_hold().await;
-        let undone = self.conclude(undone, |undo| match undo {
-            None => End::Undone {
-                why: failure.to_string(),
-            },
-            Some(undo) => End::Broken {
-                why: format!("{failure}; and then, undoing it: {undo}"),
-            },
-        });
-        let undone = undone.await;
-        match undone {
-            Ok(()) => Outcome::Undone {
-                failure,
-                restarted: self.restarted,
-                containers: self.container_changes().await,
-            },
-            Err(undo) => Outcome::Broken {
-                store: self.store_now(),
-                left: self.journal.as_ref().map(left::left).unwrap_or_default(),
-                docker: match self.daemon {
-                    Some(daemon) => Some(daemon.now().await),
-                    None => None,
-                },
-                guard: self.guard.map(|guard| guard.unit().to_owned()),
-                failure,
-                undo,
-            },
+        let closed = self.close().await;
+        if let Err(failure) = &closed {
+            // The journal and the watchdog tell as well.
+            let _ = self.end_record(end(Some(failure)));
+        }
+        closed
+    }
+
+    fn is_told_by_its_record_alone(&self) -> bool {
+        let intent = self.journal.as_ref().map(|journal| &journal.intent);
+        matches!(intent, Some(Intent::Load(_)))
+    }
+
+    fn end_record(&mut self, end: End) -> Result<(), Failure> {
+        match &mut self.record {
+            Some(record) => Ok(record.end(&self.lock, end)?),
+            None => Ok(()),
         }
     }
 
-    async fn undo(&mut self) -> Result<(), Failure> {
-        let stopped = if self.reached >= Reached::Starting && self.swapped.is_some() {
-            self.undo_start().await
-        } else {
-            Ok(())
-        };
-        // A dockerd that does not stop would overwrite what is put back.
-        let put_back = if stopped.is_ok() && self.reached >= Reached::Committing {
-            self.undo_commit()
-        } else {
-            Ok(())
-        };
-        // Docker is started whatever came of the file: both stores are whole,
-        // and a host without Docker is the worst end of all.
-        let started = if self.reached >= Reached::Stopping || self.is_gone().await {
-            self.undo_stop().await
-        } else {
-            Ok(())
-        };
-        stopped.and(put_back).and(started)
-    }
-
-    /// Docker ran, and does not any more although nobody here stopped it.
-    async fn is_gone(&self) -> bool {
-        match self.daemon {
-            Some(daemon) => {
-                daemon.disturbance.running && daemon.has_ended().await.unwrap_or_default()
-            }
-            None => false,
+    /// The transaction has ended. Where it has not, its watchdog goes on.
+    async fn close(&mut self) -> Result<(), Failure> {
+        if self.journal.is_some() {
+            Journal::close(&self.lock)?;
         }
-    }
-
-    async fn undo_start(&mut self) -> Result<(), Failure> {
-        let (Some(daemon), Some(hold)) = (self.daemon, &mut self.hold) else {
+        let Some(docker) = self.docker else {
             return Ok(());
         };
-        self.progress.begin("stopping Docker again");
-        hold.renew()?;
-        self.look_for_more_containers(daemon).await?;
-        self.hold_ports().await;
-        if daemon.disturbance.running {
-            self.progress.docker_stops();
+        unfinished::remove(docker.unfinished, &self.id, &self.lock)?;
+        if let Some(guard) = self.guard.take()
+            && let Err(error) = guard.end(docker.manager).await
+        {
+            tracing::info!("the guard is left to end by itself: {error}");
         }
-        daemon.stop().await?;
-        self.see_nobody_running()?;
-        self.progress.step(Step::UndoStop, "Docker stopped again");
         Ok(())
     }
 
-    /// Puts the old store back. What others changed in the new one while the
-    /// engine ran on it is kept: only this plan's own changes are taken back.
-    fn undo_commit(&mut self) -> Result<(), Failure> {
-        let images = self.images;
-        let is_ours = images.is(&self.rendered().text.pieces())?;
-        match self.swapped.take() {
-            Some(swapped) if is_ours => swapped.swap_back(&self.lock)?,
-            swapped => {
-                // Kept for as long as it may be the only whole copy.
-                self.swapped = swapped;
-                let mut store = self.images.read()?;
-                if store.as_read() != self.before.store.as_read() {
-                    self.plan.take_back(&mut store);
-                    Staged::write(self.images, &self.lock, &self.id, &store.text().pieces())?
-                        .swap(&self.lock)?
-                        .discard()?;
-                }
-                if let Some(swapped) = self.swapped.take() {
-                    swapped.discard()?;
-                }
-            }
+    /// Removes what is too old to be of use. After a failure, no backup: there is no
+    /// newer one.
+    fn retire(&mut self, done: bool) {
+        let mut problems = Vec::new();
+        if done {
+            problems = retention::enforce(self.images, &self.lock, &self.id, self.limits);
         }
-        self.progress
-            .step(Step::UndoCommit, "the old references are back in place");
-        Ok(())
+        problems.extend(retention::enforce_records(&self.lock, &self.id));
+        for problem in problems {
+            self.progress.warning(&problem);
+        }
     }
 
-    async fn undo_stop(&mut self) -> Result<(), Failure> {
-        let Some(daemon) = self.daemon else {
-            return Ok(());
-        };
-        self.progress.begin(&format!("starting {}", daemon.units()));
-        self.reserve.free();
-        // Docker is started whatever comes of the file.
-        let kept = self.ensure_on();
-        self.release_hold();
-        if daemon.disturbance.running {
-            self.restarted = true;
-            self.start_and_let_in(daemon).await?;
-            kept?;
-            let store = self.images.read()?;
-            daemon.lists(&store, &self.images.image_ids()?).await?;
-        } else {
-            daemon.start_triggers().await?;
+    /// What the running Docker is asked for, where this is a load.
+    fn load(&mut self) -> Option<&mut journal::Load> {
+        match &mut self.journal.as_mut()?.intent {
+            Intent::Load(load) => Some(load),
+            Intent::Edit | Intent::Restart(_) => None,
         }
-        self.progress
-            .step(Step::UndoStart, "Docker is as it was found");
-        Ok(())
     }
 
-    fn store_now(&self) -> StoreNow {
-        match (self.images.read(), &self.swapped) {
-            (Ok(now), _) if now.as_read() == self.before.store.as_read() => StoreNow::Old,
-            (Ok(_), Some(swapped)) => StoreNow::New(swapped.backup().to_owned()),
-            _ => StoreNow::Unknown,
+    /// The references had changed, and the plan is another one.
+    fn planned_again(&mut self, references: References) -> Result<(), Failure> {
+        if let Some(record) = &mut self.record {
+            record.plan(&references, &self.plan);
+            record.write(&self.lock)?;
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.references = references;
+        }
+        self.write_journal()
+    }
+
+    /// What a restart notes, where this is one with a Docker to manage.
+    fn restart(&mut self) -> Option<&mut journal::Restart> {
+        self.journal.as_mut()?.restart_mut()
+    }
+
+    /// Writes the journal as it is now.
+    fn write_journal(&self) -> Result<(), Failure> {
+        match &self.journal {
+            Some(journal) => Ok(journal.write(&self.lock)?),
+            None => Ok(()),
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -15,12 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::data_root::ImageDir;
 use crate::directory;
-use crate::history::is_id;
 use crate::host::{Flags, Managed};
 use crate::journal::boot_id;
+use crate::lock::{RootLock, STATE_DIR};
 use crate::state_file;
-use crate::transaction::lock::{RootLock, STATE_DIR};
-use crate::transaction::swap::beside;
+use crate::transaction_id::{beside, is_id};
 
 /// The directory.
 pub const UNFINISHED: &str = "/var/lib/digestfix/unfinished";

@@ -17,17 +17,17 @@ use crate::history;
 use crate::host::{Flags, Glance, HostError, probable_data_root};
 use crate::interrupt::Interrupt;
 use crate::journal::Journal;
-use crate::online;
+use crate::lock::RootLock;
 use crate::plan::Request;
 use crate::report::Report;
 use crate::retention::Limits;
 use crate::rollback::Unfit;
 use crate::systemd::{RUNTIME_UNITS, SystemBus};
-use crate::transaction::Transaction;
+use crate::transaction::Tx;
 use crate::transaction::aim::Aim;
-use crate::transaction::daemon::Daemon;
-use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Outcome, Progress};
+use crate::transaction::restart::Restart;
+use crate::transaction::restart::daemon::Daemon;
 use crate::unfinished::UNFINISHED;
 
 /// What somebody wants.
@@ -47,12 +47,10 @@ pub(super) struct Terms<'a> {
     pub containerd_root: Option<&'a Path>,
 }
 
-/// How it ended.
-pub(super) enum Changed {
-    /// In Docker's own store, with what was to be expected of containers.
-    Restarted(Box<Outcome>, Option<Box<Disturbance>>),
-    /// In the containerd image store, by the running engine.
-    Online(Box<online::Outcome>),
+/// How it ended, with what was to be expected of containers where Docker is stopped.
+pub(super) struct Changed {
+    pub outcome: Outcome,
+    pub disturbance: Option<Disturbance>,
 }
 
 impl<'a> Wish<'a> {
@@ -132,7 +130,10 @@ pub(super) async fn change(
         let ended = containerd
             .change(&aim, lock, terms.limits, &interrupt, report)
             .await?;
-        return Ok(ended.map(Box::new).map(Changed::Online));
+        return Ok(ended.map(|outcome| Changed {
+            outcome,
+            disturbance: None,
+        }));
     }
     let draft = Draft::again(site.images(), &aim, seen)?;
     report.plan(&draft.plan);
@@ -169,19 +170,22 @@ pub(super) async fn change(
         }),
         _ => None,
     };
-    let transaction = Transaction::new(
+    let method = Restart::new(&aim, daemon, draft.before);
+    let tx = Tx::new(
         site.images(),
         lock,
-        &aim,
-        daemon,
+        aim.kind(),
+        terms.limits,
+        daemon.map(|daemon| daemon.docker()),
         &interrupt,
         report,
-        draft.before,
         draft.plan,
-    )
-    .keeping(terms.limits);
-    let outcome = Box::new(transaction.run().await);
-    Ok(Some(Changed::Restarted(outcome, disturbance.map(Box::new))))
+    );
+    let outcome = tx.run(method).await;
+    Ok(Some(Changed {
+        outcome,
+        disturbance,
+    }))
 }
 
 /// Where to take the lock, and the store as it was seen there. None when there

@@ -29,7 +29,7 @@ use crate::source::claims_dir;
 use crate::status::rows;
 use crate::store::Store;
 use crate::systemd::{RUNTIME_UNITS, ServiceManager, SystemBus};
-use crate::transaction::daemon::writes_at_start;
+use crate::transaction::restart::daemon::writes_at_start;
 use crate::unfinished::UNFINISHED;
 
 /// There for as long as systemd is process 1 (`sd_booted(3)`).

@@ -10,9 +10,9 @@ use crate::commands::Stop;
 use crate::commands::recover::recover_run;
 use crate::guard;
 use crate::invocation::Invocation;
+use crate::lock::{RootLock, STATE_DIR};
 use crate::report::{Exit, Problem, Report};
 use crate::systemd::{RUNTIME_UNITS, forget_lasting};
-use crate::transaction::lock::{RootLock, STATE_DIR};
 use crate::transaction::outcome::Progress;
 use crate::unfinished::{self, Notice, UNFINISHED};
 
@@ -93,7 +93,7 @@ impl Trouble {
             "run {id} has not ended; the guard tries again, at least every {most} s"
         ));
         match stop {
-            Stop::Recovery { .. } | Stop::OnlineRecovery(_) => {
+            Stop::Recovery { .. } | Stop::LoadRecovery(_) => {
                 stop.tell(report);
             }
             other => {

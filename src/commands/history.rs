@@ -8,7 +8,7 @@ use crate::invocation::Invocation;
 use crate::report::{Exit, Report, Transaction};
 use crate::rollback::{Unfit, rolled_back};
 use crate::transaction::outcome::Progress;
-use crate::transaction::swap::beside;
+use crate::transaction_id::beside;
 
 pub(super) async fn run(args: &HistoryArgs) -> Exit {
     let invocation = Invocation::of(&args.host, None);

@@ -6,7 +6,7 @@ use std::io;
 use crate::cli::HoldPortsArgs;
 use crate::printable::printable;
 use crate::report::Exit;
-use crate::transaction::ports::outside;
+use crate::transaction::restart::ports::outside;
 
 pub(super) fn run(args: &HoldPortsArgs) -> Exit {
     match outside::hand_over(io::stdin(), &args.addresses) {

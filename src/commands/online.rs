@@ -16,24 +16,21 @@ use crate::evidence::Evidence;
 use crate::history::{self, Record};
 use crate::host::{HostError, ImageStore, Managed};
 use crate::interrupt::Interrupt;
+use crate::lock::RootLock;
 use crate::manifest::Manifest;
-use crate::online::work::{Unfit, Work};
-use crate::online::{OnlineChange, Outcome, Running, known_references};
 use crate::plan::{Plan, Request};
 use crate::reference::Reference;
 use crate::report::{Exit, Report};
 use crate::retention::Limits;
 use crate::status::{State, rows};
 use crate::systemd::SystemBus;
+use crate::transaction::Tx;
 use crate::transaction::aim::Aim;
-use crate::transaction::lock::RootLock;
-use crate::transaction::outcome::Progress;
+use crate::transaction::load::work::{Unfit, Work};
+use crate::transaction::load::{Load, Running, known_references};
+use crate::transaction::outcome::{Outcome, Progress};
 use crate::trust::Trust;
 use crate::unfinished::UNFINISHED;
-
-mod ending;
-
-pub(super) use ending::{problem, tell};
 
 /// A running engine with the containerd image store.
 pub(super) struct Containerd<'a> {
@@ -154,7 +151,7 @@ impl<'a> Containerd<'a> {
                 Work::of(&plan, &here, &kept, &self.engine).await
             }
         };
-        let work = work.map_err(AssessError::from)?.map_err(Stop::Online)?;
+        let work = work.map_err(AssessError::from)?.map_err(Stop::Unloadable)?;
         Ok(Draft { here, plan, work })
     }
 
@@ -202,7 +199,7 @@ impl<'a> Containerd<'a> {
         if draft.plan.is_empty() {
             return Ok(nothing_to_change(&draft.plan, report));
         }
-        report.say_online();
+        report.loads();
         warn_of_run_only("may have", &draft.work.run_only, report);
         Ok(Exit::Pending)
     }
@@ -283,20 +280,20 @@ impl<'a> Containerd<'a> {
         }
         report.say_plan(&plan);
         report.say_skipped(&plan);
-        report.say_online();
-        let change = OnlineChange::new(
+        report.loads();
+        let running = self.running();
+        let method = Load::new(running, &here, work);
+        let tx = Tx::new(
             self.site.images(),
             lock,
             aim.kind(),
-            self.running(),
+            limits,
+            Some(running.docker()),
             interrupt,
             report,
-            &here,
             plan,
-            work,
-        )
-        .keeping(limits);
-        Ok(Some(change.run().await))
+        );
+        Ok(Some(tx.run(method).await))
     }
 }
 
@@ -337,7 +334,7 @@ fn accepted(here: &mut ContainerdStore, plan: &Plan, aim: &Aim<'_>) -> Result<bo
     if reasons.is_empty() {
         Ok(any)
     } else {
-        Err(Stop::Online(reasons))
+        Err(Stop::Unloadable(reasons))
     }
 }
 
@@ -345,7 +342,7 @@ fn accepted(here: &mut ContainerdStore, plan: &Plan, aim: &Aim<'_>) -> Result<bo
 /// a reference that matters.
 fn see_root(here: &ContainerdStore, aim: &Aim<'_>) -> Result<(), Stop> {
     if here.nothing_was_read() {
-        return Err(Stop::Online(vec![Unfit::NothingRead]));
+        return Err(Stop::Unloadable(vec![Unfit::NothingRead]));
     }
     let matters = |reference: &&Reference| match aim {
         Aim::Claims(request) => {
@@ -364,7 +361,7 @@ fn see_root(here: &ContainerdStore, aim: &Aim<'_>) -> Result<(), Stop> {
     let unread: Vec<Unfit> = unread.cloned().map(Unfit::Unread).collect();
     match unread.is_empty() {
         true => Ok(()),
-        false => Err(Stop::Online(unread)),
+        false => Err(Stop::Unloadable(unread)),
     }
 }
 
@@ -441,7 +438,7 @@ fn kept(record: &Record) -> Evidence {
 }
 
 /// What looks whole and is not.
-fn warn_of_run_only(has: &str, references: &[Reference], report: &mut Report) {
+pub(super) fn warn_of_run_only(has: &str, references: &[Reference], report: &mut Report) {
     let whose = match references {
         [] => return,
         [one] => format!("of {one}"),

@@ -1,172 +1,238 @@
 //! How a change of the references ended, in words.
 
 use crate::commands::change::Changed;
-use crate::commands::online;
+use crate::commands::online::warn_of_run_only;
 use crate::container::{Change, Happened};
 use crate::disturbance::Disturbance;
-use crate::online::remnant::Remnant;
 use crate::report::{Exit, Problem, Report};
-use crate::transaction::outcome::{DockerNow, Failure, Outcome, StoreNow};
+use crate::transaction::leftover::Leftover;
+use crate::transaction::outcome::{DockerNow, Ended, Failure, HostNow, Outcome, StoreNow};
 
 /// Tells how it ended.
-pub(super) fn tell(changed: Changed, report: Report) -> Exit {
-    match changed {
-        Changed::Restarted(outcome, disturbance) => {
-            tell_restarted(*outcome, disturbance.as_deref(), report)
-        }
-        Changed::Online(outcome) => online::tell(*outcome, report),
-    }
-}
-
-/// `disturbance` has what was to be expected of containers; without a daemon
-/// there is none.
-fn tell_restarted(outcome: Outcome, disturbance: Option<&Disturbance>, mut report: Report) -> Exit {
-    let offline = disturbance.is_none();
-    // Only a run without a daemon has no unit, and then none is spoken of.
-    let unit = report.unit().unwrap_or_default().to_owned();
-    match outcome {
-        Outcome::Done {
-            plan,
-            backup,
-            containers,
-        } => {
-            report.plan(&plan);
-            let changed = !plan.is_empty() || report.has_unread();
-            if !plan.is_empty() {
-                report.speak_of_change(&plan);
-                if let Some(backup) = &backup {
-                    report.conclude(&format!(
-                        "Done{}. The former references are kept in {}",
-                        if offline { " in this store" } else { "" },
-                        backup.display()
-                    ));
-                }
-                report.say_way_back();
-            } else if changed {
-                report.speak_of_change(&plan);
-                report.conclude("Done. Docker has read the file, which is as it was.");
-            } else {
-                report.conclude("Nothing had to be changed in the end.");
-            }
-            report.done(changed, backup);
-            let unexpected = tell_containers(&containers, disturbance, &mut report);
-            if unexpected.is_empty() {
-                return report.end(Exit::Done);
-            }
-            report.problem(
-                "CONTAINERS CHANGED",
-                Problem {
-                    what: unexpected,
-                    state: "the references are changed, and Docker runs on them".to_owned(),
-                    next: Some(next_for_containers(&containers, &unit)),
-                },
-            );
-            report.end(Exit::ContainersChanged)
-        }
-        Outcome::Undone {
-            failure,
-            restarted,
-            containers,
-        } => {
-            let state = match (restarted, offline) {
-                (true, _) => "the references are as they were, and Docker runs on them again",
-                (false, true) => "the references are as they were",
-                (false, false) => "the references are as they were, and Docker was not stopped",
-            };
-            report.done(false, None);
-            let mut what = vec![failure.to_string()];
-            what.extend(tell_containers(&containers, disturbance, &mut report));
-            if containers.iter().any(is_unlisted) {
-                report.problem(
-                    "INCOMPLETE",
-                    Problem {
-                        what,
-                        state: format!("{state}, but without these containers"),
-                        next: Some(next_for_containers(&containers, &unit)),
-                    },
-                );
-                return report.end(Exit::Broken);
-            }
-            report.problem(
-                "failed",
-                Problem {
-                    what,
-                    state: state.to_owned(),
-                    next: Some(advice(&failure)),
-                },
-            );
-            report.end(Exit::Failed)
-        }
-        Outcome::Broken {
-            failure,
-            undo,
-            store,
-            left,
-            docker,
-            guard,
-        } => {
-            let references = match &store {
-                StoreNow::Old => "the references are as they were".to_owned(),
-                StoreNow::New(backup) => format!(
-                    "the NEW references are in place, the old ones are in {}",
-                    backup.display()
-                ),
-                StoreNow::Unknown => "the references could not be read back".to_owned(),
-            };
-            let references = [vec![references], left].concat().join("; ");
-            let look = match docker {
-                None => "see to the file system".to_owned(),
-                Some(DockerNow::Runs | DockerNow::AsBefore) => {
-                    format!("look at what is there (systemctl status {unit})")
-                }
-                Some(DockerNow::Down) => {
-                    format!("look why it does not start (journalctl -u {unit} -n 50), mend that")
-                }
-                Some(DockerNow::ShuttingDown) => "once the machine is up again".to_owned(),
-            };
-            report.problem(
-                "COULD NOT RESTORE THE HOST",
-                Problem {
-                    what: vec![failure.to_string(), format!("and then, undoing it: {undo}")],
-                    state: match docker {
-                        None => references,
-                        Some(DockerNow::Runs) => format!("{references}; Docker runs"),
-                        Some(DockerNow::Down) => format!("{references}; Docker is DOWN"),
-                        Some(DockerNow::AsBefore) => {
-                            format!("{references}; Docker does not run, and did not before")
-                        }
-                        Some(DockerNow::ShuttingDown) => format!(
-                            "{references}; the machine is shutting down, and Docker starts with it again"
-                        ),
-                    },
-                    next: Some(next_after(&look, guard.as_deref())),
-                },
-            );
-            report.end(Exit::Broken)
-        }
-        Outcome::Incomplete {
-            plan,
-            problem,
-            containers,
-            guard,
-        } => {
-            report.plan(&plan);
+pub(super) fn tell(changed: Changed, mut report: Report) -> Exit {
+    let Changed {
+        outcome,
+        disturbance,
+    } = changed;
+    let disturbance = disturbance.as_ref();
+    let end = Told {
+        unit: report.unit().map(str::to_owned),
+        containers: &outcome.containers,
+        disturbance,
+    };
+    match &outcome.ended {
+        Ended::Done => end.done(&outcome, report),
+        Ended::Incomplete { problem } => {
+            report.plan(&outcome.plan);
             report.done(true, None);
             let mut what = vec![problem.to_string()];
-            what.extend(tell_containers(&containers, disturbance, &mut report));
+            what.extend(end.containers(&mut report));
             report.problem(
                 "INCOMPLETE",
                 Problem {
                     what,
-                    state:
-                        "the references are changed and Docker runs on them, but not all else is as \
-                            it was found"
-                            .to_owned(),
-                    next: Some(next_after("mend that", guard.as_deref())),
+                    state: "the references are changed and Docker runs on them, but not all else is as it was \
+                            found"
+                        .to_owned(),
+                    next: Some(next_after("mend that", outcome.guard.as_deref())),
                 },
             );
             report.end(Exit::Broken)
         }
+        Ended::Undone { failure, left } => end.undone(&outcome, failure, left, report),
+        Ended::Broken { failure, undo, now } => {
+            let look = look(now, end.unit.as_deref().unwrap_or_default());
+            report.problem(
+                "COULD NOT RESTORE THE HOST",
+                Problem {
+                    what: vec![failure.to_string(), format!("and then, undoing it: {undo}")],
+                    state: state(now),
+                    next: Some(next_after(&look, outcome.guard.as_deref())),
+                },
+            );
+            report.end(Exit::Broken)
+        }
+    }
+}
+
+/// What is told of every end.
+struct Told<'a> {
+    /// Only a run without a daemon has none.
+    unit: Option<String>,
+    containers: &'a [Change],
+    disturbance: Option<&'a Disturbance>,
+}
+
+impl Told<'_> {
+    fn done(&self, outcome: &Outcome, mut report: Report) -> Exit {
+        let plan = &outcome.plan;
+        warn_of_run_only("has", &outcome.run_only, &mut report);
+        report.plan(plan);
+        let changed = !plan.is_empty() || report.has_unread();
+        if changed {
+            report.speak_of_change(plan);
+        }
+        match (&outcome.backup, &self.unit) {
+            _ if !changed => report.conclude("Nothing had to be changed in the end."),
+            _ if plan.is_empty() => {
+                report.conclude("Done. Docker has read the file, which is as it was.");
+            }
+            (Some(backup), unit) => report.conclude(&format!(
+                "Done{}. The former references are kept in {}",
+                if unit.is_none() { " in this store" } else { "" },
+                backup.display()
+            )),
+            (None, _) => report.conclude("Done. Docker was not stopped."),
+        }
+        if !plan.is_empty() {
+            report.say_way_back();
+        }
+        report.done(changed, outcome.backup.clone());
+        let unexpected = self.containers(&mut report);
+        if unexpected.is_empty() {
+            return report.end(Exit::Done);
+        }
+        report.problem(
+            "CONTAINERS CHANGED",
+            Problem {
+                what: unexpected,
+                state: "the references are changed, and Docker runs on them".to_owned(),
+                next: Some(self.next_for_containers()),
+            },
+        );
+        report.end(Exit::ContainersChanged)
+    }
+
+    fn undone(
+        &self,
+        outcome: &Outcome,
+        failure: &Failure,
+        left: &[Leftover],
+        mut report: Report,
+    ) -> Exit {
+        let state = match (outcome.restarted, &self.unit) {
+            (true, _) => "the references are as they were, and Docker runs on them again",
+            (false, None) => "the references are as they were",
+            (false, Some(_)) => "the references are as they were, and Docker was not stopped",
+        };
+        report.done(!left.is_empty(), None);
+        let mut what = vec![failure.to_string()];
+        what.extend(left.iter().map(ToString::to_string));
+        what.extend(self.containers(&mut report));
+        if !left.is_empty() {
+            report.problem(
+                "INCOMPLETE",
+                Problem {
+                    what,
+                    state: "all other references are as they were, and Docker was not stopped"
+                        .to_owned(),
+                    next: Some(format!(
+                        "what stays is true, and does no harm. Once what is named above does not stand in \
+                         the way: digestfix rollback {}",
+                        outcome.id
+                    )),
+                },
+            );
+            return report.end(Exit::Broken);
+        }
+        if self.containers.iter().any(is_unlisted) {
+            report.problem(
+                "INCOMPLETE",
+                Problem {
+                    what,
+                    state: format!("{state}, but without these containers"),
+                    next: Some(self.next_for_containers()),
+                },
+            );
+            return report.end(Exit::Broken);
+        }
+        report.problem(
+            "failed",
+            Problem {
+                what,
+                state: state.to_owned(),
+                next: Some(advice(failure)),
+            },
+        );
+        report.end(Exit::Failed)
+    }
+
+    /// Tells of the changes that were accepted, and gives the others.
+    fn containers(&self, report: &mut Report) -> Vec<String> {
+        // A load touches none.
+        if self.disturbance.is_some() || self.unit.is_none() {
+            report.containers(self.containers);
+        }
+        let accepted = |change: &&Change| {
+            let disturbance = self.disturbance;
+            disturbance.is_some_and(|known| known.accepts(change))
+        };
+        let (expected, unexpected): (Vec<_>, Vec<_>) = self.containers.iter().partition(accepted);
+        for change in expected {
+            report.line(&format!("Container {change}."));
+        }
+        unexpected
+            .into_iter()
+            .map(|change| format!("container {change}"))
+            .collect()
+    }
+
+    fn next_for_containers(&self) -> String {
+        let unlisted = self
+            .containers
+            .iter()
+            .find_map(|change| match &change.what {
+                Happened::Unlisted(files) => files.parent(),
+                _ => None,
+            });
+        unlisted.map_or_else(
+            || "look at them: docker ps -a; docker logs NAME".to_owned(),
+            |directory| {
+                let directory = directory.display();
+                format!(
+                    "make room (df -h {directory}; df -i {directory}), then: systemctl restart {}, which loads \
+                     them again",
+                    self.unit.as_deref().unwrap_or_default()
+                )
+            },
+        )
+    }
+}
+
+fn state(now: &HostNow) -> String {
+    let references = match &now.store {
+        StoreNow::Old => "the references are as they were".to_owned(),
+        StoreNow::New(backup) => format!(
+            "the NEW references are in place, the old ones are in {}",
+            backup.display()
+        ),
+        StoreNow::Mixed => "some of the references may be new".to_owned(),
+        StoreNow::Unknown => "the references could not be read back".to_owned(),
+    };
+    let docker = now.docker.map(|docker| match docker {
+        DockerNow::NotStopped => "Docker was not stopped",
+        DockerNow::Runs => "Docker runs",
+        DockerNow::Down => "Docker is DOWN",
+        DockerNow::AsBefore => "Docker does not run, and did not before",
+        DockerNow::ShuttingDown => "the machine is shutting down, and Docker starts with it again",
+    });
+    let mut state = vec![references];
+    state.extend(now.left.iter().cloned());
+    state.extend(docker.map(str::to_owned));
+    state.join("; ")
+}
+
+fn look(now: &HostNow, unit: &str) -> String {
+    match now.docker {
+        None => "see to the file system".to_owned(),
+        Some(DockerNow::NotStopped) => "look at what is there (docker image inspect)".to_owned(),
+        Some(DockerNow::Runs | DockerNow::AsBefore) => {
+            format!("look at what is there (systemctl status {unit})")
+        }
+        Some(DockerNow::Down) => {
+            format!("look why it does not start (journalctl -u {unit} -n 50), mend that")
+        }
+        Some(DockerNow::ShuttingDown) => "once the machine is up again".to_owned(),
     }
 }
 
@@ -183,43 +249,8 @@ fn is_unlisted(change: &Change) -> bool {
     matches!(change.what, Happened::Unlisted(_))
 }
 
-fn next_for_containers(changes: &[Change], unit: &str) -> String {
-    let unlisted = changes.iter().find_map(|change| match &change.what {
-        Happened::Unlisted(files) => files.parent(),
-        _ => None,
-    });
-    unlisted.map_or_else(
-        || "look at them: docker ps -a; docker logs NAME".to_owned(),
-        |directory| {
-            let directory = directory.display();
-            format!(
-                "make room (df -h {directory}; df -i {directory}), then: systemctl restart {unit}, which loads them \
-                 again"
-            )
-        },
-    )
-}
-
-/// Tells of the changes that were accepted, and gives the others.
-fn tell_containers(
-    changes: &[Change],
-    disturbance: Option<&Disturbance>,
-    report: &mut Report,
-) -> Vec<String> {
-    report.containers(changes);
-    let accepted = |change: &&Change| disturbance.is_some_and(|known| known.accepts(change));
-    let (expected, unexpected): (Vec<_>, Vec<_>) = changes.iter().partition(accepted);
-    for change in expected {
-        report.line(&format!("Container {change}."));
-    }
-    unexpected
-        .into_iter()
-        .map(|change| format!("container {change}"))
-        .collect()
-}
-
 pub(super) fn advice(failure: &Failure) -> String {
-    if let Failure::Remnants(left) = failure {
+    if let Failure::Leftovers(left) = failure {
         return what_stays(left);
     }
     match failure {
@@ -254,8 +285,8 @@ pub(super) fn advice(failure: &Failure) -> String {
 }
 
 /// What to type about references that the engine would not drop.
-fn what_stays(left: &[Remnant]) -> String {
-    let mut containers: Vec<&str> = left.iter().filter_map(Remnant::container).collect();
+fn what_stays(left: &[Leftover]) -> String {
+    let mut containers: Vec<&str> = left.iter().filter_map(Leftover::container).collect();
     containers.sort_unstable();
     containers.dedup();
     if containers.is_empty() {
@@ -271,7 +302,7 @@ fn what_stays(left: &[Remnant]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::online::remnant::Why;
+    use crate::transaction::leftover::Why;
 
     #[test]
     fn a_container_in_the_way_is_named_with_what_to_type() {
@@ -281,7 +312,7 @@ mod tests {
         };
         let left = |why| {
             let reference = reference.clone();
-            advice(&Failure::Remnants(vec![Remnant { reference, why }]))
+            advice(&Failure::Leftovers(vec![Leftover { reference, why }]))
         };
         let says = "conflict: unable to delete lab/app (must be forced) - container 0123456789ab is using its \
                     referenced image 801bebe93492";

@@ -13,15 +13,14 @@ use crate::disturbance::Disturbance;
 use crate::host::HostError;
 use crate::interrupt::Interrupt;
 use crate::invocation::Invocation;
-use crate::journal::{self, Journal, Online};
-use crate::online;
+use crate::journal::{self, Intent, Journal, Load};
+use crate::lock::RootLock;
 use crate::report::{Exit, Problem, Report};
 use crate::systemd::{RUNTIME_UNITS, SystemBus, lasting_units};
-use crate::transaction::daemon::Daemon;
-use crate::transaction::left::left;
-use crate::transaction::lock::RootLock;
 use crate::transaction::outcome::{Failure, Progress};
-use crate::transaction::recovery;
+use crate::transaction::restart::daemon::Daemon;
+use crate::transaction::restart::left::left;
+use crate::transaction::{Docker, load, recovery, restart};
 use crate::unfinished::{self, Notice, UNFINISHED};
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
@@ -165,7 +164,7 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
         return Ok(false);
     }
     refuse_other_file(&journal, &notice.config_file)?;
-    if journal.online.is_some() {
+    if let Intent::Load(_) = journal.intent {
         report.line(&format!(
             "A run was interrupted ({id}); what it asked of Docker follows once that runs."
         ));
@@ -175,7 +174,7 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
         "A run was interrupted ({id}); bringing its files back before Docker starts."
     ));
     report.recovers(id);
-    if recovery::recover_files(&journal, &images, &lock, report)
+    if restart::recovery::recover_files(&journal, &images, &lock, report)
         .map_err(|failure| stop(failure, &journal))?
     {
         unfinished::remove(unfinished, id, &lock)?;
@@ -187,7 +186,7 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
 }
 
 fn refuse_other_file(journal: &Journal, config_file: &Path) -> Result<(), Stop> {
-    match &journal.live_restore {
+    match journal.restart().and_then(|one| one.live_restore.as_ref()) {
         Some(other) if other.config_file != config_file => {
             Err(Stop::OtherConfigFile(other.config_file.clone()))
         }
@@ -263,20 +262,21 @@ pub(super) async fn recover(
         return Ok(None);
     };
     report.recovers(&journal.id);
-    if let Some(online) = journal.online.take() {
-        return recover_online(&journal, &online, site, lock, report).await;
-    }
-    let Some(unit) = journal.unit.clone() else {
-        recovery::recover_files(&journal, site.images(), lock, report)
-            .map_err(|failure| stop(failure, &journal))?;
-        report.recovered();
-        return Ok(Some(Vec::new()));
+    let restart = match journal.intent.clone() {
+        Intent::Load(load) => return recover_load(&journal, &load, site, lock, report).await,
+        Intent::Restart(restart) => restart,
+        Intent::Edit => {
+            restart::recovery::recover_files(&journal, site.images(), lock, report)
+                .map_err(|failure| stop(failure, &journal))?;
+            report.recovered();
+            return Ok(Some(Vec::new()));
+        }
     };
     let Some((manager, host)) = site.managed() else {
         return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
     };
-    if unit != host.unit.id {
-        return Err(Stop::OtherUnit(unit));
+    if restart.unit != host.unit.id {
+        return Err(Stop::OtherUnit(restart.unit));
     }
     refuse_other_file(&journal, &host.config_file)?;
     report.line(&format!(
@@ -284,10 +284,10 @@ pub(super) async fn recover(
         journal.id
     ));
     let disturbance = Disturbance::of_units(
-        &unit,
-        journal.running,
-        journal.triggers.clone(),
-        journal.units.clone(),
+        &restart.unit,
+        restart.running,
+        restart.triggers,
+        restart.units,
     );
     let daemon = Daemon {
         manager,
@@ -297,64 +297,62 @@ pub(super) async fn recover(
         runtime_units: Path::new(RUNTIME_UNITS),
         unfinished: Path::new(UNFINISHED),
     };
-    let recovered = recovery::recover(&mut journal, site.images(), lock, daemon, report).await;
+    let recovered =
+        restart::recovery::recover(&mut journal, site.images(), lock, daemon, report).await;
     let problems = recovered.map_err(|failure| stop(failure, &journal))?;
     report.recovered();
     Ok(Some(problems))
 }
 
 /// Docker was not stopped by such a run, and is not started for it.
-async fn recover_online(
+async fn recover_load(
     journal: &Journal,
-    online: &Online,
+    load: &Load,
     site: &Site,
     lock: &RootLock,
     report: &mut Report,
 ) -> Result<Option<Vec<String>>, Stop> {
-    let containerd = match Containerd::of(site, online.containerd_root.as_deref()) {
+    let containerd = match Containerd::of(site, load.containerd_root.as_deref()) {
         Ok(Some(containerd)) => containerd,
-        Ok(None) => return abandon_online(journal, site, lock, report).await,
+        Ok(None) => return abandon_load(journal, site, lock, report).await,
         Err(stop) => return Err(stop),
     };
     report.line(&format!(
         "A run was interrupted ({}); bringing it to an end first.",
         journal.id
     ));
-    let recovered = online::recovery::recover(
+    let recovered = load::recovery::recover(
         journal,
-        online,
+        load,
         site.images(),
         lock,
         containerd.running(),
         report,
     );
-    let problems = recovered.await.map_err(Stop::OnlineRecovery)?;
+    let problems = recovered.await.map_err(Stop::LoadRecovery)?;
     report.recovered();
     Ok(Some(problems))
 }
 
 /// Docker keeps its images itself by now.
-async fn abandon_online(
+async fn abandon_load(
     journal: &Journal,
     site: &Site,
     lock: &RootLock,
     report: &mut Report,
 ) -> Result<Option<Vec<String>>, Stop> {
     let running = site.managed().filter(|(_, host)| host.engine.is_some());
-    let Some((manager, _)) = running else {
+    let Some((manager, host)) = running else {
         return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
     };
-    let images = site.images();
-    online::recovery::abandon(
-        journal,
-        images,
-        lock,
+    let docker = Docker {
         manager,
-        Path::new(UNFINISHED),
-        report,
-    )
-    .await
-    .map_err(Stop::OnlineRecovery)?;
+        host,
+        unfinished: Path::new(UNFINISHED),
+    };
+    load::recovery::abandon(journal, site.images(), lock, docker, report)
+        .await
+        .map_err(Stop::LoadRecovery)?;
     report.warning(&format!(
         "run {} was interrupted, and this Docker does not use the containerd image store any more: whether \
          its references are there shows once that is switched on again (digestfix status)",
@@ -380,11 +378,24 @@ fn state(failure: &Failure, journal: &Journal) -> String {
         _ => WHOLE,
     };
     let mut state = vec![references.to_owned()];
-    if journal.running {
-        state.push("Docker may be down".to_owned());
+    if let Some(restart) = journal.restart() {
+        if restart.running {
+            state.push("Docker may be down".to_owned());
+        }
+        state.extend(left(restart));
     }
-    state.extend(left(journal));
     state.join("; ")
+}
+
+/// What there is to say of the recovery of a load that failed.
+pub(super) fn load_problem(failure: &Failure) -> Problem {
+    Problem {
+        what: vec![format!(
+            "an interrupted run could not be brought to an end: {failure}"
+        )],
+        state: "some of its references may be there; Docker was not stopped".to_owned(),
+        next: Some("see that Docker runs and answers, then: digestfix recover".to_owned()),
+    }
 }
 
 /// What there is to say of a recovery that failed.

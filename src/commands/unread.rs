@@ -9,7 +9,7 @@ use crate::disturbance::AssessError;
 use crate::engine::Engine;
 use crate::host::{EngineStart, Managed, PID_FILE, PROC};
 use crate::reference::Reference;
-use crate::transaction::unread::{only_in_engine, unread};
+use crate::transaction::restart::unread::{only_in_engine, unread};
 
 /// The references of a draft without changes that only a new start of Docker
 /// makes true. What changed before the engine's start, it has read: where it

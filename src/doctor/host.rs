@@ -9,7 +9,7 @@ use crate::disturbance::Obstacle;
 use crate::doctor::{Check, Finding, refused};
 use crate::host::Examined;
 use crate::systemd::Unit;
-use crate::transaction::hold::DROP_IN;
+use crate::transaction::restart::hold::DROP_IN;
 
 /// Where units and drop-ins lie (`systemd.unit(5)`), as far as people and
 /// packages write there.

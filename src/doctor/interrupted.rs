@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use crate::doctor::{Check, Finding};
 use crate::history;
 use crate::journal::{Journal, JournalError};
+use crate::lock::seen_at_work;
 use crate::shell;
 use crate::state_file;
 use crate::systemd::RUNTIME_UNITS;
-use crate::transaction::hold;
-use crate::transaction::lock::seen_at_work;
-use crate::transaction::swap::beside;
+use crate::transaction::restart::hold;
+use crate::transaction_id::beside;
 use crate::unfinished::{self, Notice, NoticeError, UNFINISHED};
 
 /// Docker here, as far as it is known.
@@ -217,10 +217,11 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
 /// The next change brings the run to an end first, if it can.
 fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
     let what = format!("run {} was interrupted", journal.id);
-    let other_file = (journal.live_restore.iter())
+    let switch = journal.restart().and_then(|one| one.live_restore.as_ref());
+    let other_file = switch
         .map(|one| one.config_file.as_path())
-        .find(|path| here.config_file.is_some_and(|here| here != *path));
-    match (&journal.unit, here.unit, other_file) {
+        .filter(|path| here.config_file.is_some_and(|here| here != *path));
+    match (journal.unit(), here.unit, other_file) {
         (Some(unit), None, _) => Finding::problem(
             Check::Unfinished,
             format!("{what} while it was at work on {unit}"),
@@ -249,7 +250,7 @@ fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
 mod tests {
     use super::*;
     use crate::doctor::State;
-    use crate::journal::{References, hash};
+    use crate::journal::{Intent, References, Restart, hash};
 
     fn left() -> Left {
         Left {
@@ -278,9 +279,8 @@ mod tests {
             before: hash(b"old"),
             after: hash(b"new"),
         };
-        let mut journal = Journal::new("1-1", references);
-        journal.unit = Some("docker.service".to_owned());
-        journal
+        let restart = Restart::new("docker.service");
+        Journal::new("1-1", references, Intent::Restart(restart))
     }
 
     fn second(left: &Left, here: Here<'_>) -> (State, String) {

@@ -6,16 +6,18 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data_root::is_driver_name;
 use crate::digest::{Digest, ImageId};
 use crate::history::{
-    HistoryError, MAX_BYTES, Problem, VERSION, directory, is_id, path, prepare, scan, who,
+    HistoryError, MAX_BYTES, Problem, VERSION, directory, path, prepare, scan, who,
 };
 use crate::journal::{References, hash};
+use crate::lock::RootLock;
 use crate::method::Method;
 use crate::plan::{Change, Plan};
-use crate::reference::Reference;
+use crate::reference::{Reference, familiar};
 use crate::state_file;
-use crate::transaction::lock::RootLock;
+use crate::transaction_id::is_id;
 use crate::trust::Trust;
 
 /// The most that is kept of a reason, in characters.
@@ -50,7 +52,7 @@ pub struct Record {
     pub changes: Vec<Changed>,
     /// What came of it; none while it has not ended.
     pub result: Option<End>,
-    /// How it was made; by a restart, where nothing is said.
+    /// How it was made; none where there was no Docker to manage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
     /// The manifests of the references that changed, where the engine was asked
@@ -63,6 +65,19 @@ pub struct Record {
     /// Docker's configuration file, where the dockerd that ran at the end was
     /// known to start with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon_json: Option<Digest>,
+}
+
+/// How a transaction is to change the references, as far as its undo has to know.
+#[derive(Debug, Clone, Default)]
+pub struct How {
+    /// The method; none where there is no Docker to manage.
+    pub method: Option<Method>,
+    /// The manifests of the references that change, where the engine changes them.
+    pub manifests: BTreeMap<Digest, String>,
+    /// Where containerd keeps its blobs, where the user said so.
+    pub containerd_root: Option<PathBuf>,
+    /// Docker's configuration file, where Docker is known to start with it.
     pub daemon_json: Option<Digest>,
 }
 
@@ -153,8 +168,6 @@ pub enum Side {
 
 impl Record {
     /// Begins the record of a transaction that has not touched anything yet.
-    /// `daemon_json` is Docker's configuration file, where Docker is known to
-    /// start with it.
     ///
     /// # Errors
     /// When it cannot be had on disk; there is none then.
@@ -164,40 +177,7 @@ impl Record {
         kind: Kind,
         references: &References,
         plan: &Plan,
-        daemon_json: Option<Digest>,
-    ) -> Result<Self, HistoryError> {
-        let how = (None, BTreeMap::new(), daemon_json);
-        Self::begin_by(how, lock, id, kind, references, plan)
-    }
-
-    /// The same for one that the running engine is asked to make, with the
-    /// manifests of what changes.
-    ///
-    /// # Errors
-    /// When it cannot be had on disk; there is none then.
-    pub fn begin_online(
-        lock: &RootLock,
-        id: &str,
-        kind: Kind,
-        references: &References,
-        plan: &Plan,
-        manifests: &BTreeMap<Digest, String>,
-    ) -> Result<Self, HistoryError> {
-        let how = (Some(Method::Online), manifests.clone(), None);
-        Self::begin_by(how, lock, id, kind, references, plan)
-    }
-
-    fn begin_by(
-        (method, manifests, daemon_json): (
-            Option<Method>,
-            BTreeMap<Digest, String>,
-            Option<Digest>,
-        ),
-        lock: &RootLock,
-        id: &str,
-        kind: Kind,
-        references: &References,
-        plan: &Plan,
+        how: How,
     ) -> Result<Self, HistoryError> {
         let path = path(lock.data_root(), id);
         prepare(lock).map_err(Problem::at(&directory(lock.data_root())))?;
@@ -219,10 +199,10 @@ impl Record {
             claims: Vec::new(),
             changes: Vec::new(),
             result: None,
-            method,
-            manifests,
-            containerd_root: None,
-            daemon_json,
+            method: how.method,
+            manifests: how.manifests,
+            containerd_root: how.containerd_root,
+            daemon_json: how.daemon_json,
         };
         record.plan(references, plan);
         record.write(lock).inspect_err(|_| {
@@ -325,9 +305,7 @@ impl Record {
         if let Some(id) = [&record.id].into_iter().chain(of).find(|id| !is_id(id)) {
             return Err(Problem::Id(id.clone()));
         }
-        let leads_elsewhere =
-            |name: &str| matches!(name, "" | "." | "..") || name.contains(['/', '\0']);
-        if leads_elsewhere(&record.driver) {
+        if !is_driver_name(&record.driver) {
             return Err(Problem::Driver(record.driver));
         }
         let is_no_time = |time: &&String| humantime::parse_rfc3339(time).is_err();
@@ -362,22 +340,6 @@ impl From<Changed> for Change {
             from: changed.from,
             to: changed.to,
         }
-    }
-}
-
-/// References as the store has them.
-pub(crate) mod familiar {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    use crate::reference::Reference;
-
-    pub fn serialize<S: Serializer>(reference: &Reference, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&reference.familiar())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Reference, D::Error> {
-        let text = String::deserialize(from)?;
-        Reference::parse(&text).map_err(de::Error::custom)
     }
 }
 

@@ -132,7 +132,7 @@ fn what_is_no_record_is_refused() {
 
 #[test]
 fn a_name_of_a_transaction_is_taken() {
-    assert!(is_id(&crate::journal::new_id()));
+    assert!(is_id(&crate::transaction_id::new_id()));
     let long = "x".repeat(65);
     for name in ["", ".", "..", "a/b", "a.b", "a b", "\u{e4}", "a\n", &long] {
         assert!(!is_id(name), "{name:?}");
@@ -203,7 +203,7 @@ fn numbers_go_on_where_the_highest_is() {
         after: hash(b"{}"),
     };
     let begin = |id: &str| {
-        let record = Record::begin(&lock, id, Kind::Apply, &references, &plan, None);
+        let record = Record::begin(&lock, id, Kind::Apply, &references, &plan, How::default());
         record.unwrap().number
     };
     // A clock that runs ahead, and is then put right.

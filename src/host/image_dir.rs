@@ -8,11 +8,11 @@ use super::daemon_json::DaemonJson;
 use super::dockerd_args::DockerdArgs;
 use super::settle::{DEFAULT, DISK, ENGINE, FILE, FLAG, Finding, UNIT, settled};
 use super::{Flags, HostError, finding};
-use crate::data_root::ImageDir;
+use crate::data_root::{ImageDir, is_driver_name};
 use crate::engine::Info;
+use crate::lock::STATE_DIR;
 use crate::store;
 use crate::sys::plain_file;
-use crate::transaction::lock::STATE_DIR;
 
 /// containerd's own (containerd 1.7 and 2.1, `defaults`).
 const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
@@ -147,12 +147,6 @@ impl Sources<'_> {
             None => Ok(None),
         }
     }
-}
-
-/// It is a directory's name, and leads nowhere else.
-#[must_use]
-pub fn is_driver_name(driver: &str) -> bool {
-    !matches!(driver, "" | "." | "..") && !driver.contains(['/', '\0'])
 }
 
 /// The same place, symbolic links followed.

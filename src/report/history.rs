@@ -124,7 +124,7 @@ impl Transaction {
             format!("  before   {}", record.before).into(),
             format!("  after    {}", record.after).into(),
             match (record.method, backup) {
-                (Some(Method::Online), _) => "  method   online".into(),
+                (Some(Method::Load), _) => "  method   load".into(),
                 (_, backup) => format!(
                     "  backup   {}",
                     backup.as_deref().unwrap_or("none (any more)")

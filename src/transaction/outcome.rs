@@ -10,12 +10,13 @@ use crate::guard::GuardError;
 use crate::history::HistoryError;
 use crate::journal::JournalError;
 use crate::oci_archive::ArchiveError;
-use crate::online::remnant::{self, Remnant};
 use crate::plan::{Plan, Refusal};
+use crate::reference::Reference;
 use crate::reserve::ReserveError;
 use crate::systemd::SystemdError;
-use crate::transaction::exchange::FileError;
-use crate::transaction::hold::HoldError;
+use crate::transaction::leftover::{self, Leftover};
+use crate::transaction::restart::exchange::FileError;
+use crate::transaction::restart::hold::HoldError;
 use crate::unfinished::NoticeError;
 
 /// The steps, as they are told to people and machines.
@@ -57,7 +58,7 @@ pub enum Step {
     /// Undo: Docker runs again, on the old references.
     UndoStart,
     /// Undo: the running engine has the old references again.
-    UndoOnline,
+    UndoLoad,
 }
 
 /// Hears of each step, and may keep none waiting: Docker may be stopped.
@@ -119,8 +120,8 @@ pub enum Failure {
     #[error("{0}")]
     Archive(#[from] ArchiveError),
     /// References that the engine cannot be had to drop, or not without harm.
-    #[error("{}", remnant::joined(.0))]
-    Remnants(Vec<Remnant>),
+    #[error("{}", leftover::joined(.0))]
+    Leftovers(Vec<Leftover>),
     /// Docker could not be kept from starting.
     #[error("Docker could not be held while the references change: {0}")]
     Hold(#[from] HoldError),
@@ -216,26 +217,44 @@ fn joined(refusals: &[Refusal]) -> String {
     lines.join("; ")
 }
 
-/// How a transaction ended.
+/// How a transaction ended, and what it has left.
 #[derive(Debug)]
-pub enum Outcome {
-    /// The references are changed, and everything runs that ran before.
-    Done {
-        /// What was changed in the end.
-        plan: Box<Plan>,
-        /// Where the former store is kept; none when nothing had to change.
-        backup: Option<PathBuf>,
-        /// The containers that are not what they were.
-        containers: Vec<Change>,
+pub struct Outcome {
+    /// The transaction.
+    pub id: String,
+    /// How it ended.
+    pub ended: Ended,
+    /// What was to be changed in the end.
+    pub plan: Box<Plan>,
+    /// The containers that are not what they were.
+    pub containers: Vec<Change>,
+    /// Where the former file of references is kept; none where no file was changed.
+    pub backup: Option<PathBuf>,
+    /// Of what was loaded, the references whose layers the engine has unpacked
+    /// only, by its own word.
+    pub run_only: Vec<Reference>,
+    /// It failed, and Docker was stopped and started again on the way.
+    pub restarted: bool,
+    /// The unit that goes on trying, where something is left to do.
+    pub guard: Option<String>,
+}
+
+/// The ends that a transaction may come to.
+#[derive(Debug)]
+pub enum Ended {
+    /// The references are changed, and everything else is as it was.
+    Done,
+    /// The references are changed and Docker runs; something else is not as it was.
+    Incomplete {
+        /// What, and why.
+        problem: Failure,
     },
     /// It failed, and the host is as it was found.
     Undone {
         /// Why.
         failure: Failure,
-        /// Docker was stopped and started again on the way.
-        restarted: bool,
-        /// The containers that are not what they were.
-        containers: Vec<Change>,
+        /// The references that are not as they were all the same.
+        left: Vec<Leftover>,
     },
     /// It failed, and so did the way back.
     Broken {
@@ -243,31 +262,27 @@ pub enum Outcome {
         failure: Failure,
         /// Why it failed.
         undo: Failure,
-        /// Which store is in use.
-        store: StoreNow,
-        /// What else may be other than it was.
-        left: Vec<String>,
-        /// Docker, where there is one to manage.
-        docker: Option<DockerNow>,
-        /// The unit that goes on trying.
-        guard: Option<String>,
+        /// What there is now.
+        now: HostNow,
     },
-    /// The references are changed and Docker runs; something else does not.
-    Incomplete {
-        /// What was changed.
-        plan: Box<Plan>,
-        /// What is not as it was, and why.
-        problem: Failure,
-        /// The containers that are not what they were.
-        containers: Vec<Change>,
-        /// The unit that goes on trying.
-        guard: Option<String>,
-    },
+}
+
+/// The host after a way back that failed.
+#[derive(Debug)]
+pub struct HostNow {
+    /// Which references are in use.
+    pub store: StoreNow,
+    /// What else may be other than it was.
+    pub left: Vec<String>,
+    /// Docker, where there is one to manage.
+    pub docker: Option<DockerNow>,
 }
 
 /// Docker after a way back that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DockerNow {
+    /// It was not to be stopped.
+    NotStopped,
     /// It runs.
     Runs,
     /// It ran before, and does not now.
@@ -278,13 +293,15 @@ pub enum DockerNow {
     ShuttingDown,
 }
 
-/// Which store is in use after a way back that failed.
+/// Which references are in use after a way back that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreNow {
-    /// The one that was found.
+    /// Those that were found.
     Old,
-    /// The new one; the old one is in this file.
+    /// The new ones; the old ones are in this file.
     New(PathBuf),
+    /// Some of the new ones may be.
+    Mixed,
     /// It could not be told.
     Unknown,
 }

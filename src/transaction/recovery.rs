@@ -1,172 +1,41 @@
-//! What a run that was killed left half-way, brought to an end.
+//! How the recovery of a killed run ends, by whatever method it was.
 //!
-//! The reference store is whole at every instant, old or new, so that is not
-//! touched, unless a file system has lost it. Docker runs again, with everything
-//! that stopped along with it, and daemon.json is what it was. Each part looks at
-//! what there is and does what is missing, so this can itself be killed, and run
-//! again.
-//!
-//! After a new start of the machine it is systemd's to say what runs; what is
-//! left then are files, and restart policies once Docker is there.
+//! What there is to recover is the method's:
+//! [`restart`](crate::transaction::restart::recovery),
+//! [`load`](crate::transaction::load::recovery).
 
-use crate::data_root::ImageDir;
-use crate::engine::Engine;
 use crate::guard;
 use crate::history;
-use crate::journal::{Journal, Phase};
+use crate::journal::Journal;
+use crate::lock::RootLock;
 use crate::reserve;
 use crate::state_file;
 use crate::systemd::ServiceManager;
-use crate::transaction::containers::unlisted;
-use crate::transaction::daemon::Daemon;
-use crate::transaction::daemon_json::Switch;
-use crate::transaction::hold::Hold;
-use crate::transaction::leftovers;
-use crate::transaction::live_restore::ensure_on;
-use crate::transaction::lock::RootLock;
-use crate::transaction::outcome::{Failure, Progress, Step};
-use crate::transaction::reload::put_file_back;
+use crate::transaction::Docker;
+use crate::transaction::outcome::{Failure, Progress};
 use crate::unfinished;
 
-/// Brings the host back from where `journal` says a run may have left it. The
-/// daemon's triggers and other units are those of the journal. Gives what a
-/// person has to see to: units and containers that do not start.
+/// Nothing of the run of `journal` is left to be done: its files and its watchdog go.
 ///
 /// # Errors
-/// When something else could not be brought back; the journal stays then.
-pub async fn recover<M: ServiceManager, E: Engine>(
-    journal: &mut Journal,
-    images: &ImageDir,
-    lock: &RootLock,
-    daemon: Daemon<'_, M, E>,
-    progress: &mut impl Progress,
-) -> Result<Vec<String>, Failure> {
-    progress.begin("bringing the host back");
-    if let Err(error) = Hold::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await {
-        progress.warning(&format!("the hold of the interrupted run: {error}"));
-    }
-    let references = leftovers::mend(journal, images, lock, progress);
-    // Once Docker runs, its clients change the references as well.
-    end_records(Some(&journal.id), lock, progress);
-    // Docker is started next, and its configuration put back after that: the
-    // directory of daemon.json may have to go.
-    reserve::sweep(lock.data_root(), &daemon.writes_at_start());
-    let problems = if journal.is_of_another_boot() {
-        after_a_boot(journal, lock, daemon, progress).await?
-    } else {
-        bring_back(journal, lock, daemon, progress).await?
-    };
-    references?;
-    leftovers::remove(journal, images);
-    end(lock, progress)?;
-    unfinished::remove(daemon.unfinished, &journal.id, lock)?;
-    guard::dismiss(daemon.manager, &journal.id).await;
-    Ok(problems)
-}
-
-async fn bring_back<M: ServiceManager, E: Engine>(
-    journal: &mut Journal,
-    lock: &RootLock,
-    daemon: Daemon<'_, M, E>,
-    progress: &mut impl Progress,
-) -> Result<Vec<String>, Failure> {
-    let mut switch = switch(journal);
-    if journal.running && daemon.has_ended().await? {
-        if journal.live_restore_by_file || switch.is_some() {
-            let config_file = &daemon.host.config_file;
-            ensure_on(&mut switch, config_file, journal, lock, progress)?;
-        }
-        progress.begin(&format!("starting {}", daemon.unit()));
-        daemon.start().await?;
-        progress.step(Step::Start, &format!("{} started", daemon.unit()));
-    }
-    let triggers = daemon.start_triggers().await;
-    let units = daemon.start_inactive(&journal.units).await;
-    let containers = daemon.settle_containers(journal, progress).await;
-    if let Some(switch) = &mut switch {
-        daemon.take_back(switch, journal, lock, progress).await?;
-    }
-    let mut problems = containers?;
-    problems.extend(missing(journal, lock, daemon).await?);
-    // What is broken for reasons of its own is told, and keeps nothing back.
-    problems.extend(
-        [triggers, units]
-            .into_iter()
-            .filter_map(|one| one.err().map(|error| error.to_string())),
-    );
-    Ok(problems)
-}
-
-/// The containers that Docker has not loaded at its start.
-async fn missing<M: ServiceManager, E: Engine>(
+/// When its journal or its pending marker does not go.
+pub(super) async fn finish<M: ServiceManager>(
     journal: &Journal,
     lock: &RootLock,
-    daemon: Daemon<'_, M, E>,
-) -> Result<Vec<String>, Failure> {
-    if journal.phase != Phase::Stopping {
-        return Ok(Vec::new());
-    }
-    let data_root = lock.data_root();
-    let unlisted = unlisted(daemon.engine, &journal.listed, data_root).await?;
-    Ok(unlisted
-        .iter()
-        .map(|change| {
-            format!(
-                "container {change}. Make room (df -h {root}; df -i {root}), then: systemctl restart {unit}",
-                root = data_root.display(),
-                unit = daemon.unit()
-            )
-        })
-        .collect())
-}
-
-async fn after_a_boot<M: ServiceManager, E: Engine>(
-    journal: &mut Journal,
-    lock: &RootLock,
-    daemon: Daemon<'_, M, E>,
-    progress: &mut impl Progress,
-) -> Result<Vec<String>, Failure> {
-    if daemon.has_ended().await? {
-        put_daemon_json_back(journal, progress)?;
-        return match waiting(journal) {
-            Some(names) => Err(Failure::WaitsForDocker(names)),
-            None => Ok(Vec::new()),
-        };
-    }
-    let containers = daemon.settle_containers(journal, progress).await;
-    if let Some(switch) = &mut switch(journal) {
-        daemon.take_back(switch, journal, lock, progress).await?;
-    }
-    containers
-}
-
-/// What can be brought back of a host without Docker: one that is about to
-/// start it, or a mounted disk. False when the rest waits for Docker.
-///
-/// # Errors
-/// When something could not be brought back; the journal stays then.
-pub fn recover_files(
-    journal: &Journal,
-    images: &ImageDir,
-    lock: &RootLock,
-    progress: &mut impl Progress,
-) -> Result<bool, Failure> {
-    reserve::sweep(lock.data_root(), &[]);
-    put_daemon_json_back(journal, progress)?;
-    leftovers::mend(journal, images, lock, progress)?;
-    leftovers::remove(journal, images);
-    if waiting(journal).is_some() {
-        return Ok(false);
-    }
+    docker: Docker<'_, M>,
+    progress: &mut dyn Progress,
+) -> Result<(), Failure> {
     end(lock, progress)?;
-    Ok(true)
+    unfinished::remove(docker.unfinished, &journal.id, lock)?;
+    guard::dismiss(docker.manager, &journal.id).await;
+    Ok(())
 }
 
-/// Nothing of an interrupted run is left to be done.
+/// Nothing of an interrupted run is left to be done on this data root.
 ///
 /// # Errors
 /// When its journal does not go.
-pub fn end(lock: &RootLock, progress: &mut impl Progress) -> Result<(), Failure> {
+pub fn end(lock: &RootLock, progress: &mut dyn Progress) -> Result<(), Failure> {
     reserve::sweep(lock.data_root(), &[]);
     end_records(None, lock, progress);
     if let Err(error) = state_file::sweep(lock) {
@@ -175,31 +44,10 @@ pub fn end(lock: &RootLock, progress: &mut impl Progress) -> Result<(), Failure>
     Ok(Journal::close(lock)?)
 }
 
-fn end_records(broken: Option<&str>, lock: &RootLock, progress: &mut impl Progress) {
+/// Writes down of each record without an end what came of it; `broken` is one that
+/// could not be brought to an end before, and is now.
+pub(super) fn end_records(broken: Option<&str>, lock: &RootLock, progress: &mut dyn Progress) {
     for error in history::end_interrupted(lock, broken) {
         progress.warning(&error.to_string());
     }
-}
-
-fn switch(journal: &Journal) -> Option<Switch> {
-    let contents = journal.live_restore.clone()?;
-    Some(Switch::resume(&journal.id, contents))
-}
-
-/// No container is alive that it could matter to.
-fn put_daemon_json_back(journal: &Journal, progress: &mut impl Progress) -> Result<(), Failure> {
-    match &switch(journal) {
-        Some(switch) => put_file_back(switch, progress),
-        None => Ok(()),
-    }
-}
-
-/// The containers whose restart policies only Docker can give back.
-fn waiting(journal: &Journal) -> Option<String> {
-    let names = journal
-        .kept_down
-        .iter()
-        .map(|container| container.name.as_str());
-    let names: Vec<&str> = names.collect();
-    (!names.is_empty()).then(|| names.join(", "))
 }

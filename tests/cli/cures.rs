@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use digestfix::journal::{Journal, References, hash, new_id};
-use digestfix::transaction::lock::RootLock;
+use digestfix::journal::{Intent, Journal, References, hash};
+use digestfix::lock::RootLock;
+use digestfix::transaction_id::new_id;
 use tempfile::TempDir;
 
 use crate::data_root::Run;
@@ -194,7 +195,7 @@ fn an_interrupted_run_is_brought_to_an_end() {
             after: hash(b"other"),
         };
         let lock = RootLock::acquire_now(&disk.root).unwrap();
-        let journal = Journal::new(&new_id(), references);
+        let journal = Journal::new(&new_id(), references, Intent::Edit);
         journal.write(&lock).unwrap();
         drop(lock);
         let run = disk.digestfix(asked);

@@ -108,7 +108,7 @@ fn whole_way(suite: Suite) {
         .digestfix(&["plan", "--json", from[0], from[1]])
         .exits(4);
     let document: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
-    assert_eq!(document["method"], "online");
+    assert_eq!(document["method"], "load");
     assert_eq!(document["host"]["image_store"], "containerd");
     assert!(
         document["warnings"][0]
@@ -175,7 +175,7 @@ fn whole_way(suite: Suite) {
     let history: serde_json::Value = serde_json::from_str(&history).unwrap();
     let transactions = history["transactions"].as_array().unwrap();
     assert_eq!(transactions.len(), 5);
-    assert!(transactions.iter().all(|one| one["method"] == "online"));
+    assert!(transactions.iter().all(|one| one["method"] == "load"));
 
     if suite == Suite::Forky {
         killed_on_the_way(&machine, &pinned);

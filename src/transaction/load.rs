@@ -1,0 +1,258 @@
+//! The load method: load, drop, verify; undone when it fails. The running Docker
+//! makes the change itself: it is not stopped, and its files are not touched.
+//!
+//! What is loaded are manifests (`docker load` of an archive of some kilobytes): the
+//! engine then has the references, on the layers that are here already.
+//! [`recovery`] does the rest for a run that was killed.
+
+use std::path::Path;
+
+use crate::containerd_store::ContainerdStore;
+use crate::content_store::ContentStore;
+use crate::engine::images::Images;
+use crate::history::How;
+use crate::host::Managed;
+use crate::journal::{self, Intent, Pin, References, hash};
+use crate::method;
+use crate::reference::Reference;
+use crate::systemd::ServiceManager;
+use crate::transaction::leftover::{Leftover, went_along};
+use crate::transaction::outcome::{DockerNow, Failure, HostNow, Step, StoreNow};
+use crate::transaction::{Begun, Docker, Found, Method, Tx};
+
+mod drop;
+mod known;
+pub mod recovery;
+mod steps;
+#[cfg(test)]
+mod tests;
+pub mod work;
+
+pub use known::known_references;
+use steps::Steps;
+use work::Work;
+
+/// Docker, as a load needs it.
+#[derive(Debug)]
+pub struct Running<'a, M, E> {
+    /// systemd, for the watchdog.
+    pub manager: &'a M,
+    /// The engine.
+    pub engine: &'a E,
+    /// Docker as it was found.
+    pub host: &'a Managed,
+    /// containerd's blobs.
+    pub content: &'a ContentStore,
+    /// Where they are, where the user said so.
+    pub containerd_root: Option<&'a Path>,
+    /// Where it is noted that the transaction has not ended:
+    /// [`UNFINISHED`](crate::unfinished::UNFINISHED) but in tests.
+    pub unfinished: &'a Path,
+}
+
+impl<M, E> Clone for Running<'_, M, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M, E> Copy for Running<'_, M, E> {}
+
+impl<'a, M, E> Running<'a, M, E> {
+    /// The same, as far as the engine of all methods needs it.
+    #[must_use]
+    pub const fn docker(&self) -> Docker<'a, M> {
+        Docker {
+            manager: self.manager,
+            host: self.host,
+            unfinished: self.unfinished,
+        }
+    }
+}
+
+/// One change by a running engine.
+pub struct Load<'a, M, E> {
+    running: Running<'a, M, E>,
+    before: Vec<u8>,
+    work: Work,
+    /// What the engine is asked to load; other clients may have had it pull the rest.
+    made: Vec<Pin>,
+    run_only: Vec<Reference>,
+    /// What the engine may have and not list.
+    known: Vec<Reference>,
+    /// The engine may have been asked for something.
+    asked: bool,
+}
+
+impl<'a, M: ServiceManager, E: Images> Load<'a, M, E> {
+    /// One that does `work`, worked out on what is `here`.
+    pub fn new(running: Running<'a, M, E>, here: &ContainerdStore, work: Work) -> Self {
+        Self {
+            running,
+            before: here.store.to_bytes(),
+            made: Vec::new(),
+            run_only: Vec::new(),
+            known: here.known().collect(),
+            asked: false,
+            work,
+        }
+    }
+
+    fn steps(&self) -> Steps<'_, E> {
+        Steps {
+            engine: self.running.engine,
+            content: self.running.content,
+            manifests: &self.work.manifests,
+            known: &self.known,
+        }
+    }
+
+    async fn load(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        if self.work.added.is_empty() {
+            return Ok(());
+        }
+        tx.progress.begin("loading manifests");
+        let missing = self.steps().missing(&self.work.added).await?;
+        // What another client had Docker pull meanwhile is that client's, and stays.
+        if let Some(load) = tx.load()
+            && missing.len() < load.added.len()
+        {
+            load.added.clone_from(&missing);
+            tx.write_journal()?;
+        }
+        self.made = missing;
+        if self.made.is_empty() {
+            return Ok(());
+        }
+        self.asked = true;
+        self.steps().load(&self.made).await?;
+        let detail = match self.made.len() {
+            1 => "1 manifest loaded: the engine has its digest".to_owned(),
+            count => format!("{count} manifests loaded: the engine has their digests"),
+        };
+        tx.progress.step(Step::Load, &detail);
+        Ok(())
+    }
+
+    async fn drop_references(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        if self.work.dropped.is_empty() {
+            return Ok(());
+        }
+        tx.progress.begin("dropping references");
+        self.asked = true;
+        let left = self.steps().drop_all(&self.work.dropped).await?;
+        if !left.is_empty() {
+            return Err(Failure::Leftovers(left));
+        }
+        let detail = match self.work.dropped.len() {
+            1 => "1 reference dropped".to_owned(),
+            count => format!("{count} references dropped"),
+        };
+        tx.progress.step(Step::Untag, &detail);
+        Ok(())
+    }
+
+    async fn verify(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        tx.progress.begin("asking the running engine");
+        let steps = self.steps();
+        steps.has_all(&self.work.added).await?;
+        steps.has_none(&self.work.dropped).await?;
+        self.run_only = steps.hollow(&self.work.added).await?;
+        tx.progress.step(
+            Step::Verify,
+            "the running engine finds the references as they are to be",
+        );
+        Ok(())
+    }
+}
+
+impl<M: ServiceManager, E: Images> Method<M> for Load<'_, M, E> {
+    const DOING: &'static str = "Docker is loading manifests";
+
+    async fn begin(&mut self, tx: &mut Tx<'_, M>) -> Result<Begun, Failure> {
+        let containerd_root = self.running.containerd_root.map(Path::to_owned);
+        Ok(Begun {
+            intent: Intent::Load(journal::Load {
+                unit: self.running.host.unit.id.clone(),
+                added: self.work.added.clone(),
+                dropped: self.work.dropped.clone(),
+                is_taken_back: false,
+                containerd_root: containerd_root.clone(),
+            }),
+            references: References {
+                driver: tx.images.driver().to_owned(),
+                before: hash(&self.before),
+                after: hash(&tx.plan.after.to_bytes()),
+            },
+            how: How {
+                method: Some(method::Method::Load),
+                manifests: self.work.manifests.clone(),
+                containerd_root,
+                daemon_json: None,
+            },
+        })
+    }
+
+    async fn apply(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        tx.heed_interrupt().await?;
+        self.load(tx).await?;
+        tx.heed_interrupt().await?;
+        self.drop_references(tx).await?;
+        tx.heed_interrupt().await?;
+        self.verify(tx).await
+    }
+
+    async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure> {
+        if let Some(load) = tx.load() {
+            load.is_taken_back = true;
+            // A full disk keeps nothing from being taken back.
+            if let Err(error) = tx.write_journal() {
+                tracing::info!("{error}");
+            }
+        }
+        if !self.asked {
+            return Ok(Vec::new());
+        }
+        let steps = self.steps();
+        let dropped = &self.work.dropped;
+        let along = match why {
+            Failure::Leftovers(left) => went_along(left),
+            _ => Vec::new(),
+        };
+        let mut left = match why {
+            // It may be about to do it.
+            Failure::Engine(error) if error.may_pass() => {
+                steps.take_back_late(&self.made, dropped).await?
+            }
+            _ => steps.take_back(&self.made, dropped).await?,
+        };
+        left.extend(along);
+        tx.progress.step(
+            Step::UndoLoad,
+            match left.as_slice() {
+                [] => "the running engine has the references as they were",
+                _ => "the running engine has the references as they were, but for what cannot be",
+            },
+        );
+        Ok(left)
+    }
+
+    async fn restore(&mut self, _: &mut Tx<'_, M>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn found(&mut self, _: &mut Tx<'_, M>) -> Found {
+        Found {
+            run_only: self.run_only.clone(),
+            ..Found::default()
+        }
+    }
+
+    async fn now(&self, _: &Tx<'_, M>) -> HostNow {
+        HostNow {
+            store: StoreNow::Mixed,
+            left: Vec::new(),
+            docker: Some(DockerNow::NotStopped),
+        }
+    }
+}

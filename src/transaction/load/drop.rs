@@ -1,0 +1,141 @@
+//! Drops references, and nothing else with them.
+//!
+//! The engine removes an image with its last reference, and layers with the last
+//! manifest that names them. Whether there is another is looked at just before
+//! each: others use the engine as well.
+
+use std::collections::BTreeSet;
+
+use crate::containerd_store::ContainerdStore;
+use crate::engine::images::{Dropped, Images};
+use crate::journal::Pin;
+use crate::reference::Reference;
+use crate::transaction::leftover::{Leftover, Why};
+use crate::transaction::load::steps::Steps;
+use crate::transaction::outcome::Failure;
+
+impl<E: Images> Steps<'_, E> {
+    /// Drops references, and gives those that are better left.
+    pub(super) async fn drop_all(&self, pins: &[Pin]) -> Result<Vec<Leftover>, Failure> {
+        let mut left = Vec::new();
+        if pins.is_empty() {
+            return Ok(left);
+        }
+        let mut here = self.look(false).await?;
+        for pin in pins {
+            let reference = pin.reference.clone();
+            let why = match self.speaks_against(pin, &mut here).await? {
+                Some(why) => Some(why),
+                None => match self.engine.untag(&pin.reference).await? {
+                    Dropped::Alone => None,
+                    Dropped::InUse(conflict) => Some(Why::InUse(conflict)),
+                    Dropped::Along(along) => Some(Why::TookAlong(along)),
+                },
+            };
+            if !matches!(
+                why,
+                Some(Why::InUse(_) | Why::Tagged(_) | Why::Last | Why::HasLayers)
+            ) {
+                here.forget(&pin.reference);
+            }
+            left.extend(why.map(|why| Leftover { reference, why }));
+        }
+        Ok(left)
+    }
+
+    async fn speaks_against(
+        &self,
+        pin: &Pin,
+        here: &mut ContainerdStore,
+    ) -> Result<Option<Why>, Failure> {
+        let Some(digest) = pin.reference.digest() else {
+            return Ok(Some(Why::Last));
+        };
+        // Docker 26 does not find a name with nothing behind it, and has it.
+        let Some(found) = self.engine.find(&pin.reference).await? else {
+            return Ok(None);
+        };
+        if let Some(tag) = found.tag_beside(&pin.reference) {
+            return Ok(Some(Why::Tagged(tag)));
+        }
+        // Docker 28 does find it.
+        if self.content.text(digest).is_none() && !here.nothing_was_read() {
+            return Ok(None);
+        }
+        if !self.another_stands(pin, here).await? {
+            *here = self.look(true).await?;
+            if !self.another_stands(pin, here).await? {
+                return Ok(Some(Why::Last));
+            }
+        }
+        let this = BTreeSet::from([&pin.reference]);
+        if here.holds_layers(digest) {
+            *here = self.look(false).await?;
+            here.ask(self.engine, [pin.reference.clone()]).await?;
+            // They may be another's than Docker's.
+            if !here.is_hollow(&pin.reference) && here.loses_layers(digest, &this) {
+                return Ok(Some(Why::HasLayers));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Another reference leads to the image now, as it did a moment ago.
+    async fn another_stands(&self, pin: &Pin, here: &ContainerdStore) -> Result<bool, Failure> {
+        for (other, target) in here.others(&pin.reference, &pin.image_id) {
+            let found = self.engine.find(other).await?;
+            if found.and_then(|listed| listed.target()).as_ref() == Some(target) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The images of these are here, by whatever reference.
+    pub(super) async fn see_images(&self, pins: &[Pin]) -> Result<(), Failure> {
+        let here = self.look(true).await?;
+        for pin in pins {
+            if !here.images.contains(&pin.image_id) {
+                return Err(Failure::EngineDisagrees(format!(
+                    "the image of {} is not here any more",
+                    pin.reference
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that the engine says not to have the layers of.
+    pub(super) async fn hollow(&self, pins: &[Pin]) -> Result<Vec<Reference>, Failure> {
+        if pins.is_empty() {
+            return Ok(Vec::new());
+        }
+        let here = self.look(false).await?;
+        let mut hollow = Vec::new();
+        for pin in pins {
+            let reference = &pin.reference;
+            // It has each: Docker 26 lists those alone that it has whole.
+            if here.store.get(reference).is_some() && !here.is_hollow(reference) {
+                continue;
+            }
+            // Nor is anything unpacked for it then.
+            if !here.runs(&pin.image_id) {
+                return Err(Failure::EngineDisagrees(format!(
+                    "it does not have the layers of {reference}, which is for another platform"
+                )));
+            }
+            hollow.push(reference.clone());
+        }
+        Ok(hollow)
+    }
+
+    /// What the engine lists; and what it may have and not list.
+    async fn look(&self, all: bool) -> Result<ContainerdStore, Failure> {
+        let mut here = ContainerdStore::read(self.engine, self.content.clone()).await?;
+        if all {
+            let known = self.known.iter().cloned();
+            here.ask(self.engine, known).await?;
+        }
+        Ok(here)
+    }
+}

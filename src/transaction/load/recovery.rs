@@ -1,0 +1,143 @@
+//! A load that was killed, brought to an end.
+//!
+//! The engine may still be at work on what it was asked for, so it is asked
+//! again: what is there stays, what is missing is loaded. Where that fails, or
+//! the change was being taken back, it is taken back, as far as that goes. Only
+//! an engine that does not answer, and a record that cannot be written, leave it
+//! to the next run.
+
+use crate::data_root::ImageDir;
+use crate::engine::images::Images;
+use crate::history::{self, End, Record, Side};
+use crate::journal::{Journal, Load};
+use crate::lock::RootLock;
+use crate::systemd::ServiceManager;
+use crate::transaction::Docker;
+use crate::transaction::leftover::{Leftover, joined, went_along};
+use crate::transaction::load::steps::Steps;
+use crate::transaction::load::{Running, known_references};
+use crate::transaction::outcome::{Failure, Progress, Step};
+use crate::transaction::recovery::finish;
+
+/// Brings the change of `journal`, which is a `load`, to an end. Docker runs.
+/// Gives what is neither as it was nor as it was to be.
+///
+/// # Errors
+/// When the engine does not answer, or the end cannot be noted; the journal stays
+/// then.
+pub async fn recover<M: ServiceManager, E: Images>(
+    journal: &Journal,
+    load: &Load,
+    images: &ImageDir,
+    lock: &RootLock,
+    running: Running<'_, M, E>,
+    progress: &mut dyn Progress,
+) -> Result<Vec<String>, Failure> {
+    progress.begin("bringing the change to an end");
+    let record = record(journal, images, progress);
+    let manifests = record.as_ref().map(|record| record.manifests.clone());
+    let added = load.added.iter().chain(&load.dropped);
+    let mut known = known_references(images);
+    known.extend(added.map(|pin| pin.reference.clone()));
+    let steps = Steps {
+        engine: running.engine,
+        content: running.content,
+        manifests: &manifests.unwrap_or_default(),
+        known: &known,
+    };
+    let mut along = Vec::new();
+    let made = if load.is_taken_back || record.is_none() {
+        None
+    } else {
+        match make(&steps, load).await {
+            Ok(()) => Some(()),
+            Err(Failure::Engine(error)) if error.may_pass() => return Err(error.into()),
+            Err(error) => {
+                if let Failure::Leftovers(left) = &error {
+                    along = went_along(left);
+                }
+                progress.warning(&format!(
+                    "what the interrupted run was about to do cannot be done: {error}"
+                ));
+                None
+            }
+        }
+    };
+    let mut left = match made {
+        Some(()) => Vec::new(),
+        None => steps.take_back_late(&load.added, &load.dropped).await?,
+    };
+    left.extend(along);
+    let (side, step, told) = match (made, left.as_slice()) {
+        (Some(()), _) => (
+            Side::New,
+            Step::Verify,
+            "the running engine has the references as they were to be".to_owned(),
+        ),
+        (None, []) => (
+            Side::Old,
+            Step::UndoLoad,
+            "the running engine has the references as they were".to_owned(),
+        ),
+        (None, left) => (
+            Side::Other,
+            Step::UndoLoad,
+            format!("taken back, but for what cannot be: {}", joined(left)),
+        ),
+    };
+    progress.step(step, &told);
+    note(record, side, lock)?;
+    finish(journal, lock, running.docker(), progress).await?;
+    Ok(left.iter().map(Leftover::to_string).collect())
+}
+
+/// Ends a change that no engine can be asked about any more: Docker keeps its
+/// images elsewhere now.
+///
+/// # Errors
+/// When the end cannot be noted; the journal stays then.
+pub async fn abandon<M: ServiceManager>(
+    journal: &Journal,
+    images: &ImageDir,
+    lock: &RootLock,
+    docker: Docker<'_, M>,
+    progress: &mut dyn Progress,
+) -> Result<(), Failure> {
+    let record = record(journal, images, progress);
+    note(record, Side::Other, lock)?;
+    finish(journal, lock, docker, progress).await
+}
+
+/// One that cannot be read hinders nobody.
+fn record(journal: &Journal, images: &ImageDir, progress: &mut dyn Progress) -> Option<Record> {
+    match history::read(images.data_root(), &journal.id) {
+        Ok(record) => record,
+        Err(error) => {
+            progress.warning(&error.to_string());
+            None
+        }
+    }
+}
+
+/// Without its journal, a record that has not ended counts for one of a run that
+/// did nothing.
+fn note(record: Option<Record>, references: Side, lock: &RootLock) -> Result<(), Failure> {
+    match record {
+        Some(mut record) => Ok(record.end(lock, End::Recovered { references })?),
+        None => Ok(()),
+    }
+}
+
+async fn make<E: Images>(steps: &Steps<'_, E>, load: &Load) -> Result<(), Failure> {
+    let missing = steps.missing(&load.added).await?;
+    if !missing.is_empty() {
+        steps.see_images(&missing).await?;
+        steps.load(&missing).await?;
+    }
+    let left = steps.drop_all(&load.dropped).await?;
+    if !left.is_empty() {
+        return Err(Failure::Leftovers(left));
+    }
+    steps.has_all(&load.added).await?;
+    steps.has_none(&load.dropped).await
+}

@@ -1,0 +1,319 @@
+//! What the running engine would have to be asked for a plan to come true, and
+//! why it cannot be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::containerd_store::ContainerdStore;
+use crate::digest::{Digest, ImageId};
+use crate::engine::EngineError;
+use crate::engine::images::Images;
+use crate::evidence::Evidence;
+use crate::journal::Pin;
+use crate::manifest::Manifest;
+use crate::oci_archive::{ArchiveError, OciArchive};
+use crate::plan::{MissingManifest, Plan};
+use crate::reference::Reference;
+use crate::trust::Trust;
+
+/// What is to be asked of the engine.
+#[derive(Debug, Clone, Default)]
+pub struct Work {
+    /// To be loaded.
+    pub added: Vec<Pin>,
+    /// To be dropped.
+    pub dropped: Vec<Pin>,
+    /// The manifests of all of them.
+    pub manifests: BTreeMap<Digest, String>,
+    /// Of what is to be loaded, the references whose layers are here unpacked only.
+    pub run_only: Vec<Reference>,
+}
+
+/// Why the engine cannot be asked for a change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Docker has a command for that.
+    #[error(
+        "{0}: with the containerd image store, tags are set by Docker itself: docker tag IMAGE {0}"
+    )]
+    SetTag(Reference),
+    /// Docker has a command for that.
+    #[error(
+        "{0}: with the containerd image store, tags are dropped by Docker itself: docker rmi {0}"
+    )]
+    DropTag(Reference),
+    /// A digest leads where its manifest says.
+    #[error(
+        "{0}: it is here, for another image: with the containerd image store, a digest leads where its \
+         manifest says, and cannot be moved"
+    )]
+    Moves(Reference),
+    /// Nothing that could be loaded.
+    #[error(
+        "{claim}: it is {trust}, and the containerd image store takes a digest by its manifest alone. \
+         Bring that with --from: skopeo copy --all docker://{reference} dir:DIR, skopeo inspect --raw \
+         docker://{reference}, or digestfix export, where the registry or a host that pulled is"
+    )]
+    NoManifest {
+        /// The claim.
+        claim: String,
+        /// How far it is known.
+        trust: Trust,
+        /// What it wants.
+        reference: Reference,
+    },
+    /// An index, and the engine takes a manifest in it.
+    #[error("{claim}: it is an index, and {missing}")]
+    NoPart {
+        /// The claim.
+        claim: String,
+        /// What to bring.
+        missing: MissingManifest,
+    },
+    /// The column that people copy from.
+    #[error(
+        "{0}: that is the digest of a manifest that Docker made up for the image (docker save does, with no \
+         layer compressed, and so does a move of images to containerd), and docker images shows it; no \
+         registry is known to serve it. If one does, bring its manifest with --from \
+         (--allow-image-id-digest takes it as it is)"
+    )]
+    MadeUp(String),
+    /// Its removal would drop more.
+    #[error(
+        "{reference}: it goes by the tag {tag}, which has the same manifest; Docker drops both together: \
+         docker rmi {tag}, if that is meant"
+    )]
+    GoesWithTag {
+        /// The reference.
+        reference: Reference,
+        /// The tag.
+        tag: Reference,
+    },
+    /// Its removal would remove the image.
+    #[error(
+        "{0}: it is the last reference of its image, and Docker would remove that with it: docker rmi {0}, \
+         if that is meant"
+    )]
+    Last(Reference),
+    /// Its removal would remove layers.
+    #[error(
+        "{0}: the layers as the registry serves them are here by it alone, would go with it, and could not be \
+         had back: docker rmi {0}, if that is meant"
+    )]
+    OnlyLayers(Reference),
+    /// The engine would run another image by it.
+    #[error(
+        "{0}: the image here is not the one that this Docker takes of that index: claim the digest of its own \
+         manifest instead"
+    )]
+    OtherChild(Reference),
+    /// The engine would not unpack it.
+    #[error(
+        "{0}: its image is for another platform than this Docker's, which would not run it by the digest"
+    )]
+    OtherPlatform(Reference),
+    /// The engine would not unpack it.
+    #[error(
+        "{0}: its manifest says of the config that it is of a type that containerd unpacks nothing by; only \
+         with its layers can it be had: docker pull, or docker load of a skopeo copy, where the registry is"
+    )]
+    OldConfig(Reference),
+    /// Nothing can be told of it.
+    #[error(
+        "{0}: Docker has it, and no image for it is in containerd's content store: where that is elsewhere, \
+         --containerd-root DIR says so"
+    )]
+    Unread(Reference),
+    /// Nothing can be told of anything.
+    #[error(
+        "Docker has images, and not one of them is in containerd's content store as far as can be seen: \
+         --containerd-root DIR says where that is (root in /etc/containerd/config.toml; containerd config dump)"
+    )]
+    NothingRead,
+    /// It could not be had back.
+    #[error(
+        "{0}: its manifest is not in containerd's content store (--containerd-root DIR), so this could not be undone"
+    )]
+    NoWayBack(Reference),
+}
+
+impl Work {
+    /// Works out what a plan comes down to.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked. Every reason against it is in the inner
+    /// result.
+    pub async fn of(
+        plan: &Plan,
+        here: &ContainerdStore,
+        evidence: &Evidence,
+        engine: &impl Images,
+    ) -> Result<Result<Self, Vec<Unfit>>, EngineError> {
+        let mut work = Self::default();
+        let mut reasons = Vec::new();
+        for change in &plan.changes {
+            let reference = change.reference.clone();
+            match (reference.digest(), &change.from, &change.to) {
+                (None, _, Some(_)) => reasons.push(Unfit::SetTag(reference)),
+                (None, _, None) => reasons.push(Unfit::DropTag(reference)),
+                (Some(_), Some(_), Some(_)) => reasons.push(Unfit::Moves(reference)),
+                (Some(digest), None, Some(image)) => {
+                    let brought = evidence.way(digest, image);
+                    let brought = brought.map(|way| {
+                        let texts = way.into_iter();
+                        texts
+                            .map(|(digest, text)| (digest, text.to_string()))
+                            .collect()
+                    });
+                    match brought.or_else(|| here.proof(digest, image)) {
+                        Some(way) => match unfit(&reference, image, &way, here) {
+                            Some(reason) => reasons.push(reason),
+                            None => work.add(reference, image, way, here),
+                        },
+                        None => reasons.push(no_manifest(plan, reference, evidence)),
+                    }
+                }
+                (Some(digest), from, None) => {
+                    let image = from.as_deref().and_then(|image| image.parse().ok());
+                    let way = image
+                        .as_ref()
+                        .and_then(|image| here.proof(digest, image))
+                        .zip(image.clone());
+                    match (tag_beside(&reference, engine).await?, way) {
+                        (Some(tag), _) => reasons.push(Unfit::GoesWithTag { reference, tag }),
+                        (None, None) => reasons.push(Unfit::NoWayBack(reference)),
+                        (None, Some((way, image_id))) => {
+                            work.manifests.extend(way);
+                            work.dropped.push(Pin {
+                                reference,
+                                image_id,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        let gone: BTreeSet<&Reference> = work.dropped.iter().map(|pin| &pin.reference).collect();
+        for pin in &work.dropped {
+            if !here.has_another(&gone, &pin.image_id) {
+                reasons.push(Unfit::Last(pin.reference.clone()));
+            } else if let Some(digest) = pin.reference.digest()
+                && !here.is_hollow(&pin.reference)
+                && here.loses_layers(digest, &gone)
+            {
+                reasons.push(Unfit::OnlyLayers(pin.reference.clone()));
+            }
+        }
+        Ok(if reasons.is_empty() {
+            Ok(work)
+        } else {
+            Err(reasons)
+        })
+    }
+
+    fn add(
+        &mut self,
+        reference: Reference,
+        image: &ImageId,
+        way: BTreeMap<Digest, String>,
+        here: &ContainerdStore,
+    ) {
+        if !here.has_layers(&way, image) {
+            self.run_only.push(reference.clone());
+        }
+        self.manifests.extend(way);
+        self.added.push(Pin {
+            reference,
+            image_id: image.clone(),
+        });
+    }
+}
+
+/// Why the engine would not run an image by a reference that it took.
+fn unfit(
+    reference: &Reference,
+    image: &ImageId,
+    way: &BTreeMap<Digest, String>,
+    here: &ContainerdStore,
+) -> Option<Unfit> {
+    let reference = reference.clone();
+    if !here.takes(way) {
+        return Some(Unfit::OtherChild(reference));
+    }
+    if here.has_layers(way, image) {
+        return None;
+    }
+    if !here.runs(image) {
+        return Some(Unfit::OtherPlatform(reference));
+    }
+    let is_old = |text: &String| {
+        matches!(
+            Manifest::parse(text.as_bytes()),
+            Ok(Manifest::Image(manifest)) if !manifest.has_known_config
+        )
+    };
+    way.values()
+        .any(is_old)
+        .then_some(Unfit::OldConfig(reference))
+}
+
+fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> Unfit {
+    let basis = plan.basis(&reference);
+    let claim = basis.map_or_else(|| reference.familiar(), |target| target.claim.clone());
+    let repository = reference.repository();
+    let missing = reference
+        .digest()
+        .and_then(|digest| MissingManifest::of(evidence, digest, Some(repository)));
+    if let Some(missing) = missing {
+        return Unfit::NoPart { claim, missing };
+    }
+    Unfit::NoManifest {
+        claim,
+        trust: basis.map_or(Trust::Asserted, |target| target.trust),
+        reference,
+    }
+}
+
+/// A tag that a reference goes by and with.
+async fn tag_beside(
+    reference: &Reference,
+    engine: &impl Images,
+) -> Result<Option<Reference>, EngineError> {
+    let listed = engine.find(reference).await?;
+    Ok(listed.and_then(|listed| listed.tag_beside(reference)))
+}
+
+/// The archive for these references. The config of each image goes along: one
+/// that is not at hand is of an image that is not here.
+///
+/// # Errors
+/// When a manifest or a config is missing, or not what it should be.
+pub(super) fn archive<'a>(
+    pins: impl IntoIterator<Item = &'a Pin>,
+    manifests: &BTreeMap<Digest, String>,
+    config: impl Fn(&ImageId) -> Option<String>,
+) -> Result<Vec<u8>, ArchiveError> {
+    let mut archive = OciArchive::default();
+    for Pin {
+        reference,
+        image_id,
+    } in pins
+    {
+        archive.name(reference);
+        let mut needed: Vec<Digest> = reference.digest().cloned().into_iter().collect();
+        while let Some(digest) = needed.pop() {
+            let Some(text) = manifests.get(&digest) else {
+                continue;
+            };
+            if archive.blob(&digest, text)
+                && let Manifest::Index(children) = Manifest::parse(text.as_bytes())?
+            {
+                needed.extend(children.into_iter().map(|child| child.digest));
+            }
+        }
+        let (Some(text), Ok(digest)) = (config(image_id), image_id.to_string().parse()) else {
+            return Err(ArchiveError::NoImage(reference.clone()));
+        };
+        archive.blob(&digest, &text);
+    }
+    archive.build()
+}

@@ -1,0 +1,634 @@
+//! The restart method: stage, enable live-restore, block starts, stop, re-read,
+//! commit, start, verify; undone from wherever it fails.
+//!
+//! `Restart::apply` and `Restart::undo` are the whole of it, and read like that
+//! sentence. `Reached` records how far the first came, before each step acts, so the
+//! second knows what there may be to undo. Reading, planning, staging and syncing
+//! happen while Docker still runs; between its stop and its start there is a look at
+//! the old file and one exchange of names. Both ends restore: what stopped along
+//! with Docker runs again, and live-restore is what it was.
+//! [`recovery`](crate::transaction::recovery) does the same for a run that was killed.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::time::Duration;
+
+use crate::container::Container;
+use crate::data_root::Snapshot;
+use crate::engine::Engine;
+use crate::history::How;
+use crate::image_db::ImageDb;
+use crate::journal::{self, Intent, Phase};
+use crate::method;
+use crate::nf_tables::Owned;
+use crate::reserve::Reserve;
+use crate::systemd::ServiceManager;
+use crate::transaction::aim::Aim;
+use crate::transaction::leftover::Leftover;
+use crate::transaction::outcome::{Failure, HostNow, Step, StoreNow};
+use crate::transaction::{Begun, Found, Method, Tx};
+
+mod containers;
+pub mod daemon;
+pub mod daemon_json;
+pub mod exchange;
+pub mod hold;
+pub mod left;
+pub(super) mod leftovers;
+pub(super) mod live_restore;
+pub mod ports;
+pub mod recovery;
+pub(super) mod reload;
+mod rendered;
+mod startable;
+pub mod swap;
+pub mod unread;
+
+use daemon::Daemon;
+use daemon_json::Switch;
+use hold::Hold;
+use rendered::Rendered;
+use swap::{Staged, Swapped};
+
+/// Clients wait this long for a Docker that does not come; then they are told.
+const HOLD_PORTS_AT_MOST: Duration = Duration::from_secs(10);
+
+/// How far the way forward came. Set before a step acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reached {
+    Nothing,
+    Keeping,
+    Stopping,
+    Committing,
+    Starting,
+}
+
+/// One change of one file of references.
+pub struct Restart<'a, M, E> {
+    aim: &'a Aim<'a>,
+    /// None where there is no Docker to manage.
+    daemon: Option<Daemon<'a, M, E>>,
+    before: Snapshot,
+    reached: Reached,
+    /// What ran before anything was stopped.
+    active_before: BTreeMap<String, String>,
+    /// The containers that ran then.
+    ran: Vec<Container>,
+    /// Docker was started again on the way back.
+    restarted: bool,
+    /// The way back failed.
+    undo_failed: bool,
+    switch: Option<Switch>,
+    /// What `staged` is written with, once it is asked for.
+    rendered: Option<Rendered>,
+    staged: Option<Staged>,
+    swapped: Option<Swapped>,
+    hold: Option<Hold>,
+    /// Disk space for the start of Docker.
+    reserve: Reserve,
+    held_ports: Option<Owned>,
+}
+
+impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
+    /// One that plans by `aim`, and has done so on `before`.
+    pub fn new(aim: &'a Aim<'a>, daemon: Option<Daemon<'a, M, E>>, before: Snapshot) -> Self {
+        Self {
+            aim,
+            daemon,
+            before,
+            reached: Reached::Nothing,
+            active_before: BTreeMap::new(),
+            ran: daemon.map_or_else(Vec::new, |daemon| daemon.disturbance.containers.clone()),
+            restarted: false,
+            undo_failed: false,
+            switch: None,
+            rendered: None,
+            staged: None,
+            swapped: None,
+            hold: None,
+            reserve: Reserve::default(),
+            held_ports: None,
+        }
+    }
+}
+
+impl<M: ServiceManager, E: Engine> Method<M> for Restart<'_, M, E> {
+    const DOING: &'static str = "Docker is being restarted";
+
+    async fn begin(&mut self, tx: &mut Tx<'_, M>) -> Result<Begun, Failure> {
+        Ok(Begun {
+            intent: self.intent(tx).await?,
+            references: self.references(tx),
+            how: How {
+                method: self.daemon.map(|_| method::Method::Restart),
+                daemon_json: self.known_to_start(),
+                ..How::default()
+            },
+        })
+    }
+
+    async fn apply(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        self.see_taken(tx).await?;
+        self.stage(tx).await?;
+        self.keep(tx).await?;
+        self.hold(tx).await?;
+        self.stop(tx).await?;
+        self.reread(tx)?;
+        self.commit(tx).await?;
+        self.start(tx).await?;
+        self.verify(tx).await
+    }
+
+    async fn undo(&mut self, tx: &mut Tx<'_, M>, _: &Failure) -> Result<Vec<Leftover>, Failure> {
+        if self.reached < Reached::Stopping {
+            self.held_ports = None;
+            if let Some(restart) = tx.restart() {
+                restart.phase = Phase::Preparing;
+            }
+        }
+        let undone = self.undo_all(tx).await;
+        self.undo_failed = undone.is_err();
+        undone.map(|()| Vec::new())
+    }
+
+    /// Each part is seen to, whatever became of the others.
+    async fn restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        // Without an engine there is nothing to restore with, and live-restore stays
+        // for the sake of the containers.
+        let restored = if self.undo_failed && self.is_gone().await {
+            Ok(())
+        } else {
+            self.reserve.free();
+            let units = self.start_units_again(tx).await;
+            let containers = self.settle_containers(tx).await;
+            let live_restore = self.take_back(tx).await;
+            units.and(containers).and(live_restore)
+        };
+        self.remove_hold(tx).await;
+        restored
+    }
+
+    async fn found(&mut self, tx: &mut Tx<'_, M>) -> Found {
+        Found {
+            containers: self.container_changes(tx).await,
+            backup: (self.swapped.as_ref()).map(|swapped| swapped.backup().to_owned()),
+            restarted: self.restarted,
+            ..Found::default()
+        }
+    }
+
+    async fn now(&self, tx: &Tx<'_, M>) -> HostNow {
+        HostNow {
+            store: self.store_now(tx),
+            left: (tx.journal.as_ref().and_then(|journal| journal.restart()))
+                .map(left::left)
+                .unwrap_or_default(),
+            docker: match self.daemon {
+                Some(daemon) => Some(daemon.now().await),
+                None => None,
+            },
+        }
+    }
+}
+
+impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
+    async fn intent(&mut self, tx: &Tx<'_, M>) -> Result<Intent, Failure> {
+        let Some(daemon) = self.daemon else {
+            return Ok(Intent::Edit);
+        };
+        let disturbance = daemon.disturbance;
+        let mut restart = journal::Restart::new(daemon.unit());
+        if disturbance.switches_live_restore() {
+            let engine = daemon.host.engine.as_ref();
+            let on = engine.is_some_and(|info| info.live_restore);
+            self.switch = Switch::plan(&daemon.host.config_file, &tx.id, on)?;
+            restart.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
+        }
+        restart.running = disturbance.running;
+        restart.triggers.clone_from(&disturbance.triggers);
+        restart.units.clone_from(&disturbance.carried_along);
+        restart.units.extend(daemon.needed_by_nobody_else().await?);
+        restart.live_restore_by_file = daemon.lives_by_file();
+        Ok(Intent::Restart(restart))
+    }
+
+    fn references(&mut self, tx: &Tx<'_, M>) -> journal::References {
+        let driver = tx.images.driver().to_owned();
+        let rendered = self.rendered(tx);
+        journal::References {
+            driver,
+            before: rendered.before.clone(),
+            after: rendered.after.clone(),
+        }
+    }
+
+    async fn stage(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        tx.heed_interrupt().await?;
+        tx.progress.begin("writing the new references");
+        self.write_staged(tx)?;
+        let written = match tx.plan.is_empty() {
+            false => "new references written beside the old ones",
+            true => "a copy of the references written beside them",
+        };
+        tx.progress.step(Step::Stage, written);
+        Ok(())
+    }
+
+    /// The file that the plan makes.
+    fn rendered(&mut self, tx: &Tx<'_, M>) -> &mut Rendered {
+        let live = tx.images.store_path();
+        self.rendered
+            .get_or_insert_with(|| Rendered::new(&live, &self.before.store, &tx.plan))
+    }
+
+    fn write_staged(&mut self, tx: &Tx<'_, M>) -> Result<(), Failure> {
+        self.staged = None;
+        let written = mem::replace(&mut self.rendered(tx).written, Ok(None))?;
+        let (images, lock, id) = (tx.images, &tx.lock, &tx.id);
+        self.staged = match written {
+            Some(file) => Staged::name(images, lock, id, &file)?,
+            None => None,
+        };
+        if let (None, Some(rendered)) = (&self.staged, &self.rendered) {
+            let pieces = rendered.text.pieces();
+            self.staged = Some(Staged::write(images, lock, id, &pieces)?);
+        }
+        Ok(())
+    }
+
+    async fn keep(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        tx.heed_interrupt().await?;
+        let Some(daemon) = self.daemon else {
+            return Ok(());
+        };
+        if !daemon.disturbance.switches_live_restore() {
+            return Ok(());
+        }
+        tx.progress.begin("switching live-restore on");
+        self.reached = Reached::Keeping;
+        daemon.switch_on(self.switch.as_ref()).await?;
+        self.knows_to_start(tx, daemon);
+        tx.progress.step(
+            Step::Keep,
+            "live-restore switched on for the moment: containers keep running",
+        );
+        Ok(())
+    }
+
+    async fn hold(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        tx.heed_interrupt().await?;
+        let Some(daemon) = self.daemon else {
+            return Ok(());
+        };
+        let unit = &daemon.host.unit;
+        tx.progress
+            .begin(&format!("keeping {} from being started", unit.id));
+        self.hold = Some(Hold::place(daemon.manager, daemon.runtime_units, unit).await?);
+        if !daemon.disturbance.running && daemon.is_active().await {
+            return Err(Failure::StartedMeanwhile(unit.id.clone()));
+        }
+        tx.progress.step(
+            Step::Hold,
+            &format!("nothing can start {} from now on", unit.id),
+        );
+        Ok(())
+    }
+
+    async fn stop(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        tx.heed_interrupt().await?;
+        let Some(daemon) = self.daemon else {
+            return Ok(());
+        };
+        if daemon.disturbance.running {
+            let data_root = tx.images.data_root();
+            self.reserve = Reserve::hold(data_root, &daemon.writes_at_start())?;
+        }
+        tx.progress.begin(&format!("stopping {}", daemon.units()));
+        self.keep_down(tx, daemon).await?;
+        self.look_at_containers(tx, daemon).await?;
+        self.see_configuration(daemon)?;
+        self.active_before = daemon.manager.active_states().await?;
+        // Until a dockerd that waits for its clients has stopped, published
+        // ports lead to containers.
+        if !daemon.disturbance.stops_late() {
+            self.hold_ports(tx).await;
+        }
+        self.see_no_more_containers(daemon).await?;
+        self.reached = Reached::Stopping;
+        if daemon.disturbance.running {
+            tx.progress.docker_stops();
+        }
+        daemon.stop().await?;
+        if daemon.disturbance.stops_late() {
+            self.hold_ports(tx).await;
+        }
+        tx.progress
+            .step(Step::Stop, &format!("{} stopped", daemon.units()));
+        tx.heed_interrupt().await
+    }
+
+    /// Without, connections are refused for a moment, as at each restart of
+    /// Docker.
+    async fn hold_ports(&mut self, tx: &mut Tx<'_, M>) {
+        let Some(daemon) = self.daemon else {
+            return;
+        };
+        let ports = daemon.disturbance.ports_to_hold();
+        if ports.is_empty() || self.held_ports.is_some() {
+            return;
+        }
+        let held = match ports::hold(&ports) {
+            Err(error) if ports::is_of_a_sandbox(&error) => {
+                ports::outside::hold(daemon.manager, &tx.id, &ports).await
+            }
+            held => held,
+        };
+        match held {
+            Ok(held) => self.held_ports = Some(held),
+            Err(error) => tx.progress.warning(&format!(
+                "new connections to published ports are refused while Docker starts, as they cannot be \
+                 held back: {error}"
+            )),
+        }
+    }
+
+    fn see_nobody_running(&self, tx: &Tx<'_, M>) -> Result<(), Failure> {
+        if tx.images.is_in_use()? {
+            return Err(Failure::StillRunning {
+                pid: tx.images.user(),
+            });
+        }
+        Ok(())
+    }
+
+    fn reread(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        if tx.images.is_still(&self.before)? {
+            return Ok(());
+        }
+        let now = tx.images.look()?;
+        let planned = ImageDb::ask(tx.images, |db| self.aim.plan(&now.store, db))?;
+        tx.plan = planned.map_err(Failure::NoLongerFits)?;
+        self.before = now;
+        self.rendered = None;
+        let references = self.references(tx);
+        tx.planned_again(references)?;
+        self.write_staged(tx)?;
+        tx.progress.step(
+            Step::Reread,
+            "the references had changed in the meantime: planned again",
+        );
+        Ok(())
+    }
+
+    async fn commit(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        if tx.plan.is_empty() {
+            return Ok(());
+        }
+        tx.heed_interrupt().await?;
+        tx.progress.begin("changing the references");
+        self.see_nobody_running(tx)?;
+        self.reached = Reached::Committing;
+        if let Some(staged) = self.staged.take() {
+            let swapped = self.swapped.insert(staged.swap(&tx.lock)?);
+            if !swapped.is_in_use()? {
+                return Err(Failure::FileDiffers(
+                    "looked at right after the swap".into(),
+                ));
+            }
+        }
+        tx.progress.step(
+            Step::Commit,
+            &match tx.plan.changes.len() {
+                1 => "1 reference changed in the file".to_owned(),
+                count => format!("{count} references changed in the file"),
+            },
+        );
+        tx.heed_interrupt().await
+    }
+
+    async fn start(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        let Some(daemon) = self.daemon else {
+            return Ok(());
+        };
+        self.reached = self.reached.max(Reached::Starting);
+        tx.progress.begin(&format!("starting {}", daemon.units()));
+        let detail = if daemon.disturbance.running {
+            self.reserve.free_first();
+            self.ensure_on(tx)?;
+            self.release_hold();
+            let interrupt = tx.interrupt;
+            tokio::select! {
+                biased;
+                signal = interrupt.wait() => return Err(Failure::Interrupted(signal)),
+                started = self.start_and_let_in(daemon) => started?,
+            }
+            self.has_started(tx, daemon);
+            format!("{} started, the engine answers", daemon.unit())
+        } else {
+            self.release_hold();
+            daemon.start_triggers().await?;
+            format!("{} was not running and stays stopped", daemon.unit())
+        };
+        tx.progress.step(Step::Start, &detail);
+        Ok(())
+    }
+
+    /// Starts Docker. Clients of published ports wait for it, but not for long.
+    async fn start_and_let_in(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
+        let start = daemon.start();
+        tokio::pin!(start);
+        let started = tokio::select! {
+            started = &mut start => started,
+            () = tokio::time::sleep(HOLD_PORTS_AT_MOST) => {
+                self.held_ports = None;
+                start.await
+            }
+        };
+        self.held_ports = None;
+        started
+    }
+
+    fn release_hold(&mut self) {
+        if let Some(hold) = &mut self.hold {
+            hold.release();
+        }
+    }
+
+    async fn verify(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        // Without an engine, nobody was there to change it since the commit.
+        if self.daemon.is_some() {
+            self.verify_file(tx)?;
+        }
+        let mut detail = "the file has every reference".to_owned();
+        if let Some(daemon) = self.daemon.filter(|daemon| daemon.disturbance.running) {
+            tx.progress.begin("asking the running engine");
+            daemon.agrees(&tx.plan, &tx.images.image_ids()?).await?;
+            detail.push_str(", and so has the running engine");
+        }
+        tx.heed_interrupt().await?;
+        tx.progress.step(Step::Verify, &detail);
+        Ok(())
+    }
+
+    /// The engine may have rewritten the file for a client by now, so what is
+    /// compared is what it says, and others may have added to that.
+    fn verify_file(&mut self, tx: &Tx<'_, M>) -> Result<(), Failure> {
+        let images = tx.images;
+        if images.is(&self.rendered(tx).text.pieces())? {
+            return Ok(());
+        }
+        let now = tx.images.read()?;
+        // What the engine cannot use, it leaves out when it writes.
+        let lost = tx.plan.after.entries().filter(|entry| !now.has(entry));
+        if let Some((reference, image)) = lost.filter_map(|entry| entry.meaning().ok()).next() {
+            return Err(Failure::FileDiffers(format!(
+                "{reference} does not point at {image}"
+            )));
+        }
+        for reference in tx.plan.dropped() {
+            if now.get(reference).is_some() {
+                return Err(Failure::FileDiffers(format!("{reference} is still there")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts again what stopped along with Docker.
+    async fn start_units_again(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        let Some(daemon) = self.daemon else {
+            return Ok(());
+        };
+        let lost = daemon.lost(&self.active_before).await?;
+        if lost.is_empty() {
+            return Ok(());
+        }
+        tx.progress
+            .begin(&format!("starting {} again", lost.join(", ")));
+        daemon.start_inactive(&lost).await?;
+        tx.progress
+            .step(Step::Restore, &format!("{} started again", lost.join(", ")));
+        Ok(())
+    }
+
+    async fn remove_hold(&mut self, tx: &mut Tx<'_, M>) {
+        let (Some(daemon), Some(hold)) = (self.daemon, self.hold.take()) else {
+            return;
+        };
+        if let Err(error) = hold.remove(daemon.manager).await {
+            tx.progress.warning(&format!(
+                "the hold on {} could not be taken away; it has no effect any more: {error}",
+                daemon.unit()
+            ));
+        }
+    }
+
+    async fn undo_all(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        let stopped = if self.reached >= Reached::Starting && self.swapped.is_some() {
+            self.undo_start(tx).await
+        } else {
+            Ok(())
+        };
+        // A dockerd that does not stop would overwrite what is put back.
+        let put_back = if stopped.is_ok() && self.reached >= Reached::Committing {
+            self.undo_commit(tx)
+        } else {
+            Ok(())
+        };
+        // Docker is started whatever came of the file: both stores are whole,
+        // and a host without Docker is the worst end of all.
+        let started = if self.reached >= Reached::Stopping || self.is_gone().await {
+            self.undo_stop(tx).await
+        } else {
+            Ok(())
+        };
+        stopped.and(put_back).and(started)
+    }
+
+    /// Docker ran, and does not any more although nobody here stopped it.
+    async fn is_gone(&self) -> bool {
+        match self.daemon {
+            Some(daemon) => {
+                daemon.disturbance.running && daemon.has_ended().await.unwrap_or_default()
+            }
+            None => false,
+        }
+    }
+
+    async fn undo_start(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        let (Some(daemon), Some(hold)) = (self.daemon, &mut self.hold) else {
+            return Ok(());
+        };
+        tx.progress.begin("stopping Docker again");
+        hold.renew()?;
+        self.look_for_more_containers(tx, daemon).await?;
+        self.hold_ports(tx).await;
+        if daemon.disturbance.running {
+            tx.progress.docker_stops();
+        }
+        daemon.stop().await?;
+        self.see_nobody_running(tx)?;
+        tx.progress.step(Step::UndoStop, "Docker stopped again");
+        Ok(())
+    }
+
+    /// Puts the old store back. What others changed in the new one while the
+    /// engine ran on it is kept: only this plan's own changes are taken back.
+    fn undo_commit(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        let images = tx.images;
+        let is_ours = images.is(&self.rendered(tx).text.pieces())?;
+        match self.swapped.take() {
+            Some(swapped) if is_ours => swapped.swap_back(&tx.lock)?,
+            swapped => {
+                // Kept for as long as it may be the only whole copy.
+                self.swapped = swapped;
+                let mut store = tx.images.read()?;
+                if store.as_read() != self.before.store.as_read() {
+                    tx.plan.take_back(&mut store);
+                    Staged::write(tx.images, &tx.lock, &tx.id, &store.text().pieces())?
+                        .swap(&tx.lock)?
+                        .discard()?;
+                }
+                if let Some(swapped) = self.swapped.take() {
+                    swapped.discard()?;
+                }
+            }
+        }
+        tx.progress
+            .step(Step::UndoCommit, "the old references are back in place");
+        Ok(())
+    }
+
+    async fn undo_stop(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        let Some(daemon) = self.daemon else {
+            return Ok(());
+        };
+        tx.progress.begin(&format!("starting {}", daemon.units()));
+        self.reserve.free();
+        // Docker is started whatever comes of the file.
+        let kept = self.ensure_on(tx);
+        self.release_hold();
+        if daemon.disturbance.running {
+            self.restarted = true;
+            self.start_and_let_in(daemon).await?;
+            kept?;
+            let store = tx.images.read()?;
+            daemon.lists(&store, &tx.images.image_ids()?).await?;
+        } else {
+            daemon.start_triggers().await?;
+        }
+        tx.progress
+            .step(Step::UndoStart, "Docker is as it was found");
+        Ok(())
+    }
+
+    fn store_now(&self, tx: &Tx<'_, M>) -> StoreNow {
+        match (tx.images.read(), &self.swapped) {
+            (Ok(now), _) if now.as_read() == self.before.store.as_read() => StoreNow::Old,
+            (Ok(_), Some(swapped)) => StoreNow::New(swapped.backup().to_owned()),
+            _ => StoreNow::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

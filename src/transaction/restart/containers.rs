@@ -1,0 +1,331 @@
+//! Containers over a restart of Docker: those that stopped with it are started
+//! again where that was asked for, and what is not as it was is told.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::container::{Change, Container, Happened, RestartPolicy, Status, in_start_order};
+use crate::disturbance::{ContainerPolicy, Fate, some_names};
+use crate::engine::{Engine, EngineError};
+use crate::journal::{Journal, KeptDown, Listed, Phase, Ran};
+use crate::systemd::ServiceManager;
+use crate::transaction::Tx;
+use crate::transaction::outcome::{Failure, Progress, Step};
+use crate::transaction::restart::Restart;
+use crate::transaction::restart::daemon::Daemon;
+
+impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
+    /// Takes the restart policy of containers that are to stay down.
+    pub(super) async fn keep_down(&self, containers: &[KeptDown]) -> Result<(), Failure> {
+        for container in containers {
+            self.engine
+                .set_restart_policy(&container.id, RestartPolicy::No, 0)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Brings the containers of a journal to what they were: each is seen to,
+    /// whatever became of the others. Gives what a person has to see to.
+    ///
+    /// # Errors
+    /// When a container is left without its restart policy.
+    pub(super) async fn settle_containers(
+        &self,
+        journal: &Journal,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<String>, Failure> {
+        let Some(restart) = journal.restart() else {
+            return Ok(Vec::new());
+        };
+        // A Docker that was never stopped has ended none; and a machine that
+        // was started anew begins with those that it would have begun with.
+        let may_have_ended = restart.phase == Phase::Stopping && !journal.is_of_another_boot();
+        let mut without_policy = Vec::new();
+        for container in &restart.kept_down {
+            if let Err(error) = self.give_policy_back(container).await {
+                without_policy.push(format!(
+                    "container {name} could not be given its restart policy back: {error}. Then: docker \
+                     update --restart {policy} {name}",
+                    name = container.name,
+                    policy = container.policy.word()
+                ));
+            }
+        }
+        let mut problems = Vec::new();
+        let mut started = Vec::new();
+        for container in restart.start_again.iter().filter(|_| may_have_ended) {
+            progress.begin(&format!("starting container {}", container.name));
+            match self.start_again(container).await {
+                Ok(false) => {}
+                Ok(true) => started.push(container.name.as_str()),
+                Err(error) => problems.push(format!(
+                    "container {name} could not be started again: {error}. Look at it, then: docker start {name}",
+                    name = container.name
+                )),
+            }
+        }
+        if !started.is_empty() {
+            let detail = format!("{} started again", started.join(", "));
+            progress.step(Step::StartContainers, &detail);
+        }
+        for container in restart.health_checked.iter().filter(|_| may_have_ended) {
+            if let Err(error) = self.resume_health_check(&container.id).await {
+                problems.push(format!(
+                    "the health checks of container {name} may not go on: {error}. If it is paused: docker \
+                     unpause {name}",
+                    name = container.name
+                ));
+            }
+        }
+        if without_policy.is_empty() {
+            Ok(problems)
+        } else {
+            Err(Failure::Containers(without_policy))
+        }
+    }
+
+    /// One that somebody has removed or given another one meanwhile needs none.
+    async fn give_policy_back(&self, container: &KeptDown) -> Result<(), EngineError> {
+        let now = self.engine.container(&container.id).await?;
+        let needs_none = |now: Container| {
+            let is_going = now.status == Status::Down("dead".to_owned())
+                || now.status == Status::Down("removing".to_owned());
+            is_going || now.restart_policy != RestartPolicy::No
+        };
+        if now.is_none_or(needs_none) {
+            return Ok(());
+        }
+        self.engine
+            .set_restart_policy(&container.id, container.policy, container.max_retries)
+            .await
+    }
+
+    /// True when it was down and is started. What was paused is paused again,
+    /// also where its restart policy was faster.
+    async fn start_again(&self, ran: &Ran) -> Result<bool, EngineError> {
+        let Some(now) = self.engine.container(&ran.id).await? else {
+            return Ok(false);
+        };
+        let down = matches!(now.status, Status::Down(_));
+        if down {
+            self.engine.start_container(&ran.id).await?;
+        }
+        if ran.paused && now.status != Status::Paused {
+            self.engine.pause_container(&ran.id).await?;
+        }
+        Ok(down)
+    }
+
+    /// Docker resumes them when the container goes on after a pause.
+    async fn resume_health_check(&self, id: &str) -> Result<(), EngineError> {
+        let Some(container) = self.engine.container(id).await? else {
+            return Ok(());
+        };
+        // A run that was killed may have left it paused.
+        match container.status {
+            Status::Running => self.engine.pause_container(id).await?,
+            Status::Paused => {}
+            Status::Restarting | Status::Down(_) => return Ok(()),
+        }
+        self.engine.unpause_container(id).await
+    }
+
+    /// What became of containers since they were looked at; those of swarm's
+    /// services are swarm's.
+    pub(super) async fn container_changes(
+        &self,
+        before: &[Container],
+    ) -> Result<Vec<Change>, Failure> {
+        let mut changes = Vec::new();
+        for container in before.iter().filter(|container| !container.swarm_task) {
+            let now = self.engine.container(&container.id).await?;
+            changes.extend(container.change(now.as_ref()));
+        }
+        Ok(changes)
+    }
+}
+
+/// The containers that Docker listed before it stopped, and does not list now. Of
+/// those that a client has removed meanwhile, Docker has removed the files.
+pub(super) async fn unlisted(
+    engine: &impl Engine,
+    before: &[Listed],
+    data_root: &Path,
+) -> Result<Vec<Change>, EngineError> {
+    if before.is_empty() {
+        return Ok(Vec::new());
+    }
+    let now = engine.listed_containers().await?;
+    let missing = before.iter().filter(|one| !now.contains_key(&one.id));
+    let changes = missing.filter_map(|one| {
+        let files = data_root.join("containers").join(&one.id);
+        files.join("config.v2.json").exists().then(|| Change {
+            name: one.name.clone(),
+            what: Happened::Unlisted(files),
+        })
+    });
+    Ok(changes.collect())
+}
+
+impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
+    /// Docker starts what has a restart policy at each of its starts.
+    pub(super) async fn keep_down(
+        &mut self,
+        tx: &mut Tx<'_, M>,
+        daemon: Daemon<'a, M, E>,
+    ) -> Result<(), Failure> {
+        let Some(restart) = tx.restart().filter(|restart| restart.running) else {
+            return Ok(());
+        };
+        let down = daemon.engine.down_containers().await?;
+        let kept_down: Vec<KeptDown> = down
+            .iter()
+            .filter(|container| container.restart_policy != RestartPolicy::No)
+            .map(KeptDown::from)
+            .collect();
+        restart.kept_down.clone_from(&kept_down);
+        if kept_down.is_empty() {
+            return Ok(());
+        }
+        tx.write_journal()?;
+        daemon.keep_down(&kept_down).await
+    }
+
+    /// What runs now is what is to run afterwards.
+    pub(super) async fn look_at_containers(
+        &mut self,
+        tx: &mut Tx<'_, M>,
+        daemon: Daemon<'a, M, E>,
+    ) -> Result<(), Failure> {
+        let disturbance = daemon.disturbance;
+        if disturbance.running {
+            self.ran = daemon.engine.running_containers().await?;
+        }
+        let at_risk = self.ran.iter().filter(|container| {
+            let fate = disturbance.fate(container);
+            match disturbance.policy {
+                ContainerPolicy::Keep => fate != Fate::KeepsRunning,
+                ContainerPolicy::Restart => fate == Fate::Removed,
+                ContainerPolicy::Ignore => false,
+            }
+        });
+        let names = some_names(at_risk);
+        if !names.is_empty() {
+            return Err(Failure::MoreContainers(names));
+        }
+        let Some(restart) = tx.restart() else {
+            return Ok(());
+        };
+        if disturbance.containers_survive() {
+            restart.health_checked = disturbance
+                .health_checks_to_resume(&self.ran)
+                .map(Ran::from)
+                .collect();
+        } else if disturbance.policy == ContainerPolicy::Restart {
+            let again = self.ran.iter().filter(|container| !container.swarm_task);
+            let again = in_start_order(again.cloned().collect());
+            restart.start_again = again.iter().map(Ran::from).collect();
+        }
+        if disturbance.running {
+            let listed = daemon.engine.listed_containers().await?;
+            let listed = listed.into_iter().map(|(id, name)| Listed { id, name });
+            restart.listed = listed.collect();
+        }
+        restart.phase = Phase::Stopping;
+        tx.write_journal()
+    }
+
+    /// The last look before the stop, and a short one.
+    pub(super) async fn see_no_more_containers(
+        &self,
+        daemon: Daemon<'a, M, E>,
+    ) -> Result<(), Failure> {
+        let disturbance = daemon.disturbance;
+        if !disturbance.running || disturbance.policy == ContainerPolicy::Ignore {
+            return Ok(());
+        }
+        if disturbance.containers_survive() {
+            if daemon.engine.info().await?.live_restore {
+                return Ok(());
+            }
+            return Err(Failure::SwitchedOff);
+        }
+        let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
+        let running = daemon.engine.running_ids().await?;
+        match running.difference(&known).next() {
+            None => Ok(()),
+            Some(id) => Err(Failure::MoreContainers(id.clone())),
+        }
+    }
+
+    /// Clients may have started containers since Docker was started.
+    pub(super) async fn look_for_more_containers(
+        &mut self,
+        tx: &mut Tx<'_, M>,
+        daemon: Daemon<'a, M, E>,
+    ) -> Result<(), Failure> {
+        let disturbance = daemon.disturbance;
+        // An engine that does not answer runs none for anybody.
+        let running = daemon.engine.running_containers().await.unwrap_or_default();
+        let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
+        let more: Vec<Container> = running
+            .into_iter()
+            .filter(|container| !known.contains(&container.id))
+            .collect();
+        if more.is_empty() || disturbance.containers_survive() {
+            return Ok(());
+        }
+        match (disturbance.policy, tx.restart()) {
+            (ContainerPolicy::Keep, _) => Err(Failure::MoreContainers(some_names(more.iter()))),
+            (ContainerPolicy::Restart, Some(restart)) => {
+                restart.start_again.extend(more.iter().map(Ran::from));
+                tx.write_journal()?;
+                self.ran.extend(more);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn settle_containers(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        let (Some(daemon), Some(journal)) = (self.daemon, &tx.journal) else {
+            return Ok(());
+        };
+        let settled = daemon.settle_containers(journal, tx.progress).await;
+        for problem in settled? {
+            tx.progress.warning(&problem);
+        }
+        Ok(())
+    }
+
+    /// What became of the containers that ran, where that can be told.
+    pub(super) async fn container_changes(&mut self, tx: &mut Tx<'_, M>) -> Vec<Change> {
+        let Some(daemon) = self.daemon else {
+            return Vec::new();
+        };
+        let restart = tx.journal.as_ref().and_then(Journal::restart);
+        let listed = restart.map(|restart| restart.listed.as_slice());
+        let listed = listed.unwrap_or_default();
+        let data_root = tx.images.data_root();
+        let unlisted = unlisted(daemon.engine, listed, data_root).await;
+        let changes = daemon.container_changes(&self.ran).await;
+        match unlisted.map_err(Failure::from).and_then(|mut found| {
+            let known: BTreeSet<String> = found.iter().map(|one| one.name.clone()).collect();
+            found.extend(
+                changes?
+                    .into_iter()
+                    .filter(|one| !known.contains(&one.name)),
+            );
+            Ok(found)
+        }) {
+            Ok(changes) => changes,
+            Err(error) => {
+                tx.progress.warning(&format!(
+                    "digestfix could not check whether every container is as it was: {error}. Look: docker ps -a"
+                ));
+                Vec::new()
+            }
+        }
+    }
+}

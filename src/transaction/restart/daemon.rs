@@ -1,0 +1,383 @@
+//! Docker as a transaction sees it: a unit to stop and start with everything
+//! that hangs on it, and an engine to ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::digest::ImageId;
+use crate::disturbance::Disturbance;
+use crate::engine::{Engine, missing};
+use crate::host::Managed;
+use crate::plan::Plan;
+use crate::reference::Reference;
+use crate::store::Store;
+use crate::systemd::{ServiceManager, SystemdError, Unit, is_active, runs};
+use crate::transaction::Docker;
+use crate::transaction::outcome::{DockerNow, Failure};
+
+/// dockerd has no start timeout of its own (`TimeoutStartSec=0`), and takes
+/// minutes on hosts with many containers.
+const START_WITHIN: Duration = Duration::from_secs(300);
+
+/// For a unit with `TimeoutStopSec=infinity`.
+const STOP_WITHIN: Duration = Duration::from_secs(600);
+
+/// systemd gives SIGTERM and then SIGKILL its stop timeout each.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// How often another process's start may cancel the stop. It stays without effect on
+/// Docker's unit, which the hold keeps from starting; a socket has none.
+const MOST_CANCELED: u32 = 20;
+
+/// Between a stop that was canceled and the next.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// systemd hears at once of a main process that has ended.
+const NOTICED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between two looks at an engine that does not announce its readiness.
+const READY_AGAIN: Duration = Duration::from_millis(20);
+
+/// A daemon to stop and start.
+#[derive(Debug)]
+pub struct Daemon<'a, M, E> {
+    /// systemd.
+    pub manager: &'a M,
+    /// The engine.
+    pub engine: &'a E,
+    /// Docker as it was found.
+    pub host: &'a Managed,
+    /// What its stop takes along.
+    pub disturbance: &'a Disturbance,
+    /// Where a runtime drop-in goes: [`RUNTIME_UNITS`](crate::systemd::RUNTIME_UNITS)
+    /// but in tests.
+    pub runtime_units: &'a Path,
+    /// Where it is noted that the transaction has not ended:
+    /// [`UNFINISHED`](crate::unfinished::UNFINISHED) but in tests.
+    pub unfinished: &'a Path,
+}
+
+impl<M, E> Clone for Daemon<'_, M, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M, E> Copy for Daemon<'_, M, E> {}
+
+impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
+    /// The same, as far as the engine of all methods needs it.
+    #[must_use]
+    pub fn docker(&self) -> Docker<'a, M> {
+        Docker {
+            manager: self.manager,
+            host: self.host,
+            unfinished: self.unfinished,
+        }
+    }
+
+    /// Docker's unit.
+    pub(super) fn unit(&self) -> &str {
+        &self.host.unit.id
+    }
+
+    /// Docker and the triggers that are active.
+    pub(super) fn units(&self) -> String {
+        let triggers = self.disturbance.triggers.iter().map(String::as_str);
+        let units: Vec<&str> = [self.unit()].into_iter().chain(triggers).collect();
+        units.join(", ")
+    }
+
+    /// The directories that its start may write to, besides the data root.
+    pub(super) fn writes_at_start(&self) -> Vec<PathBuf> {
+        writes_at_start(self.host)
+    }
+
+    /// Docker runs, as far as systemd can be asked.
+    pub(super) async fn is_active(&self) -> bool {
+        let unit = self.manager.unit(self.unit()).await;
+        unit.is_ok_and(|unit| unit.is_active())
+    }
+
+    /// What Docker is like after a way back that failed.
+    pub(super) async fn now(&self) -> DockerNow {
+        if self.is_active().await {
+            DockerNow::Runs
+        } else if !self.disturbance.running {
+            DockerNow::AsBefore
+        } else if self.manager.is_shutting_down().await {
+            DockerNow::ShuttingDown
+        } else {
+            DockerNow::Down
+        }
+    }
+
+    /// Containers outlive Docker's stop by what its configuration file says.
+    pub(super) fn lives_by_file(&self) -> bool {
+        self.host.live_restore_flag.is_none() && self.disturbance.containers_survive()
+    }
+
+    /// The active units that may stop along with Docker since nothing else
+    /// needs them (`StopWhenUnneeded=` in `systemd.unit(5)`).
+    pub(super) async fn needed_by_nobody_else(&self) -> Result<Vec<String>, Failure> {
+        let states = self.manager.active_states().await?;
+        let mut found: Vec<String> = Vec::new();
+        let stops = &self.disturbance.carried_along;
+        let mut queue: Vec<String> = stops.iter().chain([&self.host.unit.id]).cloned().collect();
+        while let Some(name) = queue.pop() {
+            for needed in self.manager.unit(&name).await?.needs {
+                if runs(&states, &needed)
+                    && !found.contains(&needed)
+                    && !stops.contains(&needed)
+                    && self.manager.unit(&needed).await?.stop_when_unneeded
+                {
+                    found.push(needed.clone());
+                    queue.push(needed);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The engine does not answer, and that is not about to change by itself.
+    ///
+    /// # Errors
+    /// When systemd cannot be asked.
+    pub(super) async fn has_ended(&self) -> Result<bool, Failure> {
+        let deadline = Instant::now() + NOTICED_WITHIN;
+        // systemd first: a ping would start a Docker that has a socket.
+        while self.manager.unit(self.unit()).await?.is_active() && Instant::now() < deadline {
+            if self.engine.ping().await.is_ok() {
+                return Ok(false);
+            }
+            tokio::time::sleep(READY_AGAIN).await;
+        }
+        Ok(true)
+    }
+
+    /// Stops Docker and its triggers. A stop job is `done` as soon as the unit
+    /// is inactive or failed, so the main process is looked for as well.
+    pub(super) async fn stop(&self) -> Result<(), Failure> {
+        let within = self
+            .host
+            .service
+            .timeout_stop
+            .map_or(STOP_WITHIN, |timeout| timeout * 2 + STOP_GRACE);
+        let triggers = &self.disturbance.triggers;
+        let mut canceled = 0;
+        loop {
+            match self.manager.stop(self.unit(), triggers, within).await {
+                Err(SystemdError::Job { result, .. })
+                    if result == "canceled" && canceled < MOST_CANCELED =>
+                {
+                    canceled += 1;
+                    tokio::time::sleep(AGAIN).await;
+                }
+                stopped => break stopped?,
+            }
+        }
+        match self.manager.service(self.unit()).await?.main_pid {
+            0 => Ok(()),
+            pid => Err(Failure::StillRunning { pid: Some(pid) }),
+        }
+    }
+
+    /// Starts Docker with its triggers, and waits until the engine answers.
+    pub(super) async fn start(&self) -> Result<(), Failure> {
+        // systemd refuses to start a socket whose service runs already.
+        let sockets = self.disturbance.triggers.iter();
+        let mut units: Vec<String> = sockets
+            .filter(|name| name.ends_with(".socket"))
+            .cloned()
+            .collect();
+        units.push(self.unit().to_owned());
+        self.start_all(&units).await?;
+        self.wait_for_engine().await?;
+        self.start_triggers().await
+    }
+
+    async fn wait_for_engine(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + START_WITHIN;
+        while let Err(last) = self.engine.ping().await {
+            let state = self.manager.unit(self.unit()).await?.active_state;
+            if !is_active(&state) {
+                return Err(Failure::NotRunning {
+                    unit: self.unit().to_owned(),
+                    state,
+                });
+            }
+            if Instant::now() >= deadline {
+                return Err(Failure::Silent {
+                    after: START_WITHIN,
+                    last,
+                });
+            }
+            tokio::time::sleep(READY_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Starts every trigger that had been active and is not.
+    pub(super) async fn start_triggers(&self) -> Result<(), Failure> {
+        self.start_inactive(&self.disturbance.triggers).await
+    }
+
+    /// Starts those of the units that do not run, in their order.
+    pub(super) async fn start_inactive(&self, units: &[String]) -> Result<(), Failure> {
+        let states = self.manager.active_states().await?;
+        let mut inactive = Vec::new();
+        for name in units {
+            if !runs(&states, name) {
+                inactive.push(self.manager.unit(name).await?);
+            }
+        }
+        self.start_all(&in_start_order(inactive)).await
+    }
+
+    async fn start_all(&self, units: &[String]) -> Result<(), Failure> {
+        for unit in units {
+            self.manager.reset_failed(unit).await?;
+        }
+        Ok(self.manager.start(units, START_WITHIN).await?)
+    }
+
+    /// The units that ran before and do not now, because Docker was stopped:
+    /// those known to depend on it, and those that systemd stopped because
+    /// nothing needed them any more.
+    pub(super) async fn lost(
+        &self,
+        before: &BTreeMap<String, String>,
+    ) -> Result<Vec<String>, Failure> {
+        if before.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.manager.active_states().await?;
+        let mut lost = Vec::new();
+        for (name, state) in before {
+            let is_dockers = name == self.unit() || self.disturbance.triggers.contains(name);
+            if is_active(state)
+                && !runs(&now, name)
+                && !is_dockers
+                && (self.disturbance.carried_along.contains(name)
+                    || self.manager.unit(name).await?.stop_when_unneeded)
+            {
+                lost.push(name.clone());
+            }
+        }
+        Ok(lost)
+    }
+
+    /// The engine finds the image of every reference that was claimed or has
+    /// changed, no dropped reference, and lists everything else.
+    pub(super) async fn agrees(
+        &self,
+        plan: &Plan,
+        images: &BTreeSet<ImageId>,
+    ) -> Result<(), Failure> {
+        let claimed = plan.targets.iter();
+        let mut expected: BTreeMap<&Reference, &ImageId> = claimed
+            .map(|target| (&target.reference, &target.image))
+            .collect();
+        let changes = plan.changes.iter();
+        expected
+            .extend(changes.filter_map(|change| Some((&change.reference, change.to.as_ref()?))));
+        for (reference, image) in expected {
+            self.finds(reference, image).await?;
+        }
+        let gone: BTreeSet<_> = plan.dropped().chain(&plan.removals).collect();
+        for reference in gone {
+            if let Some(image) = self.engine.image(reference).await? {
+                return Err(Failure::EngineDisagrees(format!(
+                    "{reference} was dropped, and it still finds {image}"
+                )));
+            }
+        }
+        self.lists(&plan.after, images).await
+    }
+
+    /// The engine answers for a reference with this image.
+    pub(super) async fn finds(
+        &self,
+        reference: &Reference,
+        image: &ImageId,
+    ) -> Result<(), Failure> {
+        let answer = self.engine.image(reference).await?;
+        if answer.as_deref() != Some(image.to_string().as_str()) {
+            return Err(Failure::EngineDisagrees(format!(
+                "asked for {reference}, it says {} instead of {image}",
+                answer.as_deref().unwrap_or("that there is no such image"),
+            )));
+        }
+        Ok(())
+    }
+
+    /// The engine's own list has every reference whose image is there.
+    pub(super) async fn lists(
+        &self,
+        store: &Store,
+        images: &BTreeSet<ImageId>,
+    ) -> Result<(), Failure> {
+        let expected: Vec<_> = store
+            .references()
+            .filter(|(_, image)| images.contains(image))
+            .collect();
+        let missing = missing(&self.engine.references().await?, &expected);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<String> = missing.into_iter().collect();
+        Err(Failure::EngineDisagrees(format!(
+            "it does not list {}",
+            missing.join(", ")
+        )))
+    }
+}
+
+/// The directories that a start of Docker writes to, besides the data root.
+#[must_use]
+pub fn writes_at_start(host: &Managed) -> Vec<PathBuf> {
+    let config = host.config_file.parent().map(Path::to_owned);
+    let containerd = ["/var/lib/containerd", "/run/containerd"].map(PathBuf::from);
+    let own = [host.start.exec_root()].into_iter().chain(config);
+    own.chain(containerd).collect()
+}
+
+/// Orders units so that each comes after those it says it comes after.
+fn in_start_order(mut units: Vec<Unit>) -> Vec<String> {
+    let mut ordered = Vec::with_capacity(units.len());
+    while !units.is_empty() {
+        let waits = |unit: &Unit| {
+            units
+                .iter()
+                .any(|other| other.id != unit.id && unit.after.contains(&other.id))
+        };
+        // systemd refuses units that wait for each other in a circle, so
+        // there is always a first; if not, any order is as good.
+        let next = units.iter().position(|unit| !waits(unit)).unwrap_or(0);
+        ordered.push(units.remove(next).id);
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_start_after_those_they_come_after() {
+        let unit = |id: &str, after: &[&str]| Unit {
+            id: id.to_owned(),
+            after: after.iter().map(ToString::to_string).collect(),
+            ..Unit::default()
+        };
+        let units = vec![
+            unit("c", &["b", "elsewhere"]),
+            unit("a", &[]),
+            unit("b", &["a"]),
+        ];
+        assert_eq!(in_start_order(units), ["a", "b", "c"]);
+        let circle = vec![unit("x", &["y"]), unit("y", &["x"])];
+        assert_eq!(in_start_order(circle).len(), 2);
+    }
+}

@@ -1,0 +1,344 @@
+//! daemon.json with live-restore in it for as long as a transaction lasts.
+//!
+//! The file that is found is never written to. Another one, which differs in
+//! that setting, trades names with it and back, so that in the end the very
+//! same file is there, link or not, with its owner, mode, attributes and time.
+//!
+//! dockerd keeps the value of a setting that is no longer in the file (moby
+//! `daemon/reload.go`, `reloadLiveRestore`), so on the
+//! way back it is told that live-restore is off first, and only then gets back a
+//! file that may not have it at all.
+//!
+//! A file that another process puts in place meanwhile stays: it becomes the file
+//! that is put back.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::directory;
+use crate::host::{MAX_DAEMON_JSON, with_live_restore};
+use crate::journal::{self, hash};
+use crate::sys::plain_file::{self, Links};
+use crate::transaction::restart::exchange::{FileError, exchange, sync_directory, write_new};
+use crate::transaction_id::{beside, with_suffix};
+
+/// The way from a daemon.json to one with live-restore on, and back.
+#[derive(Debug)]
+pub struct Switch {
+    /// Where the file that is found is while another one has its name; until
+    /// then, that other one.
+    aside: PathBuf,
+    /// Where the next one is until it has the name.
+    next: PathBuf,
+    contents: journal::DaemonJson,
+}
+
+/// What has the name daemon.json now.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Now {
+    Found,
+    On,
+    Off,
+    /// None when there is nothing to read.
+    SomebodyElses(Option<Vec<u8>>),
+}
+
+impl Switch {
+    /// Reads daemon.json; none when live-restore is on in it already, and only has
+    /// to be read by dockerd. `engine` is whether the running engine has it on.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not JSON.
+    pub fn plan(config_file: &Path, id: &str, engine: bool) -> Result<Option<Self>, FileError> {
+        let found = read(config_file)?;
+        let on = edit(config_file, found.as_deref(), true)?;
+        if found.as_ref() == Some(&on) {
+            return Ok(None);
+        }
+        let contents = journal::DaemonJson {
+            config_file: config_file.to_owned(),
+            engine,
+            before: found.as_deref().map(hash),
+            found: is_there(config_file),
+            directory: config_file.parent().is_some_and(Path::exists),
+            off: hash(&edit(config_file, found.as_deref(), false)?),
+            on: hash(&on),
+        };
+        Ok(Some(Self::resume(id, contents)))
+    }
+
+    /// The one that a journal tells of.
+    #[must_use]
+    pub fn resume(id: &str, contents: journal::DaemonJson) -> Self {
+        let aside = beside(&contents.config_file, id);
+        Self {
+            next: with_suffix(&aside, ".next"),
+            aside,
+            contents,
+        }
+    }
+
+    /// What the journal is to know of it.
+    #[must_use]
+    pub fn contents(&self) -> &journal::DaemonJson {
+        &self.contents
+    }
+
+    /// Where the file that was found may be.
+    pub(super) fn aside(&self) -> &Path {
+        &self.aside
+    }
+
+    /// Puts the file with live-restore on in place.
+    ///
+    /// # Errors
+    /// When the file system refuses, or the file has changed meanwhile. There
+    /// may be something to take back then.
+    pub fn put_on(&self) -> Result<(), FileError> {
+        match self.now()? {
+            Now::Found => self.put_in_place(true),
+            Now::Off => self.replace(true),
+            Now::On => Ok(()),
+            Now::SomebodyElses(_) => Err(self.changed_just_now()),
+        }
+    }
+
+    /// Puts the file with live-restore off in place.
+    pub(super) fn put_off(&self) -> Result<(), FileError> {
+        match self.now()? {
+            Now::Found if self.contents.before.as_ref() == Some(&self.contents.off) => Ok(()),
+            Now::Found => self.put_in_place(false),
+            Now::On => self.replace(false),
+            Now::Off => Ok(()),
+            Now::SomebodyElses(_) => Err(self.changed_just_now()),
+        }
+    }
+
+    /// Puts back what was found; false when somebody else has changed the file.
+    pub(super) fn put_back(&self) -> Result<bool, FileError> {
+        let config_file = &self.contents.config_file;
+        match self.now()? {
+            Now::Found => remove(&self.aside)?,
+            Now::On | Now::Off if self.contents.found && !is_there(&self.aside) => {
+                // Somebody has taken what was found away; what is there says
+                // the same, and that live-restore is off.
+                self.put_off()?;
+                return Ok(false);
+            }
+            Now::On | Now::Off if self.contents.found => rename(&self.aside, config_file)?,
+            Now::On | Now::Off => remove(config_file)?,
+            Now::SomebodyElses(_) => return Ok(false),
+        }
+        remove(&self.next)?;
+        let Some(directory) = config_file.parent().filter(|directory| directory.exists()) else {
+            return Ok(true);
+        };
+        sync_directory(config_file)?;
+        if !self.contents.directory {
+            // Somebody may have put something into it.
+            let _ = fs::remove_dir(directory);
+        }
+        Ok(true)
+    }
+
+    /// From the file that was found to one of ours.
+    fn put_in_place(&self, on: bool) -> Result<(), FileError> {
+        let config_file = &self.contents.config_file;
+        if let Some(directory) = config_file.parent() {
+            directory::make(directory).map_err(FileError::new("create", directory))?;
+        }
+        let found = read(config_file)?;
+        // Only what is whole is ever aside.
+        remove(&self.next)?;
+        self.write(&self.next, found.as_deref(), on)?;
+        rename(&self.next, &self.aside)?;
+        if !self.contents.found {
+            rename(&self.aside, config_file)?;
+            return sync_directory(config_file);
+        }
+        exchange(config_file, &self.aside)?;
+        if hash_at(&self.aside)? != self.contents.before {
+            exchange(config_file, &self.aside)?;
+            return Err(self.changed_just_now());
+        }
+        sync_directory(config_file)
+    }
+
+    /// From one of ours to the other; what was found stays aside.
+    fn replace(&self, on: bool) -> Result<(), FileError> {
+        let config_file = &self.contents.config_file;
+        let ours = read(config_file)?;
+        remove(&self.next)?;
+        self.write(&self.next, ours.as_deref(), on)?;
+        exchange(config_file, &self.next)?;
+        if hash_at(&self.next)? != ours.as_deref().map(hash) {
+            exchange(config_file, &self.next)?;
+            return Err(self.changed_just_now());
+        }
+        remove(&self.next)?;
+        sync_directory(config_file)
+    }
+
+    pub(super) fn now(&self) -> Result<Now, FileError> {
+        self.tidy()?;
+        let Some(bytes) = read(&self.contents.config_file)? else {
+            // A link to nowhere, or nothing at all.
+            let as_found = self.contents.before.is_none();
+            return Ok(if as_found {
+                Now::Found
+            } else {
+                Now::SomebodyElses(None)
+            });
+        };
+        let hash = hash(&bytes);
+        Ok(
+            if Some(&hash) == self.contents.before.as_ref() && !self.is_aside()? {
+                Now::Found
+            } else if hash == self.contents.on {
+                Now::On
+            } else if hash == self.contents.off {
+                Now::Off
+            } else {
+                Now::SomebodyElses(Some(bytes))
+            },
+        )
+    }
+
+    /// What was found may read as what is put in its place does, when that
+    /// says `false`. Then it is aside if something else than ours is.
+    fn is_aside(&self) -> Result<bool, FileError> {
+        if self.contents.before.as_ref() != Some(&self.contents.off) {
+            return Ok(false);
+        }
+        let aside = hash_at(&self.aside)?;
+        Ok(aside.is_some() && aside.as_ref() != Some(&self.contents.on))
+    }
+
+    /// A run that was killed where names cannot be exchanged in one step may
+    /// have left the file under a third name.
+    fn tidy(&self) -> Result<(), FileError> {
+        remove(&with_suffix(&self.next, ".old"))?;
+        let old = with_suffix(&self.aside, ".old");
+        if !is_there(&old) {
+            return Ok(());
+        }
+        if is_there(&self.aside) {
+            remove(&old)
+        } else {
+            rename(&old, &self.aside)
+        }
+    }
+
+    /// Takes what somebody else has put in place for the file that is to be put
+    /// back in the end. What was found before is kept under a name of its own,
+    /// which is returned.
+    pub(super) fn adopt(&mut self, theirs: Option<&[u8]>) -> Result<Option<PathBuf>, FileError> {
+        let config_file = self.contents.config_file.clone();
+        let on = hash(&edit(&config_file, theirs, true)?);
+        let off = hash(&edit(&config_file, theirs, false)?);
+        let kept = self.keep_found()?;
+        self.contents.before = theirs.map(hash);
+        self.contents.found = is_there(&config_file);
+        self.contents.on = on;
+        self.contents.off = off;
+        Ok(kept)
+    }
+
+    fn keep_found(&self) -> Result<Option<PathBuf>, FileError> {
+        if !is_there(&self.aside) {
+            return Ok(None);
+        }
+        let mut kept = with_suffix(&self.aside, ".found");
+        while is_there(&kept) {
+            kept = with_suffix(&kept, "+");
+        }
+        rename(&self.aside, &kept)?;
+        Ok(Some(kept))
+    }
+
+    fn write(&self, path: &Path, bytes: Option<&[u8]>, on: bool) -> Result<(), FileError> {
+        let edited = edit(path, bytes, on)?;
+        let model = [&self.aside, &self.contents.config_file];
+        let model = model.into_iter().find(|model| model.is_file());
+        write_new(path, &[&edited], model.map(PathBuf::as_path)).map(drop)
+    }
+
+    fn changed_just_now(&self) -> FileError {
+        let error = io::Error::other("somebody else has changed it just now");
+        FileError::new("replace", &self.contents.config_file)(error)
+    }
+}
+
+fn edit(path: &Path, bytes: Option<&[u8]>, on: bool) -> Result<Vec<u8>, FileError> {
+    with_live_restore(bytes, on)
+        .map_err(|error| FileError::new("edit", path)(io::Error::other(error.to_string())))
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    plain_file::read_whole(path, Links::Followed, MAX_DAEMON_JSON)
+        .map_err(FileError::new("read", path))
+}
+
+pub(super) fn hash_at(path: &Path) -> Result<Option<Digest>, FileError> {
+    Ok(read(path)?.as_deref().map(hash))
+}
+
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).map_err(FileError::new("rename", from))
+}
+
+fn remove(path: &Path) -> Result<(), FileError> {
+    directory::remove(path).map_err(FileError::new("remove", path))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::directory::tests::{modes, with_umask_of_0};
+    use crate::transaction::restart::exchange::tests::Labels;
+
+    #[test]
+    fn with_a_umask_of_0_only_root_may_write_a_new_daemon_json() {
+        with_umask_of_0(
+            "transaction::restart::daemon_json::tests::\
+             with_a_umask_of_0_only_root_may_write_a_new_daemon_json",
+            || {
+                let root = tempfile::tempdir().unwrap();
+                let file = root.path().join("docker/daemon.json");
+                let switch = Switch::plan(&file, "a-1", false).unwrap().unwrap();
+                switch.put_on().unwrap();
+                assert_eq!(modes(root.path()), [0o755, 0o644]);
+            },
+        );
+    }
+
+    #[test]
+    fn each_daemon_json_has_the_label_of_the_one_that_was_found() {
+        let labels = Labels::find();
+        let file = labels.directory.path().join("daemon.json");
+        fs::write(&file, "{}").unwrap();
+        labels.set(&file);
+        let switch = Switch::plan(&file, "a-1", false).unwrap().unwrap();
+        for (step, bytes) in [
+            (Switch::put_on as fn(&Switch) -> _, true),
+            (Switch::put_off, false),
+            (Switch::put_on, true),
+        ] {
+            step(&switch).unwrap();
+            let expected = edit(&file, Some(b"{}"), bytes).unwrap();
+            assert_eq!(fs::read(&file).unwrap(), expected);
+            labels.is_on(&file);
+            labels.is_on(switch.aside());
+        }
+        assert!(switch.put_back().unwrap());
+        assert_eq!(fs::read(&file).unwrap(), b"{}");
+        labels.is_on(&file);
+    }
+}

@@ -1,0 +1,283 @@
+//! Keeps docker.service down while the reference store is open, whoever asks
+//! for its start: a socket's client, an `Upholds=`, a person.
+//!
+//! A runtime drop-in adds `AssertPathExists=!/proc/PID/fd/N` to the unit,
+//! where N is a descriptor of this process (`systemd.unit(5)`: a failed assert
+//! fails the start job and leaves the unit as it is). The path is there for as
+//! long as the descriptor is open, so the hold ends at once when it is closed,
+//! and also when this process dies in whatever way: nothing that is left
+//! behind can keep Docker from starting.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::fcntl_dupfd_cloexec;
+
+use crate::directory;
+use crate::sys::plain_file::{self, Links};
+use crate::systemd::{ServiceManager, SystemdError, Unit};
+
+/// The file's name.
+pub const DROP_IN: &str = "zz-digestfix-hold.conf";
+
+/// The most that is read of a drop-in, in bytes.
+const MAX_DROP_IN: u64 = 64 * 1024;
+
+/// Few processes have this many descriptors, so the path does not come to
+/// life again with another process of the same ID.
+const FIRST_DESCRIPTOR: i32 = 200;
+
+/// The unit cannot be held.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// The drop-in could not be written.
+    #[error("{path}: {error}", path = path.display())]
+    Io {
+        /// The drop-in.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// systemd could not be asked.
+    #[error("{0}")]
+    Systemd(#[from] SystemdError),
+    /// systemd knows this process by another ID: it is in a PID namespace of
+    /// its own, where systemd would look for the wrong path.
+    #[error(
+        "systemd knows this process as {seen}, it is {own} to itself: run digestfix on the host, \
+         not in a container"
+    )]
+    OtherPidNamespace {
+        /// The process ID as the bus has it.
+        seen: u32,
+        /// The process ID as it is here.
+        own: u32,
+    },
+    /// Reading the drop-in had systemd read more than that.
+    #[error(
+        "{unit} has changed on disk since systemd read it ({changed}): a start would now be one \
+         with other settings. Look at it (systemctl cat {unit}) before trying again"
+    )]
+    UnitChanged {
+        /// The unit.
+        unit: String,
+        /// The drop-ins that are new or gone.
+        changed: String,
+    },
+    /// The drop-in is there, and systemd does not heed it.
+    #[error("systemd does not heed {path}", path = .0.display())]
+    NotHeeded(PathBuf),
+}
+
+/// A unit that can be kept from starting.
+#[derive(Debug)]
+pub struct Hold {
+    unit: String,
+    drop_in: PathBuf,
+    number: i32,
+    descriptor: Option<OwnedFd>,
+}
+
+impl Hold {
+    /// Puts the drop-in in place; the unit is held from then on.
+    ///
+    /// # Errors
+    /// When it cannot be had; nothing is left behind then.
+    pub async fn place(
+        manager: &impl ServiceManager,
+        runtime_units: &Path,
+        unit: &Unit,
+    ) -> Result<Self, HoldError> {
+        let (seen, own) = (manager.own_pid().await?, std::process::id());
+        if seen != own {
+            return Err(HoldError::OtherPidNamespace { seen, own });
+        }
+        let drop_in = runtime_units.join(format!("{}.d", unit.id)).join(DROP_IN);
+        let failed = |error| HoldError::Io {
+            path: drop_in.clone(),
+            error,
+        };
+        let descriptor = descriptor(FIRST_DESCRIPTOR).map_err(failed)?;
+        let hold = Self {
+            unit: unit.id.clone(),
+            number: descriptor.as_raw_fd(),
+            descriptor: Some(descriptor),
+            drop_in: drop_in.clone(),
+        };
+        let placed = match hold.write() {
+            Ok(()) => hold.load(manager, unit).await,
+            Err(error) => Err(failed(error)),
+        };
+        match placed {
+            Ok(()) => Ok(hold),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = hold.remove(manager).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes away the drop-in of a run that was killed.
+    ///
+    /// # Errors
+    /// When that fails; the drop-in is without effect all the same.
+    pub async fn sweep(
+        manager: &impl ServiceManager,
+        runtime_units: &Path,
+        unit: &str,
+    ) -> Result<(), HoldError> {
+        let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
+        // It may be gone, and systemd not told of it.
+        let loaded = manager.unit(unit).await?.drop_in_paths;
+        if !drop_in.exists() && !loaded.iter().any(|path| drop_in == Path::new(path)) {
+            return Ok(());
+        }
+        take_away(&drop_in)?;
+        Ok(manager.reload().await?)
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.number)
+    }
+
+    fn write(&self) -> io::Result<()> {
+        if let Some(directory) = self.drop_in.parent() {
+            directory::make(directory)?;
+        }
+        // Left there by a run that was killed.
+        directory::remove(&self.drop_in)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&self.drop_in)?;
+        writeln!(
+            file,
+            "# Written by digestfix, which removes it when it is done. Without effect once the\n\
+             # process is gone.\n\
+             [Unit]\nAssertPathExists=!{}",
+            self.path()
+        )
+    }
+
+    async fn load(&self, manager: &impl ServiceManager, before: &Unit) -> Result<(), HoldError> {
+        manager.reload().await?;
+        let unit = manager.unit(&self.unit).await?;
+        // systemd does not always notice a new drop-in by itself
+        // (NeedDaemonReload, before v255), but reads it now.
+        let own = self.drop_in.to_string_lossy();
+        let others = |unit: &Unit| -> BTreeSet<String> {
+            let paths = unit.drop_in_paths.iter();
+            paths.filter(|path| **path != own).cloned().collect()
+        };
+        let changed: Vec<String> = others(before)
+            .symmetric_difference(&others(&unit))
+            .cloned()
+            .collect();
+        if !changed.is_empty() {
+            return Err(HoldError::UnitChanged {
+                unit: unit.id,
+                changed: changed.join(", "),
+            });
+        }
+        if unit.asserted_paths.contains(&self.path()) {
+            Ok(())
+        } else {
+            Err(HoldError::NotHeeded(self.drop_in.clone()))
+        }
+    }
+
+    /// Lets the unit start again, at once and without a word to systemd.
+    pub fn release(&mut self) {
+        self.descriptor = None;
+    }
+
+    /// Holds the unit again after [`Hold::release`].
+    ///
+    /// # Errors
+    /// When the descriptor cannot be had, or is taken.
+    pub fn renew(&mut self) -> Result<(), HoldError> {
+        let failed = |error| HoldError::Io {
+            path: self.drop_in.clone(),
+            error,
+        };
+        if self.descriptor.is_none() {
+            let descriptor = descriptor(self.number).map_err(failed)?;
+            if descriptor.as_raw_fd() != self.number {
+                return Err(failed(io::Error::from(io::ErrorKind::AlreadyExists)));
+            }
+            self.descriptor = Some(descriptor);
+        }
+        Ok(())
+    }
+
+    /// Takes the drop-in away.
+    ///
+    /// # Errors
+    /// When that fails; the drop-in is without effect all the same.
+    pub async fn remove(mut self, manager: &impl ServiceManager) -> Result<(), HoldError> {
+        self.release();
+        take_away(&self.drop_in)?;
+        Ok(manager.reload().await?)
+    }
+}
+
+/// A drop-in that is there, and whether it keeps its unit from starting.
+#[must_use]
+pub fn seen(runtime_units: &Path, unit: &str) -> Option<(PathBuf, bool)> {
+    let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
+    let bytes = plain_file::read(&drop_in, Links::Followed, MAX_DROP_IN).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let held = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("AssertPathExists=!"))
+        .any(|path| Path::new(path).exists());
+    Some((drop_in, held))
+}
+
+fn take_away(drop_in: &Path) -> Result<(), HoldError> {
+    directory::remove(drop_in).map_err(|error| HoldError::Io {
+        path: drop_in.to_owned(),
+        error,
+    })?;
+    if let Some(directory) = drop_in.parent() {
+        // Somebody else's drop-ins may be in it.
+        let _ = fs::remove_dir(directory);
+    }
+    Ok(())
+}
+
+/// A descriptor with the lowest free number from `first` on.
+fn descriptor(first: i32) -> io::Result<OwnedFd> {
+    Ok(fcntl_dupfd_cloexec(File::open("/dev/null")?, first)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::directory::tests::{modes, with_umask_of_0};
+
+    #[test]
+    fn with_a_umask_of_0_only_root_may_write_the_drop_in() {
+        with_umask_of_0(
+            "transaction::restart::hold::tests::with_a_umask_of_0_only_root_may_write_the_drop_in",
+            || {
+                let root = tempfile::tempdir().unwrap();
+                let hold = Hold {
+                    unit: "docker.service".to_owned(),
+                    drop_in: root.path().join("system/docker.service.d").join(DROP_IN),
+                    number: FIRST_DESCRIPTOR,
+                    descriptor: None,
+                };
+                hold.write().unwrap();
+                assert_eq!(modes(root.path()), [0o755, 0o755, 0o644]);
+            },
+        );
+    }
+}

@@ -1,0 +1,127 @@
+//! What an interrupted run left beside the reference store.
+//!
+//! Each name tells what it is: the transaction's own is the new store until it
+//! is swapped in, and the old one from then on; `+` after it is what an undo
+//! was about to put in place; `.old` is the old one, where names cannot be
+//! exchanged in one step.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::data_root::{ImageDir, ReadError};
+use crate::digest::Digest;
+use crate::directory;
+use crate::journal::{Journal, Phase, hash};
+use crate::lock::RootLock;
+use crate::store::{self, Store};
+use crate::sys::plain_file::{self, Links};
+use crate::transaction::outcome::{Failure, Progress, Step};
+use crate::transaction::restart::exchange::{FileError, write_new};
+use crate::transaction_id::{beside, with_suffix};
+
+/// Sees that there is a reference store that can be read. One that a power cut
+/// or a failing disk has torn is put aside, and its whole copy takes its place:
+/// the old one where it is there, else the new one.
+///
+/// # Errors
+/// When there is no copy, or the file system refuses.
+pub fn mend(
+    journal: &Journal,
+    images: &ImageDir,
+    lock: &RootLock,
+    progress: &mut dyn Progress,
+) -> Result<(), Failure> {
+    if images.driver() != journal.references.driver {
+        return Ok(());
+    }
+    let live = images.store_path();
+    let own = beside(&live, &journal.id);
+    finish_exchange(&live, &own)?;
+    let error = match images.read() {
+        Err(error @ (ReadError::Missing(_) | ReadError::Content { .. })) => error,
+        _ => return Ok(()),
+    };
+    // It would write its own in a moment.
+    if images.is_in_use()? {
+        return Ok(());
+    }
+    let references = &journal.references;
+    let copies = [&references.before, &references.after];
+    let Some(copy) = copies.into_iter().find_map(|wanted| read(&own, wanted)) else {
+        return Err(Failure::NoReferences(error));
+    };
+    let mended = with_suffix(&own, "+");
+    directory::remove(&mended).map_err(FileError::new("remove", &mended))?;
+    write_new(&mended, &[&copy], Some(&own))?;
+    if live.symlink_metadata().is_ok() {
+        let torn = with_suffix(&own, ".torn");
+        fs::rename(&live, &torn).map_err(FileError::new("rename", &live))?;
+    }
+    fs::rename(&mended, &live).map_err(FileError::new("rename", &mended))?;
+    directory::sync(&live).map_err(FileError::new("sync", lock.data_root()))?;
+    let detail = format!("the references could not be read ({error}): a whole copy is in place");
+    progress.step(Step::UndoCommit, &detail);
+    Ok(())
+}
+
+/// Removes what nothing will read any more. The old store is a backup, and
+/// stays.
+pub fn remove(journal: &Journal, images: &ImageDir) {
+    if images.driver() != journal.references.driver || images.read().is_err() {
+        return;
+    }
+    let own = beside(&images.store_path(), &journal.id);
+    // What is to be a backup is a whole store, and was in use.
+    if let Ok(bytes) = plain_file::read(&own, Links::Refused, store::MAX_BYTES + 1) {
+        let has_stopped =
+            (journal.restart()).is_some_and(|restart| restart.phase == Phase::Stopping);
+        let is_backup =
+            has_stopped && hash(&bytes) != journal.references.after && Store::parse(bytes).is_ok();
+        if !is_backup {
+            remove_quietly(&own);
+        }
+    }
+    let mut undo = with_suffix(&own, "+");
+    while undo.symlink_metadata().is_ok() && remove_quietly(&undo) {
+        undo.as_mut_os_string().push("+");
+    }
+}
+
+/// An exchange in three steps, of which the second makes the new store the one
+/// in use: the old one gets the name that it is to be kept under, or its second
+/// name is one too many.
+fn finish_exchange(live: &Path, own: &Path) -> Result<(), FileError> {
+    let mut staged = own.to_owned();
+    loop {
+        let old = with_suffix(&staged, ".old");
+        if old.symlink_metadata().is_ok() {
+            let finished = if staged.symlink_metadata().is_ok() {
+                fs::remove_file(&old)
+            } else {
+                fs::rename(&old, &staged)
+            };
+            finished.map_err(FileError::new("rename", &old))?;
+            directory::sync(live).map_err(FileError::new("sync", live))?;
+        }
+        staged.as_mut_os_string().push("+");
+        if staged.symlink_metadata().is_err()
+            && with_suffix(&staged, ".old").symlink_metadata().is_err()
+        {
+            return Ok(());
+        }
+    }
+}
+
+fn read(path: &Path, wanted: &Digest) -> Option<Vec<u8>> {
+    let bytes = plain_file::read(path, Links::Refused, store::MAX_BYTES + 1).ok()?;
+    (hash(&bytes) == *wanted && Store::parse(bytes.as_slice()).is_ok()).then_some(bytes)
+}
+
+/// Whatever stays, nothing reads it.
+fn remove_quietly(path: &Path) -> bool {
+    match fs::remove_file(path) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}

@@ -1,0 +1,80 @@
+//! live-restore, switched on in daemon.json for as long as a transaction
+//! lasts.
+//!
+//! A dockerd that starts without the setting ends every container that is left,
+//! so before each start the file is seen to say `true`.
+
+use std::path::Path;
+
+use crate::engine::Engine;
+use crate::host::says_live_restore;
+use crate::journal::Journal;
+use crate::lock::RootLock;
+use crate::systemd::ServiceManager;
+use crate::transaction::Tx;
+use crate::transaction::outcome::{Failure, Progress};
+use crate::transaction::restart::daemon_json::{Now, Switch};
+use crate::transaction::restart::reload::adopt;
+use crate::transaction::restart::{Reached, Restart};
+
+/// Sees to it that a dockerd that starts now has live-restore on.
+pub(super) fn ensure_on(
+    switch: &mut Option<Switch>,
+    config_file: &Path,
+    journal: &mut Journal,
+    lock: &RootLock,
+    progress: &mut dyn Progress,
+) -> Result<(), Failure> {
+    if switch.is_none() {
+        // The file said so by itself, and may not do so any more.
+        *switch = Switch::plan(config_file, &journal.id, true)?;
+        if let Some(switch) = switch {
+            journal.note_daemon_json(switch.contents().clone(), lock)?;
+        }
+    }
+    let Some(switch) = switch else {
+        return Ok(());
+    };
+    if let Now::SomebodyElses(theirs) = switch.now()? {
+        if says_live_restore(theirs.as_deref()) {
+            return Ok(());
+        }
+        adopt(switch, theirs.as_deref(), journal, lock, progress)?;
+    }
+    Ok(switch.put_on()?)
+}
+
+impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
+    /// A dockerd that starts without live-restore ends what has outlived its
+    /// stop.
+    pub(super) fn ensure_on(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        let (Some(daemon), Some(journal)) = (self.daemon, &mut tx.journal) else {
+            return Ok(());
+        };
+        if !daemon.lives_by_file() || self.reached < Reached::Keeping {
+            return Ok(());
+        }
+        let config_file = &daemon.host.config_file;
+        ensure_on(
+            &mut self.switch,
+            config_file,
+            journal,
+            &tx.lock,
+            tx.progress,
+        )
+    }
+
+    pub(super) async fn take_back(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        let (Some(daemon), Some(switch), Some(journal)) =
+            (self.daemon, &mut self.switch, &mut tx.journal)
+        else {
+            return Ok(());
+        };
+        if self.reached < Reached::Keeping {
+            return Ok(());
+        }
+        daemon
+            .take_back(switch, journal, &tx.lock, tx.progress)
+            .await
+    }
+}

@@ -1,0 +1,186 @@
+//! What a run that was killed left half-way, brought to an end.
+//!
+//! The reference store is whole at every instant, old or new, so that is not
+//! touched, unless a file system has lost it. Docker runs again, with everything
+//! that stopped along with it, and daemon.json is what it was. Each part looks at
+//! what there is and does what is missing, so this can itself be killed, and run
+//! again.
+//!
+//! After a new start of the machine it is systemd's to say what runs; what is
+//! left then are files, and restart policies once Docker is there.
+
+use crate::data_root::ImageDir;
+use crate::engine::Engine;
+use crate::journal::{Journal, Phase};
+use crate::lock::RootLock;
+use crate::reserve;
+use crate::systemd::ServiceManager;
+use crate::transaction::outcome::{Failure, Progress, Step};
+use crate::transaction::recovery::{end, end_records, finish};
+use crate::transaction::restart::containers::unlisted;
+use crate::transaction::restart::daemon::Daemon;
+use crate::transaction::restart::daemon_json::Switch;
+use crate::transaction::restart::hold::Hold;
+use crate::transaction::restart::leftovers;
+use crate::transaction::restart::live_restore::ensure_on;
+use crate::transaction::restart::reload::put_file_back;
+
+/// Brings the host back from where `journal` says a run may have left it. The
+/// daemon's triggers and other units are those of the journal. Gives what a
+/// person has to see to: units and containers that do not start.
+///
+/// # Errors
+/// When something else could not be brought back; the journal stays then.
+pub async fn recover<M: ServiceManager, E: Engine>(
+    journal: &mut Journal,
+    images: &ImageDir,
+    lock: &RootLock,
+    daemon: Daemon<'_, M, E>,
+    progress: &mut dyn Progress,
+) -> Result<Vec<String>, Failure> {
+    progress.begin("bringing the host back");
+    if let Err(error) = Hold::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await {
+        progress.warning(&format!("the hold of the interrupted run: {error}"));
+    }
+    let references = leftovers::mend(journal, images, lock, progress);
+    // Once Docker runs, its clients change the references as well.
+    end_records(Some(&journal.id), lock, progress);
+    // Docker is started next, and its configuration put back after that: the
+    // directory of daemon.json may have to go.
+    reserve::sweep(lock.data_root(), &daemon.writes_at_start());
+    let problems = if journal.is_of_another_boot() {
+        after_a_boot(journal, lock, daemon, progress).await?
+    } else {
+        bring_back(journal, lock, daemon, progress).await?
+    };
+    references?;
+    leftovers::remove(journal, images);
+    finish(journal, lock, daemon.docker(), progress).await?;
+    Ok(problems)
+}
+
+async fn bring_back<M: ServiceManager, E: Engine>(
+    journal: &mut Journal,
+    lock: &RootLock,
+    daemon: Daemon<'_, M, E>,
+    progress: &mut dyn Progress,
+) -> Result<Vec<String>, Failure> {
+    let mut switch = switch(journal);
+    let Some(restart) = journal.restart().cloned() else {
+        return Ok(Vec::new());
+    };
+    if restart.running && daemon.has_ended().await? {
+        if restart.live_restore_by_file || switch.is_some() {
+            let config_file = &daemon.host.config_file;
+            ensure_on(&mut switch, config_file, journal, lock, progress)?;
+        }
+        progress.begin(&format!("starting {}", daemon.unit()));
+        daemon.start().await?;
+        progress.step(Step::Start, &format!("{} started", daemon.unit()));
+    }
+    let triggers = daemon.start_triggers().await;
+    let units = daemon.start_inactive(&restart.units).await;
+    let containers = daemon.settle_containers(journal, progress).await;
+    if let Some(switch) = &mut switch {
+        daemon.take_back(switch, journal, lock, progress).await?;
+    }
+    let mut problems = containers?;
+    problems.extend(missing(journal, lock, daemon).await?);
+    // What is broken for reasons of its own is told, and keeps nothing back.
+    problems.extend(
+        [triggers, units]
+            .into_iter()
+            .filter_map(|one| one.err().map(|error| error.to_string())),
+    );
+    Ok(problems)
+}
+
+/// The containers that Docker has not loaded at its start.
+async fn missing<M: ServiceManager, E: Engine>(
+    journal: &Journal,
+    lock: &RootLock,
+    daemon: Daemon<'_, M, E>,
+) -> Result<Vec<String>, Failure> {
+    let restart = journal.restart();
+    let Some(restart) = restart.filter(|restart| restart.phase == Phase::Stopping) else {
+        return Ok(Vec::new());
+    };
+    let data_root = lock.data_root();
+    let unlisted = unlisted(daemon.engine, &restart.listed, data_root).await?;
+    Ok(unlisted
+        .iter()
+        .map(|change| {
+            format!(
+                "container {change}. Make room (df -h {root}; df -i {root}), then: systemctl restart {unit}",
+                root = data_root.display(),
+                unit = daemon.unit()
+            )
+        })
+        .collect())
+}
+
+async fn after_a_boot<M: ServiceManager, E: Engine>(
+    journal: &mut Journal,
+    lock: &RootLock,
+    daemon: Daemon<'_, M, E>,
+    progress: &mut dyn Progress,
+) -> Result<Vec<String>, Failure> {
+    if daemon.has_ended().await? {
+        put_daemon_json_back(journal, progress)?;
+        return match waiting(journal) {
+            Some(names) => Err(Failure::WaitsForDocker(names)),
+            None => Ok(Vec::new()),
+        };
+    }
+    let containers = daemon.settle_containers(journal, progress).await;
+    if let Some(switch) = &mut switch(journal) {
+        daemon.take_back(switch, journal, lock, progress).await?;
+    }
+    containers
+}
+
+/// What can be brought back of a host without Docker: one that is about to
+/// start it, or a mounted disk. False when the rest waits for Docker.
+///
+/// # Errors
+/// When something could not be brought back; the journal stays then.
+pub fn recover_files(
+    journal: &Journal,
+    images: &ImageDir,
+    lock: &RootLock,
+    progress: &mut dyn Progress,
+) -> Result<bool, Failure> {
+    reserve::sweep(lock.data_root(), &[]);
+    put_daemon_json_back(journal, progress)?;
+    leftovers::mend(journal, images, lock, progress)?;
+    leftovers::remove(journal, images);
+    if waiting(journal).is_some() {
+        return Ok(false);
+    }
+    end(lock, progress)?;
+    Ok(true)
+}
+
+fn switch(journal: &Journal) -> Option<Switch> {
+    let contents = journal.restart()?.live_restore.clone()?;
+    Some(Switch::resume(&journal.id, contents))
+}
+
+/// No container is alive that it could matter to.
+fn put_daemon_json_back(journal: &Journal, progress: &mut dyn Progress) -> Result<(), Failure> {
+    match &switch(journal) {
+        Some(switch) => put_file_back(switch, progress),
+        None => Ok(()),
+    }
+}
+
+/// The containers whose restart policies only Docker can give back.
+fn waiting(journal: &Journal) -> Option<String> {
+    let kept_down = journal.restart().map(|restart| &restart.kept_down);
+    let names = kept_down
+        .into_iter()
+        .flatten()
+        .map(|container| container.name.as_str());
+    let names: Vec<&str> = names.collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}

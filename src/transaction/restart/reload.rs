@@ -1,0 +1,170 @@
+//! Reload: a running dockerd reads daemon.json again, with live-restore on or off.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::engine::{Engine, Reloads};
+use crate::host::says_live_restore;
+use crate::journal::Journal;
+use crate::lock::RootLock;
+use crate::systemd::ServiceManager;
+use crate::systemd::journal::refused_reload;
+use crate::transaction::outcome::{Failure, Progress, Step};
+use crate::transaction::restart::daemon::Daemon;
+use crate::transaction::restart::daemon_json::{Now, Switch};
+
+/// dockerd reloads in milliseconds. The API has no word of a reload that it refuses.
+const RELOAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two looks at whether a reload has come through.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Between two looks at what dockerd says. A reload that is taken is told of
+/// before the first.
+const LISTEN_AGAIN: Duration = Duration::from_millis(300);
+
+/// Puts back what was found, or says that it is not there any more.
+fn put_back(switch: &Switch, detail: &str, progress: &mut dyn Progress) -> Result<(), Failure> {
+    if switch.put_back()? {
+        progress.step(Step::TakeBack, detail);
+    } else {
+        progress.warning(&format!(
+            "somebody else changed {} meanwhile: it is left as it is",
+            switch.contents().config_file.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Puts daemon.json back where no dockerd runs that heeds it.
+pub(super) fn put_file_back(switch: &Switch, progress: &mut dyn Progress) -> Result<(), Failure> {
+    put_back(switch, "daemon.json is what it was", progress)
+}
+
+/// Takes what somebody else has put in place for the file to be put back.
+pub(super) fn adopt(
+    switch: &mut Switch,
+    theirs: Option<&[u8]>,
+    journal: &mut Journal,
+    lock: &RootLock,
+    progress: &mut dyn Progress,
+) -> Result<(), Failure> {
+    let kept = switch.adopt(theirs)?;
+    journal.note_daemon_json(switch.contents().clone(), lock)?;
+    let kept = kept.map(|kept| format!("; what it was before is in {}", kept.display()));
+    progress.warning(&format!(
+        "another process changed {} meanwhile: its version stays{}",
+        switch.contents().config_file.display(),
+        kept.unwrap_or_default()
+    ));
+    Ok(())
+}
+
+impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
+    /// Switches live-restore on. There may be something to take back when that
+    /// fails. Without a switch, the file has it on already.
+    pub(super) async fn switch_on(&self, switch: Option<&Switch>) -> Result<(), Failure> {
+        if let Some(switch) = switch {
+            switch.put_on()?;
+        }
+        self.reload(true).await
+    }
+
+    /// Switches live-restore off again, as far as it had come on, and puts back
+    /// what was found.
+    pub(super) async fn take_back(
+        &self,
+        switch: &mut Switch,
+        journal: &mut Journal,
+        lock: &RootLock,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Failure> {
+        let is_heeded = self.engine.info().await?.live_restore && !switch.contents().engine;
+        if let Now::SomebodyElses(theirs) = switch.now()?
+            && is_heeded
+        {
+            if says_live_restore(theirs.as_deref()) {
+                progress.warning(&format!(
+                    "another process changed {} meanwhile, and it says live-restore, which may be from \
+                     digestfix: look at it. What was found is in {}",
+                    switch.contents().config_file.display(),
+                    switch.aside().display()
+                ));
+                return Ok(());
+            }
+            adopt(switch, theirs.as_deref(), journal, lock, progress)?;
+        }
+        if is_heeded {
+            progress.begin("switching live-restore off again");
+            switch.put_off()?;
+            self.reload(false).await?;
+        }
+        put_back(
+            switch,
+            "live-restore and daemon.json are what they were",
+            progress,
+        )
+    }
+
+    /// Has dockerd read its configuration as it is.
+    pub(super) async fn read_again(&self) -> Result<(), Failure> {
+        let mut reloads = self.engine.watch_reloads().await?;
+        let told = SystemTime::now();
+        self.manager.hang_up(self.unit()).await?;
+        let says = tokio::select! {
+            biased;
+            reloaded = reloads.next() => return Ok(reloaded?),
+            refused = self.refusal(told) => refused,
+        };
+        Err(Failure::ConfigurationRefused {
+            unit: self.unit().to_owned(),
+            path: self.host.config_file.clone(),
+            says,
+        })
+    }
+
+    /// Has dockerd read its configuration, and sees that it heeds it.
+    async fn reload(&self, on: bool) -> Result<(), Failure> {
+        let mut reloads = self.engine.watch_reloads().await?;
+        let told = SystemTime::now();
+        self.manager.hang_up(self.unit()).await?;
+        let mut reloaded = false;
+        let takes = async {
+            reloads.next().await?;
+            reloaded = true;
+            // The reload may have been somebody else's, a moment before ours; and
+            // engines from 25 on give several who ask at once the same, older
+            // answer.
+            while self.engine.info().await?.live_restore != on {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Ok(())
+        };
+        let says = tokio::select! {
+            biased;
+            outcome = takes => return outcome,
+            refused = self.refusal(told) => refused,
+        };
+        Err(Failure::ReloadWithoutEffect {
+            unit: self.unit().to_owned(),
+            reloaded,
+            on,
+            says,
+        })
+    }
+
+    /// Waits for dockerd to refuse its configuration: for its words in the journal,
+    /// or for as long as a reload may take.
+    async fn refusal(&self, since: SystemTime) -> Option<String> {
+        let deadline = Instant::now() + RELOAD_WITHIN;
+        while Instant::now() < deadline {
+            tokio::time::sleep(LISTEN_AGAIN).await;
+            let said = refused_reload(self.host.service.main_pid, since);
+            if said.is_some() {
+                return said;
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,85 @@
+//! That Docker will start again, as far as the running dockerd can tell: it reads
+//! its configuration file before it is stopped, and what it was seen to take is
+//! recorded for later runs.
+
+use crate::digest::Digest;
+use crate::engine::Engine;
+use crate::systemd::ServiceManager;
+use crate::transaction::Tx;
+use crate::transaction::outcome::{Failure, Step};
+use crate::transaction::restart::Restart;
+use crate::transaction::restart::daemon::Daemon;
+use crate::transaction::restart::daemon_json::Now;
+
+impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
+    /// Has dockerd read a configuration file that changed after its start. A
+    /// switch of live-restore has it read, too.
+    pub(super) async fn see_taken(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+        tx.heed_interrupt().await?;
+        let Some(daemon) = self.daemon else {
+            return Ok(());
+        };
+        let disturbance = daemon.disturbance;
+        if disturbance.switches_live_restore() {
+            return Ok(());
+        }
+        if disturbance.startable.needs_reload {
+            tx.progress.begin("having Docker read its configuration");
+            daemon.read_again().await?;
+            let detail = format!("{} has read its configuration again", daemon.unit());
+            tx.progress.step(Step::Reload, &detail);
+        }
+        self.knows_to_start(tx, daemon);
+        Ok(())
+    }
+
+    /// The file that Docker is known to start with. Where this run is killed,
+    /// daemon.json is put back by another one.
+    pub(super) fn known_to_start(&self) -> Option<Digest> {
+        let startable = &self.daemon?.disturbance.startable;
+        let is_known = startable.doubts.is_empty() && !startable.needs_reload;
+        let checked = startable.checked.as_ref().filter(|_| is_known)?;
+        checked.hash.clone()
+    }
+
+    /// Records the file where nothing speaks against a start with it.
+    pub(super) fn knows_to_start(&mut self, tx: &mut Tx<'_, M>, daemon: Daemon<'_, M, E>) {
+        if daemon.disturbance.startable.doubts.is_empty() {
+            self.has_started(tx, daemon);
+        }
+    }
+
+    /// Records the file: a dockerd runs that has started with it, or would.
+    pub(super) fn has_started(&mut self, tx: &mut Tx<'_, M>, daemon: Daemon<'_, M, E>) {
+        let checked = daemon.disturbance.startable.checked.as_ref();
+        let (Some(record), Some(checked)) = (&mut tx.record, checked) else {
+            return;
+        };
+        if record.daemon_json == checked.hash {
+            return;
+        }
+        record.daemon_json.clone_from(&checked.hash);
+        if let Err(error) = record.write(&tx.lock) {
+            tx.progress.warning(&format!(
+                "that Docker starts with {} could not be noted: {error}",
+                checked.path.display()
+            ));
+        }
+    }
+
+    /// The configuration file is still the one that was looked at, or that with
+    /// live-restore in it.
+    pub(super) fn see_configuration(&self, daemon: Daemon<'_, M, E>) -> Result<(), Failure> {
+        let Some(checked) = &daemon.disturbance.startable.checked else {
+            return Ok(());
+        };
+        let is_still = match &self.switch {
+            Some(switch) => !matches!(switch.now()?, Now::SomebodyElses(_)),
+            None => checked.is_still(),
+        };
+        if is_still {
+            return Ok(());
+        }
+        Err(Failure::ConfigurationChanged(checked.path.clone()))
+    }
+}

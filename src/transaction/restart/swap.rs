@@ -1,0 +1,189 @@
+//! The one change on disk: two files trade names.
+//!
+//! The new store is written and synced beside the old one, while Docker still
+//! runs. The commit is then a single exchange of the two names, and so is
+//! taking it back. Whatever happens in between, the name `repositories.json`
+//! always leads to a whole file, the old one or the new one.
+
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::data_root::ImageDir;
+use crate::lock::RootLock;
+use crate::transaction::restart::exchange::{FileError, exchange, name, sync_directory, write_new};
+use crate::transaction_id::beside;
+
+/// A new store, on disk beside the one in use.
+///
+/// Removed when dropped, unless it was swapped in.
+#[derive(Debug)]
+pub struct Staged {
+    live: PathBuf,
+    other: Option<PathBuf>,
+    written: Written,
+}
+
+/// A new store in use, the old one beside it.
+#[derive(Debug)]
+pub struct Swapped {
+    live: PathBuf,
+    backup: PathBuf,
+    written: Written,
+}
+
+/// By what a file is known again: device and inode, size, time of the last
+/// change of its bytes. Another name does not change any of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Written {
+    inode: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Written {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+impl Staged {
+    /// Writes and syncs a new store beside the one in use, with its owner,
+    /// mode and extended attributes (an SELinux label is one of them).
+    ///
+    /// # Errors
+    /// When the file system refuses; nothing is left behind then.
+    pub fn write(
+        images: &ImageDir,
+        lock: &RootLock,
+        id: &str,
+        pieces: &[&[u8]],
+    ) -> Result<Self, FileError> {
+        let (live, path) = places(images, lock, id)?;
+        let file = write_new(&path, pieces, Some(&live))?;
+        Self::of(live, path, &file)
+    }
+
+    /// The same with a new store that is written already and has no name.
+    /// None where it cannot be given one.
+    ///
+    /// # Errors
+    /// When the file system refuses; nothing is left behind then.
+    pub fn name(
+        images: &ImageDir,
+        lock: &RootLock,
+        id: &str,
+        written: &File,
+    ) -> Result<Option<Self>, FileError> {
+        let (live, path) = places(images, lock, id)?;
+        if !name(written, &path)? {
+            return Ok(None);
+        }
+        Self::of(live, path, written).map(Some)
+    }
+
+    fn of(live: PathBuf, path: PathBuf, file: &File) -> Result<Self, FileError> {
+        let metadata = file.metadata();
+        if metadata.is_err() {
+            let _ = fs::remove_file(&path);
+        }
+        let metadata = metadata.map_err(FileError::new("look at", &path))?;
+        Ok(Self {
+            live,
+            other: Some(path),
+            written: Written::of(&metadata),
+        })
+    }
+
+    /// Makes the staged store the one in use. The old one takes its name and
+    /// stays there.
+    ///
+    /// # Errors
+    /// When the file system refuses; the old store is then in use.
+    pub fn swap(mut self, lock: &RootLock) -> Result<Swapped, FileError> {
+        let Some(other) = self.other.take() else {
+            unreachable!("a staged store is there until it is swapped in or dropped")
+        };
+        if let Err(error) = exchange(&self.live, &other) {
+            self.other = Some(other);
+            return Err(error);
+        }
+        let swapped = Swapped {
+            live: self.live.clone(),
+            backup: other,
+            written: self.written,
+        };
+        match sync_directory(&swapped.live) {
+            Ok(()) => Ok(swapped),
+            Err(error) => {
+                swapped.swap_back(lock)?;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The store in use, and a free name beside it.
+fn places(images: &ImageDir, lock: &RootLock, id: &str) -> Result<(PathBuf, PathBuf), FileError> {
+    let live = images.store_path();
+    if lock.data_root() != images.data_root() {
+        let error = io::Error::other("another data root is locked than the one to be written");
+        return Err(FileError::new("write beside", &live)(error));
+    }
+    let mut path = beside(&live, id);
+    // The second one of a transaction: an undo, say.
+    while path.symlink_metadata().is_ok() {
+        path.as_mut_os_string().push("+");
+    }
+    Ok((live, path))
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Some(path) = &self.other {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Swapped {
+    /// Says whether the store in use is the very file that was staged, as it
+    /// was then.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn is_in_use(&self) -> Result<bool, FileError> {
+        let metadata = fs::symlink_metadata(&self.live);
+        let metadata = metadata.map_err(FileError::new("look at", &self.live))?;
+        Ok(Written::of(&metadata) == self.written)
+    }
+
+    /// Where the old store is kept.
+    #[must_use]
+    pub fn backup(&self) -> &Path {
+        &self.backup
+    }
+
+    /// Drops the old store's file.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn discard(self) -> Result<(), FileError> {
+        fs::remove_file(&self.backup).map_err(FileError::new("remove", &self.backup))
+    }
+
+    /// Puts the old store back in use and drops the new one.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn swap_back(self, _lock: &RootLock) -> Result<(), FileError> {
+        exchange(&self.live, &self.backup)?;
+        sync_directory(&self.live)?;
+        self.discard()
+    }
+}

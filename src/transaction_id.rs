@@ -1,0 +1,62 @@
+//! The name of a transaction: when it began, and in which process. Its files are
+//! named after it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A name that a transaction may have: it becomes part of file names.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
+/// A name for a transaction that begins now. A second one of this process within
+/// a second is named after the next second.
+#[must_use]
+pub fn new_id() -> String {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs();
+    let last = LAST.fetch_max(now, Ordering::Relaxed);
+    let begins = match last < now {
+        true => now,
+        false => LAST.fetch_add(1, Ordering::Relaxed) + 1,
+    };
+    let now: String = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(begins))
+        .to_string()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    format!("{now}-{}", std::process::id())
+}
+
+/// A name that says what the file is once it is the old store: when it was put
+/// aside, and by which process.
+#[must_use]
+pub fn beside(live: &Path, id: &str) -> PathBuf {
+    let mut name = live.as_os_str().to_owned();
+    name.push(format!(".digestfix-{id}"));
+    PathBuf::from(name)
+}
+
+/// A name with something after it.
+#[must_use]
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.to_owned();
+    path.as_mut_os_string().push(suffix);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_transactions_have_one_name() {
+        let (one, other) = (new_id(), new_id());
+        assert!(one < other, "{one} {other}");
+        assert!(is_id(&one), "{one}");
+    }
+}
