@@ -64,7 +64,7 @@ pub fn run(command: Command) -> Exit {
     match command {
         Command::Status(args) => on_event_loop(status::run(&args)),
         Command::Plan(args) => on_event_loop(plan::run(&args)),
-        Command::Apply(args) => apply::run(&args),
+        Command::Apply(args) => on_event_loop(apply::run(&args)),
         Command::Verify(args) => on_event_loop(verify::run(&args)),
         Command::Export(args) => on_event_loop(export::run(&args)),
         Command::Recover(args) => on_event_loop(recover::run(&args)),

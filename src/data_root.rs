@@ -179,21 +179,17 @@ pub(crate) fn user_of(path: &Path) -> Option<u32> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
     processes
         .filter_map(|process| process.file_name().to_str()?.parse().ok())
-        .find(|pid| holds_open(Path::new("/proc"), *pid, &file) == Some(true))
+        .find(|pid| holds_open(*pid, &file))
 }
 
-/// Says whether a process has a file open; none where that is hidden, as it is
-/// from a service with few capabilities (`ptrace(2)`, access mode checking).
-pub(crate) fn holds_open(proc: &Path, pid: u32, sought: &fs::Metadata) -> Option<bool> {
-    let descriptors = fs::read_dir(proc.join(pid.to_string()).join("fd")).ok()?;
-    for descriptor in descriptors.flatten() {
-        match fs::metadata(descriptor.path()) {
-            Ok(file) if file.dev() == sought.dev() && file.ino() == sought.ino() => {
-                return Some(true);
-            }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
-            _ => {}
-        }
-    }
-    Some(false)
+/// Says whether a process can be seen to have a file open. From a service with
+/// few capabilities it cannot (`ptrace(2)`, access mode checking).
+fn holds_open(pid: u32, sought: &fs::Metadata) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    descriptors.flatten().any(|descriptor| {
+        fs::metadata(descriptor.path())
+            .is_ok_and(|file| (file.dev(), file.ino()) == (sought.dev(), sought.ino()))
+    })
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::cli::OutputArgs;
 use crate::container::Change;
-use crate::host::{Glance, Host, ImageStore, Management};
+use crate::host::{Host, ImageStore, Management};
 use crate::invocation::Invocation;
 use crate::method::Method;
 use crate::output::{self, Output, Stream};
@@ -201,20 +201,6 @@ impl Report {
             config_file: managed.map(|managed| managed.config_file.clone()),
             engine,
             offline: managed.is_none(),
-        });
-    }
-
-    /// Where Docker is, by files alone. They do not tell the engine's version.
-    pub fn glance(&mut self, glance: &Glance) {
-        self.document.host = Some(HostDocument {
-            // What is in containerd, files do not settle.
-            image_store: None,
-            data_root: glance.images.data_root().to_owned(),
-            driver: glance.images.driver().to_owned(),
-            unit: Some(glance.unit.clone()),
-            config_file: Some(glance.config_file.clone()),
-            engine: None,
-            offline: false,
         });
     }
 

@@ -1,25 +1,20 @@
 //! `digestfix apply`
 
 use crate::cli::{ApplyArgs, RequestArgs};
-use crate::commands::change::{Terms, Wish, change, holds_at_a_glance};
-use crate::commands::event_loop::on_event_loop;
+use crate::commands::change::{Terms, Wish, change};
 use crate::commands::outcome::tell;
 use crate::commands::{Stop, request};
 use crate::disturbance::Allowed;
 use crate::invocation::Invocation;
 use crate::report::{Exit, Report};
 
-pub(super) fn run(args: &ApplyArgs) -> Exit {
+pub(super) async fn run(args: &ApplyArgs) -> Exit {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
     let mut report = Report::new("apply", &args.output, invocation).observed(args.metrics.file());
     let request = match request(&args.request, &mut report) {
         Ok(request) => request,
         Err(stop) => return stop.tell(report),
     };
-    // A JSON document names the engine's version, which only that can tell.
-    if !args.output.json && holds_at_a_glance(&request, &args.host, &mut report) {
-        return nothing_to_do(&args.request, report);
-    }
     let terms = Terms {
         allowed: Allowed {
             containers: args.containers.containers,
@@ -30,13 +25,11 @@ pub(super) fn run(args: &ApplyArgs) -> Exit {
         host: &args.host,
         containerd_root: args.content.containerd_root.as_deref(),
     };
-    on_event_loop(async {
-        match change(&Wish::Claims(&request), &terms, &mut report).await {
-            Ok(None) => nothing_to_do(&args.request, report),
-            Ok(Some(changed)) => tell(changed, report),
-            Err(stop) => stop.tell(report),
-        }
-    })
+    match change(&Wish::Claims(&request), &terms, &mut report).await {
+        Ok(None) => nothing_to_do(&args.request, report),
+        Ok(Some(changed)) => tell(changed, report),
+        Err(stop) => stop.tell(report),
+    }
 }
 
 fn nothing_to_do(args: &RequestArgs, mut report: Report) -> Exit {

@@ -3,18 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::geteuid;
-
 use crate::cli::HostArgs;
 use crate::commands::online::Containerd;
 use crate::commands::recover::{recover, settled_site};
 use crate::commands::{
-    Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, log, rollback, survey, unread,
+    Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, rollback, survey, unread,
 };
 use crate::data_root::Snapshot;
 use crate::disturbance::{Allowed, Disturbance, Obstacle};
 use crate::history;
-use crate::host::{Flags, Glance, HostError, probable_data_root};
+use crate::host::{Flags, HostError, probable_data_root};
 use crate::interrupt::Interrupt;
 use crate::journal::Journal;
 use crate::lock::RootLock;
@@ -65,30 +63,6 @@ impl<'a> Wish<'a> {
             }
         }
     }
-}
-
-/// Files alone say that claims hold, and that the running engine has read
-/// them. Where they do not, the host is asked, and nothing is told yet.
-pub(super) fn holds_at_a_glance(request: &Request, host: &HostArgs, report: &mut Report) -> bool {
-    if host.offline || !geteuid().is_root() {
-        return false;
-    }
-    let glance = match Glance::new(&Flags::from(host)) {
-        Ok(glance) => glance,
-        Err(unclear) => {
-            tracing::debug!("files alone do not settle it: {unclear}");
-            return false;
-        }
-    };
-    let plan = match Draft::new(&glance.images, &Aim::Claims(request)) {
-        Ok(draft) if draft.plan.is_empty() && glance.still_holds() => draft.plan,
-        _ => return false,
-    };
-    log(&glance.sources);
-    report.glance(&glance);
-    report.plan(&plan);
-    report.say_skipped(&plan);
-    true
 }
 
 /// Makes a wish come true. None when there is nothing to do.

@@ -258,13 +258,13 @@ pub(super) fn command_line(unit: &Unit, service: &Service) -> Result<CommandLine
     if command.is_dockerd() || service.main_pid == 0 {
         return Ok(command);
     }
-    let running = running_command(Path::new(PROC), service.main_pid);
+    let running = running_command(service.main_pid);
     Ok(running.unwrap_or(command))
 }
 
 /// The command line of a process, where that is a dockerd.
-pub(super) fn running_command(proc: &Path, pid: u32) -> Option<CommandLine> {
-    let bytes = fs::read(proc.join(pid.to_string()).join("cmdline")).ok()?;
+fn running_command(pid: u32) -> Option<CommandLine> {
+    let bytes = fs::read(format!("{PROC}/{pid}/cmdline")).ok()?;
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     let words = bytes
         .split(|byte| *byte == 0)

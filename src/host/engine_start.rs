@@ -71,12 +71,6 @@ impl EngineStart {
         })
     }
 
-    /// Both clocks have something to say.
-    #[must_use]
-    pub const fn is_told_by_two_clocks(&self) -> bool {
-        self.pid_file.is_some()
-    }
-
     /// The file was what it is now before this process could read it.
     #[must_use]
     pub fn comes_after_change_of(&self, file: &Metadata) -> bool {
@@ -101,21 +95,11 @@ impl EngineStart {
     pub fn is_before(&self, instant: SystemTime) -> bool {
         self.process < instant
     }
-
-    /// Something was made or removed in the directory since.
-    #[must_use]
-    pub fn comes_before_write_to(&self, directory: &Metadata) -> bool {
-        let written = time(directory.mtime(), directory.mtime_nsec());
-        written.is_some_and(|written| {
-            written > self.process + self.process_within
-                && self.pid_file.is_none_or(|at| written > at)
-        })
-    }
 }
 
 /// The process that a pid file names.
 #[must_use]
-pub fn read_pid(pid_file: &Path) -> Option<u32> {
+fn read_pid(pid_file: &Path) -> Option<u32> {
     let bytes = plain_file::read(pid_file, Links::Followed, MAX_PID_FILE).ok()?;
     str::from_utf8(&bytes).ok()?.trim().parse().ok()
 }
@@ -198,26 +182,6 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_after_the_start_by_both_clocks() {
-        let directory = tempfile::tempdir().unwrap();
-        let written = directory.path().metadata().unwrap();
-        let at = time(written.mtime(), written.mtime_nsec()).unwrap();
-        let minute = Duration::from_secs(60);
-        for (process, pid_file, is_since) in [
-            (at - minute, at - minute, true),
-            (at + minute, at - minute, false),
-            (at - minute, at + minute, false),
-        ] {
-            let start = EngineStart {
-                process,
-                pid_file: Some(pid_file),
-                ..start(0, None)
-            };
-            assert_eq!(start.comes_before_write_to(&written), is_since, "{start:?}");
-        }
-    }
-
-    #[test]
     fn the_start_of_a_real_process_is_known() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -235,11 +199,10 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         let file = |name: &str| fs::metadata(path(name)).unwrap();
-        assert!(told.is_told_by_two_clocks() && !half.is_told_by_two_clocks());
+        assert!(told.pid_file.is_some() && half.pid_file.is_none());
         for start in [told, half] {
             assert!(start.comes_after_change_of(&file("before")), "{start:?}");
             assert!(!start.comes_after_change_of(&file("after")), "{start:?}");
-            assert!(start.comes_before_write_to(&file("")), "{start:?}");
         }
         assert_eq!(gone, None);
     }

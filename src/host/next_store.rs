@@ -149,7 +149,7 @@ impl NextStore<'_> {
 }
 
 /// Features of containerd that a dockerd would start with.
-pub(super) fn on(args: &DockerdArgs, config: &DaemonJson) -> Vec<String> {
+fn on(args: &DockerdArgs, config: &DaemonJson) -> Vec<String> {
     let mut on = args.features_of_containerd();
     on.extend(config.features_of_containerd());
     on

@@ -245,23 +245,35 @@ impl Machine {
         self.run(&[&["digestfix"], words].concat())
     }
 
-    /// Runs digestfix, and gives each call that connects it to somebody, or begins
-    /// a thread.
+    /// Runs digestfix, and gives each call that locks a file or changes one.
     #[track_caller]
-    pub fn connections(&self, words: &[&str]) -> String {
-        let calls = "/run/lab-calls";
+    pub fn writes(&self, words: &[&str]) -> Vec<String> {
+        let trace = "/run/lab-calls";
+        let calls = "trace=flock,/open,creat,\
+            /^(mk|rename|link|symlink|unlink|rmdir|f?truncate|fallocate|f?chmod|[fl]?chown|[fl]?setxattr|utime)";
         let traced = [
             "strace",
             "-f",
             "-qq",
+            "-y",
             "-e",
-            "trace=connect,clone,clone3",
-            "-o",
+            "signal=none",
+            "-e",
             calls,
-            "digestfix",
+            "-o",
+            trace,
         ];
-        self.run(&[&traced, words].concat()).exits(0);
-        self.sh(&format!("grep -E \"connect|clone\" {calls} || true"))
+        let words = [&traced[..], &["digestfix"], words].concat();
+        self.run(&words).exits(0);
+        let calls = self.sh(&format!("cat {trace}"));
+        let changes = calls.lines().filter(|call| {
+            let opens = call.contains(" open");
+            let to_write = ["O_WRONLY", "O_RDWR", "O_CREAT"];
+            // Whether a dockerd has this one locked tells whether it runs.
+            let is_dockers = call.contains("flock") && call.contains("/volumes/metadata.db");
+            !is_dockers && (!opens || to_write.iter().any(|flag| call.contains(flag)))
+        });
+        changes.map(str::to_owned).collect()
     }
 
     /// Runs digestfix with a fault injected.

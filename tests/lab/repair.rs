@@ -1,6 +1,6 @@
 //! The main job: an image without a digest gets it back, and runs by it.
 
-use crate::machine::{APP, Machine, OTHER, Run, STORE, Suite};
+use crate::machine::{APP, Machine, OTHER, STORE, Suite};
 
 /// Build, push, save, remove, load: done once, when the machine was prepared.
 fn repairs(machine: &Machine) {
@@ -105,12 +105,15 @@ fn the_file_is_what_docker_would_write() {
     }
 }
 
+/// Nothing is stopped, locked or written, and another run is not waited for.
 #[test]
 fn what_holds_already_is_left_alone() {
     let machine = Machine::boot(Suite::Bookworm);
     machine.load("app");
     let claim = machine.claim("app");
-    machine.digestfix(&["apply", &claim]).exits(0);
+    let writes = machine.writes(&["apply", &claim]);
+    let is_seen = |what: &str| writes.iter().any(|call| call.contains(what));
+    assert!(is_seen("flock") && is_seen("rename"), "{writes:#?}");
     let look = || {
         machine.sh(&format!(
             "stat -c '%i %Y %Z' {STORE} /var/lib/docker/digestfix/* /var/lib/docker; \
@@ -122,37 +125,13 @@ fn what_holds_already_is_left_alone() {
     let again = machine.digestfix(&["apply", &claim]).exits(0);
 
     assert!(again.stdout.contains("Nothing to do"), "{}", again.stdout);
+    assert_eq!(machine.writes(&["apply", &claim]), [""; 0]);
+    let lock = "/var/lib/docker/digestfix/lock";
+    machine.sh(&format!("flock {lock} digestfix apply {claim}"));
     assert_eq!(look(), before);
 
-    nobody_is_asked(&machine, &again);
     what_is_edited_by_hand_is_read(&machine);
     an_edit_that_lost_something_is_refused(&machine);
-}
-
-/// Where files alone settle it; the answer is the same when they do not.
-fn nobody_is_asked(machine: &Machine, alone: &Run) {
-    let claim = machine.claim("app");
-    assert_eq!(machine.connections(&["apply", &claim]), "");
-    // A new start of Docker, a reload and its own claims change nothing in that.
-    machine.sh("systemctl restart docker; systemctl reload docker");
-    assert_eq!(machine.connections(&["apply", &claim]), "");
-
-    machine.sh("mv /run/docker.pid /run/aside");
-    let asked = machine.digestfix(&["apply", &claim]).exits(0);
-    let connections = machine.connections(&["apply", &claim]);
-    machine.sh("mv /run/aside /run/docker.pid");
-    assert!(
-        connections.contains("bus") && connections.contains("docker.sock"),
-        "{connections}"
-    );
-    assert_eq!(
-        (&asked.stdout, &asked.stderr),
-        (&alone.stdout, &alone.stderr)
-    );
-    // The engine's version is asked for.
-    let json = machine.digestfix(&["apply", "--json", &claim]).exits(0);
-    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
-    assert!(json["host"]["engine"].is_string(), "{json}");
 }
 
 /// What a script leaves that puts a digest into the file and starts nothing anew.
@@ -174,7 +153,7 @@ fn what_is_edited_by_hand_is_read(machine: &Machine) {
     assert!(!machine.engine_has("other"));
     // Of what the engine has there is nothing to say.
     let pid = machine.main_pid();
-    assert_ne!(machine.connections(&["apply", &claim]), "");
+    machine.digestfix(&["apply", &claim]).exits(0);
     assert_eq!(machine.main_pid(), pid);
 
     let plan = machine.digestfix(&["plan", &other]).exits(4);
@@ -189,7 +168,7 @@ fn what_is_edited_by_hand_is_read(machine: &Machine) {
     assert!(machine.engine_has("other"));
     assert_eq!(machine.store(), edited);
     machine.is_whole();
-    assert_eq!(machine.connections(&["apply", &claim, &other]), "");
+    assert_eq!(machine.writes(&["apply", &claim, &other]), [""; 0]);
 }
 
 /// The engine has a tag that a copy of the file, put back later, lacks.
