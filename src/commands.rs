@@ -32,7 +32,7 @@ use crate::grounds::{self, Grounds};
 use crate::history::HistoryError;
 use crate::history::who::own_service;
 use crate::host::{
-    Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_managed, find_offline,
+    self, Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_offline,
 };
 use crate::image_db::ImageDb;
 use crate::invocation::typed;
@@ -351,7 +351,7 @@ impl Site {
             Reach::Bus => SystemBus::connect().await?,
             Reach::Anyhow => SystemBus::connect_anyhow().await?,
         };
-        let host = find_managed(&flags, &bus, engine_at).await?;
+        let host = host::find(&flags, &bus, engine_at).await?;
         // A run that was at work on this store is ended there.
         let host = match is_at_work_on(&host) {
             true => host,

@@ -6,13 +6,13 @@
 //! that say different things are not weighed against each other: a restart
 //! would start another Docker than the one that runs, so that is an error.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::data_root::ImageDir;
-use crate::engine::{Engine, Info};
-use crate::systemd::{Service, ServiceManager, Unit};
+use crate::engine::Info;
+use crate::systemd::{Service, Unit};
 
 mod daemon;
 mod daemon_json;
@@ -35,19 +35,16 @@ pub use daemon_json_edit::{says_live_restore, with_live_restore};
 pub(crate) use dockerd_args::AUTHORIZATION;
 pub use engine_start::{EngineStart, PID_FILE, PROC};
 pub use error::HostError;
-pub use examine::{Examined, examine};
+pub use examine::{Examined, examine, find, probable_data_root};
 pub use next_store::{Stopped, Unsure};
 pub use programs::{is_dockerd, is_shim, program};
 pub use settle::Finding;
 pub use startable::{Doubt, Start, Startable};
 
-use daemon::{
-    DEFAULT_CONFIG_FILE, command_line, config_file, find_daemon, finding, read_config, unit_name,
-};
+use daemon::{config_file, read_config};
 use daemon_json::DaemonJson;
 use dockerd_args::DockerdArgs;
 use image_dir::Sources;
-use next_store::without_references;
 
 /// What the command line says about the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,68 +125,6 @@ pub struct Managed {
     pub start: Start,
 }
 
-/// Finds a host whose daemon systemd runs. Touches nothing; above all it does
-/// not speak to the API of a Docker that is not running, as that would start
-/// it.
-///
-/// # Errors
-/// [`HostError`] for everything that speaks against working on it.
-pub async fn find_managed<M: ServiceManager, E: Engine>(
-    flags: &Flags,
-    manager: &M,
-    connect: impl Fn(&Path) -> E,
-) -> Result<Host, HostError> {
-    let daemon = find_daemon(flags, manager, connect).await?;
-    let sources = Sources {
-        flags,
-        engine: daemon.engine.as_ref(),
-        args: &daemon.args,
-        config: &daemon.config,
-    };
-    let in_containerd = daemon.keeps_images_in_containerd();
-    let unit = &daemon.unit.id;
-    let stopped = daemon.engine.is_none().then_some(unit.as_str());
-    let (image_store, (images, mut findings)) = if in_containerd {
-        (ImageStore::Containerd, sources.containerd_dir()?)
-    } else {
-        let found = sources.image_dir();
-        let found = found.map_err(|error| without_references(error, stopped));
-        (ImageStore::Own, found?)
-    };
-    let stopped = stopped.and_then(|_| daemon.stopped(&images));
-    refuse_other_users(manager, &daemon.unit, &images).await?;
-    let managed = daemon.managed(flags);
-    let unit = finding("unit", &managed.unit.id, daemon.named_by);
-    findings.extend([unit, daemon.socket, daemon.config_file]);
-    Ok(Host {
-        image_store,
-        images,
-        management: Management::Managed(Box::new(managed)),
-        sources: findings,
-        stopped,
-    })
-}
-
-/// The data root that everything but the engine speaks of: where to look for
-/// another run's lock while the engine is away.
-pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) -> Option<PathBuf> {
-    let unit = manager.unit(&unit_name(flags).0).await.ok()?;
-    let service = manager.service(&unit.id).await.ok()?;
-    let command = command_line(&unit, &service).ok()?;
-    let args = DockerdArgs::parse(&command.arguments);
-    if !command.says_data_root(flags, &args) {
-        return None;
-    }
-    let config = read_config(&config_file(flags, &args).ok()?).ok()?;
-    let sources = Sources {
-        flags,
-        engine: None,
-        args: &args,
-        config: &config,
-    };
-    Some(sources.data_root().ok()?.0)
-}
-
 /// Finds a data root that no daemon is to be managed for. With a data root
 /// given, this host's own configuration does not count.
 ///
@@ -218,34 +153,5 @@ pub fn find_offline(flags: &Flags) -> Result<Host, HostError> {
         management: Management::Offline,
         sources,
         stopped: None,
-    })
-}
-
-/// Nobody but the unit may have the data root open, or stopping the unit
-/// would not be enough.
-async fn refuse_other_users(
-    manager: &impl ServiceManager,
-    unit: &Unit,
-    images: &ImageDir,
-) -> Result<(), HostError> {
-    if !images.is_in_use()? {
-        return Ok(());
-    }
-    let pid = images.user();
-    let owner = match pid {
-        Some(pid) => manager.unit_of_process(pid).await.ok(),
-        None => None,
-    };
-    // Hidden from us: the unit is what was said to be Docker, and the stop is
-    // checked once more when it is done.
-    let is_ours = pid.is_none() || owner.as_ref() == Some(&unit.id);
-    if unit.is_active() && is_ours {
-        return Ok(());
-    }
-    Err(HostError::UsedByAnother {
-        data_root: images.data_root().to_owned(),
-        pid,
-        owner,
-        unit: unit.id.clone(),
     })
 }

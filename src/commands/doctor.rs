@@ -17,9 +17,7 @@ use crate::doctor::{
     refused, stop, systemd, would_stop,
 };
 use crate::history;
-use crate::host::{
-    Examined, Flags, Host, HostError, ImageStore, Management, examine, find_offline,
-};
+use crate::host::{Examined, Flags, HostError, ImageStore, examine, find_offline};
 use crate::invocation::Invocation;
 use crate::plan::{Plan, Request};
 use crate::report::{Exit, Report};
@@ -108,7 +106,7 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
                 let images = examined.images.as_ref()?;
                 history::known_to_start(images.data_root(), start)
             };
-            if examined.containerd {
+            if examined.image_store == ImageStore::Containerd {
                 let why = "images are in containerd: Docker is asked, and not stopped";
                 findings.push(Finding::not_seen(Check::OtherUnits, why));
                 findings.push(Finding::not_seen(Check::Containers, why));
@@ -138,17 +136,8 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
             None
         }
     };
-    if let (Some(images), Some(managed)) = (&examined.images, &examined.managed) {
-        report.host(&Host {
-            image_store: match examined.containerd {
-                true => ImageStore::Containerd,
-                false => ImageStore::Own,
-            },
-            images: images.clone(),
-            management: Management::Managed(Box::new(managed.clone())),
-            sources: examined.sources.clone(),
-            stopped: None,
-        });
+    if let Some(host) = examined.host() {
+        report.host(&host);
     }
     findings.push(program::look().as_ref().map_or_else(
         || Finding::not_seen(Check::Guard, "this program does not know where it lies"),
@@ -174,11 +163,8 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
     {
         places.extend(reserve::needs(data_root, &writes_at_start(managed)));
     }
-    let store = match examined.containerd {
-        true => ImageStore::Containerd,
-        false => ImageStore::Own,
-    };
-    findings.extend(of_data_root(examined.images.as_ref(), store, here, &places));
+    let (images, store) = (examined.images.as_ref(), examined.image_store);
+    findings.extend(of_data_root(images, store, here, &places));
     findings
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disturbance::Obstacle;
 use crate::doctor::{Check, Finding, refused};
-use crate::host::Examined;
+use crate::host::{Examined, ImageStore};
 use crate::systemd::Unit;
 use crate::transaction::restart::hold::DROP_IN;
 
@@ -84,7 +84,7 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
                     ),
                 )
             }
-            None if examined.containerd => {
+            None if examined.image_store == ImageStore::Containerd => {
                 Finding::not_seen(Check::DataRoot, "images are in containerd")
             }
             None => Finding::not_seen(Check::DataRoot, "nobody says where it is"),

@@ -4,15 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::data_root::ImageDir;
 use crate::engine::{Engine, Info};
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::engine_start::PROC;
-use crate::host::next_store::{NextStore, Stopped, Unsure};
+use crate::host::image_dir::Sources;
 use crate::host::programs::is_dockerd;
 use crate::host::settle::{DEFAULT, FILE, FLAG, Finding, UNIT, settled};
-use crate::host::{Flags, HostError, Managed, Start, exec_start, image_dir};
+use crate::host::{Flags, HostError, ImageStore, Managed, Start, exec_start, image_dir};
 use crate::systemd::{Service, ServiceManager, Unit};
 
 const DEFAULT_UNIT: &str = "docker.service";
@@ -20,31 +19,123 @@ const SNAP_UNIT: &str = "snap.docker.dockerd.service";
 pub(super) const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// A daemon, and what it is configured with.
-pub(super) struct Daemon {
-    pub unit: Unit,
-    /// What named the unit.
-    pub named_by: &'static str,
-    pub service: Service,
-    /// The program and its arguments.
-    pub command: Vec<String>,
+/// The daemon, as far as systemd, files and it itself tell of it.
+pub(super) struct Daemon<'a> {
+    pub flags: &'a Flags,
+    /// What speaks against working with it, in the order of finding it.
+    pub errors: Vec<HostError>,
+    /// None where there is no such unit, or nobody to ask for it.
+    pub unit: Option<Unit>,
+    pub service: Option<Service>,
+    pub command: Option<CommandLine>,
     pub args: DockerdArgs,
-    pub config_file: Finding,
+    pub config_file: Option<Finding>,
     pub config: DaemonJson,
-    pub socket: Finding,
+    /// Nothing that its command line or configuration file says is missing here.
+    pub is_known: bool,
+    pub socket: Option<Finding>,
     /// What the running engine says of itself; none when it does not run.
     pub engine: Option<Info>,
 }
 
-impl Daemon {
-    pub(super) fn managed(&self, flags: &Flags) -> Managed {
-        Managed {
-            flags: flags.clone(),
-            unit: self.unit.clone(),
-            service: self.service.clone(),
+/// What was found; an error is noted.
+pub(super) fn note<T>(errors: &mut Vec<HostError>, found: Result<T, HostError>) -> Option<T> {
+    found.map_err(|error| errors.push(error)).ok()
+}
+
+impl<'a> Daemon<'a> {
+    /// Looks for it, and does not speak to it. Without a `manager`, at files alone.
+    pub(super) async fn look(flags: &'a Flags, manager: Option<&impl ServiceManager>) -> Self {
+        let mut errors = Vec::new();
+        let (mut unit, mut service, mut command) = (None, None, None);
+        if let Some(manager) = manager {
+            unit = look_at_unit(flags, manager, &mut errors).await;
+            if let Some(unit) = &unit {
+                let asked = manager.service(&unit.id).await.map_err(HostError::from);
+                service = note(&mut errors, asked);
+                let line = service
+                    .as_ref()
+                    .map(|found| command_line(unit, found, flags));
+                command = line.and_then(|line| note(&mut errors, line));
+            }
+        }
+        let args = command.as_ref().map(CommandLine::args).unwrap_or_default();
+        let config_file = note(&mut errors, config_file(flags, &args));
+        let read = config_file.as_ref().map(read_config);
+        let config = read.and_then(|read| note(&mut errors, read));
+        let is_known = config.is_some() && (command.is_some() || manager.is_none());
+        let config = config.unwrap_or_default();
+        if let (Some(unit), Some(file)) = (&unit, &config_file) {
+            let file = Path::new(&file.value);
+            note(
+                &mut errors,
+                refuse_set_twice(&args, &config, file, &unit.id),
+            );
+        }
+        let socket = match (manager, &unit) {
+            (Some(manager), Some(unit)) => {
+                let found = socket(flags, manager, unit, &args, &config).await;
+                note(&mut errors, found)
+            }
+            _ => None,
+        };
+        Self {
+            flags,
+            errors,
+            unit,
+            service,
+            command,
+            args,
+            config_file,
+            config,
+            is_known,
+            socket,
+            engine: None,
+        }
+    }
+
+    /// Asks the engine, only when the unit runs: a connection would start another.
+    pub(super) async fn ask<E: Engine>(&mut self, connect: impl Fn(&Path) -> E) {
+        let running = self.unit.as_ref().filter(|unit| unit.is_active());
+        if let (Some(unit), Some(socket)) = (running, &self.socket) {
+            let asked = connect(Path::new(&socket.value)).info().await;
+            let asked = asked.map_err(|error| HostError::EngineSilent {
+                unit: unit.id.clone(),
+                error,
+            });
+            self.engine = note(&mut self.errors, asked);
+        }
+    }
+
+    pub(super) const fn sources(&self) -> Sources<'_> {
+        Sources {
+            flags: self.flags,
+            engine: self.engine.as_ref(),
+            args: &self.args,
+            config: &self.config,
+        }
+    }
+
+    /// The unit, when it does not run.
+    pub(super) fn stopped(&self) -> Option<&str> {
+        let unit = self.unit.as_ref().filter(|unit| !unit.is_active())?;
+        Some(&unit.id)
+    }
+
+    /// None where too little is known to tell what a stop would disturb.
+    pub(super) fn managed(&self) -> Option<Managed> {
+        let (unit, service) = (self.unit.as_ref()?, self.service.as_ref()?);
+        let (config_file, socket) = (self.config_file.as_ref()?, self.socket.as_ref()?);
+        if !unit.is_settled() || unit.is_active() != self.engine.is_some() {
+            return None;
+        }
+        Some(Managed {
+            flags: self.flags.clone(),
+            unit: unit.clone(),
+            service: service.clone(),
             engine: self.engine.clone(),
-            socket: PathBuf::from(&self.socket.value),
-            config_file: PathBuf::from(&self.config_file.value),
+            socket: PathBuf::from(&socket.value),
+            config_file: PathBuf::from(&config_file.value),
             live_restore_flag: self.args.live_restore,
             live_restore_at_start: self.args.live_restore.or(self.config.live_restore)
                 == Some(true),
@@ -52,76 +143,41 @@ impl Daemon {
             undone_by_reload: self.args.undone_by_reload.clone(),
             leaves_proxy_to_be_found: self.config.leaves_proxy_to_be_found(),
             start: Start {
-                command: self.command.clone(),
+                command: self
+                    .command
+                    .as_ref()
+                    .map(CommandLine::words)
+                    .unwrap_or_default(),
                 names_config_file: self.args.config_file.is_some(),
                 config: self.config.clone(),
             },
-        }
-    }
-
-    /// Why a Docker that does not run is not certain to use this store.
-    pub(super) fn stopped(&self, images: &ImageDir) -> Option<Stopped> {
-        let next = NextStore {
-            command: &self.command,
-            args: &self.args,
-            config: &self.config,
-            service: &self.service,
-        };
-        let why = match self.keeps_images_in_containerd() {
-            true => Some(Unsure::Containerd),
-            false => next.doubts(images),
-        };
-        let unit = self.unit.id.clone();
-        why.map(|why| Stopped { unit, why })
+        })
     }
 
     /// The engine's own word counts; configuration, where there is none.
-    pub(super) fn keeps_images_in_containerd(&self) -> bool {
-        self.engine.as_ref().map_or_else(
+    pub(super) fn image_store(&self) -> ImageStore {
+        let in_containerd = self.engine.as_ref().map_or_else(
             || self.args.containerd_image_store() || self.config.containerd_image_store(),
             |info| info.containerd_image_store,
-        )
+        );
+        match in_containerd {
+            true => ImageStore::Containerd,
+            false => ImageStore::Own,
+        }
     }
 }
 
-/// Looks for it, and asks the engine only when the unit runs: a connection
-/// would start another.
-pub(super) async fn find_daemon<M: ServiceManager, E: Engine>(
+/// The unit; none when there is no such service.
+async fn look_at_unit(
     flags: &Flags,
-    manager: &M,
-    connect: impl Fn(&Path) -> E,
-) -> Result<Daemon, HostError> {
-    let (name, named_by) = unit_name(flags);
-    let unit = manager.unit(&name).await?;
-    check_unit(manager, &name, &unit).await?;
-    let service = manager.service(&unit.id).await?;
-    let command = command_line(&unit, &service)?;
-    let args = DockerdArgs::parse(&command.arguments);
-    wrapped(&unit, &command, flags, &args)?;
-    let config_file = config_file(flags, &args)?;
-    let config = read_config(&config_file)?;
-    refuse_set_twice(&args, &config, Path::new(&config_file.value), &unit.id)?;
-    let socket = socket(flags, manager, &unit, &args, &config).await?;
-    let engine = if unit.is_active() {
-        let asked = connect(Path::new(&socket.value)).info().await;
-        Some(asked.map_err(|error| HostError::EngineSilent {
-            unit: unit.id.clone(),
-            error,
-        })?)
-    } else {
-        None
-    };
-    Ok(Daemon {
-        unit,
-        named_by,
-        service,
-        command: command.words(),
-        args,
-        config_file,
-        config,
-        socket,
-        engine,
-    })
+    manager: &impl ServiceManager,
+    errors: &mut Vec<HostError>,
+) -> Option<Unit> {
+    let (name, _) = unit_name(flags);
+    let unit = manager.unit(&name).await.map_err(HostError::from);
+    let unit = note(errors, unit)?;
+    note(errors, check_unit(manager, &name, &unit).await);
+    (unit.load_state != "not-found" && unit.id.ends_with(".service")).then_some(unit)
 }
 
 pub(super) fn finding(fact: &'static str, value: &str, source: &'static str) -> Finding {
@@ -155,7 +211,7 @@ pub(super) fn unit_name(flags: &Flags) -> (String, &'static str) {
     }
 }
 
-pub(super) async fn check_unit(
+async fn check_unit(
     manager: &impl ServiceManager,
     name: &str,
     unit: &Unit,
@@ -202,7 +258,7 @@ pub(super) async fn check_unit(
 /// What a unit starts.
 pub(super) struct CommandLine {
     program: String,
-    pub arguments: Vec<String>,
+    arguments: Vec<String>,
 }
 
 impl CommandLine {
@@ -215,8 +271,12 @@ impl CommandLine {
     }
 
     /// The program, and its arguments.
-    pub(super) fn words(self) -> Vec<String> {
-        [vec![self.program], self.arguments].concat()
+    fn words(&self) -> Vec<String> {
+        [std::slice::from_ref(&self.program), &self.arguments].concat()
+    }
+
+    fn args(&self) -> DockerdArgs {
+        DockerdArgs::parse(&self.arguments)
     }
 
     fn is_dockerd(&self) -> bool {
@@ -225,41 +285,33 @@ impl CommandLine {
 
     /// Where neither a flag nor the arguments say it, only dockerd's own
     /// command line lets one conclude that the default holds.
-    pub(super) fn says_data_root(&self, flags: &Flags, args: &DockerdArgs) -> bool {
-        self.is_dockerd() || flags.data_root.is_some() || args.data_root.is_some()
+    pub(super) fn says_data_root(&self, flags: &Flags) -> bool {
+        self.is_dockerd() || flags.data_root.is_some() || self.args().data_root.is_some()
     }
-}
-
-/// Nobody says where a Docker keeps its data that does not run, and that
-/// something else starts.
-pub(super) fn wrapped(
-    unit: &Unit,
-    command: &CommandLine,
-    flags: &Flags,
-    args: &DockerdArgs,
-) -> Result<(), HostError> {
-    if unit.is_active() || command.says_data_root(flags, args) {
-        return Ok(());
-    }
-    Err(HostError::Wrapped {
-        unit: unit.id.clone(),
-        program: command.program.clone(),
-    })
 }
 
 /// The unit's command line. Where it runs dockerd by way of something else
-/// (snap), the running process says more.
-pub(super) fn command_line(unit: &Unit, service: &Service) -> Result<CommandLine, HostError> {
+/// (snap), the running process says more; where nothing runs, nobody says where
+/// that one keeps its data.
+fn command_line(unit: &Unit, service: &Service, flags: &Flags) -> Result<CommandLine, HostError> {
     let words = exec_start::words(service).map_err(|error| HostError::EnvironmentFile {
         unit: unit.id.clone(),
         error,
     })?;
-    let command = CommandLine::new(words);
-    if command.is_dockerd() || service.main_pid == 0 {
+    let mut command = CommandLine::new(words);
+    if !command.is_dockerd()
+        && service.main_pid != 0
+        && let Some(running) = running_command(service.main_pid)
+    {
+        command = running;
+    }
+    if unit.is_active() || command.says_data_root(flags) {
         return Ok(command);
     }
-    let running = running_command(service.main_pid);
-    Ok(running.unwrap_or(command))
+    Err(HostError::Wrapped {
+        unit: unit.id.clone(),
+        program: command.program,
+    })
 }
 
 /// The command line of a process, where that is a dockerd.
@@ -299,7 +351,7 @@ pub(super) fn read_config(file: &Finding) -> Result<DaemonJson, HostError> {
 }
 
 /// moby `daemon/config/config.go`, `findConfigurationConflicts`.
-pub(super) fn refuse_set_twice(
+fn refuse_set_twice(
     args: &DockerdArgs,
     config: &DaemonJson,
     config_file: &Path,
@@ -340,7 +392,7 @@ pub(super) fn refuse_set_twice(
 
 /// Only a Unix socket will do, and `DOCKER_HOST` does not count: it says where
 /// the user's client goes, which need not be this host.
-pub(super) async fn socket(
+async fn socket(
     flags: &Flags,
     manager: &impl ServiceManager,
     unit: &Unit,

@@ -1,30 +1,21 @@
-//! All that can be found of Docker on this host, and all that speaks against
-//! working on it: one thing that is broken hides no other.
-//!
-//! Goes the way of [`find_managed`](crate::host::find_managed), in its order,
-//! and goes on where that stops.
+//! Docker on this host: all that can be found of it, and all that speaks against
+//! working on it. One thing that is broken hides no other.
 
 use std::path::{Path, PathBuf};
 
 use crate::data_root::ImageDir;
 use crate::engine::{Engine, Info};
-use crate::host::daemon::{
-    Daemon, check_unit, command_line, config_file, read_config, refuse_set_twice, socket,
-    unit_name, wrapped,
-};
-use crate::host::daemon_json::DaemonJson;
-use crate::host::dockerd_args::DockerdArgs;
-use crate::host::image_dir::Sources;
+use crate::host::daemon::{Daemon, finding, note, unit_name};
+use crate::host::image_dir::{DEFAULT_DATA_ROOT, no_data_root};
 use crate::host::next_store::{Stopped, Unsure, without_references};
-use crate::host::settle::{DEFAULT, Finding};
-use crate::host::{Flags, HostError, Managed, refuse_other_users};
-use crate::systemd::{Service, ServiceManager, Unit};
+use crate::host::settle::Finding;
+use crate::host::{Flags, Host, HostError, ImageStore, Managed, Management};
+use crate::systemd::{ServiceManager, Unit};
 
 /// What was found, as far as it could be.
 #[derive(Debug, Default)]
 pub struct Examined {
-    /// What speaks against working on the host. The first is what
-    /// [`find_managed`](crate::host::find_managed) would stop at.
+    /// What speaks against working on the host, in the order of finding it.
     pub errors: Vec<HostError>,
     /// Docker's unit.
     pub unit: Option<Unit>,
@@ -32,8 +23,8 @@ pub struct Examined {
     pub config_file: Option<PathBuf>,
     /// What the running engine says of itself.
     pub engine: Option<Info>,
-    /// Its images are in containerd.
-    pub containerd: bool,
+    /// Where its images are.
+    pub image_store: ImageStore,
     /// Where the references are.
     pub images: Option<ImageDir>,
     /// Who said so.
@@ -41,164 +32,174 @@ pub struct Examined {
     /// The daemon, where enough of it is known to tell what a stop of it would
     /// disturb.
     pub managed: Option<Managed>,
+    /// Docker does not run, and may use another image store once it does.
+    pub stopped: Option<Stopped>,
 }
 
 impl Examined {
-    fn take<T>(&mut self, looked: Result<T, HostError>) -> Option<T> {
-        looked.map_err(|error| self.errors.push(error)).ok()
+    async fn of(daemon: Daemon<'_>, manager: Option<&impl ServiceManager>) -> Self {
+        let image_store = daemon.image_store();
+        let mut found = Self {
+            managed: daemon.managed(),
+            config_file: daemon
+                .config_file
+                .as_ref()
+                .map(|file| PathBuf::from(&file.value)),
+            image_store,
+            ..Self::default()
+        };
+        let mut errors = Vec::new();
+        if let Some((images, sources)) = look_for_images(&daemon, image_store, &mut errors) {
+            found.images = Some(images);
+            found.sources = sources;
+        }
+        if let (Some(manager), Some(unit), Some(images)) = (manager, &daemon.unit, &found.images)
+            && unit.is_settled()
+        {
+            note(&mut errors, refuse_other_users(manager, unit, images).await);
+        }
+        if let (Some(managed), Some(images), Some(unit)) =
+            (&found.managed, &found.images, daemon.stopped())
+        {
+            let unit = unit.to_owned();
+            let why = managed.doubts(images);
+            found.stopped = why.map(|why| Stopped { unit, why });
+        }
+        let unit = daemon
+            .unit
+            .as_ref()
+            .map(|unit| finding("unit", &unit.id, unit_name(daemon.flags).1));
+        found.sources.extend(
+            unit.into_iter()
+                .chain(daemon.socket)
+                .chain(daemon.config_file),
+        );
+        found.errors = daemon.errors;
+        found.errors.extend(errors);
+        found.unit = daemon.unit;
+        found.engine = daemon.engine;
+        found
+    }
+
+    /// The host, where enough of it is known, whatever speaks against working on it.
+    #[must_use]
+    pub fn host(&self) -> Option<Host> {
+        Some(Host {
+            image_store: self.image_store,
+            images: self.images.clone()?,
+            management: Management::Managed(Box::new(self.managed.clone()?)),
+            sources: self.sources.clone(),
+            stopped: self.stopped.clone(),
+        })
     }
 }
 
-/// Looks at a host. Without a `manager`, at its files alone.
+/// Looks at a host. Touches nothing; above all it does not speak to the API of a
+/// Docker that is not running, as that would start it. Without a `manager`, at its
+/// files alone.
 pub async fn examine<M: ServiceManager, E: Engine>(
     flags: &Flags,
     manager: Option<&M>,
     connect: impl Fn(&Path) -> E,
 ) -> Examined {
-    let mut found = Examined::default();
-    let daemon = match manager {
-        Some(manager) => look_at_unit(flags, manager, &mut found).await,
-        None => None,
-    };
-    // Of a unit that cannot be looked at, nobody knows the command line.
-    let command = match (&daemon, manager) {
-        (Some((_, _, command)), _) => command.clone(),
-        (None, Some(_)) => None,
-        (None, None) => Some(Default::default()),
-    };
-    let is_known = command.is_some();
-    let (command, args) = command.unwrap_or_default();
-    let file = found.take(config_file(flags, &args));
-    found.config_file = file.as_ref().map(|file| PathBuf::from(&file.value));
-    let config = file.as_ref().and_then(|file| found.take(read_config(file)));
-    let is_known = is_known && config.is_some();
-    let config = config.unwrap_or_default();
-    if let (Some((unit, ..)), Some(file)) = (&daemon, found.config_file.clone()) {
-        found.take(refuse_set_twice(&args, &config, &file, &unit.id));
-    }
-    let mut answers_at = None;
-    if let (Some((unit, ..)), Some(manager)) = (&daemon, manager) {
-        let socket = socket(flags, manager, unit, &args, &config).await;
-        answers_at = found.take(socket);
-        if let (true, Some(socket)) = (unit.is_active(), &answers_at) {
-            let asked = connect(Path::new(&socket.value)).info().await;
-            found.engine = found.take(asked.map_err(|error| HostError::EngineSilent {
-                unit: unit.id.clone(),
-                error,
-            }));
-        }
-    }
-    look_for_images(flags, &args, &config, is_known, &mut found);
-    let Some((unit, service, _)) = daemon else {
-        return found;
-    };
-    if let (Some(manager), Some(images), true) = (manager, found.images.clone(), unit.is_settled())
-    {
-        let used = refuse_other_users(manager, &unit, &images).await;
-        found.take(used);
-    }
-    let is_clear = unit.is_active() == found.engine.is_some() && unit.is_settled();
-    if let (true, Some(config_file), Some(socket), Some(service)) =
-        (is_clear, file, answers_at, service)
-    {
-        let daemon = Daemon {
-            unit,
-            named_by: DEFAULT,
-            service,
-            command,
-            args,
-            config_file,
-            config,
-            socket,
-            engine: found.engine.clone(),
-        };
-        if let (None, Some(images), false) = (&found.engine, &found.images, found.containerd)
-            && let Some(stopped) = daemon.stopped(images)
-        {
-            found.errors.push(HostError::Stopped(stopped));
-        }
-        found.managed = Some(daemon.managed(flags));
-    }
+    let mut daemon = Daemon::look(flags, manager).await;
+    daemon.ask(connect).await;
+    let mut found = Examined::of(daemon, manager).await;
+    found
+        .errors
+        .extend(found.stopped.clone().map(HostError::Stopped));
     found
 }
 
-/// A unit, its service, and what that starts: all words, and what dockerd makes of
-/// them.
-type Looked = (Unit, Option<Service>, Option<(Vec<String>, DockerdArgs)>);
-
-/// The unit, and what it starts; none when there is no such unit.
-async fn look_at_unit(
+/// Finds a host whose daemon systemd runs, as [`examine`] does. Whether a stopped
+/// Docker uses that image store, [`Host::certain`] tells.
+///
+/// # Errors
+/// The first [`HostError`] that speaks against working on it.
+pub async fn find<M: ServiceManager, E: Engine>(
     flags: &Flags,
-    manager: &impl ServiceManager,
-    found: &mut Examined,
-) -> Option<Looked> {
-    let (name, _) = unit_name(flags);
-    let unit = manager.unit(&name).await.map_err(HostError::from);
-    let unit = found.take(unit)?;
-    let checked = check_unit(manager, &name, &unit).await;
-    found.take(checked);
-    if unit.load_state == "not-found" || !unit.id.ends_with(".service") {
+    manager: &M,
+    connect: impl Fn(&Path) -> E,
+) -> Result<Host, HostError> {
+    let mut daemon = Daemon::look(flags, Some(manager)).await;
+    // One that hangs takes its time, and what it says would not help.
+    if daemon.errors.is_empty() {
+        daemon.ask(connect).await;
+    }
+    let found = Examined::of(daemon, Some(manager)).await;
+    let host = found.host();
+    match found.errors.into_iter().next() {
+        Some(error) => Err(error),
+        None => host.ok_or_else(|| {
+            let problem = "nobody says whether this is Docker's data root: --data-root DIR";
+            no_data_root(Path::new(DEFAULT_DATA_ROOT), problem)
+        }),
+    }
+}
+
+/// The data root that everything but the engine speaks of: where to look for
+/// another run's lock while the engine is away.
+pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) -> Option<PathBuf> {
+    let daemon = Daemon::look(flags, Some(manager)).await;
+    let says = daemon.command.as_ref()?.says_data_root(flags);
+    if !daemon.is_known || !says {
         return None;
     }
-    found.unit = Some(unit.clone());
-    let service = manager.service(&unit.id).await.map_err(HostError::from);
-    let service = found.take(service);
-    let command = service
-        .as_ref()
-        .and_then(|service| found.take(command_line(&unit, service)));
-    let args = command.and_then(|command| {
-        let args = DockerdArgs::parse(&command.arguments);
-        let known = wrapped(&unit, &command, flags, &args);
-        found.take(known).map(|()| (command.words(), args))
-    });
-    Some((unit, service, args))
+    Some(daemon.sources().data_root().ok()?.0)
 }
 
 /// Only what all that may say it has said, or the engine itself, leads to where
 /// the images are.
 fn look_for_images(
-    flags: &Flags,
-    args: &DockerdArgs,
-    config: &DaemonJson,
-    is_known: bool,
-    found: &mut Examined,
-) {
-    found.containerd = found.engine.as_ref().map_or_else(
-        || args.containerd_image_store() || config.containerd_image_store(),
-        |info| info.containerd_image_store,
-    );
-    let stopped = match (&found.unit, &found.engine) {
-        (Some(unit), None) => Some(unit.id.clone()),
-        _ => None,
-    };
-    if found.containerd && found.engine.is_none() {
-        found.errors.push(match stopped {
-            Some(unit) => HostError::Stopped(Stopped {
-                unit,
+    daemon: &Daemon<'_>,
+    image_store: ImageStore,
+    errors: &mut Vec<HostError>,
+) -> Option<(ImageDir, Vec<Finding>)> {
+    let unit = daemon.stopped();
+    let is_said = daemon.is_known || daemon.engine.is_some() || daemon.flags.data_root.is_some();
+    let found = match (image_store, &daemon.unit) {
+        (ImageStore::Containerd, None) => Err(HostError::ContainerdImageStore),
+        (ImageStore::Containerd, Some(unit)) if !unit.is_active() => {
+            Err(HostError::Stopped(Stopped {
+                unit: unit.id.clone(),
                 why: Unsure::Containerd,
-            }),
-            None => HostError::ContainerdImageStore,
-        });
-        return;
-    }
-    if !is_known && found.engine.is_none() && flags.data_root.is_none() {
-        return;
-    }
-    let engine = found.engine.clone();
-    let sources = Sources {
-        flags,
-        engine: engine.as_ref(),
-        args,
-        config,
+            }))
+        }
+        _ if !is_said => return None,
+        (ImageStore::Containerd, Some(_)) => daemon.sources().containerd_dir(),
+        (ImageStore::Own, _) => {
+            let found = daemon.sources().image_dir();
+            found.map_err(|error| without_references(error, unit))
+        }
     };
-    let dir = if found.containerd {
-        sources.containerd_dir()
-    } else {
-        let found = sources.image_dir();
-        found.map_err(|error| without_references(error, stopped.as_deref()))
-    };
-    if let Some((images, sources)) = found.take(dir) {
-        found.images = Some(images);
-        found.sources = sources;
+    note(errors, found)
+}
+
+/// Nobody but the unit may have the data root open, or stopping the unit
+/// would not be enough.
+async fn refuse_other_users(
+    manager: &impl ServiceManager,
+    unit: &Unit,
+    images: &ImageDir,
+) -> Result<(), HostError> {
+    if !images.is_in_use()? {
+        return Ok(());
     }
+    let pid = images.user();
+    let owner = match pid {
+        Some(pid) => manager.unit_of_process(pid).await.ok(),
+        None => None,
+    };
+    // Hidden from us: the unit is what was said to be Docker, and the stop is
+    // checked once more when it is done.
+    let is_ours = pid.is_none() || owner.as_ref() == Some(&unit.id);
+    if unit.is_active() && is_ours {
+        return Ok(());
+    }
+    Err(HostError::UsedByAnother {
+        data_root: images.data_root().to_owned(),
+        pid,
+        owner,
+        unit: unit.id.clone(),
+    })
 }

@@ -4,10 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::daemon::finding;
 use super::daemon_json::DaemonJson;
 use super::dockerd_args::DockerdArgs;
 use super::settle::{DEFAULT, DISK, ENGINE, FILE, FLAG, Finding, UNIT, settled};
-use super::{Flags, HostError, finding};
+use super::{Flags, HostError};
 use crate::data_root::{ImageDir, is_driver_name};
 use crate::engine::Info;
 use crate::lock::STATE_DIR;
@@ -17,7 +18,7 @@ use crate::sys::plain_file;
 /// containerd's own (containerd 1.7 and 2.1, `defaults`).
 const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
 
-const DEFAULT_DATA_ROOT: &str = "/var/lib/docker";
+pub const DEFAULT_DATA_ROOT: &str = "/var/lib/docker";
 
 /// Everybody who may say where images are.
 pub struct Sources<'a> {
@@ -183,7 +184,7 @@ fn is_effective(root: &Path) -> bool {
         && root.join("image").is_dir()
 }
 
-fn no_data_root(path: &Path, problem: impl Into<String>) -> HostError {
+pub fn no_data_root(path: &Path, problem: impl Into<String>) -> HostError {
     HostError::DataRoot {
         path: path.to_owned(),
         problem: problem.into(),

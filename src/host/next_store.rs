@@ -19,7 +19,6 @@ use crate::host::dockerd_args::DockerdArgs;
 use crate::host::exec_start::variables;
 use crate::host::programs::{is_dockerd, is_old_dockerd};
 use crate::host::{Host, HostError, Managed};
-use crate::systemd::Service;
 
 /// dockerd's own storage driver on every Linux since 18.09; each build has it.
 const OVERLAY2: &str = "overlay2";
@@ -91,63 +90,6 @@ impl fmt::Display for Unsure {
     }
 }
 
-/// What is known of the next start of a Docker that does not run.
-pub(super) struct NextStore<'a> {
-    pub command: &'a [String],
-    pub args: &'a DockerdArgs,
-    pub config: &'a DaemonJson,
-    pub service: &'a Service,
-}
-
-impl NextStore<'_> {
-    /// Why the store of this driver in this data root is not certain to be the
-    /// one; none where it is.
-    pub(super) fn doubts(&self, images: &ImageDir) -> Option<Unsure> {
-        let program = self.command.first();
-        if let Some(program) = program
-            && !is_dockerd(program)
-        {
-            return Some(Unsure::Wrapped(program.clone()));
-        }
-        if let Some(name) = on(self.args, self.config).into_iter().next() {
-            return Some(Unsure::Feature(name));
-        }
-        // One that cannot be read was refused before.
-        let set = variables(self.service).unwrap_or_default();
-        let is_set = |name: &&str| set.get(*name).is_some_and(|value| !value.is_empty());
-        if let Some(name) = VARIABLES.into_iter().find(is_set) {
-            return Some(Unsure::Variable(name));
-        }
-        let is_old = program.is_some_and(|program| is_old_dockerd(program));
-        if is_old || self.is_set_to_own_store() {
-            return None;
-        }
-        let named = [&self.args.driver, &self.config.storage_driver];
-        let mut named = named.into_iter().flatten().filter(|name| !name.is_empty());
-        match named.next() {
-            Some(name) if NAMED_DRIVERS.contains(&name.as_str()) => None,
-            Some(name) => Some(Unsure::Driver(name.clone())),
-            None if images.driver() != OVERLAY2 => Some(Unsure::Driver(images.driver().to_owned())),
-            None => {
-                let layers = images.data_root().join(OVERLAY2);
-                let any = fs::read_dir(&layers).is_ok_and(|mut files| files.next().is_some());
-                (!any).then_some(Unsure::NoLayers(layers))
-            }
-        }
-    }
-
-    /// The data root is what was chosen: the feature is off, or user namespaces
-    /// are remapped, which the containerd image store cannot do.
-    fn is_set_to_own_store(&self) -> bool {
-        let remaps = [&self.args.userns_remap, &self.config.userns_remap];
-        let said = self
-            .args
-            .says_image_store()
-            .or(self.config.says_image_store());
-        said == Some(false) || remaps.into_iter().flatten().any(|user| !user.is_empty())
-    }
-}
-
 /// Features of containerd that a dockerd would start with.
 fn on(args: &DockerdArgs, config: &DaemonJson) -> Vec<String> {
     let mut on = args.features_of_containerd();
@@ -193,6 +135,43 @@ impl Host {
 }
 
 impl Managed {
+    /// Why this Docker, which does not run, is not certain to use the store of this
+    /// driver in this data root; none where it is.
+    pub(super) fn doubts(&self, images: &ImageDir) -> Option<Unsure> {
+        let program = self.start.command.first();
+        if let Some(program) = program
+            && !is_dockerd(program)
+        {
+            return Some(Unsure::Wrapped(program.clone()));
+        }
+        let (args, config) = (self.args(), &self.start.config);
+        if let Some(name) = on(&args, config).into_iter().next() {
+            return Some(Unsure::Feature(name));
+        }
+        // One that cannot be read was refused before.
+        let set = variables(&self.service).unwrap_or_default();
+        let is_set = |name: &&str| set.get(*name).is_some_and(|value| !value.is_empty());
+        if let Some(name) = VARIABLES.into_iter().find(is_set) {
+            return Some(Unsure::Variable(name));
+        }
+        let is_old = program.is_some_and(|program| is_old_dockerd(program));
+        if is_old || is_set_to_own_store(&args, config) {
+            return None;
+        }
+        let named = [&args.driver, &config.storage_driver];
+        let mut named = named.into_iter().flatten().filter(|name| !name.is_empty());
+        match named.next() {
+            Some(name) if NAMED_DRIVERS.contains(&name.as_str()) => None,
+            Some(name) => Some(Unsure::Driver(name.clone())),
+            None if images.driver() != OVERLAY2 => Some(Unsure::Driver(images.driver().to_owned())),
+            None => {
+                let layers = images.data_root().join(OVERLAY2);
+                let any = fs::read_dir(&layers).is_ok_and(|mut files| files.next().is_some());
+                (!any).then_some(Unsure::NoLayers(layers))
+            }
+        }
+    }
+
     /// Features that may move the images of this Docker to containerd when it
     /// starts again.
     #[must_use]
@@ -201,7 +180,18 @@ impl Managed {
         if self.engine.as_ref().is_some_and(in_containerd) {
             return Vec::new();
         }
-        let arguments = self.start.command.get(1..).unwrap_or_default();
-        on(&DockerdArgs::parse(arguments), &self.start.config)
+        on(&self.args(), &self.start.config)
     }
+
+    fn args(&self) -> DockerdArgs {
+        DockerdArgs::parse(self.start.command.get(1..).unwrap_or_default())
+    }
+}
+
+/// The data root is what was chosen: the feature is off, or user namespaces
+/// are remapped, which the containerd image store cannot do.
+fn is_set_to_own_store(args: &DockerdArgs, config: &DaemonJson) -> bool {
+    let remaps = [&args.userns_remap, &config.userns_remap];
+    let said = args.says_image_store().or(config.says_image_store());
+    said == Some(false) || remaps.into_iter().flatten().any(|user| !user.is_empty())
 }

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -17,11 +18,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::container::{Container, RestartPolicy};
 use crate::digest::ImageId;
-use crate::engine::EngineError;
-use crate::engine::{References, Reloads};
+use crate::engine::{Engine, EngineError, References, Reloads};
 use crate::reference::Reference;
-use crate::systemd::QueuedJob;
-use crate::systemd::{OwnService, SystemdError};
+use crate::systemd::{OwnService, QueuedJob, ServiceManager, SystemdError};
 
 mod rhel7;
 mod startable;
@@ -280,9 +279,9 @@ impl World {
             self.asked.set(true);
             FakeEngine(socket.to_owned(), self.engine.clone())
         };
-        let found = block_on(find_managed(&self.flags, &self.systemd, &connect));
+        let found = block_on(find(&self.flags, &self.systemd, &connect));
         let found = found.and_then(Host::certain);
-        // Wherever one stops, the other names the same thing first.
+        // Whatever the one is refused for, the other names first.
         let asked = Cell::new(false);
         let connect = |socket: &Path| {
             asked.set(true);
