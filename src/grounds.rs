@@ -121,3 +121,20 @@ pub fn path(images: &ImageDir) -> PathBuf {
         &format!("grounds-{}.json", images.driver()),
     )
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_this_version_loads() {
+        let fixture = include_str!("../tests/formats/provenance.json");
+        let grounds: Grounds = serde_json::from_str(fixture).unwrap();
+        let trusts = grounds.references.values().map(|ground| ground.trust);
+        assert!(trusts.eq([Trust::Asserted, Trust::Matched, Trust::Proven]));
+        assert_eq!(grounds.references().count(), 3);
+        let bytes = serde_json::to_vec_pretty(&grounds).unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), fixture.trim_end());
+    }
+}

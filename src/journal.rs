@@ -35,10 +35,10 @@ pub struct Journal {
     pub id: String,
     /// The start of the machine that it began in ([`boot_id`]).
     pub boot: String,
-    /// The references.
-    pub references: References,
     /// What it is about to do.
     pub intent: Intent,
+    /// The references.
+    pub references: References,
 }
 
 /// What a transaction is about to do, as far as its undo has to know.
@@ -57,10 +57,10 @@ pub enum Intent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Restart {
-    /// Docker's unit.
-    pub unit: String,
     /// How far the transaction may have come.
     pub phase: Phase,
+    /// Docker's unit.
+    pub unit: String,
     /// The unit ran.
     pub running: bool,
     /// The units that would start it for a client, and were active.
@@ -255,8 +255,8 @@ impl Restart {
     #[must_use]
     pub fn new(unit: &str) -> Self {
         Self {
-            unit: unit.to_owned(),
             phase: Phase::Preparing,
+            unit: unit.to_owned(),
             running: false,
             triggers: Vec::new(),
             units: Vec::new(),
@@ -286,8 +286,8 @@ impl Journal {
             digestfix_journal: VERSION,
             id: id.to_owned(),
             boot: boot_id(),
-            references,
             intent,
+            references,
         }
     }
 

@@ -284,6 +284,28 @@ mod tests {
         assert_eq!(read_all(&unfinished).0.len(), 1);
     }
 
+    /// A marker of this version, with all that one may have.
+    #[test]
+    fn a_marker_of_this_version_loads() {
+        let flags = Flags {
+            data_root: Some("/data/docker".into()),
+            driver: Some("overlay2".to_owned()),
+            unit: Some("docker.service".to_owned()),
+            config_file: Some("/etc/docker/daemon.json".into()),
+            socket: Some("/run/docker.sock".into()),
+        };
+        let written = Notice {
+            boot: "0b7f6f0e-6f0c-4d6f-9f5d-2b1d6a1c7e55 21".to_owned(),
+            flags: flags.clone(),
+            found: flags,
+            ..notice()
+        };
+        let fixture = include_str!("../tests/formats/pending-marker.json");
+        assert_eq!(serde_json::from_str::<Notice>(fixture).unwrap(), written);
+        let bytes = serde_json::to_vec_pretty(&written).unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), fixture.trim_end());
+    }
+
     #[test]
     fn what_is_no_notice_is_told() {
         let root = TempDir::new().unwrap();

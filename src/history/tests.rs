@@ -85,6 +85,28 @@ fn a_record_is_read_as_it_was_written() {
     assert_eq!(read(root.path(), "another").unwrap(), None);
 }
 
+/// A record of this version, with all that one may have.
+#[test]
+fn a_record_of_this_version_loads() {
+    let digest = hash(b"manifest");
+    let written = Record {
+        kind: Kind::Rollback("20261124T112900Z-6".to_owned()),
+        result: Some(End::Recovered {
+            references: Side::New,
+        }),
+        ended: Some("2026-11-24T11:30:01Z".to_owned()),
+        method: Some(Method::Load),
+        manifests: [(digest, "manifest".to_owned())].into(),
+        containerd_root: Some("/srv/containerd".into()),
+        daemon_json: Some(hash(b"daemon.json")),
+        ..record(ID, 1)
+    };
+    let fixture = include_str!("../../tests/formats/record.json");
+    assert_eq!(Record::parse(fixture.as_bytes(), ID).unwrap(), written);
+    let bytes = serde_json::to_vec_pretty(&written).unwrap();
+    assert_eq!(String::from_utf8(bytes).unwrap(), fixture.trim_end());
+}
+
 #[test]
 fn what_is_no_record_is_refused() {
     let text = serde_json::to_string(&record(ID, 1)).unwrap();

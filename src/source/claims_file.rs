@@ -119,3 +119,21 @@ pub(super) fn read(document: &str, place: &str, harvest: &mut Harvest) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_this_version_loads() {
+        let fixture = include_str!("../../tests/formats/claims.json");
+        let mut harvest = Harvest::default();
+        read(fixture, "claims.json", &mut harvest).unwrap();
+        assert_eq!(harvest.claims.len(), 2);
+        let file: ClaimsFile = strict_json::read(fixture.as_bytes()).unwrap();
+        assert_eq!(file.manifests.len(), 1);
+        let bytes = serde_json::to_vec_pretty(&file).unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), fixture.trim_end());
+    }
+}

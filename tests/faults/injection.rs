@@ -46,7 +46,7 @@ fn strace(machine: &Machine, options: &[&str], words: &[&str]) -> (Injected, Str
         "strace",
         "-q",
         "-s",
-        "160",
+        "240",
         "-o",
         LOG,
     ];
