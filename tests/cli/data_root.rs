@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -67,18 +66,8 @@ impl DataRoot {
     }
 
     pub fn digestfix(&self, words: &[&str]) -> Run {
-        self.digestfix_reading("", words)
-    }
-
-    pub fn digestfix_reading(&self, input: &str, words: &[&str]) -> Run {
-        digestfix_reading(
-            input,
-            &[
-                words,
-                &["--offline", "--data-root", self.0.path().to_str().unwrap()],
-            ]
-            .concat(),
-        )
+        let place = self.0.path().to_str().unwrap();
+        digestfix(&[words, &["--offline", "--data-root", place]].concat())
     }
 
     /// Every file below the data root with what is in it.
@@ -106,29 +95,7 @@ impl DataRoot {
 
 /// Runs the program.
 pub fn digestfix(words: &[&str]) -> Run {
-    digestfix_reading("", words)
-}
-
-/// Runs the program with a text on its standard input.
-pub fn digestfix_reading(input: &str, words: &[&str]) -> Run {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_digestfix"))
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A run that is refused may end before it reads any of it.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    output.into()
-}
-
-/// Runs the program by a shell that does something first.
-pub fn digestfix_after(shell: &str, words: &[&str]) -> Run {
-    let output = Command::new("sh")
-        .args(["-c", &format!("{shell}; exec \"$@\"",), "sh"])
-        .arg(env!("CARGO_BIN_EXE_digestfix"))
+    let output = Command::new(env!("CARGO_BIN_EXE_digestfix"))
         .args(words)
         .stdin(Stdio::null())
         .output()

@@ -4,16 +4,12 @@
 
 mod cures;
 mod data_root;
-mod doctor;
 mod exit_codes;
 mod files;
 mod fleet;
 mod foreign;
-mod history;
-mod index_alone;
 mod kernels;
 mod labels;
-mod metrics;
 mod open_files;
 mod references;
 mod sources;

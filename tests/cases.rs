@@ -1,0 +1,330 @@
+//! What the program prints and leaves on data roots that no Docker uses: one directory a
+//! case in tests/cases, and no Rust. The README.md there says how to add one.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+
+use regex_lite::{Captures, Regex};
+use tempfile::TempDir;
+
+#[test]
+fn each_case_ends_as_its_directory_says() {
+    let only = env::var("CASE").unwrap_or_default();
+    let all = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases")).unwrap();
+    let mut cases: Vec<PathBuf> = all
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("session").is_file() && name(path).contains(&only))
+        .collect();
+    cases.sort();
+    assert!(!cases.is_empty(), "there is no case {only:?}");
+    println!("{} cases", cases.len());
+    let (waiting, failed) = (Mutex::new(cases.iter()), Mutex::new(BTreeMap::new()));
+    let next = || waiting.lock().unwrap().next();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some(case) = next() {
+                    let difference = run(case);
+                    if !difference.is_empty() {
+                        failed.lock().unwrap().insert(name(case), difference);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    let names: Vec<&str> = failed.keys().map(String::as_str).collect();
+    assert!(
+        failed.is_empty(),
+        "{}\n{} of {} cases differ: {}\nIf the program is right: ACCEPT=1 cargo test --test cases, and look at git diff",
+        failed.values().cloned().collect::<String>(),
+        names.len(),
+        cases.len(),
+        names.join(", ")
+    );
+}
+
+fn name(case: &Path) -> String {
+    case.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Runs a case. Returns what differs from its directory, or accepts it.
+fn run(case: &Path) -> String {
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("cases")
+        .join(name(case));
+    shell(
+        r#"rm -rf "$2"; mkdir -p "$2/expected/after" "$2/actual/after"
+           cp "$1/session" "$2/expected"; [ ! -d "$1/after" ] || cp -r "$1/after" "$2/expected""#,
+        [case, &scratch],
+    );
+    let directory = TempDir::new().unwrap();
+    let place = directory.path().canonicalize().unwrap();
+    shell(
+        r#"[ ! -d "$1/before" ] || cp -rL "$1/before/." "$2"; chmod -R u=rwX,go= "$2""#,
+        [case, &place],
+    );
+    let before = tree(&place);
+    let session = fs::read_to_string(case.join("session")).unwrap();
+    let mut variable = Variable::new(&place, &session, &before);
+    let told = session_now(&session, &place, &mut variable);
+    fs::write(scratch.join("actual/session"), told).unwrap();
+    leave(
+        &before,
+        &tree(&place),
+        &scratch.join("actual/after"),
+        &mut variable,
+    );
+    if env::var_os("ACCEPT").is_some() {
+        shell(
+            r#"cp "$2/actual/session" "$1"; rm -rf "$1/after"
+               rmdir "$2/actual/after" 2>/dev/null || cp -r "$2/actual/after" "$1""#,
+            [case, &scratch],
+        );
+        return String::new();
+    }
+    let difference = Command::new("diff")
+        .args(["-ru", "expected", "actual"])
+        .current_dir(&scratch)
+        .output()
+        .unwrap();
+    match difference.status.success() {
+        true => String::new(),
+        false => format!(
+            "\n== {}\n{}",
+            name(case),
+            String::from_utf8_lossy(&difference.stdout)
+        ),
+    }
+}
+
+fn shell(script: &str, paths: [&Path; 2]) {
+    let mut command = Command::new("sh");
+    let status = command.args(["-euc", script, "sh"]).args(paths).status();
+    assert!(status.unwrap().success(), "{script} {paths:?}");
+}
+
+/// The session with what its commands print and return now. Comments stay.
+fn session_now(session: &str, place: &Path, variable: &mut Variable) -> String {
+    let mut text = String::new();
+    let mut is_step = true;
+    for line in session.lines() {
+        if !line.starts_with('#') && !line.starts_with("$ ") {
+            continue;
+        }
+        if !is_step {
+            text.push('\n');
+        }
+        text.push_str(&format!("{line}\n"));
+        is_step = line.starts_with('#');
+        if let Some(command) = line.strip_prefix("$ ") {
+            text.push_str(&typed(command, place, variable));
+        }
+    }
+    text
+}
+
+fn typed(command: &str, place: &Path, variable: &mut Variable) -> String {
+    let program = Path::new(env!("CARGO_BIN_EXE_digestfix"));
+    let inherited = env::var("PATH").unwrap();
+    let path = format!("{}:{inherited}", program.parent().unwrap().display());
+    let image = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let output = Command::new("timeout")
+        .args(["60", "bash", "-c", &format!("umask 022; {command}")])
+        .current_dir(place)
+        .stdin(Stdio::null())
+        .env_clear()
+        .env("PATH", path)
+        .env("LC_ALL", "C")
+        // Records name who ran it: the same whoever does.
+        .env("SUDO_USER", "admin")
+        .env("CASE", place)
+        .env("ROOT", place.join("root"))
+        .envs(["a", "b", "c"].map(|digit| (digit.to_uppercase(), image(digit))))
+        .envs(["1", "2", "3"].map(|digit| (format!("D{digit}"), image(digit))))
+        .envs((1..).map(|number| format!("ID{number}")).zip(&variable.ids))
+        .output()
+        .unwrap();
+    variable.learn(&tree(place));
+    let mut text = String::new();
+    for (mark, stream) in [("  ", output.stdout), ("! ", output.stderr)] {
+        let stream = variable.replace(&String::from_utf8_lossy(&stream));
+        for line in stream.split_inclusive('\n') {
+            match line {
+                "\n" => text.push('\n'),
+                line => text.push_str(&format!("{mark}{line}")),
+            }
+        }
+        if !stream.is_empty() && !stream.ends_with('\n') {
+            text.push_str("\\ no newline at the end\n");
+        }
+    }
+    match output.status.code() {
+        Some(code) => text + &format!("exit {code}\n"),
+        None => text + &format!("{}\n", output.status),
+    }
+}
+
+/// Every name below a directory, with what it is in a word, and what is in it.
+type Tree = BTreeMap<String, (&'static str, Vec<u8>)>;
+
+fn tree(place: &Path) -> Tree {
+    fn walk(place: &Path, directory: &Path, found: &mut Tree) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let kind = path.symlink_metadata().unwrap().file_type();
+            let what = if kind.is_dir() {
+                walk(place, &path, found);
+                ("directory", Vec::new())
+            } else if kind.is_file() {
+                ("file", fs::read(&path).unwrap())
+            } else if kind.is_symlink() {
+                let to = fs::read_link(&path).unwrap();
+                ("link", format!("{}\n", to.display()).into_bytes())
+            } else {
+                let kind = if kind.is_fifo() {
+                    "pipe"
+                } else {
+                    "device or socket"
+                };
+                (kind, Vec::new())
+            };
+            let path = path.strip_prefix(place).unwrap();
+            found.insert(path.to_str().unwrap().to_owned(), what);
+        }
+    }
+    let mut found = Tree::new();
+    walk(place, place, &mut found);
+    found
+}
+
+/// Writes down what is new, what has changed and what has gone.
+fn leave(before: &Tree, now: &Tree, place: &Path, variable: &mut Variable) {
+    let put = |name: &str, content: &[u8]| {
+        let path = place.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    for (path, what) in now
+        .iter()
+        .filter(|(path, what)| before.get(*path) != Some(what))
+    {
+        let (kind, bytes) = what;
+        let name = variable.replace(path);
+        let is_full = now
+            .keys()
+            .any(|other| other.starts_with(&format!("{path}/")));
+        match (*kind, std::str::from_utf8(bytes)) {
+            ("directory", _) if is_full => {}
+            ("file", Ok(text)) => put(&name, variable.replace(text).as_bytes()),
+            ("file", Err(_)) => put(&name, bytes),
+            (_, text) => put(
+                &format!("{name} ({kind})"),
+                variable.replace(text.unwrap()).as_bytes(),
+            ),
+        }
+    }
+    for path in before.keys().filter(|path| !now.contains_key(*path)) {
+        put(&format!("{} (gone)", variable.replace(path)), b"");
+    }
+}
+
+/// What differs from run to run, and what stands for it.
+struct Variable {
+    place: String,
+    /// What the case itself has is the same in each run.
+    fixed: String,
+    id: Regex,
+    ids: Vec<String>,
+    others: Vec<(Regex, &'static str)>,
+}
+
+impl Variable {
+    fn new(place: &Path, session: &str, before: &Tree) -> Self {
+        let mut fixed = session.to_owned();
+        for (path, (_, bytes)) in before {
+            fixed += path;
+            fixed += &String::from_utf8_lossy(bytes);
+        }
+        let others = [
+            (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "[TIME]"),
+            (r#"("seconds": )[\d.]+"#, "$1[SECONDS]"),
+            (r"(?m)^ +\d+\.\d{3} s  ", "   [SECONDS] s  "),
+            (
+                r"\d+ MiB free at least \([^)]*\)",
+                "[FREE] MiB free at least ([PATH])",
+            ),
+            (r"process \d+", "process [PID]"),
+            (
+                r"admin \(sudo\)(, login uid \d+)?(, in [^ ,\x22]+\.service)?",
+                "admin (sudo)",
+            ),
+            (
+                r"(?m)^(digestfix_\w*(?:seconds|timestamp)\w*(?:\{[^}]*\})?) \S+$",
+                "$1 [SECONDS]",
+            ),
+            (
+                concat!(r"\b", env!("CARGO_PKG_VERSION"), r"\b"),
+                "[VERSION]",
+            ),
+        ];
+        Self {
+            place: place.to_str().unwrap().to_owned(),
+            fixed,
+            id: Regex::new(r"\d{8}T\d{6}Z-\d+").unwrap(),
+            ids: Vec::new(),
+            others: others.map(|(of, by)| (Regex::new(of).unwrap(), by)).into(),
+        }
+    }
+
+    /// Numbers the transactions by their age, whether they are printed or not.
+    fn learn(&mut self, now: &Tree) {
+        let ids = now.keys().flat_map(|path| self.id.find_iter(path));
+        let mut ids: Vec<&str> = ids.map(|id| id.as_str()).collect();
+        ids.sort_by_key(|id| (&id[..16], id.len(), *id));
+        for id in ids {
+            self.replace(id);
+        }
+    }
+
+    fn replace(&mut self, text: &str) -> String {
+        let text = text.replace(&self.place, "[CASE]");
+        let text = self.id.replace_all(&text, |found: &Captures<'_>| {
+            let id = &found[0];
+            if self.fixed.contains(id) {
+                return id.to_owned();
+            }
+            if !self.ids.iter().any(|one| one == id) {
+                self.ids.push(id.to_owned());
+            }
+            let number = self.ids.iter().position(|one| one == id).unwrap() + 1;
+            format!("[ID{number}]")
+        });
+        let mut text = text.into_owned();
+        for (of, by) in &self.others {
+            let replaced = of.replace_all(&text, |found: &Captures<'_>| {
+                let mut whole = found[0].to_owned();
+                if !self.fixed.contains(&whole) {
+                    whole.clear();
+                    found.expand(by, &mut whole);
+                }
+                whole
+            });
+            text = replaced.into_owned();
+        }
+        // Columns are as wide as an ID or a name is, and these vary.
+        if text.contains("\nID  ") {
+            let gap = Regex::new(r"(\S)   +").unwrap();
+            text = gap.replace_all(&text, "$1   ").into_owned();
+        }
+        text
+    }
+}
