@@ -15,13 +15,15 @@ use crate::completion;
 use crate::disturbance::{Allowed, ContainerPolicy};
 use crate::guard;
 use crate::host::Flags;
-use crate::metrics;
 use crate::printable::printable;
 use crate::reference::Reference;
 use crate::retention::Limits;
 use crate::rewrite::Rewrite;
 use crate::transaction_id;
 use crate::trust::Trust;
+
+/// What node_exporter takes for metrics.
+const METRICS_ENDING: &str = ".prom";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -475,7 +477,7 @@ pub struct OutputArgs {
 pub struct MetricsArgs {
     /// Write how the run ended to a file (*.prom) for node_exporter's textfile
     /// collector
-    #[arg(long, value_name = "FILE", value_parser = metrics::file)]
+    #[arg(long, value_name = "FILE", value_parser = metrics_file)]
     metrics: Option<PathBuf>,
 }
 
@@ -569,6 +571,32 @@ impl From<Flags> for HostArgs {
             config_file: flags.config_file,
             socket: flags.socket,
             offline: false,
+        }
+    }
+}
+/// A name that node_exporter reads.
+fn metrics_file(text: &str) -> Result<PathBuf, String> {
+    match Path::new(text).file_name().and_then(|name| name.to_str()) {
+        Some(name) if name.len() > METRICS_ENDING.len() && name.ends_with(METRICS_ENDING) => {
+            Ok(text.into())
+        }
+        _ => Err(format!(
+            "node_exporter reads only files whose names end in {METRICS_ENDING}"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_node_exporter_reads_is_a_name_of_a_metrics_file() {
+        for good in ["digestfix.prom", "/var/lib/node_exporter/a.prom"] {
+            assert_eq!(metrics_file(good), Ok(PathBuf::from(good)));
+        }
+        for bad in ["", ".prom", "a.txt", "a.prom.new", "/", "a.prom/..", "-"] {
+            assert!(metrics_file(bad).is_err(), "{bad}");
         }
     }
 }

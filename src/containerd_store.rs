@@ -15,7 +15,6 @@ use crate::digest::{Digest, ImageId};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Listed};
 use crate::manifest::Manifest;
-use crate::plan::{Plan, Why};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::Store;
@@ -332,18 +331,6 @@ impl ContainerdStore {
         let named: BTreeSet<ImageId> = self.store.references().map(|(_, image)| image).collect();
         let nameless = self.nameless.iter();
         nameless.filter(move |(image, _)| !named.contains(image))
-    }
-
-    /// Those of them that claims of a plan are about.
-    #[must_use]
-    pub fn nameless_in(&self, plan: &Plan) -> Vec<&Digest> {
-        let is_skipped = |image: &ImageId| {
-            let image = image.to_string();
-            let mut skipped = plan.skipped.iter();
-            skipped.any(|one| matches!(&one.why, Why::Nameless(other) if *other == image))
-        };
-        let nameless = self.nameless().filter(|(image, _)| is_skipped(image));
-        nameless.map(|(_, target)| target).collect()
     }
 
     /// The engine has references, and not one of them could be read.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::digest::{Digest, ImageId};
-use crate::evidence::MAX_INDEX_DEPTH;
+use crate::manifest::MAX_INDEX_DEPTH;
 use crate::manifest::{self, Manifest};
 use crate::sys::plain_file::{self, Links};
 

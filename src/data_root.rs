@@ -18,6 +18,9 @@ mod store_file;
 pub use store_file::Snapshot;
 pub(crate) use store_file::is_made_of;
 
+/// The directory in a data root that digestfix keeps its own files in.
+pub const STATE_DIR: &str = "digestfix";
+
 /// One storage driver's image directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageDir {

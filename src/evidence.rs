@@ -8,12 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::digest::{Digest, ImageId};
-use crate::manifest::{Descriptor, Format, MAX_INDEX_ENTRIES, Manifest};
+use crate::manifest::{Descriptor, Format, MAX_INDEX_DEPTH, MAX_INDEX_ENTRIES, Manifest};
 use crate::platform::Platform;
 use crate::trust::Trust;
-
-/// How deep an index may lie in others.
-pub const MAX_INDEX_DEPTH: usize = 8;
 
 /// The most images that one digest may be recorded for: the platforms of an
 /// index, each on hosts of its own.

@@ -9,12 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 use fs2::FileExt;
 use nix::fcntl::OFlag;
 
-use crate::data_root::user_of;
+use crate::data_root::{STATE_DIR, user_of};
 use crate::directory;
 use crate::sys::plain_file::{self, Links, PlainFileError};
-
-/// The directory in a data root that digestfix keeps its own files in.
-pub const STATE_DIR: &str = "digestfix";
 
 const LOCK_FILE: &str = "lock";
 const RETRY: Duration = Duration::from_millis(50);

@@ -13,6 +13,9 @@ use crate::digest::{Digest, DigestError, ImageId};
 use crate::platform::Platform;
 use crate::strict_json::{self, JsonError};
 
+/// How deep an index may lie in others.
+pub const MAX_INDEX_DEPTH: usize = 8;
+
 /// The largest manifest that is read, in bytes. Registries accept no larger
 /// ones (distribution 2.8, `registry/handlers/manifests.go`: 4 MiB).
 pub const MAX_BYTES: u64 = 4 * 1024 * 1024;

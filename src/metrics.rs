@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::run_result::RunResult;
 use crate::state_file;
@@ -17,9 +17,6 @@ use crate::state_file;
 mod exposition;
 
 use exposition::{Exposition, Kind, series};
-
-/// What node_exporter takes for metrics.
-const ENDING: &str = ".prom";
 
 /// The largest former file that is read, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -61,19 +58,6 @@ pub struct References {
     pub all: usize,
     /// The tags whose image has no digest in their repository.
     pub without_digest: usize,
-}
-
-/// A name that node_exporter reads.
-///
-/// # Errors
-/// When it is none.
-pub fn file(text: &str) -> Result<PathBuf, String> {
-    match Path::new(text).file_name().and_then(|name| name.to_str()) {
-        Some(name) if name.len() > ENDING.len() && name.ends_with(ENDING) => Ok(text.into()),
-        _ => Err(format!(
-            "node_exporter reads only files whose names end in {ENDING}"
-        )),
-    }
 }
 
 /// Replaces the metrics in `file` by those of a run.

@@ -4,7 +4,7 @@
 //! Whatever is taken from a file is bounded: see [`MAX_TEXT_BYTES`],
 //! [`MAX_FILES`], [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
 //! [`manifest::MAX_BYTES`](crate::manifest::MAX_BYTES),
-//! [`MAX_INDEX_DEPTH`](crate::evidence::MAX_INDEX_DEPTH),
+//! [`MAX_INDEX_DEPTH`](crate::manifest::MAX_INDEX_DEPTH),
 //! and the constants of [`archive`], [`layout`], [`pins`] and [`harvest`].
 
 use std::fs::File;

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf, absolute};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data_root::ImageDir;
+use crate::data_root::{ImageDir, STATE_DIR};
 use crate::directory;
 use crate::host::{Flags, Managed};
 use crate::journal::boot_id;
-use crate::lock::{RootLock, STATE_DIR};
+use crate::lock::RootLock;
 use crate::state_file;
 use crate::transaction_id::{beside, is_id};
 

@@ -8,7 +8,7 @@ use crate::commands::plan::nothing_to_change;
 use crate::commands::{Site, Stop, engine_at, grounds, verify};
 use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
-use crate::digest::Digest;
+use crate::digest::{Digest, ImageId};
 use crate::disturbance::AssessError;
 use crate::engine::UnixEngine;
 use crate::engine::images::Images;
@@ -18,7 +18,7 @@ use crate::host::{HostError, ImageStore, Managed};
 use crate::interrupt::Interrupt;
 use crate::lock::RootLock;
 use crate::manifest::Manifest;
-use crate::plan::{Plan, Request};
+use crate::plan::{Plan, Request, Why};
 use crate::reference::Reference;
 use crate::report::{Exit, Report};
 use crate::retention::Limits;
@@ -191,7 +191,7 @@ impl<'a> Containerd<'a> {
     ) -> Result<Exit, Stop> {
         let draft = self.draft(&Aim::Claims(request)).await?;
         warn_of_unread(&draft.here, report);
-        warn_of_nameless(&draft.here.nameless_in(&draft.plan), report);
+        warn_of_nameless(&nameless_in(&draft.here, &draft.plan), report);
         report.plan(&draft.plan);
         report.say_host();
         report.say_plan(&draft.plan);
@@ -212,7 +212,7 @@ impl<'a> Containerd<'a> {
     ) -> Result<Exit, Stop> {
         let (here, plan) = self.plan(&Aim::Claims(request)).await?;
         warn_of_unread(&here, report);
-        warn_of_nameless(&here.nameless_in(&plan), report);
+        warn_of_nameless(&nameless_in(&here, &plan), report);
         report.plan(&plan);
         let mut answers = Vec::new();
         for target in &plan.targets {
@@ -251,7 +251,7 @@ impl<'a> Containerd<'a> {
         report.plan(&draft.plan);
         if draft.plan.is_empty() {
             warn_of_unread(&draft.here, report);
-            warn_of_nameless(&draft.here.nameless_in(&draft.plan), report);
+            warn_of_nameless(&nameless_in(&draft.here, &draft.plan), report);
             report.say_skipped(&draft.plan);
         }
         Ok(!draft.plan.is_empty())
@@ -269,7 +269,7 @@ impl<'a> Containerd<'a> {
         self.look_where_it_was(aim)?;
         let Draft { here, plan, work } = self.draft(aim).await?;
         warn_of_unread(&here, report);
-        warn_of_nameless(&here.nameless_in(&plan), report);
+        warn_of_nameless(&nameless_in(&here, &plan), report);
         report.plan(&plan);
         if plan.is_empty() {
             return Ok(None);
@@ -406,6 +406,17 @@ fn warn_of_unread(here: &ContainerdStore, report: &mut Report) {
          where that is)",
         names.join(", ")
     ));
+}
+
+/// The images without a name that claims of a plan are about, as Docker calls them.
+fn nameless_in<'h>(here: &'h ContainerdStore, plan: &Plan) -> Vec<&'h Digest> {
+    let is_skipped = |image: &ImageId| {
+        let image = image.to_string();
+        let mut skipped = plan.skipped.iter();
+        skipped.any(|one| matches!(&one.why, Why::Nameless(other) if *other == image))
+    };
+    let nameless = here.nameless().filter(|(image, _)| is_skipped(image));
+    nameless.map(|(_, target)| target).collect()
 }
 
 /// Docker calls an image here by its manifest, and not by the ID that a claim has.

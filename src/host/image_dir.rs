@@ -9,9 +9,8 @@ use super::daemon_json::DaemonJson;
 use super::dockerd_args::DockerdArgs;
 use super::settle::{DEFAULT, DISK, ENGINE, FILE, FLAG, Finding, UNIT, settled};
 use super::{Flags, HostError};
-use crate::data_root::{ImageDir, is_driver_name};
+use crate::data_root::{ImageDir, STATE_DIR, is_driver_name};
 use crate::engine::Info;
-use crate::lock::STATE_DIR;
 use crate::store;
 use crate::sys::plain_file;
 

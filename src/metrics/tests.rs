@@ -165,16 +165,6 @@ fn where_it_cannot_be_written_nothing_is_left() {
     write(&directory.path().join("gone/digestfix.prom"), &a_change()).unwrap_err();
 }
 
-#[test]
-fn only_what_node_exporter_reads_is_a_name() {
-    for good in ["digestfix.prom", "/var/lib/node_exporter/a.prom"] {
-        assert_eq!(file(good), Ok(PathBuf::from(good)));
-    }
-    for bad in ["", ".prom", "a.txt", "a.prom.new", "/", "a.prom/..", "-"] {
-        assert!(file(bad).is_err(), "{bad}");
-    }
-}
-
 /// The metrics that an expression names.
 fn named(text: &str) -> BTreeSet<&str> {
     let is_part = |character: char| character.is_ascii_alphanumeric() || character == '_';

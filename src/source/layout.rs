@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::digest::{Digest, ImageId};
-use crate::evidence::MAX_INDEX_DEPTH;
+use crate::manifest::MAX_INDEX_DEPTH;
 use crate::manifest::{self, Descriptor, Manifest};
 use crate::reference::{Reference, Repository};
 use crate::source::Problem;
