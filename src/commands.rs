@@ -30,7 +30,6 @@ use crate::disturbance::{Allowed, AssessError, Disturbance, Obstacle, assess};
 use crate::engine::UnixEngine;
 use crate::grounds::{self, Grounds};
 use crate::history::HistoryError;
-use crate::history::who::own_service;
 use crate::host::{
     self, Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_offline,
 };
@@ -43,7 +42,7 @@ use crate::report::{Exit, Problem, Report};
 use crate::rollback::Unfit;
 use crate::shell;
 use crate::source::{self, SourceError, claims_dir};
-use crate::systemd::{SystemBus, SystemdError, setting};
+use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::aim::Aim;
 use crate::transaction::load::work::Unfit as Unloadable;
 use crate::transaction::outcome::{Failure, Progress};
@@ -57,7 +56,12 @@ const WAITS_FOR_LOCK: &str = "waiting for another digestfix to end";
 const LOOKS: &str = "looking at the host";
 
 /// What is refused first may hide something else.
-const LOOK_AT_ALL: &str = "to see all that stands in the way: digestfix doctor";
+fn with_all(help: Option<String>) -> Option<String> {
+    let first = help.map(|help| format!("{help}; ")).unwrap_or_default();
+    Some(format!(
+        "{first}to see all that stands in the way: digestfix doctor"
+    ))
+}
 
 /// Runs a command.
 pub fn run(command: Command) -> Exit {
@@ -112,8 +116,6 @@ enum Stop {
     Obstacles(Vec<Obstacle>),
     #[error(transparent)]
     Assess(#[from] AssessError),
-    #[error("{data_root} is in use by a running dockerd{}: leave --offline out, or stop it first", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
-    InUse { data_root: String, pid: Option<u32> },
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error("there is no {0} here")]
@@ -126,7 +128,7 @@ enum Stop {
     Interrupted(&'static str),
     #[error(transparent)]
     Journal(#[from] JournalError),
-    #[error("a run that changed this data root was interrupted ({}); recover it where that Docker runs", .0.display())]
+    #[error("a run that changed this data root was interrupted ({})", .0.display())]
     InterruptedRun(PathBuf),
     #[error("the interrupted run was at work on {0}")]
     OtherUnit(String),
@@ -156,6 +158,80 @@ impl From<SystemdError> for Stop {
 }
 
 impl Stop {
+    /// What to type next.
+    fn help(&self) -> Option<String> {
+        let help = match self {
+            Self::Host(error) => return with_all(error.help()),
+            Self::Read(error) => return with_all(error.help()),
+            Self::Assess(error) => return with_all(error.help()),
+            Self::Obstacles(obstacles) => {
+                let mut helps: Vec<String> = obstacles.iter().filter_map(Obstacle::help).collect();
+                helps.dedup();
+                return with_all(Some(helps.join("; ")));
+            }
+            Self::History(error) => return error.help(),
+            Self::Unfit(error) => return error.help(),
+            Self::Source(error) => return error.help(),
+            Self::Journal(error) => return error.help(),
+            Self::Notice(error) => return error.help(),
+            Self::Lock(error) => return error.help(),
+            Self::InTheWay {
+                first: Some(id), ..
+            } => {
+                return Some(format!("take that one back first: digestfix rollback {id}"));
+            }
+            Self::InTheWay { first: None, .. } => {
+                "look at what it did (digestfix history ID) and at what is there (digestfix status); single \
+                 references are changed by apply: --remove REF, REF=IMAGE --replace"
+            }
+            Self::OnlyInEngine(references) => {
+                let image = references.first().map_or("IMAGE", |(_, image)| image);
+                return Some(format!(
+                    "have Docker write down what it has, which takes that change of the file back: docker tag \
+                     {image} digestfix:now && docker rmi digestfix:now; then the same command again"
+                ));
+            }
+            Self::NotRoot => {
+                let line = typed().unwrap_or_else(|| "digestfix …".to_owned());
+                return Some(format!("run it as root: sudo {line}"));
+            }
+            Self::NoClaims => {
+                "give a CLAIM (NAME:TAG@sha256:HEX), a file (--from FILE), or put files into \
+                 /etc/digestfix/claims.d"
+            }
+            Self::Unmet => {
+                "bring what is named above, or see which images are here: digestfix status"
+            }
+            Self::NothingFrom => {
+                "bring what has digests: digestfix export, or docker image inspect, from a host that pulled the \
+                 images; skopeo's dir:"
+            }
+            Self::NoSuchName(_) => "see what is here: digestfix status",
+            Self::InterruptedRun(_) => {
+                "on the host where that Docker runs: digestfix recover, without options"
+            }
+            Self::OtherUnit(unit) => {
+                return Some(format!("digestfix recover --unit {}", shell::word(unit)));
+            }
+            Self::OtherConfigFile(path) => {
+                return Some(format!(
+                    "digestfix recover --config-file {}",
+                    shell::path(path)
+                ));
+            }
+            Self::Refused(_)
+            | Self::Unloadable(_)
+            | Self::Output(_)
+            | Self::Interrupted(_)
+            | Self::OtherDataRoot(..)
+            | Self::Recovery { .. }
+            | Self::LoadRecovery(_)
+            | Self::Gone(_)
+            | Self::Signals(_) => return None,
+        };
+        Some(help.to_owned())
+    }
+
     fn tell(self, mut report: Report) -> Exit {
         if let Self::Recovery { failure, state } = self {
             let unit = report.unit().unwrap_or("docker.service").to_owned();
@@ -169,42 +245,11 @@ impl Stop {
             report.problem("COULD NOT RESTORE THE HOST", recover::load_problem(failure));
             return report.end(Exit::Broken);
         }
-        let mut next = None;
         let what = match &self {
-            Self::Refused(refusals) => refusals.iter().map(ToString::to_string).collect(),
-            Self::Unloadable(reasons) => reasons.iter().map(ToString::to_string).collect(),
-            Self::InTheWay { refusals, first } => {
-                next = Some(match first {
-                    Some(id) => format!("take that one back first: digestfix rollback {id}"),
-                    None => "look at what it did (digestfix history ID) and at what is there \
-                             (digestfix status); single references are changed by apply: \
-                             --remove REF, REF=IMAGE --replace"
-                        .to_owned(),
-                });
-                refusals.iter().map(ToString::to_string).collect()
-            }
-            Self::History(_) => {
-                next = Some(
-                    "name another transaction (they are in: digestfix history), or take the file \
-                     away"
-                        .to_owned(),
-                );
-                vec![self.to_string()]
-            }
-            Self::Unfit(unfit) => {
-                next = Some(rollback::advice(unfit));
-                vec![self.to_string()]
-            }
-            Self::Obstacles(obstacles) => {
-                next = Some(LOOK_AT_ALL.to_owned());
-                obstacles.iter().map(ToString::to_string).collect()
-            }
+            Self::Refused(refusals) | Self::InTheWay { refusals, .. } => lines(refusals),
+            Self::Unloadable(reasons) => lines(reasons),
+            Self::Obstacles(obstacles) => lines(obstacles),
             Self::OnlyInEngine(references) => {
-                let image = references.first().map_or("IMAGE", |(_, image)| image);
-                next = Some(format!(
-                    "have Docker write down what it has, which takes that change of the file back: docker tag \
-                     {image} digestfix:now && docker rmi digestfix:now; then the same command again"
-                ));
                 let lost = references.iter().map(|(reference, image)| {
                     format!(
                         "{reference}: the running Docker has it at {image}, and the file, which somebody has \
@@ -213,73 +258,9 @@ impl Stop {
                 });
                 lost.collect()
             }
-            Self::Host(_) | Self::Read(_) | Self::Assess(_) => {
-                next = Some(LOOK_AT_ALL.to_owned());
-                vec![self.to_string()]
-            }
-            Self::NotRoot => {
-                let line = typed().unwrap_or_else(|| "digestfix …".to_owned());
-                next = Some(format!("run it as root: sudo {line}"));
-                vec![self.to_string()]
-            }
-            Self::NoClaims => {
-                next = Some(
-                    "give a CLAIM (NAME:TAG@sha256:HEX), a file (--from FILE), or put files into \
-                     /etc/digestfix/claims.d"
-                        .to_owned(),
-                );
-                vec![self.to_string()]
-            }
-            Self::Unmet => {
-                next = Some(
-                    "bring what is named above, or see which images are here: digestfix status"
-                        .to_owned(),
-                );
-                vec![self.to_string()]
-            }
-            Self::NothingFrom => {
-                next = Some(
-                    "bring what has digests: digestfix export, or docker image inspect, from a \
-                     host that pulled the images; skopeo's dir:"
-                        .to_owned(),
-                );
-                vec![self.to_string()]
-            }
-            Self::Source(error) => {
-                next = Some(error.problem.cure().to_owned());
-                vec![self.to_string()]
-            }
-            Self::Journal(error) => {
-                next = Some(error.cure().to_owned());
-                vec![self.to_string()]
-            }
-            Self::Notice(error) => {
-                next = Some(error.cure().to_owned());
-                vec![self.to_string()]
-            }
-            Self::OtherUnit(unit) => {
-                next = Some(format!("digestfix recover --unit {}", shell::word(unit)));
-                vec![self.to_string()]
-            }
-            Self::OtherConfigFile(path) => {
-                next = Some(format!(
-                    "digestfix recover --config-file {}",
-                    shell::path(path)
-                ));
-                vec![self.to_string()]
-            }
-            Self::Lock(LockError::Held { .. }) => {
-                next = Some(
-                    "wait until it has ended, or let digestfix wait: --wait SECONDS".to_owned(),
-                );
-                vec![self.to_string()]
-            }
-            Self::Lock(LockError::Io { path, error }) => {
-                next = sandbox(path, error);
-                vec![self.to_string()]
-            }
             _ => vec![self.to_string()],
         };
+        let next = self.help();
         let (kind, exit) = match &self {
             Self::Interrupted(_)
             | Self::Signals(_)
@@ -299,19 +280,8 @@ impl Stop {
     }
 }
 
-/// What to do about a file in a data root that cannot be written, where a
-/// service's sandbox may be why (`ProtectSystem=` in `systemd.exec(5)`).
-fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
-    let data_root = path.parent()?.parent()?;
-    if error.kind() != io::ErrorKind::ReadOnlyFilesystem {
-        return None;
-    }
-    let service = own_service()?;
-    Some(format!(
-        "if the disk itself can be written, it is the sandbox of {service}: systemctl edit {service}, add \
-         [Service] and ReadWriteDirectories={}, then: systemctl start {service}",
-        setting::path(data_root)
-    ))
+fn lines(reasons: &[impl ToString]) -> Vec<String> {
+    reasons.iter().map(ToString::to_string).collect()
 }
 
 /// The host, and the connections to its daemons.
@@ -501,10 +471,8 @@ async fn survey(
     let Some((bus, managed)) = site.managed() else {
         let images = site.images();
         if images.is_in_use()? {
-            return Err(Stop::InUse {
-                data_root: images.data_root().display().to_string(),
-                pid: images.user(),
-            });
+            let (data_root, pid) = (images.data_root().to_owned(), images.user());
+            return Err(HostError::InUse { data_root, pid }.into());
         }
         return Ok((None, Vec::new()));
     };

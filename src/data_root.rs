@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use fs2::FileExt;
 
 use crate::digest::ImageId;
+use crate::shell;
 use crate::store::{self, StoreError};
 use crate::sys::plain_file::{self, Links};
 
@@ -38,7 +39,7 @@ pub fn is_driver_name(driver: &str) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// There is none.
-    #[error("{path}: there is no reference store here (start Docker once, and it writes one)", path = .0.display())]
+    #[error("{path}: there is no reference store here", path = .0.display())]
     Missing(PathBuf),
     /// Something else than a plain file has its name.
     #[error("{path}: not a plain file", path = .0.display())]
@@ -67,6 +68,33 @@ pub enum ReadError {
         /// Why.
         error: io::Error,
     },
+}
+
+impl ReadError {
+    /// What to type next.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::Missing(_) => {
+                "start Docker once, and it writes one: systemctl start docker.service".to_owned()
+            }
+            Self::NotAFile(path) => format!(
+                "ls -l {path}; if it is a link, put what it leads to in its place: cp --remove-destination \"$(readlink -f \
+                 {path})\" {path}",
+                path = shell::path(path)
+            ),
+            Self::Owner { path, .. } => format!("chown root: {}", shell::path(path)),
+            Self::Content { path, .. } => format!(
+                "ls -lt {path}.digestfix-*; a former one of them is whole. Docker does not start with this \
+                 one: stop it, cp -p FORMER {path}, start it",
+                path = shell::path(path)
+            ),
+            Self::Io { path, .. } => format!(
+                "ls -ld {}; dmesg | tail (a disk that fails)",
+                shell::path(path)
+            ),
+        })
+    }
 }
 
 impl ReadError {

@@ -11,6 +11,7 @@ use crate::engine::{Engine, EngineError};
 use crate::host::{Doubt, EngineStart, Managed, Startable, startable};
 use crate::live_restore::{self, Hindrance, LiveRestore};
 use crate::open_files;
+use crate::shell;
 use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 
 /// What is to become of running containers.
@@ -233,17 +234,14 @@ pub enum Obstacle {
     /// A start would use other settings than the running daemon was started with.
     #[error(
         "{unit} has changed on disk since systemd read it, so a restart now would start another \
-         Docker than the one that runs. Look at the change (systemctl cat {unit}), then, when \
-         Docker's loss can be borne: systemctl daemon-reload && systemctl restart {unit}"
+         Docker than the one that runs"
     )]
     UnitChanged {
         /// The unit.
         unit: String,
     },
     /// Somebody else is at work on a unit.
-    #[error(
-        "{unit} has a {kind} job of somebody else's queued; wait until it has ended (systemctl list-jobs)"
-    )]
+    #[error("{unit} has a {kind} job of somebody else's queued")]
     JobQueued {
         /// The unit.
         unit: String,
@@ -251,9 +249,7 @@ pub enum Obstacle {
         kind: String,
     },
     /// A unit would be killed half-way.
-    #[error(
-        "{unit} is {state}, and would be stopped along with Docker half-way; wait until it has settled (systemctl status {unit})"
-    )]
+    #[error("{unit} is {state}, and would be stopped along with Docker half-way")]
     Unsettled {
         /// The unit.
         unit: String,
@@ -261,18 +257,14 @@ pub enum Obstacle {
         state: String,
     },
     /// digestfix would be killed half-way.
-    #[error(
-        "this digestfix runs in {unit}, which is stopped along with Docker. Take Requires=, BindsTo= or \
-         PartOf= on Docker out of it; Wants= and After= will do"
-    )]
+    #[error("this digestfix runs in {unit}, which is stopped along with Docker")]
     Ourselves {
         /// The unit.
         unit: String,
     },
     /// The start block needs a descriptor with a high number.
     #[error(
-        "this process may have {limit} files open, and a run needs {}: raise the limit (ulimit -n {})",
-        open_files::NEEDED,
+        "this process may have {limit} files open, and a run needs {}",
         open_files::NEEDED
     )]
     TooFewFiles {
@@ -281,10 +273,7 @@ pub enum Obstacle {
     },
     /// Containers would stop, and cannot be kept from it here.
     #[error(
-        "{count} running {noun} would stop with Docker: {names}. They cannot be kept running: {hindrance}. \
-         The choices: --containers restart (they stop, and are started again), --containers ignore \
-         (they stop; those with a restart policy come back){}",
-        .hindrance.cure().map(|cure| format!(", or {cure}")).unwrap_or_default(),
+        "{count} running {noun} would stop with Docker: {names}. They cannot be kept running: {hindrance}",
         noun = if *.count == 1 { "container" } else { "containers" }
     )]
     CannotKeep {
@@ -296,9 +285,7 @@ pub enum Obstacle {
         hindrance: Hindrance,
     },
     /// Docker would stay down.
-    #[error(
-        "{unit} would not start again: {doubt}. Mend that first; Docker runs on until it is stopped"
-    )]
+    #[error("{unit} would not start again: {doubt}. Docker runs on until it is stopped")]
     WouldNotStart {
         /// Docker's unit.
         unit: String,
@@ -308,8 +295,7 @@ pub enum Obstacle {
     /// Docker would keep its images elsewhere.
     #[error(
         "{unit} may move its images to containerd when it starts again ({} is on), and every digest of \
-         before is lost then. Take that out of {}, or restart Docker first (systemctl restart {unit}) and \
-         give the digests to the images that are there then", features.join(", "), config_file.display()
+         before is lost then", features.join(", ")
     )]
     WouldMoveImages {
         /// Docker's unit.
@@ -320,10 +306,7 @@ pub enum Obstacle {
         config_file: PathBuf,
     },
     /// Docker might stay down.
-    #[error(
-        "{unit} may not start again: {doubt}. When Docker's loss can be borne, restart it yourself \
-         (systemctl restart {unit}); to go ahead regardless: --force-restart"
-    )]
+    #[error("{unit} may not start again: {doubt}")]
     MayNotStart {
         /// Docker's unit.
         unit: String,
@@ -332,8 +315,7 @@ pub enum Obstacle {
     },
     /// Containers would not only stop.
     #[error(
-        "made with --rm, and removed by a restart of Docker ({}): {names}. Stop or remove what can be, \
-         or say --containers ignore to let it go",
+        "made with --rm, and removed by a restart of Docker ({}): {names}",
         if *.kept { "what never ran, always; what runs, before Docker 24.0.8" } else { "live-restore being off" }
     )]
     WouldBeRemoved {
@@ -342,6 +324,60 @@ pub enum Obstacle {
         /// Others keep running.
         kept: bool,
     },
+}
+
+impl Obstacle {
+    /// What to type next.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        let word = shell::word;
+        Some(match self {
+            Self::UnitChanged { unit } => format!(
+                "look at the change (systemctl cat {unit}), then, when Docker's loss can be borne: systemctl \
+                 daemon-reload && systemctl restart {unit}",
+                unit = word(unit)
+            ),
+            Self::JobQueued { .. } => "wait until it has ended: systemctl list-jobs".to_owned(),
+            Self::Unsettled { unit, .. } => {
+                format!("wait until it has settled: systemctl status {}", word(unit))
+            }
+            Self::Ourselves { unit } => format!(
+                "take Requires=, BindsTo= or PartOf= on Docker out of it (Wants= and After= will do): systemctl \
+                 edit --full {}",
+                word(unit)
+            ),
+            Self::TooFewFiles { .. } => {
+                format!("raise the limit: ulimit -n {}", open_files::NEEDED)
+            }
+            Self::CannotKeep { hindrance, .. } => format!(
+                "once they may stop: --containers restart (they are started again), or --containers ignore (those \
+                 with a restart policy come back){}",
+                hindrance
+                    .help()
+                    .map(|help| format!("; or {help}"))
+                    .unwrap_or_default()
+            ),
+            Self::WouldNotStart { unit, .. } => format!(
+                "mend what it says, in the configuration file or in: systemctl cat {}",
+                word(unit)
+            ),
+            Self::WouldMoveImages {
+                unit, config_file, ..
+            } => format!(
+                "take that out of {}, or restart Docker first (systemctl restart {}), and give the digests to the \
+                 images that are there then",
+                config_file.display(),
+                word(unit)
+            ),
+            Self::MayNotStart { unit, .. } => format!(
+                "when Docker's loss can be borne: systemctl restart {}; or go ahead regardless: --force-restart",
+                word(unit)
+            ),
+            Self::WouldBeRemoved { .. } => {
+                "docker rm -f NAME, or let them go: --containers ignore".to_owned()
+            }
+        })
+    }
 }
 
 /// The host could not be looked at.
@@ -353,6 +389,17 @@ pub enum AssessError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+impl AssessError {
+    /// What to type next.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Systemd(error) => error.help(),
+            Self::Engine(_) => Some("docker ps; journalctl -u docker.service -n 50".to_owned()),
+        }
+    }
 }
 
 const NAMES_SHOWN: usize = 5;

@@ -140,6 +140,12 @@ impl Finding {
         Self::new(check, State::Problem, what.into(), Some(next.into()))
     }
 
+    /// An apply would be refused for this error, with this help.
+    #[must_use]
+    pub fn refused(check: Check, error: &impl ToString, help: Option<String>) -> Self {
+        Self::new(check, State::Problem, error.to_string(), help)
+    }
+
     /// It could not be looked at.
     #[must_use]
     pub fn not_seen(check: Check, why: impl Into<String>) -> Self {

@@ -24,7 +24,6 @@ use crate::state_file;
 use crate::transaction_id::is_id;
 
 mod record;
-pub mod who;
 
 pub use record::{Changed, Claimed, End, How, Kind, Record, Side};
 
@@ -75,6 +74,23 @@ enum Problem {
     Directory,
     #[error("there is a transaction of that name already")]
     Exists,
+}
+
+impl HistoryError {
+    /// What to do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        let help = match &self.problem {
+            Problem::Directory => {
+                "chown root: and chmod 700 that directory, once its records are looked at"
+            }
+            Problem::Id(_) => "name one that there is: digestfix history",
+            _ => {
+                "take that file away, once it is looked at, or name another transaction: digestfix history"
+            }
+        };
+        Some(help.to_owned())
+    }
 }
 
 impl Problem {

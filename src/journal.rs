@@ -15,6 +15,7 @@ use crate::data_root::is_driver_name;
 use crate::digest::{Algorithm, Digest, ImageId};
 use crate::lock::RootLock;
 use crate::reference::{Reference, familiar};
+use crate::shell;
 use crate::state_file;
 use crate::transaction_id::is_id;
 
@@ -244,9 +245,12 @@ enum Problem {
 impl JournalError {
     /// What to do about it.
     #[must_use]
-    pub const fn cure(&self) -> &'static str {
-        "bring the host back by hand: put back what lies beside daemon.json as \
-         daemon.json.digestfix-…, see that Docker runs, look for containers without their restart policy; then remove the journal"
+    pub fn help(&self) -> Option<String> {
+        Some(format!(
+            "bring the host back by hand: put back what lies beside daemon.json as daemon.json.digestfix-…, see \
+             that Docker runs, look for containers without their restart policy; then remove the journal: rm {}",
+            shell::path(&self.path)
+        ))
     }
 }
 

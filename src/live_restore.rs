@@ -77,7 +77,7 @@ pub enum Hindrance {
 impl Hindrance {
     /// How containers could be kept after all.
     #[must_use]
-    pub fn cure(&self) -> Option<String> {
+    pub fn help(&self) -> Option<String> {
         match self {
             Self::Swarm => None,
             Self::Flag { unit } => Some(format!(

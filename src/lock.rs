@@ -12,6 +12,8 @@ use nix::fcntl::OFlag;
 use crate::data_root::{STATE_DIR, user_of};
 use crate::directory;
 use crate::sys::plain_file::{self, Links, PlainFileError};
+use crate::sys::who::own_service;
+use crate::systemd::setting;
 
 const LOCK_FILE: &str = "lock";
 const RETRY: Duration = Duration::from_millis(50);
@@ -44,6 +46,34 @@ pub enum LockError {
         /// Why.
         error: io::Error,
     },
+}
+
+impl LockError {
+    /// What to type next.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Held { .. } => {
+                Some("wait until it has ended, or let digestfix wait: --wait SECONDS".to_owned())
+            }
+            Self::Io { path, error } => sandbox(path, error),
+        }
+    }
+}
+
+/// What to do about a file in a data root that cannot be written, where a
+/// service's sandbox may be why (`ProtectSystem=` in `systemd.exec(5)`).
+fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
+    let data_root = path.parent()?.parent()?;
+    if error.kind() != io::ErrorKind::ReadOnlyFilesystem {
+        return None;
+    }
+    let service = own_service()?;
+    Some(format!(
+        "if the disk itself can be written, it is the sandbox of {service}: systemctl edit {service}, add \
+         [Service] and ReadWriteDirectories={}, then: systemctl start {service}",
+        setting::path(data_root)
+    ))
 }
 
 impl RootLock {

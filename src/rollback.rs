@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::history::{Changed, End, Kind, Record, Side};
 use crate::plan::{Basis, Later, Reversal};
+use crate::shell;
 
 /// Why there is nothing to take back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +42,28 @@ pub enum Unfit {
         /// Its storage driver.
         driver: String,
     },
+}
+
+impl Unfit {
+    /// What to do instead.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::NotEnded(_) => {
+                "wait until it has ended; if none is at work: digestfix recover".to_owned()
+            }
+            Self::RolledBack { by, .. } => {
+                format!("to have its changes again, take that one back: digestfix rollback {by}")
+            }
+            Self::OtherDriver { id, driver } => {
+                let driver = shell::word(driver);
+                format!("where that is what Docker uses: digestfix rollback --driver {driver} {id}")
+            }
+            Self::None | Self::NotFound(_) | Self::ChangedNothing { .. } => {
+                "look what there is: digestfix history".to_owned()
+            }
+        })
+    }
 }
 
 /// The transactions that were taken back, each with the one that did it. One

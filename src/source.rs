@@ -16,6 +16,7 @@ use crate::digest::DigestError;
 use crate::manifest::ManifestError;
 use crate::reference::ReferenceError;
 use crate::rewrite::Rewrite;
+use crate::shell;
 use crate::store::StoreError;
 use crate::strict_json::JsonError;
 use crate::sys::plain_file::{self, Links};
@@ -60,6 +61,26 @@ pub struct SourceError {
     pub place: String,
     /// What is wrong with it.
     pub problem: Problem,
+}
+
+impl SourceError {
+    /// What to do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        Some(match &self.problem {
+            Problem::Tampered { .. }
+            | Problem::WrongSize { .. }
+            | Problem::ConfigSwapped { .. }
+            | Problem::Exchanged { .. } => {
+                "do not trust that file: find out who changed it, and bring it again".to_owned()
+            }
+            Problem::Writable(path) => format!(
+                "look at what it says before you trust it; then: chown root {path}; chmod go-w {path}",
+                path = shell::word(path)
+            ),
+            _ => "mend that file or leave it out, then run the same command again".to_owned(),
+        })
+    }
 }
 
 /// What is wrong with a source.
@@ -209,28 +230,11 @@ pub enum Problem {
         images: String,
     },
     /// Somebody else may write what is trusted.
-    #[error("{0} may be written by others than root (chown root, chmod go-w)")]
+    #[error("{0} may be written by others than root")]
     Writable(String),
 }
 
 impl Problem {
-    /// What to do about it.
-    #[must_use]
-    pub const fn cure(&self) -> &'static str {
-        match self {
-            Self::Tampered { .. }
-            | Self::WrongSize { .. }
-            | Self::ConfigSwapped { .. }
-            | Self::Exchanged { .. } => {
-                "do not trust that file: find out who changed it, and bring it again"
-            }
-            Self::Writable(_) => {
-                "look at what it says before you trust it; then take the right away from others"
-            }
-            _ => "mend that file or leave it out, then run the same command again",
-        }
-    }
-
     fn in_file(name: &'static str) -> impl FnOnce(JsonError) -> Self {
         move |error| Self::InFile(name, error)
     }

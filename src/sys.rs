@@ -2,3 +2,4 @@
 
 pub(crate) mod at_once;
 pub(crate) mod plain_file;
+pub(crate) mod who;

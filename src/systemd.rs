@@ -63,6 +63,22 @@ pub enum SystemdError {
     },
 }
 
+impl SystemdError {
+    /// What to type next.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        let help = match self {
+            Self::Bus(_) | Self::Silent(_) | Self::NoBus => {
+                "if systemd runs this host: systemctl start dbus.socket"
+            }
+            Self::Refused(_) | Self::UnitFile { .. } | Self::Job { .. } | Self::Deadline { .. } => {
+                "systemctl status; journalctl -b -p err"
+            }
+        };
+        Some(help.to_owned())
+    }
+}
+
 impl From<zbus::Error> for SystemdError {
     fn from(error: zbus::Error) -> Self {
         match error {

@@ -18,6 +18,7 @@ use crate::directory;
 use crate::host::{Flags, Managed};
 use crate::journal::boot_id;
 use crate::lock::RootLock;
+use crate::shell;
 use crate::state_file;
 use crate::transaction_id::{beside, is_id};
 
@@ -60,9 +61,12 @@ pub struct NoticeError {
 impl NoticeError {
     /// What to do about it.
     #[must_use]
-    pub const fn cure(&self) -> &'static str {
-        "look at that file: it says where Docker lives that a run was at work on. digestfix \
-         recover --data-root DIR does without it; then remove it"
+    pub fn help(&self) -> Option<String> {
+        Some(format!(
+            "look at that file: it says where Docker lives that a run was at work on. digestfix recover \
+             --data-root DIR does without it; then: rm {}",
+            shell::path(&self.path)
+        ))
     }
 }
 

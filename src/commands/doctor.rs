@@ -189,14 +189,10 @@ fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
                 images.driver()
             ),
         ),
-        Ok(true) => Finding::problem(
-            Check::DataRoot,
-            format!(
-                "{} is in use by a running dockerd",
-                images.data_root().display()
-            ),
-            "leave --offline out, or stop that Docker",
-        ),
+        Ok(true) => refused::host(&HostError::InUse {
+            data_root: images.data_root().to_owned(),
+            pid: images.user(),
+        }),
         Err(error) => refused::read(&error),
     }];
     let here = Here {

@@ -151,7 +151,7 @@ impl Told<'_> {
             Problem {
                 what,
                 state: state.to_owned(),
-                next: Some(advice(failure)),
+                next: failure.help(),
             },
         );
         report.end(Exit::Failed)
@@ -247,102 +247,4 @@ fn next_after(first: &str, guard: Option<&str>) -> String {
 
 fn is_unlisted(change: &Change) -> bool {
     matches!(change.what, Happened::Unlisted(_))
-}
-
-pub(super) fn advice(failure: &Failure) -> String {
-    if let Failure::Leftovers(left) = failure {
-        return what_stays(left);
-    }
-    match failure {
-        Failure::Reserve(error) => {
-            let path = error.need.path.display();
-            return format!("df -h {path}; df -i {path}; make room there, then the same command again");
-        }
-        Failure::Interrupted(_) => "run the same command again when it suits",
-        Failure::File(_) | Failure::Journal(_) | Failure::Notice(_) | Failure::History(_) => {
-            "see to the file system (space, permissions, errors), then try again"
-        }
-        Failure::NoLongerFits(_) => "look at the references (digestfix status), then try again",
-        Failure::Engine(_) | Failure::EngineDisagrees(_) => {
-            "look at what Docker says (its journal), then try again"
-        }
-        Failure::Systemd(_) | Failure::Hold(_) | Failure::Guard(_) => "see to systemd, then try again",
-        Failure::NotRunning { .. } | Failure::Silent { .. } => {
-            "look why Docker did not start (its journal), then try again"
-        }
-        Failure::ReloadWithoutEffect { .. } | Failure::ConfigurationRefused { .. } => {
-            "mend Docker's configuration file, then the same command again. Docker would perhaps not start \
-             with it: do not restart it before. Where all that it says is userland-proxy-path, take \
-             \"userland-proxy\": true out: it is the default"
-        }
-        Failure::MoreContainers(_) | Failure::SwitchedOff | Failure::StartedMeanwhile(_)
-        | Failure::ConfigurationChanged(_) => {
-            "run the same command again"
-        }
-        _ => "try again with -v; if it fails again, it is worth a report",
-    }
-    .to_owned()
-}
-
-/// What to type about references that the engine would not drop.
-fn what_stays(left: &[Leftover]) -> String {
-    let mut containers: Vec<&str> = left.iter().filter_map(Leftover::container).collect();
-    containers.sort_unstable();
-    containers.dedup();
-    if containers.is_empty() {
-        return "do what is said above of each reference, then the same command again".to_owned();
-    }
-    let names = containers.join(" ");
-    format!(
-        "a container still uses the digest: remove it once it is not needed (docker ps -a shows it: docker rm \
-         {names}), then the same command again"
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::transaction::leftover::Why;
-
-    #[test]
-    fn a_container_in_the_way_is_named_with_what_to_type() {
-        let digest = format!("lab/app@sha256:{}", "a".repeat(64));
-        let Ok(reference) = crate::reference::Reference::parse(&digest) else {
-            unreachable!()
-        };
-        let left = |why| {
-            let reference = reference.clone();
-            advice(&Failure::Leftovers(vec![Leftover { reference, why }]))
-        };
-        let says = "conflict: unable to delete lab/app (must be forced) - container 0123456789ab is using its \
-                    referenced image 801bebe93492";
-        let told = left(Why::InUse(says.to_owned()));
-        assert!(told.contains("docker rm 0123456789ab"), "{told}");
-        for why in [Why::Last, Why::HasLayers, Why::InUse("busy".to_owned())] {
-            let told = left(why);
-            assert!(!told.contains("report") && told.contains("again"), "{told}");
-        }
-    }
-
-    #[test]
-    fn a_refused_configuration_is_never_led_to_a_restart() {
-        let unit = "docker.service".to_owned();
-        for failure in [
-            Failure::ConfigurationRefused {
-                unit: unit.clone(),
-                path: "/etc/docker/daemon.json".into(),
-                says: Some("invalid mirror".to_owned()),
-            },
-            Failure::ReloadWithoutEffect {
-                unit,
-                reloaded: false,
-                on: true,
-                says: None,
-            },
-        ] {
-            let advice = advice(&failure);
-            let leads_there = advice.contains("--containers") || advice.contains("--force");
-            assert!(!leads_there, "{advice}");
-        }
-    }
 }

@@ -10,8 +10,7 @@ use crate::history;
 use crate::invocation::Invocation;
 use crate::plan::Reversal;
 use crate::report::{Exit, Report};
-use crate::rollback::{Unfit, reversal};
-use crate::shell;
+use crate::rollback::reversal;
 
 pub(super) async fn run(args: &RollbackArgs) -> Exit {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
@@ -53,23 +52,4 @@ pub(super) fn find(id: Option<&str>, images: &ImageDir) -> Result<Reversal, Stop
         return Err(newest.into());
     }
     Ok(reversal(&records, id, images.driver())?)
-}
-
-/// What to do instead.
-pub(super) fn advice(unfit: &Unfit) -> String {
-    match unfit {
-        Unfit::NotEnded(_) => {
-            "wait until it has ended; if none is at work: digestfix recover".to_owned()
-        }
-        Unfit::RolledBack { by, .. } => {
-            format!("to have its changes again, take that one back: digestfix rollback {by}")
-        }
-        Unfit::OtherDriver { id, driver } => {
-            let driver = shell::word(driver);
-            format!("where that is what Docker uses: digestfix rollback --driver {driver} {id}")
-        }
-        Unfit::None | Unfit::NotFound(_) | Unfit::ChangedNothing { .. } => {
-            "look what there is: digestfix history".to_owned()
-        }
-    }
 }

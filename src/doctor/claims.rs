@@ -2,8 +2,7 @@
 
 use crate::doctor::{Check, Finding};
 use crate::plan::{Plan, Refusal, Why};
-use crate::shell;
-use crate::source::{Problem, SourceError};
+use crate::source::SourceError;
 
 /// The most refusals that are told one by one.
 const MOST: usize = 20;
@@ -20,7 +19,7 @@ pub fn judge(
 ) -> Vec<Finding> {
     let mut findings: Vec<Finding> = errors
         .iter()
-        .map(|error| Finding::problem(Check::Claims, error.to_string(), cure(error)))
+        .map(|error| Finding::refused(Check::Claims, error, error.help()))
         .collect();
     let Some(count) = count else {
         if findings.is_empty() {
@@ -77,16 +76,6 @@ pub fn judge(
         }
     }
     findings
-}
-
-fn cure(error: &SourceError) -> String {
-    match &error.problem {
-        Problem::Writable(path) => {
-            let path = shell::word(path);
-            format!("look at what it says; then: chown root {path}; chmod go-w {path}")
-        }
-        other => other.cure().to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::doctor::{Check, Finding};
 use crate::history;
 use crate::journal::{Journal, JournalError};
-use crate::lock::seen_at_work;
+use crate::lock::{LockError, seen_at_work};
 use crate::shell;
 use crate::state_file;
 use crate::systemd::RUNTIME_UNITS;
@@ -115,13 +115,12 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
             format!("no run is at work on {}", data_root.display()),
         ),
         (Some(data_root), Some(holder)) => {
-            let what = format!(
-                "another digestfix works on {}: {holder}",
-                data_root.display()
-            );
-            let next = "wait until it has ended, or: digestfix apply --wait SECONDS";
+            let held = LockError::Held {
+                data_root: data_root.to_owned(),
+                holder: holder.clone(),
+            };
             return vec![
-                Finding::problem(Check::Lock, what, next),
+                Finding::refused(Check::Lock, &held, held.help()),
                 Finding::not_seen(Check::Unfinished, "the run at work has its own there"),
             ];
         }
@@ -130,11 +129,7 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     let interrupted = match &left.journal {
         Ok(journal) => journal.as_ref(),
         Err(error) => {
-            findings.push(Finding::problem(
-                Check::Unfinished,
-                error.to_string(),
-                error.cure(),
-            ));
+            findings.push(Finding::refused(Check::Unfinished, error, error.help()));
             None
         }
     };
@@ -153,11 +148,8 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
         });
     }
     for error in &left.broken_notices {
-        findings.push(Finding::warning(
-            Check::Unfinished,
-            error.to_string(),
-            error.cure(),
-        ));
+        let help = error.help().unwrap_or_default();
+        findings.push(Finding::warning(Check::Unfinished, error.to_string(), help));
     }
     for id in left.unended.iter().filter(|id| !known(id)) {
         findings.push(Finding::warning(

@@ -13,11 +13,7 @@ pub fn judge(
     backups: usize,
 ) -> Vec<Finding> {
     if let Err(error) = directory {
-        return vec![Finding::problem(
-            Check::History,
-            error.to_string(),
-            "chown root: and chmod 700 that directory, once its records are looked at",
-        )];
+        return vec![Finding::refused(Check::History, &error, error.help())];
     }
     let done = records
         .iter()
@@ -48,11 +44,8 @@ pub fn judge(
         ));
     }
     findings.extend(broken.iter().map(|error| {
-        Finding::warning(
-            Check::History,
-            error.to_string(),
-            "take that file away, once it is looked at",
-        )
+        let help = error.help().unwrap_or_default();
+        Finding::warning(Check::History, error.to_string(), help)
     }));
     findings
 }

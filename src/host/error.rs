@@ -9,18 +9,17 @@ use crate::engine::EngineError;
 use crate::host::DaemonJsonError;
 use crate::host::next_store::Stopped;
 use crate::host::settle::FLAG;
+use crate::shell;
 use crate::systemd::SystemdError;
 
 /// Why this host cannot be worked on as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// systemd.
-    #[error(
-        "{0}. Is this host run by systemd? For a disk that no Docker uses: --offline --data-root DIR"
-    )]
+    #[error(transparent)]
     Systemd(#[from] SystemdError),
     /// The unit does not exist.
-    #[error("there is no unit {unit} here{}", hint(.others))]
+    #[error("there is no unit {unit} here{}", but(.others))]
     NoUnit {
         /// What was looked for.
         unit: String,
@@ -28,7 +27,7 @@ pub enum HostError {
         others: Vec<String>,
     },
     /// The unit exists and systemd will not load it.
-    #[error("systemd has {unit} as {load_state}, so Docker would not start again{}", mend(.unit, .load_state))]
+    #[error("systemd has {unit} as {load_state}, so Docker would not start again")]
     UnusableUnit {
         /// The unit.
         unit: String,
@@ -36,11 +35,11 @@ pub enum HostError {
         load_state: String,
     },
     /// A socket, a target: nothing that is a daemon.
-    #[error("{0} is not a service; name the service that runs dockerd: --unit NAME.service")]
+    #[error("{0} is not a service")]
     NotAService(String),
     /// Who knows where a dockerd that does not run would keep its data?
     #[error(
-        "{unit} does not run and starts {program}, not dockerd itself, so nobody says where its data root is: --data-root DIR, or start it first: systemctl start {unit}"
+        "{unit} does not run and starts {program}, not dockerd itself, so nobody says where its data root is"
     )]
     Wrapped {
         /// The unit.
@@ -51,16 +50,14 @@ pub enum HostError {
     /// A unit that cannot be started once it has stopped.
     #[error(
         "{unit} is transient (systemd-run): systemd forgets it when it stops, so it could not be \
-         started again. Stop that Docker yourself, and use --offline"
+         started again"
     )]
     Transient {
         /// The unit.
         unit: String,
     },
     /// The unit is between two states.
-    #[error(
-        "{unit} is {state} ({sub_state}): wait until it has settled, or look why it does not: systemctl status {unit}"
-    )]
+    #[error("{unit} is {state} ({sub_state})")]
     Unsettled {
         /// The unit.
         unit: String,
@@ -70,7 +67,7 @@ pub enum HostError {
         sub_state: String,
     },
     /// The unit runs and its engine does not answer.
-    #[error("{unit} is active, but {error}. If the API listens elsewhere: --socket PATH")]
+    #[error("{unit} is active, but {error}")]
     EngineSilent {
         /// The unit.
         unit: String,
@@ -78,14 +75,10 @@ pub enum HostError {
         error: EngineError,
     },
     /// The API is not on a Unix socket.
-    #[error(
-        "the engine listens on {0} only; give it a Unix socket as well (-H unix:///var/run/docker.sock), or say where one is: --socket PATH"
-    )]
+    #[error("the engine listens on {0} only, and on no Unix socket")]
     NoUnixSocket(String),
     /// Two sources disagree.
-    #[error(
-        "{first_source} says that the {fact} is {first}, but {second_source} says {second}. {}", reconcile(.first_source, .second_source)
-    )]
+    #[error("{first_source} says that the {fact} is {first}, but {second_source} says {second}")]
     Disagreement {
         /// What about.
         fact: &'static str,
@@ -99,7 +92,7 @@ pub enum HostError {
         second: String,
     },
     /// The same option as a flag and in the file: dockerd does not start so.
-    #[error("{option} is set in {config_file} and on the command line of {unit} as well: dockerd does not start with both, so a restart would leave Docker down. Remove one of them first", config_file = config_file.display())]
+    #[error("{option} is set in {config_file} and on the command line of {unit} as well: dockerd does not start with both, so a restart would leave Docker down", config_file = config_file.display())]
     SetTwice {
         /// The option.
         option: &'static str,
@@ -109,7 +102,7 @@ pub enum HostError {
         unit: String,
     },
     /// dockerd could not start with its configuration file.
-    #[error("{path}: {error}. Docker would not start again with it: mend it first", path = path.display())]
+    #[error("{path}: {error}. Docker would not start again with it", path = path.display())]
     ConfigFile {
         /// The file.
         path: PathBuf,
@@ -125,7 +118,9 @@ pub enum HostError {
         named_by: &'static str,
     },
     /// The unit's environment file is missing.
-    #[error("an environment file of {unit} cannot be read ({error}). Docker would not start again")]
+    #[error(
+        "an environment file of {unit} cannot be read ({error}), so Docker would not start again"
+    )]
     EnvironmentFile {
         /// The unit.
         unit: String,
@@ -135,7 +130,7 @@ pub enum HostError {
     /// Images are in containerd, and `--offline` asks no engine.
     #[error(
         "this Docker keeps its images in containerd (the containerd image store), whose references only a \
-         running Docker reads and changes: start it (systemctl start docker), and leave --offline out"
+         running Docker reads and changes"
     )]
     ContainerdImageStore,
     /// A Docker that does not run, whose image store is not certain.
@@ -144,7 +139,7 @@ pub enum HostError {
     /// No storage driver has references.
     #[error(
         "{}: no storage driver has references here: no image was ever stored, or Docker keeps its images in \
-         containerd, or elsewhere (--data-root DIR)", .0.display()
+         containerd, or elsewhere", .0.display()
     )]
     NoReferences(PathBuf),
     /// A path that is no data root.
@@ -155,8 +150,16 @@ pub enum HostError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A link where a directory of the data root should be.
+    #[error("{path}: {error}", path = path.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
+        /// Why it is not followed.
+        error: io::Error,
+    },
     /// More than one way to read the host.
-    #[error("{question}; say which: {flag} one of {}", .candidates.join(", "))]
+    #[error("{question}: {}", .candidates.join(", "))]
     Ambiguous {
         /// What is not clear.
         question: String,
@@ -169,7 +172,7 @@ pub enum HostError {
     #[error("{0:?} is not the name of a storage driver")]
     DriverName(String),
     /// A process that does not belong to the running unit uses the data root.
-    #[error("{data_root} is in use by {}. {}", user(.pid, .owner), stop_user(.owner, .unit), data_root = data_root.display())]
+    #[error("{data_root} is in use by {}{}", user(.pid, .owner), whose(.owner, .unit), data_root = data_root.display())]
     UsedByAnother {
         /// The data root.
         data_root: PathBuf,
@@ -180,53 +183,158 @@ pub enum HostError {
         /// The unit that was looked at.
         unit: String,
     },
+    /// A dockerd has it open, and none was to have.
+    #[error("{data_root} is in use by a running dockerd{}", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), data_root = data_root.display())]
+    InUse {
+        /// The data root.
+        data_root: PathBuf,
+        /// The process, where it can be seen.
+        pid: Option<u32>,
+    },
     /// The disk could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
-fn hint(others: &[String]) -> String {
-    if others.is_empty() {
-        ". If Docker's unit has another name: --unit NAME; if no Docker runs here: --offline \
-         --data-root DIR"
-            .to_owned()
-    } else {
-        let flags: Vec<String> = others
-            .iter()
-            .map(|other| format!("--unit {other}"))
-            .collect();
-        format!(
-            ", but there is {}: {}",
-            others.join(" and "),
-            flags.join(" or ")
-        )
+impl HostError {
+    /// What to type next.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        let word = shell::word;
+        Some(match self {
+            Self::Systemd(error) => {
+                let first = error.help().map(|help| format!("{help}; ")).unwrap_or_default();
+                format!("{first}for a disk that no Docker uses: {OFFLINE}")
+            }
+            Self::NoUnit { others, .. } if others.is_empty() => format!(
+                "if Docker's unit has another name (systemctl list-unit-files '*docker*'): --unit NAME; if no \
+                 Docker runs here: {OFFLINE}"
+            ),
+            Self::NoUnit { others, .. } => one_of("--unit", others),
+            Self::UnusableUnit { unit, load_state } if load_state == "masked" => format!(
+                "systemctl unmask {}; or, if no Docker is to run here: {OFFLINE}",
+                word(unit)
+            ),
+            Self::UnusableUnit { unit, .. } => format!(
+                "systemctl status {}; mend what it names, then: systemctl daemon-reload",
+                word(unit)
+            ),
+            Self::NotAService(_) => {
+                "name the service that runs dockerd (systemctl list-units --type=service): --unit NAME.service"
+                    .to_owned()
+            }
+            Self::Wrapped { unit, .. } => {
+                format!("systemctl start {}, or say where it is: --data-root DIR", word(unit))
+            }
+            Self::Transient { unit } => format!("systemctl stop {}; then: {OFFLINE}", word(unit)),
+            Self::Unsettled { unit, .. } => format!(
+                "wait until it has settled, or look why it does not: systemctl status {}",
+                word(unit)
+            ),
+            Self::EngineSilent { unit, .. } => format!(
+                "journalctl -u {} -n 50; if the API listens elsewhere: --socket PATH",
+                word(unit)
+            ),
+            Self::NoUnixSocket(_) => {
+                "give dockerd one as well (-H unix:///var/run/docker.sock), or say where one is: --socket PATH"
+                    .to_owned()
+            }
+            Self::Disagreement {
+                first_source,
+                second_source,
+                ..
+            } => {
+                let first = match [first_source, second_source].contains(&&FLAG) {
+                    true => "leave your flag out, or find out which of them is wrong",
+                    false => "make them say the same, as Docker would not come back as it is now",
+                };
+                format!("{first}: docker info, systemctl cat docker.service, daemon.json")
+            }
+            Self::SetTwice {
+                option,
+                config_file,
+                unit,
+            } => format!(
+                "take {option} out of {}, or the flag out of the unit: systemctl edit --full {}",
+                config_file.display(),
+                word(unit)
+            ),
+            Self::ConfigFile { path, .. } => format!(
+                "mend {path}; to check it (Docker 23.0 and later): dockerd --validate --config-file {path}",
+                path = shell::path(path)
+            ),
+            Self::ConfigFileMissing { named_by, .. } if *named_by == FLAG => {
+                "name the one that there is, or leave the flag out: --config-file FILE".to_owned()
+            }
+            Self::ConfigFileMissing { path, .. } => format!("put {} back", path.display()),
+            Self::EnvironmentFile { unit, .. } => format!(
+                "systemctl cat {}; put the file back that EnvironmentFile= names",
+                word(unit)
+            ),
+            Self::ContainerdImageStore => {
+                "systemctl start docker, and leave --offline out".to_owned()
+            }
+            Self::Stopped(stopped) => stopped.help(),
+            Self::DataRoot { .. } | Self::NoReferences(_) => {
+                "where that Docker runs: docker info -f '{{.DockerRootDir}} {{.Driver}}'; then: --data-root DIR \
+                 --driver NAME"
+                    .to_owned()
+            }
+            Self::Link { path, .. } => format!(
+                "with that Docker stopped, put a directory in its place, and mount there what it leads to: mount \
+                 --bind DIR {}",
+                shell::path(path)
+            ),
+            Self::Ambiguous {
+                flag, candidates, ..
+            } => one_of(flag, candidates),
+            Self::DriverName(_) => {
+                "where that Docker runs: docker info -f '{{.Driver}}'; then: --driver NAME"
+                    .to_owned()
+            }
+            Self::UsedByAnother {
+                pid, owner, unit, ..
+            } => match (owner, pid) {
+                (Some(owner), _) if owner == unit => format!(
+                    "see what its process does, and end it first: systemctl status {}",
+                    word(unit)
+                ),
+                (Some(owner), _) if owner.ends_with(".service") => format!(
+                    "--unit {owner}, or stop it first: systemctl stop {owner}",
+                    owner = word(owner)
+                ),
+                (_, Some(pid)) => format!("ps -fp {pid}; end it first"),
+                _ => "ps -C dockerd -f; end the one first that is not the unit's".to_owned(),
+            },
+            Self::InUse { .. } => "leave --offline out, or stop that Docker".to_owned(),
+            Self::Read(error) => return error.help(),
+        })
     }
 }
 
-fn mend(unit: &str, load_state: &str) -> String {
-    if load_state == "masked" {
-        format!(
-            ". Unmask it: systemctl unmask {unit}; or, if no Docker is to run here: --offline \
-             --data-root DIR"
-        )
-    } else {
-        format!(". See why: systemctl status {unit}")
+/// Of a disk that was brought along.
+const OFFLINE: &str = "--offline --data-root DIR";
+
+fn but(others: &[String]) -> String {
+    match others.is_empty() {
+        true => String::new(),
+        false => format!(", but there is {}", others.join(" and ")),
     }
 }
 
-fn reconcile(first_source: &str, second_source: &str) -> &'static str {
-    if [first_source, second_source].contains(&FLAG) {
-        "Leave your flag out, or find out which of them is wrong"
-    } else {
-        "Docker would not come back as it is now: clear that up first"
-    }
+/// A flag with each of its values.
+fn one_of(flag: &str, values: &[String]) -> String {
+    let flags: Vec<String> = values
+        .iter()
+        .map(|value| format!("{flag} {}", shell::word(value)))
+        .collect();
+    format!("say which: {}", flags.join(" or "))
 }
 
 fn without_file(named_by: &str) -> &'static str {
-    if named_by == FLAG {
-        ". Name the one that there is, or leave the flag out: --config-file FILE"
-    } else {
-        ". Docker would not start again: put it back first"
+    match named_by == FLAG {
+        true => "",
+        false => ", so Docker would not start again",
     }
 }
 
@@ -238,15 +346,9 @@ fn user(pid: &Option<u32>, owner: &Option<String>) -> String {
     }
 }
 
-fn stop_user(owner: &Option<String>, unit: &str) -> String {
+fn whose(owner: &Option<String>, unit: &str) -> String {
     match owner {
-        Some(owner) if owner == unit => format!(
-            "That unit does not run, says systemd: see what its process does (systemctl status \
-             {unit}), and end it first"
-        ),
-        Some(owner) if owner.ends_with(".service") => {
-            format!("That is not {unit}: --unit {owner}, or stop it first: systemctl stop {owner}")
-        }
-        _ => format!("That is not {unit}: end it first"),
+        Some(owner) if owner == unit => ", and that unit does not run, says systemd".to_owned(),
+        _ => format!(", and that is not {unit}"),
     }
 }

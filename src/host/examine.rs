@@ -131,7 +131,7 @@ pub async fn find<M: ServiceManager, E: Engine>(
     match found.errors.into_iter().next() {
         Some(error) => Err(error),
         None => host.ok_or_else(|| {
-            let problem = "nobody says whether this is Docker's data root: --data-root DIR";
+            let problem = "nobody says whether this is Docker's data root";
             no_data_root(Path::new(DEFAULT_DATA_ROOT), problem)
         }),
     }

@@ -46,12 +46,15 @@ impl Sources<'_> {
         let directories = [root.join("image"), path.clone(), root.join(STATE_DIR)];
         for directory in directories.into_iter().chain(below) {
             let linked = plain_file::refuse_link(&directory);
-            linked.map_err(|error| no_data_root(&directory, error.to_string()))?;
+            linked.map_err(|error| HostError::Link {
+                path: directory,
+                error,
+            })?;
         }
         existing_directory(&path, || {
             format!(
                 "there is no such directory, so no image was ever stored by driver {driver} in \
-                 this data root; if it is another one: --driver NAME or --data-root DIR"
+                 this data root"
             )
         })?;
         let findings = vec![
@@ -109,10 +112,7 @@ impl Sources<'_> {
         if !root.is_absolute() {
             return Err(no_data_root(root, "a data root is an absolute path"));
         }
-        let root = existing_directory(root, || {
-            "there is no such directory; if Docker keeps its data elsewhere: --data-root DIR"
-                .to_owned()
-        })?;
+        let root = existing_directory(root, || "there is no such directory".to_owned())?;
         if is_remapping && self.engine.is_none() && !is_effective(&root) {
             return Ok((remapped(&root)?, source));
         }
@@ -211,8 +211,7 @@ fn existing_directory(path: &Path, missing: impl FnOnce() -> String) -> Result<P
 fn children(path: &Path) -> Result<Vec<String>, HostError> {
     let failed = |error: io::Error| {
         unreadable(path, &error, || {
-            "there is no such directory: no image was ever stored here, or this is not Docker's \
-             data root; if that is elsewhere: --data-root DIR"
+            "there is no such directory: no image was ever stored here, or this is not Docker's data root"
                 .to_owned()
         })
     };
@@ -234,8 +233,7 @@ fn remapped(root: &Path) -> Result<PathBuf, HostError> {
         (Some(only), true) => Ok(PathBuf::from(only)),
         (None, _) => Err(HostError::DataRoot {
             path: root.to_owned(),
-            problem: "userns-remap is set, and there is no UID.GID directory with images in it; \
-                      if it is elsewhere: --data-root DIR"
+            problem: "userns-remap is set, and there is no UID.GID directory with images in it"
                 .to_owned(),
         }),
         (Some(last), false) => {

@@ -19,6 +19,7 @@ use crate::host::dockerd_args::DockerdArgs;
 use crate::host::exec_start::variables;
 use crate::host::programs::{is_dockerd, is_old_dockerd};
 use crate::host::{Host, HostError, Managed};
+use crate::shell;
 
 /// dockerd's own storage driver on every Linux since 18.09; each build has it.
 const OVERLAY2: &str = "overlay2";
@@ -82,8 +83,7 @@ impl fmt::Display for Unsure {
             Self::NoReferences(path) => write!(
                 f,
                 "no storage driver has references in {}: Docker 29 and later keeps its images in containerd \
-                 by default, and a Docker that has never run has none; if its data root is another one: \
-                 --data-root DIR",
+                 by default, and a Docker that has never run has none",
                 path.display()
             ),
         }
@@ -111,14 +111,26 @@ pub(super) fn without_references(error: HostError, stopped: Option<&str>) -> Hos
 /// A unit that does not run, and whose image store is not certain or cannot be
 /// read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{unit} does not run, and {why}. Start it first (systemctl start {unit}), then type the same command again"
-)]
+#[error("{unit} does not run, and {why}")]
 pub struct Stopped {
     /// The unit.
     pub unit: String,
     /// Why it is not.
     pub why: Unsure,
+}
+
+impl Stopped {
+    /// What to type next.
+    pub(super) fn help(&self) -> String {
+        let elsewhere = match self.why {
+            Unsure::NoReferences(_) => "; if its data root is another one: --data-root DIR",
+            _ => "",
+        };
+        format!(
+            "start it first, then the same command again: systemctl start {}{elsewhere}",
+            shell::word(&self.unit)
+        )
+    }
 }
 
 impl Host {

@@ -335,7 +335,7 @@ impl World {
 fn refuses(outcome: Result<Host, HostError>, words: &[&str]) {
     let message = match outcome {
         Ok(host) => panic!("found {:?}", host.images),
-        Err(error) => error.to_string(),
+        Err(error) => format!("{error}. {}", error.help().unwrap()),
     };
     for word in words {
         assert!(message.contains(word), "{word:?} is not in: {message}");
@@ -405,7 +405,7 @@ fn two_sources_that_differ_are_both_named() {
         &other,
         "your flag",
         "the unit's command line",
-        "Leave your flag out",
+        "leave your flag out",
     ]);
     world.flags.data_root = None;
 
@@ -419,7 +419,7 @@ fn two_sources_that_differ_are_both_named() {
 
     world = world.args(&[]);
     world.config(&format!(r#"{{"data-root":"{root}"}}"#));
-    world.refuses(&["daemon.json says", "the running engine", "clear that up"]);
+    world.refuses(&["daemon.json says", "the running engine", "say the same"]);
 
     world.config(r#"{"storage-driver":"vfs"}"#);
     world.refuses(&["storage driver", "overlay2", "vfs", "daemon.json"]);

@@ -202,6 +202,60 @@ pub enum Failure {
     EngineDisagrees(String),
 }
 
+impl Failure {
+    /// What to do after a transaction that was undone for it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        let help = match self {
+            Self::Leftovers(left) => return Some(what_stays(left)),
+            Self::Reserve(error) => {
+                let path = error.need.path.display();
+                return Some(format!(
+                    "df -h {path}; df -i {path}; make room there, then the same command again"
+                ));
+            }
+            Self::Interrupted(_) => "run the same command again when it suits",
+            Self::File(_) | Self::Journal(_) | Self::Notice(_) | Self::History(_) => {
+                "see to the file system (space, permissions, errors), then try again"
+            }
+            Self::NoLongerFits(_) => "look at the references (digestfix status), then try again",
+            Self::Engine(_) | Self::EngineDisagrees(_) => {
+                "look at what Docker says (its journal), then try again"
+            }
+            Self::Systemd(_) | Self::Hold(_) | Self::Guard(_) => "see to systemd, then try again",
+            Self::NotRunning { .. } | Self::Silent { .. } => {
+                "look why Docker did not start (its journal), then try again"
+            }
+            Self::ReloadWithoutEffect { .. } | Self::ConfigurationRefused { .. } => {
+                "mend Docker's configuration file, then the same command again. Docker would perhaps not start \
+                 with it: do not restart it before. Where all that it says is userland-proxy-path, take \
+                 \"userland-proxy\": true out: it is the default"
+            }
+            Self::MoreContainers(_)
+            | Self::SwitchedOff
+            | Self::StartedMeanwhile(_)
+            | Self::ConfigurationChanged(_) => "run the same command again",
+            _ => "try again with -v; if it fails again, it is worth a report",
+        };
+        Some(help.to_owned())
+    }
+}
+
+/// What to type about references that the engine would not drop.
+fn what_stays(left: &[Leftover]) -> String {
+    let mut containers: Vec<&str> = left.iter().filter_map(Leftover::container).collect();
+    containers.sort_unstable();
+    containers.dedup();
+    if containers.is_empty() {
+        return "do what is said above of each reference, then the same command again".to_owned();
+    }
+    let names = containers.join(" ");
+    format!(
+        "a container still uses the digest: remove it once it is not needed (docker ps -a shows it: docker rm \
+         {names}), then the same command again"
+    )
+}
+
 fn said(words: &Option<String>) -> String {
     let said = words.as_ref().map(|words| format!(" ({words})"));
     said.unwrap_or_default()
@@ -304,4 +358,53 @@ pub enum StoreNow {
     Mixed,
     /// It could not be told.
     Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transaction::leftover::Why;
+
+    #[test]
+    fn a_container_in_the_way_is_named_with_what_to_type() {
+        let digest = format!("lab/app@sha256:{}", "a".repeat(64));
+        let Ok(reference) = crate::reference::Reference::parse(&digest) else {
+            unreachable!()
+        };
+        let left = |why| {
+            let reference = reference.clone();
+            let failure = Failure::Leftovers(vec![Leftover { reference, why }]);
+            failure.help().unwrap_or_default()
+        };
+        let says = "conflict: unable to delete lab/app (must be forced) - container 0123456789ab is using its \
+                    referenced image 801bebe93492";
+        let told = left(Why::InUse(says.to_owned()));
+        assert!(told.contains("docker rm 0123456789ab"), "{told}");
+        for why in [Why::Last, Why::HasLayers, Why::InUse("busy".to_owned())] {
+            let told = left(why);
+            assert!(!told.contains("report") && told.contains("again"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_refused_configuration_is_never_led_to_a_restart() {
+        let unit = "docker.service".to_owned();
+        for failure in [
+            Failure::ConfigurationRefused {
+                unit: unit.clone(),
+                path: "/etc/docker/daemon.json".into(),
+                says: Some("invalid mirror".to_owned()),
+            },
+            Failure::ReloadWithoutEffect {
+                unit,
+                reloaded: false,
+                on: true,
+                says: None,
+            },
+        ] {
+            let help = failure.help().unwrap_or_default();
+            let leads_there = help.contains("--containers") || help.contains("--force");
+            assert!(!leads_there, "{help}");
+        }
+    }
 }

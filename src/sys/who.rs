@@ -19,7 +19,7 @@ const MAX_PROC: u64 = 64 * 1024;
 /// Who runs this process, in a few words: `root`, `alice (sudo), login uid
 /// 1000`, `digestfix.service`.
 #[must_use]
-pub fn am_i() -> String {
+pub(crate) fn am_i() -> String {
     let login = read("/proc/self/loginuid").trim().parse().ok();
     let sudo_user = env::var_os("SUDO_USER").map(|name| name.to_string_lossy().into_owned());
     who(
@@ -32,7 +32,7 @@ pub fn am_i() -> String {
 
 /// The system's service that this process is part of.
 #[must_use]
-pub fn own_service() -> Option<String> {
+pub(crate) fn own_service() -> Option<String> {
     service(&read("/proc/self/cgroup"))
 }
 
