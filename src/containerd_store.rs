@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::content_store::ContentStore;
 use crate::digest::{Digest, ImageId};
 use crate::engine::EngineError;
-use crate::engine::images::{Images, Listed};
+use crate::engine::images::{Images, Listed, Listing};
 use crate::manifest::Manifest;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -34,7 +34,9 @@ pub struct ContainerdStore {
     /// beside it is none.
     own: BTreeMap<Reference, Own>,
     known: BTreeMap<Digest, Option<Found>>,
-    asked: BTreeSet<Reference>,
+    listing: Listing,
+    /// What the engine finds by references that it was asked for by name.
+    asked: BTreeMap<Reference, Option<Listed>>,
     made_up: BTreeMap<Reference, ImageId>,
     hollow: BTreeSet<Reference>,
     nameless: BTreeMap<ImageId, Digest>,
@@ -76,28 +78,35 @@ impl ContainerdStore {
             platform,
             own: BTreeMap::new(),
             known: BTreeMap::new(),
-            asked: BTreeSet::new(),
+            listing: engine.listed().await?,
+            asked: BTreeMap::new(),
             made_up: BTreeMap::new(),
             hollow: BTreeSet::new(),
             nameless: BTreeMap::new(),
             unread: BTreeSet::new(),
             layers: RefCell::default(),
         };
-        for listed in engine.listed().await? {
+        let listing = read.listing.clone();
+        for listed in listing.images() {
             let mut is_named = false;
+            let is_found = listing.is_found(listed, &read.content);
             for reference in listed.references() {
-                read.take(&reference, &listed, true);
+                if is_found {
+                    read.take(&reference, listed, true);
+                } else {
+                    read.ask(engine, [reference]).await?;
+                }
                 is_named = true;
             }
             if !is_named {
-                read.take_nameless(&listed);
+                read.take_nameless(listed);
             }
         }
         Ok(read)
     }
 
-    /// Asks for references that the engine may have and not list, each once.
-    /// Says whether there was any to ask for.
+    /// Looks for references that the engine may have and not list, each once.
+    /// Says whether there was any to look for.
     ///
     /// # Errors
     /// When the engine cannot be asked.
@@ -110,16 +119,38 @@ impl ContainerdStore {
         for reference in references {
             if reference.digest().is_none()
                 || self.store.get(&reference).is_some()
-                || !self.asked.insert(reference.clone())
+                || self.asked.contains_key(&reference)
             {
                 continue;
             }
             any = true;
-            if let Some(listed) = engine.find(&reference).await? {
-                self.take(&reference, &listed, false);
+            let found = self.find(engine, &reference).await?;
+            if let Some(listed) = &found {
+                let is_listed = self.listing.find(&reference).is_some();
+                self.take(&reference, listed, is_listed);
             }
+            self.asked.insert(reference, found);
         }
         Ok(any)
+    }
+
+    /// The image that the engine finds by a reference. It is asked for that only
+    /// where the list does not say.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn find(
+        &self,
+        engine: &impl Images,
+        reference: &Reference,
+    ) -> Result<Option<Listed>, EngineError> {
+        match self.asked.get(reference) {
+            Some(found) => Ok(found.clone()),
+            None => {
+                let listing = &self.listing;
+                listing.find_or_ask(engine, &self.content, reference).await
+            }
+        }
     }
 
     /// An image that no reference leads to can be given one, and then a digest.
@@ -163,12 +194,6 @@ impl ContainerdStore {
             }
             self.images.insert(found.image);
         }
-    }
-
-    /// The engine was asked for this very reference, and finds it.
-    #[must_use]
-    pub fn was_found(&self, reference: &Reference) -> bool {
-        self.asked.contains(reference) && self.store.get(reference).is_some()
     }
 
     /// The engine finds the digest by a tag, and its manifest looks made up by
@@ -267,10 +292,11 @@ impl ContainerdStore {
         })
     }
 
-    /// The text of an image's config.
+    /// The text of an image's config, which the engine can read too.
     #[must_use]
     pub fn config(&self, image: &ImageId) -> Option<String> {
-        self.content.config(image)
+        let is_read = self.listing.reads(&image.to_string().parse().ok()?);
+        self.content.config(image).filter(|_| is_read)
     }
 
     /// The manifests that prove a digest to be of an image, where containerd has

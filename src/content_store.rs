@@ -72,6 +72,20 @@ impl ContentStore {
         })
     }
 
+    /// A manifest or index leads to a config, and both are blobs that count.
+    #[must_use]
+    pub fn has_image(&self, target: &Digest, counts: impl Fn(&Digest) -> bool) -> bool {
+        let manifests = self.manifests(target);
+        manifests.iter().any(|(digest, text)| {
+            let Ok(Manifest::Image(manifest)) = Manifest::parse(text.as_bytes()) else {
+                return false;
+            };
+            let config = manifest.image.to_string().parse();
+            counts(digest)
+                && config.is_ok_and(|config| counts(&config) && self.text(&config).is_some())
+        })
+    }
+
     /// The manifests that prove a digest to be of an image: its own, or an
     /// index and the way through it. None when one of them is missing.
     #[must_use]

@@ -10,8 +10,8 @@ use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
 use crate::digest::{Digest, ImageId};
 use crate::disturbance::AssessError;
-use crate::engine::UnixEngine;
 use crate::engine::images::Images;
+use crate::engine::{EngineError, UnixEngine};
 use crate::evidence::Evidence;
 use crate::history::{self, Record};
 use crate::host::{HostError, ImageStore, Managed};
@@ -112,33 +112,9 @@ impl<'a> Containerd<'a> {
         Ok(here)
     }
 
-    /// The plan for an aim. Each reference that it would add is asked for first:
-    /// the engine may have it and not list it.
+    /// The plan for an aim.
     async fn plan(&self, aim: &Aim<'_>) -> Result<(ContainerdStore, Plan), Stop> {
-        let mut here = self.read().await?;
-        see_root(&here, aim)?;
-        let informed;
-        let aim = match aim {
-            Aim::Claims(request) => {
-                informed = informed_by(&here, request);
-                &Aim::Claims(&informed)
-            }
-            Aim::TakeBack(_) => aim,
-        };
-        loop {
-            let plan = aim.plan(&here.store, &here.images);
-            let plan = plan.map_err(|refusals| aim.refused(refusals))?;
-            let added = plan.changes.iter().filter(|change| change.from.is_none());
-            let added = added.map(|change| change.reference.clone());
-            let sought: Vec<Reference> = added.chain(plan.removals.iter().cloned()).collect();
-            let asked = here.ask(&self.engine, sought).await;
-            let is_news = asked.map_err(AssessError::from)?;
-            if is_news {
-                see_root(&here, aim)?;
-            } else if !accepted(&mut here, &plan, aim)? {
-                return Ok((here, plan));
-            }
-        }
+        planned(self.read().await?, aim, &self.engine).await
     }
 
     async fn draft(&self, aim: &Aim<'_>) -> Result<Draft, Stop> {
@@ -214,24 +190,8 @@ impl<'a> Containerd<'a> {
         warn_of_unread(&here, report);
         warn_of_nameless(&nameless_in(&here, &plan), report);
         report.plan(&plan);
-        let mut answers = Vec::new();
-        for target in &plan.targets {
-            // For a host with a thousand of them, once is enough.
-            if here.was_found(&target.reference) {
-                answers.push(target.holds && self.content.config(&target.image).is_some());
-                continue;
-            }
-            let found = self.engine.find(&target.reference).await;
-            let found = found.map_err(AssessError::from)?;
-            let leads_to = found.and_then(|listed| listed.target());
-            answers.push(match target.reference.digest() {
-                Some(digest) => {
-                    leads_to.as_ref() == Some(digest)
-                        && self.content.config(&target.image).is_some()
-                }
-                None => leads_to.is_some() && target.holds,
-            });
-        }
+        let answers = answers(&here, &plan, &self.engine).await;
+        let answers = answers.map_err(AssessError::from)?;
         report.verified(&plan, Some(&answers));
         report.say_skipped(&plan);
         if plan.is_empty() && answers.iter().all(|holds| *holds) {
@@ -295,6 +255,58 @@ impl<'a> Containerd<'a> {
         );
         Ok(Some(tx.run(method).await))
     }
+}
+
+/// The plan for an aim. Each reference that it would add is looked for first: the
+/// engine may have it and not list it.
+async fn planned(
+    mut here: ContainerdStore,
+    aim: &Aim<'_>,
+    engine: &impl Images,
+) -> Result<(ContainerdStore, Plan), Stop> {
+    see_root(&here, aim)?;
+    let informed;
+    let aim = match aim {
+        Aim::Claims(request) => {
+            informed = informed_by(&here, request);
+            &Aim::Claims(&informed)
+        }
+        Aim::TakeBack(_) => aim,
+    };
+    loop {
+        let plan = aim.plan(&here.store, &here.images);
+        let plan = plan.map_err(|refusals| aim.refused(refusals))?;
+        let added = plan.changes.iter().filter(|change| change.from.is_none());
+        let added = added.map(|change| change.reference.clone());
+        let sought: Vec<Reference> = added.chain(plan.removals.iter().cloned()).collect();
+        let asked = here.ask(engine, sought).await;
+        let is_news = asked.map_err(AssessError::from)?;
+        if is_news {
+            see_root(&here, aim)?;
+        } else if !accepted(&mut here, &plan, aim)? {
+            return Ok((here, plan));
+        }
+    }
+}
+
+/// Which targets of a plan the engine finds as they are to be.
+async fn answers(
+    here: &ContainerdStore,
+    plan: &Plan,
+    engine: &impl Images,
+) -> Result<Vec<bool>, EngineError> {
+    let mut answers = Vec::with_capacity(plan.targets.len());
+    for target in &plan.targets {
+        let found = here.find(engine, &target.reference).await?;
+        let leads_to = found.and_then(|listed| listed.target());
+        answers.push(match target.reference.digest() {
+            Some(digest) => {
+                leads_to.as_ref() == Some(digest) && here.config(&target.image).is_some()
+            }
+            None => leads_to.is_some() && target.holds,
+        });
+    }
+    Ok(answers)
 }
 
 /// A request, and what containerd has of the manifests that it is about.
@@ -461,4 +473,56 @@ pub(super) fn warn_of_run_only(has: &str, references: &[Reference], report: &mut
          push and a BuildKit FROM fail. Before Docker 29, docker images does not list it, or docker image \
          inspect shows no configuration. For those, use the tag"
     ));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+    use crate::engine::images::fake::{FakeImages, reference, served};
+
+    /// Each by itself would take the engine 50 to 90 ms.
+    #[tokio::test]
+    async fn a_thousand_are_planned_and_verified_in_two_requests() {
+        for (is_new, has_containerd) in [(true, false), (true, true), (false, true)] {
+            let engine = FakeImages::new();
+            engine.is_new.set(is_new);
+            engine.has_containerd.set(has_containerd);
+            let image = engine.config("app", "amd64");
+            let manifest = served(&image);
+            let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
+            let mut request = Request::default();
+            request.evidence.keep(&digest, manifest.as_bytes());
+            let parsed = Manifest::parse(manifest.as_bytes()).unwrap();
+            request.evidence.add_manifest(digest.clone(), parsed, "F");
+            let loaded = engine.loaded("lab/app:v1", &image);
+            for number in 0..1000 {
+                let tag = reference(&format!("lab/app{number}:v1"));
+                engine.records.borrow_mut().insert(tag, loaded.clone());
+                let claim = format!("lab/app{number}:v1@{digest}");
+                request.claims.push(claim.parse().unwrap());
+            }
+            for holds in [false, true] {
+                engine.requests.set(0);
+                let here = ContainerdStore::read(&engine, engine.content())
+                    .await
+                    .unwrap();
+                let (here, plan) = planned(here, &Aim::Claims(&request), &engine)
+                    .await
+                    .unwrap_or_else(|_| panic!("it can be planned"));
+                assert_eq!(plan.is_empty(), holds);
+                let answers = answers(&here, &plan, &engine).await.unwrap();
+                assert_eq!(answers, vec![holds; 1000]);
+                assert_eq!(engine.requests.get(), 2, "{is_new}");
+                engine.blob(&manifest);
+                for change in plan.changes {
+                    let records = &engine.records;
+                    records
+                        .borrow_mut()
+                        .insert(change.reference, digest.clone());
+                }
+            }
+        }
+    }
 }

@@ -49,7 +49,8 @@ impl ContainerdStore {
 
     /// The layers that one manifest names are here.
     pub(super) fn has_all_layers(&self, manifest: &str) -> bool {
-        layers(manifest).is_some_and(|mut layers| layers.all(|layer| self.content.has(&layer)))
+        let is_here = |layer| self.listing.reads(&layer) && self.content.has(&layer);
+        layers(manifest).is_some_and(|mut layers| layers.all(is_here))
     }
 
     /// Layers are here that this digest's manifests name.

@@ -102,13 +102,51 @@ fn what_is_not_listed_is_found_when_it_is_asked_for() {
     assert!(here.has_layers(&proof, &image), "its layer came");
 }
 
+/// containerd tells of each; but whether a name with nothing behind it is found,
+/// the engine itself says.
+#[test]
+fn what_is_not_listed_is_had_from_containerd() {
+    let engine = FakeImages::new();
+    engine.is_new.set(false);
+    engine.has_containerd.set(true);
+    let image = engine.config("app", "amd64");
+    engine.loaded("lab/app:v1", &image);
+    let digest = engine.blob(&served(&image));
+    let pinned = reference(&format!("lab/app@{digest}"));
+    let empty = reference(&format!("lab/app@{}", of("nothing")));
+    for pinned in [&pinned, &empty] {
+        let target = pinned.digest().unwrap().clone();
+        engine.records.borrow_mut().insert(pinned.clone(), target);
+    }
+    let mut here = read(&engine);
+    assert!(here.store.points_at(&pinned, &image));
+    assert!(here.is_hollow(&pinned));
+    assert!(here.unread().is_empty());
+    engine.requests.set(0);
+    let nowhere = reference(&format!("lab/other@{digest}"));
+    block_on(here.ask(&engine, [pinned.clone(), nowhere.clone()])).unwrap();
+    for (reference, expected) in [(&pinned, true), (&nowhere, false)] {
+        let found = block_on(here.find(&engine, reference)).unwrap();
+        assert_eq!(found.is_some(), expected, "{reference}");
+    }
+    assert_eq!(engine.requests.get(), 0);
+    let found = block_on(here.find(&engine, &empty)).unwrap();
+    assert_eq!(found, None, "the engine itself says so");
+}
+
 /// What 28.5 shows of it, 29 does not: the content store tells, and 29 of each
 /// manifest.
 #[test]
 fn missing_layers_are_seen_on_every_engine() {
-    for (is_29, of_another) in [(false, false), (true, false), (true, true)] {
+    for (is_29, of_another, has_containerd) in [
+        (false, false, false),
+        (true, false, false),
+        (true, true, false),
+        (true, true, true),
+    ] {
         let engine = FakeImages::new();
         engine.is_29.set(is_29);
+        engine.has_containerd.set(has_containerd);
         let image = engine.config("app", "amd64");
         engine.loaded("lab/app:v1", &image);
         let foreign = engine.config("app", "riscv64");
@@ -202,9 +240,10 @@ fn a_reference_without_its_manifest_is_none() {
 /// Whoever puts the blobs there, the engine does not list it by name.
 #[test]
 fn the_engine_tells_what_it_has_no_layers_of() {
-    for is_new in [false, true] {
+    for (is_new, has_containerd) in [(false, false), (true, false), (false, true), (true, true)] {
         let engine = FakeImages::new();
         engine.is_new.set(is_new);
+        engine.has_containerd.set(has_containerd);
         let image = engine.config("app", "amd64");
         engine.loaded("lab/app:v1", &image);
         let digest = engine.blob(&served(&image));

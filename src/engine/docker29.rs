@@ -114,6 +114,7 @@ fn a_repaired_image_is_there_and_runs_only() {
     let inspect = format!("/images/{NAME}@sha256:{PINNED}/json");
     let answers = [
         ("/version", "version.json"),
+        ("/info", "info-containerd.json"),
         ("/images/json?manifests=1", "images-repaired.json"),
         (inspect.as_str(), "inspect-repaired.json"),
     ];

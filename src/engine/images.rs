@@ -9,8 +9,10 @@ use crate::reference::Reference;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 pub(crate) mod fake;
+mod listing;
 mod resolved;
 
+pub use listing::Listing;
 pub use resolved::{Made, Resolved};
 
 /// An image as the engine lists it. With the containerd image store it stands
@@ -73,8 +75,13 @@ impl Listed {
     /// `daemon/containerd/image_delete.go`, `getSameReferences`).
     #[must_use]
     pub fn tag_beside(&self, reference: &Reference) -> Option<Reference> {
-        let mut tags = self.tags.iter().filter_map(|name| parsed(name));
-        tags.find(|tag| tag.tag().is_some() && tag.repository() == reference.repository())
+        let repository = reference.repository().familiar();
+        let is_beside = |name: &&String| {
+            let rest = name.strip_prefix(repository.as_str());
+            rest.is_some_and(|rest| rest.starts_with(':'))
+        };
+        let mut tags = self.tags.iter().filter(is_beside);
+        tags.find_map(|name| parsed(name).filter(|tag| tag.digest().is_none()))
     }
 }
 
@@ -89,9 +96,9 @@ fn parsed(name: &str) -> Option<Reference> {
     reason = "used by this crate alone, on a runtime of one thread"
 )]
 pub trait Images {
-    /// Every image that the engine lists. Docker 26 leaves out those whose layers
-    /// it does not have as the registry serves them.
-    async fn listed(&self) -> Result<Vec<Listed>, EngineError>;
+    /// Every image that the engine lists. Before 27.2, Docker leaves out those whose
+    /// layers it does not have as the registry serves them.
+    async fn listed(&self) -> Result<Listing, EngineError>;
     /// The image that a reference leads to; none when the engine finds none.
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError>;
     /// What the engine reads in the config of the image that a reference leads to.

@@ -23,6 +23,7 @@ use crate::digest::ImageId;
 use crate::engine::{Engine, EngineError, Info, References, Reloads};
 use crate::reference::Reference;
 
+mod containerd;
 mod images;
 
 use images::{Kept, in_path};

@@ -154,10 +154,8 @@ impl<'a, M: ServiceManager, E: Images> Load<'a, M, E> {
 
     async fn verify(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         tx.progress.begin("asking the running engine");
-        let steps = self.steps();
-        steps.has_all(&self.work.added).await?;
-        steps.has_none(&self.work.dropped).await?;
-        self.run_only = steps.hollow(&self.work.added).await?;
+        let Work { added, dropped, .. } = &self.work;
+        self.run_only = self.steps().verify(added, dropped).await?;
         tx.progress.step(
             Step::Verify,
             "the running engine finds the references as they are to be",

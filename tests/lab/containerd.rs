@@ -146,6 +146,8 @@ fn whole_way(suite: Suite) {
         "{status}"
     );
 
+    says_the_same_without_containerd(&machine, &status, &files);
+
     machine.sh("docker image prune -f; systemctl restart containerd docker; docker image prune -f");
     runs_by(&machine, &[&pinned, &of_index]);
     machine.reboot(false);
@@ -196,6 +198,20 @@ fn whole_way(suite: Suite) {
         .concat();
         refuses(&machine, &words, "systemctl start docker.service");
     }
+}
+
+/// Where containerd cannot be asked, the engine is.
+fn says_the_same_without_containerd(machine: &Machine, status: &str, files: &[&str]) {
+    let alone = |words: &[&str]| {
+        let hidden =
+            "mount --bind /dev/null /run/containerd/containerd.sock; exec digestfix \"$@\"";
+        machine.run(&[&["unshare", "-m", "sh", "-ec", hidden, "sh"], words].concat())
+    };
+    assert_eq!(alone(&["status"]).exits(0).stdout, status);
+    alone(&[&["verify"][..], files].concat()).exits(0);
+    let files = files.join(" ");
+    let calls = format!("strace -f -qq -e trace=connect -o /run/calls digestfix verify {files}");
+    machine.sh(&format!("{calls}; grep containerd.sock /run/calls"));
 }
 
 /// Where nobody looks at it before, a manifest that was tampered with is taken

@@ -2,7 +2,7 @@
 //! directory, and does what Docker 26.1 and 28.5 were seen to do.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Dropped, Images, Listed, Resolved};
+use super::{Dropped, Images, Listed, Listing, Resolved};
 use crate::content_store::ContentStore;
 use crate::digest::{Algorithm, Digest, ImageId};
 use crate::engine::EngineError;
@@ -27,6 +27,8 @@ pub(crate) struct FakeImages {
     /// As 28.5: lists images without layers, and finds one whose manifest is not
     /// there.
     pub is_new: Cell<bool>,
+    /// containerd can be asked, and not only the engine itself.
+    pub has_containerd: Cell<bool>,
     /// As 29.7: lists images without layers under their names, and says so of their
     /// manifests.
     pub is_29: Cell<bool>,
@@ -50,6 +52,8 @@ pub(crate) struct FakeImages {
     /// What somebody else does just before a request of this kind is heeded.
     pub meanwhile: RefCell<Option<(&'static str, Meanwhile)>>,
     pub calls: RefCell<Vec<String>>,
+    /// How often it was asked for anything.
+    pub requests: Cell<usize>,
 }
 
 type Meanwhile = Box<dyn FnOnce(&FakeImages)>;
@@ -66,6 +70,7 @@ impl FakeImages {
             root,
             records: RefCell::default(),
             is_new: Cell::new(true),
+            has_containerd: Cell::new(false),
             is_29: Cell::new(false),
             fails: Cell::new(None),
             loses_blobs: Cell::new(false),
@@ -78,7 +83,12 @@ impl FakeImages {
             runs: RefCell::new(None),
             meanwhile: RefCell::new(None),
             calls: RefCell::default(),
+            requests: Cell::new(0),
         }
+    }
+
+    fn counted(&self) {
+        self.requests.set(self.requests.get() + 1);
     }
 
     pub(crate) fn content(&self) -> ContentStore {
@@ -93,6 +103,26 @@ impl FakeImages {
 
     pub(crate) fn lose(&self, digest: &Digest) {
         fs::remove_file(self.root.path().join(BLOBS).join(digest.hex())).unwrap();
+    }
+
+    /// What Docker can read.
+    fn blobs(&self) -> BTreeSet<Digest> {
+        let directory = self.root.path().join(BLOBS);
+        let mut names: Vec<String> = fs::read_dir(&directory)
+            .unwrap()
+            .map(|blob| blob.unwrap().file_name().into_string().unwrap())
+            .collect();
+        if self.is_of_another_namespace.get() {
+            let is_layer = |name: &String| {
+                let text = fs::read_to_string(directory.join(name)).unwrap();
+                text.starts_with("sha256:")
+            };
+            names.retain(|name| !is_layer(name));
+        }
+        let names = names.into_iter();
+        names
+            .map(|name| format!("sha256:{name}").parse().unwrap())
+            .collect()
     }
 
     fn has(&self, digest: &Digest) -> bool {
@@ -199,20 +229,7 @@ impl FakeImages {
     }
 
     fn listed_as(&self, target: &Digest) -> Listed {
-        let mut listed = Listed {
-            id: target.to_string(),
-            ..Listed::default()
-        };
-        for (reference, other) in &*self.records.borrow() {
-            if other != target {
-                continue;
-            }
-            if reference.tag().is_some() || self.is_new.get() {
-                listed.tags.push(reference.familiar());
-            }
-            let digest = reference.repository().clone().with_digest(target.clone());
-            listed.digests.push(digest.familiar());
-        }
+        let mut listed = self.listed_by(target, self.is_new.get());
         if self.is_29.get() {
             let manifests = self.content().manifests(target);
             listed.unavailable = manifests
@@ -221,6 +238,24 @@ impl FakeImages {
                 .collect();
         } else if self.is_new.get() && !self.has_layers(target) {
             listed.digests = vec![target.to_string()];
+        }
+        listed
+    }
+
+    fn listed_by(&self, target: &Digest, with_digests: bool) -> Listed {
+        let mut listed = Listed {
+            id: target.to_string(),
+            ..Listed::default()
+        };
+        for (reference, other) in &*self.records.borrow() {
+            if other != target {
+                continue;
+            }
+            if reference.tag().is_some() || with_digests {
+                listed.tags.push(reference.familiar());
+            }
+            let digest = reference.repository().clone().with_digest(target.clone());
+            listed.digests.push(digest.familiar());
         }
         listed
     }
@@ -268,43 +303,61 @@ pub(crate) fn index(manifests: &[(Digest, &str)]) -> String {
 }
 
 impl Images for FakeImages {
-    async fn listed(&self) -> Result<Vec<Listed>, EngineError> {
-        let targets: std::collections::BTreeSet<Digest> =
-            self.records.borrow().values().cloned().collect();
-        let is_listed = |target: &Digest| self.is_new.get() || self.has_layers(target);
+    async fn listed(&self) -> Result<Listing, EngineError> {
+        self.counted();
+        let targets: BTreeSet<Digest> = self.records.borrow().values().cloned().collect();
+        let is_listed =
+            |target: &Digest| self.is_new.get() || self.has(target) && self.has_layers(target);
         let dangling = self.dangling.borrow();
         let all = targets.iter().chain(dangling.iter());
-        Ok(all
-            .filter(|target| is_listed(target))
-            .map(|target| self.listed_as(target))
-            .collect())
+        if self.has_containerd.get() {
+            let images = all.map(|target| Listed {
+                unavailable: Vec::new(),
+                ..self.listed_by(target, true)
+            });
+            return Ok(Listing::by_containerd(images.collect(), self.blobs()));
+        }
+        let listed = all.filter(|target| is_listed(target));
+        let listed = listed.map(|target| self.listed_as(target)).collect();
+        Ok(Listing::new(listed, self.is_new.get()))
     }
 
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError> {
+        self.counted();
         self.lands();
         let target = self.target(reference);
         let target = target.filter(|target| self.is_new.get() || self.has(target));
         Ok(target.map(|target| self.listed_as(&target)))
     }
 
+    /// Two requests of an engine.
     async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError> {
+        self.counted();
+        self.counted();
         let content = self.content();
         let texts = self
             .target(reference)
             .map(|target| content.manifests(&target));
-        let mut images = texts
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, text)| match Manifest::parse(text.as_bytes()) {
+        let images = texts.into_iter().flatten().filter_map(|(_, text)| {
+            match Manifest::parse(text.as_bytes()) {
                 Ok(Manifest::Image(manifest)) => Some(manifest.image),
                 _ => None,
-            });
-        let image = self.runs.borrow().clone().or_else(|| images.next());
-        let config = image.and_then(|image| content.config(&image));
+            }
+        });
+        let config = match &*self.runs.borrow() {
+            Some(image) => content.config(image),
+            None => {
+                let configs: Vec<String> =
+                    images.filter_map(|image| content.config(&image)).collect();
+                let own = configs.iter().find(|config| config.contains("amd64"));
+                own.or(configs.first()).cloned()
+            }
+        };
         Ok(config.map_or_else(Resolved::default, |text| Resolved::of_config(&text)))
     }
 
     async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError> {
+        self.counted();
         let mut names = Vec::new();
         let mut members = tar::Archive::new(archive.as_slice());
         for member in members.entries().unwrap() {
@@ -353,6 +406,7 @@ impl Images for FakeImages {
     }
 
     async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError> {
+        self.counted();
         self.called(&format!("untag {reference}"))?;
         if self.in_use.borrow().contains(reference) {
             return Ok(Dropped::InUse("a container uses it".to_owned()));
@@ -378,6 +432,7 @@ impl Images for FakeImages {
     }
 
     async fn platform(&self) -> Result<Platform, EngineError> {
+        self.counted();
         Ok(Platform::new("linux", "amd64", ""))
     }
 }

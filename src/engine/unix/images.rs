@@ -1,5 +1,7 @@
 //! References by the API.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -10,10 +12,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 
+use super::containerd::{self, Records};
 use super::{ImageAnswer, JSON, ManifestAnswer, UnixEngine};
 use crate::digest::Digest;
 use crate::engine::EngineError;
-use crate::engine::images::{Dropped, Images, Listed, Made, Resolved};
+use crate::engine::images::{Dropped, Images, Listed, Listing, Made, Resolved};
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -21,6 +24,10 @@ use crate::reference::Reference;
 /// serves one request after another; an engine that is about to be stopped would
 /// wait for it, so it is for requests about images alone.
 pub(super) type Kept = Arc<Mutex<Option<(SendRequest<Full<Bytes>>, String)>>>;
+
+/// How Docker names an image that has no name (moby `daemon/containerd/image_delete.go`,
+/// `danglingImageName`).
+const DANGLING: &str = "moby-dangling@";
 
 const LOAD: &str = "/images/load?quiet=1";
 
@@ -81,6 +88,36 @@ struct Told {
 struct VersionAnswer {
     os: String,
     arch: String,
+}
+
+/// How many images an engine has, and where.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CountAnswer {
+    images: usize,
+    #[serde(default)]
+    containerd: Option<ContainerdAnswer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerdAnswer {
+    address: PathBuf,
+    namespaces: NamespacesAnswer,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NamespacesAnswer {
+    containers: String,
+}
+
+impl CountAnswer {
+    /// As many as containerd has: each name, and from 29 on each manifest or index.
+    fn counts(&self, records: &Records) -> bool {
+        let targets: BTreeSet<&Digest> = records.images.values().collect();
+        self.images == records.images.len() || self.images == targets.len()
+    }
 }
 
 impl From<ImageAnswer> for Listed {
@@ -168,12 +205,69 @@ impl UnixEngine {
             (status, body) => Err(self.refused(path, status, &body)),
         }
     }
+
+    /// All that containerd has for this engine; none where it cannot be asked, or it
+    /// may be another's.
+    async fn by_containerd(&self) -> Result<Option<Listing>, EngineError> {
+        const INFO: &str = "/info";
+        let Some(told) = self.look_up::<CountAnswer>(INFO).await? else {
+            return Ok(None);
+        };
+        // From 27.0 on, the engine says where it is.
+        let places: Vec<(&Path, &str)> = match &told.containerd {
+            Some(told) => vec![(&told.address, &told.namespaces.containers)],
+            None => {
+                let sockets = containerd::SOCKETS.map(Path::new);
+                sockets.map(|one| (one, containerd::NAMESPACE)).into()
+            }
+        };
+        for (socket, namespace) in places {
+            let records = containerd::records(socket, namespace, self.timeout).await;
+            let Some(records) = records.filter(|records| told.counts(records)) else {
+                continue;
+            };
+            let images = named(&records);
+            if self.has_some_of(&images, &records).await? {
+                return Ok(Some(Listing::by_containerd(images, records.blobs)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The engine finds some of these images, and none otherwise than as they are.
+    async fn has_some_of(&self, images: &[Listed], records: &Records) -> Result<bool, EngineError> {
+        const ASKED_FOR: usize = 3;
+        let is_whole = |one: &&Listed| {
+            one.target()
+                .is_some_and(|target| records.blobs.contains(&target))
+        };
+        let named = images.iter().filter(is_whole);
+        let named: Vec<(Reference, &Listed)> = named
+            .filter_map(|one| Some((one.references().next()?, one)))
+            .collect();
+        let mut any = false;
+        for (reference, one) in named.iter().step_by(named.len().div_ceil(ASKED_FOR).max(1)) {
+            match self.find(reference).await? {
+                Some(found) if found.id != one.id => return Ok(false),
+                found => any |= found.is_some(),
+            }
+        }
+        Ok(any)
+    }
 }
 
 impl Images for UnixEngine {
-    async fn listed(&self) -> Result<Vec<Listed>, EngineError> {
-        let answer: Vec<ImageAnswer> = self.require_json("/images/json?manifests=1").await?;
-        Ok(answer.into_iter().map(Listed::from).collect())
+    async fn listed(&self) -> Result<Listing, EngineError> {
+        const LIST: &str = "/images/json?manifests=1";
+        if let Some(listing) = self.by_containerd().await? {
+            return Ok(listing);
+        }
+        let answer: Option<Vec<ImageAnswer>> = self.look_up(LIST).await?;
+        let answer = answer.ok_or_else(|| self.answer(LIST, StatusCode::NOT_FOUND))?;
+        let images = answer.into_iter().map(Listed::from).collect();
+        let kept = self.kept.lock().await;
+        let version = kept.as_ref().map(|(_, version)| version.as_str());
+        Ok(Listing::new(images, version.is_some_and(lists_everything)))
     }
 
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError> {
@@ -241,6 +335,38 @@ impl Images for UnixEngine {
         let answer = answer.ok_or_else(|| self.answer(VERSION, StatusCode::NOT_FOUND))?;
         Ok(Platform::new(&answer.os, &answer.arch, ""))
     }
+}
+
+/// containerd's names as the engine lists them: an image for each manifest or index.
+fn named(records: &Records) -> Vec<Listed> {
+    let mut images: BTreeMap<&Digest, Listed> = BTreeMap::new();
+    for (name, target) in &records.images {
+        let is_nameless = name.starts_with(DANGLING);
+        if is_nameless && records.parents.contains(&target.to_string()) {
+            continue;
+        }
+        let listed = images.entry(target).or_insert_with(|| Listed {
+            id: target.to_string(),
+            ..Listed::default()
+        });
+        if let Some(name) = Reference::parse(name).ok().filter(|_| !is_nameless) {
+            let digest = name.repository().clone().with_digest(target.clone());
+            listed.tags.push(name.familiar());
+            listed.digests.push(digest.familiar());
+        }
+    }
+    images.into_values().collect()
+}
+
+/// An engine of this version lists each reference that it has, whatever of the
+/// image is here (from 27.2 on; moby `daemon/containerd/image_list.go`,
+/// `imageSummary`).
+fn lists_everything(version: &str) -> bool {
+    const FIRST: (u32, u32) = (1, 47);
+    let numbers = version.trim_start_matches("/v").split_once('.');
+    let numbers =
+        numbers.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    numbers.is_some_and(|numbers: (u32, u32)| numbers >= FIRST)
 }
 
 /// What a deletion took. With the containerd image store, the manifest or index
@@ -328,6 +454,74 @@ mod tests {
                 }
             });
             assert_eq!(connections.load(Ordering::SeqCst), expected);
+        }
+    }
+
+    /// As they are listed by 28.5; what the classic builder leaves behind is not.
+    #[test]
+    fn containerds_names_are_the_engines() {
+        let [app, other, parent, nameless] = ["a", "b", "c", "d"].map(|digit| {
+            let digest: Digest = format!("sha256:{}", digit.repeat(64)).parse().unwrap();
+            digest
+        });
+        let mut records = Records::default();
+        for (name, target) in [
+            ("docker.io/library/app:v1".to_owned(), &app),
+            ("localhost:5000/app:v1".to_owned(), &app),
+            (format!("{DANGLING}{app}"), &app),
+            (format!("docker.io/lab/other@{other}"), &other),
+            (format!("{DANGLING}{parent}"), &parent),
+            (format!("{DANGLING}{nameless}"), &nameless),
+        ] {
+            records.images.insert(name, target.clone());
+        }
+        records.parents.insert(parent.to_string());
+        let listed = named(&records);
+        let names: Vec<(&str, String)> = listed
+            .iter()
+            .map(|one| {
+                (
+                    one.id.as_str(),
+                    [&one.tags[..], &one.digests[..]].concat().join(" "),
+                )
+            })
+            .collect();
+        assert_eq!(
+            names,
+            [
+                (
+                    app.to_string().as_str(),
+                    format!("app:v1 localhost:5000/app:v1 app@{app} localhost:5000/app@{app}")
+                ),
+                (
+                    other.to_string().as_str(),
+                    format!("lab/other@{other} lab/other@{other}")
+                ),
+                (nameless.to_string().as_str(), String::new()),
+            ]
+        );
+        let count = |images| CountAnswer {
+            images,
+            containerd: None,
+        };
+        for (images, expected) in [(6, true), (4, true), (5, false)] {
+            assert_eq!(count(images).counts(&records), expected, "{images}");
+        }
+    }
+
+    /// Of 26.1, 27.1, 27.2, 28.5 and 29.7.
+    #[test]
+    fn an_engine_that_lists_everything_is_known_by_its_version() {
+        for (version, expected) in [
+            ("/v1.45", false),
+            ("/v1.46", false),
+            ("/v1.47", true),
+            ("/v1.51", true),
+            ("/v1.55", true),
+            ("/v2.0", true),
+            ("", false),
+        ] {
+            assert_eq!(lists_everything(version), expected, "{version}");
         }
     }
 

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use crate::containerd_store::ContainerdStore;
 use crate::engine::images::{Dropped, Images};
 use crate::journal::Pin;
-use crate::reference::Reference;
 use crate::transaction::leftover::{Leftover, Why};
 use crate::transaction::load::steps::Steps;
 use crate::transaction::outcome::Failure;
@@ -105,32 +104,8 @@ impl<E: Images> Steps<'_, E> {
         Ok(())
     }
 
-    /// Those that the engine says not to have the layers of.
-    pub(super) async fn hollow(&self, pins: &[Pin]) -> Result<Vec<Reference>, Failure> {
-        if pins.is_empty() {
-            return Ok(Vec::new());
-        }
-        let here = self.look(false).await?;
-        let mut hollow = Vec::new();
-        for pin in pins {
-            let reference = &pin.reference;
-            // It has each: Docker 26 lists those alone that it has whole.
-            if here.store.get(reference).is_some() && !here.is_hollow(reference) {
-                continue;
-            }
-            // Nor is anything unpacked for it then.
-            if !here.runs(&pin.image_id) {
-                return Err(Failure::EngineDisagrees(format!(
-                    "it does not have the layers of {reference}, which is for another platform"
-                )));
-            }
-            hollow.push(reference.clone());
-        }
-        Ok(hollow)
-    }
-
     /// What the engine lists; and what it may have and not list.
-    async fn look(&self, all: bool) -> Result<ContainerdStore, Failure> {
+    pub(super) async fn look(&self, all: bool) -> Result<ContainerdStore, Failure> {
         let mut here = ContainerdStore::read(self.engine, self.content.clone()).await?;
         if all {
             let known = self.known.iter().cloned();

@@ -138,6 +138,6 @@ async fn make<E: Images>(steps: &Steps<'_, E>, load: &Load) -> Result<(), Failur
     if !left.is_empty() {
         return Err(Failure::Leftovers(left));
     }
-    steps.has_all(&load.added).await?;
-    steps.has_none(&load.dropped).await
+    steps.verify(&load.added, &load.dropped).await?;
+    Ok(())
 }

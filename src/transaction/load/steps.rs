@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
 use crate::digest::Digest;
 use crate::engine::EngineError;
-use crate::engine::images::{Images, Resolved};
+use crate::engine::images::{Images, Listed, Listing, Resolved};
 use crate::journal::Pin;
+use crate::manifest::Manifest;
 use crate::reference::Reference;
 use crate::transaction::leftover::{Leftover, Why, went_along};
 use crate::transaction::load::work::archive;
@@ -18,6 +20,12 @@ use crate::transaction::outcome::Failure;
 
 /// The engine takes about 20 ms for each, and is given 30 s for a request.
 const LOADED_AT_ONCE: usize = 50;
+
+/// So many requests to load are on their way at once.
+const LANES: usize = 4;
+
+/// So many are asked for by name, each by itself.
+const ASKED_FOR: usize = 8;
 
 /// How long an engine that did not answer is given to be done with it, or to
 /// come back.
@@ -37,7 +45,16 @@ pub(super) struct Steps<'a, E> {
 }
 
 impl<E: Images> Steps<'_, E> {
+    /// Several at a time: the engine waits for the disk most of the while.
     pub(super) async fn load(&self, pins: &[Pin]) -> Result<(), Failure> {
+        let share = pins.len().div_ceil(LANES).max(ASKED_FOR);
+        let mut shares = pins.chunks(share);
+        let mut load = || self.load_in_turn(shares.next().unwrap_or_default());
+        let (one, two, three, four) = tokio::join!(load(), load(), load(), load());
+        one.and(two).and(three).and(four)
+    }
+
+    async fn load_in_turn(&self, pins: &[Pin]) -> Result<(), Failure> {
         for pins in pins.chunks(LOADED_AT_ONCE) {
             let archive = archive(pins, self.manifests, |image| self.content.config(image))?;
             self.engine.load(archive).await?;
@@ -45,30 +62,65 @@ impl<E: Images> Steps<'_, E> {
         Ok(())
     }
 
-    /// The engine finds each, and containerd has the manifests that prove it, and
-    /// the config: Docker 28 says to have one whose manifest it lacks.
-    pub(super) async fn has(&self, pin: &Pin) -> Result<bool, Failure> {
-        let Some(digest) = pin.reference.digest() else {
-            return Ok(false);
-        };
-        let found = self.engine.find(&pin.reference).await?;
-        let leads_there = found.and_then(|listed| listed.target()).as_ref() == Some(digest);
-        Ok(leads_there
-            && self.content.proof(digest, &pin.image_id).is_some()
-            && self.content.config(&pin.image_id).is_some())
-    }
-
-    pub(super) async fn has_all(&self, pins: &[Pin]) -> Result<(), Failure> {
-        for pin in pins {
-            if !self.has(pin).await? {
+    /// The engine has these with what proves them, and runs their images, and has
+    /// none of those. Gives those of them that it says not to have the layers of.
+    pub(super) async fn verify(
+        &self,
+        added: &[Pin],
+        dropped: &[Pin],
+    ) -> Result<Vec<Reference>, Failure> {
+        let here = self.look(false).await?;
+        for pin in added {
+            let found = here.find(self.engine, &pin.reference).await?;
+            if !self.is_whole(pin, found) || here.config(&pin.image_id).is_none() {
                 return Err(Failure::EngineDisagrees(format!(
                     "it does not have {} with its manifest and its image",
                     pin.reference
                 )));
             }
+        }
+        for pin in self.to_be_asked_for(added) {
             self.runs(pin).await?;
         }
-        Ok(())
+        for pin in dropped {
+            if here.find(self.engine, &pin.reference).await?.is_some() {
+                return Err(still_has(pin));
+            }
+        }
+        hollow(&here, added)
+    }
+
+    /// The engine leads there, and containerd has the manifests that prove it, and
+    /// the config: Docker 28 says to have one whose manifest it lacks.
+    fn is_whole(&self, pin: &Pin, found: Option<Listed>) -> bool {
+        let Some(digest) = pin.reference.digest() else {
+            return false;
+        };
+        found.and_then(|listed| listed.target()).as_ref() == Some(digest)
+            && self.content.proof(digest, &pin.image_id).is_some()
+            && self.content.config(&pin.image_id).is_some()
+    }
+
+    /// Those whose image the engine is asked about by name. A manifest names one
+    /// config by its hash, in one way to read it; of an index with several images
+    /// here, the engine takes one by its own rules. Of the rest, some are enough to
+    /// see an engine that does otherwise.
+    fn to_be_asked_for<'p>(&self, pins: &'p [Pin]) -> impl Iterator<Item = &'p Pin> {
+        let every = pins.len().div_ceil(ASKED_FOR);
+        let pins = pins.iter().enumerate();
+        pins.filter(move |(place, pin)| place % every == 0 || self.has_a_choice(pin))
+            .map(|(_, pin)| pin)
+    }
+
+    fn has_a_choice(&self, pin: &Pin) -> bool {
+        let manifests = pin
+            .reference
+            .digest()
+            .map(|one| self.content.manifests(one));
+        let texts = manifests.iter().flat_map(BTreeMap::values);
+        let is_image =
+            |text: &&String| matches!(Manifest::parse(text.as_bytes()), Ok(Manifest::Image(_)));
+        texts.filter(is_image).count() > 1
     }
 
     /// What the engine reads in the image's config is in the one that was proven.
@@ -86,14 +138,23 @@ impl<E: Images> Steps<'_, E> {
         }
     }
 
-    pub(super) async fn has_none(&self, pins: &[Pin]) -> Result<(), Failure> {
-        match self.first_there(pins, &[]).await? {
-            None => Ok(()),
-            Some(pin) => Err(Failure::EngineDisagrees(format!(
-                "it still has {}",
-                pin.reference
-            ))),
+    /// What the engine finds by each of these, in one request for all where that is
+    /// less work for it than one for each.
+    async fn found<'p>(
+        &self,
+        pins: impl IntoIterator<Item = &'p Pin>,
+    ) -> Result<Vec<(&'p Pin, Option<Listed>)>, Failure> {
+        let pins: Vec<&Pin> = pins.into_iter().collect();
+        let listing = match pins.len() {
+            ..=ASKED_FOR => Listing::default(),
+            _ => self.engine.listed().await?,
+        };
+        let mut all = Vec::with_capacity(pins.len());
+        for pin in pins {
+            let found = listing.find_or_ask(self.engine, self.content, &pin.reference);
+            all.push((pin, found.await?));
         }
+        Ok(all)
     }
 
     async fn first_there<'p>(
@@ -101,24 +162,17 @@ impl<E: Images> Steps<'_, E> {
         pins: &'p [Pin],
         left: &[Leftover],
     ) -> Result<Option<&'p Pin>, Failure> {
-        let is_left = |pin: &Pin| left.iter().any(|one| one.reference == pin.reference);
-        for pin in pins.iter().filter(|pin| !is_left(pin)) {
-            if self.engine.find(&pin.reference).await?.is_some() {
-                return Ok(Some(pin));
-            }
-        }
-        Ok(None)
+        let is_left = |pin: &&Pin| left.iter().any(|one| one.reference == pin.reference);
+        let found = self.found(pins.iter().filter(|pin| !is_left(pin))).await?;
+        let mut there = found.into_iter().filter(|(_, found)| found.is_some());
+        Ok(there.next().map(|(pin, _)| pin))
     }
 
     /// Those that are not there already.
     pub(super) async fn missing(&self, pins: &[Pin]) -> Result<Vec<Pin>, Failure> {
-        let mut missing = Vec::new();
-        for pin in pins {
-            if !self.has(pin).await? {
-                missing.push(pin.clone());
-            }
-        }
-        Ok(missing)
+        let found = self.found(pins).await?.into_iter();
+        let missing = found.filter_map(|(pin, found)| (!self.is_whole(pin, found)).then_some(pin));
+        Ok(missing.cloned().collect())
     }
 
     /// Has the references again as they were before, and gives those that cannot
@@ -132,10 +186,7 @@ impl<E: Images> Steps<'_, E> {
         left.extend(self.drop_all(added).await?);
         match self.first_there(added, &left).await? {
             None => Ok(left),
-            Some(pin) => Err(Failure::EngineDisagrees(format!(
-                "it still has {}",
-                pin.reference
-            ))),
+            Some(pin) => Err(still_has(pin)),
         }
     }
 
@@ -185,12 +236,9 @@ impl<E: Images> Steps<'_, E> {
         if missing.is_empty() {
             return Ok(Vec::new());
         }
-        let mut fresh = BTreeSet::new();
-        for pin in &missing {
-            if self.engine.find(&pin.reference).await?.is_none() {
-                fresh.insert(&pin.reference);
-            }
-        }
+        let found = self.found(&missing).await?.into_iter();
+        let fresh = found.filter(|(_, found)| found.is_none());
+        let fresh: BTreeSet<&Reference> = fresh.map(|(pin, _)| &pin.reference).collect();
         match self.load(&missing).await {
             Ok(()) => {}
             // One of them spoils it for all.
@@ -233,4 +281,28 @@ impl<E: Images> Steps<'_, E> {
         }
         Ok(left)
     }
+}
+
+fn still_has(pin: &Pin) -> Failure {
+    Failure::EngineDisagrees(format!("it still has {}", pin.reference))
+}
+
+/// Those that the engine says not to have the layers of.
+fn hollow(here: &ContainerdStore, pins: &[Pin]) -> Result<Vec<Reference>, Failure> {
+    let mut hollow = Vec::new();
+    for pin in pins {
+        let reference = &pin.reference;
+        // It has each: Docker 26 lists those alone that it has whole.
+        if here.store.get(reference).is_some() && !here.is_hollow(reference) {
+            continue;
+        }
+        // Nor is anything unpacked for it then.
+        if !here.runs(&pin.image_id) {
+            return Err(Failure::EngineDisagrees(format!(
+                "it does not have the layers of {reference}, which is for another platform"
+            )));
+        }
+        hollow.push(reference.clone());
+    }
+    Ok(hollow)
 }

@@ -178,7 +178,9 @@ impl Work {
                         .as_ref()
                         .and_then(|image| here.proof(digest, image))
                         .zip(image.clone());
-                    match (tag_beside(&reference, engine).await?, way) {
+                    let listed = here.find(engine, &reference).await?;
+                    let tag = listed.and_then(|listed| listed.tag_beside(&reference));
+                    match (tag, way) {
                         (Some(tag), _) => reasons.push(Unfit::GoesWithTag { reference, tag }),
                         (None, None) => reasons.push(Unfit::NoWayBack(reference)),
                         (None, Some((way, image_id))) => {
@@ -271,15 +273,6 @@ fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> Unfit 
         trust: basis.map_or(Trust::Asserted, |target| target.trust),
         reference,
     }
-}
-
-/// A tag that a reference goes by and with.
-async fn tag_beside(
-    reference: &Reference,
-    engine: &impl Images,
-) -> Result<Option<Reference>, EngineError> {
-    let listed = engine.find(reference).await?;
-    Ok(listed.and_then(|listed| listed.tag_beside(reference)))
 }
 
 /// The archive for these references. The config of each image goes along: one

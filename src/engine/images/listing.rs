@@ -1,0 +1,140 @@
+//! The images of an engine at one moment, and what it finds by a reference, told
+//! from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Images, Listed};
+use crate::content_store::ContentStore;
+use crate::digest::Digest;
+use crate::engine::EngineError;
+use crate::reference::Reference;
+
+/// The images that an engine has, as itself or its containerd tells.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    images: Vec<Listed>,
+    is_complete: bool,
+    /// The blobs that the engine can read, where containerd tells.
+    blobs: Option<BTreeSet<Digest>>,
+    /// What the engine finds by tags and by digests.
+    places: BTreeMap<Reference, usize>,
+}
+
+impl Listing {
+    /// A list, and whether each reference that the engine has is in it.
+    ///
+    /// An engine finds a digest by any reference of the same repository with that
+    /// target (moby 26.1 to 29, `daemon/containerd/image.go`, `resolveImage`), and
+    /// lists the digest of one repository only.
+    #[must_use]
+    pub fn new(images: Vec<Listed>, is_complete: bool) -> Self {
+        let mut places = BTreeMap::new();
+        for (place, listed) in images.iter().enumerate() {
+            let target = listed.target();
+            for reference in listed.references() {
+                if let Some(target) = &target {
+                    let digest = reference.repository().clone().with_digest(target.clone());
+                    places.entry(digest).or_insert(place);
+                }
+                if reference.digest().is_none() {
+                    places.entry(reference).or_insert(place);
+                }
+            }
+        }
+        Self {
+            images,
+            is_complete,
+            blobs: None,
+            places,
+        }
+    }
+
+    /// All that containerd has for an engine: names with their manifests or indexes,
+    /// and the blobs that the engine can read.
+    #[must_use]
+    pub fn by_containerd(images: Vec<Listed>, blobs: BTreeSet<Digest>) -> Self {
+        Self {
+            blobs: Some(blobs),
+            ..Self::new(images, true)
+        }
+    }
+
+    /// Its images.
+    #[must_use]
+    pub fn images(&self) -> &[Listed] {
+        &self.images
+    }
+
+    /// The image that the engine finds by a reference.
+    #[must_use]
+    pub fn find(&self, reference: &Reference) -> Option<&Listed> {
+        self.images.get(*self.places.get(reference)?)
+    }
+
+    /// The engine can read a blob, as far as is known.
+    #[must_use]
+    pub fn reads(&self, blob: &Digest) -> bool {
+        self.blobs.as_ref().is_none_or(|blobs| blobs.contains(blob))
+    }
+
+    /// The engine finds each image that it lists. Whether it finds a name that
+    /// containerd has, with nothing behind it, is another's to say: 26.1 does not,
+    /// and 28.5 does.
+    #[must_use]
+    pub fn is_found(&self, listed: &Listed, content: &ContentStore) -> bool {
+        let has_image = |target| content.has_image(&target, |blob| self.reads(blob));
+        self.blobs.is_none() || listed.target().is_some_and(has_image)
+    }
+
+    /// The same, of an engine that is asked by name where its list does not say.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn find_or_ask(
+        &self,
+        engine: &impl Images,
+        content: &ContentStore,
+        reference: &Reference,
+    ) -> Result<Option<Listed>, EngineError> {
+        match self.find(reference) {
+            Some(found) if self.is_found(found, content) => Ok(Some(found.clone())),
+            None if self.is_complete => Ok(None),
+            _ => engine.find(reference).await,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    fn reference(text: &str) -> Reference {
+        Reference::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_digest_is_found_by_each_repository_that_leads_to_it() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let listed = Listed {
+            id: digest.clone(),
+            tags: vec!["lab/app:v1".to_owned(), "lab/other:v1".to_owned()],
+            digests: vec![format!("lab/app@{digest}")],
+            ..Listed::default()
+        };
+        let listing = Listing::new(vec![listed.clone()], true);
+        for name in ["lab/app", "lab/other"] {
+            let pinned = reference(&format!("{name}@{digest}"));
+            assert_eq!(listing.find(&pinned), Some(&listed), "{name}");
+            let tag = reference(&format!("{name}:v1"));
+            assert_eq!(listing.find(&tag), Some(&listed), "{name}");
+        }
+        for absent in [
+            format!("lab/third@{digest}"),
+            format!("lab/app@sha256:{}", "b".repeat(64)),
+            "lab/app:v2".to_owned(),
+        ] {
+            assert_eq!(listing.find(&reference(&absent)), None, "{absent}");
+        }
+    }
+}
