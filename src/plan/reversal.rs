@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::claim::Origin;
 use crate::digest::ImageId;
 use crate::images::Images;
 use crate::plan::{Change, Plan, Refusal, Target};
@@ -77,7 +78,7 @@ impl Reversal {
             holds: false,
             trust: basis.trust,
             origin: basis.origin.clone(),
-            typed: false,
+            typed: basis.origin == Origin::Typed.to_string(),
         })
     }
 }
