@@ -80,6 +80,8 @@ pub mod store;
 pub mod strict_json;
 mod sys;
 pub mod systemd;
+#[cfg(test)]
+mod testing;
 pub mod transaction;
 pub mod transaction_id;
 pub mod trust;

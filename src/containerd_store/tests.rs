@@ -3,13 +3,7 @@
 use super::*;
 use crate::digest::Algorithm;
 use crate::engine::images::fake::{FakeImages, index, reference, served};
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(future)
-}
+use crate::testing::block_on;
 
 fn read(engine: &FakeImages) -> ContainerdStore {
     block_on(ContainerdStore::read(engine, engine.content())).unwrap()

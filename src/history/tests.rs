@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::journal::{References, hash};
 use crate::plan::Plan;
+use crate::testing::scratch;
 use crate::trust::Trust;
 
 const IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -48,7 +49,7 @@ pub(crate) fn record(id: &str, number: u64) -> Record {
 }
 
 fn root() -> (TempDir, RootLock) {
-    let root = TempDir::new().unwrap();
+    let root = scratch();
     let lock = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -21,6 +21,7 @@ use crate::digest::ImageId;
 use crate::engine::{Engine, EngineError, References, Reloads};
 use crate::reference::Reference;
 use crate::systemd::{OwnService, QueuedJob, ServiceManager, SystemdError};
+use crate::testing::block_on;
 
 mod rhel7;
 mod startable;
@@ -340,13 +341,6 @@ fn refuses(outcome: Result<Host, HostError>, words: &[&str]) {
     for word in words {
         assert!(message.contains(word), "{word:?} is not in: {message}");
     }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(future)
 }
 
 fn pair(root: &str, driver: &str) -> (String, String) {

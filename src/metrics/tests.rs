@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::testing::scratch;
 
 const RULES: &str = include_str!("../../packaging/prometheus/digestfix.rules.yml");
 const DASHBOARD: &str = include_str!("../../packaging/grafana/digestfix.json");
@@ -57,7 +58,7 @@ fn samples(file: &Path) -> BTreeMap<String, f64> {
 
 #[test]
 fn counts_and_times_are_kept_across_runs() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let file = directory.path().join("digestfix.prom");
     for run in [a_change(), nothing_to_do(), a_change(), a_refusal()] {
         write(&file, &run).unwrap();
@@ -92,7 +93,7 @@ fn counts_and_times_are_kept_across_runs() {
 
 #[test]
 fn it_is_replaced_whole_and_everybody_may_read_it() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let file = directory.path().join("digestfix.prom");
     write(&file, &a_change()).unwrap();
     let first = fs::metadata(&file).unwrap();
@@ -105,7 +106,7 @@ fn it_is_replaced_whole_and_everybody_may_read_it() {
 
 #[test]
 fn a_link_is_replaced_and_not_followed() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let (file, target) = (
         directory.path().join("x.prom"),
         directory.path().join("shadow"),
@@ -123,7 +124,7 @@ fn a_link_is_replaced_and_not_followed() {
 
 #[test]
 fn what_a_killed_run_left_is_no_hindrance() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let file = directory.path().join("x.prom");
     let target = directory.path().join("shadow");
     let left = directory
@@ -142,7 +143,7 @@ fn what_a_killed_run_left_is_no_hindrance() {
 
 #[test]
 fn garbage_in_its_place_is_no_hindrance() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let file = directory.path().join("digestfix.prom");
     for garbage in [
         &b"\xff\xfe\0"[..],
@@ -157,7 +158,7 @@ fn garbage_in_its_place_is_no_hindrance() {
 
 #[test]
 fn where_it_cannot_be_written_nothing_is_left() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let file = directory.path().join("digestfix.prom");
     fs::create_dir(&file).unwrap();
     write(&file, &a_change()).unwrap_err();

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::history::tests::record;
+use crate::testing::scratch;
 
 const GOOD: &str = r#"{"Repositories":{}}"#;
 
@@ -246,7 +247,7 @@ fn lock(root: &TempDir) -> RootLock {
 /// does not count.
 #[test]
 fn only_what_is_digestfixs_own_is_removed() {
-    let root = TempDir::new().unwrap();
+    let root = scratch();
     let images = ImageDir::new(root.path(), "overlay2");
     fs::create_dir_all(images.path()).unwrap();
     let lock = lock(&root);
@@ -297,7 +298,7 @@ fn only_what_is_digestfixs_own_is_removed() {
 /// The newest ones here are not whole stores: the last that is stays.
 #[test]
 fn the_last_good_store_stays() {
-    let root = TempDir::new().unwrap();
+    let root = scratch();
     let images = ImageDir::new(root.path(), "overlay2");
     fs::create_dir_all(images.path()).unwrap();
     let lock = lock(&root);
@@ -318,7 +319,7 @@ fn the_last_good_store_stays() {
 
 #[test]
 fn records_stay_with_their_backups() {
-    let root = TempDir::new().unwrap();
+    let root = scratch();
     let images = ImageDir::new(root.path(), "overlay2");
     fs::create_dir_all(images.path()).unwrap();
     let lock = lock(&root);

@@ -28,6 +28,7 @@ use crate::plan::Request;
 use crate::reference::Reference;
 use crate::retention::Limits;
 use crate::systemd::{OwnService, QueuedJob, Service, SystemdError, Unit};
+use crate::testing::{block_on, scratch};
 use crate::transaction::aim::Aim;
 use crate::transaction::leftover::Why;
 use crate::transaction::outcome::{Ended, Outcome, Progress};
@@ -127,14 +128,6 @@ impl Progress for Told {
     }
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
-}
-
 /// A host with one image that was loaded, and what its registry serves.
 struct World {
     root: TempDir,
@@ -152,7 +145,7 @@ impl World {
         engine.loaded("lab/app:v1", &image);
         let before = engine.records.borrow().clone();
         Self {
-            root: tempfile::tempdir().unwrap(),
+            root: scratch(),
             systemd: FakeSystemd::default(),
             manifest: served(&image),
             engine,

@@ -302,6 +302,7 @@ fn remove(path: &Path) -> Result<(), FileError> {
 mod tests {
     use super::*;
     use crate::directory::tests::{modes, with_umask_of_0};
+    use crate::testing::scratch;
     use crate::transaction::restart::exchange::tests::Labels;
 
     #[test]
@@ -310,7 +311,7 @@ mod tests {
             "transaction::restart::daemon_json::tests::\
              with_a_umask_of_0_only_root_may_write_a_new_daemon_json",
             || {
-                let root = tempfile::tempdir().unwrap();
+                let root = scratch();
                 let file = root.path().join("docker/daemon.json");
                 let switch = Switch::plan(&file, "a-1", false).unwrap().unwrap();
                 switch.put_on().unwrap();

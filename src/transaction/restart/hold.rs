@@ -262,13 +262,14 @@ fn descriptor(first: i32) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use crate::directory::tests::{modes, with_umask_of_0};
+    use crate::testing::scratch;
 
     #[test]
     fn with_a_umask_of_0_only_root_may_write_the_drop_in() {
         with_umask_of_0(
             "transaction::restart::hold::tests::with_a_umask_of_0_only_root_may_write_the_drop_in",
             || {
-                let root = tempfile::tempdir().unwrap();
+                let root = scratch();
                 let hold = Hold {
                     unit: "docker.service".to_owned(),
                     drop_in: root.path().join("system/docker.service.d").join(DROP_IN),

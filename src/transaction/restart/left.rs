@@ -51,10 +51,11 @@ mod tests {
     use super::*;
     use crate::container::RestartPolicy;
     use crate::journal::{KeptDown, hash};
+    use crate::testing::scratch;
 
     #[test]
     fn what_is_left_is_named_and_nothing_else_is() {
-        let root = tempfile::tempdir().unwrap();
+        let root = scratch();
         let config_file = root.path().join("daemon.json");
         let path = config_file.display();
         let mut restart = Restart::new("docker.service");

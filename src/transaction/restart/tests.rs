@@ -26,6 +26,7 @@ use crate::plan::Request;
 use crate::reference::Reference;
 use crate::retention::Limits;
 use crate::systemd::{OwnService, QueuedJob, Service, SystemdError, Unit};
+use crate::testing::{block_on, scratch};
 use crate::transaction::outcome::{DockerNow, Ended, Outcome, Progress};
 use crate::transaction_id::{beside, new_id};
 
@@ -100,7 +101,7 @@ enum OnReload {
 
 impl World {
     fn new() -> Self {
-        let root = TempDir::new().unwrap();
+        let root = scratch();
         let images = root.path().join("image/overlay2");
         fs::create_dir_all(images.join("imagedb/content/sha256")).unwrap();
         fs::write(
@@ -609,16 +610,6 @@ impl Progress for Steps {
     fn warning(&mut self, text: &str) {
         self.1.push(text.to_owned());
     }
-}
-
-/// A runtime whose clock runs ahead when there is nothing to do.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(future)
 }
 
 fn host(world: &World) -> Managed {
@@ -1146,7 +1137,7 @@ fn an_empty_directory_stays() {
 
 #[test]
 fn a_link_stays_a_link() {
-    let elsewhere = TempDir::new().unwrap();
+    let elsewhere = scratch();
     let target = elsewhere.path().join("docker.json");
     for content in [Some("{\"debug\":true}"), None] {
         let world = world_with(Some("{}"));

@@ -1,0 +1,21 @@
+//! What tests share.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+use tempfile::TempDir;
+
+/// A directory for a test. It is in memory where the host has that: a disk takes its time
+/// to sync, and nothing here has to outlive a power cut.
+pub(crate) fn scratch() -> TempDir {
+    TempDir::new_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
+}
+
+/// A runtime whose clock runs ahead when there is nothing to do.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(future)
+}
