@@ -1,8 +1,15 @@
-//! What tests share.
+//! What tests share: a fake systemd, fake engines, and a clock that runs ahead.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
 use tempfile::TempDir;
+
+mod engine;
+pub(crate) mod images;
+mod systemd;
+
+pub(crate) use engine::FakeEngine;
+pub(crate) use systemd::FakeSystemd;
 
 /// A directory for a test. It is in memory where the host has that: a disk takes its time
 /// to sync, and nothing here has to outlive a power cut.

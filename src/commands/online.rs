@@ -480,7 +480,7 @@ pub(super) fn warn_of_run_only(has: &str, references: &[Reference], report: &mut
 mod tests {
     use super::*;
     use crate::digest::Algorithm;
-    use crate::engine::images::fake::{FakeImages, reference, served};
+    use crate::testing::images::{FakeImages, reference, served};
 
     /// Each by itself would take the engine 50 to 90 ms.
     #[tokio::test]

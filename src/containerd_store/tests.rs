@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::digest::Algorithm;
-use crate::engine::images::fake::{FakeImages, index, reference, served};
 use crate::testing::block_on;
+use crate::testing::images::{FakeImages, index, reference, served};
 
 fn read(engine: &FakeImages) -> ContainerdStore {
     block_on(ContainerdStore::read(engine, engine.content())).unwrap()

@@ -11,12 +11,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::images::Images;
-use super::images::fake::{FakeImages, reference, served};
 use super::{Engine, UnixEngine};
 use crate::containerd_store::ContainerdStore;
 use crate::digest::Digest;
 use crate::plan::{Plan, Request};
 use crate::status::{State, rows};
+use crate::testing::images::{FakeImages, reference, served};
 
 const NAME: &str = "localhost:5000/tools/app";
 /// The made-up manifest and the registry's, as they are in the answers.

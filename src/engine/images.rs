@@ -6,9 +6,6 @@ use crate::engine::EngineError;
 use crate::platform::Platform;
 use crate::reference::Reference;
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
-pub(crate) mod fake;
 mod listing;
 mod resolved;
 

@@ -1,11 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -16,173 +13,10 @@ use fs2::FileExt;
 use tempfile::TempDir;
 
 use super::*;
-use crate::container::{Container, RestartPolicy};
-use crate::digest::ImageId;
-use crate::engine::{Engine, EngineError, References, Reloads};
-use crate::reference::Reference;
-use crate::systemd::{OwnService, QueuedJob, ServiceManager, SystemdError};
-use crate::testing::block_on;
+use crate::testing::{FakeEngine, FakeSystemd, block_on};
 
 mod rhel7;
 mod startable;
-
-/// systemd as far as it is asked here; everything that changes something is
-/// out of bounds.
-#[derive(Default)]
-struct FakeSystemd {
-    units: BTreeMap<String, Unit>,
-    service: Service,
-    listening: BTreeMap<String, String>,
-    owner: Option<&'static str>,
-    /// How `dockerd --validate` ends, and what it says.
-    validates: Option<(bool, &'static str)>,
-    /// What was run to validate.
-    validated: RefCell<Vec<Vec<String>>>,
-}
-
-impl ServiceManager for FakeSystemd {
-    async fn unit(&self, name: &str) -> Result<Unit, SystemdError> {
-        Ok(self.units.get(name).cloned().unwrap_or_else(|| Unit {
-            id: name.to_owned(),
-            load_state: "not-found".to_owned(),
-            active_state: "inactive".to_owned(),
-            ..Unit::default()
-        }))
-    }
-    async fn service(&self, _: &str) -> Result<Service, SystemdError> {
-        Ok(self.service.clone())
-    }
-    async fn listening_paths(&self, socket: &str) -> Result<Vec<String>, SystemdError> {
-        Ok(self.listening.get(socket).cloned().into_iter().collect())
-    }
-    async fn unit_of_process(&self, _: u32) -> Result<String, SystemdError> {
-        match self.owner {
-            Some(owner) => Ok(owner.to_owned()),
-            None => Err(SystemdError::Bus(zbus::Error::Unsupported)),
-        }
-    }
-    async fn active_states(&self) -> Result<BTreeMap<String, String>, SystemdError> {
-        unreachable!()
-    }
-    async fn queued_jobs(&self) -> Result<Vec<QueuedJob>, SystemdError> {
-        unreachable!()
-    }
-    async fn own_pid(&self) -> Result<u32, SystemdError> {
-        unreachable!()
-    }
-    async fn reload(&self) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn hang_up(&self, _: &str) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn reset_failed(&self, _: &str) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn stop(&self, _: &str, _: &[String], _: Duration) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn start(&self, _: &[String], _: Duration) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn forget_lasting(&self, _: &str) -> Result<(), SystemdError> {
-        Ok(())
-    }
-    async fn start_lasting(&self, _: &OwnService) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn run_like(
-        &self,
-        service: &OwnService,
-        other: &Service,
-        output: BorrowedFd<'_>,
-    ) -> Result<bool, SystemdError> {
-        assert_eq!(*other, self.service, "Docker's own environment");
-        self.validated.borrow_mut().push(service.command.clone());
-        let (well, says) = self.validates.unwrap();
-        let mut output = File::from(output.try_clone_to_owned().unwrap());
-        output.write_all(says.as_bytes()).unwrap();
-        Ok(well)
-    }
-    async fn run_transient(&self, _: &OwnService, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {
-        unreachable!()
-    }
-    async fn is_shutting_down(&self) -> bool {
-        unreachable!()
-    }
-}
-
-struct FakeEngine(PathBuf, Option<Info>);
-
-struct NoReloads;
-
-impl Reloads for NoReloads {
-    async fn next(&mut self) -> Result<(), EngineError> {
-        unreachable!()
-    }
-}
-
-impl Engine for FakeEngine {
-    type Reloads = NoReloads;
-
-    async fn container(&self, _: &str) -> Result<Option<Container>, EngineError> {
-        unreachable!()
-    }
-    async fn start_container(&self, _: &str) -> Result<(), EngineError> {
-        unreachable!()
-    }
-    async fn pause_container(&self, _: &str) -> Result<(), EngineError> {
-        unreachable!()
-    }
-    async fn unpause_container(&self, _: &str) -> Result<(), EngineError> {
-        unreachable!()
-    }
-    async fn listed_containers(&self) -> Result<BTreeMap<String, String>, EngineError> {
-        unreachable!()
-    }
-
-    async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
-        unreachable!()
-    }
-    async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {
-        unreachable!()
-    }
-    async fn set_restart_policy(
-        &self,
-        _: &str,
-        _: RestartPolicy,
-        _: u32,
-    ) -> Result<(), EngineError> {
-        unreachable!()
-    }
-    async fn watch_reloads(&self) -> Result<NoReloads, EngineError> {
-        unreachable!()
-    }
-    async fn info(&self) -> Result<Info, EngineError> {
-        self.1.clone().ok_or_else(|| EngineError::Unreachable {
-            socket: self.0.clone(),
-            error: std::io::ErrorKind::ConnectionRefused.into(),
-        })
-    }
-    async fn ping(&self) -> Result<(), EngineError> {
-        unreachable!()
-    }
-    async fn running_containers(&self) -> Result<Vec<Container>, EngineError> {
-        unreachable!()
-    }
-    async fn image(&self, _: &Reference) -> Result<Option<String>, EngineError> {
-        unreachable!()
-    }
-    async fn has_image(&self, _: &ImageId) -> Result<bool, EngineError> {
-        unreachable!()
-    }
-    async fn references(&self) -> Result<References, EngineError> {
-        unreachable!()
-    }
-}
 
 /// A host with docker.service, whose daemon.json is `daemon.json` and whose
 /// data roots are made on the disk.
@@ -236,14 +70,7 @@ impl World {
     }
 
     fn add(&mut self, name: &str, active_state: &str) -> &mut Unit {
-        let unit = Unit {
-            id: name.to_owned(),
-            load_state: "loaded".to_owned(),
-            active_state: active_state.to_owned(),
-            ..Unit::default()
-        };
-        self.systemd.units.insert(name.to_owned(), unit);
-        self.systemd.units.get_mut(name).unwrap()
+        self.systemd.add(name, active_state)
     }
 
     /// dockerd with these arguments and the world's own daemon.json.

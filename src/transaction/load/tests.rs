@@ -1,11 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::Permissions;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -14,7 +11,6 @@ use super::work::Unfit;
 use super::*;
 use crate::data_root::ImageDir;
 use crate::digest::{Algorithm, Digest, ImageId};
-use crate::engine::images::fake::{FakeImages, index, reference, served};
 use crate::evidence::Evidence;
 use crate::history::{self, Side};
 use crate::history::{End, Kind};
@@ -27,89 +23,12 @@ use crate::plan::Plan;
 use crate::plan::Request;
 use crate::reference::Reference;
 use crate::retention::Limits;
-use crate::systemd::{OwnService, QueuedJob, Service, SystemdError, Unit};
-use crate::testing::{block_on, scratch};
+use crate::systemd::{Service, Unit};
+use crate::testing::images::{FakeImages, index, reference, served};
+use crate::testing::{FakeSystemd, block_on, scratch};
 use crate::transaction::aim::Aim;
 use crate::transaction::leftover::Why;
 use crate::transaction::outcome::{Ended, Outcome, Progress};
-
-/// A systemd that starts and stops a guard.
-#[derive(Default)]
-struct FakeSystemd {
-    guards: RefCell<Vec<String>>,
-    refuses: Cell<bool>,
-    /// The other end of what a shutdown waits for.
-    shutdown_waits: RefCell<Option<std::io::PipeReader>>,
-}
-
-impl ServiceManager for FakeSystemd {
-    async fn forget_lasting(&self, _: &str) -> Result<(), SystemdError> {
-        Ok(())
-    }
-    async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError> {
-        if self.refuses.get() {
-            return Err(SystemdError::NoBus);
-        }
-        self.guards.borrow_mut().push(service.name.clone());
-        Ok(())
-    }
-    async fn stop(&self, unit: &str, _: &[String], _: Duration) -> Result<(), SystemdError> {
-        self.guards.borrow_mut().retain(|guard| guard != unit);
-        Ok(())
-    }
-    async fn reset_failed(&self, _: &str) -> Result<(), SystemdError> {
-        Ok(())
-    }
-    async fn active_states(&self) -> Result<BTreeMap<String, String>, SystemdError> {
-        unreachable!()
-    }
-    async fn queued_jobs(&self) -> Result<Vec<QueuedJob>, SystemdError> {
-        unreachable!()
-    }
-    async fn unit(&self, _: &str) -> Result<Unit, SystemdError> {
-        unreachable!()
-    }
-    async fn service(&self, _: &str) -> Result<Service, SystemdError> {
-        unreachable!()
-    }
-    async fn listening_paths(&self, _: &str) -> Result<Vec<String>, SystemdError> {
-        unreachable!()
-    }
-    async fn unit_of_process(&self, _: u32) -> Result<String, SystemdError> {
-        Ok("session-1.scope".to_owned())
-    }
-    async fn own_pid(&self) -> Result<u32, SystemdError> {
-        unreachable!()
-    }
-    async fn reload(&self) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn hang_up(&self, _: &str) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn start(&self, _: &[String], _: Duration) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn run_like(
-        &self,
-        _: &OwnService,
-        _: &Service,
-        _: BorrowedFd<'_>,
-    ) -> Result<bool, SystemdError> {
-        unreachable!()
-    }
-    async fn run_transient(&self, _: &OwnService, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
-        unreachable!()
-    }
-    async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {
-        let (reader, writer) = std::io::pipe().unwrap();
-        *self.shutdown_waits.borrow_mut() = Some(reader);
-        Ok(writer.into())
-    }
-    async fn is_shutting_down(&self) -> bool {
-        unreachable!()
-    }
-}
 
 #[derive(Default)]
 struct Told(Vec<Step>, Vec<String>);
@@ -146,7 +65,10 @@ impl World {
         let before = engine.records.borrow().clone();
         Self {
             root: scratch(),
-            systemd: FakeSystemd::default(),
+            systemd: FakeSystemd {
+                owner: Some("session-1.scope"),
+                ..FakeSystemd::default()
+            },
             manifest: served(&image),
             engine,
             image,

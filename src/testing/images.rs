@@ -10,10 +10,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Dropped, Images, Listed, Listing, Resolved};
 use crate::content_store::ContentStore;
 use crate::digest::{Algorithm, Digest, ImageId};
 use crate::engine::EngineError;
+use crate::engine::images::{Dropped, Images, Listed, Listing, Resolved};
 use crate::manifest::Manifest;
 use crate::platform::Platform;
 use crate::reference::Reference;
