@@ -1,7 +1,6 @@
 //! The command line.
 
 use std::env;
-use std::net::SocketAddr;
 use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -113,9 +112,6 @@ pub enum Command {
     /// Wait until a run has ended, and bring the host back if it was killed
     #[command(hide = true)]
     Guard(GuardArgs),
-    /// Make the table that holds published ports, and hand it over
-    #[command(hide = true)]
-    HoldPorts(HoldPortsArgs),
     /// Show the transactions of this host, or all of one; touches nothing
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
@@ -274,13 +270,6 @@ pub struct GuardArgs {
     pub data_root: PathBuf,
     /// The run's transaction
     pub id: String,
-}
-
-/// `digestfix hold-ports`.
-#[derive(Debug, Args)]
-pub struct HoldPortsArgs {
-    /// The ports, with their addresses
-    pub addresses: Vec<SocketAddr>,
 }
 
 /// `digestfix history`.

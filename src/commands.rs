@@ -7,7 +7,6 @@ mod event_loop;
 mod export;
 mod guard;
 mod history;
-mod hold_ports;
 mod online;
 mod outcome;
 mod plan;
@@ -73,7 +72,6 @@ pub fn run(command: Command) -> Exit {
         Command::Export(args) => on_event_loop(export::run(&args)),
         Command::Recover(args) => on_event_loop(recover::run(&args)),
         Command::Guard(args) => on_event_loop(guard::run(&args)),
-        Command::HoldPorts(args) => hold_ports::run(&args),
         Command::History(args) => on_event_loop(history::run(&args)),
         Command::Rollback(args) => on_event_loop(rollback::run(&args)),
         Command::Doctor(args) => on_event_loop(doctor::run(&args)),

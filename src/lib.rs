@@ -44,7 +44,6 @@ pub mod events;
 pub mod evidence;
 pub mod grounds;
 pub mod guard;
-pub mod handover;
 pub mod history;
 pub mod host;
 pub mod image_db;

@@ -7,7 +7,7 @@
 //! the kernel removes it when the socket is closed, however the process ends.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -89,25 +89,6 @@ pub struct Table {
 #[derive(Debug, Default)]
 pub struct Rule(Vec<u8>);
 
-/// A table of the kernel's, there for as long as this is.
-#[derive(Debug)]
-pub struct Owned {
-    owner: OwnedFd,
-}
-
-impl AsFd for Owned {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.owner.as_fd()
-    }
-}
-
-impl From<OwnedFd> for Owned {
-    /// The socket that a table was made over.
-    fn from(owner: OwnedFd) -> Self {
-        Self { owner }
-    }
-}
-
 impl Table {
     /// A table of family inet.
     #[must_use]
@@ -159,12 +140,13 @@ impl Table {
         });
     }
 
-    /// Has the kernel make the table, all of it at once.
+    /// Has the kernel make the table, all of it at once. The table is there until the
+    /// socket that this returns is closed.
     ///
     /// # Errors
     /// When it refuses: without the right to (`EPERM`), without nf_tables or
     /// owned tables (`EOPNOTSUPP`).
-    pub fn create(mut self) -> io::Result<Owned> {
+    pub fn create(mut self) -> io::Result<OwnedFd> {
         // The last one asks for an answer. Each would be one too many for the
         // socket's buffer.
         let table = self.name.clone();
@@ -190,7 +172,7 @@ impl Table {
             match recv(owner.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => match outcome(&answer[..length]) {
                     None => {}
-                    Some(0) => return Ok(Owned { owner }),
+                    Some(0) => return Ok(owner),
                     Some(error) => return Err(io::Error::from_raw_os_error(-error)),
                 },
                 Err(Errno::EAGAIN) => return Err(io::Error::other("the kernel does not answer")),

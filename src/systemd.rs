@@ -235,15 +235,8 @@ pub trait ServiceManager {
     async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError>;
     /// Removes what such a service was made of. It goes on until it ends.
     async fn forget_lasting(&self, name: &str) -> Result<(), SystemdError>;
-    /// Runs a program once, with `input` as its standard input, and waits
-    /// until it has ended well.
-    async fn run_transient(
-        &self,
-        service: &OwnService,
-        input: BorrowedFd<'_>,
-    ) -> Result<(), SystemdError>;
-    /// Runs such a program once with the environment of another service, its
-    /// output on `output`, and waits until it has ended: true when it ended well.
+    /// Runs a program once with the environment of another service, its output on
+    /// `output`, and waits until it has ended: true when it ended well.
     async fn run_like(
         &self,
         service: &OwnService,

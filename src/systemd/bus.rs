@@ -184,34 +184,6 @@ impl SystemBus {
         Ok(dict.into())
     }
 
-    /// Runs a transient service to its end. What systemd keeps of one that fails is
-    /// taken away.
-    async fn run_once(
-        &self,
-        name: &str,
-        properties: &[(&str, zbus::Variant<'_>)],
-        within: Duration,
-    ) -> Result<(), SystemdError> {
-        let path = self
-            .call(async |link| {
-                let manager = &link.manager;
-                manager
-                    .start_transient_unit(name, "fail", properties, &[])
-                    .await
-            })
-            .await?;
-        let job = Job {
-            verb: Verb::Start,
-            unit: name.to_owned(),
-            path,
-        };
-        let ran = self.wait(&job, within).await;
-        if ran.is_err() {
-            let _ = self.reset_failed(name).await;
-        }
-        ran
-    }
-
     async fn wait(&self, job: &Job, within: Duration) -> Result<(), SystemdError> {
         match timeout(within, self.result(job)).await {
             Ok(Ok(result)) if result == "done" || result == "skipped" => Ok(()),
@@ -458,16 +430,6 @@ impl ServiceManager for SystemBus {
         self.reset_failed(name).await
     }
 
-    async fn run_transient(
-        &self,
-        service: &OwnService,
-        input: BorrowedFd<'_>,
-    ) -> Result<(), SystemdError> {
-        let properties = transient::once(service, input);
-        self.run_once(&service.name, &properties, transient::RUN_WITHIN)
-            .await
-    }
-
     async fn run_like(
         &self,
         service: &OwnService,
@@ -475,8 +437,25 @@ impl ServiceManager for SystemBus {
         output: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError> {
         let properties = transient::like(service, other, output);
-        let ran = self.run_once(&service.name, &properties, transient::LOOKED_WITHIN);
-        match ran.await {
+        let path = self
+            .call(async |link| {
+                let manager = &link.manager;
+                manager
+                    .start_transient_unit(&service.name, "fail", &properties, &[])
+                    .await
+            })
+            .await?;
+        let job = Job {
+            verb: Verb::Start,
+            unit: service.name.clone(),
+            path,
+        };
+        let ran = self.wait(&job, transient::WITHIN).await;
+        if ran.is_err() {
+            // systemd keeps a failed unit until it is told to forget it.
+            let _ = self.reset_failed(&service.name).await;
+        }
+        match ran {
             Ok(()) => Ok(true),
             Err(SystemdError::Job { result, .. }) if result == "failed" => Ok(false),
             Err(error) => Err(error),

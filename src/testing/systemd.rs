@@ -117,9 +117,6 @@ impl ServiceManager for FakeSystemd {
         output.write_all(says.as_bytes()).unwrap();
         Ok(well)
     }
-    async fn run_transient(&self, _: &OwnService, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
-        unreachable!()
-    }
     async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {
         let (reader, writer) = std::io::pipe().unwrap();
         *self.shutdown_waits.borrow_mut() = Some(reader);

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::container::Container;
@@ -20,7 +21,6 @@ use crate::history::How;
 use crate::image_db::ImageDb;
 use crate::journal::{self, Intent, Phase};
 use crate::method;
-use crate::nf_tables::Owned;
 use crate::reserve::Reserve;
 use crate::systemd::ServiceManager;
 use crate::transaction::aim::Aim;
@@ -86,7 +86,8 @@ pub struct Restart<'a, M, E> {
     hold: Option<Hold>,
     /// Disk space for the start of Docker.
     reserve: Reserve,
-    held_ports: Option<Owned>,
+    /// New connections to published ports wait until this is closed.
+    held_ports: Option<OwnedFd>,
 }
 
 impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
@@ -311,7 +312,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         // Until a dockerd that waits for its clients has stopped, published
         // ports lead to containers.
         if !daemon.disturbance.stops_late() {
-            self.hold_ports(tx).await;
+            self.hold_ports(tx);
         }
         self.see_no_more_containers(daemon).await?;
         self.reached = Reached::Stopping;
@@ -320,7 +321,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         }
         daemon.stop().await?;
         if daemon.disturbance.stops_late() {
-            self.hold_ports(tx).await;
+            self.hold_ports(tx);
         }
         tx.progress
             .step(Step::Stop, &format!("{} stopped", daemon.units()));
@@ -329,7 +330,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
 
     /// Without, connections are refused for a moment, as at each restart of
     /// Docker.
-    async fn hold_ports(&mut self, tx: &mut Tx<'_, M>) {
+    fn hold_ports(&mut self, tx: &mut Tx<'_, M>) {
         let Some(daemon) = self.daemon else {
             return;
         };
@@ -337,13 +338,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         if ports.is_empty() || self.held_ports.is_some() {
             return;
         }
-        let held = match ports::hold(&ports) {
-            Err(error) if ports::is_of_a_sandbox(&error) => {
-                ports::outside::hold(daemon.manager, &tx.id, &ports).await
-            }
-            held => held,
-        };
-        match held {
+        match ports::hold(&ports) {
             Ok(held) => self.held_ports = Some(held),
             Err(error) => tx.progress.warning(&format!(
                 "new connections to published ports are refused while Docker starts, as they cannot be \
@@ -561,7 +556,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         tx.progress.begin("stopping Docker again");
         hold.renew()?;
         self.look_for_more_containers(tx, daemon).await?;
-        self.hold_ports(tx).await;
+        self.hold_ports(tx);
         if daemon.disturbance.running {
             tx.progress.docker_stops();
         }

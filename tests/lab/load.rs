@@ -135,6 +135,21 @@ impl Load {
         self.client.join().expect("clients do not panic")
     }
 
+    /// Ends it, and sees that every connection was made. What a docker-proxy has accepted
+    /// when it ends with dockerd is cut.
+    #[track_caller]
+    pub fn were_not_refused(self, who: &str) {
+        let answers = self.answers();
+        let summary = Summary::of(&answers);
+        for failure in answers.iter().filter_map(|answer| answer.failure.as_ref()) {
+            assert!(
+                !failure.contains("refused") && !failure.contains("timed out"),
+                "{who}: {failure}: {summary}"
+            );
+        }
+        assert!(summary.requests > 100, "{who}: {summary}");
+    }
+
     /// Ends it, and sees that it met nothing but good answers.
     #[track_caller]
     pub fn met_no_failure(self, who: &str) {

@@ -29,7 +29,7 @@ TAKEN_BY_219 = {
 # Asked for by name, so that each can be found in a message.
 PROPERTIES = [
     "Restart", "RestartUSec", "RestartForceExitStatus", "StartLimitIntervalUSec",
-    "StartLimitBurst", "TimeoutStartUSec", "StandardInputFileDescriptor",
+    "StartLimitBurst", "TimeoutStartUSec",
     "StandardOutputFileDescriptor", "StandardErrorFileDescriptor", "EnvironmentFiles",
 ]
 

@@ -8,26 +8,8 @@ use zbus::Variant;
 
 use crate::systemd::{OwnService, Service};
 
-/// What runs once is done in milliseconds, and Docker may be down meanwhile.
-pub(super) const RUN_WITHIN: Duration = Duration::from_secs(5);
-
 /// A program that only looks may read much, and Docker runs meanwhile.
-pub(super) const LOOKED_WITHIN: Duration = Duration::from_secs(15);
-
-/// One that runs once.
-pub(super) fn once<'a>(
-    service: &'a OwnService,
-    input: BorrowedFd<'a>,
-) -> [(&'static str, Variant<'a>); 5] {
-    [
-        ("Description", service.description.as_str().into()),
-        // Its start has ended when the program has.
-        ("Type", "oneshot".into()),
-        ("ExecStart", command(service)),
-        ("TimeoutStartUSec", microseconds(RUN_WITHIN)),
-        ("StandardInputFileDescriptor", Variant::Fd(input.into())),
-    ]
-}
+pub(super) const WITHIN: Duration = Duration::from_secs(15);
 
 /// One that runs once, with the environment of another service.
 pub(super) fn like<'a>(
@@ -37,9 +19,10 @@ pub(super) fn like<'a>(
 ) -> [(&'static str, Variant<'a>); 8] {
     [
         ("Description", service.description.as_str().into()),
+        // Its start has ended when the program has.
         ("Type", "oneshot".into()),
         ("ExecStart", command(service)),
-        ("TimeoutStartUSec", microseconds(LOOKED_WITHIN)),
+        ("TimeoutStartUSec", microseconds(WITHIN)),
         ("Environment", other.environment.clone().into()),
         ("EnvironmentFiles", other.environment_files.clone().into()),
         ("StandardOutputFileDescriptor", Variant::Fd(output.into())),

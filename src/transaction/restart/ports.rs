@@ -13,13 +13,10 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-
-use nix::errno::Errno;
+use std::os::fd::OwnedFd;
 
 use crate::container::Published;
-use crate::nf_tables::{Header, Hook, Meta, Owned, Rule, Table};
-
-pub mod outside;
+use crate::nf_tables::{Header, Hook, Meta, Rule, Table};
 
 /// Before a host's own filter, which may refuse what is to wait.
 const BEFORE_FILTER: i32 = -150;
@@ -34,11 +31,11 @@ const TCP: u8 = 6;
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 
-/// Holds back new connections for as long as what it gives is there.
+/// Holds back new connections until the descriptor that this returns is closed.
 ///
 /// # Errors
 /// When the kernel cannot do it, or does not let this process.
-pub fn hold(ports: &BTreeSet<Published>) -> io::Result<Owned> {
+pub fn hold(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     let mut table = Table::new(&format!("digestfix-{}", std::process::id()));
     table.chain("ports", None);
     for published in ports {
@@ -52,13 +49,6 @@ pub fn hold(ports: &BTreeSet<Published>) -> io::Result<Owned> {
         .untranslated();
     table.rule("output", &first_packets(to_itself));
     table.create()
-}
-
-/// A sandbox that this process is in does not let it have a packet filter.
-pub(super) fn is_of_a_sandbox(error: &io::Error) -> bool {
-    let refused = [Errno::EPERM, Errno::EACCES, Errno::EAFNOSUPPORT];
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    errno.is_some_and(|errno| refused.contains(&errno))
 }
 
 /// Of the flags FIN, SYN, RST and ACK, the first packet has SYN alone.

@@ -414,9 +414,6 @@ impl ServiceManager for World {
     ) -> Result<bool, SystemdError> {
         unreachable!()
     }
-    async fn run_transient(&self, _: &OwnService, _: BorrowedFd<'_>) -> Result<(), SystemdError> {
-        unreachable!()
-    }
 
     async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {
         Ok(fs::File::open("/dev/null").unwrap().into())
