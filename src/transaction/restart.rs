@@ -415,7 +415,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
             tokio::select! {
                 biased;
                 signal = interrupt.wait() => return Err(Failure::Interrupted(signal)),
-                started = self.start_and_let_in(daemon) => started?,
+                started = self.start_and_let_in(tx, daemon) => started?,
             }
             self.has_started(tx, daemon);
             format!("{} started, the engine answers", daemon.unit())
@@ -429,18 +429,33 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
     }
 
     /// Starts Docker. Clients of published ports wait for it, but not for long.
-    async fn start_and_let_in(&mut self, daemon: Daemon<'a, M, E>) -> Result<(), Failure> {
+    async fn start_and_let_in(
+        &mut self,
+        tx: &mut Tx<'_, M>,
+        daemon: Daemon<'a, M, E>,
+    ) -> Result<(), Failure> {
         let start = daemon.start();
         tokio::pin!(start);
         let started = tokio::select! {
             started = &mut start => started,
             () = tokio::time::sleep(HOLD_PORTS_AT_MOST) => {
-                self.held_ports = None;
+                self.let_go(tx);
                 start.await
             }
         };
         self.held_ports = None;
         started
+    }
+
+    /// Docker takes too long: its clients are refused again, and the user is told.
+    fn let_go(&mut self, tx: &mut Tx<'_, M>) {
+        if self.held_ports.take().is_some() {
+            tx.progress.warning(&format!(
+                "Docker has not come back for {} s: new connections to published ports are refused until \
+                 it has",
+                HOLD_PORTS_AT_MOST.as_secs()
+            ));
+        }
     }
 
     fn release_hold(&mut self) {
@@ -604,7 +619,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.release_hold();
         if daemon.disturbance.running {
             self.restarted = true;
-            self.start_and_let_in(daemon).await?;
+            self.start_and_let_in(tx, daemon).await?;
             kept?;
             let store = tx.images.read()?;
             daemon.lists(&store, &tx.images.image_ids()?).await?;

@@ -87,6 +87,10 @@ struct World {
     store_at_stop: RefCell<Option<String>>,
     /// The history goes when Docker starts.
     loses_history: Cell<bool>,
+    /// How long a start of Docker takes.
+    start_takes: Cell<Duration>,
+    /// New connections to published ports are held.
+    holds_ports: Cell<bool>,
 }
 
 #[derive(Clone, Copy)]
@@ -143,6 +147,8 @@ impl World {
             shuts_down: Cell::new(false),
             store_at_stop: RefCell::default(),
             loses_history: Cell::new(false),
+            start_takes: Cell::default(),
+            holds_ports: Cell::new(false),
         };
         world.read_store();
         world
@@ -368,6 +374,7 @@ impl ServiceManager for World {
             .iter()
             .any(|path| Path::new(path).exists());
         assert!(!held, "started while held");
+        tokio::time::sleep(self.start_takes.get()).await;
         self.called("start")?;
         let (stop, _) = self.held.get();
         self.held.set((stop, self.reserve()));
@@ -740,7 +747,11 @@ fn transact_for(world: &World, aim: &Aim<'_>, id: &str) -> (Outcome, Steps) {
             plan,
         );
         id.clone_into(&mut tx.id);
-        let outcome = tx.run(Restart::new(aim, Some(daemon), before)).await;
+        let mut restart = Restart::new(aim, Some(daemon), before);
+        // The kernel lets go of a table when its socket is closed.
+        let held = || fs::File::open("/dev/null").unwrap().into();
+        restart.held_ports = world.holds_ports.get().then(held);
+        let outcome = tx.run(restart).await;
         (outcome, steps)
     })
 }
@@ -1056,6 +1067,24 @@ fn a_docker_that_never_starts_again() {
     assert!(world.runs.get());
     assert_eq!(world.guards.borrow().len(), 0, "it is not needed any more");
     is_clean(&world);
+}
+
+#[test]
+fn clients_that_are_let_go_are_told_of() {
+    for (holds_ports, seconds, told) in [(true, 9, 0), (true, 11, 1), (false, 11, 0)] {
+        let world = World::new();
+        world.holds_ports.set(holds_ports);
+        world.start_takes.set(Duration::from_secs(seconds));
+        let (outcome, steps) = transact_all(&world);
+        assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
+        let warnings = steps.1.iter();
+        let of_ports = warnings.filter(|text| {
+            text.as_str()
+                == "Docker has not come back for 10 s: new connections to published ports are \
+                    refused until it has"
+        });
+        assert_eq!(of_ports.count(), told, "{holds_ports} {seconds} {:?}", steps.1);
+    }
 }
 
 #[test]
