@@ -43,6 +43,7 @@ const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CT_STATUS: u32 = 2;
+const NFT_SOCKET_TRANSPARENT: u32 = 0;
 const NFT_JUMP: u32 = (-3_i32).cast_unsigned();
 
 // linux/netfilter/nf_conntrack_common.h
@@ -223,6 +224,22 @@ impl Rule {
         });
         self.mask(&IPS_DST_NAT.to_ne_bytes());
         self.compare(&[0; 4])
+    }
+
+    /// A socket of this host takes the packet.
+    #[must_use]
+    pub fn listened(mut self) -> Self {
+        expression(&mut self.0, "socket", |load| {
+            number(load, 1, NFT_SOCKET_TRANSPARENT); // NFTA_SOCKET_KEY
+            number(load, 2, NFT_REG_1); // NFTA_SOCKET_DREG
+        });
+        self
+    }
+
+    /// The packet goes on to what other tables make of it.
+    #[must_use]
+    pub fn accepts(self) -> Self {
+        self.verdict(NF_ACCEPT, None)
     }
 
     /// The packet is dropped.

@@ -309,9 +309,12 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.look_at_containers(tx, daemon).await?;
         self.see_configuration(daemon)?;
         self.active_before = daemon.manager.active_states().await?;
-        // Until a dockerd that waits for its clients has stopped, published
-        // ports lead to containers.
-        if !daemon.disturbance.stops_late() {
+        // A dockerd that waits for clients of its API serves published ports meanwhile.
+        let unserved = match daemon.disturbance.stops_late() {
+            true => ports::hold_unserved(&daemon.disturbance.ports_to_hold()).ok(),
+            false => None,
+        };
+        if unserved.is_none() {
             self.hold_ports(tx);
         }
         self.see_no_more_containers(daemon).await?;
@@ -319,10 +322,10 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         if daemon.disturbance.running {
             tx.progress.docker_stops();
         }
-        daemon.stop().await?;
-        if daemon.disturbance.stops_late() {
-            self.hold_ports(tx);
-        }
+        let stopped = daemon.stop().await;
+        self.hold_ports(tx);
+        drop(unserved);
+        stopped?;
         tx.progress
             .step(Step::Stop, &format!("{} stopped", daemon.units()));
         tx.heed_interrupt().await

@@ -210,6 +210,42 @@ fn keep_running_on_the_write_ups_own_unit() {
     ten_applies(&machine, "live-restore set to false");
 }
 
+/// A Docker that waits for clients of its API, 5 s, serves published ports meanwhile;
+/// then new connections wait, as ever.
+#[test]
+fn are_reached_until_docker_has_stopped() {
+    let machine = ready(Suite::Forky, |_| {});
+    machine.sh(&format!(
+        "docker run -d --name web -p 8080:80 {APP}:v1 /bin/busybox httpd -f -p 80 -h / >/dev/null"
+    ));
+    let claim = machine.claim("app");
+    let reference = format!("--remove={APP}@{}", machine.digest("app"));
+    for words in [["apply", &claim], ["apply", &reference]] {
+        let client = machine.background("exec docker events >/dev/null");
+        eventually("the client is connected", || {
+            let plan = machine.digestfix(&["plan", "--json", words[1]]);
+            plan.stdout.contains("\"api_clients\": 1")
+        });
+        let (namespace, server) = elsewhere(&machine, 8080);
+        let published = Load::requests(namespace, server);
+        let local = Load::requests(machine.namespace(), ([127, 0, 0, 1], 8080).into());
+        let began = Instant::now();
+        let run = machine.digestfix(&words).exits(0);
+        let took = began.elapsed();
+        assert!(took.as_secs() >= 5, "Docker waits for its client");
+        client.wait();
+        let let_go = Vec::from_iter(load::let_go(began, &run.stderr));
+        published.met_no_failure_but("requests to a published port from elsewhere", &let_go);
+        let met = local.were_not_refused("requests to a published port from this host", &let_go);
+        println!("{met}, in {took:?}");
+        assert!(
+            met.slowest + Duration::from_secs(3) < took,
+            "only then: {met}"
+        );
+    }
+    machine.is_whole();
+}
+
 /// Refused with these words, and nothing touched.
 #[track_caller]
 fn refuses(machine: &Machine, words: &[&str], says: &[&str]) {

@@ -158,14 +158,19 @@ impl Load {
     /// The same of connections that could not be made. What a docker-proxy has accepted
     /// when it ends with dockerd is cut.
     #[track_caller]
-    pub fn were_not_refused(self, who: &str, let_go: &[Range<Instant>]) {
+    pub fn were_not_refused(self, who: &str, let_go: &[Range<Instant>]) -> Summary {
         self.met_none_of(who, let_go, |failure| {
             failure.contains("refused") || failure.contains("timed out")
-        });
+        })
     }
 
     #[track_caller]
-    fn met_none_of(self, who: &str, let_go: &[Range<Instant>], counts: impl Fn(&str) -> bool) {
+    fn met_none_of(
+        self,
+        who: &str,
+        let_go: &[Range<Instant>],
+        counts: impl Fn(&str) -> bool,
+    ) -> Summary {
         let answers = self.answers();
         let summary = Summary::of(&answers);
         let first = answers.iter().find_map(|answer| {
@@ -175,5 +180,6 @@ impl Load {
         });
         assert_eq!(first, None, "{who}: {summary}");
         assert!(summary.requests > 100, "{who}: {summary}");
+        summary
     }
 }

@@ -76,7 +76,10 @@ fn the_units_are_sound(machine: &Machine) {
             &format!("/etc/systemd/system/{service}"),
         ]);
         assert_eq!(exposure.code, 0, "{}", exposure.stdout);
-        println!("{}", exposure.stdout.trim().lines().last().unwrap_or_default());
+        println!(
+            "{}",
+            exposure.stdout.trim().lines().last().unwrap_or_default()
+        );
     }
 }
 

@@ -36,19 +36,37 @@ const IPV6: u8 = 10;
 /// # Errors
 /// When the kernel cannot do it, or does not let this process.
 pub fn hold(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
-    let mut table = Table::new(&format!("digestfix-{}", std::process::id()));
-    table.chain("ports", None);
-    for published in ports {
-        table.rule("ports", &port(published));
-    }
-    table.chain("input", Some((Hook::Input, BEFORE_FILTER)));
-    table.rule("input", &first_packets(Rule::new()));
+    let mut table = incoming("digestfix", None, ports);
     table.chain("output", Some((Hook::Output, AFTER_NAT)));
     let to_itself = Rule::new()
         .meta(Meta::OutInterface, &LOOPBACK.to_ne_bytes())
         .untranslated();
     table.rule("output", &first_packets(to_itself));
     table.create()
+}
+
+/// The same, but only for connections that nothing listens for: docker-proxy serves its
+/// ports until it ends with dockerd. Only for a Docker that stops: its translation is
+/// still there, and a starting dockerd listens where it does not serve.
+///
+/// # Errors
+/// As for [`hold`].
+pub fn hold_unserved(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
+    let served = Rule::new().listened().accepts();
+    incoming("digestfix-stop", Some(served), ports).create()
+}
+
+/// A table that drops the first packets for these ports on their way in, but those that
+/// `first` takes.
+fn incoming(name: &str, first: Option<Rule>, ports: &BTreeSet<Published>) -> Table {
+    let mut table = Table::new(&format!("{name}-{}", std::process::id()));
+    table.chain("ports", None);
+    for rule in first.into_iter().chain(ports.iter().map(port)) {
+        table.rule("ports", &rule);
+    }
+    table.chain("input", Some((Hook::Input, BEFORE_FILTER)));
+    table.rule("input", &first_packets(Rule::new()));
+    table
 }
 
 /// Of the flags FIN, SYN, RST and ACK, the first packet has SYN alone.

@@ -1083,7 +1083,12 @@ fn clients_that_are_let_go_are_told_of() {
                 == "Docker has not come back for 10 s: new connections to published ports are \
                     refused until it has"
         });
-        assert_eq!(of_ports.count(), told, "{holds_ports} {seconds} {:?}", steps.1);
+        assert_eq!(
+            of_ports.count(),
+            told,
+            "{holds_ports} {seconds} {:?}",
+            steps.1
+        );
     }
 }
 
