@@ -108,10 +108,9 @@ fn the_whole_job(machine: &Machine) {
     machine.write("/etc/default/digestfix", "DIGESTFIX_OPTIONS=-v");
     machine.sh("systemctl start digestfix.service; rm /etc/default/digestfix");
     assert_eq!(machine.main_pid(), pid, "there was nothing to do");
-    // Files alone said so, although daemon.json has been there and is gone: the
-    // engine would have been the source.
+    // The options are heard.
     let said = machine.sh("journalctl --sync; journalctl -b -o cat -u digestfix.service -n 20");
-    let source = "data root: /var/lib/docker source=\"default\"";
+    let source = "data root: /var/lib/docker source=\"the running engine\"";
     assert!(said.contains(source), "{said}");
 }
 
