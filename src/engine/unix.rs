@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -46,6 +48,8 @@ pub struct UnixEngine {
     socket: PathBuf,
     timeout: Duration,
     kept: Kept,
+    /// Its containerd was seen to be its own.
+    has_containerd: Arc<AtomicBool>,
 }
 
 #[derive(Deserialize)]
@@ -123,6 +127,7 @@ impl UnixEngine {
             socket: socket.to_owned(),
             timeout,
             kept: Kept::default(),
+            has_containerd: Arc::default(),
         }
     }
 

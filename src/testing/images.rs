@@ -52,6 +52,8 @@ pub(crate) struct FakeImages {
     /// What somebody else does just before a request of this kind is heeded.
     pub meanwhile: RefCell<Option<(&'static str, Meanwhile)>>,
     pub calls: RefCell<Vec<String>>,
+    /// Configs that were sent to it.
+    pub sent: Cell<usize>,
     /// How often it was asked for anything.
     pub requests: Cell<usize>,
 }
@@ -83,6 +85,7 @@ impl FakeImages {
             runs: RefCell::new(None),
             meanwhile: RefCell::new(None),
             calls: RefCell::default(),
+            sent: Cell::new(0),
             requests: Cell::new(0),
         }
     }
@@ -367,6 +370,8 @@ impl Images for FakeImages {
             member.read_to_string(&mut text).unwrap();
             if path.starts_with("blobs/") && !self.loses_blobs.get() {
                 self.blob(&text);
+                let is_config = text.contains("architecture");
+                self.sent.set(self.sent.get() + usize::from(is_config));
             } else if path == "index.json" {
                 let index: Value = serde_json::from_str(&text).unwrap();
                 for entry in index["manifests"].as_array().unwrap() {

@@ -77,6 +77,12 @@ impl Listing {
         self.blobs.as_ref().is_none_or(|blobs| blobs.contains(blob))
     }
 
+    /// The engine can read a blob, and that is known.
+    #[must_use]
+    pub fn is_known_to_read(&self, blob: &Digest) -> bool {
+        self.blobs.is_some() && self.reads(blob)
+    }
+
     /// The engine finds each image that it lists. Whether it finds a name that
     /// containerd has, with nothing behind it, is another's to say: 26.1 does not,
     /// and 28.5 does.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -227,7 +228,9 @@ impl UnixEngine {
                 continue;
             };
             let images = named(&records);
-            if self.has_some_of(&images, &records).await? {
+            let is_known = self.has_containerd.load(Ordering::Relaxed);
+            if is_known || self.has_some_of(&images, &records).await? {
+                self.has_containerd.store(true, Ordering::Relaxed);
                 return Ok(Some(Listing::by_containerd(images, records.blobs)));
             }
         }
@@ -407,7 +410,7 @@ pub(super) fn in_path(reference: &Reference) -> String {
 mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::UnixListener;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
     use super::*;

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
-use crate::digest::Digest;
+use crate::digest::{Digest, ImageId};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Listed, Listing, Resolved};
 use crate::journal::Pin;
@@ -20,9 +20,6 @@ use crate::transaction::outcome::Failure;
 
 /// The engine takes about 20 ms for each, and is given 30 s for a request.
 const LOADED_AT_ONCE: usize = 50;
-
-/// So many requests to load are on their way at once.
-const LANES: usize = 4;
 
 /// So many are asked for by name, each by itself.
 const ASKED_FOR: usize = 8;
@@ -45,18 +42,14 @@ pub(super) struct Steps<'a, E> {
 }
 
 impl<E: Images> Steps<'_, E> {
-    /// Several at a time: the engine waits for the disk most of the while.
+    /// A config that the engine has is not sent again: it would be written once more,
+    /// and a load takes as long as the disk.
     pub(super) async fn load(&self, pins: &[Pin]) -> Result<(), Failure> {
-        let share = pins.len().div_ceil(LANES).max(ASKED_FOR);
-        let mut shares = pins.chunks(share);
-        let mut load = || self.load_in_turn(shares.next().unwrap_or_default());
-        let (one, two, three, four) = tokio::join!(load(), load(), load(), load());
-        one.and(two).and(three).and(four)
-    }
-
-    async fn load_in_turn(&self, pins: &[Pin]) -> Result<(), Failure> {
+        let listing = self.listing(pins.len()).await?;
+        let config = |image: &ImageId| self.content.config(image);
+        let is_there = |config: &Digest| listing.is_known_to_read(config);
         for pins in pins.chunks(LOADED_AT_ONCE) {
-            let archive = archive(pins, self.manifests, |image| self.content.config(image))?;
+            let archive = archive(pins, self.manifests, config, is_there)?;
             self.engine.load(archive).await?;
         }
         Ok(())
@@ -138,6 +131,14 @@ impl<E: Images> Steps<'_, E> {
         }
     }
 
+    /// What the engine has, where so many are asked for; else nothing is known of it.
+    async fn listing(&self, count: usize) -> Result<Listing, Failure> {
+        Ok(match count {
+            ..=ASKED_FOR => Listing::default(),
+            _ => self.engine.listed().await?,
+        })
+    }
+
     /// What the engine finds by each of these, in one request for all where that is
     /// less work for it than one for each.
     async fn found<'p>(
@@ -145,10 +146,7 @@ impl<E: Images> Steps<'_, E> {
         pins: impl IntoIterator<Item = &'p Pin>,
     ) -> Result<Vec<(&'p Pin, Option<Listed>)>, Failure> {
         let pins: Vec<&Pin> = pins.into_iter().collect();
-        let listing = match pins.len() {
-            ..=ASKED_FOR => Listing::default(),
-            _ => self.engine.listed().await?,
-        };
+        let listing = self.listing(pins.len()).await?;
         let mut all = Vec::with_capacity(pins.len());
         for pin in pins {
             let found = listing.find_or_ask(self.engine, self.content, &pin.reference);

@@ -326,12 +326,22 @@ fn a_thousand_are_made_in_few_requests() {
         assert_eq!(outcome.run_only.len(), 1000);
         let loads = world.engine.calls.borrow().len();
         assert_eq!(loads, 20);
-        // Lists before and after, and the platform; eight are asked for by name.
+        // Three lists and the platform; eight are asked for by name.
         let others = world.engine.requests.get() - loads;
-        assert!(others <= 3 + 2 * 8, "{others} requests");
+        assert!(others <= 4 + 2 * 8, "{others} requests");
+        assert_eq!(world.engine.sent.get(), 0, "its config is there");
         let records = world.engine.records.borrow();
         assert_eq!(records.len(), 1 + 2 * 1000);
     }
+}
+
+/// Who cannot tell that the engine has a config sends it.
+#[test]
+fn a_config_goes_along_where_it_may_not_be_there() {
+    let world = World::new();
+    let (outcome, _) = world.apply(&world.proven());
+    assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
+    assert_eq!(world.engine.sent.get(), 1);
 }
 
 /// The engine chooses among several images of an index, so it is asked of each.

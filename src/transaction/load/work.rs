@@ -275,8 +275,8 @@ fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> Unfit 
     }
 }
 
-/// The archive for these references. The config of each image goes along: one
-/// that is not at hand is of an image that is not here.
+/// The archive for these references. The config of each image goes along, if it is
+/// not there. One that is not at hand is of an image that is not here.
 ///
 /// # Errors
 /// When a manifest or a config is missing, or not what it should be.
@@ -284,6 +284,7 @@ pub(super) fn archive<'a>(
     pins: impl IntoIterator<Item = &'a Pin>,
     manifests: &BTreeMap<Digest, String>,
     config: impl Fn(&ImageId) -> Option<String>,
+    is_there: impl Fn(&Digest) -> bool,
 ) -> Result<Vec<u8>, ArchiveError> {
     let mut archive = OciArchive::default();
     for Pin {
@@ -306,7 +307,9 @@ pub(super) fn archive<'a>(
         let (Some(text), Ok(digest)) = (config(image_id), image_id.to_string().parse()) else {
             return Err(ArchiveError::NoImage(reference.clone()));
         };
-        archive.blob(&digest, &text);
+        if !is_there(&digest) {
+            archive.blob(&digest, &text);
+        }
     }
     archive.build()
 }
