@@ -37,8 +37,9 @@ use crate::invocation::typed;
 use crate::journal::{Intent, Journal, JournalError};
 use crate::lock::LockError;
 use crate::plan::{Plan, Refusal, Request};
-use crate::report::{Exit, Problem, Report};
+use crate::report::{Problem, Report};
 use crate::rollback::Unfit;
+use crate::run_result::RunResult;
 use crate::shell;
 use crate::source::{self, SourceError, claims_dir};
 use crate::systemd::{SystemBus, SystemdError};
@@ -63,7 +64,7 @@ fn with_all(help: Option<String>) -> Option<String> {
 }
 
 /// Runs a command.
-pub fn run(command: Command) -> Exit {
+pub fn run(command: Command) -> RunResult {
     match command {
         Command::Status(args) => on_event_loop(status::run(&args)),
         Command::Plan(args) => on_event_loop(plan::run(&args)),
@@ -230,18 +231,14 @@ impl Stop {
         Some(help.to_owned())
     }
 
-    fn tell(self, mut report: Report) -> Exit {
+    fn tell(self, report: Report) -> RunResult {
         if let Self::Recovery { failure, state } = self {
             let unit = report.unit().unwrap_or("docker.service").to_owned();
-            report.problem(
-                "COULD NOT RESTORE THE HOST",
-                recover::problem(&failure, state, &unit),
-            );
-            return report.end(Exit::Broken);
+            let problem = recover::problem(&failure, state, &unit);
+            return report.fail(RunResult::Broken, problem);
         }
         if let Self::LoadRecovery(failure) = &self {
-            report.problem("COULD NOT RESTORE THE HOST", recover::load_problem(failure));
-            return report.end(Exit::Broken);
+            return report.fail(RunResult::Broken, recover::load_problem(failure));
         }
         let what = match &self {
             Self::Refused(refusals) | Self::InTheWay { refusals, .. } => lines(refusals),
@@ -259,22 +256,15 @@ impl Stop {
             _ => vec![self.to_string()],
         };
         let next = self.help();
-        let (kind, exit) = match &self {
+        let result = match &self {
             Self::Interrupted(_)
             | Self::Signals(_)
             | Self::Output(_)
-            | Self::Lock(LockError::Io { .. }) => ("failed", Exit::Failed),
-            _ => ("refused", Exit::Refused),
+            | Self::Lock(LockError::Io { .. }) => RunResult::Failed,
+            _ => RunResult::Refused,
         };
-        report.problem(
-            kind,
-            Problem {
-                what,
-                state: report.untouched().to_owned(),
-                next,
-            },
-        );
-        report.end(exit)
+        let state = report.untouched().to_owned();
+        report.fail(result, Problem { what, state, next })
     }
 }
 

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         1 => log(LevelFilter::INFO),
         _ => log(LevelFilter::DEBUG),
     }
-    ExitCode::from(commands::run(cli.command) as u8)
+    ExitCode::from(commands::run(cli.command).exit() as u8)
 }
 
 fn log(level: LevelFilter) {

@@ -17,6 +17,7 @@ use crate::method::Method;
 use crate::output::{self, Output, Stream};
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::printable::{printable, to_json};
+use crate::run_result::RunResult;
 use crate::status::{Rows, State};
 use crate::transaction::outcome::{Progress, Step};
 use crate::trust::Trust;
@@ -49,24 +50,6 @@ const MAX_REASONS: usize = 20;
 
 /// The most that a person is shown of one reason, in characters.
 const MAX_REASON_CHARS: usize = 10_000;
-
-/// The exit codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// Done, or nothing to do.
-    Done = 0,
-    /// Failed; the host is as it was found.
-    Failed = 1,
-    /// Refused; nothing was touched.
-    Refused = 3,
-    /// Changes are pending.
-    Pending = 4,
-    /// The host could not be restored, or the change is made and something else is
-    /// not as it was found.
-    Broken = 5,
-    /// Done, and a container is not what it was.
-    ContainersChanged = 6,
-}
 
 /// Tells of one run of one command.
 pub struct Report {
@@ -492,8 +475,13 @@ impl Report {
         self.document.backup = backup;
     }
 
-    /// Tells what went wrong.
-    pub fn problem(&mut self, kind: &str, problem: Problem) {
+    /// Tells what went wrong, and ends the report.
+    pub fn fail(mut self, result: RunResult, problem: Problem) -> RunResult {
+        self.problem(result.heading(), problem);
+        self.end(result)
+    }
+
+    fn problem(&mut self, kind: &str, problem: Problem) {
         let in_full = |text: &String| self.invocation.in_full(text).into_owned();
         let problem = Problem {
             what: problem.what.iter().map(in_full).collect(),
@@ -526,13 +514,17 @@ impl Report {
     }
 
     /// Ends the report.
-    pub fn end(mut self, exit: Exit) -> Exit {
+    pub fn end(mut self, result: RunResult) -> RunResult {
+        let result = match result {
+            RunResult::Unchanged if self.recovered => RunResult::Recovered,
+            result => result,
+        };
         self.end_live();
-        self.document.exit_code = exit as u8;
+        self.document.exit_code = result.exit() as u8;
         let observer = self.observer.take();
         let took = self.started.elapsed();
         if let Some(text) =
-            observer.and_then(|mut observer| observer.end(&self.document, exit, took))
+            observer.and_then(|mut observer| observer.end(&self.document, result, took))
         {
             self.warning(&text);
         }
@@ -542,7 +534,7 @@ impl Report {
             let _ = to_json(&mut pieces, &self.document);
             let _ = pieces.write_all(b"\n").and_then(|()| pieces.flush());
         }
-        exit
+        result
     }
 }
 

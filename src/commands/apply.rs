@@ -6,9 +6,10 @@ use crate::commands::outcome::tell;
 use crate::commands::{Stop, request};
 use crate::disturbance::Allowed;
 use crate::invocation::Invocation;
-use crate::report::{Exit, Report};
+use crate::report::Report;
+use crate::run_result::RunResult;
 
-pub(super) async fn run(args: &ApplyArgs) -> Exit {
+pub(super) async fn run(args: &ApplyArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
     let mut report = Report::new("apply", &args.output, invocation).observed(args.metrics.file());
     let request = match request(&args.request, &mut report) {
@@ -32,7 +33,7 @@ pub(super) async fn run(args: &ApplyArgs) -> Exit {
     }
 }
 
-fn nothing_to_do(args: &RequestArgs, mut report: Report) -> Exit {
+fn nothing_to_do(args: &RequestArgs, mut report: Report) -> RunResult {
     if report.is_unmet() {
         if args.names_claims() {
             return Stop::Unmet.tell(report);
@@ -40,9 +41,9 @@ fn nothing_to_do(args: &RequestArgs, mut report: Report) -> Exit {
         // Most of a fleet's claims are about other hosts' images.
         report.done(false, None);
         report.line("Nothing to do: no claim is about an image that this host has.");
-        return report.end(Exit::Done);
+        return report.end(RunResult::Unchanged);
     }
     report.done(false, None);
     report.line("Nothing to do: all that is claimed of images on this host holds already.");
-    report.end(Exit::Done)
+    report.end(RunResult::Unchanged)
 }

@@ -20,9 +20,10 @@ use crate::history;
 use crate::host::{Examined, Flags, HostError, ImageStore, examine, find_offline};
 use crate::invocation::Invocation;
 use crate::plan::{Plan, Request};
-use crate::report::{Exit, Report};
+use crate::report::Report;
 use crate::reserve::{self, Need};
 use crate::retention;
+use crate::run_result::RunResult;
 use crate::source::claims_dir;
 use crate::status::rows;
 use crate::store::Store;
@@ -49,7 +50,7 @@ const OF_ROOT: [Check; 12] = [
     Check::Guard,
 ];
 
-pub(super) async fn run(args: &DoctorArgs) -> Exit {
+pub(super) async fn run(args: &DoctorArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, None);
     let mut report = Report::new("doctor", &args.output, invocation);
     let mut findings = if args.host.offline {
@@ -59,9 +60,9 @@ pub(super) async fn run(args: &DoctorArgs) -> Exit {
     };
     findings.sort_by_key(|finding| finding.check);
     let exit = if would_stop(&findings) {
-        Exit::Refused
+        RunResult::Refused
     } else {
-        Exit::Done
+        RunResult::Done
     };
     report.findings(findings);
     report.end(exit)

@@ -3,10 +3,10 @@
 use crate::interrupt;
 use crate::output::Output;
 use crate::printable::printable;
-use crate::report::Exit;
+use crate::run_result::RunResult;
 
 /// Runs a command, and waits until all that it said is read.
-pub(super) fn on_event_loop(command: impl Future<Output = Exit>) -> Exit {
+pub(super) fn on_event_loop(command: impl Future<Output = RunResult>) -> RunResult {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -18,7 +18,7 @@ pub(super) fn on_event_loop(command: impl Future<Output = Exit>) -> Exit {
                 "digestfix: failed: the event loop could not be started: {}\n  Now:  nothing was touched",
                 printable(&error)
             );
-            return Exit::Failed;
+            return RunResult::Failed;
         }
     };
     let output = Output::of_process();

@@ -16,12 +16,13 @@ use crate::output::Output;
 use crate::plan::digest_is_image_id;
 use crate::printable::to_json;
 use crate::reference::Reference;
-use crate::report::{Exit, Report};
+use crate::report::Report;
+use crate::run_result::RunResult;
 use crate::source::claims_file::{ClaimsFile, Entry};
 use crate::transaction::outcome::Progress;
 use crate::trust::Trust;
 
-pub(super) async fn run(args: &ExportArgs) -> Exit {
+pub(super) async fn run(args: &ExportArgs) -> RunResult {
     let output = OutputArgs {
         verbose: args.verbose,
         ..OutputArgs::default()
@@ -39,7 +40,7 @@ pub(super) async fn run(args: &ExportArgs) -> Exit {
                     Output::of_process().deliver(text)
                 });
             match written {
-                Ok(()) => report.end(Exit::Done),
+                Ok(()) => report.end(RunResult::Done),
                 Err(error) => Stop::Output(error).tell(report),
             }
         }

@@ -12,12 +12,13 @@ use crate::data_root::STATE_DIR;
 use crate::guard;
 use crate::invocation::Invocation;
 use crate::lock::RootLock;
-use crate::report::{Exit, Problem, Report};
+use crate::report::{Problem, Report};
+use crate::run_result::RunResult;
 use crate::systemd::{RUNTIME_UNITS, forget_lasting};
 use crate::transaction::outcome::Progress;
 use crate::unfinished::{self, Notice, UNFINISHED};
 
-pub(super) async fn run(args: &GuardArgs) -> Exit {
+pub(super) async fn run(args: &GuardArgs) -> RunResult {
     // Who cannot be told takes this guard for one that does not start.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::info!("systemd is not told that the guard is ready: {error}");
@@ -41,7 +42,7 @@ pub(super) async fn run(args: &GuardArgs) -> Exit {
     if let Err(error) = forget_lasting(Path::new(RUNTIME_UNITS), &guard::unit(&args.id)) {
         tracing::info!("the guard's unit stays until the next boot: {error}");
     }
-    report.end(Exit::Done)
+    report.end(RunResult::Unchanged)
 }
 
 /// The data root may be on a disk that is not mounted any more. Its mount point
@@ -98,15 +99,14 @@ impl Trouble {
                 stop.tell(report);
             }
             other => {
-                report.problem(
-                    "COULD NOT RESTORE THE HOST",
+                report.fail(
+                    RunResult::Broken,
                     Problem {
                         what: vec![other.to_string()],
                         state: "Docker may be down; its references are whole".to_owned(),
                         next: Some("mend what is named above, then: digestfix recover".to_owned()),
                     },
                 );
-                report.end(Exit::Broken);
             }
         }
     }

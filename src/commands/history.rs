@@ -5,16 +5,17 @@ use crate::commands::{Reach, Site, Stop, warn_of_unfinished};
 use crate::data_root::ImageDir;
 use crate::history::{self, Record};
 use crate::invocation::Invocation;
-use crate::report::{Exit, Report, Transaction};
+use crate::report::{Report, Transaction};
 use crate::rollback::{Unfit, rolled_back};
+use crate::run_result::RunResult;
 use crate::transaction::outcome::Progress;
 use crate::transaction_id::beside;
 
-pub(super) async fn run(args: &HistoryArgs) -> Exit {
+pub(super) async fn run(args: &HistoryArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, None);
     let mut report = Report::new("history", &args.output, invocation);
     match show(args, &mut report).await {
-        Ok(()) => report.end(Exit::Done),
+        Ok(()) => report.end(RunResult::Done),
         Err(stop) => stop.tell(report),
     }
 }

@@ -20,8 +20,9 @@ use crate::lock::RootLock;
 use crate::manifest::Manifest;
 use crate::plan::{Plan, Request, Why};
 use crate::reference::Reference;
-use crate::report::{Exit, Report};
+use crate::report::Report;
 use crate::retention::Limits;
+use crate::run_result::RunResult;
 use crate::status::{State, rows};
 use crate::systemd::SystemBus;
 use crate::transaction::Tx;
@@ -164,7 +165,7 @@ impl<'a> Containerd<'a> {
         &self,
         request: &Request,
         report: &mut Report,
-    ) -> Result<Exit, Stop> {
+    ) -> Result<RunResult, Stop> {
         let draft = self.draft(&Aim::Claims(request)).await?;
         warn_of_unread(&draft.here, report);
         warn_of_nameless(&nameless_in(&draft.here, &draft.plan), report);
@@ -177,7 +178,7 @@ impl<'a> Containerd<'a> {
         }
         report.loads();
         warn_of_run_only("may have", &draft.work.run_only, report);
-        Ok(Exit::Pending)
+        Ok(RunResult::Pending)
     }
 
     /// `digestfix verify`.
@@ -185,7 +186,7 @@ impl<'a> Containerd<'a> {
         &self,
         request: &Request,
         report: &mut Report,
-    ) -> Result<Exit, Stop> {
+    ) -> Result<RunResult, Stop> {
         let (here, plan) = self.plan(&Aim::Claims(request)).await?;
         warn_of_unread(&here, report);
         warn_of_nameless(&nameless_in(&here, &plan), report);
@@ -201,7 +202,7 @@ impl<'a> Containerd<'a> {
             "Not all of it holds. To make it so: {}",
             verify::apply()
         ));
-        Ok(Exit::Pending)
+        Ok(RunResult::Pending)
     }
 
     /// A first look without the lock; false when there is nothing to do.

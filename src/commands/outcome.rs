@@ -4,12 +4,13 @@ use crate::commands::change::Changed;
 use crate::commands::online::warn_of_run_only;
 use crate::container::{Change, Happened};
 use crate::disturbance::Disturbance;
-use crate::report::{Exit, Problem, Report};
+use crate::report::{Problem, Report};
+use crate::run_result::RunResult;
 use crate::transaction::leftover::Leftover;
 use crate::transaction::outcome::{DockerNow, Ended, Failure, HostNow, Outcome, StoreNow};
 
 /// Tells how it ended.
-pub(super) fn tell(changed: Changed, mut report: Report) -> Exit {
+pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
     let Changed {
         outcome,
         disturbance,
@@ -27,8 +28,8 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> Exit {
             report.done(true, None);
             let mut what = vec![problem.to_string()];
             what.extend(end.containers(&mut report));
-            report.problem(
-                "INCOMPLETE",
+            report.fail(
+ RunResult::Incomplete,
                 Problem {
                     what,
                     state: "the references are changed and Docker runs on them, but not all else is as it was \
@@ -36,21 +37,19 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> Exit {
                         .to_owned(),
                     next: Some(next_after("mend that", outcome.guard.as_deref())),
                 },
-            );
-            report.end(Exit::Broken)
+            )
         }
         Ended::Undone { failure, left } => end.undone(&outcome, failure, left, report),
         Ended::Broken { failure, undo, now } => {
             let look = look(now, end.unit.as_deref().unwrap_or_default());
-            report.problem(
-                "COULD NOT RESTORE THE HOST",
+            report.fail(
+                RunResult::Broken,
                 Problem {
                     what: vec![failure.to_string(), format!("and then, undoing it: {undo}")],
                     state: state(now),
                     next: Some(next_after(&look, outcome.guard.as_deref())),
                 },
-            );
-            report.end(Exit::Broken)
+            )
         }
     }
 }
@@ -64,7 +63,7 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    fn done(&self, outcome: &Outcome, mut report: Report) -> Exit {
+    fn done(&self, outcome: &Outcome, mut report: Report) -> RunResult {
         let plan = &outcome.plan;
         warn_of_run_only("has", &outcome.run_only, &mut report);
         report.plan(plan);
@@ -90,17 +89,19 @@ impl Told<'_> {
         report.done(changed, outcome.backup.clone());
         let unexpected = self.containers(&mut report);
         if unexpected.is_empty() {
-            return report.end(Exit::Done);
+            return report.end(match changed {
+                true => RunResult::Done,
+                false => RunResult::Unchanged,
+            });
         }
-        report.problem(
-            "CONTAINERS CHANGED",
+        report.fail(
+            RunResult::ContainersChanged,
             Problem {
                 what: unexpected,
                 state: "the references are changed, and Docker runs on them".to_owned(),
                 next: Some(self.next_for_containers()),
             },
-        );
-        report.end(Exit::ContainersChanged)
+        )
     }
 
     fn undone(
@@ -109,7 +110,7 @@ impl Told<'_> {
         failure: &Failure,
         left: &[Leftover],
         mut report: Report,
-    ) -> Exit {
+    ) -> RunResult {
         let state = match (outcome.restarted, &self.unit) {
             (true, _) => "the references are as they were, and Docker runs on them again",
             (false, None) => "the references are as they were",
@@ -120,8 +121,8 @@ impl Told<'_> {
         what.extend(left.iter().map(ToString::to_string));
         what.extend(self.containers(&mut report));
         if !left.is_empty() {
-            report.problem(
-                "INCOMPLETE",
+            return report.fail(
+ RunResult::Incomplete,
                 Problem {
                     what,
                     state: "all other references are as they were, and Docker was not stopped"
@@ -133,28 +134,25 @@ impl Told<'_> {
                     )),
                 },
             );
-            return report.end(Exit::Broken);
         }
         if self.containers.iter().any(is_unlisted) {
-            report.problem(
-                "INCOMPLETE",
+            return report.fail(
+                RunResult::Incomplete,
                 Problem {
                     what,
                     state: format!("{state}, but without these containers"),
                     next: Some(self.next_for_containers()),
                 },
             );
-            return report.end(Exit::Broken);
         }
-        report.problem(
-            "failed",
+        report.fail(
+            RunResult::Undone,
             Problem {
                 what,
                 state: state.to_owned(),
                 next: failure.help(),
             },
-        );
-        report.end(Exit::Failed)
+        )
     }
 
     /// Tells of the changes that were accepted, and gives the others.

@@ -6,11 +6,12 @@ use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of
 use crate::disturbance::Allowed;
 use crate::invocation::Invocation;
 use crate::plan::Plan;
-use crate::report::{Exit, Report};
+use crate::report::Report;
+use crate::run_result::RunResult;
 use crate::transaction::aim::Aim;
 use crate::transaction::outcome::Progress;
 
-pub(super) async fn run(args: &PlanArgs) -> Exit {
+pub(super) async fn run(args: &PlanArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
     let mut report = Report::new("plan", &args.output, invocation);
     match show(args, &mut report).await {
@@ -19,7 +20,7 @@ pub(super) async fn run(args: &PlanArgs) -> Exit {
     }
 }
 
-async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
+async fn show(args: &PlanArgs, report: &mut Report) -> Result<RunResult, Stop> {
     let request = request(&args.request, report)?;
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
@@ -50,18 +51,18 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<Exit, Stop> {
         }
     }
     if obstacles.is_empty() {
-        Ok(Exit::Pending)
+        Ok(RunResult::Pending)
     } else {
         Err(Stop::Obstacles(obstacles))
     }
 }
 
 /// Says that a plan changes nothing, and why.
-pub(super) fn nothing_to_change(plan: &Plan, report: &Report) -> Exit {
+pub(super) fn nothing_to_change(plan: &Plan, report: &Report) -> RunResult {
     if plan.is_unmet() {
         report.conclude("Nothing can be done: no claim could be applied.");
-        return Exit::Pending;
+        return RunResult::Pending;
     }
     report.conclude("Nothing to do.");
-    Exit::Done
+    RunResult::Done
 }

@@ -15,7 +15,8 @@ use crate::interrupt::Interrupt;
 use crate::invocation::Invocation;
 use crate::journal::{self, Intent, Journal, Load};
 use crate::lock::RootLock;
-use crate::report::{Exit, Problem, Report};
+use crate::report::{Problem, Report};
+use crate::run_result::RunResult;
 use crate::systemd::{RUNTIME_UNITS, SystemBus, lasting_units};
 use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::restart::daemon::Daemon;
@@ -29,7 +30,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Each change of the references' file is whole.
 const WHOLE: &str = "the references are whole";
 
-pub(super) async fn run(args: &RecoverArgs) -> Exit {
+pub(super) async fn run(args: &RecoverArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, None);
     let mut report = Report::new("recover", &args.output, invocation).observed(args.metrics.file());
     match look(args, &mut report).await {
@@ -38,27 +39,26 @@ pub(super) async fn run(args: &RecoverArgs) -> Exit {
             if !args.before_docker {
                 report.conclude("Done. The host is whole again.");
             }
-            report.end(Exit::Done)
+            report.end(RunResult::Recovered)
         }
         Ok(Some(problems)) => {
             report.done(true, None);
-            report.problem(
-                "INCOMPLETE",
+            report.fail(
+ RunResult::Incomplete,
                 Problem {
                     what: problems,
                     state: "the references and Docker's configuration are whole, and Docker runs if it ran before"
                         .to_owned(),
                     next: Some("see to what is named above by hand".to_owned()),
                 },
-            );
-            report.end(Exit::Broken)
+            )
         }
         Ok(None) => {
             report.done(false, None);
             if !args.before_docker {
                 report.line("Nothing to recover: no run was interrupted here.");
             }
-            report.end(Exit::Done)
+            report.end(RunResult::Unchanged)
         }
         Err(stop) => stop.tell(report),
     }

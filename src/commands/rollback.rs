@@ -9,10 +9,11 @@ use crate::disturbance::Allowed;
 use crate::history;
 use crate::invocation::Invocation;
 use crate::plan::Reversal;
-use crate::report::{Exit, Report};
+use crate::report::Report;
 use crate::rollback::reversal;
+use crate::run_result::RunResult;
 
-pub(super) async fn run(args: &RollbackArgs) -> Exit {
+pub(super) async fn run(args: &RollbackArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
     let mut report =
         Report::new("rollback", &args.output, invocation).observed(args.metrics.file());
@@ -20,7 +21,7 @@ pub(super) async fn run(args: &RollbackArgs) -> Exit {
         Ok(None) => {
             report.done(false, None);
             report.line("Nothing to do: all that the transaction changed is as it was before it.");
-            report.end(Exit::Done)
+            report.end(RunResult::Unchanged)
         }
         Ok(Some(changed)) => tell(changed, report),
         Err(stop) => stop.tell(report),

@@ -7,15 +7,16 @@ use crate::content_store::ContentStore;
 use crate::digest::ImageId;
 use crate::invocation::Invocation;
 use crate::reference::Reference;
-use crate::report::{Exit, Report};
+use crate::report::Report;
+use crate::run_result::RunResult;
 use crate::status::Listing;
 use crate::trust::Trust;
 
-pub(super) async fn run(args: &StatusArgs) -> Exit {
+pub(super) async fn run(args: &StatusArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
     let mut report = Report::new("status", &args.output, invocation);
     match show(args, &mut report).await {
-        Ok(()) => report.end(Exit::Done),
+        Ok(()) => report.end(RunResult::Done),
         Err(stop) => stop.tell(report),
     }
 }

@@ -8,10 +8,11 @@ use crate::engine::{Engine, EngineError};
 use crate::host::Managed;
 use crate::invocation::{Invocation, typed_as_apply};
 use crate::plan::Plan;
-use crate::report::{Exit, Report};
+use crate::report::Report;
+use crate::run_result::RunResult;
 use crate::transaction::aim::Aim;
 
-pub(super) async fn run(args: &VerifyArgs) -> Exit {
+pub(super) async fn run(args: &VerifyArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
     let mut report = Report::new("verify", &args.output, invocation);
     match show(args, &mut report).await {
@@ -20,7 +21,7 @@ pub(super) async fn run(args: &VerifyArgs) -> Exit {
     }
 }
 
-async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
+async fn show(args: &VerifyArgs, report: &mut Report) -> Result<RunResult, Stop> {
     let request = request(&args.request, report)?;
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
@@ -47,7 +48,7 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
     }
     if !plan.is_empty() {
         report.line(&format!("Not all of it holds. To make it so: {}", apply()));
-        return Ok(Exit::Pending);
+        return Ok(RunResult::Pending);
     }
     report.line(&match unread::of_draft(&site, &draft).await {
         Ok(unread) if unread.is_empty() => {
@@ -64,7 +65,7 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<Exit, Stop> {
                 .to_owned()
         }
     });
-    Ok(Exit::Pending)
+    Ok(RunResult::Pending)
 }
 
 /// The command that makes the claims true.
@@ -74,16 +75,16 @@ pub(super) fn apply() -> String {
 
 /// Says how many of the claims hold, where nothing that this host has speaks
 /// against one.
-pub(super) fn all_holds(plan: &Plan, report: &Report) -> Exit {
+pub(super) fn all_holds(plan: &Plan, report: &Report) -> RunResult {
     if plan.is_unmet() {
         report.line("Nothing is verified: no claim could be applied.");
-        return Exit::Pending;
+        return RunResult::Pending;
     }
     report.line(match plan.skipped.is_empty() {
         true => "All of it holds.",
         false => "What is claimed of images on this host holds; the other claims do not.",
     });
-    Exit::Done
+    RunResult::Done
 }
 
 async fn ask(managed: &Managed, plan: &Plan) -> Result<Vec<bool>, EngineError> {

@@ -9,7 +9,6 @@ use crate::data_root::ImageDir;
 use crate::events::Event;
 use crate::journald::{Entry, Journald, SOCKET};
 use crate::metrics::{self, References, Run};
-use crate::report::Exit;
 use crate::report::document::{ChangeDocument, Document, HostDocument, Problem};
 use crate::run_result::RunResult;
 use crate::status::{self, State};
@@ -110,9 +109,13 @@ impl Observer {
     }
 
     /// Tells how the run ended. Gives what did not go well in that.
-    pub fn end(&mut self, document: &Document, exit: Exit, took: Duration) -> Option<String> {
+    pub fn end(
+        &mut self,
+        document: &Document,
+        result: RunResult,
+        took: Duration,
+    ) -> Option<String> {
         self.outage.ends();
-        let result = self.result(document, exit);
         if self.recovered && result == RunResult::Refused {
             // It is not that one which is refused.
             self.transaction = None;
@@ -122,7 +125,7 @@ impl Observer {
         // the file is about.
         let nothing_was_asked = document.claims.is_none() && result == RunResult::Unchanged;
         let file = self.metrics.as_ref().filter(|_| !nothing_was_asked)?;
-        let run = self.run(document, result, exit, took);
+        let run = self.run(document, result, took);
         let error = metrics::write(file, &run).err()?;
         Some(format!(
             "the metrics could not be written to {}: {error}",
@@ -130,31 +133,13 @@ impl Observer {
         ))
     }
 
-    fn result(&self, document: &Document, exit: Exit) -> RunResult {
-        let changed = document.changed == Some(true);
-        match exit {
-            Exit::Done if changed && document.transaction.is_some() => RunResult::Done,
-            Exit::Done if changed || self.recovered => RunResult::Recovered,
-            Exit::Done | Exit::Pending => RunResult::Unchanged,
-            Exit::ContainersChanged => RunResult::ContainersChanged,
-            Exit::Refused => RunResult::Refused,
-            Exit::Failed if document.transaction.is_some() => RunResult::Undone,
-            Exit::Failed => RunResult::Failed,
-            Exit::Broken if changed => RunResult::Incomplete,
-            Exit::Broken => RunResult::Broken,
-        }
-    }
-
     fn tell_end(&mut self, document: &Document, result: RunResult) {
-        let (event, ended) = match result {
-            RunResult::Unchanged | RunResult::Recovered if document.transaction.is_none() => return,
-            RunResult::Unchanged | RunResult::Recovered | RunResult::Done => (Event::Done, "done"),
-            RunResult::ContainersChanged => (Event::ContainersChanged, "containers changed"),
-            RunResult::Refused => (Event::Refused, "refused"),
-            RunResult::Failed | RunResult::Undone => (Event::Failed, "failed"),
-            RunResult::Incomplete => (Event::Incomplete, "incomplete"),
-            RunResult::Broken => (Event::Broken, "could not restore the host"),
-        };
+        let is_end_of_nothing = matches!(result, RunResult::Unchanged | RunResult::Recovered)
+            && document.transaction.is_none();
+        if is_end_of_nothing {
+            return;
+        }
+        let ended = result.heading().to_lowercase();
         let changes = changed(document);
         let outage = self.outage.before.map(|outage| outage.as_secs_f64());
         let outage = outage.map(|seconds| format!("{seconds:.3}"));
@@ -186,7 +171,7 @@ impl Observer {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        let mut entry = self.entry(document, event, &fields);
+        let mut entry = self.entry(document, result.event(), &fields);
         entry.lines("MESSAGE", [message].iter().chain(&below));
         entry.lines("DIGESTFIX_PROBLEM", what);
         self.journald.send(&entry);
@@ -253,11 +238,11 @@ impl Observer {
         entry
     }
 
-    fn run(&self, document: &Document, result: RunResult, exit: Exit, took: Duration) -> Run {
+    fn run(&self, document: &Document, result: RunResult, took: Duration) -> Run {
         let ended = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Run {
             result,
-            exit_code: exit as u8,
+            exit_code: result.exit() as u8,
             ended: ended.unwrap_or_default().as_secs_f64(),
             seconds: took.as_secs_f64(),
             changed: changed(document).len(),

@@ -55,47 +55,32 @@ fn changed(count: usize) -> Vec<ChangeDocument> {
 
 #[test]
 fn each_end_is_told_once_and_no_end_of_nothing() {
-    use Exit::{Broken, ContainersChanged, Done, Failed, Refused};
-    for (exit, changed, transaction, recovered, expected) in [
-        (Done, false, false, false, None),
-        (Done, false, false, true, None),
-        (Done, true, false, true, None),
-        (Done, false, true, false, Some((Event::Done, "unchanged"))),
-        (Done, true, true, false, Some((Event::Done, "done"))),
+    use RunResult::{
+        Broken, ContainersChanged, Done, Failed, Incomplete, Recovered, Refused, Unchanged, Undone,
+    };
+    for (result, transaction, expected) in [
+        (Unchanged, false, None),
+        (Recovered, false, None),
+        (Unchanged, true, Some((Event::Done, "unchanged"))),
+        (Done, true, Some((Event::Done, "done"))),
         (
             ContainersChanged,
             true,
-            true,
-            false,
             Some((Event::ContainersChanged, "containers_changed")),
         ),
-        (
-            Refused,
-            false,
-            false,
-            false,
-            Some((Event::Refused, "refused")),
-        ),
-        (Failed, false, false, false, Some((Event::Failed, "failed"))),
-        (Failed, false, true, false, Some((Event::Failed, "undone"))),
-        (
-            Broken,
-            true,
-            true,
-            false,
-            Some((Event::Incomplete, "incomplete")),
-        ),
-        (Broken, false, true, false, Some((Event::Broken, "broken"))),
+        (Refused, false, Some((Event::Refused, "refused"))),
+        (Failed, false, Some((Event::Failed, "failed"))),
+        (Undone, true, Some((Event::Failed, "undone"))),
+        (Incomplete, true, Some((Event::Incomplete, "incomplete"))),
+        (Broken, true, Some((Event::Broken, "broken"))),
     ] {
         let mut listener = listener();
         let document = Document {
             command: "apply",
-            changed: Some(changed),
             transaction: transaction.then(|| "one".to_owned()),
             ..Document::default()
         };
-        listener.observer.recovered = recovered;
-        listener.observer.end(&document, exit, Duration::ZERO);
+        listener.observer.end(&document, result, Duration::ZERO);
         let heard = listener.heard();
         match expected {
             None => assert_eq!(heard, [""; 0]),
@@ -123,7 +108,9 @@ fn each_reference_is_told_after_the_end() {
         ..Document::default()
     };
     listener.observer.begins(&document, "one");
-    listener.observer.end(&document, Exit::Done, Duration::ZERO);
+    listener
+        .observer
+        .end(&document, RunResult::Done, Duration::ZERO);
     let heard = listener.heard();
     assert_eq!(heard.len(), 2 + 3);
     let last = &heard[4];
@@ -154,7 +141,7 @@ fn what_went_wrong_is_told_with_state_and_cure() {
     };
     listener
         .observer
-        .end(&document, Exit::Refused, Duration::ZERO);
+        .end(&document, RunResult::Refused, Duration::ZERO);
     let heard = listener.heard().concat();
     for part in [
         "apply refused: one\\nPRIORITY=7\\u{1b}[2Jxxx",
@@ -183,7 +170,7 @@ fn an_outage_ends_with_the_engines_answer_or_with_the_run() {
         assert!(observer.outage.since.is_none());
         let first = observer.outage.before.unwrap();
         observer.docker_stops();
-        observer.end(&Document::default(), Exit::Failed, Duration::ZERO);
+        observer.end(&Document::default(), RunResult::Failed, Duration::ZERO);
         assert!(observer.outage.before.unwrap() > first, "both are counted");
     }
 }
