@@ -74,10 +74,12 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
     let own = beside(&images.store_path(), &journal.id);
     // What is to be a backup is a whole store, and was in use.
     if let Ok(bytes) = plain_file::read(&own, Links::Refused, store::MAX_BYTES + 1) {
+        let found = hash(&bytes);
         let has_stopped =
             (journal.restart()).is_some_and(|restart| restart.phase == Phase::Stopping);
+        let is_former = found == journal.references.before || has_stopped;
         let is_backup =
-            has_stopped && hash(&bytes) != journal.references.after && Store::parse(bytes).is_ok();
+            is_former && found != journal.references.after && Store::parse(bytes).is_ok();
         if !is_backup {
             remove_quietly(&own);
         }
