@@ -11,15 +11,15 @@ use clap_complete::ArgValueCompleter;
 
 use crate::claim::Claim;
 use crate::completion;
-use crate::disturbance::{Allowed, ContainerPolicy};
-use crate::guard;
 use crate::host::Flags;
+use crate::impact::{Allowed, ContainerPolicy};
 use crate::printable::printable;
 use crate::reference::Reference;
 use crate::retention::Limits;
 use crate::rewrite::Rewrite;
 use crate::transaction_id;
 use crate::trust::Trust;
+use crate::watchdog;
 
 /// What node_exporter takes for metrics.
 const METRICS_ENDING: &str = ".prom";
@@ -111,7 +111,7 @@ pub enum Command {
     Recover(RecoverArgs),
     /// Wait until a run has ended, and bring the host back if it was killed
     #[command(hide = true)]
-    Guard(GuardArgs),
+    Watchdog(WatchdogArgs),
     /// Show the transactions of this host, or all of one; touches nothing
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
@@ -262,11 +262,11 @@ pub struct RecoverArgs {
     pub metrics: MetricsArgs,
 }
 
-/// `digestfix guard`.
+/// `digestfix watchdog`.
 #[derive(Debug, Args)]
-pub struct GuardArgs {
+pub struct WatchdogArgs {
     /// Docker's data root
-    #[arg(value_parser = guard::decoded)]
+    #[arg(value_parser = watchdog::decoded)]
     pub data_root: PathBuf,
     /// The run's transaction
     pub id: String,

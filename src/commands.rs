@@ -5,7 +5,6 @@ mod change;
 mod doctor;
 mod event_loop;
 mod export;
-mod guard;
 mod history;
 mod online;
 mod outcome;
@@ -15,6 +14,7 @@ mod rollback;
 mod status;
 mod unread;
 mod verify;
+mod watchdog;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,28 +25,28 @@ use nix::unistd::geteuid;
 use crate::cli::{Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::data_root::{ImageDir, ReadError, Snapshot};
-use crate::disturbance::{Allowed, AssessError, Disturbance, Obstacle, assess};
 use crate::engine::UnixEngine;
-use crate::grounds::{self, Grounds};
 use crate::history::HistoryError;
 use crate::host::{
     self, Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_offline,
 };
 use crate::image_db::ImageDb;
+use crate::impact::{Allowed, AssessError, Blocker, Impact, assess};
 use crate::invocation::typed;
 use crate::journal::{Intent, Journal, JournalError};
 use crate::lock::LockError;
+use crate::pending::MarkerError;
 use crate::plan::{Plan, Refusal, Request};
+use crate::provenance::{self, Provenance};
 use crate::report::{Problem, Report};
-use crate::rollback::Unfit;
+use crate::rollback::RollbackBlocker;
 use crate::run_result::RunResult;
 use crate::shell;
 use crate::source::{self, SourceError, claims_dir};
 use crate::systemd::{SystemBus, SystemdError};
-use crate::transaction::aim::Aim;
-use crate::transaction::load::work::Unfit as Unloadable;
+use crate::transaction::goal::Goal;
+use crate::transaction::load::work::LoadBlocker;
 use crate::transaction::outcome::{Failure, Progress};
-use crate::unfinished::NoticeError;
 
 /// The engine answers in milliseconds, or is in trouble.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -72,7 +72,7 @@ pub fn run(command: Command) -> RunResult {
         Command::Verify(args) => on_event_loop(verify::run(&args)),
         Command::Export(args) => on_event_loop(export::run(&args)),
         Command::Recover(args) => on_event_loop(recover::run(&args)),
-        Command::Guard(args) => on_event_loop(guard::run(&args)),
+        Command::Watchdog(args) => on_event_loop(watchdog::run(&args)),
         Command::History(args) => on_event_loop(history::run(&args)),
         Command::Rollback(args) => on_event_loop(rollback::run(&args)),
         Command::Doctor(args) => on_event_loop(doctor::run(&args)),
@@ -101,18 +101,18 @@ enum Stop {
     #[error("the claims cannot be met")]
     Refused(Vec<Refusal>),
     #[error("the running engine cannot be asked for that")]
-    Unloadable(Vec<Unloadable>),
+    Unloadable(Vec<LoadBlocker>),
     #[error("the transaction cannot be taken back")]
     InTheWay {
         refusals: Vec<Refusal>,
         first: Option<String>,
     },
     #[error(transparent)]
-    Unfit(#[from] Unfit),
+    RollbackBlocker(#[from] RollbackBlocker),
     #[error(transparent)]
     History(#[from] HistoryError),
     #[error("Docker should not be stopped now")]
-    Obstacles(Vec<Obstacle>),
+    Blockers(Vec<Blocker>),
     #[error(transparent)]
     Assess(#[from] AssessError),
     #[error(transparent)]
@@ -143,7 +143,7 @@ enum Stop {
     #[error("{0}")]
     LoadRecovery(Failure),
     #[error(transparent)]
-    Notice(#[from] NoticeError),
+    Marker(#[from] MarkerError),
     #[error("{0}")]
     Gone(String),
     #[error("signals cannot be listened for: {0}")]
@@ -163,16 +163,16 @@ impl Stop {
             Self::Host(error) => return with_all(error.help()),
             Self::Read(error) => return with_all(error.help()),
             Self::Assess(error) => return with_all(error.help()),
-            Self::Obstacles(obstacles) => {
-                let mut helps: Vec<String> = obstacles.iter().filter_map(Obstacle::help).collect();
+            Self::Blockers(blockers) => {
+                let mut helps: Vec<String> = blockers.iter().filter_map(Blocker::help).collect();
                 helps.dedup();
                 return with_all(Some(helps.join("; ")));
             }
             Self::History(error) => return error.help(),
-            Self::Unfit(error) => return error.help(),
+            Self::RollbackBlocker(error) => return error.help(),
             Self::Source(error) => return error.help(),
             Self::Journal(error) => return error.help(),
-            Self::Notice(error) => return error.help(),
+            Self::Marker(error) => return error.help(),
             Self::Lock(error) => return error.help(),
             Self::InTheWay {
                 first: Some(id), ..
@@ -243,7 +243,7 @@ impl Stop {
         let what = match &self {
             Self::Refused(refusals) | Self::InTheWay { refusals, .. } => lines(refusals),
             Self::Unloadable(reasons) => lines(reasons),
-            Self::Obstacles(obstacles) => lines(obstacles),
+            Self::Blockers(blockers) => lines(blockers),
             Self::OnlyInEngine(references) => {
                 let lost = references.iter().map(|(reference, image)| {
                     format!(
@@ -364,39 +364,39 @@ fn engine_at(socket: &Path) -> UnixEngine {
 /// What is asked for, with all that its sources say.
 fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
     let typed = !args.claims.is_empty() || !args.remove.is_empty();
-    let harvest = if typed || !args.from.is_empty() {
-        let harvest = source::read(&args.from, &args.rewrite)?;
-        if !typed && harvest.is_empty() {
-            for remark in &harvest.remarks {
+    let collected = if typed || !args.from.is_empty() {
+        let collected = source::read(&args.from, &args.rewrite)?;
+        if !typed && collected.is_empty() {
+            for remark in &collected.remarks {
                 report.warning(remark);
             }
             return Err(Stop::NothingFrom);
         }
-        harvest
+        collected
     } else {
         claims_dir::read(&args.rewrite)?.ok_or(Stop::NoClaims)?
     };
-    for remark in &harvest.remarks {
+    for remark in &collected.remarks {
         report.warning(remark);
     }
     let mut claims = args.claims.clone();
-    claims.extend(harvest.claims);
+    claims.extend(collected.claims);
     Ok(Request {
         claims,
         removals: args.remove.clone(),
         replace: args.replace,
         allow_image_id_digest: args.allow_image_id_digest,
-        evidence: harvest.evidence,
+        evidence: collected.evidence,
         require: args.require,
     })
 }
 
 /// What the digests here rest on, as far as that can be read.
-fn grounds(images: &ImageDir, report: &mut Report) -> Grounds {
-    Grounds::read(images).unwrap_or_else(|error| {
-        let path = grounds::path(images);
+fn provenance(images: &ImageDir, report: &mut Report) -> Provenance {
+    Provenance::read(images).unwrap_or_else(|error| {
+        let path = provenance::path(images);
         report.warning(&format!("{}: {error}", path.display()));
-        Grounds::default()
+        Provenance::default()
     })
 }
 
@@ -407,26 +407,26 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(images: &ImageDir, aim: &Aim<'_>) -> Result<Self, Stop> {
-        Self::of(images, images.look()?, aim)
+    fn new(images: &ImageDir, goal: &Goal<'_>) -> Result<Self, Stop> {
+        Self::of(images, images.look()?, goal)
     }
 
     /// The same, where the store may still be as it was seen before.
-    fn again(images: &ImageDir, aim: &Aim<'_>, seen: Option<Snapshot>) -> Result<Self, Stop> {
+    fn again(images: &ImageDir, goal: &Goal<'_>, seen: Option<Snapshot>) -> Result<Self, Stop> {
         match seen {
-            Some(seen) if images.is_still(&seen)? => Self::of(images, seen, aim),
-            _ => Self::new(images, aim),
+            Some(seen) if images.is_still(&seen)? => Self::of(images, seen, goal),
+            _ => Self::new(images, goal),
         }
     }
 
-    fn of(images: &ImageDir, before: Snapshot, aim: &Aim<'_>) -> Result<Self, Stop> {
-        let plan = ImageDb::ask(images, |db| aim.plan(&before.store, db))?;
-        let plan = plan.map_err(|refusals| aim.refused(refusals))?;
+    fn of(images: &ImageDir, before: Snapshot, goal: &Goal<'_>) -> Result<Self, Stop> {
+        let plan = ImageDb::ask(images, |db| goal.plan(&before.store, db))?;
+        let plan = plan.map_err(|refusals| goal.refused(refusals))?;
         Ok(Self { before, plan })
     }
 }
 
-impl Aim<'_> {
+impl Goal<'_> {
     fn refused(&self, refusals: Vec<Refusal>) -> Stop {
         match self {
             Self::Claims(_) => Stop::Refused(refusals),
@@ -439,7 +439,7 @@ impl Aim<'_> {
 }
 
 /// Says so when a run has not ended. Whoever reads on sees a host half-way.
-fn warn_of_unfinished(site: &Site, report: &mut Report) {
+fn warn_of_pending(site: &Site, report: &mut Report) {
     match Journal::read(site.images().data_root()) {
         Ok(None) => {}
         Ok(Some(journal)) => report.warning(&format!(
@@ -452,10 +452,7 @@ fn warn_of_unfinished(site: &Site, report: &mut Report) {
 }
 
 /// What applying would disturb, and what speaks against it.
-async fn survey(
-    site: &Site,
-    allowed: Allowed,
-) -> Result<(Option<Disturbance>, Vec<Obstacle>), Stop> {
+async fn survey(site: &Site, allowed: Allowed) -> Result<(Option<Impact>, Vec<Blocker>), Stop> {
     let Some((bus, managed)) = site.managed() else {
         let images = site.images();
         if images.is_in_use()? {
@@ -466,6 +463,6 @@ async fn survey(
     };
     let engine = engine_at(&managed.socket);
     let recorded = |start: &_| crate::history::known_to_start(site.images().data_root(), start);
-    let (disturbance, obstacles) = assess(bus, &engine, managed, allowed, recorded).await?;
-    Ok((Some(disturbance), obstacles))
+    let (impact, blockers) = assess(bus, &engine, managed, allowed, recorded).await?;
+    Ok((Some(impact), blockers))
 }

@@ -49,7 +49,7 @@ pub enum Check {
     /// Space and rights on file systems.
     Disk,
     /// Whether systemd can run this program.
-    Guard,
+    Watchdog,
     /// The files in the claims directories.
     Claims,
     /// The units of digestfix's own.
@@ -74,7 +74,7 @@ impl Check {
             Self::Unfinished => "unfinished runs",
             Self::History => "history",
             Self::Disk => "disk",
-            Self::Guard => "guard",
+            Self::Watchdog => "watchdog",
             Self::Claims => "claims",
             Self::Boot => "own units",
         }

@@ -109,7 +109,7 @@ mod tests {
         for word in [
             "containerd image store",
             "--offline",
-            "digestfix-guard-@DIGESTFIX_TRANSACTION@.service",
+            "digestfix-watchdog-@DIGESTFIX_TRANSACTION@.service",
             "digestfix-recover.service",
             "digestfix-resume.service",
             "enabled",

@@ -25,7 +25,7 @@ mod exec_start;
 mod image_dir;
 mod next_store;
 mod programs;
-mod settle;
+mod resolve;
 pub mod startable;
 #[cfg(test)]
 mod tests;
@@ -38,7 +38,7 @@ pub use error::HostError;
 pub use examine::{Examined, examine, find, probable_data_root};
 pub use next_store::{Stopped, Unsure};
 pub use programs::{is_dockerd, is_shim, program};
-pub use settle::Finding;
+pub use resolve::Finding;
 pub use startable::{Doubt, Start, Startable};
 
 use daemon::{config_file, read_config};

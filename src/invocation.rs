@@ -194,8 +194,8 @@ mod tests {
                 "digestfix doctor --offline --data-root '/a b' --driver x".to_owned(),
             ),
             (
-                "another digestfix works; digestfix export; digestfix guard",
-                "another digestfix works; digestfix export; digestfix guard".to_owned(),
+                "another digestfix works; digestfix export; digestfix watchdog",
+                "another digestfix works; digestfix export; digestfix watchdog".to_owned(),
             ),
             (
                 "digestfix recover, without options",

@@ -8,7 +8,7 @@
 //! 2. [`host`]: where Docker lives here, and whether it runs;
 //! 3. [`data_root`] and [`store`]: the references as they are;
 //! 4. [`plan`]: claims against the store, as a list of changes or refusals;
-//! 5. [`disturbance`]: what a stop of Docker would touch, each [`container`]
+//! 5. [`impact`]: what a stop of Docker would touch, each [`container`]
 //!    above all, and whether [`live_restore`] can keep it;
 //! 6. [`transaction`]: under a [`lock`], with a [`journal`] for a run that is killed:
 //!    Docker is stopped and its file exchanged, or, where images are in containerd
@@ -16,7 +16,7 @@
 //! 7. [`history`]: what each transaction did, for [`rollback`] to take one
 //!    back, and [`retention`] to end it;
 //! 8. [`report`]: what people and machines read, by way of [`output`], which
-//!    keeps nobody waiting; [`grounds`] keeps what each digest was written on;
+//!    keeps nobody waiting; [`provenance`] keeps what each digest was written on;
 //!    [`events`] go to [`journald`], and [`metrics`] to node_exporter, each with
 //!    its [`run_result`].
 //!
@@ -37,17 +37,15 @@ pub mod content_store;
 pub mod data_root;
 pub mod digest;
 pub mod directory;
-pub mod disturbance;
 pub mod doctor;
 pub mod engine;
 pub mod events;
 pub mod evidence;
-pub mod grounds;
-pub mod guard;
 pub mod history;
 pub mod host;
 pub mod image_db;
 pub mod images;
+pub mod impact;
 pub mod interrupt;
 pub mod invocation;
 pub mod journal;
@@ -61,9 +59,11 @@ pub mod nf_tables;
 pub mod oci_archive;
 pub mod open_files;
 pub mod output;
+pub mod pending;
 pub mod plan;
 pub mod platform;
 pub mod printable;
+pub mod provenance;
 pub mod reference;
 pub mod report;
 pub mod reserve;
@@ -84,4 +84,4 @@ mod testing;
 pub mod transaction;
 pub mod transaction_id;
 pub mod trust;
-pub mod unfinished;
+pub mod watchdog;

@@ -19,12 +19,12 @@ pub enum LiveRestore {
     /// moment in this file.
     Switchable(PathBuf),
     /// They do not.
-    Impossible(Hindrance),
+    Impossible(LiveRestoreBlocker),
 }
 
 /// Why containers cannot be kept running here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Hindrance {
+pub enum LiveRestoreBlocker {
     /// moby `daemon/cluster/utils.go`: a node of a swarm excludes it.
     #[error("Docker is in swarm mode, which excludes live-restore")]
     Swarm,
@@ -74,7 +74,7 @@ pub enum Hindrance {
     },
 }
 
-impl Hindrance {
+impl LiveRestoreBlocker {
     /// How containers could be kept after all.
     #[must_use]
     pub fn help(&self) -> Option<String> {
@@ -102,7 +102,7 @@ impl Hindrance {
 #[must_use]
 pub fn look(host: &Managed) -> LiveRestore {
     if kills_shims(host) {
-        return LiveRestore::Impossible(Hindrance::KillMode {
+        return LiveRestore::Impossible(LiveRestoreBlocker::KillMode {
             unit: host.unit.id.clone(),
             kill_mode: host.service.kill_mode.clone(),
         });
@@ -111,31 +111,31 @@ pub fn look(host: &Managed) -> LiveRestore {
     if engine.live_restore && host.live_restore_at_start {
         return LiveRestore::On;
     }
-    match hindrance(host, &engine) {
-        Some(hindrance) => LiveRestore::Impossible(hindrance),
+    match blocker(host, &engine) {
+        Some(blocker) => LiveRestore::Impossible(blocker),
         None => LiveRestore::Switchable(host.config_file.clone()),
     }
 }
 
-fn hindrance(host: &Managed, engine: &Info) -> Option<Hindrance> {
+fn blocker(host: &Managed, engine: &Info) -> Option<LiveRestoreBlocker> {
     let unit = host.unit.id.clone();
     if engine.swarm {
-        return Some(Hindrance::Swarm);
+        return Some(LiveRestoreBlocker::Swarm);
     }
     if host.live_restore_flag.is_some() {
-        return Some(Hindrance::Flag { unit });
+        return Some(LiveRestoreBlocker::Flag { unit });
     }
     if (host.undone_by_reload.iter()).any(|option| option == AUTHORIZATION) {
-        return Some(Hindrance::Authorization { unit });
+        return Some(LiveRestoreBlocker::Authorization { unit });
     }
     reload_hindrance(host)
 }
 
 /// Why Docker cannot be told of a daemon.json that is another for the moment.
-pub(crate) fn reload_hindrance(host: &Managed) -> Option<Hindrance> {
+pub(crate) fn reload_hindrance(host: &Managed) -> Option<LiveRestoreBlocker> {
     let program = program(host.service.main_pid);
     if !is_dockerd(&program) {
-        return Some(Hindrance::NotDockerd {
+        return Some(LiveRestoreBlocker::NotDockerd {
             unit: host.unit.id.clone(),
             program,
         });
@@ -145,13 +145,13 @@ pub(crate) fn reload_hindrance(host: &Managed) -> Option<Hindrance> {
 
 /// The file is replaced in its directory, so that is what must be writable; or
 /// what the directory is to be made in.
-fn unwritable(config_file: &Path) -> Option<Hindrance> {
+fn unwritable(config_file: &Path) -> Option<LiveRestoreBlocker> {
     let mut directory = config_file.parent()?;
     while !directory.exists() {
         directory = directory.parent()?;
     }
     let error = access(directory, AccessFlags::W_OK).err()?;
-    Some(Hindrance::Unwritable {
+    Some(LiveRestoreBlocker::Unwritable {
         path: config_file.to_owned(),
         error: io::Error::from(error).to_string(),
     })
@@ -262,12 +262,15 @@ mod tests {
         let world = World::new("dockerd");
         let mut swarm = world.host();
         swarm.engine.as_mut().unwrap().swarm = true;
-        assert_eq!(look(&swarm), LiveRestore::Impossible(Hindrance::Swarm));
+        assert_eq!(
+            look(&swarm),
+            LiveRestore::Impossible(LiveRestoreBlocker::Swarm)
+        );
         let mut flag = world.host();
         flag.live_restore_flag = Some(false);
         assert!(matches!(
             look(&flag),
-            LiveRestore::Impossible(Hindrance::Flag { .. })
+            LiveRestore::Impossible(LiveRestoreBlocker::Flag { .. })
         ));
         let mut open = world.host();
         open.undone_by_reload = vec!["--feature".to_owned()];
@@ -275,7 +278,7 @@ mod tests {
         open.undone_by_reload.push(AUTHORIZATION.to_owned());
         assert!(matches!(
             look(&open),
-            LiveRestore::Impossible(Hindrance::Authorization { .. })
+            LiveRestore::Impossible(LiveRestoreBlocker::Authorization { .. })
         ));
         open.live_restore_at_start = true;
         open.engine.as_mut().unwrap().live_restore = true;
@@ -284,11 +287,11 @@ mod tests {
         unwritable.config_file = "/proc/sys/daemon.json".into();
         assert!(matches!(
             look(&unwritable),
-            LiveRestore::Impossible(Hindrance::Unwritable { .. })
+            LiveRestore::Impossible(LiveRestoreBlocker::Unwritable { .. })
         ));
         assert!(matches!(
             look(&World::new("wrapper").host()),
-            LiveRestore::Impossible(Hindrance::NotDockerd { .. })
+            LiveRestore::Impossible(LiveRestoreBlocker::NotDockerd { .. })
         ));
     }
 }

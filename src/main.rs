@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => args.output.verbose,
         Command::Export(args) => args.verbose,
         Command::Recover(args) => args.output.verbose,
-        Command::Guard(_) => 0,
+        Command::Watchdog(_) => 0,
         Command::History(args) => args.output.verbose,
         Command::Rollback(args) => args.output.verbose,
         Command::Doctor(args) => args.output.verbose,

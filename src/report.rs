@@ -22,10 +22,10 @@ use crate::status::{Rows, State};
 use crate::transaction::outcome::{Progress, Step};
 use crate::trust::Trust;
 
-mod disturbance;
 mod doctor;
 mod document;
 mod history;
+mod impact;
 mod look;
 mod observer;
 mod pieces;

@@ -8,7 +8,7 @@ use crate::shell;
 
 /// Why there is nothing to take back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum RollbackBlocker {
     /// None qualifies.
     #[error("there is no transaction here that could be taken back")]
     None,
@@ -44,7 +44,7 @@ pub enum Unfit {
     },
 }
 
-impl Unfit {
+impl RollbackBlocker {
     /// What to do instead.
     #[must_use]
     pub fn help(&self) -> Option<String> {
@@ -86,16 +86,20 @@ pub fn rolled_back(records: &[Record]) -> BTreeMap<&str, &str> {
 /// that is in effect. `records` are in their order.
 ///
 /// # Errors
-/// [`Unfit`] says why there is none, or why not that one.
-pub fn reversal(records: &[Record], id: Option<&str>, driver: &str) -> Result<Reversal, Unfit> {
+/// [`RollbackBlocker`] says why there is none, or why not that one.
+pub fn reversal(
+    records: &[Record],
+    id: Option<&str>,
+    driver: &str,
+) -> Result<Reversal, RollbackBlocker> {
     let back = rolled_back(records);
     if let Some(record) = records.iter().find(|record| record.result.is_none()) {
-        return Err(Unfit::NotEnded(record.id.clone()));
+        return Err(RollbackBlocker::NotEnded(record.id.clone()));
     }
     let at = match id {
         Some(id) => {
             let at = records.iter().position(|record| record.id == id);
-            at.ok_or_else(|| Unfit::NotFound(id.to_owned()))?
+            at.ok_or_else(|| RollbackBlocker::NotFound(id.to_owned()))?
         }
         None => {
             let stands = |record: &Record| {
@@ -104,21 +108,24 @@ pub fn reversal(records: &[Record], id: Option<&str>, driver: &str) -> Result<Re
                     && record.took_effect()
                     && !back.contains_key(record.id.as_str())
             };
-            records.iter().rposition(stands).ok_or(Unfit::None)?
+            records
+                .iter()
+                .rposition(stands)
+                .ok_or(RollbackBlocker::None)?
         }
     };
     let record = &records[at];
     let id = record.id.clone();
     if record.driver != driver {
         let driver = record.driver.clone();
-        return Err(Unfit::OtherDriver { id, driver });
+        return Err(RollbackBlocker::OtherDriver { id, driver });
     }
     if let Some(by) = back.get(id.as_str()) {
         let by = (*by).to_owned();
-        return Err(Unfit::RolledBack { id, by });
+        return Err(RollbackBlocker::RolledBack { id, by });
     }
     if let Some(why) = changed_nothing(record) {
-        return Err(Unfit::ChangedNothing { id, why });
+        return Err(RollbackBlocker::ChangedNothing { id, why });
     }
     let (earlier, later) = (&records[..at], &records[at + 1..]);
     let own = |record: &&Record| record.driver == driver;

@@ -5,7 +5,7 @@
 //! [`MAX_FILES`], [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
 //! [`manifest::MAX_BYTES`](crate::manifest::MAX_BYTES),
 //! [`MAX_INDEX_DEPTH`](crate::manifest::MAX_INDEX_DEPTH),
-//! and the constants of [`archive`], [`layout`], [`pins`] and [`harvest`].
+//! and the constants of [`archive`], [`layout`], [`pins`] and [`collected`].
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};
@@ -25,7 +25,7 @@ pub mod archive;
 mod blobs;
 pub mod claims_dir;
 pub mod claims_file;
-pub mod harvest;
+pub mod collected;
 pub mod json;
 pub mod layout;
 pub mod pins;
@@ -33,7 +33,7 @@ mod zstd;
 
 use archive::{SeekableArchive, StreamedArchive, is_archive};
 use blobs::{LayoutDir, SkopeoDir};
-use harvest::Harvest;
+use collected::Collected;
 
 /// The largest text that is read, in bytes; more than a reference store has.
 pub const MAX_TEXT_BYTES: u64 = 64 * 1024 * 1024;
@@ -252,53 +252,53 @@ impl Problem {
 /// # Errors
 /// [`SourceError`] for the first that cannot be used. What is found in a
 /// directory and gives nothing is only remarked on.
-pub fn read(paths: &[PathBuf], rewrites: &[Rewrite]) -> Result<Harvest, SourceError> {
-    let mut harvest = Harvest::new(rewrites);
+pub fn read(paths: &[PathBuf], rewrites: &[Rewrite]) -> Result<Collected, SourceError> {
+    let mut collected = Collected::new(rewrites);
     for path in paths {
-        let (said, remarks) = (harvest.said, harvest.remarks.len());
+        let (said, remarks) = (collected.said, collected.remarks.len());
         if path.as_os_str() == STDIN {
-            read_stream(io::stdin().lock(), "standard input", &mut harvest)
+            read_stream(io::stdin().lock(), "standard input", &mut collected)
                 .map_err(|problem| problem.at(Path::new("standard input")))?;
         } else {
-            read_path(path, &mut harvest)?;
+            read_path(path, &mut collected)?;
         }
-        if (said, remarks) == (harvest.said, harvest.remarks.len()) {
-            harvest.remark(format!("{}: there is no digest in it", path.display()));
+        if (said, remarks) == (collected.said, collected.remarks.len()) {
+            collected.remark(format!("{}: there is no digest in it", path.display()));
         }
     }
-    Ok(harvest)
+    Ok(collected)
 }
 
-fn read_path(path: &Path, harvest: &mut Harvest) -> Result<(), SourceError> {
+fn read_path(path: &Path, collected: &mut Collected) -> Result<(), SourceError> {
     let place = path.display().to_string();
     let fail = |problem: Problem| problem.at(path);
     let metadata = path.metadata().map_err(|error| fail(error.into()))?;
     if metadata.file_type().is_fifo() {
         // Somebody named it, as a shell does for <(COMMAND), and will write.
         let pipe = File::open(path).map_err(|error| fail(error.into()))?;
-        return read_stream(pipe, &place, harvest).map_err(fail);
+        return read_stream(pipe, &place, collected).map_err(fail);
     }
     if !metadata.is_dir() {
         let file = plain_file::open(path, Links::Followed);
         let file = file.map_err(|error| fail(error.into()))?;
-        return read_file(file, &place, harvest).map_err(fail);
+        return read_file(file, &place, collected).map_err(fail);
     }
-    if read_as_image(path, &place, harvest).map_err(fail)? {
+    if read_as_image(path, &place, collected).map_err(fail)? {
         return Ok(());
     }
     let mut budget = MAX_FILES;
     let real = path.canonicalize().map_err(|error| fail(error.into()))?;
-    read_directory(path, &real, 1, &mut budget, harvest)
+    read_directory(path, &real, 1, &mut budget, collected)
 }
 
 /// A directory in one of the forms that hold images.
-fn read_as_image(path: &Path, place: &str, harvest: &mut Harvest) -> Result<bool, Problem> {
+fn read_as_image(path: &Path, place: &str, collected: &mut Collected) -> Result<bool, Problem> {
     if path.join("index.json").is_file() && path.join("blobs").is_dir() {
         let real = path.canonicalize()?;
-        layout::read_layout(&mut LayoutDir(&real), place, harvest)?;
+        layout::read_layout(&mut LayoutDir(&real), place, collected)?;
     } else if path.join("manifest.json").is_file() && path.join("version").is_file() {
         let real = path.canonicalize()?;
-        layout::read_skopeo_dir(&mut SkopeoDir(&real), place, harvest)?;
+        layout::read_skopeo_dir(&mut SkopeoDir(&real), place, collected)?;
     } else {
         return Ok(false);
     }
@@ -312,7 +312,7 @@ fn read_directory(
     top: &Path,
     depth: usize,
     budget: &mut usize,
-    harvest: &mut Harvest,
+    collected: &mut Collected,
 ) -> Result<(), SourceError> {
     let fail = |problem: Problem| problem.at(directory);
     if depth > MAX_DIRECTORY_DEPTH {
@@ -326,17 +326,17 @@ fn read_directory(
         if path.is_dir() {
             let stays = path.canonicalize().is_ok_and(|real| real.starts_with(top));
             if !stays {
-                harvest.remark(format!("{place}: passed over, {}", Problem::Outside));
+                collected.remark(format!("{place}: passed over, {}", Problem::Outside));
                 continue;
             }
-            let is_image = read_as_image(&path, &place, harvest);
+            let is_image = read_as_image(&path, &place, collected);
             if !is_image.map_err(|problem| problem.at(&path))? {
-                read_directory(&path, top, depth + 1, budget, harvest)?;
+                read_directory(&path, top, depth + 1, budget, collected)?;
             }
             continue;
         }
         let opened = plain_file::open(&path, Links::Beneath(top)).map_err(Problem::from);
-        match opened.and_then(|file| read_file(file, &place, harvest)) {
+        match opened.and_then(|file| read_file(file, &place, collected)) {
             // A directory may hold other things as well.
             Err(
                 problem @ (Problem::Unknown
@@ -346,7 +346,7 @@ fn read_directory(
                 | Problem::Dockerfile(_)
                 | Problem::Outside
                 | Problem::NotAFile),
-            ) => harvest.remark(format!("{place}: passed over, {problem}")),
+            ) => collected.remark(format!("{place}: passed over, {problem}")),
             Err(problem) => return Err(problem.at(&path)),
             Ok(()) => {}
         }
@@ -379,15 +379,15 @@ fn entries(directory: &Path, budget: &mut usize) -> Result<Vec<PathBuf>, Problem
 pub fn read_file(
     mut file: impl Read + Seek,
     place: &str,
-    harvest: &mut Harvest,
+    collected: &mut Collected,
 ) -> Result<(), Problem> {
     let head = head_of(&mut file)?;
     file.rewind()?;
     if is_archive(&head) {
         let mut archive = SeekableArchive::index(file)?;
-        return layout::read_layout(&mut archive, place, harvest);
+        return layout::read_layout(&mut archive, place, collected);
     }
-    read_stream(file, place, harvest)
+    read_stream(file, place, collected)
 }
 
 /// Reads a source that can be read only once: a pipe, or anything.
@@ -397,7 +397,7 @@ pub fn read_file(
 pub fn read_stream(
     mut stream: impl Read,
     place: &str,
-    harvest: &mut Harvest,
+    collected: &mut Collected,
 ) -> Result<(), Problem> {
     let head = head_of(&mut stream)?;
     let is_gzip = head.starts_with(&[0x1f, 0x8b]);
@@ -413,19 +413,23 @@ pub fn read_stream(
     } else if let Some(program) = unread {
         return Err(Problem::Compressed(program));
     } else {
-        return read_plain(whole, place, harvest);
+        return read_plain(whole, place, collected);
     };
-    read_plain(expanded.take(MAX_EXPANDED_BYTES), place, harvest)
+    read_plain(expanded.take(MAX_EXPANDED_BYTES), place, collected)
 }
 
-fn read_plain(mut stream: impl Read, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+fn read_plain(
+    mut stream: impl Read,
+    place: &str,
+    collected: &mut Collected,
+) -> Result<(), Problem> {
     let head = head_of(&mut stream)?;
     let archive = is_archive(&head);
     let binary = binary_at(&head);
     let whole = Cursor::new(head).chain(stream);
     if archive {
         let mut archive = StreamedArchive::read(io::BufReader::new(whole))?;
-        return layout::read_layout(&mut archive, place, harvest);
+        return layout::read_layout(&mut archive, place, collected);
     }
     if let Some(at) = binary {
         return Err(Problem::NotText(at));
@@ -440,31 +444,31 @@ fn read_plain(mut stream: impl Read, place: &str, harvest: &mut Harvest) -> Resu
     }
     let text =
         std::str::from_utf8(&bytes).map_err(|error| Problem::NotText(error.valid_up_to()))?;
-    read_text(text, place, harvest)
+    read_text(text, place, collected)
 }
 
 /// Reads a text of any of the known kinds.
 ///
 /// # Errors
 /// [`Problem`] says why it could not be used.
-pub fn read_text(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+pub fn read_text(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let begins = text.trim_start();
     if begins.is_empty() {
-        harvest.remark(format!("{place}: it is empty"));
+        collected.remark(format!("{place}: it is empty"));
         return Ok(());
     }
     // Two braces begin a template that nobody has rendered yet.
     if begins.starts_with(['{', '[']) && !begins.starts_with("{{") {
-        return json::read_json(text, place, harvest);
+        return json::read_json(text, place, collected);
     }
     let Some((line, misfit)) = pins::misfit(text) else {
-        return pins::read_list(text, place, harvest);
+        return pins::read_list(text, place, collected);
     };
     if pins::is_dockerfile(text) {
-        return pins::read_dockerfile(text, place, harvest);
+        return pins::read_dockerfile(text, place, collected);
     }
-    pins::read_yaml(text, place, harvest).map_err(|problem| match problem {
+    pins::read_yaml(text, place, collected).map_err(|problem| match problem {
         Problem::Yaml(yaml) => Problem::Text { line, misfit, yaml },
         problem => problem,
     })

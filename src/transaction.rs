@@ -11,21 +11,21 @@ use std::path::{Path, PathBuf};
 
 use crate::container::Change;
 use crate::data_root::ImageDir;
-use crate::grounds::Grounds;
-use crate::guard::{Guard, hold_off_shutdown};
 use crate::history::{End, How, Kind, Record};
 use crate::host::Managed;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Intent, Journal, References};
 use crate::lock::RootLock;
+use crate::pending::{self, Marker};
 use crate::plan::Plan;
+use crate::provenance::Provenance;
 use crate::reference::Reference;
 use crate::retention::{self, Limits};
 use crate::systemd::ServiceManager;
 use crate::transaction_id::new_id;
-use crate::unfinished::{self, Notice};
+use crate::watchdog::{Watchdog, hold_off_shutdown};
 
-pub mod aim;
+pub mod goal;
 pub mod leftover;
 pub mod load;
 pub mod outcome;
@@ -43,8 +43,8 @@ pub struct Docker<'a, M> {
     /// Docker as it was found.
     pub host: &'a Managed,
     /// Where it is noted that the transaction has not ended:
-    /// [`UNFINISHED`](crate::unfinished::UNFINISHED) but in tests.
-    pub unfinished: &'a Path,
+    /// [`PENDING`](crate::pending::PENDING) but in tests.
+    pub pending: &'a Path,
 }
 
 impl<M> Clone for Docker<'_, M> {
@@ -136,7 +136,7 @@ pub struct Tx<'a, M> {
     plan: Plan,
     record: Option<Record>,
     journal: Option<Journal>,
-    guard: Option<Guard>,
+    watchdog: Option<Watchdog>,
     /// A shutdown waits for this to be closed.
     delays_shutdown: Option<OwnedFd>,
 }
@@ -167,7 +167,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
             plan,
             record: None,
             journal: None,
-            guard: None,
+            watchdog: None,
             delays_shutdown: None,
         }
     }
@@ -199,7 +199,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
             backup,
             run_only,
             restarted,
-            guard: self.guard.map(|guard| guard.unit().to_owned()),
+            watchdog: self.watchdog.map(|watchdog| watchdog.unit().to_owned()),
         }
     }
 
@@ -212,14 +212,14 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         if let Some(Docker {
             manager,
             host,
-            unfinished,
+            pending,
         }) = self.docker
         {
-            self.progress.begin("starting a guard");
+            self.progress.begin("starting a watchdog");
             let data_root = self.lock.data_root();
-            self.guard = Some(Guard::start(manager, &self.id, data_root).await?);
+            self.watchdog = Some(Watchdog::start(manager, &self.id, data_root).await?);
             self.delays_shutdown = hold_off_shutdown(manager, R::DOING).await;
-            Notice::new(self.images, host).write(unfinished, &self.id, &self.lock)?;
+            Marker::new(self.images, host).write(pending, &self.id, &self.lock)?;
         }
         self.record = Some(Record::begin(
             &self.lock,
@@ -244,7 +244,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
     /// The references are changed and verified: from here on nothing is undone.
     async fn end(&mut self, method: &mut impl Method<M>) -> Ended {
         let restored = method.restore(self).await;
-        self.record_grounds();
+        self.record_provenance();
         let changed = self.is_change();
         let end = |problem: Option<&Failure>| match problem {
             None => End::Done,
@@ -300,11 +300,11 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         !self.plan.is_empty()
     }
 
-    fn record_grounds(&mut self) {
+    fn record_provenance(&mut self) {
         if !self.is_change() {
             return;
         }
-        let recorded = Grounds::record(self.images, &self.lock, &self.plan);
+        let recorded = Provenance::record(self.images, &self.lock, &self.plan);
         if let Err(error) = recorded {
             self.progress.warning(&format!(
                 "what the new references rest on could not be noted for `digestfix status`: {error}"
@@ -359,11 +359,11 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         let Some(docker) = self.docker else {
             return Ok(());
         };
-        unfinished::remove(docker.unfinished, &self.id, &self.lock)?;
-        if let Some(guard) = self.guard.take()
-            && let Err(error) = guard.end(docker.manager).await
+        pending::remove(docker.pending, &self.id, &self.lock)?;
+        if let Some(watchdog) = self.watchdog.take()
+            && let Err(error) = watchdog.end(docker.manager).await
         {
-            tracing::info!("the guard is left to end by itself: {error}");
+            tracing::info!("the watchdog is left to end by itself: {error}");
         }
         Ok(())
     }

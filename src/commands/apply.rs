@@ -1,10 +1,10 @@
 //! `digestfix apply`
 
 use crate::cli::{ApplyArgs, RequestArgs};
-use crate::commands::change::{Terms, Wish, change};
+use crate::commands::change::{Options, Wanted, change};
 use crate::commands::outcome::tell;
 use crate::commands::{Stop, request};
-use crate::disturbance::Allowed;
+use crate::impact::Allowed;
 use crate::invocation::Invocation;
 use crate::report::Report;
 use crate::run_result::RunResult;
@@ -16,7 +16,7 @@ pub(super) async fn run(args: &ApplyArgs) -> RunResult {
         Ok(request) => request,
         Err(stop) => return stop.tell(report),
     };
-    let terms = Terms {
+    let options = Options {
         allowed: Allowed {
             containers: args.containers.containers,
             force_restart: args.restart.force_restart,
@@ -26,7 +26,7 @@ pub(super) async fn run(args: &ApplyArgs) -> RunResult {
         host: &args.host,
         containerd_root: args.content.containerd_root.as_deref(),
     };
-    match change(&Wish::Claims(&request), &terms, &mut report).await {
+    match change(&Wanted::Claims(&request), &options, &mut report).await {
         Ok(None) => nothing_to_do(&args.request, report),
         Ok(Some(changed)) => tell(changed, report),
         Err(stop) => stop.tell(report),

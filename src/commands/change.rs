@@ -10,34 +10,34 @@ use crate::commands::{
     Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, rollback, survey, unread,
 };
 use crate::data_root::Snapshot;
-use crate::disturbance::{Allowed, Disturbance, Obstacle};
 use crate::history;
 use crate::host::{Flags, HostError, probable_data_root};
+use crate::impact::{Allowed, Blocker, Impact};
 use crate::interrupt::Interrupt;
 use crate::journal::Journal;
 use crate::lock::RootLock;
+use crate::pending::PENDING;
 use crate::plan::Request;
 use crate::report::Report;
 use crate::retention::Limits;
-use crate::rollback::Unfit;
+use crate::rollback::RollbackBlocker;
 use crate::systemd::{RUNTIME_UNITS, SystemBus};
 use crate::transaction::Tx;
-use crate::transaction::aim::Aim;
+use crate::transaction::goal::Goal;
 use crate::transaction::outcome::{Outcome, Progress};
 use crate::transaction::restart::Restart;
 use crate::transaction::restart::daemon::Daemon;
-use crate::unfinished::UNFINISHED;
 
 /// What somebody wants.
-pub(super) enum Wish<'a> {
+pub(super) enum Wanted<'a> {
     /// That claims are true.
     Claims(&'a Request),
     /// That a transaction is taken back; when it is not named, the newest.
     Rollback(Option<&'a str>),
 }
 
-/// On which terms.
-pub(super) struct Terms<'a> {
+/// On which options.
+pub(super) struct Options<'a> {
     pub allowed: Allowed,
     pub wait: Duration,
     pub limits: Limits,
@@ -48,83 +48,83 @@ pub(super) struct Terms<'a> {
 /// How it ended, with what was to be expected of containers where Docker is stopped.
 pub(super) struct Changed {
     pub outcome: Outcome,
-    pub disturbance: Option<Disturbance>,
+    pub impact: Option<Impact>,
 }
 
-impl<'a> Wish<'a> {
+impl<'a> Wanted<'a> {
     /// What that means on a host as it is now.
-    fn aim(&self, site: &Site, report: &mut Report) -> Result<Aim<'a>, Stop> {
+    fn goal(&self, site: &Site, report: &mut Report) -> Result<Goal<'a>, Stop> {
         match self {
-            Self::Claims(request) => Ok(Aim::Claims(request)),
+            Self::Claims(request) => Ok(Goal::Claims(request)),
             Self::Rollback(id) => {
                 let reversal = rollback::find(*id, site.images())?;
                 report.rollback_of(&reversal.id);
-                Ok(Aim::TakeBack(reversal))
+                Ok(Goal::TakeBack(reversal))
             }
         }
     }
 }
 
-/// Makes a wish come true. None when there is nothing to do.
+/// Makes a wanted come true. None when there is nothing to do.
 pub(super) async fn change(
-    wish: &Wish<'_>,
-    terms: &Terms<'_>,
+    wanted: &Wanted<'_>,
+    options: &Options<'_>,
     report: &mut Report,
 ) -> Result<Option<Changed>, Stop> {
     // A first look without the lock: when there is nothing to do, nobody is
     // kept waiting, and what cannot be done is refused at once.
-    let (data_root, seen) = match look(wish, terms, report).await {
+    let (data_root, seen) = match look(wanted, options, report).await {
         Ok(None) => return Ok(None),
         Ok(Some(looked)) => looked,
-        Err(stop) => (data_root_behind(terms, stop).await?, None),
+        Err(stop) => (data_root_behind(options, stop).await?, None),
     };
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
     report.begin(WAITS_FOR_LOCK);
     let lock = tokio::select! {
         biased;
         signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
-        lock = RootLock::acquire(&data_root, terms.wait) => lock?,
+        lock = RootLock::acquire(&data_root, options.wait) => lock?,
     };
     report.begin(LOOKS);
     // Everything again: another run may have ended just now.
-    let mut site = settled_site(terms.host, Reach::Bus).await?;
+    let mut site = settled_site(options.host, Reach::Bus).await?;
     report.host(&site.host);
     if let Some(problems) = recover(&site, &lock, report).await? {
         for problem in problems {
             report.warning(&problem);
         }
-        site = Site::find(terms.host, Reach::Bus).await?;
+        site = Site::find(options.host, Reach::Bus).await?;
         report.host(&site.host);
     }
     for error in history::end_interrupted(&lock, None) {
         report.warning(&error.to_string());
     }
-    let aim = wish.aim(&site, report)?;
-    if let Some(containerd) = Containerd::of(&site, terms.containerd_root)? {
+    let goal = wanted.goal(&site, report)?;
+    if let Some(containerd) = Containerd::of(&site, options.containerd_root)? {
         let ended = containerd
-            .change(&aim, lock, terms.limits, &interrupt, report)
+            .change(&goal, lock, options.limits, &interrupt, report)
             .await?;
         return Ok(ended.map(|outcome| Changed {
             outcome,
-            disturbance: None,
+            impact: None,
         }));
     }
-    let draft = Draft::again(site.images(), &aim, seen)?;
+    let draft = Draft::again(site.images(), &goal, seen)?;
     report.plan(&draft.plan);
     let unread = unread::of_draft(&site, &draft).await?;
     report.unread(&unread);
     if draft.plan.is_empty() && unread.is_empty() {
         return Ok(None);
     }
-    let (disturbance, obstacles) = survey(&site, terms.allowed).await?;
-    if !obstacles.is_empty() {
-        return Err(Stop::Obstacles(obstacles));
+    let (impact, blockers) = survey(&site, options.allowed).await?;
+    if !blockers.is_empty() {
+        return Err(Stop::Blockers(blockers));
     }
-    if disturbance.is_some() {
+    if impact.is_some() {
         report.restarts();
     }
     report.say_host();
-    if let Aim::TakeBack(reversal) = &aim {
+    if let Goal::TakeBack(reversal) = &goal {
         report.line(&format!("Taking back transaction {}:", reversal.id));
     }
     report.say_plan(&draft.plan);
@@ -133,79 +133,78 @@ pub(super) async fn change(
     let engine = site
         .managed()
         .map(|(_, managed)| engine_at(&managed.socket));
-    let daemon = match (site.managed(), &engine, &disturbance) {
-        (Some((manager, host)), Some(engine), Some(disturbance)) => Some(Daemon {
+    let daemon = match (site.managed(), &engine, &impact) {
+        (Some((manager, host)), Some(engine), Some(impact)) => Some(Daemon {
             manager,
             engine,
             host,
-            disturbance,
+            impact,
             runtime_units: Path::new(RUNTIME_UNITS),
-            unfinished: Path::new(UNFINISHED),
+            pending: Path::new(PENDING),
         }),
         _ => None,
     };
-    let method = Restart::new(&aim, daemon, draft.before);
+    let method = Restart::new(&goal, daemon, draft.before);
     let tx = Tx::new(
         site.images(),
         lock,
-        aim.kind(),
-        terms.limits,
+        goal.kind(),
+        options.limits,
         daemon.map(|daemon| daemon.docker()),
         &interrupt,
         report,
         draft.plan,
     );
     let outcome = tx.run(method).await;
-    Ok(Some(Changed {
-        outcome,
-        disturbance,
-    }))
+    Ok(Some(Changed { outcome, impact }))
 }
 
 /// Where to take the lock, and the store as it was seen there. None when there
 /// is nothing to do.
 async fn look(
-    wish: &Wish<'_>,
-    terms: &Terms<'_>,
+    wanted: &Wanted<'_>,
+    options: &Options<'_>,
     report: &mut Report,
 ) -> Result<Option<(PathBuf, Option<Snapshot>)>, Stop> {
-    let site = Site::find(terms.host, Reach::Bus).await?;
+    let site = Site::find(options.host, Reach::Bus).await?;
     report.host(&site.host);
     let data_root = site.images().data_root().to_owned();
     if Journal::read(&data_root)?.is_some() {
         return Ok(Some((data_root, None)));
     }
-    let aim = match wish.aim(&site, report) {
+    let goal = match wanted.goal(&site, report) {
         // Whoever has the lock knows more.
-        Err(Stop::Unfit(Unfit::NotEnded(_))) => return Ok(Some((data_root, None))),
-        aim => aim?,
+        Err(Stop::RollbackBlocker(RollbackBlocker::NotEnded(_))) => {
+            return Ok(Some((data_root, None)));
+        }
+        goal => goal?,
     };
-    if let Some(containerd) = Containerd::of(&site, terms.containerd_root)? {
-        let any = containerd.look(&aim, report).await?;
+    if let Some(containerd) = Containerd::of(&site, options.containerd_root)? {
+        let any = containerd.look(&goal, report).await?;
         return Ok(any.then_some((data_root, None)));
     }
-    let draft = Draft::new(site.images(), &aim)?;
+    let draft = Draft::new(site.images(), &goal)?;
     report.plan(&draft.plan);
     if draft.plan.is_empty() && unread::of_draft(&site, &draft).await?.is_empty() {
         report.say_skipped(&draft.plan);
         return Ok(None);
     }
-    match survey(&site, terms.allowed).await? {
-        (_, obstacles) if obstacles.is_empty() => Ok(Some((data_root, Some(draft.before)))),
-        (_, obstacles) => Err(Stop::Obstacles(obstacles)),
+    match survey(&site, options.allowed).await? {
+        (_, blockers) if blockers.is_empty() => Ok(Some((data_root, Some(draft.before)))),
+        (_, blockers) => Err(Stop::Blockers(blockers)),
     }
 }
 
 /// A host in the middle of a change looks broken: where another run may be at
 /// work, its lock is waited for before that is believed.
-async fn data_root_behind(terms: &Terms<'_>, stop: Stop) -> Result<PathBuf, Stop> {
+async fn data_root_behind(options: &Options<'_>, stop: Stop) -> Result<PathBuf, Stop> {
     let may_be_another_run = match &stop {
         Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. })
         | Stop::Assess(_) => true,
-        Stop::Obstacles(obstacles) => obstacles.iter().all(|obstacle| {
+        Stop::Blockers(blockers) => blockers.iter().all(|blocker| {
             matches!(
-                obstacle,
-                Obstacle::JobQueued { .. } | Obstacle::Unsettled { .. }
+                blocker,
+                Blocker::JobQueued { .. } | Blocker::Unsettled { .. }
             )
         }),
         _ => false,
@@ -214,7 +213,7 @@ async fn data_root_behind(terms: &Terms<'_>, stop: Stop) -> Result<PathBuf, Stop
         return Err(stop);
     }
     let bus = SystemBus::connect().await?;
-    match probable_data_root(&Flags::from(terms.host), &bus).await {
+    match probable_data_root(&Flags::from(options.host), &bus).await {
         Some(data_root) => Ok(data_root),
         None => Err(stop),
     }

@@ -10,7 +10,6 @@ use crate::cli::DoctorArgs;
 use crate::commands::engine_at;
 use crate::data_root::ImageDir;
 use crate::digest::ImageId;
-use crate::disturbance::assess;
 use crate::doctor::interrupted::Here;
 use crate::doctor::{
     Check, Finding, State, boot, claims, disk, host, interrupted, past, program, references,
@@ -18,7 +17,9 @@ use crate::doctor::{
 };
 use crate::history;
 use crate::host::{Examined, Flags, HostError, ImageStore, examine, find_offline};
+use crate::impact::assess;
 use crate::invocation::Invocation;
+use crate::pending::PENDING;
 use crate::plan::{Plan, Request};
 use crate::report::Report;
 use crate::reserve::{self, Need};
@@ -29,7 +30,6 @@ use crate::status::rows;
 use crate::store::Store;
 use crate::systemd::{RUNTIME_UNITS, ServiceManager, SystemBus};
 use crate::transaction::restart::daemon::writes_at_start;
-use crate::unfinished::UNFINISHED;
 
 /// There for as long as systemd is process 1 (`sd_booted(3)`).
 const BOOTED: &str = "/run/systemd/system";
@@ -47,7 +47,7 @@ const OF_ROOT: [Check; 12] = [
     Check::Unfinished,
     Check::History,
     Check::Disk,
-    Check::Guard,
+    Check::Watchdog,
 ];
 
 pub(super) async fn run(args: &DoctorArgs) -> RunResult {
@@ -93,7 +93,7 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
     let unread = examined.unit.as_ref().map(host::unread_drop_ins);
     findings.extend(host::judge(&examined, &unread.unwrap_or_default()));
     let engine = examined.managed.as_ref().map(|one| engine_at(&one.socket));
-    let disturbance = match (&bus, &examined, &engine) {
+    let impact = match (&bus, &examined, &engine) {
         (
             Some(bus),
             Examined {
@@ -114,14 +114,14 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
                 None
             } else {
                 match assess(bus, engine, managed, allowed, recorded).await {
-                    Ok((disturbance, obstacles)) => {
-                        let told = stop::judge(&disturbance, &obstacles, &kernel());
+                    Ok((impact, blockers)) => {
+                        let told = stop::judge(&impact, &blockers, &kernel());
                         // It was well as far as files alone say.
                         findings.retain(|one| {
                             one.state != State::Ok || told.iter().all(|new| new.check != one.check)
                         });
                         findings.extend(told);
-                        Some(disturbance)
+                        Some(impact)
                     }
                     Err(error) => {
                         findings.push(refused::assess(&error));
@@ -141,7 +141,7 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
         report.host(&host);
     }
     findings.push(program::look().as_ref().map_or_else(
-        || Finding::not_seen(Check::Guard, "this program does not know where it lies"),
+        || Finding::not_seen(Check::Watchdog, "this program does not know where it lies"),
         program::judge,
     ));
     let unit = examined
@@ -153,14 +153,14 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
         unit: Some(unit),
         config_file: examined.config_file.as_deref(),
     };
-    let switched = disturbance
+    let switched = impact
         .as_ref()
         .is_some_and(|found| found.switches_live_restore());
-    let mut places = [UNFINISHED, RUNTIME_UNITS].map(Path::new).to_vec();
+    let mut places = [PENDING, RUNTIME_UNITS].map(Path::new).to_vec();
     places.extend(here.config_file.and_then(Path::parent).filter(|_| switched));
     let mut places: Vec<Need> = places.into_iter().map(disk::small_files).collect();
     if let (Some(data_root), Some(managed)) = (here.data_root, &examined.managed)
-        && disturbance.as_ref().is_some_and(|found| found.running)
+        && impact.as_ref().is_some_and(|found| found.running)
     {
         places.extend(reserve::needs(data_root, &writes_at_start(managed)));
     }
@@ -348,12 +348,12 @@ fn of_disk(places: &[Need]) -> Vec<Finding> {
 }
 
 fn of_claims(here: Option<(&Store, &BTreeSet<ImageId>)>) -> Vec<Finding> {
-    let (harvest, errors) = claims_dir::examine();
-    let count = harvest.as_ref().map(|harvest| harvest.claims.len());
-    let plan = harvest.zip(here).map(|(harvest, (store, images))| {
+    let (collected, errors) = claims_dir::examine();
+    let count = collected.as_ref().map(|collected| collected.claims.len());
+    let plan = collected.zip(here).map(|(collected, (store, images))| {
         let request = Request {
-            claims: harvest.claims,
-            evidence: harvest.evidence,
+            claims: collected.claims,
+            evidence: collected.evidence,
             ..Request::default()
         };
         Plan::new(store, images, &request)

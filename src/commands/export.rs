@@ -5,7 +5,7 @@ use std::io;
 
 use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
 use crate::commands::online::Containerd;
-use crate::commands::{Reach, Site, Stop, grounds};
+use crate::commands::{Reach, Site, Stop, provenance};
 use crate::content_store::ContentStore;
 use crate::digest::ImageId;
 use crate::evidence::Evidence;
@@ -68,7 +68,7 @@ fn from_the_store(args: &ExportArgs, site: &Site, report: &mut Report) -> Result
         site.images().data_root(),
         args.content.containerd_root.as_deref(),
     );
-    let grounds = grounds(site.images(), report);
+    let provenance = provenance(site.images(), report);
     let mut file = ClaimsFile::default();
     for (reference, image) in chosen(store.references().collect(), &args.names, report)? {
         let Some(digest) = reference.digest() else {
@@ -84,10 +84,10 @@ fn from_the_store(args: &ExportArgs, site: &Site, report: &mut Report) -> Result
             file.manifests.extend(manifests);
         }
         // What somebody asserted here is no better known elsewhere.
-        let ground = grounds.of(&reference, &image);
-        let asserted = ground.filter(|ground| ground.trust == Trust::Asserted);
+        let written = provenance.of(&reference, &image);
+        let asserted = written.filter(|written| written.trust == Trust::Asserted);
         file.claims.push(Entry {
-            trust: asserted.map(|ground| ground.trust),
+            trust: asserted.map(|written| written.trust),
             ..entry(&reference, image)
         });
     }

@@ -1,12 +1,12 @@
 //! `digestfix history`
 
 use crate::cli::HistoryArgs;
-use crate::commands::{Reach, Site, Stop, warn_of_unfinished};
+use crate::commands::{Reach, Site, Stop, warn_of_pending};
 use crate::data_root::ImageDir;
 use crate::history::{self, Record};
 use crate::invocation::Invocation;
 use crate::report::{Report, Transaction};
-use crate::rollback::{Unfit, rolled_back};
+use crate::rollback::{RollbackBlocker, rolled_back};
 use crate::run_result::RunResult;
 use crate::transaction::outcome::Progress;
 use crate::transaction_id::beside;
@@ -23,7 +23,7 @@ pub(super) async fn run(args: &HistoryArgs) -> RunResult {
 async fn show(args: &HistoryArgs, report: &mut Report) -> Result<(), Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
-    warn_of_unfinished(&site, report);
+    warn_of_pending(&site, report);
     let images = site.images();
     let (records, broken) = history::scan(images.data_root(), |mut record| {
         // Of the many only the changes are shown.
@@ -38,7 +38,7 @@ async fn show(args: &HistoryArgs, report: &mut Report) -> Result<(), Stop> {
     };
     if let Some(id) = &args.id {
         let record = history::read(images.data_root(), id)?;
-        let record = record.ok_or_else(|| Unfit::NotFound(id.clone()))?;
+        let record = record.ok_or_else(|| RollbackBlocker::NotFound(id.clone()))?;
         report.one_transaction(told(record));
         return Ok(());
     }

@@ -5,19 +5,20 @@ use std::path::{Path, PathBuf};
 
 use crate::claim::{Claim, ImageName, Statement};
 use crate::commands::plan::nothing_to_change;
-use crate::commands::{Site, Stop, engine_at, grounds, verify};
+use crate::commands::{Site, Stop, engine_at, provenance, verify};
 use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
 use crate::digest::{Digest, ImageId};
-use crate::disturbance::AssessError;
 use crate::engine::images::Images;
 use crate::engine::{EngineError, UnixEngine};
 use crate::evidence::Evidence;
 use crate::history::{self, Record};
 use crate::host::{HostError, ImageStore, Managed};
+use crate::impact::AssessError;
 use crate::interrupt::Interrupt;
 use crate::lock::RootLock;
 use crate::manifest::Manifest;
+use crate::pending::PENDING;
 use crate::plan::{Plan, Request, Why};
 use crate::reference::Reference;
 use crate::report::Report;
@@ -26,12 +27,11 @@ use crate::run_result::RunResult;
 use crate::status::{State, rows};
 use crate::systemd::SystemBus;
 use crate::transaction::Tx;
-use crate::transaction::aim::Aim;
-use crate::transaction::load::work::{Unfit, Work};
+use crate::transaction::goal::Goal;
+use crate::transaction::load::work::{LoadBlocker, Work};
 use crate::transaction::load::{Load, Running, known_references};
 use crate::transaction::outcome::{Outcome, Progress};
 use crate::trust::Trust;
-use crate::unfinished::UNFINISHED;
 
 /// A running engine with the containerd image store.
 pub(super) struct Containerd<'a> {
@@ -74,8 +74,8 @@ impl<'a> Containerd<'a> {
     }
 
     /// A transaction is taken back where it was made, when nothing else is said.
-    fn look_where_it_was(&mut self, aim: &Aim<'_>) -> Result<(), Stop> {
-        let Aim::TakeBack(reversal) = aim else {
+    fn look_where_it_was(&mut self, goal: &Goal<'_>) -> Result<(), Stop> {
+        let Goal::TakeBack(reversal) = goal else {
             return Ok(());
         };
         let data_root = self.site.images().data_root();
@@ -97,7 +97,7 @@ impl<'a> Containerd<'a> {
             host: self.managed,
             content: &self.content,
             containerd_root: self.containerd_root.as_deref(),
-            unfinished: Path::new(UNFINISHED),
+            pending: Path::new(PENDING),
         }
     }
 
@@ -113,16 +113,16 @@ impl<'a> Containerd<'a> {
         Ok(here)
     }
 
-    /// The plan for an aim.
-    async fn plan(&self, aim: &Aim<'_>) -> Result<(ContainerdStore, Plan), Stop> {
-        planned(self.read().await?, aim, &self.engine).await
+    /// The plan for an goal.
+    async fn plan(&self, goal: &Goal<'_>) -> Result<(ContainerdStore, Plan), Stop> {
+        planned(self.read().await?, goal, &self.engine).await
     }
 
-    async fn draft(&self, aim: &Aim<'_>) -> Result<Draft, Stop> {
-        let (here, plan) = self.plan(aim).await?;
-        let work = match aim {
-            Aim::Claims(request) => Work::of(&plan, &here, &request.evidence, &self.engine).await,
-            Aim::TakeBack(reversal) => {
+    async fn draft(&self, goal: &Goal<'_>) -> Result<Draft, Stop> {
+        let (here, plan) = self.plan(goal).await?;
+        let work = match goal {
+            Goal::Claims(request) => Work::of(&plan, &here, &request.evidence, &self.engine).await,
+            Goal::TakeBack(reversal) => {
                 let record = history::read(self.site.images().data_root(), &reversal.id)?;
                 let kept = record.map_or_else(Evidence::default, |record| kept(&record));
                 Work::of(&plan, &here, &kept, &self.engine).await
@@ -135,13 +135,13 @@ impl<'a> Containerd<'a> {
     /// `digestfix status`.
     pub(super) async fn status(&self, report: &mut Report) -> Result<(), Stop> {
         let here = self.read().await?;
-        let grounds = grounds(self.site.images(), report);
+        let provenance = provenance(self.site.images(), report);
         let known = |reference: &Reference, image: &_| {
             if here.proof(reference.digest()?, image).is_some() {
                 return Some((Trust::Proven, "the engine's content store".to_owned()));
             }
-            let ground = grounds.of(reference, image)?;
-            Some((ground.trust, ground.origin.clone()))
+            let written = provenance.of(reference, image)?;
+            Some((written.trust, written.origin.clone()))
         };
         let mut rows = rows(&here.store, &here.images, known);
         for row in &mut rows {
@@ -166,7 +166,7 @@ impl<'a> Containerd<'a> {
         request: &Request,
         report: &mut Report,
     ) -> Result<RunResult, Stop> {
-        let draft = self.draft(&Aim::Claims(request)).await?;
+        let draft = self.draft(&Goal::Claims(request)).await?;
         warn_of_unread(&draft.here, report);
         warn_of_nameless(&nameless_in(&draft.here, &draft.plan), report);
         report.plan(&draft.plan);
@@ -187,7 +187,7 @@ impl<'a> Containerd<'a> {
         request: &Request,
         report: &mut Report,
     ) -> Result<RunResult, Stop> {
-        let (here, plan) = self.plan(&Aim::Claims(request)).await?;
+        let (here, plan) = self.plan(&Goal::Claims(request)).await?;
         warn_of_unread(&here, report);
         warn_of_nameless(&nameless_in(&here, &plan), report);
         report.plan(&plan);
@@ -206,9 +206,9 @@ impl<'a> Containerd<'a> {
     }
 
     /// A first look without the lock; false when there is nothing to do.
-    pub(super) async fn look(mut self, aim: &Aim<'_>, report: &mut Report) -> Result<bool, Stop> {
-        self.look_where_it_was(aim)?;
-        let draft = self.draft(aim).await?;
+    pub(super) async fn look(mut self, goal: &Goal<'_>, report: &mut Report) -> Result<bool, Stop> {
+        self.look_where_it_was(goal)?;
+        let draft = self.draft(goal).await?;
         report.plan(&draft.plan);
         if draft.plan.is_empty() {
             warn_of_unread(&draft.here, report);
@@ -218,17 +218,17 @@ impl<'a> Containerd<'a> {
         Ok(!draft.plan.is_empty())
     }
 
-    /// Makes a wish come true, under the lock. None when there is nothing to do.
+    /// Makes a wanted come true, under the lock. None when there is nothing to do.
     pub(super) async fn change(
         mut self,
-        aim: &Aim<'_>,
+        goal: &Goal<'_>,
         lock: RootLock,
         limits: Limits,
         interrupt: &Interrupt,
         report: &mut Report,
     ) -> Result<Option<Outcome>, Stop> {
-        self.look_where_it_was(aim)?;
-        let Draft { here, plan, work } = self.draft(aim).await?;
+        self.look_where_it_was(goal)?;
+        let Draft { here, plan, work } = self.draft(goal).await?;
         warn_of_unread(&here, report);
         warn_of_nameless(&nameless_in(&here, &plan), report);
         report.plan(&plan);
@@ -236,7 +236,7 @@ impl<'a> Containerd<'a> {
             return Ok(None);
         }
         report.say_host();
-        if let Aim::TakeBack(reversal) = aim {
+        if let Goal::TakeBack(reversal) = goal {
             report.line(&format!("Taking back transaction {}:", reversal.id));
         }
         report.say_plan(&plan);
@@ -247,7 +247,7 @@ impl<'a> Containerd<'a> {
         let tx = Tx::new(
             self.site.images(),
             lock,
-            aim.kind(),
+            goal.kind(),
             limits,
             Some(running.docker()),
             interrupt,
@@ -258,33 +258,33 @@ impl<'a> Containerd<'a> {
     }
 }
 
-/// The plan for an aim. Each reference that it would add is looked for first: the
+/// The plan for an goal. Each reference that it would add is looked for first: the
 /// engine may have it and not list it.
 async fn planned(
     mut here: ContainerdStore,
-    aim: &Aim<'_>,
+    goal: &Goal<'_>,
     engine: &impl Images,
 ) -> Result<(ContainerdStore, Plan), Stop> {
-    see_root(&here, aim)?;
+    see_root(&here, goal)?;
     let informed;
-    let aim = match aim {
-        Aim::Claims(request) => {
+    let goal = match goal {
+        Goal::Claims(request) => {
             informed = informed_by(&here, request);
-            &Aim::Claims(&informed)
+            &Goal::Claims(&informed)
         }
-        Aim::TakeBack(_) => aim,
+        Goal::TakeBack(_) => goal,
     };
     loop {
-        let plan = aim.plan(&here.store, &here.images);
-        let plan = plan.map_err(|refusals| aim.refused(refusals))?;
+        let plan = goal.plan(&here.store, &here.images);
+        let plan = plan.map_err(|refusals| goal.refused(refusals))?;
         let added = plan.changes.iter().filter(|change| change.from.is_none());
         let added = added.map(|change| change.reference.clone());
         let sought: Vec<Reference> = added.chain(plan.removals.iter().cloned()).collect();
         let asked = here.ask(engine, sought).await;
         let is_news = asked.map_err(AssessError::from)?;
         if is_news {
-            see_root(&here, aim)?;
-        } else if !accepted(&mut here, &plan, aim)? {
+            see_root(&here, goal)?;
+        } else if !accepted(&mut here, &plan, goal)? {
             return Ok((here, plan));
         }
     }
@@ -330,8 +330,8 @@ fn informed_by(here: &ContainerdStore, request: &Request) -> Request {
 
 /// Counts digests that look made up and are said not to be. Says whether there
 /// was one; those that nothing speaks for are refused.
-fn accepted(here: &mut ContainerdStore, plan: &Plan, aim: &Aim<'_>) -> Result<bool, Stop> {
-    let insists = matches!(aim, Aim::Claims(request) if request.allow_image_id_digest);
+fn accepted(here: &mut ContainerdStore, plan: &Plan, goal: &Goal<'_>) -> Result<bool, Stop> {
+    let insists = matches!(goal, Goal::Claims(request) if request.allow_image_id_digest);
     let (mut any, mut reasons) = (false, Vec::new());
     for target in &plan.targets {
         if !here.is_made_up(&target.reference) {
@@ -341,7 +341,7 @@ fn accepted(here: &mut ContainerdStore, plan: &Plan, aim: &Aim<'_>) -> Result<bo
             here.accept(&target.reference);
             any = true;
         } else {
-            reasons.push(Unfit::MadeUp(target.claim.clone()));
+            reasons.push(LoadBlocker::MadeUp(target.claim.clone()));
         }
     }
     if reasons.is_empty() {
@@ -353,25 +353,25 @@ fn accepted(here: &mut ContainerdStore, plan: &Plan, aim: &Aim<'_>) -> Result<bo
 
 /// Where containerd keeps its blobs is not where they were looked for, or that of
 /// a reference that matters.
-fn see_root(here: &ContainerdStore, aim: &Aim<'_>) -> Result<(), Stop> {
+fn see_root(here: &ContainerdStore, goal: &Goal<'_>) -> Result<(), Stop> {
     if here.nothing_was_read() {
-        return Err(Stop::Unloadable(vec![Unfit::NothingRead]));
+        return Err(Stop::Unloadable(vec![LoadBlocker::NothingRead]));
     }
-    let matters = |reference: &&Reference| match aim {
-        Aim::Claims(request) => {
+    let matters = |reference: &&Reference| match goal {
+        Goal::Claims(request) => {
             request.removals.contains(reference)
                 || request
                     .claims
                     .iter()
                     .any(|claim| is_about(claim, reference))
         }
-        Aim::TakeBack(reversal) => {
+        Goal::TakeBack(reversal) => {
             let mut changes = reversal.changes.iter();
             changes.any(|change| change.reference == **reference)
         }
     };
     let unread = here.unread().iter().filter(matters);
-    let unread: Vec<Unfit> = unread.cloned().map(Unfit::Unread).collect();
+    let unread: Vec<LoadBlocker> = unread.cloned().map(LoadBlocker::Unread).collect();
     match unread.is_empty() {
         true => Ok(()),
         false => Err(Stop::Unloadable(unread)),
@@ -509,7 +509,7 @@ mod tests {
                 let here = ContainerdStore::read(&engine, engine.content())
                     .await
                     .unwrap();
-                let (here, plan) = planned(here, &Aim::Claims(&request), &engine)
+                let (here, plan) = planned(here, &Goal::Claims(&request), &engine)
                     .await
                     .unwrap_or_else(|_| panic!("it can be planned"));
                 assert_eq!(plan.is_empty(), holds);

@@ -3,7 +3,7 @@
 use crate::commands::change::Changed;
 use crate::commands::online::warn_of_run_only;
 use crate::container::{Change, Happened};
-use crate::disturbance::Disturbance;
+use crate::impact::Impact;
 use crate::report::{Problem, Report};
 use crate::run_result::RunResult;
 use crate::transaction::leftover::Leftover;
@@ -11,15 +11,12 @@ use crate::transaction::outcome::{DockerNow, Ended, Failure, HostNow, Outcome, S
 
 /// Tells how it ended.
 pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
-    let Changed {
-        outcome,
-        disturbance,
-    } = changed;
-    let disturbance = disturbance.as_ref();
+    let Changed { outcome, impact } = changed;
+    let impact = impact.as_ref();
     let end = Told {
         unit: report.unit().map(str::to_owned),
         containers: &outcome.containers,
-        disturbance,
+        impact,
     };
     match &outcome.ended {
         Ended::Done => end.done(&outcome, report),
@@ -35,7 +32,7 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
                     state: "the references are changed and Docker runs on them, but not all else is as it was \
                             found"
                         .to_owned(),
-                    next: Some(next_after("mend that", outcome.guard.as_deref())),
+                    next: Some(next_after("mend that", outcome.watchdog.as_deref())),
                 },
             )
         }
@@ -47,7 +44,7 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
                 Problem {
                     what: vec![failure.to_string(), format!("and then, undoing it: {undo}")],
                     state: state(now),
-                    next: Some(next_after(&look, outcome.guard.as_deref())),
+                    next: Some(next_after(&look, outcome.watchdog.as_deref())),
                 },
             )
         }
@@ -59,7 +56,7 @@ struct Told<'a> {
     /// Only a run without a daemon has none.
     unit: Option<String>,
     containers: &'a [Change],
-    disturbance: Option<&'a Disturbance>,
+    impact: Option<&'a Impact>,
 }
 
 impl Told<'_> {
@@ -158,12 +155,12 @@ impl Told<'_> {
     /// Tells of the changes that were accepted, and gives the others.
     fn containers(&self, report: &mut Report) -> Vec<String> {
         // A load touches none.
-        if self.disturbance.is_some() || self.unit.is_none() {
+        if self.impact.is_some() || self.unit.is_none() {
             report.containers(self.containers);
         }
         let accepted = |change: &&Change| {
-            let disturbance = self.disturbance;
-            disturbance.is_some_and(|known| known.accepts(change))
+            let impact = self.impact;
+            impact.is_some_and(|known| known.accepts(change))
         };
         let (expected, unexpected): (Vec<_>, Vec<_>) = self.containers.iter().partition(accepted);
         for change in expected {
@@ -235,10 +232,12 @@ fn look(now: &HostNow, unit: &str) -> String {
 }
 
 /// What is to be done about a host that is half-way.
-fn next_after(first: &str, guard: Option<&str>) -> String {
+fn next_after(first: &str, watchdog: Option<&str>) -> String {
     let next = format!("{first}, then: digestfix recover");
-    match guard {
-        Some(guard) => format!("{next} (which {guard} now tries as well: journalctl -u {guard})"),
+    match watchdog {
+        Some(watchdog) => {
+            format!("{next} (which {watchdog} now tries as well: journalctl -u {watchdog})")
+        }
         None => next,
     }
 }

@@ -2,13 +2,13 @@
 
 use crate::cli::PlanArgs;
 use crate::commands::online::Containerd;
-use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_unfinished};
-use crate::disturbance::Allowed;
+use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_pending};
+use crate::impact::Allowed;
 use crate::invocation::Invocation;
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::run_result::RunResult;
-use crate::transaction::aim::Aim;
+use crate::transaction::goal::Goal;
 use crate::transaction::outcome::Progress;
 
 pub(super) async fn run(args: &PlanArgs) -> RunResult {
@@ -24,11 +24,11 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<RunResult, Stop> {
     let request = request(&args.request, report)?;
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
-    warn_of_unfinished(&site, report);
+    warn_of_pending(&site, report);
     if let Some(containerd) = Containerd::of(&site, args.content.containerd_root.as_deref())? {
         return containerd.show_plan(&request, report).await;
     }
-    let draft = Draft::new(site.images(), &Aim::Claims(&request))?;
+    let draft = Draft::new(site.images(), &Goal::Claims(&request))?;
     let unread = unread::of_draft(&site, &draft).await?;
     report.plan(&draft.plan);
     report.unread(&unread);
@@ -42,18 +42,18 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<RunResult, Stop> {
         containers: args.containers.containers,
         force_restart: args.restart.force_restart,
     };
-    let (disturbance, obstacles) = survey(&site, allowed).await?;
-    if let Some(disturbance) = &disturbance {
+    let (impact, blockers) = survey(&site, allowed).await?;
+    if let Some(impact) = &impact {
         report.restarts();
-        report.disturbance(disturbance);
-        if let Some(what) = disturbance.not_known() {
+        report.impact(impact);
+        if let Some(what) = impact.not_known() {
             report.warning(&what);
         }
     }
-    if obstacles.is_empty() {
+    if blockers.is_empty() {
         Ok(RunResult::Pending)
     } else {
-        Err(Stop::Obstacles(obstacles))
+        Err(Stop::Blockers(blockers))
     }
 }
 

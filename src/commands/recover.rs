@@ -9,12 +9,13 @@ use crate::cli::{HostArgs, RecoverArgs};
 use crate::commands::online::Containerd;
 use crate::commands::{LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at};
 use crate::data_root::ImageDir;
-use crate::disturbance::Disturbance;
 use crate::host::HostError;
+use crate::impact::Impact;
 use crate::interrupt::Interrupt;
 use crate::invocation::Invocation;
 use crate::journal::{self, Intent, Journal, Load};
 use crate::lock::RootLock;
+use crate::pending::{self, Marker, PENDING};
 use crate::report::{Problem, Report};
 use crate::run_result::RunResult;
 use crate::systemd::{RUNTIME_UNITS, SystemBus, lasting_units};
@@ -22,7 +23,6 @@ use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::left::left;
 use crate::transaction::{Docker, load, recovery, restart};
-use crate::unfinished::{self, Notice, UNFINISHED};
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -85,10 +85,10 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
         }
     };
     let (runs, errors) = match args.host.says_nothing() {
-        true => unfinished::read_all(Path::new(UNFINISHED)),
+        true => pending::read_all(Path::new(PENDING)),
         false => Default::default(),
     };
-    let former = |(_, notice): &(String, Notice)| !args.after_boot || notice.is_of_another_boot();
+    let former = |(_, marker): &(String, Marker)| !args.after_boot || marker.is_of_another_boot();
     let runs: Vec<_> = runs.into_iter().filter(former).collect();
     if args.after_boot && runs.is_empty() && errors.is_empty() {
         return Ok(None);
@@ -106,13 +106,13 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
     }
     let mut recovered = None;
     let mut failed = errors.into_iter().map(Stop::from).next();
-    for (id, notice) in runs {
-        if !notice.leads_to_a_data_root() {
-            report.warning(&notice.gone(&id));
+    for (id, marker) in runs {
+        if !marker.leads_to_a_data_root() {
+            report.warning(&marker.gone(&id));
             continue;
         }
         report.begin(WAITS_FOR_LOCK);
-        let problems = match wait(&notice.data_root).await {
+        let problems = match wait(&marker.data_root).await {
             Ok(lock) => recover_run(&id, &lock, report).await,
             Err(stop) => Err(stop),
         };
@@ -129,13 +129,13 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
 /// nothing: systemd waits for this with Docker's own start, so it must not be
 /// waited for in turn, nor spoken to, as its bus may not be there yet.
 fn before_docker(report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
-    let unfinished = Path::new(UNFINISHED);
-    unfinished::sweep(unfinished);
-    let (runs, errors) = unfinished::read_all(unfinished);
+    let pending = Path::new(PENDING);
+    pending::sweep(pending);
+    let (runs, errors) = pending::read_all(pending);
     let mut recovered = None;
     let mut failed = errors.into_iter().map(Stop::from).next();
-    for (id, notice) in runs {
-        match files_of_run(&id, &notice, report) {
+    for (id, marker) in runs {
+        match files_of_run(&id, &marker, report) {
             Ok(true) => recovered = Some(Vec::new()),
             Ok(false) => {}
             Err(stop) => failed = failed.or(Some(stop)),
@@ -144,26 +144,26 @@ fn before_docker(report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
     failed.map_or(Ok(recovered), Err)
 }
 
-fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, Stop> {
-    let unfinished = Path::new(UNFINISHED);
-    let data_root = &notice.data_root;
-    if !notice.is_of_another_boot() {
+fn files_of_run(id: &str, marker: &Marker, report: &mut Report) -> Result<bool, Stop> {
+    let pending = Path::new(PENDING);
+    let data_root = &marker.data_root;
+    if !marker.is_of_another_boot() {
         return Ok(false);
     }
-    if !notice.leads_to_a_data_root() {
-        report.warning(&notice.gone(id));
+    if !marker.leads_to_a_data_root() {
+        report.warning(&marker.gone(id));
         return Ok(false);
     }
     let lock = RootLock::acquire_now(data_root)?;
     let Some(journal) = Journal::read(data_root)?.filter(|journal| journal.id == id) else {
-        unfinished::remove(unfinished, id, &lock)?;
+        pending::remove(pending, id, &lock)?;
         return Ok(false);
     };
     let images = ImageDir::new(data_root, &journal.references.driver);
     if images.is_in_use()? {
         return Ok(false);
     }
-    refuse_other_file(&journal, &notice.config_file)?;
+    refuse_other_file(&journal, &marker.config_file)?;
     if let Intent::Load(_) = journal.intent {
         report.line(&format!(
             "A run was interrupted ({id}); what it asked of Docker follows once that runs."
@@ -177,7 +177,7 @@ fn files_of_run(id: &str, notice: &Notice, report: &mut Report) -> Result<bool, 
     if restart::recovery::recover_files(&journal, &images, &lock, report)
         .map_err(|failure| stop(failure, &journal))?
     {
-        unfinished::remove(unfinished, id, &lock)?;
+        pending::remove(pending, id, &lock)?;
         report.recovered();
     } else {
         report.line("The rest follows once Docker runs.");
@@ -202,7 +202,7 @@ pub(super) async fn recover_run(
     report: &mut Report,
 ) -> Result<Option<Vec<String>>, Stop> {
     report.begin(LOOKS);
-    let unfinished = Path::new(UNFINISHED);
+    let pending = Path::new(PENDING);
     let journal = Journal::read(lock.data_root())?;
     if journal.as_ref().is_none_or(|journal| journal.id != id) {
         // It was killed before it did anything.
@@ -212,11 +212,11 @@ pub(super) async fn recover_run(
                 state: WHOLE.to_owned(),
             })?;
         }
-        unfinished::remove(unfinished, id, lock)?;
+        pending::remove(pending, id, lock)?;
         return Ok(None);
     }
-    let notice = Notice::read(unfinished, id)?;
-    let (flags, found) = notice.map_or_else(Default::default, |one| (one.flags, one.found));
+    let marker = Marker::read(pending, id)?;
+    let (flags, found) = marker.map_or_else(Default::default, |one| (one.flags, one.found));
     let site = match settled_site(&flags.into(), Reach::Anyhow).await {
         // Some of it only a running engine can tell.
         Err(Stop::Host(error)) => settled_site(&found.into(), Reach::Anyhow)
@@ -283,7 +283,7 @@ pub(super) async fn recover(
         "A run was interrupted ({}); bringing the host back first.",
         journal.id
     ));
-    let disturbance = Disturbance::of_units(
+    let impact = Impact::of_units(
         &restart.unit,
         restart.running,
         restart.triggers,
@@ -293,9 +293,9 @@ pub(super) async fn recover(
         manager,
         engine: &engine_at(&host.socket),
         host,
-        disturbance: &disturbance,
+        impact: &impact,
         runtime_units: Path::new(RUNTIME_UNITS),
-        unfinished: Path::new(UNFINISHED),
+        pending: Path::new(PENDING),
     };
     let recovered =
         restart::recovery::recover(&mut journal, site.images(), lock, daemon, report).await;
@@ -348,7 +348,7 @@ async fn abandon_load(
     let docker = Docker {
         manager,
         host,
-        unfinished: Path::new(UNFINISHED),
+        pending: Path::new(PENDING),
     };
     load::recovery::abandon(journal, site.images(), lock, docker, report)
         .await

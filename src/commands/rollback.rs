@@ -2,11 +2,11 @@
 
 use crate::cli::RollbackArgs;
 use crate::commands::Stop;
-use crate::commands::change::{Changed, Terms, Wish, change};
+use crate::commands::change::{Changed, Options, Wanted, change};
 use crate::commands::outcome::tell;
 use crate::data_root::ImageDir;
-use crate::disturbance::Allowed;
 use crate::history;
+use crate::impact::Allowed;
 use crate::invocation::Invocation;
 use crate::plan::Reversal;
 use crate::report::Report;
@@ -29,7 +29,7 @@ pub(super) async fn run(args: &RollbackArgs) -> RunResult {
 }
 
 async fn roll_back(args: &RollbackArgs, report: &mut Report) -> Result<Option<Changed>, Stop> {
-    let terms = Terms {
+    let options = Options {
         allowed: Allowed {
             containers: args.containers.containers,
             force_restart: args.restart.force_restart,
@@ -39,7 +39,7 @@ async fn roll_back(args: &RollbackArgs, report: &mut Report) -> Result<Option<Ch
         host: &args.host,
         containerd_root: args.content.containerd_root.as_deref(),
     };
-    change(&Wish::Rollback(args.id.as_deref()), &terms, report).await
+    change(&Wanted::Rollback(args.id.as_deref()), &options, report).await
 }
 
 /// What is to be taken back.

@@ -2,7 +2,7 @@
 
 use crate::cli::StatusArgs;
 use crate::commands::online::Containerd;
-use crate::commands::{Reach, Site, Stop, grounds, warn_of_unfinished};
+use crate::commands::{Reach, Site, Stop, provenance, warn_of_pending};
 use crate::content_store::ContentStore;
 use crate::digest::ImageId;
 use crate::invocation::Invocation;
@@ -24,7 +24,7 @@ pub(super) async fn run(args: &StatusArgs) -> RunResult {
 async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
-    warn_of_unfinished(&site, report);
+    warn_of_pending(&site, report);
     if let Some(containerd) = Containerd::of(&site, args.content.containerd_root.as_deref())? {
         return containerd.status(report).await;
     }
@@ -34,14 +34,14 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
         site.images().data_root(),
         args.content.containerd_root.as_deref(),
     );
-    let grounds = grounds(site.images(), report);
+    let provenance = provenance(site.images(), report);
     let known = |reference: &Reference, image: &ImageId| {
         let digest = reference.digest()?;
         if content.proof(digest, image).is_some() {
             return Some((Trust::Proven, "the engine's content store".to_owned()));
         }
-        let ground = grounds.of(reference, image)?;
-        Some((ground.trust, ground.origin.clone()))
+        let written = provenance.of(reference, image)?;
+        Some((written.trust, written.origin.clone()))
     };
     let rows = Listing::new(store, site.images().image_ids()?, known);
     report.status(rows, &unknown);

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use crate::commands::{Draft, Site, Stop, engine_at};
-use crate::disturbance::AssessError;
 use crate::engine::Engine;
 use crate::host::{EngineStart, Managed, PID_FILE, PROC};
+use crate::impact::AssessError;
 use crate::reference::Reference;
 use crate::transaction::restart::unread::{only_in_engine, unread};
 

@@ -2,15 +2,15 @@
 
 use crate::cli::VerifyArgs;
 use crate::commands::online::Containerd;
-use crate::commands::{Draft, Reach, Site, Stop, engine_at, request, unread, warn_of_unfinished};
-use crate::disturbance::AssessError;
+use crate::commands::{Draft, Reach, Site, Stop, engine_at, request, unread, warn_of_pending};
 use crate::engine::{Engine, EngineError};
 use crate::host::Managed;
+use crate::impact::AssessError;
 use crate::invocation::{Invocation, typed_as_apply};
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::run_result::RunResult;
-use crate::transaction::aim::Aim;
+use crate::transaction::goal::Goal;
 
 pub(super) async fn run(args: &VerifyArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
@@ -25,11 +25,11 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<RunResult, Stop>
     let request = request(&args.request, report)?;
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
-    warn_of_unfinished(&site, report);
+    warn_of_pending(&site, report);
     if let Some(containerd) = Containerd::of(&site, args.content.containerd_root.as_deref())? {
         return containerd.verify(&request, report).await;
     }
-    let draft = Draft::new(site.images(), &Aim::Claims(&request))?;
+    let draft = Draft::new(site.images(), &Goal::Claims(&request))?;
     let plan = &draft.plan;
     report.plan(plan);
     let running = site

@@ -12,7 +12,7 @@ pub const RECOVERING: [&str; 2] = ["digestfix-recover.service", "digestfix-resum
 /// They apply the claims directories.
 pub const APPLYING: [&str; 3] = ["digestfix.service", "digestfix.timer", "digestfix.path"];
 
-/// What there is to say of them, and of the guards among all units' states.
+/// What there is to say of them, and of the watchdogs among all units' states.
 #[must_use]
 pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -40,11 +40,11 @@ pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> 
     }
     let failed = APPLYING.iter().chain(&RECOVERING);
     let failed = failed.filter(|name| of(name).is_some_and(|unit| unit.active_state == "failed"));
-    let guards = states
+    let watchdogs = states
         .iter()
         .filter(|(name, state)| name.starts_with(LASTING) && *state == "failed");
     let failed = failed.map(|name| (*name).to_owned());
-    for name in failed.chain(guards.map(|(name, _)| name.clone())) {
+    for name in failed.chain(watchdogs.map(|(name, _)| name.clone())) {
         findings.push(Finding::warning(
             Check::Boot,
             format!("{name} has failed"),
@@ -105,8 +105,11 @@ mod tests {
         let next = found[0].next.clone().unwrap_or_default();
         assert!(next.starts_with("install"), "{next}");
         let failed = unit(APPLYING[0], "static", "failed");
-        let guard = ("digestfix-guard-1.service".to_owned(), "failed".to_owned());
-        let found = judge(&[recover, resume, failed], &BTreeMap::from([guard]));
+        let watchdog = (
+            "digestfix-watchdog-1.service".to_owned(),
+            "failed".to_owned(),
+        );
+        let found = judge(&[recover, resume, failed], &BTreeMap::from([watchdog]));
         assert_eq!(found.len(), 2, "{found:?}");
     }
 }

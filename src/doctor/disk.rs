@@ -10,7 +10,7 @@ use nix::unistd::{AccessFlags, access};
 use crate::doctor::{Check, Finding};
 use crate::reserve::Need;
 
-/// What a run writes beside the reference stores: journal, record, notice,
+/// What a run writes beside the reference stores: journal, record, marker,
 /// drop-in. Bytes.
 const SMALL_FILES: u64 = 1024 * 1024;
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::disturbance::Obstacle;
 use crate::doctor::{Check, Finding, refused};
 use crate::host::{Examined, ImageStore};
+use crate::impact::Blocker;
 use crate::systemd::Unit;
-use crate::transaction::restart::hold::DROP_IN;
+use crate::transaction::restart::start_block::DROP_IN;
 
 /// Where units and drop-ins lie (`systemd.unit(5)`), as far as people and
 /// packages write there.
@@ -27,7 +27,7 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
     if let Some(unit) = &examined.unit
         && (unit.need_daemon_reload || !unread.is_empty())
     {
-        let mut changed = refused::obstacle(&Obstacle::UnitChanged {
+        let mut changed = refused::blocker(&Blocker::UnitChanged {
             unit: unit.id.clone(),
         });
         if !unread.is_empty() {

@@ -7,12 +7,12 @@ use crate::doctor::{Check, Finding};
 use crate::history;
 use crate::journal::{Journal, JournalError};
 use crate::lock::{LockError, seen_at_work};
+use crate::pending::{self, Marker, MarkerError, PENDING};
 use crate::shell;
 use crate::state_file;
 use crate::systemd::RUNTIME_UNITS;
-use crate::transaction::restart::hold;
+use crate::transaction::restart::start_block;
 use crate::transaction_id::beside;
-use crate::unfinished::{self, Notice, NoticeError, UNFINISHED};
 
 /// Docker here, as far as it is known.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,10 +32,10 @@ pub struct Left {
     pub at_work: Option<String>,
     /// The journal in the data root.
     pub journal: Result<Option<Journal>, JournalError>,
-    /// The notices of runs on any data root, where none is at work.
-    pub notices: Vec<(String, Notice)>,
+    /// The markers of runs on any data root, where none is at work.
+    pub markers: Vec<(String, Marker)>,
     /// Notices that cannot be read.
-    pub broken_notices: Vec<NoticeError>,
+    pub broken_markers: Vec<MarkerError>,
     /// Records without an end.
     pub unended: Vec<String>,
     /// Files that were not written to the end.
@@ -49,11 +49,11 @@ pub struct Left {
 /// Looks for all of it.
 #[must_use]
 pub fn look(here: Here<'_>) -> Left {
-    let (notices, broken_notices) = match here.unit {
-        Some(_) => unfinished::read_all(Path::new(UNFINISHED)),
+    let (markers, broken_markers) = match here.unit {
+        Some(_) => pending::read_all(Path::new(PENDING)),
         None => Default::default(),
     };
-    let is_over = |(_, notice): &(String, Notice)| seen_at_work(&notice.data_root).is_none();
+    let is_over = |(_, marker): &(String, Marker)| seen_at_work(&marker.data_root).is_none();
     let unended = |data_root| {
         let unended = |record: history::Record| record.result.is_none().then_some(record.id);
         history::scan(data_root, unended).0
@@ -63,15 +63,15 @@ pub fn look(here: Here<'_>) -> Left {
         directories.push(state_file::path(data_root, ""));
         directories.push(history::directory(data_root));
     }
-    directories.extend(here.unit.map(|_| PathBuf::from(UNFINISHED)));
+    directories.extend(here.unit.map(|_| PathBuf::from(PENDING)));
     let half_written = directories
         .iter()
         .flat_map(|directory| files(directory, |name| name.ends_with(".json.new")));
     Left {
         at_work: here.data_root.and_then(seen_at_work),
         journal: here.data_root.map_or(Ok(None), Journal::read),
-        notices: notices.into_iter().filter(is_over).collect(),
-        broken_notices,
+        markers: markers.into_iter().filter(is_over).collect(),
+        broken_markers,
         unended: here.data_root.map(unended).unwrap_or_default(),
         half_written: half_written.collect(),
         set_aside: here
@@ -81,7 +81,7 @@ pub fn look(here: Here<'_>) -> Left {
             .collect(),
         hold: here
             .unit
-            .and_then(|unit| hold::seen(Path::new(RUNTIME_UNITS), unit)),
+            .and_then(|unit| start_block::seen(Path::new(RUNTIME_UNITS), unit)),
     }
 }
 
@@ -136,18 +136,18 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     findings.extend(interrupted.map(|journal| of_journal(journal, here)));
     let is_clear = left.journal.as_ref().is_ok_and(Option::is_none);
     let known = |id: &str| interrupted.is_some_and(|journal| journal.id == id);
-    for (id, notice) in left.notices.iter().filter(|(id, _)| !known(id)) {
-        findings.push(if notice.leads_to_a_data_root() {
+    for (id, marker) in left.markers.iter().filter(|(id, _)| !known(id)) {
+        findings.push(if marker.leads_to_a_data_root() {
             Finding::warning(
                 Check::Unfinished,
-                format!("run {id} on {} was interrupted", notice.data_root.display()),
+                format!("run {id} on {} was interrupted", marker.data_root.display()),
                 RECOVER_ALL,
             )
         } else {
-            Finding::warning(Check::Unfinished, notice.gone(id), RECOVER_ALL)
+            Finding::warning(Check::Unfinished, marker.gone(id), RECOVER_ALL)
         });
     }
-    for error in &left.broken_notices {
+    for error in &left.broken_markers {
         let help = error.help().unwrap_or_default();
         findings.push(Finding::warning(Check::Unfinished, error.to_string(), help));
     }
@@ -185,7 +185,7 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
             format!("rm {}", shell::path(path)),
         ));
     }
-    if is_clear && left.notices.is_empty() {
+    if is_clear && left.markers.is_empty() {
         for (file, path) in &left.set_aside {
             let what = format!(
                 "{} is left of a run that changed {}",
@@ -248,8 +248,8 @@ mod tests {
         Left {
             at_work: None,
             journal: Ok(None),
-            notices: Vec::new(),
-            broken_notices: Vec::new(),
+            markers: Vec::new(),
+            broken_markers: Vec::new(),
             unended: Vec::new(),
             half_written: Vec::new(),
             set_aside: Vec::new(),

@@ -1,4 +1,4 @@
-//! Whether systemd can run this program: the guard of each run is one that
+//! Whether systemd can run this program: the watchdog of each run is one that
 //! systemd starts, from the file that is running here.
 
 use std::env;
@@ -56,7 +56,7 @@ pub fn judge(program: &Program) -> Finding {
     let next = format!("install -m 755 {path} /usr/local/bin/digestfix; run that one");
     if !program.is_seen {
         return Finding::problem(
-            Check::Guard,
+            Check::Watchdog,
             format!(
                 "systemd does not see this program at {path}: it was replaced, or is in a mount of its own"
             ),
@@ -65,18 +65,18 @@ pub fn judge(program: &Program) -> Finding {
     }
     if program.noexec {
         return Finding::problem(
-            Check::Guard,
+            Check::Watchdog,
             format!("{path} is on a file system that is mounted noexec"),
             next,
         );
     }
     match &program.label {
         Some(label) if HOMES_OF_USERS.iter().any(|one| label.contains(one)) => Finding::warning(
-            Check::Guard,
+            Check::Watchdog,
             format!("{path} is labelled {label}, which SELinux may not let systemd run"),
             format!("{next} (restorecon /usr/local/bin/digestfix)"),
         ),
-        _ => Finding::ok(Check::Guard, format!("systemd can run {path}")),
+        _ => Finding::ok(Check::Watchdog, format!("systemd can run {path}")),
     }
 }
 

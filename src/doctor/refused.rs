@@ -2,9 +2,9 @@
 //! check that it fails.
 
 use crate::data_root::ReadError;
-use crate::disturbance::{AssessError, Obstacle};
 use crate::doctor::{Check, Finding};
 use crate::host::{Doubt, HostError};
+use crate::impact::{AssessError, Blocker};
 
 /// A host that cannot be worked on.
 #[must_use]
@@ -50,18 +50,18 @@ pub fn read(error: &ReadError) -> Finding {
 
 /// A reason not to stop Docker now.
 #[must_use]
-pub fn obstacle(obstacle: &Obstacle) -> Finding {
-    let check = match obstacle {
-        Obstacle::UnitChanged { .. } => Check::Unit,
-        Obstacle::JobQueued { .. } | Obstacle::Unsettled { .. } | Obstacle::Ourselves { .. } => {
+pub fn blocker(blocker: &Blocker) -> Finding {
+    let check = match blocker {
+        Blocker::UnitChanged { .. } => Check::Unit,
+        Blocker::JobQueued { .. } | Blocker::Unsettled { .. } | Blocker::Ourselves { .. } => {
             Check::OtherUnits
         }
-        Obstacle::TooFewFiles { .. } => Check::Guard,
-        Obstacle::CannotKeep { .. } | Obstacle::WouldBeRemoved { .. } => Check::Containers,
-        Obstacle::WouldMoveImages { .. } => Check::Configuration,
-        Obstacle::WouldNotStart { doubt, .. } | Obstacle::MayNotStart { doubt, .. } => about(doubt),
+        Blocker::TooFewFiles { .. } => Check::Watchdog,
+        Blocker::CannotKeep { .. } | Blocker::WouldBeRemoved { .. } => Check::Containers,
+        Blocker::WouldMoveImages { .. } => Check::Configuration,
+        Blocker::WouldNotStart { doubt, .. } | Blocker::MayNotStart { doubt, .. } => about(doubt),
     };
-    Finding::refused(check, obstacle, obstacle.help())
+    Finding::refused(check, blocker, blocker.help())
 }
 
 const fn about(doubt: &Doubt) -> Check {

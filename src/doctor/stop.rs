@@ -1,7 +1,7 @@
 //! What a stop of Docker would touch: other units, and the containers.
 
-use crate::disturbance::{Disturbance, Obstacle};
 use crate::doctor::{Check, Finding, refused};
+use crate::impact::{Blocker, Impact};
 
 /// The first kernel that has tables with an owner, which new connections to
 /// published ports wait in (`NFT_TABLE_F_OWNER`).
@@ -9,19 +9,19 @@ const OWNED_TABLES: (u32, u32) = (5, 12);
 
 /// What there is to say of it. `kernel` is the kernel's release.
 #[must_use]
-pub fn judge(disturbance: &Disturbance, obstacles: &[Obstacle], kernel: &str) -> Vec<Finding> {
+pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding> {
     // That the unit has changed is told with the unit.
-    let others = obstacles
+    let others = blockers
         .iter()
-        .filter(|one| !matches!(one, Obstacle::UnitChanged { .. }));
-    let mut findings: Vec<Finding> = others.map(refused::obstacle).collect();
-    findings.extend(disturbance.not_known().map(|what| {
+        .filter(|one| !matches!(one, Blocker::UnitChanged { .. }));
+    let mut findings: Vec<Finding> = others.map(refused::blocker).collect();
+    findings.extend(impact.not_known().map(|what| {
         let next = "mend it if that is new; where Docker does not take it, apply says so and stops nothing";
         Finding::warning(Check::Configuration, what, next)
     }));
     let is_clear = |findings: &[Finding], check| findings.iter().all(|one| one.check != check);
     if is_clear(&findings, Check::OtherUnits) {
-        let along = &disturbance.carried_along;
+        let along = &impact.carried_along;
         let what = if along.is_empty() {
             "none is stopped along with Docker".to_owned()
         } else {
@@ -33,9 +33,9 @@ pub fn judge(disturbance: &Disturbance, obstacles: &[Obstacle], kernel: &str) ->
         findings.push(Finding::ok(Check::OtherUnits, what));
     }
     if is_clear(&findings, Check::Containers) {
-        findings.push(Finding::ok(Check::Containers, containers(disturbance)));
+        findings.push(Finding::ok(Check::Containers, containers(impact)));
     }
-    if !disturbance.ports_to_hold().is_empty() && number(kernel) < OWNED_TABLES {
+    if !impact.ports_to_hold().is_empty() && number(kernel) < OWNED_TABLES {
         findings.push(Finding::warning(
             Check::Containers,
             format!(
@@ -48,16 +48,16 @@ pub fn judge(disturbance: &Disturbance, obstacles: &[Obstacle], kernel: &str) ->
     findings
 }
 
-fn containers(disturbance: &Disturbance) -> String {
-    let count = match disturbance.containers.len() {
-        0 if !disturbance.running => return "Docker does not run, and nor do they".to_owned(),
+fn containers(impact: &Impact) -> String {
+    let count = match impact.containers.len() {
+        0 if !impact.running => return "Docker does not run, and nor do they".to_owned(),
         0 => return "none runs".to_owned(),
         1 => "1 runs, and".to_owned(),
         several => format!("{several} run, and"),
     };
-    if disturbance.switches_live_restore() {
+    if impact.switches_live_restore() {
         format!("{count} would keep running: live-restore is switched on for the moment")
-    } else if disturbance.containers_survive() {
+    } else if impact.containers_survive() {
         format!("{count} would keep running: live-restore is on")
     } else {
         format!("{count} would stop with Docker, as --containers allows")
@@ -74,12 +74,12 @@ fn number(kernel: &str) -> (u32, u32) {
 mod tests {
     use super::*;
     use crate::container::{Container, Published};
-    use crate::disturbance::ContainerPolicy;
     use crate::doctor::State;
+    use crate::impact::ContainerPolicy;
     use crate::live_restore::LiveRestore;
 
-    fn disturbance() -> Disturbance {
-        let mut found = Disturbance::of_units("docker.service", true, Vec::new(), Vec::new());
+    fn impact() -> Impact {
+        let mut found = Impact::of_units("docker.service", true, Vec::new(), Vec::new());
         found.policy = ContainerPolicy::Keep;
         found.live_restore = LiveRestore::Switchable("/etc/docker/daemon.json".into());
         found
@@ -87,8 +87,8 @@ mod tests {
 
     #[test]
     fn what_becomes_of_containers_is_said() {
-        let mut found = disturbance();
-        let told = |found: &Disturbance| judge(found, &[], "6.1.0-9-amd64")[1].what.clone();
+        let mut found = impact();
+        let told = |found: &Impact| judge(found, &[], "6.1.0-9-amd64")[1].what.clone();
         assert_eq!(told(&found), "none runs");
         found.containers.push(Container::default());
         assert!(told(&found).contains("switched on"), "{}", told(&found));
@@ -101,14 +101,14 @@ mod tests {
 
     #[test]
     fn an_obstacle_takes_the_place_of_what_is_well() {
-        let job = Obstacle::JobQueued {
+        let job = Blocker::JobQueued {
             unit: "docker.service".to_owned(),
             kind: "restart".to_owned(),
         };
-        let changed = Obstacle::UnitChanged {
+        let changed = Blocker::UnitChanged {
             unit: "docker.service".to_owned(),
         };
-        let findings = judge(&disturbance(), &[changed, job], "6.1");
+        let findings = judge(&impact(), &[changed, job], "6.1");
         let states: Vec<_> = findings.iter().map(|one| (one.check, one.state)).collect();
         assert_eq!(
             states,
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn old_kernels_cannot_hold_connections_back() {
-        let mut found = disturbance();
+        let mut found = impact();
         let mut container = Container::default();
         container.published.insert(Published {
             ip: std::net::Ipv4Addr::LOCALHOST.into(),

@@ -10,7 +10,7 @@ use crate::host::dockerd_args::DockerdArgs;
 use crate::host::engine_start::PROC;
 use crate::host::image_dir::Sources;
 use crate::host::programs::is_dockerd;
-use crate::host::settle::{DEFAULT, FILE, FLAG, Finding, UNIT, settled};
+use crate::host::resolve::{DEFAULT, FILE, FLAG, Finding, UNIT, resolved};
 use crate::host::{Flags, HostError, ImageStore, Managed, Start, exec_start, image_dir};
 use crate::systemd::{Service, ServiceManager, Unit};
 
@@ -333,7 +333,7 @@ pub(super) fn config_file(flags: &Flags, args: &DockerdArgs) -> Result<Finding, 
         .map(|path| path.to_string_lossy());
     let said = [(FLAG, flag.as_deref()), (UNIT, args.config_file.as_deref())];
     let (source, path) =
-        settled(FACT, &said, image_dir::same_path)?.unwrap_or((DEFAULT, DEFAULT_CONFIG_FILE));
+        resolved(FACT, &said, image_dir::same_path)?.unwrap_or((DEFAULT, DEFAULT_CONFIG_FILE));
     Ok(finding(FACT, path, source))
 }
 

@@ -8,7 +8,7 @@ use crate::data_root::ReadError;
 use crate::engine::EngineError;
 use crate::host::DaemonJsonError;
 use crate::host::next_store::Stopped;
-use crate::host::settle::FLAG;
+use crate::host::resolve::FLAG;
 use crate::shell;
 use crate::systemd::SystemdError;
 

@@ -8,7 +8,7 @@ use crate::engine::{Engine, Info};
 use crate::host::daemon::{Daemon, finding, note, unit_name};
 use crate::host::image_dir::{DEFAULT_DATA_ROOT, no_data_root};
 use crate::host::next_store::{Stopped, Unsure, without_references};
-use crate::host::settle::Finding;
+use crate::host::resolve::Finding;
 use crate::host::{Flags, Host, HostError, ImageStore, Managed, Management};
 use crate::systemd::{ServiceManager, Unit};
 

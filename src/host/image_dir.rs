@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::daemon::finding;
 use super::daemon_json::DaemonJson;
 use super::dockerd_args::DockerdArgs;
-use super::settle::{DEFAULT, DISK, ENGINE, FILE, FLAG, Finding, UNIT, settled};
+use super::resolve::{DEFAULT, DISK, ENGINE, FILE, FLAG, Finding, UNIT, resolved};
 use super::{Flags, HostError};
 use crate::data_root::{ImageDir, STATE_DIR, is_driver_name};
 use crate::engine::Info;
@@ -104,7 +104,7 @@ impl Sources<'_> {
             (UNIT, self.args.data_root.as_deref()),
             (FILE, self.config.root()),
         ];
-        let (source, root) = settled("data root", &said, |one, other| {
+        let (source, root) = resolved("data root", &said, |one, other| {
             same_path(one, other) || (is_remapping && is_remapped(one, other))
         })?
         .unwrap_or((DEFAULT, DEFAULT_DATA_ROOT));
@@ -139,7 +139,7 @@ impl Sources<'_> {
         {
             return Err(HostError::DriverName(driver.to_owned()));
         }
-        match settled("storage driver", &said, |one, other| one == other)? {
+        match resolved("storage driver", &said, |one, other| one == other)? {
             Some((_, driver)) if !is_driver_name(driver) => {
                 Err(HostError::DriverName(driver.to_owned()))
             }

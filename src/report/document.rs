@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
 use crate::container::{Container, RestartPolicy};
-use crate::disturbance::Fate;
 use crate::doctor::Finding;
 use crate::history::{Changed, Claimed, Side};
+use crate::impact::ContainerImpact;
 use crate::method::Method;
 use crate::plan::{Change, Plan, Skipped, Target};
 use crate::status::Rows;
@@ -66,7 +66,7 @@ pub(super) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unread: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub disturbance: Option<DisturbanceDocument>,
+    pub impact: Option<ImpactDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,7 +159,7 @@ pub(super) struct SkippedDocument {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct DisturbanceDocument {
+pub(super) struct ImpactDocument {
     pub restarts: Vec<String>,
     pub also_restarts: Vec<String>,
     pub running_containers: Vec<String>,
@@ -176,7 +176,7 @@ pub(super) struct ContainerDocument {
     pub status: String,
     pub restart_policy: RestartPolicy,
     pub published: BTreeSet<String>,
-    pub fate: Fate,
+    pub effect: ContainerImpact,
 }
 
 #[derive(Debug, Serialize)]
@@ -193,7 +193,7 @@ pub(super) struct StepDocument {
 }
 
 impl ContainerDocument {
-    pub fn of(container: &Container, fate: Fate) -> Self {
+    pub fn of(container: &Container, effect: ContainerImpact) -> Self {
         Self {
             id: container.id.clone(),
             name: container.name.clone(),
@@ -204,7 +204,7 @@ impl ContainerDocument {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
-            fate,
+            effect,
         }
     }
 }

@@ -26,7 +26,7 @@ fn recovered(references: Side) -> Option<End> {
     Some(End::Recovered { references })
 }
 
-fn chosen(records: &[Record]) -> Result<String, Unfit> {
+fn chosen(records: &[Record]) -> Result<String, RollbackBlocker> {
     reversal(records, None, "overlay2").map(|found| found.id)
 }
 
@@ -93,7 +93,7 @@ fn the_newest_that_stands_is_chosen() {
         (vec![back("a", 1, "a")], None),
     ] {
         let ids: Vec<&str> = records.iter().map(|one| one.id.as_str()).collect();
-        let expected = expected.map(str::to_owned).ok_or(Unfit::None);
+        let expected = expected.map(str::to_owned).ok_or(RollbackBlocker::None);
         assert_eq!(chosen(&records), expected, "{ids:?}");
     }
 }
@@ -113,19 +113,22 @@ fn what_cannot_be_taken_back_is_refused_by_name() {
         with("g", 7, recovered(Side::Other)),
     ];
     let refusal = |id: &str| reversal(&records, Some(id), "overlay2").unwrap_err();
-    assert_eq!(refusal("x"), Unfit::NotFound("x".to_owned()));
+    assert_eq!(refusal("x"), RollbackBlocker::NotFound("x".to_owned()));
     assert_eq!(
         refusal("a"),
-        Unfit::RolledBack {
+        RollbackBlocker::RolledBack {
             id: "a".to_owned(),
             by: "b".to_owned()
         }
     );
     for id in ["c", "d", "e"] {
-        assert!(matches!(refusal(id), Unfit::ChangedNothing { .. }), "{id}");
+        assert!(
+            matches!(refusal(id), RollbackBlocker::ChangedNothing { .. }),
+            "{id}"
+        );
     }
     assert!(refusal("c").to_string().contains("SIGINT"));
-    assert!(matches!(refusal("f"), Unfit::OtherDriver { .. }));
+    assert!(matches!(refusal("f"), RollbackBlocker::OtherDriver { .. }));
     // What is there decides.
     assert!(reversal(&records, Some("g"), "overlay2").is_ok());
     assert!(reversal(&records, Some("b"), "overlay2").is_ok());
@@ -135,7 +138,10 @@ fn what_cannot_be_taken_back_is_refused_by_name() {
 #[test]
 fn one_that_has_not_ended_is_waited_for() {
     let records = [done("a", 1), with("b", 2, None)];
-    assert_eq!(chosen(&records), Err(Unfit::NotEnded("b".to_owned())));
+    assert_eq!(
+        chosen(&records),
+        Err(RollbackBlocker::NotEnded("b".to_owned()))
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::stat::makedev;
 
 use crate::rewrite::Rewrite;
-use crate::source::harvest::Harvest;
+use crate::source::collected::Collected;
 use crate::source::{MAX_DIRECTORY_DEPTH, MAX_FILES, Problem, SourceError, entries, read_path};
 
 /// The directories, the strongest first: a file hides those of the same name
@@ -40,42 +40,42 @@ const MAX_LINKS: u32 = 40;
 /// # Errors
 /// [`SourceError`] for a source that cannot be used, or that others than root
 /// may write.
-pub fn read(rewrites: &[Rewrite]) -> Result<Option<Harvest>, SourceError> {
+pub fn read(rewrites: &[Rewrite]) -> Result<Option<Collected>, SourceError> {
     read_from(&DIRECTORIES.map(PathBuf::from), ROOT, rewrites)
 }
 
 /// The same, but every source that cannot be used, with what the others say.
 #[must_use]
-pub fn examine() -> (Option<Harvest>, Vec<SourceError>) {
+pub fn examine() -> (Option<Collected>, Vec<SourceError>) {
     examine_from(&DIRECTORIES.map(PathBuf::from), ROOT)
 }
 
-fn examine_from(directories: &[PathBuf], owner: u32) -> (Option<Harvest>, Vec<SourceError>) {
+fn examine_from(directories: &[PathBuf], owner: u32) -> (Option<Collected>, Vec<SourceError>) {
     let sources = match list(directories, owner) {
         Ok(Some(sources)) => sources,
         Ok(None) => return (None, Vec::new()),
         Err(error) => return (None, vec![error]),
     };
-    let mut harvest = Harvest::new(&[]);
+    let mut collected = Collected::new(&[]);
     let read = sources.iter();
-    let errors = read.filter_map(|source| read_one(source, owner, &mut harvest).err());
+    let errors = read.filter_map(|source| read_one(source, owner, &mut collected).err());
     let errors = errors.collect();
-    (Some(harvest), errors)
+    (Some(collected), errors)
 }
 
 fn read_from(
     directories: &[PathBuf],
     owner: u32,
     rewrites: &[Rewrite],
-) -> Result<Option<Harvest>, SourceError> {
+) -> Result<Option<Collected>, SourceError> {
     let Some(sources) = list(directories, owner)? else {
         return Ok(None);
     };
-    let mut harvest = Harvest::new(rewrites);
+    let mut collected = Collected::new(rewrites);
     for source in &sources {
-        read_one(source, owner, &mut harvest)?;
+        read_one(source, owner, &mut collected)?;
     }
-    Ok(Some(harvest))
+    Ok(Some(collected))
 }
 
 /// The sources that count; none when none of the directories is there.
@@ -100,7 +100,7 @@ fn list(directories: &[PathBuf], owner: u32) -> Result<Option<Vec<PathBuf>>, Sou
     Ok(any.then(|| found.into_values().collect()))
 }
 
-fn read_one(path: &Path, owner: u32, harvest: &mut Harvest) -> Result<(), SourceError> {
+fn read_one(path: &Path, owner: u32, collected: &mut Collected) -> Result<(), SourceError> {
     let fail = |problem: Problem| problem.at(path);
     let metadata = path.metadata().map_err(|error| fail(error.into()))?;
     let is_null = metadata.file_type().is_char_device() && metadata.rdev() == makedev(1, 3);
@@ -114,7 +114,7 @@ fn read_one(path: &Path, owner: u32, harvest: &mut Harvest) -> Result<(), Source
     let real = led_only_by(path, owner).map_err(fail)?;
     all_only_by(&real, owner, 0).map_err(fail)?;
     // Not by the link, which may lead elsewhere by now.
-    read_path(&real, harvest)
+    read_path(&real, collected)
 }
 
 /// Resolves a path's links. Refuses a link that neither root nor the owner owns, and a
@@ -237,13 +237,13 @@ mod tests {
             path
         }
 
-        fn read(&self) -> Result<Option<Harvest>, SourceError> {
+        fn read(&self) -> Result<Option<Collected>, SourceError> {
             read_from(&self.directories(), geteuid().as_raw(), &[])
         }
 
         fn claims(&self) -> Vec<String> {
-            let harvest = self.read().unwrap().unwrap();
-            let texts = harvest.claims.iter().map(|claim| claim.text());
+            let collected = self.read().unwrap().unwrap();
+            let texts = collected.claims.iter().map(|claim| claim.text());
             texts
                 .map(|text| text.split('@').next().unwrap().to_owned())
                 .collect()
@@ -285,8 +285,8 @@ mod tests {
         fs::write(site.root.path().join("etc/b"), "{").unwrap();
         let writable = site.write("etc/d", "d");
         fs::set_permissions(writable, fs::Permissions::from_mode(0o666)).unwrap();
-        let (harvest, errors) = examine_from(&site.directories(), geteuid().as_raw());
-        assert_eq!(harvest.unwrap().claims.len(), 2);
+        let (collected, errors) = examine_from(&site.directories(), geteuid().as_raw());
+        assert_eq!(collected.unwrap().claims.len(), 2);
         assert_eq!(errors.len(), 2, "{errors:?}");
         assert!(site.read().is_err());
     }

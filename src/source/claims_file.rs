@@ -10,7 +10,7 @@ use crate::evidence::Verdict;
 use crate::manifest;
 use crate::reference::Reference;
 use crate::source::Problem;
-use crate::source::harvest::Harvest;
+use crate::source::collected::Collected;
 use crate::strict_json;
 use crate::trust::Trust;
 
@@ -62,7 +62,7 @@ struct Version {
     digestfix_claims: u64,
 }
 
-pub(super) fn read(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let version: Version = strict_json::read(document.as_bytes())?;
     if version.digestfix_claims != VERSION {
         return Err(Problem::Version(version.digestfix_claims));
@@ -82,9 +82,9 @@ pub(super) fn read(document: &str, place: &str, harvest: &mut Harvest) -> Result
                 found: found.to_string(),
             });
         }
-        let manifest = harvest.prove(text.as_bytes(), place)?;
-        harvest.evidence.keep(digest, text.as_bytes());
-        harvest
+        let manifest = collected.prove(text.as_bytes(), place)?;
+        collected.evidence.keep(digest, text.as_bytes());
+        collected
             .evidence
             .add_manifest(digest.clone(), manifest, place);
     }
@@ -96,9 +96,11 @@ pub(super) fn read(document: &str, place: &str, harvest: &mut Harvest) -> Result
             .digest()
             .ok_or_else(|| wrong("it has no digest"))?;
         match (entry.image_id, entry.trust) {
-            (Some(image), Some(Trust::Asserted)) => harvest.points_at(&reference, image, place)?,
+            (Some(image), Some(Trust::Asserted)) => {
+                collected.points_at(&reference, image, place)?
+            }
             (Some(image), Some(Trust::Proven)) => {
-                match harvest.evidence.verdict(digest, &image) {
+                match collected.evidence.verdict(digest, &image) {
                     Verdict::Supports(Trust::Proven, _) => {}
                     _ => {
                         return Err(wrong(
@@ -106,12 +108,12 @@ pub(super) fn read(document: &str, place: &str, harvest: &mut Harvest) -> Result
                         ));
                     }
                 }
-                harvest.record(&reference, image, place)?;
+                collected.record(&reference, image, place)?;
             }
             (Some(image), Some(Trust::Matched) | None) => {
-                harvest.record(&reference, image, place)?;
+                collected.record(&reference, image, place)?;
             }
-            (None, Some(Trust::Asserted) | None) => harvest.pin(&reference, place)?,
+            (None, Some(Trust::Asserted) | None) => collected.pin(&reference, place)?,
             (None, Some(_)) => {
                 return Err(wrong("only with an image_id can it be more than asserted"));
             }
@@ -128,9 +130,9 @@ mod tests {
     #[test]
     fn a_file_of_this_version_loads() {
         let fixture = include_str!("../../tests/formats/claims.json");
-        let mut harvest = Harvest::default();
-        read(fixture, "claims.json", &mut harvest).unwrap();
-        assert_eq!(harvest.claims.len(), 2);
+        let mut collected = Collected::default();
+        read(fixture, "claims.json", &mut collected).unwrap();
+        assert_eq!(collected.claims.len(), 2);
         let file: ClaimsFile = strict_json::read(fixture.as_bytes()).unwrap();
         assert_eq!(file.manifests.len(), 1);
         let bytes = serde_json::to_vec_pretty(&file).unwrap();

@@ -13,7 +13,7 @@ use crate::manifest::{self, Manifest};
 use crate::reference::{Reference, Tag};
 use crate::source::Problem;
 use crate::source::claims_file;
-use crate::source::harvest::{Came, Harvest};
+use crate::source::collected::{Came, Collected};
 use crate::source::pins::pinned;
 use crate::store::Store;
 use crate::strict_json::{self, JsonError};
@@ -65,7 +65,7 @@ struct Inspected {
 ///
 /// # Errors
 /// [`Problem`] says why they could not be used.
-pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+pub fn read_json(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     let mut end = 0;
     while let Some(document) = documents.next() {
@@ -79,19 +79,19 @@ pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
         };
         end = documents.byte_offset();
         if document.starts_with('[') {
-            read_array(document, place, harvest)?;
+            read_array(document, place, collected)?;
         } else if document.starts_with('{') {
             let keys: Keys = serde_json::from_str(document).map_err(JsonError::from)?;
             if keys.digestfix_claims.0 {
-                claims_file::read(document, place, harvest)?;
+                claims_file::read(document, place, collected)?;
             } else if keys.repositories.0 {
-                read_store(document, place, harvest)?;
+                read_store(document, place, collected)?;
             } else if keys.schema_version.0 {
-                read_manifest(&spaced, place, harvest)?;
+                read_manifest(&spaced, place, collected)?;
             } else if keys.are_of_an_image() {
-                read_inspected(document, place, harvest)?;
+                read_inspected(document, place, collected)?;
             } else {
-                read_strings(document, place, harvest)?;
+                read_strings(document, place, collected)?;
             }
         } else {
             return Err(Problem::Unknown);
@@ -100,7 +100,7 @@ pub fn read_json(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), P
     Ok(())
 }
 
-fn read_array(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+fn read_array(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let mut problem = None;
     let mut take = |element: &str| {
         if problem.is_some() {
@@ -109,8 +109,8 @@ fn read_array(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), 
         let is_object = element.starts_with('{');
         let read = match is_object.then(|| serde_json::from_str::<Keys>(element)) {
             Some(Err(error)) => Err(JsonError::from(error).into()),
-            Some(Ok(keys)) if keys.are_of_an_image() => read_inspected(element, place, harvest),
-            _ => read_strings(element, place, harvest),
+            Some(Ok(keys)) if keys.are_of_an_image() => read_inspected(element, place, collected),
+            _ => read_strings(element, place, collected),
         };
         problem = read.err();
     };
@@ -128,7 +128,7 @@ struct Spaced<'a> {
 }
 
 /// The raw bytes of a manifest, as a registry serves them.
-fn read_manifest(spaced: &Spaced, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let document = spaced.document;
     let ended = format!("{document}{}", spaced.after);
     if ended.len() as u64 > manifest::MAX_BYTES {
@@ -137,8 +137,8 @@ fn read_manifest(spaced: &Spaced, place: &str, harvest: &mut Harvest) -> Result<
             limit: manifest::MAX_BYTES,
         });
     }
-    if harvest.prove(document.as_bytes(), place)? == Manifest::Artifact {
-        return read_strings(document, place, harvest);
+    if collected.prove(document.as_bytes(), place)? == Manifest::Artifact {
+        return read_strings(document, place, collected);
     }
     let digest = Digest::of(Algorithm::Sha256, document.as_bytes());
     if spaced.before.is_empty() && spaced.after.is_empty() {
@@ -147,13 +147,13 @@ fn read_manifest(spaced: &Spaced, place: &str, harvest: &mut Harvest) -> Result<
             in_index: false,
             place,
         };
-        return harvest.manifest(&digest, came);
+        return collected.manifest(&digest, came);
     }
     // The registry's bytes may end so; or somebody's editor added it, and may
     // have changed the rest as well.
-    harvest.prove(ended.as_bytes(), place)?;
+    collected.prove(ended.as_bytes(), place)?;
     let other = Digest::of(Algorithm::Sha256, ended.as_bytes());
-    harvest.remark(format!(
+    collected.remark(format!(
         "{place}: a manifest with white space around it, which its registry need not have served \
          so. Its digest is {digest}, or {other} with what follows it. Either is taken as proof of \
          a claim that names it"
@@ -161,7 +161,7 @@ fn read_manifest(spaced: &Spaced, place: &str, harvest: &mut Harvest) -> Result<
     Ok(())
 }
 
-fn read_inspected(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+fn read_inspected(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let image: Inspected = strict_json::read(document.as_bytes())?;
     let references: Vec<Reference> = image
         .repo_digests
@@ -177,7 +177,7 @@ fn read_inspected(document: &str, place: &str, harvest: &mut Harvest) -> Result<
     match id {
         // With the containerd image store, the "ID" is the manifest's digest.
         Ok(_) | Err(_) if image.descriptor.is_some() || id_is_digest => {
-            harvest.remark(format!(
+            collected.remark(format!(
                 "{place}: of a host with the containerd image store, which names no image IDs; its \
                  digests are matched by tag, and so only asserted"
             ));
@@ -188,14 +188,14 @@ fn read_inspected(document: &str, place: &str, harvest: &mut Harvest) -> Result<
                     .filter(|tag| tag.repository() == reference.repository())
                     .filter_map(|tag| tag.tag().cloned());
                 for tag in tags {
-                    harvest.pin(&with_tag(reference, &tag), place)?;
+                    collected.pin(&with_tag(reference, &tag), place)?;
                 }
             }
             Ok(())
         }
         Ok(id) => references
             .iter()
-            .try_for_each(|reference| harvest.record(reference, id.clone(), place)),
+            .try_for_each(|reference| collected.record(reference, id.clone(), place)),
         Err(error) => Err(Problem::NotAnImageId(error)),
     }
 }
@@ -208,21 +208,21 @@ fn with_tag(reference: &Reference, tag: &Tag) -> Reference {
 }
 
 /// Another host's `repositories.json`.
-fn read_store(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+fn read_store(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let store = Store::parse(document.as_bytes()).map_err(Problem::Store)?;
     store
         .references()
-        .try_for_each(|(reference, image)| harvest.record(&reference, image, place))
+        .try_for_each(|(reference, image)| collected.record(&reference, image, place))
 }
 
 /// Every pin among the strings of any JSON.
-fn read_strings(document: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+fn read_strings(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let mut problem = None;
     let mut take = |text: &str| {
         if problem.is_none()
             && let Some(reference) = pinned(text)
         {
-            problem = harvest.pin(&reference, place).err();
+            problem = collected.pin(&reference, place).err();
         }
     };
     let mut deserializer = serde_json::Deserializer::from_str(document);

@@ -11,7 +11,7 @@ use crate::manifest::{self, Descriptor, Manifest};
 use crate::reference::{Reference, Repository};
 use crate::source::Problem;
 use crate::source::blobs::Blobs;
-use crate::source::harvest::{Came, Harvest};
+use crate::source::collected::{Came, Collected};
 use crate::strict_json;
 
 /// The most manifests that are looked at in one layout.
@@ -40,7 +40,7 @@ struct SavedImage {
 pub(super) fn read_layout(
     blobs: &mut impl Blobs,
     place: &str,
-    harvest: &mut Harvest,
+    collected: &mut Collected,
 ) -> Result<(), Problem> {
     let saved = match blobs.file("manifest.json")? {
         Some(bytes) => strict_json::read(&bytes).map_err(Problem::in_file("manifest.json"))?,
@@ -50,7 +50,7 @@ pub(super) fn read_layout(
         if saved.is_empty() {
             return Err(Problem::Unknown);
         }
-        harvest.remark(format!(
+        collected.remark(format!(
             "{place}: docker save writes no manifest from this image store, so it proves no \
              digest. Bring what does: digestfix export, docker image inspect, skopeo's dir:"
         ));
@@ -60,7 +60,7 @@ pub(super) fn read_layout(
     let mut walk = Walk {
         blobs,
         place,
-        harvest,
+        collected,
         seen: BTreeMap::new(),
         named: BTreeSet::new(),
         from_an_engine: !saved.is_empty(),
@@ -76,20 +76,20 @@ pub(super) fn read_layout(
         }
         walk.visit(descriptor, name.as_ref().map(Reference::repository), 0)?;
     }
-    agree(&saved, &named, harvest)
+    agree(&saved, &named, collected)
 }
 
 /// Reads skopeo's `dir:`.
 pub(super) fn read_skopeo_dir(
     blobs: &mut impl Blobs,
     place: &str,
-    harvest: &mut Harvest,
+    collected: &mut Collected,
 ) -> Result<(), Problem> {
     let bytes = blobs.file("manifest.json")?.ok_or(Problem::Unknown)?;
     let mut walk = Walk {
         blobs,
         place,
-        harvest,
+        collected,
         seen: BTreeMap::new(),
         named: BTreeSet::new(),
         from_an_engine: true,
@@ -103,7 +103,7 @@ pub(super) fn read_skopeo_dir(
 fn agree(
     saved: &[SavedImage],
     named: &BTreeMap<String, BTreeSet<Digest>>,
-    harvest: &Harvest,
+    collected: &Collected,
 ) -> Result<(), Problem> {
     let mut proofs = BTreeMap::new();
     let mut agreed = BTreeSet::new();
@@ -121,7 +121,7 @@ fn agree(
             for digest in named.get(&name).into_iter().flatten() {
                 let proof = proofs
                     .entry(digest)
-                    .or_insert_with(|| harvest.evidence.proof(digest));
+                    .or_insert_with(|| collected.evidence.proof(digest));
                 let Some(proof) = proof else {
                     continue;
                 };
@@ -154,7 +154,7 @@ fn name_of(descriptor: &Descriptor) -> Option<Reference> {
 struct Walk<'a, B> {
     blobs: &'a mut B,
     place: &'a str,
-    harvest: &'a mut Harvest,
+    collected: &'a mut Collected,
     seen: BTreeMap<Digest, Seen>,
     /// What was claimed already, and for which repository.
     named: BTreeSet<(Digest, Option<Repository>)>,
@@ -186,7 +186,7 @@ impl<B: Blobs> Walk<'_, B> {
             if !seen.claimed || !self.named.insert((digest.clone(), repository.cloned())) {
                 return Ok(());
             }
-            for child in self.harvest.evidence.children(digest).to_vec() {
+            for child in self.collected.evidence.children(digest).to_vec() {
                 self.visit(&child, repository, depth + 1)?;
             }
             return self.claim(digest, true, repository, depth);
@@ -194,7 +194,7 @@ impl<B: Blobs> Walk<'_, B> {
         let Some(bytes) = self.blobs.blob(digest)? else {
             // Parts of an index are left out when one platform is saved.
             if depth == 0 {
-                self.harvest.remark(format!(
+                self.collected.remark(format!(
                     "{}: its index names {digest}, and that manifest is not in it",
                     self.place
                 ));
@@ -227,7 +227,7 @@ impl<B: Blobs> Walk<'_, B> {
             });
         }
         let manifest = Manifest::parse(bytes)?;
-        let evidence = &mut self.harvest.evidence;
+        let evidence = &mut self.collected.evidence;
         evidence.keep(digest, bytes);
         evidence.add_manifest(digest.clone(), manifest.clone(), self.place);
         let claimed = match &manifest {
@@ -235,7 +235,7 @@ impl<B: Blobs> Walk<'_, B> {
                 self.check_config(digest, &image.image, image.config_size)?;
                 let made_up = self.from_an_engine && image.is_made_up();
                 if made_up {
-                    self.harvest.remark(format!(
+                    self.collected.remark(format!(
                         "{}: docker save made up the manifest {digest} (no layer of it is \
                          compressed, as registries have them); no registry served it, so \
                          it is not taken for a digest. Bring the registry's: digestfix export, \
@@ -280,7 +280,7 @@ impl<B: Blobs> Walk<'_, B> {
             in_index: depth > 0,
             place: self.place,
         };
-        self.harvest.manifest(digest, came)
+        self.collected.manifest(digest, came)
     }
 
     /// The config, where it came along, must be the one that the manifest is of.

@@ -12,7 +12,7 @@ use saphyr_parser::{Event, Parser};
 use crate::digest::Digest;
 use crate::reference::{Reference, ReferenceError};
 use crate::source::Problem;
-use crate::source::harvest::Harvest;
+use crate::source::collected::Collected;
 
 /// How deep a YAML document may be nested.
 pub const MAX_YAML_DEPTH: usize = 1_000;
@@ -38,10 +38,10 @@ pub(super) fn pinned(text: &str) -> Option<Reference> {
 ///
 /// # Errors
 /// [`Problem`] when it is no YAML, or nested too deep; nothing is taken then.
-pub fn read_yaml(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+pub fn read_yaml(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     walk_yaml(text, |_, _| Ok(()))?;
     walk_yaml(text, |reference, line| {
-        harvest.pin(reference, &format!("{place}:{line}"))
+        collected.pin(reference, &format!("{place}:{line}"))
     })
 }
 
@@ -126,9 +126,9 @@ pub(super) fn misfit(text: &str) -> Option<(usize, ReferenceError)> {
 ///
 /// # Errors
 /// [`Problem`] when there are too many, or a line is no reference.
-pub(super) fn read_list(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+pub(super) fn read_list(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     for (number, line) in lines(text).filter(|(_, line)| line.contains('@')) {
-        harvest.pin(&Reference::parse(line)?, &format!("{place}:{number}"))?;
+        collected.pin(&Reference::parse(line)?, &format!("{place}:{number}"))?;
     }
     Ok(())
 }
@@ -153,7 +153,7 @@ pub(super) fn is_dockerfile(text: &str) -> bool {
 ///
 /// # Errors
 /// [`Problem`] when it is no Dockerfile.
-pub fn read_dockerfile(text: &str, place: &str, harvest: &mut Harvest) -> Result<(), Problem> {
+pub fn read_dockerfile(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let broken = |error: parse_dockerfile::Error| Problem::Dockerfile(error.to_string());
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();
     let mut in_stage = false;
@@ -192,7 +192,7 @@ pub fn read_dockerfile(text: &str, place: &str, harvest: &mut Harvest) -> Result
         let line = lines.at(at);
         for image in images {
             if let Some(reference) = pinned(&image) {
-                harvest.pin(&reference, &format!("{place}:{line}"))?;
+                collected.pin(&reference, &format!("{place}:{line}"))?;
             }
         }
     }

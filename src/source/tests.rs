@@ -142,24 +142,24 @@ fn unpacked(files: &Files) -> TempDir {
     directory
 }
 
-fn harvest(bytes: &[u8]) -> Result<Harvest, Problem> {
-    let mut harvest = Harvest::default();
-    read_file(Cursor::new(bytes), "F", &mut harvest)?;
-    Ok(harvest)
+fn collected(bytes: &[u8]) -> Result<Collected, Problem> {
+    let mut collected = Collected::default();
+    read_file(Cursor::new(bytes), "F", &mut collected)?;
+    Ok(collected)
 }
 
-fn piped(bytes: &[u8]) -> Result<Harvest, Problem> {
-    let mut harvest = Harvest::default();
-    read_stream(bytes, "F", &mut harvest)?;
-    Ok(harvest)
+fn piped(bytes: &[u8]) -> Result<Collected, Problem> {
+    let mut collected = Collected::default();
+    read_stream(bytes, "F", &mut collected)?;
+    Ok(collected)
 }
 
 fn problem(files: &Files) -> String {
-    harvest(&tar(files)).unwrap_err().to_string()
+    collected(&tar(files)).unwrap_err().to_string()
 }
 
-/// The digests that the harvest adds to a host with these tags.
-fn added(harvest: Harvest, tags: &[(&str, &ImageId)]) -> Result<Vec<String>, Vec<String>> {
+/// The digests that the collected adds to a host with these tags.
+fn added(collected: Collected, tags: &[(&str, &ImageId)]) -> Result<Vec<String>, Vec<String>> {
     let mut store = Store::parse(b"{}").unwrap();
     let mut images = BTreeSet::new();
     for (tag, image) in tags {
@@ -167,8 +167,8 @@ fn added(harvest: Harvest, tags: &[(&str, &ImageId)]) -> Result<Vec<String>, Vec
         images.insert((*image).clone());
     }
     let request = Request {
-        claims: harvest.claims,
-        evidence: harvest.evidence,
+        claims: collected.claims,
+        evidence: collected.evidence,
         ..Request::default()
     };
     match Plan::new(&store, &images, &request) {
@@ -204,18 +204,18 @@ fn a_layout_proves_its_image_in_every_wrapping() {
     let archive = tar(&files);
     let (first, second) = archive.split_at(archive.len() / 2);
     let wrappings = [
-        harvest(&archive),
+        collected(&archive),
         piped(&archive),
-        harvest(&tar(&dotted)),
-        harvest(&gzipped(&archive)),
-        harvest(&[gzipped(first), gzipped(second)].concat()),
-        harvest(&zstandard(&archive)),
-        harvest(&[zstandard(first), zstandard(second)].concat()),
+        collected(&tar(&dotted)),
+        collected(&gzipped(&archive)),
+        collected(&[gzipped(first), gzipped(second)].concat()),
+        collected(&zstandard(&archive)),
+        collected(&[zstandard(first), zstandard(second)].concat()),
         Ok(read(&[unpacked(&files).path().to_owned()], &[]).unwrap()),
     ];
-    for (at, harvest) in wrappings.into_iter().enumerate() {
+    for (at, collected) in wrappings.into_iter().enumerate() {
         assert_eq!(
-            added(harvest.unwrap(), &[("lab/app:1", &image.id())]),
+            added(collected.unwrap(), &[("lab/app:1", &image.id())]),
             Ok(vec![line(
                 "lab/app",
                 &image.digest(),
@@ -241,18 +241,18 @@ fn a_name_in_an_archive_counts_only_where_the_image_has_it_or_none() {
 
     let both = [("registry.example/app:1", &id), ("mirror/app:1", &id)];
     assert_eq!(
-        added(harvest(&archive).unwrap(), &both),
+        added(collected(&archive).unwrap(), &both),
         Ok(vec![proven("registry.example/app")])
     );
     assert_eq!(
-        added(harvest(&archive).unwrap(), &both[1..]),
+        added(collected(&archive).unwrap(), &both[1..]),
         Ok(vec![proven("mirror/app")])
     );
     let nameless = Store::parse(b"{}").unwrap();
-    let harvest = harvest(&archive).unwrap();
+    let collected = collected(&archive).unwrap();
     let request = Request {
-        claims: harvest.claims,
-        evidence: harvest.evidence,
+        claims: collected.claims,
+        evidence: collected.evidence,
         ..Request::default()
     };
     let plan = Plan::new(&nameless, &BTreeSet::from([id.clone()]), &request).unwrap();
@@ -282,7 +282,7 @@ fn an_index_and_its_manifest_are_both_proven() {
         .collect();
     expected.sort();
     assert_eq!(
-        added(harvest(&tar(&layout)).unwrap(), &[("app:1", &id)]),
+        added(collected(&tar(&layout)).unwrap(), &[("app:1", &id)]),
         Ok(expected)
     );
 
@@ -293,7 +293,7 @@ fn an_index_and_its_manifest_are_both_proven() {
         .collect();
     expected.sort();
     assert_eq!(
-        added(harvest(&raw).unwrap(), &[("app:1", &id)]),
+        added(collected(&raw).unwrap(), &[("app:1", &id)]),
         Ok(expected)
     );
     // jq writes them anew, and its hash is no registry's.
@@ -301,20 +301,20 @@ fn an_index_and_its_manifest_are_both_proven() {
         [&platforms[..], b"\n", &image.manifest].concat(),
         [b"\n", &image.manifest[..]].concat(),
     ] {
-        let harvest = harvest(&spaced).unwrap();
-        assert!(harvest.remarks[0].contains("white space"));
-        assert!(harvest.claims.is_empty());
+        let collected = collected(&spaced).unwrap();
+        assert!(collected.remarks[0].contains("white space"));
+        assert!(collected.claims.is_empty());
         // A claim that names the digest is proven by it all the same.
-        let mut harvest = harvest;
+        let mut collected = collected;
         let pin = format!("app:1@{}", image.digest()).parse().unwrap();
-        harvest.pin(&pin, "chart.yaml:7").unwrap();
+        collected.pin(&pin, "chart.yaml:7").unwrap();
         assert_eq!(
-            added(harvest, &[("app:1", &id)]),
+            added(collected, &[("app:1", &id)]),
             Ok(vec![line("app", &image.digest(), &id, Trust::Proven)])
         );
     }
     assert_eq!(
-        added(harvest(&platforms).unwrap(), &[("app:1", &id)]),
+        added(collected(&platforms).unwrap(), &[("app:1", &id)]),
         Ok(Vec::new()),
         "an index alone does not say which image is whose"
     );
@@ -331,14 +331,14 @@ fn the_other_platforms_of_an_index_are_not_missed() {
         &[entry(OCI_INDEX, &platforms, "")],
         &[&platforms, &image.manifest, &other.manifest],
     );
-    let harvest = harvest(&tar(&files)).unwrap();
+    let collected = collected(&tar(&files)).unwrap();
     let mut store = Store::parse(b"{}").unwrap();
     store
         .insert(&"app:1".parse().unwrap(), &image.id())
         .unwrap();
     let request = Request {
-        claims: harvest.claims,
-        evidence: harvest.evidence,
+        claims: collected.claims,
+        evidence: collected.evidence,
         ..Request::default()
     };
     let plan = Plan::new(&store, &BTreeSet::from([image.id()]), &request).unwrap();
@@ -379,16 +379,16 @@ fn skopeos_directory() {
 fn a_manifest_that_an_editor_ended_with_a_newline_proves_either_digest() {
     let image = Image::new("amd64");
     let saved = [&image.manifest[..], b"\n"].concat();
-    let read = harvest(&saved).unwrap();
+    let read = collected(&saved).unwrap();
     assert!(read.claims.is_empty());
     assert!(read.remarks[0].contains(&image.digest().to_string()));
     assert!(read.remarks[0].contains(&sha256(&saved).to_string()));
     for digest in [image.digest(), sha256(&saved)] {
-        let mut harvest = harvest(&saved).unwrap();
+        let mut collected = collected(&saved).unwrap();
         let pin = format!("app:1@{digest}").parse().unwrap();
-        harvest.pin(&pin, "chart.yaml:7").unwrap();
+        collected.pin(&pin, "chart.yaml:7").unwrap();
         assert_eq!(
-            added(harvest, &[("app:1", &image.id())]),
+            added(collected, &[("app:1", &image.id())]),
             Ok(vec![line("app", &digest, &image.id(), Trust::Proven)])
         );
     }
@@ -404,17 +404,17 @@ fn other_hosts_records_match_by_image_id() {
     let line = |name| line(name, &digest, &id, Trust::Matched);
     // By ID, under the source's names, whatever the tags are.
     assert_eq!(
-        added(harvest(inspected.as_bytes()).unwrap(), &[("here:1", &id)]),
+        added(collected(inspected.as_bytes()).unwrap(), &[("here:1", &id)]),
         Ok(vec![line("app"), line("mirror.example/app")])
     );
     let store = format!(r#"{{"Repositories":{{"app":{{"app:1":"{id}","app@{digest}":"{id}"}}}}}}"#);
     assert_eq!(
-        added(harvest(store.as_bytes()).unwrap(), &[("app:1", &id)]),
+        added(collected(store.as_bytes()).unwrap(), &[("app:1", &id)]),
         Ok(vec![line("app")])
     );
     let other: ImageId = format!("sha256:{}", hex('b')).parse().unwrap();
     assert_eq!(
-        added(harvest(store.as_bytes()).unwrap(), &[("app:1", &other)]),
+        added(collected(store.as_bytes()).unwrap(), &[("app:1", &other)]),
         Ok(Vec::new()),
         "the same tag of another image"
     );
@@ -441,12 +441,12 @@ fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
         format!(r#"{{"Repositories":{{"app":{{"app@{digest}":"{id}"}}}}}}"#),
         String::from_utf8(image.manifest).unwrap(),
     ];
-    let refused = |read: Result<Harvest, Problem>| {
+    let refused = |read: Result<Collected, Problem>| {
         let problem = read.unwrap_err().to_string();
         let tells = ["reads", "twice", "duplicate", "unknown field"];
         assert!(tells.iter().any(|told| problem.contains(told)), "{problem}");
     };
-    harvest(&tar(&files)).unwrap();
+    collected(&tar(&files)).unwrap();
     for (name, key, other) in [
         ("index.json", "manifests", "Manifests"),
         ("index.json", "digest", "dige\u{17f}t"),
@@ -465,7 +465,7 @@ fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
             name.to_owned(),
             with_another(&text, key, other).into_bytes(),
         );
-        refused(harvest(&tar(&files)));
+        refused(collected(&tar(&files)));
     }
     for (text, key, other) in [
         (&texts[0], "Id", "ID"),
@@ -476,10 +476,10 @@ fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
         (&texts[3], "config", "Config"),
         (&texts[3], "digest", "Digest"),
     ] {
-        harvest(text.as_bytes()).unwrap();
-        refused(harvest(with_another(text, key, other).as_bytes()));
+        collected(text.as_bytes()).unwrap();
+        refused(collected(with_another(text, key, other).as_bytes()));
         let escaped = format!("\\u{:04x}{}", u32::from(other.as_bytes()[0]), &other[1..]);
-        refused(harvest(with_another(text, key, &escaped).as_bytes()));
+        refused(collected(with_another(text, key, &escaped).as_bytes()));
     }
 }
 
@@ -497,10 +497,10 @@ fn a_host_with_the_containerd_store_names_no_image_ids() {
     let inspected = format!(
         r#"[{{"Id":"{digest}","RepoTags":["app:1"],"RepoDigests":["app@{digest}"],"Descriptor":{{"digest":"{digest}"}}}}]"#
     );
-    let harvest = harvest(inspected.as_bytes()).unwrap();
-    assert!(harvest.remarks[0].contains("containerd image store"));
+    let collected = collected(inspected.as_bytes()).unwrap();
+    assert!(collected.remarks[0].contains("containerd image store"));
     assert_eq!(
-        added(harvest, &[("app:1", &id)]),
+        added(collected, &[("app:1", &id)]),
         Ok(vec![line("app", &digest, &id, Trust::Asserted)])
     );
 }
@@ -511,7 +511,7 @@ fn a_claims_file_says_itself_how_far_each_claim_goes() {
     let (id, digest) = (image.id(), image.digest());
     let manifest = serde_json::to_string(std::str::from_utf8(&image.manifest).unwrap()).unwrap();
     let file = |entry: &str, manifests: &str| {
-        harvest(
+        collected(
             format!(r#"{{"digestfix_claims":1,"claims":[{entry}],"manifests":{{{manifests}}}}}"#)
                 .as_bytes(),
         )
@@ -560,7 +560,7 @@ fn a_claims_file_says_itself_how_far_each_claim_goes() {
         .replacen("vnd", "vne", 1);
     let error = refused(&with_id, &tampered);
     assert!(error.contains("TAMPERED") && error.contains(&digest.to_string()));
-    let next = harvest(br#"{"digestfix_claims":2,"claims":[]}"#).unwrap_err();
+    let next = collected(br#"{"digestfix_claims":2,"claims":[]}"#).unwrap_err();
     assert!(matches!(next, Problem::Version(2)), "{next}");
 }
 
@@ -624,10 +624,10 @@ fn an_archive_whose_list_and_index_name_different_images() {
 #[test]
 fn an_archive_proves_a_pin_wrong() {
     let (image, other) = (Image::new("amd64"), Image::new("arm64"));
-    let mut harvest = harvest(&tar(&layout_of(&other))).unwrap();
+    let mut collected = collected(&tar(&layout_of(&other))).unwrap();
     let pin = format!("app:1@{}", other.digest()).parse().unwrap();
-    harvest.pin(&pin, "chart.yaml:7").unwrap();
-    let refusals = added(harvest, &[("app:1", &image.id())]).unwrap_err();
+    collected.pin(&pin, "chart.yaml:7").unwrap();
+    let refusals = added(collected, &[("app:1", &image.id())]).unwrap_err();
     for fact in [
         &*image.id().to_string(),
         &*other.id().to_string(),
@@ -643,12 +643,12 @@ fn an_archive_proves_a_pin_wrong() {
 fn two_pins_that_contradict_each_other() {
     let image = Image::new("amd64");
     let digests = [hex('c'), hex('d')];
-    let mut harvest = Harvest::default();
+    let mut collected = Collected::default();
     for (digest, place) in digests.iter().zip(["a.yaml:1", "b.yaml:2"]) {
         let pin = format!("app:1@sha256:{digest}").parse().unwrap();
-        harvest.pin(&pin, place).unwrap();
+        collected.pin(&pin, place).unwrap();
     }
-    let refusals = added(harvest, &[("app:1", &image.id())]).unwrap_err();
+    let refusals = added(collected, &[("app:1", &image.id())]).unwrap_err();
     for fact in [&*digests[0], &*digests[1], "a.yaml:1", "b.yaml:2"] {
         assert!(refusals[0].contains(fact), "{fact} in {refusals:?}");
     }
@@ -658,10 +658,10 @@ fn two_pins_that_contradict_each_other() {
 #[test]
 fn an_archive_that_was_converted_on_the_way() {
     let image = Image::new("amd64");
-    let mut harvest = harvest(&tar(&layout_of(&image))).unwrap();
+    let mut collected = collected(&tar(&layout_of(&image))).unwrap();
     let pin = format!("app:1@sha256:{}", hex('d')).parse().unwrap();
-    harvest.pin(&pin, "chart.yaml:7").unwrap();
-    let refusals = added(harvest, &[("app:1", &image.id())]).unwrap_err();
+    collected.pin(&pin, "chart.yaml:7").unwrap();
+    let refusals = added(collected, &[("app:1", &image.id())]).unwrap_err();
     for fact in ["dir:", "inspect --raw", "chart.yaml:7", "(F)"] {
         assert!(refusals[0].contains(fact), "{fact} in {refusals:?}");
     }
@@ -678,12 +678,12 @@ fn docker_save_of_the_classic_store_proves_nothing() {
     newer.insert("manifest.json".to_owned(), list.clone().into_bytes());
     let older = Files::from([("manifest.json".to_owned(), list.into_bytes())]);
     for files in [newer, older] {
-        let harvest = harvest(&tar(&files)).unwrap();
-        assert!(harvest.claims.is_empty());
+        let collected = collected(&tar(&files)).unwrap();
+        assert!(collected.claims.is_empty());
         assert!(
-            harvest.remarks[0].contains("docker save"),
+            collected.remarks[0].contains("docker save"),
             "{:?}",
-            harvest.remarks
+            collected.remarks
         );
     }
 }
@@ -693,11 +693,14 @@ fn names_are_rewritten_to_the_private_registrys() {
     let id: ImageId = format!("sha256:{}", hex('a')).parse().unwrap();
     let digest: Digest = format!("sha256:{}", hex('d')).parse().unwrap();
     let rules = ["docker.io=registry.example:5000/hub".parse().unwrap()];
-    let mut harvest = Harvest::new(&rules);
+    let mut collected = Collected::new(&rules);
     let list = format!("app:1@{digest}\n");
-    read_stream(list.as_bytes(), "F", &mut harvest).unwrap();
+    read_stream(list.as_bytes(), "F", &mut collected).unwrap();
     assert_eq!(
-        added(harvest, &[("registry.example:5000/hub/library/app:1", &id)]),
+        added(
+            collected,
+            &[("registry.example:5000/hub/library/app:1", &id)]
+        ),
         Ok(vec![line(
             "registry.example:5000/hub/library/app",
             &digest,
@@ -719,11 +722,11 @@ fn pins_are_found_exactly() {
         "Dockerfile",
         "list.txt",
     ] {
-        let harvest = read(&[directory.join(name)], &[]).unwrap();
-        let found: Vec<&str> = harvest.claims.iter().map(|claim| claim.text()).collect();
+        let collected = read(&[directory.join(name)], &[]).unwrap();
+        let found: Vec<&str> = collected.claims.iter().map(|claim| claim.text()).collect();
         let expected = fs::read_to_string(directory.join(format!("{name}.pins"))).unwrap();
         assert_eq!(found, expected.lines().collect::<Vec<_>>(), "{name}");
-        assert_eq!(harvest.remarks, Vec::<String>::new(), "{name}");
+        assert_eq!(collected.remarks, Vec::<String>::new(), "{name}");
     }
 }
 
@@ -736,8 +739,8 @@ fn a_key_after_an_alias_is_a_key() {
         pin("key"),
         pin("other")
     );
-    let harvest = harvest(text.as_bytes()).unwrap();
-    let found: Vec<&str> = harvest.claims.iter().map(|claim| claim.text()).collect();
+    let collected = collected(text.as_bytes()).unwrap();
+    let found: Vec<&str> = collected.claims.iter().map(|claim| claim.text()).collect();
     assert_eq!(found, [pin("value"), pin("other")]);
 }
 
@@ -749,9 +752,9 @@ fn a_pin_says_in_which_line_it_is() {
         (format!("# a list\n\napp@{digest}\n"), 3),
         (format!("ARG A=1\n# why\nFROM app@{digest}\n"), 3),
     ] {
-        let harvest = harvest(text.as_bytes()).unwrap();
+        let collected = collected(text.as_bytes()).unwrap();
         assert_eq!(
-            harvest.claims[0].to_string(),
+            collected.claims[0].to_string(),
             format!("app@{digest} (F:{line})")
         );
     }
@@ -781,18 +784,18 @@ fn a_directory_is_read_whole_but_for_what_is_hidden_or_something_else() {
     for (name, bytes) in layout_of(&other) {
         files.insert(format!("layouts/other/{name}"), bytes);
     }
-    let harvest = read(&[unpacked(&files).path().to_owned()], &[]).unwrap();
-    let mut found: Vec<&str> = harvest.claims.iter().map(|claim| claim.text()).collect();
+    let collected = read(&[unpacked(&files).path().to_owned()], &[]).unwrap();
+    let mut found: Vec<&str> = collected.claims.iter().map(|claim| claim.text()).collect();
     found.sort_unstable();
     let pin = format!("app:1@sha256:{}", hex('d'));
     let mut expected = vec![pin, image.digest().to_string(), other.digest().to_string()];
     expected.sort();
     assert_eq!(found, expected);
     let passed_over = ["template.yaml", "disk.img", "old.tar.xz", "photo.jpg"];
-    for (remark, name) in harvest.remarks.iter().zip(passed_over) {
+    for (remark, name) in collected.remarks.iter().zip(passed_over) {
         assert!(remark.contains(name), "{remark}");
     }
-    assert_eq!(harvest.remarks.len(), passed_over.len());
+    assert_eq!(collected.remarks.len(), passed_over.len());
 }
 
 #[test]
@@ -830,15 +833,15 @@ fn what_is_broken_is_named() {
         }),
     ];
     for (expected, bytes) in cases {
-        for outcome in [harvest(&bytes), piped(&bytes)] {
+        for outcome in [collected(&bytes), piped(&bytes)] {
             let error = outcome.unwrap_err().to_string();
             assert!(error.contains(expected), "{expected}: {error}");
         }
     }
     let zipped = gzipped(&archive);
-    assert!(harvest(&zipped[..zipped.len() / 2]).is_err());
+    assert!(collected(&zipped[..zipped.len() / 2]).is_err());
     let zipped = zstandard(&archive);
-    assert!(harvest(&zipped[..zipped.len() / 2]).is_err());
+    assert!(collected(&zipped[..zipped.len() / 2]).is_err());
 }
 
 #[test]
@@ -872,7 +875,7 @@ fn a_size_that_lies_costs_nothing() {
         header.set_entry_type(tar::EntryType::Regular);
         header.set_cksum();
         let bytes = [&header.as_bytes()[..], &[0; 512]].concat();
-        for outcome in [harvest(&bytes), piped(&bytes)] {
+        for outcome in [collected(&bytes), piped(&bytes)] {
             assert!(outcome.is_err(), "{size}");
         }
     }
@@ -910,9 +913,9 @@ fn a_layer_is_passed_over_by_seeking() {
         file: Cursor::new(tar(&files)),
         left: 200_000,
     };
-    let mut harvest = Harvest::default();
-    read_file(thrifty, "F", &mut harvest).unwrap();
-    assert_eq!(harvest.claims.len(), 1);
+    let mut collected = Collected::default();
+    read_file(thrifty, "F", &mut collected).unwrap();
+    assert_eq!(collected.claims.len(), 1);
 }
 
 #[test]
@@ -930,9 +933,9 @@ fn a_manifest_that_is_named_many_times_is_read_once() {
         file: Cursor::new(tar(&files)),
         left: 3_000_000,
     };
-    let mut harvest = Harvest::default();
-    read_file(thrifty, "F", &mut harvest).unwrap();
-    assert_eq!(harvest.claims.len(), 2);
+    let mut collected = Collected::default();
+    read_file(thrifty, "F", &mut collected).unwrap();
+    assert_eq!(collected.claims.len(), 2);
 
     let mut lying = files;
     let wrong = entries[0].replace("\"size\":1000000", "\"size\":1000001");
@@ -958,7 +961,7 @@ fn a_layout_that_lists_its_image_for_docker_too_proves_it() {
     files.insert("manifest.json".to_owned(), list.into_bytes());
     assert_eq!(
         added(
-            harvest(&tar(&files)).unwrap(),
+            collected(&tar(&files)).unwrap(),
             &[("registry.example/app:1", &image.id())]
         ),
         Ok(vec![line(
@@ -974,11 +977,11 @@ fn a_layout_that_lists_its_image_for_docker_too_proves_it() {
 fn a_list_with_a_mistake_in_it_says_in_which_line() {
     let digest = format!("sha256:{}", hex('d'));
     let short = format!("# all\napp:1@{digest}\nother:1@{}\n", &digest[..70]);
-    for outcome in [harvest(short.as_bytes()), piped(short.as_bytes())] {
+    for outcome in [collected(short.as_bytes()), piped(short.as_bytes())] {
         let error = outcome.unwrap_err().to_string();
         assert!(error.contains("line 3") && error.contains("63"), "{error}");
     }
-    let error = harvest(b"Dear all,\nplease update\n").unwrap_err();
+    let error = collected(b"Dear all,\nplease update\n").unwrap_err();
     assert!(error.to_string().contains("line 1"), "{error}");
 }
 
@@ -991,9 +994,9 @@ fn a_pipe_is_read_when_it_is_named() {
         let pipe = pipe.clone();
         std::thread::spawn(move || fs::write(pipe, format!("app@sha256:{}\n", hex('d'))))
     };
-    let harvest = read(&[pipe], &[]).unwrap();
+    let collected = read(&[pipe], &[]).unwrap();
     writer.join().unwrap().unwrap();
-    assert_eq!(harvest.claims.len(), 1);
+    assert_eq!(collected.claims.len(), 1);
     // Nobody may write to one that only lies there.
     let error = read(&[directory.path().to_owned()], &[]).unwrap();
     assert!(
@@ -1006,7 +1009,7 @@ fn a_pipe_is_read_when_it_is_named() {
 #[test]
 fn a_compression_that_is_not_read_is_named() {
     for (head, program) in [(&b"\xfd7zXZ\0\0"[..], "xz -d"), (b"BZh91AY", "bzip2 -d")] {
-        let error = harvest(head).unwrap_err().to_string();
+        let error = collected(head).unwrap_err().to_string();
         assert!(error.contains(program), "{error}");
     }
 }
@@ -1022,9 +1025,9 @@ fn each_element_of_an_array_is_what_it_is() {
         r#"{"Id":"aa","Config":{"Image":"app:1"}}"#.to_owned(),
         r#""app:1""#.to_owned(),
     ] {
-        let harvest = harvest(format!("[{before},{image}]").as_bytes()).unwrap();
+        let collected = collected(format!("[{before},{image}]").as_bytes()).unwrap();
         // By its ID, not by the name that another image has here.
-        assert_eq!(added(harvest, &[("app:1", &other)]), Ok(Vec::new()));
+        assert_eq!(added(collected, &[("app:1", &other)]), Ok(Vec::new()));
     }
 }
 
@@ -1047,12 +1050,12 @@ fn what_proves_nothing_denies_nothing() {
             Trust::Asserted,
         ),
     ] {
-        let mut harvest = harvest(text.as_bytes()).unwrap();
+        let mut collected = collected(text.as_bytes()).unwrap();
         let digest = sha256(text.as_bytes());
         let pin = format!("app:1@{digest}").parse().unwrap();
-        harvest.pin(&pin, "chart.yaml:7").unwrap();
+        collected.pin(&pin, "chart.yaml:7").unwrap();
         let expected = vec![line("app", &digest, &id, trust)];
-        assert_eq!(added(harvest, &[("app:1", &id)]), Ok(expected), "{text}");
+        assert_eq!(added(collected, &[("app:1", &id)]), Ok(expected), "{text}");
     }
 }
 
@@ -1068,7 +1071,7 @@ fn a_manifest_by_another_algorithm_is_kept_under_its_own_digest() {
     });
     assert_eq!(
         added(
-            harvest(file.to_string().as_bytes()).unwrap(),
+            collected(file.to_string().as_bytes()).unwrap(),
             &[("app:1", &id)]
         ),
         Ok(vec![line("app", &digest, &id, Trust::Proven)])
@@ -1079,8 +1082,8 @@ fn a_manifest_by_another_algorithm_is_kept_under_its_own_digest() {
 fn names_that_are_alike_only_as_people_write_them() {
     let digest = format!("sha256:{}", hex('d'));
     let text = format!("docker.io/foo.com/a:1@{digest}\nfoo.com/a:1@{digest}\n");
-    let harvest = harvest(text.as_bytes()).unwrap();
-    assert_eq!((harvest.claims.len(), harvest.remarks.len()), (1, 1));
+    let collected = collected(text.as_bytes()).unwrap();
+    assert_eq!((collected.claims.len(), collected.remarks.len()), (1, 1));
 }
 
 /// skopeo's `docker-daemon:` has no registry's manifest to give, and makes one.
@@ -1094,9 +1097,9 @@ fn a_directory_out_of_an_engine_proves_nothing() {
         ),
         ("manifest.json".to_owned(), image.manifest.clone()),
     ]));
-    let harvest = read(&[directory.path().to_owned()], &[]).unwrap();
-    assert!(harvest.claims.is_empty());
-    assert!(harvest.remarks[0].contains("made up"));
+    let collected = read(&[directory.path().to_owned()], &[]).unwrap();
+    assert!(collected.claims.is_empty());
+    assert!(collected.remarks[0].contains("made up"));
 }
 
 #[test]
@@ -1107,7 +1110,7 @@ fn an_argument_that_grows_is_dropped() {
         "x".repeat(2_000),
         hex('d')
     );
-    assert_eq!(harvest(text.as_bytes()).unwrap().claims.len(), 1);
+    assert_eq!(collected(text.as_bytes()).unwrap().claims.len(), 1);
 }
 
 #[test]
@@ -1132,16 +1135,16 @@ fn an_index_under_two_names_brings_its_manifest_under_both() {
         .collect();
     expected.sort();
     let tags = [("a:1", &id), ("b:1", &id)];
-    assert_eq!(added(harvest(&tar(&files)).unwrap(), &tags), Ok(expected));
+    assert_eq!(added(collected(&tar(&files)).unwrap(), &tags), Ok(expected));
 }
 
 #[test]
 fn what_is_passed_over_gives_nothing() {
     let text = format!("image: app@sha256:{}\n{{{{- end }}}}\nb: c\n", hex('d'));
     let files = Files::from([("a.yaml".to_owned(), text.into_bytes())]);
-    let harvest = read(&[unpacked(&files).path().to_owned()], &[]).unwrap();
-    assert!(harvest.claims.is_empty(), "{:?}", harvest.claims);
-    assert!(harvest.remarks[0].contains("passed over"));
+    let collected = read(&[unpacked(&files).path().to_owned()], &[]).unwrap();
+    assert!(collected.claims.is_empty(), "{:?}", collected.claims);
+    assert!(collected.remarks[0].contains("passed over"));
 }
 
 #[test]
@@ -1150,8 +1153,8 @@ fn arguments_stand_anywhere_in_a_dockerfiles_image() {
     let text = format!(
         "ARG V=1.2\nARG B=base\nARG D={digest}\nFROM a:${{V}}@{digest}\nFROM $B:1@{digest}\nFROM c:${{W:-3}}@${{D}}\n"
     );
-    let harvest = harvest(text.as_bytes()).unwrap();
-    let found: Vec<&str> = harvest.claims.iter().map(|claim| claim.text()).collect();
+    let collected = collected(text.as_bytes()).unwrap();
+    let found: Vec<&str> = collected.claims.iter().map(|claim| claim.text()).collect();
     let pin = |name| format!("{name}@{digest}");
     assert_eq!(found, [pin("a:1.2"), pin("base:1"), pin("c:3")]);
 }

@@ -218,7 +218,7 @@ impl SystemBus {
                 look_after = LOOK_AFTER;
                 continue;
             }
-            // Its signal may be here by now, not yet taken notice of.
+            // Its signal may be here by now, not yet taken marker of.
             if let Some(result) = self.ended.result(job, AGAIN, || false).await {
                 return Ok(result);
             }

@@ -16,7 +16,7 @@ use crate::systemd::{OwnService, SystemdError};
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the names of all these units begin with.
-pub const PREFIX: &str = "digestfix-guard-";
+pub const PREFIX: &str = "digestfix-watchdog-";
 
 /// The units that have a file there.
 #[must_use]
@@ -54,7 +54,7 @@ pub fn remove(directory: &Path, name: &str) -> Result<(), SystemdError> {
 
 /// The unit. `StartLimitInterval=` is what `StartLimitIntervalSec=` was called
 /// before 230, and every version takes it in this section. A service that waits has
-/// no handler for the three signals, and systemd takes them for a wish to end, which
+/// no handler for the three signals, and systemd takes them for a wanted to end, which
 /// may be another one's.
 fn text(service: &OwnService) -> String {
     let words: Vec<String> = service.command.iter().map(|word| quoted(word)).collect();
@@ -102,9 +102,13 @@ mod tests {
 
     fn service(program: &str) -> OwnService {
         OwnService {
-            name: "digestfix-guard-1.service".to_owned(),
+            name: "digestfix-watchdog-1.service".to_owned(),
             description: "Lab".to_owned(),
-            command: vec![program.to_owned(), "guard".to_owned(), "/a=20b".to_owned()],
+            command: vec![
+                program.to_owned(),
+                "watchdog".to_owned(),
+                "/a=20b".to_owned(),
+            ],
         }
     }
 
@@ -117,11 +121,11 @@ mod tests {
         };
         assert_eq!(
             line("/usr/bin/digestfix"),
-            "ExecStart=/usr/bin/digestfix guard /a=20b"
+            "ExecStart=/usr/bin/digestfix watchdog /a=20b"
         );
         assert_eq!(
             line("/a b/\"50%\"\\\n"),
-            "ExecStart=\"/a b/\\\"50%%\\\"\\\\\\n\" guard /a=20b"
+            "ExecStart=\"/a b/\\\"50%%\\\"\\\\\\n\" watchdog /a=20b"
         );
     }
 
@@ -140,14 +144,14 @@ mod tests {
     #[test]
     fn what_a_killed_run_left_is_no_hindrance() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("digestfix-guard-1.service");
+        let path = root.path().join("digestfix-watchdog-1.service");
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        fs::create_dir(root.path().join("digestfix-guard-1.service.d")).unwrap();
+        fs::create_dir(root.path().join("digestfix-watchdog-1.service.d")).unwrap();
         write(root.path(), &service("/x")).unwrap();
-        assert_eq!(names(root.path()), ["digestfix-guard-1.service"]);
+        assert_eq!(names(root.path()), ["digestfix-watchdog-1.service"]);
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
-        remove(root.path(), "digestfix-guard-1.service").unwrap();
-        remove(root.path(), "digestfix-guard-1.service").unwrap();
+        remove(root.path(), "digestfix-watchdog-1.service").unwrap();
+        remove(root.path(), "digestfix-watchdog-1.service").unwrap();
         assert!(!path.exists());
     }
 }

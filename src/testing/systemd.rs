@@ -24,7 +24,7 @@ pub(crate) struct FakeSystemd {
     /// What was run to validate.
     pub validated: RefCell<Vec<Vec<String>>>,
     /// The watchdogs that run.
-    pub guards: RefCell<Vec<String>>,
+    pub watchdogs: RefCell<Vec<String>>,
     /// It starts no watchdog.
     pub refuses: Cell<bool>,
     /// The other end of what a shutdown waits for.
@@ -85,10 +85,13 @@ impl ServiceManager for FakeSystemd {
         Ok(())
     }
     async fn stop(&self, unit: &str, _: &[String], _: Duration) -> Result<(), SystemdError> {
-        let mut guards = self.guards.borrow_mut();
-        let before = guards.len();
-        guards.retain(|guard| guard != unit);
-        assert!(guards.len() < before, "{unit} is none of digestfix's own");
+        let mut watchdogs = self.watchdogs.borrow_mut();
+        let before = watchdogs.len();
+        watchdogs.retain(|watchdog| watchdog != unit);
+        assert!(
+            watchdogs.len() < before,
+            "{unit} is none of digestfix's own"
+        );
         Ok(())
     }
     async fn start(&self, _: &[String], _: Duration) -> Result<(), SystemdError> {
@@ -101,7 +104,7 @@ impl ServiceManager for FakeSystemd {
         if self.refuses.get() {
             return Err(SystemdError::NoBus);
         }
-        self.guards.borrow_mut().push(service.name.clone());
+        self.watchdogs.borrow_mut().push(service.name.clone());
         Ok(())
     }
     async fn run_like(

@@ -46,8 +46,8 @@ pub struct Running<'a, M, E> {
     /// Where they are, where the user said so.
     pub containerd_root: Option<&'a Path>,
     /// Where it is noted that the transaction has not ended:
-    /// [`UNFINISHED`](crate::unfinished::UNFINISHED) but in tests.
-    pub unfinished: &'a Path,
+    /// [`PENDING`](crate::pending::PENDING) but in tests.
+    pub pending: &'a Path,
 }
 
 impl<M, E> Clone for Running<'_, M, E> {
@@ -65,7 +65,7 @@ impl<'a, M, E> Running<'a, M, E> {
         Docker {
             manager: self.manager,
             host: self.host,
-            unfinished: self.unfinished,
+            pending: self.pending,
         }
     }
 }

@@ -6,18 +6,18 @@ use std::time::Duration;
 use crate::container::Change;
 use crate::data_root::ReadError;
 use crate::engine::EngineError;
-use crate::guard::GuardError;
 use crate::history::HistoryError;
 use crate::journal::JournalError;
 use crate::oci_archive::ArchiveError;
+use crate::pending::MarkerError;
 use crate::plan::{Plan, Refusal};
 use crate::reference::Reference;
 use crate::reserve::ReserveError;
 use crate::systemd::SystemdError;
 use crate::transaction::leftover::{self, Leftover};
 use crate::transaction::restart::exchange::FileError;
-use crate::transaction::restart::hold::HoldError;
-use crate::unfinished::NoticeError;
+use crate::transaction::restart::start_block::StartBlockError;
+use crate::watchdog::WatchdogError;
 
 /// The steps, as they are told to people and machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -28,9 +28,9 @@ pub enum Step {
     /// dockerd has read a configuration file that changed after its start.
     Reload,
     /// live-restore is on for the moment.
-    Keep,
+    EnableLiveRestore,
     /// Nothing can start Docker.
-    Hold,
+    BlockStart,
     /// Docker has stopped.
     Stop,
     /// The store is what the plan was made of, or was planned again.
@@ -91,10 +91,10 @@ pub enum Failure {
     Journal(#[from] JournalError),
     /// Where it is about to be done could not be noted.
     #[error("{0}")]
-    Notice(#[from] NoticeError),
+    Marker(#[from] MarkerError),
     /// Nothing would bring Docker back if this process is killed.
     #[error("{0}")]
-    Guard(#[from] GuardError),
+    Watchdog(#[from] WatchdogError),
     /// The machine was started anew, and Docker was not.
     #[error("containers wait for their restart policies until Docker runs: {0}")]
     WaitsForDocker(String),
@@ -124,7 +124,7 @@ pub enum Failure {
     Leftovers(Vec<Leftover>),
     /// Docker could not be kept from starting.
     #[error("Docker could not be held while the references change: {0}")]
-    Hold(#[from] HoldError),
+    StartBlock(#[from] StartBlockError),
     /// dockerd was told to read its configuration, and live-restore is not as it
     /// says.
     #[error(
@@ -215,14 +215,16 @@ impl Failure {
                 ));
             }
             Self::Interrupted(_) => "run the same command again when it suits",
-            Self::File(_) | Self::Journal(_) | Self::Notice(_) | Self::History(_) => {
+            Self::File(_) | Self::Journal(_) | Self::Marker(_) | Self::History(_) => {
                 "see to the file system (space, permissions, errors), then try again"
             }
             Self::NoLongerFits(_) => "look at the references (digestfix status), then try again",
             Self::Engine(_) | Self::EngineDisagrees(_) => {
                 "look at what Docker says (its journal), then try again"
             }
-            Self::Systemd(_) | Self::Hold(_) | Self::Guard(_) => "see to systemd, then try again",
+            Self::Systemd(_) | Self::StartBlock(_) | Self::Watchdog(_) => {
+                "see to systemd, then try again"
+            }
             Self::NotRunning { .. } | Self::Silent { .. } => {
                 "look why Docker did not start (its journal), then try again"
             }
@@ -290,7 +292,7 @@ pub struct Outcome {
     /// It failed, and Docker was stopped and started again on the way.
     pub restarted: bool,
     /// The unit that goes on trying, where something is left to do.
-    pub guard: Option<String>,
+    pub watchdog: Option<String>,
 }
 
 /// The ends that a transaction may come to.

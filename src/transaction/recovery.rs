@@ -4,16 +4,16 @@
 //! [`restart`](crate::transaction::restart::recovery),
 //! [`load`](crate::transaction::load::recovery).
 
-use crate::guard;
 use crate::history;
 use crate::journal::Journal;
 use crate::lock::RootLock;
+use crate::pending;
 use crate::reserve;
 use crate::state_file;
 use crate::systemd::ServiceManager;
 use crate::transaction::Docker;
 use crate::transaction::outcome::{Failure, Progress};
-use crate::unfinished;
+use crate::watchdog;
 
 /// Nothing of the run of `journal` is left to be done: its files and its watchdog go.
 ///
@@ -26,8 +26,8 @@ pub(super) async fn finish<M: ServiceManager>(
     progress: &mut dyn Progress,
 ) -> Result<(), Failure> {
     end(lock, progress)?;
-    unfinished::remove(docker.unfinished, &journal.id, lock)?;
-    guard::dismiss(docker.manager, &journal.id).await;
+    pending::remove(docker.pending, &journal.id, lock)?;
+    watchdog::dismiss(docker.manager, &journal.id).await;
     Ok(())
 }
 

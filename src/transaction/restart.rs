@@ -23,7 +23,7 @@ use crate::journal::{self, Intent, Phase};
 use crate::method;
 use crate::reserve::Reserve;
 use crate::systemd::ServiceManager;
-use crate::transaction::aim::Aim;
+use crate::transaction::goal::Goal;
 use crate::transaction::leftover::Leftover;
 use crate::transaction::outcome::{Failure, HostNow, Step, StoreNow};
 use crate::transaction::{Begun, Found, Method, Tx};
@@ -32,7 +32,6 @@ mod containers;
 pub mod daemon;
 pub mod daemon_json;
 pub mod exchange;
-pub mod hold;
 pub mod left;
 pub(super) mod leftovers;
 pub(super) mod live_restore;
@@ -40,14 +39,15 @@ pub mod ports;
 pub mod recovery;
 pub(super) mod reload;
 mod rendered;
+pub mod start_block;
 mod startable;
 pub mod swap;
 pub mod unread;
 
 use daemon::Daemon;
 use daemon_json::Switch;
-use hold::Hold;
 use rendered::Rendered;
+use start_block::StartBlock;
 use swap::{Staged, Swapped};
 
 /// Clients wait this long for a Docker that does not come; then they are told.
@@ -65,7 +65,7 @@ enum Reached {
 
 /// One change of one file of references.
 pub struct Restart<'a, M, E> {
-    aim: &'a Aim<'a>,
+    goal: &'a Goal<'a>,
     /// None where there is no Docker to manage.
     daemon: Option<Daemon<'a, M, E>>,
     before: Snapshot,
@@ -83,7 +83,7 @@ pub struct Restart<'a, M, E> {
     rendered: Option<Rendered>,
     staged: Option<Staged>,
     swapped: Option<Swapped>,
-    hold: Option<Hold>,
+    start_block: Option<StartBlock>,
     /// Disk space for the start of Docker.
     reserve: Reserve,
     /// New connections to published ports wait until this is closed.
@@ -91,22 +91,22 @@ pub struct Restart<'a, M, E> {
 }
 
 impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
-    /// One that plans by `aim`, and has done so on `before`.
-    pub fn new(aim: &'a Aim<'a>, daemon: Option<Daemon<'a, M, E>>, before: Snapshot) -> Self {
+    /// One that plans by `goal`, and has done so on `before`.
+    pub fn new(goal: &'a Goal<'a>, daemon: Option<Daemon<'a, M, E>>, before: Snapshot) -> Self {
         Self {
-            aim,
+            goal,
             daemon,
             before,
             reached: Reached::Nothing,
             active_before: BTreeMap::new(),
-            ran: daemon.map_or_else(Vec::new, |daemon| daemon.disturbance.containers.clone()),
+            ran: daemon.map_or_else(Vec::new, |daemon| daemon.impact.containers.clone()),
             restarted: false,
             undo_failed: false,
             switch: None,
             rendered: None,
             staged: None,
             swapped: None,
-            hold: None,
+            start_block: None,
             reserve: Reserve::default(),
             held_ports: None,
         }
@@ -131,8 +131,8 @@ impl<M: ServiceManager, E: Engine> Method<M> for Restart<'_, M, E> {
     async fn apply(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         self.see_taken(tx).await?;
         self.stage(tx).await?;
-        self.keep(tx).await?;
-        self.hold(tx).await?;
+        self.enable_live_restore(tx).await?;
+        self.block_start(tx).await?;
         self.stop(tx).await?;
         self.reread(tx)?;
         self.commit(tx).await?;
@@ -165,7 +165,7 @@ impl<M: ServiceManager, E: Engine> Method<M> for Restart<'_, M, E> {
             let live_restore = self.take_back(tx).await;
             units.and(containers).and(live_restore)
         };
-        self.remove_hold(tx).await;
+        self.remove_start_block(tx).await;
         restored
     }
 
@@ -197,17 +197,17 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         let Some(daemon) = self.daemon else {
             return Ok(Intent::Edit);
         };
-        let disturbance = daemon.disturbance;
+        let impact = daemon.impact;
         let mut restart = journal::Restart::new(daemon.unit());
-        if disturbance.switches_live_restore() {
+        if impact.switches_live_restore() {
             let engine = daemon.host.engine.as_ref();
             let on = engine.is_some_and(|info| info.live_restore);
             self.switch = Switch::plan(&daemon.host.config_file, &tx.id, on)?;
             restart.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
         }
-        restart.running = disturbance.running;
-        restart.triggers.clone_from(&disturbance.triggers);
-        restart.units.clone_from(&disturbance.carried_along);
+        restart.running = impact.running;
+        restart.triggers.clone_from(&impact.triggers);
+        restart.units.clone_from(&impact.carried_along);
         restart.units.extend(daemon.needed_by_nobody_else().await?);
         restart.live_restore_by_file = daemon.lives_by_file();
         Ok(Intent::Restart(restart))
@@ -257,12 +257,12 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    async fn keep(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+    async fn enable_live_restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         tx.heed_interrupt().await?;
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
-        if !daemon.disturbance.switches_live_restore() {
+        if !daemon.impact.switches_live_restore() {
             return Ok(());
         }
         tx.progress.begin("switching live-restore on");
@@ -270,13 +270,13 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         daemon.switch_on(self.switch.as_ref()).await?;
         self.knows_to_start(tx, daemon);
         tx.progress.step(
-            Step::Keep,
+            Step::EnableLiveRestore,
             "live-restore switched on for the moment: containers keep running",
         );
         Ok(())
     }
 
-    async fn hold(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
+    async fn block_start(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         tx.heed_interrupt().await?;
         let Some(daemon) = self.daemon else {
             return Ok(());
@@ -284,12 +284,13 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         let unit = &daemon.host.unit;
         tx.progress
             .begin(&format!("keeping {} from being started", unit.id));
-        self.hold = Some(Hold::place(daemon.manager, daemon.runtime_units, unit).await?);
-        if !daemon.disturbance.running && daemon.is_active().await {
+        self.start_block =
+            Some(StartBlock::place(daemon.manager, daemon.runtime_units, unit).await?);
+        if !daemon.impact.running && daemon.is_active().await {
             return Err(Failure::StartedMeanwhile(unit.id.clone()));
         }
         tx.progress.step(
-            Step::Hold,
+            Step::BlockStart,
             &format!("nothing can start {} from now on", unit.id),
         );
         Ok(())
@@ -300,7 +301,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
-        if daemon.disturbance.running {
+        if daemon.impact.running {
             let data_root = tx.images.data_root();
             self.reserve = Reserve::hold(data_root, &daemon.writes_at_start())?;
         }
@@ -310,8 +311,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.see_configuration(daemon)?;
         self.active_before = daemon.manager.active_states().await?;
         // A dockerd that waits for clients of its API serves published ports meanwhile.
-        let unserved = match daemon.disturbance.stops_late() {
-            true => ports::hold_unserved(&daemon.disturbance.ports_to_hold()).ok(),
+        let unserved = match daemon.impact.stops_late() {
+            true => ports::hold_unserved(&daemon.impact.ports_to_hold()).ok(),
             false => None,
         };
         if unserved.is_none() {
@@ -319,7 +320,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         }
         self.see_no_more_containers(daemon).await?;
         self.reached = Reached::Stopping;
-        if daemon.disturbance.running {
+        if daemon.impact.running {
             tx.progress.docker_stops();
         }
         let stopped = daemon.stop().await;
@@ -337,7 +338,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         let Some(daemon) = self.daemon else {
             return;
         };
-        let ports = daemon.disturbance.ports_to_hold();
+        let ports = daemon.impact.ports_to_hold();
         if ports.is_empty() || self.held_ports.is_some() {
             return;
         }
@@ -364,7 +365,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
             return Ok(());
         }
         let now = tx.images.look()?;
-        let planned = ImageDb::ask(tx.images, |db| self.aim.plan(&now.store, db))?;
+        let planned = ImageDb::ask(tx.images, |db| self.goal.plan(&now.store, db))?;
         tx.plan = planned.map_err(Failure::NoLongerFits)?;
         self.before = now;
         self.rendered = None;
@@ -410,10 +411,10 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         };
         self.reached = self.reached.max(Reached::Starting);
         tx.progress.begin(&format!("starting {}", daemon.units()));
-        let detail = if daemon.disturbance.running {
+        let detail = if daemon.impact.running {
             self.reserve.free_first();
             self.ensure_on(tx)?;
-            self.release_hold();
+            self.release_start_block();
             let interrupt = tx.interrupt;
             tokio::select! {
                 biased;
@@ -423,7 +424,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
             self.has_started(tx, daemon);
             format!("{} started, the engine answers", daemon.unit())
         } else {
-            self.release_hold();
+            self.release_start_block();
             daemon.start_triggers().await?;
             format!("{} was not running and stays stopped", daemon.unit())
         };
@@ -461,9 +462,9 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         }
     }
 
-    fn release_hold(&mut self) {
-        if let Some(hold) = &mut self.hold {
-            hold.release();
+    fn release_start_block(&mut self) {
+        if let Some(block) = &mut self.start_block {
+            block.release();
         }
     }
 
@@ -473,7 +474,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
             self.verify_file(tx)?;
         }
         let mut detail = "the file has every reference".to_owned();
-        if let Some(daemon) = self.daemon.filter(|daemon| daemon.disturbance.running) {
+        if let Some(daemon) = self.daemon.filter(|daemon| daemon.impact.running) {
             tx.progress.begin("asking the running engine");
             daemon.agrees(&tx.plan, &tx.images.image_ids()?).await?;
             detail.push_str(", and so has the running engine");
@@ -523,11 +524,11 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    async fn remove_hold(&mut self, tx: &mut Tx<'_, M>) {
-        let (Some(daemon), Some(hold)) = (self.daemon, self.hold.take()) else {
+    async fn remove_start_block(&mut self, tx: &mut Tx<'_, M>) {
+        let (Some(daemon), Some(block)) = (self.daemon, self.start_block.take()) else {
             return;
         };
-        if let Err(error) = hold.remove(daemon.manager).await {
+        if let Err(error) = block.remove(daemon.manager).await {
             tx.progress.warning(&format!(
                 "the hold on {} could not be taken away; it has no effect any more: {error}",
                 daemon.unit()
@@ -560,22 +561,20 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
     /// Docker ran, and does not any more although nobody here stopped it.
     async fn is_gone(&self) -> bool {
         match self.daemon {
-            Some(daemon) => {
-                daemon.disturbance.running && daemon.has_ended().await.unwrap_or_default()
-            }
+            Some(daemon) => daemon.impact.running && daemon.has_ended().await.unwrap_or_default(),
             None => false,
         }
     }
 
     async fn undo_start(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
-        let (Some(daemon), Some(hold)) = (self.daemon, &mut self.hold) else {
+        let (Some(daemon), Some(block)) = (self.daemon, &mut self.start_block) else {
             return Ok(());
         };
         tx.progress.begin("stopping Docker again");
-        hold.renew()?;
+        block.renew()?;
         self.look_for_more_containers(tx, daemon).await?;
         self.hold_ports(tx);
-        if daemon.disturbance.running {
+        if daemon.impact.running {
             tx.progress.docker_stops();
         }
         daemon.stop().await?;
@@ -619,8 +618,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.reserve.free();
         // Docker is started whatever comes of the file.
         let kept = self.ensure_on(tx);
-        self.release_hold();
-        if daemon.disturbance.running {
+        self.release_start_block();
+        if daemon.impact.running {
             self.restarted = true;
             self.start_and_let_in(tx, daemon).await?;
             kept?;

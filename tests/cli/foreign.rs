@@ -184,7 +184,7 @@ fn of_arguments() {
         &["export", HOSTILE],
         &["export", "--format", HOSTILE],
         &["recover", "--wait", HOSTILE],
-        &["guard", HOSTILE, HOSTILE],
+        &["watchdog", HOSTILE, HOSTILE],
     ] {
         disk.run(&words(command));
     }
@@ -326,7 +326,7 @@ fn of_configuration_journals_and_records() {
             HOSTILE: {"image_id": A, "trust": "asserted", "origin": HOSTILE},
         },
     });
-    fs::write(state.join("grounds-overlay2.json"), grounds.to_string()).unwrap();
+    fs::write(state.join("provenance-overlay2.json"), grounds.to_string()).unwrap();
     disk.run(&words(&["status"]));
     for journal in [
         format!("{{{key}: 1}}"),

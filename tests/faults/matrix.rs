@@ -83,7 +83,7 @@ const TOLD: [(&str, &str); 2] = [
     ("how this ended could not be noted", "/digestfix/history/"),
     (
         "could not be taken away; it has no effect any more",
-        "/zz-digestfix-hold.conf",
+        "/zz-digestfix-start-block.conf",
     ),
 ];
 

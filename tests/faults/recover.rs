@@ -25,19 +25,19 @@ const CONTAINERD: [(&str, &str, usize); 3] = [
 
 const RECOVER: [&str; 3] = ["recover", "--wait", "60"];
 
-/// A guard that is there, and leaves what is to be recovered to others.
-const IDLE_GUARD: &str =
+/// A watchdog that is there, and leaves what is to be recovered to others.
+const IDLE_WATCHDOG: &str =
     "[Service]\nType=simple\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n";
 
-const WITHOUT_GUARD: &str = "systemctl stop 'digestfix-guard-*.service'
-systemctl reset-failed 'digestfix-guard-*.service' 2>/dev/null || true";
+const WITHOUT_WATCHDOG: &str = "systemctl stop 'digestfix-watchdog-*.service'
+systemctl reset-failed 'digestfix-watchdog-*.service' 2>/dev/null || true";
 
 const TWO_AT_ONCE: &str = "digestfix recover --wait 60 >/run/one 2>&1 & one=$!
 digestfix recover --wait 60 >/run/two 2>&1; two=$?
 wait $one; echo $? $two; cat /run/one /run/two";
 
 pub fn run(options: &Options) -> Tally {
-    let mut scene = Some(unguarded(options));
+    let mut scene = Some(without_watchdog(options));
     let first = scene.as_ref().expect("it is there");
     let apply = trace(&first.machine, &first.apply());
     first.take_off().expect("the digest comes off again");
@@ -62,7 +62,7 @@ pub fn run(options: &Options) -> Tally {
     let tally = Tally::new(points.len());
     for (moment, interruption, kill) in points {
         let tried = attempt(|| {
-            let scene = scene.get_or_insert_with(|| unguarded(options));
+            let scene = scene.get_or_insert_with(|| without_watchdog(options));
             killed(scene, &interruption, &kill)
         });
         if matches!(tried, Tried::Failed(_)) {
@@ -73,11 +73,11 @@ pub fn run(options: &Options) -> Tally {
     tally
 }
 
-fn unguarded(options: &Options) -> Scene {
+fn without_watchdog(options: &Options) -> Scene {
     let scene = Scene::new(options, None);
     scene.machine.write(
-        "/etc/systemd/system/digestfix-guard-.service.d/lab.conf",
-        IDLE_GUARD,
+        "/etc/systemd/system/digestfix-watchdog-.service.d/lab.conf",
+        IDLE_WATCHDOG,
     );
     scene.machine.sh("systemctl daemon-reload");
     scene
@@ -92,7 +92,7 @@ fn call<'a>(calls: &'a [Traced], part: &str, later: usize) -> &'a Traced {
 
 fn interrupt(scene: &Scene, interruption: &Injection) -> Result<(), Vec<String>> {
     let injected = inject(&scene.machine, interruption, &scene.apply());
-    scene.machine.sh(WITHOUT_GUARD);
+    scene.machine.sh(WITHOUT_WATCHDOG);
     match injected.ended {
         Ended::Killed => Ok(()),
         Ended::Code(code) => Err(vec![format!(
@@ -105,7 +105,7 @@ fn interrupt(scene: &Scene, interruption: &Injection) -> Result<(), Vec<String>>
 fn killed(scene: &Scene, interruption: &Injection, kill: &Injection) -> Result<Tried, Vec<String>> {
     interrupt(scene, interruption)?;
     let injected = inject(&scene.machine, kill, &RECOVER);
-    scene.machine.sh(WITHOUT_GUARD);
+    scene.machine.sh(WITHOUT_WATCHDOG);
     let two = scene.machine.sh(TWO_AT_ONCE);
     if !two.starts_with("0 0") {
         return Err(vec![format!("two recoveries at once exit with {two}")]);

@@ -47,15 +47,15 @@ fi
 
 # Whatever digestfix may leave, each on a line of its own.
 {
-  [ ! -d /var/lib/docker/digestfix ] || find /var/lib/docker/digestfix -mindepth 1 ! -name lock ! -name 'grounds-*.json' ! -name history ! -path '*/history/*.json'
+  [ ! -d /var/lib/docker/digestfix ] || find /var/lib/docker/digestfix -mindepth 1 ! -name lock ! -name 'provenance-*.json' ! -name history ! -path '*/history/*.json'
   grep -s -L '"ended":"' /var/lib/docker/digestfix/history/*.json
-  [ ! -d /var/lib/digestfix/unfinished ] || find /var/lib/digestfix/unfinished -mindepth 1
+  [ ! -d /var/lib/digestfix/pending ] || find /var/lib/digestfix/pending -mindepth 1
   find /run/systemd/system /etc/docker -name '*digestfix*'
   find $store -name '*digestfix*' | grep -v -E '/repositories\.json\.digestfix-[0-9A-Za-z]+-[0-9]+$'
   for backup in $store/repositories.json.digestfix-*; do
     [ ! -e "$backup" ] || jq -e .Repositories "$backup" >/dev/null 2>&1 || echo "$backup, torn"
   done
-  systemctl list-units --all --plain --no-legend 'digestfix-guard-*' | awk '{ print $1, $3, $4 }'
+  systemctl list-units --all --plain --no-legend 'digestfix-watchdog-*' | awk '{ print $1, $3, $4 }'
   systemctl list-units --failed --plain --no-legend 'digestfix-*' | awk '{ print $1, $3, $4 }'
   pgrep -a -x digestfix
 } 2>&1 | sort -u | while read -r left; do tell "left: $left" yes; done

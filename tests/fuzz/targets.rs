@@ -9,7 +9,7 @@ use digestfix::claim::Claim;
 use digestfix::digest::ImageId;
 use digestfix::plan::{Plan, Request};
 use digestfix::reference::Reference;
-use digestfix::source::harvest::Harvest;
+use digestfix::source::collected::Collected;
 use digestfix::source::{self, json, pins};
 use digestfix::store::Store;
 
@@ -25,7 +25,7 @@ pub const TARGETS: [(&str, Target); 6] = [
 ];
 
 /// What was read has to be fit for a plan, whatever comes of that.
-fn settle(harvest: Harvest) {
+fn settle(collected: Collected) {
     let mut store = Store::parse(b"{}").expect("an empty store");
     let mut images = BTreeSet::new();
     for (name, digit) in [("a:1", '1'), ("localhost:5000/lab/app:v1", '2')] {
@@ -37,8 +37,8 @@ fn settle(harvest: Harvest) {
         images.insert(image);
     }
     let request = Request {
-        claims: harvest.claims,
-        evidence: harvest.evidence,
+        claims: collected.claims,
+        evidence: collected.evidence,
         ..Request::default()
     };
     if let Ok(plan) = Plan::new(&store, &images, &request) {
@@ -52,18 +52,18 @@ fn settle(harvest: Harvest) {
 /// A tar archive in a file.
 pub fn archive(data: &[u8]) {
     for bytes in [data, &mended(data)] {
-        let mut harvest = Harvest::new(&[]);
-        let _ = source::read_file(Cursor::new(bytes), "fuzz", &mut harvest);
-        settle(harvest);
+        let mut collected = Collected::new(&[]);
+        let _ = source::read_file(Cursor::new(bytes), "fuzz", &mut collected);
+        settle(collected);
     }
 }
 
 /// Anything from a pipe: archives and texts, compressed or not.
 pub fn compressed(data: &[u8]) {
     for bytes in [data, &mended(data)] {
-        let mut harvest = Harvest::new(&[]);
-        let _ = source::read_stream(bytes, "fuzz", &mut harvest);
-        settle(harvest);
+        let mut collected = Collected::new(&[]);
+        let _ = source::read_stream(bytes, "fuzz", &mut collected);
+        settle(collected);
     }
 }
 
@@ -106,10 +106,10 @@ pub fn text(data: &[u8]) {
     }
 }
 
-fn of_text(data: &[u8], read: fn(&str, &str, &mut Harvest) -> Result<(), source::Problem>) {
-    let mut harvest = Harvest::new(&[]);
+fn of_text(data: &[u8], read: fn(&str, &str, &mut Collected) -> Result<(), source::Problem>) {
+    let mut collected = Collected::new(&[]);
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = read(text, "fuzz", &mut harvest);
+        let _ = read(text, "fuzz", &mut collected);
     }
-    settle(harvest);
+    settle(collected);
 }

@@ -379,7 +379,7 @@ fn cannot_be_kept_where_a_flag_says_so() {
 }
 
 /// Kills an apply at one system call after another. What is left is brought
-/// back by its guard, whoever comes in between: containers as they were,
+/// back by its watchdog, whoever comes in between: containers as they were,
 /// daemon.json the very same file, Docker running.
 fn killed_at_each(machine: &Machine, config_before: &str) {
     machine.sh(&format!(
@@ -408,7 +408,7 @@ fn killed_at_each(machine: &Machine, config_before: &str) {
                 down += i32::from(active.code != 0);
                 temporary += i32::from(config(machine) != config_then);
                 match point % 3 {
-                    0 => eventually("the guard has ended", || machine.is_finished()),
+                    0 => eventually("the watchdog has ended", || machine.is_finished()),
                     1 => drop(machine.digestfix(&["recover"]).exits(0)),
                     _ => drop(
                         machine

@@ -241,7 +241,7 @@ fn what_stops_an_apply_is_told_and_cured() {
         fault(
             "disk",
             "KiB are needed",
-            "mkdir -p /var/lib/digestfix/unfinished
+            "mkdir -p /var/lib/digestfix/pending
              dd if=/dev/zero of=/var/lib/digestfix/full bs=64k 2>/dev/null || true",
             "make room there",
             "rm /var/lib/digestfix/full",
@@ -316,13 +316,13 @@ fn what_runs_have_left_is_told_and_taken_away() {
     machine.sh(
         "mkdir -p /run/systemd/system/docker.service.d /var/lib/docker/digestfix/history /etc/docker
          printf '[Unit]\\nAssertPathExists=!/proc/99999/fd/200\\n' \
-           >/run/systemd/system/docker.service.d/zz-digestfix-hold.conf
+           >/run/systemd/system/docker.service.d/zz-digestfix-start-block.conf
          chmod 700 /var/lib/docker/digestfix/history
-         touch /var/lib/docker/digestfix/grounds-overlay2.json.new \
+         touch /var/lib/docker/digestfix/provenance-overlay2.json.new \
            /var/lib/docker/digestfix/history/1-1.json.new",
     );
     let doctor = Doctor::asked(&machine, &[]);
-    for says in ["hold.conf is left", "grounds-overlay2", "1-1.json.new"] {
+    for says in ["hold.conf is left", "provenance-overlay2", "1-1.json.new"] {
         machine.sh(&doctor.next("warning", "unfinished", says));
     }
     Doctor::asked(&machine, &[]).next("ok", "unfinished", "none was interrupted");
@@ -343,9 +343,9 @@ fn what_runs_have_left_is_told_and_taken_away() {
     machine.sh(next.rsplit_once(": ").unwrap().1);
     assert_eq!(Doctor::asked(&machine, &[]).count("problem"), 0);
 
-    // A run and its guard are killed.
+    // A run and its watchdog are killed.
     machine.write(
-        "/etc/systemd/system/digestfix-guard-.service.d/lab.conf",
+        "/etc/systemd/system/digestfix-watchdog-.service.d/lab.conf",
         "[Service]\nType=simple\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n",
     );
     machine.sh("systemctl daemon-reload");
@@ -358,7 +358,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
         "unfinished",
         "the next change brings it to an end first",
     );
-    machine.sh("systemctl stop 'digestfix-guard-*'");
+    machine.sh("systemctl stop 'digestfix-watchdog-*'");
     machine.sh(&recover);
     Doctor::asked(&machine, &[]).next("ok", "unfinished", "none was interrupted");
     machine.is_whole();

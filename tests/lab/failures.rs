@@ -145,7 +145,7 @@ fn the_disk_fills_while_docker_is_stopped() {
             run.stderr
         );
         machine.without_drop_in();
-        eventually("the guard has ended", || machine.is_finished());
+        eventually("the watchdog has ended", || machine.is_finished());
         machine.is_whole();
         assert_eq!(containers(), before);
         let free = machine.sh("stat -fc %f /var/lib/docker");
@@ -229,7 +229,7 @@ fn the_daemon_cannot_start_at_all() {
         "Docker is DOWN",
         "journalctl -u docker.service",
         "digestfix recover",
-        "journalctl -u digestfix-guard-",
+        "journalctl -u digestfix-watchdog-",
     ] {
         assert!(run.stderr.contains(word), "{}", run.stderr);
     }
@@ -286,7 +286,7 @@ fn told_to_stop_at_each_step() {
     let last_steps: Vec<&str> = last_steps.iter().map(String::as_str).collect();
     assert_eq!(
         last_steps,
-        ["", "commit", "hold", "stage", "start", "stop"],
+        ["", "block_start", "commit", "stage", "start", "stop"],
         "each step was cut short once"
     );
 }

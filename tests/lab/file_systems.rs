@@ -14,7 +14,7 @@ fn there_killed_and_back(machine: &Machine) {
     let run = machine.digestfix(&["apply", &claim]);
     assert_ne!(run.code, 0, "{}", run.stdout);
     machine.without_drop_in();
-    eventually("the guard has ended", || machine.is_finished());
+    eventually("the watchdog has ended", || machine.is_finished());
     machine.is_whole();
     assert_eq!(machine.sh(&format!("cat {store}")), before);
 

@@ -9,7 +9,7 @@ use crate::machine::{APP, Machine, STORE, Suite, eventually, injecting};
 /// Kills an apply at the moment that Docker has stopped.
 const KILL: &str = "[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n";
 
-/// A guard that does nothing.
+/// A watchdog that does nothing.
 const IDLE: &str =
     "[Service]\nType=simple\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n";
 
@@ -41,7 +41,7 @@ fn config(machine: &Machine) -> String {
 
 fn guards_are_idle(machine: &Machine) {
     machine.write(
-        "/etc/systemd/system/digestfix-guard-.service.d/lab.conf",
+        "/etc/systemd/system/digestfix-watchdog-.service.d/lab.conf",
         IDLE,
     );
     machine.sh("systemctl daemon-reload");
@@ -68,7 +68,7 @@ fn a_killed_apply_is_brought_back() {
         let machine = ready(suite);
         let before = (containers(&machine), config(&machine), machine.store());
         killed(&machine);
-        eventually("the guard has ended", || machine.is_finished());
+        eventually("the watchdog has ended", || machine.is_finished());
         machine.is_whole();
         let after = (containers(&machine), config(&machine), machine.store());
         assert_eq!(after, before);
@@ -81,10 +81,10 @@ fn a_killed_apply_is_brought_back() {
 
 /// Whoever kills everything with this name, again and again.
 #[test]
-fn a_guard_is_started_again_however_often_it_is_killed() {
+fn a_watchdog_is_started_again_however_often_it_is_killed() {
     let machine = ready(Suite::Trixie);
     machine.write(
-        "/etc/systemd/system/digestfix-guard-.service.d/lab.conf",
+        "/etc/systemd/system/digestfix-watchdog-.service.d/lab.conf",
         "[Service]\nRestartSec=100ms\n",
     );
     let before = (containers(&machine), config(&machine));
@@ -93,34 +93,35 @@ fn a_guard_is_started_again_however_often_it_is_killed() {
     let run = machine.digestfix(&["apply", &machine.claim("app")]);
     assert_ne!(run.code, 0, "{}", run.stdout);
     machine.without_drop_in();
-    eventually("the guard has ended", || machine.is_finished());
+    eventually("the watchdog has ended", || machine.is_finished());
     machine.is_whole();
     assert_eq!((containers(&machine), config(&machine)), before);
-    let starts = machine.sh("journalctl --sync; journalctl -b | grep -c 'Started digestfix-guard'");
+    let starts =
+        machine.sh("journalctl --sync; journalctl -b | grep -c 'Started digestfix-watchdog'");
     // systemd's own limit is five within ten seconds.
     assert!(starts.parse::<u32>().unwrap() > 6, "{starts}");
 }
 
 /// An empty mount point has no journal, and is no sign of a run that has ended.
 #[test]
-fn a_guard_waits_for_a_disk_that_was_unmounted() {
+fn a_watchdog_waits_for_a_disk_that_was_unmounted() {
     let machine = Machine::boot(Suite::Trixie);
     machine.load("app");
     let before = machine.store();
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL digestfix\n");
     let run = machine.digestfix(&["apply", &machine.claim("app")]);
     assert_ne!(run.code, 0, "{}", run.stdout);
-    // The guard is started again after five seconds.
+    // The watchdog is started again after five seconds.
     machine.sh("mount -t tmpfs tmpfs /var/lib/docker");
     machine.without_drop_in();
-    let told = "journalctl -u 'digestfix-guard-*' | grep -c 'is not there (yet)'";
-    eventually("the guard has tried", || {
+    let told = "journalctl -u 'digestfix-watchdog-*' | grep -c 'is not there (yet)'";
+    eventually("the watchdog has tried", || {
         machine.run(&["sh", "-c", told]).code == 0
     });
     assert_eq!(machine.sh("ls -A /var/lib/docker"), "");
     assert!(!machine.is_finished());
     machine.sh("umount /var/lib/docker");
-    eventually("the guard has ended", || machine.is_finished());
+    eventually("the watchdog has ended", || machine.is_finished());
     machine.is_whole();
     assert_eq!(machine.store(), before);
 }
@@ -128,13 +129,13 @@ fn a_guard_waits_for_a_disk_that_was_unmounted() {
 /// Two storage drivers have images here, and with Docker down nobody can say
 /// which is the one.
 #[test]
-fn a_guard_knows_what_only_the_engine_knew() {
+fn a_watchdog_knows_what_only_the_engine_knew() {
     let machine = ready(Suite::Bookworm);
     machine.sh("mkdir -p /var/lib/docker/image/vfs
          cp /var/lib/docker/image/overlay2/repositories.json /var/lib/docker/image/vfs/");
     let before = (containers(&machine), config(&machine));
     killed(&machine);
-    eventually("the guard has ended", || machine.is_finished());
+    eventually("the watchdog has ended", || machine.is_finished());
     machine.is_whole();
     assert_eq!((containers(&machine), config(&machine)), before);
 }
@@ -161,7 +162,7 @@ fn a_unit_brings_back_what_it_left() {
         0
     );
     machine.without_drop_in();
-    machine.sh("systemctl stop 'digestfix-guard-*'");
+    machine.sh("systemctl stop 'digestfix-watchdog-*'");
     machine.is_whole();
     assert_eq!((containers(&machine), config(&machine)), before);
     let result = machine.sh("systemctl show -p Result --value lab-apply.service");
@@ -293,7 +294,7 @@ fn a_disk_that_becomes_read_only() {
         "Read-only",
         "the references are as they were",
         "Docker is DOWN",
-        "journalctl -u digestfix-guard-",
+        "journalctl -u digestfix-watchdog-",
     ] {
         assert!(run.stderr.contains(words), "{}", run.stderr);
     }
@@ -370,6 +371,6 @@ fn killed_before_anything(machine: &Machine) {
         &["apply", &machine.claim("app")],
     );
     assert_ne!(run.code, 0);
-    machine.sh("systemctl stop 'digestfix-guard-*'");
+    machine.sh("systemctl stop 'digestfix-watchdog-*'");
     thread::sleep(Duration::from_millis(100));
 }

@@ -379,8 +379,8 @@ impl Machine {
     /// Nothing is left to be brought to an end, and nobody waits to do so.
     pub fn is_finished(&self) -> bool {
         let left = self.sh(
-            "ls -A /var/lib/digestfix/unfinished /var/lib/docker/digestfix/journal.json 2>/dev/null | grep json || true
-             systemctl list-units --no-legend --plain 'digestfix-guard-*' | grep -v ' failed ' || true",
+            "ls -A /var/lib/digestfix/pending /var/lib/docker/digestfix/journal.json 2>/dev/null | grep json || true
+             systemctl list-units --no-legend --plain 'digestfix-watchdog-*' | grep -v ' failed ' || true",
         );
         left.is_empty()
     }

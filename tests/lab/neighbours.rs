@@ -38,7 +38,7 @@ fn somebody_who_keeps_starting_docker() {
     let machine = Machine::boot(Suite::Bookworm);
     starts_once(
         &machine,
-        "until [ -e /run/systemd/system/docker.service.d/zz-digestfix-hold.conf ]; do :; done
+        "until [ -e /run/systemd/system/docker.service.d/zz-digestfix-start-block.conf ]; do :; done
          sleep 0.5
          for i in 1 2 3 4 5; do systemctl start docker.socket docker.service; sleep 0.1; done
          curl -s -m 1 --unix-socket /run/docker.sock http://d/_ping",
@@ -146,7 +146,7 @@ fn two_at_once() {
             .sh("cat /var/lib/docker/digestfix/lock 2>/dev/null || true")
             .is_empty()
     });
-    // The guard, which has the same name, comes after it.
+    // The watchdog, which has the same name, comes after it.
     let holder = machine.sh("pgrep -o -x digestfix");
 
     let refused = machine.digestfix(&["apply", &second]).exits(3);

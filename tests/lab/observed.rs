@@ -119,7 +119,7 @@ fn a_change(machine: &Machine) {
     let steps: Vec<_> = steps.iter().map(|entry| &entry["DIGESTFIX_STEP"]).collect();
     assert_eq!(
         steps,
-        ["stage", "hold", "stop", "commit", "start", "verify"]
+        ["stage", "block_start", "stop", "commit", "start", "verify"]
     );
     let id = end["DIGESTFIX_TRANSACTION"].as_str().unwrap();
     let history = machine.digestfix(&["history"]).exits(0).stdout;
@@ -230,15 +230,15 @@ fn an_undo(machine: &Machine) {
     );
 }
 
-/// The guard has no terminal to tell it to.
+/// The watchdog has no terminal to tell it to.
 fn a_recovery(machine: &Machine) {
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n");
     machine.digestfix(&["apply", &machine.claim("other")]);
     machine.without_drop_in();
-    eventually("the guard has ended", || machine.is_finished());
+    eventually("the watchdog has ended", || machine.is_finished());
     let began = newest(machine, Event::Began);
     let recovered = newest(machine, Event::Recovered);
-    assert_eq!(recovered["DIGESTFIX_COMMAND"], "guard");
+    assert_eq!(recovered["DIGESTFIX_COMMAND"], "watchdog");
     assert_eq!(
         recovered["DIGESTFIX_TRANSACTION"],
         began["DIGESTFIX_TRANSACTION"]

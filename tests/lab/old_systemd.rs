@@ -14,9 +14,9 @@ fn host(version: u32) -> Machine {
     machine.allow_containers();
     machine.load("app");
     machine.write("/lab/old_systemd.py", include_str!("old_systemd.py"));
-    // The guard asks on the same bus.
+    // The watchdog asks on the same bus.
     machine.write(
-        "/etc/systemd/system/digestfix-guard-.service.d/lab.conf",
+        "/etc/systemd/system/digestfix-watchdog-.service.d/lab.conf",
         &format!("[Service]\nEnvironment=DBUS_SYSTEM_BUS_ADDRESS=unix:path={SOCKET}\n"),
     );
     machine.sh(&format!(
@@ -47,7 +47,7 @@ fn containers(machine: &Machine) -> String {
 /// Nothing of a run is left, and systemd has nothing to complain of.
 #[track_caller]
 fn is_clean(machine: &Machine) {
-    eventually("the guard has ended", || machine.is_finished());
+    eventually("the watchdog has ended", || machine.is_finished());
     machine.is_whole();
     machine.sh("systemctl daemon-reload; sleep 0.3");
     assert_eq!(
@@ -70,17 +70,17 @@ fn the_same_promises(version: u32) {
     assert_eq!(containers(&machine), before);
     is_clean(&machine);
 
-    // Killed while Docker is down: the guard.
+    // Killed while Docker is down: the watchdog.
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n");
     assert_ne!(digestfix(&machine, &format!("apply {claim}")).code, 0);
     machine.without_drop_in();
     is_clean(&machine);
     assert_eq!(containers(&machine), before);
 
-    // The guard, too: a person.
+    // The watchdog, too: a person.
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL digestfix\n");
     assert_ne!(digestfix(&machine, &format!("apply {claim}")).code, 0);
-    machine.sh("systemctl stop 'digestfix-guard-*'");
+    machine.sh("systemctl stop 'digestfix-watchdog-*'");
     machine.without_drop_in();
     digestfix(&machine, "recover").exits(0);
     is_clean(&machine);

@@ -100,9 +100,7 @@ fn the_timer_repairs(machine: &Machine) {
 /// It is not taken away from an interrupted run that waits for it.
 #[track_caller]
 fn is_not_removed_half_way(machine: &Machine, remove: &[&str]) {
-    machine.sh(
-        "mkdir -p /var/lib/digestfix/unfinished; echo '{}' >/var/lib/digestfix/unfinished/x.json",
-    );
+    machine.sh("mkdir -p /var/lib/digestfix/pending; echo '{}' >/var/lib/digestfix/pending/x.json");
     let refused = machine.run(remove);
     assert_ne!(refused.code, 0, "{}", refused.stderr);
     assert!(
@@ -110,7 +108,7 @@ fn is_not_removed_half_way(machine: &Machine, remove: &[&str]) {
         "{}",
         refused.stderr
     );
-    machine.sh("test -x /usr/bin/digestfix; rm /var/lib/digestfix/unfinished/x.json");
+    machine.sh("test -x /usr/bin/digestfix; rm /var/lib/digestfix/pending/x.json");
 }
 
 #[test]
@@ -270,13 +268,13 @@ fn completes(machine: &Machine) {
     machine.put("/lab/completion.py", include_bytes!("completion.py"));
     machine.load("other");
     machine.sh("touch '/lab/odd b;c'");
-    let unfinished = format!("{OTHER}:v1@sha256:");
+    let pending = format!("{OTHER}:v1@sha256:");
     each_shell_completes(
         machine,
         &[
             ("digestfix app", "apply"),
-            ("digestfix apply localh", &unfinished),
-            ("digestfix apply localhost:5000/lab/other:v", &unfinished),
+            ("digestfix apply localh", &pending),
+            ("digestfix apply localhost:5000/lab/other:v", &pending),
             (
                 "digestfix export localhost:5000/lab/other:",
                 &format!("{OTHER}:v1"),

@@ -296,7 +296,7 @@ fn the_json_of_an_apply() {
         .collect();
     assert_eq!(
         steps,
-        ["stage", "hold", "stop", "commit", "start", "verify"]
+        ["stage", "block_start", "stop", "commit", "start", "verify"]
     );
 }
 

@@ -1,8 +1,8 @@
 //! What digestfix knows that the engine may not list.
 
 use crate::data_root::ImageDir;
-use crate::grounds::Grounds;
 use crate::history::{self, End, Record};
+use crate::provenance::Provenance;
 use crate::reference::Reference;
 
 /// The references that the engine may have and not list: those that digestfix
@@ -20,7 +20,7 @@ pub fn known_references(images: &ImageDir) -> Vec<Reference> {
         .flatten()
         .filter(|change| change.to.is_some());
     let mut known: Vec<Reference> = made.map(|change| change.reference).collect();
-    let noted = Grounds::read(images).unwrap_or_default();
+    let noted = Provenance::read(images).unwrap_or_default();
     known.extend(noted.references());
     known
 }

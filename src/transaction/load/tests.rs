@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::recovery::recover;
-use super::work::Unfit;
+use super::work::LoadBlocker;
 use super::*;
 use crate::data_root::ImageDir;
 use crate::digest::{Algorithm, Digest, ImageId};
@@ -26,7 +26,7 @@ use crate::retention::Limits;
 use crate::systemd::{Service, Unit};
 use crate::testing::images::{FakeImages, index, reference, served};
 use crate::testing::{FakeSystemd, block_on, scratch};
-use crate::transaction::aim::Aim;
+use crate::transaction::goal::Goal;
 use crate::transaction::leftover::Why;
 use crate::transaction::outcome::{Ended, Outcome, Progress};
 
@@ -88,7 +88,7 @@ impl World {
         ImageDir::new(self.root.path(), "overlayfs")
     }
 
-    fn unfinished(&self) -> std::path::PathBuf {
+    fn pending(&self) -> std::path::PathBuf {
         self.root.path().join("unfinished")
     }
 
@@ -115,11 +115,11 @@ impl World {
         self.request(&format!("lab/app:v1@{}", self.digest()), &[&self.manifest])
     }
 
-    fn drawn(&self, request: &Request) -> (ContainerdStore, Plan, Result<Work, Vec<Unfit>>) {
+    fn drawn(&self, request: &Request) -> (ContainerdStore, Plan, Result<Work, Vec<LoadBlocker>>) {
         block_on(async {
             let here = ContainerdStore::read(&self.engine, self.engine.content());
             let here = here.await.unwrap();
-            let plan = Aim::Claims(request)
+            let plan = Goal::Claims(request)
                 .plan(&here.store, &here.images)
                 .unwrap();
             let work = Work::of(&plan, &here, &request.evidence, &self.engine);
@@ -142,10 +142,10 @@ impl World {
     fn run(&self, here: &ContainerdStore, plan: Plan, work: Work) -> (Outcome, Told) {
         let (host, content, images) = (host(), self.engine.content(), self.images());
         let mut told = Told::default();
-        let unfinished = self.unfinished();
+        let pending = self.pending();
         let outcome = block_on(async {
             let interrupt = Interrupt::listen().unwrap();
-            let running = self.running(&host, &content, &unfinished);
+            let running = self.running(&host, &content, &pending);
             let mut tx = Tx::new(
                 &images,
                 RootLock::acquire_now(self.root.path()).unwrap(),
@@ -167,7 +167,7 @@ impl World {
         &'a self,
         host: &'a Managed,
         content: &'a ContentStore,
-        unfinished: &'a Path,
+        pending: &'a Path,
     ) -> Running<'a, FakeSystemd, FakeImages> {
         Running {
             manager: &self.systemd,
@@ -175,7 +175,7 @@ impl World {
             host,
             content,
             containerd_root: None,
-            unfinished,
+            pending,
         }
     }
 
@@ -184,10 +184,10 @@ impl World {
         let (here, plan, work) = self.drawn(request);
         let (host, content, images) = (host(), self.engine.content(), self.images());
         let mut told = Told::default();
-        let unfinished = self.unfinished();
+        let pending = self.pending();
         block_on(async {
             let interrupt = Interrupt::listen().unwrap();
-            let running = self.running(&host, &content, &unfinished);
+            let running = self.running(&host, &content, &pending);
             let mut tx = Tx::new(
                 &images,
                 RootLock::acquire_now(self.root.path()).unwrap(),
@@ -215,8 +215,8 @@ impl World {
         };
         let (host, content, images) = (host(), self.engine.content(), self.images());
         let mut told = Told::default();
-        let unfinished = self.unfinished();
-        let running = self.running(&host, &content, &unfinished);
+        let pending = self.pending();
+        let running = self.running(&host, &content, &pending);
         let ended = block_on(recover(&journal, load, &images, &lock, running, &mut told));
         (ended, told)
     }
@@ -225,8 +225,8 @@ impl World {
     #[track_caller]
     fn is_finished(&self) {
         assert!(Journal::read(self.root.path()).unwrap().is_none());
-        let unfinished = std::fs::read_dir(self.unfinished()).unwrap();
-        assert_eq!(unfinished.count(), 0);
+        let pending = std::fs::read_dir(self.pending()).unwrap();
+        assert_eq!(pending.count(), 0);
     }
 
     /// The transaction that was killed.
@@ -280,7 +280,7 @@ fn a_proven_digest_is_loaded_with_its_manifest_and_config() {
         assert_eq!(*world.engine.records.borrow(), expected);
         world.is_finished();
         assert_eq!(world.ends(), [Some(End::Done)]);
-        assert!(world.systemd.guards.borrow().is_empty());
+        assert!(world.systemd.watchdogs.borrow().is_empty());
         let (record, _) = history::scan(world.root.path(), Some);
         assert_eq!(record[0].manifests[&world.digest()], world.manifest);
     }
@@ -425,7 +425,7 @@ fn an_engine_without_the_manifest_is_not_believed() {
 }
 
 #[test]
-fn without_a_guard_nothing_is_asked_for() {
+fn without_a_watchdog_nothing_is_asked_for() {
     let world = World::new();
     world.systemd.refuses.set(true);
     let (outcome, _) = world.apply(&world.proven());
@@ -925,7 +925,7 @@ fn a_store_that_was_switched_off_keeps_nothing_waiting() {
         Docker {
             manager: &world.systemd,
             host: &host(),
-            unfinished: &world.unfinished(),
+            pending: &world.pending(),
         },
         &mut told,
     ))
@@ -959,7 +959,7 @@ fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
             panic!("{outcome:?}");
         };
         assert!(matches!(problem, Failure::History(_)), "{problem:?}");
-        assert!(outcome.guard.is_some());
+        assert!(outcome.watchdog.is_some());
         assert_eq!(world.killed(), "T-0", "its journal is there");
         std::fs::remove_dir_all(in_the_way).unwrap();
         world.recover().0.unwrap();

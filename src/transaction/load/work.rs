@@ -30,7 +30,7 @@ pub struct Work {
 
 /// Why the engine cannot be asked for a change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum LoadBlocker {
     /// Docker has a command for that.
     #[error(
         "{0}: with the containerd image store, tags are set by Docker itself: docker tag IMAGE {0}"
@@ -147,15 +147,15 @@ impl Work {
         here: &ContainerdStore,
         evidence: &Evidence,
         engine: &impl Images,
-    ) -> Result<Result<Self, Vec<Unfit>>, EngineError> {
+    ) -> Result<Result<Self, Vec<LoadBlocker>>, EngineError> {
         let mut work = Self::default();
         let mut reasons = Vec::new();
         for change in &plan.changes {
             let reference = change.reference.clone();
             match (reference.digest(), &change.from, &change.to) {
-                (None, _, Some(_)) => reasons.push(Unfit::SetTag(reference)),
-                (None, _, None) => reasons.push(Unfit::DropTag(reference)),
-                (Some(_), Some(_), Some(_)) => reasons.push(Unfit::Moves(reference)),
+                (None, _, Some(_)) => reasons.push(LoadBlocker::SetTag(reference)),
+                (None, _, None) => reasons.push(LoadBlocker::DropTag(reference)),
+                (Some(_), Some(_), Some(_)) => reasons.push(LoadBlocker::Moves(reference)),
                 (Some(digest), None, Some(image)) => {
                     let brought = evidence.way(digest, image);
                     let brought = brought.map(|way| {
@@ -165,7 +165,7 @@ impl Work {
                             .collect()
                     });
                     match brought.or_else(|| here.proof(digest, image)) {
-                        Some(way) => match unfit(&reference, image, &way, here) {
+                        Some(way) => match blocker(&reference, image, &way, here) {
                             Some(reason) => reasons.push(reason),
                             None => work.add(reference, image, way, here),
                         },
@@ -181,8 +181,8 @@ impl Work {
                     let listed = here.find(engine, &reference).await?;
                     let tag = listed.and_then(|listed| listed.tag_beside(&reference));
                     match (tag, way) {
-                        (Some(tag), _) => reasons.push(Unfit::GoesWithTag { reference, tag }),
-                        (None, None) => reasons.push(Unfit::NoWayBack(reference)),
+                        (Some(tag), _) => reasons.push(LoadBlocker::GoesWithTag { reference, tag }),
+                        (None, None) => reasons.push(LoadBlocker::NoWayBack(reference)),
                         (None, Some((way, image_id))) => {
                             work.manifests.extend(way);
                             work.dropped.push(Pin {
@@ -197,12 +197,12 @@ impl Work {
         let gone: BTreeSet<&Reference> = work.dropped.iter().map(|pin| &pin.reference).collect();
         for pin in &work.dropped {
             if !here.has_another(&gone, &pin.image_id) {
-                reasons.push(Unfit::Last(pin.reference.clone()));
+                reasons.push(LoadBlocker::Last(pin.reference.clone()));
             } else if let Some(digest) = pin.reference.digest()
                 && !here.is_hollow(&pin.reference)
                 && here.loses_layers(digest, &gone)
             {
-                reasons.push(Unfit::OnlyLayers(pin.reference.clone()));
+                reasons.push(LoadBlocker::OnlyLayers(pin.reference.clone()));
             }
         }
         Ok(if reasons.is_empty() {
@@ -231,21 +231,21 @@ impl Work {
 }
 
 /// Why the engine would not run an image by a reference that it took.
-fn unfit(
+fn blocker(
     reference: &Reference,
     image: &ImageId,
     way: &BTreeMap<Digest, String>,
     here: &ContainerdStore,
-) -> Option<Unfit> {
+) -> Option<LoadBlocker> {
     let reference = reference.clone();
     if !here.takes(way) {
-        return Some(Unfit::OtherChild(reference));
+        return Some(LoadBlocker::OtherChild(reference));
     }
     if here.has_layers(way, image) {
         return None;
     }
     if !here.runs(image) {
-        return Some(Unfit::OtherPlatform(reference));
+        return Some(LoadBlocker::OtherPlatform(reference));
     }
     let is_old = |text: &String| {
         matches!(
@@ -255,10 +255,10 @@ fn unfit(
     };
     way.values()
         .any(is_old)
-        .then_some(Unfit::OldConfig(reference))
+        .then_some(LoadBlocker::OldConfig(reference))
 }
 
-fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> Unfit {
+fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> LoadBlocker {
     let basis = plan.basis(&reference);
     let claim = basis.map_or_else(|| reference.familiar(), |target| target.claim.clone());
     let repository = reference.repository();
@@ -266,9 +266,9 @@ fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> Unfit 
         .digest()
         .and_then(|digest| MissingManifest::of(evidence, digest, Some(repository)));
     if let Some(missing) = missing {
-        return Unfit::NoPart { claim, missing };
+        return LoadBlocker::NoPart { claim, missing };
     }
-    Unfit::NoManifest {
+    LoadBlocker::NoManifest {
         claim,
         trust: basis.map_or(Trust::Asserted, |target| target.trust),
         reference,

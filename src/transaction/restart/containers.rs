@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::container::{Change, Container, Happened, RestartPolicy, Status, in_start_order};
-use crate::disturbance::{ContainerPolicy, Fate, some_names};
 use crate::engine::{Engine, EngineError};
+use crate::impact::{ContainerImpact, ContainerPolicy, some_names};
 use crate::journal::{Journal, KeptDown, Listed, Phase, Ran};
 use crate::systemd::ServiceManager;
 use crate::transaction::Tx;
@@ -198,15 +198,15 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         tx: &mut Tx<'_, M>,
         daemon: Daemon<'a, M, E>,
     ) -> Result<(), Failure> {
-        let disturbance = daemon.disturbance;
-        if disturbance.running {
+        let impact = daemon.impact;
+        if impact.running {
             self.ran = daemon.engine.running_containers().await?;
         }
         let at_risk = self.ran.iter().filter(|container| {
-            let fate = disturbance.fate(container);
-            match disturbance.policy {
-                ContainerPolicy::Keep => fate != Fate::KeepsRunning,
-                ContainerPolicy::Restart => fate == Fate::Removed,
+            let effect = impact.on(container);
+            match impact.policy {
+                ContainerPolicy::Keep => effect != ContainerImpact::KeepsRunning,
+                ContainerPolicy::Restart => effect == ContainerImpact::Removed,
                 ContainerPolicy::Ignore => false,
             }
         });
@@ -217,17 +217,17 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         let Some(restart) = tx.restart() else {
             return Ok(());
         };
-        if disturbance.containers_survive() {
-            restart.health_checked = disturbance
+        if impact.containers_survive() {
+            restart.health_checked = impact
                 .health_checks_to_resume(&self.ran)
                 .map(Ran::from)
                 .collect();
-        } else if disturbance.policy == ContainerPolicy::Restart {
+        } else if impact.policy == ContainerPolicy::Restart {
             let again = self.ran.iter().filter(|container| !container.swarm_task);
             let again = in_start_order(again.cloned().collect());
             restart.start_again = again.iter().map(Ran::from).collect();
         }
-        if disturbance.running {
+        if impact.running {
             let listed = daemon.engine.listed_containers().await?;
             let listed = listed.into_iter().map(|(id, name)| Listed { id, name });
             restart.listed = listed.collect();
@@ -241,11 +241,11 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         &self,
         daemon: Daemon<'a, M, E>,
     ) -> Result<(), Failure> {
-        let disturbance = daemon.disturbance;
-        if !disturbance.running || disturbance.policy == ContainerPolicy::Ignore {
+        let impact = daemon.impact;
+        if !impact.running || impact.policy == ContainerPolicy::Ignore {
             return Ok(());
         }
-        if disturbance.containers_survive() {
+        if impact.containers_survive() {
             if daemon.engine.info().await?.live_restore {
                 return Ok(());
             }
@@ -265,7 +265,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         tx: &mut Tx<'_, M>,
         daemon: Daemon<'a, M, E>,
     ) -> Result<(), Failure> {
-        let disturbance = daemon.disturbance;
+        let impact = daemon.impact;
         // An engine that does not answer runs none for anybody.
         let running = daemon.engine.running_containers().await.unwrap_or_default();
         let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
@@ -273,10 +273,10 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
             .into_iter()
             .filter(|container| !known.contains(&container.id))
             .collect();
-        if more.is_empty() || disturbance.containers_survive() {
+        if more.is_empty() || impact.containers_survive() {
             return Ok(());
         }
-        match (disturbance.policy, tx.restart()) {
+        match (impact.policy, tx.restart()) {
             (ContainerPolicy::Keep, _) => Err(Failure::MoreContainers(some_names(more.iter()))),
             (ContainerPolicy::Restart, Some(restart)) => {
                 restart.start_again.extend(more.iter().map(Ran::from));

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::digest::ImageId;
-use crate::disturbance::Disturbance;
 use crate::engine::{Engine, missing};
 use crate::host::Managed;
+use crate::impact::Impact;
 use crate::plan::Plan;
 use crate::reference::Reference;
 use crate::store::Store;
@@ -49,13 +49,13 @@ pub struct Daemon<'a, M, E> {
     /// Docker as it was found.
     pub host: &'a Managed,
     /// What its stop takes along.
-    pub disturbance: &'a Disturbance,
+    pub impact: &'a Impact,
     /// Where a runtime drop-in goes: [`RUNTIME_UNITS`](crate::systemd::RUNTIME_UNITS)
     /// but in tests.
     pub runtime_units: &'a Path,
     /// Where it is noted that the transaction has not ended:
-    /// [`UNFINISHED`](crate::unfinished::UNFINISHED) but in tests.
-    pub unfinished: &'a Path,
+    /// [`PENDING`](crate::pending::PENDING) but in tests.
+    pub pending: &'a Path,
 }
 
 impl<M, E> Clone for Daemon<'_, M, E> {
@@ -73,7 +73,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
         Docker {
             manager: self.manager,
             host: self.host,
-            unfinished: self.unfinished,
+            pending: self.pending,
         }
     }
 
@@ -84,7 +84,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
 
     /// Docker and the triggers that are active.
     pub(super) fn units(&self) -> String {
-        let triggers = self.disturbance.triggers.iter().map(String::as_str);
+        let triggers = self.impact.triggers.iter().map(String::as_str);
         let units: Vec<&str> = [self.unit()].into_iter().chain(triggers).collect();
         units.join(", ")
     }
@@ -104,7 +104,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
     pub(super) async fn now(&self) -> DockerNow {
         if self.is_active().await {
             DockerNow::Runs
-        } else if !self.disturbance.running {
+        } else if !self.impact.running {
             DockerNow::AsBefore
         } else if self.manager.is_shutting_down().await {
             DockerNow::ShuttingDown
@@ -115,7 +115,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
 
     /// Containers outlive Docker's stop by what its configuration file says.
     pub(super) fn lives_by_file(&self) -> bool {
-        self.host.live_restore_flag.is_none() && self.disturbance.containers_survive()
+        self.host.live_restore_flag.is_none() && self.impact.containers_survive()
     }
 
     /// The active units that may stop along with Docker since nothing else
@@ -123,7 +123,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
     pub(super) async fn needed_by_nobody_else(&self) -> Result<Vec<String>, Failure> {
         let states = self.manager.active_states().await?;
         let mut found: Vec<String> = Vec::new();
-        let stops = &self.disturbance.carried_along;
+        let stops = &self.impact.carried_along;
         let mut queue: Vec<String> = stops.iter().chain([&self.host.unit.id]).cloned().collect();
         while let Some(name) = queue.pop() {
             for needed in self.manager.unit(&name).await?.needs {
@@ -164,7 +164,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
             .service
             .timeout_stop
             .map_or(STOP_WITHIN, |timeout| timeout * 2 + STOP_GRACE);
-        let triggers = &self.disturbance.triggers;
+        let triggers = &self.impact.triggers;
         let mut canceled = 0;
         loop {
             match self.manager.stop(self.unit(), triggers, within).await {
@@ -186,7 +186,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
     /// Starts Docker with its triggers, and waits until the engine answers.
     pub(super) async fn start(&self) -> Result<(), Failure> {
         // systemd refuses to start a socket whose service runs already.
-        let sockets = self.disturbance.triggers.iter();
+        let sockets = self.impact.triggers.iter();
         let mut units: Vec<String> = sockets
             .filter(|name| name.ends_with(".socket"))
             .cloned()
@@ -220,7 +220,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
 
     /// Starts every trigger that had been active and is not.
     pub(super) async fn start_triggers(&self) -> Result<(), Failure> {
-        self.start_inactive(&self.disturbance.triggers).await
+        self.start_inactive(&self.impact.triggers).await
     }
 
     /// Starts those of the units that do not run, in their order.
@@ -255,11 +255,11 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
         let now = self.manager.active_states().await?;
         let mut lost = Vec::new();
         for (name, state) in before {
-            let is_dockers = name == self.unit() || self.disturbance.triggers.contains(name);
+            let is_dockers = name == self.unit() || self.impact.triggers.contains(name);
             if is_active(state)
                 && !runs(&now, name)
                 && !is_dockers
-                && (self.disturbance.carried_along.contains(name)
+                && (self.impact.carried_along.contains(name)
                     || self.manager.unit(name).await?.stop_when_unneeded)
             {
                 lost.push(name.clone());

@@ -20,10 +20,10 @@ use crate::transaction::recovery::{end, end_records, finish};
 use crate::transaction::restart::containers::unlisted;
 use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::daemon_json::Switch;
-use crate::transaction::restart::hold::Hold;
 use crate::transaction::restart::leftovers;
 use crate::transaction::restart::live_restore::ensure_on;
 use crate::transaction::restart::reload::put_file_back;
+use crate::transaction::restart::start_block::StartBlock;
 
 /// Brings the host back from where `journal` says a run may have left it. The
 /// daemon's triggers and other units are those of the journal. Gives what a
@@ -39,7 +39,8 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     progress: &mut dyn Progress,
 ) -> Result<Vec<String>, Failure> {
     progress.begin("bringing the host back");
-    if let Err(error) = Hold::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await {
+    if let Err(error) = StartBlock::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await
+    {
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
     let references = leftovers::mend(journal, images, lock, progress);

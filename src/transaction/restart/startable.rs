@@ -19,11 +19,11 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
-        let disturbance = daemon.disturbance;
-        if disturbance.switches_live_restore() {
+        let impact = daemon.impact;
+        if impact.switches_live_restore() {
             return Ok(());
         }
-        if disturbance.startable.needs_reload {
+        if impact.startable.needs_reload {
             tx.progress.begin("having Docker read its configuration");
             daemon.read_again().await?;
             let detail = format!("{} has read its configuration again", daemon.unit());
@@ -36,7 +36,7 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
     /// The file that Docker is known to start with. Where this run is killed,
     /// daemon.json is put back by another one.
     pub(super) fn known_to_start(&self) -> Option<Digest> {
-        let startable = &self.daemon?.disturbance.startable;
+        let startable = &self.daemon?.impact.startable;
         let is_known = startable.doubts.is_empty() && !startable.needs_reload;
         let checked = startable.checked.as_ref().filter(|_| is_known)?;
         checked.hash.clone()
@@ -44,14 +44,14 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
 
     /// Records the file where nothing speaks against a start with it.
     pub(super) fn knows_to_start(&mut self, tx: &mut Tx<'_, M>, daemon: Daemon<'_, M, E>) {
-        if daemon.disturbance.startable.doubts.is_empty() {
+        if daemon.impact.startable.doubts.is_empty() {
             self.has_started(tx, daemon);
         }
     }
 
     /// Records the file: a dockerd runs that has started with it, or would.
     pub(super) fn has_started(&mut self, tx: &mut Tx<'_, M>, daemon: Daemon<'_, M, E>) {
-        let checked = daemon.disturbance.startable.checked.as_ref();
+        let checked = daemon.impact.startable.checked.as_ref();
         let (Some(record), Some(checked)) = (&mut tx.record, checked) else {
             return;
         };
@@ -70,7 +70,7 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
     /// The configuration file is still the one that was looked at, or that with
     /// live-restore in it.
     pub(super) fn see_configuration(&self, daemon: Daemon<'_, M, E>) -> Result<(), Failure> {
-        let Some(checked) = &daemon.disturbance.startable.checked else {
+        let Some(checked) = &daemon.impact.startable.checked else {
             return Ok(());
         };
         let is_still = match &self.switch {

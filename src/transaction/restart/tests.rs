@@ -15,12 +15,12 @@ use super::*;
 use crate::container::{RestartPolicy, Status};
 use crate::data_root::ImageDir;
 use crate::digest::ImageId;
-use crate::disturbance::{ContainerPolicy, Disturbance};
 use crate::engine::{EngineError, Info, References, Reloads};
 use crate::host::{Flags, Managed, Start, Startable, says_live_restore, with_live_restore};
+use crate::impact::{ContainerPolicy, Impact};
 use crate::interrupt::Interrupt;
 use crate::journal::{Journal, KeptDown, Ran, hash};
-use crate::live_restore::{Hindrance, LiveRestore};
+use crate::live_restore::{LiveRestore, LiveRestoreBlocker};
 use crate::lock::RootLock;
 use crate::plan::Request;
 use crate::reference::Reference;
@@ -74,7 +74,7 @@ struct World {
     on_reload: RefCell<Vec<OnReload>>,
     /// What the administrator writes.
     edit: RefCell<String>,
-    guards: RefCell<Vec<String>>,
+    watchdogs: RefCell<Vec<String>>,
     /// How many stops another process's start cancels.
     cancels: Cell<u32>,
     shuts_down: Cell<bool>,
@@ -139,7 +139,7 @@ impl World {
             reloads: Rc::default(),
             on_reload: RefCell::default(),
             edit: RefCell::default(),
-            guards: RefCell::default(),
+            watchdogs: RefCell::default(),
             cancels: Cell::default(),
             cannot_load: RefCell::default(),
             not_loaded: RefCell::default(),
@@ -176,8 +176,8 @@ impl World {
         self.root.path().join("etc/daemon.json")
     }
 
-    fn unfinished(&self) -> PathBuf {
-        self.root.path().join("lib/unfinished")
+    fn pending(&self) -> PathBuf {
+        self.root.path().join("lib/pending")
     }
 
     fn config(&self) -> Option<String> {
@@ -327,7 +327,7 @@ impl ServiceManager for World {
         let drop_in = self
             .root
             .path()
-            .join("units/docker.service.d/zz-digestfix-hold.conf");
+            .join("units/docker.service.d/zz-digestfix-start-block.conf");
         let text = fs::read_to_string(drop_in).unwrap_or_default();
         *self.asserted.borrow_mut() = text
             .lines()
@@ -343,7 +343,9 @@ impl ServiceManager for World {
 
     async fn stop(&self, unit: &str, _: &[String], _: Duration) -> Result<(), SystemdError> {
         if unit != "docker.service" {
-            self.guards.borrow_mut().retain(|guard| guard != unit);
+            self.watchdogs
+                .borrow_mut()
+                .retain(|watchdog| watchdog != unit);
             return Ok(());
         }
         self.called("stop")?;
@@ -408,8 +410,8 @@ impl ServiceManager for World {
         Ok(())
     }
     async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError> {
-        self.called("guard")?;
-        self.guards.borrow_mut().push(service.name.clone());
+        self.called("watchdog")?;
+        self.watchdogs.borrow_mut().push(service.name.clone());
         Ok(())
     }
 
@@ -639,8 +641,8 @@ fn host(world: &World) -> Managed {
     }
 }
 
-fn disturbance(world: &World) -> Disturbance {
-    Disturbance {
+fn impact(world: &World) -> Impact {
+    Impact {
         unit: "docker.service".to_owned(),
         running: true,
         triggers: vec!["docker.socket".to_owned()],
@@ -648,7 +650,7 @@ fn disturbance(world: &World) -> Disturbance {
         containers: world.containers.borrow().clone(),
         policy: world.policy.get(),
         live_restore: if world.swarm.get() {
-            LiveRestore::Impossible(Hindrance::Swarm)
+            LiveRestore::Impossible(LiveRestoreBlocker::Swarm)
         } else if world.live_restore.get() && world.file_says_live_restore() {
             LiveRestore::On
         } else {
@@ -681,14 +683,14 @@ fn recover(world: &World) -> Result<Vec<String>, Failure> {
             .await
             .unwrap();
         let mut journal = Journal::read(images.data_root()).unwrap().unwrap();
-        let (host, disturbance) = (host(world), disturbance(world));
+        let (host, impact) = (host(world), impact(world));
         let daemon = Daemon {
             manager: world,
             engine: world,
             host: &host,
-            disturbance: &disturbance,
+            impact: &impact,
             runtime_units: &world.root.path().join("units"),
-            unfinished: &world.unfinished(),
+            pending: &world.pending(),
         };
         recovery::recover(&mut journal, &images, &lock, daemon, &mut Steps::default()).await
     })
@@ -705,30 +707,30 @@ fn transact_all(world: &World) -> (Outcome, Steps) {
         claims: vec![format!("a:1@{DIGEST}").parse().unwrap()],
         ..Request::default()
     };
-    transact_for(world, &Aim::Claims(&request), &new_id())
+    transact_for(world, &Goal::Claims(&request), &new_id())
 }
 
 /// Runs a transaction of this name, which keeps two backups.
-fn transact_for(world: &World, aim: &Aim<'_>, id: &str) -> (Outcome, Steps) {
+fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
     let _alone = alone();
     block_on(async {
         let images = world.images();
         let before = images.look().unwrap();
-        let plan = aim
+        let plan = goal
             .plan(&before.store, &images.image_ids().unwrap())
             .unwrap();
         let lock = RootLock::acquire(images.data_root(), Duration::ZERO)
             .await
             .unwrap();
-        let (host, disturbance) = (host(world), disturbance(world));
+        let (host, impact) = (host(world), impact(world));
         let units = world.root.path().join("units");
         let daemon = Daemon {
             manager: world,
             engine: world,
             host: &host,
-            disturbance: &disturbance,
+            impact: &impact,
             runtime_units: &units,
-            unfinished: &world.unfinished(),
+            pending: &world.pending(),
         };
         let interrupt = Interrupt::listen().unwrap();
         let mut steps = Steps::default();
@@ -739,7 +741,7 @@ fn transact_for(world: &World, aim: &Aim<'_>, id: &str) -> (Outcome, Steps) {
         let mut tx = Tx::new(
             &images,
             lock,
-            aim.kind(),
+            goal.kind(),
             limits,
             Some(daemon.docker()),
             &interrupt,
@@ -747,7 +749,7 @@ fn transact_for(world: &World, aim: &Aim<'_>, id: &str) -> (Outcome, Steps) {
             plan,
         );
         id.clone_into(&mut tx.id);
-        let mut restart = Restart::new(aim, Some(daemon), before);
+        let mut restart = Restart::new(goal, Some(daemon), before);
         // The kernel lets go of a table when its socket is closed.
         let held = || fs::File::open("/dev/null").unwrap().into();
         restart.held_ports = world.holds_ports.get().then(held);
@@ -773,9 +775,9 @@ fn is_clean(world: &World) {
         .collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(Journal::read(world.root.path()).unwrap().is_none());
-    assert_eq!(*world.guards.borrow(), Vec::<String>::new());
-    let notices = fs::read_dir(world.unfinished());
-    assert_eq!(notices.map_or(0, Iterator::count), 0);
+    assert_eq!(*world.watchdogs.borrow(), Vec::<String>::new());
+    let markers = fs::read_dir(world.pending());
+    assert_eq!(markers.map_or(0, Iterator::count), 0);
     let etc = fs::read_dir(world.root.path().join("etc"));
     assert!(
         etc.map_or(0, |etc| etc
@@ -804,7 +806,7 @@ fn all_goes_well() {
         steps,
         [
             Step::Stage,
-            Step::Hold,
+            Step::BlockStart,
             Step::Stop,
             Step::Commit,
             Step::Start,
@@ -813,7 +815,7 @@ fn all_goes_well() {
     );
     assert_eq!(
         *world.calls.borrow(),
-        ["guard", "reload", "stop", "start", "reload"],
+        ["watchdog", "reload", "stop", "start", "reload"],
         "nothing is asked of systemd twice"
     );
 }
@@ -916,7 +918,7 @@ fn a_container_that_docker_does_not_list_any_more_is_told() {
         .collect();
     assert_eq!(unlisted.len(), 1, "{containers:?}");
     assert_eq!(unlisted[0].name, "down");
-    assert!(unlisted.iter().all(|one| !disturbance(&world).accepts(one)));
+    assert!(unlisted.iter().all(|one| !impact(&world).accepts(one)));
 }
 
 #[test]
@@ -925,7 +927,7 @@ fn what_is_waited_for_is_said_before() {
     assert_eq!(
         steps.2,
         [
-            "starting a guard",
+            "starting a watchdog",
             "writing the new references",
             "keeping docker.service from being started",
             "stopping docker.service, docker.socket",
@@ -1057,7 +1059,7 @@ fn a_docker_that_never_starts_again() {
     assert_eq!(store, StoreNow::Old);
     assert_eq!(world.store(), STORE);
 
-    assert_eq!(world.guards.borrow().len(), 1, "which tries as well");
+    assert_eq!(world.watchdogs.borrow().len(), 1, "which tries as well");
 
     world.fails.set(None);
     assert!(
@@ -1065,7 +1067,11 @@ fn a_docker_that_never_starts_again() {
         "once that is mended"
     );
     assert!(world.runs.get());
-    assert_eq!(world.guards.borrow().len(), 0, "it is not needed any more");
+    assert_eq!(
+        world.watchdogs.borrow().len(),
+        0,
+        "it is not needed any more"
+    );
     is_clean(&world);
 }
 
@@ -1137,7 +1143,7 @@ fn containers_keep_running() {
         assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
         let containers = outcome.containers;
         assert_eq!(containers, []);
-        assert!(steps.contains(&Step::Keep) && steps.contains(&Step::TakeBack));
+        assert!(steps.contains(&Step::EnableLiveRestore) && steps.contains(&Step::TakeBack));
         keeps(&world, config);
         assert!(world.has.borrow().contains_key(&format!("a@{DIGEST}")));
     }
@@ -1409,7 +1415,7 @@ fn containers_that_stop_are_started_again() {
     world.policy.set(ContainerPolicy::Restart);
     let (outcome, steps) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
-    assert!(steps.contains(&Step::StartContainers) && !steps.contains(&Step::Keep));
+    assert!(steps.contains(&Step::StartContainers) && !steps.contains(&Step::EnableLiveRestore));
     assert_eq!(
         world.statuses(),
         [(200, Status::Running), (200, Status::Paused)]

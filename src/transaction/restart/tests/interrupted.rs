@@ -252,13 +252,13 @@ fn containers_are_kept_where_the_file_no_longer_says_so() {
 }
 
 #[test]
-fn without_a_guard_nothing_is_touched() {
+fn without_a_watchdog_nothing_is_touched() {
     let world = World::new();
-    world.fails.set(Some(("guard", 0)));
+    world.fails.set(Some(("watchdog", 0)));
     let (outcome, steps) = transact(&world);
     is_undone(&world, &outcome);
     assert!(steps.is_empty());
-    assert_eq!(*world.calls.borrow(), ["guard"]);
+    assert_eq!(*world.calls.borrow(), ["watchdog"]);
 }
 
 /// systemd starts nothing any more then.
@@ -307,7 +307,7 @@ fn what_was_never_in_use_is_no_backup() {
         let state = world.root.path().join("digestfix");
         left(&world, |journal| of(journal).phase = phase);
         fs::write(state.join("journal.json.new"), "{").unwrap();
-        fs::write(state.join("grounds-overlay2.json.new"), "{").unwrap();
+        fs::write(state.join("provenance-overlay2.json.new"), "{").unwrap();
         assert!(recover(&world).unwrap().is_empty());
         assert!(!beside(&world, "").exists(), "{phase:?} {left_beside}");
         let mut names: Vec<_> = fs::read_dir(state)

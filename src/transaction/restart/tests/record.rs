@@ -3,9 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::grounds::Grounds;
 use crate::history::{self, Changed, Claimed, End, Kind, Record, Side};
 use crate::plan::{Plan, Reversal};
+use crate::provenance::Provenance;
 use crate::rollback::reversal;
 use crate::trust::Trust;
 
@@ -36,7 +36,7 @@ fn apply(world: &World, claims: &[&str], id: &str) -> (Outcome, Steps) {
         replace: true,
         ..Request::default()
     };
-    transact_for(world, &Aim::Claims(&request), id)
+    transact_for(world, &Goal::Claims(&request), id)
 }
 
 fn to_take_back(world: &World, id: Option<&str>) -> Reversal {
@@ -195,7 +195,7 @@ fn a_recovery_ends_the_record() {
 
 #[test]
 fn what_cannot_be_noted_is_not_begun() {
-    let obstacles: [fn(&Path); 3] = [
+    let blockers: [fn(&Path); 3] = [
         |path| fs::write(path, "").unwrap(),
         |path| std::os::unix::fs::symlink("/tmp", path).unwrap(),
         |path| {
@@ -203,9 +203,9 @@ fn what_cannot_be_noted_is_not_begun() {
             fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
         },
     ];
-    for obstacle in obstacles {
+    for blocker in blockers {
         let world = World::new();
-        locked(&world, |_| obstacle(&history::directory(world.root.path())));
+        locked(&world, |_| blocker(&history::directory(world.root.path())));
         let (outcome, steps) = transact(&world);
         is_undone(&world, &outcome);
         assert!(
@@ -219,7 +219,7 @@ fn what_cannot_be_noted_is_not_begun() {
             "{outcome:?}"
         );
         assert_eq!(steps, []);
-        assert_eq!(*world.calls.borrow(), ["guard"]);
+        assert_eq!(*world.calls.borrow(), ["watchdog"]);
     }
 }
 
@@ -282,15 +282,15 @@ fn a_transaction_is_taken_back() {
     apply(&world, &["b:1=a:1", "c:1=a:1"], "two");
     assert_eq!(world.has.borrow()["b:1"], A);
 
-    let aim = Aim::TakeBack(to_take_back(&world, None));
-    let (outcome, _) = transact_for(&world, &aim, "three");
+    let goal = Goal::TakeBack(to_take_back(&world, None));
+    let (outcome, _) = transact_for(&world, &goal, "three");
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     assert_eq!(world.has.borrow()["b:1"], B, "points where it did");
     assert!(!world.has.borrow().contains_key("c:1"), "is gone");
     assert!(world.has.borrow().contains_key(&format!("a@{DIGEST}")));
 
-    let aim = Aim::TakeBack(to_take_back(&world, None));
-    transact_for(&world, &aim, "four");
+    let goal = Goal::TakeBack(to_take_back(&world, None));
+    transact_for(&world, &goal, "four");
     assert_eq!(world.store(), found);
     let kinds: Vec<Kind> = records(&world).into_iter().map(|one| one.kind).collect();
     assert_eq!(
@@ -310,9 +310,9 @@ fn an_engine_that_does_not_go_back() {
         let world = two_images();
         apply(&world, &[claim], "one");
         let applied = world.store();
-        let aim = Aim::TakeBack(to_take_back(&world, None));
+        let goal = Goal::TakeBack(to_take_back(&world, None));
         world.engine_lies.set(true);
-        let (outcome, _) = transact_for(&world, &aim, "two");
+        let (outcome, _) = transact_for(&world, &goal, "two");
         assert!(
             matches!(
                 outcome.ended,
@@ -344,9 +344,9 @@ fn a_rollback_is_planned_again() {
     ] {
         let world = World::new();
         apply(&world, &[&format!("a:1@{DIGEST}")], "one");
-        let aim = Aim::TakeBack(to_take_back(&world, None));
+        let goal = Goal::TakeBack(to_take_back(&world, None));
         *world.store_at_stop.borrow_mut() = Some(meanwhile.clone());
-        let (outcome, _) = transact_for(&world, &aim, "two");
+        let (outcome, _) = transact_for(&world, &goal, "two");
         if fits {
             assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
             let expected = meanwhile.replace(&format!(",\"a@{DIGEST}\":\"{A}\""), "");
@@ -380,11 +380,11 @@ fn the_trust_of_what_is_restored_is_restored_with_it() {
     let reference: Reference = format!("a@{DIGEST}").parse().unwrap();
     apply(&world, &[&digest], "one");
     apply(&world, &[&format!("a@{DIGEST}=b:1")], "two");
-    let aim = Aim::TakeBack(to_take_back(&world, None));
-    transact_for(&world, &aim, "three");
-    let grounds = Grounds::read(&world.images()).unwrap();
-    let ground = grounds.of(&reference, &A.parse().unwrap()).unwrap();
-    assert_eq!(ground.origin, "typed");
+    let goal = Goal::TakeBack(to_take_back(&world, None));
+    transact_for(&world, &goal, "three");
+    let provenance = Provenance::read(&world.images()).unwrap();
+    let written = provenance.of(&reference, &A.parse().unwrap()).unwrap();
+    assert_eq!(written.origin, "typed");
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn a_configuration_is_seen_taken_before_the_stop() {
         assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
         let reloads = |step| steps.iter().position(|one| *one == step);
         let taken = reloads(if is_web_there {
-            Step::Keep
+            Step::EnableLiveRestore
         } else {
             Step::Reload
         });

@@ -103,7 +103,7 @@ fn what_a_new_start_would_lose_is_known() {
 
 fn transact_edited(world: &World, request: &Request) -> (Outcome, Vec<Step>) {
     let before = world.store();
-    let (outcome, steps) = transact_for(world, &Aim::Claims(request), &new_id());
+    let (outcome, steps) = transact_for(world, &Goal::Claims(request), &new_id());
     assert_eq!(world.store(), before, "the file's very bytes");
     assert!(world.runs.get());
     is_clean(world);
@@ -118,14 +118,14 @@ fn a_transaction_without_changes_has_the_file_read() {
         matches!(outcome.ended, Ended::Done) && outcome.backup.is_none(),
         "{outcome:?}"
     );
-    use Step::{Hold, Stage, Start, Stop, Verify};
-    assert_eq!(steps, [Stage, Hold, Stop, Start, Verify]);
+    use Step::{BlockStart, Stage, Start, Stop, Verify};
+    assert_eq!(steps, [Stage, BlockStart, Stop, Start, Verify]);
     assert!(names(&world, &digest()).is_empty(), "the engine has it");
 }
 
 #[test]
 fn without_changes_too_docker_is_brought_back() {
-    for call in ["guard", "reload", "stop", "start"] {
+    for call in ["watchdog", "reload", "stop", "start"] {
         let world = edited();
         world.fails.set(Some((call, 0)));
         let (outcome, _) = transact_edited(&world, &digest());

@@ -21,15 +21,15 @@ use crate::systemd::{LASTING, OwnService, ServiceManager, SystemdError};
 /// It has nothing to wait for when it is told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
-/// The guard of one transaction.
+/// The watchdog of one transaction.
 #[derive(Debug)]
-pub struct Guard {
+pub struct Watchdog {
     unit: String,
 }
 
-/// There is no guard to be had.
+/// There is no watchdog to be had.
 #[derive(Debug, thiserror::Error)]
-pub enum GuardError {
+pub enum WatchdogError {
     /// This program has no name to start it by.
     #[error("this program's own file cannot be named: {0}")]
     Program(io::Error),
@@ -38,7 +38,7 @@ pub enum GuardError {
     Systemd(#[from] SystemdError),
 }
 
-impl Guard {
+impl Watchdog {
     /// Starts it. It waits from then on.
     ///
     /// # Errors
@@ -47,12 +47,12 @@ impl Guard {
         manager: &impl ServiceManager,
         id: &str,
         data_root: &Path,
-    ) -> Result<Self, GuardError> {
-        let program = env::current_exe().map_err(GuardError::Program)?;
+    ) -> Result<Self, WatchdogError> {
+        let program = env::current_exe().map_err(WatchdogError::Program)?;
         let unit = unit(id);
         let words = [
             program.to_string_lossy().into_owned(),
-            "guard".to_owned(),
+            "watchdog".to_owned(),
             encoded(data_root),
             id.to_owned(),
         ];
@@ -83,16 +83,16 @@ impl Guard {
     }
 }
 
-/// Ends the guard of a run that this process has recovered. Does nothing where this
-/// process is that guard, which ends next.
+/// Ends the watchdog of a run that this process has recovered. Does nothing where this
+/// process is that watchdog, which ends next.
 pub async fn dismiss(manager: &impl ServiceManager, id: &str) {
     let unit = unit(id);
     let own = manager.unit_of_process(std::process::id()).await;
     if own.is_ok_and(|own| own == unit) {
         return;
     }
-    // A guard that is not stopped finds nothing to do and ends.
-    let _ = Guard { unit }.end(manager).await;
+    // A watchdog that is not stopped finds nothing to do and ends.
+    let _ = Watchdog { unit }.end(manager).await;
 }
 
 /// The longest pause between two attempts.
@@ -177,7 +177,7 @@ pub fn decoded(text: &str) -> Result<PathBuf, &'static str> {
     Ok(PathBuf::from(OsString::from_vec(bytes)))
 }
 
-/// The unit that guards a transaction.
+/// The unit that watchdogs a transaction.
 #[must_use]
 pub fn unit(id: &str) -> String {
     format!("{LASTING}{id}.service")

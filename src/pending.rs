@@ -1,7 +1,7 @@
 //! Where on this host transactions have not ended: the journal of each is in
 //! its data root, which may be anywhere, and is found again by this.
 //!
-//! One small file a transaction in `/var/lib/digestfix/unfinished`, there
+//! One small file a transaction in `/var/lib/digestfix/pending`, there
 //! before the journal is and until after it is gone. At boot, systemd looks
 //! whether the directory is empty.
 
@@ -23,7 +23,7 @@ use crate::state_file;
 use crate::transaction_id::{beside, is_id};
 
 /// The directory.
-pub const UNFINISHED: &str = "/var/lib/digestfix/unfinished";
+pub const PENDING: &str = "/var/lib/digestfix/pending";
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -36,8 +36,8 @@ const SUFFIX: &str = ".json";
 /// Where Docker lives that a transaction is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Notice {
-    digestfix_unfinished: u32,
+pub struct Marker {
+    digestfix_pending: u32,
     /// The boot that it began in.
     boot: String,
     /// Docker's data root: the journal is there.
@@ -50,15 +50,15 @@ pub struct Notice {
     pub found: Flags,
 }
 
-/// A notice that cannot be written, read, or removed.
+/// A marker that cannot be written, read, or removed.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {error}", path = path.display())]
-pub struct NoticeError {
+pub struct MarkerError {
     path: PathBuf,
     error: io::Error,
 }
 
-impl NoticeError {
+impl MarkerError {
     /// What to do about it.
     #[must_use]
     pub fn help(&self) -> Option<String> {
@@ -70,15 +70,15 @@ impl NoticeError {
     }
 }
 
-impl Notice {
-    /// The notice of a transaction on this host.
+impl Marker {
+    /// The marker of a transaction on this host.
     #[must_use]
     pub fn new(images: &ImageDir, host: &Managed) -> Self {
         let flags = &host.flags;
         // It is read from another directory.
         let whole = |path: &PathBuf| absolute(path).unwrap_or_else(|_| path.clone());
         Self {
-            digestfix_unfinished: VERSION,
+            digestfix_pending: VERSION,
             boot: boot_id(),
             data_root: whole(&images.data_root().to_owned()),
             config_file: whole(&host.config_file),
@@ -122,7 +122,7 @@ impl Notice {
             self.data_root.display(),
             beside(&self.config_file, id).display(),
             self.config_file.display(),
-            path(Path::new(UNFINISHED), id).display()
+            path(Path::new(PENDING), id).display()
         )
     }
 
@@ -130,61 +130,61 @@ impl Notice {
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn write(&self, unfinished: &Path, id: &str, lock: &RootLock) -> Result<(), NoticeError> {
-        let path = path(unfinished, id);
-        let written = make(unfinished)
+    pub fn write(&self, pending: &Path, id: &str, lock: &RootLock) -> Result<(), MarkerError> {
+        let path = path(pending, id);
+        let written = make(pending)
             .and_then(|()| Ok(serde_json::to_vec_pretty(self)?))
             .and_then(|bytes| state_file::write(&path, lock, &bytes));
-        written.map_err(|error| NoticeError { path, error })
+        written.map_err(|error| MarkerError { path, error })
     }
 
     /// Reads that of a transaction, if it has not ended.
     ///
     /// # Errors
     /// When it is there and cannot be understood.
-    pub fn read(unfinished: &Path, id: &str) -> Result<Option<Self>, NoticeError> {
-        let path = path(unfinished, id);
-        Self::parse(&path).map_err(|error| NoticeError { path, error })
+    pub fn read(pending: &Path, id: &str) -> Result<Option<Self>, MarkerError> {
+        let path = path(pending, id);
+        Self::parse(&path).map_err(|error| MarkerError { path, error })
     }
 
     fn parse(path: &Path) -> io::Result<Option<Self>> {
         let Some(bytes) = state_file::read(path, MAX_BYTES)? else {
             return Ok(None);
         };
-        let notice: Self = serde_json::from_slice(&bytes)?;
-        if notice.digestfix_unfinished != VERSION {
+        let marker: Self = serde_json::from_slice(&bytes)?;
+        if marker.digestfix_pending != VERSION {
             return Err(io::Error::other(format!(
                 "of version {}, and this digestfix knows version {VERSION}",
-                notice.digestfix_unfinished
+                marker.digestfix_pending
             )));
         }
-        if notice.data_root.is_relative() || notice.config_file.is_relative() {
+        if marker.data_root.is_relative() || marker.config_file.is_relative() {
             return Err(io::Error::other("it names no whole paths"));
         }
-        Ok(Some(notice))
+        Ok(Some(marker))
     }
 }
 
 /// The transactions that have not ended, in the order of their names.
 ///
 /// # Errors
-/// Those notices that are there and cannot be understood.
-pub fn read_all(unfinished: &Path) -> (Vec<(String, Notice)>, Vec<NoticeError>) {
+/// Those markers that are there and cannot be understood.
+pub fn read_all(pending: &Path) -> (Vec<(String, Marker)>, Vec<MarkerError>) {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |error| NoticeError { path, error }
+        move |error| MarkerError { path, error }
     };
-    let listing = match fs::read_dir(unfinished) {
+    let listing = match fs::read_dir(pending) {
         Ok(listing) => listing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Default::default(),
-        Err(error) => return (Vec::new(), vec![failed(unfinished)(error)]),
+        Err(error) => return (Vec::new(), vec![failed(pending)(error)]),
     };
     let (mut found, mut errors) = (Vec::new(), Vec::new());
     for file in listing {
         let path = match file {
             Ok(file) => file.path(),
             Err(error) => {
-                errors.push(failed(unfinished)(error));
+                errors.push(failed(pending)(error));
                 continue;
             }
         };
@@ -193,8 +193,8 @@ pub fn read_all(unfinished: &Path) -> (Vec<(String, Notice)>, Vec<NoticeError>) 
         let Some(id) = id.filter(|id| is_id(id)) else {
             continue;
         };
-        match Notice::read(unfinished, id) {
-            Ok(notice) => found.extend(notice.map(|notice| (id.to_owned(), notice))),
+        match Marker::read(pending, id) {
+            Ok(marker) => found.extend(marker.map(|marker| (id.to_owned(), marker))),
             Err(error) => errors.push(error),
         }
     }
@@ -204,8 +204,8 @@ pub fn read_all(unfinished: &Path) -> (Vec<(String, Notice)>, Vec<NoticeError>) 
 
 /// Removes what runs that were killed had begun to write here. None may be at
 /// work.
-pub fn sweep(unfinished: &Path) {
-    for file in fs::read_dir(unfinished).into_iter().flatten().flatten() {
+pub fn sweep(pending: &Path) {
+    for file in fs::read_dir(pending).into_iter().flatten().flatten() {
         let path = file.path();
         if path.as_os_str().as_bytes().ends_with(b".json.new") {
             // Whatever it is, nothing reads it.
@@ -214,32 +214,32 @@ pub fn sweep(unfinished: &Path) {
     }
 }
 
-/// Takes the notice of a transaction away.
+/// Takes the marker of a transaction away.
 ///
 /// # Errors
 /// When the file system refuses.
-pub fn remove(unfinished: &Path, id: &str, lock: &RootLock) -> Result<(), NoticeError> {
-    let path = path(unfinished, id);
-    if !unfinished.exists() {
+pub fn remove(pending: &Path, id: &str, lock: &RootLock) -> Result<(), MarkerError> {
+    let path = path(pending, id);
+    if !pending.exists() {
         return Ok(());
     }
-    state_file::remove(&path, lock).map_err(|error| NoticeError { path, error })
+    state_file::remove(&path, lock).map_err(|error| MarkerError { path, error })
 }
 
-pub(crate) fn path(unfinished: &Path, id: &str) -> PathBuf {
-    unfinished.join(format!("{id}{SUFFIX}"))
+pub(crate) fn path(pending: &Path, id: &str) -> PathBuf {
+    pending.join(format!("{id}{SUFFIX}"))
 }
 
-fn make(unfinished: &Path) -> io::Result<()> {
-    if unfinished.is_dir() {
+fn make(pending: &Path) -> io::Result<()> {
+    if pending.is_dir() {
         return Ok(());
     }
     DirBuilder::new()
         .mode(0o700)
         .recursive(true)
-        .create(unfinished)?;
-    directory::sync(unfinished)?;
-    match unfinished.parent() {
+        .create(pending)?;
+    directory::sync(pending)?;
+    match pending.parent() {
         Some(parent) => directory::sync(parent),
         None => Ok(()),
     }
@@ -254,9 +254,9 @@ mod tests {
 
     use super::*;
 
-    fn notice() -> Notice {
-        Notice {
-            digestfix_unfinished: VERSION,
+    fn marker() -> Marker {
+        Marker {
+            digestfix_pending: VERSION,
             boot: boot_id(),
             data_root: "/data/docker".into(),
             config_file: "/etc/docker/daemon.json".into(),
@@ -271,21 +271,21 @@ mod tests {
         let lock = RootLock::acquire(root.path(), Duration::ZERO)
             .await
             .unwrap();
-        let unfinished = root.path().join("lib/unfinished");
-        notice().write(&unfinished, "b-1", &lock).unwrap();
-        notice().write(&unfinished, "a-1", &lock).unwrap();
-        fs::write(unfinished.join("a-1.json.new"), "").unwrap();
-        let (found, errors) = read_all(&unfinished);
+        let pending = root.path().join("lib/pending");
+        marker().write(&pending, "b-1", &lock).unwrap();
+        marker().write(&pending, "a-1", &lock).unwrap();
+        fs::write(pending.join("a-1.json.new"), "").unwrap();
+        let (found, errors) = read_all(&pending);
         let ids: Vec<&str> = found.iter().map(|(id, _)| id.as_str()).collect();
         assert_eq!(ids, ["a-1", "b-1"]);
-        assert_eq!(found[0].1, notice());
+        assert_eq!(found[0].1, marker());
         assert!(errors.is_empty());
-        remove(&unfinished, "a-1", &lock).unwrap();
-        remove(&unfinished, "a-1", &lock).unwrap();
-        fs::write(unfinished.join("c-1.json.new"), "").unwrap();
-        sweep(&unfinished);
-        assert_eq!(fs::read_dir(&unfinished).unwrap().count(), 1);
-        assert_eq!(read_all(&unfinished).0.len(), 1);
+        remove(&pending, "a-1", &lock).unwrap();
+        remove(&pending, "a-1", &lock).unwrap();
+        fs::write(pending.join("c-1.json.new"), "").unwrap();
+        sweep(&pending);
+        assert_eq!(fs::read_dir(&pending).unwrap().count(), 1);
+        assert_eq!(read_all(&pending).0.len(), 1);
     }
 
     /// A marker of this version, with all that one may have.
@@ -298,14 +298,14 @@ mod tests {
             config_file: Some("/etc/docker/daemon.json".into()),
             socket: Some("/run/docker.sock".into()),
         };
-        let written = Notice {
+        let written = Marker {
             boot: "0b7f6f0e-6f0c-4d6f-9f5d-2b1d6a1c7e55 21".to_owned(),
             flags: flags.clone(),
             found: flags,
-            ..notice()
+            ..marker()
         };
         let fixture = include_str!("../tests/formats/pending-marker.json");
-        assert_eq!(serde_json::from_str::<Notice>(fixture).unwrap(), written);
+        assert_eq!(serde_json::from_str::<Marker>(fixture).unwrap(), written);
         let bytes = serde_json::to_vec_pretty(&written).unwrap();
         assert_eq!(String::from_utf8(bytes).unwrap(), fixture.trim_end());
     }
@@ -313,9 +313,9 @@ mod tests {
     #[test]
     fn what_is_no_notice_is_told() {
         let root = TempDir::new().unwrap();
-        let text = serde_json::to_string(&notice()).unwrap();
+        let text = serde_json::to_string(&marker()).unwrap();
         for (from, to) in [
-            ("\"digestfix_unfinished\":1", "\"digestfix_unfinished\":2"),
+            ("\"digestfix_pending\":1", "\"digestfix_pending\":2"),
             ("/data/docker", "data/docker"),
             ("/etc/docker/daemon.json", "daemon.json"),
             ("\"driver\"", "\"restore\":1,\"driver\""),

@@ -8,14 +8,14 @@ use crate::store::Store;
 
 /// What is to be brought about.
 #[derive(Debug)]
-pub enum Aim<'a> {
+pub enum Goal<'a> {
     /// That claims are true.
     Claims(&'a Request),
     /// That another transaction's changes are gone.
     TakeBack(Reversal),
 }
 
-impl Aim<'_> {
+impl Goal<'_> {
     /// What that comes down to on a store.
     ///
     /// # Errors

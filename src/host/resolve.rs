@@ -34,7 +34,7 @@ pub type Said<'a> = (&'static str, Option<&'a str>);
 ///
 /// # Errors
 /// [`HostError::Disagreement`] when something does.
-pub fn settled<'a>(
+pub fn resolved<'a>(
     fact: &'static str,
     said: &[Said<'a>],
     same: impl Fn(&str, &str) -> bool,
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     fn settle<'a>(said: &[Said<'a>]) -> Result<Option<(&'static str, &'a str)>, HostError> {
-        settled("thing", said, |one, other| one == other)
+        resolved("thing", said, |one, other| one == other)
     }
 
     #[test]

@@ -1,33 +1,33 @@
-//! `digestfix guard`, which [`crate::guard`] has systemd run beside an apply.
+//! `digestfix watchdog`, which [`crate::watchdog`] has systemd run beside an apply.
 
 use std::fmt;
 use std::path::Path;
 
 use sd_notify::NotifyState;
 
-use crate::cli::{GuardArgs, OutputArgs};
+use crate::cli::{OutputArgs, WatchdogArgs};
 use crate::commands::Stop;
 use crate::commands::recover::recover_run;
 use crate::data_root::STATE_DIR;
-use crate::guard;
 use crate::invocation::Invocation;
 use crate::lock::RootLock;
+use crate::pending::{self, Marker, PENDING};
 use crate::report::{Problem, Report};
 use crate::run_result::RunResult;
 use crate::systemd::{RUNTIME_UNITS, forget_lasting};
 use crate::transaction::outcome::Progress;
-use crate::unfinished::{self, Notice, UNFINISHED};
+use crate::watchdog;
 
-pub(super) async fn run(args: &GuardArgs) -> RunResult {
-    // Who cannot be told takes this guard for one that does not start.
+pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
+    // Who cannot be told takes this watchdog for one that does not start.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-        tracing::info!("systemd is not told that the guard is ready: {error}");
+        tracing::info!("systemd is not told that the watchdog is ready: {error}");
     }
-    let unfinished = Path::new(UNFINISHED);
-    let ended = guard::try_until_done(
+    let pending = Path::new(PENDING);
+    let ended = watchdog::try_until_done(
         async |failures| attempt(args, failures).await,
         |trouble: Trouble| trouble.tell(&args.id),
-        || !unfinished::path(unfinished, &args.id).exists(),
+        || !pending::path(pending, &args.id).exists(),
     );
     let (problems, mut report) = ended.await;
     if let Some(problems) = problems {
@@ -39,8 +39,8 @@ pub(super) async fn run(args: &GuardArgs) -> RunResult {
             _ => "Done. See to what is named above by hand.",
         });
     }
-    if let Err(error) = forget_lasting(Path::new(RUNTIME_UNITS), &guard::unit(&args.id)) {
-        tracing::info!("the guard's unit stays until the next boot: {error}");
+    if let Err(error) = forget_lasting(Path::new(RUNTIME_UNITS), &watchdog::unit(&args.id)) {
+        tracing::info!("the watchdog's unit stays until the next boot: {error}");
     }
     report.end(RunResult::Unchanged)
 }
@@ -48,7 +48,7 @@ pub(super) async fn run(args: &GuardArgs) -> RunResult {
 /// The data root may be on a disk that is not mounted any more. Its mount point
 /// has no journal, and is no sign of a run that has ended.
 async fn attempt(
-    args: &GuardArgs,
+    args: &WatchdogArgs,
     failures: u32,
 ) -> Result<(Option<Vec<String>>, Report), Trouble> {
     let output = OutputArgs {
@@ -56,11 +56,11 @@ async fn attempt(
         quiet: u8::from(failures > 0),
         ..OutputArgs::default()
     };
-    let mut report = Report::new("guard", &output, Invocation::default()).observed(None);
+    let mut report = Report::new("watchdog", &output, Invocation::default()).observed(None);
     let recovered = async {
-        match Notice::read(Path::new(UNFINISHED), &args.id)? {
-            Some(notice) if !notice.leads_to_a_data_root() => {
-                Err(Stop::Gone(notice.gone(&args.id)))
+        match Marker::read(Path::new(PENDING), &args.id)? {
+            Some(marker) if !marker.leads_to_a_data_root() => {
+                Err(Stop::Gone(marker.gone(&args.id)))
             }
             None if !args.data_root.join(STATE_DIR).is_dir() => Ok(None),
             _ => {
@@ -90,9 +90,9 @@ impl fmt::Display for Trouble {
 impl Trouble {
     fn tell(self, id: &str) {
         let Self { stop, mut report } = self;
-        let most = guard::MOST.as_secs();
+        let most = watchdog::MOST.as_secs();
         report.warning(&format!(
-            "run {id} has not ended; the guard tries again, at least every {most} s"
+            "run {id} has not ended; the watchdog tries again, at least every {most} s"
         ));
         match stop {
             Stop::Recovery { .. } | Stop::LoadRecovery(_) => {

@@ -26,14 +26,14 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What digestfix wrote, by reference in familiar form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grounds {
+pub struct Provenance {
     version: u32,
-    references: BTreeMap<String, Ground>,
+    references: BTreeMap<String, ProvenanceEntry>,
 }
 
 /// What one reference rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ground {
+pub struct ProvenanceEntry {
     image_id: ImageId,
     /// How far it was known.
     pub trust: Trust,
@@ -41,7 +41,7 @@ pub struct Ground {
     pub origin: String,
 }
 
-impl Default for Grounds {
+impl Default for Provenance {
     fn default() -> Self {
         Self {
             version: VERSION,
@@ -50,12 +50,12 @@ impl Default for Grounds {
     }
 }
 
-impl Grounds {
+impl Provenance {
     /// What a reference rests on, as long as it points where it was made to.
     #[must_use]
-    pub fn of(&self, reference: &Reference, image: &ImageId) -> Option<&Ground> {
-        let ground = self.references.get(&reference.familiar())?;
-        (ground.image_id == *image).then_some(ground)
+    pub fn of(&self, reference: &Reference, image: &ImageId) -> Option<&ProvenanceEntry> {
+        let written = self.references.get(&reference.familiar())?;
+        (written.image_id == *image).then_some(written)
     }
 
     /// The references that digestfix wrote, of which some may be gone.
@@ -70,17 +70,17 @@ impl Grounds {
             if let (Some(image), Some(target)) = (&change.to, plan.basis(&change.reference))
                 && change.reference.digest().is_some()
             {
-                let ground = Ground {
+                let written = ProvenanceEntry {
                     image_id: image.clone(),
                     trust: target.trust,
                     origin: target.origin.clone(),
                 };
-                self.references.insert(change.reference.familiar(), ground);
+                self.references.insert(change.reference.familiar(), written);
             }
         }
-        self.references.retain(|reference, ground| {
+        self.references.retain(|reference, written| {
             let reference = Reference::parse(reference);
-            reference.is_ok_and(|reference| plan.after.points_at(&reference, &ground.image_id))
+            reference.is_ok_and(|reference| plan.after.points_at(&reference, &written.image_id))
         });
     }
 
@@ -92,14 +92,14 @@ impl Grounds {
         let Some(bytes) = state_file::read(&path(images), MAX_BYTES)? else {
             return Ok(Self::default());
         };
-        let grounds: Self = serde_json::from_slice(&bytes)?;
-        if grounds.version != VERSION {
+        let provenance: Self = serde_json::from_slice(&bytes)?;
+        if provenance.version != VERSION {
             return Err(io::Error::other(format!(
                 "of version {}, and this digestfix knows version {VERSION}",
-                grounds.version
+                provenance.version
             )));
         }
-        Ok(grounds)
+        Ok(provenance)
     }
 
     /// Adds what a plan wrote to the file.
@@ -107,9 +107,13 @@ impl Grounds {
     /// # Errors
     /// When the file system refuses; the file is then as it was.
     pub fn record(images: &ImageDir, lock: &RootLock, plan: &Plan) -> io::Result<()> {
-        let mut grounds = Self::read(images).unwrap_or_default();
-        grounds.note(plan);
-        state_file::write(&path(images), lock, &serde_json::to_vec_pretty(&grounds)?)
+        let mut provenance = Self::read(images).unwrap_or_default();
+        provenance.note(plan);
+        state_file::write(
+            &path(images),
+            lock,
+            &serde_json::to_vec_pretty(&provenance)?,
+        )
     }
 }
 
@@ -118,7 +122,7 @@ impl Grounds {
 pub fn path(images: &ImageDir) -> PathBuf {
     state_file::path(
         images.data_root(),
-        &format!("grounds-{}.json", images.driver()),
+        &format!("provenance-{}.json", images.driver()),
     )
 }
 
@@ -130,11 +134,11 @@ mod tests {
     #[test]
     fn a_file_of_this_version_loads() {
         let fixture = include_str!("../tests/formats/provenance.json");
-        let grounds: Grounds = serde_json::from_str(fixture).unwrap();
-        let trusts = grounds.references.values().map(|ground| ground.trust);
+        let provenance: Provenance = serde_json::from_str(fixture).unwrap();
+        let trusts = provenance.references.values().map(|written| written.trust);
         assert!(trusts.eq([Trust::Asserted, Trust::Matched, Trust::Proven]));
-        assert_eq!(grounds.references().count(), 3);
-        let bytes = serde_json::to_vec_pretty(&grounds).unwrap();
+        assert_eq!(provenance.references().count(), 3);
+        let bytes = serde_json::to_vec_pretty(&provenance).unwrap();
         assert_eq!(String::from_utf8(bytes).unwrap(), fixture.trim_end());
     }
 }

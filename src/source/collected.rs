@@ -19,7 +19,7 @@ const MAX_REMARKS: usize = 100;
 
 /// Everything that was read.
 #[derive(Debug, Default)]
-pub struct Harvest {
+pub struct Collected {
     /// What the sources say, each thing once.
     pub claims: Vec<Claim>,
     /// What proves or matches it.
@@ -50,7 +50,7 @@ pub(super) struct Came<'a> {
     pub place: &'a str,
 }
 
-impl Harvest {
+impl Collected {
     /// Nothing yet. Names will be rewritten by these rules.
     #[must_use]
     pub fn new(rewrites: &[Rewrite]) -> Self {

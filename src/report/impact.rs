@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use crate::disturbance::{Disturbance, Fate};
+use crate::impact::{ContainerImpact, Impact};
 use crate::live_restore::LiveRestore;
 use crate::report::Report;
-use crate::report::document::{ContainerDocument, DisturbanceDocument};
+use crate::report::document::{ContainerDocument, ImpactDocument};
 
 impl Report {
     /// What applying would touch.
-    pub fn disturbance(&mut self, disturbance: &Disturbance) {
-        let restarts = if disturbance.running {
-            let mut units = vec![disturbance.unit.clone()];
-            units.extend(disturbance.triggers.clone());
+    pub fn impact(&mut self, impact: &Impact) {
+        let restarts = if impact.running {
+            let mut units = vec![impact.unit.clone()];
+            units.extend(impact.triggers.clone());
             units
         } else {
-            disturbance.triggers.clone()
+            impact.triggers.clone()
         };
         if restarts.is_empty() {
             self.paragraph("Docker is not running and stays so: nothing is stopped.");
@@ -25,27 +25,27 @@ impl Report {
                 restarts.join(", ")
             ));
         }
-        if !disturbance.carried_along.is_empty() {
+        if !impact.carried_along.is_empty() {
             self.say(format!(
                 "Stopped along with it, and started again: {}.",
-                disturbance.carried_along.join(", ")
+                impact.carried_along.join(", ")
             ));
         }
-        if disturbance.running {
-            for line in fates(disturbance).iter().chain(&clients(disturbance)) {
+        if impact.running {
+            for line in effects(impact).iter().chain(&clients(impact)) {
                 self.say(line);
             }
         }
-        let containers = disturbance.containers.iter();
-        self.document.disturbance = Some(DisturbanceDocument {
+        let containers = impact.containers.iter();
+        self.document.impact = Some(ImpactDocument {
             restarts,
-            also_restarts: disturbance.carried_along.clone(),
+            also_restarts: impact.carried_along.clone(),
             running_containers: containers.clone().map(|one| one.name.clone()).collect(),
-            containers_keep_running: disturbance.containers_survive(),
-            api_clients: disturbance.api_clients,
-            switches_live_restore: disturbance.switches_live_restore(),
+            containers_keep_running: impact.containers_survive(),
+            api_clients: impact.api_clients,
+            switches_live_restore: impact.switches_live_restore(),
             containers: containers
-                .map(|one| ContainerDocument::of(one, disturbance.fate(one)))
+                .map(|one| ContainerDocument::of(one, impact.on(one)))
                 .collect(),
         });
     }
@@ -53,56 +53,55 @@ impl Report {
 
 /// What becomes of the running containers, and of those who are connected to
 /// them, in words.
-fn fates(disturbance: &Disturbance) -> Vec<String> {
-    let mut by_fate: Vec<(Fate, Vec<&str>)> = Vec::new();
-    for container in &disturbance.containers {
-        let fate = disturbance.fate(container);
-        match by_fate.iter_mut().find(|(other, _)| *other == fate) {
+fn effects(impact: &Impact) -> Vec<String> {
+    let mut by_fate: Vec<(ContainerImpact, Vec<&str>)> = Vec::new();
+    for container in &impact.containers {
+        let effect = impact.on(container);
+        match by_fate.iter_mut().find(|(other, _)| *other == effect) {
             Some((_, names)) => names.push(&container.name),
-            None => by_fate.push((fate, vec![&container.name])),
+            None => by_fate.push((effect, vec![&container.name])),
         }
     }
     if by_fate.is_empty() {
         return vec!["Running containers: none.".to_owned()];
     }
     let mut lines = vec!["Running containers:".to_owned()];
-    lines.extend(by_fate.into_iter().map(|(fate, names)| {
-        let what = match fate {
-            Fate::KeepsRunning => "keep running",
-            Fate::StartedAgain => "stop with Docker, and are started again",
-            Fate::RestartsByPolicy => "STOP with Docker; their restart policy starts them again",
-            Fate::RestartsIfItFails => {
+    lines.extend(by_fate.into_iter().map(|(effect, names)| {
+        let what = match effect {
+            ContainerImpact::KeepsRunning => "keep running",
+            ContainerImpact::StartedAgain => "stop with Docker, and are started again",
+            ContainerImpact::RestartsByPolicy => "STOP with Docker; their restart policy starts them again",
+            ContainerImpact::RestartsIfItFails => {
                 "STOP with Docker; their restart policy starts them again only if they end with an error"
             }
-            Fate::ReplacedBySwarm => "STOP with Docker; swarm starts others in their place",
-            Fate::StaysDown => "STOP with Docker, and stay down",
-            Fate::Removed => "STOP with Docker, and are REMOVED with their anonymous volumes (--rm)",
+            ContainerImpact::ReplacedBySwarm => "STOP with Docker; swarm starts others in their place",
+            ContainerImpact::StaysDown => "STOP with Docker, and stay down",
+            ContainerImpact::Removed => "STOP with Docker, and are REMOVED with their anonymous volumes (--rm)",
         };
         format!("  {what}: {}", names.join(", "))
     }));
-    if let (true, LiveRestore::Switchable(config_file)) = (
-        disturbance.switches_live_restore(),
-        &disturbance.live_restore,
-    ) {
+    if let (true, LiveRestore::Switchable(config_file)) =
+        (impact.switches_live_restore(), &impact.live_restore)
+    {
         lines.push(format!(
             "For that, live-restore is switched on in {} for the moment, and the file put back.",
             config_file.display()
         ));
     }
-    if disturbance.switches_live_restore() && !disturbance.forgotten_by_reload.is_empty() {
+    if impact.switches_live_restore() && !impact.forgotten_by_reload.is_empty() {
         lines.push(format!(
             "dockerd forgets {} of its unit's command line then, until its next start.",
-            disturbance.forgotten_by_reload.join(", ")
+            impact.forgotten_by_reload.join(", ")
         ));
     }
-    if disturbance.containers_survive() {
+    if impact.containers_survive() {
         lines.push(
             "While Docker is away, they do not find each other by name, their health checks pause and \
              their output waits."
                 .to_owned(),
         );
     }
-    let ports = disturbance.ports_to_hold();
+    let ports = impact.ports_to_hold();
     if !ports.is_empty() {
         let ports: BTreeSet<String> = ports.iter().map(ToString::to_string).collect();
         let ports: Vec<String> = ports.into_iter().collect();
@@ -116,8 +115,8 @@ fn fates(disturbance: &Disturbance) -> Vec<String> {
 }
 
 /// What becomes of the API's clients.
-fn clients(disturbance: &Disturbance) -> Option<String> {
-    let execs: usize = disturbance
+fn clients(impact: &Impact) -> Option<String> {
+    let execs: usize = impact
         .containers
         .iter()
         .map(|container| container.execs)
@@ -127,14 +126,14 @@ fn clients(disturbance: &Disturbance) -> Option<String> {
         1 => ", 1 docker exec session among them".to_owned(),
         count => format!(", {count} docker exec sessions among them"),
     };
-    let count = match disturbance.api_clients {
+    let count = match impact.api_clients {
         0 => return None,
         1 => "1 client is connected to the API now and is".to_owned(),
         count => format!("{count} clients are connected to the API now and are"),
     };
     Some(format!(
         "{count} cut off{execs}; builds and pulls under way fail.{}",
-        if disturbance.stops_late() {
+        if impact.stops_late() {
             " Docker waits for them when it stops, up to 5 s."
         } else {
             ""

@@ -9,7 +9,7 @@ use crate::container::{Change, Container, Happened, Published, RestartPolicy, St
 use crate::digest::Digest;
 use crate::engine::{Engine, EngineError};
 use crate::host::{Doubt, EngineStart, Managed, Startable, startable};
-use crate::live_restore::{self, Hindrance, LiveRestore};
+use crate::live_restore::{self, LiveRestore, LiveRestoreBlocker};
 use crate::open_files;
 use crate::shell;
 use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
@@ -29,7 +29,7 @@ pub enum ContainerPolicy {
 
 /// What a stop of Docker, and its start, would touch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disturbance {
+pub struct Impact {
     /// Docker's unit.
     pub unit: String,
     /// It runs, so it would be stopped and started again.
@@ -80,7 +80,7 @@ pub struct Allowed {
 /// What becomes of a container when Docker is stopped and started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fate {
+pub enum ContainerImpact {
     /// It keeps running.
     KeepsRunning,
     /// It stops, and digestfix starts it again.
@@ -97,7 +97,7 @@ pub enum Fate {
     Removed,
 }
 
-impl Disturbance {
+impl Impact {
     /// One that is only about units.
     #[must_use]
     pub fn of_units(
@@ -167,21 +167,23 @@ impl Disturbance {
 
     /// What becomes of a container.
     #[must_use]
-    pub fn fate(&self, container: &Container) -> Fate {
+    pub fn on(&self, container: &Container) -> ContainerImpact {
         if container.auto_remove && !(self.containers_survive() && self.keeps_auto_removed) {
-            return Fate::Removed;
+            return ContainerImpact::Removed;
         }
         if self.containers_survive() {
-            return Fate::KeepsRunning;
+            return ContainerImpact::KeepsRunning;
         }
         if container.swarm_task {
-            return Fate::ReplacedBySwarm;
+            return ContainerImpact::ReplacedBySwarm;
         }
         match (self.policy, container.restart_policy) {
-            (ContainerPolicy::Restart, _) => Fate::StartedAgain,
-            (_, RestartPolicy::Always | RestartPolicy::UnlessStopped) => Fate::RestartsByPolicy,
-            (_, RestartPolicy::OnFailure) => Fate::RestartsIfItFails,
-            (_, RestartPolicy::No) => Fate::StaysDown,
+            (ContainerPolicy::Restart, _) => ContainerImpact::StartedAgain,
+            (_, RestartPolicy::Always | RestartPolicy::UnlessStopped) => {
+                ContainerImpact::RestartsByPolicy
+            }
+            (_, RestartPolicy::OnFailure) => ContainerImpact::RestartsIfItFails,
+            (_, RestartPolicy::No) => ContainerImpact::StaysDown,
         }
     }
 
@@ -218,7 +220,7 @@ impl Disturbance {
         let kept = self
             .containers
             .iter()
-            .filter(|container| self.fate(container) == Fate::KeepsRunning)
+            .filter(|container| self.on(container) == ContainerImpact::KeepsRunning)
             // Until it runs, the port may be somebody else's.
             .filter(|container| container.status != Status::Restarting);
         kept.flat_map(|container| &container.published)
@@ -230,7 +232,7 @@ impl Disturbance {
 
 /// Why Docker should not be stopped now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Obstacle {
+pub enum Blocker {
     /// A start would use other settings than the running daemon was started with.
     #[error(
         "{unit} has changed on disk since systemd read it, so a restart now would start another \
@@ -273,7 +275,7 @@ pub enum Obstacle {
     },
     /// Containers would stop, and cannot be kept from it here.
     #[error(
-        "{count} running {noun} would stop with Docker: {names}. They cannot be kept running: {hindrance}",
+        "{count} running {noun} would stop with Docker: {names}. They cannot be kept running: {blocker}",
         noun = if *.count == 1 { "container" } else { "containers" }
     )]
     CannotKeep {
@@ -282,7 +284,7 @@ pub enum Obstacle {
         /// Some of their names.
         names: String,
         /// Why not.
-        hindrance: Hindrance,
+        blocker: LiveRestoreBlocker,
     },
     /// Docker would stay down.
     #[error("{unit} would not start again: {doubt}. Docker runs on until it is stopped")]
@@ -326,7 +328,7 @@ pub enum Obstacle {
     },
 }
 
-impl Obstacle {
+impl Blocker {
     /// What to type next.
     #[must_use]
     pub fn help(&self) -> Option<String> {
@@ -349,10 +351,10 @@ impl Obstacle {
             Self::TooFewFiles { .. } => {
                 format!("raise the limit: ulimit -n {}", open_files::NEEDED)
             }
-            Self::CannotKeep { hindrance, .. } => format!(
+            Self::CannotKeep { blocker, .. } => format!(
                 "once they may stop: --containers restart (they are started again), or --containers ignore (those \
                  with a restart policy come back){}",
-                hindrance
+                blocker
                     .help()
                     .map(|help| format!("; or {help}"))
                     .unwrap_or_default()
@@ -415,7 +417,7 @@ pub async fn assess(
     host: &Managed,
     allowed: Allowed,
     recorded: impl FnOnce(&EngineStart) -> Option<Digest>,
-) -> Result<(Disturbance, Vec<Obstacle>), AssessError> {
+) -> Result<(Impact, Vec<Blocker>), AssessError> {
     let states = manager.active_states().await?;
     let running = host.engine.is_some();
     let triggers: Vec<String> = host
@@ -426,9 +428,9 @@ pub async fn assess(
         .cloned()
         .collect();
     let carried = carried_along(manager, &host.unit, &triggers).await?;
-    let mut obstacles = Vec::new();
+    let mut blockers = Vec::new();
     if host.unit.need_daemon_reload {
-        obstacles.push(Obstacle::UnitChanged {
+        blockers.push(Blocker::UnitChanged {
             unit: host.unit.id.clone(),
         });
     }
@@ -437,7 +439,7 @@ pub async fn assess(
             || host.unit.triggered_by.contains(&job.unit)
             || carried.contains(&job.unit)
         {
-            obstacles.push(Obstacle::JobQueued {
+            blockers.push(Blocker::JobQueued {
                 unit: job.unit,
                 kind: job.kind,
             });
@@ -445,19 +447,19 @@ pub async fn assess(
     }
     for name in &carried {
         if let Some(state) = states.get(name).filter(|state| *state != "active") {
-            obstacles.push(Obstacle::Unsettled {
+            blockers.push(Blocker::Unsettled {
                 unit: name.clone(),
                 state: state.clone(),
             });
         }
     }
     if let Some(limit) = open_files::too_few() {
-        obstacles.push(Obstacle::TooFewFiles { limit });
+        blockers.push(Blocker::TooFewFiles { limit });
     }
     // What is in no unit is in none that is stopped.
     let own = manager.unit_of_process(std::process::id()).await;
     if let Some(unit) = own.ok().filter(|unit| carried.contains(unit)) {
-        obstacles.push(Obstacle::Ourselves { unit });
+        blockers.push(Blocker::Ourselves { unit });
     }
     let startable = match running {
         true => startable::look(manager, host, recorded).await,
@@ -465,14 +467,14 @@ pub async fn assess(
     };
     let features = host.moves_images();
     if !features.is_empty() {
-        obstacles.push(Obstacle::WouldMoveImages {
+        blockers.push(Blocker::WouldMoveImages {
             unit: host.unit.id.clone(),
             features,
             config_file: host.config_file.clone(),
         });
     }
     let doubts = startable.doubts.iter().cloned();
-    obstacles.extend(doubts.filter_map(|doubt| in_doubt(&host.unit.id, doubt, allowed)));
+    blockers.extend(doubts.filter_map(|doubt| in_doubt(&host.unit.id, doubt, allowed)));
     let (clients, containers, down) = if running {
         let clients = api_clients::count(&host.socket);
         let containers = engine.running_containers().await?;
@@ -481,7 +483,7 @@ pub async fn assess(
         (0, Vec::new(), Vec::new())
     };
     let info = host.engine.clone().unwrap_or_default();
-    let disturbance = Disturbance {
+    let impact = Impact {
         unit: host.unit.id.clone(),
         running,
         triggers,
@@ -498,38 +500,38 @@ pub async fn assess(
         startable,
         may_refuse_reload: host.leaves_proxy_to_be_found,
     };
-    obstacles.extend(containers_at_risk(&disturbance));
-    Ok((disturbance, obstacles))
+    blockers.extend(containers_at_risk(&impact));
+    Ok((impact, blockers))
 }
 
-fn in_doubt(unit: &str, doubt: Doubt, allowed: Allowed) -> Option<Obstacle> {
+fn in_doubt(unit: &str, doubt: Doubt, allowed: Allowed) -> Option<Blocker> {
     let unit = unit.to_owned();
     if doubt.is_certain() {
-        return Some(Obstacle::WouldNotStart { unit, doubt });
+        return Some(Blocker::WouldNotStart { unit, doubt });
     }
-    (!allowed.force_restart).then_some(Obstacle::MayNotStart { unit, doubt })
+    (!allowed.force_restart).then_some(Blocker::MayNotStart { unit, doubt })
 }
 
-fn containers_at_risk(disturbance: &Disturbance) -> Option<Obstacle> {
-    match (disturbance.policy, &disturbance.live_restore) {
-        (ContainerPolicy::Keep, LiveRestore::Impossible(hindrance))
-            if !disturbance.containers.is_empty() =>
+fn containers_at_risk(impact: &Impact) -> Option<Blocker> {
+    match (impact.policy, &impact.live_restore) {
+        (ContainerPolicy::Keep, LiveRestore::Impossible(blocker))
+            if !impact.containers.is_empty() =>
         {
-            Some(Obstacle::CannotKeep {
-                count: disturbance.containers.len(),
-                names: some_names(disturbance.containers.iter()),
-                hindrance: hindrance.clone(),
+            Some(Blocker::CannotKeep {
+                count: impact.containers.len(),
+                names: some_names(impact.containers.iter()),
+                blocker: blocker.clone(),
             })
         }
         (ContainerPolicy::Keep | ContainerPolicy::Restart, _) => {
-            let removed = disturbance
+            let removed = impact
                 .containers
                 .iter()
-                .filter(|container| disturbance.fate(container) == Fate::Removed);
-            let names = some_names(removed.chain(&disturbance.removed_at_start));
-            (!names.is_empty()).then(|| Obstacle::WouldBeRemoved {
+                .filter(|container| impact.on(container) == ContainerImpact::Removed);
+            let names = some_names(removed.chain(&impact.removed_at_start));
+            (!names.is_empty()).then(|| Blocker::WouldBeRemoved {
                 names,
-                kept: disturbance.containers_survive(),
+                kept: impact.containers_survive(),
             })
         }
         (ContainerPolicy::Ignore, _) => None,
@@ -552,7 +554,7 @@ pub(crate) fn some_names<'a>(containers: impl Iterator<Item = &'a Container>) ->
 mod tests {
     use super::*;
 
-    const SWARM: LiveRestore = LiveRestore::Impossible(Hindrance::Swarm);
+    const SWARM: LiveRestore = LiveRestore::Impossible(LiveRestoreBlocker::Swarm);
 
     fn container(change: impl FnOnce(&mut Container)) -> Container {
         let mut container = Container::default();
@@ -561,13 +563,9 @@ mod tests {
         container
     }
 
-    fn disturbance(
-        policy: ContainerPolicy,
-        live_restore: LiveRestore,
-        container: &Container,
-    ) -> Disturbance {
-        let units = Disturbance::of_units("docker.service", true, Vec::new(), Vec::new());
-        Disturbance {
+    fn impact(policy: ContainerPolicy, live_restore: LiveRestore, container: &Container) -> Impact {
+        let units = Impact::of_units("docker.service", true, Vec::new(), Vec::new());
+        Impact {
             policy,
             live_restore,
             containers: vec![container.clone()],
@@ -591,21 +589,36 @@ mod tests {
             ContainerPolicy::Restart,
             ContainerPolicy::Ignore,
         );
-        for (policy, live_restore, container, fate) in [
-            (keep, switchable(), &plain, Fate::KeepsRunning),
-            (keep, LiveRestore::On, &auto_remove, Fate::KeepsRunning),
-            (restart, LiveRestore::On, &plain, Fate::KeepsRunning),
-            (restart, switchable(), &plain, Fate::StartedAgain),
-            (restart, SWARM, &always, Fate::StartedAgain),
-            (restart, SWARM, &auto_remove, Fate::Removed),
-            (restart, SWARM, &task, Fate::ReplacedBySwarm),
-            (ignore, switchable(), &plain, Fate::StaysDown),
-            (ignore, SWARM, &always, Fate::RestartsByPolicy),
-            (ignore, SWARM, &on_failure, Fate::RestartsIfItFails),
-            (ignore, SWARM, &auto_remove, Fate::Removed),
+        for (policy, live_restore, container, effect) in [
+            (keep, switchable(), &plain, ContainerImpact::KeepsRunning),
+            (
+                keep,
+                LiveRestore::On,
+                &auto_remove,
+                ContainerImpact::KeepsRunning,
+            ),
+            (
+                restart,
+                LiveRestore::On,
+                &plain,
+                ContainerImpact::KeepsRunning,
+            ),
+            (restart, switchable(), &plain, ContainerImpact::StartedAgain),
+            (restart, SWARM, &always, ContainerImpact::StartedAgain),
+            (restart, SWARM, &auto_remove, ContainerImpact::Removed),
+            (restart, SWARM, &task, ContainerImpact::ReplacedBySwarm),
+            (ignore, switchable(), &plain, ContainerImpact::StaysDown),
+            (ignore, SWARM, &always, ContainerImpact::RestartsByPolicy),
+            (
+                ignore,
+                SWARM,
+                &on_failure,
+                ContainerImpact::RestartsIfItFails,
+            ),
+            (ignore, SWARM, &auto_remove, ContainerImpact::Removed),
         ] {
-            let found = disturbance(policy, live_restore, container).fate(container);
-            assert_eq!(found, fate, "{policy:?} {container:?}");
+            let found = impact(policy, live_restore, container).on(container);
+            assert_eq!(found, effect, "{policy:?} {container:?}");
         }
     }
 
@@ -613,23 +626,23 @@ mod tests {
     fn what_would_be_lost_is_refused() {
         let plain = container(|_| {});
         let auto_remove = container(|one| one.auto_remove = true);
-        let refused = |disturbance: &Disturbance| containers_at_risk(disturbance).is_some();
+        let refused = |impact: &Impact| containers_at_risk(impact).is_some();
         let keep = |live_restore, container| {
-            refused(&disturbance(ContainerPolicy::Keep, live_restore, container))
+            refused(&impact(ContainerPolicy::Keep, live_restore, container))
         };
         assert!(!keep(switchable(), &plain) && !keep(LiveRestore::On, &auto_remove));
         assert!(keep(SWARM, &plain));
-        let mut old = disturbance(ContainerPolicy::Keep, LiveRestore::On, &auto_remove);
+        let mut old = impact(ContainerPolicy::Keep, LiveRestore::On, &auto_remove);
         old.keeps_auto_removed = false;
         assert!(refused(&old));
-        let mut never_ran = disturbance(ContainerPolicy::Keep, LiveRestore::On, &plain);
+        let mut never_ran = impact(ContainerPolicy::Keep, LiveRestore::On, &plain);
         never_ran.removed_at_start.push(auto_remove.clone());
         assert!(refused(&never_ran));
-        let restart = disturbance(ContainerPolicy::Restart, SWARM, &auto_remove);
+        let restart = impact(ContainerPolicy::Restart, SWARM, &auto_remove);
         assert!(refused(&restart));
-        let ignore = disturbance(ContainerPolicy::Ignore, SWARM, &auto_remove);
+        let ignore = impact(ContainerPolicy::Ignore, SWARM, &auto_remove);
         assert!(!refused(&ignore));
-        let mut idle = disturbance(ContainerPolicy::Keep, SWARM, &plain);
+        let mut idle = impact(ContainerPolicy::Keep, SWARM, &plain);
         idle.containers.clear();
         assert!(!refused(&idle));
     }
@@ -648,9 +661,9 @@ mod tests {
             (ContainerPolicy::Restart, false, true),
             (ContainerPolicy::Ignore, true, true),
         ] {
-            let disturbance = disturbance(policy, SWARM, &plain);
-            assert_eq!(disturbance.accepts(&stopped), accepts_stopped);
-            assert_eq!(disturbance.accepts(&restarted), accepts_restarted);
+            let impact = impact(policy, SWARM, &plain);
+            assert_eq!(impact.accepts(&stopped), accepts_stopped);
+            assert_eq!(impact.accepts(&restarted), accepts_restarted);
         }
     }
 }

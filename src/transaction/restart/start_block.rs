@@ -22,7 +22,7 @@ use crate::sys::plain_file::{self, Links};
 use crate::systemd::{ServiceManager, SystemdError, Unit};
 
 /// The file's name.
-pub const DROP_IN: &str = "zz-digestfix-hold.conf";
+pub const DROP_IN: &str = "zz-digestfix-start-block.conf";
 
 /// The most that is read of a drop-in, in bytes.
 const MAX_DROP_IN: u64 = 64 * 1024;
@@ -33,7 +33,7 @@ const FIRST_DESCRIPTOR: i32 = 200;
 
 /// The unit cannot be held.
 #[derive(Debug, thiserror::Error)]
-pub enum HoldError {
+pub enum StartBlockError {
     /// The drop-in could not be written.
     #[error("{path}: {error}", path = path.display())]
     Io {
@@ -75,14 +75,14 @@ pub enum HoldError {
 
 /// A unit that can be kept from starting.
 #[derive(Debug)]
-pub struct Hold {
+pub struct StartBlock {
     unit: String,
     drop_in: PathBuf,
     number: i32,
     descriptor: Option<OwnedFd>,
 }
 
-impl Hold {
+impl StartBlock {
     /// Puts the drop-in in place; the unit is held from then on.
     ///
     /// # Errors
@@ -91,13 +91,13 @@ impl Hold {
         manager: &impl ServiceManager,
         runtime_units: &Path,
         unit: &Unit,
-    ) -> Result<Self, HoldError> {
+    ) -> Result<Self, StartBlockError> {
         let (seen, own) = (manager.own_pid().await?, std::process::id());
         if seen != own {
-            return Err(HoldError::OtherPidNamespace { seen, own });
+            return Err(StartBlockError::OtherPidNamespace { seen, own });
         }
         let drop_in = runtime_units.join(format!("{}.d", unit.id)).join(DROP_IN);
-        let failed = |error| HoldError::Io {
+        let failed = |error| StartBlockError::Io {
             path: drop_in.clone(),
             error,
         };
@@ -130,7 +130,7 @@ impl Hold {
         manager: &impl ServiceManager,
         runtime_units: &Path,
         unit: &str,
-    ) -> Result<(), HoldError> {
+    ) -> Result<(), StartBlockError> {
         let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
         // It may be gone, and systemd not told of it.
         let loaded = manager.unit(unit).await?.drop_in_paths;
@@ -165,10 +165,14 @@ impl Hold {
         )
     }
 
-    async fn load(&self, manager: &impl ServiceManager, before: &Unit) -> Result<(), HoldError> {
+    async fn load(
+        &self,
+        manager: &impl ServiceManager,
+        before: &Unit,
+    ) -> Result<(), StartBlockError> {
         manager.reload().await?;
         let unit = manager.unit(&self.unit).await?;
-        // systemd does not always notice a new drop-in by itself
+        // systemd does not always marker a new drop-in by itself
         // (NeedDaemonReload, before v255), but reads it now.
         let own = self.drop_in.to_string_lossy();
         let others = |unit: &Unit| -> BTreeSet<String> {
@@ -180,7 +184,7 @@ impl Hold {
             .cloned()
             .collect();
         if !changed.is_empty() {
-            return Err(HoldError::UnitChanged {
+            return Err(StartBlockError::UnitChanged {
                 unit: unit.id,
                 changed: changed.join(", "),
             });
@@ -188,7 +192,7 @@ impl Hold {
         if unit.asserted_paths.contains(&self.path()) {
             Ok(())
         } else {
-            Err(HoldError::NotHeeded(self.drop_in.clone()))
+            Err(StartBlockError::NotHeeded(self.drop_in.clone()))
         }
     }
 
@@ -197,12 +201,12 @@ impl Hold {
         self.descriptor = None;
     }
 
-    /// Holds the unit again after [`Hold::release`].
+    /// Holds the unit again after [`StartBlock::release`].
     ///
     /// # Errors
     /// When the descriptor cannot be had, or is taken.
-    pub fn renew(&mut self) -> Result<(), HoldError> {
-        let failed = |error| HoldError::Io {
+    pub fn renew(&mut self) -> Result<(), StartBlockError> {
+        let failed = |error| StartBlockError::Io {
             path: self.drop_in.clone(),
             error,
         };
@@ -220,7 +224,7 @@ impl Hold {
     ///
     /// # Errors
     /// When that fails; the drop-in is without effect all the same.
-    pub async fn remove(mut self, manager: &impl ServiceManager) -> Result<(), HoldError> {
+    pub async fn remove(mut self, manager: &impl ServiceManager) -> Result<(), StartBlockError> {
         self.release();
         take_away(&self.drop_in)?;
         Ok(manager.reload().await?)
@@ -240,8 +244,8 @@ pub fn seen(runtime_units: &Path, unit: &str) -> Option<(PathBuf, bool)> {
     Some((drop_in, held))
 }
 
-fn take_away(drop_in: &Path) -> Result<(), HoldError> {
-    directory::remove(drop_in).map_err(|error| HoldError::Io {
+fn take_away(drop_in: &Path) -> Result<(), StartBlockError> {
+    directory::remove(drop_in).map_err(|error| StartBlockError::Io {
         path: drop_in.to_owned(),
         error,
     })?;
@@ -267,10 +271,10 @@ mod tests {
     #[test]
     fn with_a_umask_of_0_only_root_may_write_the_drop_in() {
         with_umask_of_0(
-            "transaction::restart::hold::tests::with_a_umask_of_0_only_root_may_write_the_drop_in",
+            "transaction::restart::start_block::tests::with_a_umask_of_0_only_root_may_write_the_drop_in",
             || {
                 let root = scratch();
-                let hold = Hold {
+                let hold = StartBlock {
                     unit: "docker.service".to_owned(),
                     drop_in: root.path().join("system/docker.service.d").join(DROP_IN),
                     number: FIRST_DESCRIPTOR,
