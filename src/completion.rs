@@ -22,9 +22,9 @@ use crate::cli::Cli;
 use crate::data_root::ImageDir;
 use crate::history;
 use crate::host::{Flags, find_offline};
-use crate::printable::is_printable;
 use crate::reference::Reference;
 use crate::store::{self, Store};
+use crate::sys::printable::is_printable;
 
 /// Set to the name of a shell by its completion script, and by nobody else.
 pub const VARIABLE: &str = "_DIGESTFIX_COMPLETE";

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use fs2::FileExt;
 
 use crate::digest::ImageId;
-use crate::shell;
 use crate::store::{self, StoreError};
 use crate::sys::plain_file::{self, Links};
+use crate::sys::shell;
 
 mod store_file;
 

@@ -16,11 +16,11 @@ use nix::unistd::geteuid;
 
 use crate::data_root::ImageDir;
 use crate::digest::Digest;
-use crate::directory;
 use crate::host::EngineStart;
 use crate::lock::RootLock;
 use crate::method::Method;
 use crate::state_file;
+use crate::sys::directory;
 use crate::transaction_id::is_id;
 
 mod record;

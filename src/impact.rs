@@ -10,8 +10,8 @@ use crate::digest::Digest;
 use crate::engine::{Engine, EngineError};
 use crate::host::{Doubt, EngineStart, Managed, Startable, startable};
 use crate::live_restore::{self, LiveRestore, LiveRestoreBlocker};
-use crate::open_files;
-use crate::shell;
+use crate::sys::open_files;
+use crate::sys::shell;
 use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 
 /// What is to become of running containers.

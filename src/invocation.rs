@@ -9,7 +9,7 @@ use std::path::{Path, absolute};
 use clap::CommandFactory;
 
 use crate::cli::{Cli, HostArgs};
-use crate::shell;
+use crate::sys::shell;
 
 /// The most that a repeated command line may have, in bytes.
 const MAX_LINE: usize = 2000;

@@ -15,8 +15,8 @@ use crate::data_root::is_driver_name;
 use crate::digest::{Algorithm, Digest, ImageId};
 use crate::lock::RootLock;
 use crate::reference::{Reference, familiar};
-use crate::shell;
 use crate::state_file;
+use crate::sys::shell;
 use crate::transaction_id::is_id;
 
 const FILE_NAME: &str = "journal.json";

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use crate::printable::printable;
+use crate::sys::printable::printable;
 
 /// journald's socket.
 pub const SOCKET: &str = "/run/systemd/journal/socket";

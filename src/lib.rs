@@ -24,7 +24,7 @@
 //!
 //! [`commands`] puts these together, one file a command, from what [`cli`]
 //! understood; [`completion`] tells a shell how a line may go on. [`systemd`] and [`engine`] are the edges to the two daemons,
-//! [`nf_tables`] is the one to the kernel's packet filter.
+//! `nf_tables` is the one to the kernel's packet filter.
 
 pub mod api_clients;
 pub mod claim;
@@ -36,7 +36,6 @@ pub mod containerd_store;
 pub mod content_store;
 pub mod data_root;
 pub mod digest;
-pub mod directory;
 pub mod doctor;
 pub mod engine;
 pub mod events;
@@ -46,7 +45,6 @@ pub mod host;
 pub mod image_db;
 pub mod images;
 pub mod impact;
-pub mod interrupt;
 pub mod invocation;
 pub mod journal;
 pub mod journald;
@@ -55,14 +53,11 @@ pub mod lock;
 pub mod manifest;
 pub mod method;
 pub mod metrics;
-pub mod nf_tables;
 pub mod oci_archive;
-pub mod open_files;
 pub mod output;
 pub mod pending;
 pub mod plan;
 pub mod platform;
-pub mod printable;
 pub mod provenance;
 pub mod reference;
 pub mod report;
@@ -71,13 +66,11 @@ pub mod retention;
 pub mod rewrite;
 pub mod rollback;
 pub mod run_result;
-pub mod shell;
 pub mod source;
 pub mod state_file;
 pub mod status;
 pub mod store;
-pub mod strict_json;
-mod sys;
+pub mod sys;
 pub mod systemd;
 #[cfg(test)]
 mod testing;

@@ -10,7 +10,7 @@ use fs2::FileExt;
 use nix::fcntl::OFlag;
 
 use crate::data_root::{STATE_DIR, user_of};
-use crate::directory;
+use crate::sys::directory;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 use crate::sys::who::own_service;
 use crate::systemd::setting;

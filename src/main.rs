@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use digestfix::cli::{Cli, Command};
 use digestfix::commands;
 use digestfix::completion;
-use digestfix::open_files;
 use digestfix::output::Output;
+use digestfix::sys::open_files;
 use nix::sys::stat::{Mode, umask};
 use tracing::level_filters::LevelFilter;
 

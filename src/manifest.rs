@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::digest::{Digest, DigestError, ImageId};
 use crate::platform::Platform;
-use crate::strict_json::{self, JsonError};
+use crate::sys::strict_json::{self, JsonError};
 
 /// How deep an index may lie in others.
 pub const MAX_INDEX_DEPTH: usize = 8;

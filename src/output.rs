@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 use tokio::sync::oneshot;
 
-use crate::printable::printable;
+use crate::sys::printable::printable;
 
 mod process;
 mod screen;

@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf, absolute};
 use serde::{Deserialize, Serialize};
 
 use crate::data_root::{ImageDir, STATE_DIR};
-use crate::directory;
 use crate::host::{Flags, Managed};
 use crate::journal::boot_id;
 use crate::lock::RootLock;
-use crate::shell;
 use crate::state_file;
+use crate::sys::directory;
+use crate::sys::shell;
 use crate::transaction_id::{beside, is_id};
 
 /// The directory.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::digest::Digest;
 use crate::manifest::Descriptor;
-use crate::strict_json;
+use crate::sys::strict_json;
 
 /// An operating system and a processor, as images have them (Go's `GOOS` and
 /// `GOARCH`).

@@ -16,9 +16,9 @@ use crate::invocation::Invocation;
 use crate::method::Method;
 use crate::output::{self, Output, Stream};
 use crate::plan::{CONVERTED, Plan, Target, Why};
-use crate::printable::{printable, to_json};
 use crate::run_result::RunResult;
 use crate::status::{Rows, State};
+use crate::sys::printable::{printable, to_json};
 use crate::transaction::outcome::{Progress, Step};
 use crate::trust::Trust;
 

@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 use nix::unistd::geteuid;
 
 use crate::data_root::ImageDir;
-use crate::directory;
 use crate::history;
 use crate::lock::RootLock;
 use crate::store::{self, Store};
+use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::transaction_id::beside;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::history::{Changed, End, Kind, Record, Side};
 use crate::plan::{Basis, Later, Reversal};
-use crate::shell;
+use crate::sys::shell;
 
 /// Why there is nothing to take back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -16,10 +16,10 @@ use crate::digest::DigestError;
 use crate::manifest::ManifestError;
 use crate::reference::ReferenceError;
 use crate::rewrite::Rewrite;
-use crate::shell;
 use crate::store::StoreError;
-use crate::strict_json::JsonError;
 use crate::sys::plain_file::{self, Links};
+use crate::sys::shell;
+use crate::sys::strict_json::JsonError;
 
 pub mod archive;
 mod blobs;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use crate::data_root::STATE_DIR;
-use crate::directory;
 use crate::lock::RootLock;
+use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 
 /// What the name of such a file ends with until it is whole.

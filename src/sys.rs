@@ -1,5 +1,13 @@
 //! The system's own calls, each done in one place.
 
+pub mod directory;
+pub mod interrupt;
+pub mod nf_tables;
+pub mod open_files;
+pub mod printable;
+pub mod shell;
+pub mod strict_json;
+
 pub(crate) mod at_once;
 pub(crate) mod plain_file;
 pub(crate) mod who;

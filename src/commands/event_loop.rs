@@ -1,9 +1,9 @@
 //! What commands run on that wait for systemd, Docker, signals or the clock.
 
-use crate::interrupt;
 use crate::output::Output;
-use crate::printable::printable;
 use crate::run_result::RunResult;
+use crate::sys::interrupt;
+use crate::sys::printable::printable;
 
 /// Runs a command, and waits until all that it said is read.
 pub(super) fn on_event_loop(command: impl Future<Output = RunResult>) -> RunResult {

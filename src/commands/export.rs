@@ -14,11 +14,11 @@ use crate::invocation::Invocation;
 use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::plan::digest_is_image_id;
-use crate::printable::to_json;
 use crate::reference::Reference;
 use crate::report::Report;
 use crate::run_result::RunResult;
 use crate::source::claims_file::{ClaimsFile, Entry};
+use crate::sys::printable::to_json;
 use crate::transaction::outcome::Progress;
 use crate::trust::Trust;
 

@@ -8,7 +8,7 @@ use crate::containerd_store::ContainerdStore;
 use crate::digest::{Digest, ImageId};
 use crate::manifest::Manifest;
 use crate::reference::Reference;
-use crate::strict_json;
+use crate::sys::strict_json;
 
 /// The layers of a manifest.
 #[derive(Deserialize)]

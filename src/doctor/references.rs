@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::doctor::{Check, Finding};
-use crate::shell;
 use crate::status::{Row, State};
+use crate::sys::shell;
 
 /// The mode of the store's file that lets others than its owner write it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;

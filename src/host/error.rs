@@ -9,7 +9,7 @@ use crate::engine::EngineError;
 use crate::host::DaemonJsonError;
 use crate::host::next_store::Stopped;
 use crate::host::resolve::FLAG;
-use crate::shell;
+use crate::sys::shell;
 use crate::systemd::SystemdError;
 
 /// Why this host cannot be worked on as it is.

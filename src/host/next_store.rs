@@ -19,7 +19,7 @@ use crate::host::dockerd_args::DockerdArgs;
 use crate::host::exec_start::variables;
 use crate::host::programs::{is_dockerd, is_old_dockerd};
 use crate::host::{Host, HostError, Managed};
-use crate::shell;
+use crate::sys::shell;
 
 /// dockerd's own storage driver on every Linux since 18.09; each build has it.
 const OVERLAY2: &str = "overlay2";

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use anstyle::{AnsiColor, Style};
 use unicode_width::UnicodeWidthStr;
 
-use crate::printable::printable;
+use crate::sys::printable::printable;
 
 /// What a part of a text is, which is what decides its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

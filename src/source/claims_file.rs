@@ -11,7 +11,7 @@ use crate::manifest;
 use crate::reference::Reference;
 use crate::source::Problem;
 use crate::source::collected::Collected;
-use crate::strict_json;
+use crate::sys::strict_json;
 use crate::trust::Trust;
 
 /// The version of the format. A field that is added, goes away or changes its

@@ -16,7 +16,7 @@ use crate::source::claims_file;
 use crate::source::collected::{Came, Collected};
 use crate::source::pins::pinned;
 use crate::store::Store;
-use crate::strict_json::{self, JsonError};
+use crate::sys::strict_json::{self, JsonError};
 
 /// The keys that tell one kind from another.
 #[derive(Deserialize)]

@@ -12,7 +12,7 @@ use crate::reference::{Reference, Repository};
 use crate::source::Problem;
 use crate::source::blobs::Blobs;
 use crate::source::collected::{Came, Collected};
-use crate::strict_json;
+use crate::sys::strict_json;
 
 /// The most manifests that are looked at in one layout.
 pub const MAX_MANIFESTS: usize = 100_000;

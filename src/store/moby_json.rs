@@ -18,7 +18,7 @@ use serde_json::ser::Formatter;
 
 use super::file::{File, TopLevel};
 use super::{REPOSITORIES, Store};
-use crate::printable::write_escaped;
+use crate::sys::printable::write_escaped;
 
 /// A store's file as it would be written.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 
 use crate::store::file::{File, Pair, Repository, Span, TopLevel, piece};
 use crate::store::{MAX_BYTES, REPOSITORIES, StoreError};
-use crate::strict_json::folds_to;
 use crate::sys::at_once::at_once;
+use crate::sys::strict_json::folds_to;
 
 /// How deep Go's parser follows objects and arrays (`encoding/json`,
 /// `scanner.go`, since Go 1.15), the outermost object included.

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::directory;
+use crate::sys::directory;
 use crate::systemd::{OwnService, SystemdError};
 
 /// The program says at once that it is ready, or does not run.
@@ -98,7 +98,7 @@ fn quoted(word: &str) -> String {
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
-    use crate::directory::tests::{modes, with_umask_of_0};
+    use crate::sys::directory::tests::{modes, with_umask_of_0};
 
     fn service(program: &str) -> OwnService {
         OwnService {

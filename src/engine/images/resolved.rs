@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::strict_json;
+use crate::sys::strict_json;
 
 /// What an engine shows of the config that it runs an image by. It shows no
 /// digest of it. None is what it does not show.

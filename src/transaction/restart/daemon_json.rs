@@ -17,9 +17,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
-use crate::directory;
 use crate::host::{MAX_DAEMON_JSON, with_live_restore};
 use crate::journal::{self, hash};
+use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::transaction::restart::exchange::{FileError, exchange, sync_directory, write_new};
 use crate::transaction_id::{beside, with_suffix};
@@ -301,7 +301,7 @@ fn remove(path: &Path) -> Result<(), FileError> {
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
-    use crate::directory::tests::{modes, with_umask_of_0};
+    use crate::sys::directory::tests::{modes, with_umask_of_0};
     use crate::testing::scratch;
     use crate::transaction::restart::exchange::tests::Labels;
 

@@ -15,7 +15,7 @@ use nix::unistd::linkat;
 use xattr::FileExt;
 
 use crate::data_root::is_made_of;
-use crate::directory;
+use crate::sys::directory;
 
 /// Attributes that vouch for the content of one file. On another file they would be
 /// wrong, and the kernel would not let anyone read it.

@@ -11,10 +11,10 @@ use std::path::Path;
 
 use crate::data_root::{ImageDir, ReadError};
 use crate::digest::Digest;
-use crate::directory;
 use crate::journal::{Journal, Phase, hash};
 use crate::lock::RootLock;
 use crate::store::{self, Store};
+use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::exchange::{FileError, write_new};

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use crate::container::Published;
-use crate::nf_tables::{Header, Hook, Meta, Rule, Table};
+use crate::sys::nf_tables::{Header, Hook, Meta, Rule, Table};
 
 /// Before a host's own filter, which may refuse what is to wait.
 const BEFORE_FILTER: i32 = -150;

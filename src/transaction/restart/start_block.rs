@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::fcntl_dupfd_cloexec;
 
-use crate::directory;
+use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::systemd::{ServiceManager, SystemdError, Unit};
 
@@ -265,7 +265,7 @@ fn descriptor(first: i32) -> io::Result<OwnedFd> {
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
-    use crate::directory::tests::{modes, with_umask_of_0};
+    use crate::sys::directory::tests::{modes, with_umask_of_0};
     use crate::testing::scratch;
 
     #[test]

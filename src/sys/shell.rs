@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::printable::is_printable;
+use crate::sys::printable::is_printable;
 
 /// A word as a shell reads it back: as it is, or in quotes where it has something
 /// that a shell would take for its own. What cannot be shown is in bash's `$'…'`.
