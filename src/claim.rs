@@ -7,8 +7,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::digest::{Digest, ImageId};
-use crate::reference::{Reference, ReferenceError, Repository, Tag};
+use crate::image::digest::{Digest, ImageId};
+use crate::image::reference::{Reference, ReferenceError, Repository, Tag};
 
 /// One claim, understood but not yet looked up in any store.
 #[derive(Debug, Clone, PartialEq, Eq)]

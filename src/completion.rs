@@ -22,7 +22,7 @@ use crate::cli::Cli;
 use crate::data_root::ImageDir;
 use crate::history;
 use crate::host::{Flags, find_offline};
-use crate::reference::Reference;
+use crate::image::reference::Reference;
 use crate::store::{self, Store};
 use crate::sys::printable::is_printable;
 

@@ -11,12 +11,12 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::content_store::ContentStore;
-use crate::digest::{Digest, ImageId};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Listed, Listing};
-use crate::manifest::Manifest;
-use crate::platform::Platform;
-use crate::reference::Reference;
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest::Manifest;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
 use crate::store::Store;
 
 mod layers;

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::digest::{Digest, ImageId};
-use crate::manifest::MAX_INDEX_DEPTH;
-use crate::manifest::{self, Manifest};
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest::MAX_INDEX_DEPTH;
+use crate::image::manifest::{self, Manifest};
 use crate::sys::plain_file::{self, Links};
 
 /// Where a containerd of its own keeps everything (`containerd config default`).
@@ -154,7 +154,7 @@ mod tests {
     use nix::unistd::mkfifo;
 
     use super::*;
-    use crate::digest::Algorithm;
+    use crate::image::digest::Algorithm;
 
     #[test]
     fn a_blob_is_a_plain_file() {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use fs2::FileExt;
 
-use crate::digest::ImageId;
+use crate::image::digest::ImageId;
 use crate::store::{self, StoreError};
 use crate::sys::plain_file::{self, Links};
 use crate::sys::shell;

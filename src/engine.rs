@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::container::{Container, RestartPolicy};
-use crate::digest::ImageId;
-use crate::reference::Reference;
+use crate::image::digest::ImageId;
+use crate::image::reference::Reference;
 
 pub mod images;
 mod unix;

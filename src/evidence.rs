@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::digest::{Digest, ImageId};
-use crate::manifest::{Descriptor, Format, MAX_INDEX_DEPTH, MAX_INDEX_ENTRIES, Manifest};
-use crate::platform::Platform;
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest::{Descriptor, Format, MAX_INDEX_DEPTH, MAX_INDEX_ENTRIES, Manifest};
+use crate::image::platform::Platform;
 use crate::trust::Trust;
 
 /// The most images that one digest may be recorded for: the platforms of an
@@ -280,7 +280,7 @@ impl Evidence {
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
-    use crate::digest::Algorithm;
+    use crate::image::digest::Algorithm;
 
     fn taken(evidence: &mut Evidence, text: &str) -> Digest {
         let digest = Digest::of(Algorithm::Sha256, text.as_bytes());

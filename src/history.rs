@@ -15,8 +15,8 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use crate::data_root::ImageDir;
-use crate::digest::Digest;
 use crate::host::EngineStart;
+use crate::image::digest::Digest;
 use crate::lock::RootLock;
 use crate::method::Method;
 use crate::state_file;

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 
 use crate::data_root::{ImageDir, ReadError};
-use crate::digest::ImageId;
+use crate::image::digest::ImageId;
 use crate::images::Images;
 
 /// The images whose config is on the disk, looked for one by one: with a

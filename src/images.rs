@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::digest::ImageId;
+use crate::image::digest::ImageId;
 
 /// The images that an image store has a config of.
 ///

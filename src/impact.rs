@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use crate::api_clients;
 use crate::container::{Change, Container, Happened, Published, RestartPolicy, Status};
-use crate::digest::Digest;
 use crate::engine::{Engine, EngineError};
 use crate::host::{Doubt, EngineStart, Managed, Startable, startable};
+use crate::image::digest::Digest;
 use crate::live_restore::{self, LiveRestore, LiveRestoreBlocker};
 use crate::sys::open_files;
 use crate::sys::shell;

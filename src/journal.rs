@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, RestartPolicy, Status};
 use crate::data_root::is_driver_name;
-use crate::digest::{Algorithm, Digest, ImageId};
+use crate::image::digest::{Algorithm, Digest, ImageId};
+use crate::image::reference::{Reference, familiar};
 use crate::lock::RootLock;
-use crate::reference::{Reference, familiar};
 use crate::state_file;
 use crate::sys::shell;
 use crate::transaction_id::is_id;

@@ -12,7 +12,7 @@
 //!    above all, and whether [`live_restore`] can keep it;
 //! 6. [`transaction`]: under a [`lock`], with a [`journal`] for a run that is killed:
 //!    Docker is stopped and its file exchanged, or, where images are in containerd
-//!    ([`containerd_store`]), the running engine loads an [`oci_archive`] of manifests;
+//!    ([`containerd_store`]), the running engine loads an `oci_archive` of manifests;
 //! 7. [`history`]: what each transaction did, for [`rollback`] to take one
 //!    back, and [`retention`] to end it;
 //! 8. [`report`]: what people and machines read, by way of [`output`], which
@@ -35,13 +35,13 @@ pub mod container;
 pub mod containerd_store;
 pub mod content_store;
 pub mod data_root;
-pub mod digest;
 pub mod doctor;
 pub mod engine;
 pub mod events;
 pub mod evidence;
 pub mod history;
 pub mod host;
+pub mod image;
 pub mod image_db;
 pub mod images;
 pub mod impact;
@@ -50,16 +50,12 @@ pub mod journal;
 pub mod journald;
 pub mod live_restore;
 pub mod lock;
-pub mod manifest;
 pub mod method;
 pub mod metrics;
-pub mod oci_archive;
 pub mod output;
 pub mod pending;
 pub mod plan;
-pub mod platform;
 pub mod provenance;
-pub mod reference;
 pub mod report;
 pub mod reserve;
 pub mod retention;

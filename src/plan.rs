@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::claim::Claim;
-use crate::digest::{Digest, ImageId};
 use crate::evidence::Evidence;
+use crate::image::digest::{Digest, ImageId};
+use crate::image::reference::Reference;
 use crate::images::Images;
-use crate::reference::Reference;
 use crate::store::{Misfit, Store};
 use crate::trust::Trust;
 

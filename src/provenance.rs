@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data_root::ImageDir;
-use crate::digest::ImageId;
+use crate::image::digest::ImageId;
+use crate::image::reference::Reference;
 use crate::lock::RootLock;
 use crate::plan::Plan;
-use crate::reference::Reference;
 use crate::state_file;
 use crate::trust::Trust;
 

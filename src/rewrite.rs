@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use crate::reference::{Reference, ReferenceError, Repository};
+use crate::image::reference::{Reference, ReferenceError, Repository};
 
 /// One rule. It fits a repository whose name begins with `FROM`, up to a
 /// slash or the end.

@@ -3,8 +3,8 @@
 //!
 //! Whatever is taken from a file is bounded: see [`MAX_TEXT_BYTES`],
 //! [`MAX_FILES`], [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
-//! [`manifest::MAX_BYTES`](crate::manifest::MAX_BYTES),
-//! [`MAX_INDEX_DEPTH`](crate::manifest::MAX_INDEX_DEPTH),
+//! [`manifest::MAX_BYTES`](crate::image::manifest::MAX_BYTES),
+//! [`MAX_INDEX_DEPTH`](crate::image::manifest::MAX_INDEX_DEPTH),
 //! and the constants of [`archive`], [`layout`], [`pins`] and [`collected`].
 
 use std::fs::File;
@@ -12,9 +12,9 @@ use std::io::{self, Cursor, Read, Seek};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::digest::DigestError;
-use crate::manifest::ManifestError;
-use crate::reference::ReferenceError;
+use crate::image::digest::DigestError;
+use crate::image::manifest::ManifestError;
+use crate::image::reference::ReferenceError;
 use crate::rewrite::Rewrite;
 use crate::store::StoreError;
 use crate::sys::plain_file::{self, Links};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::digest::ImageId;
+use crate::image::digest::ImageId;
+use crate::image::reference::Reference;
 use crate::plan::digest_is_image_id;
-use crate::reference::Reference;
 use crate::store::Store;
 use crate::trust::Trust;
 

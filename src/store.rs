@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::sync::Arc;
 
-use crate::digest::ImageId;
-use crate::reference::{Reference, ReferenceError};
+use crate::image::digest::ImageId;
+use crate::image::reference::{Reference, ReferenceError};
 
 mod file;
 mod moby_json;

@@ -26,8 +26,10 @@ use std::process::{Command, Stdio};
 use std::time::SystemTime;
 use std::{fs, io, thread};
 
-use digestfix::manifest::{Descriptor, Format, Manifest, OCI_INDEX, OCI_MANIFEST, media_type};
-use digestfix::platform::Platform;
+use digestfix::image::manifest::{
+    Descriptor, Format, Manifest, OCI_INDEX, OCI_MANIFEST, media_type,
+};
+use digestfix::image::platform::Platform;
 use serde::Deserialize;
 
 /// As `manifests_oracle.go` has them.

@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use digestfix::reference::Reference;
+use digestfix::image::reference::Reference;
 use digestfix::store::Store;
 
 /// As the engine looks a reference up: by its digest, if it has one, and by

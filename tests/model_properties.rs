@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use digestfix::claim::Claim;
-use digestfix::digest::ImageId;
+use digestfix::image::digest::ImageId;
+use digestfix::image::reference::Reference;
 use digestfix::plan::{Plan, Request};
-use digestfix::reference::Reference;
 use digestfix::store::{Store, StoreError};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;

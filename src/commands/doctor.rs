@@ -9,7 +9,6 @@ use nix::unistd::geteuid;
 use crate::cli::DoctorArgs;
 use crate::commands::engine_at;
 use crate::data_root::ImageDir;
-use crate::digest::ImageId;
 use crate::doctor::interrupted::Here;
 use crate::doctor::{
     Check, Finding, State, boot, claims, disk, host, interrupted, past, program, references,
@@ -17,6 +16,7 @@ use crate::doctor::{
 };
 use crate::history;
 use crate::host::{Examined, Flags, HostError, ImageStore, examine, find_offline};
+use crate::image::digest::ImageId;
 use crate::impact::assess;
 use crate::invocation::Invocation;
 use crate::pending::PENDING;

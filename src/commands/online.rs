@@ -8,18 +8,18 @@ use crate::commands::plan::nothing_to_change;
 use crate::commands::{Site, Stop, engine_at, provenance, verify};
 use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
-use crate::digest::{Digest, ImageId};
 use crate::engine::images::Images;
 use crate::engine::{EngineError, UnixEngine};
 use crate::evidence::Evidence;
 use crate::history::{self, Record};
 use crate::host::{HostError, ImageStore, Managed};
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest::Manifest;
+use crate::image::reference::Reference;
 use crate::impact::AssessError;
 use crate::lock::RootLock;
-use crate::manifest::Manifest;
 use crate::pending::PENDING;
 use crate::plan::{Plan, Request, Why};
-use crate::reference::Reference;
 use crate::report::Report;
 use crate::retention::Limits;
 use crate::run_result::RunResult;
@@ -480,7 +480,7 @@ pub(super) fn warn_of_run_only(has: &str, references: &[Reference], report: &mut
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
-    use crate::digest::Algorithm;
+    use crate::image::digest::Algorithm;
     use crate::testing::images::{FakeImages, reference, served};
 
     /// Each by itself would take the engine 50 to 90 ms.

@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::commands::{Draft, Site, Stop, engine_at};
 use crate::engine::Engine;
 use crate::host::{EngineStart, Managed, PID_FILE, PROC};
+use crate::image::reference::Reference;
 use crate::impact::AssessError;
-use crate::reference::Reference;
 use crate::transaction::restart::unread::{only_in_engine, unread};
 
 /// The references of a draft without changes that only a new start of Docker

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::containerd_store::ContainerdStore;
-use crate::digest::{Digest, ImageId};
-use crate::manifest::Manifest;
-use crate::reference::Reference;
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest::Manifest;
+use crate::image::reference::Reference;
 use crate::sys::strict_json;
 
 /// The layers of a manifest.

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
 use super::*;
-use crate::digest::Algorithm;
+use crate::image::digest::Algorithm;
 use crate::testing::block_on;
 use crate::testing::images::{FakeImages, index, reference, served};
 

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::images::Images;
 use super::{Engine, UnixEngine};
 use crate::containerd_store::ContainerdStore;
-use crate::digest::Digest;
+use crate::image::digest::Digest;
 use crate::plan::{Plan, Request};
 use crate::status::{State, rows};
 use crate::testing::images::{FakeImages, reference, served};

@@ -1,10 +1,10 @@
 //! The part of the Docker API that reads and changes references while the
 //! engine runs.
 
-use crate::digest::Digest;
 use crate::engine::EngineError;
-use crate::platform::Platform;
-use crate::reference::Reference;
+use crate::image::digest::Digest;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
 
 mod listing;
 mod resolved;

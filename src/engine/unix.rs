@@ -21,9 +21,9 @@ use serde_json::json;
 use tokio::net::UnixStream;
 
 use crate::container::{Container, Inspection, RestartPolicy};
-use crate::digest::ImageId;
 use crate::engine::{Engine, EngineError, Info, References, Reloads};
-use crate::reference::Reference;
+use crate::image::digest::ImageId;
+use crate::image::reference::Reference;
 
 mod containerd;
 mod images;

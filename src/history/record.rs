@@ -7,13 +7,13 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::data_root::is_driver_name;
-use crate::digest::{Digest, ImageId};
 use crate::history::{HistoryError, MAX_BYTES, Problem, VERSION, directory, path, prepare, scan};
+use crate::image::digest::{Digest, ImageId};
+use crate::image::reference::{Reference, familiar};
 use crate::journal::{References, hash};
 use crate::lock::RootLock;
 use crate::method::Method;
 use crate::plan::{Change, Plan};
-use crate::reference::{Reference, familiar};
 use crate::state_file;
 use crate::sys::who;
 use crate::transaction_id::is_id;

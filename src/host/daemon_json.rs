@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::digest::{Algorithm, Digest};
+use crate::image::digest::{Algorithm, Digest};
 use crate::sys::plain_file::{self, Links};
 
 /// The largest file that is read, in bytes.

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::digest::Digest;
 use crate::host::Managed;
 use crate::host::daemon::DEFAULT_CONFIG_FILE;
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::{AUTHORIZATION, DockerdArgs};
 use crate::host::engine_start::{EngineStart, PID_FILE, PROC};
 use crate::host::programs::{is_dockerd, program};
+use crate::image::digest::Digest;
 use crate::systemd::ServiceManager;
 
 mod validate;

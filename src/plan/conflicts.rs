@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::digest::{Digest, ImageId};
 use crate::evidence::Evidence;
+use crate::image::digest::{Digest, ImageId};
+use crate::image::reference::{Reference, Repository};
 use crate::plan::resolver::Route;
 use crate::plan::{Refusal, Target};
-use crate::reference::{Reference, Repository};
 use crate::store::Store;
 use crate::trust::Trust;
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::digest::Digest;
 use crate::evidence::Evidence;
+use crate::image::digest::Digest;
+use crate::image::platform::Platform;
+use crate::image::reference::Repository;
 use crate::plan::Request;
-use crate::platform::Platform;
-use crate::reference::Repository;
 use crate::store::Store;
 
 /// What to bring beside an index: the manifest of this host's platform.

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use crate::claim::{Claim, ImageName, Origin, Statement};
-use crate::digest::{Digest, ImageId};
 use crate::evidence::Verdict;
+use crate::image::digest::{Digest, ImageId};
+use crate::image::reference::Reference;
 use crate::images::Images;
 use crate::plan::conflicts::Wanted;
 use crate::plan::{Refusal, Request, Skipped, Target, Why, digest_is_image_id};
-use crate::reference::Reference;
 use crate::store::Store;
 use crate::trust::Trust;
 

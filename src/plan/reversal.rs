@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::claim::Origin;
-use crate::digest::ImageId;
+use crate::image::digest::ImageId;
+use crate::image::reference::Reference;
 use crate::images::Images;
 use crate::plan::{Change, Plan, Refusal, Target};
-use crate::reference::Reference;
 use crate::store::Store;
 use crate::trust::Trust;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::claim::Statement;
-use crate::manifest::{Descriptor, Format, ImageManifest, Manifest};
+use crate::image::manifest::{Descriptor, Format, ImageManifest, Manifest};
 
 const BEFORE: &str = include_str!("../../tests/fixtures/seed/before.json");
 const AFTER: &str = include_str!("../../tests/fixtures/seed/after.json");

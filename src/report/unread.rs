@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::reference::Reference;
+use crate::image::reference::Reference;
 use crate::report::Report;
 
 impl Report {

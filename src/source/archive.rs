@@ -8,8 +8,8 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use tar::{EntryType, Header, PaxExtensions};
 
-use crate::digest::Digest;
-use crate::manifest;
+use crate::image::digest::Digest;
+use crate::image::manifest;
 use crate::source::Problem;
 use crate::source::blobs::{Blobs, name_in_layout};
 

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::digest::Digest;
-use crate::manifest;
+use crate::image::digest::Digest;
+use crate::image::manifest;
 use crate::source::Problem;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 

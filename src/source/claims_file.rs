@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{Digest, ImageId};
 use crate::evidence::Verdict;
-use crate::manifest;
-use crate::reference::Reference;
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest;
+use crate::image::reference::Reference;
 use crate::source::Problem;
 use crate::source::collected::Collected;
 use crate::sys::strict_json;

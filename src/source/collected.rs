@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use crate::claim::{Claim, ImageName, Statement};
-use crate::digest::{Algorithm, Digest, ImageId};
 use crate::evidence::{Evidence, MAX_RECORDS_OF_A_DIGEST};
-use crate::manifest::{Manifest, ManifestError};
-use crate::reference::{Reference, Repository};
+use crate::image::digest::{Algorithm, Digest, ImageId};
+use crate::image::manifest::{Manifest, ManifestError};
+use crate::image::reference::{Reference, Repository};
 use crate::rewrite::{Rewrite, rewritten};
 use crate::source::Problem;
 

@@ -8,9 +8,9 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
-use crate::digest::{Algorithm, Digest, ImageId};
-use crate::manifest::{self, Manifest};
-use crate::reference::{Reference, Tag};
+use crate::image::digest::{Algorithm, Digest, ImageId};
+use crate::image::manifest::{self, Manifest};
+use crate::image::reference::{Reference, Tag};
 use crate::source::Problem;
 use crate::source::claims_file;
 use crate::source::collected::{Came, Collected};

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use crate::digest::{Digest, ImageId};
-use crate::manifest::MAX_INDEX_DEPTH;
-use crate::manifest::{self, Descriptor, Manifest};
-use crate::reference::{Reference, Repository};
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest::MAX_INDEX_DEPTH;
+use crate::image::manifest::{self, Descriptor, Manifest};
+use crate::image::reference::{Reference, Repository};
 use crate::source::Problem;
 use crate::source::blobs::Blobs;
 use crate::source::collected::{Came, Collected};
@@ -94,7 +94,7 @@ pub(super) fn read_skopeo_dir(
         named: BTreeSet::new(),
         from_an_engine: true,
     };
-    let digest = Digest::of(crate::digest::Algorithm::Sha256, &bytes);
+    let digest = Digest::of(crate::image::digest::Algorithm::Sha256, &bytes);
     walk.take(&digest, &bytes, None, 0)
 }
 

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use parse_dockerfile::Instruction;
 use saphyr_parser::{Event, Parser};
 
-use crate::digest::Digest;
-use crate::reference::{Reference, ReferenceError};
+use crate::image::digest::Digest;
+use crate::image::reference::{Reference, ReferenceError};
 use crate::source::Problem;
 use crate::source::collected::Collected;
 

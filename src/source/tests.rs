@@ -10,7 +10,7 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tempfile::TempDir;
 
 use super::*;
-use crate::digest::{Algorithm, Digest, ImageId};
+use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::plan::{Plan, Request};
 use crate::store::Store;
 use crate::trust::Trust;
@@ -849,7 +849,7 @@ fn what_is_nested_deeper_than_the_bound_is_refused() {
     let image = Image::new("amd64");
     let mut blobs = vec![image.manifest.clone()];
     let mut top = entry(OCI_MANIFEST, &image.manifest, "");
-    for _ in 0..=crate::manifest::MAX_INDEX_DEPTH {
+    for _ in 0..=crate::image::manifest::MAX_INDEX_DEPTH {
         let next = index(&[top]);
         top = entry(OCI_INDEX, &next, "");
         blobs.push(next);

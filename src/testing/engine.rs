@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::container::{Container, RestartPolicy};
-use crate::digest::ImageId;
 use crate::engine::{Engine, EngineError, Info, References, Reloads};
-use crate::reference::Reference;
+use crate::image::digest::ImageId;
+use crate::image::reference::Reference;
 
 /// The socket, and what it says of itself: nothing where it does not run.
 pub(crate) struct FakeEngine(pub PathBuf, pub Option<Info>);

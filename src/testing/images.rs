@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::content_store::ContentStore;
-use crate::digest::{Algorithm, Digest, ImageId};
 use crate::engine::EngineError;
 use crate::engine::images::{Dropped, Images, Listed, Listing, Resolved};
-use crate::manifest::Manifest;
-use crate::platform::Platform;
-use crate::reference::Reference;
+use crate::image::digest::{Algorithm, Digest, ImageId};
+use crate::image::manifest::Manifest;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
 
 const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";

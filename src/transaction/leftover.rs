@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::reference::Reference;
+use crate::image::reference::Reference;
 
 /// A reference that is not as it was to be again, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,11 +7,11 @@ use crate::container::Change;
 use crate::data_root::ReadError;
 use crate::engine::EngineError;
 use crate::history::HistoryError;
+use crate::image::oci_archive::ArchiveError;
+use crate::image::reference::Reference;
 use crate::journal::JournalError;
-use crate::oci_archive::ArchiveError;
 use crate::pending::MarkerError;
 use crate::plan::{Plan, Refusal};
-use crate::reference::Reference;
 use crate::reserve::ReserveError;
 use crate::systemd::SystemdError;
 use crate::transaction::leftover::{self, Leftover};
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn a_container_in_the_way_is_named_with_what_to_type() {
         let digest = format!("lab/app@sha256:{}", "a".repeat(64));
-        let Ok(reference) = crate::reference::Reference::parse(&digest) else {
+        let Ok(reference) = crate::image::reference::Reference::parse(&digest) else {
             unreachable!()
         };
         let left = |why| {

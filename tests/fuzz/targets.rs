@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::io::Cursor;
 
 use digestfix::claim::Claim;
-use digestfix::digest::ImageId;
+use digestfix::image::digest::ImageId;
+use digestfix::image::reference::Reference;
 use digestfix::plan::{Plan, Request};
-use digestfix::reference::Reference;
 use digestfix::source::collected::Collected;
 use digestfix::source::{self, json, pins};
 use digestfix::store::Store;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Images, Listed};
 use crate::content_store::ContentStore;
-use crate::digest::Digest;
 use crate::engine::EngineError;
-use crate::reference::Reference;
+use crate::image::digest::Digest;
+use crate::image::reference::Reference;
 
 /// The images that an engine has, as itself or its containerd tells.
 #[derive(Debug, Clone, Default)]

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::MAX_ANSWER_BYTES;
-use crate::digest::Digest;
+use crate::image::digest::Digest;
 
 /// A containerd of its own, and the one that dockerd starts where there is none
 /// (moby 26.1, `cmd/dockerd/daemon_unix.go`).

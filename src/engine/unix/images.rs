@@ -15,11 +15,11 @@ use tokio::sync::Mutex;
 
 use super::containerd::{self, Records};
 use super::{ImageAnswer, JSON, ManifestAnswer, UnixEngine};
-use crate::digest::Digest;
 use crate::engine::EngineError;
 use crate::engine::images::{Dropped, Images, Listed, Listing, Made, Resolved};
-use crate::platform::Platform;
-use crate::reference::Reference;
+use crate::image::digest::Digest;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
 
 /// A connection that was negotiated, and what every path on it begins with. It
 /// serves one request after another; an engine that is about to be stopped would

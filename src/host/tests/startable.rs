@@ -2,8 +2,8 @@ use std::process::Child;
 use std::thread;
 
 use super::*;
-use crate::digest::Digest;
 use crate::host::startable::{Doubt, Startable, look};
+use crate::image::digest::Digest;
 
 /// A dockerd that runs, and files that it began after.
 struct Running {

@@ -5,8 +5,8 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use crate::digest::ImageId;
-use crate::reference::{Reference, Repository};
+use crate::image::digest::ImageId;
+use crate::image::reference::{Reference, Repository};
 use crate::store::{Entry, Store};
 
 /// The images of a repository, each with its references there, in their order.

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Lead, Resolver, Route};
-use crate::digest::{Digest, ImageId};
+use crate::image::digest::{Digest, ImageId};
+use crate::image::reference::{Repository, Tag};
 use crate::plan::{MissingManifest, Request, Why};
-use crate::reference::{Repository, Tag};
 
 impl Resolver<'_> {
     /// A pin that somebody wrote into a file. Its tag says which image it is

@@ -2,9 +2,9 @@
 
 use super::{Lead, Resolver, Route};
 use crate::claim::{Claim, ImageName, Statement};
-use crate::digest::ImageId;
+use crate::image::digest::ImageId;
+use crate::image::reference::{Reference, Repository};
 use crate::plan::Refusal;
-use crate::reference::{Reference, Repository};
 
 impl Resolver<'_> {
     /// What a claim means that speaks of this very host.

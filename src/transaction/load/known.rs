@@ -2,8 +2,8 @@
 
 use crate::data_root::ImageDir;
 use crate::history::{self, End, Record};
+use crate::image::reference::Reference;
 use crate::provenance::Provenance;
-use crate::reference::Reference;
 
 /// The references that the engine may have and not list: those that digestfix
 /// has brought about.

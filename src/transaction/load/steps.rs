@@ -8,12 +8,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
-use crate::digest::{Digest, ImageId};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Listed, Listing, Resolved};
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest::Manifest;
+use crate::image::reference::Reference;
 use crate::journal::Pin;
-use crate::manifest::Manifest;
-use crate::reference::Reference;
 use crate::transaction::leftover::{Leftover, Why, went_along};
 use crate::transaction::load::work::archive;
 use crate::transaction::outcome::Failure;

@@ -4,15 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::containerd_store::ContainerdStore;
-use crate::digest::{Digest, ImageId};
 use crate::engine::EngineError;
 use crate::engine::images::Images;
 use crate::evidence::Evidence;
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest::Manifest;
+use crate::image::oci_archive::{ArchiveError, OciArchive};
+use crate::image::reference::Reference;
 use crate::journal::Pin;
-use crate::manifest::Manifest;
-use crate::oci_archive::{ArchiveError, OciArchive};
 use crate::plan::{MissingManifest, Plan};
-use crate::reference::Reference;
 use crate::trust::Trust;
 
 /// What is to be asked of the engine.

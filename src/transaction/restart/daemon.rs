@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::digest::ImageId;
 use crate::engine::{Engine, missing};
 use crate::host::Managed;
+use crate::image::digest::ImageId;
+use crate::image::reference::Reference;
 use crate::impact::Impact;
 use crate::plan::Plan;
-use crate::reference::Reference;
 use crate::store::Store;
 use crate::systemd::{ServiceManager, SystemdError, Unit, is_active, runs};
 use crate::transaction::Docker;

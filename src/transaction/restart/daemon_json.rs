@@ -16,8 +16,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::digest::Digest;
 use crate::host::{MAX_DAEMON_JSON, with_live_restore};
+use crate::image::digest::Digest;
 use crate::journal::{self, hash};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};

@@ -1,6 +1,6 @@
 //! What a run that could not be undone has left on the host, in words.
 
-use crate::digest::Digest;
+use crate::image::digest::Digest;
 use crate::journal::{DaemonJson, Restart};
 use crate::transaction::restart::daemon_json::hash_at;
 use crate::transaction::restart::exchange::FileError;

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 use crate::data_root::{ImageDir, ReadError};
-use crate::digest::Digest;
+use crate::image::digest::Digest;
 use crate::journal::{Journal, Phase, hash};
 use crate::lock::RootLock;
 use crate::store::{self, Store};

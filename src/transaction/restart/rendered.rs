@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::digest::Digest;
+use crate::image::digest::Digest;
 use crate::journal::{hash, hash_pieces};
 use crate::plan::Plan;
 use crate::store::{Store, Text};

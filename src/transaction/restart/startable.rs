@@ -2,8 +2,8 @@
 //! its configuration file before it is stopped, and what it was seen to take is
 //! recorded for later runs.
 
-use crate::digest::Digest;
 use crate::engine::Engine;
+use crate::image::digest::Digest;
 use crate::systemd::ServiceManager;
 use crate::transaction::Tx;
 use crate::transaction::outcome::{Failure, Step};

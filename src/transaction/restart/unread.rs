@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use crate::engine::{Engine, EngineError, References};
+use crate::image::reference::Reference;
 use crate::plan::Plan;
-use crate::reference::Reference;
 use crate::store::Store;
 
 /// More references than this are asked for in one listing.

@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::digest::Digest;
-use crate::manifest::Descriptor;
+use crate::image::digest::Digest;
+use crate::image::manifest::Descriptor;
 use crate::sys::strict_json;
 
 /// An operating system and a processor, as images have them (Go's `GOOS` and

@@ -8,9 +8,9 @@ use std::io;
 use serde_json::json;
 use tar::{Builder, Header};
 
-use crate::digest::Digest;
-use crate::manifest::{Manifest, ManifestError, OCI_INDEX, media_type};
-use crate::reference::Reference;
+use crate::image::digest::Digest;
+use crate::image::manifest::{Manifest, ManifestError, OCI_INDEX, media_type};
+use crate::image::reference::Reference;
 
 /// The whole name that a manifest is loaded under (containerd 1.7,
 /// `images/annotations.go`).
@@ -114,8 +114,8 @@ fn add(archive: &mut Builder<Vec<u8>>, path: &str, bytes: &[u8]) -> io::Result<(
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
-    use crate::digest::Algorithm;
-    use crate::manifest::OCI_MANIFEST;
+    use crate::image::digest::Algorithm;
+    use crate::image::manifest::OCI_MANIFEST;
 
     const MANIFEST: &str = r#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":2,"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},"layers":[]}"#;
 

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::digest::{Digest, DigestError, ImageId};
-use crate::platform::Platform;
+use crate::image::digest::{Digest, DigestError, ImageId};
+use crate::image::platform::Platform;
 use crate::sys::strict_json::{self, JsonError};
 
 /// How deep an index may lie in others.
