@@ -9,16 +9,16 @@ use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCompleter;
 
-use crate::claim::Claim;
+use crate::claims::claim::Claim;
+use crate::claims::rewrite::Rewrite;
+use crate::claims::trust::Trust;
 use crate::completion;
 use crate::host::Flags;
 use crate::image::reference::Reference;
 use crate::impact::{Allowed, ContainerPolicy};
 use crate::retention::Limits;
-use crate::rewrite::Rewrite;
 use crate::sys::printable::printable;
 use crate::transaction_id;
-use crate::trust::Trust;
 use crate::watchdog;
 
 /// What node_exporter takes for metrics.

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
+use crate::claims::source::{self, SourceError, claims_dir};
 use crate::cli::{Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::data_root::{ImageDir, ReadError, Snapshot};
@@ -41,7 +42,6 @@ use crate::provenance::{self, Provenance};
 use crate::report::{Problem, Report};
 use crate::rollback::RollbackBlocker;
 use crate::run_result::RunResult;
-use crate::source::{self, SourceError, claims_dir};
 use crate::sys::shell;
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::goal::Goal;

@@ -2,9 +2,9 @@
 //!
 //! The way of the data, and where to find it:
 //!
-//! 1. [`claim`]: what somebody says should be true of which image, typed or
-//!    out of a file ([`source`]), with the [`evidence`] for it: each digest is
-//!    proven, matched or asserted ([`trust`]);
+//! 1. `claim`: what somebody says should be true of which image, typed or
+//!    out of a file (`source`), with the `evidence` for it: each digest is
+//!    proven, matched or asserted (`trust`);
 //! 2. [`host`]: where Docker lives here, and whether it runs;
 //! 3. [`data_root`] and [`store`]: the references as they are;
 //! 4. [`plan`]: claims against the store, as a list of changes or refusals;
@@ -27,7 +27,7 @@
 //! `nf_tables` is the one to the kernel's packet filter.
 
 pub mod api_clients;
-pub mod claim;
+pub mod claims;
 pub mod cli;
 pub mod commands;
 pub mod completion;
@@ -38,7 +38,6 @@ pub mod data_root;
 pub mod doctor;
 pub mod engine;
 pub mod events;
-pub mod evidence;
 pub mod history;
 pub mod host;
 pub mod image;
@@ -59,10 +58,8 @@ pub mod provenance;
 pub mod report;
 pub mod reserve;
 pub mod retention;
-pub mod rewrite;
 pub mod rollback;
 pub mod run_result;
-pub mod source;
 pub mod state_file;
 pub mod status;
 pub mod store;
@@ -72,5 +69,4 @@ pub mod systemd;
 mod testing;
 pub mod transaction;
 pub mod transaction_id;
-pub mod trust;
 pub mod watchdog;

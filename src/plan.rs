@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::claim::Claim;
-use crate::evidence::Evidence;
+use crate::claims::claim::Claim;
+use crate::claims::evidence::Evidence;
+use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::Reference;
 use crate::images::Images;
 use crate::store::{Misfit, Store};
-use crate::trust::Trust;
 
 mod conflicts;
 mod index;

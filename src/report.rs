@@ -9,6 +9,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::claims::trust::Trust;
 use crate::cli::OutputArgs;
 use crate::container::Change;
 use crate::host::{Host, ImageStore, Management};
@@ -20,7 +21,6 @@ use crate::run_result::RunResult;
 use crate::status::{Rows, State};
 use crate::sys::printable::{printable, to_json};
 use crate::transaction::outcome::{Progress, Step};
-use crate::trust::Trust;
 
 mod doctor;
 mod document;

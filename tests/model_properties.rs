@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use digestfix::claim::Claim;
+use digestfix::claims::claim::Claim;
 use digestfix::image::digest::ImageId;
 use digestfix::image::reference::Reference;
 use digestfix::plan::{Plan, Request};

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 
+use crate::claims::source::claims_dir;
 use crate::cli::DoctorArgs;
 use crate::commands::engine_at;
 use crate::data_root::ImageDir;
@@ -25,7 +26,6 @@ use crate::report::Report;
 use crate::reserve::{self, Need};
 use crate::retention;
 use crate::run_result::RunResult;
-use crate::source::claims_dir;
 use crate::status::rows;
 use crate::store::Store;
 use crate::systemd::{RUNTIME_UNITS, ServiceManager, SystemBus};

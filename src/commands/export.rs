@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use crate::claims::evidence::Evidence;
+use crate::claims::source::claims_file::{ClaimsFile, Entry};
+use crate::claims::trust::Trust;
 use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
 use crate::commands::online::Containerd;
 use crate::commands::{Reach, Site, Stop, provenance};
 use crate::content_store::ContentStore;
-use crate::evidence::Evidence;
 use crate::host::{HostError, ImageStore};
 use crate::image::digest::ImageId;
 use crate::image::manifest::Manifest;
@@ -17,10 +19,8 @@ use crate::output::Output;
 use crate::plan::digest_is_image_id;
 use crate::report::Report;
 use crate::run_result::RunResult;
-use crate::source::claims_file::{ClaimsFile, Entry};
 use crate::sys::printable::to_json;
 use crate::transaction::outcome::Progress;
-use crate::trust::Trust;
 
 pub(super) async fn run(args: &ExportArgs) -> RunResult {
     let output = OutputArgs {

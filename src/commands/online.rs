@@ -3,14 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::claim::{Claim, ImageName, Statement};
+use crate::claims::claim::{Claim, ImageName, Statement};
+use crate::claims::evidence::Evidence;
+use crate::claims::trust::Trust;
 use crate::commands::plan::nothing_to_change;
 use crate::commands::{Site, Stop, engine_at, provenance, verify};
 use crate::containerd_store::ContainerdStore;
 use crate::content_store::ContentStore;
 use crate::engine::images::Images;
 use crate::engine::{EngineError, UnixEngine};
-use crate::evidence::Evidence;
 use crate::history::{self, Record};
 use crate::host::{HostError, ImageStore, Managed};
 use crate::image::digest::{Digest, ImageId};
@@ -31,7 +32,6 @@ use crate::transaction::goal::Goal;
 use crate::transaction::load::work::{LoadBlocker, Work};
 use crate::transaction::load::{Load, Running, known_references};
 use crate::transaction::outcome::{Outcome, Progress};
-use crate::trust::Trust;
 
 /// A running engine with the containerd image store.
 pub(super) struct Containerd<'a> {

@@ -1,5 +1,6 @@
 //! `digestfix status`
 
+use crate::claims::trust::Trust;
 use crate::cli::StatusArgs;
 use crate::commands::online::Containerd;
 use crate::commands::{Reach, Site, Stop, provenance, warn_of_pending};
@@ -10,7 +11,6 @@ use crate::invocation::Invocation;
 use crate::report::Report;
 use crate::run_result::RunResult;
 use crate::status::Listing;
-use crate::trust::Trust;
 
 pub(super) async fn run(args: &StatusArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());

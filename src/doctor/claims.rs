@@ -1,8 +1,8 @@
 //! The files that an `apply` without arguments makes true.
 
+use crate::claims::source::SourceError;
 use crate::doctor::{Check, Finding};
 use crate::plan::{Plan, Refusal, Why};
-use crate::source::SourceError;
 
 /// The most refusals that are told one by one.
 const MOST: usize = 20;

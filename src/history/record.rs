@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::claims::trust::Trust;
 use crate::data_root::is_driver_name;
 use crate::history::{HistoryError, MAX_BYTES, Problem, VERSION, directory, path, prepare, scan};
 use crate::image::digest::{Digest, ImageId};
@@ -17,7 +18,6 @@ use crate::plan::{Change, Plan};
 use crate::state_file;
 use crate::sys::who;
 use crate::transaction_id::is_id;
-use crate::trust::Trust;
 
 /// The most that is kept of a reason, in characters.
 const MAX_WHY: usize = 10_000;

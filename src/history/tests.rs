@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::claims::trust::Trust;
 use crate::journal::{References, hash};
 use crate::plan::Plan;
 use crate::testing::scratch;
-use crate::trust::Trust;
 
 const IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const ID: &str = "20261124T113000Z-7";

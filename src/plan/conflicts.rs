@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::evidence::Evidence;
+use crate::claims::evidence::Evidence;
+use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::{Reference, Repository};
 use crate::plan::resolver::Route;
 use crate::plan::{Refusal, Target};
 use crate::store::Store;
-use crate::trust::Trust;
 
 /// The targets of each reference.
 pub(super) struct Wanted<'a> {

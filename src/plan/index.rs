@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::evidence::Evidence;
+use crate::claims::evidence::Evidence;
 use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Repository;

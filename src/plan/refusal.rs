@@ -1,6 +1,6 @@
 //! Why a request cannot be met, in words that say what to do about it.
 
-use crate::trust::Trust;
+use crate::claims::trust::Trust;
 
 /// Why a request cannot be met.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

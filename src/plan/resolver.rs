@@ -3,15 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::claim::{Claim, ImageName, Origin, Statement};
-use crate::evidence::Verdict;
+use crate::claims::claim::{Claim, ImageName, Origin, Statement};
+use crate::claims::evidence::Verdict;
+use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::Reference;
 use crate::images::Images;
 use crate::plan::conflicts::Wanted;
 use crate::plan::{Refusal, Request, Skipped, Target, Why, digest_is_image_id};
 use crate::store::Store;
-use crate::trust::Trust;
 
 mod lookup;
 mod sourced;

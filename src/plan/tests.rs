@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use crate::claim::Statement;
+use crate::claims::claim::Statement;
 use crate::image::manifest::{Descriptor, Format, ImageManifest, Manifest};
 
 const BEFORE: &str = include_str!("../../tests/fixtures/seed/before.json");

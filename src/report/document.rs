@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
+use crate::claims::trust::Trust;
 use crate::container::{Container, RestartPolicy};
 use crate::doctor::Finding;
 use crate::history::{Changed, Claimed, Side};
@@ -14,7 +15,6 @@ use crate::method::Method;
 use crate::plan::{Change, Plan, Skipped, Target};
 use crate::status::Rows;
 use crate::transaction::outcome::Step;
-use crate::trust::Trust;
 
 /// The version of the JSON object. Fields may be added under the same number;
 /// one that changes its meaning or goes away raises it.

@@ -1,7 +1,7 @@
 //! What a claim means that somebody typed for this very host.
 
 use super::{Lead, Resolver, Route};
-use crate::claim::{Claim, ImageName, Statement};
+use crate::claims::claim::{Claim, ImageName, Statement};
 use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, Repository};
 use crate::plan::Refusal;

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixDatagram;
 use tempfile::TempDir;
 
 use super::*;
+use crate::claims::trust::Trust;
 use crate::report::Problem;
-use crate::trust::Trust;
 
 struct Listener {
     _directory: TempDir,

@@ -3,17 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::claims::evidence::Evidence;
+use crate::claims::trust::Trust;
 use crate::containerd_store::ContainerdStore;
 use crate::engine::EngineError;
 use crate::engine::images::Images;
-use crate::evidence::Evidence;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::oci_archive::{ArchiveError, OciArchive};
 use crate::image::reference::Reference;
 use crate::journal::Pin;
 use crate::plan::{MissingManifest, Plan};
-use crate::trust::Trust;
 
 /// What is to be asked of the engine.
 #[derive(Debug, Clone, Default)]

@@ -8,10 +8,10 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use tar::{EntryType, Header, PaxExtensions};
 
+use crate::claims::source::Problem;
+use crate::claims::source::blobs::{Blobs, name_in_layout};
 use crate::image::digest::Digest;
 use crate::image::manifest;
-use crate::source::Problem;
-use crate::source::blobs::{Blobs, name_in_layout};
 
 const BLOCK: usize = 512;
 

@@ -10,10 +10,10 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tempfile::TempDir;
 
 use super::*;
+use crate::claims::trust::Trust;
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::plan::{Plan, Request};
 use crate::store::Store;
-use crate::trust::Trust;
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::claim::{Claim, ImageName, Statement};
-use crate::evidence::{Evidence, MAX_RECORDS_OF_A_DIGEST};
+use crate::claims::claim::{Claim, ImageName, Statement};
+use crate::claims::evidence::{Evidence, MAX_RECORDS_OF_A_DIGEST};
+use crate::claims::rewrite::{Rewrite, rewritten};
+use crate::claims::source::Problem;
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::{Manifest, ManifestError};
 use crate::image::reference::{Reference, Repository};
-use crate::rewrite::{Rewrite, rewritten};
-use crate::source::Problem;
 
 /// The most claims that are taken from all sources together.
 pub const MAX_CLAIMS: usize = 100_000;

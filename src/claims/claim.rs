@@ -2,7 +2,7 @@
 //!
 //! A claim is written the way Docker writes pinned references
 //! (`NAME:TAG@DIGEST`, `NAME@DIGEST`, or `REF=IMAGE`), or comes from a file
-//! that somebody brought along ([`crate::source`]).
+//! that somebody brought along ([`crate::claims::source`]).
 
 use std::fmt;
 use std::str::FromStr;

@@ -12,10 +12,10 @@ use std::io::{self, Cursor, Read, Seek};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::claims::rewrite::Rewrite;
 use crate::image::digest::DigestError;
 use crate::image::manifest::ManifestError;
 use crate::image::reference::ReferenceError;
-use crate::rewrite::Rewrite;
 use crate::store::StoreError;
 use crate::sys::plain_file::{self, Links};
 use crate::sys::shell;

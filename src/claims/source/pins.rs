@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use parse_dockerfile::Instruction;
 use saphyr_parser::{Event, Parser};
 
+use crate::claims::source::Problem;
+use crate::claims::source::collected::Collected;
 use crate::image::digest::Digest;
 use crate::image::reference::{Reference, ReferenceError};
-use crate::source::Problem;
-use crate::source::collected::Collected;
 
 /// How deep a YAML document may be nested.
 pub const MAX_YAML_DEPTH: usize = 1_000;

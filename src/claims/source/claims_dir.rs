@@ -10,9 +10,11 @@ use std::path::{Component, Path, PathBuf, absolute};
 use nix::errno::Errno;
 use nix::sys::stat::makedev;
 
-use crate::rewrite::Rewrite;
-use crate::source::collected::Collected;
-use crate::source::{MAX_DIRECTORY_DEPTH, MAX_FILES, Problem, SourceError, entries, read_path};
+use crate::claims::rewrite::Rewrite;
+use crate::claims::source::collected::Collected;
+use crate::claims::source::{
+    MAX_DIRECTORY_DEPTH, MAX_FILES, Problem, SourceError, entries, read_path,
+};
 
 /// The directories, the strongest first: a file hides those of the same name
 /// in the ones behind, and one that is empty or leads to `/dev/null` does just

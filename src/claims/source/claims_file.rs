@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::Verdict;
+use crate::claims::evidence::Verdict;
+use crate::claims::source::Problem;
+use crate::claims::source::collected::Collected;
+use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest;
 use crate::image::reference::Reference;
-use crate::source::Problem;
-use crate::source::collected::Collected;
 use crate::sys::strict_json;
-use crate::trust::Trust;
 
 /// The version of the format. A field that is added, goes away or changes its
 /// meaning raises it: a reader must not miss what it does not know.
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_file_of_this_version_loads() {
-        let fixture = include_str!("../../tests/formats/claims.json");
+        let fixture = include_str!("../../../tests/formats/claims.json");
         let mut collected = Collected::default();
         read(fixture, "claims.json", &mut collected).unwrap();
         assert_eq!(collected.claims.len(), 2);

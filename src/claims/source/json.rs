@@ -8,13 +8,13 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
+use crate::claims::source::Problem;
+use crate::claims::source::claims_file;
+use crate::claims::source::collected::{Came, Collected};
+use crate::claims::source::pins::pinned;
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::{self, Manifest};
 use crate::image::reference::{Reference, Tag};
-use crate::source::Problem;
-use crate::source::claims_file;
-use crate::source::collected::{Came, Collected};
-use crate::source::pins::pinned;
 use crate::store::Store;
 use crate::sys::strict_json::{self, JsonError};
 

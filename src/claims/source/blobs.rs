@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use crate::claims::source::Problem;
 use crate::image::digest::Digest;
 use crate::image::manifest;
-use crate::source::Problem;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 
 /// Blobs by their digest, and what lies beside them.

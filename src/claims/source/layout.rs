@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use crate::claims::source::Problem;
+use crate::claims::source::blobs::Blobs;
+use crate::claims::source::collected::{Came, Collected};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::MAX_INDEX_DEPTH;
 use crate::image::manifest::{self, Descriptor, Manifest};
 use crate::image::reference::{Reference, Repository};
-use crate::source::Problem;
-use crate::source::blobs::Blobs;
-use crate::source::collected::{Came, Collected};
 use crate::sys::strict_json;
 
 /// The most manifests that are looked at in one layout.

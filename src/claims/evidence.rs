@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::{Descriptor, Format, MAX_INDEX_DEPTH, MAX_INDEX_ENTRIES, Manifest};
 use crate::image::platform::Platform;
-use crate::trust::Trust;
 
 /// The most images that one digest may be recorded for: the platforms of an
 /// index, each on hosts of its own.
