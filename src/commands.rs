@@ -26,7 +26,7 @@ use crate::claims::source::{self, SourceError, claims_dir};
 use crate::cli::{Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::data_root::{ImageDir, ReadError, Snapshot};
-use crate::engine::UnixEngine;
+use crate::docker::engine::UnixEngine;
 use crate::history::HistoryError;
 use crate::host::{
     self, Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_offline,

@@ -10,9 +10,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::content_store::ContentStore;
-use crate::engine::EngineError;
-use crate::engine::images::{Images, Listed, Listing};
+use crate::docker::content_store::ContentStore;
+use crate::docker::engine::EngineError;
+use crate::docker::engine::images::{Images, Listed, Listing};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::platform::Platform;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data_root::ImageDir;
-use crate::engine::Info;
+use crate::docker::engine::Info;
 use crate::systemd::{Service, Unit};
 
 mod daemon;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::api_clients;
-use crate::container::{Change, Container, Happened, Published, RestartPolicy, Status};
-use crate::engine::{Engine, EngineError};
+use crate::docker::container::{Change, Container, Happened, Published, RestartPolicy, Status};
+use crate::docker::engine::{Engine, EngineError};
 use crate::host::{Doubt, EngineStart, Managed, Startable, startable};
 use crate::image::digest::Digest;
 use crate::live_restore::{self, LiveRestore, LiveRestoreBlocker};
@@ -46,15 +46,15 @@ pub struct Impact {
     /// Whether they outlive a stop of Docker.
     pub live_restore: LiveRestore,
     /// Those that were started with `--rm` do so, too
-    /// ([`Info::keeps_auto_removed`](crate::engine::Info::keeps_auto_removed)).
+    /// ([`Info::keeps_auto_removed`](crate::docker::engine::Info::keeps_auto_removed)).
     pub keeps_auto_removed: bool,
     /// Their health checks go on by themselves
-    /// ([`Info::resumes_health_checks`](crate::engine::Info::resumes_health_checks)).
+    /// ([`Info::resumes_health_checks`](crate::docker::engine::Info::resumes_health_checks)).
     pub resumes_health_checks: bool,
     /// Clients of the API that are connected now.
     pub api_clients: usize,
     /// The engine waits for them when it stops
-    /// ([`Info::waits_for_clients`](crate::engine::Info::waits_for_clients)).
+    /// ([`Info::waits_for_clients`](crate::docker::engine::Info::waits_for_clients)).
     pub waits_for_clients: bool,
     /// The containers that never ran and that Docker removes when it starts
     /// (`docker create --rm`).

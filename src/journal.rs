@@ -10,8 +10,8 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::{Container, RestartPolicy, Status};
 use crate::data_root::is_driver_name;
+use crate::docker::container::{Container, RestartPolicy, Status};
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::reference::{Reference, familiar};
 use crate::lock::RootLock;

@@ -8,7 +8,7 @@
 //! 2. [`host`]: where Docker lives here, and whether it runs;
 //! 3. [`data_root`] and [`store`]: the references as they are;
 //! 4. [`plan`]: claims against the store, as a list of changes or refusals;
-//! 5. [`impact`]: what a stop of Docker would touch, each [`container`]
+//! 5. [`impact`]: what a stop of Docker would touch, each `container`
 //!    above all, and whether [`live_restore`] can keep it;
 //! 6. [`transaction`]: under a [`lock`], with a [`journal`] for a run that is killed:
 //!    Docker is stopped and its file exchanged, or, where images are in containerd
@@ -23,7 +23,7 @@
 //! [`doctor`] looks at all of that, and tells what would stop a change.
 //!
 //! [`commands`] puts these together, one file a command, from what [`cli`]
-//! understood; [`completion`] tells a shell how a line may go on. [`systemd`] and [`engine`] are the edges to the two daemons,
+//! understood; [`completion`] tells a shell how a line may go on. [`systemd`] and `engine` are the edges to the two daemons,
 //! `nf_tables` is the one to the kernel's packet filter.
 
 pub mod api_clients;
@@ -31,12 +31,10 @@ pub mod claims;
 pub mod cli;
 pub mod commands;
 pub mod completion;
-pub mod container;
 pub mod containerd_store;
-pub mod content_store;
 pub mod data_root;
+pub mod docker;
 pub mod doctor;
-pub mod engine;
 pub mod events;
 pub mod history;
 pub mod host;

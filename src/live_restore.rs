@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::engine::Info;
+use crate::docker::engine::Info;
 use crate::host::{AUTHORIZATION, Managed, is_dockerd, is_shim, program};
 
 /// Whether running containers outlive a stop of Docker.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::claims::trust::Trust;
 use crate::cli::OutputArgs;
-use crate::container::Change;
+use crate::docker::container::Change;
 use crate::host::{Host, ImageStore, Management};
 use crate::invocation::Invocation;
 use crate::method::Method;

@@ -9,8 +9,8 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::container::Change;
 use crate::data_root::ImageDir;
+use crate::docker::container::Change;
 use crate::history::{End, How, Kind, Record};
 use crate::host::Managed;
 use crate::image::reference::Reference;

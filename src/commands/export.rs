@@ -9,7 +9,7 @@ use crate::claims::trust::Trust;
 use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
 use crate::commands::online::Containerd;
 use crate::commands::{Reach, Site, Stop, provenance};
-use crate::content_store::ContentStore;
+use crate::docker::content_store::ContentStore;
 use crate::host::{HostError, ImageStore};
 use crate::image::digest::ImageId;
 use crate::image::manifest::Manifest;

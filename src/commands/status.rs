@@ -4,7 +4,7 @@ use crate::claims::trust::Trust;
 use crate::cli::StatusArgs;
 use crate::commands::online::Containerd;
 use crate::commands::{Reach, Site, Stop, provenance, warn_of_pending};
-use crate::content_store::ContentStore;
+use crate::docker::content_store::ContentStore;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::invocation::Invocation;

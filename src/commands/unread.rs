@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::commands::{Draft, Site, Stop, engine_at};
-use crate::engine::Engine;
+use crate::docker::engine::Engine;
 use crate::host::{EngineStart, Managed, PID_FILE, PROC};
 use crate::image::reference::Reference;
 use crate::impact::AssessError;

@@ -3,7 +3,7 @@
 use crate::cli::VerifyArgs;
 use crate::commands::online::Containerd;
 use crate::commands::{Draft, Reach, Site, Stop, engine_at, request, unread, warn_of_pending};
-use crate::engine::{Engine, EngineError};
+use crate::docker::engine::{Engine, EngineError};
 use crate::host::Managed;
 use crate::impact::AssessError;
 use crate::invocation::{Invocation, typed_as_apply};

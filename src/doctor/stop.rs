@@ -73,7 +73,7 @@ fn number(kernel: &str) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::{Container, Published};
+    use crate::docker::container::{Container, Published};
     use crate::doctor::State;
     use crate::impact::ContainerPolicy;
     use crate::live_restore::LiveRestore;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::engine::{Engine, Info};
+use crate::docker::engine::{Engine, Info};
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::engine_start::PROC;

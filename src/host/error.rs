@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::data_root::ReadError;
-use crate::engine::EngineError;
+use crate::docker::engine::EngineError;
 use crate::host::DaemonJsonError;
 use crate::host::next_store::Stopped;
 use crate::host::resolve::FLAG;

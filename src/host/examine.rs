@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::data_root::ImageDir;
-use crate::engine::{Engine, Info};
+use crate::docker::engine::{Engine, Info};
 use crate::host::daemon::{Daemon, finding, note, unit_name};
 use crate::host::image_dir::{DEFAULT_DATA_ROOT, no_data_root};
 use crate::host::next_store::{Stopped, Unsure, without_references};

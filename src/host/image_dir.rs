@@ -10,7 +10,7 @@ use super::dockerd_args::DockerdArgs;
 use super::resolve::{DEFAULT, DISK, ENGINE, FILE, FLAG, Finding, UNIT, resolved};
 use super::{Flags, HostError};
 use crate::data_root::{ImageDir, STATE_DIR, is_driver_name};
-use crate::engine::Info;
+use crate::docker::engine::Info;
 use crate::store;
 use crate::sys::plain_file;
 

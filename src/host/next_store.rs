@@ -13,7 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::data_root::ImageDir;
-use crate::engine::Info;
+use crate::docker::engine::Info;
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::exec_start::variables;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
 use crate::claims::trust::Trust;
-use crate::container::{Container, RestartPolicy};
+use crate::docker::container::{Container, RestartPolicy};
 use crate::doctor::Finding;
 use crate::history::{Changed, Claimed, Side};
 use crate::impact::ContainerImpact;

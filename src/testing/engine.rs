@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::container::{Container, RestartPolicy};
-use crate::engine::{Engine, EngineError, Info, References, Reloads};
+use crate::docker::container::{Container, RestartPolicy};
+use crate::docker::engine::{Engine, EngineError, Info, References, Reloads};
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 

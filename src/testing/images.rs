@@ -10,9 +10,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::content_store::ContentStore;
-use crate::engine::EngineError;
-use crate::engine::images::{Dropped, Images, Listed, Listing, Resolved};
+use crate::docker::content_store::ContentStore;
+use crate::docker::engine::EngineError;
+use crate::docker::engine::images::{Dropped, Images, Listed, Listing, Resolved};
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::platform::Platform;

@@ -8,8 +8,8 @@
 use std::path::Path;
 
 use crate::containerd_store::ContainerdStore;
-use crate::content_store::ContentStore;
-use crate::engine::images::Images;
+use crate::docker::content_store::ContentStore;
+use crate::docker::engine::images::Images;
 use crate::history::How;
 use crate::host::Managed;
 use crate::image::reference::Reference;

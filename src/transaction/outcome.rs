@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::container::Change;
 use crate::data_root::ReadError;
-use crate::engine::EngineError;
+use crate::docker::container::Change;
+use crate::docker::engine::EngineError;
 use crate::history::HistoryError;
 use crate::image::oci_archive::ArchiveError;
 use crate::image::reference::Reference;

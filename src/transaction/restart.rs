@@ -14,9 +14,9 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::container::Container;
 use crate::data_root::Snapshot;
-use crate::engine::Engine;
+use crate::docker::container::Container;
+use crate::docker::engine::Engine;
 use crate::history::How;
 use crate::image_db::ImageDb;
 use crate::journal::{self, Intent, Phase};

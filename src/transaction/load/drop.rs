@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::containerd_store::ContainerdStore;
-use crate::engine::images::{Dropped, Images};
+use crate::docker::engine::images::{Dropped, Images};
 use crate::journal::Pin;
 use crate::transaction::leftover::{Leftover, Why};
 use crate::transaction::load::steps::Steps;

@@ -7,7 +7,7 @@
 //! to the next run.
 
 use crate::data_root::ImageDir;
-use crate::engine::images::Images;
+use crate::docker::engine::images::Images;
 use crate::history::{self, End, Record, Side};
 use crate::journal::{Journal, Load};
 use crate::lock::RootLock;

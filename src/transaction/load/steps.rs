@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::containerd_store::ContainerdStore;
-use crate::content_store::ContentStore;
-use crate::engine::EngineError;
-use crate::engine::images::{Images, Listed, Listing, Resolved};
+use crate::docker::content_store::ContentStore;
+use crate::docker::engine::EngineError;
+use crate::docker::engine::images::{Images, Listed, Listing, Resolved};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::reference::Reference;

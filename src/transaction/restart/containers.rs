@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::container::{Change, Container, Happened, RestartPolicy, Status, in_start_order};
-use crate::engine::{Engine, EngineError};
+use crate::docker::container::{
+    Change, Container, Happened, RestartPolicy, Status, in_start_order,
+};
+use crate::docker::engine::{Engine, EngineError};
 use crate::impact::{ContainerImpact, ContainerPolicy, some_names};
 use crate::journal::{Journal, KeptDown, Listed, Phase, Ran};
 use crate::systemd::ServiceManager;

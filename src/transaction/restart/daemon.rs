@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, missing};
+use crate::docker::engine::{Engine, missing};
 use crate::host::Managed;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;

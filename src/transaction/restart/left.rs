@@ -49,7 +49,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::container::RestartPolicy;
+    use crate::docker::container::RestartPolicy;
     use crate::journal::{KeptDown, hash};
     use crate::testing::scratch;
 

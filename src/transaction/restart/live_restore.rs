@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use crate::engine::Engine;
+use crate::docker::engine::Engine;
 use crate::host::says_live_restore;
 use crate::journal::Journal;
 use crate::lock::RootLock;

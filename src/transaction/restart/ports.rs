@@ -15,7 +15,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use crate::container::Published;
+use crate::docker::container::Published;
 use crate::sys::nf_tables::{Header, Hook, Meta, Rule, Table};
 
 /// Before a host's own filter, which may refuse what is to wait.

@@ -10,7 +10,7 @@
 //! left then are files, and restart policies once Docker is there.
 
 use crate::data_root::ImageDir;
-use crate::engine::Engine;
+use crate::docker::engine::Engine;
 use crate::journal::{Journal, Phase};
 use crate::lock::RootLock;
 use crate::reserve;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::engine::{Engine, Reloads};
+use crate::docker::engine::{Engine, Reloads};
 use crate::host::says_live_restore;
 use crate::journal::Journal;
 use crate::lock::RootLock;

@@ -2,7 +2,7 @@
 //! its configuration file before it is stopped, and what it was seen to take is
 //! recorded for later runs.
 
-use crate::engine::Engine;
+use crate::docker::engine::Engine;
 use crate::image::digest::Digest;
 use crate::systemd::ServiceManager;
 use crate::transaction::Tx;

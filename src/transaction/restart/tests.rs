@@ -12,9 +12,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::container::{RestartPolicy, Status};
 use crate::data_root::ImageDir;
-use crate::engine::{EngineError, Info, References, Reloads};
+use crate::docker::container::{RestartPolicy, Status};
+use crate::docker::engine::{EngineError, Info, References, Reloads};
 use crate::host::{Flags, Managed, Start, Startable, says_live_restore, with_live_restore};
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
@@ -914,7 +914,7 @@ fn a_container_that_docker_does_not_list_any_more_is_told() {
     let containers = outcome.containers;
     let unlisted: Vec<_> = containers
         .iter()
-        .filter(|one| matches!(one.what, crate::container::Happened::Unlisted(_)))
+        .filter(|one| matches!(one.what, crate::docker::container::Happened::Unlisted(_)))
         .collect();
     assert_eq!(unlisted.len(), 1, "{containers:?}");
     assert_eq!(unlisted[0].name, "down");

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::engine::{Engine, EngineError, References};
+use crate::docker::engine::{Engine, EngineError, References};
 use crate::image::reference::Reference;
 use crate::plan::Plan;
 use crate::store::Store;

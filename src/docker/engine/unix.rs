@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use crate::container::{Container, Inspection, RestartPolicy};
-use crate::engine::{Engine, EngineError, Info, References, Reloads};
+use crate::docker::container::{Container, Inspection, RestartPolicy};
+use crate::docker::engine::{Engine, EngineError, Info, References, Reloads};
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Images, Listed};
-use crate::content_store::ContentStore;
-use crate::engine::EngineError;
+use crate::docker::content_store::ContentStore;
+use crate::docker::engine::EngineError;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 

@@ -1,7 +1,7 @@
 //! The part of the Docker API that reads and changes references while the
 //! engine runs.
 
-use crate::engine::EngineError;
+use crate::docker::engine::EngineError;
 use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::container::{Container, RestartPolicy};
+use crate::docker::container::{Container, RestartPolicy};
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 

@@ -15,8 +15,8 @@ use tokio::sync::Mutex;
 
 use super::containerd::{self, Records};
 use super::{ImageAnswer, JSON, ManifestAnswer, UnixEngine};
-use crate::engine::EngineError;
-use crate::engine::images::{Dropped, Images, Listed, Listing, Made, Resolved};
+use crate::docker::engine::EngineError;
+use crate::docker::engine::images::{Dropped, Images, Listed, Listing, Made, Resolved};
 use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;

@@ -1,0 +1,5 @@
+//! Docker as it answers: its API ([`engine`]) and its [`container`]s.
+
+pub mod container;
+pub mod content_store;
+pub mod engine;
