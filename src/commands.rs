@@ -25,13 +25,11 @@ use nix::unistd::geteuid;
 use crate::claims::source::{self, SourceError, claims_dir};
 use crate::cli::{Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
-use crate::data_root::{ImageDir, ReadError, Snapshot};
 use crate::docker::engine::UnixEngine;
 use crate::history::HistoryError;
 use crate::host::{
     self, Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_offline,
 };
-use crate::image_db::ImageDb;
 use crate::impact::{Allowed, AssessError, Blocker, Impact, assess};
 use crate::invocation::typed;
 use crate::journal::{Intent, Journal, JournalError};
@@ -42,6 +40,8 @@ use crate::provenance::{self, Provenance};
 use crate::report::{Problem, Report};
 use crate::rollback::RollbackBlocker;
 use crate::run_result::RunResult;
+use crate::store::data_root::{ImageDir, ReadError, Snapshot};
+use crate::store::image_db::ImageDb;
 use crate::sys::shell;
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::goal::Goal;

@@ -19,11 +19,11 @@ use clap_complete::CompletionCandidate;
 use clap_complete::env::{Bash, CompleteEnv, Fish, Shells, Zsh};
 
 use crate::cli::Cli;
-use crate::data_root::ImageDir;
 use crate::history;
 use crate::host::{Flags, find_offline};
 use crate::image::reference::Reference;
-use crate::store::{self, Store};
+use crate::store::data_root::ImageDir;
+use crate::store::repositories::{self, Store};
 use crate::sys::printable::is_printable;
 
 /// Set to the name of a shell by its completion script, and by nobody else.
@@ -77,7 +77,7 @@ fn drivers_in(image: &Path, typed: &str) -> Vec<String> {
     let children = fs::read_dir(image).into_iter().flatten().flatten();
     sorted(
         children
-            .filter(|driver| driver.path().join(store::FILE_NAME).exists())
+            .filter(|driver| driver.path().join(repositories::FILE_NAME).exists())
             .filter_map(|driver| driver.file_name().into_string().ok())
             .filter(|driver| is_plain(driver) && driver.starts_with(typed))
             .collect(),
@@ -291,7 +291,7 @@ mod tests {
         {
             let driver = image.path().join(name);
             fs::create_dir(&driver).unwrap();
-            fs::write(driver.join(store::FILE_NAME), "{}").unwrap();
+            fs::write(driver.join(repositories::FILE_NAME), "{}").unwrap();
         }
         fs::create_dir(image.path().join("empty")).unwrap();
         assert_eq!(

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use crate::data_root::ImageDir;
 use crate::host::EngineStart;
 use crate::image::digest::Digest;
 use crate::lock::RootLock;
 use crate::method::Method;
 use crate::state_file;
+use crate::store::data_root::ImageDir;
 use crate::sys::directory;
 use crate::transaction_id::is_id;
 

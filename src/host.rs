@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data_root::ImageDir;
 use crate::docker::engine::Info;
+use crate::store::data_root::ImageDir;
 use crate::systemd::{Service, Unit};
 
 mod daemon;

@@ -10,12 +10,12 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data_root::is_driver_name;
 use crate::docker::container::{Container, RestartPolicy, Status};
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::reference::{Reference, familiar};
 use crate::lock::RootLock;
 use crate::state_file;
+use crate::store::data_root::is_driver_name;
 use crate::sys::shell;
 use crate::transaction_id::is_id;
 

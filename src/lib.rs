@@ -6,13 +6,13 @@
 //!    out of a file (`source`), with the `evidence` for it: each digest is
 //!    proven, matched or asserted (`trust`);
 //! 2. [`host`]: where Docker lives here, and whether it runs;
-//! 3. [`data_root`] and [`store`]: the references as they are;
+//! 3. `data_root` and `store`: the references as they are;
 //! 4. [`plan`]: claims against the store, as a list of changes or refusals;
 //! 5. [`impact`]: what a stop of Docker would touch, each `container`
 //!    above all, and whether [`live_restore`] can keep it;
 //! 6. [`transaction`]: under a [`lock`], with a [`journal`] for a run that is killed:
 //!    Docker is stopped and its file exchanged, or, where images are in containerd
-//!    ([`containerd_store`]), the running engine loads an `oci_archive` of manifests;
+//!    (`containerd_store`), the running engine loads an `oci_archive` of manifests;
 //! 7. [`history`]: what each transaction did, for [`rollback`] to take one
 //!    back, and [`retention`] to end it;
 //! 8. [`report`]: what people and machines read, by way of [`output`], which
@@ -31,16 +31,12 @@ pub mod claims;
 pub mod cli;
 pub mod commands;
 pub mod completion;
-pub mod containerd_store;
-pub mod data_root;
 pub mod docker;
 pub mod doctor;
 pub mod events;
 pub mod history;
 pub mod host;
 pub mod image;
-pub mod image_db;
-pub mod images;
 pub mod impact;
 pub mod invocation;
 pub mod journal;

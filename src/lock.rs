@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fs2::FileExt;
 use nix::fcntl::OFlag;
 
-use crate::data_root::{STATE_DIR, user_of};
+use crate::store::data_root::{STATE_DIR, user_of};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 use crate::sys::who::own_service;

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf, absolute};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data_root::{ImageDir, STATE_DIR};
 use crate::host::{Flags, Managed};
 use crate::journal::boot_id;
 use crate::lock::RootLock;
 use crate::state_file;
+use crate::store::data_root::{ImageDir, STATE_DIR};
 use crate::sys::directory;
 use crate::sys::shell;
 use crate::transaction_id::{beside, is_id};

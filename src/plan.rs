@@ -10,8 +10,8 @@ use crate::claims::evidence::Evidence;
 use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::Reference;
-use crate::images::Images;
-use crate::store::{Misfit, Store};
+use crate::store::images::Images;
+use crate::store::repositories::{Misfit, Store};
 
 mod conflicts;
 mod index;

@@ -11,12 +11,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::claims::trust::Trust;
-use crate::data_root::ImageDir;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::lock::RootLock;
 use crate::plan::Plan;
 use crate::state_file;
+use crate::store::data_root::ImageDir;
 
 /// The version of the format.
 const VERSION: u32 = 1;

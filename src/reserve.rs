@@ -26,7 +26,7 @@ use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
 };
 
-use crate::data_root::STATE_DIR;
+use crate::store::data_root::STATE_DIR;
 
 const NAME: &str = ".digestfix-reserve";
 

@@ -14,10 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use nix::unistd::geteuid;
 
-use crate::data_root::ImageDir;
 use crate::history;
 use crate::lock::RootLock;
-use crate::store::{self, Store};
+use crate::store::data_root::ImageDir;
+use crate::store::repositories::{self, Store};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::transaction_id::beside;
@@ -195,12 +195,12 @@ pub fn count(images: &ImageDir) -> usize {
 }
 
 fn id_of(name: &str) -> Option<&str> {
-    name.strip_prefix(store::FILE_NAME)?
+    name.strip_prefix(repositories::FILE_NAME)?
         .strip_prefix(".digestfix-")
 }
 
 fn is_store(path: &Path) -> bool {
-    plain_file::read(path, Links::Refused, store::MAX_BYTES + 1)
+    plain_file::read(path, Links::Refused, repositories::MAX_BYTES + 1)
         .is_ok_and(|bytes| Store::parse(bytes).is_ok())
 }
 

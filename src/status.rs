@@ -11,7 +11,7 @@ use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::plan::digest_is_image_id;
-use crate::store::Store;
+use crate::store::repositories::Store;
 
 /// One row, as `docker images --digests` would show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -9,7 +9,6 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::data_root::ImageDir;
 use crate::docker::container::Change;
 use crate::history::{End, How, Kind, Record};
 use crate::host::Managed;
@@ -20,6 +19,7 @@ use crate::pending::{self, Marker};
 use crate::plan::Plan;
 use crate::provenance::Provenance;
 use crate::retention::{self, Limits};
+use crate::store::data_root::ImageDir;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::ServiceManager;
 use crate::transaction_id::new_id;

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use digestfix::image::reference::Reference;
-use digestfix::store::Store;
+use digestfix::store::repositories::Store;
 
 /// As the engine looks a reference up: by its digest, if it has one, and by
 /// the tag `latest`, if it has nothing.

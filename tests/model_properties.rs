@@ -8,7 +8,7 @@ use digestfix::claims::claim::Claim;
 use digestfix::image::digest::ImageId;
 use digestfix::image::reference::Reference;
 use digestfix::plan::{Plan, Request};
-use digestfix::store::{Store, StoreError};
+use digestfix::store::repositories::{Store, StoreError};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};

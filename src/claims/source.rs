@@ -16,7 +16,7 @@ use crate::claims::rewrite::Rewrite;
 use crate::image::digest::DigestError;
 use crate::image::manifest::ManifestError;
 use crate::image::reference::ReferenceError;
-use crate::store::StoreError;
+use crate::store::repositories::StoreError;
 use crate::sys::plain_file::{self, Links};
 use crate::sys::shell;
 use crate::sys::strict_json::JsonError;

@@ -9,7 +9,6 @@ use crate::commands::recover::{recover, settled_site};
 use crate::commands::{
     Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, rollback, survey, unread,
 };
-use crate::data_root::Snapshot;
 use crate::history;
 use crate::host::{Flags, HostError, probable_data_root};
 use crate::impact::{Allowed, Blocker, Impact};
@@ -20,6 +19,7 @@ use crate::plan::Request;
 use crate::report::Report;
 use crate::retention::Limits;
 use crate::rollback::RollbackBlocker;
+use crate::store::data_root::Snapshot;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::{RUNTIME_UNITS, SystemBus};
 use crate::transaction::Tx;

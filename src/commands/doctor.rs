@@ -9,7 +9,6 @@ use nix::unistd::geteuid;
 use crate::claims::source::claims_dir;
 use crate::cli::DoctorArgs;
 use crate::commands::engine_at;
-use crate::data_root::ImageDir;
 use crate::doctor::interrupted::Here;
 use crate::doctor::{
     Check, Finding, State, boot, claims, disk, host, interrupted, past, program, references,
@@ -27,7 +26,8 @@ use crate::reserve::{self, Need};
 use crate::retention;
 use crate::run_result::RunResult;
 use crate::status::rows;
-use crate::store::Store;
+use crate::store::data_root::ImageDir;
+use crate::store::repositories::Store;
 use crate::systemd::{RUNTIME_UNITS, ServiceManager, SystemBus};
 use crate::transaction::restart::daemon::writes_at_start;
 

@@ -2,12 +2,12 @@
 
 use crate::cli::HistoryArgs;
 use crate::commands::{Reach, Site, Stop, warn_of_pending};
-use crate::data_root::ImageDir;
 use crate::history::{self, Record};
 use crate::invocation::Invocation;
 use crate::report::{Report, Transaction};
 use crate::rollback::{RollbackBlocker, rolled_back};
 use crate::run_result::RunResult;
+use crate::store::data_root::ImageDir;
 use crate::transaction::outcome::Progress;
 use crate::transaction_id::beside;
 

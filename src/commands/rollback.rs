@@ -4,7 +4,6 @@ use crate::cli::RollbackArgs;
 use crate::commands::Stop;
 use crate::commands::change::{Changed, Options, Wanted, change};
 use crate::commands::outcome::tell;
-use crate::data_root::ImageDir;
 use crate::history;
 use crate::impact::Allowed;
 use crate::invocation::Invocation;
@@ -12,6 +11,7 @@ use crate::plan::Reversal;
 use crate::report::Report;
 use crate::rollback::reversal;
 use crate::run_result::RunResult;
+use crate::store::data_root::ImageDir;
 
 pub(super) async fn run(args: &RollbackArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());

@@ -1,10 +1,10 @@
 //! What the rest of digestfix refuses for, in the words of `apply`, each with the
 //! check that it fails.
 
-use crate::data_root::ReadError;
 use crate::doctor::{Check, Finding};
 use crate::host::{Doubt, HostError};
 use crate::impact::{AssessError, Blocker};
+use crate::store::data_root::ReadError;
 
 /// A host that cannot be worked on.
 #[must_use]

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::claims::trust::Trust;
-use crate::data_root::is_driver_name;
 use crate::history::{HistoryError, MAX_BYTES, Problem, VERSION, directory, path, prepare, scan};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::{Reference, familiar};
@@ -16,6 +15,7 @@ use crate::lock::RootLock;
 use crate::method::Method;
 use crate::plan::{Change, Plan};
 use crate::state_file;
+use crate::store::data_root::is_driver_name;
 use crate::sys::who;
 use crate::transaction_id::is_id;
 

@@ -217,7 +217,7 @@ fn a_directory_that_others_may_write_is_none() {
 #[test]
 fn numbers_go_on_where_the_highest_is() {
     let (root, lock) = root();
-    let store = crate::store::Store::parse(b"{}").unwrap();
+    let store = crate::store::repositories::Store::parse(b"{}").unwrap();
     let nothing = crate::plan::Request::default();
     let plan = Plan::new(&store, &std::collections::BTreeSet::new(), &nothing).unwrap();
     let references = References {

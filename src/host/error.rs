@@ -4,11 +4,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::data_root::ReadError;
 use crate::docker::engine::EngineError;
 use crate::host::DaemonJsonError;
 use crate::host::next_store::Stopped;
 use crate::host::resolve::FLAG;
+use crate::store::data_root::ReadError;
 use crate::sys::shell;
 use crate::systemd::SystemdError;
 

@@ -3,13 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data_root::ImageDir;
 use crate::docker::engine::{Engine, Info};
 use crate::host::daemon::{Daemon, finding, note, unit_name};
 use crate::host::image_dir::{DEFAULT_DATA_ROOT, no_data_root};
 use crate::host::next_store::{Stopped, Unsure, without_references};
 use crate::host::resolve::Finding;
 use crate::host::{Flags, Host, HostError, ImageStore, Managed, Management};
+use crate::store::data_root::ImageDir;
 use crate::systemd::{ServiceManager, Unit};
 
 /// What was found, as far as it could be.

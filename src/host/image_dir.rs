@@ -9,9 +9,9 @@ use super::daemon_json::DaemonJson;
 use super::dockerd_args::DockerdArgs;
 use super::resolve::{DEFAULT, DISK, ENGINE, FILE, FLAG, Finding, UNIT, resolved};
 use super::{Flags, HostError};
-use crate::data_root::{ImageDir, STATE_DIR, is_driver_name};
 use crate::docker::engine::Info;
-use crate::store;
+use crate::store::data_root::{ImageDir, STATE_DIR, is_driver_name};
+use crate::store::repositories;
 use crate::sys::plain_file;
 
 /// containerd's own (containerd 1.7 and 2.1, `defaults`).
@@ -254,7 +254,7 @@ fn only_driver(root: &Path) -> Result<String, HostError> {
     }
     let mut drivers: Vec<String> = children(&image)?
         .into_iter()
-        .filter(|driver| image.join(driver).join(store::FILE_NAME).exists())
+        .filter(|driver| image.join(driver).join(repositories::FILE_NAME).exists())
         .collect();
     match (drivers.pop(), drivers.is_empty()) {
         (Some(only), true) => Ok(only),

@@ -12,13 +12,13 @@ use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
-use crate::data_root::ImageDir;
 use crate::docker::engine::Info;
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::exec_start::variables;
 use crate::host::programs::{is_dockerd, is_old_dockerd};
 use crate::host::{Host, HostError, Managed};
+use crate::store::data_root::ImageDir;
 use crate::sys::shell;
 
 /// dockerd's own storage driver on every Linux since 18.09; each build has it.

@@ -8,7 +8,7 @@ use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::{Reference, Repository};
 use crate::plan::resolver::Route;
 use crate::plan::{Refusal, Target};
-use crate::store::Store;
+use crate::store::repositories::Store;
 
 /// The targets of each reference.
 pub(super) struct Wanted<'a> {

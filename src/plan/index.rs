@@ -8,7 +8,7 @@ use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Repository;
 use crate::plan::Request;
-use crate::store::Store;
+use crate::store::repositories::Store;
 
 /// What to bring beside an index: the manifest of this host's platform.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use crate::claims::evidence::Verdict;
 use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::Reference;
-use crate::images::Images;
 use crate::plan::conflicts::Wanted;
 use crate::plan::{Refusal, Request, Skipped, Target, Why, digest_is_image_id};
-use crate::store::Store;
+use crate::store::images::Images;
+use crate::store::repositories::Store;
 
 mod lookup;
 mod sourced;

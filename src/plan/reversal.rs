@@ -6,9 +6,9 @@ use crate::claims::claim::Origin;
 use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
-use crate::images::Images;
 use crate::plan::{Change, Plan, Refusal, Target};
-use crate::store::Store;
+use crate::store::images::Images;
+use crate::store::repositories::Store;
 
 /// The changes of one transaction, and what is known of others about the same
 /// references.

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::data_root::ImageDir;
 use crate::events::Event;
 use crate::journald::{Entry, Journald, SOCKET};
 use crate::metrics::{self, References, Run};
 use crate::report::document::{ChangeDocument, Document, HostDocument, Problem};
 use crate::run_result::RunResult;
 use crate::status::{self, State};
+use crate::store::data_root::ImageDir;
 use crate::transaction::outcome::Step;
 
 /// The most references that journald is told of, one by one. The history has

@@ -2,9 +2,9 @@
 //! more when the references change under it.
 
 use crate::history::Kind;
-use crate::images::Images;
 use crate::plan::{Plan, Refusal, Request, Reversal};
-use crate::store::Store;
+use crate::store::images::Images;
+use crate::store::repositories::Store;
 
 /// What is to be brought about.
 #[derive(Debug)]

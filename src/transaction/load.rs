@@ -7,7 +7,6 @@
 
 use std::path::Path;
 
-use crate::containerd_store::ContainerdStore;
 use crate::docker::content_store::ContentStore;
 use crate::docker::engine::images::Images;
 use crate::history::How;
@@ -15,6 +14,7 @@ use crate::host::Managed;
 use crate::image::reference::Reference;
 use crate::journal::{self, Intent, Pin, References, hash};
 use crate::method;
+use crate::store::containerd::ContainerdStore;
 use crate::systemd::ServiceManager;
 use crate::transaction::leftover::{Leftover, went_along};
 use crate::transaction::outcome::{DockerNow, Failure, HostNow, Step, StoreNow};

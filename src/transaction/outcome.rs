@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::data_root::ReadError;
 use crate::docker::container::Change;
 use crate::docker::engine::EngineError;
 use crate::history::HistoryError;
@@ -13,6 +12,7 @@ use crate::journal::JournalError;
 use crate::pending::MarkerError;
 use crate::plan::{Plan, Refusal};
 use crate::reserve::ReserveError;
+use crate::store::data_root::ReadError;
 use crate::systemd::SystemdError;
 use crate::transaction::leftover::{self, Leftover};
 use crate::transaction::restart::exchange::FileError;

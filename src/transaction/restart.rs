@@ -14,14 +14,14 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::data_root::Snapshot;
 use crate::docker::container::Container;
 use crate::docker::engine::Engine;
 use crate::history::How;
-use crate::image_db::ImageDb;
 use crate::journal::{self, Intent, Phase};
 use crate::method;
 use crate::reserve::Reserve;
+use crate::store::data_root::Snapshot;
+use crate::store::image_db::ImageDb;
 use crate::systemd::ServiceManager;
 use crate::transaction::goal::Goal;
 use crate::transaction::leftover::Leftover;

@@ -11,7 +11,7 @@ use digestfix::claims::source::{self, json, pins};
 use digestfix::image::digest::ImageId;
 use digestfix::image::reference::Reference;
 use digestfix::plan::{Plan, Request};
-use digestfix::store::Store;
+use digestfix::store::repositories::Store;
 
 pub type Target = fn(&[u8]);
 

@@ -15,7 +15,7 @@ use crate::claims::source::pins::pinned;
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::{self, Manifest};
 use crate::image::reference::{Reference, Tag};
-use crate::store::Store;
+use crate::store::repositories::Store;
 use crate::sys::strict_json::{self, JsonError};
 
 /// The keys that tell one kind from another.

@@ -13,7 +13,7 @@ use super::*;
 use crate::claims::trust::Trust;
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::plan::{Plan, Request};
-use crate::store::Store;
+use crate::store::repositories::Store;
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -12,10 +12,10 @@ use tempfile::TempDir;
 
 use super::images::Images;
 use super::{Engine, UnixEngine};
-use crate::containerd_store::ContainerdStore;
 use crate::image::digest::Digest;
 use crate::plan::{Plan, Request};
 use crate::status::{State, rows};
+use crate::store::containerd::ContainerdStore;
 use crate::testing::images::{FakeImages, reference, served};
 
 const NAME: &str = "localhost:5000/tools/app";

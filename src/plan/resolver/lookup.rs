@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, Repository};
-use crate::store::{Entry, Store};
+use crate::store::repositories::{Entry, Store};
 
 /// The images of a repository, each with its references there, in their order.
 pub(super) type Group = BTreeMap<ImageId, Vec<Reference>>;

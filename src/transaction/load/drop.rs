@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::containerd_store::ContainerdStore;
 use crate::docker::engine::images::{Dropped, Images};
 use crate::journal::Pin;
+use crate::store::containerd::ContainerdStore;
 use crate::transaction::leftover::{Leftover, Why};
 use crate::transaction::load::steps::Steps;
 use crate::transaction::outcome::Failure;

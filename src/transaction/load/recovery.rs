@@ -6,11 +6,11 @@
 //! an engine that does not answer, and a record that cannot be written, leave it
 //! to the next run.
 
-use crate::data_root::ImageDir;
 use crate::docker::engine::images::Images;
 use crate::history::{self, End, Record, Side};
 use crate::journal::{Journal, Load};
 use crate::lock::RootLock;
+use crate::store::data_root::ImageDir;
 use crate::systemd::ServiceManager;
 use crate::transaction::Docker;
 use crate::transaction::leftover::{Leftover, joined, went_along};

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::containerd_store::ContainerdStore;
 use crate::docker::content_store::ContentStore;
 use crate::docker::engine::EngineError;
 use crate::docker::engine::images::{Images, Listed, Listing, Resolved};
@@ -14,6 +13,7 @@ use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::reference::Reference;
 use crate::journal::Pin;
+use crate::store::containerd::ContainerdStore;
 use crate::transaction::leftover::{Leftover, Why, went_along};
 use crate::transaction::load::work::archive;
 use crate::transaction::outcome::Failure;

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::claims::evidence::Evidence;
 use crate::claims::trust::Trust;
-use crate::containerd_store::ContainerdStore;
 use crate::docker::engine::EngineError;
 use crate::docker::engine::images::Images;
 use crate::image::digest::{Digest, ImageId};
@@ -14,6 +13,7 @@ use crate::image::oci_archive::{ArchiveError, OciArchive};
 use crate::image::reference::Reference;
 use crate::journal::Pin;
 use crate::plan::{MissingManifest, Plan};
+use crate::store::containerd::ContainerdStore;
 
 /// What is to be asked of the engine.
 #[derive(Debug, Clone, Default)]

@@ -11,7 +11,7 @@ use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::impact::Impact;
 use crate::plan::Plan;
-use crate::store::Store;
+use crate::store::repositories::Store;
 use crate::systemd::{ServiceManager, SystemdError, Unit, is_active, runs};
 use crate::transaction::Docker;
 use crate::transaction::outcome::{DockerNow, Failure};

@@ -14,7 +14,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, renameat2};
 use nix::unistd::linkat;
 use xattr::FileExt;
 
-use crate::data_root::is_made_of;
+use crate::store::data_root::is_made_of;
 use crate::sys::directory;
 
 /// Attributes that vouch for the content of one file. On another file they would be

@@ -9,11 +9,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::data_root::{ImageDir, ReadError};
 use crate::image::digest::Digest;
 use crate::journal::{Journal, Phase, hash};
 use crate::lock::RootLock;
-use crate::store::{self, Store};
+use crate::store::data_root::{ImageDir, ReadError};
+use crate::store::repositories::{self, Store};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::transaction::outcome::{Failure, Progress, Step};
@@ -73,7 +73,7 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
     }
     let own = beside(&images.store_path(), &journal.id);
     // What is to be a backup is a whole store, and was in use.
-    if let Ok(bytes) = plain_file::read(&own, Links::Refused, store::MAX_BYTES + 1) {
+    if let Ok(bytes) = plain_file::read(&own, Links::Refused, repositories::MAX_BYTES + 1) {
         let found = hash(&bytes);
         let has_stopped =
             (journal.restart()).is_some_and(|restart| restart.phase == Phase::Stopping);
@@ -116,7 +116,7 @@ fn finish_exchange(live: &Path, own: &Path) -> Result<(), FileError> {
 }
 
 fn read(path: &Path, wanted: &Digest) -> Option<Vec<u8>> {
-    let bytes = plain_file::read(path, Links::Refused, store::MAX_BYTES + 1).ok()?;
+    let bytes = plain_file::read(path, Links::Refused, repositories::MAX_BYTES + 1).ok()?;
     (hash(&bytes) == *wanted && Store::parse(bytes.as_slice()).is_ok()).then_some(bytes)
 }
 

@@ -9,11 +9,11 @@
 //! After a new start of the machine it is systemd's to say what runs; what is
 //! left then are files, and restart policies once Docker is there.
 
-use crate::data_root::ImageDir;
 use crate::docker::engine::Engine;
 use crate::journal::{Journal, Phase};
 use crate::lock::RootLock;
 use crate::reserve;
+use crate::store::data_root::ImageDir;
 use crate::systemd::ServiceManager;
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::recovery::{end, end_records, finish};

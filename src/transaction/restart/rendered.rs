@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::image::digest::Digest;
 use crate::journal::{hash, hash_pieces};
 use crate::plan::Plan;
-use crate::store::{Store, Text};
+use crate::store::repositories::{Store, Text};
 use crate::sys::at_once::at_once;
 use crate::transaction::restart::exchange::{FileError, write_unnamed};
 

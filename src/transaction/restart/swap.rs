@@ -10,8 +10,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::data_root::ImageDir;
 use crate::lock::RootLock;
+use crate::store::data_root::ImageDir;
 use crate::transaction::restart::exchange::{FileError, exchange, name, sync_directory, write_new};
 use crate::transaction_id::beside;
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::data_root::ImageDir;
 use crate::docker::container::{RestartPolicy, Status};
 use crate::docker::engine::{EngineError, Info, References, Reloads};
 use crate::host::{Flags, Managed, Start, Startable, says_live_restore, with_live_restore};
@@ -24,6 +23,7 @@ use crate::live_restore::{LiveRestore, LiveRestoreBlocker};
 use crate::lock::RootLock;
 use crate::plan::Request;
 use crate::retention::Limits;
+use crate::store::data_root::ImageDir;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::{OwnService, QueuedJob, Service, SystemdError, Unit};
 use crate::testing::{block_on, scratch};

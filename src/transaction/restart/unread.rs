@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use crate::docker::engine::{Engine, EngineError, References};
 use crate::image::reference::Reference;
 use crate::plan::Plan;
-use crate::store::Store;
+use crate::store::repositories::Store;
 
 /// More references than this are asked for in one listing.
 const ONE_BY_ONE: usize = 16;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::{ImageDir, ReadError};
-use crate::store::{self, Store, StoreError};
+use crate::store::repositories::{self, Store, StoreError};
 use crate::sys::at_once::at_once;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 
@@ -93,7 +93,7 @@ impl ImageDir {
     pub fn look(&self) -> Result<Snapshot, ReadError> {
         let path = self.store_path();
         let (file, metadata) = self.open_store(&path)?;
-        if metadata.len() > store::MAX_BYTES {
+        if metadata.len() > repositories::MAX_BYTES {
             let size = metadata.len();
             let error = StoreError::TooLarge { size };
             return Err(ReadError::Content { path, error });
@@ -184,7 +184,7 @@ pub(crate) fn is_made_of(file: &File, pieces: &[&[u8]]) -> io::Result<bool> {
 /// Reads a file of that size as it is known now, or a byte more than a store
 /// may have.
 fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
-    let size = usize::try_from(size.min(store::MAX_BYTES + 1)).unwrap_or_default();
+    let size = usize::try_from(size.min(repositories::MAX_BYTES + 1)).unwrap_or_default();
     let mut bytes = Vec::new();
     if size >= LARGE {
         bytes = vec![0; size];
@@ -203,7 +203,7 @@ fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
     } else {
         bytes.reserve_exact(size + 1);
     }
-    let rest = store::MAX_BYTES + 1 - bytes.len() as u64;
+    let rest = repositories::MAX_BYTES + 1 - bytes.len() as u64;
     file.take(rest).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

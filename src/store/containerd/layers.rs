@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use crate::containerd_store::ContainerdStore;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::reference::Reference;
+use crate::store::containerd::ContainerdStore;
 use crate::sys::strict_json;
 
 /// The layers of a manifest.

@@ -6,8 +6,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::store::file::{File, Pair, Repository, Span, TopLevel, piece};
-use crate::store::{MAX_BYTES, REPOSITORIES, StoreError};
+use crate::store::repositories::file::{File, Pair, Repository, Span, TopLevel, piece};
+use crate::store::repositories::{MAX_BYTES, REPOSITORIES, StoreError};
 use crate::sys::at_once::at_once;
 use crate::sys::strict_json::folds_to;
 

@@ -2,8 +2,8 @@
 
 use super::*;
 
-const BEFORE: &str = include_str!("../../tests/fixtures/seed/before.json");
-const AFTER: &str = include_str!("../../tests/fixtures/seed/after.json");
+const BEFORE: &str = include_str!("../../../tests/fixtures/seed/before.json");
+const AFTER: &str = include_str!("../../../tests/fixtures/seed/after.json");
 const ID: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const OTHER: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
 const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";

@@ -17,7 +17,7 @@ use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::store::Store;
+use crate::store::repositories::Store;
 
 mod layers;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use fs2::FileExt;
 
 use crate::image::digest::ImageId;
-use crate::store::{self, StoreError};
+use crate::store::repositories::{self, StoreError};
 use crate::sys::plain_file::{self, Links};
 use crate::sys::shell;
 
@@ -137,7 +137,7 @@ impl ImageDir {
     /// The reference store's file.
     #[must_use]
     pub fn store_path(&self) -> PathBuf {
-        self.path().join(store::FILE_NAME)
+        self.path().join(repositories::FILE_NAME)
     }
 
     /// Where the image store has the config of each image, by the digits of

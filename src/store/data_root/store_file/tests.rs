@@ -42,9 +42,9 @@ fn a_large_file_is_read_whole() {
 fn no_more_is_read_than_a_store_may_have() {
     let (_root, images, path) = root("{}");
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    file.set_len(store::MAX_BYTES + 1_000).unwrap();
+    file.set_len(repositories::MAX_BYTES + 1_000).unwrap();
     let bytes = images.read_bytes().unwrap();
-    assert_eq!(bytes.len() as u64, store::MAX_BYTES + 1);
+    assert_eq!(bytes.len() as u64, repositories::MAX_BYTES + 1);
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
-use crate::data_root::{ImageDir, ReadError};
 use crate::image::digest::ImageId;
-use crate::images::Images;
+use crate::store::data_root::{ImageDir, ReadError};
+use crate::store::images::Images;
 
 /// The images whose config is on the disk, looked for one by one: with a
 /// hundred thousand of them, listing the directory takes longer than all else.

@@ -1,0 +1,397 @@
+//! `repositories.json`: Docker's reference store, read and written exactly as
+//! the engine does.
+//!
+//! The format belongs to moby (`daemon/internal/refstore/store.go`, v28.5;
+//! `reference/store.go` up to v23): one JSON object whose `Repositories` maps
+//! a familiar repository name to its references, each pointing at an image
+//! ID. The engine reads the file once, at its start, and rewrites it whole.
+//!
+//! The model is strict where a guess could lose a reference (duplicate keys,
+//! wrong types, broken text are errors that name the place) and faithful where
+//! it only lacks knowledge: an entry it cannot interpret and a top-level key
+//! it does not know are kept as they are and can be listed.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
+use std::sync::Arc;
+
+use crate::image::digest::ImageId;
+use crate::image::reference::{Reference, ReferenceError};
+
+mod file;
+mod moby_json;
+mod read;
+
+use file::{File, Pair, Span, TopLevel};
+pub use moby_json::Text;
+
+/// The file's name in `<data-root>/image/<driver>/`.
+pub const FILE_NAME: &str = "repositories.json";
+
+/// The largest file that is read, in bytes. A reference takes about 170 bytes,
+/// so this is room for some 1,500,000 of them.
+pub const MAX_BYTES: u64 = 256 * 1024 * 1024;
+
+const REPOSITORIES: &str = "Repositories";
+
+/// The reference store of one storage driver: a file, and what is changed in
+/// it. Copies share the file.
+#[derive(Debug, Clone)]
+pub struct Store {
+    file: Arc<File>,
+    edits: BTreeMap<String, Edits>,
+}
+
+/// What is changed in one repository: what each reference points at now; none
+/// when it is gone.
+type Edits = BTreeMap<String, Option<String>>;
+
+/// One without a reference.
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            file: Arc::new(File {
+                text: String::new(),
+                unescaped: String::new(),
+                is_plain: true,
+                repositories: Vec::new(),
+                pairs: Vec::new(),
+                top_level: vec![TopLevel::Repositories],
+            }),
+            edits: BTreeMap::new(),
+        }
+    }
+}
+
+/// Two stores are equal when they would be written as the same bytes.
+impl PartialEq for Store {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_bytes() == other.to_bytes()
+    }
+}
+
+/// One reference as the file has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The repository key that the reference stands under.
+    pub repository: &'a str,
+    /// The reference, as written.
+    pub key: &'a str,
+    /// The image ID, as written.
+    pub value: &'a str,
+}
+
+/// Why an entry is there and yet of no use to the engine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// The engine skips a reference that it cannot parse, in silence.
+    #[error("not a reference: {0}")]
+    Reference(#[from] ReferenceError),
+    /// The engine looks a reference up by its familiar form under its own
+    /// repository, and finds it nowhere else.
+    #[error("the engine looks for it as {key:?} under {repository:?}, not here")]
+    Misplaced {
+        /// The repository key that it belongs under.
+        repository: String,
+        /// The form that it belongs there in.
+        key: String,
+    },
+    /// A name alone, with neither tag nor digest.
+    #[error("neither a tag nor a digest")]
+    NameOnly,
+    /// The value is not `sha256:` and 64 hexadecimal digits.
+    #[error("{0:?} is not an image ID")]
+    ImageId(String),
+}
+
+/// The file is not a reference store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// More than [`MAX_BYTES`].
+    #[error("{size} bytes is more than a reference store can have (at most {MAX_BYTES})")]
+    TooLarge {
+        /// The size that was met, in bytes.
+        size: u64,
+    },
+    /// Text that is not UTF-8.
+    #[error("not UTF-8 at byte {offset}")]
+    NotUtf8 {
+        /// The first byte that is not, counted from 0.
+        offset: usize,
+    },
+    /// Not the JSON that the format wants; the message names line and column.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The reference already points at another image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it already points at {0}")]
+pub struct Occupied(pub String);
+
+impl Store {
+    /// Reads a store.
+    ///
+    /// # Errors
+    /// [`StoreError`] for anything but one JSON object of the right shape,
+    /// with nothing but white space around it.
+    pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, StoreError> {
+        Ok(Self {
+            file: Arc::new(read::read(bytes.into())?),
+            edits: BTreeMap::new(),
+        })
+    }
+
+    /// The bytes that it was read from.
+    #[must_use]
+    pub fn as_read(&self) -> &[u8] {
+        self.file.text.as_bytes()
+    }
+
+    /// The bytes that the engine itself would write: Go's `json.Marshal`,
+    /// keys in byte order, no newline at the end. Unknown top-level keys
+    /// stay where they were read, their values letter for letter.
+    #[must_use]
+    pub fn text(&self) -> Text {
+        moby_json::write(self)
+    }
+
+    /// The file that it was read from, whatever its form.
+    #[must_use]
+    pub fn text_as_read(&self) -> Text {
+        moby_json::as_read(self)
+    }
+
+    /// What [`Store::text`] has, in one piece.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.text().pieces().concat()
+    }
+
+    /// Every reference, in the order of the file that [`Store::to_bytes`] makes.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.repositories().flat_map(|whole| whole.entries())
+    }
+
+    /// The references under one repository's key, in their order.
+    pub fn entries_of<'a>(&'a self, repository: &'a str) -> impl Iterator<Item = Entry<'a>> {
+        Whole {
+            name: repository,
+            key: None,
+            file: &self.file,
+            read: self.file.pairs_of(repository),
+            edits: self.edits.get(repository),
+        }
+        .entries()
+    }
+
+    /// The entries whose keys end with one of these digests.
+    pub fn entries_with(&self, digests: &BTreeSet<String>) -> impl Iterator<Item = Entry<'_>> {
+        let lengths: BTreeSet<usize> = digests.iter().map(String::len).collect();
+        self.entries().filter(move |entry| {
+            let key = entry.key.as_bytes();
+            lengths.iter().any(|length| {
+                let at = key.len().checked_sub(length + 1);
+                at.is_some_and(|at| key[at] == b'@' && digests.contains(&entry.key[at + 1..]))
+            })
+        })
+    }
+
+    /// The references that the engine can use.
+    pub fn references(&self) -> impl Iterator<Item = (Reference, ImageId)> {
+        self.entries().filter_map(|entry| entry.meaning().ok())
+    }
+
+    /// The top-level keys that this model does not know and keeps.
+    pub fn unknown_keys(&self) -> impl Iterator<Item = &str> {
+        self.file.top_level.iter().filter_map(|entry| match entry {
+            TopLevel::Repositories => None,
+            TopLevel::Unknown { key, .. } => Some(key.as_str()),
+        })
+    }
+
+    /// The image that a reference points at, as the file has it.
+    #[must_use]
+    pub fn get(&self, reference: &Reference) -> Option<&str> {
+        self.value(&reference.repository().familiar(), &reference.familiar())
+    }
+
+    /// The entry stands here as it is.
+    #[must_use]
+    pub fn has(&self, entry: &Entry<'_>) -> bool {
+        self.value(entry.repository, entry.key) == Some(entry.value)
+    }
+
+    /// The reference points at this image.
+    #[must_use]
+    pub fn points_at(&self, reference: &Reference, image: &ImageId) -> bool {
+        self.get(reference) == Some(image.to_string().as_str())
+    }
+
+    /// Points a reference at an image, under its own repository's key.
+    /// Says whether that changed anything.
+    ///
+    /// # Errors
+    /// [`Occupied`] when it points at another image: a reference never moves
+    /// in silence. Remove it first.
+    pub fn insert(&mut self, reference: &Reference, image: &ImageId) -> Result<bool, Occupied> {
+        let image = image.to_string();
+        match self.get(reference) {
+            Some(present) if *present == image => Ok(false),
+            Some(present) => Err(Occupied(present.to_owned())),
+            None => {
+                self.edit(reference, Some(image));
+                Ok(true)
+            }
+        }
+    }
+
+    /// Drops a reference, and its repository's key with the last of them.
+    /// Gives what it pointed at.
+    pub fn remove(&mut self, reference: &Reference) -> Option<String> {
+        let image = self.get(reference)?.to_owned();
+        self.edit(reference, None);
+        Some(image)
+    }
+
+    /// Restores what [`Store::remove`] gave, image ID or not.
+    pub(crate) fn put_back(&mut self, reference: &Reference, image: &str) {
+        self.edit(reference, Some(image.to_owned()));
+    }
+
+    fn edit(&mut self, reference: &Reference, image: Option<String>) {
+        self.edits
+            .entry(reference.repository().familiar())
+            .or_default()
+            .insert(reference.familiar(), image);
+    }
+
+    fn value(&self, repository: &str, key: &str) -> Option<&str> {
+        let edit = self.edits.get(repository).and_then(|edits| edits.get(key));
+        match edit {
+            Some(image) => image.as_deref(),
+            None => self.file.value(repository, key),
+        }
+    }
+
+    /// Every repository that has a key.
+    fn repositories(&self) -> impl Iterator<Item = Whole<'_>> {
+        let read = self.file.repositories();
+        let edited = self.edits.iter();
+        let edited = edited.map(|(name, edits)| (name.as_str(), edits));
+        in_order(read, edited)
+            .map(|(name, read, edits)| Whole {
+                name,
+                key: read.map(|(key, _)| key),
+                file: &self.file,
+                read: read.map_or(&[], |(_, pairs)| pairs),
+                edits,
+            })
+            .filter(|whole| whole.edits.is_none() || whole.references().next().is_some())
+    }
+}
+
+/// A repository, read and edited.
+struct Whole<'a> {
+    name: &'a str,
+    /// Its name as it was read, where that is asked for.
+    key: Option<Span>,
+    file: &'a File,
+    read: &'a [Pair],
+    edits: Option<&'a Edits>,
+}
+
+/// A reference: key and value, and how they were read, if they were.
+type Held<'a> = (&'a str, &'a str, Option<Pair>);
+
+impl<'a> Whole<'a> {
+    fn references(&self) -> impl Iterator<Item = Held<'a>> + use<'a> {
+        let file = self.file;
+        let read = move |pair: &Pair| (file.str(pair.key), file.str(pair.value), Some(*pair));
+        // Almost none is edited, and this is gone through often.
+        let (as_read, with_edits) = match self.edits {
+            None => (self.read, None),
+            Some(edits) => (&[][..], Some((self.read, edits))),
+        };
+        let with_edits = with_edits.into_iter().flat_map(move |(pairs, edits)| {
+            let read = pairs
+                .iter()
+                .map(move |pair| (file.str(pair.key), read(pair)));
+            let edited = edits.iter();
+            let edited = edited.map(|(key, image)| (key.as_str(), image));
+            in_order(read, edited).filter_map(|(key, read, edit)| match edit {
+                Some(image) => Some((key, image.as_deref()?, None)),
+                None => read,
+            })
+        });
+        as_read.iter().map(read).chain(with_edits)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry<'a>> + use<'a> {
+        let repository = self.name;
+        self.references().map(move |(key, value, _)| Entry {
+            repository,
+            key,
+            value,
+        })
+    }
+}
+
+/// Two sequences in the order of their keys as one.
+fn in_order<'a, A, B>(
+    one: impl Iterator<Item = (&'a str, A)>,
+    other: impl Iterator<Item = (&'a str, B)>,
+) -> impl Iterator<Item = (&'a str, Option<A>, Option<B>)> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    iter::from_fn(move || {
+        let (order, key) = match (one.peek(), other.peek()) {
+            (Some((key, _)), Some((against, _))) => match key.cmp(against) {
+                Ordering::Greater => (Ordering::Greater, *against),
+                order => (order, *key),
+            },
+            (Some((key, _)), None) => (Ordering::Less, *key),
+            (None, Some((key, _))) => (Ordering::Greater, *key),
+            (None, None) => return None,
+        };
+        let one = order.is_le().then(|| one.next()).flatten();
+        let other = order.is_ge().then(|| other.next()).flatten();
+        Some((key, one.map(|(_, of)| of), other.map(|(_, of)| of)))
+    })
+}
+
+impl Entry<'_> {
+    /// What the engine takes the entry for.
+    ///
+    /// # Errors
+    /// [`Misfit`]: why it cannot use it.
+    pub fn meaning(&self) -> Result<(Reference, ImageId), Misfit> {
+        meaning(self.repository, self.key, self.value)
+    }
+}
+
+fn meaning(repository: &str, key: &str, value: &str) -> Result<(Reference, ImageId), Misfit> {
+    let reference = Reference::parse(key)?;
+    if reference.tag().is_none() && reference.digest().is_none() {
+        return Err(Misfit::NameOnly);
+    }
+    // The engine drops the tag of a reference that has both before it looks.
+    let sought = match (reference.tag(), reference.digest()) {
+        (Some(_), Some(digest)) => reference.repository().clone().with_digest(digest.clone()),
+        _ => reference,
+    };
+    let own_repository = sought.repository().familiar();
+    if own_repository != repository || sought.familiar() != key {
+        return Err(Misfit::Misplaced {
+            repository: own_repository,
+            key: sought.familiar(),
+        });
+    }
+    let image = value
+        .parse()
+        .map_err(|_| Misfit::ImageId(value.to_owned()))?;
+    Ok((sought, image))
+}
+
+#[cfg(test)]
+mod tests;
