@@ -55,7 +55,6 @@ pub mod retention;
 pub mod rollback;
 pub mod run_result;
 pub mod state_file;
-pub mod status;
 pub mod store;
 pub mod sys;
 pub mod systemd;

@@ -3,6 +3,8 @@
 //! Pure data in, pure data out. A plan is either complete or there is none:
 //! when any claim cannot be met, all the reasons are given together.
 
+pub mod status;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::claims::claim::Claim;

@@ -16,9 +16,9 @@ use crate::host::{Host, ImageStore, Management};
 use crate::invocation::Invocation;
 use crate::method::Method;
 use crate::output::{self, Output, Stream};
+use crate::plan::status::{Rows, State};
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::run_result::RunResult;
-use crate::status::{Rows, State};
 use crate::sys::printable::{printable, to_json};
 use crate::transaction::outcome::{Progress, Step};
 

@@ -8,9 +8,9 @@ use crate::docker::content_store::ContentStore;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::invocation::Invocation;
+use crate::plan::status::Listing;
 use crate::report::Report;
 use crate::run_result::RunResult;
-use crate::status::Listing;
 
 pub(super) async fn run(args: &StatusArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());

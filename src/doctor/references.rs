@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::doctor::{Check, Finding};
-use crate::status::{Row, State};
+use crate::plan::status::{Row, State};
 use crate::sys::shell;
 
 /// The mode of the store's file that lets others than its owner write it.

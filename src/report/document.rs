@@ -12,8 +12,8 @@ use crate::doctor::Finding;
 use crate::history::{Changed, Claimed, Side};
 use crate::impact::ContainerImpact;
 use crate::method::Method;
+use crate::plan::status::Rows;
 use crate::plan::{Change, Plan, Skipped, Target};
-use crate::status::Rows;
 use crate::transaction::outcome::Step;
 
 /// The version of the JSON object. Fields may be added under the same number;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::events::Event;
 use crate::journald::{Entry, Journald, SOCKET};
 use crate::metrics::{self, References, Run};
+use crate::plan::status::{self, State};
 use crate::report::document::{ChangeDocument, Document, HostDocument, Problem};
 use crate::run_result::RunResult;
-use crate::status::{self, State};
 use crate::store::data_root::ImageDir;
 use crate::transaction::outcome::Step;
 

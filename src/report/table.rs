@@ -1,7 +1,7 @@
 //! Tables for people.
 
+use crate::plan::status::{Row, Rows, State};
 use crate::report::text::{Text, Tone};
-use crate::status::{Row, Rows, State};
 
 const GAP: usize = 3;
 

@@ -13,8 +13,8 @@ use tempfile::TempDir;
 use super::images::Images;
 use super::{Engine, UnixEngine};
 use crate::image::digest::Digest;
+use crate::plan::status::{State, rows};
 use crate::plan::{Plan, Request};
-use crate::status::{State, rows};
 use crate::store::containerd::ContainerdStore;
 use crate::testing::images::{FakeImages, reference, served};
 
