@@ -27,10 +27,10 @@ use crate::cli::{Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
 use crate::history::HistoryError;
+use crate::host::impact::{Allowed, AssessError, Blocker, Impact, assess};
 use crate::host::{
     self, Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_offline,
 };
-use crate::impact::{Allowed, AssessError, Blocker, Impact, assess};
 use crate::invocation::typed;
 use crate::journal::{Intent, Journal, JournalError};
 use crate::lock::LockError;

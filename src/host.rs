@@ -6,6 +6,10 @@
 //! that say different things are not weighed against each other: a restart
 //! would start another Docker than the one that runs, so that is an error.
 
+pub mod api_clients;
+pub mod impact;
+pub mod live_restore;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};

@@ -8,8 +8,8 @@
 //! 2. [`host`]: where Docker lives here, and whether it runs;
 //! 3. `data_root` and `store`: the references as they are;
 //! 4. [`plan`]: claims against the store, as a list of changes or refusals;
-//! 5. [`impact`]: what a stop of Docker would touch, each `container`
-//!    above all, and whether [`live_restore`] can keep it;
+//! 5. `impact`: what a stop of Docker would touch, each `container`
+//!    above all, and whether `live_restore` can keep it;
 //! 6. [`transaction`]: under a [`lock`], with a [`journal`] for a run that is killed:
 //!    Docker is stopped and its file exchanged, or, where images are in containerd
 //!    (`containerd_store`), the running engine loads an `oci_archive` of manifests;
@@ -26,7 +26,6 @@
 //! understood; [`completion`] tells a shell how a line may go on. [`systemd`] and `engine` are the edges to the two daemons,
 //! `nf_tables` is the one to the kernel's packet filter.
 
-pub mod api_clients;
 pub mod claims;
 pub mod cli;
 pub mod commands;
@@ -37,11 +36,9 @@ pub mod events;
 pub mod history;
 pub mod host;
 pub mod image;
-pub mod impact;
 pub mod invocation;
 pub mod journal;
 pub mod journald;
-pub mod live_restore;
 pub mod lock;
 pub mod method;
 pub mod metrics;

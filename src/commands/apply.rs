@@ -4,7 +4,7 @@ use crate::cli::{ApplyArgs, RequestArgs};
 use crate::commands::change::{Options, Wanted, change};
 use crate::commands::outcome::tell;
 use crate::commands::{Stop, request};
-use crate::impact::Allowed;
+use crate::host::impact::Allowed;
 use crate::invocation::Invocation;
 use crate::report::Report;
 use crate::run_result::RunResult;

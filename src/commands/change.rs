@@ -10,8 +10,8 @@ use crate::commands::{
     Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, rollback, survey, unread,
 };
 use crate::history;
+use crate::host::impact::{Allowed, Blocker, Impact};
 use crate::host::{Flags, HostError, probable_data_root};
-use crate::impact::{Allowed, Blocker, Impact};
 use crate::journal::Journal;
 use crate::lock::RootLock;
 use crate::pending::PENDING;

@@ -15,9 +15,9 @@ use crate::doctor::{
     refused, stop, systemd, would_stop,
 };
 use crate::history;
+use crate::host::impact::assess;
 use crate::host::{Examined, Flags, HostError, ImageStore, examine, find_offline};
 use crate::image::digest::ImageId;
-use crate::impact::assess;
 use crate::invocation::Invocation;
 use crate::pending::PENDING;
 use crate::plan::status::rows;

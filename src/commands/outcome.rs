@@ -3,7 +3,7 @@
 use crate::commands::change::Changed;
 use crate::commands::online::warn_of_run_only;
 use crate::docker::container::{Change, Happened};
-use crate::impact::Impact;
+use crate::host::impact::Impact;
 use crate::report::{Problem, Report};
 use crate::run_result::RunResult;
 use crate::transaction::leftover::Leftover;

@@ -3,7 +3,7 @@
 use crate::cli::PlanArgs;
 use crate::commands::online::Containerd;
 use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_pending};
-use crate::impact::Allowed;
+use crate::host::impact::Allowed;
 use crate::invocation::Invocation;
 use crate::plan::Plan;
 use crate::report::Report;

@@ -9,7 +9,7 @@ use crate::cli::{HostArgs, RecoverArgs};
 use crate::commands::online::Containerd;
 use crate::commands::{LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at};
 use crate::host::HostError;
-use crate::impact::Impact;
+use crate::host::impact::Impact;
 use crate::invocation::Invocation;
 use crate::journal::{self, Intent, Journal, Load};
 use crate::lock::RootLock;

@@ -5,7 +5,7 @@ use crate::commands::Stop;
 use crate::commands::change::{Changed, Options, Wanted, change};
 use crate::commands::outcome::tell;
 use crate::history;
-use crate::impact::Allowed;
+use crate::host::impact::Allowed;
 use crate::invocation::Invocation;
 use crate::plan::Reversal;
 use crate::report::Report;

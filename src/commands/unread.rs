@@ -6,9 +6,9 @@ use std::path::Path;
 
 use crate::commands::{Draft, Site, Stop, engine_at};
 use crate::docker::engine::Engine;
+use crate::host::impact::AssessError;
 use crate::host::{EngineStart, Managed, PID_FILE, PROC};
 use crate::image::reference::Reference;
-use crate::impact::AssessError;
 use crate::transaction::restart::unread::{only_in_engine, unread};
 
 /// The references of a draft without changes that only a new start of Docker

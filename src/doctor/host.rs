@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::doctor::{Check, Finding, refused};
+use crate::host::impact::Blocker;
 use crate::host::{Examined, ImageStore};
-use crate::impact::Blocker;
 use crate::systemd::Unit;
 use crate::transaction::restart::start_block::DROP_IN;
 

@@ -2,8 +2,8 @@
 //! check that it fails.
 
 use crate::doctor::{Check, Finding};
+use crate::host::impact::{AssessError, Blocker};
 use crate::host::{Doubt, HostError};
-use crate::impact::{AssessError, Blocker};
 use crate::store::data_root::ReadError;
 
 /// A host that cannot be worked on.

@@ -1,7 +1,7 @@
 //! What a stop of Docker would touch: other units, and the containers.
 
 use crate::doctor::{Check, Finding, refused};
-use crate::impact::{Blocker, Impact};
+use crate::host::impact::{Blocker, Impact};
 
 /// The first kernel that has tables with an owner, which new connections to
 /// published ports wait in (`NFT_TABLE_F_OWNER`).
@@ -75,8 +75,8 @@ mod tests {
     use super::*;
     use crate::docker::container::{Container, Published};
     use crate::doctor::State;
-    use crate::impact::ContainerPolicy;
-    use crate::live_restore::LiveRestore;
+    use crate::host::impact::ContainerPolicy;
+    use crate::host::live_restore::LiveRestore;
 
     fn impact() -> Impact {
         let mut found = Impact::of_units("docker.service", true, Vec::new(), Vec::new());

@@ -10,7 +10,7 @@ use crate::claims::trust::Trust;
 use crate::docker::container::{Container, RestartPolicy};
 use crate::doctor::Finding;
 use crate::history::{Changed, Claimed, Side};
-use crate::impact::ContainerImpact;
+use crate::host::impact::ContainerImpact;
 use crate::method::Method;
 use crate::plan::status::Rows;
 use crate::plan::{Change, Plan, Skipped, Target};

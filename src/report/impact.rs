@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::impact::{ContainerImpact, Impact};
-use crate::live_restore::LiveRestore;
+use crate::host::impact::{ContainerImpact, Impact};
+use crate::host::live_restore::LiveRestore;
 use crate::report::Report;
 use crate::report::document::{ContainerDocument, ImpactDocument};
 

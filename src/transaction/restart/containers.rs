@@ -8,7 +8,7 @@ use crate::docker::container::{
     Change, Container, Happened, RestartPolicy, Status, in_start_order,
 };
 use crate::docker::engine::{Engine, EngineError};
-use crate::impact::{ContainerImpact, ContainerPolicy, some_names};
+use crate::host::impact::{ContainerImpact, ContainerPolicy, some_names};
 use crate::journal::{Journal, KeptDown, Listed, Phase, Ran};
 use crate::systemd::ServiceManager;
 use crate::transaction::Tx;

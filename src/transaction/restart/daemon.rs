@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::docker::engine::{Engine, missing};
 use crate::host::Managed;
+use crate::host::impact::Impact;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
-use crate::impact::Impact;
 use crate::plan::Plan;
 use crate::store::repositories::Store;
 use crate::systemd::{ServiceManager, SystemdError, Unit, is_active, runs};

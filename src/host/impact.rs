@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use crate::api_clients;
 use crate::docker::container::{Change, Container, Happened, Published, RestartPolicy, Status};
 use crate::docker::engine::{Engine, EngineError};
+use crate::host::api_clients;
+use crate::host::live_restore::{self, LiveRestore, LiveRestoreBlocker};
 use crate::host::{Doubt, EngineStart, Managed, Startable, startable};
 use crate::image::digest::Digest;
-use crate::live_restore::{self, LiveRestore, LiveRestoreBlocker};
 use crate::sys::open_files;
 use crate::sys::shell;
 use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
