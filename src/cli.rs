@@ -16,9 +16,9 @@ use crate::completion;
 use crate::host::Flags;
 use crate::host::impact::{Allowed, ContainerPolicy};
 use crate::image::reference::Reference;
-use crate::retention::Limits;
+use crate::state::id;
+use crate::state::retention::Limits;
 use crate::sys::printable::printable;
-use crate::transaction_id;
 use crate::watchdog;
 
 /// What node_exporter takes for metrics.
@@ -523,7 +523,7 @@ impl HostArgs {
 }
 
 fn transaction(text: &str) -> Result<String, &'static str> {
-    if transaction_id::is_id(text) {
+    if id::is_id(text) {
         Ok(text.to_owned())
     } else {
         Err("it is no name of a transaction; digestfix history shows them")

@@ -26,20 +26,20 @@ use crate::claims::source::{self, SourceError, claims_dir};
 use crate::cli::{Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
-use crate::history::HistoryError;
 use crate::host::impact::{Allowed, AssessError, Blocker, Impact, assess};
 use crate::host::{
     self, Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_offline,
 };
 use crate::invocation::typed;
-use crate::journal::{Intent, Journal, JournalError};
-use crate::lock::LockError;
-use crate::pending::MarkerError;
 use crate::plan::{Plan, Refusal, Request};
-use crate::provenance::{self, Provenance};
 use crate::report::{Problem, Report};
-use crate::rollback::RollbackBlocker;
 use crate::run_result::RunResult;
+use crate::state::history::HistoryError;
+use crate::state::journal::{Intent, Journal, JournalError};
+use crate::state::lock::LockError;
+use crate::state::pending::MarkerError;
+use crate::state::provenance::{self, Provenance};
+use crate::state::rollback::RollbackBlocker;
 use crate::store::data_root::{ImageDir, ReadError, Snapshot};
 use crate::store::image_db::ImageDb;
 use crate::sys::shell;
@@ -462,7 +462,8 @@ async fn survey(site: &Site, allowed: Allowed) -> Result<(Option<Impact>, Vec<Bl
         return Ok((None, Vec::new()));
     };
     let engine = engine_at(&managed.socket);
-    let recorded = |start: &_| crate::history::known_to_start(site.images().data_root(), start);
+    let recorded =
+        |start: &_| crate::state::history::known_to_start(site.images().data_root(), start);
     let (impact, blockers) = assess(bus, &engine, managed, allowed, recorded).await?;
     Ok((Some(impact), blockers))
 }

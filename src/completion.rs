@@ -19,9 +19,9 @@ use clap_complete::CompletionCandidate;
 use clap_complete::env::{Bash, CompleteEnv, Fish, Shells, Zsh};
 
 use crate::cli::Cli;
-use crate::history;
 use crate::host::{Flags, find_offline};
 use crate::image::reference::Reference;
+use crate::state::history;
 use crate::store::data_root::ImageDir;
 use crate::store::repositories::{self, Store};
 use crate::sys::printable::is_printable;

@@ -10,13 +10,13 @@
 //! 4. [`plan`]: claims against the store, as a list of changes or refusals;
 //! 5. `impact`: what a stop of Docker would touch, each `container`
 //!    above all, and whether `live_restore` can keep it;
-//! 6. [`transaction`]: under a [`lock`], with a [`journal`] for a run that is killed:
+//! 6. [`transaction`]: under a `lock`, with a `journal` for a run that is killed:
 //!    Docker is stopped and its file exchanged, or, where images are in containerd
 //!    (`containerd_store`), the running engine loads an `oci_archive` of manifests;
-//! 7. [`history`]: what each transaction did, for [`rollback`] to take one
-//!    back, and [`retention`] to end it;
+//! 7. `history`: what each transaction did, for `rollback` to take one
+//!    back, and `retention` to end it;
 //! 8. [`report`]: what people and machines read, by way of [`output`], which
-//!    keeps nobody waiting; [`provenance`] keeps what each digest was written on;
+//!    keeps nobody waiting; `provenance` keeps what each digest was written on;
 //!    [`events`] go to [`journald`], and [`metrics`] to node_exporter, each with
 //!    its [`run_result`].
 //!
@@ -33,30 +33,21 @@ pub mod completion;
 pub mod docker;
 pub mod doctor;
 pub mod events;
-pub mod history;
 pub mod host;
 pub mod image;
 pub mod invocation;
-pub mod journal;
 pub mod journald;
-pub mod lock;
-pub mod method;
 pub mod metrics;
 pub mod output;
-pub mod pending;
 pub mod plan;
-pub mod provenance;
 pub mod report;
 pub mod reserve;
-pub mod retention;
-pub mod rollback;
 pub mod run_result;
-pub mod state_file;
+pub mod state;
 pub mod store;
 pub mod sys;
 pub mod systemd;
 #[cfg(test)]
 mod testing;
 pub mod transaction;
-pub mod transaction_id;
 pub mod watchdog;

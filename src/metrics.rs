@@ -12,7 +12,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::run_result::RunResult;
-use crate::state_file;
+use crate::state::state_file;
 
 mod exposition;
 

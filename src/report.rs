@@ -14,11 +14,11 @@ use crate::cli::OutputArgs;
 use crate::docker::container::Change;
 use crate::host::{Host, ImageStore, Management};
 use crate::invocation::Invocation;
-use crate::method::Method;
 use crate::output::{self, Output, Stream};
 use crate::plan::status::{Rows, State};
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::run_result::RunResult;
+use crate::state::method::Method;
 use crate::sys::printable::{printable, to_json};
 use crate::transaction::outcome::{Progress, Step};
 

@@ -10,19 +10,19 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::docker::container::Change;
-use crate::history::{End, How, Kind, Record};
 use crate::host::Managed;
 use crate::image::reference::Reference;
-use crate::journal::{self, Intent, Journal, References};
-use crate::lock::RootLock;
-use crate::pending::{self, Marker};
 use crate::plan::Plan;
-use crate::provenance::Provenance;
-use crate::retention::{self, Limits};
+use crate::state::history::{End, How, Kind, Record};
+use crate::state::id::new_id;
+use crate::state::journal::{self, Intent, Journal, References};
+use crate::state::lock::RootLock;
+use crate::state::pending::{self, Marker};
+use crate::state::provenance::Provenance;
+use crate::state::retention::{self, Limits};
 use crate::store::data_root::ImageDir;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::ServiceManager;
-use crate::transaction_id::new_id;
 use crate::watchdog::{Watchdog, hold_off_shutdown};
 
 pub mod goal;
@@ -43,7 +43,7 @@ pub struct Docker<'a, M> {
     /// Docker as it was found.
     pub host: &'a Managed,
     /// Where it is noted that the transaction has not ended:
-    /// [`PENDING`](crate::pending::PENDING) but in tests.
+    /// [`PENDING`](crate::state::pending::PENDING) but in tests.
     pub pending: &'a Path,
 }
 

@@ -9,16 +9,16 @@ use crate::commands::recover::{recover, settled_site};
 use crate::commands::{
     Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, rollback, survey, unread,
 };
-use crate::history;
 use crate::host::impact::{Allowed, Blocker, Impact};
 use crate::host::{Flags, HostError, probable_data_root};
-use crate::journal::Journal;
-use crate::lock::RootLock;
-use crate::pending::PENDING;
 use crate::plan::Request;
 use crate::report::Report;
-use crate::retention::Limits;
-use crate::rollback::RollbackBlocker;
+use crate::state::history;
+use crate::state::journal::Journal;
+use crate::state::lock::RootLock;
+use crate::state::pending::PENDING;
+use crate::state::retention::Limits;
+use crate::state::rollback::RollbackBlocker;
 use crate::store::data_root::Snapshot;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::{RUNTIME_UNITS, SystemBus};

@@ -14,18 +14,18 @@ use crate::doctor::{
     Check, Finding, State, boot, claims, disk, host, interrupted, past, program, references,
     refused, stop, systemd, would_stop,
 };
-use crate::history;
 use crate::host::impact::assess;
 use crate::host::{Examined, Flags, HostError, ImageStore, examine, find_offline};
 use crate::image::digest::ImageId;
 use crate::invocation::Invocation;
-use crate::pending::PENDING;
 use crate::plan::status::rows;
 use crate::plan::{Plan, Request};
 use crate::report::Report;
 use crate::reserve::{self, Need};
-use crate::retention;
 use crate::run_result::RunResult;
+use crate::state::history;
+use crate::state::pending::PENDING;
+use crate::state::retention;
 use crate::store::data_root::ImageDir;
 use crate::store::repositories::Store;
 use crate::systemd::{RUNTIME_UNITS, ServiceManager, SystemBus};

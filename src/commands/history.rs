@@ -2,14 +2,14 @@
 
 use crate::cli::HistoryArgs;
 use crate::commands::{Reach, Site, Stop, warn_of_pending};
-use crate::history::{self, Record};
 use crate::invocation::Invocation;
 use crate::report::{Report, Transaction};
-use crate::rollback::{RollbackBlocker, rolled_back};
 use crate::run_result::RunResult;
+use crate::state::history::{self, Record};
+use crate::state::id::beside;
+use crate::state::rollback::{RollbackBlocker, rolled_back};
 use crate::store::data_root::ImageDir;
 use crate::transaction::outcome::Progress;
-use crate::transaction_id::beside;
 
 pub(super) async fn run(args: &HistoryArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, None);

@@ -4,13 +4,13 @@ use crate::cli::RollbackArgs;
 use crate::commands::Stop;
 use crate::commands::change::{Changed, Options, Wanted, change};
 use crate::commands::outcome::tell;
-use crate::history;
 use crate::host::impact::Allowed;
 use crate::invocation::Invocation;
 use crate::plan::Reversal;
 use crate::report::Report;
-use crate::rollback::reversal;
 use crate::run_result::RunResult;
+use crate::state::history;
+use crate::state::rollback::reversal;
 use crate::store::data_root::ImageDir;
 
 pub(super) async fn run(args: &RollbackArgs) -> RunResult {

@@ -4,15 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::doctor::{Check, Finding};
-use crate::history;
-use crate::journal::{Journal, JournalError};
-use crate::lock::{LockError, seen_at_work};
-use crate::pending::{self, Marker, MarkerError, PENDING};
-use crate::state_file;
+use crate::state::history;
+use crate::state::id::beside;
+use crate::state::journal::{Journal, JournalError};
+use crate::state::lock::{LockError, seen_at_work};
+use crate::state::pending::{self, Marker, MarkerError, PENDING};
+use crate::state::state_file;
 use crate::sys::shell;
 use crate::systemd::RUNTIME_UNITS;
 use crate::transaction::restart::start_block;
-use crate::transaction_id::beside;
 
 /// Docker here, as far as it is known.
 #[derive(Debug, Clone, Copy, Default)]
@@ -242,7 +242,7 @@ fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
 mod tests {
     use super::*;
     use crate::doctor::State;
-    use crate::journal::{Intent, References, Restart, hash};
+    use crate::state::journal::{Intent, References, Restart, hash};
 
     fn left() -> Left {
         Left {

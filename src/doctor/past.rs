@@ -2,7 +2,7 @@
 //! ended, and what is kept to go back to.
 
 use crate::doctor::{Check, Finding};
-use crate::history::{End, HistoryError, Record};
+use crate::state::history::{End, HistoryError, Record};
 
 /// What there is to say of the records, oldest first, and of the former stores.
 #[must_use]
@@ -54,7 +54,7 @@ pub fn judge(
 mod tests {
     use super::*;
     use crate::doctor::State;
-    use crate::history::tests::record;
+    use crate::state::history::tests::record;
 
     #[test]
     fn the_last_that_was_done_is_named_and_a_bad_end_is_told() {

@@ -9,11 +9,11 @@ use serde::ser::{SerializeSeq, Serializer};
 use crate::claims::trust::Trust;
 use crate::docker::container::{Container, RestartPolicy};
 use crate::doctor::Finding;
-use crate::history::{Changed, Claimed, Side};
 use crate::host::impact::ContainerImpact;
-use crate::method::Method;
 use crate::plan::status::Rows;
 use crate::plan::{Change, Plan, Skipped, Target};
+use crate::state::history::{Changed, Claimed, Side};
+use crate::state::method::Method;
 use crate::transaction::outcome::Step;
 
 /// The version of the JSON object. Fields may be added under the same number;

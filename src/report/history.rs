@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use crate::history::{Changed, Claimed, End, Kind, Record, Side};
-use crate::method::Method;
 use crate::report::Report;
 use crate::report::document::TransactionDocument;
 use crate::report::table::columns;
 use crate::report::text::{Text, Tone};
+use crate::state::history::{Changed, Claimed, End, Kind, Record, Side};
+use crate::state::method::Method;
 
 /// A transaction of the history, and what is known of it beside its record.
 #[derive(Debug, Clone)]

@@ -1,8 +1,8 @@
 //! What a transaction is to bring about. It plans when it begins, and once
 //! more when the references change under it.
 
-use crate::history::Kind;
 use crate::plan::{Plan, Refusal, Request, Reversal};
+use crate::state::history::Kind;
 use crate::store::images::Images;
 use crate::store::repositories::Store;
 

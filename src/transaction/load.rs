@@ -9,11 +9,11 @@ use std::path::Path;
 
 use crate::docker::content_store::ContentStore;
 use crate::docker::engine::images::Images;
-use crate::history::How;
 use crate::host::Managed;
 use crate::image::reference::Reference;
-use crate::journal::{self, Intent, Pin, References, hash};
-use crate::method;
+use crate::state::history::How;
+use crate::state::journal::{self, Intent, Pin, References, hash};
+use crate::state::method;
 use crate::store::containerd::ContainerdStore;
 use crate::systemd::ServiceManager;
 use crate::transaction::leftover::{Leftover, went_along};
@@ -46,7 +46,7 @@ pub struct Running<'a, M, E> {
     /// Where they are, where the user said so.
     pub containerd_root: Option<&'a Path>,
     /// Where it is noted that the transaction has not ended:
-    /// [`PENDING`](crate::pending::PENDING) but in tests.
+    /// [`PENDING`](crate::state::pending::PENDING) but in tests.
     pub pending: &'a Path,
 }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use crate::docker::container::Change;
 use crate::docker::engine::EngineError;
-use crate::history::HistoryError;
 use crate::image::oci_archive::ArchiveError;
 use crate::image::reference::Reference;
-use crate::journal::JournalError;
-use crate::pending::MarkerError;
 use crate::plan::{Plan, Refusal};
 use crate::reserve::ReserveError;
+use crate::state::history::HistoryError;
+use crate::state::journal::JournalError;
+use crate::state::pending::MarkerError;
 use crate::store::data_root::ReadError;
 use crate::systemd::SystemdError;
 use crate::transaction::leftover::{self, Leftover};

@@ -4,12 +4,12 @@
 //! [`restart`](crate::transaction::restart::recovery),
 //! [`load`](crate::transaction::load::recovery).
 
-use crate::history;
-use crate::journal::Journal;
-use crate::lock::RootLock;
-use crate::pending;
 use crate::reserve;
-use crate::state_file;
+use crate::state::history;
+use crate::state::journal::Journal;
+use crate::state::lock::RootLock;
+use crate::state::pending;
+use crate::state::state_file;
 use crate::systemd::ServiceManager;
 use crate::transaction::Docker;
 use crate::transaction::outcome::{Failure, Progress};

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use crate::docker::container::Container;
 use crate::docker::engine::Engine;
-use crate::history::How;
-use crate::journal::{self, Intent, Phase};
-use crate::method;
 use crate::reserve::Reserve;
+use crate::state::history::How;
+use crate::state::journal::{self, Intent, Phase};
+use crate::state::method;
 use crate::store::data_root::Snapshot;
 use crate::store::image_db::ImageDb;
 use crate::systemd::ServiceManager;

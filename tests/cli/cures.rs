@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use digestfix::journal::{Intent, Journal, References, hash};
-use digestfix::lock::RootLock;
-use digestfix::transaction_id::new_id;
+use digestfix::state::id::new_id;
+use digestfix::state::journal::{Intent, Journal, References, hash};
+use digestfix::state::lock::RootLock;
 use tempfile::TempDir;
 
 use crate::data_root::Run;

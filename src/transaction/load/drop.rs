@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::docker::engine::images::{Dropped, Images};
-use crate::journal::Pin;
+use crate::state::journal::Pin;
 use crate::store::containerd::ContainerdStore;
 use crate::transaction::leftover::{Leftover, Why};
 use crate::transaction::load::steps::Steps;

@@ -1,8 +1,8 @@
 //! What digestfix knows that the engine may not list.
 
-use crate::history::{self, End, Record};
 use crate::image::reference::Reference;
-use crate::provenance::Provenance;
+use crate::state::history::{self, End, Record};
+use crate::state::provenance::Provenance;
 use crate::store::data_root::ImageDir;
 
 /// The references that the engine may have and not list: those that digestfix

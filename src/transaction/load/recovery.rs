@@ -7,9 +7,9 @@
 //! to the next run.
 
 use crate::docker::engine::images::Images;
-use crate::history::{self, End, Record, Side};
-use crate::journal::{Journal, Load};
-use crate::lock::RootLock;
+use crate::state::history::{self, End, Record, Side};
+use crate::state::journal::{Journal, Load};
+use crate::state::lock::RootLock;
 use crate::store::data_root::ImageDir;
 use crate::systemd::ServiceManager;
 use crate::transaction::Docker;

@@ -12,7 +12,7 @@ use crate::docker::engine::images::{Images, Listed, Listing, Resolved};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::reference::Reference;
-use crate::journal::Pin;
+use crate::state::journal::Pin;
 use crate::store::containerd::ContainerdStore;
 use crate::transaction::leftover::{Leftover, Why, went_along};
 use crate::transaction::load::work::archive;

@@ -11,8 +11,8 @@ use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::oci_archive::{ArchiveError, OciArchive};
 use crate::image::reference::Reference;
-use crate::journal::Pin;
 use crate::plan::{MissingManifest, Plan};
+use crate::state::journal::Pin;
 use crate::store::containerd::ContainerdStore;
 
 /// What is to be asked of the engine.

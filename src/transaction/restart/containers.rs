@@ -9,7 +9,7 @@ use crate::docker::container::{
 };
 use crate::docker::engine::{Engine, EngineError};
 use crate::host::impact::{ContainerImpact, ContainerPolicy, some_names};
-use crate::journal::{Journal, KeptDown, Listed, Phase, Ran};
+use crate::state::journal::{Journal, KeptDown, Listed, Phase, Ran};
 use crate::systemd::ServiceManager;
 use crate::transaction::Tx;
 use crate::transaction::outcome::{Failure, Progress, Step};

@@ -54,7 +54,7 @@ pub struct Daemon<'a, M, E> {
     /// but in tests.
     pub runtime_units: &'a Path,
     /// Where it is noted that the transaction has not ended:
-    /// [`PENDING`](crate::pending::PENDING) but in tests.
+    /// [`PENDING`](crate::state::pending::PENDING) but in tests.
     pub pending: &'a Path,
 }
 

@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 
 use crate::host::{MAX_DAEMON_JSON, with_live_restore};
 use crate::image::digest::Digest;
-use crate::journal::{self, hash};
+use crate::state::id::{beside, with_suffix};
+use crate::state::journal::{self, hash};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::transaction::restart::exchange::{FileError, exchange, sync_directory, write_new};
-use crate::transaction_id::{beside, with_suffix};
 
 /// The way from a daemon.json to one with live-restore on, and back.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What a run that could not be undone has left on the host, in words.
 
 use crate::image::digest::Digest;
-use crate::journal::{DaemonJson, Restart};
+use crate::state::journal::{DaemonJson, Restart};
 use crate::transaction::restart::daemon_json::hash_at;
 use crate::transaction::restart::exchange::FileError;
 
@@ -50,7 +50,7 @@ mod tests {
 
     use super::*;
     use crate::docker::container::RestartPolicy;
-    use crate::journal::{KeptDown, hash};
+    use crate::state::journal::{KeptDown, hash};
     use crate::testing::scratch;
 
     #[test]

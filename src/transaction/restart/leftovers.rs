@@ -10,15 +10,15 @@ use std::io;
 use std::path::Path;
 
 use crate::image::digest::Digest;
-use crate::journal::{Journal, Phase, hash};
-use crate::lock::RootLock;
+use crate::state::id::{beside, with_suffix};
+use crate::state::journal::{Journal, Phase, hash};
+use crate::state::lock::RootLock;
 use crate::store::data_root::{ImageDir, ReadError};
 use crate::store::repositories::{self, Store};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::exchange::{FileError, write_new};
-use crate::transaction_id::{beside, with_suffix};
 
 /// Sees that there is a reference store that can be read. One that a power cut
 /// or a failing disk has torn is put aside, and its whole copy takes its place:

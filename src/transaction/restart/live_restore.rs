@@ -8,8 +8,8 @@ use std::path::Path;
 
 use crate::docker::engine::Engine;
 use crate::host::says_live_restore;
-use crate::journal::Journal;
-use crate::lock::RootLock;
+use crate::state::journal::Journal;
+use crate::state::lock::RootLock;
 use crate::systemd::ServiceManager;
 use crate::transaction::Tx;
 use crate::transaction::outcome::{Failure, Progress};

@@ -10,9 +10,9 @@
 //! left then are files, and restart policies once Docker is there.
 
 use crate::docker::engine::Engine;
-use crate::journal::{Journal, Phase};
-use crate::lock::RootLock;
 use crate::reserve;
+use crate::state::journal::{Journal, Phase};
+use crate::state::lock::RootLock;
 use crate::store::data_root::ImageDir;
 use crate::systemd::ServiceManager;
 use crate::transaction::outcome::{Failure, Progress, Step};

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use crate::docker::engine::{Engine, Reloads};
 use crate::host::says_live_restore;
-use crate::journal::Journal;
-use crate::lock::RootLock;
+use crate::state::journal::Journal;
+use crate::state::lock::RootLock;
 use crate::systemd::ServiceManager;
 use crate::systemd::journal::refused_reload;
 use crate::transaction::outcome::{Failure, Progress, Step};

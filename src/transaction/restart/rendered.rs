@@ -5,8 +5,8 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::image::digest::Digest;
-use crate::journal::{hash, hash_pieces};
 use crate::plan::Plan;
+use crate::state::journal::{hash, hash_pieces};
 use crate::store::repositories::{Store, Text};
 use crate::sys::at_once::at_once;
 use crate::transaction::restart::exchange::{FileError, write_unnamed};

@@ -10,10 +10,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::lock::RootLock;
+use crate::state::id::beside;
+use crate::state::lock::RootLock;
 use crate::store::data_root::ImageDir;
 use crate::transaction::restart::exchange::{FileError, exchange, name, sync_directory, write_new};
-use crate::transaction_id::beside;
 
 /// A new store, on disk beside the one in use.
 ///

@@ -19,16 +19,16 @@ use crate::host::live_restore::{LiveRestore, LiveRestoreBlocker};
 use crate::host::{Flags, Managed, Start, Startable, says_live_restore, with_live_restore};
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
-use crate::journal::{Journal, KeptDown, Ran, hash};
-use crate::lock::RootLock;
 use crate::plan::Request;
-use crate::retention::Limits;
+use crate::state::id::{beside, new_id};
+use crate::state::journal::{Journal, KeptDown, Ran, hash};
+use crate::state::lock::RootLock;
+use crate::state::retention::Limits;
 use crate::store::data_root::ImageDir;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::{OwnService, QueuedJob, Service, SystemdError, Unit};
 use crate::testing::{block_on, scratch};
 use crate::transaction::outcome::{DockerNow, Ended, Outcome, Progress};
-use crate::transaction_id::{beside, new_id};
 
 mod interrupted;
 mod record;
@@ -382,7 +382,7 @@ impl ServiceManager for World {
         self.held.set((stop, self.reserve()));
         *self.not_loaded.borrow_mut() = self.cannot_load.borrow().clone();
         if self.loses_history.get() {
-            fs::remove_dir_all(crate::history::directory(self.root.path())).unwrap();
+            fs::remove_dir_all(crate::state::history::directory(self.root.path())).unwrap();
         }
         self.runs.set(true);
         for container in self.containers.borrow_mut().iter_mut() {

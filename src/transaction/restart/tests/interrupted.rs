@@ -44,11 +44,7 @@ fn kept_down(world: &World) -> KeptDown {
 fn switched(world: &World, found: &str) -> journal::DaemonJson {
     let [on, off] = [true, false].map(|on| with_live_restore(Some(found.as_bytes()), on).unwrap());
     world.write_config(&String::from_utf8(on.clone()).unwrap());
-    fs::write(
-        crate::transaction_id::beside(&world.config_file(), "x"),
-        found,
-    )
-    .unwrap();
+    fs::write(crate::state::id::beside(&world.config_file(), "x"), found).unwrap();
     journal::DaemonJson {
         config_file: world.config_file(),
         engine: false,
@@ -65,7 +61,7 @@ fn of_another_boot(journal: &mut Journal) {
 }
 
 fn beside(world: &World, suffix: &str) -> PathBuf {
-    let mut path = crate::transaction_id::beside(&world.images().store_path(), "x");
+    let mut path = crate::state::id::beside(&world.images().store_path(), "x");
     path.as_mut_os_string().push(suffix);
     path
 }

@@ -4,10 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::claims::trust::Trust;
-use crate::history::{self, Changed, Claimed, End, Kind, Record, Side};
 use crate::plan::{Plan, Reversal};
-use crate::provenance::Provenance;
-use crate::rollback::reversal;
+use crate::state::history::{self, Changed, Claimed, End, Kind, Record, Side};
+use crate::state::provenance::Provenance;
+use crate::state::rollback::reversal;
 
 const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";

@@ -1,10 +1,10 @@
 //! A daemon.json that changed after dockerd started.
 
 use super::*;
-use crate::history;
 use crate::host::Doubt;
 use crate::host::startable::Checked;
 use crate::image::digest::Digest;
+use crate::state::history;
 
 /// It reads so, and dockerd has to be seen taking it.
 fn changed(world: &World, text: &str) {

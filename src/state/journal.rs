@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::docker::container::{Container, RestartPolicy, Status};
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::reference::{Reference, familiar};
-use crate::lock::RootLock;
-use crate::state_file;
+use crate::state::id::is_id;
+use crate::state::lock::RootLock;
+use crate::state::state_file;
 use crate::store::data_root::is_driver_name;
 use crate::sys::shell;
-use crate::transaction_id::is_id;
 
 const FILE_NAME: &str = "journal.json";
 
@@ -520,15 +520,15 @@ mod tests {
         for (intent, fixture) in [
             (
                 Intent::Edit,
-                include_str!("../tests/formats/journal-edit.json"),
+                include_str!("../../tests/formats/journal-edit.json"),
             ),
             (
                 Intent::Restart(restart),
-                include_str!("../tests/formats/journal-restart.json"),
+                include_str!("../../tests/formats/journal-restart.json"),
             ),
             (
                 Intent::Load(load),
-                include_str!("../tests/formats/journal-load.json"),
+                include_str!("../../tests/formats/journal-load.json"),
             ),
         ] {
             let mut journal = journal_of(intent);

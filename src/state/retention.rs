@@ -14,13 +14,13 @@ use std::time::{Duration, SystemTime};
 
 use nix::unistd::geteuid;
 
-use crate::history;
-use crate::lock::RootLock;
+use crate::state::history;
+use crate::state::id::beside;
+use crate::state::lock::RootLock;
 use crate::store::data_root::ImageDir;
 use crate::store::repositories::{self, Store};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
-use crate::transaction_id::beside;
 
 /// The newest backups that stay however old they are.
 const WHATEVER_THEIR_AGE: usize = 3;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{Changed, End, Kind, Record, Side};
 use crate::plan::{Basis, Later, Reversal};
+use crate::state::history::{Changed, End, Kind, Record, Side};
 use crate::sys::shell;
 
 /// Why there is nothing to take back.

@@ -7,17 +7,19 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::claims::trust::Trust;
-use crate::history::{HistoryError, MAX_BYTES, Problem, VERSION, directory, path, prepare, scan};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::{Reference, familiar};
-use crate::journal::{References, hash};
-use crate::lock::RootLock;
-use crate::method::Method;
 use crate::plan::{Change, Plan};
-use crate::state_file;
+use crate::state::history::{
+    HistoryError, MAX_BYTES, Problem, VERSION, directory, path, prepare, scan,
+};
+use crate::state::id::is_id;
+use crate::state::journal::{References, hash};
+use crate::state::lock::RootLock;
+use crate::state::method::Method;
+use crate::state::state_file;
 use crate::store::data_root::is_driver_name;
 use crate::sys::who;
-use crate::transaction_id::is_id;
 
 /// The most that is kept of a reason, in characters.
 const MAX_WHY: usize = 10_000;

@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf, absolute};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Flags, Managed};
-use crate::journal::boot_id;
-use crate::lock::RootLock;
-use crate::state_file;
+use crate::state::id::{beside, is_id};
+use crate::state::journal::boot_id;
+use crate::state::lock::RootLock;
+use crate::state::state_file;
 use crate::store::data_root::{ImageDir, STATE_DIR};
 use crate::sys::directory;
 use crate::sys::shell;
-use crate::transaction_id::{beside, is_id};
 
 /// The directory.
 pub const PENDING: &str = "/var/lib/digestfix/pending";
@@ -304,7 +304,7 @@ mod tests {
             found: flags,
             ..marker()
         };
-        let fixture = include_str!("../tests/formats/pending-marker.json");
+        let fixture = include_str!("../../tests/formats/pending-marker.json");
         assert_eq!(serde_json::from_str::<Marker>(fixture).unwrap(), written);
         let bytes = serde_json::to_vec_pretty(&written).unwrap();
         assert_eq!(String::from_utf8(bytes).unwrap(), fixture.trim_end());

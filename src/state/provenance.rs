@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
-use crate::lock::RootLock;
 use crate::plan::Plan;
-use crate::state_file;
+use crate::state::lock::RootLock;
+use crate::state::state_file;
 use crate::store::data_root::ImageDir;
 
 /// The version of the format.
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_file_of_this_version_loads() {
-        let fixture = include_str!("../tests/formats/provenance.json");
+        let fixture = include_str!("../../tests/formats/provenance.json");
         let provenance: Provenance = serde_json::from_str(fixture).unwrap();
         let trusts = provenance.references.values().map(|written| written.trust);
         assert!(trusts.eq([Trust::Asserted, Trust::Matched, Trust::Proven]));

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::claims::trust::Trust;
-use crate::journal::{References, hash};
 use crate::plan::Plan;
+use crate::state::journal::{References, hash};
 use crate::testing::scratch;
 
 const IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -102,7 +102,7 @@ fn a_record_of_this_version_loads() {
         daemon_json: Some(hash(b"daemon.json")),
         ..record(ID, 1)
     };
-    let fixture = include_str!("../../tests/formats/record.json");
+    let fixture = include_str!("../../../tests/formats/record.json");
     assert_eq!(Record::parse(fixture.as_bytes(), ID).unwrap(), written);
     let bytes = serde_json::to_vec_pretty(&written).unwrap();
     assert_eq!(String::from_utf8(bytes).unwrap(), fixture.trim_end());
@@ -155,7 +155,7 @@ fn what_is_no_record_is_refused() {
 
 #[test]
 fn a_name_of_a_transaction_is_taken() {
-    assert!(is_id(&crate::transaction_id::new_id()));
+    assert!(is_id(&crate::state::id::new_id()));
     let long = "x".repeat(65);
     for name in ["", ".", "..", "a/b", "a.b", "a b", "\u{e4}", "a\n", &long] {
         assert!(!is_id(name), "{name:?}");

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::history::tests::record;
+use crate::state::history::tests::record;
 use crate::testing::scratch;
 
 const GOOD: &str = r#"{"Repositories":{}}"#;

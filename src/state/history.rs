@@ -2,7 +2,7 @@
 //! whose word, what it changed and how it ended.
 //!
 //! A record is there before anything is touched and says in the end what came
-//! of it, so it outlives the [`journal`](crate::journal) and the run. People
+//! of it, so it outlives the [`journal`](crate::state::journal) and the run. People
 //! read it, and `digestfix rollback` goes by it. Each has a number, one more
 //! than the highest, so that their order survives a clock that jumps.
 
@@ -16,12 +16,12 @@ use nix::unistd::geteuid;
 
 use crate::host::EngineStart;
 use crate::image::digest::Digest;
-use crate::lock::RootLock;
-use crate::method::Method;
-use crate::state_file;
+use crate::state::id::is_id;
+use crate::state::lock::RootLock;
+use crate::state::method::Method;
+use crate::state::state_file;
 use crate::store::data_root::ImageDir;
 use crate::sys::directory;
-use crate::transaction_id::is_id;
 
 mod record;
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
 use super::*;
-use crate::history::tests::record;
+use crate::state::history::tests::record;
 
 fn but(mut record: Record, change: impl FnOnce(&mut Record)) -> Record {
     change(&mut record);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
-use crate::lock::RootLock;
+use crate::state::lock::RootLock;
 use crate::store::data_root::STATE_DIR;
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
