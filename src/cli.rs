@@ -1,5 +1,8 @@
 //! The command line.
 
+pub mod completion;
+pub mod invocation;
+
 use std::env;
 use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
@@ -12,7 +15,6 @@ use clap_complete::ArgValueCompleter;
 use crate::claims::claim::Claim;
 use crate::claims::rewrite::Rewrite;
 use crate::claims::trust::Trust;
-use crate::completion;
 use crate::host::Flags;
 use crate::host::impact::{Allowed, ContainerPolicy};
 use crate::image::reference::Reference;

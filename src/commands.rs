@@ -23,6 +23,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use crate::claims::source::{self, SourceError, claims_dir};
+use crate::cli::invocation::typed;
 use crate::cli::{Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
@@ -30,7 +31,6 @@ use crate::host::impact::{Allowed, AssessError, Blocker, Impact, assess};
 use crate::host::{
     self, Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_offline,
 };
-use crate::invocation::typed;
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::{Problem, Report};
 use crate::run_result::RunResult;

@@ -23,19 +23,17 @@
 //! [`doctor`] looks at all of that, and tells what would stop a change.
 //!
 //! [`commands`] puts these together, one file a command, from what [`cli`]
-//! understood; [`completion`] tells a shell how a line may go on. [`systemd`] and `engine` are the edges to the two daemons,
+//! understood; `completion` tells a shell how a line may go on. [`systemd`] and `engine` are the edges to the two daemons,
 //! `nf_tables` is the one to the kernel's packet filter.
 
 pub mod claims;
 pub mod cli;
 pub mod commands;
-pub mod completion;
 pub mod docker;
 pub mod doctor;
 pub mod events;
 pub mod host;
 pub mod image;
-pub mod invocation;
 pub mod journald;
 pub mod metrics;
 pub mod output;

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
+use digestfix::cli::completion;
 use digestfix::cli::{Cli, Command};
 use digestfix::commands;
-use digestfix::completion;
 use digestfix::output::Output;
 use digestfix::sys::open_files;
 use nix::sys::stat::{Mode, umask};

@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use crate::claims::trust::Trust;
 use crate::cli::OutputArgs;
+use crate::cli::invocation::Invocation;
 use crate::docker::container::Change;
 use crate::host::{Host, ImageStore, Management};
-use crate::invocation::Invocation;
 use crate::output::{self, Output, Stream};
 use crate::plan::status::{Rows, State};
 use crate::plan::{CONVERTED, Plan, Target, Why};

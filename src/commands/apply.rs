@@ -1,11 +1,11 @@
 //! `digestfix apply`
 
+use crate::cli::invocation::Invocation;
 use crate::cli::{ApplyArgs, RequestArgs};
 use crate::commands::change::{Options, Wanted, change};
 use crate::commands::outcome::tell;
 use crate::commands::{Stop, request};
 use crate::host::impact::Allowed;
-use crate::invocation::Invocation;
 use crate::report::Report;
 use crate::run_result::RunResult;
 

@@ -8,6 +8,7 @@ use nix::unistd::geteuid;
 
 use crate::claims::source::claims_dir;
 use crate::cli::DoctorArgs;
+use crate::cli::invocation::Invocation;
 use crate::commands::engine_at;
 use crate::doctor::interrupted::Here;
 use crate::doctor::{
@@ -17,7 +18,6 @@ use crate::doctor::{
 use crate::host::impact::assess;
 use crate::host::{Examined, Flags, HostError, ImageStore, examine, find_offline};
 use crate::image::digest::ImageId;
-use crate::invocation::Invocation;
 use crate::plan::status::rows;
 use crate::plan::{Plan, Request};
 use crate::report::Report;

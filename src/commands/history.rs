@@ -1,8 +1,8 @@
 //! `digestfix history`
 
 use crate::cli::HistoryArgs;
+use crate::cli::invocation::Invocation;
 use crate::commands::{Reach, Site, Stop, warn_of_pending};
-use crate::invocation::Invocation;
 use crate::report::{Report, Transaction};
 use crate::run_result::RunResult;
 use crate::state::history::{self, Record};

@@ -1,10 +1,10 @@
 //! `digestfix plan`
 
 use crate::cli::PlanArgs;
+use crate::cli::invocation::Invocation;
 use crate::commands::online::Containerd;
 use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_pending};
 use crate::host::impact::Allowed;
-use crate::invocation::Invocation;
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::run_result::RunResult;

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
+use crate::cli::invocation::Invocation;
 use crate::cli::{HostArgs, RecoverArgs};
 use crate::commands::online::Containerd;
 use crate::commands::{LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at};
 use crate::host::HostError;
 use crate::host::impact::Impact;
-use crate::invocation::Invocation;
 use crate::report::{Problem, Report};
 use crate::run_result::RunResult;
 use crate::state::journal::{self, Intent, Journal, Load};

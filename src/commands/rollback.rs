@@ -1,11 +1,11 @@
 //! `digestfix rollback`
 
 use crate::cli::RollbackArgs;
+use crate::cli::invocation::Invocation;
 use crate::commands::Stop;
 use crate::commands::change::{Changed, Options, Wanted, change};
 use crate::commands::outcome::tell;
 use crate::host::impact::Allowed;
-use crate::invocation::Invocation;
 use crate::plan::Reversal;
 use crate::report::Report;
 use crate::run_result::RunResult;

@@ -2,12 +2,12 @@
 
 use crate::claims::trust::Trust;
 use crate::cli::StatusArgs;
+use crate::cli::invocation::Invocation;
 use crate::commands::online::Containerd;
 use crate::commands::{Reach, Site, Stop, provenance, warn_of_pending};
 use crate::docker::content_store::ContentStore;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
-use crate::invocation::Invocation;
 use crate::plan::status::Listing;
 use crate::report::Report;
 use crate::run_result::RunResult;

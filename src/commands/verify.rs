@@ -1,12 +1,12 @@
 //! `digestfix verify`
 
 use crate::cli::VerifyArgs;
+use crate::cli::invocation::{Invocation, typed_as_apply};
 use crate::commands::online::Containerd;
 use crate::commands::{Draft, Reach, Site, Stop, engine_at, request, unread, warn_of_pending};
 use crate::docker::engine::{Engine, EngineError};
 use crate::host::Managed;
 use crate::host::impact::AssessError;
-use crate::invocation::{Invocation, typed_as_apply};
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::run_result::RunResult;

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use sd_notify::NotifyState;
 
+use crate::cli::invocation::Invocation;
 use crate::cli::{OutputArgs, WatchdogArgs};
 use crate::commands::Stop;
 use crate::commands::recover::recover_run;
-use crate::invocation::Invocation;
 use crate::report::{Problem, Report};
 use crate::run_result::RunResult;
 use crate::state::lock::RootLock;
