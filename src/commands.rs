@@ -32,8 +32,8 @@ use crate::host::{
     self, Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_offline,
 };
 use crate::plan::{Plan, Refusal, Request};
+use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
-use crate::run_result::RunResult;
 use crate::state::history::HistoryError;
 use crate::state::journal::{Intent, Journal, JournalError};
 use crate::state::lock::LockError;

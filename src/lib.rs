@@ -15,10 +15,10 @@
 //!    (`containerd_store`), the running engine loads an `oci_archive` of manifests;
 //! 7. `history`: what each transaction did, for `rollback` to take one
 //!    back, and `retention` to end it;
-//! 8. [`report`]: what people and machines read, by way of [`output`], which
+//! 8. [`report`]: what people and machines read, by way of `output`, which
 //!    keeps nobody waiting; `provenance` keeps what each digest was written on;
-//!    [`events`] go to [`journald`], and [`metrics`] to node_exporter, each with
-//!    its [`run_result`].
+//!    `events` go to `journald`, and `metrics` to node_exporter, each with
+//!    its `run_result`.
 //!
 //! [`doctor`] looks at all of that, and tells what would stop a change.
 //!
@@ -31,16 +31,11 @@ pub mod cli;
 pub mod commands;
 pub mod docker;
 pub mod doctor;
-pub mod events;
 pub mod host;
 pub mod image;
-pub mod journald;
-pub mod metrics;
-pub mod output;
 pub mod plan;
 pub mod report;
 pub mod reserve;
-pub mod run_result;
 pub mod state;
 pub mod store;
 pub mod sys;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use digestfix::cli::completion;
 use digestfix::cli::{Cli, Command};
 use digestfix::commands;
-use digestfix::output::Output;
+use digestfix::report::output::Output;
 use digestfix::sys::open_files;
 use nix::sys::stat::{Mode, umask};
 use tracing::level_filters::LevelFilter;

@@ -4,6 +4,12 @@
 //! Nothing here fails and nothing here panics, so that a closed terminal
 //! cannot stop a transaction half-way.
 
+pub mod events;
+pub mod journald;
+pub mod metrics;
+pub mod output;
+pub mod run_result;
+
 use std::io;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -14,10 +20,10 @@ use crate::cli::OutputArgs;
 use crate::cli::invocation::Invocation;
 use crate::docker::container::Change;
 use crate::host::{Host, ImageStore, Management};
-use crate::output::{self, Output, Stream};
 use crate::plan::status::{Rows, State};
 use crate::plan::{CONVERTED, Plan, Target, Why};
-use crate::run_result::RunResult;
+use crate::report::output::{Output, Stream};
+use crate::report::run_result::RunResult;
 use crate::state::method::Method;
 use crate::sys::printable::{printable, to_json};
 use crate::transaction::outcome::{Progress, Step};

@@ -7,7 +7,7 @@ use crate::commands::outcome::tell;
 use crate::commands::{Stop, request};
 use crate::host::impact::Allowed;
 use crate::report::Report;
-use crate::run_result::RunResult;
+use crate::report::run_result::RunResult;
 
 pub(super) async fn run(args: &ApplyArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());

@@ -1,7 +1,7 @@
 //! What commands run on that wait for systemd, Docker, signals or the clock.
 
-use crate::output::Output;
-use crate::run_result::RunResult;
+use crate::report::output::Output;
+use crate::report::run_result::RunResult;
 use crate::sys::interrupt;
 use crate::sys::printable::printable;
 

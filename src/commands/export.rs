@@ -15,10 +15,10 @@ use crate::host::{HostError, ImageStore};
 use crate::image::digest::ImageId;
 use crate::image::manifest::Manifest;
 use crate::image::reference::Reference;
-use crate::output::Output;
 use crate::plan::digest_is_image_id;
 use crate::report::Report;
-use crate::run_result::RunResult;
+use crate::report::output::Output;
+use crate::report::run_result::RunResult;
 use crate::sys::printable::to_json;
 use crate::transaction::outcome::Progress;
 

@@ -3,8 +3,8 @@
 use crate::cli::HistoryArgs;
 use crate::cli::invocation::Invocation;
 use crate::commands::{Reach, Site, Stop, warn_of_pending};
+use crate::report::run_result::RunResult;
 use crate::report::{Report, Transaction};
-use crate::run_result::RunResult;
 use crate::state::history::{self, Record};
 use crate::state::id::beside;
 use crate::state::rollback::{RollbackBlocker, rolled_back};

@@ -19,7 +19,7 @@ use crate::image::reference::Reference;
 use crate::plan::status::{State, rows};
 use crate::plan::{Plan, Request, Why};
 use crate::report::Report;
-use crate::run_result::RunResult;
+use crate::report::run_result::RunResult;
 use crate::state::history::{self, Record};
 use crate::state::lock::RootLock;
 use crate::state::pending::PENDING;

@@ -4,8 +4,8 @@ use crate::commands::change::Changed;
 use crate::commands::online::warn_of_run_only;
 use crate::docker::container::{Change, Happened};
 use crate::host::impact::Impact;
+use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
-use crate::run_result::RunResult;
 use crate::transaction::leftover::Leftover;
 use crate::transaction::outcome::{DockerNow, Ended, Failure, HostNow, Outcome, StoreNow};
 

@@ -7,7 +7,7 @@ use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of
 use crate::host::impact::Allowed;
 use crate::plan::Plan;
 use crate::report::Report;
-use crate::run_result::RunResult;
+use crate::report::run_result::RunResult;
 use crate::transaction::goal::Goal;
 use crate::transaction::outcome::Progress;
 

@@ -8,7 +8,7 @@ use crate::commands::outcome::tell;
 use crate::host::impact::Allowed;
 use crate::plan::Reversal;
 use crate::report::Report;
-use crate::run_result::RunResult;
+use crate::report::run_result::RunResult;
 use crate::state::history;
 use crate::state::rollback::reversal;
 use crate::store::data_root::ImageDir;

@@ -10,7 +10,7 @@ use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::plan::status::Listing;
 use crate::report::Report;
-use crate::run_result::RunResult;
+use crate::report::run_result::RunResult;
 
 pub(super) async fn run(args: &StatusArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());

@@ -9,7 +9,7 @@ use crate::host::Managed;
 use crate::host::impact::AssessError;
 use crate::plan::Plan;
 use crate::report::Report;
-use crate::run_result::RunResult;
+use crate::report::run_result::RunResult;
 use crate::transaction::goal::Goal;
 
 pub(super) async fn run(args: &VerifyArgs) -> RunResult {

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::events::Event;
-use crate::journald::{Entry, Journald, SOCKET};
-use crate::metrics::{self, References, Run};
 use crate::plan::status::{self, State};
 use crate::report::document::{ChangeDocument, Document, HostDocument, Problem};
-use crate::run_result::RunResult;
+use crate::report::events::Event;
+use crate::report::journald::{Entry, Journald, SOCKET};
+use crate::report::metrics::{self, References, Run};
+use crate::report::run_result::RunResult;
 use crate::store::data_root::ImageDir;
 use crate::transaction::outcome::Step;
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::output::{Output, Stream};
+use crate::report::output::{Output, Stream};
 
 /// The size of a piece, in bytes, more or less.
 pub(super) const PIECE: usize = 64 * 1024;

@@ -382,12 +382,12 @@ fn nothing_is_printed_past_it() {
         for (sink, allowed) in [
             ("print!(", &[][..]),
             ("println!(", &["commands/event_loop.rs"]),
-            ("io::stdout()", &["output/process.rs", "report.rs"]),
-            ("io::stderr()", &["output/process.rs", "report.rs"]),
+            ("io::stdout()", &["report/output/process.rs", "report.rs"]),
+            ("io::stderr()", &["report/output/process.rs", "report.rs"]),
             (".output.write(", &["report.rs"]),
             (
                 ".deliver(",
-                &["output.rs", "commands/export.rs", "report.rs"],
+                &["report/output.rs", "commands/export.rs", "report.rs"],
             ),
             ("to_string_pretty(", &[]),
         ] {

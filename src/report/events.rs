@@ -70,7 +70,7 @@ mod tests {
 
     use super::Event;
 
-    const CATALOG: &str = include_str!("../packaging/digestfix.catalog");
+    const CATALOG: &str = include_str!("../../packaging/digestfix.catalog");
 
     const ALL: [Event; 11] = [
         Event::Began,

@@ -8,8 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use super::*;
 use crate::testing::scratch;
 
-const RULES: &str = include_str!("../../packaging/prometheus/digestfix.rules.yml");
-const DASHBOARD: &str = include_str!("../../packaging/grafana/digestfix.json");
+const RULES: &str = include_str!("../../../packaging/prometheus/digestfix.rules.yml");
+const DASHBOARD: &str = include_str!("../../../packaging/grafana/digestfix.json");
 
 fn a_change() -> Run {
     Run {

@@ -1,7 +1,7 @@
 //! How a run ended: one enum, of which the exit code, journald's event and the word in
 //! metrics are views.
 
-use crate::events::Event;
+use crate::report::events::Event;
 
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

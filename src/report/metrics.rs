@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use crate::run_result::RunResult;
+use crate::report::run_result::RunResult;
 use crate::state::state_file;
 
 mod exposition;
