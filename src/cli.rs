@@ -21,7 +21,7 @@ use crate::image::reference::Reference;
 use crate::state::id;
 use crate::state::retention::Limits;
 use crate::sys::printable::printable;
-use crate::watchdog;
+use crate::transaction::watchdog;
 
 /// What node_exporter takes for metrics.
 const METRICS_ENDING: &str = ".prom";

@@ -35,7 +35,6 @@ pub mod host;
 pub mod image;
 pub mod plan;
 pub mod report;
-pub mod reserve;
 pub mod state;
 pub mod store;
 pub mod sys;
@@ -43,4 +42,3 @@ pub mod systemd;
 #[cfg(test)]
 mod testing;
 pub mod transaction;
-pub mod watchdog;

@@ -6,6 +6,9 @@
 //! the same for both: the watchdog and the pending marker, the record for people,
 //! the journal, and how they end. [`recovery`] brings a run to an end that was killed.
 
+pub mod reserve;
+pub mod watchdog;
+
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +26,7 @@ use crate::state::retention::{self, Limits};
 use crate::store::data_root::ImageDir;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::ServiceManager;
-use crate::watchdog::{Watchdog, hold_off_shutdown};
+use crate::transaction::watchdog::{Watchdog, hold_off_shutdown};
 
 pub mod goal;
 pub mod leftover;

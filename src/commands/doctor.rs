@@ -22,13 +22,13 @@ use crate::plan::status::rows;
 use crate::plan::{Plan, Request};
 use crate::report::Report;
 use crate::report::run_result::RunResult;
-use crate::reserve::{self, Need};
 use crate::state::history;
 use crate::state::pending::PENDING;
 use crate::state::retention;
 use crate::store::data_root::ImageDir;
 use crate::store::repositories::Store;
 use crate::systemd::{RUNTIME_UNITS, ServiceManager, SystemBus};
+use crate::transaction::reserve::{self, Need};
 use crate::transaction::restart::daemon::writes_at_start;
 
 /// There for as long as systemd is process 1 (`sd_booted(3)`).

@@ -1,4 +1,4 @@
-//! `digestfix watchdog`, which [`crate::watchdog`] has systemd run beside an apply.
+//! `digestfix watchdog`, which [`crate::transaction::watchdog`] has systemd run beside an apply.
 
 use std::fmt;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::state::pending::{self, Marker, PENDING};
 use crate::store::data_root::STATE_DIR;
 use crate::systemd::{RUNTIME_UNITS, forget_lasting};
 use crate::transaction::outcome::Progress;
-use crate::watchdog;
+use crate::transaction::watchdog;
 
 pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
     // Who cannot be told takes this watchdog for one that does not start.

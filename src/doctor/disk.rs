@@ -8,7 +8,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use crate::doctor::{Check, Finding};
-use crate::reserve::Need;
+use crate::transaction::reserve::Need;
 
 /// What a run writes beside the reference stores: journal, record, marker,
 /// drop-in. Bytes.

@@ -8,16 +8,16 @@ use crate::docker::engine::EngineError;
 use crate::image::oci_archive::ArchiveError;
 use crate::image::reference::Reference;
 use crate::plan::{Plan, Refusal};
-use crate::reserve::ReserveError;
 use crate::state::history::HistoryError;
 use crate::state::journal::JournalError;
 use crate::state::pending::MarkerError;
 use crate::store::data_root::ReadError;
 use crate::systemd::SystemdError;
 use crate::transaction::leftover::{self, Leftover};
+use crate::transaction::reserve::ReserveError;
 use crate::transaction::restart::exchange::FileError;
 use crate::transaction::restart::start_block::StartBlockError;
-use crate::watchdog::WatchdogError;
+use crate::transaction::watchdog::WatchdogError;
 
 /// The steps, as they are told to people and machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]

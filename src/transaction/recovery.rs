@@ -4,7 +4,6 @@
 //! [`restart`](crate::transaction::restart::recovery),
 //! [`load`](crate::transaction::load::recovery).
 
-use crate::reserve;
 use crate::state::history;
 use crate::state::journal::Journal;
 use crate::state::lock::RootLock;
@@ -13,7 +12,8 @@ use crate::state::state_file;
 use crate::systemd::ServiceManager;
 use crate::transaction::Docker;
 use crate::transaction::outcome::{Failure, Progress};
-use crate::watchdog;
+use crate::transaction::reserve;
+use crate::transaction::watchdog;
 
 /// Nothing of the run of `journal` is left to be done: its files and its watchdog go.
 ///

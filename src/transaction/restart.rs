@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use crate::docker::container::Container;
 use crate::docker::engine::Engine;
-use crate::reserve::Reserve;
 use crate::state::history::How;
 use crate::state::journal::{self, Intent, Phase};
 use crate::state::method;
@@ -26,6 +25,7 @@ use crate::systemd::ServiceManager;
 use crate::transaction::goal::Goal;
 use crate::transaction::leftover::Leftover;
 use crate::transaction::outcome::{Failure, HostNow, Step, StoreNow};
+use crate::transaction::reserve::Reserve;
 use crate::transaction::{Begun, Found, Method, Tx};
 
 mod containers;

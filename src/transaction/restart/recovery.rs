@@ -10,13 +10,13 @@
 //! left then are files, and restart policies once Docker is there.
 
 use crate::docker::engine::Engine;
-use crate::reserve;
 use crate::state::journal::{Journal, Phase};
 use crate::state::lock::RootLock;
 use crate::store::data_root::ImageDir;
 use crate::systemd::ServiceManager;
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::recovery::{end, end_records, finish};
+use crate::transaction::reserve;
 use crate::transaction::restart::containers::unlisted;
 use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::daemon_json::Switch;

@@ -825,7 +825,7 @@ fn space_is_held_while_docker_is_stopped_and_freed_before_its_start() {
     let world = World::new();
     let (outcome, _) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
-    let all = crate::reserve::needs(world.root.path(), &[])[0].bytes;
+    let all = crate::transaction::reserve::needs(world.root.path(), &[])[0].bytes;
     let (stopped, started) = world.held.get();
     assert!(stopped >= all, "{stopped}");
     assert!(started > 0 && started <= all / 2 + all / 8, "{started}");
