@@ -1,7 +1,7 @@
 # bash completion for digestfix                            -*- shell-script -*-
 #
 # The program itself says how a line may go on, in the protocol of
-# src/completion.rs.
+# src/cli/completion.rs.
 
 _digestfix() {
     local line=${COMP_LINE:0:COMP_POINT} word breaks= candidate index
