@@ -1,4 +1,4 @@
-//! What images are called and made of: [`reference`], [`digest`], [`manifest`],
+//! What images are called and made of: [`mod@reference`], [`digest`], [`manifest`],
 //! [`platform`], and the archive that `docker load` takes ([`oci_archive`]).
 
 pub mod digest;

@@ -1,6 +1,6 @@
 //! What digestfix keeps on disk: the [`lock`] on a data root, the [`journal`] of a
-//! transaction that has not ended and the marker of [where it is](unfinished), the
-//! [`history`] of those that have, what each digest [was written on](grounds), and
+//! transaction that has not ended and the marker of [where it is](pending), the
+//! [`history`] of those that have, what each digest [was written on](provenance), and
 //! how long all that [is kept](retention). Each format has a version, and a fixture
 //! that has to load (tests/formats).
 

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::image::digest::Digest;
 use crate::state::id::{beside, with_suffix};
-use crate::state::journal::{Journal, Phase, hash};
+use crate::state::journal::{Intent, Journal, Phase, hash};
 use crate::state::lock::RootLock;
 use crate::store::data_root::{ImageDir, ReadError};
 use crate::store::repositories::{self, Store};
@@ -75,9 +75,11 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
     // What is to be a backup is a whole store, and was in use.
     if let Ok(bytes) = plain_file::read(&own, Links::Refused, repositories::MAX_BYTES + 1) {
         let found = hash(&bytes);
-        let has_stopped =
-            (journal.restart()).is_some_and(|restart| restart.phase == Phase::Stopping);
-        let is_former = found == journal.references.before || has_stopped;
+        let is_former = match &journal.intent {
+            Intent::Restart(restart) => restart.phase == Phase::Stopping,
+            Intent::Edit => found == journal.references.before,
+            Intent::Load(_) => false,
+        };
         let is_backup =
             is_former && found != journal.references.after && Store::parse(bytes).is_ok();
         if !is_backup {
