@@ -66,6 +66,7 @@ pub(super) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unread: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "disturbance")]
     pub impact: Option<ImpactDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<PathBuf>,
@@ -176,6 +177,7 @@ pub(super) struct ContainerDocument {
     pub status: String,
     pub restart_policy: RestartPolicy,
     pub published: BTreeSet<String>,
+    #[serde(rename = "fate")]
     pub effect: ContainerImpact,
 }
 

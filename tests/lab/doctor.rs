@@ -322,12 +322,16 @@ fn what_runs_have_left_is_told_and_taken_away() {
            /var/lib/docker/digestfix/history/1-1.json.new",
     );
     let doctor = Doctor::asked(&machine, &[]);
-    for says in ["hold.conf is left", "provenance-overlay2", "1-1.json.new"] {
+    for says in [
+        "start-block.conf is left",
+        "provenance-overlay2",
+        "1-1.json.new",
+    ] {
         machine.sh(&doctor.next("warning", "unfinished", says));
     }
     Doctor::asked(&machine, &[]).next("ok", "unfinished", "none was interrupted");
     assert_eq!(
-        machine.sh("find /run/systemd/system /var/lib/docker/digestfix -name '*digestfix-hold*' -o -name '*.new'"),
+        machine.sh("find /run/systemd/system /var/lib/docker/digestfix -name '*digestfix-start-block*' -o -name '*.new'"),
         ""
     );
 

@@ -151,6 +151,8 @@ fn a_bad_file_is_told_of(machine: &Machine) {
     eventually("it is told", || {
         show(machine, "digestfix.service", "ActiveState") == "failed"
     });
+    // The status shows what journald has by now.
+    machine.sh("journalctl --sync");
     let status = machine.run(&["systemctl", "status", "--no-pager", "digestfix.service"]);
     for words in [&format!("{CLAIMS}/bad"), "refused", "nothing was touched"] {
         assert!(status.stdout.contains(words), "{}", status.stdout);
