@@ -323,23 +323,28 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         end: impl Fn(Option<&Failure>) -> End,
         changed: bool,
     ) -> Result<(), Failure> {
-        let noted = self.end_record(end(ended.as_ref().err()));
-        ended?;
-        if let Err(failure) = noted {
+        match self.end_record(end(ended.as_ref().err())) {
             // Without its end, a record is ended by what the file says, where that
             // changed; or as one that did nothing, which is not to be said of this.
-            if changed && self.is_told_by_its_record_alone() {
+            Err(failure) if ended.is_ok() && changed && self.is_told_by_its_record_alone() => {
                 return Err(failure);
             }
+            noted => self.warn_of_end(noted),
+        }
+        ended?;
+        let closed = self.close().await;
+        if let Err(failure) = &closed {
+            let noted = self.end_record(end(Some(failure)));
+            self.warn_of_end(noted);
+        }
+        closed
+    }
+
+    fn warn_of_end(&mut self, noted: Result<(), Failure>) {
+        if let Err(failure) = noted {
             self.progress
                 .warning(&format!("how this ended could not be noted: {failure}"));
         }
-        let closed = self.close().await;
-        if let Err(failure) = &closed {
-            // The journal and the watchdog tell as well.
-            let _ = self.end_record(end(Some(failure)));
-        }
-        closed
     }
 
     fn is_told_by_its_record_alone(&self) -> bool {
@@ -374,12 +379,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
     /// Removes what is too old to be of use. After a failure, no backup: there is no
     /// newer one.
     fn retire(&mut self, done: bool) {
-        let mut problems = Vec::new();
-        if done {
-            problems = retention::enforce(self.images, &self.lock, &self.id, self.limits);
-        }
-        problems.extend(retention::enforce_records(&self.lock, &self.id));
-        for problem in problems {
+        let limits = done.then_some(self.limits);
+        for problem in retention::enforce(self.images, &self.lock, &self.id, limits) {
             self.progress.warning(&problem);
         }
     }

@@ -22,11 +22,11 @@ use crate::state::rollback::RollbackBlocker;
 use crate::store::data_root::Snapshot;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::{RUNTIME_UNITS, SystemBus};
-use crate::transaction::Tx;
 use crate::transaction::goal::Goal;
 use crate::transaction::outcome::{Outcome, Progress};
 use crate::transaction::restart::Restart;
 use crate::transaction::restart::daemon::Daemon;
+use crate::transaction::{Docker, Tx};
 
 /// What somebody wants.
 pub(super) enum Wanted<'a> {
@@ -135,12 +135,14 @@ pub(super) async fn change(
         .map(|(_, managed)| engine_at(&managed.socket));
     let daemon = match (site.managed(), &engine, &impact) {
         (Some((manager, host)), Some(engine), Some(impact)) => Some(Daemon {
-            manager,
+            docker: Docker {
+                manager,
+                host,
+                pending: Path::new(PENDING),
+            },
             engine,
-            host,
             impact,
             runtime_units: Path::new(RUNTIME_UNITS),
-            pending: Path::new(PENDING),
         }),
         _ => None,
     };
@@ -150,7 +152,7 @@ pub(super) async fn change(
         lock,
         goal.kind(),
         options.limits,
-        daemon.map(|daemon| daemon.docker()),
+        daemon.map(|daemon| daemon.docker),
         &interrupt,
         report,
         draft.plan,

@@ -27,11 +27,11 @@ use crate::state::retention::Limits;
 use crate::store::containerd::ContainerdStore;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::SystemBus;
-use crate::transaction::Tx;
 use crate::transaction::goal::Goal;
 use crate::transaction::load::work::{LoadBlocker, Work};
 use crate::transaction::load::{Load, Running, known_references};
 use crate::transaction::outcome::{Outcome, Progress};
+use crate::transaction::{Docker, Tx};
 
 /// A running engine with the containerd image store.
 pub(super) struct Containerd<'a> {
@@ -92,12 +92,14 @@ impl<'a> Containerd<'a> {
 
     pub(super) fn running(&self) -> Running<'_, SystemBus, UnixEngine> {
         Running {
-            manager: self.bus,
+            docker: Docker {
+                manager: self.bus,
+                host: self.managed,
+                pending: Path::new(PENDING),
+            },
             engine: &self.engine,
-            host: self.managed,
             content: &self.content,
             containerd_root: self.containerd_root.as_deref(),
-            pending: Path::new(PENDING),
         }
     }
 
@@ -249,7 +251,7 @@ impl<'a> Containerd<'a> {
             lock,
             goal.kind(),
             limits,
-            Some(running.docker()),
+            Some(running.docker),
             interrupt,
             report,
             plan,

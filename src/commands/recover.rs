@@ -290,12 +290,14 @@ pub(super) async fn recover(
         restart.units,
     );
     let daemon = Daemon {
-        manager,
+        docker: Docker {
+            manager,
+            host,
+            pending: Path::new(PENDING),
+        },
         engine: &engine_at(&host.socket),
-        host,
         impact: &impact,
         runtime_units: Path::new(RUNTIME_UNITS),
-        pending: Path::new(PENDING),
     };
     let recovered =
         restart::recovery::recover(&mut journal, site.images(), lock, daemon, report).await;

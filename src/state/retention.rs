@@ -124,34 +124,36 @@ fn began(id: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(&rfc_3339).ok()
 }
 
-/// Removes the backups that are to go, and gives what could not be removed. `present`
-/// is the transaction that has just been done.
-pub fn enforce(images: &ImageDir, lock: &RootLock, present: &str, limits: Limits) -> Vec<String> {
-    let (records, _) = history::scan(lock.data_root(), |record| Some((record.id, record.number)));
-    let numbers = records.iter().map(|(id, number)| (id.as_str(), *number));
-    let backups = backups(images, &numbers.collect());
-    let path = |id: &str| beside(&images.store_path(), id);
-    let now = SystemTime::now();
-    let expendable = limits.expendable(backups, present, now, |id| is_store(&path(id)));
-    let problems = expendable.iter().filter_map(|id| remove(&path(id)));
-    problems.collect()
-}
-
-/// Removes the records that are to go, those of the newest transactions and those with
-/// a backup excepted, and gives what could not be removed.
-pub fn enforce_records(lock: &RootLock, present: &str) -> Vec<String> {
-    let (mut records, _) =
-        history::scan(lock.data_root(), |record| Some((record.id, record.driver)));
+/// Removes the backups and records that are to go, and gives what could not be removed.
+/// `present` is the transaction that has just ended. Without limits, as after a failure,
+/// every backup stays.
+pub fn enforce(
+    images: &ImageDir,
+    lock: &RootLock,
+    present: &str,
+    limits: Option<Limits>,
+) -> Vec<String> {
+    let (mut records, _) = history::scan(lock.data_root(), |record| {
+        Some((record.id, record.number, record.driver))
+    });
+    let mut problems = Vec::new();
+    if let Some(limits) = limits {
+        let numbers = records.iter().map(|(id, number, _)| (id.as_str(), *number));
+        let backups = backups(images, &numbers.collect());
+        let path = |id: &str| beside(&images.store_path(), id);
+        let now = SystemTime::now();
+        let expendable = limits.expendable(backups, present, now, |id| is_store(&path(id)));
+        problems.extend(expendable.iter().filter_map(|id| remove(&path(id))));
+    }
     let old = records.len().saturating_sub(RECORDS);
-    let problems = records.drain(..old).filter_map(|(id, driver)| {
+    for (id, _, driver) in records.drain(..old) {
         let images = ImageDir::new(lock.data_root(), &driver);
         let has_backup = beside(&images.store_path(), &id).symlink_metadata().is_ok();
-        match id == present || has_backup {
-            true => None,
-            false => remove(&history::path(lock.data_root(), &id)),
+        if id != present && !has_backup {
+            problems.extend(remove(&history::path(lock.data_root(), &id)));
         }
-    });
-    problems.collect()
+    }
+    problems
 }
 
 fn remove(path: &Path) -> Option<String> {

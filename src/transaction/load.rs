@@ -9,7 +9,6 @@ use std::path::Path;
 
 use crate::docker::content_store::ContentStore;
 use crate::docker::engine::images::Images;
-use crate::host::Managed;
 use crate::image::reference::Reference;
 use crate::state::history::How;
 use crate::state::journal::{self, Intent, Pin, References, hash};
@@ -35,19 +34,14 @@ use work::Work;
 /// Docker, as a load needs it.
 #[derive(Debug)]
 pub struct Running<'a, M, E> {
-    /// systemd, for the watchdog.
-    pub manager: &'a M,
+    /// systemd, Docker as it was found, and where the pending marker goes.
+    pub docker: Docker<'a, M>,
     /// The engine.
     pub engine: &'a E,
-    /// Docker as it was found.
-    pub host: &'a Managed,
     /// containerd's blobs.
     pub content: &'a ContentStore,
     /// Where they are, where the user said so.
     pub containerd_root: Option<&'a Path>,
-    /// Where it is noted that the transaction has not ended:
-    /// [`PENDING`](crate::state::pending::PENDING) but in tests.
-    pub pending: &'a Path,
 }
 
 impl<M, E> Clone for Running<'_, M, E> {
@@ -57,18 +51,6 @@ impl<M, E> Clone for Running<'_, M, E> {
 }
 
 impl<M, E> Copy for Running<'_, M, E> {}
-
-impl<'a, M, E> Running<'a, M, E> {
-    /// The same, as far as the engine of all methods needs it.
-    #[must_use]
-    pub const fn docker(&self) -> Docker<'a, M> {
-        Docker {
-            manager: self.manager,
-            host: self.host,
-            pending: self.pending,
-        }
-    }
-}
 
 /// One change by a running engine.
 pub struct Load<'a, M, E> {
@@ -171,7 +153,7 @@ impl<M: ServiceManager, E: Images> Method<M> for Load<'_, M, E> {
         let containerd_root = self.running.containerd_root.map(Path::to_owned);
         Ok(Begun {
             intent: Intent::Load(journal::Load {
-                unit: self.running.host.unit.id.clone(),
+                unit: self.running.docker.host.unit.id.clone(),
                 added: self.work.added.clone(),
                 dropped: self.work.dropped.clone(),
                 is_taken_back: false,

@@ -200,9 +200,9 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         let impact = daemon.impact;
         let mut restart = journal::Restart::new(daemon.unit());
         if impact.switches_live_restore() {
-            let engine = daemon.host.engine.as_ref();
+            let engine = daemon.docker.host.engine.as_ref();
             let on = engine.is_some_and(|info| info.live_restore);
-            self.switch = Switch::plan(&daemon.host.config_file, &tx.id, on)?;
+            self.switch = Switch::plan(&daemon.docker.host.config_file, &tx.id, on)?;
             restart.live_restore = self.switch.as_ref().map(|switch| switch.contents().clone());
         }
         restart.running = impact.running;
@@ -281,11 +281,11 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         let Some(daemon) = self.daemon else {
             return Ok(());
         };
-        let unit = &daemon.host.unit;
+        let unit = &daemon.docker.host.unit;
         tx.progress
             .begin(&format!("keeping {} from being started", unit.id));
         self.start_block =
-            Some(StartBlock::place(daemon.manager, daemon.runtime_units, unit).await?);
+            Some(StartBlock::place(daemon.docker.manager, daemon.runtime_units, unit).await?);
         if !daemon.impact.running && daemon.is_active().await {
             return Err(Failure::StartedMeanwhile(unit.id.clone()));
         }
@@ -309,7 +309,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.keep_down(tx, daemon).await?;
         self.look_at_containers(tx, daemon).await?;
         self.see_configuration(daemon)?;
-        self.active_before = daemon.manager.active_states().await?;
+        self.active_before = daemon.docker.manager.active_states().await?;
         // A dockerd that waits for clients of its API serves published ports meanwhile.
         let unserved = match daemon.impact.stops_late() {
             true => ports::hold_unserved(&daemon.impact.ports_to_hold()).ok(),
@@ -528,7 +528,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         let (Some(daemon), Some(block)) = (self.daemon, self.start_block.take()) else {
             return;
         };
-        if let Err(error) = block.remove(daemon.manager).await {
+        if let Err(error) = block.remove(daemon.docker.manager).await {
             tx.progress.warning(&format!(
                 "the hold on {} could not be taken away; it has no effect any more: {error}",
                 daemon.unit()

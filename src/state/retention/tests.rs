@@ -285,7 +285,7 @@ fn only_what_is_digestfixs_own_is_removed() {
         days: 90,
     };
 
-    assert_eq!(enforce(&images, &lock, &ids[4], limits), [""; 0]);
+    assert_eq!(enforce(&images, &lock, &ids[4], Some(limits)), [""; 0]);
 
     for stranger in strangers.iter().chain(&others) {
         assert!(name(stranger).symlink_metadata().is_ok(), "{stranger}");
@@ -311,7 +311,7 @@ fn the_last_good_store_stays() {
         backups: 1,
         days: 1,
     };
-    assert_eq!(enforce(&images, &lock, &ids[5], limits), [""; 0]);
+    assert_eq!(enforce(&images, &lock, &ids[5], Some(limits)), [""; 0]);
     let left = |id: &&String| beside(&images.store_path(), id).exists();
     let left: Vec<&String> = ids.iter().filter(left).collect();
     assert_eq!(left, [&ids[1], &ids[5]]);
@@ -334,7 +334,7 @@ fn records_stay_with_their_backups() {
     fs::write(history.join("broken.json"), "{").unwrap();
     fs::write(beside(&images.store_path(), &id(1)), GOOD).unwrap();
 
-    assert_eq!(enforce_records(&lock, &id(0)), [""; 0]);
+    assert_eq!(enforce(&images, &lock, &id(0), None), [""; 0]);
 
     let (left, broken) = history::scan(root.path(), |record| Some(record.number));
     let expected: Vec<u64> = (0..2).chain(3..count).collect();

@@ -87,7 +87,7 @@ pub async fn recover<M: ServiceManager, E: Images>(
     };
     progress.step(step, &told);
     note(record, side, lock)?;
-    finish(journal, lock, running.docker(), progress).await?;
+    finish(journal, lock, running.docker, progress).await?;
     Ok(left.iter().map(Leftover::to_string).collect())
 }
 

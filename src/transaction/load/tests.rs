@@ -10,7 +10,7 @@ use super::recovery::recover;
 use super::work::LoadBlocker;
 use super::*;
 use crate::claims::evidence::Evidence;
-use crate::host::{Flags, Start};
+use crate::host::{Flags, Managed, Start};
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::reference::Reference;
@@ -151,7 +151,7 @@ impl World {
                 RootLock::acquire_now(self.root.path()).unwrap(),
                 Kind::Apply,
                 Limits::default(),
-                Some(running.docker()),
+                Some(running.docker),
                 &interrupt,
                 &mut told,
                 plan,
@@ -170,12 +170,14 @@ impl World {
         pending: &'a Path,
     ) -> Running<'a, FakeSystemd, FakeImages> {
         Running {
-            manager: &self.systemd,
+            docker: Docker {
+                manager: &self.systemd,
+                host,
+                pending,
+            },
             engine: &self.engine,
-            host,
             content,
             containerd_root: None,
-            pending,
         }
     }
 
@@ -193,7 +195,7 @@ impl World {
                 RootLock::acquire_now(self.root.path()).unwrap(),
                 Kind::Apply,
                 Limits::default(),
-                Some(running.docker()),
+                Some(running.docker),
                 &interrupt,
                 &mut told,
                 plan,

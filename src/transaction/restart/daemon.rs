@@ -42,20 +42,15 @@ const READY_AGAIN: Duration = Duration::from_millis(20);
 /// A daemon to stop and start.
 #[derive(Debug)]
 pub struct Daemon<'a, M, E> {
-    /// systemd.
-    pub manager: &'a M,
+    /// systemd, Docker as it was found, and where the pending marker goes.
+    pub docker: Docker<'a, M>,
     /// The engine.
     pub engine: &'a E,
-    /// Docker as it was found.
-    pub host: &'a Managed,
     /// What its stop takes along.
     pub impact: &'a Impact,
     /// Where a runtime drop-in goes: [`RUNTIME_UNITS`](crate::systemd::RUNTIME_UNITS)
     /// but in tests.
     pub runtime_units: &'a Path,
-    /// Where it is noted that the transaction has not ended:
-    /// [`PENDING`](crate::state::pending::PENDING) but in tests.
-    pub pending: &'a Path,
 }
 
 impl<M, E> Clone for Daemon<'_, M, E> {
@@ -66,20 +61,10 @@ impl<M, E> Clone for Daemon<'_, M, E> {
 
 impl<M, E> Copy for Daemon<'_, M, E> {}
 
-impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
-    /// The same, as far as the engine of all methods needs it.
-    #[must_use]
-    pub fn docker(&self) -> Docker<'a, M> {
-        Docker {
-            manager: self.manager,
-            host: self.host,
-            pending: self.pending,
-        }
-    }
-
+impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     /// Docker's unit.
     pub(super) fn unit(&self) -> &str {
-        &self.host.unit.id
+        &self.docker.host.unit.id
     }
 
     /// Docker and the triggers that are active.
@@ -91,12 +76,12 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
 
     /// The directories that its start may write to, besides the data root.
     pub(super) fn writes_at_start(&self) -> Vec<PathBuf> {
-        writes_at_start(self.host)
+        writes_at_start(self.docker.host)
     }
 
     /// Docker runs, as far as systemd can be asked.
     pub(super) async fn is_active(&self) -> bool {
-        let unit = self.manager.unit(self.unit()).await;
+        let unit = self.docker.manager.unit(self.unit()).await;
         unit.is_ok_and(|unit| unit.is_active())
     }
 
@@ -106,7 +91,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
             DockerNow::Runs
         } else if !self.impact.running {
             DockerNow::AsBefore
-        } else if self.manager.is_shutting_down().await {
+        } else if self.docker.manager.is_shutting_down().await {
             DockerNow::ShuttingDown
         } else {
             DockerNow::Down
@@ -115,22 +100,26 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
 
     /// Containers outlive Docker's stop by what its configuration file says.
     pub(super) fn lives_by_file(&self) -> bool {
-        self.host.live_restore_flag.is_none() && self.impact.containers_survive()
+        self.docker.host.live_restore_flag.is_none() && self.impact.containers_survive()
     }
 
     /// The active units that may stop along with Docker since nothing else
     /// needs them (`StopWhenUnneeded=` in `systemd.unit(5)`).
     pub(super) async fn needed_by_nobody_else(&self) -> Result<Vec<String>, Failure> {
-        let states = self.manager.active_states().await?;
+        let states = self.docker.manager.active_states().await?;
         let mut found: Vec<String> = Vec::new();
         let stops = &self.impact.carried_along;
-        let mut queue: Vec<String> = stops.iter().chain([&self.host.unit.id]).cloned().collect();
+        let mut queue: Vec<String> = stops
+            .iter()
+            .chain([&self.docker.host.unit.id])
+            .cloned()
+            .collect();
         while let Some(name) = queue.pop() {
-            for needed in self.manager.unit(&name).await?.needs {
+            for needed in self.docker.manager.unit(&name).await?.needs {
                 if runs(&states, &needed)
                     && !found.contains(&needed)
                     && !stops.contains(&needed)
-                    && self.manager.unit(&needed).await?.stop_when_unneeded
+                    && self.docker.manager.unit(&needed).await?.stop_when_unneeded
                 {
                     found.push(needed.clone());
                     queue.push(needed);
@@ -147,7 +136,8 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
     pub(super) async fn has_ended(&self) -> Result<bool, Failure> {
         let deadline = Instant::now() + NOTICED_WITHIN;
         // systemd first: a ping would start a Docker that has a socket.
-        while self.manager.unit(self.unit()).await?.is_active() && Instant::now() < deadline {
+        while self.docker.manager.unit(self.unit()).await?.is_active() && Instant::now() < deadline
+        {
             if self.engine.ping().await.is_ok() {
                 return Ok(false);
             }
@@ -160,6 +150,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
     /// is inactive or failed, so the main process is looked for as well.
     pub(super) async fn stop(&self) -> Result<(), Failure> {
         let within = self
+            .docker
             .host
             .service
             .timeout_stop
@@ -167,7 +158,12 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
         let triggers = &self.impact.triggers;
         let mut canceled = 0;
         loop {
-            match self.manager.stop(self.unit(), triggers, within).await {
+            match self
+                .docker
+                .manager
+                .stop(self.unit(), triggers, within)
+                .await
+            {
                 Err(SystemdError::Job { result, .. })
                     if result == "canceled" && canceled < MOST_CANCELED =>
                 {
@@ -177,7 +173,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
                 stopped => break stopped?,
             }
         }
-        match self.manager.service(self.unit()).await?.main_pid {
+        match self.docker.manager.service(self.unit()).await?.main_pid {
             0 => Ok(()),
             pid => Err(Failure::StillRunning { pid: Some(pid) }),
         }
@@ -200,7 +196,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
     async fn wait_for_engine(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + START_WITHIN;
         while let Err(last) = self.engine.ping().await {
-            let state = self.manager.unit(self.unit()).await?.active_state;
+            let state = self.docker.manager.unit(self.unit()).await?.active_state;
             if !is_active(&state) {
                 return Err(Failure::NotRunning {
                     unit: self.unit().to_owned(),
@@ -225,11 +221,11 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
 
     /// Starts those of the units that do not run, in their order.
     pub(super) async fn start_inactive(&self, units: &[String]) -> Result<(), Failure> {
-        let states = self.manager.active_states().await?;
+        let states = self.docker.manager.active_states().await?;
         let mut inactive = Vec::new();
         for name in units {
             if !runs(&states, name) {
-                inactive.push(self.manager.unit(name).await?);
+                inactive.push(self.docker.manager.unit(name).await?);
             }
         }
         self.start_all(&in_start_order(inactive)).await
@@ -237,9 +233,9 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
 
     async fn start_all(&self, units: &[String]) -> Result<(), Failure> {
         for unit in units {
-            self.manager.reset_failed(unit).await?;
+            self.docker.manager.reset_failed(unit).await?;
         }
-        Ok(self.manager.start(units, START_WITHIN).await?)
+        Ok(self.docker.manager.start(units, START_WITHIN).await?)
     }
 
     /// The units that ran before and do not now, because Docker was stopped:
@@ -252,7 +248,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
         if before.is_empty() {
             return Ok(Vec::new());
         }
-        let now = self.manager.active_states().await?;
+        let now = self.docker.manager.active_states().await?;
         let mut lost = Vec::new();
         for (name, state) in before {
             let is_dockers = name == self.unit() || self.impact.triggers.contains(name);
@@ -260,7 +256,7 @@ impl<'a, M: ServiceManager, E: Engine> Daemon<'a, M, E> {
                 && !runs(&now, name)
                 && !is_dockers
                 && (self.impact.carried_along.contains(name)
-                    || self.manager.unit(name).await?.stop_when_unneeded)
+                    || self.docker.manager.unit(name).await?.stop_when_unneeded)
             {
                 lost.push(name.clone());
             }

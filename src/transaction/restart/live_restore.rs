@@ -54,7 +54,7 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         if !daemon.lives_by_file() || self.reached < Reached::Keeping {
             return Ok(());
         }
-        let config_file = &daemon.host.config_file;
+        let config_file = &daemon.docker.host.config_file;
         ensure_on(
             &mut self.switch,
             config_file,

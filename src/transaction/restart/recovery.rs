@@ -39,7 +39,8 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     progress: &mut dyn Progress,
 ) -> Result<Vec<String>, Failure> {
     progress.begin("bringing the host back");
-    if let Err(error) = StartBlock::sweep(daemon.manager, daemon.runtime_units, daemon.unit()).await
+    if let Err(error) =
+        StartBlock::sweep(daemon.docker.manager, daemon.runtime_units, daemon.unit()).await
     {
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
@@ -56,7 +57,7 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     };
     references?;
     leftovers::remove(journal, images);
-    finish(journal, lock, daemon.docker(), progress).await?;
+    finish(journal, lock, daemon.docker, progress).await?;
     Ok(problems)
 }
 
@@ -72,7 +73,7 @@ async fn bring_back<M: ServiceManager, E: Engine>(
     };
     if restart.running && daemon.has_ended().await? {
         if restart.live_restore_by_file || switch.is_some() {
-            let config_file = &daemon.host.config_file;
+            let config_file = &daemon.docker.host.config_file;
             ensure_on(&mut switch, config_file, journal, lock, progress)?;
         }
         progress.begin(&format!("starting {}", daemon.unit()));

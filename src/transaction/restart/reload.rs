@@ -111,7 +111,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     pub(super) async fn read_again(&self) -> Result<(), Failure> {
         let mut reloads = self.engine.watch_reloads().await?;
         let told = SystemTime::now();
-        self.manager.hang_up(self.unit()).await?;
+        self.docker.manager.hang_up(self.unit()).await?;
         let says = tokio::select! {
             biased;
             reloaded = reloads.next() => return Ok(reloaded?),
@@ -119,7 +119,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         };
         Err(Failure::ConfigurationRefused {
             unit: self.unit().to_owned(),
-            path: self.host.config_file.clone(),
+            path: self.docker.host.config_file.clone(),
             says,
         })
     }
@@ -128,7 +128,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     async fn reload(&self, on: bool) -> Result<(), Failure> {
         let mut reloads = self.engine.watch_reloads().await?;
         let told = SystemTime::now();
-        self.manager.hang_up(self.unit()).await?;
+        self.docker.manager.hang_up(self.unit()).await?;
         let mut reloaded = false;
         let takes = async {
             reloads.next().await?;
@@ -160,7 +160,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let deadline = Instant::now() + RELOAD_WITHIN;
         while Instant::now() < deadline {
             tokio::time::sleep(LISTEN_AGAIN).await;
-            let said = refused_reload(self.host.service.main_pid, since);
+            let said = refused_reload(self.docker.host.service.main_pid, since);
             if said.is_some() {
                 return said;
             }

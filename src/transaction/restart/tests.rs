@@ -28,6 +28,7 @@ use crate::store::data_root::ImageDir;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::{OwnService, QueuedJob, Service, SystemdError, Unit};
 use crate::testing::{block_on, scratch};
+use crate::transaction::Docker;
 use crate::transaction::outcome::{DockerNow, Ended, Outcome, Progress};
 
 mod interrupted;
@@ -685,12 +686,14 @@ fn recover(world: &World) -> Result<Vec<String>, Failure> {
         let mut journal = Journal::read(images.data_root()).unwrap().unwrap();
         let (host, impact) = (host(world), impact(world));
         let daemon = Daemon {
-            manager: world,
+            docker: Docker {
+                manager: world,
+                host: &host,
+                pending: &world.pending(),
+            },
             engine: world,
-            host: &host,
             impact: &impact,
             runtime_units: &world.root.path().join("units"),
-            pending: &world.pending(),
         };
         recovery::recover(&mut journal, &images, &lock, daemon, &mut Steps::default()).await
     })
@@ -725,12 +728,14 @@ fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
         let (host, impact) = (host(world), impact(world));
         let units = world.root.path().join("units");
         let daemon = Daemon {
-            manager: world,
+            docker: Docker {
+                manager: world,
+                host: &host,
+                pending: &world.pending(),
+            },
             engine: world,
-            host: &host,
             impact: &impact,
             runtime_units: &units,
-            pending: &world.pending(),
         };
         let interrupt = Interrupt::listen().unwrap();
         let mut steps = Steps::default();
@@ -743,7 +748,7 @@ fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
             lock,
             goal.kind(),
             limits,
-            Some(daemon.docker()),
+            Some(daemon.docker),
             &interrupt,
             &mut steps,
             plan,
