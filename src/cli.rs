@@ -67,16 +67,15 @@ const HOST: [&str; 6] = [
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 impl Cli {
-    /// The command line of this process. One that cannot be understood is told of,
-    /// and ends the process.
-    #[must_use]
+    /// The command line of this process. A shell that asks for completions is answered,
+    /// and a line that cannot be understood is told of; both end the process.
     pub fn of_process() -> Self {
+        completion::answer();
         Self::try_parse().unwrap_or_else(|error| {
             // clap repeats what was typed.
             let typed = env::args_os().map(|word| printable(&word.to_string_lossy()).into_owned());
@@ -86,9 +85,24 @@ impl Cli {
             }
         })
     }
+
+    /// How often `--verbose` was given.
+    pub fn verbosity(&self) -> u8 {
+        match &self.command {
+            Command::Status(args) => args.output.verbose,
+            Command::Plan(args) => args.output.verbose,
+            Command::Apply(args) => args.output.verbose,
+            Command::Verify(args) => args.output.verbose,
+            Command::Export(args) => args.verbose,
+            Command::Recover(args) => args.output.verbose,
+            Command::Watchdog(_) => 0,
+            Command::History(args) => args.output.verbose,
+            Command::Rollback(args) => args.output.verbose,
+            Command::Doctor(args) => args.output.verbose,
+        }
+    }
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show the references of this host, and what is wrong with each
@@ -126,93 +140,66 @@ pub enum Command {
     Doctor(DoctorArgs),
 }
 
-/// `digestfix status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Where its manifests lie.
     #[command(flatten)]
     pub content: ContentArgs,
-    /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
-    /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// `digestfix plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// What should be true.
     #[command(flatten)]
     pub request: RequestArgs,
-    /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
-    /// What may happen to Docker.
     #[command(flatten)]
     pub restart: RestartArgs,
-    /// Where its manifests lie.
     #[command(flatten)]
     pub content: ContentArgs,
-    /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
-    /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// `digestfix apply`.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
-    /// What should be true.
     #[command(flatten)]
     pub request: RequestArgs,
-    /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
-    /// What may happen to Docker.
     #[command(flatten)]
     pub restart: RestartArgs,
-    /// What to do when another run is at work.
     #[command(flatten)]
     pub lock: LockArgs,
-    /// What is kept of earlier runs.
     #[command(flatten)]
     pub retention: RetentionArgs,
-    /// Where its manifests lie.
     #[command(flatten)]
     pub content: ContentArgs,
-    /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
-    /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
-    /// What is told to node_exporter.
     #[command(flatten)]
     pub metrics: MetricsArgs,
 }
 
-/// `digestfix verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// What should be true.
     #[command(flatten)]
     pub request: RequestArgs,
-    /// Where its manifests lie.
     #[command(flatten)]
     pub content: ContentArgs,
-    /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
-    /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// `digestfix export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     /// Repositories or references to export [default: all]
@@ -221,10 +208,8 @@ pub struct ExportArgs {
     /// The format: a claims file
     #[arg(long, value_enum, default_value_t = ExportFormat::Json)]
     pub format: ExportFormat,
-    /// Where its manifests lie.
     #[command(flatten)]
     pub content: ContentArgs,
-    /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
     /// Log to standard error (-vv: more)
@@ -232,14 +217,12 @@ pub struct ExportArgs {
     pub verbose: u8,
 }
 
-/// What an export is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
     /// A claims file
     Json,
 }
 
-/// `digestfix recover`.
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
     /// Only what runs before this start of the machine left, and only as far as
@@ -253,18 +236,14 @@ pub struct RecoverArgs {
     /// Wait up to this long for another digestfix on the same data root to end
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub wait: Duration,
-    /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
-    /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
-    /// What is told to node_exporter.
     #[command(flatten)]
     pub metrics: MetricsArgs,
 }
 
-/// `digestfix watchdog`.
 #[derive(Debug, Args)]
 pub struct WatchdogArgs {
     /// Docker's data root
@@ -274,68 +253,51 @@ pub struct WatchdogArgs {
     pub id: String,
 }
 
-/// `digestfix history`.
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
     /// The transaction to show all of
     #[arg(value_name = "ID", value_parser = transaction, add = ArgValueCompleter::new(completion::transactions))]
     pub id: Option<String>,
-    /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
-    /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// `digestfix rollback`.
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
     /// The transaction to take back, as `digestfix history` names it [default:
     /// the newest that is in effect and no rollback]
     #[arg(value_name = "ID", value_parser = transaction, add = ArgValueCompleter::new(completion::transactions))]
     pub id: Option<String>,
-    /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
-    /// What may happen to Docker.
     #[command(flatten)]
     pub restart: RestartArgs,
-    /// What to do when another run is at work.
     #[command(flatten)]
     pub lock: LockArgs,
-    /// What is kept of earlier runs.
     #[command(flatten)]
     pub retention: RetentionArgs,
-    /// Where its manifests lie.
     #[command(flatten)]
     pub content: ContentArgs,
-    /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
-    /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
-    /// What is told to node_exporter.
     #[command(flatten)]
     pub metrics: MetricsArgs,
 }
 
-/// `digestfix doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// What may happen to containers.
     #[command(flatten)]
     pub containers: ContainerArgs,
-    /// Where Docker lives.
     #[command(flatten)]
     pub host: HostArgs,
-    /// How to tell.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// What is asked for.
 #[derive(Debug, Args)]
 pub struct RequestArgs {
     /// What should be true of which image; with none of CLAIM, --from and
@@ -392,7 +354,6 @@ pub struct ContainerArgs {
 
 impl ContainerArgs {
     /// What is allowed where nothing is restarted anyway.
-    #[must_use]
     pub const fn allowed(&self) -> Allowed {
         Allowed {
             containers: self.containers,
@@ -443,7 +404,6 @@ pub struct ContentArgs {
     pub containerd_root: Option<PathBuf>,
 }
 
-/// How to tell.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
@@ -462,7 +422,6 @@ pub struct OutputArgs {
     pub quiet: u8,
 }
 
-/// What is told to node_exporter.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct MetricsArgs {
@@ -473,8 +432,6 @@ pub struct MetricsArgs {
 }
 
 impl MetricsArgs {
-    /// The file, where one is asked for.
-    #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.metrics.as_deref()
     }
@@ -510,7 +467,6 @@ fn removable(text: &str) -> Result<Reference, String> {
 
 impl RequestArgs {
     /// Claims were typed or read with `--from`, and not taken from `claims.d`.
-    #[must_use]
     pub fn names_claims(&self) -> bool {
         !self.claims.is_empty() || !self.from.is_empty() || !self.remove.is_empty()
     }
@@ -518,7 +474,6 @@ impl RequestArgs {
 
 impl HostArgs {
     /// Where Docker lives is to be found out.
-    #[must_use]
     pub fn says_nothing(&self) -> bool {
         !self.offline && Flags::from(self) == Flags::default()
     }

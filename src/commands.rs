@@ -18,13 +18,14 @@ mod watchdog;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::unistd::geteuid;
 
 use crate::claims::source::{self, SourceError, claims_dir};
 use crate::cli::invocation::typed;
-use crate::cli::{Command, HostArgs, RequestArgs};
+use crate::cli::{Cli, Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
 use crate::host::impact::{Allowed, AssessError, Blocker, Impact, assess};
@@ -64,8 +65,8 @@ fn with_all(help: Option<String>) -> Option<String> {
 }
 
 /// Runs a command.
-pub fn run(command: Command) -> RunResult {
-    match command {
+pub fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
         Command::Status(args) => on_event_loop(status::run(&args)),
         Command::Plan(args) => on_event_loop(plan::run(&args)),
         Command::Apply(args) => on_event_loop(apply::run(&args)),
@@ -76,7 +77,8 @@ pub fn run(command: Command) -> RunResult {
         Command::History(args) => on_event_loop(history::run(&args)),
         Command::Rollback(args) => on_event_loop(rollback::run(&args)),
         Command::Doctor(args) => on_event_loop(doctor::run(&args)),
-    }
+    };
+    ExitCode::from(result.exit() as u8)
 }
 
 /// Why a command ended before it touched anything.

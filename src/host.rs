@@ -40,7 +40,7 @@ pub(crate) use dockerd_args::AUTHORIZATION;
 pub use engine_start::{EngineStart, PID_FILE, PROC};
 pub use error::HostError;
 pub use examine::{Examined, examine, find, probable_data_root};
-pub use next_store::{Stopped, Unsure};
+pub use next_store::Stopped;
 pub use programs::{is_dockerd, is_shim, program};
 pub use resolve::Finding;
 pub use startable::{Doubt, Start, Startable};
@@ -54,36 +54,25 @@ use image_dir::Sources;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flags {
-    /// `--data-root`.
     pub data_root: Option<PathBuf>,
-    /// `--driver`.
     pub driver: Option<String>,
-    /// `--unit`.
     pub unit: Option<String>,
-    /// `--config-file`.
     pub config_file: Option<PathBuf>,
-    /// `--socket`.
     pub socket: Option<PathBuf>,
 }
 
 /// Where an engine keeps its images and their references.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ImageStore {
-    /// In the data root.
     #[default]
     Own,
-    /// In containerd.
     Containerd,
 }
 
-/// Docker on this host.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// Where its images are.
     pub image_store: ImageStore,
-    /// Where the references are.
     pub images: ImageDir,
-    /// What to do about the daemon.
     pub management: Management,
     /// What was found where, for people.
     pub sources: Vec<Finding>,
@@ -96,22 +85,16 @@ pub struct Host {
 pub enum Management {
     /// None: a mounted disk, an image being built.
     Offline,
-    /// A systemd unit.
     Managed(Box<Managed>),
 }
 
-/// The daemon, as it was found.
 #[derive(Debug, Clone)]
 pub struct Managed {
-    /// What it was found by.
     pub flags: Flags,
-    /// Its unit.
     pub unit: Unit,
-    /// The service part of it.
     pub service: Service,
     /// What the running engine says of itself; none when it does not run.
     pub engine: Option<Info>,
-    /// Where it answers.
     pub socket: PathBuf,
     /// Its configuration file, whether it is there or not.
     pub config_file: PathBuf,
@@ -131,9 +114,6 @@ pub struct Managed {
 
 /// Finds a data root that no daemon is to be managed for. With a data root
 /// given, this host's own configuration does not count.
-///
-/// # Errors
-/// [`HostError`] when the flags do not lead to one image directory.
 pub fn find_offline(flags: &Flags) -> Result<Host, HostError> {
     let args = DockerdArgs::default();
     let config = if flags.data_root.is_some() {

@@ -20,20 +20,32 @@
 //! | [`systemd`] | units and jobs over D-Bus |
 //! | [`sys`] | the kernel and the file system |
 
-pub mod claims;
-pub mod cli;
-pub mod commands;
-pub mod docker;
-pub mod doctor;
-pub mod host;
-pub mod image;
-pub mod plan;
-pub mod report;
-pub mod state;
-pub mod store;
-pub mod sys;
-pub mod systemd;
-pub mod transaction;
+mod claims;
+mod cli;
+mod commands;
+mod docker;
+mod doctor;
+mod host;
+mod image;
+mod plan;
+mod report;
+mod state;
+mod store;
+mod sys;
+mod systemd;
+mod transaction;
+
+// For the program, its man pages, the tests in tests/ and the benchmarks.
+pub use claims::{claim, rewrite, source};
+pub use cli::Cli;
+pub use commands::run;
+pub use image::{digest, manifest, platform, reference};
+pub use plan::{Plan, Request};
+pub use report::events::Event;
+pub use report::output::Output;
+pub use store::repositories;
+pub use sys::{open_files, printable};
+pub use transaction::reserve;
 
 #[cfg(test)]
 mod testing;

@@ -2,11 +2,7 @@
 
 use std::process::ExitCode;
 
-use digestfix::cli::completion;
-use digestfix::cli::{Cli, Command};
-use digestfix::commands;
-use digestfix::report::output::Output;
-use digestfix::sys::open_files;
+use digestfix::{Cli, Output, open_files};
 use nix::sys::stat::{Mode, umask};
 use tracing::level_filters::LevelFilter;
 
@@ -16,27 +12,14 @@ const UMASK: Mode = Mode::S_IWGRP.union(Mode::S_IWOTH);
 
 fn main() -> ExitCode {
     umask(UMASK);
-    completion::answer();
     open_files::raise();
     let cli = Cli::of_process();
-    let verbose = match &cli.command {
-        Command::Status(args) => args.output.verbose,
-        Command::Plan(args) => args.output.verbose,
-        Command::Apply(args) => args.output.verbose,
-        Command::Verify(args) => args.output.verbose,
-        Command::Export(args) => args.verbose,
-        Command::Recover(args) => args.output.verbose,
-        Command::Watchdog(_) => 0,
-        Command::History(args) => args.output.verbose,
-        Command::Rollback(args) => args.output.verbose,
-        Command::Doctor(args) => args.output.verbose,
-    };
-    match verbose {
+    match cli.verbosity() {
         0 => {}
         1 => log(LevelFilter::INFO),
         _ => log(LevelFilter::DEBUG),
     }
-    ExitCode::from(commands::run(cli.command).exit() as u8)
+    digestfix::run(cli)
 }
 
 fn log(level: LevelFilter) {

@@ -26,10 +26,8 @@ use std::process::{Command, Stdio};
 use std::time::SystemTime;
 use std::{fs, io, thread};
 
-use digestfix::image::manifest::{
-    Descriptor, Format, Manifest, OCI_INDEX, OCI_MANIFEST, media_type,
-};
-use digestfix::image::platform::Platform;
+use digestfix::manifest::{Descriptor, Format, Manifest, OCI_INDEX, OCI_MANIFEST, media_type};
+use digestfix::platform::Platform;
 use serde::Deserialize;
 
 /// As `manifests_oracle.go` has them.

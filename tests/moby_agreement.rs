@@ -10,8 +10,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use digestfix::image::reference::Reference;
-use digestfix::store::repositories::Store;
+use digestfix::reference::Reference;
+use digestfix::repositories::Store;
 
 /// As the engine looks a reference up: by its digest, if it has one, and by
 /// the tag `latest`, if it has nothing.

@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use digestfix::claims::claim::Claim;
-use digestfix::image::digest::ImageId;
-use digestfix::image::reference::Reference;
-use digestfix::plan::{Plan, Request};
-use digestfix::store::repositories::{Store, StoreError};
+use digestfix::claim::Claim;
+use digestfix::digest::ImageId;
+use digestfix::reference::Reference;
+use digestfix::repositories::{Store, StoreError};
+use digestfix::{Plan, Request};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -444,7 +444,7 @@ proptest! {
         damaged.splice(at..at, text.chars());
         for text in [text, damaged.into_iter().collect()] {
             match text.parse::<Claim>() {
-                Ok(claim) => prop_assert_eq!(claim.text(), text),
+                Ok(claim) => prop_assert_eq!(claim.text, text),
                 Err(error) => prop_assert!(!error.to_string().contains(char::is_control)),
             }
         }

@@ -13,7 +13,7 @@
 use std::path::PathBuf;
 use std::{env, fs};
 
-use digestfix::image::reference::Reference;
+use digestfix::reference::Reference;
 
 /// `REFERENCES` names another file of the oracle's answers.
 fn corpus() -> PathBuf {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use digestfix::image::digest::{Algorithm, Digest};
+use digestfix::digest::{Algorithm, Digest};
 use serde_json::{Value, json};
 
 use crate::contest::{Answer, Contest, Contestant, Effort, head};

@@ -1,8 +1,7 @@
-//! Claims: what somebody says should be true of which image.
+//! Claims: what should be true of which image.
 //!
-//! A claim is written the way Docker writes pinned references
-//! (`NAME:TAG@DIGEST`, `NAME@DIGEST`, or `REF=IMAGE`), or comes from a file
-//! that somebody brought along ([`crate::claims::source`]).
+//! A claim is written as Docker writes pinned references (`NAME:TAG@DIGEST`,
+//! `NAME@DIGEST`, or `REF=IMAGE`), or comes from a file ([`crate::claims::source`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,17 +12,14 @@ use crate::image::reference::{Reference, ReferenceError, Repository, Tag};
 /// One claim, understood but not yet looked up in any store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    text: String,
-    /// What it says.
+    pub text: String,
     pub statement: Statement,
-    /// Where it comes from.
     pub origin: Origin,
 }
 
-/// Where a claim comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Somebody typed it for this host: what it speaks of has to be here.
+    /// A person typed it for this host: what it speaks of has to be here.
     Typed,
     /// A file, and the place in it; it may speak of other hosts' images too.
     Source(String),
@@ -38,7 +34,6 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What a claim says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
     /// `NAME:TAG@DIGEST`: the image tagged `NAME:TAG` also has the reference
@@ -46,29 +41,23 @@ pub enum Statement {
     TaggedHasDigest {
         /// The repository that both references live in.
         repository: Repository,
-        /// The tag that finds the image.
         tag: Tag,
-        /// The digest that it should have.
         digest: Digest,
     },
     /// `NAME@DIGEST`: the only image of the repository has that digest.
     OnlyImageHasDigest {
-        /// The repository.
         repository: Repository,
-        /// The digest that its image should have.
         digest: Digest,
     },
     /// `REF=IMAGE`: the reference points at that image.
     PointsAt {
         /// A reference with either a tag or a digest.
         reference: Reference,
-        /// The image it should point at.
         image: ImageName,
     },
     /// A manifest was brought along: the image that it proves has that digest,
     /// in each of its repositories here.
     ManifestBrought {
-        /// The digest of the manifest or index.
         digest: Digest,
         /// The repository that the source has it for; preferred, where the
         /// image is in it.
@@ -81,7 +70,6 @@ pub enum Statement {
 /// How a person names an image that is in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageName {
-    /// The whole ID.
     Id(ImageId),
     /// The beginning of an ID, with `sha256:` before it.
     Prefix(String),
@@ -91,7 +79,6 @@ pub enum ImageName {
     ReferenceOrPrefix(Reference, String),
 }
 
-/// A claim that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a claim: {problem}")]
 pub struct ClaimError {
@@ -128,8 +115,6 @@ enum Problem {
 }
 
 impl Claim {
-    /// The digest that it speaks of, if it speaks of one.
-    #[must_use]
     pub const fn digest(&self) -> Option<&Digest> {
         match &self.statement {
             Statement::TaggedHasDigest { digest, .. }
@@ -139,10 +124,8 @@ impl Claim {
         }
     }
 
-    /// A claim from a file, in words and as a statement.
-    ///
-    /// # Errors
-    /// [`ClaimError`] when it is about a name that the engine cannot keep.
+    /// A claim from a file, in words and as a statement. Refused when it is about a name
+    /// that the engine cannot keep.
     pub fn sourced(text: String, statement: Statement, place: &str) -> Result<Self, ClaimError> {
         let repository = match &statement {
             Statement::TaggedHasDigest { repository, .. }
@@ -158,12 +141,6 @@ impl Claim {
             statement,
             origin: Origin::Source(place.to_owned()),
         })
-    }
-
-    /// The claim as it was given.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
     }
 }
 

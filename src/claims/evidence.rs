@@ -1,4 +1,4 @@
-//! What was brought along that tells which digest is whose.
+//! Evidence: what was brought along that tells which image a digest belongs to.
 //!
 //! A manifest proves: its bytes hash to the digest, and it names its image's
 //! ID. Another host's record matches: that host's Docker knew the digest as
@@ -60,7 +60,6 @@ pub enum Verdict {
     Supports(Trust, String),
     /// They do not: the digest is of these images instead.
     Denies(Trust, Vec<ImageId>, String),
-    /// Nothing.
     Silent,
 }
 
@@ -88,7 +87,6 @@ impl Evidence {
 
     /// The manifests that prove a digest to be of an image, as they came: its
     /// own, or an index and the way through it. None when one of them is missing.
-    #[must_use]
     pub fn way(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, Arc<str>>> {
         self.way_below(digest, image, 0, &mut BTreeSet::new())
     }
@@ -115,14 +113,7 @@ impl Evidence {
         Some(way)
     }
 
-    /// What a manifest that was brought along says.
-    #[must_use]
-    pub fn manifest(&self, digest: &Digest) -> Option<&Manifest> {
-        Some(&self.manifests.get(digest)?.manifest)
-    }
-
     /// What an index lists; nothing for anything else.
-    #[must_use]
     pub fn children(&self, digest: &Digest) -> &[Descriptor] {
         match self.manifests.get(digest) {
             Some(Brought {
@@ -168,7 +159,6 @@ impl Evidence {
             .filter(move |child| !of_no_platform(child))
     }
 
-    /// Every index that was brought.
     pub fn indexes(&self) -> impl Iterator<Item = &Digest> {
         let is_index = |brought: &Brought| matches!(brought.manifest, Manifest::Index(_));
         let brought = self.manifests.iter();
@@ -178,7 +168,6 @@ impl Evidence {
     }
 
     /// Whose the digest is proven to be; none without its manifest.
-    #[must_use]
     pub fn proof(&self, digest: &Digest) -> Option<Proof<'_>> {
         let (digest, brought) = self.manifests.get_key_value(digest)?;
         let mut proof = Proof {
@@ -234,8 +223,6 @@ impl Evidence {
             .flat_map(BTreeMap::keys)
     }
 
-    /// What all of it says of a digest and an image.
-    #[must_use]
     pub fn verdict(&self, digest: &Digest, image: &ImageId) -> Verdict {
         let proof = self.proof(digest);
         if let Some(origin) = proof.as_ref().and_then(|proof| proof.images.get(image)) {
@@ -267,7 +254,6 @@ impl Evidence {
 
     /// The manifest of the digest is in OCI's format; so is what a conversion
     /// from Docker's leaves behind, under another digest.
-    #[must_use]
     pub fn is_oci(&self, digest: &Digest) -> bool {
         matches!(
             self.manifests.get(digest),

@@ -1,4 +1,4 @@
-//! Content digests and image IDs: the same letters, two different things.
+//! Content digests and image IDs: they look the same and are two different things.
 //!
 //! A digest names a manifest as a registry serves it; an image ID is the
 //! SHA-256 of an image's config. Typing one for the other is the mistake that
@@ -14,11 +14,8 @@ use sha2::{Sha256, Sha384, Sha512};
 /// (opencontainers/go-digest v1.0.0, `algorithm.go`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
-    /// `sha256`, the only one in common use.
     Sha256,
-    /// `sha384`.
     Sha384,
-    /// `sha512`.
     Sha512,
 }
 
@@ -26,7 +23,6 @@ impl Algorithm {
     const ALL: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Sha512];
 
     /// The name before the colon.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -35,8 +31,6 @@ impl Algorithm {
         }
     }
 
-    /// How many hexadecimal digits follow the colon.
-    #[must_use]
     pub const fn hex_len(self) -> usize {
         match self {
             Self::Sha256 => 64,
@@ -59,26 +53,18 @@ pub struct ImageId {
     hex: String,
 }
 
-/// Why a text is not a digest or an image ID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
-    /// No `ALGORITHM:HEX`.
     #[error("{0:?} is not of the form sha256:HEX")]
     Form(String),
-    /// An algorithm that is not registered.
     #[error("digest algorithm {0:?} is not supported (sha256, sha384 and sha512 are)")]
     Algorithm(String),
-    /// Too few or too many digits.
     #[error("a {algorithm} digest has {expected} hexadecimal digits, this one has {found}")]
     Length {
-        /// The algorithm's name.
         algorithm: &'static str,
-        /// What it takes.
         expected: usize,
-        /// What was given.
         found: usize,
     },
-    /// Something else than `0-9a-f`.
     #[error("{0:?} has something else than the digits 0-9 and a-f in it")]
     Hex(String),
 }
@@ -107,14 +93,11 @@ fn hex_of(bytes: &[u8]) -> String {
 }
 
 impl Digest {
-    /// The digest of these bytes.
-    #[must_use]
     pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
         Self::of_pieces(algorithm, &[bytes])
     }
 
     /// The digest of bytes that stand in several places.
-    #[must_use]
     pub fn of_pieces(algorithm: Algorithm, pieces: &[&[u8]]) -> Self {
         fn hashed<D: sha2::Digest>(pieces: &[&[u8]]) -> String {
             let mut hasher = D::new();
@@ -131,14 +114,11 @@ impl Digest {
         Self { algorithm, hex }
     }
 
-    /// Its algorithm.
-    #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
     /// Its digits, without the algorithm.
-    #[must_use]
     pub fn hex(&self) -> &str {
         &self.hex
     }
@@ -194,15 +174,8 @@ impl Serialize for Digest {
 
 impl ImageId {
     /// Its digits, without the algorithm.
-    #[must_use]
     pub fn hex(&self) -> &str {
         &self.hex
-    }
-
-    /// The twelve digits that Docker shows.
-    #[must_use]
-    pub fn short(&self) -> &str {
-        &self.hex[..12]
     }
 }
 
@@ -331,7 +304,6 @@ mod tests {
         let text = format!("sha256:{hex}");
         let id: ImageId = text.parse().unwrap();
         assert_eq!(id.hex(), hex);
-        assert_eq!(id.short(), "0123456789ab");
         assert_eq!(id.to_string(), text);
         assert_eq!(serde_json::to_string(&id).unwrap(), format!("\"{text}\""));
         for refused in [

@@ -5,9 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use digestfix::state::id::new_id;
-use digestfix::state::journal::{Intent, Journal, References, hash};
-use digestfix::state::lock::RootLock;
+use digestfix::digest::{Algorithm, Digest};
 use tempfile::TempDir;
 
 use crate::data_root::Run;
@@ -187,22 +185,19 @@ fn what_stands_in_the_way_of_a_rollback_goes_first() {
 fn an_interrupted_run_is_brought_to_an_end() {
     for asked in [&["status"][..], &["doctor"], &["plan", "a:2=a:1"]] {
         let disk = Disk::new();
+        let journal = disk.root.join("digestfix/journal.json");
         fs::create_dir(disk.root.join("digestfix")).unwrap();
-        let found = hash(disk.store().as_bytes());
-        let references = References {
-            driver: "overlay2".to_owned(),
-            before: found.clone(),
-            after: hash(b"other"),
-        };
-        let lock = RootLock::acquire_now(&disk.root).unwrap();
-        let journal = Journal::new(&new_id(), references, Intent::Edit);
-        journal.write(&lock).unwrap();
-        drop(lock);
+        let before = Digest::of_pieces(Algorithm::Sha256, &[disk.store().as_bytes()]);
+        let references = format!(r#"{{"driver":"overlay2","before":"{before}","after":"{D1}"}}"#);
+        let begun = format!(
+            r#"{{"digestfix_journal":1,"id":"20261124T113000Z-7","boot":"another","references":{references},"intent":"edit"}}"#
+        );
+        fs::write(&journal, begun).unwrap();
         let run = disk.digestfix(asked);
         typed(&told(&run, "digestfix recover")).exits(0);
         let run = disk.digestfix(asked);
         assert!(!run.stderr.contains("recover"), "{}", run.stderr);
-        assert!(!disk.root.join("digestfix/journal.json").exists());
+        assert!(!journal.exists());
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use digestfix::sys::printable::is_printable;
+use digestfix::printable::is_printable;
 use tempfile::TempDir;
 
 /// The line that a hostile name is to forge.

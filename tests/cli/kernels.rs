@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
-use digestfix::transaction::reserve::{Reserve, needs};
+use digestfix::reserve::{Reserve, needs};
 use tempfile::TempDir;
 
 use crate::data_root::{DataRoot, Run};

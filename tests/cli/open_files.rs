@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use digestfix::sys::open_files::NEEDED;
+use digestfix::open_files::NEEDED;
 
 /// The soft limit that the program has, started with these.
 fn limit_after(ulimit: &str) -> u64 {

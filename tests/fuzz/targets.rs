@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 use std::io::Cursor;
 
-use digestfix::claims::claim::Claim;
-use digestfix::claims::source::collected::Collected;
-use digestfix::claims::source::{self, json, pins};
-use digestfix::image::digest::ImageId;
-use digestfix::image::reference::Reference;
-use digestfix::plan::{Plan, Request};
-use digestfix::store::repositories::Store;
+use digestfix::claim::Claim;
+use digestfix::digest::ImageId;
+use digestfix::reference::Reference;
+use digestfix::repositories::Store;
+use digestfix::source::collected::Collected;
+use digestfix::source::{self, json, pins};
+use digestfix::{Plan, Request};
 
 pub type Target = fn(&[u8]);
 
@@ -102,7 +102,7 @@ pub fn text(data: &[u8]) {
     of_text(data, source::read_text);
     for line in String::from_utf8_lossy(data).lines() {
         let _ = line.parse::<Claim>();
-        let _ = line.parse::<digestfix::claims::rewrite::Rewrite>();
+        let _ = line.parse::<digestfix::rewrite::Rewrite>();
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use digestfix::report::events::Event;
+use digestfix::Event;
 use serde_json::Value;
 
 use crate::machine::{APP, Machine, OTHER, STORE, Suite, eventually};

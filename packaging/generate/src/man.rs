@@ -8,7 +8,7 @@ use std::path::Path;
 
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
-use digestfix::cli::Cli;
+use digestfix::Cli;
 
 /// Between what is said of claims and the exit codes in a command's help.
 const EXIT_CODES: &str = "Exit codes:";

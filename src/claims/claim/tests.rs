@@ -12,7 +12,7 @@ fn spelled(pattern: &str) -> String {
 fn read(pattern: &str) -> Claim {
     let text = spelled(pattern);
     let claim: Claim = text.parse().unwrap();
-    assert_eq!(claim.text(), text);
+    assert_eq!(claim.text, text);
     assert_eq!(claim.to_string(), text);
     claim
 }

@@ -15,7 +15,6 @@ use crate::image::manifest;
 
 const BLOCK: usize = 512;
 
-/// The most members that an archive may have.
 pub const MAX_MEMBERS: usize = 1_000_000;
 
 /// The longest name of a member, and the longest extended header, in bytes.

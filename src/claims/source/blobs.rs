@@ -9,7 +9,7 @@ use crate::sys::plain_file::{self, Links, PlainFileError};
 
 /// Blobs by their digest, and what lies beside them.
 pub(super) trait Blobs {
-    /// A file beside the blobs; none when there is none.
+    /// A file beside the blobs. None where it is not there.
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
     /// A blob, unchecked; none when it is not there.
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem>;
@@ -60,7 +60,7 @@ impl From<PlainFileError> for Problem {
     }
 }
 
-/// A file below a directory that may be anybody's.
+/// A file below a directory that anyone may own.
 fn read_small(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Problem> {
     let path = directory.join(name);
     let read = plain_file::read(&path, Links::Beneath(directory), manifest::MAX_BYTES + 1);

@@ -28,7 +28,7 @@ pub const DIRECTORIES: [&str; 3] = [
 /// Who may write what is read there.
 const ROOT: u32 = 0;
 
-/// Writable by the group, or by everybody.
+/// Writable by the group, or by everyone.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// In such a directory, only owners rename and remove.
 const STICKY: u32 = 0o1000;
@@ -36,18 +36,13 @@ const STICKY: u32 = 0o1000;
 /// As many as Linux follows on the way to one file (`path_resolution(7)`).
 const MAX_LINKS: u32 = 40;
 
-/// Reads every source in the claims directories; none when none of them is
-/// there.
-///
-/// # Errors
-/// [`SourceError`] for a source that cannot be used, or that others than root
-/// may write.
+/// Reads every source in the claims directories; none when none of them is there. A
+/// source that others than root may write is an error.
 pub fn read(rewrites: &[Rewrite]) -> Result<Option<Collected>, SourceError> {
     read_from(&DIRECTORIES.map(PathBuf::from), ROOT, rewrites)
 }
 
 /// The same, but every source that cannot be used, with what the others say.
-#[must_use]
 pub fn examine() -> (Option<Collected>, Vec<SourceError>) {
     examine_from(&DIRECTORIES.map(PathBuf::from), ROOT)
 }
@@ -181,8 +176,7 @@ fn all_only_by(path: &Path, owner: u32, depth: usize) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Nobody but root and the owner may write here. `excuse` is a mode bit that
-/// makes up for it.
+/// Only root and the owner may write here. `excuse` is a mode bit that makes up for it.
 fn only_by(path: &Path, owner: u32, excuse: u32) -> Result<(), Problem> {
     let metadata = fs::symlink_metadata(path)?;
     let owned = [ROOT, owner].contains(&metadata.uid());
@@ -245,7 +239,7 @@ mod tests {
 
         fn claims(&self) -> Vec<String> {
             let collected = self.read().unwrap().unwrap();
-            let texts = collected.claims.iter().map(|claim| claim.text());
+            let texts = collected.claims.iter().map(|claim| claim.text.as_str());
             texts
                 .map(|text| text.split('@').next().unwrap().to_owned())
                 .collect()

@@ -18,13 +18,11 @@ use crate::sys::strict_json;
 /// meaning raises it: a reader must not miss what it does not know.
 pub const VERSION: u64 = 1;
 
-/// The file.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimsFile {
     /// [`VERSION`]; the key tells the file from others.
     pub digestfix_claims: u64,
-    /// What it says.
     pub claims: Vec<Entry>,
     /// The text of manifests and indexes, by their digests.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -42,7 +40,6 @@ impl Default for ClaimsFile {
     }
 }
 
-/// One claim.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {

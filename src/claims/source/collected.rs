@@ -14,7 +14,6 @@ use crate::image::reference::{Reference, Repository};
 /// The most claims that are taken from all sources together.
 pub const MAX_CLAIMS: usize = 100_000;
 
-/// The most remarks that are kept.
 const MAX_REMARKS: usize = 100;
 
 /// Everything that was read.
@@ -46,13 +45,11 @@ pub(super) struct Came<'a> {
     pub repository: Option<&'a Repository>,
     /// As a part of an index that came too.
     pub in_index: bool,
-    /// Where from.
     pub place: &'a str,
 }
 
 impl Collected {
     /// Nothing yet. Names will be rewritten by these rules.
-    #[must_use]
     pub fn new(rewrites: &[Rewrite]) -> Self {
         Self {
             rewrites: rewrites.to_vec(),
@@ -61,12 +58,10 @@ impl Collected {
     }
 
     /// Nothing was found that says anything of any digest.
-    #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.said == 0
     }
 
-    /// Something that people should know.
     pub(super) fn remark(&mut self, text: String) {
         if self.remarks.len() < MAX_REMARKS && !self.remarks.contains(&text) {
             self.remarks.push(text);
@@ -113,7 +108,7 @@ impl Collected {
         self.points_at(reference, image, place)
     }
 
-    /// Somebody says that a digest is that image's.
+    /// A person says that a digest is that image's.
     pub(super) fn points_at(
         &mut self,
         reference: &Reference,

@@ -1,6 +1,6 @@
-//! Sources in JSON, told apart by their keys: manifests, what `docker image
-//! inspect` prints, another host's reference store, digestfix's own claims,
-//! and Kubernetes objects.
+//! Sources in JSON, whose keys tell the kind: manifests, the output of `docker image
+//! inspect`, another host's reference store, digestfix's own claims, and Kubernetes
+//! objects.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ struct Keys {
     repo_digests: Present,
 }
 
-/// A key is there, whatever its value; Go writes an empty list as null.
+/// A key is there, with any value; Go writes an empty list as null.
 #[derive(Default)]
 struct Present(bool);
 
@@ -62,9 +62,6 @@ struct Inspected {
 }
 
 /// Reads one or more JSON documents, one after another.
-///
-/// # Errors
-/// [`Problem`] says why they could not be used.
 pub fn read_json(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     let mut end = 0;

@@ -79,7 +79,6 @@ pub(super) fn read_layout(
     agree(&saved, &named, collected)
 }
 
-/// Reads skopeo's `dir:`.
 pub(super) fn read_skopeo_dir(
     blobs: &mut impl Blobs,
     place: &str,

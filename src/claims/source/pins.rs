@@ -34,10 +34,8 @@ pub(super) fn pinned(text: &str) -> Option<Reference> {
     Reference::parse(text).ok()
 }
 
-/// Every pin in YAML documents.
-///
-/// # Errors
-/// [`Problem`] when it is no YAML, or nested too deep; nothing is taken then.
+/// Every pin in YAML documents. From a text that is no YAML, or nested too deep, nothing
+/// is taken.
 pub fn read_yaml(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     walk_yaml(text, |_, _| Ok(()))?;
     walk_yaml(text, |reference, line| {
@@ -123,9 +121,6 @@ pub(super) fn misfit(text: &str) -> Option<(usize, ReferenceError)> {
 }
 
 /// The pins of a list of references.
-///
-/// # Errors
-/// [`Problem`] when there are too many, or a line is no reference.
 pub(super) fn read_list(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     for (number, line) in lines(text).filter(|(_, line)| line.contains('@')) {
         collected.pin(&Reference::parse(line)?, &format!("{place}:{number}"))?;
@@ -150,9 +145,6 @@ pub(super) fn is_dockerfile(text: &str) -> bool {
 
 /// The pins of a Dockerfile: what it builds on (`FROM`) and copies from
 /// (`COPY --from=`), with the defaults of the `ARG`s before the first stage.
-///
-/// # Errors
-/// [`Problem`] when it is no Dockerfile.
 pub fn read_dockerfile(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let broken = |error: parse_dockerfile::Error| Problem::Dockerfile(error.to_string());
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();

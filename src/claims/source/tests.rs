@@ -723,7 +723,11 @@ fn pins_are_found_exactly() {
         "list.txt",
     ] {
         let collected = read(&[directory.join(name)], &[]).unwrap();
-        let found: Vec<&str> = collected.claims.iter().map(|claim| claim.text()).collect();
+        let found: Vec<&str> = collected
+            .claims
+            .iter()
+            .map(|claim| claim.text.as_str())
+            .collect();
         let expected = fs::read_to_string(directory.join(format!("{name}.pins"))).unwrap();
         assert_eq!(found, expected.lines().collect::<Vec<_>>(), "{name}");
         assert_eq!(collected.remarks, Vec::<String>::new(), "{name}");
@@ -740,7 +744,11 @@ fn a_key_after_an_alias_is_a_key() {
         pin("other")
     );
     let collected = collected(text.as_bytes()).unwrap();
-    let found: Vec<&str> = collected.claims.iter().map(|claim| claim.text()).collect();
+    let found: Vec<&str> = collected
+        .claims
+        .iter()
+        .map(|claim| claim.text.as_str())
+        .collect();
     assert_eq!(found, [pin("value"), pin("other")]);
 }
 
@@ -785,7 +793,11 @@ fn a_directory_is_read_whole_but_for_what_is_hidden_or_something_else() {
         files.insert(format!("layouts/other/{name}"), bytes);
     }
     let collected = read(&[unpacked(&files).path().to_owned()], &[]).unwrap();
-    let mut found: Vec<&str> = collected.claims.iter().map(|claim| claim.text()).collect();
+    let mut found: Vec<&str> = collected
+        .claims
+        .iter()
+        .map(|claim| claim.text.as_str())
+        .collect();
     found.sort_unstable();
     let pin = format!("app:1@sha256:{}", hex('d'));
     let mut expected = vec![pin, image.digest().to_string(), other.digest().to_string()];
@@ -1154,7 +1166,11 @@ fn arguments_stand_anywhere_in_a_dockerfiles_image() {
         "ARG V=1.2\nARG B=base\nARG D={digest}\nFROM a:${{V}}@{digest}\nFROM $B:1@{digest}\nFROM c:${{W:-3}}@${{D}}\n"
     );
     let collected = collected(text.as_bytes()).unwrap();
-    let found: Vec<&str> = collected.claims.iter().map(|claim| claim.text()).collect();
+    let found: Vec<&str> = collected
+        .claims
+        .iter()
+        .map(|claim| claim.text.as_str())
+        .collect();
     let pin = |name| format!("{name}@{digest}");
     assert_eq!(found, [pin("a:1.2"), pin("base:1"), pin("c:3")]);
 }

@@ -1,5 +1,5 @@
-//! Zstandard, all the frames of a file: parallel compressors write several,
-//! and the decoder knows one at a time (RFC 8878, section 3).
+//! Zstandard: all frames of a file. Parallel compressors write several, and the decoder
+//! knows one at a time (RFC 8878, section 3).
 
 use std::io::{self, BufRead, Read};
 
@@ -31,7 +31,7 @@ impl<R: BufRead> Frames<R> {
         }
     }
 
-    /// Begins the next frame, or says that there is none.
+    /// Begins the next frame. False when there is no more.
     fn begin(&mut self) -> io::Result<bool> {
         while !self.source.fill_buf()?.is_empty() {
             match self.decoder.reset(&mut self.source) {
