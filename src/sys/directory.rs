@@ -6,9 +6,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// Removes the file, if it is there.
-///
-/// # Errors
-/// When the file system refuses.
 pub fn remove(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -23,11 +20,8 @@ pub fn remove(file: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a directory, and those that it lies in, which everybody may read and only
-/// root may write.
-///
-/// # Errors
-/// When the file system refuses.
+/// Makes a directory and its missing parents: everyone may read them, only root may write
+/// them.
 pub(crate) fn make(directory: &Path) -> io::Result<()> {
     DirBuilder::new()
         .mode(0o755)
@@ -35,10 +29,7 @@ pub(crate) fn make(directory: &Path) -> io::Result<()> {
         .create(directory)
 }
 
-/// Has the names in a file's directory on disk.
-///
-/// # Errors
-/// When the file system refuses, or the directory is not there.
+/// Fsyncs the directory that a file lies in.
 pub fn sync(file: &Path) -> io::Result<()> {
     File::open(file.parent().unwrap_or(file))?.sync_all()
 }

@@ -26,9 +26,6 @@ pub struct Interrupt {
 
 impl Interrupt {
     /// Listens from now on, instead of dying of these signals.
-    ///
-    /// # Errors
-    /// When the system does not let this process listen.
     pub fn listen() -> std::io::Result<Self> {
         let (sender, received) = watch::channel(None);
         LISTENS.store(true, Ordering::Relaxed);
@@ -75,8 +72,8 @@ impl Interrupt {
     }
 }
 
-/// Waits for a signal that comes from now on. Where nobody has listened for
-/// them, a signal still ends the process by itself.
+/// Waits for a signal that comes from now on. Without a listener, a signal still ends the
+/// process by itself.
 pub async fn again() {
     let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] =
         signals().map(|(_, kind)| match LISTENS.load(Ordering::Relaxed) {

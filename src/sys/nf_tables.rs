@@ -52,9 +52,7 @@ const IPS_DST_NAT: u32 = 1 << 5;
 /// Where packets meet a chain.
 #[derive(Debug, Clone, Copy)]
 pub enum Hook {
-    /// On their way to this host.
     Input,
-    /// On their way from this host.
     Output,
 }
 
@@ -92,7 +90,6 @@ pub struct Rule(Vec<u8>);
 
 impl Table {
     /// A table of family inet.
-    #[must_use]
     pub fn new(name: &str) -> Self {
         let mut table = Self {
             name: name.to_owned(),
@@ -130,7 +127,6 @@ impl Table {
         });
     }
 
-    /// Adds a rule to a chain.
     pub fn rule(&mut self, chain: &str, rule: &Rule) {
         let table = self.name.clone();
         let flags = NLM_F_CREATE | NLM_F_APPEND;
@@ -141,12 +137,8 @@ impl Table {
         });
     }
 
-    /// Has the kernel make the table, all of it at once. The table is there until the
-    /// socket that this returns is closed.
-    ///
-    /// # Errors
-    /// When it refuses: without the right to (`EPERM`), without nf_tables or
-    /// owned tables (`EOPNOTSUPP`).
+    /// Makes the table, all of it at once. It stays until the returned socket is closed.
+    /// `EPERM` without the right to, `EOPNOTSUPP` without nf_tables or owned tables.
     pub fn create(mut self) -> io::Result<OwnedFd> {
         // The last one asks for an answer. Each would be one too many for the
         // socket's buffer.
@@ -185,13 +177,11 @@ impl Table {
 
 impl Rule {
     /// A rule that any packet meets.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// What is known of the packet is this.
-    #[must_use]
     pub fn meta(mut self, key: Meta, expected: &[u8]) -> Self {
         expression(&mut self.0, "meta", |load| {
             number(load, 1, NFT_REG_1); // NFTA_META_DREG
@@ -201,22 +191,19 @@ impl Rule {
     }
 
     /// The bytes of a header from `offset` on are these.
-    #[must_use]
     pub fn header(mut self, header: Header, offset: u32, expected: &[u8]) -> Self {
         self.load(header, offset, expected.len());
         self.compare(expected)
     }
 
     /// The bits in `mask` of a header's byte are these.
-    #[must_use]
     pub fn bits(mut self, header: Header, offset: u32, mask: u8, expected: u8) -> Self {
         self.load(header, offset, 1);
         self.mask(&[mask]);
         self.compare(&[expected])
     }
 
-    /// Nobody has translated where the connection leads to.
-    #[must_use]
+    /// The destination of the connection was not translated.
     pub fn untranslated(mut self) -> Self {
         expression(&mut self.0, "ct", |load| {
             number(load, 1, NFT_REG_1); // NFTA_CT_DREG
@@ -227,7 +214,6 @@ impl Rule {
     }
 
     /// A socket of this host takes the packet.
-    #[must_use]
     pub fn listened(mut self) -> Self {
         expression(&mut self.0, "socket", |load| {
             number(load, 1, NFT_SOCKET_TRANSPARENT); // NFTA_SOCKET_KEY
@@ -237,19 +223,14 @@ impl Rule {
     }
 
     /// The packet goes on to what other tables make of it.
-    #[must_use]
     pub fn accepts(self) -> Self {
         self.verdict(NF_ACCEPT, None)
     }
 
-    /// The packet is dropped.
-    #[must_use]
     pub fn drops(self) -> Self {
         self.verdict(NF_DROP, None)
     }
 
-    /// The packet goes through another chain.
-    #[must_use]
     pub fn jumps(self, chain: &str) -> Self {
         self.verdict(NFT_JUMP, Some(chain))
     }

@@ -9,8 +9,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// it.
 pub const NEEDED: u64 = 256;
 
-/// Raises the soft limit to what a run needs, as far as the hard limit lets it. It
-/// is never lowered.
+/// Raises the soft limit to what a run needs, or to the hard limit where that is lower.
+/// Never lowers it.
 pub fn raise() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|soft| soft < NEEDED) {
@@ -21,7 +21,6 @@ pub fn raise() {
 }
 
 /// The limit, where it is too low for a run.
-#[must_use]
 pub fn too_few() -> Option<u64> {
     getrlimit(Resource::Nofile)
         .current

@@ -15,27 +15,23 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-/// Which links lead to a file.
+/// Which symbolic links may lead to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links<'a> {
     /// None: the last part of the path is the file itself.
     Refused,
-    /// All of them.
     Followed,
     /// Those that stay below this directory, which is given as it really is.
     Beneath(&'a Path),
 }
 
-/// Why a file is not opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlainFileError {
     /// It is a link that is not followed, a pipe, a device or a directory.
     #[error("it is not a plain file")]
     NotPlain,
-    /// A link leads out of the directory.
     #[error("it is a link that leads out of the directory")]
     Outside,
-    /// The file system refuses, or there is no such file.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -50,16 +46,12 @@ impl From<PlainFileError> for io::Error {
 }
 
 impl PlainFileError {
-    /// There is no such file.
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
     }
 }
 
 /// Opens a plain file to be read.
-///
-/// # Errors
-/// [`PlainFileError`]: nothing was opened then.
 pub(crate) fn open(path: &Path, links: Links<'_>) -> Result<File, PlainFileError> {
     let mut flags = OFlag::O_PATH;
     if links == Links::Refused {
@@ -96,19 +88,13 @@ pub(crate) fn open(path: &Path, links: Links<'_>) -> Result<File, PlainFileError
 }
 
 /// The beginning of a plain file, up to so many bytes.
-///
-/// # Errors
-/// As [`open`], and where the file system refuses.
 pub(crate) fn read(path: &Path, links: Links<'_>, at_most: u64) -> Result<Vec<u8>, PlainFileError> {
     let mut bytes = Vec::new();
     open(path, links)?.take(at_most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// A plain file with no more than so many bytes; none where there is none.
-///
-/// # Errors
-/// As [`read`], and where the file is larger.
+/// A plain file of at most so many bytes. None where no file is there.
 pub(crate) fn read_whole(
     path: &Path,
     links: Links<'_>,
@@ -124,9 +110,6 @@ pub(crate) fn read_whole(
 
 /// Refuses a link where a directory of the data root should be: it could lead from a
 /// disk that was brought along into the system that runs.
-///
-/// # Errors
-/// When it is a link.
 pub(crate) fn refuse_link(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(found) if found.is_symlink() => Err(io::Error::other(

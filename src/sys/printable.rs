@@ -16,7 +16,6 @@ use serde_json::ser::{Formatter, PrettyFormatter};
 /// The text, with `\n`, `\u{202e}` and the like in place of what must not be
 /// shown as it is. A text that is fit already stays as it is, and so does one
 /// that was escaped.
-#[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
         return Cow::Borrowed(text);
@@ -34,7 +33,6 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 
 /// Fit to be shown as it is: neither a control or format character nor a
 /// separator other than the space, nor one that changes the character before it.
-#[must_use]
 pub fn is_printable(character: char) -> bool {
     match character {
         ' '..='~' => true,
@@ -46,9 +44,6 @@ pub fn is_printable(character: char) -> bool {
 
 /// A value as JSON, in which the same characters are escaped, as JSON does it:
 /// whoever parses it gets them as they are.
-///
-/// # Errors
-/// When the value cannot be JSON, or the writer fails.
 pub fn to_json(writer: impl io::Write, value: &impl Serialize) -> serde_json::Result<()> {
     let formatter = Json(PrettyFormatter::new());
     value.serialize(&mut serde_json::Serializer::with_formatter(

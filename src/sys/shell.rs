@@ -6,7 +6,6 @@ use crate::sys::printable::is_printable;
 
 /// A word as a shell reads it back: as it is, or in quotes where it has something
 /// that a shell would take for its own. What cannot be shown is in bash's `$'…'`.
-#[must_use]
 pub fn word(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+=,-".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_plain) {
@@ -31,7 +30,6 @@ pub fn word(text: &str) -> String {
 }
 
 /// The same of a path.
-#[must_use]
 pub fn path(path: &Path) -> String {
     word(&path.to_string_lossy())
 }

@@ -16,7 +16,6 @@ use serde::de::{
 };
 use serde::{Deserialize, forward_to_deserialize_any};
 
-/// Why a text is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
     /// A key that Go takes for another one.
@@ -28,24 +27,20 @@ pub enum JsonError {
     ReadAs {
         /// The key, unescaped.
         key: String,
-        /// The key that Go takes it for.
         known: &'static str,
     },
-    /// A key that one object has twice.
     #[error(
         "the key \"{}\" is there twice in one object: Docker takes the last value, and other \
          programs the first",
         .0.escape_default()
     )]
     Twice(String),
-    /// No JSON, or not of the right shape.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
 }
 
 /// Go takes the key for this name, which is in ASCII (`encoding/json`,
 /// `fold.go`): only two characters beyond ASCII fold into it.
-#[must_use]
 pub fn folds_to(key: &str, name: &str) -> bool {
     let folded = key.chars().map(|char| match char {
         '\u{17f}' => 's',
@@ -57,9 +52,6 @@ pub fn folds_to(key: &str, name: &str) -> bool {
 
 /// Reads one JSON text. The keys that an object may not fold to are the fields
 /// of the struct that it is read into. What is ignored is not looked into.
-///
-/// # Errors
-/// [`JsonError`] says why the text is refused.
 pub fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> {
     let refused = Refused::default();
     let mut json = serde_json::Deserializer::from_slice(bytes);

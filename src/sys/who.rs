@@ -1,5 +1,5 @@
-//! Who runs this process, as far as it can tell by itself. No name is looked
-//! up: that would load whatever the host is set up to ask.
+//! Who runs this process, as far as it can tell without looking up a name: a lookup
+//! would load whatever the host is set up to ask.
 
 use std::env;
 use std::fs::File;
@@ -18,7 +18,6 @@ const MAX_PROC: u64 = 64 * 1024;
 
 /// Who runs this process, in a few words: `root`, `alice (sudo), login uid
 /// 1000`, `digestfix.service`.
-#[must_use]
 pub(crate) fn am_i() -> String {
     let login = read("/proc/self/loginuid").trim().parse().ok();
     let sudo_user = env::var_os("SUDO_USER").map(|name| name.to_string_lossy().into_owned());
@@ -31,7 +30,6 @@ pub(crate) fn am_i() -> String {
 }
 
 /// The system's service that this process is part of.
-#[must_use]
 pub(crate) fn own_service() -> Option<String> {
     service(&read("/proc/self/cgroup"))
 }
@@ -66,7 +64,7 @@ fn who(uid: u32, sudo_user: Option<&str>, login: Option<u32>, cgroups: &str) -> 
     who
 }
 
-/// A name that is fit to be shown, whoever has set it.
+/// A name that is fit to be shown, no matter who set it.
 fn plain(name: &str) -> String {
     let is_plain =
         |character: char| character.is_ascii_alphanumeric() || "._-@+\\".contains(character);
