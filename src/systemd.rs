@@ -17,7 +17,6 @@ pub use lasting::{PREFIX as LASTING, names as lasting_units, remove as forget_la
 /// Where systemd looks for units and drop-ins that last until the next boot.
 pub const RUNTIME_UNITS: &str = "/run/systemd/system";
 
-/// systemd could not be asked, or said no.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemdError {
     /// No connection, or it broke.
@@ -32,40 +31,26 @@ pub enum SystemdError {
     /// systemd answered, and said no.
     #[error("systemd refused: {0}")]
     Refused(zbus::Error),
-    /// A unit's file cannot be written or removed.
     #[error("{path}: {error}", path = path.display())]
-    UnitFile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// A job ended otherwise than well.
+    UnitFile { path: PathBuf, error: io::Error },
     #[error("systemd's job to {verb} {unit} ended with {result:?} (see: journalctl -u {unit})")]
     Job {
         /// `start` or `stop`.
         verb: &'static str,
-        /// The unit.
         unit: String,
-        /// systemd's word for the outcome; `lost` when nobody heard it and the
-        /// unit is not as it should be.
+        /// systemd's word for the outcome; `lost` when no signal told it and the unit is
+        /// not as it should be.
         result: String,
     },
-    /// A job did not end in time.
     #[error("systemd's job to {verb} {unit} has not ended after {} s", .after.as_secs())]
     Deadline {
-        /// `start` or `stop`.
         verb: &'static str,
-        /// The unit.
         unit: String,
-        /// How long it was given.
         after: Duration,
     },
 }
 
 impl SystemdError {
-    /// What to type next.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         let help = match self {
             Self::Bus(_) | Self::Silent(_) | Self::NoBus => {
@@ -90,7 +75,7 @@ impl From<zbus::Error> for SystemdError {
     }
 }
 
-/// A unit, as far as it matters for stopping and starting it.
+/// The properties of a unit that matter for stopping and starting it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unit {
     /// Its canonical name.
@@ -99,17 +84,14 @@ pub struct Unit {
     pub load_state: String,
     /// `active`, `inactive`, `failed`, `activating`, `deactivating`, `reloading`.
     pub active_state: String,
-    /// Finer than the active state, and different for each type of unit.
     pub sub_state: String,
     /// `enabled`, `disabled`, `static`, …; empty when it has no file.
     pub file_state: String,
-    /// The unit's file has changed since systemd read it.
     pub need_daemon_reload: bool,
     /// It was made over D-Bus, has no file, and is gone once it stops.
     pub transient: bool,
     /// The file that systemd has read for it; empty when it has none.
     pub fragment_path: String,
-    /// The drop-ins that systemd has read for it.
     pub drop_in_paths: Vec<String>,
     /// Units whose activity starts this one: sockets, paths, timers.
     pub triggered_by: Vec<String>,
@@ -120,34 +102,28 @@ pub struct Unit {
     /// Units that this one is the reason for: what it requires, wants, or is
     /// bound to.
     pub needs: Vec<String>,
-    /// It stops when nothing needs it any more.
     pub stop_when_unneeded: bool,
     /// The paths of its `AssertPathExists=` settings.
     pub asserted_paths: Vec<String>,
 }
 
 impl Unit {
-    /// It runs, as far as systemd knows.
-    #[must_use]
     pub fn is_active(&self) -> bool {
         is_active(&self.active_state)
     }
 
     /// It is not between two states.
-    #[must_use]
     pub fn is_settled(&self) -> bool {
         matches!(self.active_state.as_str(), "active" | "inactive" | "failed")
     }
 }
 
 /// Active, and not about to change that.
-#[must_use]
 pub fn is_active(active_state: &str) -> bool {
     matches!(active_state, "active" | "reloading" | "refreshing")
 }
 
 /// A unit runs, by the answer of [`ServiceManager::active_states`].
-#[must_use]
 pub fn runs(active_states: &BTreeMap<String, String>, unit: &str) -> bool {
     active_states
         .get(unit)
@@ -167,16 +143,13 @@ pub struct Service {
     pub timeout_stop: Option<Duration>,
     /// The command line, variables not yet expanded.
     pub exec_start: Vec<String>,
-    /// `Environment=`, each `NAME=VALUE`.
     pub environment: Vec<String>,
     /// `EnvironmentFile=`, and whether each may be missing.
     pub environment_files: Vec<(String, bool)>,
 }
 
-/// A job in systemd's queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueuedJob {
-    /// The unit.
     pub unit: String,
     /// `start`, `stop`, `restart`, …
     pub kind: String,
@@ -185,31 +158,22 @@ pub struct QueuedJob {
 /// A service of digestfix's own, gone when it has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnService {
-    /// Its name.
     pub name: String,
-    /// What it is for.
     pub description: String,
     /// The program, by its whole path, and its arguments.
     pub command: Vec<String>,
 }
 
 /// What a transaction needs of systemd, and no more.
-#[allow(
-    async_fn_in_trait,
-    reason = "used by this crate alone, on a runtime of one thread"
-)]
 pub trait ServiceManager {
     /// Every loaded unit with its active state.
     async fn active_states(&self) -> Result<BTreeMap<String, String>, SystemdError>;
-    /// The queued jobs.
     async fn queued_jobs(&self) -> Result<Vec<QueuedJob>, SystemdError>;
     /// A unit, loaded if it is not.
     async fn unit(&self, name: &str) -> Result<Unit, SystemdError>;
-    /// The service part of a unit.
     async fn service(&self, name: &str) -> Result<Service, SystemdError>;
     /// Where a socket unit listens on the file system.
     async fn listening_paths(&self, socket: &str) -> Result<Vec<String>, SystemdError>;
-    /// The unit that a process belongs to.
     async fn unit_of_process(&self, pid: u32) -> Result<String, SystemdError>;
     /// The process ID that the bus, and so systemd, knows this process by.
     async fn own_pid(&self) -> Result<u32, SystemdError>;
@@ -252,9 +216,6 @@ pub trait ServiceManager {
 
 /// Every active unit that a stop of `unit` and its active triggers would stop
 /// as well, by the dependencies that systemd has loaded.
-///
-/// # Errors
-/// When systemd cannot be asked.
 pub async fn carried_along(
     manager: &impl ServiceManager,
     unit: &Unit,

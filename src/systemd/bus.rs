@@ -1,10 +1,9 @@
 //! systemd over D-Bus, also when the bus goes away half-way.
 //!
-//! A run begins on the system bus. When that breaks while Docker is stopped,
-//! Docker has to be started all the same, so the connection is made again: to
-//! the bus, or past it to systemd itself. Every call that is made here may be
-//! repeated: what was stopped, started, reloaded or told of once is none the
-//! worse for a second time, and a job that is asked for again is the same job.
+//! A run begins on the system bus. If that breaks while Docker is stopped, Docker has
+//! to be started all the same. So a new connection is made: to the bus, or directly to
+//! systemd. Every call made here may be repeated: to stop, start or reload twice does
+//! no harm, and a job that is asked for again is the same job.
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -46,9 +45,9 @@ const BUS_WITHIN: Duration = Duration::from_secs(1);
 /// unit files.
 const PRIVATE_WITHIN: Duration = Duration::from_secs(10);
 
-/// After this long without a word on a job, it is looked for. Its signal can
-/// get lost between two connections, and on one that holds: when systemd
-/// executes itself anew.
+/// How long to wait for news of a job before asking for it. Its signal can get lost
+/// between two connections, and also on a connection that holds: when systemd executes
+/// itself anew.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// logind answers at once, or is in trouble.
@@ -63,9 +62,6 @@ pub struct SystemBus {
 impl SystemBus {
     /// Connects to the system bus, and from then on hears of every job that
     /// ends.
-    ///
-    /// # Errors
-    /// When there is no system bus, or no systemd on it.
     pub async fn connect() -> Result<Self, SystemdError> {
         let ended = Arc::new(EndedJobs::default());
         let link = open(Way::Bus, &ended, RECONNECT_WITHIN).await?;
@@ -75,10 +71,7 @@ impl SystemBus {
         })
     }
 
-    /// Connects to systemd by whatever way there is.
-    ///
-    /// # Errors
-    /// When there is none for a while.
+    /// Connects to systemd over the bus or, without one, over systemd's own socket.
     pub async fn connect_anyhow() -> Result<Self, SystemdError> {
         let bus = Self {
             link: Mutex::new(None),
@@ -89,9 +82,6 @@ impl SystemBus {
     }
 
     /// systemd's version, as its distribution writes it.
-    ///
-    /// # Errors
-    /// When systemd cannot be asked.
     pub async fn version(&self) -> Result<String, SystemdError> {
         let version = self.call(async |link| link.version().await).await?;
         Ok(version.unwrap_or_default())
@@ -108,7 +98,7 @@ impl SystemBus {
         }
     }
 
-    /// The connection; a new one if there is none that holds.
+    /// The connection, or a new one if it broke.
     async fn link(&self) -> Result<Arc<Link>, SystemdError> {
         let mut current = self.link.lock().await;
         if let Some(link) = current.as_ref().filter(|link| !link.is_closed()) {
@@ -218,7 +208,7 @@ impl SystemBus {
                 look_after = LOOK_AFTER;
                 continue;
             }
-            // Its signal may be here by now, not yet taken marker of.
+            // Its signal may be here by now, not yet noticed.
             if let Some(result) = self.ended.result(job, AGAIN, || false).await {
                 return Ok(result);
             }

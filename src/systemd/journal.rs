@@ -1,5 +1,5 @@
-//! What dockerd says in the journal of a configuration that it does not take. The
-//! API has no word of it.
+//! The reason in the journal why dockerd refused a configuration. The API does not tell
+//! it.
 
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,12 +11,11 @@ const REFUSALS: [&str; 3] = [
     "Error reconfiguring the daemon",
 ];
 
-/// What is told of a line, in characters.
+/// The most characters of a line that are shown.
 const MAX_LINE: usize = 400;
 
 /// dockerd's words when it refuses to read its configuration again; none when it
 /// has said nothing since, or its words are not in the journal.
-#[must_use]
 pub fn refused_reload(pid: u32, since: SystemTime) -> Option<String> {
     if pid == 0 {
         return None;

@@ -19,7 +19,6 @@ pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
 pub const PREFIX: &str = "digestfix-watchdog-";
 
 /// The units that have a file there.
-#[must_use]
 pub fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries
@@ -28,10 +27,6 @@ pub fn names(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Writes the unit's file.
-///
-/// # Errors
-/// When the file system refuses.
 pub(super) fn write(directory: &Path, service: &OwnService) -> Result<(), SystemdError> {
     let path = directory.join(&service.name);
     let written = directory::remove(&path)
@@ -43,19 +38,15 @@ pub(super) fn write(directory: &Path, service: &OwnService) -> Result<(), System
     written.map_err(|error| SystemdError::UnitFile { path, error })
 }
 
-/// Removes the unit's file.
-///
-/// # Errors
-/// When the file system refuses.
 pub fn remove(directory: &Path, name: &str) -> Result<(), SystemdError> {
     let path = directory.join(name);
     directory::remove(&path).map_err(|error| SystemdError::UnitFile { path, error })
 }
 
-/// The unit. `StartLimitInterval=` is what `StartLimitIntervalSec=` was called
-/// before 230, and every version takes it in this section. A service that waits has
-/// no handler for the three signals, and systemd takes them for a wanted to end, which
-/// may be another one's.
+/// The unit. `StartLimitInterval=` is what `StartLimitIntervalSec=` was called before
+/// 230, and every version takes it in this section. A service that waits has no handler
+/// for the three signals: systemd takes them for a request to end, which may concern
+/// another service.
 fn text(service: &OwnService) -> String {
     let words: Vec<String> = service.command.iter().map(|word| quoted(word)).collect();
     format!(

@@ -4,7 +4,6 @@ use std::path::Path;
 
 /// A path in a list of paths: in quotes where systemd would take it for several,
 /// with specifiers kept from being expanded.
-#[must_use]
 pub fn path(path: &Path) -> String {
     let text = path.to_string_lossy().replace('%', "%%");
     let is_plain = |character: char| !character.is_whitespace() && !"\"'\\;#".contains(character);

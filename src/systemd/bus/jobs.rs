@@ -13,7 +13,6 @@ use zbus::OwnedObjectPath;
 use super::interface::JobRemovedStream;
 use crate::systemd::{Unit, is_active};
 
-/// A job that was asked for.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
     pub(super) verb: Verb,
@@ -21,7 +20,6 @@ pub(super) struct Job {
     pub(super) path: OwnedObjectPath,
 }
 
-/// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     Start,
@@ -58,7 +56,7 @@ impl Verb {
     }
 }
 
-/// The result of a job that systemd may have told while nobody could hear it.
+/// The result of a job whose signal may have come while nothing listened.
 const LOST: &str = "lost";
 
 /// The outcomes of ended jobs. They can come before the reply that names the

@@ -1,4 +1,4 @@
-//! A connection to systemd, by either way that there is.
+//! A connection to systemd: over the bus, or over systemd's private socket.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,7 +20,6 @@ const REPLY_WITHIN: Duration = Duration::from_secs(120);
 /// A way to systemd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// The system bus.
     Bus,
     /// systemd's own socket, without a bus.
     Private,
@@ -43,7 +42,7 @@ pub(super) struct Link {
     listener: JoinHandle<()>,
 }
 
-/// A listener would keep a connection open that nobody uses any more.
+/// A listener would keep an unused connection open.
 impl Drop for Link {
     fn drop(&mut self) {
         self.listener.abort();
