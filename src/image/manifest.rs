@@ -24,10 +24,8 @@ pub const MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// included. The largest that are published have some dozens.
 pub const MAX_INDEX_ENTRIES: usize = 1_000;
 
-/// The media type of an index in OCI's format.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-/// The media type of a manifest in OCI's format.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -44,10 +42,8 @@ const OCI_PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const OCI_ZSTD_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const DOCKER_PLAIN_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 
-/// What the bytes of a manifest say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manifest {
-    /// One image's.
     Image(ImageManifest),
     /// A list of manifests, as for several platforms.
     Index(Vec<Descriptor>),
@@ -55,14 +51,11 @@ pub enum Manifest {
     Artifact,
 }
 
-/// The manifest of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageManifest {
     /// The image's ID, which is the digest of its config.
     pub image: ImageId,
-    /// The size of the config, in bytes.
     pub config_size: u64,
-    /// The words it is written in.
     pub format: Format,
     /// The config is of a type that containerd unpacks an image by (containerd
     /// 1.7, `images/mediatypes.go`, `IsConfigType`); Docker's own store takes more.
@@ -75,27 +68,20 @@ pub struct ImageManifest {
     pub is_of_a_migration: bool,
 }
 
-/// The words a manifest is written in.
+/// Whose media types a manifest uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// OCI's.
     Oci,
-    /// Docker's.
     Docker,
 }
 
-/// A pointer to a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// What it is.
     #[serde(default)]
     pub media_type: String,
-    /// The digest of its bytes.
     pub digest: Digest,
-    /// The number of its bytes.
     pub size: u64,
-    /// What its maker noted about it.
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
     /// In an index, the platform that it is for.
@@ -105,7 +91,6 @@ pub struct Descriptor {
 
 impl Descriptor {
     /// It says that it points at a manifest or an index.
-    #[must_use]
     pub fn is_of_a_manifest(&self) -> bool {
         matches!(
             self.media_type.as_str(),
@@ -114,13 +99,10 @@ impl Descriptor {
     }
 }
 
-/// The bytes are no manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// Not the JSON that it should be.
     #[error("not a manifest: {0}")]
     Json(String),
-    /// Keys that Docker reads otherwise than they are written.
     #[error("a manifest that can be read in two ways: {0}")]
     Keys(String),
     /// Docker's first format, whose digest is not that of its bytes.
@@ -129,10 +111,8 @@ pub enum ManifestError {
          with a Docker of this decade"
     )]
     Schema1,
-    /// Both a config and a list, which could be read either way.
     #[error("both an image's manifest and an index: it can be read in two ways (CVE-2021-41190)")]
     Ambiguous,
-    /// More entries than an index may have.
     #[error("an index of {0} manifests, and no more than {MAX_INDEX_ENTRIES} are read")]
     TooManyEntries(usize),
 }
@@ -174,7 +154,6 @@ impl From<JsonError> for ManifestError {
 
 /// What a registry calls a manifest or an index that it serves: what that says
 /// of itself, or else what it looks like (OCI's may leave it out).
-#[must_use]
 pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -196,7 +175,6 @@ pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
 impl ImageManifest {
     /// An engine made it up, and no registry has served it, as far as its looks
     /// tell.
-    #[must_use]
     pub const fn is_made_up(&self) -> bool {
         self.plain_layers || self.is_of_a_migration
     }
@@ -218,10 +196,6 @@ fn looks_migrated(bytes: &[u8], layers: &[Blob]) -> bool {
 }
 
 impl Manifest {
-    /// Reads a manifest or an index.
-    ///
-    /// # Errors
-    /// [`ManifestError`] says why it is neither.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let document: Document = strict_json::read(bytes)?;
         if document.schema_version == 1 {

@@ -1,6 +1,5 @@
-//! An OCI archive of a few kilobytes, to be loaded by an engine that has the
-//! layers: manifests and configs under the names that they are to have
-//! (image-spec 1.1, `image-layout.md`).
+//! An OCI archive of a few kilobytes for an engine that already has the layers:
+//! manifests and configs, under the names to load (image-spec 1.1, `image-layout.md`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,29 +22,18 @@ pub struct OciArchive {
     blobs: BTreeMap<Digest, String>,
 }
 
-/// There is no such archive.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// Bytes that are not what they are to be called.
     #[error("what is to be loaded as {named} hashes to {found}")]
-    Tampered {
-        /// The name.
-        named: Digest,
-        /// The digest of the bytes.
-        found: Digest,
-    },
-    /// A name without its manifest.
+    Tampered { named: Digest, found: Digest },
     #[error("the manifest of {0} is not at hand")]
     Missing(Reference),
-    /// A name without its image.
     #[error(
         "the image of {0} is not here any more: its config is not in containerd's content store"
     )]
     NoImage(Reference),
-    /// A manifest that is none.
     #[error("{0}")]
     Manifest(#[from] ManifestError),
-    /// No memory for it.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -66,9 +54,6 @@ impl OciArchive {
     }
 
     /// The archive. Every blob is hashed.
-    ///
-    /// # Errors
-    /// When a blob is not what it is called, or a name has none.
     pub fn build(&self) -> Result<Vec<u8>, ArchiveError> {
         let mut archive = Builder::new(Vec::new());
         let layout = json!({"imageLayoutVersion": "1.0.0"}).to_string();

@@ -1,4 +1,4 @@
-//! What images are for, and which of an index's the engine takes
+//! Platforms: what images are for, and which manifest of an index the engine takes
 //! (containerd 1.7, `platforms/compare.go` and `images/image.go`, `Manifest`).
 
 use std::fmt;
@@ -13,10 +13,8 @@ use crate::sys::strict_json;
 /// `GOARCH`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Platform {
-    /// `GOOS`.
     #[serde(default)]
     pub os: String,
-    /// `GOARCH`.
     #[serde(default)]
     pub architecture: String,
     #[serde(default)]
@@ -31,7 +29,6 @@ impl fmt::Display for Platform {
 
 impl Platform {
     /// A platform; the variant may be empty.
-    #[must_use]
     pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
         Self {
             os: os.to_owned(),
@@ -41,20 +38,17 @@ impl Platform {
     }
 
     /// What a config says that its image is for (image-spec 1.1, `config.md`).
-    #[must_use]
     pub fn of_config(text: &str) -> Option<Self> {
         strict_json::read(text.as_bytes()).ok()
     }
 
     /// BuildKit's attestations are of no platform.
-    #[must_use]
     pub fn is_unknown(&self) -> bool {
         self.os == "unknown"
     }
 
     /// How well an engine on this platform runs what is for another: the less,
     /// the better; none when it does not.
-    #[must_use]
     pub fn rank(&self, image: &Self) -> Option<usize> {
         if self.os != image.os {
             return None;
@@ -78,10 +72,9 @@ impl Platform {
         })
     }
 
-    /// The manifest that an engine on this platform takes of an index, there or
-    /// not: the best, and of several the first. Those that are said to be of no
-    /// platform come last.
-    #[must_use]
+    /// The manifest of an index that an engine on this platform takes, whether it is here
+    /// or not: the best, and of several equal ones the first. Attestations, whose
+    /// platform is unknown, come last.
     pub fn choice<'i>(&self, index: &'i [Descriptor]) -> Option<&'i Digest> {
         let ranked = index.iter().filter_map(|child| {
             let rank = match &child.platform {

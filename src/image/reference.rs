@@ -26,31 +26,24 @@ const PATH_MAX: usize = 255;
 /// The longest tag, in bytes.
 const TAG_MAX: usize = 128;
 
-/// Why a text is not a reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// Sixty-four hexadecimal digits are an image ID to Docker, not a name.
     #[error("64 hexadecimal digits are an image ID, not a repository name")]
     Identifier,
-    /// Upper-case letters in the path.
     #[error("a repository name must be lower-case")]
     Uppercase,
-    /// No name at all.
     #[error("it has no repository name")]
     Empty,
-    /// A name that breaks the grammar.
     #[error("{0:?} is not a repository name")]
     Name(String),
-    /// More than 255 bytes.
     #[error("a repository name has at most {PATH_MAX} characters")]
     TooLong,
-    /// A tag that breaks the grammar.
     #[error(
         "{0:?} is not a tag (at most {TAG_MAX} letters, digits, '_', '.' and '-', not beginning \
          with '.' or '-')"
     )]
     Tag(String),
-    /// A digest that is none.
     #[error(transparent)]
     Digest(#[from] DigestError),
 }
@@ -62,7 +55,6 @@ pub struct Repository {
     path: String,
 }
 
-/// A tag.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag(String);
 
@@ -76,7 +68,6 @@ pub struct Reference {
 
 impl Repository {
     /// With its domain: `docker.io/library/httpd`.
-    #[must_use]
     pub fn full(&self) -> String {
         if self.domain.is_empty() {
             self.path.clone()
@@ -86,7 +77,6 @@ impl Repository {
     }
 
     /// As people write it: `httpd`.
-    #[must_use]
     pub fn familiar(&self) -> String {
         if self.domain != DEFAULT_DOMAIN {
             return self.full();
@@ -99,26 +89,20 @@ impl Repository {
 
     /// Its familiar name leads back to it. That of `docker.io/foo.com/x` does
     /// not: `foo.com/x` is a repository of the registry foo.com.
-    #[must_use]
     pub fn is_found_by_familiar_name(&self) -> bool {
         Reference::parse(&self.familiar()).is_ok_and(|found| found.repository == *self)
     }
 
     /// The registry's domain, with its port; empty for a name whose first
     /// component looks like a domain and cannot be one.
-    #[must_use]
     pub fn domain(&self) -> &str {
         &self.domain
     }
 
-    /// The path in the registry.
-    #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The reference to one of its tags.
-    #[must_use]
     pub const fn with_tag(self, tag: Tag) -> Reference {
         Reference {
             repository: self,
@@ -127,8 +111,6 @@ impl Repository {
         }
     }
 
-    /// The reference to one of its digests.
-    #[must_use]
     pub const fn with_digest(self, digest: Digest) -> Reference {
         Reference {
             repository: self,
@@ -140,13 +122,10 @@ impl Repository {
 
 impl Tag {
     /// The tag that a name alone stands for.
-    #[must_use]
     pub fn latest() -> Self {
         Self("latest".to_owned())
     }
 
-    /// The tag's text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -172,9 +151,6 @@ impl FromStr for Tag {
 
 impl Reference {
     /// Reads a reference as Docker does, in familiar or full form.
-    ///
-    /// # Errors
-    /// [`ReferenceError`] says which rule the text breaks.
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         if text.len() == 64 && text.bytes().all(is_lower_hex) {
             return Err(ReferenceError::Identifier);
@@ -221,32 +197,24 @@ impl Reference {
         })
     }
 
-    /// The repository.
-    #[must_use]
     pub const fn repository(&self) -> &Repository {
         &self.repository
     }
 
-    /// The tag.
-    #[must_use]
     pub const fn tag(&self) -> Option<&Tag> {
         self.tag.as_ref()
     }
 
-    /// The digest.
-    #[must_use]
     pub const fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
     /// As the reference store has it: `httpd:2.4`.
-    #[must_use]
     pub fn familiar(&self) -> String {
         self.after(self.repository.familiar())
     }
 
     /// With domain and namespace: `docker.io/library/httpd:2.4`.
-    #[must_use]
     pub fn full(&self) -> String {
         self.after(self.repository.full())
     }
