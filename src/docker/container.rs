@@ -1,4 +1,4 @@
-//! Containers, as far as a restart of Docker matters to them.
+//! Containers: what a restart of Docker has to know of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,17 +18,13 @@ const COMPOSE_DEPENDS_ON: &str = "com.docker.compose.depends_on";
 /// (`GET /containers/{id}/json`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Container {
-    /// Its ID.
     pub id: String,
-    /// Its name.
     pub name: String,
-    /// What it is doing.
     pub status: Status,
     /// Its first process; 0 for none.
     pub pid: u32,
     /// When it was started, in Docker's words.
     pub started_at: String,
-    /// Whether Docker starts it again by itself.
     pub restart_policy: RestartPolicy,
     /// How often at most (`--restart on-failure:N`); 0 for as often as it takes.
     pub max_retries: u32,
@@ -36,7 +32,6 @@ pub struct Container {
     pub auto_remove: bool,
     /// A swarm service's: swarm replaces it by itself.
     pub swarm_task: bool,
-    /// It has a health check.
     pub health_check: bool,
     /// The ports of the host that lead to it, or are to once it runs again.
     pub published: BTreeSet<Published>,
@@ -55,7 +50,6 @@ pub struct Container {
 pub struct Published {
     /// The address; unspecified for all of its family.
     pub ip: IpAddr,
-    /// The port.
     pub port: u16,
     /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
@@ -67,13 +61,10 @@ impl fmt::Display for Published {
     }
 }
 
-/// What a container is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Status {
-    /// It runs.
     #[default]
     Running,
-    /// It is frozen.
     Paused,
     /// It ended, and its restart policy is about to start it again.
     Restarting,
@@ -96,20 +87,16 @@ impl fmt::Display for Status {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
-    /// Never.
     #[default]
     No,
-    /// When it failed.
     OnFailure,
-    /// Always.
     Always,
-    /// Always, but when somebody stopped it.
+    /// Always, unless a user stopped it.
     UnlessStopped,
 }
 
 impl RestartPolicy {
     /// As `--restart` takes it.
-    #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Self::No => "no",
@@ -120,21 +107,15 @@ impl RestartPolicy {
     }
 }
 
-/// What happened to a container meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Its name.
     pub name: String,
-    /// What happened.
     pub what: Happened,
 }
 
-/// What can happen to a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Happened {
-    /// It is gone.
     Removed,
-    /// It is down.
     Stopped(String),
     /// It runs, as another process.
     Restarted,
@@ -146,7 +127,6 @@ pub enum Happened {
 
 impl Happened {
     /// In one word, for machines.
-    #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
             Self::Removed => "removed",
@@ -179,7 +159,6 @@ impl fmt::Display for Change {
 
 impl Container {
     /// What became of it, by what is there now under its ID.
-    #[must_use]
     pub fn change(&self, now: Option<&Self>) -> Option<Change> {
         let what = match now {
             None => Happened::Removed,
@@ -219,7 +198,6 @@ impl Container {
 /// network, process or IPC namespace or volumes it shares, that it is linked
 /// to, and those that Compose wrote down as its dependencies; otherwise as
 /// they were started before.
-#[must_use]
 pub fn in_start_order(mut containers: Vec<Container>) -> Vec<Container> {
     containers.sort_by(|a, b| (&a.started_at, &a.id).cmp(&(&b.started_at, &b.id)));
     let mut ordered = Vec::with_capacity(containers.len());
@@ -238,7 +216,7 @@ pub fn in_start_order(mut containers: Vec<Container>) -> Vec<Container> {
     ordered
 }
 
-/// The answer to `GET /containers/{id}/json`, as far as it matters here.
+/// The parts of the answer to `GET /containers/{id}/json` that matter here.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Inspection {

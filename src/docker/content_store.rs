@@ -1,9 +1,8 @@
 //! containerd's content store, where Docker keeps the manifests that it pulled
 //! (namespace `moby`; moby 20.10, `distribution/manifest.go`).
 //!
-//! Its files are read as they lie, below
-//! `io.containerd.content.v1.content/blobs/`, and each is hashed: a blob that is
-//! not what its name says is none.
+//! Its files are read directly, below `io.containerd.content.v1.content/blobs/`, and
+//! each is hashed: a blob whose bytes do not match its name counts as missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,7 +17,6 @@ const CONTAINERD_ROOT: &str = "/var/lib/containerd";
 /// Where the one does that dockerd starts, below Docker's data root.
 const DOCKERS_CONTAINERD_ROOT: &str = "containerd/daemon";
 
-/// The directories that blobs may lie in.
 #[derive(Debug, Clone)]
 pub struct ContentStore {
     directories: Vec<PathBuf>,
@@ -27,7 +25,6 @@ pub struct ContentStore {
 impl ContentStore {
     /// The content stores that a Docker with this data root may use, of those
     /// that are there.
-    #[must_use]
     pub fn of(data_root: &Path, containerd_root: Option<&Path>) -> Self {
         let roots = match containerd_root {
             Some(root) => vec![root.to_owned()],
@@ -46,7 +43,6 @@ impl ContentStore {
     }
 
     /// The text of a manifest or a config, if it is there and whole.
-    #[must_use]
     pub fn text(&self, digest: &Digest) -> Option<String> {
         self.directories.iter().find_map(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
@@ -56,15 +52,12 @@ impl ContentStore {
         })
     }
 
-    /// The text of an image's config.
-    #[must_use]
     pub fn config(&self, image: &ImageId) -> Option<String> {
         self.text(&image.to_string().parse().ok()?)
     }
 
     /// A blob of this name is there. Its bytes, which may be many, are not looked
     /// at.
-    #[must_use]
     pub fn has(&self, digest: &Digest) -> bool {
         self.directories.iter().any(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
@@ -73,7 +66,6 @@ impl ContentStore {
     }
 
     /// A manifest or index leads to a config, and both are blobs that count.
-    #[must_use]
     pub fn has_image(&self, target: &Digest, counts: impl Fn(&Digest) -> bool) -> bool {
         let manifests = self.manifests(target);
         manifests.iter().any(|(digest, text)| {
@@ -88,13 +80,11 @@ impl ContentStore {
 
     /// The manifests that prove a digest to be of an image: its own, or an
     /// index and the way through it. None when one of them is missing.
-    #[must_use]
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.way(digest, image, 0, &mut BTreeSet::new())
     }
 
     /// The manifest or index of a digest, and all that is here of what it lists.
-    #[must_use]
     pub fn manifests(&self, digest: &Digest) -> BTreeMap<Digest, String> {
         let mut found = BTreeMap::new();
         self.collect(digest, 0, &mut found);

@@ -1,7 +1,7 @@
 //! The Docker API: the edge to the running engine.
 //!
-//! A handful of requests is all that is needed, each answer read only as far
-//! as a few fields (Docker Engine API, versions 1.41 to 1.51).
+//! It sends a handful of requests and reads only a few fields of each answer (Docker
+//! Engine API, versions 1.41 to 1.51).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,35 +15,24 @@ mod unix;
 
 pub use unix::UnixEngine;
 
-/// The engine could not be asked, or answered what it should not.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// Nobody listens.
     #[error("no engine answers at {socket}: {error}", socket = socket.display())]
     Unreachable {
-        /// The socket.
         socket: PathBuf,
-        /// Why.
         error: std::io::Error,
     },
-    /// An answer that is not one.
     #[error("the engine at {socket} gave no usable answer to {request}: {problem}", socket = socket.display())]
     Answer {
-        /// The socket.
         socket: PathBuf,
-        /// What was asked for.
         request: String,
-        /// What is wrong with the answer.
         problem: String,
     },
     /// No answer, or half of one: it may still do what it was asked for.
     #[error("the engine at {socket} did not answer {request}: {problem}", socket = socket.display())]
     Unanswered {
-        /// The socket.
         socket: PathBuf,
-        /// What was asked for.
         request: String,
-        /// Why there is no answer.
         problem: String,
     },
 }
@@ -51,7 +40,6 @@ pub enum EngineError {
 impl EngineError {
     /// There was no whole answer: the engine may be about to start, or to do what
     /// it was asked for.
-    #[must_use]
     pub const fn may_pass(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unanswered { .. })
     }
@@ -60,9 +48,7 @@ impl EngineError {
 /// What the engine says about itself (`GET /info`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
-    /// The directory that it keeps everything in.
     pub data_root: PathBuf,
-    /// Its storage driver.
     pub driver: String,
     /// Images live in containerd, not in the data root.
     pub containerd_image_store: bool,
@@ -70,7 +56,6 @@ pub struct Info {
     pub live_restore: bool,
     /// It is, or is about to be, part of a swarm.
     pub swarm: bool,
-    /// Its version.
     pub version: String,
 }
 
@@ -78,7 +63,6 @@ impl Info {
     /// A container that was started with `--rm` outlives a restart of Docker
     /// when live-restore is on. Before 24.0.8 dockerd removes it at its start
     /// although it runs (moby issue 46308, `daemon/daemon.go`, `restore`).
-    #[must_use]
     pub fn keeps_auto_removed(&self) -> bool {
         self.is_at_least([24, 0, 8])
     }
@@ -86,14 +70,12 @@ impl Info {
     /// The health checks of a container that outlived a restart of Docker go
     /// on by themselves. Before 23.0 they do not, until it is paused and
     /// unpaused (moby issue 41871).
-    #[must_use]
     pub fn resumes_health_checks(&self) -> bool {
         self.is_at_least([23, 0, 0])
     }
 
     /// It gives clients that are connected up to 5 s when it is told to stop
     /// (seen on 26.1 and 28.5, not on 20.10).
-    #[must_use]
     pub fn waits_for_clients(&self) -> bool {
         self.is_at_least([23, 0, 0])
     }
@@ -114,35 +96,23 @@ impl Info {
 pub type References = BTreeMap<String, String>;
 
 /// What a transaction needs of the engine, and no more.
-#[allow(
-    async_fn_in_trait,
-    reason = "used by this crate alone, on a runtime of one thread"
-)]
 pub trait Engine {
-    /// News of reloads.
     type Reloads: Reloads;
 
-    /// Asks whether it is there.
     async fn ping(&self) -> Result<(), EngineError>;
-    /// What it says about itself.
     async fn info(&self) -> Result<Info, EngineError>;
     /// The running containers, paused and restarting ones included.
     async fn running_containers(&self) -> Result<Vec<Container>, EngineError>;
-    /// A container by its ID; none when there is none.
     async fn container(&self, id: &str) -> Result<Option<Container>, EngineError>;
     /// Starts a container; one that runs already is left alone.
     async fn start_container(&self, id: &str) -> Result<(), EngineError>;
-    /// Pauses a container.
     async fn pause_container(&self, id: &str) -> Result<(), EngineError>;
-    /// Lets a paused container go on.
     async fn unpause_container(&self, id: &str) -> Result<(), EngineError>;
     /// The ID and the name of each container that it lists, whether it runs or not.
     async fn listed_containers(&self) -> Result<BTreeMap<String, String>, EngineError>;
-    /// The IDs of the running containers.
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError>;
     /// The containers that are down and not removed: ended, or never started.
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError>;
-    /// Gives a container another restart policy.
     async fn set_restart_policy(
         &self,
         id: &str,
@@ -151,26 +121,20 @@ pub trait Engine {
     ) -> Result<(), EngineError>;
     /// Listens, from now on, for reloads of the engine's configuration.
     async fn watch_reloads(&self) -> Result<Self::Reloads, EngineError>;
-    /// The image that a reference leads to; none when the engine finds none.
     async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError>;
-    /// It has an image of this ID, whatever its names.
+    /// It has an image of this ID, under any name or none.
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError>;
     /// Every tag and digest that the engine has.
     async fn references(&self) -> Result<References, EngineError>;
 }
 
 /// News of reloads of the engine's configuration.
-#[allow(
-    async_fn_in_trait,
-    reason = "used by this crate alone, on a runtime of one thread"
-)]
 pub trait Reloads {
     /// Waits for the next one. There is no news of one that was refused.
     async fn next(&mut self) -> Result<(), EngineError>;
 }
 
 /// References that the engine should have and does not, or has elsewhere.
-#[must_use]
 pub fn missing<'a>(
     references: &References,
     expected: impl IntoIterator<Item = &'a (Reference, ImageId)>,

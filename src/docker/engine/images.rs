@@ -31,7 +31,6 @@ pub struct Listed {
     pub unavailable: Vec<Digest>,
 }
 
-/// What came of dropping a reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dropped {
     /// It is gone, or was not there.
@@ -44,7 +43,6 @@ pub enum Dropped {
 
 impl Listed {
     /// The digest of its manifest or index.
-    #[must_use]
     pub fn target(&self) -> Option<Digest> {
         self.id.parse().ok()
     }
@@ -61,7 +59,6 @@ impl Listed {
     /// them: Docker 28 lists a digest without a name then, and says nothing of
     /// what the image runs on (seen on 28.5, of manifests and indexes). Docker 26
     /// does not list it at all.
-    #[must_use]
     pub fn is_hollow(&self) -> bool {
         let is_nameless = |digest: &String| digest.parse::<Digest>().is_ok();
         self.digests.iter().any(is_nameless) || self.architecture.as_deref() == Some("")
@@ -70,7 +67,6 @@ impl Listed {
     /// A tag of the same repository leads to the same manifest: the engine finds
     /// the digest by it, and drops both together (moby 26.1 and 28.5,
     /// `daemon/containerd/image_delete.go`, `getSameReferences`).
-    #[must_use]
     pub fn tag_beside(&self, reference: &Reference) -> Option<Reference> {
         let repository = reference.repository().familiar();
         let is_beside = |name: &&String| {
@@ -87,22 +83,16 @@ fn parsed(name: &str) -> Option<Reference> {
     (reference.tag().is_some() || reference.digest().is_some()).then_some(reference)
 }
 
-/// What an online change needs of the engine, and no more.
-#[allow(
-    async_fn_in_trait,
-    reason = "used by this crate alone, on a runtime of one thread"
-)]
+/// What the load method needs of the engine, and no more.
 pub trait Images {
     /// Every image that the engine lists. Before 27.2, Docker leaves out those whose
     /// layers it does not have as the registry serves them.
     async fn listed(&self) -> Result<Listing, EngineError>;
-    /// The image that a reference leads to; none when the engine finds none.
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError>;
     /// What the engine reads in the config of the image that a reference leads to.
     async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError>;
     /// Loads an archive. The references in it may be there although this fails.
     async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError>;
-    /// Drops a reference.
     async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError>;
     /// What images have to be for, to run on it.
     async fn platform(&self) -> Result<Platform, EngineError>;

@@ -32,7 +32,7 @@ use images::{Kept, in_path};
 
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// What a body is, where nothing else is said.
+/// The content type of requests.
 const JSON: &str = "application/json";
 
 /// The events of a reloaded configuration, and no others, as a query has it:
@@ -42,7 +42,6 @@ const RELOADS: &str = "%7B%22type%22%3A%5B%22daemon%22%5D%2C%22event%22%3A%5B%22
 /// Containers that are down: `{"status":["created","exited"]}`.
 const DOWN: &str = "%7B%22status%22%3A%5B%22created%22%2C%22exited%22%5D%7D";
 
-/// An engine behind a Unix socket.
 #[derive(Debug, Clone)]
 pub struct UnixEngine {
     socket: PathBuf,
@@ -121,7 +120,6 @@ struct ManifestAnswer {
 impl UnixEngine {
     /// An engine at this socket; nothing is asked yet. Each request may take
     /// up to `timeout`.
-    #[must_use]
     pub fn new(socket: &Path, timeout: Duration) -> Self {
         Self {
             socket: socket.to_owned(),
@@ -300,7 +298,6 @@ impl UnixEngine {
     }
 }
 
-/// The event stream of a connection.
 pub struct ReloadEvents {
     engine: UnixEngine,
     events: Incoming,

@@ -1,5 +1,5 @@
-//! The images of an engine at one moment, and what it finds by a reference, told
-//! from them.
+//! Listing: the images of an engine at one moment. It tells what the engine finds by a
+//! reference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,6 @@ impl Listing {
     /// An engine finds a digest by any reference of the same repository with that
     /// target (moby 26.1 to 29, `daemon/containerd/image.go`, `resolveImage`), and
     /// lists the digest of one repository only.
-    #[must_use]
     pub fn new(images: Vec<Listed>, is_complete: bool) -> Self {
         let mut places = BTreeMap::new();
         for (place, listed) in images.iter().enumerate() {
@@ -51,7 +50,6 @@ impl Listing {
 
     /// All that containerd has for an engine: names with their manifests or indexes,
     /// and the blobs that the engine can read.
-    #[must_use]
     pub fn by_containerd(images: Vec<Listed>, blobs: BTreeSet<Digest>) -> Self {
         Self {
             blobs: Some(blobs),
@@ -59,43 +57,33 @@ impl Listing {
         }
     }
 
-    /// Its images.
-    #[must_use]
     pub fn images(&self) -> &[Listed] {
         &self.images
     }
 
     /// The image that the engine finds by a reference.
-    #[must_use]
     pub fn find(&self, reference: &Reference) -> Option<&Listed> {
         self.images.get(*self.places.get(reference)?)
     }
 
-    /// The engine can read a blob, as far as is known.
-    #[must_use]
+    /// The engine can read a blob, or nothing is known of that.
     pub fn reads(&self, blob: &Digest) -> bool {
         self.blobs.as_ref().is_none_or(|blobs| blobs.contains(blob))
     }
 
     /// The engine can read a blob, and that is known.
-    #[must_use]
     pub fn is_known_to_read(&self, blob: &Digest) -> bool {
         self.blobs.is_some() && self.reads(blob)
     }
 
-    /// The engine finds each image that it lists. Whether it finds a name that
-    /// containerd has, with nothing behind it, is another's to say: 26.1 does not,
-    /// and 28.5 does.
-    #[must_use]
+    /// The engine finds each image that it lists. A name of containerd's with nothing
+    /// behind it depends on the version: 26.1 does not find it, 28.5 does.
     pub fn is_found(&self, listed: &Listed, content: &ContentStore) -> bool {
         let has_image = |target| content.has_image(&target, |blob| self.reads(blob));
         self.blobs.is_none() || listed.target().is_some_and(has_image)
     }
 
     /// The same, of an engine that is asked by name where its list does not say.
-    ///
-    /// # Errors
-    /// When the engine cannot be asked.
     pub async fn find_or_ask(
         &self,
         engine: &impl Images,

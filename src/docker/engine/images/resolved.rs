@@ -19,7 +19,6 @@ pub struct Resolved {
 pub struct Made {
     /// By which command.
     pub by: String,
-    /// What was noted.
     pub comment: String,
 }
 
@@ -49,7 +48,6 @@ struct History {
 impl Resolved {
     /// What an engine would show of this config; nothing of one that it may read
     /// otherwise.
-    #[must_use]
     pub fn of_config(text: &str) -> Self {
         let Ok(config) = strict_json::read::<Config>(text.as_bytes()) else {
             return Self::default();
@@ -66,7 +64,6 @@ impl Resolved {
     }
 
     /// What differs, where both show it.
-    #[must_use]
     pub fn difference(&self, other: &Self) -> Option<&'static str> {
         let differ = [
             ("layers", differ(&self.layers, &other.layers)),

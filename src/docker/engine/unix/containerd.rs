@@ -1,6 +1,6 @@
-//! What containerd has for Docker, by its own API: each name and each blob, in
-//! two requests. dockerd looks there for each image anew, some milliseconds each
-//! time, and before 27.2 lists not all.
+//! What containerd has for Docker, by its own API: each name and each blob, in two
+//! requests. dockerd would ask containerd again for each image, some milliseconds each
+//! time, and before 27.2 does not list all.
 //!
 //! gRPC over HTTP/2; of its messages, the few fields that are needed (containerd
 //! 1.7, `api/services/images/v1/images.proto`, `content/v1/content.proto`).
@@ -48,11 +48,10 @@ pub(super) struct Records {
     pub images: BTreeMap<String, Digest>,
     /// What other images were built from.
     pub parents: BTreeSet<String>,
-    /// The blobs.
     pub blobs: BTreeSet<Digest>,
 }
 
-/// Asks for all of it. None where that cannot be had, for whatever reason.
+/// Asks for all of it. None where it cannot be read, for any reason.
 pub(super) async fn records(socket: &Path, namespace: &str, within: Duration) -> Option<Records> {
     timeout(within, ask_for_records(socket, namespace))
         .await

@@ -21,9 +21,9 @@ use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
-/// A connection that was negotiated, and what every path on it begins with. It
-/// serves one request after another; an engine that is about to be stopped would
-/// wait for it, so it is for requests about images alone.
+/// A negotiated connection, and what every path on it begins with. It serves one request
+/// after another. An engine that is about to stop would wait for it, so only requests
+/// about images use it.
 pub(super) type Kept = Arc<Mutex<Option<(SendRequest<Full<Bytes>>, String)>>>;
 
 /// How Docker names an image that has no name (moby `daemon/containerd/image_delete.go`,
@@ -361,9 +361,8 @@ fn named(records: &Records) -> Vec<Listed> {
     images.into_values().collect()
 }
 
-/// An engine of this version lists each reference that it has, whatever of the
-/// image is here (from 27.2 on; moby `daemon/containerd/image_list.go`,
-/// `imageSummary`).
+/// An engine of this version lists each of its references, even where parts of the image
+/// are missing (from 27.2 on; moby `daemon/containerd/image_list.go`, `imageSummary`).
 fn lists_everything(version: &str) -> bool {
     const FIRST: (u32, u32) = (1, 47);
     let numbers = version.trim_start_matches("/v").split_once('.');
@@ -391,7 +390,6 @@ fn dropped(reference: &Reference, gone: Vec<Gone>) -> Dropped {
     }
 }
 
-/// What an error says.
 fn told(answer: &[u8]) -> String {
     match serde_json::from_slice(answer) {
         Ok(Told { message }) => message,
