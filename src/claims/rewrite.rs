@@ -13,7 +13,6 @@ pub struct Rewrite {
     to: String,
 }
 
-/// A rule that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("write FROM=TO, two beginnings of repository names (docker.io/library=registry:5000/hub)")]
 pub struct RewriteError;
@@ -48,10 +47,8 @@ impl Rewrite {
     }
 }
 
-/// The name here of a source's repository: by the longest rule that fits.
-///
-/// # Errors
-/// When the rule makes something that is no repository's name.
+/// The name here of a source's repository, by the longest rule that fits. An error when
+/// the rule makes no valid name.
 pub fn rewritten(repository: &Repository, rules: &[Rewrite]) -> Result<Repository, ReferenceError> {
     let fitting = rules
         .iter()

@@ -1,5 +1,5 @@
-//! Claims from the files that people carry to an air-gapped site, told apart
-//! by their content.
+//! Sources: the files that people carry to an air-gapped site. Their content tells
+//! their kind.
 //!
 //! Whatever is taken from a file is bounded: see [`MAX_TEXT_BYTES`],
 //! [`MAX_FILES`], [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
@@ -21,13 +21,13 @@ use crate::sys::plain_file::{self, Links};
 use crate::sys::shell;
 use crate::sys::strict_json::JsonError;
 
-pub mod archive;
+pub(crate) mod archive;
 mod blobs;
-pub mod claims_dir;
-pub mod claims_file;
+pub(crate) mod claims_dir;
+pub(crate) mod claims_file;
 pub mod collected;
 pub mod json;
-pub mod layout;
+pub(crate) mod layout;
 pub mod pins;
 mod zstd;
 
@@ -41,7 +41,6 @@ pub const MAX_TEXT_BYTES: u64 = 64 * 1024 * 1024;
 /// The most files that are read from one directory and those below it.
 pub const MAX_FILES: usize = 10_000;
 
-/// How deep directories are looked into.
 pub const MAX_DIRECTORY_DEPTH: usize = 8;
 
 /// The most bytes that a compressed source may unfold to.
@@ -50,22 +49,16 @@ pub const MAX_EXPANDED_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
 /// Enough to tell what a file is.
 const HEAD_BYTES: usize = 512;
 
-/// The name for standard input.
 const STDIN: &str = "-";
 
-/// A source that could not be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {problem}")]
 pub struct SourceError {
-    /// The file.
     pub place: String,
-    /// What is wrong with it.
     pub problem: Problem,
 }
 
 impl SourceError {
-    /// What to do about it.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         Some(match &self.problem {
             Problem::Tampered { .. }
@@ -83,153 +76,91 @@ impl SourceError {
     }
 }
 
-/// What is wrong with a source.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// The system refused.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// A device, a socket, and in a directory a pipe.
     #[error("neither a plain file, a directory, nor a pipe")]
     NotAFile,
-    /// A link that leads out of the directory that was named.
     #[error("a link that leads out of the directory")]
     Outside,
-    /// Nothing that is known.
     #[error(
         "not a source of digests: neither an OCI layout, a manifest, docker image inspect, \
          repositories.json, digestfix export, YAML, a Dockerfile, nor a list of references"
     )]
     Unknown,
-    /// Bytes that are no text.
     #[error("neither text in UTF-8 nor an archive (see byte {0})")]
     NotText(usize),
-    /// Larger than it may be.
     #[error("{what}: larger than the {limit} bytes that are read")]
-    TooLarge {
-        /// What it is.
-        what: String,
-        /// The bound.
-        limit: u64,
-    },
-    /// Compressed by a program whose format is not read.
+    TooLarge { what: String, limit: u64 },
     #[error("compressed with {0}; gzip and zstd are read: unpack it first ({0} -d)")]
     Compressed(&'static str),
-    /// More than there may be.
     #[error("more than {limit} {what}")]
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// The bound.
-        limit: usize,
-    },
-    /// Deeper than it may be.
+    TooMany { what: &'static str, limit: usize },
     #[error("{what} more than {limit} deep")]
-    TooDeep {
-        /// What is nested.
-        what: &'static str,
-        /// The bound.
-        limit: usize,
-    },
-    /// An archive that ends within a member.
+    TooDeep { what: &'static str, limit: usize },
     #[error("the archive is cut short: copy it again")]
     Truncated,
-    /// A header of an archive that is none.
     #[error("the archive is damaged: a header's checksum or size is wrong")]
     BadHeader,
-    /// A member with holes.
     #[error("the archive has sparse members (tar -S), which are not read: make it without")]
     Sparse,
-    /// JSON that is none, or not of its kind.
     #[error("{0}")]
     Json(#[from] JsonError),
-    /// The same in a file of a layout.
     #[error("{0}: {1}")]
     InFile(&'static str, JsonError),
-    /// YAML that is none.
     #[error("not YAML: {0}")]
     Yaml(String),
-    /// What could be a list or YAML, and is neither.
     #[error("neither a list of references (line {line}: {misfit}) nor YAML ({yaml})")]
     Text {
-        /// The first line that is no reference.
         line: usize,
-        /// Why it is none.
         misfit: ReferenceError,
-        /// Why it is no YAML.
         yaml: String,
     },
-    /// A Dockerfile that is none.
     #[error("not a Dockerfile: {0}")]
     Dockerfile(String),
-    /// A manifest that is none.
     #[error("{0}")]
     Manifest(#[from] ManifestError),
-    /// A reference store that is none.
     #[error("{0}")]
     Store(StoreError),
-    /// What should be an image ID is none.
     #[error("\"Id\": {0}")]
     NotAnImageId(DigestError),
-    /// A claims file of another version.
     #[error(
         "a claims file of version {0}, and this digestfix reads version {version}",
         version = claims_file::VERSION
     )]
     Version(u64),
-    /// An entry of a claims file.
     #[error("{0}: {1}")]
     Entry(String, String),
-    /// `--rewrite` made no name.
     #[error("--rewrite makes a name that is none: {0}")]
     Name(#[from] ReferenceError),
-    /// Bytes that are not what their name says.
     #[error("TAMPERED WITH: what is named {named} hashes to {found}")]
-    Tampered {
-        /// The digest that it was found by.
-        named: String,
-        /// The digest of its bytes.
-        found: String,
-    },
-    /// A blob of another size than was said.
+    Tampered { named: String, found: String },
     #[error("TAMPERED WITH: {digest} is said to have {said} bytes, and has {found}")]
     WrongSize {
-        /// The blob.
         digest: String,
-        /// By its descriptor.
         said: u64,
-        /// In truth.
         found: u64,
     },
-    /// A config that is not the manifest's.
     #[error(
         "TAMPERED WITH: manifest {manifest} is of image {image}, and the config that lies there \
          under that name hashes to {found}"
     )]
     ConfigSwapped {
-        /// The manifest.
         manifest: String,
-        /// The image that it is of.
         image: String,
-        /// The digest of the config's bytes.
         found: String,
     },
-    /// `docker save`'s list and the layout name different images.
     #[error(
         "its parts contradict each other: for {name}, manifest.json has the config {config}, and \
          index.json the manifest {digest}, which is of {images}"
     )]
     Exchanged {
-        /// The name.
         name: String,
-        /// By manifest.json.
         config: String,
-        /// By index.json.
         digest: String,
-        /// The images of that digest.
         images: String,
     },
-    /// Somebody else may write what is trusted.
     #[error("{0} may be written by others than root")]
     Writable(String),
 }
@@ -247,11 +178,8 @@ impl Problem {
     }
 }
 
-/// Reads sources: files, directories, and `-` for standard input.
-///
-/// # Errors
-/// [`SourceError`] for the first that cannot be used. What is found in a
-/// directory and gives nothing is only remarked on.
+/// Reads sources: files, directories, and `-` for standard input. The first unusable one
+/// is an error. A file in a directory that says nothing is only remarked on.
 pub fn read(paths: &[PathBuf], rewrites: &[Rewrite]) -> Result<Collected, SourceError> {
     let mut collected = Collected::new(rewrites);
     for path in paths {
@@ -373,9 +301,6 @@ fn entries(directory: &Path, budget: &mut usize) -> Result<Vec<PathBuf>, Problem
 }
 
 /// Reads a source that can be read at any place: a plain file.
-///
-/// # Errors
-/// [`Problem`] says why it could not be used.
 pub fn read_file(
     mut file: impl Read + Seek,
     place: &str,
@@ -391,9 +316,6 @@ pub fn read_file(
 }
 
 /// Reads a source that can be read only once: a pipe, or anything.
-///
-/// # Errors
-/// [`Problem`] says why it could not be used.
 pub fn read_stream(
     mut stream: impl Read,
     place: &str,
@@ -448,9 +370,6 @@ fn read_plain(
 }
 
 /// Reads a text of any of the known kinds.
-///
-/// # Errors
-/// [`Problem`] says why it could not be used.
 pub fn read_text(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let begins = text.trim_start();

@@ -18,8 +18,6 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// In one word.
-    #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
             Self::Asserted => "asserted",
