@@ -1,7 +1,7 @@
 //! Claims against the store: what would have to change, or why not.
 //!
-//! Pure data in, pure data out. A plan is either complete or there is none:
-//! when any claim cannot be met, all the reasons are given together.
+//! Pure data in, pure data out. A plan is complete, or there is none: when a claim
+//! cannot be met, all reasons are given together.
 
 pub mod status;
 
@@ -31,18 +31,14 @@ use conflicts::{
 use index::with_parts_here;
 use resolver::Resolver;
 
-/// What somebody asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// What should be true.
     pub claims: Vec<Claim>,
-    /// References to drop.
     pub removals: Vec<Reference>,
     /// Claims may displace what stands in their way.
     pub replace: bool,
     /// A digest may be the ID of an image that is here.
     pub allow_image_id_digest: bool,
-    /// What was brought along that tells whose a digest is.
     pub evidence: Evidence,
     /// The least trust that a change may rest on; any, when it is not said.
     pub require: Option<Trust>,
@@ -51,15 +47,12 @@ pub struct Request {
 /// A store, the store it should become, and the difference.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The store after the change.
     pub after: Store,
     /// The difference, in the order of the file.
     pub changes: Vec<Change>,
     /// What each claim came down to, in the order of the claims.
     pub targets: Vec<Target>,
-    /// The references asked to be dropped.
     pub removals: Vec<Reference>,
-    /// Claims of sources that come to nothing on this host.
     pub skipped: Vec<Skipped>,
     /// Images that would be left with no reference that the engine counts:
     /// dangling, and removed by the next `docker image prune`.
@@ -71,37 +64,27 @@ pub struct Plan {
 /// A claim, resolved to one reference and one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The claim as it was given.
     pub claim: String,
-    /// The reference that it wants.
     pub reference: Reference,
-    /// The image that the reference should point at.
     pub image: ImageId,
     /// It is so already.
     pub holds: bool,
-    /// How far it is known.
     pub trust: Trust,
-    /// Where from.
     pub origin: String,
-    /// Somebody typed the claim.
     pub typed: bool,
 }
 
 /// A claim of a source that comes to nothing on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// The claim.
     pub claim: String,
-    /// Why.
     pub why: Why,
     /// It is a manifest in OCI's format, of an image that is not here.
     pub strange_oci: bool,
 }
 
-/// Why a claim comes to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
-    /// The image that it speaks of is not here.
     #[error("its image is not on this host")]
     NotHere,
     /// Several images could be meant.
@@ -118,7 +101,6 @@ pub enum Why {
 /// One line of the difference between two stores.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
-    /// The reference that changes.
     pub reference: Reference,
     /// What it points at now; none when it is new.
     pub from: Option<String>,
@@ -129,9 +111,6 @@ pub struct Change {
 impl Plan {
     /// Works out what a request comes down to on this store. `images` are the
     /// IDs that the image store (`imagedb`) has a config of.
-    ///
-    /// # Errors
-    /// Every reason against it, when there is one.
     pub fn new(
         store: &Store,
         images: &dyn Images,
@@ -265,25 +244,20 @@ impl Plan {
         }
     }
 
-    /// Nothing has to change.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
     /// No claim could be applied, and no removal was asked for.
-    #[must_use]
     pub fn is_unmet(&self) -> bool {
         self.targets.is_empty() && self.removals.is_empty() && !self.skipped.is_empty()
     }
 
     /// What a reference that is new or moves rests on.
-    #[must_use]
     pub fn basis(&self, reference: &Reference) -> Option<&Target> {
         self.targets.get(*self.bases.get(reference)?)
     }
 
-    /// The references that are gone afterwards.
     pub fn dropped(&self) -> impl Iterator<Item = &Reference> {
         let dropped = self.changes.iter().filter(|change| change.to.is_none());
         dropped.map(|change| &change.reference)
@@ -321,8 +295,7 @@ fn orphans(store: &Store, mut images: BTreeSet<String>) -> Vec<ImageId> {
     ids.collect()
 }
 
-/// The digest's bytes are those of an image's ID: somebody mixed the two up.
-#[must_use]
+/// The digest's bytes are those of an image's ID: the user mixed the two up.
 pub fn digest_is_image_id(digest: &Digest, images: &dyn Images) -> bool {
     digest
         .to_string()

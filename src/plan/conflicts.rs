@@ -1,4 +1,4 @@
-//! Whether targets get on with each other.
+//! Conflicts between the targets of a plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 

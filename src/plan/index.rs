@@ -13,9 +13,9 @@ use crate::store::repositories::Store;
 /// What to bring beside an index: the manifest of this host's platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingManifest {
-    /// The repository, where it is known.
     repository: Option<Repository>,
-    /// The manifests that the index lists and nobody brought, with their platforms.
+    /// The manifests that the index lists and that were not brought, with their
+    /// platforms.
     parts: Vec<(Digest, Option<Platform>)>,
 }
 
@@ -24,7 +24,6 @@ const MAX_PARTS: usize = 5;
 
 impl MissingManifest {
     /// What is missing of an index; none where nothing is.
-    #[must_use]
     pub fn of(
         evidence: &Evidence,
         index: &Digest,

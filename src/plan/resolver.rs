@@ -59,7 +59,7 @@ pub(super) struct Found {
     pub skipped: Option<Skipped>,
 }
 
-/// A claim's image and reference, before anybody asked whether it is true.
+/// A claim's image and reference, before anything has checked whether it is true.
 type Lead = (Reference, ImageId, Route);
 
 impl<'a> Resolver<'a> {

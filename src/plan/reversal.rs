@@ -1,4 +1,4 @@
-//! What a transaction changed, to be changed back.
+//! Reversal: the changes of a transaction, taken back.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,7 @@ use crate::store::repositories::Store;
 /// references.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reversal {
-    /// The transaction.
     pub id: String,
-    /// What it changed.
     pub changes: Vec<Change>,
     /// What later transactions changed, newest first.
     pub later: Vec<Later>,
@@ -24,30 +22,23 @@ pub struct Reversal {
     pub bases: BTreeMap<(Reference, ImageId), Basis>,
 }
 
-/// A change of another transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Later {
-    /// The transaction.
     pub id: String,
-    /// What it changed.
     pub change: Change,
 }
 
 /// What a former reference rested on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Basis {
-    /// The claim that it was written for.
     pub claim: String,
-    /// How far it was known.
     pub trust: Trust,
-    /// Where from.
     pub origin: String,
 }
 
 impl Reversal {
     /// The later transaction that has to be taken back first, of those that
     /// these refusals name.
-    #[must_use]
     pub fn first_in_the_way(&self, refusals: &[Refusal]) -> Option<&str> {
         let named = |id: &str| {
             refusals.iter().any(
@@ -86,9 +77,6 @@ impl Reversal {
 impl Plan {
     /// Works out how to take a transaction's changes back on this store.
     /// `images` are the IDs that the image store has a config of.
-    ///
-    /// # Errors
-    /// Every reason against it: what has changed since, and what is gone.
     pub fn reversing(
         store: &Store,
         images: &dyn Images,

@@ -18,29 +18,22 @@ use crate::store::repositories::Store;
 pub struct Row {
     /// The repository, in familiar form.
     pub repository: String,
-    /// The tag, if there is one.
     pub tag: Option<String>,
-    /// The digest, if there is one.
     pub digest: Option<String>,
     /// The image ID, as the file has it.
     pub image_id: String,
-    /// What is wrong, or nothing.
     pub state: State,
     /// How far the digest is known; none for what digestfix did not write and
     /// no manifest proves.
     pub trust: Option<Trust>,
-    /// By what.
     pub origin: Option<String>,
-    /// More about it, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// What is wrong with a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Nothing.
     Ok,
     /// The image has no digest in this repository.
     NoDigest,
@@ -49,15 +42,12 @@ pub enum State {
     RunsOnly,
     /// The digest is the ID of an image on this host.
     DigestIsImageId,
-    /// The image store has no such image.
     ImageMissing,
     /// The engine cannot use the entry.
     Unparsable,
 }
 
 impl State {
-    /// For people.
-    #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -141,7 +131,6 @@ impl Rows for Listing {
 
 /// Every entry of the store, in rows. `known` says how far a digest is known
 /// to be an image's, and by what.
-#[must_use]
 pub fn rows(
     store: &Store,
     images: &BTreeSet<ImageId>,

@@ -1,5 +1,5 @@
-//! What of the store a claim is about, looked up when it is asked for: a store
-//! may have a hundred thousand references, and a request one claim.
+//! Lookups in the store, made only for what a claim is about: a store may have a
+//! hundred thousand references, and a request one claim.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};

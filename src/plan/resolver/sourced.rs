@@ -1,4 +1,4 @@
-//! What a claim of a file means, which may speak of other hosts' images too.
+//! What a claim from a file means. It may be about images that only other hosts have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,9 +8,9 @@ use crate::image::reference::{Repository, Tag};
 use crate::plan::{MissingManifest, Request, Why};
 
 impl Resolver<'_> {
-    /// A pin that somebody wrote into a file. Its tag says which image it is
-    /// about, and the evidence is then held against that; where no such tag is
-    /// here, the evidence may have an image ID for the digest.
+    /// A pin from a file. Its tag says which image it is about, and is then compared with
+    /// the evidence. Where no such tag is here, the evidence may have an image ID for the
+    /// digest.
     pub(super) fn pinned(
         &self,
         repository: &Repository,

@@ -1,4 +1,4 @@
-//! What a claim means that somebody typed for this very host.
+//! What a typed claim means. It is about this host.
 
 use super::{Lead, Resolver, Route};
 use crate::claims::claim::{Claim, ImageName, Statement};
