@@ -9,7 +9,6 @@ const CONNECTED: &str = "03";
 
 /// How many clients are connected to a socket, as far as that can be seen from
 /// here.
-#[must_use]
 pub fn count(socket: &Path) -> usize {
     // The kernel has the name that the socket was bound to, and /var/run is a
     // link.

@@ -19,12 +19,12 @@ const SNAP_UNIT: &str = "snap.docker.dockerd.service";
 pub(super) const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// The daemon, as far as systemd, files and it itself tell of it.
+/// What systemd, files and the daemon itself tell of the daemon.
 pub(super) struct Daemon<'a> {
     pub flags: &'a Flags,
     /// What speaks against working with it, in the order of finding it.
     pub errors: Vec<HostError>,
-    /// None where there is no such unit, or nobody to ask for it.
+    /// None where there is no such unit, or no systemd to ask.
     pub unit: Option<Unit>,
     pub service: Option<Service>,
     pub command: Option<CommandLine>,
@@ -154,7 +154,7 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// The engine's own word counts; configuration, where there is none.
+    /// The engine's own answer, or else its configuration.
     pub(super) fn image_store(&self) -> ImageStore {
         let in_containerd = self.engine.as_ref().map_or_else(
             || self.args.containerd_image_store() || self.config.containerd_image_store(),
@@ -290,9 +290,9 @@ impl CommandLine {
     }
 }
 
-/// The unit's command line. Where it runs dockerd by way of something else
-/// (snap), the running process says more; where nothing runs, nobody says where
-/// that one keeps its data.
+/// The unit's command line. Where the unit runs dockerd through another program (snap),
+/// the running process says more. Where that does not run, nothing says where dockerd
+/// keeps its data.
 fn command_line(unit: &Unit, service: &Service, flags: &Flags) -> Result<CommandLine, HostError> {
     let words = exec_start::words(service).map_err(|error| HostError::EnvironmentFile {
         unit: unit.id.clone(),

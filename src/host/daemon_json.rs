@@ -1,4 +1,4 @@
-//! daemon.json, as far as it says where dockerd keeps things.
+//! daemon.json: the settings that say where dockerd keeps things.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,13 +17,10 @@ pub const MAX_DAEMON_JSON: u64 = 16 * 1024 * 1024;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct DaemonJson {
-    /// `data-root`.
     pub data_root: Option<String>,
     /// `graph`, the same before 17.05.
     pub graph: Option<String>,
-    /// `storage-driver`.
     pub storage_driver: Option<String>,
-    /// `userns-remap`.
     pub userns_remap: Option<String>,
     /// `live-restore`; only its type matters.
     pub live_restore: Option<bool>,
@@ -31,7 +28,7 @@ pub struct DaemonJson {
     userland_proxy_path: Option<String>,
     hosts: Option<Vec<String>>,
     features: Option<BTreeMap<String, bool>>,
-    /// All that the file has, whatever its value.
+    /// All that the file has, with any value.
     #[serde(skip)]
     pub members: Map<String, Value>,
     /// The hash of the file's bytes. None without a file.
@@ -42,22 +39,17 @@ pub struct DaemonJson {
 /// The file is there, and dockerd would not start with it.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonJsonError {
-    /// It cannot be read.
     #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
     /// There is nothing in it: some versions of dockerd start so, others not.
     #[error("it is empty, which not every version of dockerd takes (write {{}} into it)")]
     Empty,
-    /// It is not what dockerd takes.
     #[error("it is not valid: {0}")]
     Json(#[from] serde_json::Error),
 }
 
 impl DaemonJson {
     /// Reads the file; none when it is not there.
-    ///
-    /// # Errors
-    /// When dockerd could not read it either.
     pub fn read(path: &Path) -> Result<Option<Self>, DaemonJsonError> {
         match plain_file::read_whole(path, Links::Followed, MAX_DAEMON_JSON)? {
             Some(bytes) => Self::parse(&bytes).map(Some),
@@ -65,8 +57,6 @@ impl DaemonJson {
         }
     }
 
-    /// # Errors
-    /// When dockerd would not start with this.
     pub fn parse(bytes: &[u8]) -> Result<Self, DaemonJsonError> {
         if bytes.trim_ascii().is_empty() {
             return Err(DaemonJsonError::Empty);
@@ -86,47 +76,39 @@ impl DaemonJson {
 
     /// The file has this key, even if only with an empty value: that is what
     /// dockerd goes by when it looks for options that are set twice.
-    #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.members.contains_key(key)
     }
 
     /// `data-root`, under either name.
-    #[must_use]
     pub fn root(&self) -> Option<&str> {
         self.data_root.as_deref().or(self.graph.as_deref())
     }
 
-    /// `hosts`.
-    #[must_use]
     pub fn hosts(&self) -> &[String] {
         self.hosts.as_deref().unwrap_or_default()
     }
 
     /// `userland-proxy` is on, and nothing says where the program is. dockerd
     /// finds it when it starts, and some versions do not at a reload.
-    #[must_use]
     pub fn leaves_proxy_to_be_found(&self) -> bool {
         let path = self.userland_proxy_path.as_deref().unwrap_or_default();
         self.userland_proxy == Some(true) && path.is_empty()
     }
 
     /// What `features.containerd-snapshotter` says, where it is there.
-    #[must_use]
     pub fn says_image_store(&self) -> Option<bool> {
         let features = self.features.as_ref()?;
         features.get("containerd-snapshotter").copied()
     }
 
     /// Images live in containerd (`features.containerd-snapshotter`).
-    #[must_use]
     pub fn containerd_image_store(&self) -> bool {
         self.says_image_store() == Some(true)
     }
 
     /// The features of containerd that are on: the image store, and what leads to
     /// it.
-    #[must_use]
     pub fn features_of_containerd(&self) -> Vec<String> {
         let features = self.features.iter().flatten();
         let on = features.filter(|(name, is_on)| **is_on && name.starts_with("containerd"));

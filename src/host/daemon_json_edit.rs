@@ -12,9 +12,6 @@ use crate::host::daemon_json::{DaemonJson, DaemonJsonError};
 
 /// daemon.json with `live-restore` set. Without a file, or with one whose
 /// object lacks the key, it is added.
-///
-/// # Errors
-/// When the file is not one that dockerd takes.
 pub fn with_live_restore(file: Option<&[u8]>, on: bool) -> Result<Vec<u8>, DaemonJsonError> {
     let value = if on { "true" } else { "false" };
     let parsed: Parsed<'_> = Parsed::of(file)?;
@@ -23,7 +20,6 @@ pub fn with_live_restore(file: Option<&[u8]>, on: bool) -> Result<Vec<u8>, Daemo
 
 /// Whether a dockerd that starts with this file has live-restore on, as far as
 /// the file says.
-#[must_use]
 pub fn says_live_restore(file: Option<&[u8]>) -> bool {
     file.and_then(|bytes| DaemonJson::parse(bytes).ok())
         .is_some_and(|config| config.live_restore == Some(true))

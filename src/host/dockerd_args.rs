@@ -12,15 +12,11 @@ pub struct DockerdArgs {
     pub data_root: Option<String>,
     /// `--storage-driver`, `-s`.
     pub driver: Option<String>,
-    /// `--config-file`.
     pub config_file: Option<String>,
-    /// `--userns-remap`.
     pub userns_remap: Option<String>,
-    /// `--exec-root`.
     pub exec_root: Option<String>,
     /// `--host`, `-H`, in their order.
     pub hosts: Vec<String>,
-    /// `--live-restore`, when it is there.
     pub live_restore: Option<bool>,
     /// Options that dockerd forgets at a reload, until it starts again (moby
     /// `daemon/reload.go`: `reloadMaxConcurrentDownloadsAndUploads`,
@@ -39,7 +35,6 @@ impl DockerdArgs {
     /// Reads the arguments after the program's name, in the forms that
     /// dockerd's own parser takes (spf13/pflag): `--name=value`,
     /// `--name value`, `-nvalue`, `-n=value`, `-n value`.
-    #[must_use]
     pub fn parse<S: AsRef<str>>(arguments: &[S]) -> Self {
         let mut found = Self::default();
         let mut rest = arguments.iter().map(AsRef::as_ref);
@@ -104,7 +99,6 @@ impl DockerdArgs {
     }
 
     /// What the last `--feature containerd-snapshotter` says, where it is there.
-    #[must_use]
     pub fn says_image_store(&self) -> Option<bool> {
         let mut said = self.features.iter().rev().map(|feature| named(feature));
         let (_, value) = said.find(|(name, _)| *name == "containerd-snapshotter")?;
@@ -112,14 +106,12 @@ impl DockerdArgs {
     }
 
     /// Images live in containerd (`--feature containerd-snapshotter`).
-    #[must_use]
     pub fn containerd_image_store(&self) -> bool {
         self.says_image_store() == Some(true)
     }
 
     /// The features of containerd that are on: the image store, and what leads to
     /// it.
-    #[must_use]
     pub fn features_of_containerd(&self) -> Vec<String> {
         let features: BTreeMap<&str, &str> =
             self.features.iter().map(|feature| named(feature)).collect();

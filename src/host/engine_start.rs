@@ -1,16 +1,16 @@
 //! When a running dockerd began, against when a file last changed.
 //!
-//! dockerd reads `repositories.json` once, at its start: after it has written
-//! its pid file (moby 20.10 and 28.5 `daemonCLI.start`: `pidfile`, then
-//! `NewDaemon`, `NewReferenceStore`). What changed before that, it has read. A
-//! file that changed later is either what dockerd wrote itself, at a tag, pull
-//! or load, or what somebody else put there, which dockerd does not know and
-//! overwrites at its next change. The two cannot be told apart by the file.
+//! dockerd reads `repositories.json` once, at its start: after it has written its pid
+//! file (moby 20.10 and 28.5 `daemonCLI.start`: `pidfile`, then `NewDaemon`,
+//! `NewReferenceStore`). It has read what changed before that. What changed later,
+//! dockerd wrote itself (at a tag, pull or load), or another program wrote: that,
+//! dockerd does not know and overwrites at its next change. The file does not tell
+//! which of the two it is.
 //!
-//! What changed is known by its `ctime`: renames and exchanges of names set that
-//! as writes do, and nobody can set it back. The start is known by two clocks,
-//! the time of the pid file and the start of the process: a clock that was set
-//! in between makes one of them lie, not both.
+//! The `ctime` tells the last change: renames and exchanges of names set it as writes
+//! do, and no program can set it back. Two clocks tell the start: the time of the pid
+//! file and the start of the process. If the clock was set in between, one of them is
+//! wrong, but not both.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -33,7 +33,7 @@ const MAX_PID_FILE: u64 = 64;
 /// The kernel's account of processes (`proc(5)`).
 pub const PROC: &str = "/proc";
 
-/// The start of one process, as far as it can be told.
+/// When one process started, and how exactly that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineStart {
     /// The earliest instant at which it can have begun.
@@ -47,7 +47,6 @@ pub struct EngineStart {
 
 impl EngineStart {
     /// That of a process; by its pid file as well, where that names it.
-    #[must_use]
     pub fn of(proc: &Path, pid: u32, pid_file: &Path) -> Option<Self> {
         let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
         let ticks = start_time(&stat)?;
@@ -72,7 +71,6 @@ impl EngineStart {
     }
 
     /// The file was what it is now before this process could read it.
-    #[must_use]
     pub fn comes_after_change_of(&self, file: &Metadata) -> bool {
         let Some(changed) = time(file.ctime(), file.ctime_nsec()) else {
             return false;
@@ -91,14 +89,12 @@ impl EngineStart {
     }
 
     /// The process had begun by then.
-    #[must_use]
     pub fn is_before(&self, instant: SystemTime) -> bool {
         self.process < instant
     }
 }
 
 /// The process that a pid file names.
-#[must_use]
 fn read_pid(pid_file: &Path) -> Option<u32> {
     let bytes = plain_file::read(pid_file, Links::Followed, MAX_PID_FILE).ok()?;
     str::from_utf8(&bytes).ok()?.trim().parse().ok()

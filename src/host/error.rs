@@ -1,5 +1,5 @@
-//! Why a host cannot be worked on as it is, in words for the person who has to
-//! mend it.
+//! Why digestfix cannot work on a host as it is, in words for the person who has to
+//! repair it.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,190 +15,106 @@ use crate::systemd::SystemdError;
 /// Why this host cannot be worked on as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// systemd.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
-    /// The unit does not exist.
     #[error("there is no unit {unit} here{}", but(.others))]
     NoUnit {
-        /// What was looked for.
         unit: String,
         /// What is there instead.
         others: Vec<String>,
     },
-    /// The unit exists and systemd will not load it.
     #[error("systemd has {unit} as {load_state}, so Docker would not start again")]
-    UnusableUnit {
-        /// The unit.
-        unit: String,
-        /// Its load state.
-        load_state: String,
-    },
-    /// A socket, a target: nothing that is a daemon.
+    UnusableUnit { unit: String, load_state: String },
     #[error("{0} is not a service")]
     NotAService(String),
-    /// Who knows where a dockerd that does not run would keep its data?
     #[error(
         "{unit} does not run and starts {program}, not dockerd itself, so nobody says where its data root is"
     )]
-    Wrapped {
-        /// The unit.
-        unit: String,
-        /// What it starts.
-        program: String,
-    },
-    /// A unit that cannot be started once it has stopped.
+    Wrapped { unit: String, program: String },
     #[error(
         "{unit} is transient (systemd-run): systemd forgets it when it stops, so it could not be \
          started again"
     )]
-    Transient {
-        /// The unit.
-        unit: String,
-    },
-    /// The unit is between two states.
+    Transient { unit: String },
     #[error("{unit} is {state} ({sub_state})")]
     Unsettled {
-        /// The unit.
         unit: String,
-        /// Its active state.
         state: String,
-        /// The finer one.
         sub_state: String,
     },
-    /// The unit runs and its engine does not answer.
     #[error("{unit} is active, but {error}")]
-    EngineSilent {
-        /// The unit.
-        unit: String,
-        /// Why.
-        error: EngineError,
-    },
-    /// The API is not on a Unix socket.
+    EngineSilent { unit: String, error: EngineError },
     #[error("the engine listens on {0} only, and on no Unix socket")]
     NoUnixSocket(String),
-    /// Two sources disagree.
     #[error("{first_source} says that the {fact} is {first}, but {second_source} says {second}")]
     Disagreement {
-        /// What about.
         fact: &'static str,
-        /// Who says the one thing.
         first_source: &'static str,
-        /// The one thing.
         first: String,
-        /// Who says the other.
         second_source: &'static str,
-        /// The other.
         second: String,
     },
-    /// The same option as a flag and in the file: dockerd does not start so.
     #[error("{option} is set in {config_file} and on the command line of {unit} as well: dockerd does not start with both, so a restart would leave Docker down", config_file = config_file.display())]
     SetTwice {
-        /// The option.
         option: &'static str,
-        /// The configuration file.
         config_file: PathBuf,
-        /// The unit.
         unit: String,
     },
-    /// dockerd could not start with its configuration file.
     #[error("{path}: {error}. Docker would not start again with it", path = path.display())]
     ConfigFile {
-        /// The file.
         path: PathBuf,
-        /// What is wrong.
         error: DaemonJsonError,
     },
-    /// A configuration file that the command line names is missing.
     #[error("{path}: {named_by} names this configuration file, and it is not there{}", without_file(.named_by), path = path.display())]
     ConfigFileMissing {
-        /// The file.
         path: PathBuf,
-        /// Who names it.
         named_by: &'static str,
     },
-    /// The unit's environment file is missing.
     #[error(
         "an environment file of {unit} cannot be read ({error}), so Docker would not start again"
     )]
-    EnvironmentFile {
-        /// The unit.
-        unit: String,
-        /// Why.
-        error: io::Error,
-    },
-    /// Images are in containerd, and `--offline` asks no engine.
+    EnvironmentFile { unit: String, error: io::Error },
     #[error(
         "this Docker keeps its images in containerd (the containerd image store), whose references only a \
          running Docker reads and changes"
     )]
     ContainerdImageStore,
-    /// A Docker that does not run, whose image store is not certain.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    /// No storage driver has references.
     #[error(
         "{}: no storage driver has references here: no image was ever stored, or Docker keeps its images in \
          containerd, or elsewhere", .0.display()
     )]
     NoReferences(PathBuf),
-    /// A path that is no data root.
     #[error("{path}: {problem}", path = path.display())]
-    DataRoot {
-        /// The path.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A link where a directory of the data root should be.
+    DataRoot { path: PathBuf, problem: String },
     #[error("{path}: {error}", path = path.display())]
-    Link {
-        /// The link.
-        path: PathBuf,
-        /// Why it is not followed.
-        error: io::Error,
-    },
-    /// More than one way to read the host.
+    Link { path: PathBuf, error: io::Error },
     #[error("{question}: {}", .candidates.join(", "))]
     Ambiguous {
-        /// What is not clear.
         question: String,
-        /// The flag that answers it.
         flag: &'static str,
-        /// The answers.
         candidates: Vec<String>,
     },
-    /// A driver's name that leads out of the image directory.
     #[error("{0:?} is not the name of a storage driver")]
     DriverName(String),
-    /// A process that does not belong to the running unit uses the data root.
     #[error("{data_root} is in use by {}{}", user(.pid, .owner), whose(.owner, .unit), data_root = data_root.display())]
     UsedByAnother {
-        /// The data root.
         data_root: PathBuf,
-        /// The process, where it can be seen.
         pid: Option<u32>,
-        /// Its unit, where systemd knows one.
         owner: Option<String>,
-        /// The unit that was looked at.
         unit: String,
     },
-    /// A dockerd has it open, and none was to have.
     #[error("{data_root} is in use by a running dockerd{}", .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), data_root = data_root.display())]
     InUse {
-        /// The data root.
         data_root: PathBuf,
-        /// The process, where it can be seen.
         pid: Option<u32>,
     },
-    /// The disk could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
 impl HostError {
-    /// What to type next.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         let word = shell::word;
         Some(match self {

@@ -1,5 +1,5 @@
 //! Docker on this host: all that can be found of it, and all that speaks against
-//! working on it. One thing that is broken hides no other.
+//! working on it. One broken thing hides no other.
 
 use std::path::{Path, PathBuf};
 
@@ -12,22 +12,17 @@ use crate::host::{Flags, Host, HostError, ImageStore, Managed, Management};
 use crate::store::data_root::ImageDir;
 use crate::systemd::{ServiceManager, Unit};
 
-/// What was found, as far as it could be.
+/// What could be found.
 #[derive(Debug, Default)]
 pub struct Examined {
     /// What speaks against working on the host, in the order of finding it.
     pub errors: Vec<HostError>,
-    /// Docker's unit.
     pub unit: Option<Unit>,
     /// Its configuration file, whether it is there or not.
     pub config_file: Option<PathBuf>,
-    /// What the running engine says of itself.
     pub engine: Option<Info>,
-    /// Where its images are.
     pub image_store: ImageStore,
-    /// Where the references are.
     pub images: Option<ImageDir>,
-    /// Who said so.
     pub sources: Vec<Finding>,
     /// The daemon, where enough of it is known to tell what a stop of it would
     /// disturb.
@@ -81,8 +76,8 @@ impl Examined {
         found
     }
 
-    /// The host, where enough of it is known, whatever speaks against working on it.
-    #[must_use]
+    /// The host, where enough of it is known, even if something speaks against working on
+    /// it.
     pub fn host(&self) -> Option<Host> {
         Some(Host {
             image_store: self.image_store,
@@ -113,9 +108,6 @@ pub async fn examine<M: ServiceManager, E: Engine>(
 
 /// Finds a host whose daemon systemd runs, as [`examine`] does. Whether a stopped
 /// Docker uses that image store, [`Host::certain`] tells.
-///
-/// # Errors
-/// The first [`HostError`] that speaks against working on it.
 pub async fn find<M: ServiceManager, E: Engine>(
     flags: &Flags,
     manager: &M,

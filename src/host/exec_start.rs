@@ -11,19 +11,14 @@ use crate::systemd::Service;
 /// The most that is read of an environment file, in bytes.
 const MAX_ENVIRONMENT: u64 = 1024 * 1024;
 
-/// The words of the command line, the program first.
-///
-/// # Errors
-/// When an `EnvironmentFile=` that must be there cannot be read: the service
-/// would not start either, so this is told even where nothing is replaced.
+/// The words of the command line, the program first. An error when a required
+/// `EnvironmentFile=` cannot be read: the service would not start either, even where no
+/// variable is used.
 pub fn words(service: &Service) -> io::Result<Vec<String>> {
     Ok(expand(&service.exec_start, &variables(service)?))
 }
 
 /// The variables that the unit sets.
-///
-/// # Errors
-/// When an `EnvironmentFile=` that must be there cannot be read.
 pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
     let mut variables = BTreeMap::new();
     for assignment in &service.environment {

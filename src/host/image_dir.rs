@@ -19,23 +19,16 @@ const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
 
 pub const DEFAULT_DATA_ROOT: &str = "/var/lib/docker";
 
-/// Everybody who may say where images are.
+/// All that may say where images are.
 pub struct Sources<'a> {
-    /// The user.
     pub flags: &'a Flags,
-    /// The running engine.
     pub engine: Option<&'a Info>,
-    /// The unit's command line.
     pub args: &'a DockerdArgs,
-    /// daemon.json.
     pub config: &'a DaemonJson,
 }
 
 impl Sources<'_> {
     /// The image directory, and who said so.
-    ///
-    /// # Errors
-    /// When sources disagree, or what they say is not on the disk.
     pub fn image_dir(&self) -> Result<(ImageDir, Vec<Finding>), HostError> {
         let (root, root_source) = self.data_root()?;
         let (driver, driver_source) = self.driver(&root)?;
@@ -66,9 +59,6 @@ impl Sources<'_> {
 
     /// The data root of an engine whose images are in containerd, with the name of
     /// its snapshotter; no image is in it, but digestfix's own files are.
-    ///
-    /// # Errors
-    /// When sources disagree, or what they say is not on the disk.
     pub fn containerd_dir(&self) -> Result<(ImageDir, Vec<Finding>), HostError> {
         let (root, root_source) = self.data_root()?;
         let (driver, driver_source) = self
@@ -81,10 +71,8 @@ impl Sources<'_> {
         Ok((ImageDir::new(&root, &driver), findings))
     }
 
-    /// The data root, resolved, and who said so.
-    ///
-    /// # Errors
-    /// When sources disagree, or what they say is not on the disk.
+    /// The data root, resolved, and who said so. An error when sources disagree, or when
+    /// what they say is not on the disk.
     pub fn data_root(&self) -> Result<(PathBuf, &'static str), HostError> {
         let is_remapping = [&self.args.userns_remap, &self.config.userns_remap]
             .into_iter()

@@ -1,4 +1,4 @@
-//! What a stop of Docker would do to the host, found out before anything is
+//! Impact: what a stop of Docker would do to the host, found out before anything is
 //! stopped.
 
 use std::collections::BTreeSet;
@@ -30,7 +30,6 @@ pub enum ContainerPolicy {
 /// What a stop of Docker, and its start, would touch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impact {
-    /// Docker's unit.
     pub unit: String,
     /// It runs, so it would be stopped and started again.
     pub running: bool,
@@ -39,11 +38,8 @@ pub struct Impact {
     pub triggers: Vec<String>,
     /// Other units that systemd stops along with it; started again.
     pub carried_along: Vec<String>,
-    /// The running containers.
     pub containers: Vec<Container>,
-    /// What is to become of them.
     pub policy: ContainerPolicy,
-    /// Whether they outlive a stop of Docker.
     pub live_restore: LiveRestore,
     /// Those that were started with `--rm` do so, too
     /// ([`Info::keeps_auto_removed`](crate::docker::engine::Info::keeps_auto_removed)).
@@ -62,16 +58,13 @@ pub struct Impact {
     /// Options of the unit that dockerd forgets at a reload until its next
     /// start.
     pub forgotten_by_reload: Vec<String>,
-    /// Whether Docker would start again.
     pub startable: Startable,
     /// Some versions refuse a reload of its configuration file as it is.
     pub may_refuse_reload: bool,
 }
 
-/// What the user allows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Allowed {
-    /// What is to become of running containers.
     pub containers: ContainerPolicy,
     /// Docker is restarted although it is not known to start again.
     pub force_restart: bool,
@@ -81,7 +74,6 @@ pub struct Allowed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ContainerImpact {
-    /// It keeps running.
     KeepsRunning,
     /// It stops, and digestfix starts it again.
     StartedAgain,
@@ -91,7 +83,6 @@ pub enum ContainerImpact {
     RestartsIfItFails,
     /// It stops, and swarm runs another one in its place.
     ReplacedBySwarm,
-    /// It stops and stays down.
     StaysDown,
     /// It stops, and Docker removes it (`--rm`).
     Removed,
@@ -99,7 +90,6 @@ pub enum ContainerImpact {
 
 impl Impact {
     /// One that is only about units.
-    #[must_use]
     pub fn of_units(
         unit: &str,
         running: bool,
@@ -126,7 +116,6 @@ impl Impact {
     }
 
     /// live-restore is to be switched on for the moment.
-    #[must_use]
     pub fn switches_live_restore(&self) -> bool {
         self.policy == ContainerPolicy::Keep
             && !self.containers.is_empty()
@@ -134,7 +123,6 @@ impl Impact {
     }
 
     /// What only the running dockerd could tell, by a reload. `plan` does not ask.
-    #[must_use]
     pub fn not_known(&self) -> Option<String> {
         let path = &self.startable.checked.as_ref()?.path;
         let path = path.display();
@@ -153,20 +141,16 @@ impl Impact {
         })
     }
 
-    /// Whatever runs, keeps running.
-    #[must_use]
+    /// All running containers keep running.
     pub fn containers_survive(&self) -> bool {
         self.live_restore == LiveRestore::On || self.switches_live_restore()
     }
 
     /// The engine goes on for seconds once it is told to stop.
-    #[must_use]
     pub fn stops_late(&self) -> bool {
         self.waits_for_clients && self.api_clients > 0
     }
 
-    /// What becomes of a container.
-    #[must_use]
     pub fn on(&self, container: &Container) -> ContainerImpact {
         if container.auto_remove && !(self.containers_survive() && self.keeps_auto_removed) {
             return ContainerImpact::Removed;
@@ -199,7 +183,6 @@ impl Impact {
     }
 
     /// A change of a container that was to be expected.
-    #[must_use]
     pub fn accepts(&self, change: &Change) -> bool {
         if matches!(change.what, Happened::Unlisted(_)) {
             return false;
@@ -215,7 +198,6 @@ impl Impact {
 
     /// The ports of the host that lead to containers which keep running, where
     /// new connections can be held back.
-    #[must_use]
     pub fn ports_to_hold(&self) -> BTreeSet<Published> {
         let kept = self
             .containers
@@ -233,95 +215,50 @@ impl Impact {
 /// Why Docker should not be stopped now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Blocker {
-    /// A start would use other settings than the running daemon was started with.
     #[error(
         "{unit} has changed on disk since systemd read it, so a restart now would start another \
          Docker than the one that runs"
     )]
-    UnitChanged {
-        /// The unit.
-        unit: String,
-    },
-    /// Somebody else is at work on a unit.
+    UnitChanged { unit: String },
     #[error("{unit} has a {kind} job of somebody else's queued")]
-    JobQueued {
-        /// The unit.
-        unit: String,
-        /// The job's type.
-        kind: String,
-    },
-    /// A unit would be killed half-way.
+    JobQueued { unit: String, kind: String },
     #[error("{unit} is {state}, and would be stopped along with Docker half-way")]
-    Unsettled {
-        /// The unit.
-        unit: String,
-        /// Its active state.
-        state: String,
-    },
-    /// digestfix would be killed half-way.
+    Unsettled { unit: String, state: String },
     #[error("this digestfix runs in {unit}, which is stopped along with Docker")]
-    Ourselves {
-        /// The unit.
-        unit: String,
-    },
-    /// The start block needs a descriptor with a high number.
+    Ourselves { unit: String },
     #[error(
         "this process may have {limit} files open, and a run needs {}",
         open_files::NEEDED
     )]
-    TooFewFiles {
-        /// The limit.
-        limit: u64,
-    },
-    /// Containers would stop, and cannot be kept from it here.
+    TooFewFiles { limit: u64 },
     #[error(
         "{count} running {noun} would stop with Docker: {names}. They cannot be kept running: {blocker}",
         noun = if *.count == 1 { "container" } else { "containers" }
     )]
     CannotKeep {
-        /// How many.
         count: usize,
         /// Some of their names.
         names: String,
-        /// Why not.
         blocker: LiveRestoreBlocker,
     },
-    /// Docker would stay down.
     #[error("{unit} would not start again: {doubt}. Docker runs on until it is stopped")]
-    WouldNotStart {
-        /// Docker's unit.
-        unit: String,
-        /// Why.
-        doubt: Doubt,
-    },
-    /// Docker would keep its images elsewhere.
+    WouldNotStart { unit: String, doubt: Doubt },
     #[error(
         "{unit} may move its images to containerd when it starts again ({} is on), and every digest of \
          before is lost then", features.join(", ")
     )]
     WouldMoveImages {
-        /// Docker's unit.
         unit: String,
-        /// The features.
         features: Vec<String>,
-        /// Docker's configuration file.
         config_file: PathBuf,
     },
-    /// Docker might stay down.
     #[error("{unit} may not start again: {doubt}")]
-    MayNotStart {
-        /// Docker's unit.
-        unit: String,
-        /// Why.
-        doubt: Doubt,
-    },
-    /// Containers would not only stop.
+    MayNotStart { unit: String, doubt: Doubt },
     #[error(
         "made with --rm, and removed by a restart of Docker ({}): {names}",
         if *.kept { "what never ran, always; what runs, before Docker 24.0.8" } else { "live-restore being off" }
     )]
     WouldBeRemoved {
-        /// Some of their names.
         names: String,
         /// Others keep running.
         kept: bool,
@@ -329,8 +266,6 @@ pub enum Blocker {
 }
 
 impl Blocker {
-    /// What to type next.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         let word = shell::word;
         Some(match self {
@@ -382,20 +317,15 @@ impl Blocker {
     }
 }
 
-/// The host could not be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum AssessError {
-    /// systemd.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
-    /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
 
 impl AssessError {
-    /// What to type next.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Systemd(error) => error.help(),
@@ -408,9 +338,6 @@ const NAMES_SHOWN: usize = 5;
 
 /// Looks at everything that a stop of Docker would touch, and at what speaks
 /// against it. Touches nothing. `recorded` is as for [`startable::look`].
-///
-/// # Errors
-/// When systemd or the engine cannot be asked.
 pub async fn assess(
     manager: &impl ServiceManager,
     engine: &impl Engine,

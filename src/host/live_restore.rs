@@ -10,7 +10,6 @@ use nix::unistd::{AccessFlags, access};
 use crate::docker::engine::Info;
 use crate::host::{AUTHORIZATION, Managed, is_dockerd, is_shim, program};
 
-/// Whether running containers outlive a stop of Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LiveRestore {
     /// live-restore is on, also for the next dockerd.
@@ -18,65 +17,41 @@ pub enum LiveRestore {
     /// It is off, or would be at the next start, and can be switched on for the
     /// moment in this file.
     Switchable(PathBuf),
-    /// They do not.
     Impossible(LiveRestoreBlocker),
 }
 
-/// Why containers cannot be kept running here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LiveRestoreBlocker {
     /// moby `daemon/cluster/utils.go`: a node of a swarm excludes it.
     #[error("Docker is in swarm mode, which excludes live-restore")]
     Swarm,
-    /// dockerd takes an option from one place only.
     #[error(
         "a flag of {unit} (--live-restore=false) sets it, which daemon.json may not contradict"
     )]
-    Flag {
-        /// Docker's unit.
-        unit: String,
-    },
+    Flag { unit: String },
     /// A reload takes the plugins from the file alone (moby
     /// `cmd/dockerd/daemon.go`, `reloadConfig`; seen on 20.10, 26.1 and 28.5:
     /// what they had denied was allowed, and `docker info` listed them still).
     #[error(
         "a reload makes Docker forget --authorization-plugin of {unit}, and allow everybody everything"
     )]
-    Authorization {
-        /// Docker's unit.
-        unit: String,
-    },
+    Authorization { unit: String },
     /// systemd would kill them all the same (`systemd.kill(5)`).
     #[error("KillMode={kill_mode} of {unit} makes systemd kill them with Docker")]
-    KillMode {
-        /// Docker's unit.
-        unit: String,
-        /// Its `KillMode=`.
-        kill_mode: String,
-    },
-    /// SIGHUP would end it instead.
+    KillMode { unit: String, kill_mode: String },
     #[error(
         "the main process of {unit} is {program}, not dockerd, and cannot be told to read its configuration again"
     )]
-    NotDockerd {
-        /// Docker's unit.
-        unit: String,
-        /// Its main process.
-        program: String,
-    },
-    /// daemon.json cannot be changed.
+    NotDockerd { unit: String, program: String },
     #[error("{path} cannot be changed: {error}", path = path.display())]
     Unwritable {
         /// daemon.json, or its directory.
         path: PathBuf,
-        /// Why.
         error: String,
     },
 }
 
 impl LiveRestoreBlocker {
-    /// How containers could be kept after all.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Swarm => None,
@@ -99,7 +74,6 @@ impl LiveRestoreBlocker {
 }
 
 /// Looks at a running Docker; touches nothing.
-#[must_use]
 pub fn look(host: &Managed) -> LiveRestore {
     if kills_shims(host) {
         return LiveRestore::Impossible(LiveRestoreBlocker::KillMode {
@@ -131,7 +105,7 @@ fn blocker(host: &Managed, engine: &Info) -> Option<LiveRestoreBlocker> {
     reload_hindrance(host)
 }
 
-/// Why Docker cannot be told of a daemon.json that is another for the moment.
+/// Why Docker cannot be told to read a daemon.json that is changed for the moment.
 pub(crate) fn reload_hindrance(host: &Managed) -> Option<LiveRestoreBlocker> {
     let program = program(host.service.main_pid);
     if !is_dockerd(&program) {

@@ -33,22 +33,16 @@ const VARIABLES: [&str; 3] = [
     "TEST_INTEGRATION_USE_SNAPSHOTTER",
 ];
 
-/// Why the store of a stopped Docker is not certain to be the data root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unsure {
-    /// Its configuration says containerd.
     Containerd,
-    /// A feature that may move images.
     Feature(String),
-    /// A variable of its environment.
     Variable(&'static str),
-    /// The unit starts something else than dockerd.
     Wrapped(String),
     /// A storage driver that may be a snapshotter of containerd.
     Driver(String),
     /// The data root has references, and no files of this storage driver.
     NoLayers(PathBuf),
-    /// The data root has no references.
     NoReferences(PathBuf),
 }
 
@@ -113,14 +107,11 @@ pub(super) fn without_references(error: HostError, stopped: Option<&str>) -> Hos
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{unit} does not run, and {why}")]
 pub struct Stopped {
-    /// The unit.
     pub unit: String,
-    /// Why it is not.
     pub why: Unsure,
 }
 
 impl Stopped {
-    /// What to type next.
     pub(super) fn help(&self) -> String {
         let elsewhere = match self.why {
             Unsure::NoReferences(_) => "; if its data root is another one: --data-root DIR",
@@ -135,9 +126,6 @@ impl Stopped {
 
 impl Host {
     /// The host, where it is certain which image store its Docker uses.
-    ///
-    /// # Errors
-    /// [`HostError::Stopped`] where it is not.
     pub fn certain(self) -> Result<Self, HostError> {
         match self.stopped {
             Some(stopped) => Err(HostError::Stopped(stopped)),
@@ -186,7 +174,6 @@ impl Managed {
 
     /// Features that may move the images of this Docker to containerd when it
     /// starts again.
-    #[must_use]
     pub fn moves_images(&self) -> Vec<String> {
         let in_containerd = |info: &Info| info.containerd_image_store;
         if self.engine.as_ref().is_some_and(in_containerd) {

@@ -19,14 +19,12 @@ const SHIMS: [&str; 2] = ["containerd-shim", "docker-containerd-shim"];
 const MAX_NAME: usize = 15;
 
 /// Whether a program, named by its path, is dockerd.
-#[must_use]
 pub fn is_dockerd(program: &str) -> bool {
     DOCKERD.contains(&file_name(program))
 }
 
 /// Whether a program, named by its path, is a dockerd from before the containerd image
 /// store.
-#[must_use]
 pub fn is_old_dockerd(program: &str) -> bool {
     file_name(program) == OLD_DOCKERD
 }
@@ -36,14 +34,12 @@ fn file_name(program: &str) -> &str {
 }
 
 /// The name of a process, as the kernel has it (`proc_pid_comm(5)`).
-#[must_use]
 pub fn program(pid: u32) -> String {
     fs::read_to_string(format!("{PROC}/{pid}/comm"))
         .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())
 }
 
 /// Whether a process is the parent of a container.
-#[must_use]
 pub fn is_shim(pid: u32) -> bool {
     let name = program(pid);
     if name.len() < MAX_NAME {

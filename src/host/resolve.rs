@@ -2,28 +2,22 @@
 
 use super::HostError;
 
-/// What was found, and who said so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What it is about: `data root`, `unit`, …
     pub fact: &'static str,
-    /// What was found.
     pub value: String,
-    /// Who said so.
     pub source: &'static str,
 }
 
-/// The user of digestfix.
 pub const FLAG: &str = "your flag";
 /// `GET /info`.
 pub const ENGINE: &str = "the running engine";
-/// `ExecStart=`.
 pub const UNIT: &str = "the unit's command line";
-/// daemon.json.
 pub const FILE: &str = "daemon.json";
-/// Nobody: it is what dockerd does when nothing is said.
+/// What dockerd does when nothing is said.
 pub const DEFAULT: &str = "default";
-/// Nobody: only one thing on the disk fits.
+/// Only one thing on the disk fits.
 pub const DISK: &str = "the only one there";
 
 /// A source, and what it says; to say nothing or an empty text is the same.
@@ -31,9 +25,6 @@ pub type Said<'a> = (&'static str, Option<&'a str>);
 
 /// The first thing that is said and who says it, when nothing else that is
 /// said differs by `same`.
-///
-/// # Errors
-/// [`HostError::Disagreement`] when something does.
 pub fn resolved<'a>(
     fact: &'static str,
     said: &[Said<'a>],

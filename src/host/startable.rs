@@ -29,7 +29,6 @@ use validate::Verdict;
 pub struct Start {
     /// The command line, its variables replaced; the program first.
     pub command: Vec<String>,
-    /// The command line names the configuration file.
     pub names_config_file: bool,
     /// The configuration file, as it was read.
     pub config: DaemonJson,
@@ -37,7 +36,6 @@ pub struct Start {
 
 impl Start {
     /// Where dockerd keeps what lasts until the next boot (`--exec-root`).
-    #[must_use]
     pub fn exec_root(&self) -> PathBuf {
         let words = self.command.get(1..).unwrap_or_default();
         let flag = DockerdArgs::parse(words).exec_root;
@@ -47,10 +45,8 @@ impl Start {
     }
 }
 
-/// What is known of the next start of Docker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Startable {
-    /// What speaks against it.
     pub doubts: Vec<Doubt>,
     /// The running dockerd has to read its configuration file, and to be seen
     /// taking it, before Docker is stopped.
@@ -59,10 +55,8 @@ pub struct Startable {
     pub checked: Option<Checked>,
 }
 
-/// A configuration file that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
-    /// The file.
     pub path: PathBuf,
     /// Its content; none when it was not there.
     pub hash: Option<Digest>,
@@ -71,51 +65,32 @@ pub struct Checked {
 /// Why it is not known that Docker would start again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Doubt {
-    /// dockerd itself says that it would not.
     #[error("{program} --validate says: {says}")]
-    Refused {
-        /// dockerd.
-        program: String,
-        /// Its words.
-        says: String,
-    },
-    /// There is nothing to start.
+    Refused { program: String, says: String },
     #[error("there is no {} any more", .0.display())]
     NoProgram(PathBuf),
     /// Files of the unit. Nothing can check them.
     #[error("changed after dockerd started: {}", paths(.0))]
     Unit(Vec<PathBuf>),
-    /// Settings that only a start checks.
     #[error(
         "{} changed after dockerd started, and only a start of Docker checks these settings: {}",
         path.display(),
         settings.join(", ")
     )]
     Settings {
-        /// The configuration file.
         path: PathBuf,
-        /// The settings.
         settings: Vec<String>,
     },
-    /// A configuration file that nothing can check.
     #[error("{} changed after dockerd started, and cannot be checked: {why}", path.display())]
-    Configuration {
-        /// The configuration file.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
+    Configuration { path: PathBuf, why: String },
 }
 
 impl Doubt {
     /// Docker would not start: nothing is left to chance.
-    #[must_use]
     pub const fn is_certain(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::NoProgram(_))
     }
 
-    /// It is about the configuration file.
-    #[must_use]
     pub const fn is_of_configuration(&self) -> bool {
         !matches!(self, Self::Unit(_) | Self::NoProgram(_))
     }
@@ -214,7 +189,6 @@ impl Startable {
 
 impl Checked {
     /// The file is what was looked at.
-    #[must_use]
     pub fn is_still(&self) -> bool {
         match DaemonJson::read(&self.path) {
             Ok(now) => now.and_then(|now| now.hash) == self.hash,

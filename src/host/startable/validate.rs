@@ -17,19 +17,19 @@ use crate::systemd::{OwnService, ServiceManager};
 /// What is read of its words, in bytes.
 const MAX_WORDS: usize = 16 * 1024;
 
-/// What is told of a line, in characters.
+/// The most characters of a line that are shown.
 const MAX_LINE: usize = 400;
 
-/// What dockerd says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It would start, as far as it looks.
+    /// It would start, by what it checks.
     Passed,
-    /// It would not.
-    Refused { program: String, says: String },
+    Refused {
+        program: String,
+        says: String,
+    },
     /// It has no `--validate`: before 23.0.
     Unsupported,
-    /// It could not be asked.
     Unknown(String),
 }
 
