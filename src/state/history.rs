@@ -1,10 +1,10 @@
 //! What each transaction did to a data root, one file each: who ran it, on
 //! whose word, what it changed and how it ended.
 //!
-//! A record is there before anything is touched and says in the end what came
-//! of it, so it outlives the [`journal`](crate::state::journal) and the run. People
-//! read it, and `digestfix rollback` goes by it. Each has a number, one more
-//! than the highest, so that their order survives a clock that jumps.
+//! A record is there before anything is touched. In the end it says what came of the
+//! transaction, so it outlives the [`journal`](crate::state::journal) and the run.
+//! People read it, and `digestfix rollback` uses it. Its number is one more than the
+//! highest, so the order survives a clock that jumps.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -30,7 +30,6 @@ pub use record::{Changed, Claimed, End, How, Kind, Record, Side};
 /// The directory beside the journal.
 const DIRECTORY: &str = "history";
 
-/// The version of the format.
 const VERSION: u32 = 1;
 
 /// The largest record that is read or written, in bytes.
@@ -39,7 +38,6 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 /// How much later than it says a run may have ended.
 const PRECISION: Duration = Duration::from_secs(1);
 
-/// A record that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("the history, {path}: {problem}", path = path.display())]
 pub struct HistoryError {
@@ -77,8 +75,6 @@ enum Problem {
 }
 
 impl HistoryError {
-    /// What to do about it.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         let help = match &self.problem {
             Problem::Directory => {
@@ -102,14 +98,10 @@ impl Problem {
     }
 }
 
-/// Where the records of a data root are kept.
-#[must_use]
 pub fn directory(data_root: &Path) -> PathBuf {
     state_file::path(data_root, DIRECTORY)
 }
 
-/// Where the record of one transaction is kept.
-#[must_use]
 pub fn path(data_root: &Path, id: &str) -> PathBuf {
     directory(data_root).join(format!("{id}.json"))
 }
@@ -124,7 +116,7 @@ fn prepare(lock: &RootLock) -> Result<(), Problem> {
     see_own(&path)
 }
 
-/// Whoever can rename in a directory can put a record there.
+/// A user who can rename in a directory can put a record there.
 fn see_own(directory: &Path) -> Result<(), Problem> {
     let metadata = directory.symlink_metadata()?;
     let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
@@ -135,10 +127,7 @@ fn see_own(directory: &Path) -> Result<(), Problem> {
     }
 }
 
-/// Records can be kept here, as far as that can be seen.
-///
-/// # Errors
-/// When others than root could put one there.
+/// Checks that only root could put records here, as far as that can be seen.
 pub fn see_directory(data_root: &Path) -> Result<(), HistoryError> {
     let path = directory(data_root);
     match see_own(&path) {
@@ -148,9 +137,6 @@ pub fn see_directory(data_root: &Path) -> Result<(), HistoryError> {
 }
 
 /// The record of a transaction, if there is one.
-///
-/// # Errors
-/// When it is there and cannot be understood.
 pub fn read(data_root: &Path, id: &str) -> Result<Option<Record>, HistoryError> {
     let path = path(data_root, id);
     let read = || {
@@ -202,7 +188,6 @@ pub fn scan<T>(
 /// The configuration file that the last finished run knew this dockerd to start
 /// with. digestfix itself puts that file back, which makes it newer than the
 /// dockerd.
-#[must_use]
 pub fn known_to_start(data_root: &Path, start: &EngineStart) -> Option<Digest> {
     let (records, _) = scan(data_root, |record| record.ended.zip(record.daemon_json));
     let (ended, daemon_json) = records.into_iter().next_back()?;
@@ -222,10 +207,9 @@ fn names(directory: &Path, ending: &str) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Ends the records of runs that were interrupted: under the lock, there is no
-/// other kind of record without an end. What such a run did not write to the
-/// end, it left under another name, and that goes. `broken` is one that could
-/// not be brought to an end before, and is now. Gives what did not go well.
+/// Ends the records of interrupted runs: under the lock, a record without an end has no
+/// other cause. Removes what such a run wrote only in part, under another name. `broken`
+/// is a run that could not be recovered before, and is now. Gives what did not go well.
 pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryError> {
     let directory = directory(lock.data_root());
     if see_own(&directory).is_ok() {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A name that a transaction may have: it becomes part of file names.
-#[must_use]
 pub fn is_id(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
@@ -14,7 +13,6 @@ pub fn is_id(text: &str) -> bool {
 
 /// A name for a transaction that begins now. A second one of this process within
 /// a second is named after the next second.
-#[must_use]
 pub fn new_id() -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -34,7 +32,6 @@ pub fn new_id() -> String {
 
 /// A name that says what the file is once it is the old store: when it was put
 /// aside, and by which process.
-#[must_use]
 pub fn beside(live: &Path, id: &str) -> PathBuf {
     let mut name = live.as_os_str().to_owned();
     name.push(format!(".digestfix-{id}"));
@@ -42,7 +39,6 @@ pub fn beside(live: &Path, id: &str) -> PathBuf {
 }
 
 /// A name with something after it.
-#[must_use]
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.to_owned();
     path.as_mut_os_string().push(suffix);

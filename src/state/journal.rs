@@ -1,9 +1,9 @@
-//! What a transaction is about to do, on disk before it does it: enough for
-//! another run to bring the host back when this one dies on the way.
+//! Journal: what a transaction is about to do, on disk before it does it. With it,
+//! another run can bring the host back when this one is killed.
 //!
-//! It names no file to be written: the data root, the reference store and
-//! daemon.json are where the reader finds them by itself, and what lies beside
-//! them is named after the transaction. Contents are known by their hashes.
+//! The journal names no file to be written. The reader finds the data root, the
+//! reference store and daemon.json by itself, and the files beside them are named after
+//! the transaction. Contents are known by their hashes.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -21,7 +21,6 @@ use crate::sys::shell;
 
 const FILE_NAME: &str = "journal.json";
 
-/// The version of the format.
 const VERSION: u32 = 1;
 
 /// The largest journal that is read or written, in bytes.
@@ -36,13 +35,11 @@ pub struct Journal {
     pub id: String,
     /// The start of the machine that it began in ([`boot_id`]).
     pub boot: String,
-    /// What it is about to do.
     pub intent: Intent,
-    /// The references.
     pub references: References,
 }
 
-/// What a transaction is about to do, as far as its undo has to know.
+/// What a transaction is about to do: what its undo has to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
@@ -54,13 +51,10 @@ pub enum Intent {
     Load(Load),
 }
 
-/// What a restart of Docker touches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Restart {
-    /// How far the transaction may have come.
     pub phase: Phase,
-    /// Docker's unit.
     pub unit: String,
     /// The unit ran.
     pub running: bool,
@@ -90,7 +84,6 @@ pub struct Restart {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
-    /// Docker's unit.
     pub unit: String,
     /// To be loaded.
     pub added: Vec<Pin>,
@@ -102,14 +95,11 @@ pub struct Load {
     pub containerd_root: Option<PathBuf>,
 }
 
-/// A digest of an image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pin {
-    /// The reference.
     #[serde(with = "familiar")]
     pub reference: Reference,
-    /// The image that it leads to.
     pub image_id: ImageId,
 }
 
@@ -133,7 +123,6 @@ struct Version {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct References {
-    /// The storage driver.
     pub driver: String,
     /// What was found.
     pub before: Digest,
@@ -155,31 +144,22 @@ pub struct DaemonJson {
     pub found: bool,
     /// The directory was there.
     pub directory: bool,
-    /// With the setting on.
     pub on: Digest,
-    /// With the setting off.
     pub off: Digest,
 }
 
-/// A container that Docker listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listed {
-    /// Its ID.
     pub id: String,
-    /// Its name.
     pub name: String,
 }
 
-/// A container that ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ran {
-    /// Its ID.
     pub id: String,
-    /// Its name.
     pub name: String,
-    /// It was paused.
     pub paused: bool,
 }
 
@@ -187,13 +167,9 @@ pub struct Ran {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeptDown {
-    /// Its ID.
     pub id: String,
-    /// Its name.
     pub name: String,
-    /// Its restart policy.
     pub policy: RestartPolicy,
-    /// How often it is restarted at most.
     pub max_retries: u32,
 }
 
@@ -218,7 +194,6 @@ impl From<&Container> for Ran {
     }
 }
 
-/// A journal that cannot be gone by.
 #[derive(Debug, thiserror::Error)]
 #[error("the journal of an interrupted run, {path}: {problem}", path = path.display())]
 pub struct JournalError {
@@ -243,8 +218,6 @@ enum Problem {
 }
 
 impl JournalError {
-    /// What to do about it.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         Some(format!(
             "bring the host back by hand: put back what lies beside daemon.json as daemon.json.digestfix-…, see \
@@ -256,7 +229,6 @@ impl JournalError {
 
 impl Restart {
     /// One that has not touched anything yet.
-    #[must_use]
     pub fn new(unit: &str) -> Self {
         Self {
             phase: Phase::Preparing,
@@ -273,7 +245,6 @@ impl Restart {
         }
     }
 
-    /// The IDs of all the containers that it names.
     fn containers(&self) -> impl Iterator<Item = &String> {
         let ran = self.start_again.iter().chain(&self.health_checked);
         let ids = ran.map(|container| &container.id);
@@ -284,7 +255,6 @@ impl Restart {
 
 impl Journal {
     /// The journal of a transaction that has not done anything yet.
-    #[must_use]
     pub fn new(id: &str, references: References, intent: Intent) -> Self {
         Self {
             digestfix_journal: VERSION,
@@ -296,7 +266,6 @@ impl Journal {
     }
 
     /// Docker's unit, where there is one to manage.
-    #[must_use]
     pub fn unit(&self) -> Option<&str> {
         match &self.intent {
             Intent::Edit => None,
@@ -306,7 +275,6 @@ impl Journal {
     }
 
     /// What a restart of Docker touches, where the transaction is one.
-    #[must_use]
     pub const fn restart(&self) -> Option<&Restart> {
         match &self.intent {
             Intent::Restart(restart) => Some(restart),
@@ -323,9 +291,6 @@ impl Journal {
     }
 
     /// Notes what is known of daemon.json, before it is changed.
-    ///
-    /// # Errors
-    /// When the file system refuses.
     pub fn note_daemon_json(
         &mut self,
         contents: DaemonJson,
@@ -338,9 +303,6 @@ impl Journal {
     }
 
     /// The journal in a data root, if a transaction there has not ended.
-    ///
-    /// # Errors
-    /// When it is there and cannot be understood.
     pub fn read(data_root: &Path) -> Result<Option<Self>, JournalError> {
         let path = path(data_root);
         let parsed = match state_file::read(&path, MAX_BYTES) {
@@ -377,15 +339,10 @@ impl Journal {
     }
 
     /// The machine has been started anew since the transaction began.
-    #[must_use]
     pub fn is_of_another_boot(&self) -> bool {
         self.boot != boot_id()
     }
 
-    /// Puts the journal on disk.
-    ///
-    /// # Errors
-    /// When the file system refuses.
     pub fn write(&self, lock: &RootLock) -> Result<(), JournalError> {
         let path = path(lock.data_root());
         let written = serde_json::to_vec_pretty(self)
@@ -404,9 +361,6 @@ impl Journal {
     }
 
     /// Takes the journal away: the transaction has ended.
-    ///
-    /// # Errors
-    /// When the file system refuses.
     pub fn close(lock: &RootLock) -> Result<(), JournalError> {
         let path = path(lock.data_root());
         state_file::remove(&path, lock).map_err(|error| JournalError {
@@ -416,8 +370,6 @@ impl Journal {
     }
 }
 
-/// Where the journal is kept.
-#[must_use]
 pub fn path(data_root: &Path) -> PathBuf {
     state_file::path(data_root, FILE_NAME)
 }
@@ -425,7 +377,6 @@ pub fn path(data_root: &Path) -> PathBuf {
 /// This start of the machine: the kernel's (`random(4)`, `boot_id`), and that of
 /// its first process, as a container may be started anew under the same kernel
 /// (`proc_pid_stat(5)`, field 22).
-#[must_use]
 pub fn boot_id() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let init = fs::read_to_string("/proc/1/stat").unwrap_or_default();
@@ -436,13 +387,11 @@ pub fn boot_id() -> String {
 }
 
 /// What a content is known by.
-#[must_use]
 pub fn hash(bytes: &[u8]) -> Digest {
     hash_pieces(&[bytes])
 }
 
 /// The same of a file in pieces.
-#[must_use]
 pub fn hash_pieces(pieces: &[&[u8]]) -> Digest {
     Digest::of_pieces(Algorithm::Sha256, pieces)
 }

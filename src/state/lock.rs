@@ -27,30 +27,15 @@ pub struct RootLock {
     data_root: PathBuf,
 }
 
-/// The lock could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another run has it.
     #[error("another digestfix works on {data_root}: {holder}", data_root = data_root.display())]
-    Held {
-        /// The data root.
-        data_root: PathBuf,
-        /// What the other run says of itself.
-        holder: String,
-    },
-    /// The system refused.
+    Held { data_root: PathBuf, holder: String },
     #[error("{path}: {error}", path = path.display())]
-    Io {
-        /// The lock's file or directory.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
+    Io { path: PathBuf, error: io::Error },
 }
 
 impl LockError {
-    /// What to type next.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Held { .. } => {
@@ -78,9 +63,6 @@ fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
 
 impl RootLock {
     /// Takes the lock, waiting up to `wait` for another run to end.
-    ///
-    /// # Errors
-    /// [`LockError::Held`] names the run that has it.
     pub async fn acquire(data_root: &Path, wait: Duration) -> Result<Self, LockError> {
         let deadline = Instant::now() + wait;
         loop {
@@ -94,18 +76,12 @@ impl RootLock {
     }
 
     /// Takes the lock, or not.
-    ///
-    /// # Errors
-    /// As [`RootLock::acquire`].
     pub fn acquire_now(data_root: &Path) -> Result<Self, LockError> {
         Self::take(data_root, FileExt::try_lock_exclusive)
     }
 
-    /// Takes the lock when the run that has it ends, in whatever way; blocks
-    /// this thread until then.
-    ///
-    /// # Errors
-    /// When the system refuses.
+    /// Takes the lock when the run that has it ends for any reason. Blocks this thread
+    /// until then.
     pub fn await_end(data_root: &Path) -> Result<Self, LockError> {
         Self::take(data_root, |file| {
             loop {
@@ -171,8 +147,6 @@ impl RootLock {
         })
     }
 
-    /// The data root that is locked.
-    #[must_use]
     pub fn data_root(&self) -> &Path {
         &self.data_root
     }
@@ -188,7 +162,6 @@ impl Drop for RootLock {
 
 /// The run that has the lock, or waits for it, and what it says of itself. Does
 /// not touch the lock: even to try it would be in the way of a run that begins.
-#[must_use]
 pub fn seen_at_work(data_root: &Path) -> Option<String> {
     let path = data_root.join(STATE_DIR).join(LOCK_FILE);
     let pid = user_of(&path)?;

@@ -1,8 +1,8 @@
-//! Where on this host transactions have not ended: the journal of each is in
-//! its data root, which may be anywhere, and is found again by this.
+//! Pending markers: where on this host transactions have not ended. The journal of each
+//! is in its data root, which may be anywhere; the marker leads to it.
 //!
-//! One small file a transaction in `/var/lib/digestfix/pending`, there
-//! before the journal is and until after it is gone. At boot, systemd looks
+//! Each transaction has one small file in `/var/lib/digestfix/pending`. It is there
+//! before the journal is and until after the journal is gone. At boot, systemd checks
 //! whether the directory is empty.
 
 use std::fs::{self, DirBuilder};
@@ -22,10 +22,8 @@ use crate::store::data_root::{ImageDir, STATE_DIR};
 use crate::sys::directory;
 use crate::sys::shell;
 
-/// The directory.
 pub const PENDING: &str = "/var/lib/digestfix/pending";
 
-/// The version of the format.
 const VERSION: u32 = 1;
 
 /// The largest such file that is read, in bytes.
@@ -38,19 +36,15 @@ const SUFFIX: &str = ".json";
 #[serde(deny_unknown_fields)]
 pub struct Marker {
     digestfix_pending: u32,
-    /// The boot that it began in.
     boot: String,
     /// Docker's data root: the journal is there.
     pub data_root: PathBuf,
-    /// Docker's configuration file.
     pub config_file: PathBuf,
-    /// What Docker was found by.
     pub flags: Flags,
     /// What was found: some of it only a running engine can tell.
     pub found: Flags,
 }
 
-/// A marker that cannot be written, read, or removed.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {error}", path = path.display())]
 pub struct MarkerError {
@@ -59,8 +53,6 @@ pub struct MarkerError {
 }
 
 impl MarkerError {
-    /// What to do about it.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         Some(format!(
             "look at that file: it says where Docker lives that a run was at work on. digestfix recover \
@@ -71,8 +63,6 @@ impl MarkerError {
 }
 
 impl Marker {
-    /// The marker of a transaction on this host.
-    #[must_use]
     pub fn new(images: &ImageDir, host: &Managed) -> Self {
         let flags = &host.flags;
         // It is read from another directory.
@@ -101,20 +91,17 @@ impl Marker {
     }
 
     /// The machine has been started anew since the transaction began.
-    #[must_use]
     pub fn is_of_another_boot(&self) -> bool {
         self.boot != boot_id()
     }
 
     /// Its data root is there: a run has its own directory in it, before it does
     /// anything. The mount point of a disk that is not mounted is none.
-    #[must_use]
     pub fn leads_to_a_data_root(&self) -> bool {
         self.data_root.join(STATE_DIR).is_dir()
     }
 
     /// What there is to say when it is not there.
-    #[must_use]
     pub fn gone(&self, id: &str) -> String {
         format!(
             "run {id} was interrupted, and its data root {} is not there (yet). Once it is: digestfix \
@@ -126,10 +113,6 @@ impl Marker {
         )
     }
 
-    /// Puts it on disk.
-    ///
-    /// # Errors
-    /// When the file system refuses.
     pub fn write(&self, pending: &Path, id: &str, lock: &RootLock) -> Result<(), MarkerError> {
         let path = path(pending, id);
         let written = make(pending)
@@ -139,9 +122,6 @@ impl Marker {
     }
 
     /// Reads that of a transaction, if it has not ended.
-    ///
-    /// # Errors
-    /// When it is there and cannot be understood.
     pub fn read(pending: &Path, id: &str) -> Result<Option<Self>, MarkerError> {
         let path = path(pending, id);
         Self::parse(&path).map_err(|error| MarkerError { path, error })
@@ -165,10 +145,8 @@ impl Marker {
     }
 }
 
-/// The transactions that have not ended, in the order of their names.
-///
-/// # Errors
-/// Those markers that are there and cannot be understood.
+/// The transactions that have not ended, in the order of their names, and the markers
+/// that cannot be understood.
 pub fn read_all(pending: &Path) -> (Vec<(String, Marker)>, Vec<MarkerError>) {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -215,9 +193,6 @@ pub fn sweep(pending: &Path) {
 }
 
 /// Takes the marker of a transaction away.
-///
-/// # Errors
-/// When the file system refuses.
 pub fn remove(pending: &Path, id: &str, lock: &RootLock) -> Result<(), MarkerError> {
     let path = path(pending, id);
     if !pending.exists() {

@@ -1,8 +1,7 @@
-//! What the digests on a host rest on, kept in the data root: what `apply`
-//! wrote, how far it was known then, and by what.
+//! Provenance: what the digests on a host rest on. For each that `apply` wrote, the
+//! data root keeps how far it was known then, and by what.
 //!
-//! Only for people to look at: nothing is decided by it, and a host without it
-//! is whole.
+//! It is only for people: nothing depends on it, and a host without it is complete.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +17,6 @@ use crate::state::lock::RootLock;
 use crate::state::state_file;
 use crate::store::data_root::ImageDir;
 
-/// The version of the format.
 const VERSION: u32 = 1;
 
 /// The largest such file that is read, in bytes.
@@ -31,13 +29,10 @@ pub struct Provenance {
     references: BTreeMap<String, ProvenanceEntry>,
 }
 
-/// What one reference rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProvenanceEntry {
     image_id: ImageId,
-    /// How far it was known.
     pub trust: Trust,
-    /// Where from.
     pub origin: String,
 }
 
@@ -52,7 +47,6 @@ impl Default for Provenance {
 
 impl Provenance {
     /// What a reference rests on, as long as it points where it was made to.
-    #[must_use]
     pub fn of(&self, reference: &Reference, image: &ImageId) -> Option<&ProvenanceEntry> {
         let written = self.references.get(&reference.familiar())?;
         (written.image_id == *image).then_some(written)
@@ -85,9 +79,6 @@ impl Provenance {
     }
 
     /// Reads them; none are there before the first `apply`.
-    ///
-    /// # Errors
-    /// When the file is there and cannot be read or understood.
     pub fn read(images: &ImageDir) -> io::Result<Self> {
         let Some(bytes) = state_file::read(&path(images), MAX_BYTES)? else {
             return Ok(Self::default());
@@ -102,10 +93,7 @@ impl Provenance {
         Ok(provenance)
     }
 
-    /// Adds what a plan wrote to the file.
-    ///
-    /// # Errors
-    /// When the file system refuses; the file is then as it was.
+    /// Adds what a plan wrote to the file. On an error, the file is as it was.
     pub fn record(images: &ImageDir, lock: &RootLock, plan: &Plan) -> io::Result<()> {
         let mut provenance = Self::read(images).unwrap_or_default();
         provenance.note(plan);
@@ -118,7 +106,6 @@ impl Provenance {
 }
 
 /// Where they are kept, for each storage driver on its own.
-#[must_use]
 pub fn path(images: &ImageDir) -> PathBuf {
     state_file::path(
         images.data_root(),

@@ -1,9 +1,8 @@
-//! How much of earlier transactions is kept: the former reference stores
-//! beside the one in use, and the records in the [`history`].
+//! Retention: how many former reference stores are kept beside the one in use, and how
+//! many records in the [`history`].
 //!
-//! `Limits::expendable` decides, on what was looked at before; the rest looks
-//! and removes. Whatever the limits and the clock say, the last good store
-//! stays.
+//! `Limits::expendable` decides; the rest reads the directories and removes files. The
+//! last good store stays, whatever the limits and the clock say.
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
@@ -30,12 +29,9 @@ const RECORDS: usize = 200;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How many backups are kept, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// At most this many.
     pub backups: usize,
-    /// At most this many days.
     pub days: u32,
 }
 
@@ -53,7 +49,7 @@ impl Default for Limits {
 struct Backup {
     /// The transaction that put it aside.
     id: String,
-    /// When that began, by the clock of then.
+    /// When that began, by the clock of that time.
     began: SystemTime,
     /// Its place in the history, where that has it.
     number: Option<u64>,
@@ -164,8 +160,7 @@ fn remove(path: &Path) -> Option<String> {
     ))
 }
 
-/// The backups that digestfix made here, as far as they can be told to be its
-/// own.
+/// The backups here whose name, kind and owner are those of digestfix's.
 fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
     let Ok(listing) = fs::read_dir(images.path()) else {
         return Vec::new();
@@ -191,7 +186,6 @@ fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
 }
 
 /// How many former reference stores are kept here.
-#[must_use]
 pub fn count(images: &ImageDir) -> usize {
     backups(images, &BTreeMap::new()).len()
 }

@@ -6,47 +6,23 @@ use crate::plan::{Basis, Later, Reversal};
 use crate::state::history::{Changed, End, Kind, Record, Side};
 use crate::sys::shell;
 
-/// Why there is nothing to take back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RollbackBlocker {
-    /// None qualifies.
     #[error("there is no transaction here that could be taken back")]
     None,
-    /// There is no record of it.
     #[error("there is no transaction {0} in the history of this data root")]
     NotFound(String),
-    /// It may be half-way.
     #[error("transaction {0} has not ended: it is at work, or was interrupted")]
     NotEnded(String),
-    /// It left the references as they were.
     #[error("transaction {id} did not change anything: {why}")]
-    ChangedNothing {
-        /// The transaction.
-        id: String,
-        /// What came of it.
-        why: String,
-    },
-    /// It has been taken back.
+    ChangedNothing { id: String, why: String },
     #[error("transaction {id} was taken back already, by transaction {by}")]
-    RolledBack {
-        /// The transaction.
-        id: String,
-        /// What took it back.
-        by: String,
-    },
-    /// It changed another store.
+    RolledBack { id: String, by: String },
     #[error("transaction {id} changed the references of storage driver {driver}")]
-    OtherDriver {
-        /// The transaction.
-        id: String,
-        /// Its storage driver.
-        driver: String,
-    },
+    OtherDriver { id: String, driver: String },
 }
 
 impl RollbackBlocker {
-    /// What to do instead.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::NotEnded(_) => {
@@ -68,7 +44,6 @@ impl RollbackBlocker {
 
 /// The transactions that were taken back, each with the one that did it. One
 /// that was itself taken back does not count. `records` are in their order.
-#[must_use]
 pub fn rolled_back(records: &[Record]) -> BTreeMap<&str, &str> {
     let mut found = BTreeMap::new();
     for record in records.iter().rev() {
@@ -84,9 +59,6 @@ pub fn rolled_back(records: &[Record]) -> BTreeMap<&str, &str> {
 
 /// Finds the transaction to be taken back: that of this name, or the newest
 /// that is in effect. `records` are in their order.
-///
-/// # Errors
-/// [`RollbackBlocker`] says why there is none, or why not that one.
 pub fn reversal(
     records: &[Record],
     id: Option<&str>,

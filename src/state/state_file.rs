@@ -18,16 +18,12 @@ use crate::sys::plain_file::{self, Links};
 const HALF_WRITTEN: &str = ".json.new";
 
 /// Where a file of this name is kept in a data root.
-#[must_use]
 pub fn path(data_root: &Path, name: &str) -> PathBuf {
     data_root.join(STATE_DIR).join(name)
 }
 
-/// Reads the file, if it is there.
-///
-/// # Errors
-/// When it is no plain file, has more than `max` bytes, others may write it, or
-/// the system refuses.
+/// Reads the file, if it is there. An error when it is no plain file, has more than `max`
+/// bytes, or others may write it.
 pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     if let Some(directory) = path.parent() {
         plain_file::refuse_link(directory)?;
@@ -50,11 +46,9 @@ pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Replaces the file, and returns once that is on disk.
-///
-/// # Errors
-/// When the file system refuses. The file is then as it was; when only its name
-/// could not be had on disk, it is the new one until the power fails.
+/// Replaces the file, and returns once that is on disk. On an error the file is as it
+/// was; if only its new name could not be synced, the new file may be gone after a power
+/// cut.
 pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
     let new = half_written(path);
     // Left there by a run that was killed; the lock says that none goes on.
@@ -77,9 +71,6 @@ pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
 
 /// Removes the file, and what a run that was killed had begun to write of it;
 /// returns once that is on disk.
-///
-/// # Errors
-/// When the file system refuses.
 pub fn remove(path: &Path, _lock: &RootLock) -> io::Result<()> {
     directory::remove(path)?;
     directory::remove(&half_written(path))?;
@@ -87,9 +78,6 @@ pub fn remove(path: &Path, _lock: &RootLock) -> io::Result<()> {
 }
 
 /// Removes what runs that were killed had begun to write of such files.
-///
-/// # Errors
-/// When the file system refuses.
 pub fn sweep(lock: &RootLock) -> io::Result<()> {
     for file in fs::read_dir(lock.data_root().join(STATE_DIR))? {
         let path = file?.path();

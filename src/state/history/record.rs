@@ -24,7 +24,6 @@ use crate::sys::who;
 /// The most that is kept of a reason, in characters.
 const MAX_WHY: usize = 10_000;
 
-/// What one transaction did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -35,13 +34,9 @@ pub struct Record {
     pub number: u64,
     /// When it began (RFC 3339).
     pub began: String,
-    /// When it ended.
     pub ended: Option<String>,
-    /// Who ran it.
     pub by: String,
-    /// What for.
     pub kind: Kind,
-    /// The storage driver.
     pub driver: String,
     /// The reference store as it was found.
     pub before: Digest,
@@ -60,7 +55,7 @@ pub struct Record {
     /// to change them: what it takes to have them back.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub manifests: BTreeMap<Digest, String>,
-    /// Where containerd kept its blobs, where somebody said so.
+    /// Where containerd kept its blobs, where the user said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containerd_root: Option<PathBuf>,
     /// Docker's configuration file, where the dockerd that ran at the end was
@@ -69,16 +64,12 @@ pub struct Record {
     pub daemon_json: Option<Digest>,
 }
 
-/// How a transaction is to change the references, as far as its undo has to know.
+/// How a transaction is to change the references: what its undo has to know.
 #[derive(Debug, Clone, Default)]
 pub struct How {
-    /// The method; none where there is no Docker to manage.
     pub method: Option<Method>,
-    /// The manifests of the references that change, where the engine changes them.
     pub manifests: BTreeMap<Digest, String>,
-    /// Where containerd keeps its blobs, where the user said so.
     pub containerd_root: Option<PathBuf>,
-    /// Docker's configuration file, where Docker is known to start with it.
     pub daemon_json: Option<Digest>,
 }
 
@@ -87,38 +78,28 @@ struct Version {
     digestfix_history: u32,
 }
 
-/// What a transaction is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Kind {
-    /// To make claims true.
     Apply,
     /// To take back the transaction of this name.
     Rollback(String),
 }
 
-/// A claim, and what it rested on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claimed {
-    /// The claim as it was given.
     pub claim: String,
-    /// The reference that it wants.
     #[serde(with = "familiar")]
     pub reference: Reference,
-    /// The image that it should point at.
     pub image_id: ImageId,
-    /// How far it was known.
     pub trust: Trust,
-    /// Where from.
     pub origin: String,
 }
 
-/// A reference that was to change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Changed {
-    /// The reference.
     #[serde(with = "familiar")]
     pub reference: Reference,
     /// What it pointed at; none when it was not there.
@@ -127,25 +108,20 @@ pub struct Changed {
     pub to: Option<ImageId>,
 }
 
-/// What came of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum End {
-    /// All of it was done.
     Done,
     /// It failed, and the host was as it was found.
     Undone {
-        /// Why it failed.
         why: String,
     },
     /// The references were changed, and something else was not as it had been.
     Incomplete {
-        /// What, and why.
         why: String,
     },
     /// It failed, and so did the way back.
     Broken {
-        /// Why both did.
         why: String,
     },
     /// It was interrupted, and another run brought it to an end.
@@ -155,7 +131,6 @@ pub enum End {
     },
 }
 
-/// Which references are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
@@ -169,9 +144,6 @@ pub enum Side {
 
 impl Record {
     /// Begins the record of a transaction that has not touched anything yet.
-    ///
-    /// # Errors
-    /// When it cannot be had on disk; there is none then.
     pub fn begin(
         lock: &RootLock,
         id: &str,
@@ -232,9 +204,6 @@ impl Record {
     }
 
     /// Says what came of the transaction.
-    ///
-    /// # Errors
-    /// When that cannot be had on disk.
     pub fn end(&mut self, lock: &RootLock, mut end: End) -> Result<(), HistoryError> {
         if let End::Undone { why } | End::Incomplete { why } | End::Broken { why } = &mut end
             && let Some((to, _)) = why.char_indices().nth(MAX_WHY)
@@ -247,10 +216,6 @@ impl Record {
         self.write(lock)
     }
 
-    /// Puts the record on disk.
-    ///
-    /// # Errors
-    /// When the file system refuses.
     pub fn write(&self, lock: &RootLock) -> Result<(), HistoryError> {
         let path = path(lock.data_root(), &self.id);
         let write = || {
@@ -264,7 +229,6 @@ impl Record {
     }
 
     /// The references were changed by it, and had stayed so when it ended.
-    #[must_use]
     pub fn took_effect(&self) -> bool {
         let changed = matches!(
             self.result,
