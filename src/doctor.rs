@@ -1,8 +1,8 @@
 //! What would stop a change on this host, and how to cure it.
 //!
-//! Each part looks at one thing by itself, so that what is broken hides nothing
-//! else, and what could not be seen is said to be so. Nothing here is started,
-//! stopped or written, and digestfix's own lock is only looked at.
+//! Each part checks one thing by itself. So one broken thing hides no other, and what
+//! could not be checked is named. The doctor starts, stops and writes nothing, and does
+//! not take digestfix's own lock.
 
 use serde::Serialize;
 
@@ -18,7 +18,6 @@ pub mod refused;
 pub mod stop;
 pub mod systemd;
 
-/// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
@@ -26,7 +25,6 @@ pub enum Check {
     Root,
     /// systemd, and the bus to it.
     Systemd,
-    /// Docker's unit.
     Unit,
     /// daemon.json.
     Configuration,
@@ -38,7 +36,6 @@ pub enum Check {
     References,
     /// Units that a stop of Docker stops as well, and jobs in the way.
     OtherUnits,
-    /// The running containers.
     Containers,
     /// Another run.
     Lock,
@@ -57,8 +54,6 @@ pub enum Check {
 }
 
 impl Check {
-    /// For people.
-    #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
             Self::Root => "root",
@@ -81,11 +76,9 @@ impl Check {
     }
 }
 
-/// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// As it should be.
     Ok,
     /// Worth a look; it stops nothing.
     Warning,
@@ -96,8 +89,6 @@ pub enum State {
 }
 
 impl State {
-    /// For people.
-    #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -108,46 +99,32 @@ impl State {
     }
 }
 
-/// One thing that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Where.
     pub check: Check,
-    /// How bad it is.
     pub state: State,
-    /// What is.
     pub what: String,
-    /// What to do about it, where there is something to do.
     pub next: Option<String>,
 }
 
 impl Finding {
-    /// All is well.
-    #[must_use]
     pub fn ok(check: Check, what: impl Into<String>) -> Self {
         Self::new(check, State::Ok, what.into(), None)
     }
 
-    /// Something is worth a look.
-    #[must_use]
     pub fn warning(check: Check, what: impl Into<String>, next: impl Into<String>) -> Self {
         Self::new(check, State::Warning, what.into(), Some(next.into()))
     }
 
-    /// Something would stop an apply.
-    #[must_use]
     pub fn problem(check: Check, what: impl Into<String>, next: impl Into<String>) -> Self {
         Self::new(check, State::Problem, what.into(), Some(next.into()))
     }
 
     /// An apply would be refused for this error, with this help.
-    #[must_use]
     pub fn refused(check: Check, error: &impl ToString, help: Option<String>) -> Self {
         Self::new(check, State::Problem, error.to_string(), help)
     }
 
-    /// It could not be looked at.
-    #[must_use]
     pub fn not_seen(check: Check, why: impl Into<String>) -> Self {
         Self::new(check, State::NotSeen, why.into(), None)
     }
@@ -163,7 +140,6 @@ impl Finding {
 }
 
 /// Something would stop an apply.
-#[must_use]
 pub fn would_stop(findings: &[Finding]) -> bool {
     findings
         .iter()

@@ -13,7 +13,6 @@ pub const RECOVERING: [&str; 2] = ["digestfix-recover.service", "digestfix-resum
 pub const APPLYING: [&str; 3] = ["digestfix.service", "digestfix.timer", "digestfix.path"];
 
 /// What there is to say of them, and of the watchdogs among all units' states.
-#[must_use]
 pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let of = |name: &str| units.iter().find(|unit| unit.id == name);

@@ -11,7 +11,6 @@ const MOST: usize = 20;
 /// that it is run with on this host are not known. `count` is how many claims were
 /// read, none when there is no directory; `plan` what they come to, none when the
 /// references cannot be seen.
-#[must_use]
 pub fn judge(
     count: Option<usize>,
     errors: &[SourceError],

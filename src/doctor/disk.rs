@@ -1,5 +1,5 @@
-//! Whether what a run writes has a place: rights, space and inodes where it
-//! writes, looked at without writing.
+//! Disk: whether a run could write its files: rights, space and inodes in each place,
+//! checked without writing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,18 +26,15 @@ pub struct Place {
     pub path: PathBuf,
     /// Why it cannot be written, if so: read-only, immutable, no right.
     pub refused: Option<String>,
-    /// Bytes that are free there.
     pub free: u64,
     /// Inodes that are free there; none where the file system makes them as it
     /// needs them.
     pub free_inodes: Option<u64>,
-    /// What is needed.
     pub needed: Need,
 }
 
 /// What a change of a store of this many bytes needs beside it: the new one, the
 /// former one that is kept, one more for the way back, and the small files.
-#[must_use]
 pub fn beside(path: &Path, store: u64) -> Need {
     let small = small_files(path);
     Need {
@@ -46,8 +43,6 @@ pub fn beside(path: &Path, store: u64) -> Need {
     }
 }
 
-/// What anything else that is written needs.
-#[must_use]
 pub fn small_files(path: &Path) -> Need {
     Need {
         path: path.to_owned(),
@@ -57,9 +52,6 @@ pub fn small_files(path: &Path) -> Need {
 }
 
 /// Looks at a file or directory, or where it is to be made.
-///
-/// # Errors
-/// When the file system does not answer.
 pub fn look(needed: &Need) -> io::Result<Place> {
     let there = needed.path.ancestors().find(|path| path.exists());
     let path = there.unwrap_or(Path::new("/")).to_owned();
@@ -74,8 +66,6 @@ pub fn look(needed: &Need) -> io::Result<Place> {
     })
 }
 
-/// What there is to say of them.
-#[must_use]
 pub fn judge(places: &[Place]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = places.iter().filter_map(lack).collect();
     if findings.is_empty() {

@@ -21,7 +21,6 @@ const UNIT_DIRECTORIES: [&str; 4] = [
 ];
 
 /// All that was found of Docker. `unread` are [`unread_drop_ins`].
-#[must_use]
 pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = examined.errors.iter().map(refused::host).collect();
     if let Some(unit) = &examined.unit
@@ -96,7 +95,6 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
 
 /// Drop-ins that systemd has not read, or has read and are gone: before v255 it
 /// does not say so itself, and an apply would find out half-way.
-#[must_use]
 pub fn unread_drop_ins(unit: &Unit) -> Vec<String> {
     let directories = UNIT_DIRECTORIES.map(|path| Path::new(path).join(format!("{}.d", unit.id)));
     differing(&read_from(&directories), &unit.drop_in_paths, |path| {

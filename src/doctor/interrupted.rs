@@ -1,4 +1,4 @@
-//! Other runs: one that is at work, and what those left that were killed.
+//! Other runs: one that is at work, and what killed ones left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,27 +14,21 @@ use crate::sys::shell;
 use crate::systemd::RUNTIME_UNITS;
 use crate::transaction::restart::start_block;
 
-/// Docker here, as far as it is known.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Here<'a> {
-    /// Its data root.
     pub data_root: Option<&'a Path>,
     /// Its unit; none where there is none to manage.
     pub unit: Option<&'a str>,
-    /// Its configuration file.
     pub config_file: Option<&'a Path>,
 }
 
-/// What runs have left.
 #[derive(Debug)]
 pub struct Left {
     /// What a run says of itself that is at work on the data root.
     pub at_work: Option<String>,
-    /// The journal in the data root.
     pub journal: Result<Option<Journal>, JournalError>,
     /// The markers of runs on any data root, where none is at work.
     pub markers: Vec<(String, Marker)>,
-    /// Notices that cannot be read.
     pub broken_markers: Vec<MarkerError>,
     /// Records without an end.
     pub unended: Vec<String>,
@@ -46,8 +40,6 @@ pub struct Left {
     pub hold: Option<(PathBuf, bool)>,
 }
 
-/// Looks for all of it.
-#[must_use]
 pub fn look(here: Here<'_>) -> Left {
     let (markers, broken_markers) = match here.unit {
         Some(_) => pending::read_all(Path::new(PENDING)),
@@ -92,7 +84,7 @@ fn set_aside(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     files(directory, |name| name.starts_with(&*prefix)).into_iter()
 }
 
-/// Notices say by themselves where their runs were at work.
+/// Pending markers say where their runs were at work.
 const RECOVER_ALL: &str = "digestfix recover, without options";
 
 fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
@@ -105,8 +97,6 @@ fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     found
 }
 
-/// What there is to say of it.
-#[must_use]
 pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     let lock = match (here.data_root, &left.at_work) {
         (None, _) => Finding::not_seen(Check::Lock, "the data root has to be found first"),

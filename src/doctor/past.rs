@@ -5,7 +5,6 @@ use crate::doctor::{Check, Finding};
 use crate::state::history::{End, HistoryError, Record};
 
 /// What there is to say of the records, oldest first, and of the former stores.
-#[must_use]
 pub fn judge(
     directory: Result<(), HistoryError>,
     records: &[Record],

@@ -1,5 +1,5 @@
-//! Whether systemd can run this program: the watchdog of each run is one that
-//! systemd starts, from the file that is running here.
+//! Whether systemd can run this program: systemd starts the watchdog of each run from
+//! the file of the running program.
 
 use std::env;
 use std::fs;
@@ -16,7 +16,6 @@ const HOMES_OF_USERS: [&str; 4] = [":user_home_t:", ":admin_home_t:", ":user_tmp
 /// This program, as systemd has it before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// Its path.
     pub path: PathBuf,
     /// systemd sees the same file there.
     pub is_seen: bool,
@@ -27,7 +26,6 @@ pub struct Program {
 }
 
 /// Looks at the running program by the eyes of process 1.
-#[must_use]
 pub fn look() -> Option<Program> {
     let path = env::current_exe().ok()?;
     let seen = Path::new("/proc/1/root").join(path.strip_prefix("/").unwrap_or(&path));
@@ -49,8 +47,6 @@ pub fn look() -> Option<Program> {
     })
 }
 
-/// What there is to say of it.
-#[must_use]
 pub fn judge(program: &Program) -> Finding {
     let path = program.path.display();
     let next = format!("install -m 755 {path} /usr/local/bin/digestfix; run that one");

@@ -12,13 +12,10 @@ use crate::sys::shell;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// The permission bits of a file; none when they cannot be seen.
-#[must_use]
 pub fn mode(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|file| file.mode() & 0o7777)
 }
 
-/// What there is to say of the store.
-#[must_use]
 pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
     let count = |state| rows.iter().filter(|row| row.state == state).count();
     let without = match count(State::NoDigest) {

@@ -1,13 +1,11 @@
-//! What the rest of digestfix refuses for, in the words of `apply`, each with the
-//! check that it fails.
+//! The reasons for which digestfix refuses a run, in the words of `apply`, each with
+//! the check that it fails.
 
 use crate::doctor::{Check, Finding};
 use crate::host::impact::{AssessError, Blocker};
 use crate::host::{Doubt, HostError};
 use crate::store::data_root::ReadError;
 
-/// A host that cannot be worked on.
-#[must_use]
 pub fn host(error: &HostError) -> Finding {
     let check = match error {
         HostError::Systemd(_) => Check::Systemd,
@@ -42,14 +40,10 @@ pub fn host(error: &HostError) -> Finding {
     Finding::refused(check, error, error.help())
 }
 
-/// A reference store that cannot be read.
-#[must_use]
 pub fn read(error: &ReadError) -> Finding {
     Finding::refused(Check::References, error, error.help())
 }
 
-/// A reason not to stop Docker now.
-#[must_use]
 pub fn blocker(blocker: &Blocker) -> Finding {
     let check = match blocker {
         Blocker::UnitChanged { .. } => Check::Unit,
@@ -72,8 +66,6 @@ const fn about(doubt: &Doubt) -> Check {
     }
 }
 
-/// What a stop would touch could not be found out.
-#[must_use]
 pub fn assess(error: &AssessError) -> Finding {
     let check = match error {
         AssessError::Systemd(_) => Check::OtherUnits,

@@ -8,7 +8,6 @@ use crate::host::impact::{Blocker, Impact};
 const OWNED_TABLES: (u32, u32) = (5, 12);
 
 /// What there is to say of it. `kernel` is the kernel's release.
-#[must_use]
 pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding> {
     // That the unit has changed is told with the unit.
     let others = blockers

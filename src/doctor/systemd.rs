@@ -5,12 +5,10 @@ use crate::doctor::{Check, Finding};
 /// The first that was tried.
 const TRIED_FROM: u32 = 219;
 
-/// What systemd says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Its version, as its distribution writes it; empty when it does not say.
     pub version: String,
-    /// The machine is being shut down.
     pub is_shutting_down: bool,
     /// The process ID that the bus knows this process by, where it says.
     pub seen_as: Option<u32>,
@@ -18,8 +16,6 @@ pub struct Facts {
     pub own_pid: u32,
 }
 
-/// What there is to say of it.
-#[must_use]
 pub fn judge(facts: &Facts) -> Finding {
     let version = &facts.version;
     if facts.is_shutting_down {
