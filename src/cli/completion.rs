@@ -1,11 +1,10 @@
 //! What a shell may complete a word to: commands and options, as [`cli`] has
 //! them, and what the reference store and the history of this host name.
 //!
-//! The scripts in `packaging/completions` ask by running digestfix with
-//! [`VARIABLE`] set, in the protocol of `clap_complete`'s dynamic engine. A
-//! person waits in the middle of a line: only files are read, neither systemd
-//! nor Docker is asked, nothing is written, and what cannot be read offers
-//! nothing.
+//! The scripts in `packaging/completions` run digestfix with [`VARIABLE`] set, in the
+//! protocol of `clap_complete`'s dynamic engine. The user waits in the middle of a
+//! line. So this only reads files, asks neither systemd nor Docker, writes nothing, and
+//! offers nothing for what it cannot read.
 //!
 //! [`cli`]: crate::cli
 
@@ -26,7 +25,7 @@ use crate::store::data_root::ImageDir;
 use crate::store::repositories::{self, Store};
 use crate::sys::printable::is_printable;
 
-/// Set to the name of a shell by its completion script, and by nobody else.
+/// A completion script sets it to the name of its shell.
 pub const VARIABLE: &str = "_DIGESTFIX_COMPLETE";
 
 /// Answers a shell that asks, and ends the process then.
@@ -195,8 +194,8 @@ fn names_in(store: &Store, typed: &str) -> Vec<String> {
     sorted(names)
 }
 
-/// The reference as somebody began to write it: with `docker.io/library/` only
-/// when that was typed.
+/// The reference as the user began to write it: with `docker.io/library/` only when that
+/// was typed.
 fn written(reference: &Reference, typed: &str) -> Option<String> {
     forms(reference)
         .into_iter()

@@ -1,5 +1,5 @@
-//! How this program was called, for the commands that a message tells to type:
-//! they are about the same host.
+//! Invocation: how this program was called. A command in a message is completed with
+//! the same options, so it is about the same host.
 
 use std::borrow::Cow;
 use std::env;
@@ -30,7 +30,6 @@ pub struct Invocation {
 
 impl Invocation {
     /// With what is said of where Docker lives.
-    #[must_use]
     pub fn of(host: &HostArgs, containerd_root: Option<&Path>) -> Self {
         let path = |path: &Path| {
             let whole = absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -60,7 +59,6 @@ impl Invocation {
     /// A text with each of its commands as it has to be typed here: by sudo where
     /// that was used, and with the options that were given for the host. An option
     /// that the command names already is not repeated.
-    #[must_use]
     pub fn in_full<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if (self.options.is_empty() && !self.by_sudo) || !text.contains(PROGRAM) {
             return Cow::Borrowed(text);
@@ -120,14 +118,12 @@ impl Invocation {
 }
 
 /// The command line of this process, to be typed again; none where it is too long.
-#[must_use]
 pub fn typed() -> Option<String> {
     line(env::args_os().skip(1))
 }
 
 /// The same with `apply` in place of another command; none, too, where claims came
 /// from standard input.
-#[must_use]
 pub fn typed_as_apply(instead_of: &str) -> Option<String> {
     let mut words: Vec<OsString> = env::args_os().skip(1).collect();
     *words.iter_mut().find(|word| *word == instead_of)? = "apply".into();
