@@ -1,8 +1,8 @@
 //! What people and machines read: text as things happen, or one JSON object
 //! in the end.
 //!
-//! Nothing here fails and nothing here panics, so that a closed terminal
-//! cannot stop a transaction half-way.
+//! Nothing here fails or panics, so a closed terminal cannot stop a transaction
+//! half-way.
 
 pub mod events;
 pub mod journald;
@@ -57,7 +57,6 @@ const MAX_REASONS: usize = 20;
 /// The most that a person is shown of one reason, in characters.
 const MAX_REASON_CHARS: usize = 10_000;
 
-/// Tells of one run of one command.
 pub struct Report {
     json: bool,
     quiet: u8,
@@ -91,7 +90,6 @@ fn named(plan: &Plan) -> String {
 impl Report {
     /// A report of `command`, told as the flags say. The commands in it are for
     /// the host that the invocation is about.
-    #[must_use]
     pub fn new(command: &'static str, output: &OutputArgs, invocation: Invocation) -> Self {
         Self {
             json: output.json,
@@ -113,13 +111,12 @@ impl Report {
 
     /// The same, and journald hears of it; `metrics` is a file for
     /// node_exporter.
-    #[must_use]
     pub fn observed(mut self, metrics: Option<&Path>) -> Self {
         self.observer = Some(Observer::new(metrics));
         self
     }
 
-    /// Somebody reads what is said.
+    /// Lines for people are wanted.
     const fn is_read(&self) -> bool {
         !self.json && self.quiet == 0
     }
@@ -194,7 +191,6 @@ impl Report {
     }
 
     /// Docker's unit, where there is one.
-    #[must_use]
     pub fn unit(&self) -> Option<&str> {
         self.document.host.as_ref()?.unit.as_deref()
     }
@@ -269,7 +265,6 @@ impl Report {
     }
 
     /// The plan was told to be one of which no claim could be applied.
-    #[must_use]
     pub fn is_unmet(&self) -> bool {
         self.document.unmet == Some(true)
     }
@@ -444,7 +439,6 @@ impl Report {
     }
 
     /// The state of a host that nothing was done to.
-    #[must_use]
     pub fn untouched(&self) -> &'static str {
         if self.recovered {
             "the interrupted run was brought to an end; nothing else was touched"
@@ -519,7 +513,6 @@ impl Report {
         self.document.problem = Some(problem);
     }
 
-    /// Ends the report.
     pub fn end(mut self, result: RunResult) -> RunResult {
         let result = match result {
             RunResult::Unchanged if self.recovered => RunResult::Recovered,

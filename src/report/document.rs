@@ -23,15 +23,11 @@ pub const JSON_VERSION: u32 = 1;
 /// What went wrong, as a person needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// What failed or was refused.
     pub what: Vec<String>,
-    /// The state of the host now.
     pub state: String,
-    /// What to do.
     pub next: Option<String>,
 }
 
-/// The JSON object.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Document {
     pub version: u32,

@@ -4,10 +4,8 @@
 //! (`journalctl MESSAGE_ID=…`) and explained (`journalctl -x`, from
 //! `packaging/digestfix.catalog`).
 
-/// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A transaction has begun.
     Began,
     /// A step of it, or of its recovery, has ended well.
     Step,
@@ -15,7 +13,6 @@ pub enum Event {
     Warning,
     /// A reference is other than it was.
     ReferenceChanged,
-    /// A transaction was done.
     Done,
     /// A transaction was done, and a container is not what it was.
     ContainersChanged,
@@ -32,8 +29,6 @@ pub enum Event {
 }
 
 impl Event {
-    /// journald's `MESSAGE_ID`.
-    #[must_use]
     pub const fn message_id(self) -> &'static str {
         match self {
             Self::Began => "1fb8c07a09f1408bbd66629c7e30de4d",
@@ -51,7 +46,6 @@ impl Event {
     }
 
     /// syslog's level, as `journalctl -p` takes it.
-    #[must_use]
     pub const fn priority(self) -> &'static str {
         match self {
             Self::Broken | Self::Incomplete => "2",

@@ -12,9 +12,7 @@ use crate::state::method::Method;
 /// A transaction of the history, and what is known of it beside its record.
 #[derive(Debug, Clone)]
 pub struct Transaction {
-    /// Its record.
     pub record: Record,
-    /// What took it back.
     pub rolled_back_by: Option<String>,
     /// The store from before it, where that is still kept.
     pub backup: Option<PathBuf>,

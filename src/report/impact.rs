@@ -8,7 +8,6 @@ use crate::report::Report;
 use crate::report::document::{ContainerDocument, ImpactDocument};
 
 impl Report {
-    /// What applying would touch.
     pub fn impact(&mut self, impact: &Impact) {
         let restarts = if impact.running {
             let mut units = vec![impact.unit.clone()];

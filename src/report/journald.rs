@@ -1,8 +1,8 @@
 //! Entries with fields for systemd's journal, by journald's own protocol
 //! (`systemd.io/JOURNAL_NATIVE_PROTOCOL`): one datagram an entry.
 //!
-//! Nothing here waits and nothing here fails: an entry that journald does not
-//! take at once, or that there is no journald for, is lost.
+//! Nothing here waits or fails: an entry is lost when journald does not take it at
+//! once, or does not run.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -10,14 +10,12 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::printable::printable;
 
-/// journald's socket.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// The most that is sent of one value, in bytes. A datagram has room for some
 /// fifty such fields; what is larger would have to be passed as a file.
 const MAX_VALUE: usize = 4096;
 
-/// One entry.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Entry {
     bytes: Vec<u8>,
@@ -77,7 +75,6 @@ pub struct Journald {
 
 impl Journald {
     /// A way to the journald that listens at `path`; nothing is done yet.
-    #[must_use]
     pub fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),

@@ -12,7 +12,7 @@ pub(super) struct Look {
     pub colours: bool,
     /// A line can be drawn over.
     pub live: bool,
-    /// Somebody looks at it now.
+    /// A person looks at it now.
     pub terminal: bool,
 }
 

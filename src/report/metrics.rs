@@ -1,9 +1,8 @@
 //! The last run in numbers, as a file for node_exporter's textfile collector.
 //!
-//! The file is replaced whole. What is kept across runs (counts, the time of
-//! the last change) is read back from the file before; where that is not to be
-//! had, it begins anew. Two runs that end in the same instant may lose one of
-//! their counts.
+//! The file is replaced whole. What is kept across runs (counts, the time of the last
+//! change) is read back from the former file, and begins anew where that cannot be
+//! read. Two runs that end in the same instant may lose one of their counts.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
@@ -32,9 +31,7 @@ const OUTAGES: &str = "digestfix_api_outage_seconds_total";
 /// A run that has ended, and the host after it.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// What came of it.
     pub result: RunResult,
-    /// The exit code.
     pub exit_code: u8,
     /// When it ended, in seconds since 1970.
     pub ended: f64,
@@ -60,10 +57,7 @@ pub struct References {
     pub without_digest: usize,
 }
 
-/// Replaces the metrics in `file` by those of a run.
-///
-/// # Errors
-/// When the file system refuses; the file is then as it was.
+/// Replaces the metrics in `file` by those of a run. On an error, the file is as it was.
 pub fn write(file: &Path, run: &Run) -> io::Result<()> {
     let former = state_file::read(file, MAX_BYTES).ok().flatten();
     let former = String::from_utf8(former.unwrap_or_default()).unwrap_or_default();

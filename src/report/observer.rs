@@ -1,5 +1,4 @@
-//! What journald and node_exporter hear of a run that may change a host,
-//! beside what its people read.
+//! Observer: tells journald and node_exporter of a run that may change a host.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -212,7 +211,7 @@ impl Observer {
         self.journald.send(&entry);
     }
 
-    /// An entry, but for its message.
+    /// An entry without its message.
     fn entry(&self, document: &Document, event: Event, more: &[(&str, &str)]) -> Entry {
         let mut entry = Entry::default();
         entry.field("SYSLOG_IDENTIFIER", "digestfix");

@@ -1,16 +1,14 @@
-//! Standard output and standard error, with a thread of their own that writes to
-//! them.
+//! Output: standard output and standard error, written by a thread of their own.
 //!
-//! A terminal that somebody has stopped with Ctrl-S, a pipe that is full, a slow
-//! connection: each makes whoever writes to it wait, for as long as it likes. A
-//! run that has stopped Docker must not wait for a reader, so here everything
-//! is only queued. The queue has no bound, since a full one would have to be
-//! waited for or lose lines; it holds no more than a run has to say. It is one
-//! queue for both streams, so their lines keep their order. It is waited for in
-//! the end ([`Output::drained`]), when the host is whole.
+//! A terminal that the user has stopped with Ctrl-S, a full pipe, a slow connection:
+//! each lets a writer wait without limit. A run that has stopped Docker must not wait
+//! for a reader, so everything is only queued here. The queue has no bound: a full one
+//! would have to wait or lose lines, and a run does not have much to say. Both streams
+//! share one queue, so their lines keep their order. The run waits for the queue at its
+//! end ([`Output::drained`]), when the host is whole.
 //!
-//! The thread is there from [`Output::wait_for_nobody`] on. A command that does
-//! nothing that could be kept waiting has none, and writes by itself.
+//! The thread starts with [`Output::wait_for_nobody`]. A command that changes nothing
+//! has no thread and writes directly.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -34,7 +32,6 @@ use screen::{Screen, Streams};
 /// How often the step under way is drawn anew. One that is shorter is not shown.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// What the thread is told.
 enum Said {
     Text(Stream, String),
     Begin(String, Instant),
@@ -53,7 +50,6 @@ pub struct Output {
 
 impl Output {
     /// The streams that this process was given.
-    #[must_use]
     pub fn of_process() -> Self {
         static OUTPUT: OnceLock<Output> = OnceLock::new();
         OUTPUT.get_or_init(Self::default).clone()
@@ -102,9 +98,6 @@ impl Output {
 
     /// Writes a text to standard output that is worth nothing unless all of it
     /// arrives, and waits for that.
-    ///
-    /// # Errors
-    /// When it does not arrive.
     pub fn deliver(&self, text: String) -> io::Result<()> {
         let (sender, delivered) = mpsc::channel();
         self.say(Said::Deliver(text, sender));
@@ -118,8 +111,6 @@ impl Output {
         let _ = drained.await;
     }
 
-    /// Standard error, for logs.
-    #[must_use]
     pub const fn log(self) -> Log {
         Log(self)
     }

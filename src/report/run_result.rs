@@ -3,7 +3,6 @@
 
 use crate::report::events::Event;
 
-/// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Done, or nothing to do.
@@ -59,8 +58,6 @@ impl RunResult {
         Self::Broken,
     ];
 
-    /// In one word.
-    #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
             Self::Unchanged => "unchanged",
@@ -77,7 +74,6 @@ impl RunResult {
     }
 
     /// What was wanted is so now.
-    #[must_use]
     pub const fn is_success(self) -> bool {
         matches!(
             self,
@@ -85,8 +81,6 @@ impl RunResult {
         )
     }
 
-    /// The exit code.
-    #[must_use]
     pub const fn exit(self) -> Exit {
         match self {
             Self::Unchanged | Self::Done | Self::Recovered => Exit::Done,
@@ -99,7 +93,6 @@ impl RunResult {
     }
 
     /// What a problem is headed by.
-    #[must_use]
     pub const fn heading(self) -> &'static str {
         match self {
             Self::Unchanged | Self::Pending | Self::Done | Self::Recovered => "done",
@@ -112,7 +105,6 @@ impl RunResult {
     }
 
     /// What journald is told.
-    #[must_use]
     pub const fn event(self) -> Event {
         match self {
             Self::Unchanged | Self::Pending | Self::Done | Self::Recovered => Event::Done,

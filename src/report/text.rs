@@ -1,7 +1,7 @@
 //! Text for people, with what is to stand out in it.
 //!
-//! Each part is made printable as it comes in, its line breaks too: a text is one
-//! line. One that is to be several is given its line breaks here.
+//! Each part is made printable as it comes in, line breaks included: a text is one
+//! line. Only this module adds line breaks.
 
 use std::fmt::Write;
 
@@ -22,7 +22,7 @@ pub(super) enum Tone {
     Doubtful,
     /// Wrong, or taken away.
     Bad,
-    /// What somebody has to see to now.
+    /// What a person has to see to now.
     Alarming,
     /// What can be passed over.
     Faint,

@@ -13,7 +13,6 @@ impl Report {
     }
 
     /// There is something that the running engine has not read.
-    #[must_use]
     pub fn has_unread(&self) -> bool {
         self.document.unread.is_some()
     }

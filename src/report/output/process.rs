@@ -34,7 +34,6 @@ impl Streams for Process {
 
 /// How many columns the terminal has that standard output is; none where that
 /// is not known.
-#[must_use]
 pub fn columns() -> Option<usize> {
     let size = tcgetwinsize(io::stdout()).ok()?;
     Some(size.ws_col.into()).filter(|columns| *columns > 0)

@@ -1,7 +1,7 @@
 //! Lines, and below them on a terminal the step under way.
 //!
-//! That one is drawn over itself, and erased before anything else is written,
-//! so that lines stand on a terminal as they do in a file.
+//! The step is drawn over itself, and erased before anything else is written. So the
+//! lines on a terminal are the same as in a file.
 
 use std::io;
 use std::time::Instant;
@@ -11,9 +11,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 /// Where a text goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
-    /// Standard output.
     Stdout,
-    /// Standard error.
     Stderr,
 }
 
