@@ -41,9 +41,7 @@ use outcome::{Ended, Failure, HostNow, Outcome, Progress};
 /// A Docker to manage, as every method needs it.
 #[derive(Debug)]
 pub struct Docker<'a, M> {
-    /// systemd.
     pub manager: &'a M,
-    /// Docker as it was found.
     pub host: &'a Managed,
     /// Where it is noted that the transaction has not ended:
     /// [`PENDING`](crate::state::pending::PENDING) but in tests.
@@ -63,55 +61,38 @@ impl<M> Copy for Docker<'_, M> {}
 pub struct Begun {
     /// For the journal.
     pub intent: Intent,
-    /// The references before and after.
     pub references: References,
     /// For the record.
     pub how: How,
 }
 
 /// A way to change the references of a Docker.
-#[allow(
-    async_fn_in_trait,
-    reason = "one thread runs it, and nobody else implements it"
-)]
 pub trait Method<M> {
     /// What a shutdown waits for, in words.
     const DOING: &'static str;
 
     /// What it is about to do. Nothing has been touched.
-    ///
-    /// # Errors
-    /// When that cannot be told.
     async fn begin(&mut self, tx: &mut Tx<'_, M>) -> Result<Begun, Failure>;
 
-    /// Changes the references, and verifies that they are as planned.
-    ///
-    /// # Errors
-    /// When a step fails; [`Method::undo`] follows.
+    /// Changes the references, and verifies that they are as planned. After an error,
+    /// [`Method::undo`] follows.
     async fn apply(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure>;
 
-    /// Puts back the references that were found, from wherever the way forward
-    /// failed. Gives those that cannot be had as they were.
-    ///
-    /// # Errors
-    /// When the references may be neither the old nor the new ones, or Docker does
-    /// not run.
+    /// Puts back the references that were found, from wherever the way forward failed.
+    /// Gives those that it could not put back. An error when the references may be
+    /// neither the old nor the new ones, or Docker does not run.
     async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure>;
 
     /// Puts back everything but the references.
-    ///
-    /// # Errors
-    /// When something is not as it was.
     async fn restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure>;
 
-    /// What is to be told of the host, now that all is done.
+    /// What to report of the host, now that all is done.
     async fn found(&mut self, tx: &mut Tx<'_, M>) -> Found;
 
     /// The host after a way back that failed.
     async fn now(&self, tx: &Tx<'_, M>) -> HostNow;
 }
 
-/// What a method has found in the end.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The containers that are not what they were.
@@ -125,7 +106,7 @@ pub struct Found {
     pub restarted: bool,
 }
 
-/// One change of the references, by whatever method.
+/// One change of the references, by any method.
 pub struct Tx<'a, M> {
     /// What its files are named after.
     id: String,
@@ -206,9 +187,9 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// What others are told before anything is done: a watchdog, a marker of where, a
-    /// record for people, and the journal. In this order there, and in the other one
-    /// gone, so that there is never a journal that no run would find.
+    /// Prepares for a killed run, before anything is done: a watchdog, a pending marker,
+    /// a record for people, and the journal. They go in the opposite order, so there is
+    /// never a journal that no run would find.
     async fn begin<R: Method<M>>(&mut self, method: &mut R) -> Result<(), Failure> {
         self.progress.transaction_begins(&self.id);
         let begun = method.begin(self).await?;
@@ -410,7 +391,6 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         self.journal.as_mut()?.restart_mut()
     }
 
-    /// Writes the journal as it is now.
     fn write_journal(&self) -> Result<(), Failure> {
         match &self.journal {
             Some(journal) => Ok(journal.write(&self.lock)?),

@@ -1,12 +1,11 @@
-//! What a transaction is to bring about. It plans when it begins, and once
-//! more when the references change under it.
+//! Goal: what a transaction is to bring about. It plans at the beginning, and again
+//! when the references change under it.
 
 use crate::plan::{Plan, Refusal, Request, Reversal};
 use crate::state::history::Kind;
 use crate::store::images::Images;
 use crate::store::repositories::Store;
 
-/// What is to be brought about.
 #[derive(Debug)]
 pub enum Goal<'a> {
     /// That claims are true.
@@ -17,9 +16,6 @@ pub enum Goal<'a> {
 
 impl Goal<'_> {
     /// What that comes down to on a store.
-    ///
-    /// # Errors
-    /// Every reason against it, when there is one.
     pub fn plan(&self, store: &Store, images: &dyn Images) -> Result<Plan, Vec<Refusal>> {
         match self {
             Self::Claims(request) => Plan::new(store, images, request),
@@ -28,7 +24,6 @@ impl Goal<'_> {
     }
 
     /// What the history calls it.
-    #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
             Self::Claims(_) => Kind::Apply,

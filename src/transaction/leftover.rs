@@ -7,13 +7,10 @@ use crate::image::reference::Reference;
 /// A reference that is not as it was to be again, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
-    /// The reference.
     pub reference: Reference,
-    /// Why.
     pub why: Why,
 }
 
-/// Why a reference is not as it was to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
     /// It stays: Docker would drop this tag along with it.
@@ -28,13 +25,12 @@ pub enum Why {
     TookAlong(Vec<String>),
     /// It is gone: Docker dropped it along with this one.
     WentAlong(Reference),
-    /// It is gone, and could not be had back.
+    /// It is gone, and could not be restored.
     Lost(String),
 }
 
 impl Leftover {
     /// The container that uses it, as the engine names it: by its ID.
-    #[must_use]
     pub fn container(&self) -> Option<&str> {
         let Why::InUse(conflict) = &self.why else {
             return None;
@@ -88,8 +84,7 @@ impl fmt::Display for Leftover {
     }
 }
 
-/// What went along with references that are had back.
-#[must_use]
+/// What went along with references that are being restored.
 pub fn went_along(leftovers: &[Leftover]) -> Vec<Leftover> {
     let along = leftovers.iter().filter_map(|one| match &one.why {
         Why::TookAlong(along) => Some((&one.reference, along)),
@@ -108,7 +103,6 @@ pub fn went_along(leftovers: &[Leftover]) -> Vec<Leftover> {
 }
 
 /// All of them, for one line.
-#[must_use]
 pub fn joined(leftovers: &[Leftover]) -> String {
     let lines: Vec<String> = leftovers.iter().map(ToString::to_string).collect();
     lines.join("; ")

@@ -36,7 +36,6 @@ use work::Work;
 pub struct Running<'a, M, E> {
     /// systemd, Docker as it was found, and where the pending marker goes.
     pub docker: Docker<'a, M>,
-    /// The engine.
     pub engine: &'a E,
     /// containerd's blobs.
     pub content: &'a ContentStore,

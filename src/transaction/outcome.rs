@@ -77,13 +77,10 @@ pub trait Progress {
     fn warning(&mut self, text: &str);
 }
 
-/// Why a transaction did not go through.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// A signal came.
     #[error("{0} received")]
     Interrupted(&'static str),
-    /// The file system refused.
     #[error("could not {0}")]
     File(#[from] FileError),
     /// What is about to be done could not be noted.
@@ -101,28 +98,21 @@ pub enum Failure {
     /// No copy of the references can be read.
     #[error("the references cannot be read, and no copy of them is left: {0}")]
     NoReferences(ReadError),
-    /// The same, for those who come later.
     #[error("{0}")]
     History(#[from] HistoryError),
-    /// The store could not be read.
     #[error("{0}")]
     Read(#[from] ReadError),
-    /// A file system has no room for the start of Docker.
     #[error("{0}")]
     Reserve(#[from] ReserveError),
-    /// systemd refused or could not be asked.
     #[error("{0}")]
     Systemd(#[from] SystemdError),
-    /// The engine did not answer.
     #[error("{0}")]
     Engine(#[from] EngineError),
-    /// Nothing that could be loaded.
     #[error("{0}")]
     Archive(#[from] ArchiveError),
-    /// References that the engine cannot be had to drop, or not without harm.
+    /// References that the engine cannot drop, or not without harm.
     #[error("{}", leftover::joined(.0))]
     Leftovers(Vec<Leftover>),
-    /// Docker could not be kept from starting.
     #[error("Docker could not be held while the references change: {0}")]
     StartBlock(#[from] StartBlockError),
     /// dockerd was told to read its configuration, and live-restore is not as it
@@ -134,11 +124,9 @@ pub enum Failure {
         said(.says)
     )]
     ReloadWithoutEffect {
-        /// Docker's unit.
         unit: String,
         /// The configuration was taken.
         reloaded: bool,
-        /// What it was to be.
         on: bool,
         /// dockerd's words.
         says: Option<String>,
@@ -147,11 +135,8 @@ pub enum Failure {
     /// may fail on the same.
     #[error("{unit} refuses to read {} again{}, so it may not start with it", path.display(), said(.says))]
     ConfigurationRefused {
-        /// Docker's unit.
         unit: String,
-        /// The configuration file.
         path: PathBuf,
-        /// dockerd's words.
         says: Option<String>,
     },
     /// It is not what was looked at.
@@ -160,40 +145,23 @@ pub enum Failure {
     /// Containers run that did not a moment ago, and would stop with Docker.
     #[error("started a moment ago, and would stop with Docker: {0}")]
     MoreContainers(String),
-    /// Containers are not what they were.
     #[error("{}", .0.join("; "))]
     Containers(Vec<String>),
     /// Docker was not to be stopped, as it did not run.
     #[error("{0} did not run, and was started a moment ago")]
     StartedMeanwhile(String),
-    /// Somebody else is at work on the configuration.
+    /// Another program changes the configuration.
     #[error("somebody else has switched live-restore off a moment ago")]
     SwitchedOff,
-    /// Docker runs although it was stopped.
     #[error("a dockerd{} has the data root open although Docker was to be stopped", process(*.pid))]
-    StillRunning {
-        /// The process, where that can be seen.
-        pid: Option<u32>,
-    },
+    StillRunning { pid: Option<u32> },
     /// The store changed before Docker had stopped, and the claims no longer fit.
     #[error("the references changed in the meantime, and now: {}", joined(.0))]
     NoLongerFits(Vec<Refusal>),
-    /// Docker ended instead of starting.
     #[error("{unit} is {state} instead of running (see: journalctl -u {unit})")]
-    NotRunning {
-        /// Docker's unit.
-        unit: String,
-        /// Its active state.
-        state: String,
-    },
-    /// The engine started and never answered.
+    NotRunning { unit: String, state: String },
     #[error("the engine does not answer {} s after its start: {last}", .after.as_secs())]
-    Silent {
-        /// How long it was given.
-        after: Duration,
-        /// Its last answer.
-        last: EngineError,
-    },
+    Silent { after: Duration, last: EngineError },
     /// The file is not what was written.
     #[error("the references on disk are not what was written: {0}")]
     FileDiffers(String),
@@ -204,7 +172,6 @@ pub enum Failure {
 
 impl Failure {
     /// What to do after a transaction that was undone for it.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         let help = match self {
             Self::Leftovers(left) => return Some(what_stays(left)),
@@ -276,9 +243,7 @@ fn joined(refusals: &[Refusal]) -> String {
 /// How a transaction ended, and what it has left.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The transaction.
     pub id: String,
-    /// How it ended.
     pub ended: Ended,
     /// What was to be changed in the end.
     pub plan: Box<Plan>,
@@ -295,19 +260,14 @@ pub struct Outcome {
     pub watchdog: Option<String>,
 }
 
-/// The ends that a transaction may come to.
 #[derive(Debug)]
 pub enum Ended {
     /// The references are changed, and everything else is as it was.
     Done,
     /// The references are changed and Docker runs; something else is not as it was.
-    Incomplete {
-        /// What, and why.
-        problem: Failure,
-    },
+    Incomplete { problem: Failure },
     /// It failed, and the host is as it was found.
     Undone {
-        /// Why.
         failure: Failure,
         /// The references that are not as they were all the same.
         left: Vec<Leftover>,
@@ -318,7 +278,6 @@ pub enum Ended {
         failure: Failure,
         /// Why it failed.
         undo: Failure,
-        /// What there is now.
         now: HostNow,
     },
 }
@@ -326,20 +285,16 @@ pub enum Ended {
 /// The host after a way back that failed.
 #[derive(Debug)]
 pub struct HostNow {
-    /// Which references are in use.
     pub store: StoreNow,
     /// What else may be other than it was.
     pub left: Vec<String>,
-    /// Docker, where there is one to manage.
     pub docker: Option<DockerNow>,
 }
 
-/// Docker after a way back that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DockerNow {
     /// It was not to be stopped.
     NotStopped,
-    /// It runs.
     Runs,
     /// It ran before, and does not now.
     Down,
@@ -358,7 +313,6 @@ pub enum StoreNow {
     New(PathBuf),
     /// Some of the new ones may be.
     Mixed,
-    /// It could not be told.
     Unknown,
 }
 

@@ -16,9 +16,6 @@ use crate::transaction::reserve;
 use crate::transaction::watchdog;
 
 /// Nothing of the run of `journal` is left to be done: its files and its watchdog go.
-///
-/// # Errors
-/// When its journal or its pending marker does not go.
 pub(super) async fn finish<M: ServiceManager>(
     journal: &Journal,
     lock: &RootLock,
@@ -32,9 +29,6 @@ pub(super) async fn finish<M: ServiceManager>(
 }
 
 /// Nothing of an interrupted run is left to be done on this data root.
-///
-/// # Errors
-/// When its journal does not go.
 pub fn end(lock: &RootLock, progress: &mut dyn Progress) -> Result<(), Failure> {
     reserve::sweep(lock.data_root(), &[]);
     end_records(None, lock, progress);

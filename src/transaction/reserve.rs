@@ -30,15 +30,15 @@ use crate::store::data_root::STATE_DIR;
 
 const NAME: &str = ".digestfix-reserve";
 
-/// What a start of Docker writes to a data root, whatever its containers, with a
-/// margin. Bytes. On ext4 with 31 containers, 20.10.24, 26.1 and 28.5 started whole
-/// with 128 KiB free. With 64 KiB free they started, and listed 14 to 20 of the 31;
-/// with 16 KiB they did not start. digestfix's own small files are in it, too.
+/// What a start of Docker writes to a data root, besides what it writes for containers,
+/// in bytes. On ext4 with 31 containers, 20.10.24, 26.1 and 28.5 started completely with
+/// 128 KiB free. With 64 KiB free they started, but listed only 14 to 20 of the 31; with
+/// 16 KiB they did not start. The margin also covers digestfix's own small files.
 const START: u64 = 4 * MIB;
 
-/// What it writes for each container: its two files, anew beside the old ones, all
-/// of them at the same time. 26.1 took 254 KB and 62 inodes for 31 containers, which
-/// is 8 KiB and 2 inodes each. Bytes, with a margin for long configurations.
+/// What it writes for each container, in bytes: two files, beside the old ones, for all
+/// containers at the same time. 26.1 took 254 KB and 62 inodes for 31 containers: 8 KiB
+/// and 2 inodes each. The margin is for long configurations.
 const PER_CONTAINER: u64 = 32 * KIB;
 
 const FILES_PER_CONTAINER: u64 = 2;
@@ -63,17 +63,13 @@ const MIB: u64 = 1024 * KIB;
 /// What is held in one directory, or is to be free there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
-    /// The directory.
     pub path: PathBuf,
-    /// Bytes.
     pub bytes: u64,
-    /// Inodes.
     pub inodes: u64,
 }
 
 /// What is held for starts of Docker, once for each file system: that of the data
 /// root, and those of the other directories that are there.
-#[must_use]
 pub fn needs(data_root: &Path, others: &[PathBuf]) -> Vec<Need> {
     let own = (
         data_root,
@@ -120,7 +116,6 @@ fn files(data_root: &Path) -> u64 {
     FILES + FILES_PER_CONTAINER * containers(data_root).min(CONTAINERS_AT_ONCE)
 }
 
-/// A file system has no room for what a start of Docker writes.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the file system of {path} has no room to hold {needed} MiB and {inodes} inodes for the start of Docker: {error}",
@@ -129,7 +124,6 @@ fn files(data_root: &Path) -> u64 {
     inodes = need.inodes,
 )]
 pub struct ReserveError {
-    /// What is needed.
     pub need: Need,
     error: io::Error,
 }
@@ -142,11 +136,8 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// Holds space for starts of Docker on the file system of the data root, and
-    /// on those of the other directories that are there.
-    ///
-    /// # Errors
-    /// When a file system has no room; nothing is held then.
+    /// Holds space for starts of Docker on the file system of the data root, and on those
+    /// of the other directories that are there. On an error, nothing is held.
     pub fn hold(data_root: &Path, others: &[PathBuf]) -> Result<Self, ReserveError> {
         let mut reserve = Self::default();
         for need in needs(data_root, others) {

@@ -152,7 +152,7 @@ impl<M: ServiceManager, E: Engine> Method<M> for Restart<'_, M, E> {
         undone.map(|()| Vec::new())
     }
 
-    /// Each part is seen to, whatever became of the others.
+    /// Restores each part, even after a failure with another.
     async fn restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         // Without an engine there is nothing to restore with, and live-restore stays
         // for the sake of the containers.
@@ -558,7 +558,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         stopped.and(put_back).and(started)
     }
 
-    /// Docker ran, and does not any more although nobody here stopped it.
+    /// Docker ran, and has ended although digestfix did not stop it.
     async fn is_gone(&self) -> bool {
         match self.daemon {
             Some(daemon) => daemon.impact.running && daemon.has_ended().await.unwrap_or_default(),

@@ -21,28 +21,22 @@ use crate::systemd::{LASTING, OwnService, ServiceManager, SystemdError};
 /// It has nothing to wait for when it is told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
-/// The watchdog of one transaction.
 #[derive(Debug)]
 pub struct Watchdog {
     unit: String,
 }
 
-/// There is no watchdog to be had.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchdogError {
     /// This program has no name to start it by.
     #[error("this program's own file cannot be named: {0}")]
     Program(io::Error),
-    /// systemd does not start it.
     #[error("{0}; systemd has to be able to run this program from where it is installed")]
     Systemd(#[from] SystemdError),
 }
 
 impl Watchdog {
     /// Starts it. It waits from then on.
-    ///
-    /// # Errors
-    /// When systemd does not start it.
     pub async fn start(
         manager: &impl ServiceManager,
         id: &str,
@@ -65,16 +59,12 @@ impl Watchdog {
         Ok(Self { unit })
     }
 
-    /// Its unit.
-    #[must_use]
     pub fn unit(&self) -> &str {
         &self.unit
     }
 
-    /// Ends it: the transaction has ended.
-    ///
-    /// # Errors
-    /// When systemd does not stop it; it will find nothing to do.
+    /// Ends it: the transaction has ended. A watchdog that systemd does not stop finds
+    /// nothing to do.
     pub async fn end(self, manager: &impl ServiceManager) -> Result<(), SystemdError> {
         // A kill after the first step leaves a watchdog without a file, which ends by
         // itself. A kill after a stop would leave the file.
@@ -145,10 +135,9 @@ pub async fn hold_off_shutdown(manager: &impl ServiceManager, why: &str) -> Opti
     }
 }
 
-/// A path in letters, digits and `/._-`, with `=` and two hexadecimal digits for
-/// each other byte: systemd expands variables and specifiers in a command line,
-/// when depends on its version, and a reload in between changes what it escaped.
-#[must_use]
+/// A path in letters, digits and `/._-`; every other byte is `=` and two hexadecimal
+/// digits. systemd expands variables and specifiers in a command line. When it does so
+/// depends on its version, and a reload in between changes what was escaped.
 pub fn encoded(path: &Path) -> String {
     let mut text = String::new();
     for byte in path.as_os_str().as_bytes() {
@@ -162,9 +151,6 @@ pub fn encoded(path: &Path) -> String {
 }
 
 /// What [`encoded`] made a text of.
-///
-/// # Errors
-/// When it made none like that.
 pub fn decoded(text: &str) -> Result<PathBuf, &'static str> {
     const NOT_ENCODED: &str = "not a path as digestfix hands it over";
     let mut parts = text.split('=');
@@ -178,7 +164,6 @@ pub fn decoded(text: &str) -> Result<PathBuf, &'static str> {
 }
 
 /// The unit that watchdogs a transaction.
-#[must_use]
 pub fn unit(id: &str) -> String {
     format!("{LASTING}{id}.service")
 }

@@ -1,8 +1,8 @@
 //! Drops references, and nothing else with them.
 //!
 //! The engine removes an image with its last reference, and layers with the last
-//! manifest that names them. Whether there is another is looked at just before
-//! each: others use the engine as well.
+//! manifest that names them. Just before each drop, this checks that another one is
+//! there: other clients use the engine as well.
 
 use std::collections::BTreeSet;
 
@@ -90,7 +90,7 @@ impl<E: Images> Steps<'_, E> {
         Ok(false)
     }
 
-    /// The images of these are here, by whatever reference.
+    /// Fails unless the images of these are here, under any reference.
     pub(super) async fn see_images(&self, pins: &[Pin]) -> Result<(), Failure> {
         let here = self.look(true).await?;
         for pin in pins {

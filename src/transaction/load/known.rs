@@ -7,7 +7,6 @@ use crate::store::data_root::ImageDir;
 
 /// The references that the engine may have and not list: those that digestfix
 /// has brought about.
-#[must_use]
 pub fn known_references(images: &ImageDir) -> Vec<Reference> {
     // Of one that did not come to its end, some may be there.
     let made = |record: Record| match record.result {

@@ -1,10 +1,9 @@
 //! A load that was killed, brought to an end.
 //!
-//! The engine may still be at work on what it was asked for, so it is asked
-//! again: what is there stays, what is missing is loaded. Where that fails, or
-//! the change was being taken back, it is taken back, as far as that goes. Only
-//! an engine that does not answer, and a record that cannot be written, leave it
-//! to the next run.
+//! The engine may still be at work on a request, so it is asked again: what is there
+//! stays, what is missing is loaded. If that fails, or the change was being taken back,
+//! it is taken back as far as possible. Only an engine that does not answer, and a
+//! record that cannot be written, leave the load to the next run.
 
 use crate::docker::engine::images::Images;
 use crate::state::history::{self, End, Record, Side};
@@ -19,12 +18,8 @@ use crate::transaction::load::{Running, known_references};
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::recovery::finish;
 
-/// Brings the change of `journal`, which is a `load`, to an end. Docker runs.
-/// Gives what is neither as it was nor as it was to be.
-///
-/// # Errors
-/// When the engine does not answer, or the end cannot be noted; the journal stays
-/// then.
+/// Brings the load of `journal` to an end while Docker runs. Gives the references that
+/// are neither as they were nor as planned. On an error, the journal stays.
 pub async fn recover<M: ServiceManager, E: Images>(
     journal: &Journal,
     load: &Load,
@@ -91,11 +86,8 @@ pub async fn recover<M: ServiceManager, E: Images>(
     Ok(left.iter().map(Leftover::to_string).collect())
 }
 
-/// Ends a change that no engine can be asked about any more: Docker keeps its
-/// images elsewhere now.
-///
-/// # Errors
-/// When the end cannot be noted; the journal stays then.
+/// Ends a load that no engine can be asked about any more: Docker keeps its images
+/// elsewhere now. On an error, the journal stays.
 pub async fn abandon<M: ServiceManager>(
     journal: &Journal,
     images: &ImageDir,
@@ -108,7 +100,7 @@ pub async fn abandon<M: ServiceManager>(
     finish(journal, lock, docker, progress).await
 }
 
-/// One that cannot be read hinders nobody.
+/// A record that cannot be read stops nothing.
 fn record(journal: &Journal, images: &ImageDir, progress: &mut dyn Progress) -> Option<Record> {
     match history::read(images.data_root(), &journal.id) {
         Ok(record) => record,

@@ -1,4 +1,4 @@
-//! What the engine is asked for, step by step, there and back.
+//! The requests to the engine, step by step, forward and back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::slice;
@@ -94,10 +94,10 @@ impl<E: Images> Steps<'_, E> {
             && self.content.config(&pin.image_id).is_some()
     }
 
-    /// Those whose image the engine is asked about by name. A manifest names one
-    /// config by its hash, in one way to read it; of an index with several images
-    /// here, the engine takes one by its own rules. Of the rest, some are enough to
-    /// see an engine that does otherwise.
+    /// The references whose image is asked for by name. A manifest names its config by
+    /// hash, so nothing is open. Of an index with several images here, the engine takes
+    /// one by its own rules. A few others are asked for too, to notice an engine that
+    /// behaves otherwise.
     fn to_be_asked_for<'p>(&self, pins: &'p [Pin]) -> impl Iterator<Item = &'p Pin> {
         let every = pins.len().div_ceil(ASKED_FOR);
         let pins = pins.iter().enumerate();

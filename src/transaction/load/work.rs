@@ -1,5 +1,4 @@
-//! What the running engine would have to be asked for a plan to come true, and
-//! why it cannot be.
+//! What to ask of the running engine so that a plan comes true, and what prevents that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,48 +27,36 @@ pub struct Work {
     pub run_only: Vec<Reference>,
 }
 
-/// Why the engine cannot be asked for a change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadBlocker {
-    /// Docker has a command for that.
     #[error(
         "{0}: with the containerd image store, tags are set by Docker itself: docker tag IMAGE {0}"
     )]
     SetTag(Reference),
-    /// Docker has a command for that.
     #[error(
         "{0}: with the containerd image store, tags are dropped by Docker itself: docker rmi {0}"
     )]
     DropTag(Reference),
-    /// A digest leads where its manifest says.
     #[error(
         "{0}: it is here, for another image: with the containerd image store, a digest leads where its \
          manifest says, and cannot be moved"
     )]
     Moves(Reference),
-    /// Nothing that could be loaded.
     #[error(
         "{claim}: it is {trust}, and the containerd image store takes a digest by its manifest alone. \
          Bring that with --from: skopeo copy --all docker://{reference} dir:DIR, skopeo inspect --raw \
          docker://{reference}, or digestfix export, where the registry or a host that pulled is"
     )]
     NoManifest {
-        /// The claim.
         claim: String,
-        /// How far it is known.
         trust: Trust,
-        /// What it wants.
         reference: Reference,
     },
-    /// An index, and the engine takes a manifest in it.
     #[error("{claim}: it is an index, and {missing}")]
     NoPart {
-        /// The claim.
         claim: String,
-        /// What to bring.
         missing: MissingManifest,
     },
-    /// The column that people copy from.
     #[error(
         "{0}: that is the digest of a manifest that Docker made up for the image (docker save does, with no \
          layer compressed, and so does a move of images to containerd), and docker images shows it; no \
@@ -77,59 +64,48 @@ pub enum LoadBlocker {
          (--allow-image-id-digest takes it as it is)"
     )]
     MadeUp(String),
-    /// Its removal would drop more.
     #[error(
         "{reference}: it goes by the tag {tag}, which has the same manifest; Docker drops both together: \
          docker rmi {tag}, if that is meant"
     )]
     GoesWithTag {
-        /// The reference.
         reference: Reference,
-        /// The tag.
         tag: Reference,
     },
-    /// Its removal would remove the image.
     #[error(
         "{0}: it is the last reference of its image, and Docker would remove that with it: docker rmi {0}, \
          if that is meant"
     )]
     Last(Reference),
-    /// Its removal would remove layers.
     #[error(
         "{0}: the layers as the registry serves them are here by it alone, would go with it, and could not be \
          had back: docker rmi {0}, if that is meant"
     )]
     OnlyLayers(Reference),
-    /// The engine would run another image by it.
     #[error(
         "{0}: the image here is not the one that this Docker takes of that index: claim the digest of its own \
          manifest instead"
     )]
     OtherChild(Reference),
-    /// The engine would not unpack it.
     #[error(
         "{0}: its image is for another platform than this Docker's, which would not run it by the digest"
     )]
     OtherPlatform(Reference),
-    /// The engine would not unpack it.
     #[error(
         "{0}: its manifest says of the config that it is of a type that containerd unpacks nothing by; only \
          with its layers can it be had: docker pull, or docker load of a skopeo copy, where the registry is"
     )]
     OldConfig(Reference),
-    /// Nothing can be told of it.
     #[error(
         "{0}: Docker has it, and no image for it is in containerd's content store: where that is elsewhere, \
          --containerd-root DIR says so"
     )]
     Unread(Reference),
-    /// Nothing can be told of anything.
     #[error(
         "Docker has images, and not one of them is in containerd's content store as far as can be seen: \
          --containerd-root DIR says where that is (root in /etc/containerd/config.toml; containerd config dump)"
     )]
     NothingRead,
-    /// It could not be had back.
     #[error(
         "{0}: its manifest is not in containerd's content store (--containerd-root DIR), so this could not be undone"
     )]
@@ -137,11 +113,8 @@ pub enum LoadBlocker {
 }
 
 impl Work {
-    /// Works out what a plan comes down to.
-    ///
-    /// # Errors
-    /// When the engine cannot be asked. Every reason against it is in the inner
-    /// result.
+    /// Works out what a plan comes down to. The outer error: the engine cannot be asked.
+    /// The inner one: every reason against the plan.
     pub async fn of(
         plan: &Plan,
         here: &ContainerdStore,
@@ -277,9 +250,6 @@ fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> LoadBl
 
 /// The archive for these references. The config of each image goes along, if it is
 /// not there. One that is not at hand is of an image that is not here.
-///
-/// # Errors
-/// When a manifest or a config is missing, or not what it should be.
 pub(super) fn archive<'a>(
     pins: impl IntoIterator<Item = &'a Pin>,
     manifests: &BTreeMap<Digest, String>,

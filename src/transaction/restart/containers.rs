@@ -1,5 +1,5 @@
-//! Containers over a restart of Docker: those that stopped with it are started
-//! again where that was asked for, and what is not as it was is told.
+//! Containers over a restart of Docker. Those that stopped with it are started again if
+//! the user asked for that. Any other difference is reported.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,11 +27,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(())
     }
 
-    /// Brings the containers of a journal to what they were: each is seen to,
-    /// whatever became of the others. Gives what a person has to see to.
-    ///
-    /// # Errors
-    /// When a container is left without its restart policy.
+    /// Brings the containers of a journal to what they were: each of them, even after a
+    /// failure with another. Gives what a person has to see to. An error when a container
+    /// is left without its restart policy.
     pub(super) async fn settle_containers(
         &self,
         journal: &Journal,
@@ -87,7 +85,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
     }
 
-    /// One that somebody has removed or given another one meanwhile needs none.
+    /// A container that a user has removed, or given another policy meanwhile, needs
+    /// none.
     async fn give_policy_back(&self, container: &KeptDown) -> Result<(), EngineError> {
         let now = self.engine.container(&container.id).await?;
         let needs_none = |now: Container| {

@@ -1,5 +1,5 @@
-//! Docker as a transaction sees it: a unit to stop and start with everything
-//! that hangs on it, and an engine to ask.
+//! Docker as a transaction sees it: a unit to stop and start with all that depends on
+//! it, and an engine to ask.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -39,14 +39,11 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 /// Between two looks at an engine that does not announce its readiness.
 const READY_AGAIN: Duration = Duration::from_millis(20);
 
-/// A daemon to stop and start.
 #[derive(Debug)]
 pub struct Daemon<'a, M, E> {
     /// systemd, Docker as it was found, and where the pending marker goes.
     pub docker: Docker<'a, M>,
-    /// The engine.
     pub engine: &'a E,
-    /// What its stop takes along.
     pub impact: &'a Impact,
     /// Where a runtime drop-in goes: [`RUNTIME_UNITS`](crate::systemd::RUNTIME_UNITS)
     /// but in tests.
@@ -62,7 +59,6 @@ impl<M, E> Clone for Daemon<'_, M, E> {
 impl<M, E> Copy for Daemon<'_, M, E> {}
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
-    /// Docker's unit.
     pub(super) fn unit(&self) -> &str {
         &self.docker.host.unit.id
     }
@@ -79,7 +75,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         writes_at_start(self.docker.host)
     }
 
-    /// Docker runs, as far as systemd can be asked.
+    /// Docker runs. False where systemd cannot be asked.
     pub(super) async fn is_active(&self) -> bool {
         let unit = self.docker.manager.unit(self.unit()).await;
         unit.is_ok_and(|unit| unit.is_active())
@@ -130,9 +126,6 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     }
 
     /// The engine does not answer, and that is not about to change by itself.
-    ///
-    /// # Errors
-    /// When systemd cannot be asked.
     pub(super) async fn has_ended(&self) -> Result<bool, Failure> {
         let deadline = Instant::now() + NOTICED_WITHIN;
         // systemd first: a ping would start a Docker that has a socket.
@@ -331,7 +324,6 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
 }
 
 /// The directories that a start of Docker writes to, besides the data root.
-#[must_use]
 pub fn writes_at_start(host: &Managed) -> Vec<PathBuf> {
     let config = host.config_file.parent().map(Path::to_owned);
     let containerd = ["/var/lib/containerd", "/run/containerd"].map(PathBuf::from);

@@ -48,9 +48,6 @@ pub(super) enum Now {
 impl Switch {
     /// Reads daemon.json; none when live-restore is on in it already, and only has
     /// to be read by dockerd. `engine` is whether the running engine has it on.
-    ///
-    /// # Errors
-    /// When it cannot be read, or is not JSON.
     pub fn plan(config_file: &Path, id: &str, engine: bool) -> Result<Option<Self>, FileError> {
         let found = read(config_file)?;
         let on = edit(config_file, found.as_deref(), true)?;
@@ -70,7 +67,6 @@ impl Switch {
     }
 
     /// The one that a journal tells of.
-    #[must_use]
     pub fn resume(id: &str, contents: journal::DaemonJson) -> Self {
         let aside = beside(&contents.config_file, id);
         Self {
@@ -81,7 +77,6 @@ impl Switch {
     }
 
     /// What the journal is to know of it.
-    #[must_use]
     pub fn contents(&self) -> &journal::DaemonJson {
         &self.contents
     }
@@ -91,11 +86,8 @@ impl Switch {
         &self.aside
     }
 
-    /// Puts the file with live-restore on in place.
-    ///
-    /// # Errors
-    /// When the file system refuses, or the file has changed meanwhile. There
-    /// may be something to take back then.
+    /// Puts the file with live-restore on in place. On an error, such as a file that has
+    /// changed meanwhile, there may be something to take back.
     pub fn put_on(&self) -> Result<(), FileError> {
         match self.now()? {
             Now::Found => self.put_in_place(true),
@@ -116,7 +108,7 @@ impl Switch {
         }
     }
 
-    /// Puts back what was found; false when somebody else has changed the file.
+    /// Puts back what was found; false when another program has changed the file.
     pub(super) fn put_back(&self) -> Result<bool, FileError> {
         let config_file = &self.contents.config_file;
         match self.now()? {
@@ -231,8 +223,8 @@ impl Switch {
         }
     }
 
-    /// Takes what somebody else has put in place for the file that is to be put
-    /// back in the end. What was found before is kept under a name of its own,
+    /// Accepts that another process has replaced the file: its version is what will be
+    /// put back in the end. The version found before is kept under a name of its own,
     /// which is returned.
     pub(super) fn adopt(&mut self, theirs: Option<&[u8]>) -> Result<Option<PathBuf>, FileError> {
         let config_file = self.contents.config_file.clone();

@@ -1,5 +1,4 @@
-//! Two files of one directory that trade names, and files that are written to
-//! do so.
+//! Exchange: two files of one directory trade names. Also writes the files that do so.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -21,7 +20,6 @@ use crate::sys::directory;
 /// wrong, and the kernel would not let anyone read it.
 const VOUCHERS: [&str; 2] = ["security.ima", "security.evm"];
 
-/// A change on disk that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} {path}: {error}", path = path.display())]
 pub struct FileError {
@@ -42,12 +40,8 @@ impl FileError {
 }
 
 /// Writes, syncs and reads back a new file, with the owner, mode and extended attributes
-/// (an SELinux label is one of them) of another, if there is one. A label that the
-/// kernel refuses is left out.
-///
-/// # Errors
-/// When the file system refuses, or the name is taken; nothing is left behind
-/// then.
+/// (an SELinux label is one of them) of another, if there is one. A label that the kernel
+/// refuses is left out. On an error, nothing is left behind.
 pub(super) fn write_new(
     path: &Path,
     pieces: &[&[u8]],
@@ -68,13 +62,9 @@ pub(super) fn write_new(
     written.map(|()| file)
 }
 
-/// Writes, syncs and reads back a file that has no name yet, with the owner, mode and
-/// extended attributes of another beside which it is to be. Without a name it
-/// is gone with the process, whatever that dies of. None where the file system
-/// has no such files (`O_TMPFILE` in `open(2)`).
-///
-/// # Errors
-/// When the file system refuses.
+/// Writes, syncs and reads back a file without a name, with the owner, mode and extended
+/// attributes of the file that it will lie beside. It is gone when the process ends in
+/// any way. None where the file system has no such files (`O_TMPFILE` in `open(2)`).
 pub(super) fn write_unnamed(model: &Path, pieces: &[&[u8]]) -> Result<Option<File>, FileError> {
     let directory = model.parent().unwrap_or(model);
     let opened = OpenOptions::new()
@@ -95,9 +85,6 @@ pub(super) fn write_unnamed(model: &Path, pieces: &[&[u8]]) -> Result<Option<Fil
 
 /// Gives a file its name. False where that takes a `/proc` that is not there
 /// (`AT_SYMLINK_FOLLOW` in `link(2)`).
-///
-/// # Errors
-/// When the file system refuses, or the name is taken.
 pub(super) fn name(file: &File, path: &Path) -> Result<bool, FileError> {
     let open = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = AtFlags::AT_SYMLINK_FOLLOW;
@@ -178,11 +165,11 @@ fn is_label(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"security.")
 }
 
-/// The kernel or its policy does not give this file this label. The new file then has
-/// the label that its directory gives, as it has whenever Docker writes the file. Without
-/// `CAP_SYS_ADMIN`, which digestfix's services do not have, that is so where
-/// SELinux was switched off and the labels are still on the disk. `EACCES` is the
-/// policy's own answer, and `EINVAL` that the policy does not know the label.
+/// The kernel or its policy does not give this file this label. The new file then has the
+/// label that its directory gives, as when Docker writes the file. Without
+/// `CAP_SYS_ADMIN`, which digestfix's services do not have, that happens where SELinux
+/// was switched off and the labels are still on the disk. `EACCES` is the policy's own
+/// answer; `EINVAL` means that the policy does not know the label.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(Errno::from_raw),
@@ -224,7 +211,7 @@ fn exchange_by_link(live: &Path, other: &Path) -> Result<(), FileError> {
     })
 }
 
-/// Has the names in a file's directory on disk.
+/// Fsyncs the directory that a file lies in.
 pub(super) fn sync_directory(file: &Path) -> Result<(), FileError> {
     let directory = file.parent().unwrap_or(file);
     directory::sync(file).map_err(FileError::new("sync", directory))

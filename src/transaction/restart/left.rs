@@ -6,7 +6,6 @@ use crate::transaction::restart::daemon_json::hash_at;
 use crate::transaction::restart::exchange::FileError;
 
 /// What is other than it was, besides the references' file and Docker itself.
-#[must_use]
 pub fn left(restart: &Restart) -> Vec<String> {
     let switch = restart.live_restore.as_ref();
     let mut left: Vec<String> = switch

@@ -20,12 +20,9 @@ use crate::sys::plain_file::{self, Links};
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::exchange::{FileError, write_new};
 
-/// Sees that there is a reference store that can be read. One that a power cut
-/// or a failing disk has torn is put aside, and its whole copy takes its place:
-/// the old one where it is there, else the new one.
-///
-/// # Errors
-/// When there is no copy, or the file system refuses.
+/// Ensures that there is a readable reference store. A store that a power cut or a
+/// failing disk has torn is put aside. A whole copy takes its place: the old one if it is
+/// there, else the new one. An error when there is no copy.
 pub fn mend(
     journal: &Journal,
     images: &ImageDir,
@@ -92,9 +89,9 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
     }
 }
 
-/// An exchange in three steps, of which the second makes the new store the one
-/// in use: the old one gets the name that it is to be kept under, or its second
-/// name is one too many.
+/// Finishes an exchange in three steps, of which the second has made the new store the
+/// one in use: the old store gets the name under which it is kept, or loses its second
+/// name.
 fn finish_exchange(live: &Path, own: &Path) -> Result<(), FileError> {
     let mut staged = own.to_owned();
     loop {
@@ -122,7 +119,7 @@ fn read(path: &Path, wanted: &Digest) -> Option<Vec<u8>> {
     (hash(&bytes) == *wanted && Store::parse(bytes.as_slice()).is_ok()).then_some(bytes)
 }
 
-/// Whatever stays, nothing reads it.
+/// What cannot be removed is never read.
 fn remove_quietly(path: &Path) -> bool {
     match fs::remove_file(path) {
         Ok(()) => true,

@@ -21,8 +21,8 @@ use crate::sys::nf_tables::{Header, Hook, Meta, Rule, Table};
 /// Before a host's own filter, which may refuse what is to wait.
 const BEFORE_FILTER: i32 = -150;
 
-/// After Docker's own translation (-100), and before connection tracking takes
-/// note of a connection that was not translated, which it would not be later
+/// After Docker's own translation (-100), and before connection tracking records a
+/// connection that was not translated: a recorded one would not be translated later
 /// either.
 const AFTER_NAT: i32 = 0;
 
@@ -32,9 +32,6 @@ const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 
 /// Holds back new connections until the descriptor that this returns is closed.
-///
-/// # Errors
-/// When the kernel cannot do it, or does not let this process.
 pub fn hold(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     let mut table = incoming("digestfix", None, ports);
     table.chain("output", Some((Hook::Output, AFTER_NAT)));
@@ -46,11 +43,9 @@ pub fn hold(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
 }
 
 /// The same, but only for connections that nothing listens for: docker-proxy serves its
-/// ports until it ends with dockerd. Only for a Docker that stops: its translation is
-/// still there, and a starting dockerd listens where it does not serve.
-///
-/// # Errors
-/// As for [`hold`].
+/// ports until it ends with dockerd. Only for a Docker that stops: its address
+/// translation is still there. A dockerd that starts listens on ports before it serves
+/// them.
 pub fn hold_unserved(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     let served = Rule::new().listened().accepts();
     incoming("digestfix-stop", Some(served), ports).create()

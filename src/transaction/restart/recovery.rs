@@ -1,13 +1,12 @@
 //! What a run that was killed left half-way, brought to an end.
 //!
-//! The reference store is whole at every instant, old or new, so that is not
-//! touched, unless a file system has lost it. Docker runs again, with everything
-//! that stopped along with it, and daemon.json is what it was. Each part looks at
-//! what there is and does what is missing, so this can itself be killed, and run
-//! again.
+//! The reference store is whole at every instant, old or new, so it stays, unless a
+//! file system has lost it. Docker runs again, with everything that stopped along with
+//! it, and daemon.json is what it was. Each part checks what is there and does what is
+//! missing, so a recovery can itself be killed and run again.
 //!
-//! After a new start of the machine it is systemd's to say what runs; what is
-//! left then are files, and restart policies once Docker is there.
+//! After a boot, systemd decides what runs. Only files are left to recover then, and
+//! restart policies once Docker is there.
 
 use crate::docker::engine::Engine;
 use crate::state::journal::{Journal, Phase};
@@ -25,12 +24,9 @@ use crate::transaction::restart::live_restore::ensure_on;
 use crate::transaction::restart::reload::put_file_back;
 use crate::transaction::restart::start_block::StartBlock;
 
-/// Brings the host back from where `journal` says a run may have left it. The
-/// daemon's triggers and other units are those of the journal. Gives what a
-/// person has to see to: units and containers that do not start.
-///
-/// # Errors
-/// When something else could not be brought back; the journal stays then.
+/// Brings the host back from where a killed run of `journal` may have left it. The
+/// daemon's triggers and other units are those of the journal. Gives what a person has to
+/// see to: units and containers that do not start. On an error, the journal stays.
 pub async fn recover<M: ServiceManager, E: Engine>(
     journal: &mut Journal,
     images: &ImageDir,
@@ -141,11 +137,8 @@ async fn after_a_boot<M: ServiceManager, E: Engine>(
     containers
 }
 
-/// What can be brought back of a host without Docker: one that is about to
-/// start it, or a mounted disk. False when the rest waits for Docker.
-///
-/// # Errors
-/// When something could not be brought back; the journal stays then.
+/// Brings back what it can on a host without Docker: one that is about to start it, or a
+/// mounted disk. False when the rest waits for Docker. On an error, the journal stays.
 pub fn recover_files(
     journal: &Journal,
     images: &ImageDir,

@@ -42,7 +42,7 @@ pub(super) fn put_file_back(switch: &Switch, progress: &mut dyn Progress) -> Res
     put_back(switch, "daemon.json is what it was", progress)
 }
 
-/// Takes what somebody else has put in place for the file to be put back.
+/// Accepts what another program has put in place as the file to be put back.
 pub(super) fn adopt(
     switch: &mut Switch,
     theirs: Option<&[u8]>,

@@ -1,12 +1,11 @@
-//! Keeps docker.service down while the reference store is open, whoever asks
-//! for its start: a socket's client, an `Upholds=`, a person.
+//! Start block: keeps docker.service down while the reference store is open, even if a
+//! socket's client, an `Upholds=` or a person asks for its start.
 //!
-//! A runtime drop-in adds `AssertPathExists=!/proc/PID/fd/N` to the unit,
-//! where N is a descriptor of this process (`systemd.unit(5)`: a failed assert
-//! fails the start job and leaves the unit as it is). The path is there for as
-//! long as the descriptor is open, so the hold ends at once when it is closed,
-//! and also when this process dies in whatever way: nothing that is left
-//! behind can keep Docker from starting.
+//! A runtime drop-in adds `AssertPathExists=!/proc/PID/fd/N` to the unit, where N is a
+//! descriptor of this process (`systemd.unit(5)`: a failed assert fails the start job
+//! and leaves the unit as it is). The path exists as long as the descriptor is open. So
+//! the block ends as soon as it is closed, and also when this process dies: nothing
+//! that is left behind can keep Docker from starting.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -21,7 +20,6 @@ use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::systemd::{ServiceManager, SystemdError, Unit};
 
-/// The file's name.
 pub const DROP_IN: &str = "zz-digestfix-start-block.conf";
 
 /// The most that is read of a drop-in, in bytes.
@@ -31,18 +29,10 @@ const MAX_DROP_IN: u64 = 64 * 1024;
 /// life again with another process of the same ID.
 const FIRST_DESCRIPTOR: i32 = 200;
 
-/// The unit cannot be held.
 #[derive(Debug, thiserror::Error)]
 pub enum StartBlockError {
-    /// The drop-in could not be written.
     #[error("{path}: {error}", path = path.display())]
-    Io {
-        /// The drop-in.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// systemd could not be asked.
+    Io { path: PathBuf, error: io::Error },
     #[error("{0}")]
     Systemd(#[from] SystemdError),
     /// systemd knows this process by another ID: it is in a PID namespace of
@@ -57,18 +47,11 @@ pub enum StartBlockError {
         /// The process ID as it is here.
         own: u32,
     },
-    /// Reading the drop-in had systemd read more than that.
     #[error(
         "{unit} has changed on disk since systemd read it ({changed}): a start would now be one \
          with other settings. Look at it (systemctl cat {unit}) before trying again"
     )]
-    UnitChanged {
-        /// The unit.
-        unit: String,
-        /// The drop-ins that are new or gone.
-        changed: String,
-    },
-    /// The drop-in is there, and systemd does not heed it.
+    UnitChanged { unit: String, changed: String },
     #[error("systemd does not heed {path}", path = .0.display())]
     NotHeeded(PathBuf),
 }
@@ -83,10 +66,8 @@ pub struct StartBlock {
 }
 
 impl StartBlock {
-    /// Puts the drop-in in place; the unit is held from then on.
-    ///
-    /// # Errors
-    /// When it cannot be had; nothing is left behind then.
+    /// Puts the drop-in in place: the unit is held from then on. On an error, nothing is
+    /// left behind.
     pub async fn place(
         manager: &impl ServiceManager,
         runtime_units: &Path,
@@ -122,10 +103,8 @@ impl StartBlock {
         }
     }
 
-    /// Takes away the drop-in of a run that was killed.
-    ///
-    /// # Errors
-    /// When that fails; the drop-in is without effect all the same.
+    /// Removes the drop-in of a run that was killed. Where that fails, the drop-in has no
+    /// effect all the same.
     pub async fn sweep(
         manager: &impl ServiceManager,
         runtime_units: &Path,
@@ -172,7 +151,7 @@ impl StartBlock {
     ) -> Result<(), StartBlockError> {
         manager.reload().await?;
         let unit = manager.unit(&self.unit).await?;
-        // systemd does not always marker a new drop-in by itself
+        // systemd does not always notice a new drop-in by itself
         // (NeedDaemonReload, before v255), but reads it now.
         let own = self.drop_in.to_string_lossy();
         let others = |unit: &Unit| -> BTreeSet<String> {
@@ -202,9 +181,6 @@ impl StartBlock {
     }
 
     /// Holds the unit again after [`StartBlock::release`].
-    ///
-    /// # Errors
-    /// When the descriptor cannot be had, or is taken.
     pub fn renew(&mut self) -> Result<(), StartBlockError> {
         let failed = |error| StartBlockError::Io {
             path: self.drop_in.clone(),
@@ -220,10 +196,7 @@ impl StartBlock {
         Ok(())
     }
 
-    /// Takes the drop-in away.
-    ///
-    /// # Errors
-    /// When that fails; the drop-in is without effect all the same.
+    /// Removes the drop-in. Where that fails, the drop-in has no effect all the same.
     pub async fn remove(mut self, manager: &impl ServiceManager) -> Result<(), StartBlockError> {
         self.release();
         take_away(&self.drop_in)?;
@@ -232,7 +205,6 @@ impl StartBlock {
 }
 
 /// A drop-in that is there, and whether it keeps its unit from starting.
-#[must_use]
 pub fn seen(runtime_units: &Path, unit: &str) -> Option<(PathBuf, bool)> {
     let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
     let bytes = plain_file::read(&drop_in, Links::Followed, MAX_DROP_IN).ok()?;

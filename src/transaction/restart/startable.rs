@@ -1,5 +1,5 @@
-//! That Docker will start again, as far as the running dockerd can tell: it reads
-//! its configuration file before it is stopped, and what it was seen to take is
+//! Ensures that Docker will start again, as far as the running dockerd can tell: it
+//! reads its configuration file before it is stopped. A file that it accepted is
 //! recorded for later runs.
 
 use crate::docker::engine::Engine;

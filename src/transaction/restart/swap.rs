@@ -53,11 +53,9 @@ impl Written {
 }
 
 impl Staged {
-    /// Writes and syncs a new store beside the one in use, with its owner,
-    /// mode and extended attributes (an SELinux label is one of them).
-    ///
-    /// # Errors
-    /// When the file system refuses; nothing is left behind then.
+    /// Writes and syncs a new store beside the one in use, with its owner, mode and
+    /// extended attributes (an SELinux label is one of them). On an error, nothing is
+    /// left behind.
     pub fn write(
         images: &ImageDir,
         lock: &RootLock,
@@ -69,11 +67,8 @@ impl Staged {
         Self::of(live, path, &file)
     }
 
-    /// The same with a new store that is written already and has no name.
-    /// None where it cannot be given one.
-    ///
-    /// # Errors
-    /// When the file system refuses; nothing is left behind then.
+    /// The same with a new store that is already written and has no name. None where it
+    /// cannot be given one. On an error, nothing is left behind.
     pub fn name(
         images: &ImageDir,
         lock: &RootLock,
@@ -100,11 +95,8 @@ impl Staged {
         })
     }
 
-    /// Makes the staged store the one in use. The old one takes its name and
-    /// stays there.
-    ///
-    /// # Errors
-    /// When the file system refuses; the old store is then in use.
+    /// Makes the staged store the one in use. The old one takes its name and stays there.
+    /// On an error, the old store is in use.
     pub fn swap(mut self, lock: &RootLock) -> Result<Swapped, FileError> {
         let Some(other) = self.other.take() else {
             unreachable!("a staged store is there until it is swapped in or dropped")
@@ -154,33 +146,22 @@ impl Drop for Staged {
 impl Swapped {
     /// Says whether the store in use is the very file that was staged, as it
     /// was then.
-    ///
-    /// # Errors
-    /// When the file system refuses.
     pub fn is_in_use(&self) -> Result<bool, FileError> {
         let metadata = fs::symlink_metadata(&self.live);
         let metadata = metadata.map_err(FileError::new("look at", &self.live))?;
         Ok(Written::of(&metadata) == self.written)
     }
 
-    /// Where the old store is kept.
-    #[must_use]
     pub fn backup(&self) -> &Path {
         &self.backup
     }
 
     /// Drops the old store's file.
-    ///
-    /// # Errors
-    /// When the file system refuses.
     pub fn discard(self) -> Result<(), FileError> {
         fs::remove_file(&self.backup).map_err(FileError::new("remove", &self.backup))
     }
 
     /// Puts the old store back in use and drops the new one.
-    ///
-    /// # Errors
-    /// When the file system refuses.
     pub fn swap_back(self, _lock: &RootLock) -> Result<(), FileError> {
         exchange(&self.live, &self.backup)?;
         sync_directory(&self.live)?;

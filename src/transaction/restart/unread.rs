@@ -1,6 +1,6 @@
-//! What the file says and the running engine has not read: somebody has changed
-//! the file since the engine began. A transaction without any change has it
-//! read.
+//! References in the file that the running engine has not read: another program has
+//! changed the file since the engine started. A transaction without a change makes the
+//! engine read it.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,9 @@ use crate::store::repositories::Store;
 /// More references than this are asked for in one listing.
 const ONE_BY_ONE: usize = 16;
 
-/// Of a plan without changes, the references that claims rest on and that the
-/// engine does not have so, and those that are to be gone and that it still
-/// has. The engine would find nothing at a new start, either, where it does not
-/// know the image, so that is no reason for one.
-///
-/// # Errors
-/// When the engine cannot be asked.
+/// Of a plan without changes: the claimed references that the engine has not or has
+/// otherwise, and the dropped ones that it still has. Not those whose image the engine
+/// does not know: a new start would not make it find them.
 pub async fn unread<E: Engine>(
     engine: &E,
     plan: &Plan,
@@ -52,7 +48,6 @@ pub async fn unread<E: Engine>(
 
 /// What the engine lists otherwise than the file has it, but for what is
 /// `unread`: it would be lost at a new start. Each with its image.
-#[must_use]
 pub fn only_in_engine(
     listed: &References,
     file: &Store,
