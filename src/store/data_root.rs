@@ -30,49 +30,26 @@ pub struct ImageDir {
 }
 
 /// A storage driver's name becomes a directory's, and leads nowhere else.
-#[must_use]
 pub fn is_driver_name(driver: &str) -> bool {
     !matches!(driver, "" | "." | "..") && !driver.contains(['/', '\0'])
 }
 
-/// The reference store could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// There is none.
     #[error("{path}: there is no reference store here", path = .0.display())]
     Missing(PathBuf),
-    /// Something else than a plain file has its name.
     #[error("{path}: not a plain file", path = .0.display())]
     NotAFile(PathBuf),
     /// A user owns the file who is neither root nor the directory's owner.
     #[error("{path}: belongs to user {uid}, who is neither root nor the owner of its directory", path = path.display())]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Its owner.
-        uid: u32,
-    },
-    /// The file is not a reference store.
+    Owner { path: PathBuf, uid: u32 },
     #[error("{path}: {error}", path = path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: StoreError,
-    },
-    /// The system refused.
+    Content { path: PathBuf, error: StoreError },
     #[error("{path}: {error}", path = path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
+    Io { path: PathBuf, error: io::Error },
 }
 
 impl ReadError {
-    /// What to type next.
-    #[must_use]
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::Missing(_) => {
@@ -108,7 +85,6 @@ impl ReadError {
 
 impl ImageDir {
     /// The image directory of a driver; nothing is looked at yet.
-    #[must_use]
     pub fn new(data_root: &Path, driver: &str) -> Self {
         Self {
             data_root: data_root.to_owned(),
@@ -116,41 +92,29 @@ impl ImageDir {
         }
     }
 
-    /// The data root.
-    #[must_use]
     pub fn data_root(&self) -> &Path {
         &self.data_root
     }
 
-    /// The storage driver.
-    #[must_use]
     pub fn driver(&self) -> &str {
         &self.driver
     }
 
-    /// The directory itself.
-    #[must_use]
     pub fn path(&self) -> PathBuf {
         self.data_root.join("image").join(&self.driver)
     }
 
-    /// The reference store's file.
-    #[must_use]
     pub fn store_path(&self) -> PathBuf {
         self.path().join(repositories::FILE_NAME)
     }
 
     /// Where the image store has the config of each image, by the digits of
     /// its ID (moby `image/fs.go`, v28.5).
-    #[must_use]
     pub fn configs(&self) -> PathBuf {
         self.path().join("imagedb/content/sha256")
     }
 
     /// The IDs of the images whose config the image store has.
-    ///
-    /// # Errors
-    /// When the directory is there and cannot be read.
     pub fn image_ids(&self) -> Result<BTreeSet<ImageId>, ReadError> {
         let path = self.configs();
         let listing = match fs::read_dir(&path) {
@@ -170,17 +134,13 @@ impl ImageDir {
     }
 
     /// The volume database, which a dockerd keeps locked for as long as it lives.
-    #[must_use]
     pub fn volume_database(&self) -> PathBuf {
         self.data_root.join("volumes/metadata.db")
     }
 
-    /// Says whether a dockerd has this data root open: it keeps its volume
-    /// database (`volumes/metadata.db`, a bolt file) locked for as long as it
-    /// lives, whatever its name, unit or namespace.
-    ///
-    /// # Errors
-    /// When the database is there and cannot be looked at.
+    /// Says whether a dockerd has this data root open. A dockerd with any name, unit or
+    /// namespace keeps its volume database (`volumes/metadata.db`, a bolt file) locked
+    /// for as long as it lives.
     pub fn is_in_use(&self) -> Result<bool, ReadError> {
         let path = self.volume_database();
         let database = match plain_file::open(&path, Links::Followed) {
@@ -198,7 +158,6 @@ impl ImageDir {
     }
 
     /// The process that has this data root open, where that can be seen.
-    #[must_use]
     pub fn user(&self) -> Option<u32> {
         user_of(&self.volume_database())
     }

@@ -15,16 +15,13 @@ use crate::store::images::Images;
 pub struct ImageDb<'a> {
     images: &'a ImageDir,
     listed: OnceCell<BTreeSet<ImageId>>,
-    /// The first answer that could not be had.
+    /// Why the first question without an answer had none.
     error: RefCell<Option<ReadError>>,
 }
 
 impl<'a> ImageDb<'a> {
-    /// What comes of questions to the image store of an image directory, if it
-    /// can answer all of them.
-    ///
-    /// # Errors
-    /// When the directory is there and cannot be looked into.
+    /// What comes of questions to the image store of an image directory. The first
+    /// question that it cannot answer is an error.
     pub fn ask<T>(
         images: &'a ImageDir,
         questions: impl FnOnce(&Self) -> T,

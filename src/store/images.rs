@@ -9,7 +9,6 @@ use crate::image::digest::ImageId;
 /// A plan asks for those that it is about, as there may be a hundred thousand
 /// others.
 pub trait Images {
-    /// This one is here.
     fn has(&self, image: &ImageId) -> bool;
 
     /// Those whose hexadecimal digits begin so, in order.

@@ -74,9 +74,7 @@ impl PartialEq for Store {
 /// One reference as the file has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// The repository key that the reference stands under.
     pub repository: &'a str,
-    /// The reference, as written.
     pub key: &'a str,
     /// The image ID, as written.
     pub value: &'a str,
@@ -91,35 +89,19 @@ pub enum Misfit {
     /// The engine looks a reference up by its familiar form under its own
     /// repository, and finds it nowhere else.
     #[error("the engine looks for it as {key:?} under {repository:?}, not here")]
-    Misplaced {
-        /// The repository key that it belongs under.
-        repository: String,
-        /// The form that it belongs there in.
-        key: String,
-    },
-    /// A name alone, with neither tag nor digest.
+    Misplaced { repository: String, key: String },
     #[error("neither a tag nor a digest")]
     NameOnly,
-    /// The value is not `sha256:` and 64 hexadecimal digits.
     #[error("{0:?} is not an image ID")]
     ImageId(String),
 }
 
-/// The file is not a reference store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// More than [`MAX_BYTES`].
     #[error("{size} bytes is more than a reference store can have (at most {MAX_BYTES})")]
-    TooLarge {
-        /// The size that was met, in bytes.
-        size: u64,
-    },
-    /// Text that is not UTF-8.
+    TooLarge { size: u64 },
     #[error("not UTF-8 at byte {offset}")]
-    NotUtf8 {
-        /// The first byte that is not, counted from 0.
-        offset: usize,
-    },
+    NotUtf8 { offset: usize },
     /// Not the JSON that the format wants; the message names line and column.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
@@ -131,11 +113,8 @@ pub enum StoreError {
 pub struct Occupied(pub String);
 
 impl Store {
-    /// Reads a store.
-    ///
-    /// # Errors
-    /// [`StoreError`] for anything but one JSON object of the right shape,
-    /// with nothing but white space around it.
+    /// Reads a store: one JSON object of the right shape, with only white space around
+    /// it.
     pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, StoreError> {
         Ok(Self {
             file: Arc::new(read::read(bytes.into())?),
@@ -144,7 +123,6 @@ impl Store {
     }
 
     /// The bytes that it was read from.
-    #[must_use]
     pub fn as_read(&self) -> &[u8] {
         self.file.text.as_bytes()
     }
@@ -152,19 +130,16 @@ impl Store {
     /// The bytes that the engine itself would write: Go's `json.Marshal`,
     /// keys in byte order, no newline at the end. Unknown top-level keys
     /// stay where they were read, their values letter for letter.
-    #[must_use]
     pub fn text(&self) -> Text {
         moby_json::write(self)
     }
 
     /// The file that it was read from, whatever its form.
-    #[must_use]
     pub fn text_as_read(&self) -> Text {
         moby_json::as_read(self)
     }
 
     /// What [`Store::text`] has, in one piece.
-    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         self.text().pieces().concat()
     }
@@ -212,29 +187,23 @@ impl Store {
     }
 
     /// The image that a reference points at, as the file has it.
-    #[must_use]
     pub fn get(&self, reference: &Reference) -> Option<&str> {
         self.value(&reference.repository().familiar(), &reference.familiar())
     }
 
-    /// The entry stands here as it is.
-    #[must_use]
+    /// This very entry is here.
     pub fn has(&self, entry: &Entry<'_>) -> bool {
         self.value(entry.repository, entry.key) == Some(entry.value)
     }
 
     /// The reference points at this image.
-    #[must_use]
     pub fn points_at(&self, reference: &Reference, image: &ImageId) -> bool {
         self.get(reference) == Some(image.to_string().as_str())
     }
 
-    /// Points a reference at an image, under its own repository's key.
-    /// Says whether that changed anything.
-    ///
-    /// # Errors
-    /// [`Occupied`] when it points at another image: a reference never moves
-    /// in silence. Remove it first.
+    /// Points a reference at an image, under its own repository's key. Says whether that
+    /// changed anything. [`Occupied`] when it points at another image: a reference never
+    /// moves silently. Remove it first.
     pub fn insert(&mut self, reference: &Reference, image: &ImageId) -> Result<bool, Occupied> {
         let image = image.to_string();
         match self.get(reference) {
@@ -362,9 +331,6 @@ fn in_order<'a, A, B>(
 
 impl Entry<'_> {
     /// What the engine takes the entry for.
-    ///
-    /// # Errors
-    /// [`Misfit`]: why it cannot use it.
     pub fn meaning(&self) -> Result<(Reference, ImageId), Misfit> {
         meaning(self.repository, self.key, self.value)
     }

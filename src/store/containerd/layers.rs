@@ -32,7 +32,6 @@ impl ContainerdStore {
     /// far as files tell: they may be another's than Docker's. Where they are not,
     /// the image runs all the same if it is here unpacked, and can be neither saved
     /// nor pushed.
-    #[must_use]
     pub fn has_layers<T: AsRef<str>>(
         &self,
         manifests: &BTreeMap<Digest, T>,
@@ -54,16 +53,14 @@ impl ContainerdStore {
     }
 
     /// Layers are here that this digest's manifests name.
-    #[must_use]
     pub fn holds_layers(&self, digest: &Digest) -> bool {
         let named = self.named_by(digest);
         named.iter().any(|layer| self.content.has(layer))
     }
 
-    /// Without these references, layers go that are here by this digest: no other
-    /// reference that stands by itself has a manifest that names them. They could
-    /// not be had back by loading manifests.
-    #[must_use]
+    /// Dropping these references also removes layers that are here by this digest: no
+    /// other reference that stands by itself has a manifest that names them. Loading
+    /// manifests would not restore them.
     pub fn loses_layers(&self, digest: &Digest, without: &BTreeSet<&Reference>) -> bool {
         let mut held = self.named_by(digest);
         held.retain(|layer| self.content.has(layer));

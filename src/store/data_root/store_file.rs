@@ -29,7 +29,6 @@ const COARSE_TICK: Duration = Duration::from_secs(3);
 /// The reference store at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// The store.
     pub store: Store,
     stamp: Stamp,
 }
@@ -77,19 +76,12 @@ fn is_past((seconds, nanos): (i64, i64), now: Duration) -> bool {
 }
 
 impl ImageDir {
-    /// Reads the reference store.
-    ///
-    /// # Errors
-    /// [`ReadError`] when there is none, or it is not what it should be.
     pub fn read(&self) -> Result<Store, ReadError> {
         Ok(self.look()?.store)
     }
 
     /// Reads the reference store, so that [`ImageDir::is_still`] can tell
     /// whether it has changed.
-    ///
-    /// # Errors
-    /// [`ReadError`] when there is none, or it is not what it should be.
     pub fn look(&self) -> Result<Snapshot, ReadError> {
         let path = self.store_path();
         let (file, metadata) = self.open_store(&path)?;
@@ -107,9 +99,6 @@ impl ImageDir {
     }
 
     /// Reads the reference store's file without looking into it.
-    ///
-    /// # Errors
-    /// [`ReadError`] when there is none, or it is no plain file.
     pub fn read_bytes(&self) -> Result<Vec<u8>, ReadError> {
         let path = self.store_path();
         let (file, metadata) = self.open_store(&path)?;
@@ -117,9 +106,6 @@ impl ImageDir {
     }
 
     /// Says whether the reference store is as it was seen.
-    ///
-    /// # Errors
-    /// [`ReadError`] when there is none, or it is no plain file.
     pub fn is_still(&self, seen: &Snapshot) -> Result<bool, ReadError> {
         let (_, metadata) = self.open_store(&self.store_path())?;
         if seen.stamp.shows_no_change(&metadata) {
@@ -130,9 +116,6 @@ impl ImageDir {
 
     /// Says whether the reference store's file has these bytes, piece by
     /// piece.
-    ///
-    /// # Errors
-    /// [`ReadError`] when there is none, or it is no plain file.
     pub fn is(&self, pieces: &[&[u8]]) -> Result<bool, ReadError> {
         let path = self.store_path();
         let (file, _) = self.open_store(&path)?;

@@ -39,7 +39,6 @@ impl Span {
     }
 }
 
-/// A repository's key.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Repository {
     pub name: Span,
@@ -55,7 +54,6 @@ pub(super) struct Pair {
     pub value: Span,
 }
 
-/// The file.
 #[derive(Debug)]
 pub(super) struct File {
     pub text: String,

@@ -36,7 +36,6 @@ enum Piece {
 
 impl Text {
     /// Its bytes, in their order.
-    #[must_use]
     pub fn pieces(&self) -> Vec<&[u8]> {
         let text = self.file.text.as_bytes();
         let pieces = self.pieces.iter().map(|piece| match piece {

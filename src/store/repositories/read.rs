@@ -18,11 +18,7 @@ const MAX_NESTING: usize = 10_000;
 /// From this size on, in bytes, a thread more is worth its while.
 const LARGE: usize = 1 << 20;
 
-/// Reads a file.
-///
-/// # Errors
-/// [`StoreError`] for anything but one JSON object of the right shape, with
-/// nothing but white space around it.
+/// Reads a file: one JSON object of the right shape, with only white space around it.
 pub(super) fn read(bytes: Vec<u8>) -> Result<File, StoreError> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(StoreError::TooLarge {
