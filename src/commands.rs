@@ -30,7 +30,7 @@ use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
 use crate::host::impact::{Allowed, AssessError, Blocker, Impact, assess};
 use crate::host::{
-    self, Finding, Flags, Host, HostError, ImageStore, Managed, Management, find_offline,
+    self, Finding, Flags, Host, HostError, Managed, Management, StoreKind, find_offline,
 };
 use crate::plan::{Plan, Refusal, Request};
 use crate::report::run_result::RunResult;
@@ -339,7 +339,7 @@ impl Site {
 /// A run that stops Docker has not ended, and is about the store of this host.
 fn is_at_work_on(host: &Host) -> bool {
     let images = &host.images;
-    host.image_store == ImageStore::Own
+    host.image_store == StoreKind::Own
         && matches!(
             Journal::read(images.data_root()),
             Ok(Some(journal)) if !matches!(journal.intent, Intent::Load(_))

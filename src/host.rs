@@ -63,7 +63,7 @@ pub struct Flags {
 
 /// Where an engine keeps its images and their references.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ImageStore {
+pub enum StoreKind {
     #[default]
     Own,
     Containerd,
@@ -71,7 +71,7 @@ pub enum ImageStore {
 
 #[derive(Debug, Clone)]
 pub struct Host {
-    pub image_store: ImageStore,
+    pub image_store: StoreKind,
     pub images: ImageDir,
     pub management: Management,
     /// What was found where, for people.
@@ -132,7 +132,7 @@ pub fn find_offline(flags: &Flags) -> Result<Host, HostError> {
     };
     let (images, sources) = sources.image_dir()?;
     Ok(Host {
-        image_store: ImageStore::Own,
+        image_store: StoreKind::Own,
         images,
         management: Management::Offline,
         sources,

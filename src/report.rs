@@ -19,7 +19,7 @@ use crate::claims::trust::Trust;
 use crate::cli::OutputArgs;
 use crate::cli::invocation::Invocation;
 use crate::docker::container::Change;
-use crate::host::{Host, ImageStore, Management};
+use crate::host::{Host, Management, StoreKind};
 use crate::plan::status::{Rows, State};
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::report::output::{Output, Stream};
@@ -176,8 +176,8 @@ impl Report {
             .and_then(|managed| managed.engine.as_ref())
             .map(|info| info.version.clone());
         let image_store = match host.image_store {
-            ImageStore::Own => None,
-            ImageStore::Containerd => Some("containerd"),
+            StoreKind::Own => None,
+            StoreKind::Containerd => Some("containerd"),
         };
         self.document.host = Some(HostDocument {
             image_store,

@@ -16,7 +16,7 @@ use crate::doctor::{
     refused, stop, systemd, would_stop,
 };
 use crate::host::impact::assess;
-use crate::host::{Examined, Flags, HostError, ImageStore, examine, find_offline};
+use crate::host::{Examined, Flags, HostError, StoreKind, examine, find_offline};
 use crate::image::digest::ImageId;
 use crate::plan::status::rows;
 use crate::plan::{Plan, Request};
@@ -107,7 +107,7 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
                 let images = examined.images.as_ref()?;
                 history::known_to_start(images.data_root(), start)
             };
-            if examined.image_store == ImageStore::Containerd {
+            if examined.image_store == StoreKind::Containerd {
                 let why = "images are in containerd: Docker is asked, and not stopped";
                 findings.push(Finding::not_seen(Check::OtherUnits, why));
                 findings.push(Finding::not_seen(Check::Containers, why));
@@ -175,7 +175,7 @@ fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
         Ok(host) => host,
         Err(error) => {
             let mut findings = vec![refused::host(&error)];
-            findings.extend(of_data_root(None, ImageStore::Own, Here::default(), &[]));
+            findings.extend(of_data_root(None, StoreKind::Own, Here::default(), &[]));
             return findings;
         }
     };
@@ -200,7 +200,7 @@ fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
         data_root: Some(images.data_root()),
         ..Here::default()
     };
-    findings.extend(of_data_root(Some(images), ImageStore::Own, here, &[]));
+    findings.extend(of_data_root(Some(images), StoreKind::Own, here, &[]));
     findings
 }
 
@@ -257,7 +257,7 @@ async fn own_units(bus: &SystemBus) -> Vec<Finding> {
 /// All that is in the data root, and where else a run writes.
 fn of_data_root(
     images: Option<&ImageDir>,
-    store: ImageStore,
+    store: StoreKind,
     here: Here<'_>,
     places: &[Need],
 ) -> Vec<Finding> {
@@ -283,7 +283,7 @@ fn of_data_root(
         &broken,
         retention::count(images),
     ));
-    if store == ImageStore::Containerd {
+    if store == StoreKind::Containerd {
         let why = "they are in containerd (see digestfix status)";
         findings.push(Finding::not_seen(Check::References, why));
         let state = history::directory(data_root);

@@ -11,7 +11,7 @@ use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
 use crate::commands::online::Containerd;
 use crate::commands::{Reach, Site, Stop, provenance};
 use crate::docker::content_store::ContentStore;
-use crate::host::{HostError, ImageStore};
+use crate::host::{HostError, StoreKind};
 use crate::image::digest::ImageId;
 use crate::image::manifest::Manifest;
 use crate::image::reference::Reference;
@@ -51,8 +51,8 @@ pub(super) async fn run(args: &ExportArgs) -> RunResult {
 async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     let file = match site.host.image_store {
-        ImageStore::Containerd => from_containerd(args, &site, report).await?,
-        ImageStore::Own => from_the_store(args, &site, report)?,
+        StoreKind::Containerd => from_containerd(args, &site, report).await?,
+        StoreKind::Own => from_the_store(args, &site, report)?,
     };
     let (digests, manifests) = (file.claims.len(), file.manifests.len());
     tracing::info!(digests, manifests, "exported");

@@ -12,7 +12,7 @@ use crate::docker::content_store::ContentStore;
 use crate::docker::engine::images::Images;
 use crate::docker::engine::{EngineError, UnixEngine};
 use crate::host::impact::AssessError;
-use crate::host::{HostError, ImageStore, Managed};
+use crate::host::{HostError, Managed, StoreKind};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::Manifest;
 use crate::image::reference::Reference;
@@ -56,7 +56,7 @@ impl<'a> Containerd<'a> {
         site: &'a Site,
         containerd_root: Option<&'a Path>,
     ) -> Result<Option<Self>, Stop> {
-        if site.host.image_store == ImageStore::Own {
+        if site.host.image_store == StoreKind::Own {
             return Ok(None);
         }
         let running = site.managed();

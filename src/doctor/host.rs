@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::doctor::{Check, Finding, refused};
 use crate::host::impact::Blocker;
-use crate::host::{Examined, ImageStore};
+use crate::host::{Examined, StoreKind};
 use crate::systemd::Unit;
 use crate::transaction::restart::start_block::DROP_IN;
 
@@ -83,7 +83,7 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
                     ),
                 )
             }
-            None if examined.image_store == ImageStore::Containerd => {
+            None if examined.image_store == StoreKind::Containerd => {
                 Finding::not_seen(Check::DataRoot, "images are in containerd")
             }
             None => Finding::not_seen(Check::DataRoot, "nobody says where it is"),

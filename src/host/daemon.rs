@@ -11,7 +11,7 @@ use crate::host::engine_start::PROC;
 use crate::host::image_dir::Sources;
 use crate::host::programs::is_dockerd;
 use crate::host::resolve::{DEFAULT, FILE, FLAG, Finding, UNIT, resolved};
-use crate::host::{Flags, HostError, ImageStore, Managed, Start, exec_start, image_dir};
+use crate::host::{Flags, HostError, Managed, Start, StoreKind, exec_start, image_dir};
 use crate::systemd::{Service, ServiceManager, Unit};
 
 const DEFAULT_UNIT: &str = "docker.service";
@@ -155,14 +155,14 @@ impl<'a> Daemon<'a> {
     }
 
     /// The engine's own answer, or else its configuration.
-    pub(super) fn image_store(&self) -> ImageStore {
+    pub(super) fn image_store(&self) -> StoreKind {
         let in_containerd = self.engine.as_ref().map_or_else(
             || self.args.containerd_image_store() || self.config.containerd_image_store(),
             |info| info.containerd_image_store,
         );
         match in_containerd {
-            true => ImageStore::Containerd,
-            false => ImageStore::Own,
+            true => StoreKind::Containerd,
+            false => StoreKind::Own,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::host::daemon::{Daemon, finding, note, unit_name};
 use crate::host::image_dir::{DEFAULT_DATA_ROOT, no_data_root};
 use crate::host::next_store::{Stopped, Unsure, without_references};
 use crate::host::resolve::Finding;
-use crate::host::{Flags, Host, HostError, ImageStore, Managed, Management};
+use crate::host::{Flags, Host, HostError, Managed, Management, StoreKind};
 use crate::store::data_root::ImageDir;
 use crate::systemd::{ServiceManager, Unit};
 
@@ -21,7 +21,7 @@ pub struct Examined {
     /// Its configuration file, whether it is there or not.
     pub config_file: Option<PathBuf>,
     pub engine: Option<Info>,
-    pub image_store: ImageStore,
+    pub image_store: StoreKind,
     pub images: Option<ImageDir>,
     pub sources: Vec<Finding>,
     /// The daemon, where enough of it is known to tell what a stop of it would
@@ -144,22 +144,22 @@ pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) ->
 /// the images are.
 fn look_for_images(
     daemon: &Daemon<'_>,
-    image_store: ImageStore,
+    image_store: StoreKind,
     errors: &mut Vec<HostError>,
 ) -> Option<(ImageDir, Vec<Finding>)> {
     let unit = daemon.stopped();
     let is_said = daemon.is_known || daemon.engine.is_some() || daemon.flags.data_root.is_some();
     let found = match (image_store, &daemon.unit) {
-        (ImageStore::Containerd, None) => Err(HostError::ContainerdImageStore),
-        (ImageStore::Containerd, Some(unit)) if !unit.is_active() => {
+        (StoreKind::Containerd, None) => Err(HostError::ContainerdImageStore),
+        (StoreKind::Containerd, Some(unit)) if !unit.is_active() => {
             Err(HostError::Stopped(Stopped {
                 unit: unit.id.clone(),
                 why: Unsure::Containerd,
             }))
         }
         _ if !is_said => return None,
-        (ImageStore::Containerd, Some(_)) => daemon.sources().containerd_dir(),
-        (ImageStore::Own, _) => {
+        (StoreKind::Containerd, Some(_)) => daemon.sources().containerd_dir(),
+        (StoreKind::Own, _) => {
             let found = daemon.sources().image_dir();
             found.map_err(|error| without_references(error, unit))
         }

@@ -521,14 +521,14 @@ fn images_that_are_in_containerd() {
     world.refuses(&["containerd image store", "systemctl start docker.service"]);
     // The engine that runs knows better than the file.
     world = world.running("root", "overlay2");
-    assert_eq!(world.find().unwrap().image_store, ImageStore::Own);
+    assert_eq!(world.find().unwrap().image_store, StoreKind::Own);
     world.config("{}");
     if let Some(info) = &mut world.engine {
         info.containerd_image_store = true;
         info.driver = "nowhere".to_owned();
     }
     let host = world.find().unwrap();
-    assert_eq!(host.image_store, ImageStore::Containerd);
+    assert_eq!(host.image_store, StoreKind::Containerd);
     assert_eq!(host.images.driver(), "nowhere");
     let root = format!("--data-root={}", world.path("root"));
     let world = world
