@@ -6,13 +6,11 @@ mod doctor;
 mod event_loop;
 mod export;
 mod history;
-mod online;
 mod outcome;
 mod plan;
 mod recover;
 mod rollback;
 mod status;
-mod unread;
 mod verify;
 mod watchdog;
 
@@ -28,25 +26,24 @@ use crate::cli::invocation::typed;
 use crate::cli::{Cli, Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
-use crate::host::impact::{Allowed, AssessError, Blocker, Impact, assess};
+use crate::host::impact::Blocker;
 use crate::host::{
     self, Finding, Flags, Host, HostError, Managed, Management, StoreKind, find_offline,
 };
-use crate::plan::{Plan, Refusal, Request};
+use crate::plan::Request;
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
 use crate::state::history::HistoryError;
 use crate::state::journal::{Intent, Journal, JournalError};
 use crate::state::lock::LockError;
-use crate::state::pending::MarkerError;
+use crate::state::pending::{MarkerError, PENDING};
 use crate::state::provenance::{self, Provenance};
 use crate::state::rollback::RollbackBlocker;
 use crate::store::data_root::{ImageDir, ReadError, Snapshot};
-use crate::store::image_db::ImageDb;
 use crate::sys::shell;
 use crate::systemd::{SystemBus, SystemdError};
-use crate::transaction::goal::Goal;
-use crate::transaction::load::work::LoadBlocker;
+use crate::transaction::Docker;
+use crate::transaction::image_store::{Engine, ImageStore, PlanError};
 use crate::transaction::outcome::{Failure, Progress};
 
 /// The engine answers in milliseconds, or is in trouble.
@@ -100,15 +97,8 @@ enum Stop {
         "no claim could be applied: none is about an image that can be told to be on this host"
     )]
     Unmet,
-    #[error("the claims cannot be met")]
-    Refused(Vec<Refusal>),
-    #[error("the running engine cannot be asked for that")]
-    Unloadable(Vec<LoadBlocker>),
-    #[error("the transaction cannot be taken back")]
-    InTheWay {
-        refusals: Vec<Refusal>,
-        first: Option<String>,
-    },
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     #[error(transparent)]
     RollbackBlocker(#[from] RollbackBlocker),
     #[error(transparent)]
@@ -116,15 +106,11 @@ enum Stop {
     #[error("Docker should not be stopped now")]
     Blockers(Vec<Blocker>),
     #[error(transparent)]
-    Assess(#[from] AssessError),
-    #[error(transparent)]
     Lock(#[from] LockError),
     #[error("there is no {0} here")]
     NoSuchName(String),
     #[error("standard output: {0}")]
     Output(io::Error),
-    #[error("the running Docker has references that the file does not have")]
-    OnlyInEngine(Vec<(String, String)>),
     #[error("{0} received")]
     Interrupted(&'static str),
     #[error(transparent)]
@@ -164,7 +150,12 @@ impl Stop {
         let help = match self {
             Self::Host(error) => return with_all(error.help()),
             Self::Read(error) => return with_all(error.help()),
-            Self::Assess(error) => return with_all(error.help()),
+            Self::Plan(
+                error @ (PlanError::Host(_) | PlanError::Read(_) | PlanError::Assess(_)),
+            ) => {
+                return with_all(error.help());
+            }
+            Self::Plan(error) => return error.help(),
             Self::Blockers(blockers) => {
                 let mut helps: Vec<String> = blockers.iter().filter_map(Blocker::help).collect();
                 helps.dedup();
@@ -176,22 +167,6 @@ impl Stop {
             Self::Journal(error) => return error.help(),
             Self::Marker(error) => return error.help(),
             Self::Lock(error) => return error.help(),
-            Self::InTheWay {
-                first: Some(id), ..
-            } => {
-                return Some(format!("take that one back first: digestfix rollback {id}"));
-            }
-            Self::InTheWay { first: None, .. } => {
-                "look at what it did (digestfix history ID) and at what is there (digestfix status); single \
-                 references are changed by apply: --remove REF, REF=IMAGE --replace"
-            }
-            Self::OnlyInEngine(references) => {
-                let image = references.first().map_or("IMAGE", |(_, image)| image);
-                return Some(format!(
-                    "have Docker write down what it has, which takes that change of the file back: docker tag \
-                     {image} digestfix:now && docker rmi digestfix:now; then the same command again"
-                ));
-            }
             Self::NotRoot => {
                 let line = typed().unwrap_or_else(|| "digestfix …".to_owned());
                 return Some(format!("run it as root: sudo {line}"));
@@ -220,9 +195,7 @@ impl Stop {
                     shell::path(path)
                 ));
             }
-            Self::Refused(_)
-            | Self::Unloadable(_)
-            | Self::Output(_)
+            Self::Output(_)
             | Self::Interrupted(_)
             | Self::OtherDataRoot(..)
             | Self::Recovery { .. }
@@ -243,18 +216,8 @@ impl Stop {
             return report.fail(RunResult::Broken, recover::load_problem(failure));
         }
         let what = match &self {
-            Self::Refused(refusals) | Self::InTheWay { refusals, .. } => lines(refusals),
-            Self::Unloadable(reasons) => lines(reasons),
-            Self::Blockers(blockers) => lines(blockers),
-            Self::OnlyInEngine(references) => {
-                let lost = references.iter().map(|(reference, image)| {
-                    format!(
-                        "{reference}: the running Docker has it at {image}, and the file, which somebody has \
-                         changed since Docker started, has not: a restart would lose it"
-                    )
-                });
-                lost.collect()
-            }
+            Self::Plan(error) => error.reasons(),
+            Self::Blockers(blockers) => blockers.iter().map(ToString::to_string).collect(),
             _ => vec![self.to_string()],
         };
         let next = self.help();
@@ -268,10 +231,6 @@ impl Stop {
         let state = report.untouched().to_owned();
         report.fail(result, Problem { what, state, next })
     }
-}
-
-fn lines(reasons: &[impl ToString]) -> Vec<String> {
-    reasons.iter().map(ToString::to_string).collect()
 }
 
 /// The host, and the connections to its daemons.
@@ -333,6 +292,28 @@ impl Site {
             (Some(bus), Management::Managed(managed)) => Some((bus, managed)),
             _ => None,
         }
+    }
+
+    /// The same as a transaction needs it.
+    fn engine(&self) -> Option<Engine<'_>> {
+        let (manager, host) = self.managed()?;
+        let pending = Path::new(PENDING);
+        let docker = Docker {
+            manager,
+            host,
+            pending,
+        };
+        Some((docker, engine_at(&host.socket)))
+    }
+
+    /// The image store, read; but not again where it is as it was `seen`.
+    async fn image_store(
+        &self,
+        containerd_root: Option<&Path>,
+        seen: Option<Snapshot>,
+    ) -> Result<ImageStore<'_>, Stop> {
+        let read = ImageStore::read(&self.host, self.engine(), containerd_root, seen);
+        Ok(read.await?)
     }
 }
 
@@ -402,44 +383,6 @@ fn provenance(images: &ImageDir, report: &mut Report) -> Provenance {
     })
 }
 
-/// What is to be done to the store as it is.
-struct Draft {
-    before: Snapshot,
-    plan: Plan,
-}
-
-impl Draft {
-    fn new(images: &ImageDir, goal: &Goal<'_>) -> Result<Self, Stop> {
-        Self::of(images, images.look()?, goal)
-    }
-
-    /// The same, where the store may still be as it was seen before.
-    fn again(images: &ImageDir, goal: &Goal<'_>, seen: Option<Snapshot>) -> Result<Self, Stop> {
-        match seen {
-            Some(seen) if images.is_still(&seen)? => Self::of(images, seen, goal),
-            _ => Self::new(images, goal),
-        }
-    }
-
-    fn of(images: &ImageDir, before: Snapshot, goal: &Goal<'_>) -> Result<Self, Stop> {
-        let plan = ImageDb::ask(images, |db| goal.plan(&before.store, db))?;
-        let plan = plan.map_err(|refusals| goal.refused(refusals))?;
-        Ok(Self { before, plan })
-    }
-}
-
-impl Goal<'_> {
-    fn refused(&self, refusals: Vec<Refusal>) -> Stop {
-        match self {
-            Self::Claims(_) => Stop::Refused(refusals),
-            Self::TakeBack(reversal) => Stop::InTheWay {
-                first: reversal.first_in_the_way(&refusals).map(str::to_owned),
-                refusals,
-            },
-        }
-    }
-}
-
 /// Says so when a run has not ended. Whoever reads on sees a host half-way.
 fn warn_of_pending(site: &Site, report: &mut Report) {
     match Journal::read(site.images().data_root()) {
@@ -451,21 +394,4 @@ fn warn_of_pending(site: &Site, report: &mut Report) {
         )),
         Err(error) => report.warning(&error.to_string()),
     }
-}
-
-/// What applying would disturb, and what speaks against it.
-async fn survey(site: &Site, allowed: Allowed) -> Result<(Option<Impact>, Vec<Blocker>), Stop> {
-    let Some((bus, managed)) = site.managed() else {
-        let images = site.images();
-        if images.is_in_use()? {
-            let (data_root, pid) = (images.data_root().to_owned(), images.user());
-            return Err(HostError::InUse { data_root, pid }.into());
-        }
-        return Ok((None, Vec::new()));
-    };
-    let engine = engine_at(&managed.socket);
-    let recorded =
-        |start: &_| crate::state::history::known_to_start(site.images().data_root(), start);
-    let (impact, blockers) = assess(bus, &engine, managed, allowed, recorded).await?;
-    Ok((Some(impact), blockers))
 }

@@ -12,6 +12,7 @@ use crate::claims::evidence::Evidence;
 use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::Reference;
+use crate::store::containerd::ContainerdStore;
 use crate::store::images::Images;
 use crate::store::repositories::{Misfit, Store};
 
@@ -42,6 +43,22 @@ pub struct Request {
     pub evidence: Evidence,
     /// The least trust that a change may rest on; any, when it is not said.
     pub require: Option<Trust>,
+}
+
+impl Request {
+    /// The request, with what containerd has of the manifests that it is about.
+    pub(crate) fn with_manifests_of(&self, here: &ContainerdStore) -> Self {
+        let mut request = self.clone();
+        let claimed = self.claims.iter().filter_map(Claim::digest);
+        let indexes = self.evidence.indexes();
+        let parts = indexes.flat_map(|index| self.evidence.missing_parts(index));
+        let digests = claimed.chain(parts.map(|part| &part.digest));
+        let found = digests.flat_map(|digest| here.manifests(digest));
+        request
+            .evidence
+            .add_texts(found, "containerd's content store");
+        request
+    }
 }
 
 /// A store, the store it should become, and the difference.
@@ -251,6 +268,13 @@ impl Plan {
     /// No claim could be applied, and no removal was asked for.
     pub fn is_unmet(&self) -> bool {
         self.targets.is_empty() && self.removals.is_empty() && !self.skipped.is_empty()
+    }
+
+    /// A claim comes to nothing as this image has no name.
+    pub fn lacks_name_of(&self, image: &ImageId) -> bool {
+        let image = image.to_string();
+        let mut skipped = self.skipped.iter();
+        skipped.any(|one| matches!(&one.why, Why::Nameless(other) if *other == image))
     }
 
     /// What a reference that is new or moves rests on.

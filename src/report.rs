@@ -30,6 +30,7 @@ use crate::transaction::outcome::{Progress, Step};
 
 mod doctor;
 mod document;
+mod gaps;
 mod history;
 mod impact;
 mod look;
@@ -365,18 +366,15 @@ impl Report {
         }
     }
 
-    /// The running Docker makes the change itself.
-    pub fn loads(&mut self) {
-        self.document.method = Some(Method::Load);
-        self.paragraph(
-            "Nothing stops: images are in containerd, and the running Docker loads the manifests."
-                .to_owned(),
-        );
-    }
-
-    /// Docker is stopped for the change.
-    pub fn restarts(&mut self) {
-        self.document.method = Some(Method::Restart);
+    /// How the change is made, and what of that is to be said before anything else.
+    pub fn made_by(&mut self, method: Option<Method>) {
+        self.document.method = method;
+        self.say("");
+        if method == Some(Method::Load) {
+            self.say(
+                "Nothing stops: images are in containerd, and the running Docker loads the manifests.",
+            );
+        }
     }
 
     /// The containers that are not what they were.

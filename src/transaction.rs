@@ -29,6 +29,7 @@ use crate::systemd::ServiceManager;
 use crate::transaction::watchdog::{Watchdog, hold_off_shutdown};
 
 pub mod goal;
+pub mod image_store;
 pub mod leftover;
 pub mod load;
 pub mod outcome;

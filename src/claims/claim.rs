@@ -124,6 +124,34 @@ impl Claim {
         }
     }
 
+    /// It wants a reference, or goes by it.
+    pub fn is_about(&self, one: &Reference) -> bool {
+        match &self.statement {
+            Statement::TaggedHasDigest {
+                repository,
+                tag,
+                digest,
+            } => {
+                one.repository() == repository
+                    && (one.tag() == Some(tag) || one.digest() == Some(digest))
+            }
+            Statement::OnlyImageHasDigest { repository, digest } => {
+                one.repository() == repository && one.digest() == Some(digest)
+            }
+            Statement::PointsAt { reference, image } => {
+                let names = match image {
+                    ImageName::Reference(name) | ImageName::ReferenceOrPrefix(name, _) => {
+                        name == one
+                    }
+                    ImageName::Id(_) | ImageName::Prefix(_) => false,
+                };
+                names || reference == one
+            }
+            // Where it is not said for which, all of them are looked through.
+            Statement::ManifestBrought { .. } => false,
+        }
+    }
+
     /// A claim from a file, in words and as a statement. Refused when it is about a name
     /// that the engine cannot keep.
     pub fn sourced(text: String, statement: Statement, place: &str) -> Result<Self, ClaimError> {

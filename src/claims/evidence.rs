@@ -72,6 +72,16 @@ impl Evidence {
         });
     }
 
+    /// Takes manifests in, and keeps their bytes. Each digest must be that of its text.
+    pub fn add_texts(&mut self, texts: impl IntoIterator<Item = (Digest, String)>, origin: &str) {
+        for (digest, text) in texts {
+            if let Ok(manifest) = Manifest::parse(text.as_bytes()) {
+                self.keep(&digest, text.as_bytes());
+                self.add_manifest(digest, manifest, origin);
+            }
+        }
+    }
+
     /// Keeps the bytes of a manifest that was taken in, until there are
     /// [`MAX_KEPT_BYTES`] of them.
     pub fn keep(&mut self, digest: &Digest, bytes: &[u8]) {

@@ -4,11 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::HostArgs;
-use crate::commands::online::Containerd;
 use crate::commands::recover::{recover, settled_site};
-use crate::commands::{
-    Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at, rollback, survey, unread,
-};
+use crate::commands::{LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, rollback};
 use crate::host::impact::{Allowed, Blocker, Impact};
 use crate::host::{Flags, HostError, probable_data_root};
 use crate::plan::Request;
@@ -16,17 +13,15 @@ use crate::report::Report;
 use crate::state::history;
 use crate::state::journal::Journal;
 use crate::state::lock::RootLock;
-use crate::state::pending::PENDING;
 use crate::state::retention::Limits;
 use crate::state::rollback::RollbackBlocker;
 use crate::store::data_root::Snapshot;
 use crate::sys::interrupt::Interrupt;
-use crate::systemd::{RUNTIME_UNITS, SystemBus};
+use crate::systemd::SystemBus;
+use crate::transaction::Tx;
 use crate::transaction::goal::Goal;
+use crate::transaction::image_store::PlanError;
 use crate::transaction::outcome::{Outcome, Progress};
-use crate::transaction::restart::Restart;
-use crate::transaction::restart::daemon::Daemon;
-use crate::transaction::{Docker, Tx};
 
 /// What somebody wants.
 pub(super) enum Wanted<'a> {
@@ -100,64 +95,38 @@ pub(super) async fn change(
         report.warning(&error.to_string());
     }
     let goal = wanted.goal(&site, report)?;
-    if let Some(containerd) = Containerd::of(&site, options.containerd_root)? {
-        let ended = containerd
-            .change(&goal, lock, options.limits, &interrupt, report)
-            .await?;
-        return Ok(ended.map(|outcome| Changed {
-            outcome,
-            impact: None,
-        }));
-    }
-    let draft = Draft::again(site.images(), &goal, seen)?;
-    report.plan(&draft.plan);
-    let unread = unread::of_draft(&site, &draft).await?;
-    report.unread(&unread);
-    if draft.plan.is_empty() && unread.is_empty() {
+    let root = options.containerd_root.or(goal.containerd_root());
+    let mut store = site.image_store(root, seen).await?;
+    let plan = store.plan(&goal).await?;
+    report.plan(&plan);
+    let means = store.means(&goal, &plan).await?;
+    report.unread(&means.stale);
+    report.gaps(&store.gaps(Some(&plan)));
+    if plan.is_empty() && means.stale.is_empty() {
         return Ok(None);
     }
-    let (impact, blockers) = survey(&site, options.allowed).await?;
+    let (impact, blockers) = store.survey(options.allowed).await?;
     if !blockers.is_empty() {
         return Err(Stop::Blockers(blockers));
-    }
-    if impact.is_some() {
-        report.restarts();
     }
     report.say_host();
     if let Goal::TakeBack(reversal) = &goal {
         report.line(&format!("Taking back transaction {}:", reversal.id));
     }
-    report.say_plan(&draft.plan);
-    report.say_skipped(&draft.plan);
-    report.line("");
-    let engine = site
-        .managed()
-        .map(|(_, managed)| engine_at(&managed.socket));
-    let daemon = match (site.managed(), &engine, &impact) {
-        (Some((manager, host)), Some(engine), Some(impact)) => Some(Daemon {
-            docker: Docker {
-                manager,
-                host,
-                pending: Path::new(PENDING),
-            },
-            engine,
-            impact,
-            runtime_units: Path::new(RUNTIME_UNITS),
-        }),
-        _ => None,
-    };
-    let method = Restart::new(&goal, daemon, draft.before);
+    report.say_plan(&plan);
+    report.say_skipped(&plan);
+    report.made_by(store.method());
     let tx = Tx::new(
         site.images(),
         lock,
         goal.kind(),
         options.limits,
-        daemon.map(|daemon| daemon.docker),
+        site.engine().map(|(docker, _)| docker),
         &interrupt,
         report,
-        draft.plan,
+        plan,
     );
-    let outcome = tx.run(method).await;
+    let outcome = store.run(tx, &goal, means, impact.as_ref()).await;
     Ok(Some(Changed { outcome, impact }))
 }
 
@@ -181,18 +150,18 @@ async fn look(
         }
         goal => goal?,
     };
-    if let Some(containerd) = Containerd::of(&site, options.containerd_root)? {
-        let any = containerd.look(&goal, report).await?;
-        return Ok(any.then_some((data_root, None)));
-    }
-    let draft = Draft::new(site.images(), &goal)?;
-    report.plan(&draft.plan);
-    if draft.plan.is_empty() && unread::of_draft(&site, &draft).await?.is_empty() {
-        report.say_skipped(&draft.plan);
+    let root = options.containerd_root.or(goal.containerd_root());
+    let mut store = site.image_store(root, None).await?;
+    let plan = store.plan(&goal).await?;
+    report.plan(&plan);
+    let means = store.means(&goal, &plan).await?;
+    if plan.is_empty() && means.stale.is_empty() {
+        report.gaps(&store.gaps(Some(&plan)));
+        report.say_skipped(&plan);
         return Ok(None);
     }
-    match survey(&site, options.allowed).await? {
-        (_, blockers) if blockers.is_empty() => Ok(Some((data_root, Some(draft.before)))),
+    match store.survey(options.allowed).await? {
+        (_, blockers) if blockers.is_empty() => Ok(Some((data_root, store.into_snapshot()))),
         (_, blockers) => Err(Stop::Blockers(blockers)),
     }
 }
@@ -202,7 +171,7 @@ async fn look(
 async fn data_root_behind(options: &Options<'_>, stop: Stop) -> Result<PathBuf, Stop> {
     let may_be_another_run = match &stop {
         Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. })
-        | Stop::Assess(_) => true,
+        | Stop::Plan(PlanError::Assess(_)) => true,
         Stop::Blockers(blockers) => blockers.iter().all(|blocker| {
             matches!(
                 blocker,

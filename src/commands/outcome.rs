@@ -1,7 +1,6 @@
 //! How a change of the references ended, in words.
 
 use crate::commands::change::Changed;
-use crate::commands::online::warn_of_run_only;
 use crate::docker::container::{Change, Happened};
 use crate::host::impact::Impact;
 use crate::report::run_result::RunResult;
@@ -62,7 +61,7 @@ struct Told<'a> {
 impl Told<'_> {
     fn done(&self, outcome: &Outcome, mut report: Report) -> RunResult {
         let plan = &outcome.plan;
-        warn_of_run_only("has", &outcome.run_only, &mut report);
+        report.layers_missing("has", &outcome.run_only);
         report.plan(plan);
         let changed = !plan.is_empty() || report.has_unread();
         if changed {

@@ -2,8 +2,7 @@
 
 use crate::cli::PlanArgs;
 use crate::cli::invocation::Invocation;
-use crate::commands::online::Containerd;
-use crate::commands::{Draft, Reach, Site, Stop, request, survey, unread, warn_of_pending};
+use crate::commands::{Reach, Site, Stop, request, warn_of_pending};
 use crate::host::impact::Allowed;
 use crate::plan::Plan;
 use crate::report::Report;
@@ -25,26 +24,31 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<RunResult, Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_pending(&site, report);
-    if let Some(containerd) = Containerd::of(&site, args.content.containerd_root.as_deref())? {
-        return containerd.show_plan(&request, report).await;
-    }
-    let draft = Draft::new(site.images(), &Goal::Claims(&request))?;
-    let unread = unread::of_draft(&site, &draft).await?;
-    report.plan(&draft.plan);
-    report.unread(&unread);
+    let goal = Goal::Claims(&request);
+    let root = args.content.containerd_root.as_deref();
+    let mut store = site.image_store(root, None).await?;
+    let plan = store.plan(&goal).await?;
+    report.plan(&plan);
+    let means = store.means(&goal, &plan).await?;
+    report.unread(&means.stale);
+    report.gaps(&store.gaps(Some(&plan)));
     report.say_host();
-    report.say_plan(&draft.plan);
-    report.say_skipped(&draft.plan);
-    if draft.plan.is_empty() && unread.is_empty() {
-        return Ok(nothing_to_change(&draft.plan, report));
+    report.say_plan(&plan);
+    report.say_skipped(&plan);
+    if plan.is_empty() && means.stale.is_empty() {
+        return Ok(nothing_to_change(&plan, report));
     }
     let allowed = Allowed {
         containers: args.containers.containers,
         force_restart: args.restart.force_restart,
     };
-    let (impact, blockers) = survey(&site, allowed).await?;
+    let (impact, blockers) = store.survey(allowed).await?;
+    let method = store.method();
+    if method.is_some() {
+        report.made_by(method);
+    }
+    report.layers_missing("may have", &means.work.run_only);
     if let Some(impact) = &impact {
-        report.restarts();
         report.impact(impact);
         if let Some(what) = impact.not_known() {
             report.warning(&what);

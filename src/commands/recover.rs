@@ -7,10 +7,10 @@ use nix::unistd::geteuid;
 
 use crate::cli::invocation::Invocation;
 use crate::cli::{HostArgs, RecoverArgs};
-use crate::commands::online::Containerd;
-use crate::commands::{LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, engine_at};
-use crate::host::HostError;
+use crate::commands::{LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK};
+use crate::docker::content_store::ContentStore;
 use crate::host::impact::Impact;
+use crate::host::{HostError, StoreKind};
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
 use crate::state::journal::{self, Intent, Journal, Load};
@@ -19,10 +19,11 @@ use crate::state::pending::{self, Marker, PENDING};
 use crate::store::data_root::ImageDir;
 use crate::sys::interrupt::Interrupt;
 use crate::systemd::{RUNTIME_UNITS, SystemBus, lasting_units};
+use crate::transaction::load::Running;
 use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::left::left;
-use crate::transaction::{Docker, load, recovery, restart};
+use crate::transaction::{load, recovery, restart};
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -272,9 +273,10 @@ pub(super) async fn recover(
             return Ok(Some(Vec::new()));
         }
     };
-    let Some((manager, host)) = site.managed() else {
+    let Some((docker, engine)) = site.engine() else {
         return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
     };
+    let host = docker.host;
     if restart.unit != host.unit.id {
         return Err(Stop::OtherUnit(restart.unit));
     }
@@ -290,12 +292,8 @@ pub(super) async fn recover(
         restart.units,
     );
     let daemon = Daemon {
-        docker: Docker {
-            manager,
-            host,
-            pending: Path::new(PENDING),
-        },
-        engine: &engine_at(&host.socket),
+        docker,
+        engine: &engine,
         impact: &impact,
         runtime_units: Path::new(RUNTIME_UNITS),
     };
@@ -314,54 +312,39 @@ async fn recover_load(
     lock: &RootLock,
     report: &mut Report,
 ) -> Result<Option<Vec<String>>, Stop> {
-    let containerd = match Containerd::of(site, load.containerd_root.as_deref()) {
-        Ok(Some(containerd)) => containerd,
-        Ok(None) => return abandon_load(journal, site, lock, report).await,
-        Err(stop) => return Err(stop),
-    };
-    report.line(&format!(
-        "A run was interrupted ({}); bringing it to an end first.",
-        journal.id
-    ));
-    let recovered = load::recovery::recover(
-        journal,
-        load,
-        site.images(),
-        lock,
-        containerd.running(),
-        report,
-    );
-    let problems = recovered.await.map_err(Stop::LoadRecovery)?;
-    report.recovered();
-    Ok(Some(problems))
-}
-
-/// Docker keeps its images itself by now.
-async fn abandon_load(
-    journal: &Journal,
-    site: &Site,
-    lock: &RootLock,
-    report: &mut Report,
-) -> Result<Option<Vec<String>>, Stop> {
-    let running = site.managed().filter(|(_, host)| host.engine.is_some());
-    let Some((manager, host)) = running else {
+    let images = site.images();
+    let engine = site.engine();
+    let running = engine.filter(|(docker, _)| docker.host.engine.is_some());
+    let Some((docker, engine)) = running else {
         return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
     };
-    let docker = Docker {
-        manager,
-        host,
-        pending: Path::new(PENDING),
+    let problems = if site.host.image_store == StoreKind::Containerd {
+        report.line(&format!(
+            "A run was interrupted ({}); bringing it to an end first.",
+            journal.id
+        ));
+        let root = load.containerd_root.as_deref();
+        let running = Running {
+            docker,
+            engine: &engine,
+            content: &ContentStore::of(images.data_root(), root),
+            containerd_root: root,
+        };
+        let recovered = load::recovery::recover(journal, load, images, lock, running, report);
+        recovered.await.map_err(Stop::LoadRecovery)?
+    } else {
+        load::recovery::abandon(journal, images, lock, docker, report)
+            .await
+            .map_err(Stop::LoadRecovery)?;
+        report.warning(&format!(
+            "run {} was interrupted, and this Docker does not use the containerd image store any more: whether \
+             its references are there shows once that is switched on again (digestfix status)",
+            journal.id
+        ));
+        Vec::new()
     };
-    load::recovery::abandon(journal, site.images(), lock, docker, report)
-        .await
-        .map_err(Stop::LoadRecovery)?;
-    report.warning(&format!(
-        "run {} was interrupted, and this Docker does not use the containerd image store any more: whether \
-         its references are there shows once that is switched on again (digestfix status)",
-        journal.id
-    ));
     report.recovered();
-    Ok(Some(Vec::new()))
+    Ok(Some(problems))
 }
 
 /// A recovery by this journal that failed.

@@ -1,8 +1,10 @@
 //! Reversal: the changes of a transaction, taken back.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::claims::claim::Origin;
+use crate::claims::evidence::Evidence;
 use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
@@ -12,7 +14,7 @@ use crate::store::repositories::Store;
 
 /// The changes of one transaction, and what is known of others about the same
 /// references.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Reversal {
     pub id: String,
     pub changes: Vec<Change>,
@@ -20,6 +22,10 @@ pub struct Reversal {
     pub later: Vec<Later>,
     /// What earlier transactions wrote the former references on.
     pub bases: BTreeMap<(Reference, ImageId), Basis>,
+    /// The manifests of the references that it changed, where Docker loaded them.
+    pub evidence: Box<Evidence>,
+    /// Where containerd kept its blobs, where the user said so.
+    pub containerd_root: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -78,6 +78,8 @@ impl Rows for Vec<Row> {
 pub struct Listing {
     store: Store,
     images: BTreeSet<ImageId>,
+    /// The references, in familiar form, whose layers are here unpacked only.
+    hollow: BTreeSet<String>,
     /// How far the digest of each row is known, in the order of the rows.
     known: Vec<Option<(Trust, Arc<str>)>>,
 }
@@ -88,6 +90,7 @@ impl Listing {
     pub fn new(
         store: Store,
         images: BTreeSet<ImageId>,
+        hollow: BTreeSet<String>,
         known: impl Fn(&Reference, &ImageId) -> Option<(Trust, String)>,
     ) -> Self {
         let mut origins: BTreeSet<Arc<str>> = BTreeSet::new();
@@ -106,6 +109,7 @@ impl Listing {
         Self {
             store,
             images,
+            hollow,
             known: found,
         }
     }
@@ -122,6 +126,13 @@ impl Rows for Listing {
                 if let Some(Some((trust, origin))) = known.next() {
                     row.trust = Some(*trust);
                     row.origin = Some(origin.to_string());
+                }
+                if let (State::Ok, Some(digest)) = (row.state, &row.digest)
+                    && self
+                        .hollow
+                        .contains(&format!("{}@{digest}", row.repository))
+                {
+                    row.state = State::RunsOnly;
                 }
                 give(&row);
             },

@@ -17,9 +17,9 @@ impl Report {
             impact.triggers.clone()
         };
         if restarts.is_empty() {
-            self.paragraph("Docker is not running and stays so: nothing is stopped.");
+            self.say("Docker is not running and stays so: nothing is stopped.");
         } else {
-            self.paragraph(format!(
+            self.say(format!(
                 "Applying this stops and starts {}.",
                 restarts.join(", ")
             ));

@@ -104,8 +104,12 @@ pub fn reversal(
     let mut reversal = Reversal {
         id,
         changes: record.changes.iter().cloned().map(Changed::into).collect(),
+        containerd_root: record.containerd_root.clone(),
         ..Reversal::default()
     };
+    reversal
+        .evidence
+        .add_texts(record.manifests.clone(), &record.id);
     for record in later
         .iter()
         .rev()

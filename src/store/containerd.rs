@@ -352,6 +352,11 @@ impl ContainerdStore {
         self.hollow.contains(reference)
     }
 
+    /// The references that [`ContainerdStore::is_hollow`] says so of.
+    pub const fn hollow(&self) -> &BTreeSet<Reference> {
+        &self.hollow
+    }
+
     /// Images that no reference leads to, each with what Docker calls it.
     pub fn nameless(&self) -> impl Iterator<Item = (&ImageId, &Digest)> {
         let named: BTreeSet<ImageId> = self.store.references().map(|(_, image)| image).collect();

@@ -21,6 +21,7 @@ use crate::transaction::{Begun, Docker, Found, Method, Tx};
 
 mod drop;
 mod known;
+pub mod planned;
 pub mod recovery;
 mod steps;
 #[cfg(test)]

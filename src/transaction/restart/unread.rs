@@ -3,14 +3,50 @@
 //! engine read it.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use crate::docker::engine::{Engine, EngineError, References};
+use crate::host::{EngineStart, Managed, PID_FILE, PROC};
 use crate::image::reference::Reference;
 use crate::plan::Plan;
+use crate::store::data_root::ImageDir;
 use crate::store::repositories::Store;
+use crate::transaction::image_store::PlanError;
 
 /// More references than this are asked for in one listing.
 const ONE_BY_ONE: usize = 16;
+
+/// The references of a plan without changes that only a new start of Docker makes true.
+/// What changed before the engine's start, it has read: where it does not have that all
+/// the same, a new start would not help, and the one after that not either.
+pub async fn stale<E: Engine>(
+    engine: &E,
+    host: &Managed,
+    images: &ImageDir,
+    plan: &Plan,
+) -> Result<BTreeSet<Reference>, PlanError> {
+    let start = EngineStart::of(Path::new(PROC), host.service.main_pid, Path::new(PID_FILE));
+    let file = fs::symlink_metadata(images.store_path()).ok();
+    let may_be_unread = start
+        .zip(file)
+        .is_some_and(|(start, file)| !start.comes_after_change_of(&file));
+    if host.engine.is_none() || !may_be_unread {
+        return Ok(BTreeSet::new());
+    }
+    let unread = unread(engine, plan).await?;
+    if unread.is_empty() {
+        return Ok(unread);
+    }
+    let listed = engine.references().await?;
+    // In this order: what the engine lists, it has written down by then.
+    let file = images.read()?;
+    let lost = only_in_engine(&listed, &file, &unread);
+    match lost.is_empty() {
+        true => Ok(unread),
+        false => Err(PlanError::OnlyInEngine(lost)),
+    }
+}
 
 /// Of a plan without changes: the claimed references that the engine has not or has
 /// otherwise, and the dropped ones that it still has. Not those whose image the engine

@@ -1,0 +1,54 @@
+//! What the containerd image store does not have, or not whole.
+
+use crate::image::digest::Digest;
+use crate::image::reference::Reference;
+use crate::report::Report;
+use crate::transaction::image_store::Gaps;
+use crate::transaction::outcome::Progress;
+
+impl Report {
+    /// What nothing can be told of, and what can have no digest.
+    pub fn gaps(&mut self, gaps: &Gaps) {
+        let unread: Vec<String> = gaps.unread.iter().map(Reference::familiar).collect();
+        if !unread.is_empty() {
+            self.warning(&format!(
+                "no image for this machine is in containerd's content store for: {} (--containerd-root DIR says \
+                 where that is)",
+                unread.join(", ")
+            ));
+        }
+        self.nameless(&gaps.nameless);
+    }
+
+    /// Docker calls an image here by its manifest, and not by the ID that a claim has.
+    fn nameless(&mut self, images: &[Digest]) {
+        const NAMED: usize = 3;
+        let shown: Vec<String> = images.iter().take(NAMED).map(ToString::to_string).collect();
+        let more = match images.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more (docker images -f dangling=true)"),
+        };
+        if let Some(first) = shown.first() {
+            self.warning(&format!(
+                "images here have no name to have a digest under: {}{more}. Name one first: docker tag {first} \
+                 NAME:TAG",
+                shown.join(", ")
+            ));
+        }
+    }
+
+    /// What looks whole and is not.
+    pub fn layers_missing(&mut self, has: &str, references: &[Reference]) {
+        let whose = match references {
+            [] => return,
+            [one] => format!("of {one}"),
+            several => format!("of {} of these digests", several.len()),
+        };
+        self.warning(&format!(
+            "Docker {has} the layers {whose} unpacked, and not as the registry serves them. Containers run by \
+             the digest; but docker save and docker commit by it leave the layers out AND SAY NOTHING, and docker \
+             push and a BuildKit FROM fail. Before Docker 29, docker images does not list it, or docker image \
+             inspect shows no configuration. For those, use the tag"
+        ));
+    }
+}

@@ -1,0 +1,389 @@
+//! The image store of a host: all that a command needs of it, whichever it is.
+//!
+//! An [`ImageStore`] is the store as it was read; nothing but [`ImageStore::run`]
+//! changes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::claims::evidence::Evidence;
+use crate::claims::trust::Trust;
+use crate::docker::content_store::ContentStore;
+use crate::docker::engine::{Engine as _, EngineError, UnixEngine};
+use crate::host::impact::{Allowed, AssessError, Blocker, Impact, assess};
+use crate::host::{Host, HostError, StoreKind};
+use crate::image::digest::{Digest, ImageId};
+use crate::image::reference::Reference;
+use crate::plan::status::Listing;
+use crate::plan::{Plan, Refusal};
+use crate::state::history;
+use crate::state::method::Method;
+use crate::state::provenance::Provenance;
+use crate::store::containerd::ContainerdStore;
+use crate::store::data_root::{ImageDir, ReadError, Snapshot};
+use crate::store::image_db::ImageDb;
+use crate::store::repositories::Store;
+use crate::systemd::{RUNTIME_UNITS, SystemBus};
+use crate::transaction::goal::Goal;
+use crate::transaction::load::planned::{answers, planned};
+use crate::transaction::load::work::{LoadBlocker, Work};
+use crate::transaction::load::{Load, Running, known_references};
+use crate::transaction::outcome::Outcome;
+use crate::transaction::restart::Restart;
+use crate::transaction::restart::daemon::Daemon;
+use crate::transaction::restart::unread::stale;
+use crate::transaction::{Docker, Tx};
+
+/// Docker, and its API.
+pub type Engine<'a> = (Docker<'a, SystemBus>, UnixEngine);
+
+/// The image store of a host, as it was read.
+pub enum ImageStore<'a> {
+    /// Docker's own. Its references are a file, which Docker reads when it starts.
+    Own {
+        images: &'a ImageDir,
+        content: ContentStore,
+        /// None where there is no Docker to manage.
+        engine: Option<Engine<'a>>,
+        before: Snapshot,
+    },
+    /// containerd's, below a Docker that runs.
+    Containerd {
+        content: ContentStore,
+        /// Where that is, where the user said so.
+        root: Option<PathBuf>,
+        engine: Engine<'a>,
+        here: Box<ContainerdStore>,
+    },
+}
+
+/// What nothing can be told of, or done about.
+#[derive(Default)]
+pub struct Gaps {
+    /// References whose image is not to be found.
+    pub unread: Vec<Reference>,
+    /// Images without a name to have a digest under, as Docker calls them.
+    pub nameless: Vec<Digest>,
+}
+
+/// What it takes for a plan to come true.
+#[derive(Default)]
+pub struct Means {
+    /// References that are in the file as planned, and that Docker has not read.
+    pub stale: BTreeSet<Reference>,
+    /// What the running Docker is asked for.
+    pub work: Work,
+}
+
+/// Why a goal cannot be planned. Nothing has been touched.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Assess(#[from] AssessError),
+    #[error("the claims cannot be met")]
+    Refused(Vec<Refusal>),
+    #[error("the transaction cannot be taken back")]
+    InTheWay {
+        refusals: Vec<Refusal>,
+        /// The later transaction that has to be taken back before.
+        first: Option<String>,
+    },
+    #[error("the running engine cannot be asked for that")]
+    Unloadable(Vec<LoadBlocker>),
+    /// References, each with its image, that a restart would lose.
+    #[error("the running Docker has references that the file does not have")]
+    OnlyInEngine(Vec<(String, String)>),
+}
+
+impl From<EngineError> for PlanError {
+    fn from(error: EngineError) -> Self {
+        Self::Assess(error.into())
+    }
+}
+
+impl PlanError {
+    /// What to type next.
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::Host(error) => return error.help(),
+            Self::Read(error) => return error.help(),
+            Self::Assess(error) => return error.help(),
+            Self::Refused(_) | Self::Unloadable(_) => return None,
+            Self::InTheWay {
+                first: Some(id), ..
+            } => format!("take that one back first: digestfix rollback {id}"),
+            Self::InTheWay { first: None, .. } => {
+                "look at what it did (digestfix history ID) and at what is there (digestfix status); single \
+                 references are changed by apply: --remove REF, REF=IMAGE --replace"
+                    .to_owned()
+            }
+            Self::OnlyInEngine(references) => {
+                let image = references.first().map_or("IMAGE", |(_, image)| image);
+                format!(
+                    "have Docker write down what it has, which takes that change of the file back: docker tag \
+                     {image} digestfix:now && docker rmi digestfix:now; then the same command again"
+                )
+            }
+        })
+    }
+
+    /// Every reason, in words.
+    pub fn reasons(&self) -> Vec<String> {
+        match self {
+            Self::Refused(refusals) | Self::InTheWay { refusals, .. } => {
+                refusals.iter().map(ToString::to_string).collect()
+            }
+            Self::Unloadable(reasons) => reasons.iter().map(ToString::to_string).collect(),
+            Self::OnlyInEngine(references) => {
+                let lost = references.iter().map(|(reference, image)| {
+                    format!(
+                        "{reference}: the running Docker has it at {image}, and the file, which somebody has \
+                         changed since Docker started, has not: a restart would lose it"
+                    )
+                });
+                lost.collect()
+            }
+            Self::Host(_) | Self::Read(_) | Self::Assess(_) => vec![self.to_string()],
+        }
+    }
+}
+
+impl<'a> ImageStore<'a> {
+    /// Reads the store of a host, but not again where it is as it was `seen`.
+    pub async fn read(
+        host: &'a Host,
+        engine: Option<Engine<'a>>,
+        root: Option<&Path>,
+        seen: Option<Snapshot>,
+    ) -> Result<Self, PlanError> {
+        let images = &host.images;
+        let content = ContentStore::of(images.data_root(), root);
+        if host.image_store == StoreKind::Own {
+            let before = match seen {
+                Some(seen) if images.is_still(&seen)? => seen,
+                _ => images.look()?,
+            };
+            return Ok(Self::Own {
+                images,
+                content,
+                engine,
+                before,
+            });
+        }
+        let running = engine.filter(|(docker, _)| docker.host.engine.is_some());
+        let engine = running.ok_or(HostError::ContainerdImageStore)?;
+        let mut here = Box::new(ContainerdStore::read(&engine.1, content.clone()).await?);
+        here.ask(&engine.1, known_references(images)).await?;
+        Ok(Self::Containerd {
+            content,
+            root: root.map(Path::to_owned),
+            engine,
+            here,
+        })
+    }
+
+    /// The references, each with its image.
+    pub const fn references(&self) -> &Store {
+        match self {
+            Self::Own { before, .. } => &before.store,
+            Self::Containerd { here, .. } => &here.store,
+        }
+    }
+
+    /// The images that are here.
+    pub fn images(&self) -> Result<BTreeSet<ImageId>, PlanError> {
+        match self {
+            Self::Own { images, .. } => Ok(images.image_ids()?),
+            Self::Containerd { here, .. } => Ok(here.images.clone()),
+        }
+    }
+
+    /// The references in rows. Each digest is known by what proves it here, or as it was
+    /// written.
+    pub fn listing(self, provenance: &Provenance) -> Result<Listing, PlanError> {
+        let images = self.images()?;
+        let (store, content, hollow) = match self {
+            Self::Own {
+                before, content, ..
+            } => (before.store, content, BTreeSet::new()),
+            Self::Containerd { here, content, .. } => {
+                let hollow = here.hollow().iter().map(Reference::familiar).collect();
+                (here.store, content, hollow)
+            }
+        };
+        let known = |reference: &Reference, image: &ImageId| {
+            if content.proof(reference.digest()?, image).is_some() {
+                return Some((Trust::Proven, "the engine's content store".to_owned()));
+            }
+            let written = provenance.of(reference, image)?;
+            Some((written.trust, written.origin.clone()))
+        };
+        Ok(Listing::new(store, images, hollow, known))
+    }
+
+    /// The images of a digest, which leads to `image` here, and the manifests that say
+    /// so. No image where that cannot be told.
+    pub fn exported(
+        &self,
+        digest: &Digest,
+        image: ImageId,
+    ) -> (BTreeSet<ImageId>, BTreeMap<Digest, String>) {
+        match self {
+            Self::Own { content, .. } => {
+                let proof = content.proof(digest, &image);
+                (BTreeSet::from([image]), proof.unwrap_or_default())
+            }
+            // An index is of other hosts' images too.
+            Self::Containerd { content, .. } => {
+                let manifests = content.manifests(digest);
+                let mut evidence = Evidence::default();
+                evidence.add_texts(manifests.clone(), "");
+                let images = evidence.proof(digest).map(|proof| proof.images);
+                let images = images.unwrap_or_default().into_keys().cloned();
+                (images.collect(), manifests)
+            }
+        }
+    }
+
+    /// What a goal comes down to here.
+    pub async fn plan(&mut self, goal: &Goal<'_>) -> Result<Plan, PlanError> {
+        match self {
+            Self::Own { images, before, .. } => {
+                let plan = ImageDb::ask(images, |db| goal.plan(&before.store, db))?;
+                plan.map_err(|refusals| goal.refused(refusals))
+            }
+            Self::Containerd { here, engine, .. } => planned(here, goal, &engine.1).await,
+        }
+    }
+
+    /// What is missing for claims of a plan; all that is missing, without one.
+    pub fn gaps(&self, plan: Option<&Plan>) -> Gaps {
+        let Self::Containerd { here, .. } = self else {
+            return Gaps::default();
+        };
+        let counts = |image: &ImageId| plan.is_none_or(|plan| plan.lacks_name_of(image));
+        let nameless = here.nameless().filter(|(image, _)| counts(image));
+        Gaps {
+            unread: here.unread().iter().cloned().collect(),
+            nameless: nameless.map(|(_, target)| target.clone()).collect(),
+        }
+    }
+
+    /// What it takes for a plan to come true.
+    pub async fn means(&self, goal: &Goal<'_>, plan: &Plan) -> Result<Means, PlanError> {
+        let mut means = Means::default();
+        match self {
+            Self::Own {
+                engine: Some((docker, engine)),
+                images,
+                ..
+            } if plan.is_empty() => means.stale = stale(engine, docker.host, images, plan).await?,
+            Self::Own { .. } => {}
+            Self::Containerd { here, engine, .. } => {
+                let work = Work::of(plan, here, goal.evidence(), &engine.1).await?;
+                means.work = work.map_err(PlanError::Unloadable)?;
+            }
+        }
+        Ok(means)
+    }
+
+    /// How a change is made; none where there is no Docker to manage.
+    pub fn method(&self) -> Option<Method> {
+        match self {
+            Self::Own { engine, .. } => engine.as_ref().map(|_| Method::Restart),
+            Self::Containerd { .. } => Some(Method::Load),
+        }
+    }
+
+    /// What a change would touch besides references, and what speaks against that.
+    pub async fn survey(
+        &self,
+        allowed: Allowed,
+    ) -> Result<(Option<Impact>, Vec<Blocker>), PlanError> {
+        let Self::Own { images, engine, .. } = self else {
+            return Ok((None, Vec::new()));
+        };
+        let data_root = images.data_root();
+        if let Some((docker, engine)) = engine {
+            let recorded = |start: &_| history::known_to_start(data_root, start);
+            let assessed = assess(docker.manager, engine, docker.host, allowed, recorded);
+            let (impact, blockers) = assessed.await?;
+            return Ok((Some(impact), blockers));
+        }
+        if images.is_in_use()? {
+            let (data_root, pid) = (data_root.to_owned(), images.user());
+            return Err(HostError::InUse { data_root, pid }.into());
+        }
+        Ok((None, Vec::new()))
+    }
+
+    /// Whether the running Docker finds each target of a plan as it is to be; none where
+    /// no Docker runs.
+    pub async fn answers(&self, plan: &Plan) -> Result<Option<Vec<bool>>, PlanError> {
+        match self {
+            Self::Own {
+                engine: Some((docker, engine)),
+                ..
+            } if docker.host.engine.is_some() => {
+                let mut answers = Vec::new();
+                for target in &plan.targets {
+                    let image = engine.image(&target.reference).await?;
+                    answers.push(image == Some(target.image.to_string()));
+                }
+                Ok(Some(answers))
+            }
+            Self::Own { .. } => Ok(None),
+            Self::Containerd { here, engine, .. } => {
+                Ok(Some(answers(here, plan, &engine.1).await?))
+            }
+        }
+    }
+
+    /// The references' file as it was read, where there is one.
+    pub fn into_snapshot(self) -> Option<Snapshot> {
+        match self {
+            Self::Own { before, .. } => Some(before),
+            Self::Containerd { .. } => None,
+        }
+    }
+
+    /// Makes the change. `impact` is what [`ImageStore::survey`] has found.
+    pub async fn run(
+        self,
+        tx: Tx<'_, SystemBus>,
+        goal: &Goal<'_>,
+        means: Means,
+        impact: Option<&Impact>,
+    ) -> Outcome {
+        match self {
+            Self::Own { engine, before, .. } => {
+                let managed = engine.as_ref().zip(impact);
+                let daemon = managed.map(|((docker, engine), impact)| Daemon {
+                    docker: *docker,
+                    engine,
+                    impact,
+                    runtime_units: Path::new(RUNTIME_UNITS),
+                });
+                tx.run(Restart::new(goal, daemon, before)).await
+            }
+            Self::Containerd {
+                content,
+                root,
+                engine: (docker, engine),
+                here,
+            } => {
+                let running = Running {
+                    docker,
+                    engine: &engine,
+                    content: &content,
+                    containerd_root: root.as_deref(),
+                };
+                tx.run(Load::new(running, &here, means.work)).await
+            }
+        }
+    }
+}
