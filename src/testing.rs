@@ -1,10 +1,11 @@
-//! What tests share: a fake systemd, fake engines, and a clock that runs ahead.
+//! What tests share: the fake systemd, the fake engine, its images where containerd keeps
+//! them, and a clock that runs ahead.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
 use tempfile::TempDir;
 
-mod engine;
+pub(crate) mod engine;
 pub(crate) mod images;
 mod systemd;
 

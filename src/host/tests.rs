@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
@@ -102,10 +102,20 @@ impl World {
         database
     }
 
+    /// What answers at its socket.
+    fn engine(&self, socket: &Path) -> FakeEngine {
+        FakeEngine {
+            socket: socket.to_owned(),
+            runs: Cell::new(self.engine.is_some()),
+            info: RefCell::new(self.engine.clone().unwrap_or_default()),
+            ..FakeEngine::default()
+        }
+    }
+
     fn find(&self) -> Result<Host, HostError> {
         let connect = |socket: &Path| {
             self.asked.set(true);
-            FakeEngine(socket.to_owned(), self.engine.clone())
+            self.engine(socket)
         };
         let found = block_on(find(&self.flags, &self.systemd, &connect));
         let found = found.and_then(Host::certain);
@@ -113,10 +123,10 @@ impl World {
         let asked = Cell::new(false);
         let connect = |socket: &Path| {
             asked.set(true);
-            FakeEngine(socket.to_owned(), self.engine.clone())
+            self.engine(socket)
         };
         let examined = block_on(examine(&self.flags, Some(&self.systemd), connect));
-        let may_ask = self.systemd.units.values().any(Unit::is_active);
+        let may_ask = self.systemd.units.borrow().values().any(Unit::is_active);
         assert!(may_ask || !asked.get(), "a connection would start it");
         let first = examined.errors.first().map(ToString::to_string);
         assert_eq!(
@@ -132,7 +142,7 @@ impl World {
 
     /// All that speaks against it, in the order of finding it.
     fn errors(&self) -> Vec<String> {
-        let connect = |socket: &Path| FakeEngine(socket.to_owned(), self.engine.clone());
+        let connect = |socket: &Path| self.engine(socket);
         let examined = block_on(examine(&self.flags, Some(&self.systemd), connect));
         examined.errors.iter().map(ToString::to_string).collect()
     }
@@ -266,7 +276,7 @@ fn a_symbolic_link_to_the_same_place_is_no_difference() {
 #[test]
 fn a_unit_that_is_not_there() {
     let mut world = World::new();
-    world.systemd.units.clear();
+    world.systemd.units.get_mut().clear();
     world.refuses(&["docker.service", "--unit NAME", "--offline"]);
     world.add("snap.docker.dockerd.service", "inactive");
     world.refuses(&["--unit snap.docker.dockerd.service"]);

@@ -1,17 +1,18 @@
 //! A low limit of open files, which a run raises for itself.
 
 use std::fs;
+use std::io::Write;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
 use digestfix::open_files::NEEDED;
+
+/// In bytes; a pipe holds 65,536 (`pipe(7)`).
+const MORE_THAN_A_PIPE: usize = 100_000;
 
 /// The soft limit that the program has, started with these.
 fn limit_after(ulimit: &str) -> u64 {
     let program = env!("CARGO_BIN_EXE_digestfix");
     let script = format!("{ulimit} && exec {program} plan --offline --data-root /nowhere --from -");
-    // It waits for claims meanwhile.
     let mut child = Command::new("bash")
         .args(["-c", &script])
         .stdin(Stdio::piped())
@@ -19,21 +20,15 @@ fn limit_after(ulimit: &str) -> u64 {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let limits = format!("/proc/{}/limits", child.id());
-    let mut limit = 0;
-    for _ in 0..100 {
-        thread::sleep(Duration::from_millis(20));
-        let text = fs::read_to_string(&limits).unwrap();
-        let line = text.lines().find(|line| line.starts_with("Max open files"));
-        let words: Vec<&str> = line.unwrap().split_whitespace().collect();
-        limit = words[3].parse().unwrap();
-        if limit >= NEEDED {
-            break;
-        }
-    }
-    drop(child.stdin.take());
+    // It begins to read its claims with its own limit, and then waits for their end.
+    let mut claims = child.stdin.take().unwrap();
+    claims.write_all(&vec![b'\n'; MORE_THAN_A_PIPE]).unwrap();
+    let text = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Max open files"));
+    let limit = line.unwrap().split_whitespace().nth(3).unwrap().parse();
+    drop(claims);
     child.wait().unwrap();
-    limit
+    limit.unwrap()
 }
 
 #[test]

@@ -34,7 +34,12 @@ impl Running {
         symlink("/bin/sleep", &program).unwrap();
         world.systemd.service.exec_start[0].clone_from(&program);
         let unit = (world.path("docker.service"), world.path("drop-in.conf"));
-        let docker = world.systemd.units.get_mut("docker.service").unwrap();
+        let docker = world
+            .systemd
+            .units
+            .get_mut()
+            .get_mut("docker.service")
+            .unwrap();
         (docker.fragment_path, docker.drop_in_paths) = (unit.0, vec![unit.1]);
         let environment = (world.path("environment"), false);
         world.systemd.service.environment_files.push(environment);

@@ -429,7 +429,7 @@ fn an_engine_without_the_manifest_is_not_believed() {
 #[test]
 fn without_a_watchdog_nothing_is_asked_for() {
     let world = World::new();
-    world.systemd.refuses.set(true);
+    world.systemd.fails.set(Some(("watchdog", 0)));
     let (outcome, _) = world.apply(&world.proven());
     assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
     assert!(world.engine.calls.borrow().is_empty());

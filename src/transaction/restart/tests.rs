@@ -1,9 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::cell::Cell;
 use std::fs;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,11 +11,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::docker::container::{RestartPolicy, Status};
-use crate::docker::engine::{EngineError, Info, References, Reloads};
+use crate::docker::engine::References;
 use crate::host::impact::{ContainerPolicy, Impact};
 use crate::host::live_restore::{LiveRestore, LiveRestoreBlocker};
 use crate::host::{Flags, Managed, Start, Startable, says_live_restore, with_live_restore};
-use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::plan::Request;
 use crate::state::id::{beside, new_id};
@@ -26,8 +23,9 @@ use crate::state::lock::RootLock;
 use crate::state::retention::Limits;
 use crate::store::data_root::ImageDir;
 use crate::sys::interrupt::Interrupt;
-use crate::systemd::{OwnService, QueuedJob, Service, SystemdError, Unit};
-use crate::testing::{block_on, scratch};
+use crate::systemd::{Service, Unit};
+use crate::testing::engine::{FakeEngine, OnReload, in_hex};
+use crate::testing::{FakeSystemd, block_on, scratch};
 use crate::transaction::Docker;
 use crate::transaction::outcome::{DockerNow, Ended, Outcome, Progress};
 
@@ -40,154 +38,87 @@ mod unread;
 const STORE: &str = r#"{"Repositories":{"a":{"a:1":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}}"#;
 const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
 
-/// A systemd and an engine that fail where they are told to. The engine reads
-/// the file at its start, as the real one does.
+/// A host whose Docker has one reference, and what is known before its restart.
 struct World {
     root: TempDir,
-    runs: Cell<bool>,
-    main_pid: Cell<u32>,
-    has: RefCell<References>,
-    calls: RefCell<Vec<String>>,
-    /// The call that fails, and how often it works before.
-    fails: Cell<Option<(&'static str, u32)>>,
-    fails_for_good: Cell<bool>,
-    asserted: RefCell<Vec<String>>,
-    engine_lies: Cell<bool>,
-    never_answers: Cell<bool>,
-    /// Drop-ins are not read.
-    deaf: Cell<bool>,
-    containers: RefCell<Vec<Container>>,
-    /// A container that is started while the unit is held.
-    appears: RefCell<Option<String>>,
-    /// A container that is started right after those that run were listed.
-    appears_late: RefCell<Option<String>>,
-    policy: Cell<ContainerPolicy>,
-    /// An engine that does not resume health checks.
-    old: Cell<bool>,
-    /// The containers that were unpaused.
-    resumed: RefCell<Vec<String>>,
-    swarm: Cell<bool>,
+    systemd: FakeSystemd,
+    engine: Rc<FakeEngine>,
+    pending: PathBuf,
+    units: PathBuf,
+    policy: ContainerPolicy,
+    swarm: bool,
+    /// The engine does not resume health checks.
+    old: bool,
     /// What is known of the next start.
-    startable: RefCell<Startable>,
-    live_restore: Cell<bool>,
-    reloads: Rc<Cell<u32>>,
-    /// What comes of the reloads, one after another; then they take.
-    on_reload: RefCell<Vec<OnReload>>,
-    /// What the administrator writes.
-    edit: RefCell<String>,
-    watchdogs: RefCell<Vec<String>>,
-    /// How many stops another process's start cancels.
-    cancels: Cell<u32>,
-    shuts_down: Cell<bool>,
-    /// The containers that a start of Docker does not load.
-    cannot_load: RefCell<Vec<String>>,
-    not_loaded: RefCell<Vec<String>>,
-    /// The reserve as the last stop and the last start saw it, in bytes.
-    held: Cell<(u64, u64)>,
-    /// What the references are once Docker has stopped.
-    store_at_stop: RefCell<Option<String>>,
-    /// The history goes when Docker starts.
-    loses_history: Cell<bool>,
-    /// How long a start of Docker takes.
-    start_takes: Cell<Duration>,
+    startable: Startable,
     /// New connections to published ports are held.
-    holds_ports: Cell<bool>,
-}
-
-#[derive(Clone, Copy)]
-enum OnReload {
-    Takes,
-    Refuses,
-    HasNoEffect,
-    Dies,
-    /// An administrator edits daemon.json right after it.
-    IsFollowedByAnEdit,
+    holds_ports: bool,
 }
 
 impl World {
     fn new() -> Self {
         let root = scratch();
-        let images = root.path().join("image/overlay2");
-        fs::create_dir_all(images.join("imagedb/content/sha256")).unwrap();
-        fs::write(
-            images.join("imagedb/content/sha256").join("a".repeat(64)),
-            "",
-        )
-        .unwrap();
-        fs::write(images.join("repositories.json"), STORE).unwrap();
-        fs::create_dir(root.path().join("units")).unwrap();
+        let images = ImageDir::new(root.path(), "overlay2");
+        fs::create_dir_all(images.path().join("imagedb/content/sha256")).unwrap();
+        fs::write(images.store_path(), STORE).unwrap();
+        let [pending, units] = ["lib/pending", "units"].map(|name| root.path().join(name));
+        fs::create_dir(&units).unwrap();
+        let engine = Rc::new(FakeEngine {
+            runs: Cell::new(true),
+            images: Some(images),
+            config_file: root.path().join("etc/daemon.json"),
+            ..FakeEngine::default()
+        });
+        let mut systemd = FakeSystemd {
+            docker: Some(Rc::clone(&engine)),
+            runtime_units: Some(units.clone()),
+            owner: Some("docker.service"),
+            ..FakeSystemd::default()
+        };
+        for unit in ["docker.service", "docker.socket", "unrelated.service"] {
+            systemd.add(unit, "active");
+        }
         let world = Self {
             root,
-            runs: Cell::new(true),
-            main_pid: Cell::new(0),
-            has: RefCell::default(),
-            calls: RefCell::default(),
-            fails: Cell::new(None),
-            fails_for_good: Cell::new(false),
-            asserted: RefCell::default(),
-            engine_lies: Cell::new(false),
-            never_answers: Cell::new(false),
-            deaf: Cell::new(false),
-            containers: RefCell::default(),
-            appears: RefCell::default(),
-            appears_late: RefCell::default(),
-            policy: Cell::new(ContainerPolicy::Keep),
-            old: Cell::new(false),
-            resumed: RefCell::default(),
-            swarm: Cell::new(false),
-            startable: RefCell::default(),
-            live_restore: Cell::new(false),
-            reloads: Rc::default(),
-            on_reload: RefCell::default(),
-            edit: RefCell::default(),
-            watchdogs: RefCell::default(),
-            cancels: Cell::default(),
-            cannot_load: RefCell::default(),
-            not_loaded: RefCell::default(),
-            held: Cell::default(),
-            shuts_down: Cell::new(false),
-            store_at_stop: RefCell::default(),
-            loses_history: Cell::new(false),
-            start_takes: Cell::default(),
-            holds_ports: Cell::new(false),
+            systemd,
+            engine,
+            pending,
+            units,
+            policy: ContainerPolicy::Keep,
+            swarm: false,
+            old: false,
+            startable: Startable::default(),
+            holds_ports: false,
         };
-        world.read_store();
+        world.has_image('a');
+        world.engine.reads_store();
         world
+    }
+
+    /// An image whose ID is of this digit alone.
+    fn has_image(&self, digit: char) {
+        let ids = self.images().path().join("imagedb/content/sha256");
+        fs::write(ids.join(digit.to_string().repeat(64)), "").unwrap();
     }
 
     fn images(&self) -> ImageDir {
         ImageDir::new(self.root.path(), "overlay2")
     }
 
-    /// The bytes that are held for the start of Docker.
-    fn reserve(&self) -> u64 {
-        let directory = self.root.path().join("digestfix/.digestfix-reserve");
-        let parts = fs::read_dir(directory).into_iter().flatten();
-        let files = parts.flat_map(|part| fs::read_dir(part.unwrap().path()).unwrap());
-        files
-            .map(|file| file.unwrap().metadata().unwrap().len())
-            .sum()
-    }
-
     fn store(&self) -> String {
         fs::read_to_string(self.images().store_path()).unwrap()
     }
 
-    fn config_file(&self) -> PathBuf {
-        self.root.path().join("etc/daemon.json")
+    fn write_store(&self, text: &str) {
+        fs::write(self.images().store_path(), text).unwrap();
     }
 
-    fn pending(&self) -> PathBuf {
-        self.root.path().join("lib/pending")
+    fn config_file(&self) -> PathBuf {
+        self.engine.config_file.clone()
     }
 
     fn config(&self) -> Option<String> {
         fs::read_to_string(self.config_file()).ok()
-    }
-
-    fn file_says_live_restore(&self) -> bool {
-        let bytes = fs::read(self.config_file()).ok();
-        says_live_restore(bytes.as_deref())
     }
 
     fn write_config(&self, text: &str) {
@@ -195,405 +126,27 @@ impl World {
         fs::write(self.config_file(), text).unwrap();
     }
 
-    fn run_container(&self, name: &str) {
-        let mut container = Container::default();
-        name.clone_into(&mut container.id);
-        name.clone_into(&mut container.name);
-        container.pid = 100;
-        self.containers.borrow_mut().push(container);
-    }
-
     fn statuses(&self) -> Vec<(u32, Status)> {
-        let containers = self.containers.borrow();
+        let containers = self.engine.containers.borrow();
         let statuses = containers.iter();
         statuses.map(|one| (one.pid, one.status.clone())).collect()
     }
 
-    fn answers(&self) -> Result<(), EngineError> {
-        if self.runs.get() {
-            return Ok(());
+    fn daemon<'a>(
+        &'a self,
+        host: &'a Managed,
+        impact: &'a Impact,
+    ) -> Daemon<'a, FakeSystemd, FakeEngine> {
+        Daemon {
+            docker: Docker {
+                manager: &self.systemd,
+                host,
+                pending: &self.pending,
+            },
+            engine: &self.engine,
+            impact,
+            runtime_units: &self.units,
         }
-        Err(EngineError::Unreachable {
-            socket: "/nowhere".into(),
-            error: std::io::ErrorKind::NotFound.into(),
-        })
-    }
-
-    fn reads_config(&self) {
-        let config = self.config().unwrap_or_default();
-        let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
-        // A value that is gone from the file stays what it was.
-        if let Some(value) = config["live-restore"].as_bool() {
-            self.live_restore.set(value);
-        }
-    }
-
-    /// What dockerd makes of its containers when it stops.
-    fn stops(&self) {
-        self.runs.set(false);
-        if !self.live_restore.get() {
-            for container in self.containers.borrow_mut().iter_mut() {
-                container.pid = 0;
-                container.status = Status::Down("exited".to_owned());
-            }
-        }
-    }
-
-    fn read_store(&self) {
-        let references = self.images().read().unwrap();
-        *self.has.borrow_mut() = references
-            .references()
-            .map(|(reference, image)| (reference.familiar(), image.to_string()))
-            .collect();
-    }
-
-    fn called(&self, call: &'static str) -> Result<(), SystemdError> {
-        self.calls.borrow_mut().push(call.to_owned());
-        match self.fails.get() {
-            Some((name, 0)) if name == call => {
-                if !self.fails_for_good.get() {
-                    self.fails.set(None);
-                }
-                Err(SystemdError::Job {
-                    verb: "start",
-                    unit: "docker.service".to_owned(),
-                    result: "failed".to_owned(),
-                })
-            }
-            Some((name, left)) if name == call => {
-                self.fails.set(Some((name, left - 1)));
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl ServiceManager for World {
-    async fn active_states(&self) -> Result<BTreeMap<String, String>, SystemdError> {
-        let docker = if self.runs.get() {
-            "active"
-        } else {
-            "inactive"
-        };
-        Ok([
-            ("docker.service", docker),
-            ("docker.socket", docker),
-            ("unrelated.service", "active"),
-        ]
-        .map(|(name, state)| (name.to_owned(), state.to_owned()))
-        .into())
-    }
-
-    async fn queued_jobs(&self) -> Result<Vec<QueuedJob>, SystemdError> {
-        Ok(Vec::new())
-    }
-
-    async fn unit(&self, name: &str) -> Result<Unit, SystemdError> {
-        Ok(Unit {
-            id: name.to_owned(),
-            active_state: self.active_states().await?[name].clone(),
-            asserted_paths: self.asserted.borrow().clone(),
-            ..Unit::default()
-        })
-    }
-
-    async fn service(&self, _: &str) -> Result<Service, SystemdError> {
-        Ok(Service {
-            main_pid: self.main_pid.get(),
-            ..Service::default()
-        })
-    }
-
-    async fn listening_paths(&self, _: &str) -> Result<Vec<String>, SystemdError> {
-        Ok(Vec::new())
-    }
-
-    async fn unit_of_process(&self, _: u32) -> Result<String, SystemdError> {
-        Ok("docker.service".to_owned())
-    }
-
-    async fn own_pid(&self) -> Result<u32, SystemdError> {
-        Ok(std::process::id())
-    }
-
-    async fn reload(&self) -> Result<(), SystemdError> {
-        self.called("reload")?;
-        if let Some(name) = self.appears.take() {
-            self.run_container(&name);
-        }
-        if self.deaf.get() {
-            return Ok(());
-        }
-        let drop_in = self
-            .root
-            .path()
-            .join("units/docker.service.d/zz-digestfix-start-block.conf");
-        let text = fs::read_to_string(drop_in).unwrap_or_default();
-        *self.asserted.borrow_mut() = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("AssertPathExists=!"))
-            .map(str::to_owned)
-            .collect();
-        Ok(())
-    }
-
-    async fn reset_failed(&self, _: &str) -> Result<(), SystemdError> {
-        Ok(())
-    }
-
-    async fn stop(&self, unit: &str, _: &[String], _: Duration) -> Result<(), SystemdError> {
-        if unit != "docker.service" {
-            self.watchdogs
-                .borrow_mut()
-                .retain(|watchdog| watchdog != unit);
-            return Ok(());
-        }
-        self.called("stop")?;
-        if let Some(left) = self.cancels.get().checked_sub(1) {
-            self.cancels.set(left);
-            return Err(SystemdError::Job {
-                verb: "stop",
-                unit: "docker.socket".to_owned(),
-                result: "canceled".to_owned(),
-            });
-        }
-        let (_, start) = self.held.get();
-        self.held.set((self.reserve(), start));
-        self.stops();
-        if let Some(store) = self.store_at_stop.take() {
-            fs::write(self.images().store_path(), store).unwrap();
-        }
-        Ok(())
-    }
-
-    async fn start(&self, units: &[String], _: Duration) -> Result<(), SystemdError> {
-        if units.is_empty() {
-            return Ok(());
-        }
-        let held = self
-            .asserted
-            .borrow()
-            .iter()
-            .any(|path| Path::new(path).exists());
-        assert!(!held, "started while held");
-        tokio::time::sleep(self.start_takes.get()).await;
-        self.called("start")?;
-        let (stop, _) = self.held.get();
-        self.held.set((stop, self.reserve()));
-        *self.not_loaded.borrow_mut() = self.cannot_load.borrow().clone();
-        if self.loses_history.get() {
-            fs::remove_dir_all(crate::state::history::directory(self.root.path())).unwrap();
-        }
-        self.runs.set(true);
-        for container in self.containers.borrow_mut().iter_mut() {
-            if container.pid == 0 && container.restart_policy == RestartPolicy::Always {
-                container.pid = 300;
-                container.status = Status::Running;
-            }
-        }
-        self.read_store();
-        self.live_restore.set(false);
-        self.reads_config();
-        // dockerd ends what it finds alive then.
-        if !self.live_restore.get() {
-            for container in self.containers.borrow_mut().iter_mut() {
-                if container.pid == 100 {
-                    container.pid = 0;
-                    container.status = Status::Down("exited".to_owned());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn forget_lasting(&self, _: &str) -> Result<(), SystemdError> {
-        Ok(())
-    }
-    async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError> {
-        self.called("watchdog")?;
-        self.watchdogs.borrow_mut().push(service.name.clone());
-        Ok(())
-    }
-
-    async fn run_like(
-        &self,
-        _: &OwnService,
-        _: &Service,
-        _: BorrowedFd<'_>,
-    ) -> Result<bool, SystemdError> {
-        unreachable!()
-    }
-
-    async fn delay_shutdown(&self, _: &str) -> Result<OwnedFd, SystemdError> {
-        Ok(fs::File::open("/dev/null").unwrap().into())
-    }
-
-    async fn is_shutting_down(&self) -> bool {
-        self.shuts_down.get()
-    }
-
-    async fn hang_up(&self, _: &str) -> Result<(), SystemdError> {
-        self.called("hang up")?;
-        let next = self.on_reload.borrow_mut().pop();
-        match next.unwrap_or(OnReload::Takes) {
-            OnReload::Refuses => return Ok(()),
-            OnReload::HasNoEffect => {}
-            OnReload::Dies => self.runs.set(false),
-            OnReload::Takes => self.reads_config(),
-            OnReload::IsFollowedByAnEdit => {
-                self.reads_config();
-                self.write_config(&self.edit.borrow());
-            }
-        }
-        self.reloads.set(self.reloads.get() + 1);
-        Ok(())
-    }
-}
-
-/// An ID as an engine has it.
-fn in_hex(id: &str) -> String {
-    id.bytes().map(|byte| format!("{byte:02x}")).collect()
-}
-
-struct Counted(Rc<Cell<u32>>, u32);
-
-impl Reloads for Counted {
-    async fn next(&mut self) -> Result<(), EngineError> {
-        while self.0.get() == self.1 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        self.1 = self.0.get();
-        Ok(())
-    }
-}
-
-impl Engine for World {
-    type Reloads = Counted;
-
-    async fn ping(&self) -> Result<(), EngineError> {
-        if self.never_answers.take() {
-            self.runs.set(false);
-        }
-        self.answers()
-    }
-
-    async fn info(&self) -> Result<Info, EngineError> {
-        self.answers()?;
-        Ok(Info {
-            live_restore: self.live_restore.get(),
-            ..Info::default()
-        })
-    }
-
-    async fn running_containers(&self) -> Result<Vec<Container>, EngineError> {
-        self.answers()?;
-        let containers = self.containers.borrow();
-        let up = containers
-            .iter()
-            .filter(|one| !matches!(one.status, Status::Down(_)));
-        let up = up.cloned().collect();
-        drop(containers);
-        if let Some(name) = self.appears_late.take() {
-            self.run_container(&name);
-        }
-        Ok(up)
-    }
-
-    async fn container(&self, id: &str) -> Result<Option<Container>, EngineError> {
-        let containers = self.containers.borrow();
-        Ok(containers.iter().find(|one| one.id == id).cloned())
-    }
-
-    async fn start_container(&self, id: &str) -> Result<(), EngineError> {
-        self.called("start container").unwrap();
-        for container in self.containers.borrow_mut().iter_mut() {
-            if container.id == id {
-                container.pid = 200;
-                container.status = Status::Running;
-            }
-        }
-        Ok(())
-    }
-
-    async fn pause_container(&self, id: &str) -> Result<(), EngineError> {
-        for container in self.containers.borrow_mut().iter_mut() {
-            if container.id == id {
-                container.status = Status::Paused;
-            }
-        }
-        Ok(())
-    }
-
-    async fn unpause_container(&self, id: &str) -> Result<(), EngineError> {
-        for container in self.containers.borrow_mut().iter_mut() {
-            if container.id == id {
-                assert_eq!(container.status, Status::Paused);
-                container.status = Status::Running;
-                self.resumed.borrow_mut().push(id.to_owned());
-            }
-        }
-        Ok(())
-    }
-
-    async fn listed_containers(&self) -> Result<BTreeMap<String, String>, EngineError> {
-        self.answers()?;
-        let containers = self.containers.borrow();
-        let missing = self.not_loaded.borrow();
-        let listed = containers.iter().filter(|one| !missing.contains(&one.id));
-        Ok(listed
-            .map(|one| (in_hex(&one.id), one.name.clone()))
-            .collect())
-    }
-
-    async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError> {
-        let running = self.running_containers().await?;
-        Ok(running.into_iter().map(|container| container.id).collect())
-    }
-
-    async fn down_containers(&self) -> Result<Vec<Container>, EngineError> {
-        self.answers()?;
-        let containers = self.containers.borrow();
-        let down = containers
-            .iter()
-            .filter(|one| matches!(one.status, Status::Down(_)));
-        Ok(down.cloned().collect())
-    }
-
-    async fn set_restart_policy(
-        &self,
-        id: &str,
-        policy: RestartPolicy,
-        max_retries: u32,
-    ) -> Result<(), EngineError> {
-        for container in self.containers.borrow_mut().iter_mut() {
-            if container.id == id {
-                container.restart_policy = policy;
-                container.max_retries = max_retries;
-            }
-        }
-        Ok(())
-    }
-
-    async fn watch_reloads(&self) -> Result<Counted, EngineError> {
-        self.answers()?;
-        Ok(Counted(Rc::clone(&self.reloads), self.reloads.get()))
-    }
-
-    async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError> {
-        if self.engine_lies.get() {
-            return Ok(Some(format!("sha256:{}", "b".repeat(64))));
-        }
-        Ok(self.has.borrow().get(&reference.familiar()).cloned())
-    }
-
-    async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError> {
-        let has = self.has.borrow();
-        Ok(has.values().any(|image| *image == id.to_string()))
-    }
-
-    async fn references(&self) -> Result<References, EngineError> {
-        Ok(self.has.borrow().clone())
     }
 }
 
@@ -626,10 +179,7 @@ fn host(world: &World) -> Managed {
             ..Unit::default()
         },
         service: Service::default(),
-        engine: Some(Info {
-            live_restore: world.live_restore.get(),
-            ..Info::default()
-        }),
+        engine: Some(world.engine.info.borrow().clone()),
         socket: "/nowhere".into(),
         config_file: world.config_file(),
         flags: Flags::default(),
@@ -643,27 +193,28 @@ fn host(world: &World) -> Managed {
 }
 
 fn impact(world: &World) -> Impact {
+    let file = fs::read(world.config_file()).ok();
     Impact {
         unit: "docker.service".to_owned(),
         running: true,
         triggers: vec!["docker.socket".to_owned()],
         carried_along: Vec::new(),
-        containers: world.containers.borrow().clone(),
-        policy: world.policy.get(),
-        live_restore: if world.swarm.get() {
+        containers: world.engine.containers.borrow().clone(),
+        policy: world.policy,
+        live_restore: if world.swarm {
             LiveRestore::Impossible(LiveRestoreBlocker::Swarm)
-        } else if world.live_restore.get() && world.file_says_live_restore() {
+        } else if world.engine.live_restore() && says_live_restore(file.as_deref()) {
             LiveRestore::On
         } else {
             LiveRestore::Switchable(world.config_file())
         },
         keeps_auto_removed: true,
-        resumes_health_checks: !world.old.get(),
+        resumes_health_checks: !world.old,
         api_clients: 0,
         waits_for_clients: true,
         removed_at_start: Vec::new(),
         forgotten_by_reload: Vec::new(),
-        startable: world.startable.borrow().clone(),
+        startable: world.startable.clone(),
         may_refuse_reload: false,
     }
 }
@@ -685,16 +236,7 @@ fn recover(world: &World) -> Result<Vec<String>, Failure> {
             .unwrap();
         let mut journal = Journal::read(images.data_root()).unwrap().unwrap();
         let (host, impact) = (host(world), impact(world));
-        let daemon = Daemon {
-            docker: Docker {
-                manager: world,
-                host: &host,
-                pending: &world.pending(),
-            },
-            engine: world,
-            impact: &impact,
-            runtime_units: &world.root.path().join("units"),
-        };
+        let daemon = world.daemon(&host, &impact);
         recovery::recover(&mut journal, &images, &lock, daemon, &mut Steps::default()).await
     })
 }
@@ -726,17 +268,7 @@ fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
             .await
             .unwrap();
         let (host, impact) = (host(world), impact(world));
-        let units = world.root.path().join("units");
-        let daemon = Daemon {
-            docker: Docker {
-                manager: world,
-                host: &host,
-                pending: &world.pending(),
-            },
-            engine: world,
-            impact: &impact,
-            runtime_units: &units,
-        };
+        let daemon = world.daemon(&host, &impact);
         let interrupt = Interrupt::listen().unwrap();
         let mut steps = Steps::default();
         let limits = Limits {
@@ -757,7 +289,7 @@ fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
         let mut restart = Restart::new(goal, Some(daemon), before);
         // The kernel lets go of a table when its socket is closed.
         let held = || fs::File::open("/dev/null").unwrap().into();
-        restart.held_ports = world.holds_ports.get().then(held);
+        restart.held_ports = world.holds_ports.then(held);
         let outcome = tx.run(restart).await;
         (outcome, steps)
     })
@@ -766,7 +298,8 @@ fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
 #[track_caller]
 fn is_undone(world: &World, outcome: &Outcome) {
     assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
-    assert!(world.runs.get(), "Docker runs");
+    let states = block_on(world.systemd.active_states()).unwrap();
+    assert!(states.values().all(|state| state == "active"), "{states:?}");
     assert_eq!(world.store(), STORE);
     is_clean(world);
 }
@@ -780,8 +313,8 @@ fn is_clean(world: &World) {
         .collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(Journal::read(world.root.path()).unwrap().is_none());
-    assert_eq!(*world.watchdogs.borrow(), Vec::<String>::new());
-    let markers = fs::read_dir(world.pending());
+    assert_eq!(*world.systemd.watchdogs.borrow(), Vec::<String>::new());
+    let markers = fs::read_dir(&world.pending);
     assert_eq!(markers.map_or(0, Iterator::count), 0);
     let etc = fs::read_dir(world.root.path().join("etc"));
     assert!(
@@ -791,12 +324,7 @@ fn is_clean(world: &World) {
             <= 1,
         "nothing beside daemon.json and hosts"
     );
-    assert_eq!(
-        fs::read_dir(world.root.path().join("units"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(fs::read_dir(&world.units).unwrap().count(), 0);
 }
 
 #[test]
@@ -806,7 +334,13 @@ fn all_goes_well() {
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let backup = outcome.backup;
     assert_eq!(fs::read_to_string(backup.unwrap()).unwrap(), STORE);
-    assert!(world.has.borrow().contains_key(&format!("a@{DIGEST}")));
+    assert!(
+        world
+            .engine
+            .has
+            .borrow()
+            .contains_key(&format!("a@{DIGEST}"))
+    );
     assert_eq!(
         steps,
         [
@@ -819,30 +353,51 @@ fn all_goes_well() {
         ]
     );
     assert_eq!(
-        *world.calls.borrow(),
+        *world.systemd.calls.borrow(),
         ["watchdog", "reload", "stop", "start", "reload"],
         "nothing is asked of systemd twice"
     );
 }
 
+/// The bytes that are held for the start of Docker.
+fn reserve(data_root: &Path) -> u64 {
+    let directory = data_root.join("digestfix/.digestfix-reserve");
+    let parts = fs::read_dir(directory).into_iter().flatten();
+    let files = parts.flat_map(|part| fs::read_dir(part.unwrap().path()).unwrap());
+    files
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum()
+}
+
+/// What the last call of this name finds held.
+fn reserve_at(world: &World, call: &'static str) -> Rc<Cell<Option<u64>>> {
+    let (found, root) = (Rc::default(), world.root.path().to_owned());
+    let finds: Rc<Cell<_>> = Rc::clone(&found);
+    let look = move || finds.set(Some(reserve(&root)));
+    world.systemd.at(call, look);
+    found
+}
+
 #[test]
 fn space_is_held_while_docker_is_stopped_and_freed_before_its_start() {
     let world = World::new();
+    let [stopped, started] = ["stop", "start"].map(|call| reserve_at(&world, call));
     let (outcome, _) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let all = crate::transaction::reserve::needs(world.root.path(), &[])[0].bytes;
-    let (stopped, started) = world.held.get();
+    let (stopped, started) = (stopped.get().unwrap(), started.get().unwrap());
     assert!(stopped >= all, "{stopped}");
     assert!(started > 0 && started <= all / 2 + all / 8, "{started}");
-    assert_eq!(world.reserve(), 0);
+    assert_eq!(reserve(world.root.path()), 0);
 
     // The way back has all of it, and nothing stays.
     let world = World::new();
-    world.engine_lies.set(true);
+    world.engine.lies.set(true);
+    let started = reserve_at(&world, "start");
     let (outcome, _) = transact(&world);
     is_undone(&world, &outcome);
-    assert_eq!(world.held.get().1, 0);
-    assert_eq!(world.reserve(), 0);
+    assert_eq!(started.get(), Some(0));
+    assert_eq!(reserve(world.root.path()), 0);
 }
 
 #[test]
@@ -860,7 +415,7 @@ fn a_reserve_that_cannot_be_held_is_refused_before_the_stop() {
         panic!("{outcome:?}");
     };
     assert_eq!(error.need.path, state);
-    assert!(!world.calls.borrow().contains(&"stop".to_owned()));
+    assert!(!world.systemd.calls.borrow().contains(&"stop"));
 }
 
 #[test]
@@ -880,23 +435,24 @@ fn what_a_killed_run_held_is_freed_before_docker_is_started() {
     journal.write(&lock).unwrap();
     drop(lock);
     std::mem::forget(Reserve::hold(images.data_root(), &[]).unwrap());
-    world.runs.set(false);
-    world.held.set((0, 1));
+    world.engine.runs.set(false);
+    let started = reserve_at(&world, "start");
     assert_eq!(recover(&world).unwrap(), [""; 0]);
-    assert!(world.runs.get());
-    assert_eq!(world.held.get().1, 0, "freed before the start");
-    assert_eq!(world.reserve(), 0);
+    assert!(world.engine.runs.get());
+    assert_eq!(started.get(), Some(0), "freed before the start");
+    assert_eq!(reserve(world.root.path()), 0);
 }
 
 /// Docker answers, and has not loaded a container that was not running either.
 #[test]
 fn a_container_that_docker_does_not_list_any_more_is_told() {
-    let world = World::new();
+    let mut world = World::new();
     for name in ["web", "down", "gone"] {
-        world.run_container(name);
+        world.engine.run_container(name);
     }
-    world.policy.set(ContainerPolicy::Ignore);
+    world.policy = ContainerPolicy::Ignore;
     let ids: Vec<String> = world
+        .engine
         .containers
         .borrow_mut()
         .iter_mut()
@@ -913,7 +469,7 @@ fn a_container_that_docker_does_not_list_any_more_is_told() {
         fs::create_dir_all(&files).unwrap();
         fs::write(files.join("config.v2.json"), "{}").unwrap();
     }
-    world.cannot_load.replace(ids[1..].to_vec());
+    world.engine.cannot_load.replace(ids[1..].to_vec());
     let (outcome, _) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let containers = outcome.containers;
@@ -942,7 +498,7 @@ fn what_is_waited_for_is_said_before() {
         ]
     );
     let world = World::new();
-    world.engine_lies.set(true);
+    world.engine.lies.set(true);
     let (_, steps) = transact_all(&world);
     assert_eq!(
         steps.2[7..],
@@ -958,7 +514,7 @@ fn what_is_waited_for_is_said_before() {
 fn a_failing_call_is_undone_wherever_it_is() {
     for call in ["reload", "stop", "start"] {
         let world = World::new();
-        world.fails.set(Some((call, 0)));
+        world.systemd.fails.set(Some((call, 0)));
         let (outcome, _) = transact(&world);
         is_undone(&world, &outcome);
     }
@@ -966,8 +522,8 @@ fn a_failing_call_is_undone_wherever_it_is() {
 
 #[test]
 fn docker_that_does_not_stop_is_not_written_under() {
-    let world = World::new();
-    world.main_pid.set(1);
+    let mut world = World::new();
+    world.systemd.service.main_pid = 1;
     let (outcome, steps) = transact(&world);
     is_undone(&world, &outcome);
     assert!(!steps.contains(&Step::Commit));
@@ -988,16 +544,34 @@ fn docker_that_is_still_there_is_not_written_under() {
 #[test]
 fn an_engine_that_ends_instead_of_answering() {
     let world = World::new();
-    world.never_answers.set(true);
+    world.engine.dies_at_ping.set(true);
     let (outcome, steps) = transact(&world);
     is_undone(&world, &outcome);
     assert!(steps.contains(&Step::UndoCommit));
 }
 
 #[test]
+fn an_engine_that_never_answers_is_given_up() {
+    let world = World::new();
+    for (call, hangs) in [("start", true), ("stop", false)] {
+        let engine = Rc::clone(&world.engine);
+        let change = move || engine.hangs.set(hangs);
+        world.systemd.at(call, change);
+    }
+    let (outcome, steps) = transact(&world);
+    let Ended::Broken { failure, undo, .. } = outcome.ended else {
+        panic!("{outcome:?}");
+    };
+    for failure in [failure, undo] {
+        assert!(matches!(failure, Failure::Silent { .. }), "{failure}");
+    }
+    assert!(steps.contains(&Step::UndoCommit) && world.store() == STORE);
+}
+
+#[test]
 fn an_engine_that_answers_otherwise() {
     let world = World::new();
-    world.engine_lies.set(true);
+    world.engine.lies.set(true);
     let (outcome, steps) = transact(&world);
     is_undone(&world, &outcome);
     assert!(steps.contains(&Step::UndoStop));
@@ -1008,8 +582,8 @@ fn an_engine_that_answers_otherwise() {
 #[test]
 fn an_undo_that_cannot_stop_docker() {
     let world = World::new();
-    world.engine_lies.set(true);
-    world.fails.set(Some(("stop", 1)));
+    world.engine.lies.set(true);
+    world.systemd.fails.set(Some(("stop", 1)));
     let (outcome, _) = transact(&world);
     let Ended::Broken {
         now:
@@ -1027,17 +601,17 @@ fn an_undo_that_cannot_stop_docker() {
         panic!("{store:?}");
     };
     assert_eq!(fs::read_to_string(backup).unwrap(), STORE);
-    assert!(world.runs.get(), "and Docker runs all the same");
+    assert!(world.engine.runs.get(), "and Docker runs all the same");
 }
 
 #[test]
 fn a_stop_that_others_cancel_is_asked_for_again() {
     let world = World::new();
-    world.cancels.set(3);
+    world.systemd.cancels.set(3);
     let (outcome, _) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let world = World::new();
-    world.cancels.set(21);
+    world.systemd.cancels.set(21);
     let (outcome, _) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
     is_clean(&world);
@@ -1046,8 +620,8 @@ fn a_stop_that_others_cancel_is_asked_for_again() {
 #[test]
 fn a_docker_that_never_starts_again() {
     let world = World::new();
-    world.fails.set(Some(("start", 0)));
-    world.fails_for_good.set(true);
+    world.systemd.fails.set(Some(("start", 0)));
+    world.systemd.fails_for_good.set(true);
     let (outcome, _) = transact(&world);
     let Ended::Broken {
         now:
@@ -1064,16 +638,20 @@ fn a_docker_that_never_starts_again() {
     assert_eq!(store, StoreNow::Old);
     assert_eq!(world.store(), STORE);
 
-    assert_eq!(world.watchdogs.borrow().len(), 1, "which tries as well");
+    assert_eq!(
+        world.systemd.watchdogs.borrow().len(),
+        1,
+        "which tries as well"
+    );
 
-    world.fails.set(None);
+    world.systemd.fails.set(None);
     assert!(
         matches!(recover(&world), Ok(problems) if problems.is_empty()),
         "once that is mended"
     );
-    assert!(world.runs.get());
+    assert!(world.engine.runs.get());
     assert_eq!(
-        world.watchdogs.borrow().len(),
+        world.systemd.watchdogs.borrow().len(),
         0,
         "it is not needed any more"
     );
@@ -1083,9 +661,9 @@ fn a_docker_that_never_starts_again() {
 #[test]
 fn clients_that_are_let_go_are_told_of() {
     for (holds_ports, seconds, told) in [(true, 9, 0), (true, 11, 1), (false, 11, 0)] {
-        let world = World::new();
-        world.holds_ports.set(holds_ports);
-        world.start_takes.set(Duration::from_secs(seconds));
+        let mut world = World::new();
+        world.holds_ports = holds_ports;
+        world.systemd.start_takes.set(Duration::from_secs(seconds));
         let (outcome, steps) = transact_all(&world);
         assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
         let warnings = steps.1.iter();
@@ -1105,12 +683,12 @@ fn clients_that_are_let_go_are_told_of() {
 
 #[test]
 fn a_hold_that_systemd_does_not_heed_is_no_hold() {
-    let world = World::new();
-    world.deaf.set(true);
+    let mut world = World::new();
+    world.systemd.runtime_units = None;
     let (outcome, steps) = transact(&world);
     is_undone(&world, &outcome);
     assert_eq!(steps, [Step::Stage]);
-    assert!(!world.calls.borrow().contains(&"stop".to_owned()));
+    assert!(!world.systemd.calls.borrow().contains(&"stop"));
 }
 
 /// daemon.json as it may be found.
@@ -1127,13 +705,13 @@ fn keeps(world: &World, config: Option<&str>) {
     let name = world.config_file().symlink_metadata();
     let directory = world.config_file().parent().unwrap().exists();
     assert_eq!(directory, name.is_ok(), "nothing that was not there");
-    assert!(!world.live_restore.get());
+    assert!(!world.engine.live_restore());
     assert_eq!(world.statuses(), [(100, Status::Running)]);
 }
 
 fn world_with(config: Option<&str>) -> World {
     let world = World::new();
-    world.run_container("web");
+    world.engine.run_container("web");
     if let Some(config) = config {
         world.write_config(config);
     }
@@ -1150,7 +728,13 @@ fn containers_keep_running() {
         assert_eq!(containers, []);
         assert!(steps.contains(&Step::EnableLiveRestore) && steps.contains(&Step::TakeBack));
         keeps(&world, config);
-        assert!(world.has.borrow().contains_key(&format!("a@{DIGEST}")));
+        assert!(
+            world
+                .engine
+                .has
+                .borrow()
+                .contains_key(&format!("a@{DIGEST}"))
+        );
     }
 }
 
@@ -1202,7 +786,7 @@ fn a_setting_that_only_has_to_be_read_stays() {
     let world = world_with(Some("{\"live-restore\": true}"));
     let (outcome, _) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
-    assert!(world.live_restore.get());
+    assert!(world.engine.live_restore());
     assert_eq!(world.config().unwrap(), "{\"live-restore\": true}");
     assert_eq!(world.statuses(), [(100, Status::Running)]);
 }
@@ -1212,7 +796,7 @@ fn each_failing_call_leaves_daemon_json_and_containers() {
     for config in CONFIGS {
         for call in ["reload", "hang up", "stop", "start"] {
             let world = world_with(config);
-            world.fails.set(Some((call, 0)));
+            world.systemd.fails.set(Some((call, 0)));
             let (outcome, _) = transact(&world);
             is_undone(&world, &outcome);
             keeps(&world, config);
@@ -1225,7 +809,7 @@ fn each_failing_reload_leaves_daemon_json_and_containers() {
     for config in CONFIGS {
         for failure in [OnReload::Refuses, OnReload::HasNoEffect, OnReload::Dies] {
             let world = world_with(config);
-            *world.on_reload.borrow_mut() = vec![failure];
+            *world.engine.on_reload.borrow_mut() = vec![failure];
             let (outcome, steps) = transact(&world);
             is_undone(&world, &outcome);
             assert!(!steps.contains(&Step::Stop));
@@ -1239,7 +823,7 @@ fn each_failing_reload_leaves_daemon_json_and_containers() {
 #[test]
 fn a_reload_that_fails_on_the_way_back() {
     let world = world_with(Some("{}"));
-    *world.on_reload.borrow_mut() = vec![OnReload::Refuses, OnReload::Takes];
+    *world.engine.on_reload.borrow_mut() = vec![OnReload::Refuses, OnReload::Takes];
     let (outcome, _) = transact(&world);
     assert!(
         matches!(outcome.ended, Ended::Incomplete { .. }),
@@ -1256,13 +840,12 @@ fn somebody_elses_edit_stays_and_containers_too() {
     let texts = [r#"{"debug": true}"#, r#"{ "live-restore":false }"#];
     for (theirs, failing) in texts.into_iter().zip([None, Some("stop")]) {
         let world = world_with(Some("{}"));
-        world.fails.set(failing.map(|call| (call, 0)));
-        *world.edit.borrow_mut() = theirs.to_owned();
-        *world.on_reload.borrow_mut() = vec![OnReload::IsFollowedByAnEdit];
+        world.systemd.fails.set(failing.map(|call| (call, 0)));
+        *world.engine.on_reload.borrow_mut() = vec![OnReload::IsFollowedByAnEdit(theirs)];
         let (outcome, _) = transact(&world);
         assert_eq!(matches!(outcome.ended, Ended::Done), failing.is_none());
         assert_eq!(world.config().unwrap(), theirs);
-        assert!(!world.live_restore.get());
+        assert!(!world.engine.live_restore());
         assert_eq!(world.statuses(), [(100, Status::Running)]);
         assert!(Journal::read(world.root.path()).unwrap().is_none());
         let kept: Vec<String> = fs::read_dir(world.root.path().join("etc"))
@@ -1280,12 +863,12 @@ fn somebody_elses_edit_stays_and_containers_too() {
 fn an_engine_that_says_otherwise_than_its_file() {
     for config in CONFIGS {
         let world = world_with(config);
-        world.live_restore.set(true);
+        world.engine.set_live_restore(true);
         let (outcome, _) = transact(&world);
         assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
         assert_eq!(world.statuses(), [(100, Status::Running)]);
         assert_eq!(world.config().as_deref(), config);
-        assert!(world.live_restore.get(), "as it was");
+        assert!(world.engine.live_restore(), "as it was");
     }
 }
 
@@ -1328,17 +911,17 @@ fn every_state_of_daemon_json_is_recovered() {
                 fs::create_dir_all(world.config_file().parent().unwrap()).unwrap();
                 leave(&world, "digestfix-x", &state, [&on, &off], config);
                 mark(&world, stopping);
-                world.live_restore.set(engine);
-                world.runs.set(runs);
+                world.engine.set_live_restore(engine);
+                world.engine.runs.set(runs);
                 let case = format!("{config:?}, state {number}, {engine} {runs} {stopping}");
                 assert!(
                     matches!(recover(&world), Ok(problems) if problems.is_empty()),
                     "{case}"
                 );
                 assert_eq!(world.config().as_deref(), config, "{case}");
-                assert!(!world.live_restore.get(), "{case}");
+                assert!(!world.engine.live_restore(), "{case}");
                 assert_eq!(world.statuses(), [(100, Status::Running)], "{case}");
-                assert!(world.runs.get(), "{case}");
+                assert!(world.engine.runs.get(), "{case}");
                 is_clean(&world);
             }
         }
@@ -1414,10 +997,10 @@ fn mark(world: &World, stopping: bool) {
 
 #[test]
 fn containers_that_stop_are_started_again() {
-    let world = world_with(None);
-    world.run_container("frozen");
-    world.containers.borrow_mut()[1].status = Status::Paused;
-    world.policy.set(ContainerPolicy::Restart);
+    let mut world = world_with(None);
+    world.engine.run_container("frozen");
+    world.engine.containers.borrow_mut()[1].status = Status::Paused;
+    world.policy = ContainerPolicy::Restart;
     let (outcome, steps) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     assert!(steps.contains(&Step::StartContainers) && !steps.contains(&Step::EnableLiveRestore));
@@ -1429,9 +1012,9 @@ fn containers_that_stop_are_started_again() {
 
 #[test]
 fn they_are_after_a_failure_too() {
-    let world = world_with(None);
-    world.policy.set(ContainerPolicy::Restart);
-    world.fails.set(Some(("start", 0)));
+    let mut world = world_with(None);
+    world.policy = ContainerPolicy::Restart;
+    world.systemd.fails.set(Some(("start", 0)));
     let (outcome, _) = transact(&world);
     is_undone(&world, &outcome);
     assert_eq!(world.statuses(), [(200, Status::Running)]);
@@ -1439,8 +1022,8 @@ fn they_are_after_a_failure_too() {
 
 #[test]
 fn ignored_containers_stay_down_and_are_told() {
-    let world = world_with(None);
-    world.policy.set(ContainerPolicy::Ignore);
+    let mut world = world_with(None);
+    world.policy = ContainerPolicy::Ignore;
     let (outcome, _) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let containers = outcome.containers;
@@ -1451,14 +1034,19 @@ fn ignored_containers_stay_down_and_are_told() {
 #[test]
 fn a_container_that_comes_in_between_is_not_lost() {
     for (swarm, late) in [(false, false), (true, false), (false, true), (true, true)] {
-        let world = World::new();
-        world.swarm.set(swarm);
-        let appears = if late {
-            &world.appears_late
+        let mut world = World::new();
+        world.swarm = swarm;
+        if late {
+            world.engine.appears_late.set(Some("late"));
         } else {
-            &world.appears
-        };
-        *appears.borrow_mut() = Some("late".to_owned());
+            let (engine, mut name) = (Rc::clone(&world.engine), Some("late"));
+            let appears = move || {
+                name.take()
+                    .into_iter()
+                    .for_each(|name| engine.run_container(name))
+            };
+            world.systemd.at("reload", appears);
+        }
         let (outcome, steps) = transact(&world);
         is_undone(&world, &outcome);
         assert!(!steps.contains(&Step::Stop));
@@ -1471,17 +1059,17 @@ fn a_container_that_comes_in_between_is_not_lost() {
 fn what_is_down_stays_down() {
     for failing in [None, Some("stop"), Some("start")] {
         let world = world_with(None);
-        world.run_container("down");
+        world.engine.run_container("down");
         {
-            let mut containers = world.containers.borrow_mut();
+            let mut containers = world.engine.containers.borrow_mut();
             containers[1].pid = 0;
             containers[1].status = Status::Down("exited".to_owned());
             containers[1].restart_policy = RestartPolicy::Always;
             containers[1].max_retries = 3;
         }
-        world.fails.set(failing.map(|call| (call, 0)));
+        world.systemd.fails.set(failing.map(|call| (call, 0)));
         transact(&world);
-        let containers = world.containers.borrow();
+        let containers = world.engine.containers.borrow();
         assert_eq!(containers[1].pid, 0);
         assert_eq!(containers[1].restart_policy, RestartPolicy::Always);
         assert_eq!(containers[1].max_retries, 3);
@@ -1492,15 +1080,15 @@ fn what_is_down_stays_down() {
 #[test]
 fn health_checks_are_resumed_where_docker_does_not() {
     for old in [false, true] {
-        let world = world_with(None);
-        world.old.set(old);
-        world.run_container("unchecked");
-        world.containers.borrow_mut()[0].health_check = true;
+        let mut world = world_with(None);
+        world.old = old;
+        world.engine.run_container("unchecked");
+        world.engine.containers.borrow_mut()[0].health_check = true;
         let (outcome, _) = transact(&world);
         assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
         let containers = outcome.containers;
         assert_eq!(containers, []);
         let resumed: &[&str] = if old { &["web"] } else { &[] };
-        assert_eq!(*world.resumed.borrow(), resumed);
+        assert_eq!(*world.engine.resumed.borrow(), resumed);
     }
 }

@@ -26,8 +26,8 @@ fn of(journal: &mut Journal) -> &mut journal::Restart {
 const NEW: &str = r#"{"Repositories":{}}"#;
 
 fn kept_down(world: &World) -> KeptDown {
-    world.run_container(DOWN);
-    let mut containers = world.containers.borrow_mut();
+    world.engine.run_container(DOWN);
+    let mut containers = world.engine.containers.borrow_mut();
     let Some(container) = containers.last_mut() else {
         panic!("it was made just now");
     };
@@ -67,7 +67,7 @@ fn beside(world: &World, suffix: &str) -> PathBuf {
 }
 
 fn policy(world: &World) -> RestartPolicy {
-    let containers = world.containers.borrow();
+    let containers = world.engine.containers.borrow();
     let found = containers.iter().find(|one| one.name == DOWN);
     found.unwrap().restart_policy
 }
@@ -85,16 +85,25 @@ fn recover_files(world: &World) -> Result<bool, Failure> {
 #[test]
 fn after_a_boot_nothing_is_started() {
     let world = World::new();
-    world.runs.set(false);
-    world.run_container("e0");
-    world.containers.borrow_mut()[0].status = Status::Down("exited".to_owned());
+    world.engine.runs.set(false);
+    world.engine.run_container("e0");
+    world.engine.containers.borrow_mut()[0].status = Status::Down("exited".to_owned());
     left(&world, |journal| {
         of_another_boot(journal);
         of(journal).live_restore = Some(switched(&world, "{}"));
-        of(journal).start_again = world.containers.borrow().iter().map(Ran::from).collect();
+        of(journal).start_again = world
+            .engine
+            .containers
+            .borrow()
+            .iter()
+            .map(Ran::from)
+            .collect();
     });
     assert!(recover(&world).unwrap().is_empty());
-    assert!(!world.runs.get(), "whether Docker runs is systemd's to say");
+    assert!(
+        !world.engine.runs.get(),
+        "whether Docker runs is systemd's to say"
+    );
     assert_eq!(world.config().as_deref(), Some("{}"));
     is_clean(&world);
 }
@@ -103,22 +112,23 @@ fn after_a_boot_nothing_is_started() {
 fn after_a_boot_docker_gives_policies_back() {
     let world = World::new();
     let kept = kept_down(&world);
-    world.run_container("e0");
-    world.containers.borrow_mut()[1].status = Status::Down("exited".to_owned());
+    world.engine.run_container("e0");
+    world.engine.containers.borrow_mut()[1].status = Status::Down("exited".to_owned());
     left(&world, |journal| {
         of_another_boot(journal);
         of(journal).kept_down.push(kept);
-        of(journal).start_again = vec![Ran::from(&world.containers.borrow()[1])];
+        of(journal).start_again = vec![Ran::from(&world.engine.containers.borrow()[1])];
         of(journal).live_restore = Some(switched(&world, "{}"));
     });
-    world.live_restore.set(true);
+    world.engine.set_live_restore(true);
     assert!(recover(&world).unwrap().is_empty());
     assert_eq!(policy(&world), RestartPolicy::Always);
-    assert!(
-        !world.calls.borrow().contains(&"start container".to_owned()),
+    assert_eq!(
+        world.statuses()[1],
+        (100, Status::Down("exited".to_owned())),
         "a boot would not have started it"
     );
-    assert!(!world.live_restore.get());
+    assert!(!world.engine.live_restore());
     assert_eq!(world.config().as_deref(), Some("{}"));
     is_clean(&world);
 }
@@ -126,7 +136,7 @@ fn after_a_boot_docker_gives_policies_back() {
 #[test]
 fn policies_wait_for_a_docker_that_is_down() {
     let world = World::new();
-    world.runs.set(false);
+    world.engine.runs.set(false);
     let kept = kept_down(&world);
     left(&world, |journal| {
         of_another_boot(journal);
@@ -139,8 +149,8 @@ fn policies_wait_for_a_docker_that_is_down() {
         recover(&world),
         Err(Failure::WaitsForDocker(names)) if names == DOWN
     ));
-    assert!(!world.runs.get());
-    world.runs.set(true);
+    assert!(!world.engine.runs.get());
+    world.engine.runs.set(true);
     assert!(recover(&world).unwrap().is_empty());
     assert_eq!(policy(&world), RestartPolicy::Always);
     is_clean(&world);
@@ -149,7 +159,7 @@ fn policies_wait_for_a_docker_that_is_down() {
 #[test]
 fn files_are_all_there_is_without_docker() {
     let world = World::new();
-    world.runs.set(false);
+    world.engine.runs.set(false);
     fs::write(beside(&world, ""), NEW).unwrap();
     left(&world, |journal| {
         of_another_boot(journal);
@@ -171,7 +181,7 @@ fn a_torn_store_is_mended_from_its_copy() {
         (None, NEW),
     ] {
         let world = World::new();
-        world.runs.set(false);
+        world.engine.runs.set(false);
         let live = world.images().store_path();
         match torn {
             Some(torn) => fs::write(&live, torn).unwrap(),
@@ -181,7 +191,7 @@ fn a_torn_store_is_mended_from_its_copy() {
         left(&world, |_| {});
         assert!(recover(&world).unwrap().is_empty());
         assert_eq!(world.store(), copy);
-        assert!(world.runs.get());
+        assert!(world.engine.runs.get());
         let kept = fs::read_to_string(beside(&world, ".torn")).ok();
         assert_eq!(kept.as_deref(), torn, "what was found is not lost");
     }
@@ -191,8 +201,8 @@ fn a_torn_store_is_mended_from_its_copy() {
 fn a_torn_store_without_a_copy_is_told() {
     for copy in [None, Some("{}"), Some("{\"Repositories\":{\"a\":{}}}")] {
         let world = World::new();
-        world.runs.set(false);
-        fs::write(world.images().store_path(), "{").unwrap();
+        world.engine.runs.set(false);
+        world.write_store("{");
         if let Some(copy) = copy {
             fs::write(beside(&world, ""), copy).unwrap();
         }
@@ -216,7 +226,7 @@ fn what_lies_beside_the_store_is_tidied() {
         (NEW, Some(STORE), None, Some("{}"), Some(STORE)),
     ] {
         let world = World::new();
-        fs::write(world.images().store_path(), live).unwrap();
+        world.write_store(live);
         for (suffix, content) in [("", own), (".old", old), ("+", undo)] {
             if let Some(content) = content {
                 fs::write(beside(&world, suffix), content).unwrap();
@@ -238,8 +248,8 @@ fn what_lies_beside_the_store_is_tidied() {
 #[test]
 fn containers_are_kept_where_the_file_no_longer_says_so() {
     let world = world_with(Some("{}"));
-    world.live_restore.set(true);
-    world.runs.set(false);
+    world.engine.set_live_restore(true);
+    world.engine.runs.set(false);
     left(&world, |journal| of(journal).live_restore_by_file = true);
     assert!(recover(&world).unwrap().is_empty());
     assert_eq!(world.statuses(), [(100, Status::Running)]);
@@ -250,20 +260,20 @@ fn containers_are_kept_where_the_file_no_longer_says_so() {
 #[test]
 fn without_a_watchdog_nothing_is_touched() {
     let world = World::new();
-    world.fails.set(Some(("watchdog", 0)));
+    world.systemd.fails.set(Some(("watchdog", 0)));
     let (outcome, steps) = transact(&world);
     is_undone(&world, &outcome);
     assert!(steps.is_empty());
-    assert_eq!(*world.calls.borrow(), ["watchdog"]);
+    assert_eq!(*world.systemd.calls.borrow(), ["watchdog"]);
 }
 
 /// systemd starts nothing any more then.
 #[test]
 fn a_shutdown_half_way_leaves_the_rest_to_the_boot() {
     let world = world_with(Some("{}"));
-    world.shuts_down.set(true);
-    world.fails.set(Some(("start", 0)));
-    world.fails_for_good.set(true);
+    world.systemd.shuts_down.set(true);
+    world.systemd.fails.set(Some(("start", 0)));
+    world.systemd.fails_for_good.set(true);
     let (outcome, _) = transact(&world);
     let Ended::Broken {
         now:

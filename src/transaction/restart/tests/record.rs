@@ -46,17 +46,11 @@ fn to_take_back(world: &World, id: Option<&str>) -> Reversal {
 /// Two images, of which the digest is the second one's.
 fn two_images() -> World {
     let world = World::new();
-    let images = world.images().path();
-    fs::write(
-        images.join("imagedb/content/sha256").join("b".repeat(64)),
-        "",
-    )
-    .unwrap();
-    let store = format!(
+    world.has_image('b');
+    world.write_store(&format!(
         r#"{{"Repositories":{{"a":{{"a:1":"{A}"}},"b":{{"b:1":"{B}","b@{DIGEST}":"{B}"}}}}}}"#
-    );
-    fs::write(world.images().store_path(), store).unwrap();
-    world.read_store();
+    ));
+    world.engine.reads_store();
     world
 }
 
@@ -113,7 +107,7 @@ fn what_holds_already_is_no_claim_of_the_record() {
 fn what_is_undone_is_on_record() {
     for call in ["reload", "stop", "start"] {
         let world = World::new();
-        world.fails.set(Some((call, 0)));
+        world.systemd.fails.set(Some((call, 0)));
         let (outcome, _) = transact(&world);
         is_undone(&world, &outcome);
         let record = only(&world);
@@ -129,8 +123,8 @@ fn what_is_undone_is_on_record() {
 #[test]
 fn what_is_broken_is_on_record() {
     let world = World::new();
-    world.engine_lies.set(true);
-    world.fails.set(Some(("stop", 1)));
+    world.engine.lies.set(true);
+    world.systemd.fails.set(Some(("stop", 1)));
     transact(&world);
     let Some(End::Broken { why }) = only(&world).result else {
         panic!("{:?}", only(&world));
@@ -145,7 +139,7 @@ fn what_is_broken_is_on_record() {
 #[test]
 fn what_is_incomplete_stays_so_on_record() {
     let world = world_with(Some("{}"));
-    *world.on_reload.borrow_mut() = vec![OnReload::Refuses, OnReload::Takes];
+    *world.engine.on_reload.borrow_mut() = vec![OnReload::Refuses, OnReload::Takes];
     transact(&world);
     let record = only(&world);
     assert!(matches!(record.result, Some(End::Incomplete { .. })));
@@ -183,7 +177,7 @@ fn a_recovery_ends_the_record() {
         assert_eq!(only(&world).result, None);
         let restart = Intent::Restart(journal::Restart::new("docker.service"));
         write_journal(&world, &Journal::new("x", references, restart));
-        fs::write(world.images().store_path(), found).unwrap();
+        world.write_store(found);
         assert_eq!(recover(&world).unwrap(), [""; 0]);
         let record = only(&world);
         let references = expected;
@@ -219,7 +213,7 @@ fn what_cannot_be_noted_is_not_begun() {
             "{outcome:?}"
         );
         assert_eq!(steps, []);
-        assert_eq!(*world.calls.borrow(), ["watchdog"]);
+        assert_eq!(*world.systemd.calls.borrow(), ["watchdog"]);
     }
 }
 
@@ -236,7 +230,9 @@ fn a_name_that_is_taken_is_not_written_over() {
 #[test]
 fn an_end_that_cannot_be_noted_is_a_warning() {
     let world = World::new();
-    world.loses_history.set(true);
+    let history = history::directory(world.root.path());
+    let lose = move || fs::remove_dir_all(&history).unwrap();
+    world.systemd.at("start", lose);
     let (outcome, told) = apply(&world, &[&format!("a:1@{DIGEST}")], "one");
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let warnings = told.1.join("\n");
@@ -261,11 +257,18 @@ fn a_broken_record_is_in_nobodys_way() {
     assert_eq!(broken.len(), 1);
 }
 
+/// An administrator writes these references when Docker is stopped.
+fn edit_at_stop(world: &World, store: &str) {
+    let (path, store) = (world.images().store_path(), store.to_owned());
+    let edit = move || fs::write(&path, &store).unwrap();
+    world.systemd.at("stop", edit);
+}
+
 #[test]
 fn a_second_plan_replaces_the_first_on_record() {
     let world = World::new();
     let meanwhile = format!(r#"{{"Repositories":{{"a":{{"a:1":"{A}","a:2":"{A}"}}}}}}"#);
-    *world.store_at_stop.borrow_mut() = Some(meanwhile.clone());
+    edit_at_stop(&world, &meanwhile);
     let (outcome, steps) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     assert!(steps.contains(&Step::Reread));
@@ -280,14 +283,20 @@ fn a_transaction_is_taken_back() {
     let found = world.store();
     apply(&world, &[&format!("a@{DIGEST}=b:1")], "one");
     apply(&world, &["b:1=a:1", "c:1=a:1"], "two");
-    assert_eq!(world.has.borrow()["b:1"], A);
+    assert_eq!(world.engine.has.borrow()["b:1"], A);
 
     let goal = Goal::TakeBack(to_take_back(&world, None));
     let (outcome, _) = transact_for(&world, &goal, "three");
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
-    assert_eq!(world.has.borrow()["b:1"], B, "points where it did");
-    assert!(!world.has.borrow().contains_key("c:1"), "is gone");
-    assert!(world.has.borrow().contains_key(&format!("a@{DIGEST}")));
+    assert_eq!(world.engine.has.borrow()["b:1"], B, "points where it did");
+    assert!(!world.engine.has.borrow().contains_key("c:1"), "is gone");
+    assert!(
+        world
+            .engine
+            .has
+            .borrow()
+            .contains_key(&format!("a@{DIGEST}"))
+    );
 
     let goal = Goal::TakeBack(to_take_back(&world, None));
     transact_for(&world, &goal, "four");
@@ -311,7 +320,7 @@ fn an_engine_that_does_not_go_back() {
         apply(&world, &[claim], "one");
         let applied = world.store();
         let goal = Goal::TakeBack(to_take_back(&world, None));
-        world.engine_lies.set(true);
+        world.engine.lies.set(true);
         let (outcome, _) = transact_for(&world, &goal, "two");
         assert!(
             matches!(
@@ -345,7 +354,7 @@ fn a_rollback_is_planned_again() {
         let world = World::new();
         apply(&world, &[&format!("a:1@{DIGEST}")], "one");
         let goal = Goal::TakeBack(to_take_back(&world, None));
-        *world.store_at_stop.borrow_mut() = Some(meanwhile.clone());
+        edit_at_stop(&world, &meanwhile);
         let (outcome, _) = transact_for(&world, &goal, "two");
         if fits {
             assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
@@ -371,12 +380,10 @@ fn a_rollback_is_planned_again() {
 fn the_trust_of_what_is_restored_is_restored_with_it() {
     let world = two_images();
     let digest = format!("a@{DIGEST}=a:1");
-    fs::write(
-        world.images().store_path(),
-        format!(r#"{{"Repositories":{{"a":{{"a:1":"{A}"}},"b":{{"b:1":"{B}"}}}}}}"#),
-    )
-    .unwrap();
-    world.read_store();
+    world.write_store(&format!(
+        r#"{{"Repositories":{{"a":{{"a:1":"{A}"}},"b":{{"b:1":"{B}"}}}}}}"#
+    ));
+    world.engine.reads_store();
     let reference: Reference = format!("a@{DIGEST}").parse().unwrap();
     apply(&world, &[&digest], "one");
     apply(&world, &[&format!("a@{DIGEST}=b:1")], "two");
@@ -405,7 +412,7 @@ fn old_backups_go_once_there_is_a_newer_one() {
     for (at, id) in ids.iter().enumerate() {
         let claim = format!("c:{at}=a:1");
         if at == 3 {
-            world.fails.set(Some(("start", 0)));
+            world.systemd.fails.set(Some(("start", 0)));
             let (outcome, _) = apply(&world, &[&claim], &format!("{id}7"));
             assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
             assert_eq!(backups(), ids[1..3], "a failure does not remove any");
@@ -422,12 +429,12 @@ fn old_backups_go_once_there_is_a_newer_one() {
 #[test]
 fn what_was_broken_and_is_whole_again_says_so() {
     let world = World::new();
-    world.fails.set(Some(("start", 0)));
-    world.fails_for_good.set(true);
+    world.systemd.fails.set(Some(("start", 0)));
+    world.systemd.fails_for_good.set(true);
     let (outcome, _) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Broken { .. }), "{outcome:?}");
     assert!(matches!(only(&world).result, Some(End::Broken { .. })));
-    world.fails.set(None);
+    world.systemd.fails.set(None);
     assert_eq!(recover(&world).unwrap(), [""; 0]);
     let references = Side::Old;
     assert_eq!(only(&world).result, Some(End::Recovered { references }));

@@ -7,9 +7,9 @@ use crate::image::digest::Digest;
 use crate::state::history;
 
 /// It reads so, and dockerd has to be seen taking it.
-fn changed(world: &World, text: &str) {
+fn changed(world: &mut World, text: &str) {
     world.write_config(text);
-    *world.startable.borrow_mut() = Startable {
+    world.startable = Startable {
         doubts: Vec::new(),
         needs_reload: true,
         checked: Some(Checked {
@@ -28,10 +28,10 @@ fn recorded(world: &World) -> Option<Digest> {
 fn a_configuration_is_seen_taken_before_the_stop() {
     let text = "{\"debug\":true}";
     for is_web_there in [true, false] {
-        let world = World::new();
-        changed(&world, text);
+        let mut world = World::new();
+        changed(&mut world, text);
         if is_web_there {
-            world.run_container("web");
+            world.engine.run_container("web");
         }
         let (outcome, steps) = transact(&world);
         assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
@@ -49,28 +49,28 @@ fn a_configuration_is_seen_taken_before_the_stop() {
 #[test]
 fn a_configuration_that_docker_refuses_keeps_it_running() {
     for is_web_there in [true, false] {
-        let world = World::new();
-        changed(&world, "{\"default-runtime\":\"nope\"}");
+        let mut world = World::new();
+        changed(&mut world, "{\"default-runtime\":\"nope\"}");
         if is_web_there {
-            world.run_container("web");
+            world.engine.run_container("web");
         }
-        *world.on_reload.borrow_mut() = vec![OnReload::Refuses];
+        *world.engine.on_reload.borrow_mut() = vec![OnReload::Refuses];
         let (outcome, steps) = transact(&world);
         assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
         assert!(
             !outcome.restarted && !steps.contains(&Step::Stop),
             "{steps:?}"
         );
-        assert!(!world.calls.borrow().iter().any(|call| call == "stop"));
+        assert!(!world.systemd.calls.borrow().contains(&"stop"));
         assert_eq!(recorded(&world), None, "it has not been taken");
     }
 }
 
 #[test]
 fn what_is_as_it_was_is_not_read_again() {
-    let world = World::new();
-    changed(&world, "{}");
-    world.startable.borrow_mut().needs_reload = false;
+    let mut world = World::new();
+    changed(&mut world, "{}");
+    world.startable.needs_reload = false;
     let (outcome, steps) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     assert!(!steps.contains(&Step::Reload));
@@ -79,8 +79,8 @@ fn what_is_as_it_was_is_not_read_again() {
 
 #[test]
 fn a_change_after_the_look_is_noticed() {
-    let world = World::new();
-    changed(&world, "{}");
+    let mut world = World::new();
+    changed(&mut world, "{}");
     world.write_config("{\"bip\":\"x\"}");
     let (outcome, steps) = transact(&world);
     let Ended::Undone { failure, .. } = outcome.ended else {
@@ -96,12 +96,12 @@ fn a_change_after_the_look_is_noticed() {
 #[test]
 fn a_start_by_force_is_recorded_once_it_went_well() {
     for fails in [false, true] {
-        let world = World::new();
-        changed(&world, "{\"bip\":\"10.0.0.1/24\"}");
+        let mut world = World::new();
+        changed(&mut world, "{\"bip\":\"10.0.0.1/24\"}");
         let settings = vec!["bip".to_owned()];
         let path = world.config_file();
-        world.startable.borrow_mut().doubts = vec![Doubt::Settings { path, settings }];
-        world.fails.set(fails.then_some(("stop", 0)));
+        world.startable.doubts = vec![Doubt::Settings { path, settings }];
+        world.systemd.fails.set(fails.then_some(("stop", 0)));
         let (outcome, _) = transact(&world);
         assert_eq!(matches!(outcome.ended, Ended::Done), !fails, "{outcome:?}");
         assert_eq!(recorded(&world).is_some(), !fails);
@@ -111,11 +111,11 @@ fn a_start_by_force_is_recorded_once_it_went_well() {
 /// Its daemon.json is put back then, which makes it newer than dockerd.
 #[test]
 fn a_run_that_ends_early_has_recorded_what_was_known_before() {
-    let world = World::new();
-    changed(&world, "{\"bip\":\"10.0.0.1/24\"}");
-    world.startable.borrow_mut().needs_reload = false;
-    world.run_container("web");
-    *world.on_reload.borrow_mut() = vec![OnReload::Refuses];
+    let mut world = World::new();
+    changed(&mut world, "{\"bip\":\"10.0.0.1/24\"}");
+    world.startable.needs_reload = false;
+    world.engine.run_container("web");
+    *world.engine.on_reload.borrow_mut() = vec![OnReload::Refuses];
     let (outcome, _) = transact(&world);
     assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
     assert!(recorded(&world).is_some());

@@ -11,7 +11,7 @@ fn edited() -> World {
     let world = World::new();
     let edited =
         format!(r#"{{ "Repositories": {{"a":{{"a:1":"{IMAGE}","a@{DIGEST}":"{IMAGE}"}}}}}}"#);
-    fs::write(world.images().store_path(), edited).unwrap();
+    world.write_store(&edited);
     world
 }
 
@@ -35,7 +35,7 @@ fn digest() -> Request {
 fn names(world: &World, request: &Request) -> Vec<String> {
     let plan = plan(world, request);
     assert!(plan.is_empty(), "{:?}", plan.changes);
-    let unread = block_on(unread(world, &plan)).unwrap();
+    let unread = block_on(unread(&*world.engine, &plan)).unwrap();
     unread.iter().map(Reference::familiar).collect()
 }
 
@@ -43,21 +43,21 @@ fn names(world: &World, request: &Request) -> Vec<String> {
 fn what_the_engine_lacks_is_unread() {
     let world = edited();
     assert_eq!(names(&world, &digest()), [format!("a@{DIGEST}")]);
-    world.read_store();
+    world.engine.reads_store();
     assert!(names(&world, &digest()).is_empty());
 }
 
 #[test]
 fn what_is_gone_from_the_file_only_is_unread() {
     let world = edited();
-    world.read_store();
-    fs::write(world.images().store_path(), STORE).unwrap();
+    world.engine.reads_store();
+    world.write_store(STORE);
     let request = Request {
         removals: vec![Reference::parse(&format!("a@{DIGEST}")).unwrap()],
         ..Request::default()
     };
     assert_eq!(names(&world, &request), [format!("a@{DIGEST}")]);
-    world.read_store();
+    world.engine.reads_store();
     assert!(names(&world, &request).is_empty());
 }
 
@@ -65,15 +65,15 @@ fn what_is_gone_from_the_file_only_is_unread() {
 #[test]
 fn an_image_that_the_engine_does_not_have_is_no_reason_for_a_new_start() {
     let world = edited();
-    world.has.borrow_mut().clear();
+    world.engine.has.borrow_mut().clear();
     assert!(names(&world, &digest()).is_empty());
 }
 
 #[test]
 fn many_are_asked_for_at_once() {
     let world = edited();
-    world.read_store();
-    world.engine_lies.set(true);
+    world.engine.reads_store();
+    world.engine.lies.set(true);
     let claim = format!("a:1@{DIGEST}");
     assert!(!names(&world, &claims(&vec![claim.clone(); 16])).is_empty());
     assert!(names(&world, &claims(&vec![claim; 17])).is_empty());
@@ -105,7 +105,7 @@ fn transact_edited(world: &World, request: &Request) -> (Outcome, Vec<Step>) {
     let before = world.store();
     let (outcome, steps) = transact_for(world, &Goal::Claims(request), &new_id());
     assert_eq!(world.store(), before, "the file's very bytes");
-    assert!(world.runs.get());
+    assert!(world.engine.runs.get());
     is_clean(world);
     (outcome, steps.0)
 }
@@ -127,7 +127,7 @@ fn a_transaction_without_changes_has_the_file_read() {
 fn without_changes_too_docker_is_brought_back() {
     for call in ["watchdog", "reload", "stop", "start"] {
         let world = edited();
-        world.fails.set(Some((call, 0)));
+        world.systemd.fails.set(Some((call, 0)));
         let (outcome, _) = transact_edited(&world, &digest());
         assert!(
             matches!(outcome.ended, Ended::Undone { .. }),
@@ -139,7 +139,7 @@ fn without_changes_too_docker_is_brought_back() {
 #[test]
 fn a_reference_that_does_not_go_is_told() {
     let world = World::new();
-    world.engine_lies.set(true);
+    world.engine.lies.set(true);
     let request = Request {
         removals: vec![Reference::parse(&format!("a@{DIGEST}")).unwrap()],
         ..Request::default()
