@@ -63,7 +63,7 @@ fn peak(root: &Path, words: &[&str]) -> usize {
 fn status_takes_three_times_the_file_at_most() {
     // What a small store takes is the program's own.
     let own = peak(data_root(3).0.path(), &["status"]);
-    let (root, file) = data_root(60_000);
+    let (root, file) = data_root(30_000);
     for words in [&["status"][..], &["status", "--json"]] {
         let taken = peak(root.path(), words) - own;
         assert!(
