@@ -11,6 +11,7 @@ use crate::report::journald::{Entry, Journald, SOCKET};
 use crate::report::metrics::{self, References, Run};
 use crate::report::run_result::RunResult;
 use crate::store::data_root::ImageDir;
+use crate::sys::who;
 use crate::transaction::outcome::Step;
 
 /// The most references that journald is told of, one by one. The history has
@@ -26,6 +27,7 @@ const NEXT: &str = "see to what is named, then run the same command again";
 /// Hears of one run.
 pub(super) struct Observer {
     journald: Journald,
+    own_service: Option<String>,
     metrics: Option<PathBuf>,
     /// The transaction that is under way, or was.
     transaction: Option<String>,
@@ -56,6 +58,7 @@ impl Observer {
     pub fn new(metrics: Option<&Path>) -> Self {
         Self {
             journald: Journald::at(Path::new(SOCKET)),
+            own_service: who::own_service(),
             metrics: metrics.map(Path::to_owned),
             transaction: None,
             recovered: false,
@@ -230,6 +233,11 @@ impl Observer {
             if let Some(unit) = &host.unit {
                 entry.field("OBJECT_SYSTEMD_UNIT", unit);
             }
+        }
+        // journald asks the kernel for a sender's unit, and learns nothing when it
+        // reads the entry after this process has ended.
+        if let Some(unit) = &self.own_service {
+            entry.field("OBJECT_SYSTEMD_UNIT", unit);
         }
         for (name, value) in more {
             entry.field(name, value);

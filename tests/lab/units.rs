@@ -92,7 +92,7 @@ fn the_whole_job(machine: &Machine) {
     let began = Instant::now();
     arrives(machine, "app", &machine.claim("app"));
     is_repaired(machine, "app");
-    let said = machine.sh("journalctl --sync; journalctl -b -o cat -u digestfix.service");
+    let said = machine.sh("journalctl --sync; journalctl -b -o cat -t digestfix");
     let let_go = Vec::from_iter(load::let_go(began, &said));
     clients.met_no_failure_but("requests to a published port", &let_go);
     local.were_not_refused("requests to a published port from this host", &let_go);
@@ -109,7 +109,7 @@ fn the_whole_job(machine: &Machine) {
     machine.sh("systemctl start digestfix.service; rm /etc/default/digestfix");
     assert_eq!(machine.main_pid(), pid, "there was nothing to do");
     // The options are heard.
-    let said = machine.sh("journalctl --sync; journalctl -b -o cat -u digestfix.service -n 20");
+    let said = machine.sh("journalctl --sync; journalctl -b -o cat -t digestfix -n 20");
     let source = "data root: /var/lib/docker source=\"the running engine\"";
     assert!(said.contains(source), "{said}");
 }
@@ -195,8 +195,8 @@ fn what_arrives_meanwhile_is_seen(machine: &Machine) {
     busy.wait();
     is_repaired(machine, "other");
     assert!(machine.engine_has("app"));
-    let failures =
-        machine.sh("journalctl --sync; journalctl -b -o cat -u digestfix.service | grep -c '^digestfix: refused'");
+    let failures = machine
+        .sh("journalctl --sync; journalctl -b -o cat -t digestfix | grep -c '^digestfix: refused'");
     assert_eq!(failures, "1", "that of the bad file");
 }
 
