@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, setns};
 
 /// A kernel sends a first packet again after 1, 3, 7 and 15 s.
 const PATIENCE: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What came of one request.
 #[derive(Debug, Clone)]
