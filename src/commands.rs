@@ -53,7 +53,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const WAITS_FOR_LOCK: &str = "waiting for another digestfix to end";
 const LOOKS: &str = "looking at the host";
 
-/// What is refused first may hide something else.
+/// The first refusal may hide others.
 fn with_all(help: Option<String>) -> Option<String> {
     let first = help.map(|help| format!("{help}; ")).unwrap_or_default();
     Some(format!(
@@ -61,7 +61,6 @@ fn with_all(help: Option<String>) -> Option<String> {
     ))
 }
 
-/// Runs a command.
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Status(args) => on_event_loop(status::run(&args)),
@@ -145,7 +144,6 @@ impl From<SystemdError> for Stop {
 }
 
 impl Stop {
-    /// What to type next.
     fn help(&self) -> Option<String> {
         let help = match self {
             Self::Host(error) => return with_all(error.help()),
@@ -239,12 +237,12 @@ struct Site {
     bus: Option<SystemBus>,
 }
 
-/// How much is done to reach systemd.
+/// Which ways to systemd are tried.
 #[derive(Debug, Clone, Copy)]
 enum Reach {
-    /// The system bus, or nothing is begun.
+    /// Only the system bus: nothing has been begun.
     Bus,
-    /// Any way there is: something has been begun.
+    /// The bus or systemd's own socket: something has been begun.
     Anyhow,
 }
 
@@ -383,7 +381,7 @@ fn provenance(images: &ImageDir, report: &mut Report) -> Provenance {
     })
 }
 
-/// Says so when a run has not ended. Whoever reads on sees a host half-way.
+/// Warns when a run has not ended: what is read then is the middle of a change.
 fn warn_of_pending(site: &Site, report: &mut Report) {
     match Journal::read(site.images().data_root()) {
         Ok(None) => {}

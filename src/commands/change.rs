@@ -23,15 +23,12 @@ use crate::transaction::goal::Goal;
 use crate::transaction::image_store::PlanError;
 use crate::transaction::outcome::{Outcome, Progress};
 
-/// What somebody wants.
 pub(super) enum Wanted<'a> {
-    /// That claims are true.
     Claims(&'a Request),
-    /// That a transaction is taken back; when it is not named, the newest.
+    /// Taking back a transaction: the named one, or the newest.
     Rollback(Option<&'a str>),
 }
 
-/// On which options.
 pub(super) struct Options<'a> {
     pub allowed: Allowed,
     pub wait: Duration,
@@ -60,7 +57,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Makes a wanted come true. None when there is nothing to do.
+/// Makes the change. None when nothing is to be done.
 pub(super) async fn change(
     wanted: &Wanted<'_>,
     options: &Options<'_>,
@@ -130,8 +127,8 @@ pub(super) async fn change(
     Ok(Some(Changed { outcome, impact }))
 }
 
-/// Where to take the lock, and the store as it was seen there. None when there
-/// is nothing to do.
+/// Where to take the lock, and the store as it was seen there. None when nothing is to be
+/// done.
 async fn look(
     wanted: &Wanted<'_>,
     options: &Options<'_>,
@@ -166,8 +163,8 @@ async fn look(
     }
 }
 
-/// A host in the middle of a change looks broken: where another run may be at
-/// work, its lock is waited for before that is believed.
+/// A host in the middle of a change looks broken. Where another run may be at work, this
+/// waits for its lock before it believes that.
 async fn data_root_behind(options: &Options<'_>, stop: Stop) -> Result<PathBuf, Stop> {
     let may_be_another_run = match &stop {
         Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. })

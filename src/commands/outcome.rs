@@ -52,7 +52,7 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
 
 /// What is told of every end.
 struct Told<'a> {
-    /// Only a run without a daemon has none.
+    /// None only for a run without a daemon.
     unit: Option<String>,
     containers: &'a [Change],
     impact: Option<&'a Impact>,
@@ -151,7 +151,7 @@ impl Told<'_> {
         )
     }
 
-    /// Tells of the changes that were accepted, and gives the others.
+    /// Reports the accepted changes, and gives the others.
     fn containers(&self, report: &mut Report) -> Vec<String> {
         // A load touches none.
         if self.impact.is_some() || self.unit.is_none() {

@@ -236,8 +236,8 @@ pub(super) async fn recover_run(
     recover(&site, lock, report).await
 }
 
-/// The host, once systemd has done what it is about to do with Docker: start it
-/// again by itself, say.
+/// The host, once systemd has finished what it is doing with Docker, such as a restart of
+/// its own.
 pub(super) async fn settled_site(args: &HostArgs, reach: Reach) -> Result<Site, Stop> {
     let deadline = Instant::now() + SETTLED_WITHIN;
     loop {

@@ -37,7 +37,7 @@ impl Report {
         }
     }
 
-    /// What looks whole and is not.
+    /// Warns of images that look whole and are not.
     pub fn layers_missing(&mut self, has: &str, references: &[Reference]) {
         let whose = match references {
             [] => return,

@@ -7,8 +7,8 @@
 //! share one queue, so their lines keep their order. The run waits for the queue at its
 //! end ([`Output::drained`]), when the host is whole.
 //!
-//! The thread starts with [`Output::wait_for_nobody`]. A command that changes nothing
-//! has no thread and writes directly.
+//! The thread starts with [`Output::wait_for_nobody`], which every command calls.
+//! Before it, texts are written directly.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};

@@ -30,12 +30,12 @@ pub struct ContainerdStore {
     pub images: BTreeSet<ImageId>,
     content: ContentStore,
     platform: Platform,
-    /// The references that stand by themselves; a digest that is found by a tag
-    /// beside it is none.
+    /// The references that stand by themselves. A digest that the engine finds by a tag
+    /// beside it does not.
     own: BTreeMap<Reference, Own>,
     known: BTreeMap<Digest, Option<Found>>,
     listing: Listing,
-    /// What the engine finds by references that it was asked for by name.
+    /// What the engine found by the references that it was asked for by name.
     asked: BTreeMap<Reference, Option<Listed>>,
     made_up: BTreeMap<Reference, ImageId>,
     hollow: BTreeSet<Reference>,
@@ -66,9 +66,6 @@ struct Found {
 
 impl ContainerdStore {
     /// Reads what the engine lists.
-    ///
-    /// # Errors
-    /// When the engine cannot be asked.
     pub async fn read(engine: &impl Images, content: ContentStore) -> Result<Self, EngineError> {
         let platform = engine.platform().await?;
         let mut read = Self {
@@ -107,9 +104,6 @@ impl ContainerdStore {
 
     /// Looks for references that the engine may have and not list, each once.
     /// Says whether there was any to look for.
-    ///
-    /// # Errors
-    /// When the engine cannot be asked.
     pub async fn ask(
         &mut self,
         engine: &impl Images,
@@ -136,9 +130,6 @@ impl ContainerdStore {
 
     /// The image that the engine finds by a reference. It is asked for that only
     /// where the list does not say.
-    ///
-    /// # Errors
-    /// When the engine cannot be asked.
     pub async fn find(
         &self,
         engine: &impl Images,
@@ -198,7 +189,6 @@ impl ContainerdStore {
 
     /// The engine finds the digest by a tag, and its manifest looks made up by
     /// `docker save`; so it is not counted for a reference.
-    #[must_use]
     pub fn is_made_up(&self, reference: &Reference) -> bool {
         self.made_up.contains_key(reference)
     }
@@ -213,7 +203,6 @@ impl ContainerdStore {
 
     /// The manifest or index of a digest, and all that is here of what it lists,
     /// but none that looks made up.
-    #[must_use]
     pub fn manifests(&self, digest: &Digest) -> BTreeMap<Digest, String> {
         let mut found = self.content.manifests(digest);
         found.retain(|_, text| {
@@ -274,14 +263,12 @@ impl ContainerdStore {
     }
 
     /// The engine's platform runs the image.
-    #[must_use]
     pub fn runs(&self, image: &ImageId) -> bool {
         let platform = self.platform(image);
         platform.is_some_and(|platform| self.platform.rank(&platform).is_some())
     }
 
     /// Of each index on this way, the engine takes the manifest that is on it too.
-    #[must_use]
     pub fn takes(&self, way: &BTreeMap<Digest, String>) -> bool {
         way.values().all(|text| {
             let Ok(Manifest::Index(children)) = Manifest::parse(text.as_bytes()) else {
@@ -293,7 +280,6 @@ impl ContainerdStore {
     }
 
     /// The text of an image's config, which the engine can read too.
-    #[must_use]
     pub fn config(&self, image: &ImageId) -> Option<String> {
         let is_read = self.listing.reads(&image.to_string().parse().ok()?);
         self.content.config(image).filter(|_| is_read)
@@ -301,14 +287,12 @@ impl ContainerdStore {
 
     /// The manifests that prove a digest to be of an image, where containerd has
     /// them.
-    #[must_use]
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.content.proof(digest, image)
     }
 
     /// Without these references, another one leads to the image, and stands by
     /// itself.
-    #[must_use]
     pub fn has_another(&self, without: &BTreeSet<&Reference>, image: &ImageId) -> bool {
         let mut others = self
             .own
@@ -317,9 +301,8 @@ impl ContainerdStore {
         others.any(|(_, other)| other.image == *image)
     }
 
-    /// The references that stand by themselves and lead to the image of a digest,
-    /// but for those that are dropped along with it; each with its manifest or
-    /// index.
+    /// The references that stand by themselves and lead to the image of a digest, without
+    /// those that are dropped along with it. Each with its manifest or index.
     pub fn others<'a>(
         &'a self,
         pinned: &'a Reference,
@@ -347,7 +330,6 @@ impl ContainerdStore {
 
     /// The layers of a reference are not here as the registry serves them, or the
     /// engine says that it does not have them: the files may be another's.
-    #[must_use]
     pub fn is_hollow(&self, reference: &Reference) -> bool {
         self.hollow.contains(reference)
     }
@@ -365,14 +347,12 @@ impl ContainerdStore {
     }
 
     /// The engine has references, and not one of them could be read.
-    #[must_use]
     pub fn nothing_was_read(&self) -> bool {
         self.own.is_empty() && !self.unread.is_empty()
     }
 
     /// References whose manifests are not to be found, or are of no image for
     /// this machine.
-    #[must_use]
     pub const fn unread(&self) -> &BTreeSet<Reference> {
         &self.unread
     }

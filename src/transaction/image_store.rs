@@ -106,7 +106,6 @@ impl From<EngineError> for PlanError {
 }
 
 impl PlanError {
-    /// What to type next.
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::Host(error) => return error.help(),
@@ -186,7 +185,6 @@ impl<'a> ImageStore<'a> {
         })
     }
 
-    /// The references, each with its image.
     pub const fn references(&self) -> &Store {
         match self {
             Self::Own { before, .. } => &before.store,
@@ -194,7 +192,6 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// The images that are here.
     pub fn images(&self) -> Result<BTreeSet<ImageId>, PlanError> {
         match self {
             Self::Own { images, .. } => Ok(images.image_ids()?),
