@@ -41,6 +41,8 @@ pub(crate) struct FakeEngine {
     pub has: RefCell<References>,
     /// It finds another image for each reference.
     pub lies: Cell<bool>,
+    /// The pings that it does not answer yet.
+    pub early_pings: Cell<u32>,
     /// It ends when it is pinged.
     pub dies_at_ping: Cell<bool>,
     pub containers: RefCell<Vec<Container>>,
@@ -143,10 +145,14 @@ impl FakeEngine {
         if self.runs.get() && !self.hangs.get() {
             return Ok(());
         }
-        Err(EngineError::Unreachable {
+        Err(self.unreachable())
+    }
+
+    fn unreachable(&self) -> EngineError {
+        EngineError::Unreachable {
             socket: self.socket.clone(),
             error: std::io::ErrorKind::ConnectionRefused.into(),
-        })
+        }
     }
 
     fn those(&self, are_down: bool) -> Result<Vec<Container>, EngineError> {
@@ -182,6 +188,10 @@ impl Engine for FakeEngine {
     async fn ping(&self) -> Result<(), EngineError> {
         if self.dies_at_ping.take() {
             self.runs.set(false);
+        }
+        if let Some(early) = self.early_pings.get().checked_sub(1) {
+            self.early_pings.set(early);
+            return Err(self.unreachable());
         }
         self.answers()
     }

@@ -550,6 +550,16 @@ fn an_engine_that_ends_instead_of_answering() {
     assert!(steps.contains(&Step::UndoCommit));
 }
 
+/// A unit of type simple is active before dockerd answers.
+#[test]
+fn an_engine_that_answers_late_is_waited_for() {
+    let world = World::new();
+    world.engine.early_pings.set(3);
+    let (outcome, _) = transact(&world);
+    assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
+    assert_eq!(world.engine.early_pings.get(), 0);
+}
+
 #[test]
 fn an_engine_that_never_answers_is_given_up() {
     let world = World::new();
