@@ -28,7 +28,7 @@ const FURNISH: &str = r#"
   docker load -q -i /lab/app.tar
 "#;
 
-fn furnished(suite: Suite) -> Machine {
+pub fn furnished(suite: Suite) -> Machine {
     let machine = Machine::boot(suite);
     machine.allow_containers();
     machine.sh(FURNISH);

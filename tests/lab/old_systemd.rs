@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use crate::containerd::furnished;
 use crate::machine::{APP, Machine, Run, Suite, eventually};
 
 const SOCKET: &str = "/run/old-systemd";
@@ -13,6 +14,16 @@ fn host(version: u32) -> Machine {
     let machine = Machine::boot(Suite::Bookworm);
     machine.allow_containers();
     machine.load("app");
+    machine.sh(&format!(
+        "docker run -d --name web {APP}:v1 /bin/busybox sleep 100000
+         docker run -d --name down --restart always {APP}:v1 /bin/busybox sleep 100000
+         docker kill down"
+    ));
+    start_bus(&machine, version);
+    machine
+}
+
+fn start_bus(machine: &Machine, version: u32) {
     machine.write("/lab/old_systemd.py", include_str!("old_systemd.py"));
     // The watchdog asks on the same bus.
     machine.write(
@@ -21,15 +32,11 @@ fn host(version: u32) -> Machine {
     );
     machine.sh(&format!(
         "systemctl daemon-reload
-         docker run -d --name web {APP}:v1 /bin/busybox sleep 100000
-         docker run -d --name down --restart always {APP}:v1 /bin/busybox sleep 100000
-         docker kill down
          systemd-run -q --unit=lab-bus python3 /lab/old_systemd.py {version} {SOCKET}"
     ));
     eventually("the bus is there", || {
         machine.run(&["test", "-S", SOCKET]).code == 0
     });
-    machine
 }
 
 fn digestfix(machine: &Machine, words: &str) -> Run {
@@ -112,4 +119,17 @@ fn systemd_239() {
 #[test]
 fn systemd_243() {
     the_same_promises(243);
+}
+
+#[test]
+fn systemd_219_and_the_containerd_image_store() {
+    let machine = furnished(Suite::Trixie);
+    start_bus(&machine, 219);
+    let pid = machine.main_pid();
+    for (words, has) in [("apply --from /served/app", true), ("rollback", false)] {
+        digestfix(&machine, words).exits(0);
+        assert_eq!(machine.engine_has("app"), has, "{words}");
+        is_clean(&machine);
+    }
+    assert_eq!(machine.main_pid(), pid);
 }
