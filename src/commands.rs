@@ -30,7 +30,7 @@ use crate::host::impact::Blocker;
 use crate::host::{
     self, Finding, Flags, Host, HostError, Managed, Management, StoreKind, find_offline,
 };
-use crate::plan::Request;
+use crate::plan::{Plan, Request};
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
 use crate::state::history::HistoryError;
@@ -43,7 +43,8 @@ use crate::store::data_root::{ImageDir, ReadError, Snapshot};
 use crate::sys::shell;
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::Docker;
-use crate::transaction::image_store::{Engine, ImageStore, PlanError};
+use crate::transaction::goal::Goal;
+use crate::transaction::image_store::{Engine, Gaps, ImageStore, Means, PlanError};
 use crate::transaction::outcome::{Failure, Progress};
 
 /// The engine answers in milliseconds, or is in trouble.
@@ -312,6 +313,40 @@ impl Site {
     ) -> Result<ImageStore<'_>, Stop> {
         let read = ImageStore::read(&self.host, self.engine(), containerd_root, seen);
         Ok(read.await?)
+    }
+
+    /// The store, and what a goal comes down to there. A transaction is taken back where it
+    /// was made, unless another containerd root is given.
+    async fn draft(
+        &self,
+        goal: &Goal<'_>,
+        containerd_root: Option<&Path>,
+        seen: Option<Snapshot>,
+        report: &mut Report,
+    ) -> Result<Draft<'_>, Stop> {
+        let root = containerd_root.or(goal.containerd_root());
+        let mut store = self.image_store(root, seen).await?;
+        let plan = store.plan(goal).await?;
+        report.plan(&plan);
+        let means = store.means(goal, &plan).await?;
+        Ok(Draft { store, plan, means })
+    }
+}
+
+/// What is to be done to the store as it was read.
+struct Draft<'a> {
+    store: ImageStore<'a>,
+    plan: Plan,
+    means: Means,
+}
+
+impl Draft<'_> {
+    fn changes_nothing(&self) -> bool {
+        self.plan.is_empty() && self.means.stale.is_empty()
+    }
+
+    fn gaps(&self) -> Gaps {
+        self.store.gaps(Some(&self.plan))
     }
 }
 

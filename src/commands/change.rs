@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::HostArgs;
 use crate::commands::recover::{recover, settled_site};
-use crate::commands::{LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, rollback};
+use crate::commands::{Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, rollback};
 use crate::host::impact::{Allowed, Blocker, Impact};
 use crate::host::{Flags, HostError, probable_data_root};
 use crate::plan::Request;
@@ -92,16 +92,14 @@ pub(super) async fn change(
         report.warning(&error.to_string());
     }
     let goal = wanted.goal(&site, report)?;
-    let root = options.containerd_root.or(goal.containerd_root());
-    let mut store = site.image_store(root, seen).await?;
-    let plan = store.plan(&goal).await?;
-    report.plan(&plan);
-    let means = store.means(&goal, &plan).await?;
-    report.unread(&means.stale);
-    report.gaps(&store.gaps(Some(&plan)));
-    if plan.is_empty() && means.stale.is_empty() {
+    let draft = site.draft(&goal, options.containerd_root, seen, report);
+    let draft = draft.await?;
+    report.unread(&draft.means.stale);
+    report.gaps(&draft.gaps());
+    if draft.changes_nothing() {
         return Ok(None);
     }
+    let Draft { store, plan, means } = draft;
     let (impact, blockers) = store.survey(options.allowed).await?;
     if !blockers.is_empty() {
         return Err(Stop::Blockers(blockers));
@@ -147,18 +145,15 @@ async fn look(
         }
         goal => goal?,
     };
-    let root = options.containerd_root.or(goal.containerd_root());
-    let mut store = site.image_store(root, None).await?;
-    let plan = store.plan(&goal).await?;
-    report.plan(&plan);
-    let means = store.means(&goal, &plan).await?;
-    if plan.is_empty() && means.stale.is_empty() {
-        report.gaps(&store.gaps(Some(&plan)));
-        report.say_skipped(&plan);
+    let draft = site.draft(&goal, options.containerd_root, None, report);
+    let draft = draft.await?;
+    if draft.changes_nothing() {
+        report.gaps(&draft.gaps());
+        report.say_skipped(&draft.plan);
         return Ok(None);
     }
-    match store.survey(options.allowed).await? {
-        (_, blockers) if blockers.is_empty() => Ok(Some((data_root, store.into_snapshot()))),
+    match draft.store.survey(options.allowed).await? {
+        (_, blockers) if blockers.is_empty() => Ok(Some((data_root, draft.store.into_snapshot()))),
         (_, blockers) => Err(Stop::Blockers(blockers)),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::cli::PlanArgs;
 use crate::cli::invocation::Invocation;
-use crate::commands::{Reach, Site, Stop, request, warn_of_pending};
+use crate::commands::{Draft, Reach, Site, Stop, request, warn_of_pending};
 use crate::host::impact::Allowed;
 use crate::plan::Plan;
 use crate::report::Report;
@@ -26,18 +26,16 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<RunResult, Stop> {
     warn_of_pending(&site, report);
     let goal = Goal::Claims(&request);
     let root = args.content.containerd_root.as_deref();
-    let mut store = site.image_store(root, None).await?;
-    let plan = store.plan(&goal).await?;
-    report.plan(&plan);
-    let means = store.means(&goal, &plan).await?;
-    report.unread(&means.stale);
-    report.gaps(&store.gaps(Some(&plan)));
+    let draft = site.draft(&goal, root, None, report).await?;
+    report.unread(&draft.means.stale);
+    report.gaps(&draft.gaps());
     report.say_host();
-    report.say_plan(&plan);
-    report.say_skipped(&plan);
-    if plan.is_empty() && means.stale.is_empty() {
-        return Ok(nothing_to_change(&plan, report));
+    report.say_plan(&draft.plan);
+    report.say_skipped(&draft.plan);
+    if draft.changes_nothing() {
+        return Ok(nothing_to_change(&draft.plan, report));
     }
+    let Draft { store, means, .. } = draft;
     let allowed = Allowed {
         containers: args.containers.containers,
         force_restart: args.restart.force_restart,
@@ -62,7 +60,7 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<RunResult, Stop> {
 }
 
 /// Says that a plan changes nothing, and why.
-pub(super) fn nothing_to_change(plan: &Plan, report: &Report) -> RunResult {
+fn nothing_to_change(plan: &Plan, report: &Report) -> RunResult {
     if plan.is_unmet() {
         report.conclude("Nothing can be done: no claim could be applied.");
         return RunResult::Pending;
