@@ -127,7 +127,9 @@ impl Rows for Listing {
                     row.trust = Some(*trust);
                     row.origin = Some(origin.to_string());
                 }
-                if let (State::Ok, Some(digest)) = (row.state, &row.digest)
+                // Most stores have none, and a million rows.
+                if !self.hollow.is_empty()
+                    && let (State::Ok, Some(digest)) = (row.state, &row.digest)
                     && self
                         .hollow
                         .contains(&format!("{}@{digest}", row.repository))
