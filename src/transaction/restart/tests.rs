@@ -56,6 +56,11 @@ struct World {
 }
 
 impl World {
+    fn engine_has_the_digest(&self) -> bool {
+        let has = self.engine.has.borrow();
+        has.contains_key(&format!("a@{DIGEST}"))
+    }
+
     fn new() -> Self {
         let root = scratch();
         let images = ImageDir::new(root.path(), "overlay2");
@@ -334,13 +339,7 @@ fn all_goes_well() {
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let backup = outcome.backup;
     assert_eq!(fs::read_to_string(backup.unwrap()).unwrap(), STORE);
-    assert!(
-        world
-            .engine
-            .has
-            .borrow()
-            .contains_key(&format!("a@{DIGEST}"))
-    );
+    assert!(world.engine_has_the_digest());
     assert_eq!(
         steps,
         [
@@ -738,13 +737,7 @@ fn containers_keep_running() {
         assert_eq!(containers, []);
         assert!(steps.contains(&Step::EnableLiveRestore) && steps.contains(&Step::TakeBack));
         keeps(&world, config);
-        assert!(
-            world
-                .engine
-                .has
-                .borrow()
-                .contains_key(&format!("a@{DIGEST}"))
-        );
+        assert!(world.engine_has_the_digest());
     }
 }
 

@@ -290,13 +290,7 @@ fn a_transaction_is_taken_back() {
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     assert_eq!(world.engine.has.borrow()["b:1"], B, "points where it did");
     assert!(!world.engine.has.borrow().contains_key("c:1"), "is gone");
-    assert!(
-        world
-            .engine
-            .has
-            .borrow()
-            .contains_key(&format!("a@{DIGEST}"))
-    );
+    assert!(world.engine_has_the_digest());
 
     let goal = Goal::TakeBack(to_take_back(&world, None));
     transact_for(&world, &goal, "four");
