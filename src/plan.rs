@@ -1,7 +1,7 @@
 //! Claims against the store: what would have to change, or why not.
 //!
-//! Pure data in, pure data out. A plan is complete, or there is none: when a claim
-//! cannot be met, all reasons are given together.
+//! Functions over plain data. A plan holds every change. When a claim cannot be met, there
+//! is no plan, and the refusals name every reason.
 
 pub mod status;
 

@@ -123,8 +123,8 @@ impl PlanError {
             Self::OnlyInEngine(references) => {
                 let image = references.first().map_or("IMAGE", |(_, image)| image);
                 format!(
-                    "have Docker write down what it has, which takes that change of the file back: docker tag \
-                     {image} digestfix:now && docker rmi digestfix:now; then the same command again"
+                    "make Docker write its references to the file, which undoes the other program's change: docker tag \
+                     {image} digestfix:now && docker rmi digestfix:now; then run the same command again"
                 )
             }
         })
@@ -140,8 +140,8 @@ impl PlanError {
             Self::OnlyInEngine(references) => {
                 let lost = references.iter().map(|(reference, image)| {
                     format!(
-                        "{reference}: the running Docker has it at {image}, and the file, which somebody has \
-                         changed since Docker started, has not: a restart would lose it"
+                        "{reference}: the running Docker has it for {image}. Another program has changed the \
+                         file since Docker started, and the file does not have it: a restart would lose it"
                     )
                 });
                 lost.collect()
