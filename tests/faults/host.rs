@@ -8,6 +8,10 @@ use crate::machine::Machine;
 
 const SNAPSHOT: &str = include_str!("snapshot.sh");
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Of looks.
+const SETTLES_WITHIN: usize = 20;
+/// What snapshot.sh says then.
+const NO_ANSWER: &str = "no answer in ";
 
 /// Everything about a host that an apply must leave as it is, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +48,26 @@ impl Host {
             values.insert("errors".to_owned(), run.stderr.trim().to_owned());
         }
         Self(values)
+    }
+
+    /// What a host is once two looks at it see the same, and each command answers.
+    /// One look at a busy host can come too early.
+    pub fn settled(machine: &Machine) -> Self {
+        let mut before = Self::of(machine);
+        for _ in 0..SETTLES_WITHIN {
+            let now = Self::of(machine);
+            if now == before && now.answers() {
+                return now;
+            }
+            before = now;
+        }
+        panic!("the host does not settle: {before:?}");
+    }
+
+    fn answers(&self) -> bool {
+        !self.0.iter().any(|(name, value)| {
+            name == "errors" || name.contains(NO_ANSWER) || value.contains(NO_ANSWER)
+        })
     }
 
     pub fn value(&self, name: &str) -> &str {

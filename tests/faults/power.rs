@@ -22,12 +22,11 @@ impl Rebooted {
         let cut = file_system.is_some();
         scene.as_before_reboot();
         scene.machine.reboot(cut);
-        let settled = || Host::of(&scene.machine).without_processes();
         crate::machine::eventually("Docker is back", || {
-            settled().value("docker.service") == "active (running)"
+            Host::of(&scene.machine).value("docker.service") == "active (running)"
         });
         let expected = Expected {
-            host: settled(),
+            host: Host::settled(&scene.machine).without_processes(),
             references: scene.expected.references.clone(),
         };
         Self {

@@ -64,13 +64,13 @@ impl Scene {
         };
         let references = names.iter().map(|name| format!("{name}@{digest}"));
         let references = references.collect();
-        let host = Host::of(&machine);
+        let host = Host::settled(&machine);
         assert!(!host.has_digest(), "the digest is lost at first");
 
         let apply: Vec<&str> = words.iter().map(String::as_str).collect();
         machine.digestfix(&apply).exits(0);
         let expected = Expected {
-            references: Host::of(&machine).value("references").to_owned(),
+            references: Host::settled(&machine).value("references").to_owned(),
             host,
         };
         let scene = Self {

@@ -1,6 +1,11 @@
 # Prints what a host is: on each line a name, a tab and a value.
 # Docker is asked nothing unless it runs, as a client would start it.
 tell() { printf '%s\t%s\n' "$1" "$2"; }
+# What a slow host does not answer in time is not an empty answer.
+ask() {
+  timeout 10 "$@" 2>&1
+  [ $? != 124 ] || echo "no answer in 10 s"
+}
 
 systemctl show -p Id,ActiveState,SubState,NeedDaemonReload docker.service docker.socket lab-dependent.service |
   awk 'BEGIN { RS = ""; FS = "\n" }
@@ -15,7 +20,7 @@ store=/var/lib/docker/image/overlay2
 config=/etc/docker/daemon.json
 if grep -q containerd-snapshotter $config 2>/dev/null; then
   in_containerd=yes
-  tell references "$(timeout 10 ctr -n moby images ls 2>&1 | awk 'NR > 1 { print $1, $3 }' | sort | paste -s -d,)"
+  tell references "$(ask ctr -n moby images ls | awk 'NR > 1 { print $1, $3 }' | sort | paste -s -d,)"
 else
   in_containerd=
   tell references "$(sha256sum <$store/repositories.json 2>&1)"
@@ -25,13 +30,13 @@ tell hosts "$(stat -c '%F, inode %i, mode %a, of %y' /etc/hosts 2>&1), $(sha256s
 tell /etc/docker "$(ls -A /etc/docker 2>&1 | tr '\n' ' ')"
 
 if [ "$(systemctl is-active docker.service)" = active ]; then
-  tell live-restore "$(timeout 10 docker info -f '{{.LiveRestoreEnabled}}' 2>&1)"
-  tell mirrors "$(timeout 10 docker info -f '{{len .RegistryConfig.Mirrors}}' 2>&1)"
-  timeout 10 docker inspect -f '{{$n := .Name}}container {{$n}} status	{{.State.Status}}
+  tell live-restore "$(ask docker info -f '{{.LiveRestoreEnabled}}')"
+  tell mirrors "$(ask docker info -f '{{len .RegistryConfig.Mirrors}}')"
+  ask docker inspect -f '{{$n := .Name}}container {{$n}} status	{{.State.Status}}
 container {{$n}} process	{{.State.Pid}}, since {{.State.StartedAt}}
 container {{$n}} restarts	{{.RestartCount}}
-container {{$n}} policy	{{.HostConfig.RestartPolicy}}' $(timeout 10 docker ps -aq) 2>&1
-  tell tag "$(timeout 10 docker image inspect -f '{{.Id}}' localhost:5000/lab/app:v1 2>&1)"
+container {{$n}} policy	{{.HostConfig.RestartPolicy}}' $(ask docker ps -aq)
+  tell tag "$(ask docker image inspect -f '{{.Id}}' localhost:5000/lab/app:v1)"
   pinned=localhost:5000/lab/app@$(cat /lab/app.digest)
   timeout 10 docker image inspect "$pinned" >/dev/null 2>&1 && held=yes || held=no
   # Docker 28.5 shows an image also where it has nothing but the name of it.
