@@ -1,4 +1,4 @@
-//! The JSON object, as README.md describes it.
+//! The JSON object, as digestfix-json(5) describes it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -24,6 +24,7 @@ mod neighbours;
 mod observed;
 mod old_systemd;
 mod packages;
+mod readme;
 mod refusals;
 mod repair;
 mod sources;

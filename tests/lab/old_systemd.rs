@@ -1,6 +1,6 @@
 //! systemd 219, 239 and 243, as far as they answer otherwise: a bus on which the
 //! real systemd's answers are theirs (`old_systemd.py`). What the real ones were
-//! seen to do with the same commands is in the README.
+//! seen to do with the same commands is in digestfix(8).
 
 use serde_json::Value;
 

@@ -126,7 +126,7 @@ fn a_deb_is_installed_upgraded_removed_and_purged() {
     assert_eq!(machine.sh(complaints), "");
     let page = machine.sh("MANWIDTH=80 man -P cat digestfix-apply");
     assert!(
-        page.contains("EXIT STATUS") && page.contains("CLAIMS"),
+        page.contains("EXIT STATUS") && page.contains("--from FILE"),
         "{page}"
     );
     completes(&machine);

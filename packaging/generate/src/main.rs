@@ -1,14 +1,11 @@
 //! Writes what digestfix's packages have besides the program.
 //!
-//!     digestfix-generate man SECTIONS DIR DATE      man pages into DIR, with what SECTIONS adds
 //!     digestfix-generate sbom LOCK <METADATA        an SBOM of what cargo metadata and Cargo.lock say
 
 use std::error::Error;
-use std::path::Path;
 use std::process::ExitCode;
 use std::{env, io};
 
-mod man;
 mod sbom;
 
 fn main() -> ExitCode {
@@ -25,14 +22,13 @@ fn run() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["man", sections, dir, date] => man::write(Path::new(sections), Path::new(dir), date)?,
         ["sbom", lock] => {
             let lock = std::fs::read_to_string(lock)?;
             let metadata = serde_json::from_reader(io::stdin().lock())?;
             serde_json::to_writer_pretty(io::stdout().lock(), &sbom::of(&metadata, &lock)?)?;
             println!();
         }
-        _ => return Err("man SECTIONS DIR DATE, or sbom LOCK <METADATA".into()),
+        _ => return Err("sbom LOCK <METADATA".into()),
     }
     Ok(())
 }

@@ -1,0 +1,124 @@
+//! Every command of README.md, typed on a clean machine. Its image is lab/app, its
+//! registry the machine's own.
+
+use crate::machine::{APP, Machine, STORE, Suite};
+
+const README: &str = include_str!("../../README.md");
+
+/// The blocks of commands (```sh), in their order.
+fn blocks() -> Vec<String> {
+    let parts = README.split("```sh\n").skip(1);
+    parts
+        .map(|part| part.split_once("```").unwrap().0.to_owned())
+        .collect()
+}
+
+/// The commands of the table that says what each is for.
+fn table() -> Vec<String> {
+    let rows = README
+        .lines()
+        .filter(|line| line.starts_with("| `digestfix "));
+    rows.map(|row| row.split('`').nth(1).unwrap().to_owned())
+        .collect()
+}
+
+/// Fills in what the README leaves open.
+fn filled(machine: &Machine, text: &str) -> String {
+    let text = text.replace("CLAIM…", "registry.example/app:v1@sha256:47b1…");
+    let text = text.replace("sha256:47b1…", &machine.digest("app"));
+    let text = text.replace("registry.example/app", APP);
+    assert!(
+        !text.contains('…') && !text.contains("registry.example"),
+        "{text}"
+    );
+    text
+}
+
+#[test]
+fn every_command_works_as_it_stands_there() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.allow_containers();
+    let typed = |text: &str| machine.sh(&format!("cd /srv; {}", filled(&machine, text)));
+    let reference = format!("{APP}@{}", machine.digest("app"));
+    let forget = || {
+        machine
+            .digestfix(&["apply", "--remove", &reference])
+            .exits(0);
+        assert!(!machine.engine_has("app"));
+    };
+    let blocks = blocks();
+    let [carry, bring, inspect, pinned, replace, install] = blocks.as_slice() else {
+        panic!("{blocks:?}");
+    };
+
+    // The connected host.
+    machine.sh(&format!(
+        "systemctl start docker-registry
+         until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
+         docker pull -q {APP}:v1"
+    ));
+    typed(carry);
+    typed(inspect);
+    machine.sh("docker rmi -f $(docker images -q)
+         systemctl stop docker-registry; ! curl -s localhost:5000");
+
+    // The host without internet, and what it shows.
+    typed(bring.lines().next().unwrap());
+    let symptoms = README
+        .lines()
+        .filter_map(|line| line.strip_prefix("    # "));
+    let symptoms: Vec<&str> = symptoms.collect();
+    let [listing, running] = symptoms[..] else {
+        panic!("{symptoms:?}");
+    };
+    assert!(typed(listing).contains("<none>"));
+    let run = machine.run(&["sh", "-c", &filled(&machine, running)]);
+    let says = run.exits(125).stderr;
+    assert!(
+        says.contains(&format!("Unable to find image '{reference}' locally")),
+        "{says}"
+    );
+    let done = typed(bring);
+    assert!(done.contains("(proven"), "{done}");
+    assert!(machine.engine_has("app"));
+
+    forget();
+    let done = typed("digestfix apply --from images.json");
+    assert!(done.contains("(matched"), "{done}");
+    assert!(machine.engine_has("app"));
+
+    forget();
+    typed(pinned);
+    assert!(machine.engine_has("app"));
+
+    // The image's ID, edited in where its digest belongs.
+    machine.sh(&format!(
+        "systemctl stop docker.socket docker
+         sed -i s/@{}/@{}/ {STORE}
+         systemctl reset-failed; systemctl start docker",
+        machine.digest("app"),
+        machine.id("app")
+    ));
+    assert!(!machine.engine_has("app"));
+    let status = machine.digestfix(&["status"]).exits(0).stdout;
+    assert!(status.contains("digest is an image ID"), "{status}");
+    typed(replace);
+    assert!(machine.engine_has("app"));
+
+    forget();
+    let commands = table();
+    assert_eq!(commands.len(), 9, "{commands:?}");
+    for command in commands {
+        let code = if command.contains(" plan ") { 4 } else { 0 };
+        machine
+            .run(&["sh", "-c", &filled(&machine, &command)])
+            .exits(code);
+    }
+
+    // tests/packages runs what builds it.
+    let (build, copy) = install.split_once('\n').unwrap();
+    assert!(build.starts_with("packaging/build-static "), "{build}");
+    machine.sh("mv $(command -v digestfix) /srv/digestfix");
+    typed(copy);
+    machine.digestfix(&["doctor"]).exits(0);
+}
