@@ -15,8 +15,8 @@ use clap_complete::ArgValueCompleter;
 use crate::claims::claim::Claim;
 use crate::claims::rewrite::Rewrite;
 use crate::claims::trust::Trust;
-use crate::host::Flags;
 use crate::host::impact::{Allowed, ContainerPolicy};
+use crate::host::{Flags, StoreChoice};
 use crate::image::reference::Reference;
 use crate::state::id;
 use crate::state::retention::Limits;
@@ -53,8 +53,10 @@ A FILE is known by its content: an OCI layout or archive, skopeo's dir:, a raw m
 or index, what docker image inspect or digestfix export printed, a repositories.json,
 Kubernetes or compose YAML, a Dockerfile, a list of references.";
 
-/// What says where Docker lives.
-const HOST: [&str; 6] = [
+/// What says where images are.
+const HOST: [&str; 8] = [
+    "store",
+    "containerd_socket",
     "data_root",
     "driver",
     "unit",
@@ -111,8 +113,8 @@ pub enum Command {
     /// Show what applying claims would change and disturb; touches nothing
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Plan(PlanArgs),
-    /// Make claims true and verify them; restarts Docker, or has the running Docker
-    /// load manifests where images are in containerd
+    /// Make claims true and verify them; restarts Docker only where images are not in
+    /// containerd
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Apply(ApplyArgs),
     /// Say whether claims hold, in the file and by the running engine's answer
@@ -371,10 +373,19 @@ pub struct RestartArgs {
     pub force_restart: bool,
 }
 
-/// Where Docker lives.
+/// Where images are.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Where Docker lives (found out by itself)")]
+#[command(next_help_heading = "Where images are (found out by itself)")]
 pub struct HostArgs {
+    /// Whose images are meant [default: Docker's; a Kubernetes node's where there is no
+    /// Docker]
+    #[arg(long, value_enum, value_name = "STORE")]
+    pub store: Option<StoreChoice>,
+    /// The socket of a Kubernetes node's containerd [default: /run/containerd/containerd.sock,
+    /// or that of k3s and RKE2]
+    #[arg(long, value_name = "PATH", value_parser = path(),
+        conflicts_with_all = ["data_root", "driver", "unit", "config_file", "socket", "offline"])]
+    pub containerd_socket: Option<PathBuf>,
     /// Docker's data root
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub data_root: Option<PathBuf>,
@@ -504,6 +515,8 @@ impl From<&HostArgs> for Flags {
             unit: args.unit.clone(),
             config_file: args.config_file.clone(),
             socket: args.socket.clone(),
+            store: args.store,
+            containerd_socket: args.containerd_socket.clone(),
         }
     }
 }
@@ -516,6 +529,8 @@ impl From<Flags> for HostArgs {
             unit: flags.unit,
             config_file: flags.config_file,
             socket: flags.socket,
+            store: flags.store,
+            containerd_socket: flags.containerd_socket,
             offline: false,
         }
     }

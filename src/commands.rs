@@ -28,7 +28,8 @@ use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
 use crate::host::impact::Blocker;
 use crate::host::{
-    self, Finding, Flags, Host, HostError, Managed, Management, StoreKind, find_offline,
+    self, Finding, Flags, Host, HostError, Managed, Management, Node, StoreChoice, StoreKind,
+    find_node, find_offline,
 };
 use crate::plan::{Plan, Request};
 use crate::report::run_result::RunResult;
@@ -36,19 +37,21 @@ use crate::report::{Problem, Report};
 use crate::state::history::HistoryError;
 use crate::state::journal::{Intent, Journal, JournalError};
 use crate::state::lock::LockError;
-use crate::state::pending::{MarkerError, PENDING};
+use crate::state::pending::{Marker, MarkerError, PENDING};
 use crate::state::provenance::{self, Provenance};
 use crate::state::rollback::RollbackBlocker;
 use crate::store::data_root::{ImageDir, ReadError, Snapshot};
 use crate::sys::shell;
 use crate::systemd::{SystemBus, SystemdError};
-use crate::transaction::Docker;
 use crate::transaction::goal::Goal;
 use crate::transaction::image_store::{Engine, Gaps, ImageStore, Means, PlanError};
 use crate::transaction::outcome::{Failure, Progress};
+use crate::transaction::{Docker, Supervised, Supervisor};
 
 /// The engine answers in milliseconds, or is in trouble.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// To find out whether this is a Kubernetes node.
+const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is being done before a transaction, where it takes its time.
 const WAITS_FOR_LOCK: &str = "waiting for another digestfix to end";
@@ -85,6 +88,9 @@ enum Stop {
     NotRoot,
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The same of Docker, on a host that is a Kubernetes node as well.
+    #[error("{0}")]
+    BesideNode(HostError),
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -130,6 +136,8 @@ enum Stop {
     },
     #[error("{0}")]
     LoadRecovery(Failure),
+    #[error("{0}")]
+    RecordRecovery(Failure),
     #[error(transparent)]
     Marker(#[from] MarkerError),
     #[error("{0}")]
@@ -148,6 +156,15 @@ impl Stop {
     fn help(&self) -> Option<String> {
         let help = match self {
             Self::Host(error) => return with_all(error.help()),
+            Self::BesideNode(error) => {
+                let first = error
+                    .help()
+                    .map(|help| format!("{help}; "))
+                    .unwrap_or_default();
+                return Some(format!(
+                    "{first}or, for the images of the Kubernetes node that this host is as well: --store kubernetes"
+                ));
+            }
             Self::Read(error) => return with_all(error.help()),
             Self::Plan(
                 error @ (PlanError::Host(_) | PlanError::Read(_) | PlanError::Assess(_)),
@@ -199,6 +216,7 @@ impl Stop {
             | Self::OtherDataRoot(..)
             | Self::Recovery { .. }
             | Self::LoadRecovery(_)
+            | Self::RecordRecovery(_)
             | Self::Gone(_)
             | Self::Signals(_) => return None,
         };
@@ -213,6 +231,9 @@ impl Stop {
         }
         if let Self::LoadRecovery(failure) = &self {
             return report.fail(RunResult::Broken, recover::load_problem(failure));
+        }
+        if let Self::RecordRecovery(failure) = &self {
+            return report.fail(RunResult::Broken, recover::record_problem(failure));
         }
         let what = match &self {
             Self::Plan(error) => error.reasons(),
@@ -247,6 +268,15 @@ enum Reach {
     Anyhow,
 }
 
+impl Reach {
+    async fn connect(self) -> Result<SystemBus, SystemdError> {
+        match self {
+            Self::Bus => SystemBus::connect().await,
+            Self::Anyhow => SystemBus::connect_anyhow().await,
+        }
+    }
+}
+
 impl Site {
     async fn find(args: &HostArgs, reach: Reach) -> Result<Self, Stop> {
         let site = Self::look_for(args, reach).await?;
@@ -256,6 +286,9 @@ impl Site {
 
     async fn look_for(args: &HostArgs, reach: Reach) -> Result<Self, Stop> {
         let flags = Flags::from(args);
+        if flags.choice() == Some(StoreChoice::Kubernetes) {
+            return Self::node(args, &flags, reach).await;
+        }
         if args.offline {
             return Ok(Self {
                 host: find_offline(&flags)?,
@@ -265,20 +298,84 @@ impl Site {
         if !geteuid().is_root() {
             return Err(Stop::NotRoot);
         }
-        let bus = match reach {
-            Reach::Bus => SystemBus::connect().await?,
-            Reach::Anyhow => SystemBus::connect_anyhow().await?,
-        };
-        let host = host::find(&flags, &bus, engine_at).await?;
+        let bus = reach.connect().await?;
+        let found = host::find(&flags, &bus, engine_at).await;
         // A run that was at work on this store is ended there.
-        let host = match is_at_work_on(&host) {
-            true => host,
-            false => host.certain()?,
+        let found = found.and_then(|host| match is_at_work_on(&host) {
+            true => Ok(host),
+            false => host.certain(),
+        });
+        let host = match found {
+            Err(error) if flags.choice().is_none() => Self::instead_of(error, &flags).await?,
+            found => found?,
         };
         Ok(Self {
             host,
             bus: Some(bus),
         })
+    }
+
+    /// A Kubernetes node, where there is no Docker.
+    async fn instead_of(error: HostError, flags: &Flags) -> Result<Host, Stop> {
+        let is_without = error.is_without_docker();
+        if !is_without && !matches!(error, HostError::Stopped(_) | HostError::NoReferences(_)) {
+            return Err(error.into());
+        }
+        match find_node(flags, FOUND_WITHIN).await {
+            Ok(host) if is_without => Ok(host),
+            Ok(_) => Err(Stop::BesideNode(error)),
+            Err(HostError::NoNode(_)) => Err(error.into()),
+            Err(other) if is_without => Err(other.into()),
+            Err(_) => Err(error.into()),
+        }
+    }
+
+    /// The Kubernetes node that this host is said to be.
+    async fn node(args: &HostArgs, flags: &Flags, reach: Reach) -> Result<Self, Stop> {
+        if let Some(flag) = only_for_docker(args) {
+            return Err(HostError::OnlyForDocker(flag).into());
+        }
+        if !geteuid().is_root() {
+            return Err(Stop::NotRoot);
+        }
+        Ok(Self {
+            bus: Some(reach.connect().await?),
+            host: find_node(flags, FOUND_WITHIN).await?,
+        })
+    }
+
+    /// The node's containerd, where this is about one.
+    fn containerd(&self) -> Option<&Node> {
+        match &self.host.management {
+            Management::Node(node) => Some(node),
+            Management::Offline | Management::Managed(_) => None,
+        }
+    }
+
+    /// This host is a Kubernetes node as well, and nothing says that it is meant.
+    async fn is_beside_node(&self, args: &HostArgs) -> bool {
+        let flags = Flags::from(args);
+        if args.offline || flags.choice().is_some() || self.containerd().is_some() {
+            return false;
+        }
+        find_node(&flags, FOUND_WITHIN).await.is_ok()
+    }
+
+    /// What sees to a run that is killed; none where there is nothing but files.
+    fn supervised(&self) -> Option<Supervised<'_, SystemBus>> {
+        if let Some((docker, _)) = self.engine() {
+            return Some(docker.supervised(self.images()));
+        }
+        Some(Supervised {
+            marker: Marker::of_node(self.images(), self.containerd()?),
+            by: self.supervisor()?,
+        })
+    }
+
+    fn supervisor(&self) -> Option<Supervisor<'_, SystemBus>> {
+        let manager = self.bus.as_ref()?;
+        let pending = Path::new(PENDING);
+        Some(Supervisor { manager, pending })
     }
 
     fn images(&self) -> &ImageDir {
@@ -311,6 +408,9 @@ impl Site {
         containerd_root: Option<&Path>,
         seen: Option<Snapshot>,
     ) -> Result<ImageStore<'_>, Stop> {
+        if containerd_root.is_some() && self.containerd().is_some() {
+            return Err(HostError::OnlyForDocker("--containerd-root").into());
+        }
         let read = ImageStore::read(&self.host, self.engine(), containerd_root, seen);
         Ok(read.await?)
     }
@@ -356,9 +456,23 @@ fn is_at_work_on(host: &Host) -> bool {
     host.image_store == StoreKind::Own
         && matches!(
             Journal::read(images.data_root()),
-            Ok(Some(journal)) if !matches!(journal.intent, Intent::Load(_))
+            Ok(Some(journal)) if !matches!(journal.intent, Intent::Load(_) | Intent::Record(_))
                 && journal.references.driver == images.driver()
         )
+}
+
+/// An option that says nothing of a Kubernetes node.
+fn only_for_docker(args: &HostArgs) -> Option<&'static str> {
+    let options = [
+        (args.offline, "--offline"),
+        (args.data_root.is_some(), "--data-root"),
+        (args.driver.is_some(), "--driver"),
+        (args.unit.is_some(), "--unit"),
+        (args.config_file.is_some(), "--config-file"),
+        (args.socket.is_some(), "--socket"),
+    ];
+    let given = options.into_iter().find(|(given, _)| *given);
+    given.map(|(_, option)| option)
 }
 
 /// What was found where.

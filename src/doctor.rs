@@ -11,6 +11,7 @@ pub mod claims;
 pub mod disk;
 pub mod host;
 pub mod interrupted;
+pub mod node;
 pub mod past;
 pub mod program;
 pub mod references;

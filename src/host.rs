@@ -14,6 +14,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use clap::ValueEnum;
+
 use crate::docker::engine::Info;
 use crate::store::data_root::ImageDir;
 use crate::systemd::{Service, Unit};
@@ -28,6 +30,7 @@ mod examine;
 mod exec_start;
 mod image_dir;
 mod next_store;
+mod node;
 mod programs;
 mod resolve;
 pub mod startable;
@@ -41,6 +44,7 @@ pub use engine_start::{EngineStart, PID_FILE, PROC};
 pub use error::HostError;
 pub use examine::{Examined, examine, find, probable_data_root};
 pub use next_store::Stopped;
+pub use node::{Node, find_node};
 pub use programs::{is_dockerd, is_shim, program};
 pub use resolve::Finding;
 pub use startable::{Doubt, Start, Startable};
@@ -59,6 +63,36 @@ pub struct Flags {
     pub unit: Option<String>,
     pub config_file: Option<PathBuf>,
     pub socket: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreChoice>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containerd_socket: Option<PathBuf>,
+}
+
+impl Flags {
+    /// Whose images are meant, where the flags say.
+    pub fn choice(&self) -> Option<StoreChoice> {
+        let says_docker = self.data_root.is_some()
+            || self.driver.is_some()
+            || self.unit.is_some()
+            || self.config_file.is_some()
+            || self.socket.is_some();
+        match self.store {
+            None if self.containerd_socket.is_some() => Some(StoreChoice::Kubernetes),
+            None if says_docker => Some(StoreChoice::Docker),
+            choice => choice,
+        }
+    }
+}
+
+/// Whose images a command is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreChoice {
+    /// Docker's
+    Docker,
+    /// A Kubernetes node's, in containerd
+    Kubernetes,
 }
 
 /// Where an engine keeps its images and their references.
@@ -86,6 +120,8 @@ pub enum Management {
     /// None: a mounted disk, an image being built.
     Offline,
     Managed(Box<Managed>),
+    /// A Kubernetes node's containerd, which is asked and never stopped.
+    Node(Node),
 }
 
 #[derive(Debug, Clone)]

@@ -16,6 +16,7 @@
 //! | [`claims`] | what is said of images, in which file, and how far it is known |
 //! | [`store`] | the image stores |
 //! | [`docker`] | Docker's API, and its containers |
+//! | [`containerd`] | containerd's API, and the CRI |
 //! | [`image`] | references, digests, manifests |
 //! | [`systemd`] | units and jobs over D-Bus |
 //! | [`sys`] | the kernel and the file system |
@@ -23,6 +24,7 @@
 mod claims;
 mod cli;
 mod commands;
+mod containerd;
 mod docker;
 mod doctor;
 mod host;

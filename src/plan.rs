@@ -48,12 +48,16 @@ pub struct Request {
 impl Request {
     /// The request, with what containerd has of the manifests that it is about.
     pub(crate) fn with_manifests_of(&self, here: &ContainerdStore) -> Self {
-        let mut request = self.clone();
         let claimed = self.claims.iter().filter_map(Claim::digest);
         let indexes = self.evidence.indexes();
         let parts = indexes.flat_map(|index| self.evidence.missing_parts(index));
         let digests = claimed.chain(parts.map(|part| &part.digest));
-        let found = digests.flat_map(|digest| here.manifests(digest));
+        self.with_manifests(digests.flat_map(|digest| here.manifests(digest)))
+    }
+
+    /// The request, with manifests that containerd has.
+    pub(crate) fn with_manifests(&self, found: impl IntoIterator<Item = (Digest, String)>) -> Self {
+        let mut request = self.clone();
         request
             .evidence
             .add_texts(found, "containerd's content store");

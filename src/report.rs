@@ -52,6 +52,9 @@ use pieces::{PIECE, Pieces};
 use table::table;
 use text::{Text, Tone};
 
+/// What the JSON object calls the image store of a Kubernetes node.
+const KUBERNETES: &str = "kubernetes";
+
 /// The most reasons that a person is shown.
 const MAX_REASONS: usize = 20;
 
@@ -170,13 +173,18 @@ impl Report {
     /// Where Docker is.
     pub fn host(&mut self, host: &Host) {
         let managed = match &host.management {
-            Management::Offline => None,
+            Management::Offline | Management::Node(_) => None,
             Management::Managed(managed) => Some(managed),
+        };
+        let node = match &host.management {
+            Management::Node(node) => Some(node),
+            Management::Offline | Management::Managed(_) => None,
         };
         let engine = managed
             .and_then(|managed| managed.engine.as_ref())
             .map(|info| info.version.clone());
         let image_store = match host.image_store {
+            _ if node.is_some() => Some(KUBERNETES),
             StoreKind::Own => None,
             StoreKind::Containerd => Some("containerd"),
         };
@@ -187,8 +195,27 @@ impl Report {
             unit: managed.map(|managed| managed.unit.id.clone()),
             config_file: managed.map(|managed| managed.config_file.clone()),
             engine,
-            offline: managed.is_none(),
+            offline: managed.is_none() && node.is_none(),
+            containerd_socket: node.map(|node| node.socket.clone()),
+            containerd: node.map(|node| node.version.clone()),
+            other_image_store: None,
         });
+    }
+
+    /// This host is a Kubernetes node as well, whose images are others.
+    pub fn beside_node(&mut self) {
+        if let Some(host) = &mut self.document.host {
+            host.other_image_store = Some(KUBERNETES);
+        }
+        self.line(
+            "This host is a Kubernetes node as well, with images of its own: digestfix status --store kubernetes",
+        );
+    }
+
+    /// It is about a Kubernetes node's images.
+    pub fn is_of_node(&self) -> bool {
+        let host = self.document.host.as_ref();
+        host.is_some_and(|host| host.containerd_socket.is_some())
     }
 
     /// Docker's unit, where there is one.
@@ -201,6 +228,12 @@ impl Report {
         let Some(host) = &self.document.host else {
             return;
         };
+        if let (Some(socket), Some(version)) = (&host.containerd_socket, &host.containerd) {
+            let socket = socket.display();
+            self.say(format!("Kubernetes node, containerd {version} at {socket}"));
+            self.say("");
+            return;
+        }
         let daemon = match (&host.unit, &host.engine) {
             (Some(unit), Some(version)) => format!("{unit} (running, Docker {version})"),
             (Some(unit), None) => format!("{unit} (not running)"),
@@ -361,7 +394,12 @@ impl Report {
         }
         for image in &plan.orphans {
             self.say(Tone::Doubtful.of(format!(
-                "! image {image} is left without any reference; `docker image prune` would delete it"
+                "! image {image} is left without any reference{}",
+                match self.is_of_node() {
+                    true =>
+                        ": it stays by its ID until `crictl rmi --prune` or a kubelet removes it",
+                    false => "; `docker image prune` would delete it",
+                }
             )));
         }
     }
@@ -370,10 +408,14 @@ impl Report {
     pub fn made_by(&mut self, method: Option<Method>) {
         self.document.method = method;
         self.say("");
-        if method == Some(Method::Load) {
-            self.say(
+        match method {
+            Some(Method::Load) => self.say(
                 "Nothing stops: images are in containerd, and the running Docker loads the manifests.",
-            );
+            ),
+            Some(Method::Record) => {
+                self.say("Nothing stops: only names change that containerd has for images.");
+            }
+            Some(Method::Restart) | None => {}
         }
     }
 
@@ -405,7 +447,11 @@ impl Report {
             self.say(
                 Text::from(format!("  {place}: "))
                     .and(word(target.holds))
-                    .and(", by the engine: ")
+                    .and(if self.is_of_node() {
+                        ", by the CRI: "
+                    } else {
+                        ", by the engine: "
+                    })
                     .and(answered.map_or("not asked".into(), word))
                     .and(format!("; {}", basis_of(target))),
             );

@@ -1,8 +1,10 @@
 //! The image stores, as they can be read: Docker's own with its
-//! [`repositories`] file, and containerd's below Docker ([`containerd`]).
+//! [`repositories`] file, containerd's below Docker ([`containerd`]), and containerd's
+//! below a kubelet ([`node`]).
 
 pub mod containerd;
 pub mod data_root;
 pub mod image_db;
 pub mod images;
+pub mod node;
 pub mod repositories;

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 pub(crate) mod engine;
 pub(crate) mod images;
+pub(crate) mod node;
 mod systemd;
 
 pub(crate) use engine::FakeEngine;

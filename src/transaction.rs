@@ -2,8 +2,8 @@
 //! undo, restore, conclude.
 //!
 //! How the references change is a [`Method`]: [`restart`] stops Docker and exchanges
-//! its file, [`load`] has the running Docker load manifests. All else is here and
-//! the same for both: the watchdog and the pending marker, the record for people,
+//! its file, [`load`] has the running Docker load manifests, [`record`] has a node's
+//! containerd record names. All else is here and the same for all: the watchdog and the pending marker, the record for people,
 //! the journal, and how they end. [`recovery`] brings a run to an end that was killed.
 
 pub mod reserve;
@@ -33,6 +33,7 @@ pub mod image_store;
 pub mod leftover;
 pub mod load;
 pub mod outcome;
+pub mod record;
 pub mod recovery;
 pub mod restart;
 
@@ -56,6 +57,48 @@ impl<M> Clone for Docker<'_, M> {
 }
 
 impl<M> Copy for Docker<'_, M> {}
+
+impl<'a, M> Docker<'a, M> {
+    pub const fn supervisor(&self) -> Supervisor<'a, M> {
+        Supervisor {
+            manager: self.manager,
+            pending: self.pending,
+        }
+    }
+
+    /// A run that is killed is recovered by what this Docker was found by.
+    pub fn supervised(&self, images: &ImageDir) -> Supervised<'a, M> {
+        Supervised {
+            by: self.supervisor(),
+            marker: Marker::new(images, self.host),
+        }
+    }
+}
+
+/// What sees to a run that is killed.
+#[derive(Debug)]
+pub struct Supervisor<'a, M> {
+    /// It runs the watchdog.
+    pub manager: &'a M,
+    /// Where it is noted that the transaction has not ended:
+    /// [`PENDING`](crate::state::pending::PENDING) but in tests.
+    pub pending: &'a Path,
+}
+
+impl<M> Clone for Supervisor<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Supervisor<'_, M> {}
+
+/// The same, with what leads another run to the images.
+#[derive(Debug)]
+pub struct Supervised<'a, M> {
+    pub by: Supervisor<'a, M>,
+    pub marker: Marker,
+}
 
 /// What a method is about to do, before it does it.
 #[derive(Debug)]
@@ -115,7 +158,7 @@ pub struct Tx<'a, M> {
     lock: RootLock,
     kind: Kind,
     limits: Limits,
-    docker: Option<Docker<'a, M>>,
+    supervised: Option<Supervised<'a, M>>,
     interrupt: &'a Interrupt,
     progress: &'a mut dyn Progress,
     plan: Plan,
@@ -127,15 +170,15 @@ pub struct Tx<'a, M> {
 }
 
 impl<'a, M: ServiceManager> Tx<'a, M> {
-    /// A transaction that makes `plan`, which was made under this lock. Without a
-    /// Docker it is one on the files alone.
+    /// A transaction that makes `plan`, which was made under this lock. Unsupervised it is
+    /// one on the files alone.
     #[allow(clippy::too_many_arguments, reason = "each is another kind of thing")]
     pub fn new(
         images: &'a ImageDir,
         lock: RootLock,
         kind: Kind,
         limits: Limits,
-        docker: Option<Docker<'a, M>>,
+        supervised: Option<Supervised<'a, M>>,
         interrupt: &'a Interrupt,
         progress: &'a mut dyn Progress,
         plan: Plan,
@@ -146,7 +189,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
             lock,
             kind,
             limits,
-            docker,
+            supervised,
             interrupt,
             progress,
             plan,
@@ -194,17 +237,12 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
     async fn begin<R: Method<M>>(&mut self, method: &mut R) -> Result<(), Failure> {
         self.progress.transaction_begins(&self.id);
         let begun = method.begin(self).await?;
-        if let Some(Docker {
-            manager,
-            host,
-            pending,
-        }) = self.docker
-        {
+        if let Some(Supervised { by, marker }) = &self.supervised {
             self.progress.begin("starting a watchdog");
             let data_root = self.lock.data_root();
-            self.watchdog = Some(Watchdog::start(manager, &self.id, data_root).await?);
-            self.delays_shutdown = hold_off_shutdown(manager, R::DOING).await;
-            Marker::new(self.images, host).write(pending, &self.id, &self.lock)?;
+            self.watchdog = Some(Watchdog::start(by.manager, &self.id, data_root).await?);
+            self.delays_shutdown = hold_off_shutdown(by.manager, R::DOING).await;
+            marker.write(by.pending, &self.id, &self.lock)?;
         }
         self.record = Some(Record::begin(
             &self.lock,
@@ -331,7 +369,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
 
     fn is_told_by_its_record_alone(&self) -> bool {
         let intent = self.journal.as_ref().map(|journal| &journal.intent);
-        matches!(intent, Some(Intent::Load(_)))
+        matches!(intent, Some(Intent::Load(_) | Intent::Record(_)))
     }
 
     fn end_record(&mut self, end: End) -> Result<(), Failure> {
@@ -346,12 +384,12 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         if self.journal.is_some() {
             Journal::close(&self.lock)?;
         }
-        let Some(docker) = self.docker else {
+        let Some(Supervised { by, .. }) = &self.supervised else {
             return Ok(());
         };
-        pending::remove(docker.pending, &self.id, &self.lock)?;
+        pending::remove(by.pending, &self.id, &self.lock)?;
         if let Some(watchdog) = self.watchdog.take()
-            && let Err(error) = watchdog.end(docker.manager).await
+            && let Err(error) = watchdog.end(by.manager).await
         {
             tracing::info!("the watchdog is left to end by itself: {error}");
         }
@@ -371,7 +409,15 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
     fn load(&mut self) -> Option<&mut journal::Load> {
         match &mut self.journal.as_mut()?.intent {
             Intent::Load(load) => Some(load),
-            Intent::Edit | Intent::Restart(_) => None,
+            Intent::Edit | Intent::Restart(_) | Intent::Record(_) => None,
+        }
+    }
+
+    /// What a node's containerd is asked for, where this is about one.
+    fn records(&mut self) -> Option<&mut journal::Records> {
+        match &mut self.journal.as_mut()?.intent {
+            Intent::Record(records) => Some(records),
+            Intent::Edit | Intent::Restart(_) | Intent::Load(_) => None,
         }
     }
 

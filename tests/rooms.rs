@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The most rooms that a newcomer is asked to keep in mind.
-const MOST: usize = 14;
+const MOST: usize = 15;
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

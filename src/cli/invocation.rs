@@ -6,7 +6,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, absolute};
 
-use clap::CommandFactory;
+use clap::{CommandFactory, ValueEnum};
 
 use crate::cli::{Cli, HostArgs};
 use crate::sys::shell;
@@ -40,12 +40,18 @@ impl Invocation {
         if host.offline {
             options.push(("--offline", None));
         }
+        let store = host.store.and_then(|store| store.to_possible_value());
+        options.extend(store.map(|store| ("--store", Some(store.get_name().to_owned()))));
         for (flag, value) in [
             ("--data-root", host.data_root.as_deref().and_then(path)),
             ("--driver", host.driver.as_ref().and_then(word)),
             ("--unit", host.unit.as_ref().and_then(word)),
             ("--config-file", host.config_file.as_deref().and_then(path)),
             ("--socket", host.socket.as_deref().and_then(path)),
+            (
+                "--containerd-socket",
+                host.containerd_socket.as_deref().and_then(path),
+            ),
             ("--containerd-root", containerd_root.and_then(path)),
         ] {
             options.extend(value.map(|value| (flag, Some(value))));

@@ -12,7 +12,7 @@ use crate::plan::Request;
 use crate::report::Report;
 use crate::state::history;
 use crate::state::journal::Journal;
-use crate::state::lock::RootLock;
+use crate::state::lock::{RootLock, make_root};
 use crate::state::retention::Limits;
 use crate::state::rollback::RollbackBlocker;
 use crate::store::data_root::Snapshot;
@@ -116,7 +116,7 @@ pub(super) async fn change(
         lock,
         goal.kind(),
         options.limits,
-        site.engine().map(|(docker, _)| docker),
+        site.supervised(),
         &interrupt,
         report,
         plan,
@@ -153,7 +153,12 @@ async fn look(
         return Ok(None);
     }
     match draft.store.survey(options.allowed).await? {
-        (_, blockers) if blockers.is_empty() => Ok(Some((data_root, draft.store.into_snapshot()))),
+        (_, blockers) if blockers.is_empty() => {
+            if site.containerd().is_some() {
+                make_root(&data_root)?;
+            }
+            Ok(Some((data_root, draft.store.into_snapshot())))
+        }
         (_, blockers) => Err(Stop::Blockers(blockers)),
     }
 }

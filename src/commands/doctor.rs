@@ -9,25 +9,30 @@ use nix::unistd::geteuid;
 use crate::claims::source::claims_dir;
 use crate::cli::DoctorArgs;
 use crate::cli::invocation::Invocation;
-use crate::commands::engine_at;
+use crate::commands::{FOUND_WITHIN, engine_at, only_for_docker};
 use crate::doctor::interrupted::Here;
 use crate::doctor::{
-    Check, Finding, State, boot, claims, disk, host, interrupted, past, program, references,
+    self, Check, Finding, State, boot, claims, disk, host, interrupted, past, program, references,
     refused, stop, systemd, would_stop,
 };
 use crate::host::impact::assess;
-use crate::host::{Examined, Flags, HostError, StoreKind, examine, find_offline};
+use crate::host::{
+    Examined, Flags, Host, HostError, Management, StoreChoice, StoreKind, examine, find_node,
+    find_offline,
+};
 use crate::image::digest::ImageId;
-use crate::plan::status::rows;
+use crate::plan::status::{Rows, rows};
 use crate::plan::{Plan, Request};
 use crate::report::Report;
 use crate::report::run_result::RunResult;
 use crate::state::history;
 use crate::state::pending::PENDING;
+use crate::state::provenance::Provenance;
 use crate::state::retention;
 use crate::store::data_root::ImageDir;
 use crate::store::repositories::Store;
 use crate::systemd::{RUNTIME_UNITS, ServiceManager, SystemBus};
+use crate::transaction::image_store::{ImageStore, PlanError};
 use crate::transaction::reserve::{self, Need};
 use crate::transaction::restart::daemon::writes_at_start;
 
@@ -53,10 +58,13 @@ const OF_ROOT: [Check; 12] = [
 pub(super) async fn run(args: &DoctorArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, None);
     let mut report = Report::new("doctor", &args.output, invocation);
-    let mut findings = if args.host.offline {
+    let flags = Flags::from(&args.host);
+    let mut findings = if flags.choice() == Some(StoreChoice::Kubernetes) {
+        node(args, &flags, &mut report).await
+    } else if args.host.offline {
         offline(args, &mut report)
     } else {
-        look(args, &mut report).await
+        look(args, &flags, &mut report).await
     };
     findings.sort_by_key(|finding| finding.check);
     let exit = if would_stop(&findings) {
@@ -68,7 +76,8 @@ pub(super) async fn run(args: &DoctorArgs) -> RunResult {
     report.end(exit)
 }
 
-async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
+/// systemd, the own units and the right to look at the rest.
+async fn begin() -> (Option<SystemBus>, Vec<Finding>) {
     let is_root = geteuid().is_root();
     let (bus, mut findings) = reach(is_root).await;
     if let Some(bus) = &bus {
@@ -76,20 +85,122 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
     } else {
         findings.push(unreachable(Check::Boot));
     }
-    if !is_root {
-        findings.push(Finding::problem(
-            Check::Root,
-            "only root may change anything, and see most of what is looked at",
-            "sudo digestfix doctor",
-        ));
-        let why = "only root may look";
-        findings.extend(OF_ROOT.map(|check| Finding::not_seen(check, why)));
-        findings.extend(of_claims(None));
+    if is_root {
+        findings.push(Finding::ok(Check::Root, "this is root"));
+        return (bus, findings);
+    }
+    findings.push(Finding::problem(
+        Check::Root,
+        "only root may change anything, and see most of what is looked at",
+        "sudo digestfix doctor",
+    ));
+    let why = "only root may look";
+    findings.extend(OF_ROOT.map(|check| Finding::not_seen(check, why)));
+    findings.extend(of_claims(None));
+    (bus, findings)
+}
+
+/// A Kubernetes node, which the user says this host is.
+async fn node(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Finding> {
+    let (_, mut findings) = begin().await;
+    if !geteuid().is_root() {
         return findings;
     }
-    findings.push(Finding::ok(Check::Root, "this is root"));
-    let flags = Flags::from(&args.host);
-    let examined = examine(&flags, bus.as_ref(), engine_at).await;
+    let found = match only_for_docker(&args.host) {
+        Some(flag) => Err(HostError::OnlyForDocker(flag)),
+        None => find_node(flags, FOUND_WITHIN).await,
+    };
+    findings.extend(of_node(found, report).await);
+    findings
+}
+
+/// All that concerns a node, once systemd and rights were looked at.
+async fn of_node(found: Result<Host, HostError>, report: &mut Report) -> Vec<Finding> {
+    let mut findings = vec![program()];
+    let mut places: Vec<Need> = [PENDING, RUNTIME_UNITS]
+        .map(Path::new)
+        .map(disk::small_files)
+        .to_vec();
+    let host = match found {
+        Ok(host) => host,
+        Err(error) => {
+            findings.push(refused::host(&error));
+            let why = "containerd has to be found first";
+            let unseen = [
+                Check::References,
+                Check::Lock,
+                Check::Unfinished,
+                Check::History,
+            ];
+            findings.extend(unseen.map(|check| Finding::not_seen(check, why)));
+            findings.extend(of_disk(&places));
+            findings.extend(of_claims(None));
+            return findings;
+        }
+    };
+    report.host(&host);
+    let images = &host.images;
+    let here = Here {
+        data_root: Some(images.data_root()),
+        unit: Some("containerd.service"),
+        config_file: None,
+    };
+    findings.extend(interrupted::judge(&interrupted::look(here), here));
+    findings.extend(of_history(images));
+    places.push(disk::small_files(&history::directory(images.data_root())));
+    findings.extend(of_disk(&places));
+    let read = async {
+        let mut store = ImageStore::read(&host, None, None, None).await?;
+        store.read_manifests().await?;
+        let (references, images) = (store.references().clone(), store.images()?);
+        let mut rows = Vec::new();
+        let listing = store.listing(&Provenance::default())?;
+        listing.each(&mut |row| rows.push(row.clone()));
+        Ok::<_, PlanError>((references, images, rows))
+    };
+    match (read.await, &host.management) {
+        (Ok((references, images, rows)), Management::Node(node)) => {
+            findings.extend(doctor::node::judge(&node.socket, &node.version, &rows));
+            findings.extend(of_claims(Some((&references, &images))));
+        }
+        (read, _) => {
+            let error = read
+                .err()
+                .map(|error| Finding::refused(Check::Engine, &error, error.help()));
+            findings.extend(error);
+            let why = "containerd has to answer first";
+            findings.push(Finding::not_seen(Check::References, why));
+            findings.extend(of_claims(None));
+        }
+    }
+    findings
+}
+
+fn program() -> Finding {
+    program::look().as_ref().map_or_else(
+        || Finding::not_seen(Check::Watchdog, "this program does not know where it lies"),
+        program::judge,
+    )
+}
+
+async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Finding> {
+    let (bus, mut findings) = begin().await;
+    if !geteuid().is_root() {
+        return findings;
+    }
+    let examined = examine(flags, bus.as_ref(), engine_at).await;
+    if flags.choice().is_none()
+        && let Ok(host) = find_node(flags, FOUND_WITHIN).await
+    {
+        if examined.errors.iter().any(HostError::is_without_docker) {
+            findings.extend(of_node(Ok(host), report).await);
+            return findings;
+        }
+        findings.push(Finding::ok(
+            Check::Engine,
+            "this host is a Kubernetes node as well, whose images are others: digestfix doctor --store kubernetes",
+        ));
+    }
     let unread = examined.unit.as_ref().map(host::unread_drop_ins);
     findings.extend(host::judge(&examined, &unread.unwrap_or_default()));
     let engine = examined.managed.as_ref().map(|one| engine_at(&one.socket));
@@ -140,10 +251,7 @@ async fn look(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
     if let Some(host) = examined.host() {
         report.host(&host);
     }
-    findings.push(program::look().as_ref().map_or_else(
-        || Finding::not_seen(Check::Watchdog, "this program does not know where it lies"),
-        program::judge,
-    ));
+    findings.push(program());
     let unit = examined
         .unit
         .as_ref()
@@ -272,17 +380,7 @@ fn of_data_root(
         return findings;
     };
     let data_root = images.data_root();
-    let (records, broken) = history::scan(data_root, |mut record| {
-        record.claims.clear();
-        record.changes.clear();
-        Some(record)
-    });
-    findings.extend(past::judge(
-        history::see_directory(data_root),
-        &records,
-        &broken,
-        retention::count(images),
-    ));
+    findings.extend(of_history(images));
     if store == StoreKind::Containerd {
         let why = "they are in containerd (see digestfix status)";
         findings.push(Finding::not_seen(Check::References, why));
@@ -327,6 +425,21 @@ fn of_data_root(
     findings.extend(of_disk(&places));
     findings.extend(of_claims(store.as_ref().zip(ids.as_ref().ok())));
     findings
+}
+
+fn of_history(images: &ImageDir) -> Vec<Finding> {
+    let data_root = images.data_root();
+    let (records, broken) = history::scan(data_root, |mut record| {
+        record.claims.clear();
+        record.changes.clear();
+        Some(record)
+    });
+    past::judge(
+        history::see_directory(data_root),
+        &records,
+        &broken,
+        retention::count(images),
+    )
 }
 
 fn of_disk(places: &[Need]) -> Vec<Finding> {

@@ -47,7 +47,8 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, St
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     let root = args.content.containerd_root.as_deref();
-    let store = site.image_store(root, None).await?;
+    let mut store = site.image_store(root, None).await?;
+    store.read_manifests().await?;
     let images = store.images()?;
     let provenance = provenance(site.images(), report);
     let left_out = |report: &mut Report, reference: &Reference, why| {
@@ -66,6 +67,12 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, St
         };
         if digest_is_image_id(digest, &images) {
             let why = "its digest is the ID of an image, which no registry serves";
+            left_out(report, &reference, why);
+            continue;
+        }
+        if store.is_made_up(digest) {
+            let why =
+                "its digest is that of a manifest that an import made up, which no registry serves";
             left_out(report, &reference, why);
             continue;
         }

@@ -24,13 +24,18 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
             report.done(true, None);
             let mut what = vec![problem.to_string()];
             what.extend(end.containers(&mut report));
+            let is_of_node = report.is_of_node();
             report.fail(
  RunResult::Incomplete,
                 Problem {
                     what,
-                    state: "the references are changed and Docker runs on them, but not all else is as it was \
-                            found"
-                        .to_owned(),
+                    state: match is_of_node {
+                        true => "the records are changed, but the run could not be concluded",
+                        false => {
+                            "the references are changed and Docker runs on them, but not all else is as it was found"
+                        }
+                    }
+                    .to_owned(),
                     next: Some(next_after("mend that", outcome.watchdog.as_deref())),
                 },
             )
@@ -77,6 +82,7 @@ impl Told<'_> {
                 if unit.is_none() { " in this store" } else { "" },
                 backup.display()
             )),
+            (None, _) if report.is_of_node() => report.conclude("Done. Nothing was stopped."),
             (None, _) => report.conclude("Done. Docker was not stopped."),
         }
         if !plan.is_empty() {
@@ -109,6 +115,9 @@ impl Told<'_> {
     ) -> RunResult {
         let state = match (outcome.restarted, &self.unit) {
             (true, _) => "the references are as they were, and Docker runs on them again",
+            (false, None) if report.is_of_node() => {
+                "the references are as they were, and nothing was stopped"
+            }
             (false, None) => "the references are as they were",
             (false, Some(_)) => "the references are as they were, and Docker was not stopped",
         };
@@ -117,12 +126,16 @@ impl Told<'_> {
         what.extend(left.iter().map(ToString::to_string));
         what.extend(self.containers(&mut report));
         if !left.is_empty() {
+            let is_of_node = report.is_of_node();
             return report.fail(
  RunResult::Incomplete,
                 Problem {
                     what,
-                    state: "all other references are as they were, and Docker was not stopped"
-                        .to_owned(),
+                    state: match is_of_node {
+                        true => "all other references are as they were, and nothing was stopped",
+                        false => "all other references are as they were, and Docker was not stopped",
+                    }
+                    .to_owned(),
                     next: Some(format!(
                         "what stays is true, and does no harm. Once what is named above does not stand in \
                          the way: digestfix rollback {}",
@@ -205,6 +218,7 @@ fn state(now: &HostNow) -> String {
     };
     let docker = now.docker.map(|docker| match docker {
         DockerNow::NotStopped => "Docker was not stopped",
+        DockerNow::None => "nothing was stopped",
         DockerNow::Runs => "Docker runs",
         DockerNow::Down => "Docker is DOWN",
         DockerNow::AsBefore => "Docker does not run, and did not before",
@@ -219,6 +233,9 @@ fn state(now: &HostNow) -> String {
 fn look(now: &HostNow, unit: &str) -> String {
     match now.docker {
         None => "see to the file system".to_owned(),
+        Some(DockerNow::None) => {
+            "look at what is there (ctr -n k8s.io images ls; crictl images --digests)".to_owned()
+        }
         Some(DockerNow::NotStopped) => "look at what is there (docker image inspect)".to_owned(),
         Some(DockerNow::Runs | DockerNow::AsBefore) => {
             format!("look at what is there (systemctl status {unit})")

@@ -7,13 +7,13 @@ use nix::unistd::geteuid;
 
 use crate::cli::invocation::Invocation;
 use crate::cli::{HostArgs, RecoverArgs};
-use crate::commands::{LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK};
+use crate::commands::{ANSWER_WITHIN, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK};
 use crate::docker::content_store::ContentStore;
 use crate::host::impact::Impact;
 use crate::host::{HostError, StoreKind};
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
-use crate::state::journal::{self, Intent, Journal, Load};
+use crate::state::journal::{self, Intent, Journal, Load, Records};
 use crate::state::lock::RootLock;
 use crate::state::pending::{self, Marker, PENDING};
 use crate::store::data_root::ImageDir;
@@ -23,7 +23,7 @@ use crate::transaction::load::Running;
 use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::left::left;
-use crate::transaction::{load, recovery, restart};
+use crate::transaction::{load, record, recovery, restart};
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -44,12 +44,18 @@ pub(super) async fn run(args: &RecoverArgs) -> RunResult {
         }
         Ok(Some(problems)) => {
             report.done(true, None);
+            let is_of_node = report.is_of_node();
             report.fail(
  RunResult::Incomplete,
                 Problem {
                     what: problems,
-                    state: "the references and Docker's configuration are whole, and Docker runs if it ran before"
-                        .to_owned(),
+                    state: match is_of_node {
+                        true => "all other records are whole, and nothing was stopped",
+                        false => {
+                            "the references and Docker's configuration are whole, and Docker runs if it ran before"
+                        }
+                    }
+                    .to_owned(),
                     next: Some("see to what is named above by hand".to_owned()),
                 },
             )
@@ -164,10 +170,16 @@ fn files_of_run(id: &str, marker: &Marker, report: &mut Report) -> Result<bool, 
     if images.is_in_use()? {
         return Ok(false);
     }
-    refuse_other_file(&journal, &marker.config_file)?;
-    if let Intent::Load(_) = journal.intent {
+    if let Some(config_file) = &marker.config_file {
+        refuse_other_file(&journal, config_file)?;
+    }
+    if let Intent::Load(_) | Intent::Record(_) = journal.intent {
+        let whom = match journal.intent {
+            Intent::Record(_) => "containerd",
+            _ => "Docker",
+        };
         report.line(&format!(
-            "A run was interrupted ({id}); what it asked of Docker follows once that runs."
+            "A run was interrupted ({id}); what it asked of {whom} follows once that runs."
         ));
         return Ok(false);
     }
@@ -218,7 +230,7 @@ pub(super) async fn recover_run(
     }
     let marker = Marker::read(pending, id)?;
     let (flags, found) = marker.map_or_else(Default::default, |one| (one.flags, one.found));
-    let site = match settled_site(&flags.into(), Reach::Anyhow).await {
+    let site = match settled_node(flags.into(), SETTLED_WITHIN).await {
         // Some of it only a running engine can tell.
         Err(Stop::Host(error)) => settled_site(&found.into(), Reach::Anyhow)
             .await
@@ -252,6 +264,19 @@ pub(super) async fn settled_site(args: &HostArgs, reach: Reach) -> Result<Site, 
     }
 }
 
+/// The same, where containerd may be about to start, as after a boot.
+async fn settled_node(args: HostArgs, within: Duration) -> Result<Site, Stop> {
+    let deadline = Instant::now() + within;
+    loop {
+        match settled_site(&args, Reach::Anyhow).await {
+            Err(Stop::Host(HostError::NoNode(_))) if Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            found => return found,
+        }
+    }
+}
+
 /// Brings the host back, if there is a journal, and gives what a person has to
 /// see to. None when there is no journal.
 pub(super) async fn recover(
@@ -265,6 +290,9 @@ pub(super) async fn recover(
     report.recovers(&journal.id);
     let restart = match journal.intent.clone() {
         Intent::Load(load) => return recover_load(&journal, &load, site, lock, report).await,
+        Intent::Record(records) => {
+            return recover_records(&journal, &records, site, lock, report).await;
+        }
         Intent::Restart(restart) => restart,
         Intent::Edit => {
             restart::recovery::recover_files(&journal, site.images(), lock, report)
@@ -347,6 +375,30 @@ async fn recover_load(
     Ok(Some(problems))
 }
 
+/// A node's containerd was not stopped by such a run.
+async fn recover_records(
+    journal: &Journal,
+    records: &Records,
+    site: &Site,
+    lock: &RootLock,
+    report: &mut Report,
+) -> Result<Option<Vec<String>>, Stop> {
+    let (Some(node), Some(supervisor)) = (site.containerd(), site.supervisor()) else {
+        return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
+    };
+    report.line(&format!(
+        "A run was interrupted ({}); bringing it to an end first.",
+        journal.id
+    ));
+    let client = node.client(ANSWER_WITHIN);
+    let images = site.images();
+    let recovered =
+        record::recovery::recover(journal, records, images, lock, &client, supervisor, report);
+    let problems = recovered.await.map_err(Stop::RecordRecovery)?;
+    report.recovered();
+    Ok(Some(problems))
+}
+
 /// A recovery by this journal that failed.
 fn stop(failure: Failure, journal: &Journal) -> Stop {
     let state = state(&failure, journal);
@@ -380,6 +432,20 @@ pub(super) fn load_problem(failure: &Failure) -> Problem {
         )],
         state: "some of its references may be there; Docker was not stopped".to_owned(),
         next: Some("see that Docker runs and answers, then: digestfix recover".to_owned()),
+    }
+}
+
+/// The same of a change of a node's records.
+pub(super) fn record_problem(failure: &Failure) -> Problem {
+    Problem {
+        what: vec![format!(
+            "an interrupted run could not be brought to an end: {failure}"
+        )],
+        state: "some of its records may be there; nothing was stopped".to_owned(),
+        next: Some(
+            "see that containerd runs and answers (crictl info), then: digestfix recover"
+                .to_owned(),
+        ),
     }
 }
 

@@ -20,12 +20,16 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
     report.host(&site.host);
     warn_of_pending(&site, report);
     let root = args.content.containerd_root.as_deref();
-    let store = site.image_store(root, None).await?;
+    let mut store = site.image_store(root, None).await?;
+    store.read_manifests().await?;
     let gaps = store.gaps(None);
     let unknown = store.references().unknown_keys().map(str::to_owned);
     let unknown: Vec<String> = unknown.collect();
     let rows = store.listing(&provenance(site.images(), report))?;
     report.status(rows, &unknown);
     report.gaps(&gaps);
+    if site.is_beside_node(&args.host).await {
+        report.beside_node();
+    }
     Ok(())
 }

@@ -95,7 +95,7 @@ impl Trouble {
             "run {id} has not ended; the watchdog tries again, at least every {most} s"
         ));
         match stop {
-            Stop::Recovery { .. } | Stop::LoadRecovery(_) => {
+            Stop::Recovery { .. } | Stop::LoadRecovery(_) | Stop::RecordRecovery(_) => {
                 stop.tell(report);
             }
             other => {
@@ -103,7 +103,8 @@ impl Trouble {
                     RunResult::Broken,
                     Problem {
                         what: vec![other.to_string()],
-                        state: "Docker may be down; its references are whole".to_owned(),
+                        state: "Docker may be down, where it was stopped; its references are whole"
+                            .to_owned(),
                         next: Some("mend what is named above, then: digestfix recover".to_owned()),
                     },
                 );

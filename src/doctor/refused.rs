@@ -17,6 +17,8 @@ pub fn host(error: &HostError) -> Finding {
         | HostError::Unsettled { .. }
         | HostError::EnvironmentFile { .. } => Check::Unit,
         HostError::EngineSilent { .. }
+        | HostError::NoNode(_)
+        | HostError::OnlyForDocker(_)
         | HostError::NoUnixSocket(_)
         | HostError::ContainerdImageStore
         | HostError::Stopped(_) => Check::Engine,

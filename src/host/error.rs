@@ -23,6 +23,10 @@ pub enum HostError {
         /// What is there instead.
         others: Vec<String>,
     },
+    #[error("no containerd of a Kubernetes node answers here ({})", .0.join("; "))]
+    NoNode(Vec<String>),
+    #[error("{0} is about Docker's images, and --store kubernetes about a node's")]
+    OnlyForDocker(&'static str),
     #[error("systemd has {unit} as {load_state}, so Docker would not start again")]
     UnusableUnit { unit: String, load_state: String },
     #[error("{0} is not a service")]
@@ -115,6 +119,15 @@ pub enum HostError {
 }
 
 impl HostError {
+    /// There is no Docker here that could be started.
+    pub fn is_without_docker(&self) -> bool {
+        match self {
+            Self::NoUnit { others, .. } => others.is_empty(),
+            Self::UnusableUnit { load_state, .. } => load_state == "masked",
+            _ => false,
+        }
+    }
+
     pub fn help(&self) -> Option<String> {
         let word = shell::word;
         Some(match self {
@@ -127,6 +140,12 @@ impl HostError {
                  Docker runs here: {OFFLINE}"
             ),
             Self::NoUnit { others, .. } => one_of("--unit", others),
+            Self::NoNode(_) => {
+                "look at containerd (systemctl status containerd) and at its CRI (crictl info); where its socket \
+                 is elsewhere: --containerd-socket PATH"
+                    .to_owned()
+            }
+            Self::OnlyForDocker(flag) => format!("leave {flag} or --store kubernetes out"),
             Self::UnusableUnit { unit, load_state } if load_state == "masked" => format!(
                 "systemctl unmask {}; or, if no Docker is to run here: {OFFLINE}",
                 word(unit)

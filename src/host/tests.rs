@@ -158,7 +158,7 @@ impl World {
     fn managed(&self) -> Managed {
         match self.find().unwrap().management {
             Management::Managed(managed) => *managed,
-            Management::Offline => panic!("offline"),
+            other => panic!("{other:?}"),
         }
     }
 

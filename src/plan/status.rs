@@ -40,6 +40,8 @@ pub enum State {
     /// The layers are here unpacked, and not as the registry serves them: the image
     /// runs by the digest, and cannot be saved or pushed by it.
     RunsOnly,
+    /// The digest is of a manifest that an import made up: no registry serves it.
+    MadeUp,
     /// The digest is the ID of an image on this host.
     DigestIsImageId,
     ImageMissing,
@@ -53,6 +55,7 @@ impl State {
             Self::Ok => "ok",
             Self::NoDigest => "no digest",
             Self::RunsOnly => "ok to run, not to save or push",
+            Self::MadeUp => "digest made up by an import",
             Self::DigestIsImageId => "digest is an image ID",
             Self::ImageMissing => "image missing",
             Self::Unparsable => "unparsable",
@@ -80,6 +83,8 @@ pub struct Listing {
     images: BTreeSet<ImageId>,
     /// The references, in familiar form, whose layers are here unpacked only.
     hollow: BTreeSet<String>,
+    /// The references, in familiar form, whose digests are made up.
+    made_up: BTreeSet<String>,
     /// How far the digest of each row is known, in the order of the rows.
     known: Vec<Option<(Trust, Arc<str>)>>,
 }
@@ -110,8 +115,15 @@ impl Listing {
             store,
             images,
             hollow,
+            made_up: BTreeSet::new(),
             known: found,
         }
+    }
+
+    /// The same, with references whose digests are made up.
+    pub fn with_made_up(mut self, made_up: BTreeSet<String>) -> Self {
+        self.made_up = made_up;
+        self
     }
 }
 
@@ -128,13 +140,15 @@ impl Rows for Listing {
                     row.origin = Some(origin.to_string());
                 }
                 // Most stores have none, and a million rows.
-                if !self.hollow.is_empty()
+                if !(self.hollow.is_empty() && self.made_up.is_empty())
                     && let (State::Ok, Some(digest)) = (row.state, &row.digest)
-                    && self
-                        .hollow
-                        .contains(&format!("{}@{digest}", row.repository))
                 {
-                    row.state = State::RunsOnly;
+                    let reference = format!("{}@{digest}", row.repository);
+                    if self.hollow.contains(&reference) {
+                        row.state = State::RunsOnly;
+                    } else if self.made_up.contains(&reference) {
+                        row.state = State::MadeUp;
+                    }
                 }
                 give(&row);
             },

@@ -103,6 +103,13 @@ pub(super) struct HostDocument {
     pub offline: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_store: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub containerd_socket: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub containerd: Option<String>,
+    /// Another image store that this host has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_image_store: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]

@@ -26,12 +26,16 @@ impl Report {
         let shown: Vec<String> = images.iter().take(NAMED).map(ToString::to_string).collect();
         let more = match images.len().saturating_sub(NAMED) {
             0 => String::new(),
+            more if self.is_of_node() => format!(" and {more} more (crictl images)"),
             more => format!(" and {more} more (docker images -f dangling=true)"),
         };
         if let Some(first) = shown.first() {
+            let tag = match self.is_of_node() {
+                true => "ctr -n k8s.io images tag",
+                false => "docker tag",
+            };
             self.warning(&format!(
-                "images here have no name to have a digest under: {}{more}. Name one first: docker tag {first} \
-                 NAME:TAG",
+                "images here have no name to have a digest under: {}{more}. Name one first: {tag} {first} NAME:TAG",
                 shown.join(", ")
             ));
         }

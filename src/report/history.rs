@@ -123,6 +123,7 @@ impl Transaction {
             format!("  after    {}", record.after).into(),
             match (record.method, backup) {
                 (Some(Method::Load), _) => "  method   load".into(),
+                (Some(Method::Record), _) => "  method   record".into(),
                 (_, backup) => format!(
                     "  backup   {}",
                     backup.as_deref().unwrap_or("none (any more)")

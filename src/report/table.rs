@@ -53,7 +53,7 @@ const fn tone(state: State) -> Tone {
     match state {
         State::Ok => Tone::Good,
         State::NoDigest | State::RunsOnly | State::Unparsable => Tone::Doubtful,
-        State::DigestIsImageId | State::ImageMissing => Tone::Bad,
+        State::MadeUp | State::DigestIsImageId | State::ImageMissing => Tone::Bad,
     }
 }
 

@@ -227,9 +227,8 @@ pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryErro
     let (interrupted, _) = scan(lock.data_root(), unended);
     let ended = interrupted.into_iter().map(|mut record| {
         let references = match record.method {
-            // In the containerd image store, one that may have asked the engine for
-            // anything has a journal.
-            Some(Method::Load) => Side::Old,
+            // One that may have asked Docker or containerd for anything has a journal.
+            Some(Method::Load | Method::Record) => Side::Old,
             Some(Method::Restart) | None => ImageDir::new(lock.data_root(), &record.driver)
                 .read_bytes()
                 .map_or(Side::Other, |bytes| record.side(&bytes)),

@@ -10,6 +10,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
+use crate::containerd::Record;
 use crate::docker::container::{Container, RestartPolicy, Status};
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::reference::{Reference, familiar};
@@ -49,6 +50,8 @@ pub enum Intent {
     Restart(Restart),
     /// Have the running Docker load manifests.
     Load(Load),
+    /// Have a node's containerd record names.
+    Record(Records),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +96,29 @@ pub struct Load {
     pub is_taken_back: bool,
     /// Where containerd keeps its blobs, where the user said so.
     pub containerd_root: Option<PathBuf>,
+}
+
+/// What a node's containerd is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Records {
+    pub socket: PathBuf,
+    /// To be made.
+    pub added: Vec<NodeRecord>,
+    /// To be removed.
+    pub dropped: Vec<NodeRecord>,
+    /// It failed, and is being taken back.
+    pub is_taken_back: bool,
+}
+
+/// A record of a node's containerd, and the image that it is to lead to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRecord {
+    #[serde(with = "familiar")]
+    pub reference: Reference,
+    pub image_id: ImageId,
+    pub record: Record,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -268,7 +294,7 @@ impl Journal {
     /// Docker's unit, where there is one to manage.
     pub fn unit(&self) -> Option<&str> {
         match &self.intent {
-            Intent::Edit => None,
+            Intent::Edit | Intent::Record(_) => None,
             Intent::Restart(restart) => Some(&restart.unit),
             Intent::Load(load) => Some(&load.unit),
         }
@@ -278,7 +304,7 @@ impl Journal {
     pub const fn restart(&self) -> Option<&Restart> {
         match &self.intent {
             Intent::Restart(restart) => Some(restart),
-            Intent::Edit | Intent::Load(_) => None,
+            Intent::Edit | Intent::Load(_) | Intent::Record(_) => None,
         }
     }
 
@@ -286,7 +312,7 @@ impl Journal {
     pub const fn restart_mut(&mut self) -> Option<&mut Restart> {
         match &mut self.intent {
             Intent::Restart(restart) => Some(restart),
-            Intent::Edit | Intent::Load(_) => None,
+            Intent::Edit | Intent::Load(_) | Intent::Record(_) => None,
         }
     }
 
@@ -400,6 +426,7 @@ pub fn hash_pieces(pieces: &[&[u8]]) -> Digest {
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
+    use crate::containerd::Target;
 
     fn journal() -> Journal {
         journal_of(Intent::Restart(Restart::new("docker.service")))
@@ -466,6 +493,26 @@ mod tests {
             is_taken_back: true,
             containerd_root: Some("/srv/containerd".into()),
         };
+        let record = NodeRecord {
+            reference: load.added[0].reference.clone(),
+            image_id: load.added[0].image_id.clone(),
+            record: Record {
+                name: load.added[0].reference.full(),
+                target: Target {
+                    media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+                    digest: hash(b"made up"),
+                    size: 7,
+                    annotations: [("key".to_owned(), "value".to_owned())].into(),
+                },
+                labels: [("io.cri-containerd.image".to_owned(), "managed".to_owned())].into(),
+            },
+        };
+        let records = Records {
+            socket: "/run/containerd/containerd.sock".into(),
+            added: vec![record.clone()],
+            dropped: vec![record],
+            is_taken_back: true,
+        };
         for (intent, fixture) in [
             (
                 Intent::Edit,
@@ -478,6 +525,10 @@ mod tests {
             (
                 Intent::Load(load),
                 include_str!("../../tests/formats/journal-load.json"),
+            ),
+            (
+                Intent::Record(records),
+                include_str!("../../tests/formats/journal-record.json"),
             ),
         ] {
             let mut journal = journal_of(intent);

@@ -61,6 +61,23 @@ fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     ))
 }
 
+/// Makes the directory that stands for a data root on a Kubernetes node.
+pub fn make_root(data_root: &Path) -> Result<(), LockError> {
+    if data_root.is_dir() {
+        return Ok(());
+    }
+    let mut make = DirBuilder::new();
+    let made = make.mode(0o700).recursive(true).create(data_root);
+    let on_disk = made.and_then(|()| {
+        let above = data_root.ancestors().take(3);
+        above.into_iter().try_for_each(directory::sync)
+    });
+    on_disk.map_err(|error| LockError::Io {
+        path: data_root.to_owned(),
+        error,
+    })
+}
+
 impl RootLock {
     /// Takes the lock, waiting up to `wait` for another run to end.
     pub async fn acquire(data_root: &Path, wait: Duration) -> Result<Self, LockError> {

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Method {
     /// The running Docker loads manifests into the containerd image store.
     Load,
+    /// digestfix has containerd record names, on a Kubernetes node.
+    Record,
     /// digestfix stops Docker, changes `repositories.json` and starts Docker again.
     Restart,
 }

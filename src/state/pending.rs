@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Flags, Managed};
+use crate::host::{Flags, Managed, Node, StoreChoice};
 use crate::state::id::{beside, is_id};
 use crate::state::journal::boot_id;
 use crate::state::lock::RootLock;
@@ -31,15 +31,17 @@ const MAX_BYTES: u64 = 1024 * 1024;
 
 const SUFFIX: &str = ".json";
 
-/// Where Docker lives that a transaction is about.
+/// Where the images are that a transaction is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Marker {
     digestfix_pending: u32,
     boot: String,
-    /// Docker's data root: the journal is there.
+    /// Docker's data root, or what stands for one on a Kubernetes node: the journal is
+    /// there.
     pub data_root: PathBuf,
-    pub config_file: PathBuf,
+    /// Docker's configuration file; none where there is no Docker.
+    pub config_file: Option<PathBuf>,
     pub flags: Flags,
     /// What was found: some of it only a running engine can tell.
     pub found: Flags,
@@ -71,7 +73,7 @@ impl Marker {
             digestfix_pending: VERSION,
             boot: boot_id(),
             data_root: whole(&images.data_root().to_owned()),
-            config_file: whole(&host.config_file),
+            config_file: Some(whole(&host.config_file)),
             found: Flags {
                 data_root: Some(whole(&images.data_root().to_owned())),
                 driver: Some(images.driver().to_owned()),
@@ -79,6 +81,7 @@ impl Marker {
                 // One that is not there is not to be named.
                 config_file: host.config_file.exists().then(|| whole(&host.config_file)),
                 socket: Some(whole(&host.socket)),
+                ..Flags::default()
             },
             flags: Flags {
                 data_root: flags.data_root.as_ref().map(whole),
@@ -86,7 +89,24 @@ impl Marker {
                 unit: flags.unit.clone(),
                 config_file: flags.config_file.as_ref().map(whole),
                 socket: flags.socket.as_ref().map(whole),
+                ..Flags::default()
             },
+        }
+    }
+
+    pub fn of_node(images: &ImageDir, node: &Node) -> Self {
+        let flags = Flags {
+            store: Some(StoreChoice::Kubernetes),
+            containerd_socket: Some(node.socket.clone()),
+            ..Flags::default()
+        };
+        Self {
+            digestfix_pending: VERSION,
+            boot: boot_id(),
+            data_root: images.data_root().to_owned(),
+            config_file: None,
+            found: flags.clone(),
+            flags,
         }
     }
 
@@ -103,12 +123,17 @@ impl Marker {
 
     /// What there is to say when it is not there.
     pub fn gone(&self, id: &str) -> String {
+        let put_back = self.config_file.as_ref().map_or_else(String::new, |file| {
+            let (aside, file) = (beside(file, id), file.display());
+            format!(
+                "put {} back, if that is there, as {file}, and ",
+                aside.display()
+            )
+        });
         format!(
             "run {id} was interrupted, and its data root {} is not there (yet). Once it is: digestfix \
-             recover, without options. If it is gone for good: put {} back, if that is there, as {}, and remove {}",
+             recover, without options. If it is gone for good: {put_back}remove {}",
             self.data_root.display(),
-            beside(&self.config_file, id).display(),
-            self.config_file.display(),
             path(Path::new(PENDING), id).display()
         )
     }
@@ -138,7 +163,8 @@ impl Marker {
                 marker.digestfix_pending
             )));
         }
-        if marker.data_root.is_relative() || marker.config_file.is_relative() {
+        let config_file = marker.config_file.as_ref();
+        if marker.data_root.is_relative() || config_file.is_some_and(|path| path.is_relative()) {
             return Err(io::Error::other("it names no whole paths"));
         }
         Ok(Some(marker))
@@ -234,7 +260,7 @@ mod tests {
             digestfix_pending: VERSION,
             boot: boot_id(),
             data_root: "/data/docker".into(),
-            config_file: "/etc/docker/daemon.json".into(),
+            config_file: Some("/etc/docker/daemon.json".into()),
             flags: Flags::default(),
             found: Flags::default(),
         }
@@ -272,6 +298,8 @@ mod tests {
             unit: Some("docker.service".to_owned()),
             config_file: Some("/etc/docker/daemon.json".into()),
             socket: Some("/run/docker.sock".into()),
+            store: Some(StoreChoice::Docker),
+            containerd_socket: Some("/run/containerd/containerd.sock".into()),
         };
         let written = Marker {
             boot: "0b7f6f0e-6f0c-4d6f-9f5d-2b1d6a1c7e55 21".to_owned(),

@@ -5,13 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::claims::evidence::Evidence;
 use crate::claims::trust::Trust;
+use crate::containerd::{Client, ContainerdError};
 use crate::docker::content_store::ContentStore;
 use crate::docker::engine::{Engine as _, EngineError, UnixEngine};
 use crate::host::impact::{Allowed, AssessError, Blocker, Impact, assess};
-use crate::host::{Host, HostError, StoreKind};
+use crate::host::{Host, HostError, Management, StoreKind};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::Reference;
 use crate::plan::status::Listing;
@@ -22,6 +24,7 @@ use crate::state::provenance::Provenance;
 use crate::store::containerd::ContainerdStore;
 use crate::store::data_root::{ImageDir, ReadError, Snapshot};
 use crate::store::image_db::ImageDb;
+use crate::store::node::NodeStore;
 use crate::store::repositories::Store;
 use crate::systemd::{RUNTIME_UNITS, SystemBus};
 use crate::transaction::goal::Goal;
@@ -29,6 +32,8 @@ use crate::transaction::load::planned::{answers, planned};
 use crate::transaction::load::work::{LoadBlocker, Work};
 use crate::transaction::load::{Load, Running, known_references};
 use crate::transaction::outcome::Outcome;
+use crate::transaction::record::work::RecordBlocker;
+use crate::transaction::record::{self, Recording};
 use crate::transaction::restart::Restart;
 use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::unread::stale;
@@ -36,6 +41,9 @@ use crate::transaction::{Docker, Tx};
 
 /// Docker, and its API.
 pub type Engine<'a> = (Docker<'a, SystemBus>, UnixEngine);
+
+/// A node's containerd answers in milliseconds, or is in trouble.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// The image store of a host, as it was read.
 pub enum ImageStore<'a> {
@@ -55,6 +63,12 @@ pub enum ImageStore<'a> {
         engine: Engine<'a>,
         here: Box<ContainerdStore>,
     },
+    /// A Kubernetes node's, in its containerd.
+    Node {
+        node: Client,
+        socket: &'a Path,
+        here: Box<NodeStore>,
+    },
 }
 
 /// What nothing can be told of, or done about.
@@ -62,7 +76,7 @@ pub enum ImageStore<'a> {
 pub struct Gaps {
     /// References whose image is not to be found.
     pub unread: Vec<Reference>,
-    /// Images without a name to have a digest under, as Docker calls them.
+    /// Images without a name to have a digest under, as Docker or containerd calls them.
     pub nameless: Vec<Digest>,
 }
 
@@ -73,6 +87,8 @@ pub struct Means {
     pub stale: BTreeSet<Reference>,
     /// What the running Docker is asked for.
     pub work: Work,
+    /// What a node's containerd is asked for.
+    pub records: record::work::Work,
 }
 
 /// Why a goal cannot be planned. Nothing has been touched.
@@ -94,6 +110,10 @@ pub enum PlanError {
     },
     #[error("the running engine cannot be asked for that")]
     Unloadable(Vec<LoadBlocker>),
+    #[error("containerd cannot be asked for that")]
+    Unrecordable(Vec<RecordBlocker>),
+    #[error(transparent)]
+    Containerd(#[from] ContainerdError),
     /// References, each with its image, that a restart would lose.
     #[error("the running Docker has references that the file does not have")]
     OnlyInEngine(Vec<(String, String)>),
@@ -111,7 +131,10 @@ impl PlanError {
             Self::Host(error) => return error.help(),
             Self::Read(error) => return error.help(),
             Self::Assess(error) => return error.help(),
-            Self::Refused(_) | Self::Unloadable(_) => return None,
+            Self::Refused(_) | Self::Unloadable(_) | Self::Unrecordable(_) => return None,
+            Self::Containerd(_) => {
+                "look at containerd (systemctl status containerd, crictl info)".to_owned()
+            }
             Self::InTheWay {
                 first: Some(id), ..
             } => format!("take that one back first: digestfix rollback {id}"),
@@ -137,6 +160,7 @@ impl PlanError {
                 refusals.iter().map(ToString::to_string).collect()
             }
             Self::Unloadable(reasons) => reasons.iter().map(ToString::to_string).collect(),
+            Self::Unrecordable(reasons) => reasons.iter().map(ToString::to_string).collect(),
             Self::OnlyInEngine(references) => {
                 let lost = references.iter().map(|(reference, image)| {
                     format!(
@@ -146,7 +170,9 @@ impl PlanError {
                 });
                 lost.collect()
             }
-            Self::Host(_) | Self::Read(_) | Self::Assess(_) => vec![self.to_string()],
+            Self::Host(_) | Self::Read(_) | Self::Assess(_) | Self::Containerd(_) => {
+                vec![self.to_string()]
+            }
         }
     }
 }
@@ -159,6 +185,12 @@ impl<'a> ImageStore<'a> {
         root: Option<&Path>,
         seen: Option<Snapshot>,
     ) -> Result<Self, PlanError> {
+        if let Management::Node(found) = &host.management {
+            let node = found.client(ANSWER_WITHIN);
+            let here = Box::new(NodeStore::read(&node).await?);
+            let socket = &found.socket;
+            return Ok(Self::Node { node, socket, here });
+        }
         let images = &host.images;
         let content = ContentStore::of(images.data_root(), root);
         if host.image_store == StoreKind::Own {
@@ -189,6 +221,7 @@ impl<'a> ImageStore<'a> {
         match self {
             Self::Own { before, .. } => &before.store,
             Self::Containerd { here, .. } => &here.store,
+            Self::Node { here, .. } => &here.store,
         }
     }
 
@@ -196,7 +229,21 @@ impl<'a> ImageStore<'a> {
         match self {
             Self::Own { images, .. } => Ok(images.image_ids()?),
             Self::Containerd { here, .. } => Ok(here.images.clone()),
+            Self::Node { here, .. } => Ok(here.images.clone()),
         }
+    }
+
+    /// Reads the manifests of all digests that are here, where that takes requests.
+    pub async fn read_manifests(&mut self) -> Result<(), PlanError> {
+        match self {
+            Self::Node { node, here, .. } => Ok(here.learn_all(node).await?),
+            Self::Own { .. } | Self::Containerd { .. } => Ok(()),
+        }
+    }
+
+    /// The digest is one that an import made up, and that no registry serves.
+    pub fn is_made_up(&self, digest: &Digest) -> bool {
+        matches!(self, Self::Node { here, .. } if here.is_made_up(digest))
     }
 
     /// The references in rows. Each digest is known by what proves it here, or as it was
@@ -210,6 +257,23 @@ impl<'a> ImageStore<'a> {
             Self::Containerd { here, content, .. } => {
                 let hollow = here.hollow().iter().map(Reference::familiar).collect();
                 (here.store, content, hollow)
+            }
+            Self::Node { here, .. } => {
+                let known = |reference: &Reference, image: &ImageId| {
+                    let digest = reference.digest()?;
+                    if here.proof(digest, image).is_some() {
+                        // That it is of the image says nothing of a registry.
+                        if here.is_made_up(digest) {
+                            return None;
+                        }
+                        return Some((Trust::Proven, "containerd's content store".to_owned()));
+                    }
+                    let written = provenance.of(reference, image)?;
+                    Some((written.trust, written.origin.clone()))
+                };
+                let none = BTreeSet::new();
+                let listing = Listing::new(here.store.clone(), images, none, known);
+                return Ok(listing.with_made_up(here.made_up()));
             }
         };
         let known = |reference: &Reference, image: &ImageId| {
@@ -243,6 +307,13 @@ impl<'a> ImageStore<'a> {
                 let images = images.unwrap_or_default().into_keys().cloned();
                 (images.collect(), manifests)
             }
+            // A record of an import leads to a digest that only its name tells.
+            Self::Node { here, .. } => {
+                let mut images = here.proven(digest);
+                let proof = here.proof(digest, &image).unwrap_or_default();
+                images.insert(image);
+                (images, proof)
+            }
         }
     }
 
@@ -254,15 +325,26 @@ impl<'a> ImageStore<'a> {
                 plan.map_err(|refusals| goal.refused(refusals))
             }
             Self::Containerd { here, engine, .. } => planned(here, goal, &engine.1).await,
+            Self::Node { node, here, .. } => record::planned::planned(here, goal, node).await,
         }
     }
 
     /// What is missing for claims of a plan; all that is missing, without one.
     pub fn gaps(&self, plan: Option<&Plan>) -> Gaps {
-        let Self::Containerd { here, .. } = self else {
-            return Gaps::default();
-        };
         let counts = |image: &ImageId| plan.is_none_or(|plan| plan.lacks_name_of(image));
+        let here = match self {
+            Self::Own { .. } => return Gaps::default(),
+            Self::Node { here, .. } => {
+                let nameless = here.nameless().filter(|image| counts(image));
+                return Gaps {
+                    nameless: nameless
+                        .filter_map(|one| one.to_string().parse().ok())
+                        .collect(),
+                    ..Gaps::default()
+                };
+            }
+            Self::Containerd { here, .. } => here,
+        };
         let nameless = here.nameless().filter(|(image, _)| counts(image));
         Gaps {
             unread: here.unread().iter().cloned().collect(),
@@ -284,6 +366,10 @@ impl<'a> ImageStore<'a> {
                 let work = Work::of(plan, here, goal.evidence(), &engine.1).await?;
                 means.work = work.map_err(PlanError::Unloadable)?;
             }
+            Self::Node { here, .. } => {
+                let records = record::work::Work::of(plan, here);
+                means.records = records.map_err(PlanError::Unrecordable)?;
+            }
         }
         Ok(means)
     }
@@ -293,6 +379,7 @@ impl<'a> ImageStore<'a> {
         match self {
             Self::Own { engine, .. } => engine.as_ref().map(|_| Method::Restart),
             Self::Containerd { .. } => Some(Method::Load),
+            Self::Node { .. } => Some(Method::Record),
         }
     }
 
@@ -337,6 +424,9 @@ impl<'a> ImageStore<'a> {
             Self::Containerd { here, engine, .. } => {
                 Ok(Some(answers(here, plan, &engine.1).await?))
             }
+            Self::Node { node, here, .. } => {
+                Ok(Some(record::planned::answers(here, plan, node).await?))
+            }
         }
     }
 
@@ -344,7 +434,7 @@ impl<'a> ImageStore<'a> {
     pub fn into_snapshot(self) -> Option<Snapshot> {
         match self {
             Self::Own { before, .. } => Some(before),
-            Self::Containerd { .. } => None,
+            Self::Containerd { .. } | Self::Node { .. } => None,
         }
     }
 
@@ -380,6 +470,10 @@ impl<'a> ImageStore<'a> {
                     containerd_root: root.as_deref(),
                 };
                 tx.run(Load::new(running, &here, means.work)).await
+            }
+            Self::Node { node, socket, here } => {
+                let recording = Recording::new(&node, socket.to_owned(), &here, means.records);
+                tx.run(recording).await
             }
         }
     }

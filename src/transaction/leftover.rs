@@ -27,6 +27,10 @@ pub enum Why {
     WentAlong(Reference),
     /// It is gone, and could not be restored.
     Lost(String),
+    /// It stays: containerd would free the image with it.
+    LastRecord,
+    /// It stays as another client has made it.
+    Changed,
 }
 
 impl Leftover {
@@ -74,6 +78,16 @@ impl fmt::Display for Leftover {
             Why::WentAlong(other) => write!(
                 f,
                 "{reference} is gone: Docker dropped it along with {other} (docker load or docker tag it again)"
+            ),
+            Why::LastRecord => write!(
+                f,
+                "{reference} stays: it is the last record of its image by now, which containerd would free with \
+                 it (ctr -n k8s.io images rm {}, if that is meant)",
+                reference.full()
+            ),
+            Why::Changed => write!(
+                f,
+                "{reference} stays: another client has changed its record a moment ago"
             ),
             Why::Lost(why) => write!(
                 f,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::containerd::ContainerdError;
 use crate::docker::container::Change;
 use crate::docker::engine::EngineError;
 use crate::image::oci_archive::ArchiveError;
@@ -51,6 +52,10 @@ pub enum Step {
     Load,
     /// The running engine has dropped references.
     Untag,
+    /// A node's containerd has new records.
+    Record,
+    /// A node's containerd has dropped records.
+    RemoveRecord,
     /// Undo: Docker has stopped again.
     UndoStop,
     /// Undo: the old store is in use.
@@ -59,6 +64,8 @@ pub enum Step {
     UndoStart,
     /// Undo: the running engine has the old references again.
     UndoLoad,
+    /// Undo: a node's containerd has the old records again.
+    UndoRecord,
 }
 
 /// Hears of each step, and may keep none waiting: Docker may be stopped.
@@ -108,6 +115,8 @@ pub enum Failure {
     Systemd(#[from] SystemdError),
     #[error("{0}")]
     Engine(#[from] EngineError),
+    #[error("{0}")]
+    Containerd(#[from] ContainerdError),
     #[error("{0}")]
     Archive(#[from] ArchiveError),
     /// References that the engine cannot drop, or not without harm.
@@ -168,6 +177,9 @@ pub enum Failure {
     /// The engine answers otherwise than the file.
     #[error("the running engine disagrees: {0}")]
     EngineDisagrees(String),
+    /// A node's containerd or its CRI answers otherwise than it was asked for.
+    #[error("the node disagrees: {0}")]
+    NodeDisagrees(String),
 }
 
 impl Failure {
@@ -188,6 +200,9 @@ impl Failure {
             Self::NoLongerFits(_) => "look at the references (digestfix status), then try again",
             Self::Engine(_) | Self::EngineDisagrees(_) => {
                 "look at what Docker says (its journal), then try again"
+            }
+            Self::Containerd(_) | Self::NodeDisagrees(_) => {
+                "look at containerd (systemctl status containerd, crictl info), then try again"
             }
             Self::Systemd(_) | Self::StartBlock(_) | Self::Watchdog(_) => {
                 "see to systemd, then try again"
@@ -293,6 +308,8 @@ pub struct HostNow {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DockerNow {
+    /// There is none: it is a Kubernetes node's containerd.
+    None,
     /// It was not to be stopped.
     NotStopped,
     Runs,

@@ -2,7 +2,8 @@
 //!
 //! What there is to recover is the method's:
 //! [`restart`](crate::transaction::restart::recovery),
-//! [`load`](crate::transaction::load::recovery).
+//! [`load`](crate::transaction::load::recovery),
+//! [`record`](crate::transaction::record::recovery).
 
 use crate::state::history;
 use crate::state::journal::Journal;
@@ -10,7 +11,7 @@ use crate::state::lock::RootLock;
 use crate::state::pending;
 use crate::state::state_file;
 use crate::systemd::ServiceManager;
-use crate::transaction::Docker;
+use crate::transaction::Supervisor;
 use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::reserve;
 use crate::transaction::watchdog;
@@ -19,12 +20,12 @@ use crate::transaction::watchdog;
 pub(super) async fn finish<M: ServiceManager>(
     journal: &Journal,
     lock: &RootLock,
-    docker: Docker<'_, M>,
+    supervisor: Supervisor<'_, M>,
     progress: &mut dyn Progress,
 ) -> Result<(), Failure> {
     end(lock, progress)?;
-    pending::remove(docker.pending, &journal.id, lock)?;
-    watchdog::dismiss(docker.manager, &journal.id).await;
+    pending::remove(supervisor.pending, &journal.id, lock)?;
+    watchdog::dismiss(supervisor.manager, &journal.id).await;
     Ok(())
 }
 

@@ -21,6 +21,7 @@ mod loopback;
 #[allow(dead_code, reason = "the fault injection reboots them, too")]
 mod machine;
 mod neighbours;
+mod node;
 mod observed;
 mod old_systemd;
 mod packages;

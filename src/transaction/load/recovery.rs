@@ -82,7 +82,7 @@ pub async fn recover<M: ServiceManager, E: Images>(
     };
     progress.step(step, &told);
     note(record, side, lock)?;
-    finish(journal, lock, running.docker, progress).await?;
+    finish(journal, lock, running.docker.supervisor(), progress).await?;
     Ok(left.iter().map(Leftover::to_string).collect())
 }
 
@@ -97,7 +97,7 @@ pub async fn abandon<M: ServiceManager>(
 ) -> Result<(), Failure> {
     let record = record(journal, images, progress);
     note(record, Side::Other, lock)?;
-    finish(journal, lock, docker, progress).await
+    finish(journal, lock, docker.supervisor(), progress).await
 }
 
 /// A record that cannot be read stops nothing.

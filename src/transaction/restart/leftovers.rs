@@ -75,7 +75,7 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
         let is_former = match &journal.intent {
             Intent::Restart(restart) => restart.phase == Phase::Stopping,
             Intent::Edit => found == journal.references.before,
-            Intent::Load(_) => false,
+            Intent::Load(_) | Intent::Record(_) => false,
         };
         let is_backup =
             is_former && found != journal.references.after && Store::parse(bytes).is_ok();

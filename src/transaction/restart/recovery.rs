@@ -53,7 +53,7 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     };
     references?;
     leftovers::remove(journal, images);
-    finish(journal, lock, daemon.docker, progress).await?;
+    finish(journal, lock, daemon.docker.supervisor(), progress).await?;
     Ok(problems)
 }
 

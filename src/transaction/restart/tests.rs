@@ -285,7 +285,7 @@ fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
             lock,
             goal.kind(),
             limits,
-            Some(daemon.docker),
+            Some(daemon.docker.supervised(&images)),
             &interrupt,
             &mut steps,
             plan,

@@ -62,6 +62,13 @@ options:
     description: Accept a digest that is the ID of an image on the host.
     type: bool
     default: false
+  store:
+    description: Whose images are meant. Left out, Docker's; a Kubernetes node's where there is no Docker.
+    type: str
+    choices: [docker, kubernetes]
+  containerd_socket:
+    description: The socket of a Kubernetes node's containerd.
+    type: path
   data_root:
     description: Docker's data root. This and the following are found out when they are left out.
     type: path

@@ -36,6 +36,8 @@ RUN = {
 }
 
 HOST = {
+    "store": {"type": "str", "choices": ["docker", "kubernetes"]},
+    "containerd_socket": {"type": "path"},
     "data_root": {"type": "path"},
     "driver": {"type": "str"},
     "unit": {"type": "str"},

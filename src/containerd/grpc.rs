@@ -1,0 +1,300 @@
+//! gRPC calls over a Unix socket: HTTP/2 requests, whose answers are bounded in time and
+//! in size.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HeaderMap, TE};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::containerd::ContainerdError;
+
+/// The most that is read of one answer, in bytes.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// The most that is kept of what containerd says of a refusal, in characters.
+const MAX_SAID: usize = 1000;
+
+/// A message's head: whether it is compressed, and its length in four bytes.
+const HEAD: usize = 5;
+
+/// A connection, which is opened with the first call, and again after one that failed.
+pub(super) struct Channel {
+    socket: PathBuf,
+    within: Duration,
+    open: RefCell<Option<SendRequest<Full<Bytes>>>>,
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.socket.display())
+    }
+}
+
+impl Channel {
+    pub fn new(socket: &Path, within: Duration) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            within,
+            open: RefCell::default(),
+        }
+    }
+
+    /// The messages that answer a call: `/package.Service/Method`.
+    pub async fn call<A: Message + Default>(
+        &self,
+        call: &'static str,
+        namespace: Option<&str>,
+        request: &impl Message,
+    ) -> Result<Vec<A>, ContainerdError> {
+        let answered = timeout(self.within, self.send(call, namespace, request)).await;
+        let answered = answered.unwrap_or_else(|_| {
+            Err(self.unanswered(call, format!("none within {} s", self.within.as_secs())))
+        });
+        match &answered {
+            Ok(_) | Err(ContainerdError::Refused { .. } | ContainerdError::Answer { .. }) => {}
+            Err(_) => *self.open.borrow_mut() = None,
+        }
+        let received = answered?;
+        messages(&received).map_err(|problem| ContainerdError::Answer {
+            socket: self.socket.clone(),
+            call,
+            problem,
+        })
+    }
+
+    /// The one message that answers a call.
+    pub async fn call_one<A: Message + Default>(
+        &self,
+        call: &'static str,
+        namespace: Option<&str>,
+        request: &impl Message,
+    ) -> Result<A, ContainerdError> {
+        let mut answers = self.call(call, namespace, request).await?;
+        match (answers.pop(), answers.is_empty()) {
+            (Some(answer), true) => Ok(answer),
+            _ => Err(self.unusable(call, "not one message")),
+        }
+    }
+
+    pub fn unusable(&self, call: &'static str, problem: impl Into<String>) -> ContainerdError {
+        ContainerdError::Answer {
+            socket: self.socket.clone(),
+            call,
+            problem: problem.into(),
+        }
+    }
+
+    fn unanswered(&self, call: &'static str, problem: impl fmt::Display) -> ContainerdError {
+        ContainerdError::Unanswered {
+            socket: self.socket.clone(),
+            call,
+            problem: problem.to_string(),
+        }
+    }
+
+    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, ContainerdError> {
+        let open = self.open.borrow().clone();
+        if let Some(open) = open.filter(|open| !open.is_closed()) {
+            return Ok(open);
+        }
+        let unreachable = |error| ContainerdError::Unreachable {
+            socket: self.socket.clone(),
+            error,
+        };
+        let stream = UnixStream::connect(&self.socket).await;
+        let stream = TokioIo::new(stream.map_err(unreachable)?);
+        let shaken = handshake(TokioExecutor::new(), stream).await;
+        let (connection, driver) =
+            shaken.map_err(|error| unreachable(std::io::Error::other(error)))?;
+        tokio::spawn(driver);
+        *self.open.borrow_mut() = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn send(
+        &self,
+        call: &'static str,
+        namespace: Option<&str>,
+        request: &impl Message,
+    ) -> Result<Bytes, ContainerdError> {
+        let mut connection = self.connection().await?;
+        let mut head = Request::post(format!("http://containerd{call}"))
+            .header(CONTENT_TYPE, "application/grpc")
+            .header(TE, "trailers");
+        if let Some(namespace) = namespace {
+            head = head.header("containerd-namespace", namespace);
+        }
+        let body = Full::new(Bytes::from(framed(request)));
+        let request = head
+            .body(body)
+            .map_err(|error| self.unanswered(call, error))?;
+        let response = connection.send_request(request).await;
+        let response = response.map_err(|error| self.unanswered(call, error))?;
+        if response.status() != StatusCode::OK {
+            return Err(self.unusable(call, format!("HTTP {}", response.status())));
+        }
+        // An answer without a message has it all in its head.
+        if response.headers().contains_key(STATUS) {
+            self.judge(call, response.headers())?;
+            return Ok(Bytes::new());
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
+        let body = body.collect().await;
+        let body = body.map_err(
+            |error| match error.is::<http_body_util::LengthLimitError>() {
+                true => self.unusable(call, format!("more than {MAX_ANSWER_BYTES} bytes")),
+                false => self.unanswered(call, error),
+            },
+        )?;
+        match body.trailers() {
+            Some(trailers) => self.judge(call, trailers)?,
+            // What came may not be all.
+            None => return Err(self.unanswered(call, "the answer has no end")),
+        }
+        Ok(body.to_bytes())
+    }
+
+    /// Whether the call went well, by the fields that end an answer.
+    fn judge(&self, call: &'static str, fields: &HeaderMap) -> Result<(), ContainerdError> {
+        let code = fields.get(STATUS).and_then(|code| code.to_str().ok());
+        match code.map(str::parse) {
+            Some(Ok(0)) => Ok(()),
+            Some(Ok(code)) => Err(ContainerdError::Refused {
+                socket: self.socket.clone(),
+                call,
+                code,
+                said: said(fields).unwrap_or_else(|| format!("code {code}")),
+            }),
+            _ => Err(self.unanswered(call, "the answer has no status")),
+        }
+    }
+}
+
+const STATUS: &str = "grpc-status";
+
+/// What containerd says of a refusal, which is percent-encoded.
+fn said(fields: &HeaderMap) -> Option<String> {
+    let text = fields.get("grpc-message")?.to_str().ok()?;
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let code = part
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match code {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            None => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    Some(text.chars().take(MAX_SAID).collect()).filter(|text: &String| !text.is_empty())
+}
+
+fn framed(message: &impl Message) -> Vec<u8> {
+    let message = message.encode_to_vec();
+    let mut framed = Vec::with_capacity(HEAD + message.len());
+    framed.push(0);
+    // No request of digestfix's is near the length that this can tell.
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(&message);
+    framed
+}
+
+/// Splits what was received into messages.
+fn messages<A: Message + Default>(mut received: &[u8]) -> Result<Vec<A>, String> {
+    let mut messages = Vec::new();
+    while !received.is_empty() {
+        let cut = || "a message is cut off".to_owned();
+        let (head, rest) = received.split_first_chunk::<HEAD>().ok_or_else(cut)?;
+        let [0, length @ ..] = *head else {
+            return Err("a message is compressed, which was not asked for".to_owned());
+        };
+        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        let (message, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
+        messages.push(A::decode(message).map_err(|error| error.to_string())?);
+        received = rest;
+    }
+    Ok(messages)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+    use crate::containerd::messages::{Image, Images};
+
+    fn images() -> Images {
+        let image = Image {
+            name: "docker.io/lab/app:v1".to_owned(),
+            labels: [("key".to_owned(), "value".to_owned())].into(),
+            target: None,
+        };
+        Images {
+            images: vec![image; 3],
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_off_is_none() {
+        let whole = framed(&images());
+        let twice = [&whole[..], &whole].concat();
+        let read = messages::<Images>(&twice).unwrap();
+        assert_eq!(read, [images(), images()]);
+        for cut in 1..whole.len() {
+            messages::<Images>(&whole[..cut]).unwrap_err();
+        }
+        assert!(messages::<Images>(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_compressed_or_no_message_is_refused() {
+        let mut compressed = framed(&images());
+        compressed[0] = 1;
+        messages::<Images>(&compressed).unwrap_err();
+        // Field 1 claims more bytes than there are.
+        let lies = [0, 0, 0, 0, 2, 0x0a, 0x7f];
+        messages::<Images>(&lies).unwrap_err();
+        // A name that is not UTF-8.
+        let odd = [0, 0, 0, 0, 5, 0x0a, 3, 0x0a, 1, 0xff];
+        messages::<Images>(&odd).unwrap_err();
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_containerds_words() {
+        let mut fields = HeaderMap::new();
+        assert_eq!(said(&fields), None);
+        for (sent, expected) in [
+            ("image %22a%22: not found", "image \"a\": not found"),
+            ("100%", "100%"),
+            ("%zz", "%zz"),
+            ("%ff", "\u{fffd}"),
+        ] {
+            fields.insert("grpc-message", HeaderValue::from_str(sent).unwrap());
+            assert_eq!(said(&fields).unwrap(), expected);
+        }
+        fields.insert(
+            "grpc-message",
+            HeaderValue::from_str(&"x".repeat(MAX_SAID + 1)).unwrap(),
+        );
+        assert_eq!(said(&fields).unwrap().len(), MAX_SAID);
+    }
+}

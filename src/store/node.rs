@@ -1,0 +1,281 @@
+//! The image store of a Kubernetes node: containerd's image records, as the CRI
+//! understands them.
+//!
+//! A record is a name for a manifest or index. Where an image was imported, that
+//! manifest is one that the import made up, so a record `NAME@DIGEST` need not lead to
+//! the manifest of that digest: the CRI, and so a kubelet, goes by the name alone. Which
+//! image a record leads to, the CRI says: its image IDs are digests of configs, as
+//! Docker's are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::containerd::{ContainerdError, CriImage, Node, Record, Target};
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest::{MAX_INDEX_DEPTH, Manifest};
+use crate::image::reference::Reference;
+use crate::store::repositories::Store;
+
+/// What the CRI labels its records with. Of one without, it makes others of its own
+/// (containerd 1.6 to 2.1, `cri/store/image`, `imageLabelKey`).
+pub const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
+
+/// The transaction that made a record.
+pub const TRANSACTION: &str = "digestfix.transaction";
+
+/// What a record led to when it was made.
+pub const MADE_FOR: &str = "digestfix.target";
+
+/// The most manifests that are looked for at once. A node has some hundred images, each
+/// for a dozen platforms.
+const MOST_MANIFESTS: usize = 20_000;
+
+/// The most bytes of manifests that are kept.
+const MOST_BYTES: usize = 256 * 1024 * 1024;
+
+/// The records of a node, and their images.
+#[derive(Debug, Clone, Default)]
+pub struct NodeStore {
+    /// The references that the CRI knows, each with its image's ID.
+    pub store: Store,
+    /// The images that the CRI has.
+    pub images: BTreeSet<ImageId>,
+    /// Every record, by its name.
+    records: BTreeMap<String, Record>,
+    /// The image that each target is of.
+    targets: BTreeMap<Digest, ImageId>,
+    /// What was looked for in the content store.
+    looked_for: BTreeSet<Digest>,
+    read: BTreeMap<Digest, (Manifest, String)>,
+    bytes: usize,
+}
+
+/// The name of a record as a reference, where the CRI would find it by that: with domain
+/// and namespace, and with a tag or a digest.
+fn reference(name: &str) -> Option<Reference> {
+    let reference = Reference::parse(name).ok()?;
+    let is_either = reference.tag().is_some() != reference.digest().is_some();
+    let is_normal = reference.full() == name && reference.repository().is_found_by_familiar_name();
+    (is_either && is_normal).then_some(reference)
+}
+
+/// This transaction made the record, and it leads where it did then.
+pub fn is_made_by(record: &Record, id: &str) -> bool {
+    maker(record) == Some(id)
+}
+
+/// The transaction that made the record, where it leads where it did then. A pull by
+/// the same name has the record lead elsewhere, and leaves the labels.
+pub fn maker(record: &Record) -> Option<&str> {
+    let target = record.labels.get(MADE_FOR)?;
+    let id = record.labels.get(TRANSACTION)?;
+    (*target == record.target.digest.to_string()).then_some(id)
+}
+
+const fn is_made_up(manifest: &Manifest) -> bool {
+    matches!(manifest, Manifest::Image(own) if own.is_made_up())
+}
+
+impl NodeStore {
+    /// Reads what containerd and the CRI have.
+    pub async fn read(node: &impl Node) -> Result<Self, ContainerdError> {
+        let records = node.records().await?;
+        Ok(Self::of(records, node.cri_images().await?))
+    }
+
+    fn of(records: Vec<Record>, cri: Vec<CriImage>) -> Self {
+        let mut read = Self {
+            images: cri.iter().map(|image| image.id.clone()).collect(),
+            ..Self::default()
+        };
+        let mut images: BTreeMap<String, ImageId> = BTreeMap::new();
+        for image in cri {
+            // The CRI keeps a record of this name for each image.
+            images.insert(image.id.to_string(), image.id.clone());
+            images.extend(image.names.into_iter().map(|name| (name, image.id.clone())));
+        }
+        for record in records {
+            if let Some(image) = images.get(&record.name) {
+                let target = record.target.digest.clone();
+                read.targets.insert(target, image.clone());
+                if let Some(reference) = reference(&record.name) {
+                    // Names differ, and so do references in full.
+                    let _ = read.store.insert(&reference, image);
+                }
+            }
+            read.records.insert(record.name.clone(), record);
+        }
+        read
+    }
+
+    /// Reads the manifests of these digests, and all that is here of what they list.
+    pub async fn learn(
+        &mut self,
+        node: &impl Node,
+        digests: impl IntoIterator<Item = Digest>,
+    ) -> Result<(), ContainerdError> {
+        let mut wanted: Vec<(Digest, usize)> =
+            digests.into_iter().map(|digest| (digest, 0)).collect();
+        let mut left = MOST_MANIFESTS;
+        while let Some((digest, depth)) = wanted.pop() {
+            if !self.looked_for.insert(digest.clone()) {
+                continue;
+            }
+            let Some(text) = node.manifest(&digest).await? else {
+                continue;
+            };
+            let Ok(manifest) = Manifest::parse(text.as_bytes()) else {
+                continue;
+            };
+            self.bytes = self.bytes.saturating_add(text.len());
+            if self.bytes > MOST_BYTES {
+                break;
+            }
+            if let Manifest::Index(children) = &manifest
+                && depth < MAX_INDEX_DEPTH
+                && let Some(fewer) = left.checked_sub(children.len())
+            {
+                left = fewer;
+                let children = children.iter().map(|child| child.digest.clone());
+                wanted.extend(children.map(|child| (child, depth + 1)));
+            }
+            self.read.insert(digest, (manifest, text));
+        }
+        Ok(())
+    }
+
+    /// The same of every digest that a record is named by.
+    pub async fn learn_all(&mut self, node: &impl Node) -> Result<(), ContainerdError> {
+        let references = self.store.references();
+        let digests = references.filter_map(|(reference, _)| reference.digest().cloned());
+        let digests: Vec<Digest> = digests.collect();
+        self.learn(node, digests).await
+    }
+
+    /// What was read of manifests that registries may serve.
+    pub fn manifests(&self) -> impl Iterator<Item = (Digest, String)> {
+        let read = self.read.iter();
+        let served = read.filter(|(_, (manifest, _))| !is_made_up(manifest));
+        served.map(|(digest, (_, text))| (digest.clone(), text.clone()))
+    }
+
+    /// A manifest of this digest was read, and looks made up by an import or by `docker
+    /// save`: no registry serves it. `ctr images import --digests` records such digests.
+    pub fn is_made_up(&self, digest: &Digest) -> bool {
+        let read = self.read.get(digest);
+        read.is_some_and(|(manifest, _)| is_made_up(manifest))
+    }
+
+    /// The references, but those that are made up and not asked for.
+    pub fn without_made_up(&self, is_asked_for: impl Fn(&Reference) -> bool) -> Store {
+        let mut store = self.store.clone();
+        for (reference, _) in self.store.references() {
+            let is_made_up = reference.digest().is_some_and(|own| self.is_made_up(own));
+            if is_made_up && !is_asked_for(&reference) {
+                store.remove(&reference);
+            }
+        }
+        store
+    }
+
+    /// The references whose digests are made up, in familiar form.
+    pub fn made_up(&self) -> BTreeSet<String> {
+        let references = self.store.references().map(|(reference, _)| reference);
+        let made_up = references.filter(|one| one.digest().is_some_and(|own| self.is_made_up(own)));
+        made_up.map(|one| one.familiar()).collect()
+    }
+
+    /// The manifests that prove a digest to be of an image, of those that were read: its
+    /// own, or an index and the way through it.
+    pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
+        self.way(digest, image, 0, &mut BTreeSet::new())
+    }
+
+    fn way<'a>(
+        &'a self,
+        digest: &'a Digest,
+        image: &ImageId,
+        depth: usize,
+        seen: &mut BTreeSet<&'a Digest>,
+    ) -> Option<BTreeMap<Digest, String>> {
+        if !seen.insert(digest) {
+            return None;
+        }
+        let (manifest, text) = self.read.get(digest)?;
+        let mut way = match manifest {
+            Manifest::Image(own) if own.image == *image => BTreeMap::new(),
+            Manifest::Index(children) if depth < MAX_INDEX_DEPTH => children
+                .iter()
+                .find_map(|child| self.way(&child.digest, image, depth + 1, seen))?,
+            _ => return None,
+        };
+        way.insert(digest.clone(), text.clone());
+        Some(way)
+    }
+
+    /// The images that the manifests that were read prove a digest to be of.
+    pub fn proven(&self, digest: &Digest) -> BTreeSet<ImageId> {
+        let (mut images, mut seen, mut wanted) = (BTreeSet::new(), BTreeSet::new(), vec![digest]);
+        while let Some(digest) = wanted.pop() {
+            if !seen.insert(digest) {
+                continue;
+            }
+            match self.read.get(digest) {
+                Some((Manifest::Image(own), _)) => drop(images.insert(own.image.clone())),
+                Some((Manifest::Index(children), _)) => {
+                    wanted.extend(children.iter().map(|child| &child.digest));
+                }
+                Some((Manifest::Artifact, _)) | None => {}
+            }
+        }
+        images
+    }
+
+    /// The record of this name, whether the CRI knows it or not.
+    pub fn record(&self, reference: &Reference) -> Option<&Record> {
+        self.records.get(&reference.full())
+    }
+
+    /// What a new record for an image is to lead to: what the digest is of, if a record
+    /// leads there; else the image's own, as its name in the same repository does.
+    pub fn target_for(&self, reference: &Reference, image: &ImageId) -> Option<&Target> {
+        let repository = reference.repository();
+        let leads = |record: &&Record| self.targets.get(&record.target.digest) == Some(image);
+        let rank = |record: &&Record| {
+            let is_served = Some(&record.target.digest) == reference.digest();
+            let own = Reference::parse(&record.name);
+            let is_beside = own.is_ok_and(|own| own.repository() == repository);
+            (!is_served, !is_beside)
+        };
+        let best = self.records.values().filter(leads).min_by_key(rank);
+        best.map(|record| &record.target)
+    }
+
+    /// The name of another record, without these, that leads to the same.
+    pub fn another(&self, record: &Record, without: &BTreeSet<String>) -> Option<&str> {
+        let mut others = self.records.values().filter(|other| {
+            other.target.digest == record.target.digest && !without.contains(&other.name)
+        });
+        others
+            .find(|other| other.name != record.name)
+            .map(|other| other.name.as_str())
+    }
+
+    /// A tag in the repository of this reference, which a pod may write beside its digest.
+    pub fn tag_beside(&self, reference: &Reference) -> Option<String> {
+        let repository = reference.repository().familiar();
+        let mut entries = self.store.entries_of(&repository);
+        let tag = entries.find_map(|entry| entry.meaning().ok()?.0.tag().cloned())?;
+        Some(tag.as_str().to_owned())
+    }
+
+    /// Images that no reference leads to, each with its record's name.
+    pub fn nameless(&self) -> impl Iterator<Item = &ImageId> {
+        let named: BTreeSet<ImageId> = self.store.references().map(|(_, image)| image).collect();
+        self.images
+            .iter()
+            .filter(move |image| !named.contains(image))
+    }
+}
+
+#[cfg(test)]
+mod tests;

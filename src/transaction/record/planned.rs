@@ -1,0 +1,75 @@
+//! What a goal comes down to on a Kubernetes node.
+
+use crate::claims::claim::Claim;
+use crate::claims::trust::Trust;
+use crate::containerd::{ContainerdError, Node};
+use crate::image::digest::Digest;
+use crate::plan::{Plan, Target};
+use crate::store::node::NodeStore;
+use crate::transaction::goal::Goal;
+use crate::transaction::image_store::PlanError;
+use crate::transaction::record::steps::forms;
+use crate::transaction::record::work::RecordBlocker;
+
+/// The plan for a goal. The manifests that it is about are read first, where they are
+/// here: they prove, or show that a digest is made up.
+pub async fn planned(
+    here: &mut NodeStore,
+    goal: &Goal<'_>,
+    node: &impl Node,
+) -> Result<Plan, PlanError> {
+    let informed;
+    let goal = match goal {
+        Goal::Claims(request) => {
+            let claimed = request.claims.iter().filter_map(Claim::digest);
+            let indexes = request.evidence.indexes();
+            let parts = indexes.flat_map(|index| request.evidence.missing_parts(index));
+            let digests = claimed.chain(parts.map(|part| &part.digest));
+            let digests: Vec<Digest> = digests.cloned().collect();
+            here.learn(node, digests).await?;
+            informed = request.with_manifests(here.manifests());
+            &Goal::Claims(&informed)
+        }
+        Goal::TakeBack(_) => goal,
+    };
+    let mut plan = goal.plan(&here.store, &here.images);
+    if plan.is_err() {
+        // A digest that an import made up stands in no claim's way, and may stay.
+        here.learn_all(node).await?;
+        let store = here.without_made_up(|reference| goal.is_about(reference));
+        plan = goal.plan(&store, &here.images);
+    }
+    let plan = plan.map_err(|refusals| goal.refused(refusals))?;
+    let insists = matches!(goal, Goal::Claims(request) if request.allow_image_id_digest);
+    let made_up = |target: &&Target| {
+        let digest = target.reference.digest();
+        target.trust < Trust::Proven && digest.is_some_and(|digest| here.is_made_up(digest))
+    };
+    let made_up = plan.targets.iter().filter(made_up);
+    let reasons: Vec<RecordBlocker> = made_up
+        .map(|target| RecordBlocker::MadeUp(target.claim.clone()))
+        .collect();
+    match insists || reasons.is_empty() {
+        true => Ok(plan),
+        false => Err(PlanError::Unrecordable(reasons)),
+    }
+}
+
+/// Which targets of a plan the CRI answers as they are to be, in each form that a pod may
+/// write.
+pub async fn answers(
+    here: &NodeStore,
+    plan: &Plan,
+    node: &impl Node,
+) -> Result<Vec<bool>, ContainerdError> {
+    let mut answers = Vec::with_capacity(plan.targets.len());
+    for target in &plan.targets {
+        let tag = here.tag_beside(&target.reference);
+        let mut holds = true;
+        for form in forms(&target.reference, tag.as_deref()) {
+            holds &= node.cri_image(&form).await?.as_ref() == Some(&target.image);
+        }
+        answers.push(holds);
+    }
+    Ok(answers)
+}

@@ -1,0 +1,117 @@
+//! A change of a node's records that was killed, brought to an end.
+//!
+//! What is there stays, what is missing is made. If that fails, or the change was being
+//! taken back, it is taken back as far as possible. Only a containerd that does not
+//! answer, and a record of the history that cannot be written, leave it to the next run.
+
+use crate::containerd::Node;
+use crate::state::history::{self, End, Record, Side};
+use crate::state::journal::{Journal, Records};
+use crate::state::lock::RootLock;
+use crate::store::data_root::ImageDir;
+use crate::store::node::NodeStore;
+use crate::systemd::ServiceManager;
+use crate::transaction::Supervisor;
+use crate::transaction::leftover::{Leftover, joined};
+use crate::transaction::outcome::{Failure, Progress, Step};
+use crate::transaction::record::steps::Steps;
+use crate::transaction::recovery::finish;
+
+/// Brings the change of `journal` to an end. Gives the references that are neither as
+/// they were nor as planned. On an error, the journal stays.
+pub async fn recover<M: ServiceManager, N: Node>(
+    journal: &Journal,
+    records: &Records,
+    images: &ImageDir,
+    lock: &RootLock,
+    node: &N,
+    supervisor: Supervisor<'_, M>,
+    progress: &mut dyn Progress,
+) -> Result<Vec<String>, Failure> {
+    progress.begin("bringing the change to an end");
+    let record = match history::read(images.data_root(), &journal.id) {
+        Ok(record) => record,
+        // One that cannot be read stops nothing.
+        Err(error) => {
+            progress.warning(&error.to_string());
+            None
+        }
+    };
+    let steps = Steps {
+        node,
+        id: &journal.id,
+    };
+    let is_made = if records.is_taken_back {
+        false
+    } else {
+        match make(&steps, records).await {
+            Ok(()) => true,
+            Err(Failure::Containerd(error)) if error.may_pass() => return Err(error.into()),
+            Err(error) => {
+                progress.warning(&format!(
+                    "what the interrupted run was about to do cannot be done: {error}"
+                ));
+                false
+            }
+        }
+    };
+    let left = match is_made {
+        true => Vec::new(),
+        false => {
+            steps
+                .take_back_late(&records.added, &records.dropped)
+                .await?
+        }
+    };
+    let (side, step, told) = match (is_made, left.as_slice()) {
+        (true, _) => (
+            Side::New,
+            Step::Verify,
+            "containerd has the records as they were to be".to_owned(),
+        ),
+        (false, []) => (
+            Side::Old,
+            Step::UndoRecord,
+            "containerd has the records as they were".to_owned(),
+        ),
+        (false, left) => (
+            Side::Other,
+            Step::UndoRecord,
+            format!("taken back, but for what cannot be: {}", joined(left)),
+        ),
+    };
+    progress.step(step, &told);
+    note(record, side, lock)?;
+    finish(journal, lock, supervisor, progress).await?;
+    Ok(left.iter().map(Leftover::to_string).collect())
+}
+
+/// Without its journal, a record that has not ended counts for one of a run that did
+/// nothing.
+fn note(record: Option<Record>, references: Side, lock: &RootLock) -> Result<(), Failure> {
+    match record {
+        Some(mut record) => Ok(record.end(lock, End::Recovered { references })?),
+        None => Ok(()),
+    }
+}
+
+/// A record that leads to what is not here any more would be of no use.
+async fn make<N: Node>(steps: &Steps<'_, N>, records: &Records) -> Result<(), Failure> {
+    let here = NodeStore::read(steps.node).await?;
+    for one in &records.added {
+        let is_here = here.record(&one.reference).is_some()
+            || here.another(&one.record, &Default::default()).is_some();
+        if !is_here {
+            return Err(Failure::NodeDisagrees(format!(
+                "the image of {} is not here any more",
+                one.reference
+            )));
+        }
+    }
+    steps.make(&records.added).await?;
+    let left = steps.remove(&records.dropped).await?;
+    if !left.is_empty() {
+        return Err(Failure::Leftovers(left));
+    }
+    steps.verify(&records.added, &records.dropped).await
+}

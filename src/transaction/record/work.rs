@@ -1,0 +1,120 @@
+//! What to ask of a node's containerd so that a plan comes true, and what prevents that.
+
+use std::collections::BTreeSet;
+
+use crate::containerd::Record;
+use crate::image::reference::Reference;
+use crate::plan::Plan;
+use crate::state::journal::NodeRecord;
+use crate::store::node::{MADE_FOR, MANAGED, NodeStore, maker};
+
+/// What is to be asked of containerd.
+#[derive(Debug, Clone, Default)]
+pub struct Work {
+    /// To be made.
+    pub added: Vec<NodeRecord>,
+    /// To be removed.
+    pub dropped: Vec<NodeRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordBlocker {
+    #[error(
+        "{reference}: on a Kubernetes node, tags are set by containerd's own client: ctr -n k8s.io images tag \
+         IMAGE {}", .reference.full()
+    )]
+    SetTag { reference: Reference },
+    #[error(
+        "{reference}: on a Kubernetes node, tags are removed by containerd's own client: ctr -n k8s.io images rm \
+         {}", .reference.full()
+    )]
+    RemoveTag { reference: Reference },
+    #[error(
+        "{reference}: it is here, for another image. Remove it first (digestfix apply --remove {reference}, or \
+         ctr -n k8s.io images rm {}, if digestfix did not make it)", .reference.full()
+    )]
+    Moves { reference: Reference },
+    #[error(
+        "{reference}: containerd has a record of that name, and the CRI does not list it: look at it (ctr -n \
+         k8s.io images ls name=={}), and remove it if nothing needs it", .reference.full()
+    )]
+    Unlisted { reference: Reference },
+    #[error("{reference}: no record of containerd's leads to its image")]
+    NoTarget { reference: Reference },
+    #[error(
+        "{reference}: digestfix did not make that record, or a pull by that name has changed it since: ctr -n \
+         k8s.io images rm {}, if that is meant", .reference.full()
+    )]
+    NotOwn { reference: Reference },
+    #[error(
+        "{reference}: it is the last record of its image, which containerd would free with it: ctr -n k8s.io \
+         images rm {}, if that is meant", .reference.full()
+    )]
+    Last { reference: Reference },
+    #[error(
+        "{0}: that is the digest of a manifest that an import or docker save made up for the image, and ctr and \
+         crictl show it; no registry is known to serve it. If one does, bring its manifest with --from \
+         (--allow-image-id-digest takes it as it is)"
+    )]
+    MadeUp(String),
+}
+
+impl Work {
+    /// Works out what a plan comes down to, or every reason against it.
+    pub fn of(plan: &Plan, here: &NodeStore) -> Result<Self, Vec<RecordBlocker>> {
+        let mut work = Self::default();
+        let mut reasons = Vec::new();
+        for change in &plan.changes {
+            let reference = change.reference.clone();
+            match (reference.digest(), &change.from, &change.to) {
+                (None, _, Some(_)) => reasons.push(RecordBlocker::SetTag { reference }),
+                (None, _, None) => reasons.push(RecordBlocker::RemoveTag { reference }),
+                (Some(_), Some(_), Some(_)) => reasons.push(RecordBlocker::Moves { reference }),
+                (Some(_), None, Some(image)) => match here.target_for(&reference, image) {
+                    _ if here.record(&reference).is_some() => {
+                        reasons.push(RecordBlocker::Unlisted { reference });
+                    }
+                    None => reasons.push(RecordBlocker::NoTarget { reference }),
+                    Some(target) => {
+                        let made_for = target.digest.to_string();
+                        let labels = [(MANAGED.0, MANAGED.1.to_owned()), (MADE_FOR, made_for)];
+                        let labels = labels.map(|(key, value)| (key.to_owned(), value));
+                        work.added.push(NodeRecord {
+                            record: Record {
+                                name: reference.full(),
+                                target: target.clone(),
+                                labels: labels.into(),
+                            },
+                            reference,
+                            image_id: image.clone(),
+                        });
+                    }
+                },
+                (Some(_), from, None) => {
+                    let image = from.as_deref().and_then(|image| image.parse().ok());
+                    let record = here.record(&reference).filter(|one| maker(one).is_some());
+                    match image.zip(record) {
+                        Some((image_id, record)) => work.dropped.push(NodeRecord {
+                            record: record.clone(),
+                            reference,
+                            image_id,
+                        }),
+                        None => reasons.push(RecordBlocker::NotOwn { reference }),
+                    }
+                }
+            }
+        }
+        let gone = work.dropped.iter().map(|one| one.record.name.clone());
+        let gone: BTreeSet<String> = gone.collect();
+        for one in &work.dropped {
+            if here.another(&one.record, &gone).is_none() {
+                let reference = one.reference.clone();
+                reasons.push(RecordBlocker::Last { reference });
+            }
+        }
+        match reasons.is_empty() {
+            true => Ok(work),
+            false => Err(reasons),
+        }
+    }
+}
