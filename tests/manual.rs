@@ -276,12 +276,13 @@ fn links_in_the_readmes_lead_somewhere() {
     }
 }
 
-const READMES: [&str; 5] = [
+const READMES: [&str; 6] = [
     "README.md",
     "README.zh-CN.md",
     "CONTRIBUTING.md",
     "tests/README.md",
     "benches/README.md",
+    "packaging/ansible/README.md",
 ];
 
 /// The lab runs those of README.md.
