@@ -285,6 +285,37 @@ const READMES: [&str; 6] = [
     "packaging/ansible/README.md",
 ];
 
+/// Keys of the JSON, metrics, and entries of the journal.
+#[test]
+fn what_programs_read_is_in_the_manual() {
+    let source = |name: &str| read(&project().join("src/report").join(name));
+    let missing = |pattern: &str, text: &str, name: &str| -> Vec<String> {
+        let pattern = Regex::new(pattern).unwrap();
+        let page = read(&page(name));
+        let all = pattern.captures_iter(text).map(|found| found[1].to_owned());
+        let all: Vec<String> = all.collect();
+        assert!(all.len() > 5, "{pattern:?}: {all:?}");
+        let named = |one: &str| {
+            ["`", "**"]
+                .iter()
+                .any(|mark| page.contains(&format!("{mark}{one}")))
+        };
+        all.into_iter().filter(|one| !named(one)).collect()
+    };
+    let document = source("document.rs");
+    let renamed = Regex::new(r#"#\[serde\(rename = "(\w+)"\)\]\n    pub \w+:"#).unwrap();
+    let document = renamed.replace_all(&document, "pub $1:");
+    assert_eq!(
+        missing(r"pub (\w+):", &document, "digestfix-json.5"),
+        [""; 0]
+    );
+    let page = "digestfix-monitoring.7";
+    let metrics = missing(r#""(digestfix_\w+)"#, &source("metrics.rs"), page);
+    assert_eq!(metrics, [""; 0]);
+    let entries = read(&project().join("packaging/digestfix.catalog"));
+    assert_eq!(missing(r"(?m)^-- ([0-9a-f]{32})$", &entries, page), [""; 0]);
+}
+
 /// The lab runs those of README.md.
 #[test]
 fn the_chinese_readme_has_no_other_commands() {
