@@ -4,5 +4,6 @@
 pub mod claim;
 pub mod evidence;
 pub mod rewrite;
+mod row;
 pub mod source;
 pub mod trust;

@@ -123,7 +123,34 @@ fn as_much_as_a_file_may_say() {
     let records: Vec<String> = (0..MANY)
         .map(|number| format!(r#"{{"Id":"{id}","RepoDigests":["a@sha256:{number:064x}"]}}"#))
         .collect();
+    let rows = |row: &dyn Fn(u32) -> String| -> String { (0..MANY).map(row).collect() };
+    let table = |number| format!("a{number}  1  sha256:{number:064x}  {number:012x}  1 day ago\n");
+    let values =
+        |number| format!("- repository: a{number}\n  tag: '1'\n  digest: sha256:{number:064x}\n");
+    let shown = |number| {
+        format!(
+            r#"{{"Repository":"a","Tag":"1","Digest":"sha256:{number:064x}","ID":"{number:012x}"}}"#
+        )
+    };
     let texts = [
+        format!(
+            "REPOSITORY  TAG  DIGEST  IMAGE ID  CREATED\n{}",
+            rows(&table)
+        ),
+        rows(&table),
+        format!(
+            "image,digest\n{}",
+            rows(&|number| format!("a:{number},sha256:{number:064x}\n"))
+        ),
+        rows(&|number| format!("a:{number} sha256:{number:064x}\n")),
+        rows(&|number| format!("KEY=a:{number}@sha256:{number:064x}\n")),
+        rows(&|number| {
+            format!("Digest: sha256:{number:064x}\nStatus: Downloaded newer image for a:{number}\n")
+        }),
+        rows(&values),
+        rows(&shown),
+        format!("[{}]", "\"sha256:1\",".repeat(1_000_000) + "0"),
+        format!("NAME=a@sha256:1,{}", "a,".repeat(1_000_000)),
         pins(&|_| "a".to_owned()),
         pins(&|number| format!("a{number}")),
         format!("[{}]", records.join(",")),

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::claims::row::{MOST_COLUMNS, Meaning, row, without_scheme, words};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::{Reference, ReferenceError, Repository, Tag};
 
@@ -198,7 +199,26 @@ impl FromStr for Claim {
     }
 }
 
+/// What a row means that somebody pasted from `docker images --digests`.
+fn pasted(text: &str) -> Option<Statement> {
+    let words: Vec<&str> = words(text).take(MOST_COLUMNS + 1).collect();
+    let (reference, image) = match row(&words, true)?.meaning() {
+        Meaning::Record(reference, image) => (reference, ImageName::Id(image)),
+        Meaning::Beginning(reference, id) => (reference, ImageName::Prefix(id)),
+        Meaning::Pin(pin) => return statement(&pin.full()).ok(),
+        Meaning::Nothing(_) => return None,
+    };
+    usable(reference.repository()).ok()?;
+    Some(Statement::PointsAt { reference, image })
+}
+
 fn statement(text: &str) -> Result<Statement, Problem> {
+    if text.contains(char::is_whitespace)
+        && let Some(statement) = pasted(text)
+    {
+        return Ok(statement);
+    }
+    let text = without_scheme(text);
     let Some((reference, image)) = text.split_once('=') else {
         let reference = Reference::parse(text)?;
         let repository = usable(reference.repository())?;

@@ -27,6 +27,8 @@ pub struct Evidence {
     texts: BTreeMap<Digest, Arc<str>>,
     kept_bytes: usize,
     records: BTreeMap<Digest, BTreeMap<ImageId, String>>,
+    /// Records that have only the first digits of an ID.
+    beginnings: BTreeMap<Digest, BTreeMap<String, String>>,
     parts_here: BTreeMap<Digest, BTreeMap<ImageId, String>>,
 }
 
@@ -59,7 +61,7 @@ pub enum Verdict {
     /// They belong together, as far as this.
     Supports(Trust, String),
     /// They do not: the digest is of these images instead.
-    Denies(Trust, Vec<ImageId>, String),
+    Denies(Trust, Vec<String>, String),
     Silent,
 }
 
@@ -141,6 +143,23 @@ impl Evidence {
         let images = self.records.entry(digest).or_default();
         images.entry(image).or_insert_with(|| origin.to_owned());
         images.len() <= MAX_RECORDS_OF_A_DIGEST
+    }
+
+    /// Takes in a record that has the first digits of the ID only. False when there is too
+    /// much of it for one digest.
+    #[must_use]
+    pub fn add_beginning(&mut self, digest: Digest, id: &str, origin: &str) -> bool {
+        let images = self.beginnings.entry(digest).or_default();
+        images
+            .entry(id.to_owned())
+            .or_insert_with(|| origin.to_owned());
+        images.len() <= MAX_RECORDS_OF_A_DIGEST
+    }
+
+    /// The first digits of the images that another host recorded for the digest.
+    pub fn recorded_beginnings(&self, digest: &Digest) -> impl Iterator<Item = &str> {
+        let images = self.beginnings.get(digest).into_iter();
+        images.flat_map(BTreeMap::keys).map(String::as_str)
     }
 
     /// Takes in that this host has a digest of an image, and that an index that
@@ -242,22 +261,35 @@ impl Evidence {
             && proof.complete
             && !proof.images.is_empty()
         {
-            let images = proof.images.into_keys().cloned().collect();
+            let images = proof.images.into_keys().map(ToString::to_string).collect();
             return Verdict::Denies(Trust::Proven, images, proof.origin.to_owned());
         }
         let part = self.parts_here.get(digest);
         if let Some(origin) = part.and_then(|images| images.get(image)) {
             return Verdict::Supports(Trust::Matched, origin.clone());
         }
-        match self.records.get(digest) {
-            Some(images) => match images.get(image) {
-                Some(origin) => Verdict::Supports(Trust::Matched, origin.clone()),
-                None => Verdict::Denies(
-                    Trust::Matched,
-                    images.keys().cloned().collect(),
-                    images.values().next().cloned().unwrap_or_default(),
-                ),
-            },
+        self.recorded_verdict(digest, image)
+    }
+
+    /// What the records of other hosts say alone.
+    fn recorded_verdict(&self, digest: &Digest, image: &ImageId) -> Verdict {
+        let whole = self.records.get(digest);
+        let beginnings = self.beginnings.get(digest);
+        let origin = whole.and_then(|images| images.get(image)).or_else(|| {
+            let mut fitting = beginnings.into_iter().flatten();
+            let fits = |(id, _): &(&String, &String)| image.hex().starts_with(id.as_str());
+            fitting.find(fits).map(|(_, origin)| origin)
+        });
+        if let Some(origin) = origin {
+            return Verdict::Supports(Trust::Matched, origin.clone());
+        }
+        let whole = whole.into_iter().flatten();
+        let whole = whole.map(|(image, origin)| (image.to_string(), origin));
+        let beginnings = beginnings.into_iter().flatten();
+        let beginnings = beginnings.map(|(id, origin)| (format!("sha256:{id}"), origin));
+        let (others, origins): (Vec<String>, Vec<&String>) = whole.chain(beginnings).unzip();
+        match origins.first() {
+            Some(origin) => Verdict::Denies(Trust::Matched, others, (*origin).clone()),
             None => Verdict::Silent,
         }
     }

@@ -26,9 +26,13 @@ mod blobs;
 pub(crate) mod claims_dir;
 pub(crate) mod claims_file;
 pub mod collected;
+mod encoding;
+mod fields;
 pub mod json;
 pub(crate) mod layout;
+pub mod lines;
 pub mod pins;
+pub mod table;
 mod zstd;
 
 use archive::{SeekableArchive, StreamedArchive, is_archive};
@@ -91,6 +95,13 @@ pub enum Problem {
     Unknown,
     #[error("neither text in UTF-8 nor an archive (see byte {0})")]
     NotText(usize),
+    #[error(
+        "a text that is not in UTF-8 (see byte {0}); write it anew: iconv -f ENCODING -t UTF-8 FILE \
+         (GBK, ISO-8859-1, SHIFT_JIS, …)"
+    )]
+    Encoding(usize),
+    #[error("a text in UTF-16 that is damaged or cut short: copy it again")]
+    Utf16,
     #[error("{what}: larger than the {limit} bytes that are read")]
     TooLarge { what: String, limit: u64 },
     #[error("compressed with {0}; gzip and zstd are read: unpack it first ({0} -d)")]
@@ -107,6 +118,8 @@ pub enum Problem {
     Sparse,
     #[error("{0}")]
     Json(#[from] JsonError),
+    #[error("not a source of digests: it begins like JSON, and is none ({0})")]
+    NotJson(JsonError),
     #[error("{0}: {1}")]
     InFile(&'static str, JsonError),
     #[error("not YAML: {0}")]
@@ -114,7 +127,7 @@ pub enum Problem {
     #[error("neither a list of references (line {line}: {misfit}) nor YAML ({yaml})")]
     Text {
         line: usize,
-        misfit: ReferenceError,
+        misfit: String,
         yaml: String,
     },
     #[error("not a Dockerfile: {0}")]
@@ -269,11 +282,14 @@ fn read_directory(
             Err(
                 problem @ (Problem::Unknown
                 | Problem::NotText(_)
+                | Problem::Encoding(_)
+                | Problem::Utf16
                 | Problem::Text { .. }
                 | Problem::Compressed(_)
                 | Problem::Dockerfile(_)
                 | Problem::Outside
-                | Problem::NotAFile),
+                | Problem::NotAFile
+                | Problem::NotJson(_)),
             ) => collected.remark(format!("{place}: passed over, {problem}")),
             Err(problem) => return Err(problem.at(&path)),
             Ok(()) => {}
@@ -348,13 +364,18 @@ fn read_plain(
     let head = head_of(&mut stream)?;
     let archive = is_archive(&head);
     let binary = binary_at(&head);
+    let head_bytes = head.clone();
     let whole = Cursor::new(head).chain(stream);
     if archive {
         let mut archive = StreamedArchive::read(io::BufReader::new(whole))?;
         return layout::read_layout(&mut archive, place, collected);
     }
-    if let Some(at) = binary {
-        return Err(Problem::NotText(at));
+    let is_wide = encoding::is_utf16(&head_bytes);
+    if let Some(at) = binary.filter(|_| !is_wide) {
+        return Err(match encoding::may_be_text(&head_bytes) {
+            true => Problem::Encoding(at),
+            false => Problem::NotText(at),
+        });
     }
     let mut bytes = Vec::new();
     whole.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes)?;
@@ -364,13 +385,41 @@ fn read_plain(
             limit: MAX_TEXT_BYTES,
         });
     }
+    if is_wide {
+        let text = encoding::utf16(&bytes).ok_or(Problem::Utf16)?;
+        return read_text_as(&text, Bytes::Recoded, place, collected);
+    }
     let text =
-        std::str::from_utf8(&bytes).map_err(|error| Problem::NotText(error.valid_up_to()))?;
+        std::str::from_utf8(&bytes).map_err(|error| match encoding::may_be_text(&bytes) {
+            true => Problem::Encoding(error.valid_up_to()),
+            false => Problem::NotText(error.valid_up_to()),
+        })?;
     read_text(text, place, collected)
+}
+
+/// What has happened to a file's bytes on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bytes {
+    AsTheyCame,
+    /// A program wrote the text anew: in UTF-16, or behind a byte-order mark.
+    Recoded,
 }
 
 /// Reads a text of any of the known kinds.
 pub fn read_text(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
+    let bytes = match text.starts_with('\u{feff}') {
+        true => Bytes::Recoded,
+        false => Bytes::AsTheyCame,
+    };
+    read_text_as(text, bytes, place, collected)
+}
+
+fn read_text_as(
+    text: &str,
+    bytes: Bytes,
+    place: &str,
+    collected: &mut Collected,
+) -> Result<(), Problem> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let begins = text.trim_start();
     if begins.is_empty() {
@@ -379,18 +428,48 @@ pub fn read_text(text: &str, place: &str, collected: &mut Collected) -> Result<(
     }
     // Two braces begin a template that nobody has rendered yet.
     if begins.starts_with(['{', '[']) && !begins.starts_with("{{") {
-        return json::read_json(text, place, collected);
+        // INI, TOML, a log, and JSON with comments begin so as well.
+        return match json::read(text, bytes, place, collected) {
+            Err(problem) if !json::is_json(text) => {
+                let said = (collected.said, collected.remarks.len());
+                let misfit = lines::read(text, place, collected)?;
+                match problem {
+                    _ if misfit.is_none() && said != (collected.said, collected.remarks.len()) => {
+                        Ok(())
+                    }
+                    Problem::Json(error) => Err(Problem::NotJson(error)),
+                    problem => Err(problem),
+                }
+            }
+            read => read,
+        };
     }
     let Some((line, misfit)) = pins::misfit(text) else {
         return pins::read_list(text, place, collected);
     };
+    if table::read(text, place, collected)? {
+        return Ok(());
+    }
     if pins::is_dockerfile(text) {
         return pins::read_dockerfile(text, place, collected);
     }
-    pins::read_yaml(text, place, collected).map_err(|problem| match problem {
-        Problem::Yaml(yaml) => Problem::Text { line, misfit, yaml },
-        problem => problem,
-    })
+    let yaml = match lines::is_console(text) {
+        true => "it is the output of docker".to_owned(),
+        false => match pins::read_yaml(text, place, collected) {
+            Err(Problem::Yaml(yaml)) => yaml,
+            read => return read,
+        },
+    };
+    let said = (collected.said, collected.remarks.len());
+    let broken = lines::read(text, place, collected)?;
+    if broken.is_none() && said != (collected.said, collected.remarks.len()) {
+        return Ok(());
+    }
+    let (line, misfit) = match broken {
+        Some(broken) => (broken.line, broken.text),
+        None => (line, misfit.to_string()),
+    };
+    Err(Problem::Text { line, misfit, yaml })
 }
 
 /// Where the beginning of a file shows that it is no text.

@@ -197,6 +197,14 @@ impl Reference {
         })
     }
 
+    /// The same with that digest.
+    pub fn pinned(self, digest: Digest) -> Self {
+        Self {
+            digest: Some(digest),
+            ..self
+        }
+    }
+
     pub const fn repository(&self) -> &Repository {
         &self.repository
     }

@@ -40,12 +40,8 @@ pub(super) struct Resolver<'a> {
 /// The most images that one refusal names.
 const MAX_NAMED: usize = 5;
 
-fn some_of(images: &[ImageId]) -> Vec<String> {
-    let mut named: Vec<String> = images
-        .iter()
-        .take(MAX_NAMED)
-        .map(ToString::to_string)
-        .collect();
+fn some_of(images: &[String]) -> Vec<String> {
+    let mut named: Vec<String> = images.iter().take(MAX_NAMED).cloned().collect();
     if let Some(more @ 1..) = images.len().checked_sub(MAX_NAMED) {
         named.push(format!("{more} more"));
     }
@@ -113,6 +109,13 @@ impl<'a> Resolver<'a> {
                     Err(Why::NotHere)
                 }
             }
+            (
+                Statement::PointsAt {
+                    reference,
+                    image: ImageName::Prefix(id),
+                },
+                Origin::Source(_),
+            ) => self.recorded(reference, id),
             _ => Ok(vec![self.meant(claim)?]),
         };
         let leads = match leads {

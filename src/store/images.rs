@@ -21,7 +21,14 @@ impl Images for BTreeSet<ImageId> {
     }
 
     fn beginning_with(&self, prefix: &str) -> Vec<ImageId> {
+        let first = format!("sha256:{prefix:0<64}").parse::<ImageId>();
+        let from_first = first.ok().map(|first| self.range(first..));
         let beginning = |image: &&ImageId| image.hex().starts_with(prefix);
-        self.iter().filter(beginning).cloned().collect()
+        from_first
+            .into_iter()
+            .flatten()
+            .take_while(beginning)
+            .cloned()
+            .collect()
     }
 }

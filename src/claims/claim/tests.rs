@@ -220,3 +220,27 @@ fn a_pointer_is_one_tag_or_one_digest() {
     }
     assert!(pointer(HEX).is_err());
 }
+
+#[test]
+fn a_row_that_was_pasted() {
+    let id = &HEX[..12];
+    for (row, expected) in [
+        (
+            format!("a/b   1   sha256:#   {id}   2 weeks ago   12MB").replace("#", &"d".repeat(64)),
+            format!("a/b@sha256:{} is prefix {id}", "d".repeat(64)),
+        ),
+        (
+            format!("a:1 sha256:{}", "d".repeat(64)),
+            format!("a:1 has a@sha256:{}", "d".repeat(64)),
+        ),
+        (
+            format!("docker-pullable://a@sha256:{}", "d".repeat(64)),
+            format!("only a@sha256:{}", "d".repeat(64)),
+        ),
+    ] {
+        let claim: Claim = row.parse().unwrap();
+        assert_eq!(summary(&claim.statement), expected, "{row}");
+        assert_eq!(claim.text, row);
+    }
+    assert!("pulled layer sha256:1".parse::<Claim>().is_err());
+}

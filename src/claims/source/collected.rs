@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use crate::claims::claim::{Claim, ImageName, Statement};
 use crate::claims::evidence::{Evidence, MAX_RECORDS_OF_A_DIGEST};
 use crate::claims::rewrite::{Rewrite, rewritten};
+use crate::claims::row::{Lack, Meaning, Row};
 use crate::claims::source::Problem;
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::{Manifest, ManifestError};
@@ -15,6 +16,9 @@ use crate::image::reference::{Reference, Repository};
 pub const MAX_CLAIMS: usize = 100_000;
 
 const MAX_REMARKS: usize = 100;
+
+/// The most lines that one remark names.
+const MAX_LINES: usize = 5;
 
 /// Everything that was read.
 #[derive(Debug, Default)]
@@ -57,9 +61,9 @@ impl Collected {
         }
     }
 
-    /// Nothing was found that says anything of any digest.
+    /// Nothing was found that is claimed of any digest. Evidence alone claims nothing.
     pub const fn is_empty(&self) -> bool {
-        self.said == 0
+        self.claims.is_empty()
     }
 
     pub(super) fn remark(&mut self, text: String) {
@@ -106,6 +110,81 @@ impl Collected {
             }
         }
         self.points_at(reference, image, place)
+    }
+
+    /// Another host has this digest for the image whose ID begins so.
+    pub(super) fn record_beginning(
+        &mut self,
+        reference: &Reference,
+        id: &str,
+        place: &str,
+    ) -> Result<(), Problem> {
+        let Some(digest) = reference.digest().cloned() else {
+            return Ok(());
+        };
+        if !self.evidence.add_beginning(digest.clone(), id, place) {
+            return Err(Problem::TooMany {
+                what: "images of one digest",
+                limit: MAX_RECORDS_OF_A_DIGEST,
+            });
+        }
+        let text = format!("{}=sha256:{id}", reference.familiar());
+        let key = (Kind::Record, format!("{}={id}", reference.full()));
+        let statement = Statement::PointsAt {
+            reference: self.name_here(reference.repository())?.with_digest(digest),
+            image: ImageName::Prefix(id.to_owned()),
+        };
+        self.claim(key, text, statement, place)
+    }
+
+    /// Takes what a row says. False when its digest has no name, or is cut.
+    pub(super) fn row(
+        &mut self,
+        row: &Row,
+        place: &str,
+        line: Option<usize>,
+    ) -> Result<bool, Problem> {
+        let place = match line {
+            Some(line) => format!("{place}:{line}"),
+            None => place.to_owned(),
+        };
+        match row.meaning() {
+            Meaning::Record(reference, id) => self.record(&reference, id, &place)?,
+            Meaning::Beginning(reference, id) => self.record_beginning(&reference, &id, &place)?,
+            Meaning::Pin(reference) => self.pin(&reference, &place)?,
+            Meaning::Nothing(Lack::Digest) => {}
+            Meaning::Nothing(Lack::Name | Lack::Digits) => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Digests of a file that have no name beside them, by their lines. A line 0 is not
+    /// known.
+    pub(super) fn unnamed(&mut self, place: &str, lines: &[usize]) {
+        if lines.is_empty() {
+            return;
+        }
+        let numbers = lines.iter().filter(|line| **line > 0).take(MAX_LINES);
+        let numbers: Vec<String> = numbers.map(ToString::to_string).collect();
+        let where_to_look = match numbers.len() {
+            0 => String::new(),
+            1 => format!(" (line {})", numbers.join(", ")),
+            _ => format!(" (lines {})", numbers.join(", ")),
+        };
+        let count = match lines.len() {
+            1 => "1 digest".to_owned(),
+            many => format!("{many} digests"),
+        };
+        self.remark(format!(
+            "{place}: {count} without the name of an image{where_to_look}, left alone. A claim is \
+             NAME:TAG@DIGEST"
+        ));
+    }
+
+    /// One of the rules of `--rewrite` is about this repository.
+    pub(super) fn rewrites(&self, repository: &Repository) -> bool {
+        self.name_here(repository)
+            .is_ok_and(|renamed| renamed != *repository)
     }
 
     /// A person says that a digest is that image's.

@@ -8,10 +8,11 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
-use crate::claims::source::Problem;
+use crate::claims::row::pinned;
 use crate::claims::source::claims_file;
 use crate::claims::source::collected::{Came, Collected};
-use crate::claims::source::pins::pinned;
+use crate::claims::source::fields::Objects;
+use crate::claims::source::{Bytes, Problem};
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::{self, Manifest};
 use crate::image::reference::{Reference, Tag};
@@ -61,8 +62,39 @@ struct Inspected {
     descriptor: Option<IgnoredAny>,
 }
 
+/// The text is JSON, or was before something cut it short.
+pub(super) fn is_json(text: &str) -> bool {
+    let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+    match documents.next() {
+        Some(Err(error)) => error.is_eof() && is_source(text),
+        _ => true,
+    }
+}
+
+/// It has a key that only sources have.
+fn is_source(text: &str) -> bool {
+    let keys = [
+        "\"Repositories\"",
+        "\"RepoDigests\"",
+        "\"digestfix_claims\"",
+        "\"schemaVersion\"",
+        "\"repoDigests\"",
+        "\"Digest\"",
+    ];
+    keys.iter().any(|key| text.contains(key))
+}
+
 /// Reads one or more JSON documents, one after another.
 pub fn read_json(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
+    read(text, Bytes::AsTheyCame, place, collected)
+}
+
+pub(super) fn read(
+    text: &str,
+    bytes: Bytes,
+    place: &str,
+    collected: &mut Collected,
+) -> Result<(), Problem> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     let mut end = 0;
     while let Some(document) = documents.next() {
@@ -70,6 +102,7 @@ pub fn read_json(text: &str, place: &str, collected: &mut Collected) -> Result<(
         let rest = text.get(documents.byte_offset()..).unwrap_or_default();
         let begin = documents.byte_offset() - document.len();
         let spaced = Spaced {
+            bytes,
             before: text.get(end..begin).unwrap_or_default(),
             document,
             after: &rest[..rest.len() - rest.trim_start().len()],
@@ -88,7 +121,7 @@ pub fn read_json(text: &str, place: &str, collected: &mut Collected) -> Result<(
             } else if keys.are_of_an_image() {
                 read_inspected(document, place, collected)?;
             } else {
-                read_strings(document, place, collected)?;
+                read_objects(document, place, collected)?;
             }
         } else {
             return Err(Problem::Unknown);
@@ -107,7 +140,7 @@ fn read_array(document: &str, place: &str, collected: &mut Collected) -> Result<
         let read = match is_object.then(|| serde_json::from_str::<Keys>(element)) {
             Some(Err(error)) => Err(JsonError::from(error).into()),
             Some(Ok(keys)) if keys.are_of_an_image() => read_inspected(element, place, collected),
-            _ => read_strings(element, place, collected),
+            _ => read_objects(element, place, collected),
         };
         problem = read.err();
     };
@@ -119,6 +152,7 @@ fn read_array(document: &str, place: &str, collected: &mut Collected) -> Result<
 
 /// A document, and the white space around it.
 struct Spaced<'a> {
+    bytes: Bytes,
     before: &'a str,
     document: &'a str,
     after: &'a str,
@@ -134,9 +168,29 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
             limit: manifest::MAX_BYTES,
         });
     }
-    if collected.prove(document.as_bytes(), place)? == Manifest::Artifact {
-        return read_strings(document, place, collected);
+    if Manifest::parse(document.as_bytes())? == Manifest::Artifact {
+        collected.prove(document.as_bytes(), place)?;
+        return read_objects(document, place, collected);
     }
+    if spaced.bytes == Bytes::Recoded || document.contains("\r\n") {
+        // A registry may have served the bytes without what was added, and never those with it.
+        let plain = document.replace("\r\n", "\n");
+        collected.prove(plain.as_bytes(), place)?;
+        let ended = ended.replace("\r\n", "\n");
+        collected.prove(ended.as_bytes(), place)?;
+        let how = match spaced.bytes {
+            Bytes::Recoded => "UTF-16 or a byte-order mark",
+            Bytes::AsTheyCame => "CRLF line ends",
+        };
+        collected.remark(format!(
+            "{place}: a manifest that was written anew with {how}; no registry serves such bytes. \
+             Without them its digest is {}: proof of a claim that names that. Copy the manifest as \
+             bytes, or name its digest beside it: NAME@DIGEST",
+            Digest::of(Algorithm::Sha256, plain.as_bytes())
+        ));
+        return Ok(());
+    }
+    collected.prove(document.as_bytes(), place)?;
     let digest = Digest::of(Algorithm::Sha256, document.as_bytes());
     if spaced.before.is_empty() && spaced.after.is_empty() {
         let came = Came {
@@ -166,11 +220,15 @@ fn read_inspected(document: &str, place: &str, collected: &mut Collected) -> Res
         .flatten()
         .filter_map(|text| pinned(text))
         .collect();
-    let id = image.id.parse::<ImageId>();
+    // Podman writes an ID without the algorithm.
+    let id = match image.id.contains(':') {
+        true => image.id.parse::<ImageId>(),
+        false => format!("sha256:{}", image.id).parse(),
+    };
     let id_is_digest = references
         .iter()
         .filter_map(Reference::digest)
-        .any(|digest| digest.to_string() == image.id);
+        .any(|digest| digest.to_string().ends_with(&image.id));
     match id {
         // With the containerd image store, the "ID" is the manifest's digest.
         Ok(_) | Err(_) if image.descriptor.is_some() || id_is_digest => {
@@ -212,21 +270,22 @@ fn read_store(document: &str, place: &str, collected: &mut Collected) -> Result<
         .try_for_each(|(reference, image)| collected.record(&reference, image, place))
 }
 
-/// Every pin among the strings of any JSON.
-fn read_strings(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
-    let mut problem = None;
-    let mut take = |text: &str| {
-        if problem.is_none()
-            && let Some(reference) = pinned(text)
-        {
-            problem = collected.pin(&reference, place).err();
-        }
+/// What the objects in any JSON say.
+fn read_objects(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
+    let mut walk = Walk {
+        objects: Objects::new(place, collected),
+        problem: None,
     };
     let mut deserializer = serde_json::Deserializer::from_str(document);
-    Strings { take: &mut take }
+    let value = Value {
+        walk: &mut walk,
+        key: None,
+    };
+    value
         .deserialize(&mut deserializer)
         .map_err(JsonError::from)?;
-    problem.map_or(Ok(()), Err)
+    walk.objects.finish();
+    walk.problem.map_or(Ok(()), Err)
 }
 
 /// Shows every element of an array, without keeping any.
@@ -249,12 +308,27 @@ impl<'de, F: FnMut(&'de str)> Visitor<'de> for Elements<'_, F> {
     }
 }
 
-/// Shows every string that is a value, without keeping any.
-struct Strings<'a, F> {
-    take: &'a mut F,
+/// Goes through JSON without keeping it, up to the first problem.
+struct Walk<'a> {
+    objects: Objects<'a>,
+    problem: Option<Problem>,
 }
 
-impl<'de, F: FnMut(&str)> DeserializeSeed<'de> for Strings<'_, F> {
+impl Walk<'_> {
+    fn take(&mut self, act: impl FnOnce(&mut Objects) -> Result<(), Problem>) {
+        if self.problem.is_none() {
+            self.problem = act(&mut self.objects).err();
+        }
+    }
+}
+
+/// One value, under its key if it lies in an object.
+struct Value<'a, 'b> {
+    walk: &'a mut Walk<'b>,
+    key: Option<&'a str>,
+}
+
+impl<'de> DeserializeSeed<'de> for Value<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -262,7 +336,7 @@ impl<'de, F: FnMut(&str)> DeserializeSeed<'de> for Strings<'_, F> {
     }
 }
 
-impl<'de, F: FnMut(&str)> Visitor<'de> for Strings<'_, F> {
+impl<'de> Visitor<'de> for Value<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -270,7 +344,8 @@ impl<'de, F: FnMut(&str)> Visitor<'de> for Strings<'_, F> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        (self.take)(text);
+        let key = self.key;
+        self.walk.take(|objects| objects.text(key, text, None));
         Ok(())
     }
 
@@ -295,21 +370,29 @@ impl<'de, F: FnMut(&str)> Visitor<'de> for Strings<'_, F> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
-        while sequence
-            .next_element_seed(Strings {
-                take: &mut *self.take,
-            })?
-            .is_some()
-        {}
+        self.walk.objects.begin_list(self.key);
+        loop {
+            let element = Value {
+                walk: &mut *self.walk,
+                key: None,
+            };
+            if sequence.next_element_seed(element)?.is_none() {
+                break;
+            }
+        }
+        self.walk.take(|objects| objects.end());
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while map.next_key::<IgnoredAny>()?.is_some() {
-            map.next_value_seed(Strings {
-                take: &mut *self.take,
+        self.walk.objects.begin_object(self.key);
+        while let Some(key) = map.next_key::<String>()? {
+            map.next_value_seed(Value {
+                walk: &mut *self.walk,
+                key: Some(&key),
             })?;
         }
+        self.walk.take(|objects| objects.end());
         Ok(())
     }
 }

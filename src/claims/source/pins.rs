@@ -2,16 +2,17 @@
 //! files, Dockerfiles, plain lists.
 //!
 //! A pin is a whole string that is a reference with a digest. Nothing is
-//! looked for inside longer strings, comments or keys.
+//! looked for in comments or keys.
 
 use std::collections::BTreeMap;
 
 use parse_dockerfile::Instruction;
 use saphyr_parser::{Event, Parser};
 
+use crate::claims::row::pinned;
 use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
-use crate::image::digest::Digest;
+use crate::claims::source::fields::Objects;
 use crate::image::reference::{Reference, ReferenceError};
 
 /// How deep a YAML document may be nested.
@@ -21,44 +22,35 @@ pub const MAX_YAML_DEPTH: usize = 1_000;
 /// longer than any reference.
 const LONGEST_ARG: usize = 1_024;
 
-/// The shortest digest that Docker knows, with the sign before it.
-const SHORTEST_PIN: usize = "@sha256:".len() + 64;
-
-/// The reference that a string is, if it pins an image.
-pub(super) fn pinned(text: &str) -> Option<Reference> {
-    // Most strings are neither; a look at the end of the name is cheap.
-    let (_, digest) = text.rsplit_once('@')?;
-    if text.len() <= SHORTEST_PIN || digest.parse::<Digest>().is_err() {
-        return None;
-    }
-    Reference::parse(text).ok()
-}
-
-/// Every pin in YAML documents. From a text that is no YAML, or nested too deep, nothing
-/// is taken.
+/// What the objects of YAML documents say. From a text that is no YAML, or nested too
+/// deep, nothing is taken.
 pub fn read_yaml(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
-    walk_yaml(text, |_, _| Ok(()))?;
-    walk_yaml(text, |reference, line| {
-        collected.pin(reference, &format!("{place}:{line}"))
-    })
+    walk_yaml(text, None)?;
+    let mut objects = Objects::new(place, collected);
+    walk_yaml(text, Some(&mut objects))?;
+    objects.finish();
+    Ok(())
 }
 
-fn walk_yaml(
-    text: &str,
-    mut take: impl FnMut(&Reference, usize) -> Result<(), Problem>,
-) -> Result<(), Problem> {
+fn walk_yaml(text: &str, mut objects: Option<&mut Objects>) -> Result<(), Problem> {
     /// Where the parser is: in a list, or at a key or a value of a mapping.
     enum Within {
         List,
         Key,
-        Value,
+        Value(Option<String>),
     }
     /// What comes next is the other of the two.
-    fn turn(open: &mut [Within]) {
+    fn turn(open: &mut [Within], key: Option<&str>) {
         match open.last_mut() {
-            Some(within @ Within::Key) => *within = Within::Value,
-            Some(within @ Within::Value) => *within = Within::Key,
+            Some(within @ Within::Key) => *within = Within::Value(key.map(str::to_owned)),
+            Some(within @ Within::Value(_)) => *within = Within::Key,
             _ => {}
+        }
+    }
+    fn key(open: &[Within]) -> Option<&str> {
+        match open.last() {
+            Some(Within::Value(key)) => key.as_deref(),
+            _ => None,
         }
     }
     let mut open: Vec<Within> = Vec::new();
@@ -69,23 +61,32 @@ fn walk_yaml(
             Event::Scalar(value, ..) => {
                 let is_key = matches!(open.last(), Some(Within::Key));
                 words |= open.is_empty() && !value.is_empty();
-                if !is_key && let Some(reference) = pinned(&value) {
-                    take(&reference, span.start.line())?;
+                if !is_key && let Some(objects) = &mut objects {
+                    objects.text(key(&open), &value, Some(span.start.line()))?;
                 }
-                turn(&mut open);
+                turn(&mut open, objects.is_some().then_some(&*value));
             }
-            Event::Alias(_) => turn(&mut open),
+            Event::Alias(_) => turn(&mut open, None),
             Event::SequenceStart(..) => {
                 collections = true;
+                if let Some(objects) = &mut objects {
+                    objects.begin_list(key(&open));
+                }
                 open.push(Within::List);
             }
             Event::MappingStart(..) => {
                 collections = true;
+                if let Some(objects) = &mut objects {
+                    objects.begin_object(key(&open));
+                }
                 open.push(Within::Key);
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 open.pop();
-                turn(&mut open);
+                if let Some(objects) = &mut objects {
+                    objects.end()?;
+                }
+                turn(&mut open, None);
             }
             _ => {}
         }

@@ -10,6 +10,7 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tempfile::TempDir;
 
 use super::*;
+use crate::claims::claim::Claim;
 use crate::claims::trust::Trust;
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::plan::{Plan, Request};
@@ -826,7 +827,8 @@ fn what_is_broken_is_named() {
         ("cut short", archive[..whole - 70_000].to_vec()),
         ("damaged", flipped),
         ("neither text in UTF-8", vec![0xff; 700]),
-        ("neither text in UTF-8", b"\xff\xfea\0:\0".to_vec()),
+        ("in UTF-16 that is damaged", b"\xff\xfea\0:".to_vec()),
+        ("iconv", b"# gr\xfc\xdfe\n".to_vec()),
         ("neither text in UTF-8", b"a: b\n\0".to_vec()),
         ("nor YAML", b"{{- if .Values.on }}\na: b\n".to_vec()),
         ("not a manifest", b"{\"schemaVersion\":\"2\"}".to_vec()),
@@ -1173,4 +1175,48 @@ fn arguments_stand_anywhere_in_a_dockerfiles_image() {
         .collect();
     let pin = |name| format!("{name}@{digest}");
     assert_eq!(found, [pin("a:1.2"), pin("base:1"), pin("c:3")]);
+}
+
+/// The templates of `no-pins.txt`, filled in: `%N` is the name of an image, `%B` one that
+/// may be that of anything, `%V` a version and `%H` sixty-four digits.
+fn files_without_pins() -> Vec<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/no-pins.txt");
+    let templates = fs::read_to_string(path).unwrap();
+    let names = [
+        ("nginx:1.25", "nginx", "1.25"),
+        ("nginx", "left-pad", "1.2.3"),
+        ("docker.io/library/nginx:1.25", "team/app", "2024.1"),
+        ("registry.example:5000/team/app:1.4", "app-amd64", "1.4"),
+        ("registry.example/team/app", "setuptools", "69.0.0"),
+    ];
+    let mut files = Vec::new();
+    for template in templates.split("=== ").skip(1) {
+        let (name, text) = template.split_once('\n').unwrap();
+        for (at, (image, plain, version)) in names.iter().enumerate() {
+            let mut text = text
+                .replace("%N", image)
+                .replace("%B", plain)
+                .replace("%V", version);
+            let mut digit = 0;
+            while text.contains("%H") {
+                digit += 1;
+                text = text.replacen("%H", &format!("{at:x}{digit:063x}"), 1);
+            }
+            files.push((format!("{at}-{name}"), text));
+        }
+    }
+    files
+}
+
+#[test]
+fn no_claim_is_made_of_files_without_pins() {
+    let files = files_without_pins();
+    assert!(files.len() >= 300, "{}", files.len());
+    let mut found = Vec::new();
+    for (name, text) in files {
+        let mut collected = Collected::default();
+        let _ = read_stream(text.as_bytes(), &name, &mut collected);
+        found.extend(collected.claims.iter().map(Claim::to_string));
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }

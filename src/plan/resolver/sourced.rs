@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Lead, Resolver, Route};
 use crate::image::digest::{Digest, ImageId};
-use crate::image::reference::{Repository, Tag};
+use crate::image::reference::{Reference, Repository, Tag};
 use crate::plan::{MissingManifest, Request, Why};
 
 impl Resolver<'_> {
@@ -67,10 +67,26 @@ impl Resolver<'_> {
         }
     }
 
+    /// The image that a record names by the first digits of its ID.
+    pub(super) fn recorded(&self, reference: &Reference, id: &str) -> Result<Vec<Lead>, Why> {
+        let images = self.images.beginning_with(id);
+        match images.as_slice() {
+            [] => Err(Why::NotHere),
+            [only] => Ok(vec![(reference.clone(), only.clone(), Route::Id)]),
+            several => Err(Why::Several(
+                several.iter().map(ToString::to_string).collect(),
+            )),
+        }
+    }
+
     /// The images that the evidence has for a digest, and whether it has all.
     fn images_of(&self, digest: &Digest, request: &Request) -> (BTreeSet<ImageId>, bool) {
         let mut images: BTreeSet<ImageId> = request.evidence.recorded(digest).cloned().collect();
         let mut all_known = !images.is_empty();
+        for id in request.evidence.recorded_beginnings(digest) {
+            all_known = true;
+            images.extend(self.images.beginning_with(id));
+        }
         if let Some(proof) = request.evidence.proof(digest) {
             all_known |= proof.complete;
             images.extend(proof.images.into_keys().cloned());

@@ -1,0 +1,442 @@
+//! Objects in JSON and YAML that have a digest beside a name: Helm's values, a
+//! kustomization, `docker images --format json`, `docker buildx --metadata-file`, podman,
+//! crictl, skopeo, the pods of a cluster.
+//!
+//! An object is read by its own fields alone. What lies in another object is not joined.
+
+use crate::claims::row::{Row, is_bare_id, is_digest, pinned, without_scheme};
+use crate::claims::source::Problem;
+use crate::claims::source::collected::Collected;
+use crate::image::reference::Reference;
+
+/// So many values of one object are kept until it ends.
+const MOST_VALUES: usize = 200;
+
+/// A field that says something of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    /// A repository, or a name with a tag.
+    Repository,
+    /// It may be the name of anything.
+    Name,
+    /// What a kustomization has in place of `name`.
+    NewName,
+    Registry,
+    Tag,
+    Digest,
+    /// An image ID.
+    Id,
+    /// What `containerStatuses` says of an image: an ID, or a pin.
+    ImageId,
+    /// References with digests, and names with tags.
+    Names,
+    /// The path of a repository in a registry that is not named.
+    Path,
+    /// The names of the images, apart by commas.
+    Built,
+    /// It is a part of an index, or no image.
+    Part,
+}
+
+impl Field {
+    fn of(key: &str) -> Option<Self> {
+        Some(match key {
+            "repository" | "Repository" | "image" | "Image" => Self::Repository,
+            "name" | "Name" => Self::Name,
+            "newName" => Self::NewName,
+            "registry" => Self::Registry,
+            "tag" | "Tag" | "newTag" => Self::Tag,
+            "digest" | "Digest" | "containerimage.digest" => Self::Digest,
+            "id" | "Id" | "ID" | "image_id" | "ImageID" | "containerimage.config.digest" => {
+                Self::Id
+            }
+            "imageID" | "Image ID" => Self::ImageId,
+            "RepoDigests" | "repoDigests" | "RepoTags" | "repoTags" | "repo_digest" | "names"
+            | "Names" => Self::Names,
+            "repository_name" => Self::Path,
+            "image.name" => Self::Built,
+            "Platform" | "platform" | "mediaType" | "media_type" => Self::Part,
+            _ => return None,
+        })
+    }
+
+    /// A pin in it waits for the end of the object, which may have a tag or an ID for it.
+    /// Helm's values may have a digest in the tag, which pins no repository "1.4".
+    const fn waits(self) -> bool {
+        matches!(self, Self::ImageId | Self::Names | Self::Name | Self::Tag)
+    }
+}
+
+/// One object, until it ends.
+#[derive(Debug, Default)]
+struct Object {
+    /// It lies in a list of images, or under `image`.
+    of_images: bool,
+    values: Vec<(Field, String, Option<usize>)>,
+}
+
+/// What is open: an object or a list, under a key if it has one.
+#[derive(Debug)]
+struct Open {
+    key: Option<String>,
+    /// None for a list.
+    object: Option<Object>,
+    /// It is the value of `image` or `images`, or lies in such a list.
+    of_images: bool,
+}
+
+/// Goes through the objects of one document.
+pub(super) struct Objects<'a> {
+    place: &'a str,
+    collected: &'a mut Collected,
+    open: Vec<Open>,
+    unnamed: Vec<usize>,
+    unplaced: usize,
+}
+
+impl<'a> Objects<'a> {
+    pub(super) const fn new(place: &'a str, collected: &'a mut Collected) -> Self {
+        Self {
+            place,
+            collected,
+            open: Vec::new(),
+            unnamed: Vec::new(),
+            unplaced: 0,
+        }
+    }
+
+    /// An object begins, under this key if it has one.
+    pub(super) fn begin_object(&mut self, key: Option<&str>) {
+        let of_images = self.is_of_images(key);
+        self.begin(
+            key,
+            Some(Object {
+                of_images,
+                values: Vec::new(),
+            }),
+        );
+    }
+
+    pub(super) fn begin_list(&mut self, key: Option<&str>) {
+        self.begin(key, None);
+    }
+
+    fn begin(&mut self, key: Option<&str>, object: Option<Object>) {
+        let of_images = self.is_of_images(key);
+        self.open.push(Open {
+            key: key.map(str::to_owned),
+            object,
+            of_images,
+        });
+    }
+
+    fn is_of_images(&self, key: Option<&str>) -> bool {
+        match (key, self.open.last()) {
+            (Some(key), _) => matches!(key, "image" | "images" | "Image" | "Images"),
+            (None, Some(open)) => open.object.is_none() && open.of_images,
+            (None, None) => false,
+        }
+    }
+
+    /// A text, under this key if it lies in an object.
+    pub(super) fn text(
+        &mut self,
+        key: Option<&str>,
+        value: &str,
+        line: Option<usize>,
+    ) -> Result<(), Problem> {
+        let pin = pinned(without_scheme(value));
+        let listed = self.open.last().is_some_and(|open| open.object.is_none());
+        if listed && is_digest(value) && self.of_a_synced_repository(value, line)? {
+            return Ok(());
+        }
+        let field = match listed {
+            true => self.open.last().and_then(|open| open.key.as_deref()),
+            false => key,
+        };
+        let field = field.and_then(Field::of);
+        let object = match listed {
+            true => self.open.iter_mut().rev().nth(1),
+            false => self.open.last_mut(),
+        };
+        if let (Some(field), Some(object)) = (field, object.and_then(|open| open.object.as_mut()))
+            && object.values.len() < MOST_VALUES
+            && (pin.is_none() || field.waits())
+            && (!listed || field == Field::Names)
+        {
+            object.values.push((field, value.to_owned(), line));
+            return Ok(());
+        }
+        match pin {
+            Some(pin) => self.pin(&pin, line),
+            None => self.within(value, line),
+        }
+    }
+
+    /// A digest in the YAML of `skopeo sync`: a registry, its `images`, a path, a list.
+    fn of_a_synced_repository(
+        &mut self,
+        digest: &str,
+        line: Option<usize>,
+    ) -> Result<bool, Problem> {
+        let mut keys = self.open.iter().rev().map(|open| open.key.as_deref());
+        let (Some(path), Some("images"), Some(registry)) = (
+            keys.next().flatten(),
+            keys.next().flatten(),
+            keys.next().flatten(),
+        ) else {
+            return Ok(false);
+        };
+        let name = format!("{registry}/{path}");
+        let row = Row {
+            name: &name,
+            digest,
+            ..Row::default()
+        };
+        self.collected.row(&row, self.place, line)
+    }
+
+    /// Takes a pin from within a string: behind the `=` of an option.
+    fn within(&mut self, value: &str, line: Option<usize>) -> Result<(), Problem> {
+        if value.contains(char::is_whitespace) {
+            return Ok(());
+        }
+        let option = value
+            .rsplit_once('=')
+            .map(|(_, value)| without_scheme(value));
+        match option.and_then(pinned) {
+            Some(pin) => self.pin(&pin, line),
+            None => Ok(()),
+        }
+    }
+
+    fn pin(&mut self, pin: &Reference, line: Option<usize>) -> Result<(), Problem> {
+        let place = at(self.place, line);
+        self.collected.pin(pin, &place)
+    }
+
+    /// An object or a list ends.
+    pub(super) fn end(&mut self) -> Result<(), Problem> {
+        match self.open.pop() {
+            Some(Open {
+                object: Some(object),
+                ..
+            }) => self.object(&object),
+            _ => Ok(()),
+        }
+    }
+
+    /// The document ends.
+    pub(super) fn finish(self) {
+        self.collected.unnamed(self.place, &self.unnamed);
+        if self.unplaced > 0 {
+            self.collected.remark(format!(
+                "{}: {} of its digests have a path and no registry beside them; say which it is: \
+                 --rewrite PATH=REGISTRY/PATH",
+                self.place, self.unplaced
+            ));
+        }
+    }
+
+    fn object(&mut self, object: &Object) -> Result<(), Problem> {
+        let line = object.values.iter().find_map(|(_, _, line)| *line);
+        let is_part = object
+            .values
+            .iter()
+            .any(|(field, ..)| *field == Field::Part);
+        let names: Vec<Reference> = object
+            .all(&[Field::Names, Field::ImageId, Field::Name])
+            .filter_map(|text| Reference::parse(without_scheme(text)).ok())
+            .collect();
+        let (pins, tagged): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| name.digest().is_some());
+        if !pins.is_empty() {
+            // A line of the index's list: which of them is this host's, it does not say.
+            let of_platform = is_part
+                && object
+                    .all(&[Field::Name])
+                    .any(|name| pinned(name).is_some());
+            if of_platform {
+                return Ok(());
+            }
+            return self.pins(object, &pins, tagged, line);
+        }
+        let Ok(digest) = object.one(&[Field::Digest]) else {
+            self.lost(line);
+            return Ok(());
+        };
+        let tag = object.one(&[Field::Tag]).ok().flatten();
+        let in_tag = tag.and_then(|tag| Some(tag.split_once('@')?.1));
+        let Some(digest) = in_tag.or(digest).filter(|text| is_digest(text)) else {
+            return Ok(());
+        };
+        if let Some(path) = object.one(&[Field::Path]).ok().flatten() {
+            return self.in_no_registry(path, digest, line);
+        }
+        let id = object.id();
+        let names = object.names(tag);
+        let tag = tag.map(|tag| tag.split_once('@').map_or(tag, |(tag, _)| tag));
+        if names.is_empty() && !is_part {
+            self.lost(line);
+        }
+        for name in names {
+            let row = Row {
+                name: &name,
+                tag: tag.unwrap_or_default(),
+                digest,
+                id,
+            };
+            if !self.collected.row(&row, self.place, line)? {
+                self.lost(line);
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins with what the object says besides: an image ID, or a tag.
+    fn pins(
+        &mut self,
+        object: &Object,
+        pins: &[Reference],
+        mut tagged: Vec<Reference>,
+        line: Option<usize>,
+    ) -> Result<(), Problem> {
+        let id = object.id();
+        let is_digest_of = |pin: &Reference| {
+            let digest = pin.digest().map(ToString::to_string).unwrap_or_default();
+            !id.is_empty() && digest.contains(id)
+        };
+        // With a containerd image store, the "ID" is one of the digests.
+        let id = if pins.iter().any(is_digest_of) {
+            ""
+        } else {
+            id
+        };
+        tagged.extend(
+            object
+                .all(&[Field::Repository])
+                .filter_map(|text| Reference::parse(text).ok()),
+        );
+        for pin in pins {
+            let mut tags = tagged
+                .iter()
+                .filter(|name| name.tag().is_some() && name.repository() == pin.repository());
+            let tag = match (tags.next(), tags.next()) {
+                (Some(only), None) if pins.len() == 1 => {
+                    only.tag().map(|tag| tag.as_str().to_owned())
+                }
+                _ => None,
+            };
+            let row = Row {
+                name: &pin.full(),
+                tag: tag.as_deref().unwrap_or_default(),
+                digest: "",
+                id,
+            };
+            if !self.collected.row(&row, self.place, line)? {
+                self.lost(line);
+            }
+        }
+        Ok(())
+    }
+
+    /// Harbor names a repository without its registry. A rule of `--rewrite` may have it.
+    fn in_no_registry(
+        &mut self,
+        path: &str,
+        digest: &str,
+        line: Option<usize>,
+    ) -> Result<(), Problem> {
+        let named = Reference::parse(path).map_err(|_| ());
+        let known = named.is_ok_and(|named| self.collected.rewrites(named.repository()));
+        if !known {
+            self.unplaced += 1;
+            return Ok(());
+        }
+        let row = Row {
+            name: path,
+            digest,
+            ..Row::default()
+        };
+        if !self.collected.row(&row, self.place, line)? {
+            self.lost(line);
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, line: Option<usize>) {
+        self.unnamed.push(line.unwrap_or_default());
+    }
+}
+
+impl Object {
+    fn all(&self, fields: &[Field]) -> impl Iterator<Item = &str> {
+        let values = self.values.iter();
+        values
+            .filter(move |(field, ..)| fields.contains(field))
+            .map(|(_, value, _)| value.as_str())
+    }
+
+    /// The value of a field. An error when there are several.
+    fn one(&self, fields: &[Field]) -> Result<Option<&str>, ()> {
+        let mut values = self.all(fields);
+        let first = values.next();
+        match values.all(|value| Some(value) == first) {
+            true => Ok(first),
+            false => Err(()),
+        }
+    }
+
+    /// The image ID. Empty when there is none, or more than one.
+    fn id(&self) -> &str {
+        let is_id = |text: &&str| is_bare_id(text.strip_prefix("sha256:").unwrap_or(text));
+        let mut ids = self.all(&[Field::Id, Field::ImageId]).filter(is_id);
+        let first = ids.next().unwrap_or_default();
+        match ids.all(|id| id == first) {
+            true => first,
+            false => "",
+        }
+    }
+
+    /// The names that the digest is of; none where a name may be that of anything.
+    fn names(&self, tag: Option<&str>) -> Vec<String> {
+        if let Ok(Some(built)) = self.one(&[Field::Built]) {
+            return built
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .collect();
+        }
+        let Ok(registry) = self.one(&[Field::Registry]) else {
+            return Vec::new();
+        };
+        if let Ok(Some(name)) = self.one(&[Field::NewName]) {
+            return vec![name.to_owned()];
+        }
+        if let Ok(Some(repository)) = self.one(&[Field::Repository]) {
+            return vec![match registry.filter(|registry| !registry.is_empty()) {
+                Some(registry) => format!("{}/{repository}", registry.trim_end_matches('/')),
+                None => repository.to_owned(),
+            }];
+        }
+        let Ok(Some(name)) = self.one(&[Field::Name]) else {
+            return Vec::new();
+        };
+        let tells = Reference::parse(name).is_ok_and(|named| {
+            let domain = named.repository().domain();
+            let in_registry = domain.contains(['.', ':']) || domain == "localhost";
+            let said = name.starts_with(domain) && name.contains('/');
+            named.tag().is_some() || tag.is_some() || self.of_images || in_registry && said
+        });
+        match tells {
+            true => vec![name.to_owned()],
+            false => Vec::new(),
+        }
+    }
+}
+
+fn at(place: &str, line: Option<usize>) -> String {
+    match line {
+        Some(line) => format!("{place}:{line}"),
+        None => place.to_owned(),
+    }
+}
