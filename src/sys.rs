@@ -1,6 +1,7 @@
 //! The system's own calls, each done in one place.
 
 pub mod directory;
+pub mod in_flight;
 pub mod interrupt;
 pub mod nf_tables;
 pub mod open_files;

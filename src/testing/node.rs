@@ -25,6 +25,10 @@ pub(crate) struct FakeNode {
     pub away: Cell<Option<(u32, u32)>>,
     /// The CRI has not heard yet of what changed, for so many questions.
     pub lags: Cell<u32>,
+    /// How many names more the CRI lists at each question; all of them, if that is not said.
+    pub lists: Cell<Option<usize>>,
+    /// How often the CRI was asked by name.
+    pub questions: Cell<u32>,
     /// What happens before a call.
     pub meanwhile: RefCell<Option<(&'static str, Act)>>,
 }
@@ -163,8 +167,10 @@ impl Node for FakeNode {
 
     async fn cri_images(&self) -> Result<Vec<CriImage>, ContainerdError> {
         self.asked("cri list")?;
+        let known = self.lists.get().unwrap_or(usize::MAX);
+        self.lists.set(self.lists.get().map(|known| known + 5));
         let mut images: BTreeMap<ImageId, Vec<String>> = BTreeMap::new();
-        for record in self.records.borrow().values() {
+        for record in self.records.borrow().values().take(known) {
             if let Some(image) = self.image_of(record) {
                 let names = images.entry(image).or_default();
                 if Reference::parse(&record.name).is_ok_and(|one| one.full() == record.name) {
@@ -178,6 +184,7 @@ impl Node for FakeNode {
 
     async fn cri_image(&self, reference: &str) -> Result<Option<ImageId>, ContainerdError> {
         self.asked("cri status")?;
+        self.questions.set(self.questions.get() + 1);
         if self.lags() {
             return Ok(None);
         }

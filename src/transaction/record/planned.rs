@@ -6,9 +6,10 @@ use crate::containerd::{ContainerdError, Node};
 use crate::image::digest::Digest;
 use crate::plan::{Plan, Target};
 use crate::store::node::NodeStore;
+use crate::sys::in_flight::all;
 use crate::transaction::goal::Goal;
 use crate::transaction::image_store::PlanError;
-use crate::transaction::record::steps::forms;
+use crate::transaction::record::steps::{AT_ONCE, forms, to_be_asked_for};
 use crate::transaction::record::work::RecordBlocker;
 
 /// The plan for a goal. The manifests that it is about are read first, where they are
@@ -55,21 +56,28 @@ pub async fn planned(
     }
 }
 
-/// Which targets of a plan the CRI answers as they are to be, in each form that a pod may
-/// write.
+/// Which targets of a plan the CRI lists as they are to be; it is asked for some of many
+/// by name, in each form that a pod may write.
 pub async fn answers(
     here: &NodeStore,
     plan: &Plan,
     node: &impl Node,
 ) -> Result<Vec<bool>, ContainerdError> {
-    let mut answers = Vec::with_capacity(plan.targets.len());
-    for target in &plan.targets {
+    let targets = &plan.targets;
+    let is_listed = |target: &Target| here.store.points_at(&target.reference, &target.image);
+    let mut answers: Vec<bool> = targets.iter().map(is_listed).collect();
+    let places: Vec<usize> = (0..targets.len()).collect();
+    let asked = to_be_asked_for(&places).map(async |place| {
+        let target = &targets[*place];
         let tag = here.tag_beside(&target.reference);
         let mut holds = true;
         for form in forms(&target.reference, tag.as_deref()) {
             holds &= node.cri_image(&form).await?.as_ref() == Some(&target.image);
         }
-        answers.push(holds);
+        Ok::<_, ContainerdError>((*place, holds))
+    });
+    for (place, holds) in all(asked, AT_ONCE).await? {
+        answers[place] &= holds;
     }
     Ok(answers)
 }

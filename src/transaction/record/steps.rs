@@ -9,8 +9,15 @@ use crate::containerd::{ContainerdError, Node, Record};
 use crate::image::reference::Reference;
 use crate::state::journal::NodeRecord;
 use crate::store::node::{NodeStore, is_made_by};
+use crate::sys::in_flight::all;
 use crate::transaction::leftover::{Leftover, Why};
 use crate::transaction::outcome::Failure;
+
+/// So many requests are under way at the same time.
+pub(super) const AT_ONCE: usize = 16;
+
+/// So many references the CRI is asked for by name, each in each form; it lists them all.
+const ASKED_FOR: usize = 64;
 
 /// The CRI hears of new records by containerd's events, within a second.
 const HEARS_WITHIN: Duration = Duration::from_secs(10);
@@ -38,49 +45,94 @@ pub(super) fn forms(reference: &Reference, tag: Option<&str>) -> Vec<String> {
     forms
 }
 
+/// The first, and of many some that are spread over all.
+pub(super) fn to_be_asked_for<T>(all: &[T]) -> impl Iterator<Item = &T> {
+    all.iter().step_by(all.len().div_ceil(ASKED_FOR).max(1))
+}
+
+/// containerd has these records and none of those.
+fn see_records(
+    here: &NodeStore,
+    added: &[NodeRecord],
+    dropped: &[NodeRecord],
+) -> Result<(), Failure> {
+    for one in added {
+        let record = here.record(&one.reference);
+        if !record.is_some_and(|record| leads_alike(record, &one.record)) {
+            return Err(Failure::NodeDisagrees(format!(
+                "it does not have the record {} any more, or has it for something else: another client has \
+                 removed or changed it a moment ago",
+                one.record.name
+            )));
+        }
+    }
+    match dropped
+        .iter()
+        .find(|one| here.record(&one.reference).is_some())
+    {
+        Some(one) => Err(still_has(one)),
+        None => Ok(()),
+    }
+}
+
 impl<N: Node> Steps<'_, N> {
     /// Makes records. One that is there and leads to the same is another client's, and as
     /// good.
     pub(super) async fn make(&self, added: &[NodeRecord]) -> Result<(), Failure> {
-        for one in added {
-            if self.node.create(&one.record).await? {
-                continue;
-            }
-            let found = self.node.record(&one.record.name).await?;
-            if !found.is_some_and(|found| leads_alike(&found, &one.record)) {
-                return Err(Failure::NodeDisagrees(format!(
-                    "another client has made a record {} for something else a moment ago",
-                    one.record.name
-                )));
-            }
-        }
+        all(added.iter().map(|one| self.make_one(&one.record)), AT_ONCE).await?;
         Ok(())
+    }
+
+    async fn make_one(&self, record: &Record) -> Result<(), Failure> {
+        if self.node.create(record).await? {
+            return Ok(());
+        }
+        let found = self.node.record(&record.name).await?;
+        match found.is_some_and(|found| leads_alike(&found, record)) {
+            true => Ok(()),
+            false => Err(Failure::NodeDisagrees(format!(
+                "another client has made a record {} for something else a moment ago",
+                record.name
+            ))),
+        }
     }
 
     /// Removes records, and gives those that are better left.
     pub(super) async fn remove(&self, dropped: &[NodeRecord]) -> Result<Vec<Leftover>, Failure> {
-        let mut left = Vec::new();
         if dropped.is_empty() {
-            return Ok(left);
+            return Ok(Vec::new());
         }
         let here = NodeStore::read(self.node).await?;
         let names: BTreeSet<String> = dropped.iter().map(|one| one.record.name.clone()).collect();
-        for one in dropped {
-            let Some(found) = self.node.record(&one.record.name).await? else {
-                continue;
-            };
+        let removed = dropped
+            .iter()
+            .map(|one| self.remove_one(one, &here, &names));
+        let left = all(removed, AT_ONCE).await?.into_iter().zip(dropped);
+        let left = left.filter_map(|(why, one)| {
             let reference = one.reference.clone();
-            if found != one.record {
-                let why = Why::Changed;
-                left.push(Leftover { reference, why });
-            } else if self.another_stands(&here, &found, &names).await? {
-                self.node.remove(&found).await?;
-            } else {
-                let why = Why::LastRecord;
-                left.push(Leftover { reference, why });
-            }
+            why.map(|why| Leftover { reference, why })
+        });
+        Ok(left.collect())
+    }
+
+    /// Removes a record, or says why it is better left.
+    async fn remove_one(
+        &self,
+        one: &NodeRecord,
+        here: &NodeStore,
+        names: &BTreeSet<String>,
+    ) -> Result<Option<Why>, Failure> {
+        let Some(found) = self.node.record(&one.record.name).await? else {
+            return Ok(None);
+        };
+        if found != one.record {
+            return Ok(Some(Why::Changed));
         }
-        Ok(left)
+        if !self.another_stands(here, &found, names).await? {
+            return Ok(Some(Why::LastRecord));
+        }
+        self.node.remove(&found).await?;
+        Ok(None)
     }
 
     /// Another record leads to the same now, as it did a moment ago: containerd frees what
@@ -98,51 +150,70 @@ impl<N: Node> Steps<'_, N> {
         Ok(found.is_some_and(|found| leads_alike(&found, record)))
     }
 
-    /// containerd has these records and none of those, and the CRI answers by them.
+    /// containerd has these records and none of those. The CRI lists those, and answers by
+    /// each form of the first ones and of some others.
     pub(super) async fn verify(
         &self,
         added: &[NodeRecord],
         dropped: &[NodeRecord],
     ) -> Result<(), Failure> {
-        let here = NodeStore::read(self.node).await?;
-        for one in added {
-            let record = here.record(&one.reference);
-            if !record.is_some_and(|record| leads_alike(record, &one.record)) {
+        let here = self.listed(added, dropped).await?;
+        let deadline = Instant::now() + HEARS_WITHIN;
+        let asked = to_be_asked_for(added).flat_map(|one| {
+            let tag = here.tag_beside(&one.reference);
+            let forms = forms(&one.reference, tag.as_deref());
+            forms.into_iter().map(move |form| (form, Some(one)))
+        });
+        let gone = to_be_asked_for(dropped).map(|one| (one.reference.full(), None));
+        let heard = asked
+            .chain(gone)
+            .map(|(form, expected)| self.hears(form, expected, deadline));
+        all(heard, AT_ONCE).await?;
+        Ok(())
+    }
+
+    /// Waits until the CRI lists all that was made, for as long as it goes on to list more:
+    /// it takes one event after the other, and some 20 ms for an image of many names.
+    async fn listed(
+        &self,
+        added: &[NodeRecord],
+        dropped: &[NodeRecord],
+    ) -> Result<NodeStore, Failure> {
+        let mut fewest = usize::MAX;
+        let mut deadline = Instant::now();
+        let mut pause = LOOK_AGAIN;
+        loop {
+            let here = NodeStore::read(self.node).await?;
+            see_records(&here, added, dropped)?;
+            let is_listed = |one: &&NodeRecord| here.store.points_at(&one.reference, &one.image_id);
+            let unlisted: Vec<&NodeRecord> = added.iter().filter(|one| !is_listed(one)).collect();
+            let Some(one) = unlisted.first() else {
+                return Ok(here);
+            };
+            if unlisted.len() < fewest {
+                fewest = unlisted.len();
+                deadline = Instant::now() + HEARS_WITHIN;
+            }
+            if Instant::now() > deadline {
                 return Err(Failure::NodeDisagrees(format!(
-                    "it does not have the record {} any more, or has it for something else: another client has \
-                     removed or changed it a moment ago",
-                    one.record.name
+                    "the CRI does not list {} for image {}",
+                    one.record.name, one.image_id
                 )));
             }
+            sleep(pause).await;
+            pause = SETTLES.min(pause * 2);
         }
-        if let Some(one) = dropped
-            .iter()
-            .find(|one| here.record(&one.reference).is_some())
-        {
-            return Err(still_has(one));
-        }
-        let deadline = Instant::now() + HEARS_WITHIN;
-        for one in added {
-            let tag = here.tag_beside(&one.reference);
-            for form in forms(&one.reference, tag.as_deref()) {
-                self.hears(&form, Some(one), deadline).await?;
-            }
-        }
-        for one in dropped {
-            self.hears(&one.reference.full(), None, deadline).await?;
-        }
-        Ok(())
     }
 
     /// Waits until the CRI answers a reference as it is to.
     async fn hears(
         &self,
-        form: &str,
+        form: String,
         expected: Option<&NodeRecord>,
         deadline: Instant,
     ) -> Result<(), Failure> {
         loop {
-            let found = self.node.cri_image(form).await?;
+            let found = self.node.cri_image(&form).await?;
             if found.as_ref() == expected.map(|one| &one.image_id) {
                 return Ok(());
             }
@@ -181,17 +252,16 @@ impl<N: Node> Steps<'_, N> {
     /// Those of the records that this transaction made: what other clients made meanwhile
     /// is theirs.
     async fn made(&self, added: &[NodeRecord]) -> Result<Vec<NodeRecord>, ContainerdError> {
-        let mut made = Vec::new();
-        for one in added {
-            let found = self.node.record(&one.record.name).await?;
-            if let Some(record) = found.filter(|found| is_made_by(found, self.id)) {
-                made.push(NodeRecord {
-                    record,
-                    ..one.clone()
-                });
-            }
-        }
-        Ok(made)
+        let found = added.iter().map(|one| self.node.record(&one.record.name));
+        let found = all(found, AT_ONCE).await?.into_iter().zip(added);
+        let made = found.filter_map(|(found, one)| {
+            let record = found.filter(|found| is_made_by(found, self.id))?;
+            Some(NodeRecord {
+                record,
+                ..one.clone()
+            })
+        });
+        Ok(made.collect())
     }
 
     /// The same, once a containerd that did not answer is done with what it may still have

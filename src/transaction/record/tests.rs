@@ -285,6 +285,40 @@ fn a_digest_is_one_record_more() {
     world.is_as_before();
 }
 
+/// The CRI hears of one record after the other, and takes longer than it is given for one.
+#[test]
+fn a_cri_that_goes_on_listing_more_is_waited_for() {
+    let world = World::new();
+    let names = (0..300).map(|number| format!("lab/app{number}"));
+    let mut request = Request::default();
+    for name in names {
+        world
+            .node
+            .tag(&format!("docker.io/{name}:v1"), &world.target);
+        let claim = format!("{name}:v1@{}", world.digest());
+        request.claims.push(claim.parse().unwrap());
+    }
+    let goal = Goal::Claims(&request);
+    let (here, plan) = world.plan(&goal).unwrap();
+    let work = Work::of(&plan, &here).unwrap();
+    let (images, mut told) = (world.images(), Told::default());
+    world.node.lists.set(Some(300));
+    let outcome = block_on(async {
+        let interrupt = Interrupt::listen().unwrap();
+        let tx = world.tx(&images, Kind::Apply, &interrupt, &mut told, plan);
+        tx.run(Recording::new(
+            &world.node,
+            PathBuf::from("/s"),
+            &here,
+            work,
+        ))
+        .await
+    });
+    assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
+    let asked = world.node.questions.get();
+    assert!((2..=2 * 64).contains(&asked), "{asked} by name");
+}
+
 #[test]
 fn what_cannot_be_is_refused_with_what_to_do() {
     let world = World::new();
