@@ -112,7 +112,7 @@ pub enum Why {
     #[error("several images here could be meant: {}", .0.join(", "))]
     Several(Vec<String>),
     /// The image has no name here to have a digest under.
-    #[error("image {0} has no name here; tag it first")]
+    #[error("image {0} has no name here; give it one beside the file: NAME@DIGEST={0}, or tag it")]
     Nameless(String),
     /// An index, and which image here it is of, only a manifest in it tells.
     #[error("it is an index, and {0}")]

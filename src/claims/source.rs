@@ -32,7 +32,9 @@ pub mod json;
 pub(crate) mod layout;
 pub mod lines;
 pub mod pins;
+mod registry;
 pub mod table;
+mod verbose;
 mod zstd;
 
 use archive::{SeekableArchive, StreamedArchive, is_archive};
@@ -49,6 +51,9 @@ pub const MAX_DIRECTORY_DEPTH: usize = 8;
 
 /// The most bytes that a compressed source may unfold to.
 pub const MAX_EXPANDED_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
+
+/// Where imgpkg keeps the images of a bundle: hidden, and no program's settings.
+const IMGPKG: &str = ".imgpkg";
 
 /// Enough to tell what a file is.
 const HEAD_BYTES: usize = 512;
@@ -104,6 +109,8 @@ pub enum Problem {
     Utf16,
     #[error("{what}: larger than the {limit} bytes that are read")]
     TooLarge { what: String, limit: u64 },
+    #[error("a ZIP archive, which is not read: unpack it first (unzip), and name the directory")]
+    Zip,
     #[error("compressed with {0}; gzip and zstd are read: unpack it first ({0} -d)")]
     Compressed(&'static str),
     #[error("more than {limit} {what}")]
@@ -240,6 +247,12 @@ fn read_as_image(path: &Path, place: &str, collected: &mut Collected) -> Result<
     } else if path.join("manifest.json").is_file() && path.join("version").is_file() {
         let real = path.canonicalize()?;
         layout::read_skopeo_dir(&mut SkopeoDir(&real), place, collected)?;
+    } else if let Some(storage) = registry::storage(path) {
+        let real = storage.canonicalize()?;
+        if !real.starts_with(path.canonicalize()?) {
+            return Err(Problem::Outside);
+        }
+        registry::read(&real, place, collected)?;
     } else {
         return Ok(false);
     }
@@ -277,25 +290,44 @@ fn read_directory(
             continue;
         }
         let opened = plain_file::open(&path, Links::Beneath(top)).map_err(Problem::from);
-        match opened.and_then(|file| read_file(file, &place, collected)) {
-            // A directory may hold other things as well.
-            Err(
-                problem @ (Problem::Unknown
-                | Problem::NotText(_)
-                | Problem::Encoding(_)
-                | Problem::Utf16
-                | Problem::Text { .. }
-                | Problem::Compressed(_)
-                | Problem::Dockerfile(_)
-                | Problem::Outside
-                | Problem::NotAFile
-                | Problem::NotJson(_)),
-            ) => collected.remark(format!("{place}: passed over, {problem}")),
-            Err(problem) => return Err(problem.at(&path)),
-            Ok(()) => {}
-        }
+        let read = opened.and_then(|file| read_file(file, &place, collected));
+        pass_over(read, &place, collected).map_err(|problem| problem.at(&path))?;
     }
     Ok(())
+}
+
+/// A file among others that is no source is remarked on. One that is, and is broken, is an
+/// error.
+fn pass_over(
+    read: Result<(), Problem>,
+    place: &str,
+    collected: &mut Collected,
+) -> Result<(), Problem> {
+    match read {
+        Err(
+            problem @ (Problem::Unknown
+            | Problem::NotText(_)
+            | Problem::Encoding(_)
+            | Problem::Utf16
+            | Problem::Zip
+            | Problem::Text { .. }
+            | Problem::Compressed(_)
+            | Problem::Dockerfile(_)
+            | Problem::Outside
+            | Problem::NotAFile
+            | Problem::NotJson(_)),
+        ) => {
+            collected.remark(format!("{place}: passed over, {problem}"));
+            Ok(())
+        }
+        read => read,
+    }
+}
+
+/// Reads a text from an archive with other things in it.
+fn take_anything_else(bytes: &[u8], place: &str, collected: &mut Collected) -> Result<(), Problem> {
+    let read = read_plain(bytes, place, collected);
+    pass_over(read, place, collected)
 }
 
 /// What a directory holds, by name; hidden files are left out.
@@ -303,7 +335,8 @@ fn entries(directory: &Path, budget: &mut usize) -> Result<Vec<PathBuf>, Problem
     let mut paths = Vec::new();
     for entry in directory.read_dir()? {
         let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") && name != IMGPKG {
             continue;
         }
         *budget = budget.checked_sub(1).ok_or(Problem::TooMany {
@@ -326,7 +359,7 @@ pub fn read_file(
     file.rewind()?;
     if is_archive(&head) {
         let mut archive = SeekableArchive::index(file)?;
-        return layout::read_layout(&mut archive, place, collected);
+        return archive::read(&mut archive, place, collected);
     }
     read_stream(file, place, collected)
 }
@@ -368,9 +401,12 @@ fn read_plain(
     let whole = Cursor::new(head).chain(stream);
     if archive {
         let mut archive = StreamedArchive::read(io::BufReader::new(whole))?;
-        return layout::read_layout(&mut archive, place, collected);
+        return archive::read(&mut archive, place, collected);
     }
     let is_wide = encoding::is_utf16(&head_bytes);
+    if head_bytes.starts_with(b"PK\x03\x04") {
+        return Err(Problem::Zip);
+    }
     if let Some(at) = binary.filter(|_| !is_wide) {
         return Err(match encoding::may_be_text(&head_bytes) {
             true => Problem::Encoding(at),

@@ -116,7 +116,7 @@ impl<'a> Resolver<'a> {
                 },
                 Origin::Source(_),
             ) => self.recorded(reference, id),
-            _ => Ok(vec![self.meant(claim)?]),
+            _ => Ok(vec![self.meant(claim, request)?]),
         };
         let leads = match leads {
             Ok(leads) => leads,

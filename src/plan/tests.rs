@@ -1266,3 +1266,23 @@ fn of_several_images_of_a_digest_the_one_in_the_repository_is_meant() {
         [Why::Several(vec![spelled("%1"), spelled("%2")])]
     );
 }
+
+#[test]
+fn what_was_brought_along_resolves_a_typed_pin_as_one_in_a_file() {
+    let host = store(&["b:1 %2"]);
+    let evidence = || proof(Format::Oci, &["&a %1"]);
+    for claim in ["a@&a", "a:1@&a"] {
+        let typed = Request {
+            evidence: evidence(),
+            ..claims(&[claim])
+        };
+        expect(&host, &typed, &["a@&a - %1"]);
+        let file = sourced(&[&format!("P {claim}")], evidence());
+        expect(&host, &file, &["a@&a - %1"]);
+    }
+    let refused = refusal(&host, &claims(&["a@&a"]));
+    assert!(
+        matches!(refused, Refusal::EmptyRepository { .. }),
+        "{refused}"
+    );
+}

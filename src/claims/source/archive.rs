@@ -10,6 +10,8 @@ use tar::{EntryType, Header, PaxExtensions};
 
 use crate::claims::source::Problem;
 use crate::claims::source::blobs::{Blobs, name_in_layout};
+use crate::claims::source::collected::Collected;
+use crate::claims::source::{layout, registry, take_anything_else};
 use crate::image::digest::Digest;
 use crate::image::manifest;
 
@@ -84,13 +86,104 @@ impl<R: Read + Seek> SeekableArchive<R> {
     }
 }
 
-impl<R: Read + Seek> Blobs for SeekableArchive<R> {
-    fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+impl<R: Read + Seek> Archive for SeekableArchive<R> {
+    fn names(&self) -> Vec<String> {
+        self.members.keys().cloned().collect()
+    }
+
+    fn member(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
         self.get(name)
+    }
+}
+
+/// The members of an archive that may say something.
+pub(super) trait Archive {
+    fn names(&self) -> Vec<String>;
+    fn member(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
+}
+
+/// A directory in an archive: a layout, or what skopeo's `dir:` writes.
+struct Within<'a, A> {
+    archive: &'a mut A,
+    /// Empty, or with a slash at its end.
+    directory: &'a str,
+}
+
+impl<A: Archive> Blobs for Within<'_, A> {
+    fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+        self.archive.member(&format!("{}{name}", self.directory))
     }
 
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem> {
-        self.get(&name_in_layout(digest))
+        let hex = digest.hex();
+        let in_layout = name_in_layout(digest);
+        for name in [in_layout, format!("{hex}.manifest.json"), hex.to_owned()] {
+            if let Some(bytes) = self.file(&name)? {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads an archive: a layout, or a directory with layouts and texts in it.
+pub(super) fn read(
+    archive: &mut impl Archive,
+    place: &str,
+    collected: &mut Collected,
+) -> Result<(), Problem> {
+    let names = archive.names();
+    let has = |name: &str| {
+        names
+            .binary_search_by(|other| other.as_str().cmp(name))
+            .is_ok()
+    };
+    if has("index.json") || has("manifest.json") && !has("version") {
+        let directory = "";
+        return layout::read_layout(&mut Within { archive, directory }, place, collected);
+    }
+    let (mut read, mut roots): (usize, Vec<&str>) = (0, Vec::new());
+    for name in &names {
+        let (directory, file) = name.split_at(name.rfind('/').map_or(0, |slash| slash + 1));
+        let below = |name: &str| has(&format!("{directory}{name}"));
+        let place = match directory.trim_end_matches('/') {
+            "" => place.to_owned(),
+            directory => format!("{place}:{directory}"),
+        };
+        let blobs = || {
+            let blobs = format!("{directory}blobs/");
+            let at = names.partition_point(|name| *name < blobs);
+            names.get(at).is_some_and(|name| name.starts_with(&blobs))
+        };
+        if file == "index.json" && blobs() {
+            layout::read_layout(&mut Within { archive, directory }, &place, collected)?;
+        } else if file == "manifest.json" && below("version") {
+            layout::read_skopeo_dir(&mut Within { archive, directory }, &place, collected)?;
+        } else {
+            continue;
+        }
+        read += 1;
+        roots.push(directory);
+    }
+    for name in &names {
+        if let Some(named) = registry::blob_of(name)
+            && let Some(bytes) = small(archive.member(name))?
+        {
+            read += 1;
+            registry::take(&bytes, &named, place, collected)?;
+        }
+        let in_root = roots.iter().any(|root| name.starts_with(root));
+        if in_root || !is_text(name) {
+            continue;
+        }
+        if let Some(bytes) = small(archive.member(name))? {
+            read += 1;
+            take_anything_else(&bytes, &format!("{place}:{name}"), collected)?;
+        }
+    }
+    match read {
+        0 => Err(Problem::Unknown),
+        _ => Ok(()),
     }
 }
 
@@ -116,7 +209,8 @@ impl StreamedArchive {
                 continue;
             };
             let bytes = walk.content()?;
-            if !bytes.trim_ascii_start().starts_with(b"{") && name.contains('/') {
+            let may_be_other = !is_text(&name) && name.contains('/');
+            if may_be_other && !bytes.trim_ascii_start().starts_with(b"{") {
                 continue;
             }
             kept += bytes.len();
@@ -132,25 +226,47 @@ impl StreamedArchive {
     }
 }
 
-impl Blobs for StreamedArchive {
-    fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
-        Ok(self.members.get(name).cloned())
+impl Archive for StreamedArchive {
+    fn names(&self) -> Vec<String> {
+        self.members.keys().cloned().collect()
     }
 
-    fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem> {
-        self.file(&name_in_layout(digest))
+    fn member(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+        Ok(self.members.get(name).cloned())
     }
 }
 
-/// The name in the layout of what may be needed of it.
+/// A member, unless it is larger than any manifest, as a layer is.
+fn small(member: Result<Option<Vec<u8>>, Problem>) -> Result<Option<Vec<u8>>, Problem> {
+    match member {
+        Err(Problem::TooLarge { .. }) => Ok(None),
+        member => member,
+    }
+}
+
+/// The name of a member that may say something.
 fn wanted(name: &[u8]) -> Option<String> {
     let name = str::from_utf8(name).ok()?;
     let name = name.strip_prefix("./").unwrap_or(name);
+    let mut parts = name.rsplit('/');
+    let (file, algorithm, blobs) = (parts.next()?, parts.next(), parts.next());
     let is_blob = || {
-        let (algorithm, hex) = name.strip_prefix("blobs/")?.split_once('/')?;
-        format!("{algorithm}:{hex}").parse::<Digest>().ok()
+        let algorithm = algorithm.filter(|_| blobs == Some("blobs"));
+        algorithm.is_some_and(|name| format!("{name}:{file}").parse::<Digest>().is_ok())
     };
-    (matches!(name, "index.json" | "manifest.json") || is_blob().is_some()).then(|| name.to_owned())
+    // skopeo's `dir:` has blobs under their digits.
+    let is_bare_blob = || format!("sha256:{file}").parse::<Digest>().is_ok();
+    let of_registry = || registry::blob_of(name).is_some();
+    (is_text(name) || file == "version" || is_blob() || is_bare_blob() || of_registry())
+        .then(|| name.to_owned())
+}
+
+/// A text, by its name: all else that an archive may hold is too much to look into.
+fn is_text(name: &str) -> bool {
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension);
+    extension.is_some_and(|extension| {
+        ["json", "jsonl", "yaml", "yml", "txt", "csv", "tsv", "env"].contains(&extension)
+    })
 }
 
 /// Walks the members' headers. `skip` passes over content.

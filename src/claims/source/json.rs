@@ -12,6 +12,7 @@ use crate::claims::row::pinned;
 use crate::claims::source::claims_file;
 use crate::claims::source::collected::{Came, Collected};
 use crate::claims::source::fields::Objects;
+use crate::claims::source::verbose;
 use crate::claims::source::{Bytes, Problem};
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::{self, Manifest};
@@ -32,6 +33,10 @@ struct Keys {
     id: Present,
     #[serde(default, rename = "RepoDigests")]
     repo_digests: Present,
+    #[serde(default, rename = "Ref")]
+    reference: Present,
+    #[serde(default, rename = "Descriptor")]
+    descriptor: Present,
 }
 
 /// A key is there, with any value; Go writes an empty list as null.
@@ -47,6 +52,10 @@ impl<'de> Deserialize<'de> for Present {
 impl Keys {
     const fn are_of_an_image(&self) -> bool {
         self.id.0 && self.repo_digests.0
+    }
+
+    const fn are_of_manifest_inspect(&self) -> bool {
+        self.reference.0 && self.descriptor.0
     }
 }
 
@@ -120,6 +129,8 @@ pub(super) fn read(
                 read_manifest(&spaced, place, collected)?;
             } else if keys.are_of_an_image() {
                 read_inspected(document, place, collected)?;
+            } else if keys.are_of_manifest_inspect() {
+                verbose::read(document, place, collected)?;
             } else {
                 read_objects(document, place, collected)?;
             }
@@ -140,6 +151,9 @@ fn read_array(document: &str, place: &str, collected: &mut Collected) -> Result<
         let read = match is_object.then(|| serde_json::from_str::<Keys>(element)) {
             Some(Err(error)) => Err(JsonError::from(error).into()),
             Some(Ok(keys)) if keys.are_of_an_image() => read_inspected(element, place, collected),
+            Some(Ok(keys)) if keys.are_of_manifest_inspect() => {
+                verbose::read(element, place, collected)
+            }
             _ => read_objects(element, place, collected),
         };
         problem = read.err();

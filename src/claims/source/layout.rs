@@ -22,6 +22,17 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// A tag, or a name with a tag, as the tool pleases.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
+/// The next step where an archive proves nothing.
+const BRING: &str = "docker save of this image store proves no digest. Bring what does: digestfix export, docker \
+                     image inspect, skopeo's dir:";
+
+fn images_in_words(count: usize) -> String {
+    match count {
+        1 => "1 image".to_owned(),
+        many => format!("{many} images"),
+    }
+}
+
 #[derive(Deserialize)]
 struct Index {
     manifests: Vec<Descriptor>,
@@ -50,10 +61,11 @@ pub(super) fn read_layout(
         if saved.is_empty() {
             return Err(Problem::Unknown);
         }
+        let images = images_in_words(saved.len());
         collected.remark(format!(
-            "{place}: docker save writes no manifest from this image store, so it proves no \
-             digest. Bring what does: digestfix export, docker image inspect, skopeo's dir:"
+            "{place}: {images} by docker save, no registry's manifest in it"
         ));
+        collected.remark(BRING.to_owned());
         return Ok(());
     };
     let index: Index = strict_json::read(&index).map_err(Problem::in_file("index.json"))?;
@@ -64,6 +76,7 @@ pub(super) fn read_layout(
         seen: BTreeMap::new(),
         named: BTreeSet::new(),
         from_an_engine: !saved.is_empty(),
+        made_up: 0,
     };
     let mut named: BTreeMap<String, BTreeSet<Digest>> = BTreeMap::new();
     for descriptor in &index.manifests {
@@ -76,6 +89,7 @@ pub(super) fn read_layout(
         }
         walk.visit(descriptor, name.as_ref().map(Reference::repository), 0)?;
     }
+    walk.tell_of_made_up();
     agree(&saved, &named, collected)
 }
 
@@ -92,9 +106,12 @@ pub(super) fn read_skopeo_dir(
         seen: BTreeMap::new(),
         named: BTreeSet::new(),
         from_an_engine: true,
+        made_up: 0,
     };
     let digest = Digest::of(crate::image::digest::Algorithm::Sha256, &bytes);
-    walk.take(&digest, &bytes, None, 0)
+    walk.take(&digest, &bytes, None, 0)?;
+    walk.tell_of_made_up();
+    Ok(())
 }
 
 /// `docker save` lists each tag with its config; the layout has a manifest for
@@ -159,6 +176,8 @@ struct Walk<'a, B> {
     named: BTreeSet<(Digest, Option<Repository>)>,
     /// It may come from a local engine, which has no registry's manifest.
     from_an_engine: bool,
+    /// How many manifests the engine made up.
+    made_up: usize,
 }
 
 /// A manifest that was read and checked: it may be named many times.
@@ -169,6 +188,19 @@ struct Seen {
 }
 
 impl<B: Blobs> Walk<'_, B> {
+    fn tell_of_made_up(&mut self) {
+        if self.made_up == 0 {
+            return;
+        }
+        let images = images_in_words(self.made_up);
+        self.collected.remark(format!(
+            "{}: {images} with a manifest that docker save made up (no layer of it is compressed, \
+             as registries have them); no registry served it, so it is not taken for a digest",
+            self.place
+        ));
+        self.collected.remark(BRING.to_owned());
+    }
+
     fn visit(
         &mut self,
         descriptor: &Descriptor,
@@ -233,15 +265,7 @@ impl<B: Blobs> Walk<'_, B> {
             Manifest::Image(image) => {
                 self.check_config(digest, &image.image, image.config_size)?;
                 let made_up = self.from_an_engine && image.is_made_up();
-                if made_up {
-                    self.collected.remark(format!(
-                        "{}: docker save made up the manifest {digest} (no layer of it is \
-                         compressed, as registries have them); no registry served it, so \
-                         it is not taken for a digest. Bring the registry's: digestfix export, \
-                         docker image inspect, skopeo's dir:",
-                        self.place
-                    ));
-                }
+                self.made_up += usize::from(made_up);
                 !made_up
             }
             Manifest::Index(_) => true,

@@ -115,6 +115,11 @@ fn tar(files: &Files) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
+        if name.len() > 100 {
+            let appended = builder.append_data(&mut header, name, bytes.as_slice());
+            appended.unwrap();
+            continue;
+        }
         // As it is: setting the path would drop a "./" before it.
         header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_cksum();
@@ -828,6 +833,7 @@ fn what_is_broken_is_named() {
         ("damaged", flipped),
         ("neither text in UTF-8", vec![0xff; 700]),
         ("in UTF-16 that is damaged", b"\xff\xfea\0:".to_vec()),
+        ("unzip", b"PK\x03\x04\x14\0".to_vec()),
         ("iconv", b"# gr\xfc\xdfe\n".to_vec()),
         ("neither text in UTF-8", b"a: b\n\0".to_vec()),
         ("nor YAML", b"{{- if .Values.on }}\na: b\n".to_vec()),
@@ -1219,4 +1225,115 @@ fn no_claim_is_made_of_files_without_pins() {
         found.extend(collected.claims.iter().map(Claim::to_string));
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn an_archive_may_have_layouts_and_texts_within_directories() {
+    let (image, other) = (Image::new("amd64"), Image::new("arm64"));
+    let pin = format!("app:1@sha256:{}", hex('d'));
+    let mut files = Files::from([
+        (
+            "bundle/pins.txt".to_owned(),
+            format!("{pin}\n").into_bytes(),
+        ),
+        ("bundle/notes.txt".to_owned(), b"Dear all,\n".to_vec()),
+        (
+            "bundle/dir/version".to_owned(),
+            b"Directory Transport Version: 1.1\n".to_vec(),
+        ),
+        (
+            "bundle/dir/manifest.json".to_owned(),
+            other.manifest.clone(),
+        ),
+        (
+            format!("bundle/dir/{}", other.id().hex()),
+            other.config.clone(),
+        ),
+    ]);
+    for (name, bytes) in layout_of(&image) {
+        files.insert(format!("bundle/images/{name}"), bytes);
+    }
+    for outcome in [collected(&tar(&files)), piped(&gzipped(&tar(&files)))] {
+        let collected = outcome.unwrap();
+        let claims = collected.claims.iter().map(|claim| claim.text.clone());
+        let mut claims: Vec<String> = claims.collect();
+        let digests = [&other, &image].map(|image| image.digest().to_string());
+        let mut expected = vec![pin.clone()];
+        expected.extend(digests);
+        claims.sort();
+        expected.sort();
+        assert_eq!(claims, expected);
+        assert_eq!(collected.remarks.len(), 1, "{:?}", collected.remarks);
+        assert!(collected.remarks[0].contains("notes.txt"));
+    }
+    let nothing = Files::from([("a/b.bin".to_owned(), vec![1])]);
+    assert!(problem(&nothing).contains("not a source"));
+}
+
+#[test]
+fn the_storage_of_a_registry_proves_its_manifests() {
+    let image = Image::new("amd64");
+    let blob = |bytes: &[u8]| {
+        let digest = sha256(bytes);
+        let hex = digest.hex();
+        format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2])
+    };
+    let link = "docker/registry/v2/repositories/a/b/c/_manifests/tags/1/current/link";
+    let mut files = Files::from([
+        (blob(&image.manifest), image.manifest.clone()),
+        (blob(&image.config), image.config.clone()),
+        (blob(b"layer"), b"layer".to_vec()),
+        (link.to_owned(), image.digest().to_string().into_bytes()),
+    ]);
+    let proven = vec![line("app", &image.digest(), &image.id(), Trust::Proven)];
+    for collected in [
+        read(&[unpacked(&files).path().to_owned()], &[]),
+        Ok(collected(&tar(&files)).unwrap()),
+        Ok(piped(&gzipped(&tar(&files))).unwrap()),
+    ] {
+        let added = added(collected.unwrap(), &[("app:1", &image.id())]);
+        assert_eq!(added, Ok(proven.clone()));
+    }
+    files.insert(blob(&image.manifest), Image::new("arm64").manifest);
+    let error = read(&[unpacked(&files).path().to_owned()], &[]).unwrap_err();
+    assert!(error.to_string().contains("TAMPERED"), "{error}");
+}
+
+#[test]
+fn manifest_inspect_has_the_bytes_of_each_platform() {
+    use base64::Engine;
+    let (image, other) = (Image::new("amd64"), Image::new("arm64"));
+    let entry = |image: &Image, bytes: &[u8]| {
+        let raw = base64::engine::general_purpose::STANDARD.encode(bytes);
+        format!(
+            r#"{{"Ref":"docker.io/library/app:1@{0}","Descriptor":{{"digest":"{0}","platform":{{"os":"linux"}}}},"Raw":"{raw}"}}"#,
+            image.digest()
+        )
+    };
+    let (mine, theirs) = (
+        entry(&image, &image.manifest),
+        entry(&other, &other.manifest),
+    );
+    let proven = vec![line("app", &image.digest(), &image.id(), Trust::Proven)];
+    for text in [mine.clone(), format!("[{mine},{theirs}]")] {
+        let added = added(
+            collected(text.as_bytes()).unwrap(),
+            &[("app:1", &image.id())],
+        );
+        assert_eq!(added, Ok(proven.clone()));
+    }
+    let error = collected(entry(&image, &other.manifest).as_bytes()).unwrap_err();
+    assert!(error.to_string().contains("TAMPERED"), "{error}");
+    // Docker 20.10 prints the fields alone.
+    let fields = format!(
+        r#"{{"Ref":"docker.io/library/app:1","Descriptor":{{"digest":"{}"}},"SchemaV2Manifest":{{"config":{{"digest":"{}"}}}}}}"#,
+        image.digest(),
+        image.id()
+    );
+    let matched = vec![line("app", &image.digest(), &image.id(), Trust::Matched)];
+    let added = added(
+        collected(fields.as_bytes()).unwrap(),
+        &[("app:1", &image.id())],
+    );
+    assert_eq!(added, Ok(matched));
 }

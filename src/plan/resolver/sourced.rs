@@ -79,6 +79,16 @@ impl Resolver<'_> {
         }
     }
 
+    /// The only image here that the evidence has for a digest.
+    pub(super) fn known_here(&self, digest: &Digest, request: &Request) -> Option<ImageId> {
+        let (known, _) = self.images_of(digest, request);
+        let mut here = known.into_iter().filter(|image| self.images.has(image));
+        match (here.next(), here.next()) {
+            (Some(only), None) => Some(only),
+            _ => None,
+        }
+    }
+
     /// The images that the evidence has for a digest, and whether it has all.
     fn images_of(&self, digest: &Digest, request: &Request) -> (BTreeSet<ImageId>, bool) {
         let mut images: BTreeSet<ImageId> = request.evidence.recorded(digest).cloned().collect();

@@ -4,11 +4,34 @@ use super::{Lead, Resolver, Route};
 use crate::claims::claim::{Claim, ImageName, Statement};
 use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, Repository};
-use crate::plan::Refusal;
+use crate::plan::{Refusal, Request};
 
 impl Resolver<'_> {
     /// What a claim means that speaks of this very host.
-    pub(super) fn meant(&self, claim: &Claim) -> Result<Lead, Refusal> {
+    pub(super) fn meant(&self, claim: &Claim, request: &Request) -> Result<Lead, Refusal> {
+        let refusal = match self.meant_by_name(claim) {
+            Err(refusal) => refusal,
+            lead => return lead,
+        };
+        // No name leads to an image, and what was brought along may.
+        match &claim.statement {
+            Statement::TaggedHasDigest {
+                repository, digest, ..
+            }
+            | Statement::OnlyImageHasDigest { repository, digest } => {
+                match self.known_here(digest, request) {
+                    Some(image) => {
+                        let reference = repository.clone().with_digest(digest.clone());
+                        Ok((reference, image, Route::Id))
+                    }
+                    None => Err(refusal),
+                }
+            }
+            _ => Err(refusal),
+        }
+    }
+
+    fn meant_by_name(&self, claim: &Claim) -> Result<Lead, Refusal> {
         match &claim.statement {
             Statement::TaggedHasDigest {
                 repository,

@@ -1,0 +1,89 @@
+//! What `docker manifest inspect -v` prints: each manifest of a name, with its bytes in
+//! base64 where docker is new enough (docker/cli, `cli/manifest/types`).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use crate::claims::row::with_digest;
+use crate::claims::source::Problem;
+use crate::claims::source::collected::{Came, Collected};
+use crate::image::digest::{Digest, ImageId};
+use crate::image::manifest;
+use crate::image::reference::Reference;
+use crate::sys::strict_json;
+
+#[derive(Deserialize)]
+struct Inspected {
+    #[serde(rename = "Ref")]
+    reference: String,
+    #[serde(rename = "Descriptor")]
+    descriptor: Descriptor,
+    /// Older versions of docker print the fields of the manifest only.
+    #[serde(default, rename = "Raw")]
+    raw: Option<String>,
+    #[serde(default, rename = "SchemaV2Manifest")]
+    docker: Option<Fields>,
+    #[serde(default, rename = "OCIManifest")]
+    oci: Option<Fields>,
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: Digest,
+}
+
+#[derive(Deserialize)]
+struct Fields {
+    config: Config,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    digest: ImageId,
+}
+
+/// Reads one manifest. It is of one platform: others are of other hosts.
+pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
+    let inspected: Inspected = strict_json::read(document.as_bytes())?;
+    let wrong = |what: String| Problem::Entry(inspected.reference.clone(), what);
+    let reference =
+        Reference::parse(&inspected.reference).map_err(|error| wrong(error.to_string()))?;
+    let named = inspected.descriptor.digest;
+    let Some(raw) = &inspected.raw else {
+        let pinned = with_digest(&reference, &named);
+        return match (inspected.docker.or(inspected.oci), reference.digest()) {
+            // A part of an index, of whatever platform, and no bytes that prove it.
+            (_, Some(_)) => Ok(()),
+            (Some(fields), None) => collected.record(&pinned, fields.config.digest, place),
+            (None, None) => collected.pin(&pinned, place),
+        };
+    };
+    if raw.len() as u64 > manifest::MAX_BYTES * 2 {
+        return Err(Problem::TooLarge {
+            what: inspected.reference,
+            limit: manifest::MAX_BYTES,
+        });
+    }
+    let bytes = STANDARD.decode(raw);
+    let bytes = bytes.map_err(|error| wrong(format!("\"Raw\": {error}")))?;
+    let found = Digest::of(named.algorithm(), &bytes);
+    if found != named {
+        return Err(Problem::Tampered {
+            named: named.to_string(),
+            found: found.to_string(),
+        });
+    }
+    let manifest = collected.prove(&bytes, place)?;
+    // Under its own algorithm as well.
+    collected.evidence.keep(&named, &bytes);
+    collected
+        .evidence
+        .add_manifest(named.clone(), manifest, place);
+    let came = Came {
+        repository: Some(reference.repository()),
+        in_index: true,
+        place,
+    };
+    collected.manifest(&named, came)
+}
