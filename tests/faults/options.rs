@@ -24,7 +24,9 @@ usage: faults MODE [OPTION...]
   --patience S    a host has so many seconds to become whole (60)
   --by-hand       call digestfix recover after a kill, as nothing else does
   --containerd    images are in containerd, and the running Docker loads the
-                  manifests (trixie, forky)";
+                  manifests (trixie, forky)
+  --k8s           a Kubernetes node: images are in containerd, and there is no
+                  Docker (matrix only)";
 
 /// How the references are changed, on which image store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub enum Way {
     Restart,
     /// By Docker, given an archive, in the containerd image store.
     Containerd,
+    /// By containerd, on a Kubernetes node.
+    Node,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +100,10 @@ impl Options {
                 options.way = Way::Containerd;
                 continue;
             }
+            if name == "--k8s" {
+                options.way = Way::Node;
+                continue;
+            }
             let value = words.next().ok_or(format!("{name} needs a value"))?;
             match name.as_str() {
                 "--every" => options.every = number(&value)?.max(1),
@@ -109,6 +117,9 @@ impl Options {
                 "--patience" => options.patience = Duration::from_secs(number(&value)? as u64),
                 _ => return Err(format!("no such option: {name}")),
             }
+        }
+        if options.way == Way::Node && mode != Mode::Matrix {
+            return Err("--k8s is for matrix".to_owned());
         }
         if options.way == Way::Containerd && options.suite == Suite::Bookworm {
             return Err("Docker 20.10 has no containerd image store".to_owned());

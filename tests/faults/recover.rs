@@ -43,7 +43,7 @@ pub fn run(options: &Options) -> Tally {
     first.take_off().expect("the digest comes off again");
     let mut points = Vec::new();
     let moments = match options.way {
-        Way::Restart => MOMENTS.as_slice(),
+        Way::Restart | Way::Node => MOMENTS.as_slice(),
         Way::Containerd => &CONTAINERD,
     };
     for &(moment, part, later) in moments {

@@ -11,6 +11,8 @@ use crate::tally::Tried;
 
 const FURNISH: &str = include_str!("furnish.sh");
 
+const NODE: &str = include_str!("node.sh");
+
 /// Has the containers be what they were before a reboot.
 const AS_BEFORE: &str = "docker unpause frozen >/dev/null 2>&1 || true
 docker start plain web frozen down >/dev/null
@@ -31,6 +33,7 @@ pub struct Scene {
     pub expected: Expected,
     patience: Duration,
     by_hand: bool,
+    way: Way,
 }
 
 impl Scene {
@@ -47,10 +50,15 @@ impl Scene {
             (_, Suite::Trixie) => "file",
             (_, Suite::Forky) => "link",
         };
-        let run = machine.run(&["sh", "-c", FURNISH, "furnish", config]);
+        let script = match options.way {
+            Way::Node => NODE,
+            Way::Restart | Way::Containerd => FURNISH,
+        };
+        machine.put("/usr/local/bin/cri.py", include_bytes!("../lab/cri.py"));
+        let run = machine.run(&["sh", "-c", script, "furnish", config]);
         assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
         let digest = machine.digest("app");
-        let (words, names) = if options.way == Way::Restart {
+        let (words, names) = if options.way != Way::Containerd {
             let words = vec!["apply".to_owned(), machine.claim("app")];
             (words, &NAMES[..1])
         } else {
@@ -80,6 +88,7 @@ impl Scene {
             expected,
             patience: options.patience,
             by_hand: options.by_hand,
+            way: options.way,
         };
         let whole = scene.whole(Digest::There).and_then(|_| scene.take_off());
         let whole = whole.and_then(|()| scene.whole(Digest::Absent));
@@ -129,7 +138,11 @@ impl Scene {
         for reference in &self.references {
             words.extend(["--remove", reference]);
         }
-        if self.machine.engine_has("app") {
+        let is_there = match self.way {
+            Way::Node => Host::of(&self.machine).has_digest(),
+            Way::Restart | Way::Containerd => self.machine.engine_has("app"),
+        };
+        if is_there {
             let run = self.machine.digestfix(&words);
             if run.code != 0 {
                 return Err(vec![format!(

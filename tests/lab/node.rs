@@ -35,6 +35,11 @@ fn import(machine: &Machine, name: &str) {
     eventually("the CRI has the image", || {
         cri(machine, "list", "").contains(&id)
     });
+    // containerd frees what the import left over when a record is removed.
+    machine.sh(&format!(
+        "ctr -n k8s.io images tag localhost:5000/lab/{name}:v1 localhost:5000/lab/{name}:gone
+         ctr -n k8s.io images rm --sync localhost:5000/lab/{name}:gone"
+    ));
 }
 
 fn cri(machine: &Machine, what: &str, name: &str) -> String {
