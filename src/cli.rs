@@ -32,7 +32,7 @@ Exit codes:
   1  failed; the host is as it was found
   2  usage
   3  refused; nothing was touched
-  4  changes are pending, or no claim could be applied (plan, verify)
+  4  changes are pending, no claim could be applied, or status shows a problem
   5  not all of the host is as it should be; a person is needed
   6  done, but a container is not what it was";
 
@@ -144,12 +144,52 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
+    /// Repositories or references to show; the last parts of a name are enough
+    /// [default: all]
+    #[arg(value_name = "NAME", value_parser = named, add = ArgValueCompleter::new(completion::names))]
+    pub names: Vec<Reference>,
+    /// Show only what has no digest, or is wrong
+    #[arg(long)]
+    pub problems: bool,
+    /// Show names, digests and image IDs whole
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// The columns to show
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', conflicts_with = "json",
+          default_values_t = [Column::State, Column::Name, Column::Digest, Column::ImageId])]
+    pub columns: Vec<Column>,
+    /// Print a table, or one JSON object as --json does
+    #[arg(long, value_enum, default_value_t = StatusFormat::Table)]
+    pub format: StatusFormat,
     #[command(flatten)]
     pub content: ContentArgs,
     #[command(flatten)]
     pub host: HostArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// A column of `digestfix status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Column {
+    /// What is wrong, or how far the digest is known
+    State,
+    /// NAME:TAG
+    Name,
+    Repository,
+    Tag,
+    Digest,
+    ImageId,
+    /// proven, matched or asserted
+    Trust,
+    /// What the digest is known by
+    Origin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    Table,
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -205,7 +245,7 @@ pub struct VerifyArgs {
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     /// Repositories or references to export [default: all]
-    #[arg(value_name = "NAME", value_parser = exported, add = ArgValueCompleter::new(completion::names))]
+    #[arg(value_name = "NAME", value_parser = named, add = ArgValueCompleter::new(completion::names))]
     pub names: Vec<Reference>,
     /// The format: a claims file
     #[arg(long, value_enum, default_value_t = ExportFormat::Json)]
@@ -415,7 +455,7 @@ pub struct ContentArgs {
     pub containerd_root: Option<PathBuf>,
 }
 
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
     /// One JSON object on standard output, in the end
@@ -458,7 +498,7 @@ fn seconds(text: &str) -> Result<Duration, ParseIntError> {
     Ok(Duration::from_secs(seconds.into()))
 }
 
-fn exported(text: &str) -> Result<Reference, String> {
+fn named(text: &str) -> Result<Reference, String> {
     Reference::parse(text).map_err(|error| error.to_string())
 }
 

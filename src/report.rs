@@ -20,7 +20,7 @@ use crate::cli::OutputArgs;
 use crate::cli::invocation::Invocation;
 use crate::docker::container::Change;
 use crate::host::{Host, Management, StoreKind};
-use crate::plan::status::{Rows, State};
+use crate::plan::status::{Rows, Selected};
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::report::output::{Output, Stream};
 use crate::report::run_result::RunResult;
@@ -37,7 +37,9 @@ mod look;
 mod observer;
 mod pieces;
 mod table;
+mod tally;
 mod text;
+mod total;
 mod unread;
 
 use document::{
@@ -49,8 +51,11 @@ pub use history::Transaction;
 use look::Look;
 use observer::Observer;
 use pieces::{PIECE, Pieces};
-use table::table;
+pub use table::Shown;
+use table::Table;
+use tally::Tally;
 use text::{Text, Tone};
+use total::of_references;
 
 /// What the JSON object calls the image store of a Kubernetes node.
 const KUBERNETES: &str = "kubernetes";
@@ -253,34 +258,43 @@ impl Report {
         self.say("");
     }
 
-    /// The references, and what the model does not understand.
-    pub fn status(&mut self, rows: impl Rows + 'static, unknown_keys: &[String]) {
+    /// The references, and what is wrong with them.
+    pub fn status<R: Rows + 'static>(&mut self, rows: Selected<R>, shown: &Shown) -> RunResult {
         self.say_host();
-        let (mut without, mut notes) = (0_usize, Vec::new());
-        if self.is_read() {
+        let mut table = Table::new(shown);
+        let mut tally = Tally::new(&rows.selection);
+        rows.rows.each(&mut |row| {
+            if tally.see(row) && self.is_read() {
+                table.see(row);
+            }
+        });
+        if self.is_read() && tally.rows() > 0 {
             let mut lines = BufWriter::with_capacity(PIECE, Pieces(&self.output));
-            table(&rows, self.room(), |line| {
+            table.lines(&rows, self.room(), |line| {
                 // The output takes all of it.
                 let _ = writeln!(lines, "{}", line.render(self.stdout.colours));
             });
             let _ = lines.flush();
-            rows.each(&mut |row| {
-                without += usize::from(row.state == State::NoDigest);
-                notes.extend(row.note.clone());
-            });
         }
-        if without > 0 {
-            self.conclude(&format!(
-                "{without} without a digest. To give one back: digestfix apply NAME:TAG@sha256:HEX"
-            ));
-        }
-        for note in notes {
+        for note in &tally.notes {
             self.paragraph(format!("not understood, and kept: {note}"));
         }
-        for key in unknown_keys {
-            self.warning(&format!("unknown top-level key {key:?}, kept as it is"));
+        self.paragraph(tally.total());
+        for next in tally.next() {
+            self.line(next);
         }
+        let unknown = tally.unknown();
+        for name in &unknown {
+            self.warning(&format!(
+                "nothing here has the name {name}. To see all names: digestfix status"
+            ));
+        }
+        let result = match tally.has_problem() || !unknown.is_empty() {
+            true => RunResult::Pending,
+            false => RunResult::Done,
+        };
         self.document.rows = Some(Box::new(rows));
+        result
     }
 
     /// What the claims came down to, and the change that this means.
@@ -401,6 +415,9 @@ impl Report {
                     false => "; `docker image prune` would delete it",
                 }
             )));
+        }
+        if plan.changes.len() > 1 {
+            self.say(format!("In all: {}", of_references(plan)));
         }
     }
 

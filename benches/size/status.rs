@@ -8,6 +8,9 @@ use crate::host::{Host, Shape};
 use crate::measure::Place;
 use crate::peers::{Peers, command, script};
 
+/// What jq is told to print, and `docker images` prints.
+const COLUMNS: &str = "repository,tag,digest,image-id";
+
 /// Rows as `docker images --digests` has them: each tag of an image with each
 /// of its digests in the same repository.
 const JQ: &str = r#"jq -r '
@@ -44,7 +47,7 @@ pub fn run(peers: &Peers, effort: Effort, sizes: &[usize], growth: &mut Growth) 
 pub fn contestants<'a>(peers: &Peers, options: &[&str], store: &str) -> Vec<Contestant<'a>> {
     let mut contestants = Vec::new();
     for (name, program) in &peers.digestfix {
-        let words = [&["status"], options].concat();
+        let words = [&["status", "--no-trunc", "--columns", COLUMNS], options].concat();
         contestants.push(Contestant::new(
             name,
             command(program, &words),
@@ -76,10 +79,8 @@ pub fn columns(text: &[u8], after: usize) -> Answer {
         .skip(after)
         .take_while(|line| !line.is_empty())
         .map(|line| {
-            line.split_whitespace()
-                .take(4)
-                .collect::<Vec<_>>()
-                .join(" ")
+            let cells: Vec<&str> = line.split_whitespace().take(4).collect();
+            cells.join(" ").replace(" sha256:", " ")
         })
         .collect();
     rows.sort();

@@ -128,9 +128,13 @@ pub fn typed() -> Option<String> {
     line(env::args_os().skip(1))
 }
 
-/// The same with `apply` in place of another command; none, too, where claims came
-/// from standard input.
-pub fn typed_as_apply(instead_of: &str) -> Option<String> {
+/// The command line of this process with `apply` in place of another command.
+pub fn apply_instead_of(command: &str) -> String {
+    typed_as_apply(command).unwrap_or_else(|| "digestfix apply (with the same claims)".to_owned())
+}
+
+/// None, too, where claims came from standard input.
+fn typed_as_apply(instead_of: &str) -> Option<String> {
     let mut words: Vec<OsString> = env::args_os().skip(1).collect();
     *words.iter_mut().find(|word| *word == instead_of)? = "apply".into();
     let is_read_once = |word: &OsString| word == "-" || word.to_string_lossy().starts_with("/dev/");

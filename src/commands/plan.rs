@@ -1,7 +1,7 @@
 //! `digestfix plan`
 
 use crate::cli::PlanArgs;
-use crate::cli::invocation::Invocation;
+use crate::cli::invocation::{Invocation, apply_instead_of};
 use crate::commands::{Draft, Reach, Site, Stop, request, warn_of_pending};
 use crate::host::impact::Allowed;
 use crate::plan::Plan;
@@ -35,7 +35,7 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<RunResult, Stop> {
     if draft.changes_nothing() {
         return Ok(nothing_to_change(&draft.plan, report));
     }
-    let Draft { store, means, .. } = draft;
+    let Draft { store, plan, means } = draft;
     let allowed = Allowed {
         containers: args.containers.containers,
         force_restart: args.restart.force_restart,
@@ -52,11 +52,14 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<RunResult, Stop> {
             report.warning(&what);
         }
     }
-    if blockers.is_empty() {
-        Ok(RunResult::Pending)
-    } else {
-        Err(Stop::Blockers(blockers))
+    if !blockers.is_empty() {
+        return Err(Stop::Blockers(blockers));
     }
+    if !plan.is_empty() {
+        let apply = apply_instead_of("plan");
+        report.total(&plan, method, impact.as_ref(), &apply);
+    }
+    Ok(RunResult::Pending)
 }
 
 /// Says that a plan changes nothing, and why.

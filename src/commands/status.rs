@@ -1,21 +1,25 @@
 //! `digestfix status`
 
-use crate::cli::StatusArgs;
 use crate::cli::invocation::Invocation;
+use crate::cli::{StatusArgs, StatusFormat};
 use crate::commands::{Reach, Site, Stop, provenance, warn_of_pending};
-use crate::report::Report;
+use crate::plan::status::{Selected, Selection};
 use crate::report::run_result::RunResult;
+use crate::report::{Report, Shown};
+use crate::transaction::outcome::Progress;
 
 pub(super) async fn run(args: &StatusArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
-    let mut report = Report::new("status", &args.output, invocation);
+    let mut output = args.output.clone();
+    output.json |= args.format == StatusFormat::Json;
+    let mut report = Report::new("status", &output, invocation);
     match show(args, &mut report).await {
-        Ok(()) => report.end(RunResult::Done),
+        Ok(result) => report.end(result),
         Err(stop) => stop.tell(report),
     }
 }
 
-async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
+async fn show(args: &StatusArgs, report: &mut Report) -> Result<RunResult, Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     warn_of_pending(&site, report);
@@ -26,10 +30,23 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<(), Stop> {
     let unknown = store.references().unknown_keys().map(str::to_owned);
     let unknown: Vec<String> = unknown.collect();
     let rows = store.listing(&provenance(site.images(), report))?;
-    report.status(rows, &unknown);
+    let selection = Selection {
+        names: args.names.clone(),
+        problems: args.problems,
+    };
+    let found = report.status(
+        Selected { rows, selection },
+        &Shown {
+            columns: args.columns.clone(),
+            whole: args.no_trunc,
+        },
+    );
+    for key in &unknown {
+        report.warning(&format!("unknown top-level key {key:?}, kept as it is"));
+    }
     report.gaps(&gaps);
     if site.is_beside_node(&args.host).await {
         report.beside_node();
     }
-    Ok(())
+    Ok(found)
 }

@@ -1,7 +1,7 @@
 //! `digestfix verify`
 
 use crate::cli::VerifyArgs;
-use crate::cli::invocation::{Invocation, typed_as_apply};
+use crate::cli::invocation::{Invocation, apply_instead_of};
 use crate::commands::{Reach, Site, Stop, request, warn_of_pending};
 use crate::plan::Plan;
 use crate::report::Report;
@@ -36,7 +36,10 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<RunResult, Stop>
         return Ok(all_holds(plan, report));
     }
     if !plan.is_empty() {
-        report.line(&format!("Not all of it holds. To make it so: {}", apply()));
+        report.line(&format!(
+            "Not all of it holds. To make it so: {}",
+            apply_instead_of("verify")
+        ));
         return Ok(RunResult::Pending);
     }
     report.line(&match store.means(&goal, plan).await {
@@ -46,7 +49,7 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<RunResult, Stop>
         }
         Ok(_) => format!(
             "The running engine has not read the file as it is now. To have it read: {}",
-            apply()
+            apply_instead_of("verify")
         ),
         Err(_) => {
             "The running engine has not read the file as it is now. What stands in the way of that, with \
@@ -55,11 +58,6 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<RunResult, Stop>
         }
     });
     Ok(RunResult::Pending)
-}
-
-/// The command that makes the claims true.
-fn apply() -> String {
-    typed_as_apply("verify").unwrap_or_else(|| "digestfix apply (with the same claims)".to_owned())
 }
 
 /// Says how many of the claims hold, where nothing that this host has speaks

@@ -50,15 +50,25 @@ pub enum State {
 }
 
 impl State {
-    pub const fn text(self) -> &'static str {
+    /// All but [`State::Ok`], the worst first.
+    pub const ODD: [Self; 6] = [
+        Self::ImageMissing,
+        Self::DigestIsImageId,
+        Self::MadeUp,
+        Self::Unparsable,
+        Self::NoDigest,
+        Self::RunsOnly,
+    ];
+
+    /// A pin fails because of it, or an image cannot be used at all.
+    pub const fn is_problem(self) -> bool {
         match self {
-            Self::Ok => "ok",
-            Self::NoDigest => "no digest",
-            Self::RunsOnly => "ok to run, not to save or push",
-            Self::MadeUp => "digest made up by an import",
-            Self::DigestIsImageId => "digest is an image ID",
-            Self::ImageMissing => "image missing",
-            Self::Unparsable => "unparsable",
+            Self::Ok | Self::RunsOnly => false,
+            Self::NoDigest
+            | Self::MadeUp
+            | Self::DigestIsImageId
+            | Self::ImageMissing
+            | Self::Unparsable => true,
         }
     }
 }
@@ -72,6 +82,51 @@ pub trait Rows: fmt::Debug {
 impl Rows for Vec<Row> {
     fn each(&self, give: &mut dyn FnMut(&Row)) {
         self.iter().for_each(give);
+    }
+}
+
+/// What of the rows is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// All, if there is none.
+    pub names: Vec<Reference>,
+    /// Nothing of what is well.
+    pub problems: bool,
+}
+
+impl Selection {
+    /// Whether a row is asked for.
+    pub fn has(&self, row: &Row) -> bool {
+        (row.state.is_problem() || !self.problems)
+            && (self.names.is_empty() || self.names.iter().any(|name| names(name, row)))
+    }
+}
+
+/// Whether a row has a name: the last parts of its repository are enough.
+pub fn names(name: &Reference, row: &Row) -> bool {
+    let repository = name.repository().familiar();
+    let begins = row.repository.strip_suffix(repository.as_str());
+    let tag = name.tag().map(|tag| tag.as_str());
+    let digest = name.digest().map(ToString::to_string);
+    begins.is_some_and(|begins| begins.is_empty() || begins.ends_with('/'))
+        && (tag.is_none() || tag == row.tag.as_deref())
+        && (digest.is_none() || digest == row.digest)
+}
+
+/// The rows that are asked for.
+#[derive(Debug)]
+pub struct Selected<R> {
+    pub rows: R,
+    pub selection: Selection,
+}
+
+impl<R: Rows> Rows for Selected<R> {
+    fn each(&self, give: &mut dyn FnMut(&Row)) {
+        self.rows.each(&mut |row| {
+            if self.selection.has(row) {
+                give(row);
+            }
+        });
     }
 }
 

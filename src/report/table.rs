@@ -1,60 +1,184 @@
 //! Tables for people.
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use crate::cli::Column;
 use crate::plan::status::{Row, Rows, State};
 use crate::report::text::{Text, Tone};
 
-const GAP: usize = 3;
+const GAP: usize = 2;
 
 /// How far the lines of a folded row are indented after the first.
 const INDENT: usize = 4;
 
-const TITLES: [&str; 7] = [
-    "REPOSITORY",
-    "TAG",
-    "DIGEST",
-    "IMAGE ID",
-    "STATE",
-    "TRUST",
-    "ORIGIN",
-];
+/// A digest and an image ID are told apart by so many digits.
+const DIGITS: usize = 12;
 
-/// Gives the lines of `status`, one row at a time: there may be a million.
-pub(super) fn table(rows: &dyn Rows, room: Option<usize>, mut give: impl FnMut(Text)) {
-    let titles = TITLES.map(|title| Tone::Strong.of(title));
-    let mut widths = Widths::default();
-    widths.take(&titles);
-    rows.each(&mut |row| widths.take(&cells(row)));
-    let columns = widths.columns(room);
-    give(columns.row(&titles));
-    rows.each(&mut |row| give(columns.row(&cells(row))));
+/// A name of fewer columns says nothing any more.
+const LEAST_NAME: usize = 16;
+
+const ALGORITHM: &str = "sha256:";
+
+/// How `status` shows the references.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    pub columns: Vec<Column>,
+    /// Names, digests and image IDs are not shortened.
+    pub whole: bool,
 }
 
-fn cells(row: &Row) -> [Text; 7] {
-    let none = || "<none>".to_owned();
-    let unknown = || "-".to_owned();
-    [
-        row.repository.clone().into(),
-        row.tag.clone().unwrap_or_else(none).into(),
-        row.digest.clone().unwrap_or_else(none).into(),
-        row.image_id
-            .strip_prefix("sha256:")
-            .and_then(|hex| hex.get(..12))
-            .unwrap_or(&row.image_id)
-            .into(),
-        tone(row.state).of(row.state.text()),
-        row.trust
-            .map_or_else(unknown, |trust| trust.word().to_owned())
-            .into(),
-        row.origin.clone().unwrap_or_else(unknown).into(),
-    ]
+/// The table of `status`, which is laid out once all rows were seen.
+pub(super) struct Table<'a> {
+    shown: &'a Shown,
+    widths: Widths,
 }
 
-const fn tone(state: State) -> Tone {
-    match state {
-        State::Ok => Tone::Good,
-        State::NoDigest | State::RunsOnly | State::Unparsable => Tone::Doubtful,
-        State::MadeUp | State::DigestIsImageId | State::ImageMissing => Tone::Bad,
+impl<'a> Table<'a> {
+    pub fn new(shown: &'a Shown) -> Self {
+        let mut widths = Widths::default();
+        widths.take(&titles(shown));
+        Self { shown, widths }
     }
+
+    pub fn see(&mut self, row: &Row) {
+        self.widths.take(&self.cells(row));
+    }
+
+    /// Gives the lines, those of problems first, one row at a time: there may be a million.
+    pub fn lines(mut self, rows: &dyn Rows, room: Option<usize>, mut give: impl FnMut(Text)) {
+        if !self.shown.whole {
+            self.shorten_names(room);
+        }
+        let columns = self.widths.columns(room);
+        give(columns.row(&titles(self.shown)));
+        for problems in [true, false] {
+            rows.each(&mut |row| {
+                if row.state.is_problem() == problems {
+                    give(columns.row(&self.cells_within(row, &columns.widths)));
+                }
+            });
+        }
+    }
+
+    /// Leaves names the room that other columns do not take.
+    fn shorten_names(&mut self, room: Option<usize>) {
+        let widths = &mut self.widths.0;
+        let all: usize = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+        let mut over = room.map_or(0, |room| all.saturating_sub(room));
+        for (width, column) in widths.iter_mut().zip(&self.shown.columns) {
+            if is_name(*column) {
+                let shorter = width.saturating_sub(over).max(LEAST_NAME).min(*width);
+                over -= *width - shorter;
+                *width = shorter;
+            }
+        }
+    }
+
+    fn cells(&self, row: &Row) -> Vec<Text> {
+        let columns = self.shown.columns.iter();
+        columns
+            .map(|column| cell(*column, row, self.shown.whole))
+            .collect()
+    }
+
+    fn cells_within(&self, row: &Row, widths: &[usize]) -> Vec<Text> {
+        let columns = self.shown.columns.iter().zip(widths);
+        columns
+            .map(|(column, width)| match name(*column, row) {
+                Some(name) if !self.shown.whole => shortened(&name, *width).into(),
+                _ => cell(*column, row, self.shown.whole),
+            })
+            .collect()
+    }
+}
+
+fn titles(shown: &Shown) -> Vec<Text> {
+    let columns = shown.columns.iter();
+    columns
+        .map(|column| {
+            Tone::Strong.of(match column {
+                Column::State => "STATE",
+                Column::Name => "NAME",
+                Column::Repository => "REPOSITORY",
+                Column::Tag => "TAG",
+                Column::Digest => "DIGEST",
+                Column::ImageId => "IMAGE ID",
+                Column::Trust => "TRUST",
+                Column::Origin => "ORIGIN",
+            })
+        })
+        .collect()
+}
+
+const fn is_name(column: Column) -> bool {
+    matches!(column, Column::Name | Column::Repository)
+}
+
+fn name(column: Column, row: &Row) -> Option<String> {
+    is_name(column).then(|| match (&row.tag, column) {
+        (Some(tag), Column::Name) => format!("{}:{tag}", row.repository),
+        _ => row.repository.clone(),
+    })
+}
+
+fn cell(column: Column, row: &Row, whole: bool) -> Text {
+    let or = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
+    let number = |text: &str| match whole {
+        true => text.to_owned(),
+        false => digits(text).to_owned(),
+    };
+    match column {
+        Column::State => state(row),
+        Column::Name | Column::Repository => name(column, row).unwrap_or_default().into(),
+        Column::Tag => or(&row.tag, "<none>").into(),
+        Column::Digest => number(row.digest.as_deref().unwrap_or("<none>")).into(),
+        Column::ImageId => number(&row.image_id).into(),
+        Column::Trust => row.trust.map_or("-", |trust| trust.word()).into(),
+        Column::Origin => or(&row.origin, "-").into(),
+    }
+}
+
+fn digits(text: &str) -> &str {
+    text.strip_prefix(ALGORITHM)
+        .and_then(|hex| hex.get(..DIGITS))
+        .unwrap_or(text)
+}
+
+/// A sign, which can be seen without colours, and a word.
+fn state(row: &Row) -> Text {
+    let (tone, sign, word) = match row.state {
+        State::Ok => (Tone::Good, ' ', "ok"),
+        State::RunsOnly => (Tone::Doubtful, ' ', "runs only"),
+        State::NoDigest => (Tone::Doubtful, '!', "no digest"),
+        State::Unparsable => (Tone::Doubtful, '!', "not readable"),
+        State::DigestIsImageId => (Tone::Bad, 'x', "image ID"),
+        State::MadeUp => (Tone::Bad, 'x', "made up"),
+        State::ImageMissing => (Tone::Bad, 'x', "no image"),
+    };
+    let known = row.trust.map(|trust| format!(", {}", trust.word()));
+    tone.of(format!("{sign} {word}{}", known.unwrap_or_default()))
+}
+
+/// A name that takes at most so many columns, without some of its middle: the tag
+/// and the registry tell more.
+fn shortened(name: &str, width: usize) -> String {
+    const CUT: char = '…';
+    if name.width() <= width {
+        return name.to_owned();
+    }
+    let room = width.saturating_sub(1);
+    let fits = |from: &mut dyn Iterator<Item = char>, room: usize| {
+        let mut taken = 0;
+        from.take_while(|one| {
+            taken += one.width().unwrap_or(0);
+            taken <= room
+        })
+        .collect::<Vec<char>>()
+    };
+    let begin = fits(&mut name.chars(), room / 2);
+    let end = fits(&mut name.chars().rev(), room - room / 2);
+    let end = end.into_iter().rev();
+    begin.into_iter().chain([CUT]).chain(end).collect()
 }
 
 /// Rows of cells below each other, the last ones as they are. Rows that are wider than
@@ -70,37 +194,33 @@ pub(super) fn columns<const N: usize>(lines: &[[Text; N]], room: Option<usize>) 
 }
 
 /// How wide the columns are, of the lines so far.
-struct Widths<const N: usize>([usize; N]);
+#[derive(Debug, Clone, Default)]
+struct Widths(Vec<usize>);
 
 /// Columns that lines are laid out in.
-struct Columns<const N: usize> {
-    widths: [usize; N],
-    folds: [bool; N],
+struct Columns {
+    widths: Vec<usize>,
+    folds: Vec<bool>,
 }
 
-impl<const N: usize> Default for Widths<N> {
-    fn default() -> Self {
-        Self([0; N])
-    }
-}
-
-impl<const N: usize> Widths<N> {
-    fn take(&mut self, line: &[Text; N]) {
+impl Widths {
+    fn take(&mut self, line: &[Text]) {
+        self.0.resize(line.len(), 0);
         for (width, cell) in self.0.iter_mut().zip(line) {
             *width = cell.width().max(*width);
         }
     }
 
-    fn columns(self, room: Option<usize>) -> Columns<N> {
+    fn columns(&self, room: Option<usize>) -> Columns {
         Columns {
             folds: folds(&self.0, room),
-            widths: self.0,
+            widths: self.0.clone(),
         }
     }
 }
 
-impl<const N: usize> Columns<N> {
-    fn row(&self, line: &[Text; N]) -> Text {
+impl Columns {
+    fn row(&self, line: &[Text]) -> Text {
         let mut row = Text::default();
         for (column, cell) in line.iter().enumerate() {
             if self.folds[column] {
@@ -109,7 +229,7 @@ impl<const N: usize> Columns<N> {
             row.push(cell.clone());
             let is_last = self.folds.get(column + 1).is_none_or(|folded| *folded);
             if !is_last {
-                let space = self.widths[column] - cell.width() + GAP;
+                let space = self.widths[column].saturating_sub(cell.width()) + GAP;
                 row.push(" ".repeat(space));
             }
         }
@@ -118,8 +238,8 @@ impl<const N: usize> Columns<N> {
 }
 
 /// The columns that begin a new line.
-fn folds<const N: usize>(widths: &[usize; N], room: Option<usize>) -> [bool; N] {
-    let mut folds = [false; N];
+fn folds(widths: &[usize], room: Option<usize>) -> Vec<bool> {
+    let mut folds = vec![false; widths.len()];
     let Some(room) = room else {
         return folds;
     };
@@ -136,7 +256,7 @@ fn folds<const N: usize>(widths: &[usize; N], room: Option<usize>) -> [bool; N] 
 mod tests {
     use super::*;
 
-    fn table_of(room: Option<usize>) -> String {
+    fn table_of(room: Option<usize>, whole: bool) -> String {
         let row = |state, tag: &str| Row {
             repository: "localhost:5000/lab/app".to_owned(),
             tag: Some(tag.to_owned()),
@@ -147,35 +267,45 @@ mod tests {
             origin: None,
             note: None,
         };
-        let rows = [row(State::Ok, "v1"), row(State::ImageMissing, "影の箱")];
+        let rows = vec![row(State::Ok, "v1"), row(State::ImageMissing, "影の箱")];
+        let columns = [Column::State, Column::Name, Column::Digest, Column::ImageId];
+        let shown = Shown {
+            columns: columns.to_vec(),
+            whole,
+        };
+        let mut table = Table::new(&shown);
+        rows.each(&mut |row| table.see(row));
         let mut lines = Vec::new();
-        table(&rows.to_vec(), room, |line| lines.push(line.render(false)));
+        table.lines(&rows, room, |line| lines.push(line.render(false)));
         lines.join("\n")
     }
 
     #[test]
-    fn one_line_a_row_where_nobody_says_how_wide() {
-        let digest = format!("sha256:{}", "4".repeat(64));
-        let expected = format!(
-            "REPOSITORY               TAG      DIGEST{}   IMAGE ID       STATE           TRUST   ORIGIN\n\
-             localhost:5000/lab/app   v1       {digest}   aaaaaaaaaaaa   ok              -       -\n\
-             localhost:5000/lab/app   影の箱   {digest}   aaaaaaaaaaaa   image missing   -       -",
-            " ".repeat(65)
-        );
-        assert_eq!(table_of(None), expected);
+    fn problems_come_first_and_names_are_shortened_to_fit() {
+        let expected = "STATE       NAME                           DIGEST        IMAGE ID\n\
+                        x no image  localhost:5000/lab/app:影の箱  444444444444  aaaaaaaaaaaa\n  \
+                        ok        localhost:5000/lab/app:v1      444444444444  aaaaaaaaaaaa";
+        assert_eq!(table_of(None, false), expected);
         let widest = expected.lines().map(|line| Text::from(line).width()).max();
-        assert_eq!(table_of(widest), expected, "it just fits");
+        assert_eq!(table_of(widest, false), expected, "it just fits");
+        assert_eq!(
+            table_of(Some(60), false),
+            "STATE       NAME                  DIGEST        IMAGE ID\n\
+             x no image  localhost…app:影の箱  444444444444  aaaaaaaaaaaa\n  \
+             ok        localhost…lab/app:v1  444444444444  aaaaaaaaaaaa"
+        );
     }
 
     #[test]
     fn a_narrow_terminal_gets_folded_rows_with_whole_digests() {
         let digest = format!("sha256:{}", "4".repeat(64));
+        let id = format!("sha256:{}", "a".repeat(64));
         assert_eq!(
-            table_of(Some(80)),
+            table_of(Some(80), true),
             format!(
-                "REPOSITORY               TAG\n    DIGEST\n    IMAGE ID       STATE           TRUST   ORIGIN\n\
-                 localhost:5000/lab/app   v1\n    {digest}\n    aaaaaaaaaaaa   ok              -       -\n\
-                 localhost:5000/lab/app   影の箱\n    {digest}\n    aaaaaaaaaaaa   image missing   -       -"
+                "STATE       NAME\n    DIGEST\n    IMAGE ID\n\
+                 x no image  localhost:5000/lab/app:影の箱\n    {digest}\n    {id}\n  \
+                 ok        localhost:5000/lab/app:v1\n    {digest}\n    {id}"
             )
         );
     }

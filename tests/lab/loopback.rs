@@ -48,7 +48,7 @@ fn each_command(machine: &Machine, apply: &[&str]) {
     let hosts = machine.sh(&format!("stat -c '%i %Z' {HOSTS}; cat {HOSTS}"));
     let claims = &apply[1..];
     let with = |command| [&[command], claims].concat();
-    opens_nothing(machine, 0, &["status"]);
+    opens_nothing(machine, 4, &["status"]);
     opens_nothing(machine, 4, &with("plan"));
     opens_nothing(machine, 0, apply);
     opens_nothing(machine, 0, &with("verify"));

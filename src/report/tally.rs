@@ -1,0 +1,119 @@
+//! What the rows of `status` come to, in one line, and what to type next.
+
+use crate::image::reference::Reference;
+use crate::plan::status::{Row, Selection, State, names};
+
+/// Counts the rows that are shown.
+pub(super) struct Tally<'a> {
+    selection: &'a Selection,
+    /// Whether each name was seen.
+    seen: Vec<bool>,
+    well: usize,
+    odd: [usize; State::ODD.len()],
+    /// What the engine does not understand, in the words of the row.
+    pub notes: Vec<String>,
+}
+
+impl<'a> Tally<'a> {
+    pub fn new(selection: &'a Selection) -> Self {
+        Self {
+            selection,
+            seen: vec![false; selection.names.len()],
+            well: 0,
+            odd: [0; State::ODD.len()],
+            notes: Vec::new(),
+        }
+    }
+
+    /// Counts a row, and says whether it is shown.
+    pub fn see(&mut self, row: &Row) -> bool {
+        for (name, seen) in self.selection.names.iter().zip(&mut self.seen) {
+            *seen |= names(name, row);
+        }
+        if !self.selection.has(row) {
+            return false;
+        }
+        match State::ODD.iter().position(|state| *state == row.state) {
+            Some(state) => self.odd[state] += 1,
+            None => self.well += 1,
+        }
+        self.notes.extend(row.note.clone());
+        true
+    }
+
+    pub fn rows(&self) -> usize {
+        self.well + self.odd.iter().sum::<usize>()
+    }
+
+    fn count(&self, state: State) -> usize {
+        let counts = State::ODD.iter().zip(self.odd);
+        let mut of_state = counts.filter(|(one, _)| **one == state);
+        of_state.next().map_or(0, |(_, count)| count)
+    }
+
+    pub fn has_problem(&self) -> bool {
+        let mut problems = State::ODD.iter().filter(|state| state.is_problem());
+        problems.any(|state| self.count(*state) > 0)
+    }
+
+    /// The names that nothing here has.
+    pub fn unknown(&self) -> Vec<String> {
+        let names = self.selection.names.iter().zip(&self.seen);
+        names
+            .filter(|(_, seen)| !**seen)
+            .map(|(name, _)| Reference::familiar(name))
+            .collect()
+    }
+
+    pub fn total(&self) -> String {
+        let mut parts = Vec::new();
+        if self.well > 0 {
+            parts.push(format!("{} ok", self.well));
+        }
+        for state in State::ODD {
+            let count = self.count(state);
+            let what = match state {
+                State::Ok => continue,
+                State::NoDigest => "without a digest",
+                State::DigestIsImageId => "with an image ID for a digest, which no registry serves",
+                State::MadeUp => "with a digest that an import made up, which no registry serves",
+                State::ImageMissing => "of images that are not here",
+                State::Unparsable => "that Docker does not understand",
+                State::RunsOnly => "that run, and cannot be saved or pushed by their digest",
+            };
+            if count > 0 {
+                parts.push(format!("{count} {what}"));
+            }
+        }
+        match self.rows() {
+            0 if self.selection.problems => "No problem.".to_owned(),
+            0 => "No image.".to_owned(),
+            rows => format!("{rows} in all: {}", parts.join(", ")),
+        }
+    }
+
+    /// What to type, for each kind of problem that a command mends.
+    pub fn next(&self) -> impl Iterator<Item = &'static str> {
+        let next = [
+            (
+                State::NoDigest,
+                "To give a digest back: digestfix apply NAME:TAG@sha256:HEX",
+            ),
+            (
+                State::DigestIsImageId,
+                "To put the right digest in an image ID's place: digestfix apply --replace \
+                 NAME:TAG@sha256:HEX",
+            ),
+            (
+                State::MadeUp,
+                "To add the registry's digest: digestfix apply NAME:TAG@sha256:HEX",
+            ),
+            (
+                State::ImageMissing,
+                "To drop the name of an image that is not here: digestfix apply --remove NAME:TAG",
+            ),
+        ];
+        let next = next.map(|(state, next)| (self.count(state) > 0).then_some(next));
+        next.into_iter().flatten()
+    }
+}
