@@ -53,7 +53,7 @@ fn docker_stays_up(machine: &Machine, configs: &[&str]) {
         assert_eq!(machine.main_pid(), pid, "{told}");
         let doctor = machine.digestfix(&["doctor"]);
         // Where only a reload tells, apply has said so.
-        let says = ["PROBLEM   configuration", "warning   configuration"];
+        let says = ["PROBLEM  configuration", "warning  configuration"];
         let says = says[usize::from(apply.code == 1)];
         assert!(doctor.stdout.contains(says), "{told}{}", doctor.stdout);
         assert_eq!(doctor.code, if apply.code == 1 { 0 } else { 3 }, "{told}");
