@@ -62,9 +62,8 @@ impl Row<'_> {
         let reference = with_digest(&named, &digest);
         let id = none_or(self.id).unwrap_or_default();
         let id = id.strip_prefix("sha256:").unwrap_or(id);
-        let is_id = (SHORT_ID..=64).contains(&id.len()) && id.bytes().all(is_lower_hex);
         // A containerd image store shows the digest in place of the ID.
-        if !is_id || digest.hex().starts_with(id) {
+        if !is_bare_id(id) || digest.hex().starts_with(id) {
             return Meaning::Pin(reference);
         }
         let untagged = named.repository().clone().with_digest(digest);
@@ -131,7 +130,7 @@ pub(super) fn without_scheme(text: &str) -> &str {
     stripped.unwrap_or(text)
 }
 
-/// Some digits of a digest are cut off, or it is none.
+/// What a text lacks that is no whole digest.
 fn cut_or_none(text: &str) -> Lack {
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     let hex = hex.trim_end_matches(['.', '\u{2026}']);

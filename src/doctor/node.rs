@@ -2,27 +2,20 @@
 
 use std::path::Path;
 
+use crate::doctor::references::{count, in_all};
 use crate::doctor::{Check, Finding};
 use crate::plan::status::{Row, State};
 
 pub fn judge(socket: &Path, version: &str, rows: &[Row]) -> Vec<Finding> {
-    let count = |state| rows.iter().filter(|row| row.state == state).count();
-    let without = match count(State::NoDigest) {
-        0 => "none without a digest".to_owned(),
-        some => format!("{some} without a digest"),
-    };
     let socket = socket.display();
     let mut findings = vec![
         Finding::ok(
             Check::Engine,
             format!("containerd {version} and its CRI answer at {socket}"),
         ),
-        Finding::ok(
-            Check::References,
-            format!("in containerd: {} in all, {without}", rows.len()),
-        ),
+        in_all("in containerd", rows),
     ];
-    if let some @ 1.. = count(State::MadeUp) {
+    if let some @ 1.. = count(rows, State::MadeUp) {
         findings.push(Finding::warning(
             Check::References,
             format!("{some} by a digest that an import made up, which no registry serves"),
@@ -35,20 +28,11 @@ pub fn judge(socket: &Path, version: &str, rows: &[Row]) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::references::tests::row;
     use crate::doctor::would_stop;
 
     #[test]
     fn a_made_up_digest_is_warned_of() {
-        let row = |state| Row {
-            repository: "app".to_owned(),
-            tag: None,
-            digest: None,
-            image_id: String::new(),
-            state,
-            trust: None,
-            origin: None,
-            note: None,
-        };
         let socket = Path::new("/run/c.sock");
         let found = judge(socket, "2.1", &[row(State::Ok), row(State::NoDigest)]);
         assert_eq!(found.len(), 2);

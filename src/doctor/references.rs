@@ -16,16 +16,22 @@ pub fn mode(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|file| file.mode() & 0o7777)
 }
 
-pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
-    let count = |state| rows.iter().filter(|row| row.state == state).count();
-    let without = match count(State::NoDigest) {
+pub(super) fn count(rows: &[Row], state: State) -> usize {
+    rows.iter().filter(|row| row.state == state).count()
+}
+
+/// How many references there are, and how many of them have no digest.
+pub(super) fn in_all(place: &str, rows: &[Row]) -> Finding {
+    let without = match count(rows, State::NoDigest) {
         0 => "none without a digest".to_owned(),
         some => format!("{some} without a digest"),
     };
-    let mut findings = vec![Finding::ok(
-        Check::References,
-        format!("{}: {} in all, {without}", path.display(), rows.len()),
-    )];
+    let told = format!("{place}: {} in all, {without}", rows.len());
+    Finding::ok(Check::References, told)
+}
+
+pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
+    let mut findings = vec![in_all(&path.display().to_string(), rows)];
     if let Some(mode) = mode.filter(|mode| mode & WRITABLE_BY_OTHERS != 0) {
         findings.push(Finding::warning(
             Check::References,
@@ -41,7 +47,7 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
         (State::ImageMissing, "lead to an image that is not here"),
         (State::Unparsable, "are not understood by Docker"),
     ] {
-        if let some @ 1.. = count(state) {
+        if let some @ 1.. = count(rows, state) {
             findings.push(Finding::warning(
                 Check::References,
                 format!("{some} {what}"),
@@ -53,11 +59,11 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::doctor;
 
-    fn row(state: State) -> Row {
+    pub fn row(state: State) -> Row {
         Row {
             repository: "app".to_owned(),
             tag: None,

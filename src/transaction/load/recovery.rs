@@ -6,7 +6,7 @@
 //! record that cannot be written, leave the load to the next run.
 
 use crate::docker::engine::images::Images;
-use crate::state::history::{self, End, Record, Side};
+use crate::state::history::Side;
 use crate::state::journal::{Journal, Load};
 use crate::state::lock::RootLock;
 use crate::store::data_root::ImageDir;
@@ -16,7 +16,7 @@ use crate::transaction::leftover::{Leftover, joined, went_along};
 use crate::transaction::load::steps::Steps;
 use crate::transaction::load::{Running, known_references};
 use crate::transaction::outcome::{Failure, Progress, Step};
-use crate::transaction::recovery::finish;
+use crate::transaction::recovery::{finish, note, record};
 
 /// Brings the load of `journal` to an end while Docker runs. Gives the references that
 /// are neither as they were nor as planned. On an error, the journal stays.
@@ -98,26 +98,6 @@ pub async fn abandon<M: ServiceManager>(
     let record = record(journal, images, progress);
     note(record, Side::Other, lock)?;
     finish(journal, lock, docker.supervisor(), progress).await
-}
-
-/// A record that cannot be read stops nothing.
-fn record(journal: &Journal, images: &ImageDir, progress: &mut dyn Progress) -> Option<Record> {
-    match history::read(images.data_root(), &journal.id) {
-        Ok(record) => record,
-        Err(error) => {
-            progress.warning(&error.to_string());
-            None
-        }
-    }
-}
-
-/// Without its journal, a record that has not ended counts for one of a run that
-/// did nothing.
-fn note(record: Option<Record>, references: Side, lock: &RootLock) -> Result<(), Failure> {
-    match record {
-        Some(mut record) => Ok(record.end(lock, End::Recovered { references })?),
-        None => Ok(()),
-    }
 }
 
 async fn make<E: Images>(steps: &Steps<'_, E>, load: &Load) -> Result<(), Failure> {

@@ -5,7 +5,7 @@
 //! answer, and a record of the history that cannot be written, leave it to the next run.
 
 use crate::containerd::Node;
-use crate::state::history::{self, End, Record, Side};
+use crate::state::history::Side;
 use crate::state::journal::{Journal, Records};
 use crate::state::lock::RootLock;
 use crate::store::data_root::ImageDir;
@@ -15,7 +15,7 @@ use crate::transaction::Supervisor;
 use crate::transaction::leftover::{Leftover, joined};
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::record::steps::Steps;
-use crate::transaction::recovery::finish;
+use crate::transaction::recovery::{finish, note, record};
 
 /// Brings the change of `journal` to an end. Gives the references that are neither as
 /// they were nor as planned. On an error, the journal stays.
@@ -29,14 +29,7 @@ pub async fn recover<M: ServiceManager, N: Node>(
     progress: &mut dyn Progress,
 ) -> Result<Vec<String>, Failure> {
     progress.begin("bringing the change to an end");
-    let record = match history::read(images.data_root(), &journal.id) {
-        Ok(record) => record,
-        // One that cannot be read stops nothing.
-        Err(error) => {
-            progress.warning(&error.to_string());
-            None
-        }
-    };
+    let record = record(journal, images, progress);
     let steps = Steps {
         node,
         id: &journal.id,
@@ -84,15 +77,6 @@ pub async fn recover<M: ServiceManager, N: Node>(
     note(record, side, lock)?;
     finish(journal, lock, supervisor, progress).await?;
     Ok(left.iter().map(Leftover::to_string).collect())
-}
-
-/// Without its journal, a record that has not ended counts for one of a run that did
-/// nothing.
-fn note(record: Option<Record>, references: Side, lock: &RootLock) -> Result<(), Failure> {
-    match record {
-        Some(mut record) => Ok(record.end(lock, End::Recovered { references })?),
-        None => Ok(()),
-    }
 }
 
 /// A record that leads to what is not here any more would be of no use.
