@@ -199,7 +199,7 @@ impl FromStr for Claim {
     }
 }
 
-/// What a row means that somebody pasted from `docker images --digests`.
+/// What a row of `docker images --digests` means that a person pasted.
 fn pasted(text: &str) -> Option<Statement> {
     let words: Vec<&str> = words(text).take(MOST_COLUMNS + 1).collect();
     let (reference, image) = match row(&words, true)?.meaning() {

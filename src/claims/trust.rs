@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trust {
-    /// Somebody wrote it down; nothing here proves it
+    /// A person or a file says it; nothing here proves it
     Asserted,
     /// Another host's records name the same image ID
     Matched,

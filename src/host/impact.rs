@@ -17,8 +17,8 @@ use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 /// What is to become of running containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ContainerPolicy {
-    /// Keep them running: live-restore is switched on for the moment; where
-    /// that cannot be had, do nothing while there are any
+    /// Keep them running: switch live-restore on for the moment; where Docker does not
+    /// take it, refuse while containers run
     #[default]
     Keep,
     /// Let them stop with Docker, and start them again
