@@ -167,14 +167,18 @@ impl World {
 
     fn run(&self, goal: &Goal<'_>) -> (Outcome, Told) {
         let (here, plan) = self.plan(goal).unwrap();
-        let work = Work::of(&plan, &here).unwrap();
+        self.change(goal.kind(), &here, plan)
+    }
+
+    /// Does what was planned on what was here then.
+    fn change(&self, kind: Kind, here: &NodeStore, plan: Plan) -> (Outcome, Told) {
+        let work = Work::of(&plan, here).unwrap();
         let (images, mut told) = (self.images(), Told::default());
         let outcome = block_on(async {
             let interrupt = Interrupt::listen().unwrap();
-            let tx = self.tx(&images, goal.kind(), &interrupt, &mut told, plan);
+            let tx = self.tx(&images, kind, &interrupt, &mut told, plan);
             let socket = PathBuf::from("/run/containerd/containerd.sock");
-            tx.run(Recording::new(&self.node, socket, &here, work))
-                .await
+            tx.run(Recording::new(&self.node, socket, here, work)).await
         });
         (outcome, told)
     }
@@ -300,20 +304,8 @@ fn a_cri_that_goes_on_listing_more_is_waited_for() {
     }
     let goal = Goal::Claims(&request);
     let (here, plan) = world.plan(&goal).unwrap();
-    let work = Work::of(&plan, &here).unwrap();
-    let (images, mut told) = (world.images(), Told::default());
     world.node.lists.set(Some(300));
-    let outcome = block_on(async {
-        let interrupt = Interrupt::listen().unwrap();
-        let tx = world.tx(&images, Kind::Apply, &interrupt, &mut told, plan);
-        tx.run(Recording::new(
-            &world.node,
-            PathBuf::from("/s"),
-            &here,
-            work,
-        ))
-        .await
-    });
+    let (outcome, _) = world.change(Kind::Apply, &here, plan);
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let asked = world.node.questions.get();
     assert!((2..=2 * 64).contains(&asked), "{asked} by name");
@@ -425,20 +417,8 @@ fn a_containerd_that_is_away_for_a_while_is_waited_for() {
         let world = World::new();
         let request = world.request();
         let (here, plan) = world.plan(&Goal::Claims(&request)).unwrap();
-        let work = Work::of(&plan, &here).unwrap();
-        let (images, mut told) = (world.images(), Told::default());
         world.node.away.set(Some((calls, 5)));
-        let outcome = block_on(async {
-            let interrupt = Interrupt::listen().unwrap();
-            let tx = world.tx(&images, Kind::Apply, &interrupt, &mut told, plan);
-            tx.run(Recording::new(
-                &world.node,
-                PathBuf::from("/s"),
-                &here,
-                work,
-            ))
-            .await
-        });
+        let (outcome, _) = world.change(Kind::Apply, &here, plan);
         world.is_finished();
         world.node.away.set(None);
         match outcome.ended {
