@@ -404,8 +404,10 @@ impl ServiceManager for SystemBus {
         let mut started = self.start(&units, lasting::READY_WITHIN).await;
         // Some versions look for a new file only when they are told to.
         if let Err(SystemdError::Refused(_)) = started {
-            self.reload().await?;
-            started = self.start(&units, lasting::READY_WITHIN).await;
+            started = match self.reload().await {
+                Ok(()) => self.start(&units, lasting::READY_WITHIN).await,
+                Err(error) => Err(error),
+            };
         }
         if started.is_err() {
             // systemd would go on trying. The first error is the one to tell.

@@ -34,7 +34,12 @@ pub(super) fn write(directory: &Path, service: &OwnService) -> Result<(), System
             let mut options = OpenOptions::new();
             options.write(true).create_new(true).mode(0o644).open(&path)
         })
-        .and_then(|mut file| file.write_all(text(service).as_bytes()));
+        .and_then(|mut file| {
+            file.write_all(text(service).as_bytes()).inspect_err(|_| {
+                // The first error is the one to tell.
+                let _ = directory::remove(&path);
+            })
+        });
     written.map_err(|error| SystemdError::UnitFile { path, error })
 }
 

@@ -98,6 +98,20 @@ fn is_told(differences: &[String], injected: &Injected) -> bool {
         })
 }
 
+/// How a difference begins that is a watchdog's unit file.
+const UNIT_FILE: &str = "left: /run/systemd/system/digestfix-watchdog-";
+
+/// A run that was killed between the write of its watchdog's unit file and the start of
+/// that unit leaves the file, and nothing else: no process is there to remove it. Nothing
+/// starts it, the next run and `digestfix recover` remove it, and no file in `/run`
+/// outlives a reboot. A unit that systemd has loaded is another difference, and so is a
+/// marker or a journal.
+fn is_unstarted(differences: &[String], injected: &Injected) -> bool {
+    let is_file =
+        |one: &String| one.starts_with(UNIT_FILE) && one.ends_with(": was nothing, is yes");
+    injected.ended == Ended::Killed && differences.len() == 1 && differences.iter().all(is_file)
+}
+
 fn fault(scene: &Scene, injection: &Injection) -> Result<Tried, Vec<String>> {
     let injected = inject(&scene.machine, injection, &scene.apply());
     if injected.impossible {
@@ -119,6 +133,12 @@ fn fault(scene: &Scene, injection: &Injection) -> Result<Tried, Vec<String>> {
     };
     let took = match seen {
         Err(differences) if is_told(&differences, &injected) => Duration::ZERO,
+        Err(differences) if is_unstarted(&differences, &injected) => {
+            println!("recover has the unit file to remove: {injection}");
+            // A run that has no watchdog yet has changed nothing.
+            let recovered = scene.recover().and_then(|()| scene.whole(Digest::Absent));
+            recovered.map_err(tell)?
+        }
         seen => seen.map_err(tell)?,
     };
     scene.take_off()?;

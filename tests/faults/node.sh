@@ -27,12 +27,16 @@ case $told in
   "$(cat /lab/app.id)") tell digest yes ;;
   *) tell digest "$told" ;;
 esac
-tell left "$(
-  find /var/lib/digestfix/kubernetes -type f ! -name lock ! -name 'provenance-*.json' ! -path '*/history/*.json' 2>/dev/null
+
+# Whatever digestfix may leave, each on a line of its own.
+{
+  [ ! -d /var/lib/digestfix/kubernetes ] || find /var/lib/digestfix/kubernetes -type f ! -name lock ! -name 'provenance-*.json' ! -path '*/history/*.json'
   grep -s -L '"ended":"' /var/lib/digestfix/kubernetes/*/digestfix/history/*.json
-  find /var/lib/digestfix/pending -mindepth 1 2>/dev/null
+  [ ! -d /var/lib/digestfix/pending ] || find /var/lib/digestfix/pending -mindepth 1
   find /run/systemd/system -name '*digestfix*'
-  systemctl list-units --no-legend --plain 'digestfix-watchdog-*' | grep -v ' failed '
-)"
+  systemctl list-units --all --plain --no-legend 'digestfix-watchdog-*' | awk '{ print $1, $3, $4 }'
+  systemctl list-units --failed --plain --no-legend 'digestfix-*' | awk '{ print $1, $3, $4 }'
+  pgrep -a -x digestfix
+} 2>&1 | sort -u | while read -r left; do tell "left: $left" yes; done
 X
 chmod 755 /usr/local/sbin/lab-node
