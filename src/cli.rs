@@ -18,6 +18,7 @@ use crate::claims::trust::Trust;
 use crate::host::impact::{Allowed, ContainerPolicy};
 use crate::host::{Flags, StoreChoice};
 use crate::image::reference::Reference;
+use crate::plan::carried::Wanted;
 use crate::state::id;
 use crate::state::retention::Limits;
 use crate::sys::printable::printable;
@@ -96,6 +97,7 @@ impl Cli {
             Command::Apply(args) => args.output.verbose,
             Command::Verify(args) => args.output.verbose,
             Command::Export(args) => args.verbose,
+            Command::Save(args) => args.output.verbose,
             Command::Recover(args) => args.output.verbose,
             Command::Watchdog(_) => 0,
             Command::History(args) => args.output.verbose,
@@ -124,6 +126,10 @@ pub enum Command {
     /// them where the engine keeps them; touches nothing
     #[command(after_help = EXIT_CODES)]
     Export(ExportArgs),
+    /// Save images to an archive that keeps their digests, for any docker load;
+    /// touches nothing
+    #[command(after_help = EXIT_CODES, mut_arg("json", |json| json.requires("output_file")))]
+    Save(SaveArgs),
     /// Bring the host back from where a run that was killed left it
     #[command(after_help = EXIT_CODES)]
     Recover(RecoverArgs),
@@ -263,6 +269,26 @@ pub struct ExportArgs {
 pub enum ExportFormat {
     /// A claims file
     Json,
+}
+
+#[derive(Debug, Args)]
+pub struct SaveArgs {
+    /// Images by tag, by digest, by both (NAME:TAG@sha256:HEX) or by ID; a repository
+    /// stands for all of it
+    #[arg(value_name = "IMAGE", required_unless_present = "all", add = ArgValueCompleter::new(completion::names))]
+    pub images: Vec<Wanted>,
+    /// Save every image that has a name
+    #[arg(long, conflicts_with = "images")]
+    pub all: bool,
+    /// Write to a file, which is there complete or not at all [default: standard output]
+    #[arg(short, long = "output", value_name = "FILE", value_parser = path())]
+    pub output_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub content: ContentArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 #[derive(Debug, Args)]

@@ -5,11 +5,13 @@ mod change;
 mod doctor;
 mod event_loop;
 mod export;
+mod exported;
 mod history;
 mod outcome;
 mod plan;
 mod recover;
 mod rollback;
+mod save;
 mod status;
 mod verify;
 mod watchdog;
@@ -31,6 +33,7 @@ use crate::host::{
     self, Finding, Flags, Host, HostError, Managed, Management, Node, StoreChoice, StoreKind,
     find_node, find_offline,
 };
+use crate::plan::carried::Wanted;
 use crate::plan::{Plan, Request};
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
@@ -42,6 +45,7 @@ use crate::state::provenance::{self, Provenance};
 use crate::state::rollback::RollbackBlocker;
 use crate::store::data_root::{ImageDir, ReadError, Snapshot};
 use crate::sys::shell;
+use crate::sys::whole_file::WholeFileError;
 use crate::systemd::{SystemBus, SystemdError};
 use crate::transaction::goal::Goal;
 use crate::transaction::image_store::{Engine, Gaps, ImageStore, Means, PlanError};
@@ -72,6 +76,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Apply(args) => on_event_loop(apply::run(&args)),
         Command::Verify(args) => on_event_loop(verify::run(&args)),
         Command::Export(args) => on_event_loop(export::run(&args)),
+        Command::Save(args) => on_event_loop(save::run(&args)),
         Command::Recover(args) => on_event_loop(recover::run(&args)),
         Command::Watchdog(args) => on_event_loop(watchdog::run(&args)),
         Command::History(args) => on_event_loop(history::run(&args)),
@@ -117,6 +122,19 @@ enum Stop {
     NoSuchName(String),
     #[error("standard output: {0}")]
     Output(io::Error),
+    #[error("an archive is not for a terminal")]
+    Terminal,
+    #[error("{}: {error}", path.display())]
+    NoFile {
+        path: PathBuf,
+        error: WholeFileError,
+    },
+    #[error("only a running Docker gives its images out")]
+    NoEngine,
+    #[error("these are not here")]
+    NotHere(Vec<Wanted>),
+    #[error("there is no image here that has a name")]
+    NoImages,
     #[error("{0} received")]
     Interrupted(&'static str),
     #[error(transparent)]
@@ -198,7 +216,25 @@ impl Stop {
                 "bring what has digests: digestfix export, or docker image inspect, from a host that pulled the \
                  images; skopeo's dir:"
             }
-            Self::NoSuchName(_) => "see what is here: digestfix status",
+            Self::NoSuchName(_) | Self::NoImages => "see what is here: digestfix status",
+            Self::Terminal => "name a file (-o FILE), or write to one (>FILE)",
+            Self::NoFile {
+                error: WholeFileError::NotPlain,
+                ..
+            } => "name another file; for a pipe or a device: >FILE",
+            Self::NoFile { .. } => return None,
+            Self::NoEngine => {
+                "start Docker (systemctl start docker); a Kubernetes node has ctr -n k8s.io images export"
+            }
+            Self::NotHere(wanted) => {
+                let pull = wanted.iter().find_map(Wanted::name);
+                return Some(match pull {
+                    Some(name) => {
+                        format!("docker pull {name}; to see what is here: digestfix status")
+                    }
+                    None => "see what is here: digestfix status --no-trunc".to_owned(),
+                });
+            }
             Self::InterruptedRun(_) => {
                 "on the host where that Docker runs: digestfix recover, without options"
             }
@@ -238,6 +274,10 @@ impl Stop {
         let what = match &self {
             Self::Plan(error) => error.reasons(),
             Self::Blockers(blockers) => blockers.iter().map(ToString::to_string).collect(),
+            Self::NotHere(wanted) => wanted
+                .iter()
+                .map(|one| format!("there is no {one} here"))
+                .collect(),
             _ => vec![self.to_string()],
         };
         let next = self.help();

@@ -6,3 +6,4 @@ pub mod manifest;
 pub mod oci_archive;
 pub mod platform;
 pub mod reference;
+pub mod saved_archive;

@@ -3,6 +3,7 @@
 //! Functions over plain data. A plan holds every change. When a claim cannot be met, there
 //! is no plan, and the refusals name every reason.
 
+pub mod carried;
 pub mod status;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -43,10 +43,10 @@ mod total;
 mod unread;
 
 use document::{
-    ChangeDocument, ClaimDocument, ContainerChangeDocument, Document, HostDocument,
-    SkippedDocument, StepDocument,
+    ArchiveDocument, ChangeDocument, ClaimDocument, ContainerChangeDocument, Document,
+    HostDocument, SkippedDocument, StepDocument,
 };
-pub use document::{JSON_VERSION, Problem};
+pub use document::{JSON_VERSION, Problem, SavedDigest, SavedImage};
 pub use history::Transaction;
 use look::Look;
 use observer::Observer;
@@ -170,8 +170,24 @@ impl Report {
 
     /// Nothing is being done any more.
     fn end_live(&self) {
-        if self.is_live() {
+        if (self.stdout.live || self.stderr.live) && self.is_read() {
             self.output.end();
+        }
+    }
+
+    /// A line for people on standard error, where standard output is for something else.
+    pub fn beside(&self, text: &str) {
+        if self.is_read() {
+            self.end_live();
+            self.complain(&*self.invocation.in_full(text));
+        }
+    }
+
+    /// How far something is that goes on since then. Only for a terminal.
+    pub fn goes_on(&self, doing: &str, since: Instant) {
+        if self.stderr.live && self.is_read() {
+            let doing = printable(doing).into_owned();
+            self.output.goes_on(doing, since);
         }
     }
 
@@ -478,6 +494,17 @@ impl Report {
             });
         }
         self.document.claims = Some(claims);
+    }
+
+    /// An image that is about to be saved.
+    pub fn saves(&mut self, image: SavedImage) {
+        self.document.images.push(image);
+    }
+
+    /// The archive is whole.
+    pub fn saved(&mut self, file: Option<&Path>, bytes: u64) {
+        let file = file.map(Path::to_owned);
+        self.document.archive = Some(ArchiveDocument { file, bytes });
     }
 
     /// An interrupted run is being brought to an end.

@@ -12,3 +12,4 @@ pub mod strict_json;
 pub(crate) mod at_once;
 pub(crate) mod plain_file;
 pub(crate) mod who;
+pub(crate) mod whole_file;

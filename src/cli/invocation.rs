@@ -76,10 +76,11 @@ impl Invocation {
         for part in parts {
             let end = part.find(|character: char| !character.is_ascii_lowercase());
             let (name, rest) = part.split_at(end.unwrap_or(part.len()));
-            // An export is made on another host.
+            // An export is made on another host, and an archive is loaded there.
+            let is_elsewhere = matches!(name, "export" | "load");
             let command = cli
                 .find_subcommand(name)
-                .filter(|command| !command.is_hide_set() && name != "export");
+                .filter(|command| !command.is_hide_set() && !is_elsewhere);
             if self.by_sudo && command.is_some() {
                 full.push_str("sudo ");
             }

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::claims::source::claims_file::{ClaimsFile, Entry};
-use crate::claims::trust::Trust;
+use crate::claims::source::claims_file::ClaimsFile;
 use crate::cli::invocation::Invocation;
 use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
+use crate::commands::exported::{Exported, Known};
 use crate::commands::{Reach, Site, Stop, provenance};
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
-use crate::plan::digest_is_image_id;
 use crate::report::Report;
 use crate::report::output::Output;
 use crate::report::run_result::RunResult;
@@ -49,7 +48,6 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, St
     let root = args.content.containerd_root.as_deref();
     let mut store = site.image_store(root, None).await?;
     store.read_manifests().await?;
-    let images = store.images()?;
     let provenance = provenance(site.images(), report);
     let left_out = |report: &mut Report, reference: &Reference, why| {
         report.warning(&format!("{reference} is left out: {why}"));
@@ -59,42 +57,14 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, St
                    says where that is)";
         left_out(report, &unread, why);
     }
-    let mut file = ClaimsFile::default();
     let all = store.references().references().collect();
-    for (reference, image) in chosen(all, &args.names, report)? {
-        let Some(digest) = reference.digest() else {
-            continue;
-        };
-        if digest_is_image_id(digest, &images) {
-            let why = "its digest is the ID of an image, which no registry serves";
-            left_out(report, &reference, why);
-            continue;
+    let exported = Exported::of(chosen(all, &args.names, report)?, &store, &provenance)?;
+    for (reference, _, known) in &exported.digests {
+        if let Known::LeftOut(why) = known {
+            left_out(report, reference, why);
         }
-        if store.is_made_up(digest) {
-            let why =
-                "its digest is that of a manifest that an import made up, which no registry serves";
-            left_out(report, &reference, why);
-            continue;
-        }
-        // What somebody asserted here is no better known elsewhere.
-        let written = provenance
-            .of(&reference, &image)
-            .map(|written| written.trust);
-        let trust = written.filter(|trust| *trust == Trust::Asserted);
-        let (images, manifests) = store.exported(digest, image);
-        if images.is_empty() {
-            let why = "no manifest of an image is in containerd's content store for it (--containerd-root \
-                       DIR says where that is)";
-            left_out(report, &reference, why);
-            continue;
-        }
-        file.claims.extend(images.into_iter().map(|image| Entry {
-            reference: reference.familiar(),
-            image_id: Some(image),
-            trust,
-        }));
-        file.manifests.extend(manifests);
     }
+    let file = exported.file;
     let (digests, manifests) = (file.claims.len(), file.manifests.len());
     tracing::info!(digests, manifests, "exported");
     Ok(file)

@@ -10,6 +10,7 @@ use crate::docker::container::{Container, RestartPolicy};
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 
+pub mod archives;
 pub mod images;
 mod unix;
 

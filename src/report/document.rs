@@ -39,6 +39,10 @@ pub(super) struct Document {
     pub rows: Option<Box<dyn Rows>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checks: Option<Vec<Finding>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<SavedImage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transactions: Option<Vec<TransactionDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +114,28 @@ pub(super) struct HostDocument {
     /// Another image store that this host has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_image_store: Option<&'static str>,
+}
+
+/// An image that is saved.
+#[derive(Debug, Serialize)]
+pub struct SavedImage {
+    pub image_id: String,
+    /// What Docker was asked for.
+    pub names: Vec<String>,
+    pub digests: Vec<SavedDigest>,
+}
+
+/// A digest of it, and how far that is known.
+#[derive(Debug, Serialize)]
+pub struct SavedDigest {
+    pub reference: String,
+    pub known: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ArchiveDocument {
+    pub file: Option<PathBuf>,
+    pub bytes: u64,
 }
 
 #[derive(Debug, Serialize)]

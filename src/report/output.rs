@@ -25,7 +25,7 @@ mod process;
 mod screen;
 
 use process::Process;
-pub use process::columns;
+pub use process::{columns, write};
 pub use screen::Stream;
 use screen::{Screen, Streams};
 
@@ -34,7 +34,7 @@ const REDRAW: Duration = Duration::from_millis(100);
 
 enum Said {
     Text(Stream, String),
-    Begin(String, Instant),
+    Begin(Stream, String, Instant),
     End,
     Deliver(String, mpsc::Sender<io::Result<()>>),
     Drain(oneshot::Sender<()>),
@@ -88,7 +88,12 @@ impl Output {
     /// Shows what is being done, and for how long by now, until it has ended.
     /// Only for a terminal.
     pub fn begin(&self, doing: String) {
-        self.say(Said::Begin(doing, Instant::now()));
+        self.say(Said::Begin(Stream::Stdout, doing, Instant::now()));
+    }
+
+    /// The same on standard error, of something that goes on since then.
+    pub fn goes_on(&self, doing: String, since: Instant) {
+        self.say(Said::Begin(Stream::Stderr, doing, since));
     }
 
     /// Nothing is being done any more.
@@ -160,7 +165,7 @@ fn tell(screen: &mut Screen<impl Streams>, said: Said) {
         Said::Text(to, text) => {
             let _ = screen.write(to, &text);
         }
-        Said::Begin(doing, since) => screen.begin(doing, since),
+        Said::Begin(on, doing, since) => screen.begin(on, doing, since),
         Said::End => screen.end(),
         Said::Deliver(text, delivered) => {
             let _ = delivered.send(screen.write(Stream::Stdout, &text));
@@ -193,7 +198,7 @@ mod tests {
             next
         }
 
-        fn columns(&self) -> Option<usize> {
+        fn columns(&self, _: Stream) -> Option<usize> {
             None
         }
     }

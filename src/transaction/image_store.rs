@@ -233,6 +233,36 @@ impl<'a> ImageStore<'a> {
         }
     }
 
+    /// The running engine that hands images out; none on a Kubernetes node, or where no
+    /// Docker runs.
+    pub fn engine(&self) -> Option<&UnixEngine> {
+        match self {
+            Self::Own { engine, .. } => {
+                let running = engine.as_ref();
+                let running = running.filter(|(docker, _)| docker.host.engine.is_some());
+                running.map(|(_, engine)| engine)
+            }
+            Self::Containerd { engine, .. } => Some(&engine.1),
+            Self::Node { .. } => None,
+        }
+    }
+
+    /// Docker keeps its images in containerd, and calls them by their digests.
+    pub const fn is_in_containerd(&self) -> bool {
+        matches!(self, Self::Containerd { .. })
+    }
+
+    /// Digests that the engine has beside all tags.
+    pub fn apart(&self) -> BTreeSet<Reference> {
+        match self {
+            Self::Containerd { here, .. } => here
+                .known()
+                .filter(|reference| reference.digest().is_some())
+                .collect(),
+            Self::Own { .. } | Self::Node { .. } => BTreeSet::new(),
+        }
+    }
+
     /// Reads the manifests of all digests that are here, where that takes requests.
     pub async fn read_manifests(&mut self) -> Result<(), PlanError> {
         match self {

@@ -28,6 +28,7 @@ mod packages;
 mod readme;
 mod refusals;
 mod repair;
+mod save;
 mod sources;
 mod terminal;
 mod units;

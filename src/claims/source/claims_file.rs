@@ -43,7 +43,9 @@ impl Default for ClaimsFile {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// `NAME@DIGEST`, or `NAME:TAG@DIGEST`.
+    /// `NAME@DIGEST`, or `NAME:TAG@DIGEST`. With a tag and an image ID, the image is to
+    /// have `NAME:TAG` as well: `save` writes that where no `docker load` would give it
+    /// the tag.
     pub reference: String,
     /// The image that has it. Without it, the image is found by name and tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]

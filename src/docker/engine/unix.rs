@@ -25,6 +25,7 @@ use crate::docker::engine::{Engine, EngineError, Info, References, Reloads};
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 
+mod archives;
 mod containerd;
 mod images;
 

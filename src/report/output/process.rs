@@ -25,23 +25,38 @@ impl Streams for Process {
         }
     }
 
-    fn columns(&self) -> Option<usize> {
-        // Where that cannot be told, nobody else is in the foreground.
-        let of_others = tcgetpgrp(io::stdout()).is_ok_and(|group| group != getpgrp());
-        if of_others { None } else { columns() }
+    fn columns(&self, on: Stream) -> Option<usize> {
+        match on {
+            Stream::Stdout => foreground_columns(io::stdout()),
+            Stream::Stderr => foreground_columns(io::stderr()),
+        }
     }
 }
 
 /// How many columns the terminal has that standard output is; none where that
 /// is not known.
 pub fn columns() -> Option<usize> {
-    let size = tcgetwinsize(io::stdout()).ok()?;
+    columns_of(io::stdout())
+}
+
+fn columns_of(terminal: impl AsFd) -> Option<usize> {
+    let size = tcgetwinsize(terminal).ok()?;
     Some(size.ws_col.into()).filter(|columns| *columns > 0)
 }
 
-/// Without the buffer of [`io::Stdout`]: its lock is held for as long as a
-/// reader keeps it.
-fn write(stream: &impl AsFd, mut text: &[u8]) -> io::Result<()> {
+fn foreground_columns(terminal: impl AsFd) -> Option<usize> {
+    // Where that cannot be told, nobody else is in the foreground.
+    let of_others = tcgetpgrp(&terminal).is_ok_and(|group| group != getpgrp());
+    if of_others {
+        None
+    } else {
+        columns_of(terminal)
+    }
+}
+
+/// Writes all of it, without the buffer of [`io::Stdout`]: its lock is held for as long as
+/// a reader keeps it.
+pub fn write(stream: &impl AsFd, mut text: &[u8]) -> io::Result<()> {
     while !text.is_empty() {
         match rustix::io::write(stream, text) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -19,8 +19,9 @@ pub enum Stream {
 pub(super) trait Streams {
     /// Writes all of a text, however long that takes.
     fn write(&mut self, to: Stream, text: &[u8]) -> io::Result<()>;
-    /// The columns of the terminal. None where there is none to draw on now.
-    fn columns(&self) -> Option<usize>;
+    /// The columns of the terminal that a stream is. None where there is none to draw on
+    /// now.
+    fn columns(&self, on: Stream) -> Option<usize>;
 }
 
 const TURNS: [char; 4] = ['|', '/', '-', '\\'];
@@ -32,6 +33,7 @@ const ERASE: &str = "\r\u{1b}[K";
 const INDENT: usize = 12;
 
 struct Doing {
+    on: Stream,
     what: String,
     since: Instant,
 }
@@ -40,7 +42,7 @@ struct Doing {
 pub(super) struct Screen<S> {
     streams: S,
     doing: Option<Doing>,
-    drawn: bool,
+    drawn: Option<Stream>,
     turn: usize,
 }
 
@@ -49,7 +51,7 @@ impl<S: Streams> Screen<S> {
         Self {
             streams,
             doing: None,
-            drawn: false,
+            drawn: None,
             turn: 0,
         }
     }
@@ -59,8 +61,8 @@ impl<S: Streams> Screen<S> {
         self.streams.write(to, text.as_bytes())
     }
 
-    pub fn begin(&mut self, what: String, since: Instant) {
-        self.doing = Some(Doing { what, since });
+    pub fn begin(&mut self, on: Stream, what: String, since: Instant) {
+        self.doing = Some(Doing { on, what, since });
     }
 
     pub fn end(&mut self) {
@@ -74,7 +76,11 @@ impl<S: Streams> Screen<S> {
     }
 
     pub fn draw(&mut self, now: Instant) {
-        let (Some(doing), Some(columns)) = (&self.doing, self.streams.columns()) else {
+        let Some(doing) = &self.doing else {
+            return;
+        };
+        let on = doing.on;
+        let Some(columns) = self.streams.columns(on) else {
             return;
         };
         let turn = TURNS[self.turn % TURNS.len()];
@@ -85,14 +91,13 @@ impl<S: Streams> Screen<S> {
         let what = beginning(&doing.what, room);
         let line = format!("{ERASE}{turn:>8}    {what}{time}");
         self.turn += 1;
-        self.drawn = true;
-        let _ = self.streams.write(Stream::Stdout, line.as_bytes());
+        self.drawn = Some(on);
+        let _ = self.streams.write(on, line.as_bytes());
     }
 
     fn erase(&mut self) {
-        if self.drawn {
-            self.drawn = false;
-            let _ = self.streams.write(Stream::Stdout, ERASE.as_bytes());
+        if let Some(on) = self.drawn.take() {
+            let _ = self.streams.write(on, ERASE.as_bytes());
         }
     }
 }
@@ -131,7 +136,7 @@ mod tests {
             Ok(())
         }
 
-        fn columns(&self) -> Option<usize> {
+        fn columns(&self, _: Stream) -> Option<usize> {
             self.columns
         }
     }
@@ -144,7 +149,7 @@ mod tests {
         };
         let mut screen = Screen::new(&mut paper);
         let began = Instant::now();
-        screen.begin("stopping docker.service".to_owned(), began);
+        screen.begin(Stream::Stdout, "stopping docker.service".to_owned(), began);
         screen.draw(began + Duration::from_millis(100));
         screen.write(Stream::Stderr, "warning\n").unwrap();
         screen.draw(began + Duration::from_millis(3240));

@@ -390,7 +390,8 @@ fn dropped(reference: &Reference, gone: Vec<Gone>) -> Dropped {
     }
 }
 
-fn told(answer: &[u8]) -> String {
+/// What the engine says of an error.
+pub(super) fn told(answer: &[u8]) -> String {
     match serde_json::from_slice(answer) {
         Ok(Told { message }) => message,
         Err(_) => String::from_utf8_lossy(answer).trim().to_owned(),

@@ -1,0 +1,315 @@
+//! `digestfix save`
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::cli::SaveArgs;
+use crate::cli::invocation::Invocation;
+use crate::commands::exported::Exported;
+use crate::commands::{Reach, Site, Stop, provenance, warn_of_pending};
+use crate::image::saved_archive::member;
+use crate::plan::carried::{Selection, Stock};
+use crate::report::output;
+use crate::report::run_result::RunResult;
+use crate::report::{Problem, Report, SavedDigest, SavedImage};
+use crate::sys::interrupt::Interrupt;
+use crate::sys::printable::to_json;
+use crate::sys::shell;
+use crate::sys::whole_file::WholeFile;
+use crate::transaction::image_store::ImageStore;
+use crate::transaction::outcome::Progress;
+
+mod carry;
+mod told;
+
+use carry::{CarryError, Sink, carry};
+
+/// The member of the archive with the claims, which comes first so that a stream can be
+/// read.
+const CLAIMS: &str = "digestfix.json";
+
+/// How often a person is told how far it is.
+const TOLD_EVERY: Duration = Duration::from_millis(250);
+
+pub(super) async fn run(args: &SaveArgs) -> RunResult {
+    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let mut report = Report::new("save", &args.output, invocation);
+    match save(args, &mut report).await {
+        Ok(()) => report.end(RunResult::Done),
+        Err(SaveStop::Before(stop)) => stop.tell(report),
+        Err(SaveStop::Amid { what, state, next }) => report.fail(
+            RunResult::Failed,
+            Problem {
+                what: vec![what],
+                state,
+                next,
+            },
+        ),
+    }
+}
+
+/// Why nothing, or not all, was written.
+enum SaveStop {
+    Before(Stop),
+    Amid {
+        what: String,
+        state: String,
+        next: Option<String>,
+    },
+}
+
+impl<T: Into<Stop>> From<T> for SaveStop {
+    fn from(stop: T) -> Self {
+        Self::Before(stop.into())
+    }
+}
+
+/// Where the archive goes.
+enum Target {
+    File(WholeFile, PathBuf),
+    Stdout,
+}
+
+impl Target {
+    fn of(args: &SaveArgs) -> Result<Self, Stop> {
+        match &args.output_file {
+            None if io::stdout().is_terminal() => Err(Stop::Terminal),
+            None => Ok(Self::Stdout),
+            Some(path) => {
+                let file = WholeFile::begin(path).map_err(|error| Stop::NoFile {
+                    path: path.clone(),
+                    error,
+                })?;
+                Ok(Self::File(file, path.clone()))
+            }
+        }
+    }
+
+    fn sink(&self) -> io::Result<Box<dyn Sink>> {
+        Ok(match self {
+            Self::File(file, _) => Box::new(Disk(file.file().try_clone()?)),
+            Self::Stdout => Box::new(Pipe),
+        })
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::File(_, path) => path.display().to_string(),
+            Self::Stdout => "standard output".to_owned(),
+        }
+    }
+
+    /// What is there when it was given up.
+    fn left(&self) -> String {
+        match self {
+            Self::File(_, path) => format!("{} is as it was", path.display()),
+            Self::Stdout => {
+                "what was written to standard output is no whole archive: throw it away".to_owned()
+            }
+        }
+    }
+
+    fn amid(&self, what: String, next: Option<&str>) -> SaveStop {
+        SaveStop::Amid {
+            what,
+            state: self.left(),
+            next: next.map(str::to_owned),
+        }
+    }
+
+    fn failed(&self, error: &CarryError) -> SaveStop {
+        match error {
+            CarryError::Engine(error) => self.amid(error.to_string(), None),
+            CarryError::Archive(_) => self.amid(
+                error.to_string(),
+                Some("look at what Docker says: journalctl -u docker"),
+            ),
+            CarryError::Write(error) => self.unwritten(error),
+        }
+    }
+
+    fn unwritten(&self, error: &io::Error) -> SaveStop {
+        let next = match error.kind() {
+            io::ErrorKind::StorageFull => Some("make room, or name a file on another disk"),
+            _ => None,
+        };
+        self.amid(format!("{}: {error}", self.name()), next)
+    }
+}
+
+struct Disk(File);
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Sink for Disk {
+    fn complete(&mut self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+/// Standard output.
+struct Pipe;
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        output::write(&io::stdout(), bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink for Pipe {
+    fn complete(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink for Box<dyn Sink> {
+    fn complete(&mut self) -> io::Result<()> {
+        (**self).complete()
+    }
+}
+
+async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
+    let target = Target::of(args)?;
+    let site = Site::find(&args.host, Reach::Bus).await?;
+    report.host(&site.host);
+    warn_of_pending(&site, report);
+    let root = args.content.containerd_root.as_deref();
+    let store = site.image_store(root, None).await?;
+    let engine = store.engine().ok_or(Stop::NoEngine)?;
+    let selection = selected(args, &store, report)?;
+    let (names, claims) = described(&selection, &store, &site, report)?;
+    let first = member(CLAIMS, &claims).map_err(|error| target.unwritten(&error))?;
+
+    let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
+    let sink = target.sink().map_err(|error| target.unwritten(&error))?;
+    let began = Instant::now();
+    let mut last = None;
+    let told = |bytes| {
+        if last.is_none_or(|last: Instant| last.elapsed() >= TOLD_EVERY) {
+            last = Some(Instant::now());
+            report.goes_on(
+                &told::progress(&target.name(), bytes, None, began.elapsed()),
+                began,
+            );
+        }
+    };
+    let carried = tokio::select! {
+        biased;
+        signal = interrupt.wait() => {
+            return Err(target.amid(format!("{signal} received"), None));
+        }
+        carried = carry(engine, &names, first, sink, told) => carried,
+    };
+    let bytes = carried.map_err(|error| target.failed(&error))?;
+    let name = target.name();
+    let amount = told::amount(bytes, selection.images.len(), began.elapsed());
+    let mut way_on = String::new();
+    match target {
+        Target::File(file, path) => {
+            let finished = file.finish();
+            finished.map_err(|error| SaveStop::Amid {
+                what: format!("{name}: {error}"),
+                state: format!("{name} is as it was, or the new one"),
+                next: None,
+            })?;
+            way_on = format!(" On the other host: digestfix load {}", shell::path(&path));
+        }
+        Target::Stdout => {}
+    }
+    report.saved(args.output_file.as_deref(), bytes);
+    report.beside(&format!("{name}: {amount}.{way_on}"));
+    Ok(())
+}
+
+/// The images that are meant.
+fn selected(
+    args: &SaveArgs,
+    store: &ImageStore<'_>,
+    report: &mut Report,
+) -> Result<Selection, Stop> {
+    let references: Vec<_> = store.references().references().collect();
+    let stock = Stock {
+        references: &references,
+        images: &store.images()?,
+        ids_are_digests: store.is_in_containerd(),
+        apart: &store.apart(),
+    };
+    let selection = match args.all {
+        true => Selection::all(&stock),
+        false => Selection::of(&args.images, &stock),
+    };
+    if !selection.missing.is_empty() {
+        return Err(Stop::NotHere(selection.missing));
+    }
+    if selection.images.is_empty() {
+        return Err(Stop::NoImages);
+    }
+    for pin in &selection.moved {
+        report.warning(&format!(
+            "{pin}: its tag is another image's here, so the image goes without it"
+        ));
+    }
+    Ok(selection)
+}
+
+/// What the engine is asked for, and the claims that go along. Tells of each image how far
+/// its digest is known.
+fn described(
+    selection: &Selection,
+    store: &ImageStore<'_>,
+    site: &Site,
+    report: &mut Report,
+) -> Result<(Vec<String>, Vec<u8>), Stop> {
+    let provenance = provenance(site.images(), report);
+    let mut names = Vec::new();
+    let mut references = Vec::new();
+    let mut pins = BTreeSet::new();
+    for (image, carried) in &selection.images {
+        names.extend(carried.asked(image));
+        let digests = carried.digests.iter();
+        references.extend(digests.map(|digest| (digest.clone(), image.clone())));
+        pins.extend(&carried.pins);
+    }
+    let mut exported = Exported::of(references, store, &provenance)?;
+    for (image, carried) in &selection.images {
+        let digests = exported.digests.iter();
+        let known: Vec<_> = digests
+            .filter(|(_, other, _)| other == image)
+            .map(|(reference, _, known)| (reference, *known))
+            .collect();
+        let described = known.iter().map(|(reference, known)| SavedDigest {
+            reference: reference.familiar(),
+            known: known.word(),
+        });
+        report.saves(SavedImage {
+            image_id: image.to_string(),
+            names: carried.asked(image),
+            digests: described.collect(),
+        });
+        report.beside(&told::image(&carried.asked(image), &known));
+    }
+    for pin in pins {
+        exported.give_tag(pin);
+    }
+    let mut claims = Vec::new();
+    to_json(&mut claims, &exported.file)
+        .map_err(io::Error::other)
+        .map_err(Stop::Output)?;
+    claims.push(b'\n');
+    Ok((names, claims))
+}

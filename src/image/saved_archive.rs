@@ -1,0 +1,130 @@
+//! The archive that an engine saves images to, on its way: what comes first in it, and
+//! whether it is whole.
+
+use std::io::{self, Read};
+
+use tar::{Archive, Builder, Header};
+
+/// An archive ends with so many zeros (POSIX.1-2017, pax, "ustar Interchange Format").
+const END: u64 = 1024;
+
+const BLOCK: u64 = 512;
+
+/// A member, as it stands before all that an engine writes.
+pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
+    let mut header = Header::new_ustar();
+    header.set_size(u64::try_from(content.len()).map_err(io::Error::other)?);
+    header.set_mode(0o644);
+    let mut archive = Builder::new(Vec::new());
+    archive.append_data(&mut header, name, content)?;
+    let mut bytes = archive.into_inner()?;
+    // The end is the engine's.
+    bytes.truncate(
+        bytes
+            .len()
+            .saturating_sub(usize::try_from(END).unwrap_or_default()),
+    );
+    Ok(bytes)
+}
+
+/// Reads an archive to its end. An error where that does not come: an engine that fails
+/// half-way writes its error after what it has written so far, and ends as if all were
+/// well (moby `api/server/router/image`, `getImagesGet`).
+pub fn read_through(stream: impl Read) -> io::Result<()> {
+    let mut stream = Tail {
+        stream,
+        read: 0,
+        zeros: 0,
+    };
+    let mut archive = Archive::new(&mut stream);
+    let mut members_end = 0;
+    for member in archive.entries()? {
+        let member = member?;
+        let end = member.raw_file_position().saturating_add(member.size());
+        members_end = end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
+    }
+    io::copy(&mut stream, &mut io::sink())?;
+    match stream.read.checked_sub(members_end) {
+        Some(rest) if rest >= END && stream.zeros >= rest => Ok(()),
+        Some(rest) if rest >= END => {
+            Err(io::Error::other("something follows the end of the archive"))
+        }
+        _ => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the archive is cut short",
+        )),
+    }
+}
+
+/// Counts the bytes of a stream, and the zeros that it ends with, so far.
+struct Tail<R> {
+    stream: R,
+    read: u64,
+    zeros: u64,
+}
+
+impl<R: Read> Read for Tail<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        let read = buffer.get(..count).unwrap_or_default();
+        let zeros = read.iter().rev().take_while(|byte| **byte == 0).count();
+        if zeros < count {
+            self.zeros = 0;
+        }
+        self.zeros += u64::try_from(zeros).map_err(io::Error::other)?;
+        self.read += u64::try_from(count).map_err(io::Error::other)?;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    /// As an engine writes it.
+    fn archive() -> Vec<u8> {
+        let mut builder = Builder::new(Vec::new());
+        for (name, size) in [("a", 0), ("b", 512), ("c", 3000)] {
+            let mut header = Header::new_gnu();
+            header.set_size(size);
+            let content = vec![0; usize::try_from(size).unwrap()];
+            builder
+                .append_data(&mut header, name, content.as_slice())
+                .unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_member_stands_before_the_others() {
+        let whole = [member("digestfix.json", b"{}").unwrap(), archive()].concat();
+        let mut read = Archive::new(whole.as_slice());
+        let names: Vec<String> = read
+            .entries()
+            .unwrap()
+            .map(|one| one.unwrap().path().unwrap().display().to_string())
+            .collect();
+        assert_eq!(names, ["digestfix.json", "a", "b", "c"]);
+        read_through(whole.as_slice()).unwrap();
+    }
+
+    #[test]
+    fn a_cut_at_any_place_is_found() {
+        let whole = archive();
+        read_through(whole.as_slice()).unwrap();
+        for length in 0..whole.len() {
+            assert!(read_through(&whole[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_engine_is_no_archive() {
+        const ERROR: &[u8] = b"{\"errorDetail\":{\"message\":\"no space\"},\"error\":\"no space\"}";
+        let whole = archive();
+        for length in [0, 512, 1024, 1536, whole.len() - 1024, whole.len()] {
+            let failed = [&whole[..length], ERROR].concat();
+            assert!(read_through(failed.as_slice()).is_err(), "{length}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Images carried in one file: `digestfix save`, and what plain Docker makes of it.
+
+use crate::machine::{APP, Machine, OTHER, Suite};
+
+/// One image pulled by its tag, one by its digest, from the machine's registry.
+const PULL: &str = "
+  systemctl start docker-registry
+  until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
+  docker pull -q localhost:5000/lab/app:v1
+  docker pull -q localhost:5000/lab/other@$(cat /lab/other.digest)
+  systemctl stop docker-registry";
+
+/// Saves, has the images removed, loads them by plain Docker, and runs one.
+fn carries(machine: &Machine, remove: &str) {
+    let others_pin = format!("{OTHER}:v9@{}", machine.digest("other"));
+    let tag = format!("{APP}:v1");
+    machine.allow_containers();
+    machine.sh(PULL);
+    let absent = machine.digestfix(&["save", "-o", "/lab/none.tar", "lab/none:1"]);
+    let absent = absent.exits(3).stderr;
+    assert!(absent.contains("docker pull lab/none:1"), "{absent}");
+    machine.sh("[ ! -e /lab/none.tar ]");
+
+    let saved = machine.digestfix(&["save", "-o", "/lab/images.tar", &tag, &others_pin]);
+    let said = saved.exits(0).stderr;
+    assert_eq!(said.matches("digest proven").count(), 2, "{said}");
+    machine.sh(&format!(
+        "digestfix save {tag} {others_pin} 2>/dev/null | cat >/lab/piped.tar"
+    ));
+    let members = machine.sh("tar tf /lab/images.tar");
+    assert!(members.starts_with("digestfix.json\n"), "{members}");
+    assert_eq!(machine.sh("tar tf /lab/piped.tar"), members);
+    let claims =
+        machine.sh("tar xOf /lab/images.tar digestfix.json | jq -r '.claims[].reference' | sort");
+    let pinned = format!("{APP}@{}", machine.digest("app"));
+    assert_eq!(claims, [pinned, others_pin].join("\n"));
+    // A reader that goes away.
+    let cut = "set -o pipefail; digestfix save --all 2>/lab/said | head -c 9000 >/lab/cut.tar";
+    assert_eq!(machine.run(&["bash", "-c", cut]).code, 1);
+    let said = machine.sh("cat /lab/said");
+    assert!(said.contains("throw it away"), "{said}");
+
+    machine.sh(remove);
+    assert_eq!(machine.sh("docker images -q"), "");
+    machine.sh("docker load -q -i /lab/images.tar");
+    let said = machine.sh(&format!("docker run --rm --network none {tag}"));
+    assert_eq!(said, "hello from app");
+    let images = machine.sh("docker images -q --no-trunc | wc -l");
+    assert_eq!(images, "2");
+}
+
+#[test]
+fn from_dockers_own_image_store() {
+    let machine = Machine::boot(Suite::Forky);
+    carries(
+        &machine,
+        "echo '{\"data-root\":\"/var/lib/docker/second\"}' >/etc/docker/daemon.json; systemctl restart docker",
+    );
+}
+
+#[test]
+fn from_the_containerd_image_store() {
+    let machine = Machine::boot(Suite::Forky);
+    machine.sh(
+        "echo '{\"features\":{\"containerd-snapshotter\":true}}' >/etc/docker/daemon.json
+         systemctl restart docker",
+    );
+    carries(&machine, "docker rmi -f $(docker images -q)");
+}
