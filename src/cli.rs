@@ -379,6 +379,9 @@ pub struct RequestArgs {
     /// (repeatable)
     #[arg(long, value_name = "FROM=TO")]
     pub rewrite: Vec<Rewrite>,
+    /// Take tags from files too, where they say which image each is of
+    #[arg(long)]
+    pub tags: bool,
     /// Refuse changes that are known less well
     #[arg(long, value_enum, value_name = "TRUST")]
     pub require: Option<Trust>,

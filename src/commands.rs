@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
+use crate::claims::source::collected::Collected;
 use crate::claims::source::{self, SourceError, claims_dir};
 use crate::cli::invocation::typed;
 use crate::cli::{Cli, Command, HostArgs, RequestArgs};
@@ -533,9 +534,10 @@ fn engine_at(socket: &Path) -> UnixEngine {
 
 /// What is asked for, with all that its sources say.
 fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
+    let nothing_yet = Collected::new(&args.rewrite).with_tags(args.tags);
     let typed = !args.claims.is_empty() || !args.remove.is_empty();
     let collected = if typed || !args.from.is_empty() {
-        let collected = source::read(&args.from, &args.rewrite)?;
+        let collected = source::read(&args.from, nothing_yet)?;
         if !typed && collected.is_empty() {
             for remark in &collected.remarks {
                 report.warning(remark);
@@ -544,7 +546,7 @@ fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
         }
         collected
     } else {
-        claims_dir::read(&args.rewrite)?.ok_or(Stop::NoClaims)?
+        claims_dir::read(nothing_yet)?.ok_or(Stop::NoClaims)?
     };
     for remark in &collected.remarks {
         report.warning(remark);

@@ -6,6 +6,7 @@
 pub mod carried;
 pub mod status;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::claims::claim::Claim;
@@ -18,18 +19,21 @@ use crate::store::images::Images;
 use crate::store::repositories::{Misfit, Store};
 
 mod conflicts;
+mod hints;
 mod index;
-mod refusal;
+pub mod refusal;
 mod resolver;
 mod reversal;
 
+pub use hints::Hints;
 pub use index::MissingManifest;
-pub use refusal::{CONVERTED, Refusal};
+pub use refusal::{CONVERTED, Refusal, Whose};
 pub use reversal::{Basis, Later, Reversal};
 
 use conflicts::{
     Wanted, contradictions, moving_ground, one_digest_two_images, too_weak, two_digests,
 };
+use hints::Here;
 use index::with_parts_here;
 use resolver::Resolver;
 
@@ -79,6 +83,8 @@ pub struct Plan {
     /// Images that would be left with no reference that the engine counts:
     /// dangling, and removed by the next `docker image prune`.
     pub orphans: Vec<ImageId>,
+    /// What the claims may be about that found no image.
+    pub hints: Hints,
     /// The target that each reference is known best by.
     bases: BTreeMap<Reference, usize>,
 }
@@ -115,9 +121,21 @@ pub enum Why {
     /// The image has no name here to have a digest under.
     #[error("image {0} has no name here; give it one beside the file: NAME@DIGEST={0}, or tag it")]
     Nameless(String),
+    /// An image ID was taken for a digest.
+    #[error(
+        "its digest is {0}, which no registry serves; docker images --digests shows the right one \
+         on a host that pulled the image"
+    )]
+    ImageId(Whose),
+    /// A right digest may be in a list beside many others.
+    #[error(
+        "the image has {0} there; that is {1}, which no registry serves. Next: the same command \
+         with --replace"
+    )]
+    BesideImageId(String, Whose),
     /// An index, and which image here it is of, only a manifest in it tells.
     #[error("it is an index, and {0}")]
-    ManifestMissing(MissingManifest),
+    ManifestMissing(Box<MissingManifest>),
 }
 
 /// One line of the difference between two stores.
@@ -144,7 +162,9 @@ impl Plan {
         let mut refusals = Vec::new();
         let mut targets: Vec<Target> = Vec::new();
         let mut routes = Vec::new();
-        let mut skipped = Vec::new();
+        let mut skipped: Vec<Skipped> = Vec::new();
+        let mut hints = Hints::default();
+        let here = OnceCell::new();
         for claim in &request.claims {
             match resolver.targets(claim, request) {
                 Ok(found) => {
@@ -152,16 +172,29 @@ impl Plan {
                         routes.push(route);
                         targets.push(target);
                     }
+                    if found
+                        .skipped
+                        .as_ref()
+                        .is_some_and(|one| one.why == Why::NotHere)
+                    {
+                        hints.see(claim, here.get_or_init(|| Here::of(store)));
+                    }
                     skipped.extend(found.skipped);
                 }
                 Err(refusal) => refusals.push(refusal),
             }
         }
+        if hints.example.is_some() {
+            hints.nameless = resolver.nameless().to_vec();
+        }
+        // Another claim has given it a name.
+        let named: BTreeSet<String> = targets.iter().map(|one| one.image.to_string()).collect();
+        skipped.retain(|one| !matches!(&one.why, Why::Nameless(image) if named.contains(image)));
         let strange_oci = skipped.iter().any(|skipped| skipped.strange_oci);
         refusals.extend(too_weak(&targets, request.require, strange_oci));
         let wanted = Wanted::new(&targets);
         refusals.extend(contradictions(&wanted, &request.removals));
-        refusals.extend(two_digests(&targets, &request.evidence));
+        refusals.extend(two_digests(&targets, request));
         refusals.extend(one_digest_two_images(&targets, store, &request.removals));
 
         // Each reference that goes, with what asks for it to go.
@@ -186,13 +219,8 @@ impl Plan {
         if !refusals.is_empty() {
             return Err(refusals);
         }
-        Ok(Self::assemble(
-            store,
-            targets,
-            skipped,
-            &request.removals,
-            drops.keys(),
-        ))
+        let plan = Self::assemble(store, targets, skipped, &request.removals, drops.keys());
+        Ok(Self { hints, ..plan })
     }
 
     fn assemble<'a>(
@@ -262,6 +290,7 @@ impl Plan {
             skipped,
             removals: removals.to_vec(),
             orphans,
+            hints: Hints::default(),
             bases,
         }
     }

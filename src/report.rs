@@ -79,7 +79,7 @@ pub struct Report {
     observer: Option<Observer>,
 }
 
-/// The most claims that are named where none could be applied.
+/// The most claims that are named of those that could not be applied.
 const MOST_NAMED: usize = 5;
 
 /// The claims about images that are not here, the first ones by name.
@@ -345,10 +345,7 @@ impl Report {
                 self.warning(&format!("{}: left alone, {}", skipped.claim, skipped.why));
             }
         }
-        let which = match plan.is_unmet() {
-            true => named(plan),
-            false => String::new(),
-        };
+        let which = named(plan);
         match elsewhere {
             0 => {}
             1 => self.say(format!(
@@ -357,6 +354,9 @@ impl Report {
             _ => self.say(format!(
                 "{elsewhere} claims are about images that this host does not have{which}."
             )),
+        }
+        if !plan.hints.is_empty() {
+            self.warning(&plan.hints.to_string());
         }
         if plan.skipped.iter().any(|skipped| skipped.strange_oci)
             && plan

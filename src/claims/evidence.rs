@@ -30,6 +30,16 @@ pub struct Evidence {
     /// Records that have only the first digits of an ID.
     beginnings: BTreeMap<Digest, BTreeMap<String, String>>,
     parts_here: BTreeMap<Digest, BTreeMap<ImageId, String>>,
+    /// What indexes say of the manifests that they list.
+    listed: BTreeMap<Digest, Listed>,
+}
+
+/// What an index says of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub platform: Platform,
+    pub index: Digest,
+    pub origin: String,
 }
 
 #[derive(Debug, Clone)]
@@ -68,6 +78,22 @@ pub enum Verdict {
 impl Evidence {
     /// Takes a manifest in. `digest` must be that of its bytes.
     pub fn add_manifest(&mut self, digest: Digest, manifest: Manifest, origin: &str) {
+        if let Manifest::Index(children) = &manifest
+            && !self.manifests.contains_key(&digest)
+        {
+            for child in children {
+                let known = child.platform.as_ref().filter(|one| !one.is_unknown());
+                if let Some(platform) = known {
+                    self.listed
+                        .entry(child.digest.clone())
+                        .or_insert_with(|| Listed {
+                            platform: platform.clone(),
+                            index: digest.clone(),
+                            origin: origin.to_owned(),
+                        });
+                }
+            }
+        }
         self.manifests.entry(digest).or_insert_with(|| Brought {
             manifest,
             origin: origin.to_owned(),
@@ -123,6 +149,11 @@ impl Evidence {
         };
         way.insert(digest.clone(), Arc::clone(text));
         Some(way)
+    }
+
+    /// What an index that was brought says of a manifest.
+    pub fn listed(&self, digest: &Digest) -> Option<&Listed> {
+        self.listed.get(digest)
     }
 
     /// What an index lists; nothing for anything else.

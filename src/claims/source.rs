@@ -12,7 +12,6 @@ use std::io::{self, Cursor, Read, Seek};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::claims::rewrite::Rewrite;
 use crate::image::digest::DigestError;
 use crate::image::manifest::ManifestError;
 use crate::image::reference::ReferenceError;
@@ -200,18 +199,21 @@ impl Problem {
 
 /// Reads sources: files, directories, and `-` for standard input. The first unusable one
 /// is an error. A file in a directory that says nothing is only remarked on.
-pub fn read(paths: &[PathBuf], rewrites: &[Rewrite]) -> Result<Collected, SourceError> {
-    let mut collected = Collected::new(rewrites);
+pub fn read(paths: &[PathBuf], mut collected: Collected) -> Result<Collected, SourceError> {
     for path in paths {
         let (said, remarks) = (collected.said, collected.remarks.len());
+        let tags = collected.tags_left();
         if path.as_os_str() == STDIN {
             read_stream(io::stdin().lock(), "standard input", &mut collected)
                 .map_err(|problem| problem.at(Path::new("standard input")))?;
         } else {
             read_path(path, &mut collected)?;
         }
-        if (said, remarks) == (collected.said, collected.remarks.len()) {
-            collected.remark(format!("{}: there is no digest in it", path.display()));
+        let place = path.display().to_string();
+        if (said, remarks) == (collected.said, collected.remarks.len())
+            && !collected.only_tags(&place, tags)
+        {
+            collected.remark(format!("{place}: there is no digest in it"));
         }
     }
     Ok(collected)

@@ -404,6 +404,10 @@ fn of_data_root(
         (Some(store), Ok(ids)) => {
             let rows = rows(store, ids, |_, _| None);
             findings.extend(references::judge(&path, references::mode(&path), &rows));
+            if rows.is_empty() && !ids.is_empty() {
+                let former = images.former();
+                findings.push(references::reset(&path, ids.len(), former.as_deref()));
+            }
         }
         (_, Err(error)) => findings.push(refused::read(error)),
         (None, _) => {}

@@ -87,6 +87,7 @@ mod tests {
         let refusal = Refusal::EmptyRepository {
             claim: "a@b".to_owned(),
             repository: "a".to_owned(),
+            nameless: Vec::new(),
         };
         let states = |findings: Vec<Finding>| -> Vec<State> {
             findings.iter().map(|one| one.state).collect()

@@ -58,6 +58,26 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
     findings
 }
 
+/// A store without a reference beside images: somebody reset it. `former` is a copy that
+/// is whole.
+pub fn reset(path: &Path, images: usize, former: Option<&Path>) -> Finding {
+    let old = former.map_or_else(|| "OLD".to_owned(), shell::path);
+    Finding::warning(
+        Check::References,
+        format!(
+            "{}: no reference, and {images} images: the names were lost, as by a reset",
+            path.display()
+        ),
+        format!(
+            "digestfix apply --from {old} --tags{}",
+            match former {
+                Some(_) => "",
+                None => ", where OLD is a former repositories.json; or load the images again",
+            }
+        ),
+    )
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

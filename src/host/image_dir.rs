@@ -240,10 +240,17 @@ fn only_driver(root: &Path) -> Result<String, HostError> {
     if !image.exists() {
         return Err(HostError::NoReferences(image));
     }
-    let mut drivers: Vec<String> = children(&image)?
-        .into_iter()
+    let all = children(&image)?;
+    let mut drivers: Vec<String> = all
+        .iter()
         .filter(|driver| image.join(driver).join(repositories::FILE_NAME).exists())
+        .cloned()
         .collect();
+    if drivers.is_empty() {
+        // The file is gone, and the images are not.
+        drivers = all;
+        drivers.retain(|driver| ImageDir::new(root, driver).image_count() > 0);
+    }
     match (drivers.pop(), drivers.is_empty()) {
         (Some(only), true) => Ok(only),
         (None, _) => Err(HostError::NoReferences(image)),

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::claims::evidence::Evidence;
 use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::{Reference, Repository};
 use crate::plan::resolver::Route;
-use crate::plan::{Refusal, Target};
+use crate::plan::{Refusal, Request, Target};
 use crate::store::repositories::Store;
 
 /// The targets of each reference.
@@ -80,8 +79,9 @@ fn is_unsupported(target: &Target) -> bool {
 }
 
 /// Digests of one image in one repository that differ, where one of them is no
-/// more than an assertion. Two that somebody typed side by side are meant so.
-pub(super) fn two_digests(targets: &[Target], evidence: &Evidence) -> Vec<Refusal> {
+/// more than an assertion. With `--replace`, two that a person typed side by side are
+/// meant so; without, they are as doubtful as one after the other.
+pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal> {
     let mut groups: BTreeMap<(&Repository, &ImageId), Vec<&Target>> = BTreeMap::new();
     for target in targets {
         if target.reference.digest().is_some() {
@@ -104,7 +104,7 @@ pub(super) fn two_digests(targets: &[Target], evidence: &Evidence) -> Vec<Refusa
         // One reason for each is enough: a chart may have a pin many times.
         let mut told: BTreeSet<&Reference> = BTreeSet::from([&best.reference]);
         for weak in group.iter().filter(|target| is_unsupported(target)) {
-            if weak.typed && best.typed || !told.insert(&weak.reference) {
+            if request.replace && weak.typed && best.typed || !told.insert(&weak.reference) {
                 continue;
             }
             let (first, second) = if is_unsupported(best) {
@@ -119,7 +119,7 @@ pub(super) fn two_digests(targets: &[Target], evidence: &Evidence) -> Vec<Refusa
                 second_is_oci: second
                     .reference
                     .digest()
-                    .is_some_and(|digest| evidence.is_oci(digest)),
+                    .is_some_and(|digest| request.evidence.is_oci(digest)),
             });
         }
     }

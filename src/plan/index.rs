@@ -17,6 +17,8 @@ pub struct MissingManifest {
     /// The manifests that the index lists and that were not brought, with their
     /// platforms.
     parts: Vec<(Digest, Option<Platform>)>,
+    /// The one that is for the platform of the images here.
+    wanted: Option<(Digest, Platform)>,
 }
 
 /// The most manifests that one sentence names.
@@ -28,20 +30,37 @@ impl MissingManifest {
         evidence: &Evidence,
         index: &Digest,
         repository: Option<&Repository>,
+        here: Option<&Platform>,
     ) -> Option<Self> {
         let missing = evidence.missing_parts(index);
         let parts: Vec<_> = missing
             .map(|child| (child.digest.clone(), child.platform.clone()))
             .collect();
+        let chosen = here.and_then(|here| here.choice(evidence.children(index)));
+        let mut each = parts.iter();
+        let wanted = each.find_map(|(digest, platform)| {
+            let platform = platform.clone().filter(|_| Some(digest) == chosen)?;
+            Some((digest.clone(), platform))
+        });
         (!parts.is_empty()).then(|| Self {
             repository: repository.cloned(),
             parts,
+            wanted,
         })
     }
 }
 
 impl fmt::Display for MissingManifest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.repository.as_ref().map(Repository::familiar);
+        let name = name.as_deref().unwrap_or("NAME");
+        if let Some((digest, platform)) = &self.wanted {
+            return write!(
+                f,
+                "only a manifest in it tells which image it is of: bring the manifest of {platform}, where the \
+                 registry is: skopeo inspect --raw docker://{name}@{digest} >FILE; then: --from FILE beside it"
+            );
+        }
         f.write_str("the manifest of this host's platform was not brought with it: ")?;
         for (at, (digest, platform)) in self.parts.iter().take(MAX_PARTS).enumerate() {
             let separator = if at == 0 { "" } else { ", " };
@@ -53,11 +72,9 @@ impl fmt::Display for MissingManifest {
         if let Some(more @ 1..) = self.parts.len().checked_sub(MAX_PARTS) {
             write!(f, " and {more} more")?;
         }
-        let name = self.repository.as_ref().map(Repository::familiar);
         write!(
             f,
-            ". Bring it with --from: skopeo inspect --raw docker://{}@DIGEST >FILE, where the registry is",
-            name.as_deref().unwrap_or("NAME")
+            ". Bring it with --from: skopeo inspect --raw docker://{name}@DIGEST >FILE, where the registry is"
         )
     }
 }

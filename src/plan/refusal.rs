@@ -1,18 +1,45 @@
 //! Why a request cannot be met, in words that say what to do about it.
 
+use std::fmt;
+
+use crate::claims::evidence::Listed;
 use crate::claims::trust::Trust;
+use crate::image::digest::ImageId;
+use crate::plan::hints::Ids;
+
+/// The image that has what was taken for a digest as its ID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    Own,
+    Another,
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Own => "this image's own ID",
+            Self::Another => "the ID of another image here",
+        })
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("{claim}: there is no reference {reference} here{}", known(.others))]
+    #[error("{claim}: there is no reference {reference} here{}{}", known(.others), maybe(.nameless))]
     NoSuchReference {
         claim: String,
         reference: String,
         /// What the same repository has.
         others: Vec<String>,
+        /// Where it has nothing, the images that have no name.
+        nameless: Vec<ImageId>,
     },
-    #[error("{claim}: there is no image in repository {repository} here")]
-    EmptyRepository { claim: String, repository: String },
+    #[error("{claim}: there is no image in repository {repository} here{}", maybe(.nameless))]
+    EmptyRepository {
+        claim: String,
+        repository: String,
+        nameless: Vec<ImageId>,
+    },
     #[error(
         "{claim}: repository {repository} has several images; say which by its tag \
          (NAME:TAG@DIGEST) or by its ID (NAME@DIGEST=IMAGE):{}", listed(.images)
@@ -37,11 +64,15 @@ pub enum Refusal {
     )]
     ImageMissing { claim: String, image: String },
     #[error(
-        "{claim}: {digest} is the ID of an image on this host, not a registry's digest. A digest \
-         is the hash of the manifest that a registry serves; `docker images --digests` shows it \
-         on a host that pulled the image. (--allow-image-id-digest writes it all the same.)"
+        "{claim}: {digest} is {whose}, which no registry serves. A digest is the hash of the \
+         manifest that a registry serves; `docker images --digests` shows it on a host that pulled \
+         the image. (--allow-image-id-digest writes it all the same.)"
     )]
-    DigestIsImageId { claim: String, digest: String },
+    DigestIsImageId {
+        claim: String,
+        digest: String,
+        whose: Whose,
+    },
     #[error(
         "{claim}: {reference} points at another image, {present}, not at {wanted} \
          (--replace moves it)"
@@ -54,6 +85,12 @@ pub enum Refusal {
     },
     #[error("{claim}: the image has another digest there, {present} (--replace drops that one)")]
     OtherDigest { claim: String, present: String },
+    #[error("{claim}: the image has {present} there; that is {whose}, which no registry serves")]
+    ImageIdInTheWay {
+        claim: String,
+        present: String,
+        whose: Whose,
+    },
     #[error("{first} and {second} contradict each other about {reference}")]
     Contradiction {
         first: String,
@@ -73,6 +110,19 @@ pub enum Refusal {
         images: Vec<String>,
         trust: Trust,
         origin: String,
+    },
+    #[error(
+        "{claim}: by the index {} ({}), {digest} is of {}, and image {image} is of {own}",
+        .listed.index, .listed.origin, .listed.platform
+    )]
+    OtherPlatform {
+        claim: String,
+        digest: String,
+        listed: Box<Listed>,
+        /// The image that the claim leads to.
+        image: String,
+        /// What that is for.
+        own: String,
     },
     #[error(
         "{claim}: {digest} is to be of image {image}, and {other} has it for {other_image}. A \
@@ -147,6 +197,13 @@ pub enum Refusal {
     },
 }
 
+/// What to do about refusals, where one thing does for all of them.
+pub fn help(refusals: &[Refusal]) -> Option<String> {
+    let mut each = refusals.iter();
+    let is_id = |refusal: &Refusal| matches!(refusal, Refusal::ImageIdInTheWay { .. });
+    (!refusals.is_empty() && each.all(is_id)).then(|| "the same command with --replace".to_owned())
+}
+
 /// What skopeo's oci: and oci-archive: do to an image in Docker's format: they
 /// change its config, and so its ID, and its manifest, and so its digest.
 pub const CONVERTED: &str = "A manifest in OCI's format was brought along: where it was converted \
@@ -167,6 +224,17 @@ fn known(others: &[String]) -> String {
         String::new()
     } else {
         format!("; the repository has:{}", listed(others))
+    }
+}
+
+/// What a claim may be about that names nothing here.
+fn maybe(nameless: &[ImageId]) -> String {
+    match nameless {
+        [] => String::new(),
+        images => format!(
+            "; without a name are here: {}; if it is one of them: NAME@DIGEST=IMAGE-ID",
+            Ids(images)
+        ),
     }
 }
 

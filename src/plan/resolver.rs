@@ -1,15 +1,18 @@
 //! From what a claim says to the images and the references it means, and what
 //! stands in the way.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
 use crate::claims::claim::{Claim, ImageName, Origin, Statement};
 use crate::claims::evidence::Verdict;
 use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
+use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::plan::conflicts::Wanted;
-use crate::plan::{Refusal, Request, Skipped, Target, Why, digest_is_image_id};
+use crate::plan::status::nameless;
+use crate::plan::{Refusal, Request, Skipped, Target, Whose, Why, digest_is_image_id};
 use crate::store::images::Images;
 use crate::store::repositories::Store;
 
@@ -35,6 +38,8 @@ pub(super) struct Resolver<'a> {
     lookup: Lookup<'a>,
     /// Those of the request's digests that some reference points at.
     pointed_at: BTreeSet<&'a str>,
+    nameless: OnceCell<Vec<ImageId>>,
+    platform: OnceCell<Option<Platform>>,
 }
 
 /// The most images that one refusal names.
@@ -68,7 +73,21 @@ impl<'a> Resolver<'a> {
             images,
             lookup: Lookup::new(store, request.claims.len()),
             pointed_at: values.filter(|value| digests.contains(*value)).collect(),
+            nameless: OnceCell::new(),
+            platform: OnceCell::new(),
         }
+    }
+
+    /// What the first of the images here is for.
+    pub(super) fn platform(&self) -> Option<Platform> {
+        let first = || self.images.platform(self.images.leaves().first()?);
+        self.platform.get_or_init(first).clone()
+    }
+
+    /// The images that no reference leads to, and that none is built on.
+    pub(super) fn nameless(&self) -> &[ImageId] {
+        self.nameless
+            .get_or_init(|| nameless(self.store, self.images))
     }
 
     /// What the claim means here, each with what led to its image.
@@ -116,7 +135,7 @@ impl<'a> Resolver<'a> {
                 },
                 Origin::Source(_),
             ) => self.recorded(reference, id),
-            _ => Ok(vec![self.meant(claim, request)?]),
+            _ => Ok(self.meant(claim, request)?),
         };
         let leads = match leads {
             Ok(leads) => leads,
@@ -138,11 +157,59 @@ impl<'a> Resolver<'a> {
         };
         let mut found = Found::default();
         for (reference, image, route) in leads {
+            if let Origin::Source(_) = claim.origin
+                && let Some(why) = self.is_of_an_id(&reference, &image, request)
+            {
+                found.skipped = Some(Skipped {
+                    claim: claim.to_string(),
+                    strange_oci: false,
+                    why,
+                });
+                continue;
+            }
             found
                 .targets
                 .push((self.judged(claim, reference, image, request)?, route));
         }
         Ok(found)
+    }
+
+    /// Why a row of a list is left alone: it has an image ID for a digest, or the host has,
+    /// and nothing that was brought tells what is right. The other rows are not to wait for
+    /// that.
+    fn is_of_an_id(
+        &self,
+        reference: &Reference,
+        image: &ImageId,
+        request: &Request,
+    ) -> Option<Why> {
+        let digest = reference.digest()?;
+        if let Some(whose) = self.id_for_digest(digest, image)
+            && !request.allow_image_id_digest
+        {
+            return Some(Why::ImageId(whose));
+        }
+        if request.replace
+            || self.find(reference).is_some()
+            || request.evidence.verdict(digest, image) != Verdict::Silent
+        {
+            return None;
+        }
+        let here = self.lookup.references_to(image, reference.repository());
+        here.iter()
+            .filter(|other| !request.removals.contains(other))
+            .find_map(|other| {
+                let whose = self.id_for_digest(other.digest()?, image)?;
+                Some(Why::BesideImageId(other.familiar(), whose))
+            })
+    }
+
+    /// Whose ID the digest is.
+    fn id_for_digest(&self, digest: &Digest, image: &ImageId) -> Option<Whose> {
+        if digest.to_string() == image.to_string() {
+            return Some(Whose::Own);
+        }
+        self.is_image_id(digest).then_some(Whose::Another)
     }
 
     /// The target, unless something tells that it is wrong.
@@ -156,10 +223,13 @@ impl<'a> Resolver<'a> {
         let mut trust = Trust::Asserted;
         let mut origin = claim.origin.to_string();
         if let Some(digest) = reference.digest() {
-            if !request.allow_image_id_digest && self.is_image_id(digest) {
+            if !request.allow_image_id_digest
+                && let Some(whose) = self.id_for_digest(digest, &image)
+            {
                 return Err(Refusal::DigestIsImageId {
                     claim: claim.to_string(),
                     digest: digest.to_string(),
+                    whose,
                 });
             }
             match request.evidence.verdict(digest, &image) {
@@ -174,8 +244,12 @@ impl<'a> Resolver<'a> {
                         origin,
                     });
                 }
-                Verdict::Silent => {}
+                Verdict::Silent => self.refuse_other_platform(claim, digest, &image, request)?,
             }
+        } else if let (Origin::Source(_), Statement::PointsAt { .. }) =
+            (&claim.origin, &claim.statement)
+        {
+            trust = Trust::Matched;
         }
         if !self.images.has(&image) {
             return Err(Refusal::ImageMissing {
@@ -191,6 +265,33 @@ impl<'a> Resolver<'a> {
             trust,
             origin,
             typed: claim.origin == Origin::Typed,
+        })
+    }
+
+    /// An index that was brought may say that the digest is another platform's.
+    fn refuse_other_platform(
+        &self,
+        claim: &Claim,
+        digest: &Digest,
+        image: &ImageId,
+        request: &Request,
+    ) -> Result<(), Refusal> {
+        let Some(listed) = request.evidence.listed(digest) else {
+            return Ok(());
+        };
+        let Some(own) = self.images.platform(image) else {
+            return Ok(());
+        };
+        let parts = |platform: &Platform| (platform.os.clone(), platform.architecture.clone());
+        if parts(&own) == parts(&listed.platform) {
+            return Ok(());
+        }
+        Err(Refusal::OtherPlatform {
+            claim: claim.to_string(),
+            digest: digest.to_string(),
+            listed: Box::new(listed.clone()),
+            image: image.to_string(),
+            own: own.to_string(),
         })
     }
 
@@ -245,13 +346,18 @@ impl<'a> Resolver<'a> {
                 && other.digest().is_some_and(unknown)
         });
         found.extend(others.map(|other| {
-            (
-                other.clone(),
-                Refusal::OtherDigest {
-                    claim: target.claim.clone(),
-                    present: other.familiar(),
+            let (claim, present) = (target.claim.clone(), other.familiar());
+            let digest = other.digest();
+            let refusal = match digest.and_then(|digest| self.id_for_digest(digest, &target.image))
+            {
+                Some(whose) => Refusal::ImageIdInTheWay {
+                    claim,
+                    present,
+                    whose,
                 },
-            )
+                None => Refusal::OtherDigest { claim, present },
+            };
+            (other.clone(), refusal)
         }));
         found
     }

@@ -11,6 +11,7 @@ use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::plan::digest_is_image_id;
+use crate::store::images::Images;
 use crate::store::repositories::Store;
 
 /// One row, as `docker images --digests` would show it.
@@ -47,23 +48,43 @@ pub enum State {
     ImageMissing,
     /// The engine cannot use the entry.
     Unparsable,
+    /// No reference leads to the image, and no other image is built on it.
+    Nameless,
+}
+
+/// What stands in a row for the name of an image that has none.
+const NO_NAME: &str = "<none>";
+
+/// The images that no reference leads to, and that no other image is built on.
+pub(crate) fn nameless(store: &Store, images: &dyn Images) -> Vec<ImageId> {
+    let mut leaves = images.leaves();
+    for entry in store.entries() {
+        if leaves.is_empty() {
+            break;
+        }
+        if let Ok(image) = entry.value.parse::<ImageId>() {
+            leaves.remove(&image);
+        }
+    }
+    leaves.into_iter().collect()
 }
 
 impl State {
     /// All but [`State::Ok`], the worst first.
-    pub const ODD: [Self; 6] = [
+    pub const ODD: [Self; 7] = [
         Self::ImageMissing,
         Self::DigestIsImageId,
         Self::MadeUp,
         Self::Unparsable,
         Self::NoDigest,
         Self::RunsOnly,
+        Self::Nameless,
     ];
 
     /// A pin fails because of it, or an image cannot be used at all.
     pub const fn is_problem(self) -> bool {
         match self {
-            Self::Ok | Self::RunsOnly => false,
+            Self::Ok | Self::RunsOnly | Self::Nameless => false,
             Self::NoDigest
             | Self::MadeUp
             | Self::DigestIsImageId
@@ -140,6 +161,8 @@ pub struct Listing {
     hollow: BTreeSet<String>,
     /// The references, in familiar form, whose digests are made up.
     made_up: BTreeSet<String>,
+    /// The images without a name. They come last.
+    nameless: Vec<ImageId>,
     /// How far the digest of each row is known, in the order of the rows.
     known: Vec<Option<(Trust, Arc<str>)>>,
 }
@@ -171,8 +194,15 @@ impl Listing {
             images,
             hollow,
             made_up: BTreeSet::new(),
+            nameless: Vec::new(),
             known: found,
         }
+    }
+
+    /// The same, with images that have no name.
+    pub(crate) fn with_nameless(mut self, nameless: Vec<ImageId>) -> Self {
+        self.nameless = nameless;
+        self
     }
 
     /// The same, with references whose digests are made up.
@@ -208,6 +238,18 @@ impl Rows for Listing {
                 give(&row);
             },
         );
+        for image in &self.nameless {
+            give(&Row {
+                repository: NO_NAME.to_owned(),
+                tag: None,
+                digest: None,
+                image_id: image.to_string(),
+                state: State::Nameless,
+                trust: None,
+                origin: None,
+                note: None,
+            });
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::claims::claim::Statement;
 use crate::image::manifest::{Descriptor, Format, ImageManifest, Manifest};
+use crate::image::platform::Platform;
 
 const BEFORE: &str = include_str!("../../tests/fixtures/seed/before.json");
 const AFTER: &str = include_str!("../../tests/fixtures/seed/after.json");
@@ -263,12 +264,19 @@ fn what_holds_already_is_no_change() {
 fn one_image_may_get_two_digests_in_one_request() {
     let before = store(&["a:1 %1"]);
     let added = ["a@&c - %1", "a@&d - %1"];
-    expect(&before, &claims(&["a:1@&c", "a:1@&d"]), &added);
-    expect(&before, &claims(&["a@&c", "a@&d"]), &added);
-    expect(&before, &replacing(&["a:1@&c", "a@&d=%1"]), &added);
+    for pair in [
+        ["a:1@&c", "a:1@&d"],
+        ["a@&c", "a@&d"],
+        ["a:1@&c", "a@&d=%1"],
+    ] {
+        let refused = refusals(&before, &claims(&pair)).remove(0);
+        assert!(matches!(refused, Refusal::TwoDigests { .. }), "{refused}");
+        expect(&before, &replacing(&pair), &added);
+    }
     // One of the two is there and said to belong there.
     let half = store(&["a:1 %1", "a@&c %1"]);
-    expect(&half, &claims(&["a:1@&c", "a:1@&d"]), &["a@&d - %1"]);
+    let refused = refusal(&half, &claims(&["a:1@&c", "a:1@&d"]));
+    assert!(matches!(refused, Refusal::TwoDigests { .. }), "{refused}");
     expect(&half, &replacing(&["a:1@&c", "a:1@&d"]), &["a@&d - %1"]);
     // Of three, the one that nobody claims goes.
     let third = store(&["a:1 %1", "a@&e %1"]);
@@ -483,6 +491,7 @@ fn a_tag_that_is_not_there() {
                 claim: spelled(claim),
                 reference: spelled(sought),
                 others: vec!["a:1".to_owned(), spelled("a@&c")],
+                nameless: Vec::new(),
             }
         );
         assert_eq!(
@@ -493,10 +502,11 @@ fn a_tag_that_is_not_there() {
             ))
         );
     }
+    let none = spelled("%3, %4, %5 and 4 more");
+    let told = refusal(&store, &claims(&["c:1@&d"])).to_string();
     assert!(
-        refusal(&store, &claims(&["c:1@&d"]))
-            .to_string()
-            .ends_with(" c:1 here")
+        told.contains(&format!(" c:1 here; without a name are here: {none}")),
+        "{told}"
     );
 }
 
@@ -511,6 +521,10 @@ fn a_repository_without_images() {
             Refusal::EmptyRepository {
                 claim: spelled(&claim),
                 repository: repository.to_owned(),
+                nameless: "23456789"
+                    .chars()
+                    .map(|name| id(&format!("%{name}")))
+                    .collect(),
             }
         );
     }
@@ -628,12 +642,17 @@ fn an_image_without_a_config() {
 fn an_image_id_for_a_digest() {
     // %b has no config, yet a reference: an ID all the same.
     let store = store(&["a:1 %1", "b:1 %b"]);
-    for (claim, id) in [("a:1@%1", "%1"), ("a@%2", "%2"), ("a@%b=%1", "%b")] {
+    for (claim, id, whose) in [
+        ("a:1@%1", "%1", Whose::Own),
+        ("a@%2", "%2", Whose::Another),
+        ("a@%b=%1", "%b", Whose::Another),
+    ] {
         assert_eq!(
             refusal(&store, &claims(&[claim])),
             Refusal::DigestIsImageId {
                 claim: spelled(claim),
                 digest: spelled(id),
+                whose,
             }
         );
         let request = Request {
@@ -1271,18 +1290,139 @@ fn of_several_images_of_a_digest_the_one_in_the_repository_is_meant() {
 fn what_was_brought_along_resolves_a_typed_pin_as_one_in_a_file() {
     let host = store(&["b:1 %2"]);
     let evidence = || proof(Format::Oci, &["&a %1"]);
-    for claim in ["a@&a", "a:1@&a"] {
+    // The image has no name, and a tag in the pin is one.
+    for (claim, added) in [
+        ("a@&a", &["a@&a - %1"][..]),
+        ("a:1@&a", &["a:1 - %1", "a@&a - %1"]),
+    ] {
         let typed = Request {
             evidence: evidence(),
             ..claims(&[claim])
         };
-        expect(&host, &typed, &["a@&a - %1"]);
+        expect(&host, &typed, added);
         let file = sourced(&[&format!("P {claim}")], evidence());
-        expect(&host, &file, &["a@&a - %1"]);
+        expect(&host, &file, added);
     }
+    // The tag is another image's.
+    let taken = store(&["a:1 %2"]);
+    let typed = Request {
+        evidence: evidence(),
+        ..claims(&["a:1@&a"])
+    };
+    for request in [typed, sourced(&["P a:1@&a"], evidence())] {
+        let refused = refusal(&taken, &request);
+        assert!(matches!(refused, Refusal::OtherImages { .. }), "{refused}");
+    }
+    // Evidence outweighs being the only image of a repository.
+    let typed = Request {
+        evidence: evidence(),
+        ..claims(&["a@&a"])
+    };
+    expect(&taken, &typed, &["a@&a - %1"]);
+    expect(&taken, &sourced(&["P a@&a"], evidence()), &["a@&a - %1"]);
     let refused = refusal(&host, &claims(&["a@&a"]));
     assert!(
         matches!(refused, Refusal::EmptyRepository { .. }),
         "{refused}"
+    );
+}
+
+#[test]
+fn an_image_id_for_a_digest_does_not_refuse_a_list() {
+    let host = store(&["a:1 %1", "b:1 %2", "b@%2 %2", "c:1 %3", "c@%9 %3"]);
+    let list = ["P:1 a:1@&a", "P:2 a:1@%1", "P:3 b:1@&b", "P:4 c:1@&c"];
+    let found = plan(&host, &sourced(&list, Evidence::default()));
+    assert_eq!(
+        skipped(&found),
+        [
+            Why::ImageId(Whose::Own),
+            Why::BesideImageId(spelled("b@%2"), Whose::Own),
+            Why::BesideImageId(spelled("c@%9"), Whose::Another),
+        ]
+    );
+    assert_eq!(found.changes.len(), 1);
+    // A typed one is refused, with what to do.
+    let found = refusals(&host, &claims(&["b:1@&b", "c:1@&c"]));
+    assert!(matches!(found[0], Refusal::ImageIdInTheWay { .. }));
+    let next = refusal::help(&found);
+    assert_eq!(next.as_deref(), Some("the same command with --replace"));
+    let right = ["b@%2 %2 -", "b@&b - %2"];
+    expect(&host, &replacing(&["b:1@&b"]), &right);
+    let listed = Request {
+        replace: true,
+        ..sourced(&["P:3 b:1@&b"], Evidence::default())
+    };
+    expect(&host, &listed, &right);
+    // What is proven stands beside it.
+    let proven = sourced(&["P:3 b:1@&b"], proof(Format::Docker, &["&b %2"]));
+    expect(&host, &proven, &["b@&b - %2"]);
+}
+
+#[test]
+fn a_claim_that_finds_no_image_may_be_about_one_without_a_name() {
+    let host = store(&["mirror/team/app:1 %1", "b:1 %2"]);
+    let request = sourced(&["P r.io/team/app:1@&a", "P b:2@&b"], Evidence::default());
+    let found = plan(&host, &request);
+    assert_eq!(skipped(&found), [Why::NotHere, Why::NotHere]);
+    let hints = found.hints.to_string();
+    let begin = spelled("7 images here have no name: %3, %4, %5 and 4 more");
+    assert!(hints.starts_with(&begin), "{hints}");
+    let example = spelled(": r.io/team/app@&a=%3; ");
+    assert!(hints.contains(&example), "{hints}");
+    assert!(
+        hints.ends_with("--rewrite r.io=docker.io/mirror"),
+        "{hints}"
+    );
+    // Its repository is here, and it is of another version.
+    let known = plan(&host, &sourced(&["P b:2@&b"], Evidence::default()));
+    assert!(known.hints.is_empty());
+}
+
+/// Images that are all of one platform.
+struct OnArm(BTreeSet<ImageId>);
+
+impl Images for OnArm {
+    fn has(&self, image: &ImageId) -> bool {
+        self.0.has(image)
+    }
+
+    fn beginning_with(&self, prefix: &str) -> Vec<ImageId> {
+        self.0.beginning_with(prefix)
+    }
+
+    fn leaves(&self) -> BTreeSet<ImageId> {
+        self.0.clone()
+    }
+
+    fn platform(&self, _: &ImageId) -> Option<Platform> {
+        Some(Platform::new("linux", "arm64", "v8"))
+    }
+}
+
+#[test]
+fn a_digest_of_another_platform_is_refused() {
+    let host = store(&["a:1 %1"]);
+    let listed = |name: &str, architecture: &str| Descriptor {
+        digest: digest(name),
+        platform: Some(Platform::new("linux", architecture, "")),
+        media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+        size: 1,
+        annotations: None,
+    };
+    let mut evidence = Evidence::default();
+    let index = Manifest::Index(vec![listed("&a", "amd64"), listed("&b", "arm64")]);
+    evidence.add_manifest(digest("&e"), index, "I");
+    let images = OnArm(images());
+    let request = sourced(&["P a:1@&a"], evidence.clone());
+    let refused = Plan::new(&host, &images, &request).unwrap_err().remove(0);
+    let told = refused.to_string();
+    assert!(
+        told.contains("is of linux/amd64, and image ") && told.ends_with(" is of linux/arm64"),
+        "{told}"
+    );
+    let request = sourced(&["P a:1@&b"], evidence);
+    assert_eq!(
+        Plan::new(&host, &images, &request).unwrap().changes.len(),
+        1
     );
 }

@@ -149,6 +149,7 @@ fn state(row: &Row) -> Text {
     let (tone, sign, word) = match row.state {
         State::Ok => (Tone::Good, ' ', "ok"),
         State::RunsOnly => (Tone::Doubtful, ' ', "runs only"),
+        State::Nameless => (Tone::Doubtful, ' ', "no name"),
         State::NoDigest => (Tone::Doubtful, '!', "no digest"),
         State::Unparsable => (Tone::Doubtful, '!', "not readable"),
         State::DigestIsImageId => (Tone::Bad, 'x', "image ID"),

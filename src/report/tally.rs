@@ -53,7 +53,12 @@ impl<'a> Tally<'a> {
 
     pub fn has_problem(&self) -> bool {
         let mut problems = State::ODD.iter().filter(|state| state.is_problem());
-        problems.any(|state| self.count(*state) > 0)
+        problems.any(|state| self.count(*state) > 0) || self.names_are_lost()
+    }
+
+    /// There are images, and not one has a name.
+    fn names_are_lost(&self) -> bool {
+        self.rows() > 0 && self.count(State::Nameless) == self.rows()
     }
 
     /// The names that nothing here has.
@@ -80,6 +85,7 @@ impl<'a> Tally<'a> {
                 State::ImageMissing => "of images that are not here",
                 State::Unparsable => "that Docker does not understand",
                 State::RunsOnly => "that run, and cannot be saved or pushed by their digest",
+                State::Nameless => "without a name",
             };
             if count > 0 {
                 parts.push(format!("{count} {what}"));
@@ -114,6 +120,12 @@ impl<'a> Tally<'a> {
             ),
         ];
         let next = next.map(|(state, next)| (self.count(state) > 0).then_some(next));
-        next.into_iter().flatten()
+        let lost = self.names_are_lost().then_some(
+            "No image here has a name: the reference store is empty, as after a reset. To get the names back from a \
+             former repositories.json: digestfix apply --from OLD --tags",
+        );
+        let one = (self.count(State::Nameless) > 0 && lost.is_none())
+            .then_some("To give an image a name: digestfix apply NAME@sha256:HEX=IMAGE-ID");
+        next.into_iter().flatten().chain(lost).chain(one)
     }
 }

@@ -14,8 +14,10 @@ use crate::store::repositories::{self, StoreError};
 use crate::sys::plain_file::{self, Links};
 use crate::sys::shell;
 
+mod damage;
 mod store_file;
 
+use damage::Damage;
 pub use store_file::Snapshot;
 pub(crate) use store_file::is_made_of;
 
@@ -36,24 +38,65 @@ pub fn is_driver_name(driver: &str) -> bool {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("{path}: there is no reference store here", path = .0.display())]
-    Missing(PathBuf),
+    #[error("{path}: {}", missing(*.images), path = .path.display())]
+    Missing {
+        path: PathBuf,
+        images: usize,
+        former: Option<PathBuf>,
+    },
     #[error("{path}: not a plain file", path = .0.display())]
     NotAFile(PathBuf),
     /// A user owns the file who is neither root nor the directory's owner.
     #[error("{path}: belongs to user {uid}, who is neither root nor the owner of its directory", path = path.display())]
     Owner { path: PathBuf, uid: u32 },
-    #[error("{path}: {error}", path = path.display())]
-    Content { path: PathBuf, error: StoreError },
+    #[error("{path}: {damage} ({error})", path = path.display())]
+    Content {
+        path: PathBuf,
+        error: StoreError,
+        damage: Damage,
+        former: Option<PathBuf>,
+    },
     #[error("{path}: {error}", path = path.display())]
     Io { path: PathBuf, error: io::Error },
+}
+
+/// A Docker that runs has read the file before it broke.
+const WHILE_IT_RUNS: &str = "a Docker that runs still has the names, and writes the file anew: docker tag \
+    $(docker images -q | head -n 1) digestfix:now && docker rmi digestfix:now. With Docker stopped: ";
+
+/// What a broken file took along, and what gives it back.
+const NAMES_BACK: &str = "the images have no names then; a former repositories.json gives them back: digestfix \
+    apply --from OLD --tags";
+
+fn former_or(former: Option<&Path>, path: &Path, otherwise: impl FnOnce() -> String) -> String {
+    former.map_or_else(otherwise, |former| {
+        format!(
+            "cp -p {} {}, the newest whole one, and start it",
+            shell::path(former),
+            shell::path(path)
+        )
+    })
+}
+
+fn missing(images: usize) -> String {
+    match images {
+        0 => "there is no reference store here".to_owned(),
+        1 => "the reference store is missing, and 1 image is here".to_owned(),
+        several => format!("the reference store is missing, and {several} images are here"),
+    }
 }
 
 impl ReadError {
     pub fn help(&self) -> Option<String> {
         Some(match self {
-            Self::Missing(_) => {
+            Self::Missing { images: 0, .. } => {
                 "start Docker once, and it writes one: systemctl start docker.service".to_owned()
+            }
+            Self::Missing { path, former, .. } => {
+                let otherwise = former_or(former.as_deref(), path, || {
+                    format!("start it, which writes an empty one; {NAMES_BACK}")
+                });
+                format!("{WHILE_IT_RUNS}{otherwise}")
             }
             Self::NotAFile(path) => format!(
                 "ls -l {path}; if it is a link, put what it leads to in its place: cp --remove-destination \"$(readlink -f \
@@ -61,11 +104,25 @@ impl ReadError {
                 path = shell::path(path)
             ),
             Self::Owner { path, .. } => format!("chown root: {}", shell::path(path)),
-            Self::Content { path, .. } => format!(
-                "ls -lt {path}.digestfix-*; a former one of them is whole. Docker does not start with this \
-                 one: stop it, cp -p FORMER {path}, start it",
-                path = shell::path(path)
-            ),
+            Self::Content {
+                path,
+                damage,
+                former,
+                ..
+            } => {
+                let quoted = shell::path(path);
+                let otherwise = match damage {
+                    Damage::Marked => format!(
+                        "take the mark away, and start it: sed -i '1s/^\\xEF\\xBB\\xBF//' {quoted}"
+                    ),
+                    _ => former_or(former.as_deref(), path, || {
+                        format!(
+                            "mend the file, or mv {quoted} {quoted}.broken and start Docker; {NAMES_BACK}"
+                        )
+                    }),
+                };
+                format!("{WHILE_IT_RUNS}{otherwise}")
+            }
             Self::Io { path, .. } => format!(
                 "ls -ld {}; dmesg | tail (a disk that fails)",
                 shell::path(path)
@@ -131,6 +188,26 @@ impl ImageDir {
             );
         }
         Ok(ids)
+    }
+
+    /// The images that no other is built on: `docker build` leaves one for each of its
+    /// steps (moby `image/fs.go`, v28.5: `metadata/sha256/ID/parent`).
+    pub fn leaves(&self) -> Result<BTreeSet<ImageId>, ReadError> {
+        let mut leaves = self.image_ids()?;
+        let path = self.path().join("imagedb/metadata/sha256");
+        let listing = match fs::read_dir(&path) {
+            Ok(listing) => listing,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(leaves),
+            Err(error) => return Err(ReadError::io(&path)(error)),
+        };
+        for image in listing {
+            let parent = image.map_err(ReadError::io(&path))?.path().join("parent");
+            let text = fs::read_to_string(&parent).unwrap_or_default();
+            if let Ok(parent) = text.trim().parse::<ImageId>() {
+                leaves.remove(&parent);
+            }
+        }
+        Ok(leaves)
     }
 
     /// The volume database, which a dockerd keeps locked for as long as it lives.

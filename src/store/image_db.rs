@@ -3,11 +3,14 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 
 use crate::image::digest::ImageId;
+use crate::image::manifest;
+use crate::image::platform::Platform;
 use crate::store::data_root::{ImageDir, ReadError};
 use crate::store::images::Images;
+use crate::sys::plain_file::{self, Links};
 
 /// The images whose config is on the disk, looked for one by one: with a
 /// hundred thousand of them, listing the directory takes longer than all else.
@@ -65,6 +68,24 @@ impl Images for ImageDb<'_> {
             })
         });
         listed.beginning_with(prefix)
+    }
+
+    fn leaves(&self) -> BTreeSet<ImageId> {
+        self.images.leaves().unwrap_or_else(|error| {
+            self.note(error);
+            BTreeSet::new()
+        })
+    }
+
+    fn platform(&self, image: &ImageId) -> Option<Platform> {
+        let path = self.images.configs().join(image.hex());
+        let file = plain_file::open(&path, Links::Refused).ok()?;
+        let mut text = String::new();
+        file.take(manifest::MAX_BYTES)
+            .read_to_string(&mut text)
+            .ok()?;
+        let platform = Platform::of_config(&text);
+        platform.filter(|platform| !platform.os.is_empty() && !platform.architecture.is_empty())
     }
 }
 

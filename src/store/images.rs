@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::image::digest::ImageId;
+use crate::image::platform::Platform;
 
 /// The images that an image store has a config of.
 ///
@@ -13,6 +14,12 @@ pub trait Images {
 
     /// Those whose hexadecimal digits begin so, in order.
     fn beginning_with(&self, prefix: &str) -> Vec<ImageId>;
+
+    /// Those that no other image is built on.
+    fn leaves(&self) -> BTreeSet<ImageId>;
+
+    /// What an image is for; none where that cannot be told.
+    fn platform(&self, image: &ImageId) -> Option<Platform>;
 }
 
 impl Images for BTreeSet<ImageId> {
@@ -30,5 +37,13 @@ impl Images for BTreeSet<ImageId> {
             .take_while(beginning)
             .cloned()
             .collect()
+    }
+
+    fn leaves(&self) -> BTreeSet<ImageId> {
+        self.clone()
+    }
+
+    fn platform(&self, _: &ImageId) -> Option<Platform> {
+        None
     }
 }

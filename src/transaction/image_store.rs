@@ -16,8 +16,8 @@ use crate::host::impact::{Allowed, AssessError, Blocker, Impact, assess};
 use crate::host::{Host, HostError, Management, StoreKind};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::Reference;
-use crate::plan::status::Listing;
-use crate::plan::{Plan, Refusal};
+use crate::plan::status::{Listing, nameless};
+use crate::plan::{Plan, Refusal, refusal};
 use crate::state::history;
 use crate::state::method::Method;
 use crate::state::provenance::Provenance;
@@ -131,7 +131,8 @@ impl PlanError {
             Self::Host(error) => return error.help(),
             Self::Read(error) => return error.help(),
             Self::Assess(error) => return error.help(),
-            Self::Refused(_) | Self::Unloadable(_) | Self::Unrecordable(_) => return None,
+            Self::Refused(refusals) => return refusal::help(refusals),
+            Self::Unloadable(_) | Self::Unrecordable(_) => return None,
             Self::Containerd(_) => {
                 "look at containerd (systemctl status containerd, crictl info)".to_owned()
             }
@@ -280,10 +281,17 @@ impl<'a> ImageStore<'a> {
     /// written.
     pub fn listing(self, provenance: &Provenance) -> Result<Listing, PlanError> {
         let images = self.images()?;
+        let mut unnamed = Vec::new();
         let (store, content, hollow) = match self {
             Self::Own {
-                before, content, ..
-            } => (before.store, content, BTreeSet::new()),
+                before,
+                content,
+                images,
+                ..
+            } => {
+                unnamed = ImageDb::ask(images, |db| nameless(&before.store, db))?;
+                (before.store, content, BTreeSet::new())
+            }
             Self::Containerd { here, content, .. } => {
                 let hollow = here.hollow().iter().map(Reference::familiar).collect();
                 (here.store, content, hollow)
@@ -313,7 +321,7 @@ impl<'a> ImageStore<'a> {
             let written = provenance.of(reference, image)?;
             Some((written.trust, written.origin.clone()))
         };
-        Ok(Listing::new(store, images, hollow, known))
+        Ok(Listing::new(store, images, hollow, known).with_nameless(unnamed))
     }
 
     /// The images of a digest, which leads to `image` here, and the manifests that say

@@ -10,7 +10,6 @@ use std::path::{Component, Path, PathBuf, absolute};
 use nix::errno::Errno;
 use nix::sys::stat::makedev;
 
-use crate::claims::rewrite::Rewrite;
 use crate::claims::source::collected::Collected;
 use crate::claims::source::{
     MAX_DIRECTORY_DEPTH, MAX_FILES, Problem, SourceError, entries, read_path,
@@ -38,8 +37,8 @@ const MAX_LINKS: u32 = 40;
 
 /// Reads every source in the claims directories; none when none of them is there. A
 /// source that others than root may write is an error.
-pub fn read(rewrites: &[Rewrite]) -> Result<Option<Collected>, SourceError> {
-    read_from(&DIRECTORIES.map(PathBuf::from), ROOT, rewrites)
+pub fn read(nothing_yet: Collected) -> Result<Option<Collected>, SourceError> {
+    read_from(&DIRECTORIES.map(PathBuf::from), ROOT, nothing_yet)
 }
 
 /// The same, but every source that cannot be used, with what the others say.
@@ -63,12 +62,11 @@ fn examine_from(directories: &[PathBuf], owner: u32) -> (Option<Collected>, Vec<
 fn read_from(
     directories: &[PathBuf],
     owner: u32,
-    rewrites: &[Rewrite],
+    mut collected: Collected,
 ) -> Result<Option<Collected>, SourceError> {
     let Some(sources) = list(directories, owner)? else {
         return Ok(None);
     };
-    let mut collected = Collected::new(rewrites);
     for source in &sources {
         read_one(source, owner, &mut collected)?;
     }
@@ -234,7 +232,7 @@ mod tests {
         }
 
         fn read(&self) -> Result<Option<Collected>, SourceError> {
-            read_from(&self.directories(), geteuid().as_raw(), &[])
+            read_from(&self.directories(), geteuid().as_raw(), Collected::new(&[]))
         }
 
         fn claims(&self) -> Vec<String> {

@@ -32,6 +32,9 @@ pub struct Collected {
     /// How many things were said, those said again included.
     pub(super) said: usize,
     rewrites: Vec<Rewrite>,
+    tags: bool,
+    /// Tags that are not claimed, of images that have no digest.
+    tags_left: usize,
     seen: BTreeSet<(Kind, String)>,
 }
 
@@ -59,6 +62,13 @@ impl Collected {
             rewrites: rewrites.to_vec(),
             ..Self::default()
         }
+    }
+
+    /// The tags of other hosts' images are claimed as well as their digests.
+    #[must_use]
+    pub const fn with_tags(mut self, tags: bool) -> Self {
+        self.tags = tags;
+        self
     }
 
     /// Nothing was found that is claimed of any digest. Evidence alone claims nothing.
@@ -98,6 +108,9 @@ impl Collected {
         image: ImageId,
         place: &str,
     ) -> Result<(), Problem> {
+        if reference.tag().is_some() && reference.digest().is_none() {
+            return self.tag(reference, image, place);
+        }
         if let Some(digest) = reference.digest() {
             let in_bounds = self
                 .evidence
@@ -110,6 +123,45 @@ impl Collected {
             }
         }
         self.points_at(reference, image, place)
+    }
+
+    /// Another host's Docker has this tag for that image.
+    fn tag(&mut self, reference: &Reference, image: ImageId, place: &str) -> Result<(), Problem> {
+        if !self.tags {
+            self.tags_left += 1;
+            return Ok(());
+        }
+        let Some(tag) = reference.tag().cloned() else {
+            return Ok(());
+        };
+        let text = format!("{}={image}", reference.familiar());
+        let key = (Kind::Record, format!("{}={image}", reference.full()));
+        let statement = Statement::PointsAt {
+            reference: self.name_here(reference.repository())?.with_tag(tag),
+            image: ImageName::Id(image),
+        };
+        self.claim(key, text, statement, place)
+    }
+
+    /// Says of a file that it has tags, where there is nothing else in it.
+    pub(super) fn only_tags(&mut self, place: &str, before: usize) -> bool {
+        let count = self.tags_left - before;
+        if count == 0 {
+            return false;
+        }
+        let tags = if count == 1 {
+            "1 tag"
+        } else {
+            &format!("{count} tags")
+        };
+        self.remark(format!(
+            "{place}: there is no digest in it. It has {tags}: --tags gives them back"
+        ));
+        true
+    }
+
+    pub(super) const fn tags_left(&self) -> usize {
+        self.tags_left
     }
 
     /// Another host has this digest for the image whose ID begins so.

@@ -262,9 +262,14 @@ fn read_inspected(document: &str, place: &str, collected: &mut Collected) -> Res
             }
             Ok(())
         }
-        Ok(id) => references
-            .iter()
-            .try_for_each(|reference| collected.record(reference, id.clone(), place)),
+        Ok(id) => {
+            let tags = image.repo_tags.iter().flatten();
+            let tags: Vec<Reference> = tags.filter_map(|tag| Reference::parse(tag).ok()).collect();
+            references
+                .iter()
+                .chain(tags.iter().filter(|tag| tag.tag().is_some()))
+                .try_for_each(|reference| collected.record(reference, id.clone(), place))
+        }
         Err(error) => Err(Problem::NotAnImageId(error)),
     }
 }

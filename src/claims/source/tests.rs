@@ -217,7 +217,7 @@ fn a_layout_proves_its_image_in_every_wrapping() {
         collected(&[gzipped(first), gzipped(second)].concat()),
         collected(&zstandard(&archive)),
         collected(&[zstandard(first), zstandard(second)].concat()),
-        Ok(read(&[unpacked(&files).path().to_owned()], &[]).unwrap()),
+        Ok(read(&[unpacked(&files).path().to_owned()], Collected::new(&[])).unwrap()),
     ];
     for (at, collected) in wrappings.into_iter().enumerate() {
         assert_eq!(
@@ -367,14 +367,14 @@ fn skopeos_directory() {
     let expected = vec![line("app", &image.digest(), &image.id(), Trust::Proven)];
     assert_eq!(
         added(
-            read(std::slice::from_ref(&path), &[]).unwrap(),
+            read(std::slice::from_ref(&path), Collected::new(&[])).unwrap(),
             &[("app:1", &image.id())]
         ),
         Ok(expected)
     );
 
     fs::write(path.join(sha256(&image.config).hex()), "{}").unwrap();
-    let error = read(&[path], &[]).unwrap_err().to_string();
+    let error = read(&[path], Collected::new(&[])).unwrap_err().to_string();
     assert!(
         error.contains(&image.id().to_string()) && error.contains(&sha256(b"{}").to_string()),
         "{error}"
@@ -728,7 +728,7 @@ fn pins_are_found_exactly() {
         "Dockerfile",
         "list.txt",
     ] {
-        let collected = read(&[directory.join(name)], &[]).unwrap();
+        let collected = read(&[directory.join(name)], Collected::new(&[])).unwrap();
         let found: Vec<&str> = collected
             .claims
             .iter()
@@ -798,7 +798,7 @@ fn a_directory_is_read_whole_but_for_what_is_hidden_or_something_else() {
     for (name, bytes) in layout_of(&other) {
         files.insert(format!("layouts/other/{name}"), bytes);
     }
-    let collected = read(&[unpacked(&files).path().to_owned()], &[]).unwrap();
+    let collected = read(&[unpacked(&files).path().to_owned()], Collected::new(&[])).unwrap();
     let mut found: Vec<&str> = collected
         .claims
         .iter()
@@ -881,7 +881,7 @@ fn what_is_nested_deeper_than_the_bound_is_refused() {
     let directory = TempDir::new().unwrap();
     let deep = (0..9).fold(directory.path().to_owned(), |path, _| path.join("d"));
     fs::create_dir_all(&deep).unwrap();
-    let error = read(&[directory.path().to_owned()], &[]).unwrap_err();
+    let error = read(&[directory.path().to_owned()], Collected::new(&[])).unwrap_err();
     assert!(error.to_string().contains("8 deep"), "{error}");
 }
 
@@ -1014,11 +1014,11 @@ fn a_pipe_is_read_when_it_is_named() {
         let pipe = pipe.clone();
         std::thread::spawn(move || fs::write(pipe, format!("app@sha256:{}\n", hex('d'))))
     };
-    let collected = read(&[pipe], &[]).unwrap();
+    let collected = read(&[pipe], Collected::new(&[])).unwrap();
     writer.join().unwrap().unwrap();
     assert_eq!(collected.claims.len(), 1);
     // Nobody may write to one that only lies there.
-    let error = read(&[directory.path().to_owned()], &[]).unwrap();
+    let error = read(&[directory.path().to_owned()], Collected::new(&[])).unwrap();
     assert!(
         error.remarks[0].contains("nor a pipe"),
         "{:?}",
@@ -1117,7 +1117,7 @@ fn a_directory_out_of_an_engine_proves_nothing() {
         ),
         ("manifest.json".to_owned(), image.manifest.clone()),
     ]));
-    let collected = read(&[directory.path().to_owned()], &[]).unwrap();
+    let collected = read(&[directory.path().to_owned()], Collected::new(&[])).unwrap();
     assert!(collected.claims.is_empty());
     assert!(collected.remarks[0].contains("made up"));
 }
@@ -1162,7 +1162,7 @@ fn an_index_under_two_names_brings_its_manifest_under_both() {
 fn what_is_passed_over_gives_nothing() {
     let text = format!("image: app@sha256:{}\n{{{{- end }}}}\nb: c\n", hex('d'));
     let files = Files::from([("a.yaml".to_owned(), text.into_bytes())]);
-    let collected = read(&[unpacked(&files).path().to_owned()], &[]).unwrap();
+    let collected = read(&[unpacked(&files).path().to_owned()], Collected::new(&[])).unwrap();
     assert!(collected.claims.is_empty(), "{:?}", collected.claims);
     assert!(collected.remarks[0].contains("passed over"));
 }
@@ -1287,7 +1287,7 @@ fn the_storage_of_a_registry_proves_its_manifests() {
     ]);
     let proven = vec![line("app", &image.digest(), &image.id(), Trust::Proven)];
     for collected in [
-        read(&[unpacked(&files).path().to_owned()], &[]),
+        read(&[unpacked(&files).path().to_owned()], Collected::new(&[])),
         Ok(collected(&tar(&files)).unwrap()),
         Ok(piped(&gzipped(&tar(&files))).unwrap()),
     ] {
@@ -1295,7 +1295,7 @@ fn the_storage_of_a_registry_proves_its_manifests() {
         assert_eq!(added, Ok(proven.clone()));
     }
     files.insert(blob(&image.manifest), Image::new("arm64").manifest);
-    let error = read(&[unpacked(&files).path().to_owned()], &[]).unwrap_err();
+    let error = read(&[unpacked(&files).path().to_owned()], Collected::new(&[])).unwrap_err();
     assert!(error.to_string().contains("TAMPERED"), "{error}");
 }
 

@@ -43,7 +43,7 @@ impl Resolver<'_> {
             return Err(Why::Several(here.iter().map(ToString::to_string).collect()));
         }
         if let Some(image) = here.first() {
-            return Ok(vec![(reference, (*image).clone(), Route::Id)]);
+            return Ok(self.pin_of(repository, tag, digest, image));
         }
         if all_known || tag.is_some() {
             return Err(Why::NotHere);
@@ -65,6 +65,25 @@ impl Resolver<'_> {
                     .collect(),
             )),
         }
+    }
+
+    /// A pin of an image that no name led to. An image without any gets the pin's tag, too.
+    pub(super) fn pin_of(
+        &self,
+        repository: &Repository,
+        tag: Option<&Tag>,
+        digest: &Digest,
+        image: &ImageId,
+    ) -> Vec<Lead> {
+        let reference = repository.clone().with_digest(digest.clone());
+        let mut leads = vec![(reference, image.clone(), Route::Id)];
+        if let Some(tag) = tag
+            && self.lookup.homes(image).is_empty()
+        {
+            let tagged = repository.clone().with_tag(tag.clone());
+            leads.push((tagged, image.clone(), Route::Id));
+        }
+        leads
     }
 
     /// The image that a record names by the first digits of its ID.
@@ -121,8 +140,12 @@ impl Resolver<'_> {
             .cloned()
             .collect();
         let Some(first) = here.first() else {
-            let missing = MissingManifest::of(&request.evidence, digest, repository);
-            return Err(missing.map_or(Why::NotHere, Why::ManifestMissing));
+            let platform = self.platform();
+            let missing =
+                MissingManifest::of(&request.evidence, digest, repository, platform.as_ref());
+            return Err(missing.map_or(Why::NotHere, |missing| {
+                Why::ManifestMissing(Box::new(missing))
+            }));
         };
         let mut homes: BTreeMap<Repository, Vec<&ImageId>> = BTreeMap::new();
         for image in &here {

@@ -8,26 +8,31 @@ use crate::plan::{Refusal, Request};
 
 impl Resolver<'_> {
     /// What a claim means that speaks of this very host.
-    pub(super) fn meant(&self, claim: &Claim, request: &Request) -> Result<Lead, Refusal> {
-        let refusal = match self.meant_by_name(claim) {
-            Err(refusal) => refusal,
-            lead => return lead,
-        };
-        // No name leads to an image, and what was brought along may.
+    pub(super) fn meant(&self, claim: &Claim, request: &Request) -> Result<Vec<Lead>, Refusal> {
         match &claim.statement {
             Statement::TaggedHasDigest {
-                repository, digest, ..
-            }
-            | Statement::OnlyImageHasDigest { repository, digest } => {
+                repository,
+                tag,
+                digest,
+            } => match self.meant_by_name(claim) {
+                Ok(lead) => Ok(vec![lead]),
+                // No name leads to an image, and what was brought along may.
+                Err(refusal) => {
+                    let image = self.known_here(digest, request).ok_or(refusal)?;
+                    Ok(self.pin_of(repository, Some(tag), digest, &image))
+                }
+            },
+            // What was brought along knows better than that there is but one image.
+            Statement::OnlyImageHasDigest { repository, digest } => {
+                let reference = repository.clone().with_digest(digest.clone());
                 match self.known_here(digest, request) {
-                    Some(image) => {
-                        let reference = repository.clone().with_digest(digest.clone());
-                        Ok((reference, image, Route::Id))
+                    Some(image) if self.find(&reference).is_none() => {
+                        Ok(self.pin_of(repository, None, digest, &image))
                     }
-                    None => Err(refusal),
+                    _ => Ok(vec![self.meant_by_name(claim)?]),
                 }
             }
-            _ => Err(refusal),
+            _ => Ok(vec![self.meant_by_name(claim)?]),
         }
     }
 
@@ -65,10 +70,15 @@ impl Resolver<'_> {
             let present = group.values().flatten();
             let mut others: Vec<String> = present.map(Reference::familiar).collect();
             others.sort();
+            let nameless = match others.is_empty() {
+                true => self.nameless().to_vec(),
+                false => Vec::new(),
+            };
             Refusal::NoSuchReference {
                 claim: claim.to_string(),
                 reference: reference.familiar(),
                 others,
+                nameless,
             }
         })
     }
@@ -91,6 +101,7 @@ impl Resolver<'_> {
             (None, _) => Err(Refusal::EmptyRepository {
                 claim: claim.to_string(),
                 repository: repository.familiar(),
+                nameless: self.nameless().to_vec(),
             }),
             (Some(_), Some(_)) => Err(Refusal::SeveralImages {
                 claim: claim.to_string(),

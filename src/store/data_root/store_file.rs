@@ -3,9 +3,10 @@
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::damage::Damage;
 use super::{ImageDir, ReadError};
 use crate::store::repositories::{self, Store, StoreError};
 use crate::sys::at_once::at_once;
@@ -87,14 +88,25 @@ impl ImageDir {
         let (file, metadata) = self.open_store(&path)?;
         if metadata.len() > repositories::MAX_BYTES {
             let size = metadata.len();
-            let error = StoreError::TooLarge { size };
-            return Err(ReadError::Content { path, error });
+            return Err(self.unreadable(path, b"{", StoreError::TooLarge { size }));
         }
         let stamp = Stamp::of(&metadata, SystemTime::now());
         let bytes = read(file, metadata.len()).map_err(ReadError::io(&path))?;
         match Store::parse(bytes) {
             Ok(store) => Ok(Snapshot { store, stamp }),
-            Err(error) => Err(ReadError::Content { path, error }),
+            Err(error) => {
+                let bytes = self.read_bytes().unwrap_or_default();
+                Err(self.unreadable(path, &bytes, error))
+            }
+        }
+    }
+
+    fn unreadable(&self, path: PathBuf, bytes: &[u8], error: StoreError) -> ReadError {
+        ReadError::Content {
+            path,
+            damage: Damage::of(bytes, &error),
+            error,
+            former: self.former(),
         }
     }
 
@@ -126,7 +138,11 @@ impl ImageDir {
         let file = match plain_file::open(path, Links::Refused) {
             Ok(file) => file,
             Err(error) if error.is_missing() => {
-                return Err(ReadError::Missing(path.to_owned()));
+                return Err(ReadError::Missing {
+                    path: path.to_owned(),
+                    images: self.image_count(),
+                    former: self.former(),
+                });
             }
             Err(PlainFileError::Io(error)) => return Err(ReadError::io(path)(error)),
             Err(_) => return Err(ReadError::NotAFile(path.to_owned())),

@@ -237,7 +237,7 @@ fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> LoadBl
     let repository = reference.repository();
     let missing = reference
         .digest()
-        .and_then(|digest| MissingManifest::of(evidence, digest, Some(repository)));
+        .and_then(|digest| MissingManifest::of(evidence, digest, Some(repository), None));
     if let Some(missing) = missing {
         return LoadBlocker::NoPart { claim, missing };
     }

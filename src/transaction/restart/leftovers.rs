@@ -36,7 +36,7 @@ pub fn mend(
     let own = beside(&live, &journal.id);
     finish_exchange(&live, &own)?;
     let error = match images.read() {
-        Err(error @ (ReadError::Missing(_) | ReadError::Content { .. })) => error,
+        Err(error @ (ReadError::Missing { .. } | ReadError::Content { .. })) => error,
         _ => return Ok(()),
     };
     // It would write its own in a moment.

@@ -50,6 +50,10 @@ options:
       - What files have for repositories that begin with the key is for the value here.
     type: dict
     default: {}
+  tags:
+    description: Take tags from files too, where they say which image each is of.
+    type: bool
+    default: false
   require:
     description: Refuse changes that are known less well.
     type: str

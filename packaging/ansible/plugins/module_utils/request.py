@@ -14,6 +14,7 @@ CLAIMS = {
     "claims_d": {"type": "bool", "default": False},
     "remove": {"type": "list", "elements": "str", "default": []},
     "rewrite": {"type": "dict", "default": {}},
+    "tags": {"type": "bool", "default": False},
     "require": {"type": "str", "choices": ["asserted", "matched", "proven"]},
     "replace": {"type": "bool", "default": False},
     "allow_image_id_digest": {"type": "bool", "default": False},
@@ -99,7 +100,7 @@ def claims(params):
         raise Unusable("claims_d goes without claims, from, content and remove")
     if not params["claims_d"] and not named:
         raise Unusable("claims, from, content and remove are all empty; say claims_d to use the claims.d directories")
-    words = options(params, ["require", "replace", "allow_image_id_digest"])
+    words = options(params, ["tags", "require", "replace", "allow_image_id_digest"])
     words += ["--rewrite=%s=%s" % rule for rule in params["rewrite"].items()]
     words += ["--from=%s" % source for source in params["from"]]
     if params["content"] is not None:

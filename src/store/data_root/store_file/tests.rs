@@ -63,7 +63,10 @@ fn a_file_is_its_bytes_in_whatever_pieces() {
     assert!(!images.is(&[bytes, b" "]).unwrap());
     assert!(!images.is(&[]).unwrap());
     fs::remove_file(path).unwrap();
-    assert!(matches!(images.is(&[bytes]), Err(ReadError::Missing(_))));
+    assert!(matches!(
+        images.is(&[bytes]),
+        Err(ReadError::Missing { .. })
+    ));
 }
 
 #[test]

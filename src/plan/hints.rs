@@ -1,0 +1,180 @@
+//! Hints: which images and names here a claim may be about that found none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::claims::claim::{Claim, Statement};
+use crate::image::digest::ImageId;
+use crate::image::reference::{Reference, Repository};
+use crate::store::repositories::Store;
+
+/// The most images or names that one sentence names.
+const MOST_NAMED: usize = 3;
+
+/// What claims may be about that are of no repository here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// The images that have no name here, where a claim may be about one of them.
+    pub nameless: Vec<ImageId>,
+    /// The first of those claims, as `NAME@DIGEST`.
+    pub example: Option<String>,
+    /// Names here that end as those of claims do, each with the rule that would lead to
+    /// it.
+    pub alike: BTreeMap<String, String>,
+}
+
+impl Hints {
+    pub fn is_empty(&self) -> bool {
+        self.nameless.is_empty() && self.alike.is_empty()
+    }
+
+    /// Takes note of a claim that found no image.
+    pub(super) fn see(&mut self, claim: &Claim, here: &Here<'_>) {
+        let (Some(repository), Some(digest)) = (repository_of(claim), claim.digest()) else {
+            return;
+        };
+        if here.has(repository) {
+            return;
+        }
+        self.example.get_or_insert_with(|| {
+            let reference = repository.clone().with_digest(digest.clone());
+            reference.familiar()
+        });
+        if self.alike.len() < MOST_NAMED
+            && let Some((name, rule)) = here.alike(repository)
+        {
+            self.alike.insert(name, rule);
+        }
+    }
+}
+
+/// Images in words, the first ones by their IDs.
+pub(super) struct Ids<'a>(pub &'a [ImageId]);
+
+impl fmt::Display for Ids<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, image) in self.0.iter().take(MOST_NAMED).enumerate() {
+            let separator = if at == 0 { "" } else { ", " };
+            write!(f, "{separator}{image}")?;
+        }
+        match self.0.len().checked_sub(MOST_NAMED) {
+            Some(more @ 1..) => write!(f, " and {more} more (docker images -f dangling=true)"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Hints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(first) = self.nameless.first() {
+            let have = match self.nameless.len() {
+                1 => "1 image here has no name",
+                several => &format!("{several} images here have no name"),
+            };
+            let example = self.example.as_deref().unwrap_or("NAME@DIGEST");
+            write!(
+                f,
+                "{have}: {}. If it is the one, say so: {example}={first}",
+                Ids(&self.nameless)
+            )?;
+        }
+        for (at, (name, rule)) in self.alike.iter().enumerate() {
+            let separator = match at {
+                0 if self.nameless.is_empty() => "",
+                _ => "; ",
+            };
+            write!(
+                f,
+                "{separator}the name {name} is here: if it is the same image, --rewrite {rule}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The repositories of a host, by the last part of their names.
+pub(super) struct Here<'a> {
+    by_last_part: BTreeMap<String, Vec<Repository>>,
+    store: &'a Store,
+}
+
+impl<'a> Here<'a> {
+    pub(super) fn of(store: &'a Store) -> Self {
+        let names: BTreeSet<&str> = store.entries().map(|entry| entry.repository).collect();
+        let mut by_last_part: BTreeMap<String, Vec<Repository>> = BTreeMap::new();
+        for name in names {
+            if let Ok(named) = Reference::parse(name) {
+                let repository = named.repository().clone();
+                let last = last_part(&repository.full()).to_owned();
+                by_last_part.entry(last).or_default().push(repository);
+            }
+        }
+        Self {
+            by_last_part,
+            store,
+        }
+    }
+
+    fn has(&self, repository: &Repository) -> bool {
+        let name = repository.familiar();
+        self.store.entries_of(&name).next().is_some()
+    }
+
+    /// A name that ends as another does, and the rule that leads from one to the other.
+    fn alike(&self, repository: &Repository) -> Option<(String, String)> {
+        let full = repository.full();
+        match self.by_last_part.get(last_part(&full))?.as_slice() {
+            [only] => Some((only.familiar(), rule(&full, &only.full()))),
+            _ => None,
+        }
+    }
+}
+
+fn last_part(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+/// What two names begin with before what they end with both.
+fn rule(from: &str, to: &str) -> String {
+    let (mut from, mut to) = (from, to);
+    while let (Some((one, last)), Some((other, other_last))) =
+        (from.rsplit_once('/'), to.rsplit_once('/'))
+        && last == other_last
+    {
+        (from, to) = (one, other);
+    }
+    format!("{from}={to}")
+}
+
+pub(super) const fn repository_of(claim: &Claim) -> Option<&Repository> {
+    match &claim.statement {
+        Statement::TaggedHasDigest { repository, .. }
+        | Statement::OnlyImageHasDigest { repository, .. } => Some(repository),
+        Statement::PointsAt { .. } | Statement::ManifestBrought { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_leads_from_one_name_to_the_other() {
+        for (from, to, expected) in [
+            (
+                "registry.example:5000/team/app",
+                "localhost:5000/lab/app",
+                "registry.example:5000/team=localhost:5000/lab",
+            ),
+            ("quay.io/team/app", "mirror/team/app", "quay.io=mirror"),
+            (
+                "docker.io/library/nginx",
+                "mirror:5000/nginx",
+                "docker.io/library=mirror:5000",
+            ),
+        ] {
+            assert_eq!(rule(from, to), expected);
+            assert!(expected.parse::<crate::claims::rewrite::Rewrite>().is_ok());
+        }
+    }
+}

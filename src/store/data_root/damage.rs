@@ -1,0 +1,135 @@
+//! Damage: what has become of a reference store that cannot be read, and what there is to
+//! put in its place.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::ImageDir;
+use crate::store::repositories::{FILE_NAME, MAX_BYTES, Store, StoreError};
+use crate::sys::plain_file::{self, Links};
+
+/// What stands between the file's name and the transaction in a backup's name.
+const BACKUP: &str = ".digestfix-";
+
+/// So many of the newest backups are looked at.
+const MOST_BACKUPS: usize = 10;
+
+/// What the bytes of a file are that is no reference store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    Empty,
+    /// Space was set aside, and nothing was written to it.
+    Zeros,
+    CutShort,
+    /// A byte-order mark, which Docker does not read.
+    Marked,
+    /// JSON, and not as Docker wants it; or no JSON.
+    Other,
+}
+
+impl Damage {
+    pub(super) fn of(bytes: &[u8], error: &StoreError) -> Self {
+        match error {
+            _ if bytes.is_empty() => Self::Empty,
+            _ if bytes.iter().all(|byte| *byte == 0) => Self::Zeros,
+            _ if bytes.starts_with(b"\xef\xbb\xbf") => Self::Marked,
+            StoreError::Json(error) if error.is_eof() => Self::CutShort,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "it is empty, as after a power cut or with a full disk",
+            Self::Zeros => "it holds nothing but zeros, as after a power cut",
+            Self::CutShort => "it is cut short",
+            Self::Marked => "a byte-order mark stands before its JSON, which an editor wrote",
+            Self::Other => "it is not what Docker writes",
+        })
+    }
+}
+
+impl ImageDir {
+    /// The newest backup that is a whole reference store with a reference in it.
+    pub(crate) fn former(&self) -> Option<PathBuf> {
+        let names = fs::read_dir(self.path()).ok()?.flatten();
+        let is_backup = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let rest = name.and_then(|name| name.strip_prefix(FILE_NAME));
+            rest.is_some_and(|rest| rest.starts_with(BACKUP))
+        };
+        let mut found: Vec<(SystemTime, PathBuf)> = names
+            .map(|entry| entry.path())
+            .filter(is_backup)
+            .filter_map(|path| Some((fs::symlink_metadata(&path).ok()?.modified().ok()?, path)))
+            .collect();
+        found.sort_unstable_by(|one, other| other.cmp(one));
+        let mut newest = found.into_iter().take(MOST_BACKUPS).map(|(_, path)| path);
+        newest.find(|path| is_whole(path))
+    }
+
+    /// How many images there are, as far as that can be seen.
+    pub(crate) fn image_count(&self) -> usize {
+        self.image_ids().map_or(0, |ids| ids.len())
+    }
+}
+
+fn is_whole(path: &Path) -> bool {
+    let is_small = fs::symlink_metadata(path).is_ok_and(|file| file.len() <= MAX_BYTES);
+    let store = is_small.then(|| {
+        let mut bytes = Vec::new();
+        let mut file = plain_file::open(path, Links::Refused).ok()?;
+        std::io::Read::read_to_end(&mut file, &mut bytes).ok()?;
+        Store::parse(bytes).ok()
+    });
+    store
+        .flatten()
+        .is_some_and(|store| store.references().next().is_some())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_told_for_what_they_are() {
+        for (bytes, expected) in [
+            (&b""[..], Damage::Empty),
+            (b"\0\0\0", Damage::Zeros),
+            (b"\xef\xbb\xbf{}", Damage::Marked),
+            (b"{\"Repositories\":{\"a\":{\"a:1", Damage::CutShort),
+            (b"{\"Repositories\":{},}", Damage::Other),
+            (b"sha256:abc", Damage::Other),
+            (b"{\"repositories\":{}}", Damage::Other),
+        ] {
+            let error = Store::parse(bytes).unwrap_err();
+            assert_eq!(Damage::of(bytes, &error), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_whole_backup_is_promised() {
+        let root = TempDir::new().unwrap();
+        let images = ImageDir::new(root.path(), "overlay2");
+        assert_eq!(images.former(), None);
+        fs::create_dir_all(images.path()).unwrap();
+        let name = |id: &str| images.path().join(format!("{FILE_NAME}{BACKUP}{id}"));
+        fs::write(name("1"), "").unwrap();
+        fs::write(name("2"), "{\"Repositories\":{}}").unwrap();
+        symlink(name("2"), name("3")).unwrap();
+        assert_eq!(images.former(), None);
+        let id = format!("sha256:{}", "a".repeat(64));
+        let whole = format!("{{\"Repositories\":{{\"a\":{{\"a:1\":\"{id}\"}}}}}}");
+        fs::write(name("0"), whole).unwrap();
+        assert_eq!(images.former(), Some(name("0")));
+    }
+}
