@@ -2,6 +2,7 @@
 
 pub mod completion;
 pub mod invocation;
+pub mod plugin;
 
 use std::env;
 use std::num::ParseIntError;
@@ -9,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
-use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCompleter;
 
 use crate::claims::claim::Claim;
 use crate::claims::rewrite::Rewrite;
 use crate::claims::trust::Trust;
+use crate::cli::plugin::Line;
 use crate::host::impact::{Allowed, ContainerPolicy};
 use crate::host::{Flags, StoreChoice};
 use crate::image::reference::Reference;
@@ -79,9 +82,24 @@ impl Cli {
     /// and a line that cannot be understood is told of; both end the process.
     pub fn of_process() -> Self {
         completion::answer();
-        Self::try_parse().unwrap_or_else(|error| {
+        let words = match plugin::line(env::args_os()) {
+            Line::Words(words) => words,
+            Line::Option(option) => Self::command()
+                .error(
+                    ErrorKind::UnknownArgument,
+                    format!(
+                        "{} is an option of docker's, and digestfix works on this host's Docker; give its own \
+                         options behind its name: docker digestfix COMMAND --socket PATH",
+                        printable(&option)
+                    ),
+                )
+                .exit(),
+        };
+        Self::try_parse_from(&words).unwrap_or_else(|error| {
             // clap repeats what was typed.
-            let typed = env::args_os().map(|word| printable(&word.to_string_lossy()).into_owned());
+            let typed = words
+                .iter()
+                .map(|word| printable(&word.to_string_lossy()).into_owned());
             match Self::try_parse_from(typed) {
                 Err(printable) => printable.exit(),
                 Ok(_) => error.exit(),
@@ -99,7 +117,7 @@ impl Cli {
             Command::Export(args) => args.verbose,
             Command::Save(args) => args.output.verbose,
             Command::Recover(args) => args.output.verbose,
-            Command::Watchdog(_) => 0,
+            Command::Watchdog(_) | Command::Metadata => 0,
             Command::History(args) => args.output.verbose,
             Command::Rollback(args) => args.output.verbose,
             Command::Doctor(args) => args.output.verbose,
@@ -136,6 +154,9 @@ pub enum Command {
     /// Wait until a run has ended, and bring the host back if it was killed
     #[command(hide = true)]
     Watchdog(WatchdogArgs),
+    /// Tell Docker's command line what this plugin of it is
+    #[command(hide = true, name = plugin::METADATA)]
+    Metadata,
     /// Show the transactions of this host, or all of one; touches nothing
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
@@ -256,6 +277,9 @@ pub struct ExportArgs {
     /// The format: a claims file
     #[arg(long, value_enum, default_value_t = ExportFormat::Json)]
     pub format: ExportFormat,
+    /// Write to a file, which is there complete or not at all [default: standard output]
+    #[arg(short, long = "output", value_name = "FILE", value_parser = path())]
+    pub output_file: Option<PathBuf>,
     #[command(flatten)]
     pub content: ContentArgs,
     #[command(flatten)]
@@ -275,20 +299,38 @@ pub enum ExportFormat {
 pub struct SaveArgs {
     /// Images by tag, by digest, by both (NAME:TAG@sha256:HEX) or by ID; a repository
     /// stands for all of it
-    #[arg(value_name = "IMAGE", required_unless_present = "all", add = ArgValueCompleter::new(completion::names))]
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["all", "from"], add = ArgValueCompleter::new(completion::names))]
     pub images: Vec<Wanted>,
+    /// Save the images that a file names: Kubernetes or compose YAML, a list, or what else
+    /// has digests (repeatable)
+    #[arg(short, long, value_name = "FILE")]
+    pub from: Vec<PathBuf>,
     /// Save every image that has a name
-    #[arg(long, conflicts_with = "images")]
+    #[arg(long, conflicts_with_all = ["images", "from"])]
     pub all: bool,
     /// Write to a file, which is there complete or not at all [default: standard output]
     #[arg(short, long = "output", value_name = "FILE", value_parser = path())]
     pub output_file: Option<PathBuf>,
+    /// How to compress, on all processors [default: by the file's name, .gz, .tgz, .zst or
+    /// .tzst; else none]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub compress: Option<Compress>,
     #[command(flatten)]
     pub content: ContentArgs,
     #[command(flatten)]
     pub host: HostArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// How an archive is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Compress {
+    /// Any Docker loads it
+    Gzip,
+    /// Docker 23.0 and later load it
+    Zstd,
+    None,
 }
 
 #[derive(Debug, Args)]
@@ -373,7 +415,7 @@ pub struct RequestArgs {
     #[arg(value_name = "CLAIM", add = ArgValueCompleter::new(completion::claims))]
     pub claims: Vec<Claim>,
     /// Read claims from a file, a directory, or "-" (repeatable)
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     pub from: Vec<PathBuf>,
     /// What --from has for repositories that begin with FROM is for TO here
     /// (repeatable)

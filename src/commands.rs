@@ -7,6 +7,7 @@ mod event_loop;
 mod export;
 mod exported;
 mod history;
+mod metadata;
 mod outcome;
 mod plan;
 mod recover;
@@ -80,6 +81,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Save(args) => on_event_loop(save::run(&args)),
         Command::Recover(args) => on_event_loop(recover::run(&args)),
         Command::Watchdog(args) => on_event_loop(watchdog::run(&args)),
+        Command::Metadata => metadata::run(),
         Command::History(args) => on_event_loop(history::run(&args)),
         Command::Rollback(args) => on_event_loop(rollback::run(&args)),
         Command::Doctor(args) => on_event_loop(doctor::run(&args)),
@@ -130,12 +132,18 @@ enum Stop {
         path: PathBuf,
         error: WholeFileError,
     },
+    #[error("{}: {error}", path.display())]
+    File { path: PathBuf, error: io::Error },
     #[error("only a running Docker gives its images out")]
     NoEngine,
     #[error("these are not here")]
     NotHere(Vec<Wanted>),
     #[error("there is no image here that has a name")]
     NoImages,
+    #[error("no image is named in what --from names")]
+    NothingNamed,
+    #[error("there is no digest here to export")]
+    NoDigests,
     #[error("{0} received")]
     Interrupted(&'static str),
     #[error(transparent)]
@@ -218,6 +226,10 @@ impl Stop {
                  images; skopeo's dir:"
             }
             Self::NoSuchName(_) | Self::NoImages => "see what is here: digestfix status",
+            Self::NothingNamed => "give the file that is deployed, or name the images",
+            Self::NoDigests => {
+                "run it where the images were pulled; docker load and docker build bring no digest"
+            }
             Self::Terminal => "name a file (-o FILE), or write to one (>FILE)",
             Self::NoFile {
                 error: WholeFileError::NotPlain,
@@ -249,6 +261,7 @@ impl Stop {
                 ));
             }
             Self::Output(_)
+            | Self::File { .. }
             | Self::Interrupted(_)
             | Self::OtherDataRoot(..)
             | Self::Recovery { .. }
@@ -286,6 +299,7 @@ impl Stop {
             Self::Interrupted(_)
             | Self::Signals(_)
             | Self::Output(_)
+            | Self::File { .. }
             | Self::Lock(LockError::Io { .. }) => RunResult::Failed,
             _ => RunResult::Refused,
         };

@@ -176,10 +176,11 @@ impl Report {
     }
 
     /// A line for people on standard error, where standard output is for something else.
+    /// A command in it is for another host.
     pub fn beside(&self, text: &str) {
         if self.is_read() {
             self.end_live();
-            self.complain(&*self.invocation.in_full(text));
+            self.complain(text);
         }
     }
 

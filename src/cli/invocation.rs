@@ -8,6 +8,7 @@ use std::path::{Path, absolute};
 
 use clap::{CommandFactory, ValueEnum};
 
+use crate::cli::plugin::{self, Line};
 use crate::cli::{Cli, HostArgs};
 use crate::sys::shell;
 
@@ -76,11 +77,10 @@ impl Invocation {
         for part in parts {
             let end = part.find(|character: char| !character.is_ascii_lowercase());
             let (name, rest) = part.split_at(end.unwrap_or(part.len()));
-            // An export is made on another host, and an archive is loaded there.
-            let is_elsewhere = matches!(name, "export" | "load");
+            // An export is made on another host.
             let command = cli
                 .find_subcommand(name)
-                .filter(|command| !command.is_hide_set() && !is_elsewhere);
+                .filter(|command| !command.is_hide_set() && name != "export");
             if self.by_sudo && command.is_some() {
                 full.push_str("sudo ");
             }
@@ -126,7 +126,7 @@ impl Invocation {
 
 /// The command line of this process, to be typed again; none where it is too long.
 pub fn typed() -> Option<String> {
-    line(env::args_os().skip(1))
+    line(words().into_iter().skip(1))
 }
 
 /// The command line of this process with `apply` in place of another command.
@@ -136,7 +136,7 @@ pub fn apply_instead_of(command: &str) -> String {
 
 /// None, too, where claims came from standard input.
 fn typed_as_apply(instead_of: &str) -> Option<String> {
-    let mut words: Vec<OsString> = env::args_os().skip(1).collect();
+    let mut words: Vec<OsString> = words().into_iter().skip(1).collect();
     *words.iter_mut().find(|word| *word == instead_of)? = "apply".into();
     let is_read_once = |word: &OsString| word == "-" || word.to_string_lossy().starts_with("/dev/");
     if words.iter().any(is_read_once) {
@@ -154,11 +154,20 @@ fn line(words: impl IntoIterator<Item = OsString>) -> Option<String> {
     (line.len() <= MAX_LINE).then_some(line)
 }
 
-/// sudo was asked for this very program, rather than for a shell.
+/// The words of this process, as a person types them.
+fn words() -> Vec<OsString> {
+    match plugin::line(env::args_os()) {
+        Line::Words(words) => words,
+        Line::Option(_) => Vec::new(),
+    }
+}
+
+/// sudo was asked for this very program, or for docker, whose plugin it is, rather than for a shell.
 fn is_by_sudo(command: Option<&OsStr>) -> bool {
     let command = command.map(OsStr::to_string_lossy).unwrap_or_default();
     let program = command.split(' ').next().map(Path::new);
-    program.and_then(Path::file_name) == Some(OsStr::new(PROGRAM.trim_end()))
+    let program = program.and_then(Path::file_name);
+    program == Some(OsStr::new(PROGRAM.trim_end())) || program == Some(OsStr::new("docker"))
 }
 
 #[cfg(test)]
@@ -239,6 +248,7 @@ mod tests {
         );
         for (command, expected) in [
             (Some("/usr/bin/digestfix apply x"), true),
+            (Some("/usr/bin/docker digestfix apply x"), true),
             (Some("/bin/bash"), false),
             (Some("/bin/cat digestfix"), false),
             (None, false),

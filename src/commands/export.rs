@@ -1,9 +1,9 @@
 //! `digestfix export`
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::Write;
+use std::path::Path;
 
-use crate::claims::source::claims_file::ClaimsFile;
 use crate::cli::invocation::Invocation;
 use crate::cli::{ExportArgs, ExportFormat, OutputArgs};
 use crate::commands::exported::{Exported, Known};
@@ -13,7 +13,8 @@ use crate::image::reference::Reference;
 use crate::report::Report;
 use crate::report::output::Output;
 use crate::report::run_result::RunResult;
-use crate::sys::printable::to_json;
+use crate::sys::shell;
+use crate::sys::whole_file::WholeFile;
 use crate::transaction::outcome::Progress;
 
 pub(super) async fn run(args: &ExportArgs) -> RunResult {
@@ -24,25 +25,74 @@ pub(super) async fn run(args: &ExportArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
     let mut report = Report::new("export", &output, invocation);
     match export(args, &mut report).await {
-        Ok(file) => {
-            let ExportFormat::Json = args.format;
-            let mut text = Vec::new();
-            let written = to_json(&mut text, &file)
-                .map_err(io::Error::other)
-                .and_then(|()| {
-                    let text = String::from_utf8_lossy(&text).into_owned() + "\n";
-                    Output::of_process().deliver(text)
-                });
-            match written {
-                Ok(()) => report.end(RunResult::Done),
-                Err(error) => Stop::Output(error).tell(report),
-            }
-        }
+        Ok(()) => report.end(RunResult::Done),
         Err(stop) => stop.tell(report),
     }
 }
 
-async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, Stop> {
+async fn export(args: &ExportArgs, report: &mut Report) -> Result<(), Stop> {
+    let ExportFormat::Json = args.format;
+    let exported = exported(args, report).await?;
+    if exported.file.claims.is_empty() {
+        return Err(Stop::NoDigests);
+    }
+    let text = exported.text().map_err(Stop::Output)?;
+    match &args.output_file {
+        Some(path) => write(path, &text)?,
+        None => {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let delivered = Output::of_process().deliver(text);
+            delivered.map_err(Stop::Output)?;
+        }
+    }
+    let file = args.output_file.as_deref().map(shell::path);
+    for line in told(&exported, file.as_deref().unwrap_or("FILE")) {
+        report.beside(&line);
+    }
+    Ok(())
+}
+
+/// What is in the file, what it lacks, and what to type next.
+fn told(exported: &Exported, file: &str) -> Vec<String> {
+    let known = |known: Known| {
+        let digests = exported.digests.iter();
+        digests.filter(move |(_, _, one)| *one == known)
+    };
+    let (proven, recorded, asserted) = (
+        known(Known::Proven).count(),
+        known(Known::Recorded).count(),
+        known(Known::Asserted).count(),
+    );
+    let digests = match proven + recorded + asserted {
+        1 => "1 digest".to_owned(),
+        many => format!("{many} digests"),
+    };
+    let mut lines = vec![format!(
+        "{digests}, {proven} with their manifest. Next: on the other host, digestfix apply --from {file}"
+    )];
+    if let Some((reference, ..)) = known(Known::Recorded).chain(known(Known::Asserted)).next() {
+        lines.push(format!(
+            "{} without it: docker pull {reference} (and so on) brings it; then export again",
+            recorded + asserted
+        ));
+    }
+    lines
+}
+
+fn write(path: &Path, text: &[u8]) -> Result<(), Stop> {
+    let refused = |error| Stop::NoFile {
+        path: path.to_owned(),
+        error,
+    };
+    let file = WholeFile::begin(path).map_err(refused)?;
+    let written = file.file().write_all(text).and_then(|()| file.finish());
+    written.map_err(|error| Stop::File {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+async fn exported(args: &ExportArgs, report: &mut Report) -> Result<Exported, Stop> {
     let site = Site::find(&args.host, Reach::Bus).await?;
     report.host(&site.host);
     let root = args.content.containerd_root.as_deref();
@@ -64,10 +114,10 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<ClaimsFile, St
             left_out(report, reference, why);
         }
     }
-    let file = exported.file;
+    let file = &exported.file;
     let (digests, manifests) = (file.claims.len(), file.manifests.len());
     tracing::info!(digests, manifests, "exported");
-    Ok(file)
+    Ok(exported)
 }
 
 /// The references that the names ask for; all without any.

@@ -1,6 +1,8 @@
 //! What this host says of its digests to other hosts: a claims file, and how far each
 //! digest is known.
 
+use std::io;
+
 use crate::claims::source::claims_file::{ClaimsFile, Entry};
 use crate::claims::trust::Trust;
 use crate::commands::Stop;
@@ -8,6 +10,7 @@ use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::plan::digest_is_image_id;
 use crate::state::provenance::Provenance;
+use crate::sys::printable::to_json;
 use crate::transaction::image_store::ImageStore;
 
 /// The claims, and what is known of the digests.
@@ -67,6 +70,14 @@ impl Exported {
             exported.digests.push((reference, image, known));
         }
         Ok(exported)
+    }
+
+    /// The claims file.
+    pub fn text(&self) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        to_json(&mut text, &self.file).map_err(io::Error::other)?;
+        text.push(b'\n');
+        Ok(text)
     }
 
     /// The image of this pin is to have its tag as well.

@@ -1,31 +1,35 @@
 //! `digestfix save`
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::cli::SaveArgs;
+use crate::claims::source;
+use crate::claims::source::collected::Collected;
 use crate::cli::invocation::Invocation;
+use crate::cli::{Compress, SaveArgs};
 use crate::commands::exported::Exported;
 use crate::commands::{Reach, Site, Stop, provenance, warn_of_pending};
 use crate::image::saved_archive::member;
-use crate::plan::carried::{Selection, Stock};
+use crate::plan::carried::{Selection, Stock, Wanted, wanted_by};
 use crate::report::output;
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report, SavedDigest, SavedImage};
 use crate::sys::interrupt::Interrupt;
-use crate::sys::printable::to_json;
 use crate::sys::shell;
 use crate::sys::whole_file::WholeFile;
 use crate::transaction::image_store::ImageStore;
 use crate::transaction::outcome::Progress;
 
 mod carry;
+mod compressed;
 mod told;
 
 use carry::{CarryError, Sink, carry};
+use compressed::{Compressed, Format};
 
 /// The member of the archive with the claims, which comes first so that a stream can be
 /// read.
@@ -76,7 +80,7 @@ enum Target {
 impl Target {
     fn of(args: &SaveArgs) -> Result<Self, Stop> {
         match &args.output_file {
-            None if io::stdout().is_terminal() => Err(Stop::Terminal),
+            None if output::is_terminal() => Err(Stop::Terminal),
             None => Ok(Self::Stdout),
             Some(path) => {
                 let file = WholeFile::begin(path).map_err(|error| Stop::NoFile {
@@ -88,11 +92,30 @@ impl Target {
         }
     }
 
-    fn sink(&self) -> io::Result<Box<dyn Sink>> {
-        Ok(match self {
+    fn sink(&self, compress: Option<Compress>) -> io::Result<Box<dyn Sink>> {
+        let plain: Box<dyn Sink> = match self {
             Self::File(file, _) => Box::new(Disk(file.file().try_clone()?)),
             Self::Stdout => Box::new(Pipe),
-        })
+        };
+        let format = match compress.unwrap_or_else(|| self.compress()) {
+            Compress::None => return Ok(plain),
+            Compress::Gzip => Format::Gzip,
+            Compress::Zstd => Format::Zstd,
+        };
+        Ok(Box::new(Compressed::new(format, plain)?))
+    }
+
+    /// As the name of a file says.
+    fn compress(&self) -> Compress {
+        let Self::File(_, path) = self else {
+            return Compress::None;
+        };
+        let ending = path.extension().and_then(OsStr::to_str);
+        match ending.map(str::to_ascii_lowercase).as_deref() {
+            Some("gz" | "tgz") => Compress::Gzip,
+            Some("zst" | "tzst") => Compress::Zstd,
+            _ => Compress::None,
+        }
     }
 
     fn name(&self) -> String {
@@ -163,7 +186,7 @@ struct Pipe;
 
 impl Write for Pipe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        output::write(&io::stdout(), bytes).map(|()| bytes.len())
+        output::write_bytes(bytes).map(|()| bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -196,7 +219,9 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
     let first = member(CLAIMS, &claims).map_err(|error| target.unwritten(&error))?;
 
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
-    let sink = target.sink().map_err(|error| target.unwritten(&error))?;
+    let sink = target
+        .sink(args.compress)
+        .map_err(|error| target.unwritten(&error))?;
     let began = Instant::now();
     let mut last = None;
     let told = |bytes| {
@@ -236,6 +261,23 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
     Ok(())
 }
 
+/// What was typed, and what files name.
+fn wanted(args: &SaveArgs, report: &mut Report) -> Result<Vec<Wanted>, Stop> {
+    let mut wanted = args.images.clone();
+    if !args.from.is_empty() {
+        let collected = source::read(&args.from, Collected::default())?;
+        let named = wanted_by(&collected);
+        if named.is_empty() {
+            for remark in &collected.remarks {
+                report.warning(remark);
+            }
+            return Err(Stop::NothingNamed);
+        }
+        wanted.extend(named);
+    }
+    Ok(wanted)
+}
+
 /// The images that are meant.
 fn selected(
     args: &SaveArgs,
@@ -251,7 +293,7 @@ fn selected(
     };
     let selection = match args.all {
         true => Selection::all(&stock),
-        false => Selection::of(&args.images, &stock),
+        false => Selection::of(&wanted(args, report)?, &stock),
     };
     if !selection.missing.is_empty() {
         return Err(Stop::NotHere(selection.missing));
@@ -306,10 +348,6 @@ fn described(
     for pin in pins {
         exported.give_tag(pin);
     }
-    let mut claims = Vec::new();
-    to_json(&mut claims, &exported.file)
-        .map_err(io::Error::other)
-        .map_err(Stop::Output)?;
-    claims.push(b'\n');
+    let claims = exported.text().map_err(Stop::Output)?;
     Ok((names, claims))
 }

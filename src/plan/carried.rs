@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+use crate::claims::claim::Statement;
+use crate::claims::source::collected::Collected;
 use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, ReferenceError};
 
@@ -36,6 +38,29 @@ impl fmt::Display for Wanted {
             Self::Id(hex) => write!(f, "image whose ID alone begins with sha256:{hex}"),
         }
     }
+}
+
+/// The images that files name.
+pub fn wanted_by(collected: &Collected) -> Vec<Wanted> {
+    let named = collected.named.iter().cloned();
+    let claimed = collected.claims.iter().filter_map(|claim| {
+        Some(match claim.statement.clone() {
+            Statement::TaggedHasDigest {
+                repository,
+                tag,
+                digest,
+            } => repository.with_tag(tag).pinned(digest),
+            Statement::OnlyImageHasDigest { repository, digest } => repository.with_digest(digest),
+            Statement::PointsAt { reference, .. } => reference,
+            Statement::ManifestBrought {
+                digest,
+                repository: Some(repository),
+                in_index: false,
+            } => repository.with_digest(digest),
+            Statement::ManifestBrought { .. } => return None,
+        })
+    });
+    claimed.chain(named).map(Wanted::Named).collect()
 }
 
 impl FromStr for Wanted {
@@ -216,6 +241,7 @@ impl Selection {
 #[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
+    use crate::claims::source::read_text;
 
     fn hex(digit: char) -> String {
         String::from_iter([digit; 64])
@@ -320,6 +346,25 @@ mod tests {
         let selection = select(&[&moved]);
         assert_eq!(selection.moved, [reference(&moved)]);
         assert!(selection.images[&id('a')].pins.is_empty());
+    }
+
+    #[test]
+    fn a_file_needs_what_runs_by_it_pinned_or_not() {
+        let pin = format!("lab/app:v1@sha256:{}", hex('1'));
+        let yaml = format!(
+            "spec:\n  containers:\n  - image: {pin}\n    name: app\n  - image: redis\n\
+             \x20   name: cache\nsidecar:\n  image:\n    repository: lab/sidecar\n    tag: v2\n\
+             label: some/thing\n"
+        );
+        for (text, expected) in [
+            (yaml, &[&*pin, "lab/sidecar:v2", "redis:latest"][..]),
+            (format!("{pin}\nredis:7\n"), &[&*pin, "redis:7"]),
+        ] {
+            let mut collected = Collected::default();
+            read_text(&text, "deploy.yaml", &mut collected).unwrap();
+            let expected: Vec<Wanted> = expected.iter().map(|one| one.parse().unwrap()).collect();
+            assert_eq!(wanted_by(&collected), expected);
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod process;
 mod screen;
 
 use process::Process;
-pub use process::{columns, write};
+pub use process::{columns, is_terminal, write_bytes};
 pub use screen::Stream;
 use screen::{Screen, Streams};
 

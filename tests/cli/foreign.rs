@@ -387,7 +387,12 @@ fn nothing_is_printed_past_it() {
             (".output.write(", &["report.rs"]),
             (
                 ".deliver(",
-                &["report/output.rs", "commands/export.rs", "report.rs"],
+                &[
+                    "report/output.rs",
+                    "commands/export.rs",
+                    "commands/metadata.rs",
+                    "report.rs",
+                ],
             ),
             ("to_string_pretty(", &[]),
         ] {

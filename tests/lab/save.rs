@@ -11,7 +11,7 @@ const PULL: &str = "
   systemctl stop docker-registry";
 
 /// Saves, has the images removed, loads them by plain Docker, and runs one.
-fn carries(machine: &Machine, remove: &str) {
+fn carries(machine: &Machine, meanwhile: impl FnOnce(&Machine), remove: &str) {
     let others_pin = format!("{OTHER}:v9@{}", machine.digest("other"));
     let tag = format!("{APP}:v1");
     machine.allow_containers();
@@ -34,19 +34,47 @@ fn carries(machine: &Machine, remove: &str) {
         machine.sh("tar xOf /lab/images.tar digestfix.json | jq -r '.claims[].reference' | sort");
     let pinned = format!("{APP}@{}", machine.digest("app"));
     assert_eq!(claims, [pinned, others_pin].join("\n"));
+    machine.write("/lab/deploy.yaml", &format!("image: {tag}"));
+    for (file, test) in [("images.tar.gz", "gzip -t"), ("images.tzst", "zstd -qt")] {
+        machine.sh(&format!(
+            "digestfix save -qo /lab/{file} -f /lab/deploy.yaml; {test} /lab/{file}; tar tf /lab/{file} | grep -qx digestfix.json"
+        ));
+    }
     // A reader that goes away.
     let cut = "set -o pipefail; digestfix save --all 2>/lab/said | head -c 9000 >/lab/cut.tar";
     assert_eq!(machine.run(&["bash", "-c", cut]).code, 1);
     let said = machine.sh("cat /lab/said");
     assert!(said.contains("throw it away"), "{said}");
 
+    meanwhile(machine);
     machine.sh(remove);
     assert_eq!(machine.sh("docker images -q"), "");
-    machine.sh("docker load -q -i /lab/images.tar");
+    machine.sh("docker load -q -i /lab/images.tar.gz; docker load -q -i /lab/images.tar");
     let said = machine.sh(&format!("docker run --rm --network none {tag}"));
     assert_eq!(said, "hello from app");
     let images = machine.sh("docker images -q --no-trunc | wc -l");
     assert_eq!(images, "2");
+}
+
+/// As a package lays it out.
+fn through_dockers_own_door(machine: &Machine) {
+    let plugins = "/usr/libexec/docker/cli-plugins";
+    machine.sh(&format!(
+        "mkdir -p {plugins}; ln -s /usr/local/bin/digestfix {plugins}/docker-digestfix"
+    ));
+    let version = machine.sh("docker digestfix --version");
+    assert!(version.starts_with("digestfix "), "{version}");
+    let listed = machine.sh("docker --help");
+    assert!(listed.contains("digestfix*"), "{listed}");
+    machine.sh(
+        "docker digestfix save -qo /lab/door.tar --all; tar tf /lab/door.tar | grep -qx digestfix.json",
+    );
+    let lost = machine.run(&["docker", "--context", "default", "digestfix", "status"]);
+    let lost = lost.exits(2).stderr;
+    assert!(
+        lost.contains("--context is an option of docker's"),
+        "{lost}"
+    );
 }
 
 #[test]
@@ -54,6 +82,7 @@ fn from_dockers_own_image_store() {
     let machine = Machine::boot(Suite::Forky);
     carries(
         &machine,
+        through_dockers_own_door,
         "echo '{\"data-root\":\"/var/lib/docker/second\"}' >/etc/docker/daemon.json; systemctl restart docker",
     );
 }
@@ -65,5 +94,5 @@ fn from_the_containerd_image_store() {
         "echo '{\"features\":{\"containerd-snapshotter\":true}}' >/etc/docker/daemon.json
          systemctl restart docker",
     );
-    carries(&machine, "docker rmi -f $(docker images -q)");
+    carries(&machine, |_| {}, "docker rmi -f $(docker images -q)");
 }

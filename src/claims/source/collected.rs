@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::claims::claim::{Claim, ImageName, Statement};
+use crate::claims::claim::{Claim, ImageName, Statement, pointer};
 use crate::claims::evidence::{Evidence, MAX_RECORDS_OF_A_DIGEST};
 use crate::claims::rewrite::{Rewrite, rewritten};
 use crate::claims::row::{Lack, Meaning, Row};
@@ -27,6 +27,8 @@ pub struct Collected {
     pub claims: Vec<Claim>,
     /// What proves or matches it.
     pub evidence: Evidence,
+    /// Images that were named without a digest.
+    pub named: BTreeSet<Reference>,
     /// What people should know about what was read.
     pub remarks: Vec<String>,
     /// How many things were said, those said again included.
@@ -99,6 +101,18 @@ impl Collected {
             None => Statement::OnlyImageHasDigest { repository, digest },
         };
         self.claim(key, reference.familiar(), statement, place)
+    }
+
+    /// An image that something needs, and of which no digest is said. A name alone means
+    /// its tag `latest`.
+    pub(super) fn name(&mut self, name: &str) {
+        if let Ok(reference) = pointer(name)
+            && reference.digest().is_none()
+            && reference.repository().familiar() != "sha256"
+            && self.named.len() < MAX_CLAIMS
+        {
+            self.named.insert(reference);
+        }
     }
 
     /// Another host's Docker has this digest for that image.

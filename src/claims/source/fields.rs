@@ -17,6 +17,8 @@ const MOST_VALUES: usize = 200;
 enum Field {
     /// A repository, or a name with a tag.
     Repository,
+    /// The same; of an object that runs it, it is the image.
+    Image,
     /// It may be the name of anything.
     Name,
     /// What a kustomization has in place of `name`.
@@ -41,7 +43,8 @@ enum Field {
 impl Field {
     fn of(key: &str) -> Option<Self> {
         Some(match key {
-            "repository" | "Repository" | "image" | "Image" => Self::Repository,
+            "repository" | "Repository" => Self::Repository,
+            "image" | "Image" => Self::Image,
             "name" | "Name" => Self::Name,
             "newName" => Self::NewName,
             "registry" => Self::Registry,
@@ -268,6 +271,7 @@ impl<'a> Objects<'a> {
         let tag = object.one(&[Field::Tag]).ok().flatten();
         let in_tag = tag.and_then(|tag| Some(tag.split_once('@')?.1));
         let Some(digest) = in_tag.or(digest).filter(|text| is_digest(text)) else {
+            self.unpinned(object, tag);
             return Ok(());
         };
         if let Some(path) = object.one(&[Field::Path]).ok().flatten() {
@@ -293,6 +297,22 @@ impl<'a> Objects<'a> {
         Ok(())
     }
 
+    /// An object that names an image, and no digest.
+    fn unpinned(&mut self, object: &Object, tag: Option<&str>) {
+        match tag.filter(|tag| !tag.is_empty()) {
+            Some(tag) => {
+                for name in object.names(Some(tag)) {
+                    self.collected.name(&format!("{name}:{tag}"));
+                }
+            }
+            None => {
+                for image in object.all(&[Field::Image]) {
+                    self.collected.name(image);
+                }
+            }
+        }
+    }
+
     /// Pins with what the object says besides: an image ID, or a tag.
     fn pins(
         &mut self,
@@ -314,7 +334,7 @@ impl<'a> Objects<'a> {
         };
         tagged.extend(
             object
-                .all(&[Field::Repository])
+                .all(&[Field::Repository, Field::Image])
                 .filter_map(|text| Reference::parse(text).ok()),
         );
         for pin in pins {
@@ -412,7 +432,7 @@ impl Object {
         if let Ok(Some(name)) = self.one(&[Field::NewName]) {
             return vec![name.to_owned()];
         }
-        if let Ok(Some(repository)) = self.one(&[Field::Repository]) {
+        if let Ok(Some(repository)) = self.one(&[Field::Repository, Field::Image]) {
             return vec![match registry.filter(|registry| !registry.is_empty()) {
                 Some(registry) => format!("{}/{repository}", registry.trim_end_matches('/')),
                 None => repository.to_owned(),

@@ -123,8 +123,11 @@ pub(super) fn misfit(text: &str) -> Option<(usize, ReferenceError)> {
 
 /// The pins of a list of references.
 pub(super) fn read_list(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
-    for (number, line) in lines(text).filter(|(_, line)| line.contains('@')) {
-        collected.pin(&Reference::parse(line)?, &format!("{place}:{number}"))?;
+    for (number, line) in lines(text) {
+        match line.contains('@') {
+            true => collected.pin(&Reference::parse(line)?, &format!("{place}:{number}"))?,
+            false => collected.name(line),
+        }
     }
     Ok(())
 }

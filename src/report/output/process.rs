@@ -1,6 +1,6 @@
 //! The streams that this process was given.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
@@ -54,9 +54,19 @@ fn foreground_columns(terminal: impl AsFd) -> Option<usize> {
     }
 }
 
-/// Writes all of it, without the buffer of [`io::Stdout`]: its lock is held for as long as
-/// a reader keeps it.
-pub fn write(stream: &impl AsFd, mut text: &[u8]) -> io::Result<()> {
+/// Standard output is a terminal.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Writes bytes that nobody reads as text to standard output.
+pub fn write_bytes(bytes: &[u8]) -> io::Result<()> {
+    write(&io::stdout(), bytes)
+}
+
+/// Without the buffer of [`io::Stdout`]: its lock is held for as long as a
+/// reader keeps it.
+fn write(stream: &impl AsFd, mut text: &[u8]) -> io::Result<()> {
     while !text.is_empty() {
         match rustix::io::write(stream, text) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
