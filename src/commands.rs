@@ -26,7 +26,7 @@ use nix::unistd::geteuid;
 
 use crate::claims::source::collected::Collected;
 use crate::claims::source::{self, SourceError, claims_dir};
-use crate::cli::invocation::typed;
+use crate::cli::invocation::{typed, typed_with};
 use crate::cli::{Cli, Command, HostArgs, RequestArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
@@ -36,7 +36,7 @@ use crate::host::{
     find_node, find_offline,
 };
 use crate::plan::carried::Wanted;
-use crate::plan::{Plan, Request};
+use crate::plan::{Displaced, Plan, Request};
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
 use crate::state::history::HistoryError;
@@ -121,7 +121,7 @@ enum Stop {
     Blockers(Vec<Blocker>),
     #[error(transparent)]
     Lock(#[from] LockError),
-    #[error("there is no {0} here")]
+    #[error("no image on this host has the name {0}")]
     NoSuchName(String),
     #[error("standard output: {0}")]
     Output(io::Error),
@@ -198,7 +198,16 @@ impl Stop {
             ) => {
                 return with_all(error.help());
             }
-            Self::Plan(error) => return error.help(),
+            Self::Plan(error) => {
+                let line = |displaced| Some((displaced, typed_with("--replace")?));
+                return match error.displaces().and_then(line) {
+                    Some((Displaced::ImageId, line)) => Some(format!("to drop the ID: {line}")),
+                    Some((Displaced::Other, line)) => Some(format!(
+                        "only if the claim is right and what is here is wrong: {line}"
+                    )),
+                    None => error.help(),
+                };
+            }
             Self::Blockers(blockers) => {
                 let mut helps: Vec<String> = blockers.iter().filter_map(Blocker::help).collect();
                 helps.dedup();
@@ -260,15 +269,23 @@ impl Stop {
                     shell::path(path)
                 ));
             }
-            Self::Output(_)
-            | Self::File { .. }
-            | Self::Interrupted(_)
-            | Self::OtherDataRoot(..)
-            | Self::Recovery { .. }
+            Self::Output(_) | Self::File { .. } => {
+                "see to where the output goes (space, permissions), then the same command again"
+            }
+            Self::Interrupted(_) => "run the same command again when it suits",
+            Self::Signals(_) => {
+                "run the same command again; if it fails again, it is worth a report"
+            }
+            Self::OtherDataRoot(old, _) => {
+                return Some(format!(
+                    "give Docker its data root of before again ({}), then: digestfix recover, without options",
+                    shell::path(old)
+                ));
+            }
+            Self::Recovery { .. }
             | Self::LoadRecovery(_)
             | Self::RecordRecovery(_)
-            | Self::Gone(_)
-            | Self::Signals(_) => return None,
+            | Self::Gone(_) => return None,
         };
         Some(help.to_owned())
     }

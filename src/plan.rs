@@ -21,13 +21,13 @@ use crate::store::repositories::{Misfit, Store};
 mod conflicts;
 mod hints;
 mod index;
-pub mod refusal;
+mod refusal;
 mod resolver;
 mod reversal;
 
 pub use hints::Hints;
 pub use index::MissingManifest;
-pub use refusal::{CONVERTED, Refusal, Whose};
+pub use refusal::{CONVERTED, Displaced, Refusal, Whose};
 pub use reversal::{Basis, Later, Reversal};
 
 use conflicts::{

@@ -53,6 +53,40 @@ fn each_case_ends_as_its_directory_says() {
     );
 }
 
+/// Whoever reads what went wrong reads what to type, and the program takes each of its
+/// own commands there.
+#[test]
+fn each_problem_says_what_to_type() {
+    let all = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases")).unwrap();
+    let sessions = all.map(|entry| entry.unwrap().path().join("session"));
+    let command = Regex::new(r"digestfix ([a-z]+(?: [^ ;,()]+)*)").unwrap();
+    let mut commands = BTreeMap::new();
+    for session in sessions.filter(|path| path.is_file()) {
+        let text = fs::read_to_string(&session).unwrap();
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
+            if line.starts_with("!   Now:") {
+                let next = lines.peek().copied().unwrap_or_default();
+                assert!(next.starts_with("!   Next:"), "{session:?}: {line}");
+            }
+            if let Some((_, next)) = line.split_once("  Next: ") {
+                let found = command.captures_iter(next);
+                commands.extend(found.map(|found| (found[1].to_owned(), session.clone())));
+            }
+        }
+    }
+    assert!(commands.len() > 20, "{commands:?}");
+    for (words, session) in commands {
+        let output = Command::new(env!("CARGO_BIN_EXE_digestfix"))
+            .args(words.split(' '))
+            .arg("--help")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{session:?}: {words}: {told}");
+    }
+}
+
 fn name(case: &Path) -> String {
     case.file_name().unwrap().to_str().unwrap().to_owned()
 }

@@ -129,6 +129,17 @@ pub fn typed() -> Option<String> {
     line(words().into_iter().skip(1))
 }
 
+/// The command line of this process with one option more; none where it cannot be typed
+/// again as it was.
+pub fn typed_with(option: &str) -> Option<String> {
+    let mut words: Vec<OsString> = env::args_os().skip(1).collect();
+    if words.iter().any(is_read_once) || words.iter().any(|word| word == "--") {
+        return None;
+    }
+    words.push(option.into());
+    line(words)
+}
+
 /// The command line of this process with `apply` in place of another command.
 pub fn apply_instead_of(command: &str) -> String {
     typed_as_apply(command).unwrap_or_else(|| "digestfix apply (with the same claims)".to_owned())
@@ -138,11 +149,14 @@ pub fn apply_instead_of(command: &str) -> String {
 fn typed_as_apply(instead_of: &str) -> Option<String> {
     let mut words: Vec<OsString> = words().into_iter().skip(1).collect();
     *words.iter_mut().find(|word| *word == instead_of)? = "apply".into();
-    let is_read_once = |word: &OsString| word == "-" || word.to_string_lossy().starts_with("/dev/");
     if words.iter().any(is_read_once) {
         return None;
     }
     line(words)
+}
+
+fn is_read_once(word: &OsString) -> bool {
+    word == "-" || word.to_string_lossy().starts_with("/dev/")
 }
 
 fn line(words: impl IntoIterator<Item = OsString>) -> Option<String> {

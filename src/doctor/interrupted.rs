@@ -7,7 +7,7 @@ use crate::doctor::{Check, Finding};
 use crate::state::history;
 use crate::state::id::beside;
 use crate::state::journal::{Journal, JournalError};
-use crate::state::lock::{LockError, seen_at_work};
+use crate::state::lock::{LockError, seen_at_work, seen_barred};
 use crate::state::pending::{self, Marker, MarkerError, PENDING};
 use crate::state::state_file;
 use crate::sys::shell;
@@ -24,6 +24,8 @@ pub struct Here<'a> {
 
 #[derive(Debug)]
 pub struct Left {
+    /// Why no run can take the lock.
+    pub barred: Option<LockError>,
     /// What a run says of itself that is at work on the data root.
     pub at_work: Option<String>,
     pub journal: Result<Option<Journal>, JournalError>,
@@ -60,6 +62,7 @@ pub fn look(here: Here<'_>) -> Left {
         .iter()
         .flat_map(|directory| files(directory, |name| name.ends_with(".json.new")));
     Left {
+        barred: here.data_root.and_then(seen_barred),
         at_work: here.data_root.and_then(seen_at_work),
         journal: here.data_root.map_or(Ok(None), Journal::read),
         markers: markers.into_iter().filter(is_over).collect(),
@@ -100,10 +103,13 @@ fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     let lock = match (here.data_root, &left.at_work) {
         (None, _) => Finding::not_seen(Check::Lock, "the data root has to be found first"),
-        (Some(data_root), None) => Finding::ok(
-            Check::Lock,
-            format!("no run is at work on {}", data_root.display()),
-        ),
+        (Some(data_root), None) => match &left.barred {
+            Some(error) => Finding::refused(Check::Lock, error, error.help()),
+            None => Finding::ok(
+                Check::Lock,
+                format!("no run is at work on {}", data_root.display()),
+            ),
+        },
         (Some(data_root), Some(holder)) => {
             let held = LockError::Held {
                 data_root: data_root.to_owned(),
@@ -236,6 +242,7 @@ mod tests {
 
     fn left() -> Left {
         Left {
+            barred: None,
             at_work: None,
             journal: Ok(None),
             markers: Vec::new(),

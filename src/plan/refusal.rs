@@ -25,7 +25,7 @@ impl fmt::Display for Whose {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("{claim}: there is no reference {reference} here{}{}", known(.others), maybe(.nameless))]
+    #[error("{claim}: {reference} is not on this host{}{}", known(.others), maybe(.nameless))]
     NoSuchReference {
         claim: String,
         reference: String,
@@ -34,15 +34,15 @@ pub enum Refusal {
         /// Where it has nothing, the images that have no name.
         nameless: Vec<ImageId>,
     },
-    #[error("{claim}: there is no image in repository {repository} here{}", maybe(.nameless))]
+    #[error("{claim}: no image on this host has the name {repository}{}", maybe(.nameless))]
     EmptyRepository {
         claim: String,
         repository: String,
         nameless: Vec<ImageId>,
     },
     #[error(
-        "{claim}: repository {repository} has several images; say which by its tag \
-         (NAME:TAG@DIGEST) or by its ID (NAME@DIGEST=IMAGE):{}", listed(.images)
+        "{claim}: {} images on this host have the name {repository}:{}",
+        .images.len(), listed(.images)
     )]
     SeveralImages {
         claim: String,
@@ -50,40 +50,33 @@ pub enum Refusal {
         /// Each image with its references.
         images: Vec<String>,
     },
-    #[error("{claim}: no image here has an ID that begins with {prefix}")]
+    #[error("{claim}: no image on this host has an ID that begins with {prefix}")]
     NoSuchImage { claim: String, prefix: String },
-    #[error("{claim}: {name} can mean more than one image; write more of its ID:{}", listed(.images))]
+    #[error("{claim}: {name} can mean more than one image:{}", listed(.images))]
     AmbiguousImage {
         claim: String,
         name: String,
         images: Vec<String>,
     },
-    #[error(
-        "{claim}: image {image} is not on this host (no config of that ID in the image store); \
-         load it first"
-    )]
+    #[error("{claim}: image {image} is not on this host (no config of that ID in the image store)")]
     ImageMissing { claim: String, image: String },
     #[error(
-        "{claim}: {digest} is {whose}, which no registry serves. A digest is the hash of the \
-         manifest that a registry serves; `docker images --digests` shows it on a host that pulled \
-         the image. (--allow-image-id-digest writes it all the same.)"
+        "{claim}: {digest} is {whose}, which no registry serves. A digest is the hash of the manifest \
+         that a registry serves"
     )]
     DigestIsImageId {
         claim: String,
         digest: String,
         whose: Whose,
     },
-    #[error(
-        "{claim}: {reference} points at another image, {present}, not at {wanted} \
-         (--replace moves it)"
-    )]
+    #[error("{claim}: {reference} points at another image, {present}, not at {wanted}")]
     PointsElsewhere {
         claim: String,
         reference: String,
         present: String,
         wanted: String,
     },
-    #[error("{claim}: the image has another digest there, {present} (--replace drops that one)")]
+    #[error("{claim}: the image has another digest in this repository already, {present}")]
     OtherDigest { claim: String, present: String },
     #[error("{claim}: the image has {present} there; that is {whose}, which no registry serves")]
     ImageIdInTheWay {
@@ -98,7 +91,7 @@ pub enum Refusal {
         reference: String,
     },
     #[error(
-        "{claim}: {digest} is not a digest of image {image}: it is {trust} to be of {}, by {origin}",
+        "{claim}: {digest} is not a digest of image {image}: {origin} says that it is of {} ({trust})",
         .images.join(", ")
     )]
     OtherImages {
@@ -125,9 +118,8 @@ pub enum Refusal {
         own: String,
     },
     #[error(
-        "{claim}: {digest} is to be of image {image}, and {other} has it for {other_image}. A \
-         digest is of one image, unless it is an index's: bring the index and its manifests, or \
-         leave one out"
+        "{claim}: this gives {digest} to image {image}, and {other} gives it to {other_image}. Only \
+         the digest of an index can be of two images"
     )]
     OneDigestTwoImages {
         claim: String,
@@ -139,7 +131,7 @@ pub enum Refusal {
     },
     #[error(
         "{first} and {second} give image {image} different digests in one repository, and nothing \
-         shows that both are right: bring the manifests, or leave one out{}",
+         shows that both are right{}",
         converted(*.second_is_oci)
     )]
     TwoDigests {
@@ -151,7 +143,7 @@ pub enum Refusal {
         second_is_oci: bool,
     },
     #[error(
-        "{claim}: it is only {trust}, and --require asks for {required}{}",
+        "{claim}: this is only {trust}, and --require asks for {required}{}",
         converted(*.strange_oci)
     )]
     TooWeak {
@@ -162,10 +154,7 @@ pub enum Refusal {
         /// not here.
         strange_oci: bool,
     },
-    #[error(
-        "{claim} finds its image by {reference}, which {mover} changes at the same time; \
-         name the image by its ID"
-    )]
+    #[error("{claim} finds its image by {reference}, which {mover} changes at the same time")]
     MovingGround {
         claim: String,
         reference: String,
@@ -187,8 +176,8 @@ pub enum Refusal {
         by: Option<String>,
     },
     #[error(
-        "{reference}: it pointed at {image} before transaction {transaction}, and there is no such \
-         image here any more; load it first"
+        "{reference}: it pointed at {image} before transaction {transaction}, and that image is \
+         not on this host any more"
     )]
     FormerImageGone {
         reference: String,
@@ -197,11 +186,80 @@ pub enum Refusal {
     },
 }
 
-/// What to do about refusals, where one thing does for all of them.
-pub fn help(refusals: &[Refusal]) -> Option<String> {
-    let mut each = refusals.iter();
-    let is_id = |refusal: &Refusal| matches!(refusal, Refusal::ImageIdInTheWay { .. });
-    (!refusals.is_empty() && each.all(is_id)).then(|| "the same command with --replace".to_owned())
+/// What is in the place of what a claim wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Displaced {
+    /// An image ID in place of a digest: no loss.
+    ImageId,
+    /// What may be right.
+    Other,
+}
+
+impl Refusal {
+    /// What `--replace` would displace, where that is all that the claim takes.
+    pub const fn displaces(&self) -> Option<Displaced> {
+        match self {
+            Self::ImageIdInTheWay { .. } => Some(Displaced::ImageId),
+            Self::PointsElsewhere { .. } | Self::OtherDigest { .. } => Some(Displaced::Other),
+            _ => None,
+        }
+    }
+
+    pub const fn help(&self) -> &'static str {
+        match self {
+            Self::NoSuchReference { nameless, .. } | Self::EmptyRepository { nameless, .. }
+                if !nameless.is_empty() =>
+            {
+                "if it is one of those without a name: NAME@sha256:HEX=IMAGE-ID; or load the image first"
+            }
+            Self::NoSuchReference { others, .. } if !others.is_empty() => {
+                "name one that is here, or load the image first"
+            }
+            Self::NoSuchReference { .. }
+            | Self::EmptyRepository { .. }
+            | Self::ImageMissing { .. }
+            | Self::FormerImageGone { .. } => {
+                "load the image first. To see what is here: digestfix status"
+            }
+            Self::SeveralImages { .. } => {
+                "say which image is meant, by its tag (NAME:TAG@sha256:HEX) or its ID (NAME@sha256:HEX=IMAGE)"
+            }
+            Self::NoSuchImage { .. } => "see which IDs are here: digestfix status --no-trunc",
+            Self::AmbiguousImage { .. } => "write more of the ID",
+            Self::DigestIsImageId { .. } => {
+                "on a host that pulled the image: docker images --digests; or digestfix export, and bring its file: \
+                 --from FILE. To record the ID all the same: --allow-image-id-digest"
+            }
+            Self::ImageIdInTheWay { .. } => "the same command with --replace",
+            Self::OtherPlatform { .. } => {
+                "claim the digest that the index has for this host's platform, or load the image that this digest \
+                 is of"
+            }
+            Self::PointsElsewhere { .. } => "to move the reference: --replace",
+            Self::OtherDigest { .. } => "to drop the other digest: --replace",
+            Self::Contradiction { .. } => "leave one of the two out",
+            Self::OtherImages { .. } => {
+                "claim the digest that this image has where it was pulled (docker images --digests), or load the \
+                 image that this digest is of"
+            }
+            Self::OneDigestTwoImages { .. } => {
+                "bring the index with its manifests (digestfix export, on a host that pulled it; then --from FILE), or \
+                 leave one of the claims out"
+            }
+            Self::TwoDigests { .. } => {
+                "bring the manifests (digestfix export, on a host that pulled the image; then --from FILE), or leave \
+                 one of the claims out"
+            }
+            Self::TooWeak { .. } => {
+                "bring what shows it (digestfix export, on a host that pulled the image; then --from FILE), or ask \
+                 for less: --require"
+            }
+            Self::MovingGround { .. } => {
+                "name the image by its ID (NAME@sha256:HEX=IMAGE): digestfix status --no-trunc"
+            }
+            Self::ChangedSince { .. } => "see what changed it: digestfix history",
+        }
+    }
 }
 
 /// What skopeo's oci: and oci-archive: do to an image in Docker's format: they
@@ -231,10 +289,7 @@ fn known(others: &[String]) -> String {
 fn maybe(nameless: &[ImageId]) -> String {
     match nameless {
         [] => String::new(),
-        images => format!(
-            "; without a name are here: {}; if it is one of them: NAME@DIGEST=IMAGE-ID",
-            Ids(images)
-        ),
+        images => format!("; without a name are here: {}", Ids(images)),
     }
 }
 

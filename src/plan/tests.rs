@@ -497,7 +497,7 @@ fn a_tag_that_is_not_there() {
         assert_eq!(
             found.to_string(),
             spelled(&format!(
-                "{claim}: there is no reference {sought} here; the repository has: a:1; \
+                "{claim}: {sought} is not on this host; the repository has: a:1; \
                  a@&c"
             ))
         );
@@ -505,7 +505,9 @@ fn a_tag_that_is_not_there() {
     let none = spelled("%3, %4, %5 and 4 more");
     let told = refusal(&store, &claims(&["c:1@&d"])).to_string();
     assert!(
-        told.contains(&format!(" c:1 here; without a name are here: {none}")),
+        told.contains(&format!(
+            " c:1 is not on this host; without a name are here: {none}"
+        )),
         "{told}"
     );
 }
@@ -1344,8 +1346,8 @@ fn an_image_id_for_a_digest_does_not_refuse_a_list() {
     // A typed one is refused, with what to do.
     let found = refusals(&host, &claims(&["b:1@&b", "c:1@&c"]));
     assert!(matches!(found[0], Refusal::ImageIdInTheWay { .. }));
-    let next = refusal::help(&found);
-    assert_eq!(next.as_deref(), Some("the same command with --replace"));
+    let displaced = found.iter().map(Refusal::displaces);
+    assert!(displaced.eq([Some(Displaced::ImageId), Some(Displaced::ImageId)]));
     let right = ["b@%2 %2 -", "b@&b - %2"];
     expect(&host, &replacing(&["b:1@&b"]), &right);
     let listed = Request {

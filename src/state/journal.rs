@@ -246,8 +246,9 @@ enum Problem {
 impl JournalError {
     pub fn help(&self) -> Option<String> {
         Some(format!(
-            "bring the host back by hand: put back what lies beside daemon.json as daemon.json.digestfix-…, see \
-             that Docker runs, look for containers without their restart policy; then remove the journal: rm {}",
+            "bring the host of this data root back by hand: put back what lies beside its daemon.json as \
+             daemon.json.digestfix-…, see that Docker runs, look for containers without their restart policy; then \
+             remove the journal: rm {}",
             shell::path(&self.path)
         ))
     }

@@ -12,6 +12,7 @@ use nix::fcntl::OFlag;
 use crate::store::data_root::{STATE_DIR, user_of};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links, PlainFileError};
+use crate::sys::shell;
 use crate::sys::who::own_service;
 use crate::systemd::setting;
 
@@ -41,7 +42,16 @@ impl LockError {
             Self::Held { .. } => {
                 Some("wait until it has ended, or let digestfix wait: --wait SECONDS".to_owned())
             }
-            Self::Io { path, error } => sandbox(path, error),
+            Self::Io { path, .. } if is_barred(path) => {
+                let path = shell::path(path);
+                Some(format!("look what it is: ls -ld {path}; if nothing needs it, move it away: mv {path} {path}.old"))
+            }
+            Self::Io { path, error } => sandbox(path, error).or_else(|| {
+                let directory = shell::path(path.parent().unwrap_or(path));
+                Some(format!(
+                    "see to the file system (ls -ld {directory}; df -h {directory}), then the same command again"
+                ))
+            }),
         }
     }
 }
@@ -127,8 +137,8 @@ impl RootLock {
             error,
         })?;
         // To open a device may do something.
-        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
-            return Err(failed(PlainFileError::NotPlain.into()));
+        if is_barred(&path) {
+            return Err(barred(path));
         }
         let mut file = OpenOptions::new()
             .read(true)
@@ -185,6 +195,23 @@ pub fn seen_at_work(data_root: &Path) -> Option<String> {
     let text = plain_file::open(&path, Links::Refused).map(|mut file| holder(&mut file));
     let known = text.ok().filter(|text| text.starts_with("process "));
     Some(known.unwrap_or_else(|| format!("process {pid}")))
+}
+
+/// What is in the place of the lock, where that is no plain file.
+pub fn seen_barred(data_root: &Path) -> Option<LockError> {
+    let path = data_root.join(STATE_DIR).join(LOCK_FILE);
+    is_barred(&path).then(|| barred(path))
+}
+
+fn is_barred(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| !found.is_file())
+}
+
+fn barred(path: PathBuf) -> LockError {
+    LockError::Io {
+        path,
+        error: PlainFileError::NotPlain.into(),
+    }
 }
 
 fn introduce(file: &mut File) -> io::Result<()> {

@@ -17,7 +17,7 @@ use crate::host::{Host, HostError, Management, StoreKind};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::Reference;
 use crate::plan::status::{Listing, nameless};
-use crate::plan::{Plan, Refusal, refusal};
+use crate::plan::{Displaced, Plan, Refusal};
 use crate::state::history;
 use crate::state::method::Method;
 use crate::state::provenance::Provenance;
@@ -70,6 +70,9 @@ pub enum ImageStore<'a> {
         here: Box<NodeStore>,
     },
 }
+
+/// The most things to do that one refusal names.
+const MAX_HELPS: usize = 3;
 
 /// What nothing can be told of, or done about.
 #[derive(Default)]
@@ -131,8 +134,13 @@ impl PlanError {
             Self::Host(error) => return error.help(),
             Self::Read(error) => return error.help(),
             Self::Assess(error) => return error.help(),
-            Self::Refused(refusals) => return refusal::help(refusals),
-            Self::Unloadable(_) | Self::Unrecordable(_) => return None,
+            Self::Refused(refusals) => {
+                return together(refusals.iter().map(|refusal| refusal.help().to_owned()));
+            }
+            Self::Unloadable(reasons) => return together(reasons.iter().map(LoadBlocker::help)),
+            Self::Unrecordable(reasons) => {
+                return together(reasons.iter().map(RecordBlocker::help));
+            }
             Self::Containerd(_) => {
                 "look at containerd (systemctl status containerd, crictl info)".to_owned()
             }
@@ -152,6 +160,15 @@ impl PlanError {
                 )
             }
         })
+    }
+
+    /// What `--replace` would displace, where that is all that stands in the way.
+    pub fn displaces(&self) -> Option<Displaced> {
+        let Self::Refused(refusals) = self else {
+            return None;
+        };
+        let each = refusals.iter().map(Refusal::displaces);
+        each.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
     /// Every reason, in words.
@@ -176,6 +193,20 @@ impl PlanError {
             }
         }
     }
+}
+
+/// What to do about several reasons: each thing once, and not more than is read.
+fn together(helps: impl Iterator<Item = String>) -> Option<String> {
+    let mut told: Vec<String> = Vec::new();
+    for help in helps {
+        if told.len() == MAX_HELPS {
+            break;
+        }
+        if !told.contains(&help) {
+            told.push(help);
+        }
+    }
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 impl<'a> ImageStore<'a> {

@@ -200,13 +200,16 @@ fn claims_that_cannot_be_met() {
             format!("{APP}:v1@{id}"),
             "is the ID of an image on this host",
         ),
-        (format!("{APP}:v2@{digest}"), "there is no reference"),
+        (format!("{APP}:v2@{digest}"), "is not on this host"),
         (
             format!("nothing@{digest}"),
-            "there is no image in repository",
+            "no image on this host has the name",
         ),
         (format!("{OTHER}:v1={APP}:v1"), "points at another image"),
-        (format!("{APP}@{digest}=sha256:00"), "no image here"),
+        (
+            format!("{APP}@{digest}=sha256:00"),
+            "no image on this host has an ID",
+        ),
     ] {
         refuses(&machine, &["apply", &claim], says);
         refuses(&machine, &["plan", &claim], says);

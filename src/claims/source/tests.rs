@@ -639,7 +639,7 @@ fn an_archive_proves_a_pin_wrong() {
         &*other.id().to_string(),
         "chart.yaml:7",
         "proven",
-        "by F",
+        "F says",
     ] {
         assert!(refusals[0].contains(fact), "{fact} in {refusals:?}");
     }

@@ -130,7 +130,8 @@ impl World {
 
     fn refused(&self, request: &Request) -> String {
         let reasons = self.drawn(request).2.unwrap_err();
-        let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+        let told = |reason: &LoadBlocker| format!("{reason}. Next: {}", reason.help());
+        let reasons: Vec<String> = reasons.iter().map(told).collect();
         reasons.join("; ")
     }
 
@@ -871,7 +872,7 @@ fn an_image_that_the_engine_would_not_run_is_refused() {
         );
     let request = world.request(&format!("lab/app:v1@{}", of(&old)), &[&old]);
     let refused = world.refused(&request);
-    assert!(refused.contains("unpacks nothing by"), "{refused}");
+    assert!(refused.contains("unpacks no layers"), "{refused}");
     world.engine.blob(&world.image.to_string());
     assert!(world.drawn(&request).2.is_ok(), "it has its layers");
 }

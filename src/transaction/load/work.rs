@@ -29,23 +29,17 @@ pub struct Work {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadBlocker {
-    #[error(
-        "{0}: with the containerd image store, tags are set by Docker itself: docker tag IMAGE {0}"
-    )]
+    #[error("{0}: with the containerd image store, Docker itself sets tags")]
     SetTag(Reference),
-    #[error(
-        "{0}: with the containerd image store, tags are dropped by Docker itself: docker rmi {0}"
-    )]
+    #[error("{0}: with the containerd image store, Docker itself drops tags")]
     DropTag(Reference),
     #[error(
-        "{0}: it is here, for another image: with the containerd image store, a digest leads where its \
+        "{0}: it is here, for another image. With the containerd image store, a digest leads where its \
          manifest says, and cannot be moved"
     )]
     Moves(Reference),
     #[error(
-        "{claim}: it is {trust}, and the containerd image store takes a digest by its manifest alone. \
-         Bring that with --from: skopeo copy --all docker://{reference} dir:DIR, skopeo inspect --raw \
-         docker://{reference}, or digestfix export, where the registry or a host that pulled is"
+        "{claim}: this is {trust}, and the containerd image store takes a digest by its manifest alone"
     )]
     NoManifest {
         claim: String,
@@ -60,56 +54,80 @@ pub enum LoadBlocker {
     #[error(
         "{0}: that is the digest of a manifest that Docker made up for the image (docker save does, with no \
          layer compressed, and so does a move of images to containerd), and docker images shows it; no \
-         registry is known to serve it. If one does, bring its manifest with --from \
-         (--allow-image-id-digest takes it as it is)"
+         registry is known to serve it"
     )]
     MadeUp(String),
-    #[error(
-        "{reference}: it goes by the tag {tag}, which has the same manifest; Docker drops both together: \
-         docker rmi {tag}, if that is meant"
-    )]
+    #[error("{reference}: the tag {tag} has the same manifest, and Docker drops both together")]
     GoesWithTag {
         reference: Reference,
         tag: Reference,
     },
     #[error(
-        "{0}: it is the last reference of its image, and Docker would remove that with it: docker rmi {0}, \
-         if that is meant"
+        "{0}: it is the last reference of its image, and Docker would remove the image with it"
     )]
     Last(Reference),
     #[error(
-        "{0}: the layers as the registry serves them are here by it alone, would go with it, and could not be \
-         had back: docker rmi {0}, if that is meant"
+        "{0}: the layers as the registry serves them are here by it alone. They would go with it, and nothing \
+         here could bring them back"
     )]
     OnlyLayers(Reference),
-    #[error(
-        "{0}: the image here is not the one that this Docker takes of that index: claim the digest of its own \
-         manifest instead"
-    )]
+    #[error("{0}: the image here is not the one that this Docker takes of that index")]
     OtherChild(Reference),
     #[error(
         "{0}: its image is for another platform than this Docker's, which would not run it by the digest"
     )]
     OtherPlatform(Reference),
-    #[error(
-        "{0}: its manifest says of the config that it is of a type that containerd unpacks nothing by; only \
-         with its layers can it be had: docker pull, or docker load of a skopeo copy, where the registry is"
-    )]
+    #[error("{0}: its manifest gives the config a type for which containerd unpacks no layers")]
     OldConfig(Reference),
-    #[error(
-        "{0}: Docker has it, and no image for it is in containerd's content store: where that is elsewhere, \
-         --containerd-root DIR says so"
-    )]
+    #[error("{0}: Docker has it, and no image for it is in containerd's content store")]
     Unread(Reference),
     #[error(
-        "Docker has images, and not one of them is in containerd's content store as far as can be seen: \
-         --containerd-root DIR says where that is (root in /etc/containerd/config.toml; containerd config dump)"
+        "Docker has images, and not one of them is in containerd's content store as far as can be seen"
     )]
     NothingRead,
-    #[error(
-        "{0}: its manifest is not in containerd's content store (--containerd-root DIR), so this could not be undone"
-    )]
+    #[error("{0}: its manifest is not in containerd's content store, so this could not be undone")]
     NoWayBack(Reference),
+}
+
+impl LoadBlocker {
+    pub fn help(&self) -> String {
+        let root = "say where containerd's content store is (root in: containerd config dump): \
+                    --containerd-root DIR";
+        match self {
+            Self::SetTag(tag) => format!("docker tag IMAGE {tag}"),
+            Self::DropTag(tag) => format!("docker rmi {tag}"),
+            Self::GoesWithTag { tag, .. } => format!("if both are to go: docker rmi {tag}"),
+            Self::Last(reference) => format!("if the image is to go: docker rmi {reference}"),
+            Self::OnlyLayers(reference) => {
+                format!("if the layers are to go: docker rmi {reference}")
+            }
+            Self::Moves(_) => "leave that claim out".to_owned(),
+            Self::NoManifest { reference, .. } => format!(
+                "bring the manifest: digestfix export on a host that pulled the image, or, where the registry \
+                 answers, skopeo inspect --raw docker://{reference} > FILE; then --from FILE"
+            ),
+            Self::NoPart { .. } => {
+                "bring that manifest as well: digestfix export on a host that pulled the image; then --from FILE"
+                    .to_owned()
+            }
+            Self::MadeUp(_) => {
+                "claim the digest that the registry serves, and bring its manifest with --from. To record this one \
+                 all the same: --allow-image-id-digest"
+                    .to_owned()
+            }
+            Self::OtherChild(_) => {
+                "claim the digest of the image's own manifest instead".to_owned()
+            }
+            Self::OtherPlatform(_) => {
+                "load the image for this host's platform, and claim the digest for that".to_owned()
+            }
+            Self::OldConfig(reference) => format!(
+                "only with its layers does it come in: where the registry answers, docker pull {reference}, or \
+                 skopeo copy, and docker load of the copy"
+            ),
+            Self::Unread(_) | Self::NothingRead | Self::NoWayBack(_) => root.to_owned(),
+        }
+    }
 }
 
 impl Work {

@@ -2,6 +2,7 @@
 
 use tempfile::TempDir;
 
+use super::work::RecordBlocker;
 use super::*;
 use crate::host::Node as FoundNode;
 use crate::image::digest::{Digest, ImageId};
@@ -128,7 +129,8 @@ impl World {
             Err(error) => return error.reasons().join("\n"),
         };
         let reasons = Work::of(&plan, &here).unwrap_err();
-        let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+        let told = |reason: &RecordBlocker| format!("{reason}. Next: {}", reason.help());
+        let reasons: Vec<String> = reasons.iter().map(told).collect();
         reasons.join("\n")
     }
 

@@ -19,44 +19,58 @@ pub struct Work {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordBlocker {
-    #[error(
-        "{reference}: on a Kubernetes node, tags are set by containerd's own client: ctr -n k8s.io images tag \
-         IMAGE {}", .reference.full()
-    )]
+    #[error("{reference}: on a Kubernetes node, containerd's own client sets tags")]
     SetTag { reference: Reference },
-    #[error(
-        "{reference}: on a Kubernetes node, tags are removed by containerd's own client: ctr -n k8s.io images rm \
-         {}", .reference.full()
-    )]
+    #[error("{reference}: on a Kubernetes node, containerd's own client removes tags")]
     RemoveTag { reference: Reference },
-    #[error(
-        "{reference}: it is here, for another image. Remove it first (digestfix apply --remove {reference}, or \
-         ctr -n k8s.io images rm {}, if digestfix did not make it)", .reference.full()
-    )]
+    #[error("{reference}: it is here, for another image")]
     Moves { reference: Reference },
-    #[error(
-        "{reference}: containerd has a record of that name, and the CRI does not list it: look at it (ctr -n \
-         k8s.io images ls name=={}), and remove it if nothing needs it", .reference.full()
-    )]
+    #[error("{reference}: containerd has a record of that name, and the CRI does not list it")]
     Unlisted { reference: Reference },
     #[error("{reference}: no record of containerd's leads to its image")]
     NoTarget { reference: Reference },
     #[error(
-        "{reference}: digestfix did not make that record, or a pull by that name has changed it since: ctr -n \
-         k8s.io images rm {}, if that is meant", .reference.full()
+        "{reference}: digestfix did not make that record, or a pull by that name has changed it since"
     )]
     NotOwn { reference: Reference },
     #[error(
-        "{reference}: it is the last record of its image, which containerd would free with it: ctr -n k8s.io \
-         images rm {}, if that is meant", .reference.full()
+        "{reference}: it is the last record of its image, and containerd would free the image with it"
     )]
     Last { reference: Reference },
     #[error(
         "{0}: that is the digest of a manifest that an import or docker save made up for the image, and ctr and \
-         crictl show it; no registry is known to serve it. If one does, bring its manifest with --from \
-         (--allow-image-id-digest takes it as it is)"
+         crictl show it; no registry is known to serve it"
     )]
     MadeUp(String),
+}
+
+impl RecordBlocker {
+    pub fn help(&self) -> String {
+        let ctr = "ctr -n k8s.io images";
+        match self {
+            Self::SetTag { reference } => format!("{ctr} tag IMAGE {}", reference.full()),
+            Self::RemoveTag { reference } => format!("{ctr} rm {}", reference.full()),
+            Self::Moves { reference } => format!(
+                "remove it first: digestfix apply --remove {reference}; or, if digestfix did not make it: {ctr} rm {}",
+                reference.full()
+            ),
+            Self::Unlisted { reference } => format!(
+                "look at it: {ctr} ls name=={name}; if nothing needs it: {ctr} rm {name}",
+                name = reference.full()
+            ),
+            Self::NoTarget { .. } => {
+                format!("import the image again ({ctr} import FILE), then the same command again")
+            }
+            Self::NotOwn { reference } | Self::Last { reference } => {
+                format!("if it is to go all the same: {ctr} rm {}", reference.full())
+            }
+            Self::MadeUp(_) => {
+                "claim the digest that the registry serves, and bring its manifest with --from. To record this one \
+                 all the same: --allow-image-id-digest"
+                    .to_owned()
+            }
+        }
+    }
 }
 
 impl Work {
