@@ -71,7 +71,8 @@ fn each_problem_says_what_to_type() {
             }
             if let Some((_, next)) = line.split_once("  Next: ") {
                 let found = command.captures_iter(next);
-                commands.extend(found.map(|found| (found[1].to_owned(), session.clone())));
+                let plain = |words: &str| words.replace(['[', ']'], "");
+                commands.extend(found.map(|found| (plain(&found[1]), session.clone())));
             }
         }
     }
@@ -357,8 +358,8 @@ impl Variable {
         }
         // Columns are as wide as an ID or a name is, and these vary.
         if text.contains("\nID  ") {
-            let gap = Regex::new(r"(\S)   +").unwrap();
-            text = gap.replace_all(&text, "$1   ").into_owned();
+            let gap = Regex::new(r"(\S)  +").unwrap();
+            text = gap.replace_all(&text, "$1  ").into_owned();
         }
         text
     }
