@@ -1,7 +1,8 @@
 //! Kubernetes nodes: containerd and its CRI, and no Docker. What a kubelet would be told
 //! is asked by `cri.py`, which knows nothing of digestfix's own client.
 
-use crate::machine::{APP, Machine, OTHER, Suite, eventually};
+use crate::machine::{APP, Machine, OTHER, Run, Suite, eventually};
+use crate::sources::{changes, furnished};
 
 const CRI: &str = "/usr/local/bin/cri.py";
 
@@ -9,10 +10,29 @@ const CRI: &str = "/usr/local/bin/cri.py";
 const DUMP: &str = r"for kind in images snapshots leases; do ctr -n k8s.io $kind ls | tr -s ' '; done
     ctr -n k8s.io content ls | awk -F'\t+' '{ print $1, $2, $NF }' | tr ', ' '\n\n' | sort";
 
+const NETWORK: &str = r#"{"cniVersion": "0.4.0", "name": "lab", "type": "bridge", "bridge": "cni0",
+ "ipam": {"type": "host-local", "subnet": "10.88.0.0/16"}}"#;
+
+const PAUSE: &str =
+    "FROM scratch\nCOPY busybox /busybox\nCMD [\"/busybox\",\"sleep\",\"1000000\"]\n";
+
+/// A machine may have no CPU controller, and lower no OOM score.
+const RUNC: &str = r#"#!/bin/sh
+for word; do
+  [ "$before" != --bundle ] || file=$word/config.json
+  before=$word
+done
+if [ -n "$file" ]; then
+  jq 'del(.linux.resources, .process.oomScoreAdj)' "$file" >"$file.new" && mv "$file.new" "$file"
+fi
+exec /usr/sbin/runc "$@"
+"#;
+
 /// A node with an image that was imported from `docker save`, and no Docker.
 fn node(suite: Suite) -> Machine {
     let machine = Machine::boot(suite);
     machine.put(CRI, include_bytes!("cri.py"));
+    can_run_pods(&machine);
     machine.sh(&format!(
         "chmod 755 {CRI}
          systemctl stop docker.socket docker.service
@@ -26,6 +46,7 @@ fn node(suite: Suite) -> Machine {
     let refused = machine.digestfix(&["status"]).exits(3).stderr;
     assert!(refused.contains("docker.service"), "{refused}");
     import(&machine, "app");
+    machine.sh("ctr -n k8s.io images import /root/pause.tar");
     machine
 }
 
@@ -44,6 +65,29 @@ fn import(machine: &Machine, name: &str) {
 
 fn cri(machine: &Machine, what: &str, name: &str) -> String {
     machine.sh(&format!("{CRI} {what} {name}"))
+}
+
+/// What pods need: a network, and an image whose container waits, built here.
+fn can_run_pods(machine: &Machine) {
+    machine.allow_containers();
+    machine.write("/etc/cni/net.d/10-lab.conf", NETWORK);
+    machine.write("/usr/local/bin/runc", RUNC);
+    machine.write("/root/pause/Dockerfile", PAUSE);
+    machine.sh(r#"chmod 755 /usr/local/bin/runc
+           cp /bin/busybox /root/pause
+           DOCKER_BUILDKIT=0 docker build -q -t lab.example/pause:1 /root/pause >/dev/null
+           docker save -o /root/pause.tar lab.example/pause:1
+           sed -i 's|^ *\[plugins."io.containerd.grpc.v1.cri"\]$|&\nsandbox_image = "lab.example/pause:1"|' /etc/containerd/config.toml
+           grep -q pause /etc/containerd/config.toml"#);
+}
+
+/// Runs a pod, and gives what its containers say; the error, if it does not run.
+fn pod(machine: &Machine, names: &[&str]) -> Result<String, String> {
+    let run = machine.run(&[&[CRI, "pod"], names].concat());
+    match run.code {
+        0 => Ok(run.stdout.trim().to_owned()),
+        _ => Err(run.stderr),
+    }
 }
 
 /// What a kubelet is told of a digest in both forms that a pod may have.
@@ -76,6 +120,11 @@ fn whole_way(suite: Suite) -> Machine {
     machine.digestfix(&["doctor"]).exits(0);
     assert_eq!(told(&machine, APP, &digest), none);
     // What ctr and crictl show.
+    let pins = [pinned.as_str(), claim.as_str()];
+    for pin in pins {
+        let refused = pod(&machine, &[pin]).unwrap_err();
+        assert!(refused.contains("not found"), "{refused}");
+    }
     let shown = format!("{APP}:v1");
     let made_up = machine.sh(&format!(
         "ctr -n k8s.io images ls name=={shown} | awk 'END {{ print $3 }}'"
@@ -106,6 +155,8 @@ fn whole_way(suite: Suite) -> Machine {
     let others = after.lines().filter(|line| !line.starts_with(&pinned));
     assert!(others.eq(before.lines()), "{after}");
 
+    let said = "hello from app\nhello from app";
+    assert_eq!(pod(&machine, &pins).as_deref(), Ok(said));
     machine.sh("systemctl restart containerd");
     assert_eq!(told(&machine, APP, &digest), here);
     machine.reboot(false);
@@ -113,6 +164,8 @@ fn whole_way(suite: Suite) -> Machine {
         machine.run(&[CRI, "list"]).code == 0
     });
     assert_eq!(told(&machine, APP, &digest), here);
+    machine.allow_containers();
+    assert_eq!(pod(&machine, &pins).as_deref(), Ok(said));
     machine.digestfix(&["rollback"]).exits(0);
     assert_eq!(told(&machine, APP, &digest), none);
     assert_eq!(machine.sh(DUMP), before);
@@ -211,6 +264,128 @@ fn killed_on_the_way(machine: &Machine) {
     );
 }
 
+/// Waits at the third rename, after which the journal is there, and containerd has been
+/// asked for nothing.
+const BEFORE_THE_RECORD: &str = "rename,renameat,renameat2:delay_exit=2000000:when=3";
+
+/// Waits before journald is told that the record is there; the CRI is asked next.
+const AFTER_THE_RECORD: &str = "sendto:delay_enter=2000000:when=6";
+
+/// Runs an apply that waits, in which time something else is done.
+fn meanwhile(machine: &Machine, waits: &str, script: &str) -> Run {
+    let beside = machine.background(&format!(
+        "for _ in $(seq 200); do
+           ! find /var/lib/digestfix -name journal.json | grep -q . || break
+           sleep 0.02
+         done
+         sleep 0.5; {script}"
+    ));
+    let run = machine.injected(waits, &["apply", &machine.claim("app")]);
+    beside.wait().exits(0);
+    run
+}
+
+/// containerd restarts, and another client removes the record, while digestfix is at it.
+fn others_on_the_way(machine: &Machine) {
+    let digest = machine.digest("app");
+    let before = machine.sh(DUMP);
+    let removes = format!("ctr -n k8s.io images rm --sync {APP}@{digest}");
+    let restarts = "systemctl restart containerd";
+    for (waits, script) in [
+        (BEFORE_THE_RECORD, restarts),
+        (AFTER_THE_RECORD, restarts),
+        (AFTER_THE_RECORD, removes.as_str()),
+    ] {
+        let run = meanwhile(machine, waits, script);
+        let step = format!("{waits} {script}: {} {}", run.code, run.stderr);
+        assert!(is_finished(machine), "{step}");
+        let stands = told(machine, APP, &digest)[0] != "none";
+        assert_eq!(run.code, i32::from(!stands), "{step}");
+        let is_removed = script == removes;
+        assert_eq!(is_removed, run.stderr.contains("another client"), "{step}");
+        if stands {
+            machine.digestfix(&["rollback"]).exits(0);
+        }
+        assert_eq!(machine.sh(DUMP), before, "{step}");
+    }
+}
+
+/// Each kind of source makes the records of the images that are here, and is taken back.
+fn every_source(suite: Suite) {
+    let machine = furnished(suite);
+    machine.put(CRI, include_bytes!("cri.py"));
+    machine.sh(&format!(
+        "chmod 755 {CRI}
+         systemctl stop docker.socket docker.service
+         systemctl mask -q docker.socket docker.service
+         ctr -n k8s.io images import /src/carried.tar"
+    ));
+    let lab = APP.trim_end_matches("/app");
+    let reference = |name: &str, of: &str| {
+        let digest = machine.sh(&format!("cat /src/{of}.digest"));
+        (format!("{lab}/{name}@{digest}"), format!("{lab}/{name}:v1"))
+    };
+    let (app, oci) = (reference("app", "app"), reference("oci", "oci"));
+    let (list, amd64) = (reference("multi", "list"), reference("multi", "amd64"));
+    eventually("the CRI has the images", || {
+        [&app, &oci, &list]
+            .iter()
+            .all(|(_, tag)| cri(&machine, "status", tag) != "none")
+    });
+    let pins = "pins.txt compose.yaml chart.yaml Dockerfile claims.json".split(' ');
+    let pins = pins.map(|file| (file, vec![&app, &oci], "asserted"));
+    for (file, expected, trust) in [
+        ("app.json", vec![&app], "proven"),
+        ("app.dir", vec![&app], "proven"),
+        ("multi.dir", vec![&list, &amd64], "proven"),
+        ("oci.tar", vec![&oci], "proven"),
+        ("oci.tar.zst", vec![&oci], "proven"),
+        ("oci.layout", vec![&oci], "proven"),
+        ("containerd.tar", vec![&app, &oci, &list, &amd64], "proven"),
+        ("index-and-manifest.json", vec![&list, &amd64], "proven"),
+        ("export.json", vec![&app, &oci, &list], "proven"),
+        ("inspect.json", vec![&app, &oci, &list], "matched"),
+        ("images.txt", vec![&app, &oci, &list], "matched"),
+        ("other-hosts.json", vec![&app, &oci, &list], "matched"),
+    ]
+    .into_iter()
+    .chain(pins)
+    {
+        let applied = machine.digestfix(&["apply", "--json", "--from", &format!("/src/{file}")]);
+        let expected_changes = expected
+            .iter()
+            .map(|(pin, _)| format!("{pin} {trust}"))
+            .collect();
+        assert_eq!(
+            changes(&applied.exits(0).stdout),
+            expected_changes,
+            "{file}"
+        );
+        for (pin, tag) in &expected {
+            assert_eq!(
+                cri(&machine, "status", pin),
+                cri(&machine, "status", tag),
+                "{file}"
+            );
+        }
+        machine.digestfix(&["rollback"]).exits(0);
+        for (pin, _) in &expected {
+            assert_eq!(cri(&machine, "status", pin), "none", "{file}");
+        }
+    }
+    machine.sh("mkdir -p /etc/digestfix/claims.d; cp /src/chart.yaml /etc/digestfix/claims.d");
+    machine.digestfix(&["apply"]).exits(0);
+    assert_eq!(
+        cri(&machine, "status", &oci.0),
+        cri(&machine, "status", &oci.1)
+    );
+    let exported = machine.digestfix(&["export"]).exits(0).stdout;
+    assert!(
+        exported.contains(&app.0) && exported.contains(&oci.0),
+        "{exported}"
+    );
+}
+
 /// Docker is meant where both are, and what the other is about is said.
 fn beside_docker(machine: &Machine) {
     machine.sh("systemctl unmask -q docker.socket docker.service; systemctl start docker");
@@ -234,7 +409,7 @@ fn beside_docker(machine: &Machine) {
         "--data-root is about Docker's images",
     );
     machine.sh("systemctl stop docker.socket docker.service");
-    machine.sh("rm /var/lib/docker/image/overlay2/repositories.json");
+    machine.sh("rm -r /var/lib/docker/image");
     let refused = machine.digestfix(&["status"]).exits(3).stderr;
     assert!(refused.contains("--store kubernetes"), "{refused}");
 }
@@ -290,4 +465,10 @@ fn containerd_2_1() {
     let machine = whole_way(Suite::Forky);
     removals(&machine);
     killed_on_the_way(&machine);
+    others_on_the_way(&machine);
+}
+
+#[test]
+fn every_source_on_a_node() {
+    every_source(Suite::Trixie);
 }

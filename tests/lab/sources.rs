@@ -8,7 +8,7 @@ use crate::machine::{Machine, Suite};
 
 const LAB: &str = "localhost:5000/lab";
 
-fn furnished(suite: Suite) -> Machine {
+pub fn furnished(suite: Suite) -> Machine {
     let machine = Machine::boot(suite);
     machine.sh(include_str!("sources.sh"));
     assert_eq!(
@@ -19,7 +19,7 @@ fn furnished(suite: Suite) -> Machine {
 }
 
 /// `REPOSITORY@DIGEST TRUST` for each change that a run reports.
-fn changes(text: &str) -> BTreeSet<String> {
+pub fn changes(text: &str) -> BTreeSet<String> {
     let document: Value = serde_json::from_str(text).expect("JSON");
     let changes = document["changes"].as_array().expect("changes").iter();
     changes

@@ -43,6 +43,7 @@ raw $R/app:v1 >app.json
 ! command -v crane >/dev/null || crane manifest --insecure $R/oci:v1 >crane.json
 for name in app oci multi; do docker pull -q $R/$name:v1; done
 docker image inspect $(docker images -q) >inspect.json
+docker images --digests >images.txt
 cp /var/lib/docker/image/overlay2/repositories.json other-hosts.json
 digestfix export >export.json
 docker save -o carried.tar $R/app:v1 $R/oci:v1 $R/multi:v1
