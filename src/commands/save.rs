@@ -13,6 +13,7 @@ use crate::cli::invocation::Invocation;
 use crate::cli::{Compress, SaveArgs};
 use crate::commands::exported::Exported;
 use crate::commands::{Reach, Site, Stop, provenance, warn_of_pending};
+use crate::image::reference::Reference;
 use crate::image::saved_archive::member;
 use crate::plan::carried::{Selection, Stock, Wanted, wanted_by};
 use crate::report::output;
@@ -216,21 +217,29 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
     let engine = store.engine().ok_or(Stop::NoEngine)?;
     let selection = selected(args, &store, report)?;
     let (names, claims) = described(&selection, &store, &site, report)?;
-    let first = member(CLAIMS, &claims).map_err(|error| target.unwritten(&error))?;
+    let member = member(CLAIMS, &claims).map_err(|error| target.unwritten(&error))?;
 
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
     let sink = target
         .sink(args.compress)
         .map_err(|error| target.unwritten(&error))?;
+    let digests = selection
+        .images
+        .values()
+        .flat_map(|carried| &carried.digests);
+    let total = store.archive_size(
+        selection.images.keys(),
+        digests.filter_map(Reference::digest),
+    );
     let began = Instant::now();
-    let mut last = None;
+    report.goes_on("waiting for Docker to gather the layers", began);
+    let (mut first, mut last) = (None, None);
     let told = |bytes| {
+        let first = *first.get_or_insert_with(Instant::now);
         if last.is_none_or(|last: Instant| last.elapsed() >= TOLD_EVERY) {
             last = Some(Instant::now());
-            report.goes_on(
-                &told::progress(&target.name(), bytes, None, began.elapsed()),
-                began,
-            );
+            let text = told::progress(&target.name(), bytes, total, first.elapsed());
+            report.goes_on(&text, began);
         }
     };
     let carried = tokio::select! {
@@ -238,7 +247,7 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
         signal = interrupt.wait() => {
             return Err(target.amid(format!("{signal} received"), None));
         }
-        carried = carry(engine, &names, first, sink, told) => carried,
+        carried = carry(engine, &names, member, sink, told) => carried,
     };
     let bytes = carried.map_err(|error| target.failed(&error))?;
     let name = target.name();

@@ -21,6 +21,7 @@ use crate::plan::{Displaced, Plan, Refusal};
 use crate::state::history;
 use crate::state::method::Method;
 use crate::state::provenance::Provenance;
+use crate::store::archive_size;
 use crate::store::containerd::ContainerdStore;
 use crate::store::data_root::{ImageDir, ReadError, Snapshot};
 use crate::store::image_db::ImageDb;
@@ -275,6 +276,20 @@ impl<'a> ImageStore<'a> {
                 running.map(|(_, engine)| engine)
             }
             Self::Containerd { engine, .. } => Some(&engine.1),
+            Self::Node { .. } => None,
+        }
+    }
+
+    /// About how many bytes an archive of these images and digests has. None where that
+    /// cannot be told.
+    pub fn archive_size<'b>(
+        &self,
+        images: impl IntoIterator<Item = &'b ImageId>,
+        digests: impl IntoIterator<Item = &'b Digest>,
+    ) -> Option<u64> {
+        match self {
+            Self::Own { images: store, .. } => archive_size::unpacked(store, images),
+            Self::Containerd { content, .. } => archive_size::packed(content, digests),
             Self::Node { .. } => None,
         }
     }

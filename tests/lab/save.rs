@@ -56,6 +56,35 @@ fn carries(machine: &Machine, meanwhile: impl FnOnce(&Machine), remove: &str) {
     assert_eq!(images, "2");
 }
 
+/// Kills a run at twenty instants, tells others to end, and prints how often it was not
+/// complete then. A file that is there is whole, and nothing else is.
+const END_AT_INSTANTS: &str = "
+  mkdir /lab/ended && cd /lab/ended
+  halves=0
+  for instant in $(seq -f KILL/%g 0 19) TERM/0 TERM/8 TERM/16 INT/4 INT/12; do
+    digestfix save -qo images.tar --all 2>/dev/null &
+    sleep $(echo ${instant#*/} | awk '{ print $1 / 100 }')
+    kill -${instant%/*} $! 2>/dev/null || true
+    wait $! || halves=$((halves + 1))
+    [ ! -e images.tar ] || { tar tf images.tar | grep -qx manifest.json; rm images.tar; }
+    [ -z \"$(ls -A)\" ]
+  done
+  echo $halves";
+
+fn leaves_nothing_half(machine: &Machine) {
+    let halves = machine.sh(END_AT_INSTANTS);
+    assert!(halves.parse::<u32>().unwrap() > 5, "{halves}");
+    machine.sh("mkdir /lab/small; mount -t tmpfs -o size=1M tmpfs /lab/small; echo former >/lab/small/a.tar");
+    let full = machine.digestfix(&["save", "-o", "/lab/small/a.tar", "--all"]);
+    let full = full.exits(1).stderr;
+    assert!(full.contains("No space left"), "{full}");
+    assert!(full.contains("/lab/small/a.tar is as it was"), "{full}");
+    assert_eq!(
+        machine.sh("ls -A /lab/small; cat /lab/small/a.tar"),
+        "a.tar\nformer"
+    );
+}
+
 /// As a package lays it out.
 fn through_dockers_own_door(machine: &Machine) {
     let plugins = "/usr/libexec/docker/cli-plugins";
@@ -94,5 +123,9 @@ fn from_the_containerd_image_store() {
         "echo '{\"features\":{\"containerd-snapshotter\":true}}' >/etc/docker/daemon.json
          systemctl restart docker",
     );
-    carries(&machine, |_| {}, "docker rmi -f $(docker images -q)");
+    carries(
+        &machine,
+        leaves_nothing_half,
+        "docker rmi -f $(docker images -q)",
+    );
 }
