@@ -21,10 +21,12 @@ use crate::sys::shell;
 use crate::sys::strict_json::JsonError;
 
 pub(crate) mod archive;
+mod assignments;
 mod blobs;
 pub(crate) mod claims_dir;
 pub(crate) mod claims_file;
 pub mod collected;
+mod concourse;
 mod encoding;
 mod fields;
 pub mod json;
@@ -124,8 +126,13 @@ pub enum Problem {
     Sparse,
     #[error("{0}")]
     Json(#[from] JsonError),
-    #[error("not a source of digests: it begins like JSON, and is none ({0})")]
+    #[error("not a source of digests: neither JSON ({0}) nor lines that name an image's digest")]
     NotJson(JsonError),
+    #[error(
+        "a template that is not rendered yet (line {0}); render it first: helm template … | digestfix \
+         apply --from -"
+    )]
+    Template(usize),
     #[error("{0}: {1}")]
     InFile(&'static str, JsonError),
     #[error("not YAML: {0}")]
@@ -256,6 +263,7 @@ fn read_as_image(path: &Path, place: &str, collected: &mut Collected) -> Result<
         }
         registry::read(&real, place, collected)?;
     } else {
+        concourse::read(path, place, collected)?;
         return Ok(false);
     }
     Ok(true)
@@ -313,6 +321,7 @@ fn pass_over(
             | Problem::Utf16
             | Problem::Zip
             | Problem::Text { .. }
+            | Problem::Template(_)
             | Problem::Compressed(_)
             | Problem::Dockerfile(_)
             | Problem::Outside
@@ -468,6 +477,9 @@ fn read_text_as(
     if begins.starts_with(['{', '[']) && !begins.starts_with("{{") {
         // INI, TOML, a log, and JSON with comments begin so as well.
         return match json::read(text, bytes, place, collected) {
+            Err(_) if !json::is_json(text) && assignments::fits(text) => {
+                assignments::read(text, place, collected)
+            }
             Err(problem) if !json::is_json(text) => {
                 let said = (collected.said, collected.remarks.len());
                 let misfit = lines::read(text, place, collected)?;
@@ -498,6 +510,9 @@ fn read_text_as(
             read => return read,
         },
     };
+    if assignments::fits(text) {
+        return assignments::read(text, place, collected);
+    }
     let said = (collected.said, collected.remarks.len());
     let broken = lines::read(text, place, collected)?;
     if broken.is_none() && said != (collected.said, collected.remarks.len()) {
@@ -507,6 +522,9 @@ fn read_text_as(
         Some(broken) => (broken.line, broken.text),
         None => (line, misfit.to_string()),
     };
+    if let Some(line) = text.lines().position(|line| line.contains("{{")) {
+        return Err(Problem::Template(line + 1));
+    }
     Err(Problem::Text { line, misfit, yaml })
 }
 

@@ -51,7 +51,12 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
             findings.push(Finding::warning(
                 Check::References,
                 format!("{some} {what}"),
-                "digestfix status; to drop one: digestfix apply --remove REF",
+                match state {
+                    State::Unparsable => {
+                        "digestfix status names them; Docker passes over such an entry"
+                    }
+                    _ => "digestfix status; to drop one: digestfix apply --remove REF",
+                },
             ));
         }
     }

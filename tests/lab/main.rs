@@ -29,6 +29,7 @@ mod readme;
 mod refusals;
 mod repair;
 mod save;
+mod shapes;
 mod sources;
 mod terminal;
 mod units;

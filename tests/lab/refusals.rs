@@ -196,10 +196,7 @@ fn claims_that_cannot_be_met() {
     machine.load("other");
     let (id, digest) = (machine.id("other"), machine.digest("app"));
     for (claim, says) in [
-        (
-            format!("{APP}:v1@{id}"),
-            "is the ID of an image on this host",
-        ),
+        (format!("{APP}:v1@{id}"), "is the ID of another image here"),
         (format!("{APP}:v2@{digest}"), "is not on this host"),
         (
             format!("nothing@{digest}"),

@@ -232,18 +232,30 @@ impl Collected {
         }
         let numbers = lines.iter().filter(|line| **line > 0).take(MAX_LINES);
         let numbers: Vec<String> = numbers.map(ToString::to_string).collect();
-        let where_to_look = match numbers.len() {
+        let mut where_to_look = match numbers.len() {
             0 => String::new(),
-            1 => format!(" (line {})", numbers.join(", ")),
-            _ => format!(" (lines {})", numbers.join(", ")),
+            1 => format!(": line {}", numbers.join(", ")),
+            _ => format!(": lines {}", numbers.join(", ")),
+        };
+        if let more @ 1.. = lines.len().saturating_sub(numbers.len())
+            && !numbers.is_empty()
+        {
+            where_to_look += &format!(" and {more} more");
+        }
+        let is_yaml = [".yaml", ".yml"].iter().any(|end| place.ends_with(end));
+        let chart = match is_yaml {
+            true => {
+                ". Where it is a chart's, render that first: helm template … | digestfix apply --from -"
+            }
+            false => "",
         };
         let count = match lines.len() {
             1 => "1 digest".to_owned(),
             many => format!("{many} digests"),
         };
         self.remark(format!(
-            "{place}: {count} without the name of an image{where_to_look}, left alone. A claim is \
-             NAME:TAG@DIGEST"
+            "{place}: {count} without a name{where_to_look}. Left alone: a claim is \
+             NAME:TAG@DIGEST{chart}"
         ));
     }
 

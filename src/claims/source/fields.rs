@@ -32,6 +32,8 @@ enum Field {
     ImageId,
     /// References with digests, and names with tags.
     Names,
+    /// A tag in a list of objects, as Harbor has them.
+    NestedTag,
     /// The path of a repository in a registry that is not named.
     Path,
     /// The names of the images, apart by commas.
@@ -58,7 +60,7 @@ impl Field {
             | "Names" => Self::Names,
             "repository_name" => Self::Path,
             "image.name" => Self::Built,
-            "Platform" | "platform" | "mediaType" | "media_type" => Self::Part,
+            "Platform" | "platform" | "mediaType" | "media_type" | "DiffID" => Self::Part,
             _ => return None,
         })
     }
@@ -220,13 +222,22 @@ impl<'a> Objects<'a> {
 
     /// An object or a list ends.
     pub(super) fn end(&mut self) -> Result<(), Problem> {
-        match self.open.pop() {
-            Some(Open {
-                object: Some(object),
-                ..
-            }) => self.object(&object),
-            _ => Ok(()),
+        let Some(Open {
+            object: Some(object),
+            ..
+        }) = self.open.pop()
+        else {
+            return Ok(());
+        };
+        if let [.., outer, list] = self.open.as_mut_slice()
+            && list.object.is_none()
+            && list.key.as_deref() == Some("tags")
+            && let (Some(outer), Ok(Some(tag))) = (&mut outer.object, object.one(&[Field::Name]))
+            && outer.values.len() < MOST_VALUES
+        {
+            outer.values.push((Field::NestedTag, tag.to_owned(), None));
         }
+        self.object(&object)
     }
 
     /// The document ends.
@@ -275,7 +286,8 @@ impl<'a> Objects<'a> {
             return Ok(());
         };
         if let Some(path) = object.one(&[Field::Path]).ok().flatten() {
-            return self.in_no_registry(path, digest, line);
+            let tag = object.one(&[Field::Tag, Field::NestedTag]).ok().flatten();
+            return self.in_no_registry(path, tag, digest, line);
         }
         let id = object.id();
         let names = object.names(tag);
@@ -364,6 +376,7 @@ impl<'a> Objects<'a> {
     fn in_no_registry(
         &mut self,
         path: &str,
+        tag: Option<&str>,
         digest: &str,
         line: Option<usize>,
     ) -> Result<(), Problem> {
@@ -375,6 +388,7 @@ impl<'a> Objects<'a> {
         }
         let row = Row {
             name: path,
+            tag: tag.unwrap_or_default(),
             digest,
             ..Row::default()
         };

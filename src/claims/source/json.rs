@@ -214,6 +214,15 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         };
         return collected.manifest(&digest, came);
     }
+    // An index that came before lists these bytes: what is around them is of no registry.
+    if collected.evidence.listed(&digest).is_some() {
+        let came = Came {
+            repository: None,
+            in_index: true,
+            place,
+        };
+        return collected.manifest(&digest, came);
+    }
     // The registry's bytes may end so; or somebody's editor added it, and may
     // have changed the rest as well.
     collected.prove(ended.as_bytes(), place)?;
