@@ -436,12 +436,14 @@ fn read_plain(
         let text = encoding::utf16(&bytes).ok_or(Problem::Utf16)?;
         return read_text_as(&text, Bytes::Recoded, place, collected);
     }
-    let text =
-        std::str::from_utf8(&bytes).map_err(|error| match encoding::may_be_text(&bytes) {
-            true => Problem::Encoding(error.valid_up_to()),
-            false => Problem::NotText(error.valid_up_to()),
-        })?;
-    read_text(text, place, collected)
+    read_text(text_of(&bytes)?, place, collected)
+}
+
+fn text_of(bytes: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(bytes).map_err(|error| match encoding::may_be_text(bytes) {
+        true => Problem::Encoding(error.valid_up_to()),
+        false => Problem::NotText(error.valid_up_to()),
+    })
 }
 
 /// What has happened to a file's bytes on the way.

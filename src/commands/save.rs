@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::claims::source;
+use crate::claims::source::claims_file::MEMBER;
 use crate::claims::source::collected::Collected;
 use crate::cli::invocation::Invocation;
 use crate::cli::{Compress, SaveArgs};
@@ -31,10 +32,6 @@ mod told;
 
 use carry::{CarryError, Sink, carry};
 use compressed::{Compressed, Format};
-
-/// The member of the archive with the claims, which comes first so that a stream can be
-/// read.
-const CLAIMS: &str = "digestfix.json";
 
 /// How often a person is told how far it is.
 const TOLD_EVERY: Duration = Duration::from_millis(250);
@@ -217,7 +214,8 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
     let engine = store.engine().ok_or(Stop::NoEngine)?;
     let selection = selected(args, &store, report)?;
     let (names, claims) = described(&selection, &store, &site, report)?;
-    let member = member(CLAIMS, &claims).map_err(|error| target.unwritten(&error))?;
+    // It comes first so that a stream can be read.
+    let member = member(MEMBER, &claims).map_err(|error| target.unwritten(&error))?;
 
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
     let sink = target

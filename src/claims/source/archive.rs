@@ -9,11 +9,10 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use tar::{EntryType, Header, PaxExtensions};
 
 use crate::claims::source::Problem;
-use crate::claims::source::blobs::{Blobs, name_in_layout};
+use crate::claims::source::blobs::{Blobs, most_of, name_in_layout};
 use crate::claims::source::collected::Collected;
 use crate::claims::source::{layout, registry, take_anything_else};
 use crate::image::digest::Digest;
-use crate::image::manifest;
 
 const BLOCK: usize = 512;
 
@@ -75,10 +74,11 @@ impl<R: Read + Seek> SeekableArchive<R> {
         let Some(&(start, size)) = self.members.get(name) else {
             return Ok(None);
         };
-        if size > manifest::MAX_BYTES {
+        let limit = most_of(name);
+        if size > limit {
             return Err(Problem::TooLarge {
                 what: name.to_owned(),
-                limit: manifest::MAX_BYTES,
+                limit,
             });
         }
         self.file.seek(SeekFrom::Start(start))?;
@@ -205,7 +205,7 @@ impl StreamedArchive {
             }
         });
         while let Some((name, size)) = walk.next()? {
-            let Some(name) = wanted(&name).filter(|_| size <= manifest::MAX_BYTES) else {
+            let Some(name) = wanted(&name).filter(|name| size <= most_of(name)) else {
                 continue;
             };
             let bytes = walk.content()?;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::claims::source::Problem;
+use crate::claims::source::claims_file::MEMBER;
+use crate::claims::source::{MAX_TEXT_BYTES, Problem};
 use crate::image::digest::Digest;
 use crate::image::manifest;
 use crate::sys::plain_file::{self, Links, PlainFileError};
@@ -18,6 +19,14 @@ pub(super) trait Blobs {
 /// The name of a blob in OCI's layout (image-spec 1.1, `image-layout.md`).
 pub(super) fn name_in_layout(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+/// The most bytes that are read of a file beside the blobs, or of a manifest or config.
+pub(super) fn most_of(name: &str) -> u64 {
+    match name {
+        MEMBER => MAX_TEXT_BYTES,
+        _ => manifest::MAX_BYTES,
+    }
 }
 
 /// A directory in OCI's layout, as it really is.
@@ -63,16 +72,17 @@ impl From<PlainFileError> for Problem {
 /// A file below a directory that anyone may own.
 fn read_small(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Problem> {
     let path = directory.join(name);
-    let read = plain_file::read(&path, Links::Beneath(directory), manifest::MAX_BYTES + 1);
+    let limit = most_of(name);
+    let read = plain_file::read(&path, Links::Beneath(directory), limit + 1);
     let bytes = match read {
         Ok(bytes) => bytes,
         Err(error) if error.is_missing() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    if bytes.len() as u64 > manifest::MAX_BYTES {
+    if bytes.len() as u64 > limit {
         return Err(Problem::TooLarge {
             what: path.display().to_string(),
-            limit: manifest::MAX_BYTES,
+            limit,
         });
     }
     Ok(Some(bytes))

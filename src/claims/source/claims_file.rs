@@ -18,6 +18,9 @@ use crate::sys::strict_json;
 /// meaning raises it: a reader must not miss what it does not know.
 pub const VERSION: u64 = 1;
 
+/// The file's name in an archive of images that `digestfix save` writes.
+pub(crate) const MEMBER: &str = "digestfix.json";
+
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimsFile {
@@ -94,6 +97,9 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
         let digest = reference
             .digest()
             .ok_or_else(|| wrong("it has no digest"))?;
+        if let Some(image) = &entry.image_id {
+            collected.tag_of_pin(&reference, image.clone(), place)?;
+        }
         match (entry.image_id, entry.trust) {
             (Some(image), Some(Trust::Asserted)) => {
                 collected.points_at(&reference, image, place)?
@@ -131,7 +137,7 @@ mod tests {
         let fixture = include_str!("../../../tests/formats/claims.json");
         let mut collected = Collected::default();
         read(fixture, "claims.json", &mut collected).unwrap();
-        assert_eq!(collected.claims.len(), 2);
+        assert_eq!(collected.claims.len(), 3);
         let file: ClaimsFile = strict_json::read(fixture.as_bytes()).unwrap();
         assert_eq!(file.manifests.len(), 1);
         let bytes = serde_json::to_vec_pretty(&file).unwrap();

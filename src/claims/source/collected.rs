@@ -145,11 +145,22 @@ impl Collected {
             self.tags_left += 1;
             return Ok(());
         }
+        self.tag_of_pin(reference, image, place)
+    }
+
+    /// The tag of a pin is that image's.
+    pub(super) fn tag_of_pin(
+        &mut self,
+        reference: &Reference,
+        image: ImageId,
+        place: &str,
+    ) -> Result<(), Problem> {
         let Some(tag) = reference.tag().cloned() else {
             return Ok(());
         };
-        let text = format!("{}={image}", reference.familiar());
-        let key = (Kind::Record, format!("{}={image}", reference.full()));
+        let tagged = reference.repository().clone().with_tag(tag.clone());
+        let text = format!("{}={image}", tagged.familiar());
+        let key = (Kind::Record, format!("{}={image}", tagged.full()));
         let statement = Statement::PointsAt {
             reference: self.name_here(reference.repository())?.with_tag(tag),
             image: ImageName::Id(image),

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use crate::claims::source::Problem;
 use crate::claims::source::blobs::Blobs;
+use crate::claims::source::claims_file::{self, MEMBER};
 use crate::claims::source::collected::{Came, Collected};
+use crate::claims::source::{Problem, text_of};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::MAX_INDEX_DEPTH;
 use crate::image::manifest::{self, Descriptor, Manifest};
@@ -57,7 +58,11 @@ pub(super) fn read_layout(
         Some(bytes) => strict_json::read(&bytes).map_err(Problem::in_file("manifest.json"))?,
         None => Vec::<SavedImage>::new(),
     };
+    let carried = read_carried(blobs, place, collected)?;
     let Some(index) = blobs.file("index.json")? else {
+        if carried {
+            return Ok(());
+        }
         if saved.is_empty() {
             return Err(Problem::Unknown);
         }
@@ -89,8 +94,24 @@ pub(super) fn read_layout(
         }
         walk.visit(descriptor, name.as_ref().map(Reference::repository), 0)?;
     }
-    walk.tell_of_made_up();
+    if !carried {
+        walk.tell_of_made_up();
+    }
     agree(&saved, &named, collected)
+}
+
+/// Reads the claims that `digestfix save` puts beside what the engine saves.
+fn read_carried(
+    blobs: &mut impl Blobs,
+    place: &str,
+    collected: &mut Collected,
+) -> Result<bool, Problem> {
+    let Some(bytes) = blobs.file(MEMBER)? else {
+        return Ok(false);
+    };
+    let place = format!("{place}:{MEMBER}");
+    claims_file::read(text_of(&bytes)?, &place, collected)?;
+    Ok(true)
 }
 
 pub(super) fn read_skopeo_dir(

@@ -1338,3 +1338,68 @@ fn manifest_inspect_has_the_bytes_of_each_platform() {
     );
     assert_eq!(added, Ok(matched));
 }
+
+/// What `docker save` of the classic store writes, with the claims of `digestfix save`.
+fn saved(image: &Image, claims: &str) -> Files {
+    let config = format!("{}.json", sha256(&image.config).hex());
+    let listed = format!(r#"[{{"Config":"{config}","RepoTags":["lab/app:v1"],"Layers":[]}}]"#);
+    Files::from([
+        ("digestfix.json".to_owned(), claims.as_bytes().to_vec()),
+        (config, image.config.clone()),
+        ("manifest.json".to_owned(), listed.into_bytes()),
+    ])
+}
+
+fn claims_of(image: &Image, trust: &str, manifest: &str) -> String {
+    let (digest, id) = (image.digest(), image.id());
+    let manifest = serde_json::to_string(manifest).unwrap();
+    format!(
+        r#"{{"digestfix_claims":1,"claims":[{{"reference":"lab/app@{digest}","image_id":"{id}"{trust}}}],"manifests":{{"{digest}":{manifest}}}}}"#
+    )
+}
+
+#[test]
+fn the_claims_in_an_archive_are_read_as_from_a_file() {
+    let image = Image::new("amd64");
+    let (digest, id) = (image.digest(), image.id());
+    let manifest = str::from_utf8(&image.manifest).unwrap();
+    let files = saved(&image, &claims_of(&image, "", manifest));
+    let archive = tar(&files);
+    // Beside a layout of an engine that makes manifests up.
+    let made_up = Image::with_layer("amd64", "application/vnd.oci.image.layer.v1.tar");
+    let mut with_layout = files.clone();
+    with_layout.extend(layout_of(&made_up));
+    for read in [
+        collected(&archive),
+        piped(&archive),
+        piped(&gzipped(&archive)),
+        collected(&zstandard(&archive)),
+        collected(&tar(&with_layout)),
+    ] {
+        let read = read.unwrap();
+        assert_eq!(read.remarks, Vec::<String>::new());
+        let proven = added(read, &[("lab/app:v1", &id)]).unwrap();
+        assert_eq!(proven, [line("lab/app", &digest, &id, Trust::Proven)]);
+    }
+    let directory = unpacked(&with_layout);
+    let read = super::read(&[directory.path().to_owned()], Collected::default()).unwrap();
+    let proven = added(read, &[("lab/app:v1", &id)]).unwrap();
+    assert_eq!(proven, [line("lab/app", &digest, &id, Trust::Proven)]);
+    // A pin's image was saved by its digest, and has no name.
+    let pinned = claims_of(&image, "", manifest).replace("lab/app@", "lab/app:v1@");
+    let read = collected(&tar(&saved(&image, &pinned))).unwrap();
+    let mut named = added(read, &[("lab/other:v1", &id)]).unwrap();
+    assert_eq!(named.remove(0), format!("lab/app:v1={id} matched"));
+    assert_eq!(named, [line("lab/app", &digest, &id, Trust::Proven)]);
+    let asserted = claims_of(&image, r#","trust":"asserted""#, "{}")
+        .replace(&format!(r#","manifests":{{"{digest}":"{{}}"}}"#), "");
+    let read = collected(&tar(&saved(&image, &asserted))).unwrap();
+    let asserted = added(read, &[("lab/app:v1", &id)]).unwrap();
+    assert_eq!(asserted, [line("lab/app", &digest, &id, Trust::Asserted)]);
+    let tampered = claims_of(
+        &image,
+        "",
+        &manifest.replace("amd64", "arm64").replace('9', "8"),
+    );
+    assert!(problem(&saved(&image, &tampered)).contains("TAMPERED"));
+}
