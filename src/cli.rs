@@ -113,6 +113,7 @@ impl Cli {
             Command::Status(args) => args.output.verbose,
             Command::Plan(args) => args.output.verbose,
             Command::Apply(args) => args.output.verbose,
+            Command::Load(args) => args.output.verbose,
             Command::Verify(args) => args.output.verbose,
             Command::Export(args) => args.verbose,
             Command::Save(args) => args.output.verbose,
@@ -137,6 +138,10 @@ pub enum Command {
     /// containerd
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Apply(ApplyArgs),
+    /// Have Docker load archives of images, and give the images the digests that
+    /// digestfix save put into them
+    #[command(after_help = EXIT_CODES)]
+    Load(LoadArgs),
     /// Say whether claims hold, in the file and by the running engine's answer
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Verify(VerifyArgs),
@@ -239,6 +244,35 @@ pub struct PlanArgs {
 pub struct ApplyArgs {
     #[command(flatten)]
     pub request: RequestArgs,
+    #[command(flatten)]
+    pub containers: ContainerArgs,
+    #[command(flatten)]
+    pub restart: RestartArgs,
+    #[command(flatten)]
+    pub lock: LockArgs,
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+    #[command(flatten)]
+    pub content: ContentArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    /// Archives of digestfix save or docker save, directories of them, or "-"
+    /// [default: standard input]
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// An archive, as docker load has it (repeatable)
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Vec<PathBuf>,
+    #[command(flatten)]
+    pub terms: TermsArgs,
     #[command(flatten)]
     pub containers: ContainerArgs,
     #[command(flatten)]
@@ -414,6 +448,16 @@ pub struct RequestArgs {
     /// --remove, the files in /etc/digestfix/claims.d say it
     #[arg(value_name = "CLAIM", add = ArgValueCompleter::new(completion::claims))]
     pub claims: Vec<Claim>,
+    #[command(flatten)]
+    pub terms: TermsArgs,
+    /// Drop a reference (repeatable)
+    #[arg(long, value_name = "REF", value_parser = removable, add = ArgValueCompleter::new(completion::references))]
+    pub remove: Vec<Reference>,
+}
+
+/// Claims from files, and what they may do.
+#[derive(Debug, Args)]
+pub struct TermsArgs {
     /// Read claims from a file, a directory, or "-" (repeatable)
     #[arg(short, long, value_name = "FILE")]
     pub from: Vec<PathBuf>,
@@ -427,9 +471,6 @@ pub struct RequestArgs {
     /// Refuse changes that are known less well
     #[arg(long, value_enum, value_name = "TRUST")]
     pub require: Option<Trust>,
-    /// Drop a reference (repeatable)
-    #[arg(long, value_name = "REF", value_parser = removable, add = ArgValueCompleter::new(completion::references))]
-    pub remove: Vec<Reference>,
     /// Let claims displace what stands in their way
     #[arg(long)]
     pub replace: bool,
@@ -590,7 +631,7 @@ fn removable(text: &str) -> Result<Reference, String> {
 impl RequestArgs {
     /// Claims were typed or read with `--from`, and not taken from `claims.d`.
     pub fn names_claims(&self) -> bool {
-        !self.claims.is_empty() || !self.from.is_empty() || !self.remove.is_empty()
+        !self.claims.is_empty() || !self.terms.from.is_empty() || !self.remove.is_empty()
     }
 }
 

@@ -7,6 +7,7 @@ mod event_loop;
 mod export;
 mod exported;
 mod history;
+mod load;
 mod metadata;
 mod outcome;
 mod plan;
@@ -27,7 +28,7 @@ use nix::unistd::geteuid;
 use crate::claims::source::collected::Collected;
 use crate::claims::source::{self, SourceError, claims_dir};
 use crate::cli::invocation::{typed, typed_with};
-use crate::cli::{Cli, Command, HostArgs, RequestArgs};
+use crate::cli::{Cli, Command, HostArgs, RequestArgs, TermsArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
 use crate::host::impact::Blocker;
@@ -76,6 +77,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status(args) => on_event_loop(status::run(&args)),
         Command::Plan(args) => on_event_loop(plan::run(&args)),
         Command::Apply(args) => on_event_loop(apply::run(&args)),
+        Command::Load(args) => on_event_loop(load::run(&args)),
         Command::Verify(args) => on_event_loop(verify::run(&args)),
         Command::Export(args) => on_event_loop(export::run(&args)),
         Command::Save(args) => on_event_loop(save::run(&args)),
@@ -136,6 +138,14 @@ enum Stop {
     File { path: PathBuf, error: io::Error },
     #[error("only a running Docker gives its images out")]
     NoEngine,
+    #[error("only a running Docker loads archives")]
+    NoDocker,
+    #[error("this is a Kubernetes node, and digestfix load is for Docker")]
+    LoadOnNode(String),
+    #[error("that a load begins could not be noted: {0}")]
+    Mark(io::Error),
+    #[error("there is no archive of images in {}", .0.display())]
+    NoArchives(PathBuf),
     #[error("these are not here")]
     NotHere(Vec<Wanted>),
     #[error("there is no image here that has a name")]
@@ -248,6 +258,13 @@ impl Stop {
             Self::NoEngine => {
                 "start Docker (systemctl start docker); a Kubernetes node has ctr -n k8s.io images export"
             }
+            Self::NoDocker => "start Docker: systemctl start docker",
+            Self::LoadOnNode(file) => {
+                return Some(format!(
+                    "ctr -n k8s.io images import {file}; then: digestfix apply --from {file}"
+                ));
+            }
+            Self::NoArchives(_) => "name an archive of digestfix save or docker save",
             Self::NotHere(wanted) => {
                 let pull = wanted.iter().find_map(Wanted::name);
                 return Some(match pull {
@@ -269,7 +286,7 @@ impl Stop {
                     shell::path(path)
                 ));
             }
-            Self::Output(_) | Self::File { .. } => {
+            Self::Output(_) | Self::File { .. } | Self::Mark(_) => {
                 "see to where the output goes (space, permissions), then the same command again"
             }
             Self::Interrupted(_) => "run the same command again when it suits",
@@ -290,6 +307,19 @@ impl Stop {
         Some(help.to_owned())
     }
 
+    /// Every reason, in words.
+    fn reasons(&self) -> Vec<String> {
+        match self {
+            Self::Plan(error) => error.reasons(),
+            Self::Blockers(blockers) => blockers.iter().map(ToString::to_string).collect(),
+            Self::NotHere(wanted) => wanted
+                .iter()
+                .map(|one| format!("there is no {one} here"))
+                .collect(),
+            _ => vec![self.to_string()],
+        }
+    }
+
     fn tell(self, report: Report) -> RunResult {
         if let Self::Recovery { failure, state } = self {
             let unit = report.unit().unwrap_or("docker.service").to_owned();
@@ -302,15 +332,7 @@ impl Stop {
         if let Self::RecordRecovery(failure) = &self {
             return report.fail(RunResult::Broken, recover::record_problem(failure));
         }
-        let what = match &self {
-            Self::Plan(error) => error.reasons(),
-            Self::Blockers(blockers) => blockers.iter().map(ToString::to_string).collect(),
-            Self::NotHere(wanted) => wanted
-                .iter()
-                .map(|one| format!("there is no {one} here"))
-                .collect(),
-            _ => vec![self.to_string()],
-        };
+        let what = self.reasons();
         let next = self.help();
         let result = match &self {
             Self::Interrupted(_)
@@ -565,10 +587,11 @@ fn engine_at(socket: &Path) -> UnixEngine {
 
 /// What is asked for, with all that its sources say.
 fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
-    let nothing_yet = Collected::new(&args.rewrite).with_tags(args.tags);
+    let terms = &args.terms;
+    let nothing_yet = Collected::new(&terms.rewrite).with_tags(terms.tags);
     let typed = !args.claims.is_empty() || !args.remove.is_empty();
-    let collected = if typed || !args.from.is_empty() {
-        let collected = source::read(&args.from, nothing_yet)?;
+    let collected = if typed || !terms.from.is_empty() {
+        let collected = source::read(&terms.from, nothing_yet)?;
         if !typed && collected.is_empty() {
             for remark in &collected.remarks {
                 report.warning(remark);
@@ -579,19 +602,25 @@ fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
     } else {
         claims_dir::read(nothing_yet)?.ok_or(Stop::NoClaims)?
     };
+    let mut request = requested(terms, collected, report);
+    request.claims.splice(0..0, args.claims.iter().cloned());
+    request.removals = args.remove.clone();
+    Ok(request)
+}
+
+/// What sources say, on these terms.
+fn requested(terms: &TermsArgs, collected: Collected, report: &mut Report) -> Request {
     for remark in &collected.remarks {
         report.warning(remark);
     }
-    let mut claims = args.claims.clone();
-    claims.extend(collected.claims);
-    Ok(Request {
-        claims,
-        removals: args.remove.clone(),
-        replace: args.replace,
-        allow_image_id_digest: args.allow_image_id_digest,
+    Request {
+        claims: collected.claims,
+        removals: Vec::new(),
+        replace: terms.replace,
+        allow_image_id_digest: terms.allow_image_id_digest,
         evidence: collected.evidence,
-        require: args.require,
-    })
+        require: terms.require,
+    }
 }
 
 /// What the digests here rest on, as far as that can be read.

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::image::digest::DigestError;
 use crate::image::manifest::ManifestError;
 use crate::image::reference::ReferenceError;
+use crate::image::saved_archive::read_through;
 use crate::store::repositories::StoreError;
 use crate::sys::plain_file::{self, Links};
 use crate::sys::shell;
@@ -57,7 +58,7 @@ pub const MAX_EXPANDED_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
 const IMGPKG: &str = ".imgpkg";
 
 /// Enough to tell what a file is.
-const HEAD_BYTES: usize = 512;
+pub const HEAD_BYTES: usize = 512;
 
 const STDIN: &str = "-";
 
@@ -118,6 +119,10 @@ pub enum Problem {
     TooMany { what: &'static str, limit: usize },
     #[error("{what} more than {limit} deep")]
     TooDeep { what: &'static str, limit: usize },
+    #[error("no archive of images; a file that has claims is given with --from")]
+    NoArchive,
+    #[error("the archive is cut short or damaged ({0}): copy it again")]
+    NotWhole(io::Error),
     #[error("the archive is cut short: copy it again")]
     Truncated,
     #[error("the archive is damaged: a header's checksum or size is wrong")]
@@ -377,27 +382,67 @@ pub fn read_file(
 
 /// Reads a source that can be read only once: a pipe, or anything.
 pub fn read_stream(
-    mut stream: impl Read,
+    stream: impl Read,
     place: &str,
     collected: &mut Collected,
 ) -> Result<(), Problem> {
+    read_plain(expanded(stream)?, place, collected)
+}
+
+/// What a stream holds that may be compressed.
+fn expanded<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Problem> {
     let head = head_of(&mut stream)?;
     let is_gzip = head.starts_with(&[0x1f, 0x8b]);
     let is_zstd = zstd::is_zstd(&head);
     let unread = unread_compression(&head);
     let whole = Cursor::new(head).chain(stream);
-    let expanded: Box<dyn Read + '_> = if is_gzip {
-        Box::new(flate2::bufread::MultiGzDecoder::new(io::BufReader::new(
-            whole,
-        )))
-    } else if is_zstd {
-        Box::new(zstd::Frames::new(io::BufReader::new(whole)))
-    } else if let Some(program) = unread {
+    if let Some(program) = unread {
         return Err(Problem::Compressed(program));
-    } else {
-        return read_plain(whole, place, collected);
+    }
+    if !is_gzip && !is_zstd {
+        return Ok(Box::new(whole));
+    }
+    let whole = io::BufReader::new(whole);
+    let expanded: Box<dyn Read> = match is_gzip {
+        true => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+        false => Box::new(zstd::Frames::new(whole)),
     };
-    read_plain(expanded.take(MAX_EXPANDED_BYTES), place, collected)
+    Ok(Box::new(expanded.take(MAX_EXPANDED_BYTES)))
+}
+
+/// An archive of images as every engine reads it: plain or gzip. Docker 20.10 reads no
+/// zstd.
+pub fn for_an_engine<'a>(
+    mut stream: impl Read + Send + 'a,
+) -> Result<Box<dyn Read + Send + 'a>, Problem> {
+    let head = head_of(&mut stream)?;
+    let is_zstd = zstd::is_zstd(&head);
+    let whole = Cursor::new(head).chain(stream);
+    Ok(match is_zstd {
+        true => Box::new(zstd::Frames::new(io::BufReader::new(whole))),
+        false => Box::new(whole),
+    })
+}
+
+/// Reads an archive of images in a file that an engine is to load: to its end first.
+pub fn read_whole_archive(
+    mut file: impl Read + Seek,
+    place: &str,
+    collected: &mut Collected,
+) -> Result<(), Problem> {
+    let mut stream = expanded(&mut file)?;
+    let head = head_of(&mut stream)?;
+    if !is_archive(&head) {
+        return Err(Problem::NoArchive);
+    }
+    read_through(Cursor::new(head).chain(stream)).map_err(Problem::NotWhole)?;
+    file.rewind()?;
+    read_file(file, place, collected)
+}
+
+/// The beginning of a file is that of an archive, compressed or not.
+pub fn may_be_archive(head: &[u8]) -> bool {
+    is_archive(head) || head.starts_with(&[0x1f, 0x8b]) || zstd::is_zstd(head)
 }
 
 fn read_plain(

@@ -12,6 +12,7 @@ use crate::plan::Request;
 use crate::report::Report;
 use crate::state::history;
 use crate::state::journal::Journal;
+use crate::state::loading::Loading;
 use crate::state::lock::{RootLock, make_root};
 use crate::state::retention::Limits;
 use crate::state::rollback::RollbackBlocker;
@@ -70,59 +71,113 @@ pub(super) async fn change(
         Ok(Some(looked)) => looked,
         Err(stop) => (data_root_behind(options, stop).await?, None),
     };
-    let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
-    report.begin(WAITS_FOR_LOCK);
-    let lock = tokio::select! {
-        biased;
-        signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
-        lock = RootLock::acquire(&data_root, options.wait) => lock?,
-    };
-    report.begin(LOOKS);
-    // Everything again: another run may have ended just now.
-    let mut site = settled_site(options.host, Reach::Bus).await?;
-    report.host(&site.host);
-    if let Some(problems) = recover(&site, &lock, report).await? {
-        for problem in problems {
-            report.warning(&problem);
-        }
-        site = Site::find(options.host, Reach::Bus).await?;
+    let held = Held::take(&data_root, options, report).await?;
+    if let Some(left) = Loading::read(&data_root) {
+        let next = left.next();
+        report.warning(&format!("{}. Next: {next}", left.told()));
+    }
+    held.change(wanted, options, seen, report).await
+}
+
+/// A host that no other run is at work on, and where none was interrupted.
+pub(super) struct Held {
+    pub site: Site,
+    pub lock: RootLock,
+    pub interrupt: Interrupt,
+}
+
+impl Held {
+    pub(super) async fn take(
+        data_root: &Path,
+        options: &Options<'_>,
+        report: &mut Report,
+    ) -> Result<Self, Stop> {
+        let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
+        report.begin(WAITS_FOR_LOCK);
+        let lock = tokio::select! {
+            biased;
+            signal = interrupt.wait() => return Err(Stop::Interrupted(signal)),
+            lock = RootLock::acquire(data_root, options.wait) => lock?,
+        };
+        report.begin(LOOKS);
+        // Everything again: another run may have ended just now.
+        let mut site = settled_site(options.host, Reach::Bus).await?;
         report.host(&site.host);
+        if let Some(problems) = recover(&site, &lock, report).await? {
+            for problem in problems {
+                report.warning(&problem);
+            }
+            site = Site::find(options.host, Reach::Bus).await?;
+            report.host(&site.host);
+        }
+        for error in history::end_interrupted(&lock, None) {
+            report.warning(&error.to_string());
+        }
+        Ok(Self {
+            site,
+            lock,
+            interrupt,
+        })
     }
-    for error in history::end_interrupted(&lock, None) {
-        report.warning(&error.to_string());
+
+    /// Makes the change. None when nothing is to be done.
+    pub(super) async fn change(
+        self,
+        wanted: &Wanted<'_>,
+        options: &Options<'_>,
+        seen: Option<Snapshot>,
+        report: &mut Report,
+    ) -> Result<Option<Changed>, Stop> {
+        let Self {
+            site,
+            lock,
+            interrupt,
+        } = self;
+        let goal = wanted.goal(&site, report)?;
+        let draft = site.draft(&goal, options.containerd_root, seen, report);
+        let draft = draft.await?;
+        report.unread(&draft.means.stale);
+        report.gaps(&draft.gaps());
+        if draft.changes_nothing() {
+            end_loading(&lock, report);
+            return Ok(None);
+        }
+        let Draft { store, plan, means } = draft;
+        let (impact, blockers) = store.survey(options.allowed).await?;
+        if !blockers.is_empty() {
+            return Err(Stop::Blockers(blockers));
+        }
+        report.say_host();
+        if let Goal::TakeBack(reversal) = &goal {
+            report.line(&format!("Taking back transaction {}:", reversal.id));
+        }
+        report.say_plan(&plan);
+        report.say_skipped(&plan);
+        report.made_by(store.method());
+        // From here on, the journal tells of a run that is killed.
+        end_loading(&lock, report);
+        let tx = Tx::new(
+            site.images(),
+            lock,
+            goal.kind(),
+            options.limits,
+            site.supervised(),
+            &interrupt,
+            report,
+            plan,
+        );
+        let outcome = store.run(tx, &goal, means, impact.as_ref()).await;
+        Ok(Some(Changed { outcome, impact }))
     }
-    let goal = wanted.goal(&site, report)?;
-    let draft = site.draft(&goal, options.containerd_root, seen, report);
-    let draft = draft.await?;
-    report.unread(&draft.means.stale);
-    report.gaps(&draft.gaps());
-    if draft.changes_nothing() {
-        return Ok(None);
+}
+
+/// No load waits for its claims any more.
+pub(super) fn end_loading(lock: &RootLock, report: &mut Report) {
+    if Loading::read(lock.data_root()).is_some()
+        && let Err(error) = Loading::remove(lock)
+    {
+        report.warning(&format!("the mark of a load could not be removed: {error}"));
     }
-    let Draft { store, plan, means } = draft;
-    let (impact, blockers) = store.survey(options.allowed).await?;
-    if !blockers.is_empty() {
-        return Err(Stop::Blockers(blockers));
-    }
-    report.say_host();
-    if let Goal::TakeBack(reversal) = &goal {
-        report.line(&format!("Taking back transaction {}:", reversal.id));
-    }
-    report.say_plan(&plan);
-    report.say_skipped(&plan);
-    report.made_by(store.method());
-    let tx = Tx::new(
-        site.images(),
-        lock,
-        goal.kind(),
-        options.limits,
-        site.supervised(),
-        &interrupt,
-        report,
-        plan,
-    );
-    let outcome = store.run(tx, &goal, means, impact.as_ref()).await;
-    Ok(Some(Changed { outcome, impact }))
 }
 
 /// Where to take the lock, and the store as it was seen there. None when nothing is to be

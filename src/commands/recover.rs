@@ -7,6 +7,7 @@ use nix::unistd::geteuid;
 
 use crate::cli::invocation::Invocation;
 use crate::cli::{HostArgs, RecoverArgs};
+use crate::commands::change::end_loading;
 use crate::commands::{ANSWER_WITHIN, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK};
 use crate::docker::content_store::ContentStore;
 use crate::host::impact::Impact;
@@ -14,6 +15,7 @@ use crate::host::{HostError, StoreKind};
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
 use crate::state::journal::{self, Intent, Journal, Load, Records};
+use crate::state::loading::Loading;
 use crate::state::lock::RootLock;
 use crate::state::pending::{self, Marker, PENDING};
 use crate::store::data_root::ImageDir;
@@ -104,12 +106,19 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
         let site = settled_site(&args.host, Reach::Anyhow).await?;
         report.host(&site.host);
         let data_root = site.images().data_root();
-        if Journal::read(data_root)?.is_none() {
+        let loading = Loading::read(data_root);
+        if Journal::read(data_root)?.is_none() && loading.is_none() {
             return Ok(None);
         }
         report.begin(WAITS_FOR_LOCK);
         let lock = wait(data_root).await?;
-        return recover(&site, &lock, report).await;
+        let recovered = recover(&site, &lock, report).await?;
+        let Some(left) = loading else {
+            return Ok(recovered);
+        };
+        report.warning(&format!("{}. Next: {}", left.told(), left.next()));
+        end_loading(&lock, report);
+        return Ok(Some(recovered.unwrap_or_default()));
     }
     let mut recovered = None;
     let mut failed = errors.into_iter().map(Stop::from).next();

@@ -28,7 +28,7 @@ use crate::transaction::outcome::Progress;
 
 mod carry;
 mod compressed;
-mod told;
+pub(super) mod told;
 
 use carry::{CarryError, Sink, carry};
 use compressed::{Compressed, Format};

@@ -7,6 +7,7 @@ use crate::doctor::{Check, Finding};
 use crate::state::history;
 use crate::state::id::beside;
 use crate::state::journal::{Journal, JournalError};
+use crate::state::loading::Loading;
 use crate::state::lock::{LockError, seen_at_work, seen_barred};
 use crate::state::pending::{self, Marker, MarkerError, PENDING};
 use crate::state::state_file;
@@ -32,6 +33,8 @@ pub struct Left {
     /// The markers of runs on any data root, where none is at work.
     pub markers: Vec<(String, Marker)>,
     pub broken_markers: Vec<MarkerError>,
+    /// Archives that Docker was about to load.
+    pub loading: Option<Loading>,
     /// Records without an end.
     pub unended: Vec<String>,
     /// Files that were not written to the end.
@@ -67,6 +70,7 @@ pub fn look(here: Here<'_>) -> Left {
         journal: here.data_root.map_or(Ok(None), Journal::read),
         markers: markers.into_iter().filter(is_over).collect(),
         broken_markers,
+        loading: here.data_root.and_then(Loading::read),
         unended: here.data_root.map(unended).unwrap_or_default(),
         half_written: half_written.collect(),
         set_aside: here
@@ -146,6 +150,13 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     for error in &left.broken_markers {
         let help = error.help().unwrap_or_default();
         findings.push(Finding::warning(Check::Unfinished, error.to_string(), help));
+    }
+    if let Some(loading) = &left.loading {
+        findings.push(Finding::warning(
+            Check::Unfinished,
+            loading.told(),
+            loading.next(),
+        ));
     }
     for id in left.unended.iter().filter(|id| !known(id)) {
         findings.push(Finding::warning(
@@ -247,6 +258,7 @@ mod tests {
             journal: Ok(None),
             markers: Vec::new(),
             broken_markers: Vec::new(),
+            loading: None,
             unended: Vec::new(),
             half_written: Vec::new(),
             set_aside: Vec::new(),
@@ -325,6 +337,9 @@ mod tests {
             judge(&found, here())[2].next.as_deref(),
             Some("digestfix recover")
         );
+        let mut found = left();
+        found.loading = Some(Loading::new(vec!["/a.tar".to_owned()]));
+        assert_eq!(second(&found, here()).1, "digestfix load /a.tar");
         let mut found = left();
         found.half_written.push("/d/x.json.new".into());
         assert_eq!(second(&found, here()).1, "rm /d/x.json.new");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::claims::evidence::Evidence;
+use crate::claims::source::collected::Whole;
 use crate::claims::trust::Trust;
 use crate::containerd::{Client, ContainerdError};
 use crate::docker::content_store::ContentStore;
@@ -15,6 +16,7 @@ use crate::docker::engine::{Engine as _, EngineError, UnixEngine};
 use crate::host::impact::{Allowed, AssessError, Blocker, Impact, assess};
 use crate::host::{Host, HostError, Management, StoreKind};
 use crate::image::digest::{Digest, ImageId};
+use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::plan::status::{Listing, nameless};
 use crate::plan::{Displaced, Plan, Refusal};
@@ -25,6 +27,7 @@ use crate::store::archive_size;
 use crate::store::containerd::ContainerdStore;
 use crate::store::data_root::{ImageDir, ReadError, Snapshot};
 use crate::store::image_db::ImageDb;
+use crate::store::images::Images;
 use crate::store::node::NodeStore;
 use crate::store::repositories::Store;
 use crate::systemd::{RUNTIME_UNITS, SystemBus};
@@ -121,6 +124,37 @@ pub enum PlanError {
     /// References, each with its image, that a restart would lose.
     #[error("the running Docker has references that the file does not have")]
     OnlyInEngine(Vec<(String, String)>),
+}
+
+/// The images of a host, and those that are about to be loaded.
+struct Joined<'a> {
+    here: &'a dyn Images,
+    arriving: &'a BTreeSet<ImageId>,
+}
+
+impl Images for Joined<'_> {
+    fn has(&self, image: &ImageId) -> bool {
+        self.arriving.has(image) || self.here.has(image)
+    }
+
+    fn beginning_with(&self, prefix: &str) -> Vec<ImageId> {
+        let both = [
+            self.here.beginning_with(prefix),
+            self.arriving.beginning_with(prefix),
+        ];
+        let both: BTreeSet<ImageId> = both.into_iter().flatten().collect();
+        both.into_iter().collect()
+    }
+
+    fn leaves(&self) -> BTreeSet<ImageId> {
+        let mut leaves = self.here.leaves();
+        leaves.extend(self.arriving.iter().cloned());
+        leaves
+    }
+
+    fn platform(&self, image: &ImageId) -> Option<Platform> {
+        self.here.platform(image)
+    }
 }
 
 impl From<EngineError> for PlanError {
@@ -410,6 +444,53 @@ impl<'a> ImageStore<'a> {
             }
             Self::Containerd { here, engine, .. } => planned(here, goal, &engine.1).await,
             Self::Node { node, here, .. } => record::planned::planned(here, goal, node).await,
+        }
+    }
+
+    /// What a goal comes down to once these images are here, as far as that can be told
+    /// before. Whether it is anything.
+    pub fn foreseen(&self, goal: &Goal<'_>, arriving: &[Whole]) -> Result<bool, PlanError> {
+        let mut store = self.references().clone();
+        let mut images = BTreeSet::new();
+        for Whole { image, tags } in arriving {
+            images.insert(image.clone());
+            for tag in tags {
+                store.remove(tag);
+                // It points nowhere by now.
+                let _ = store.insert(tag, image);
+            }
+        }
+        let plan = match self {
+            Self::Own { images: own, .. } => ImageDb::ask(own, |db| {
+                let (here, arriving) = (db, &images);
+                goal.plan(&store, &Joined { here, arriving })
+            })?,
+            Self::Containerd { here, .. } => {
+                images.extend(here.images.iter().cloned());
+                goal.plan(&store, &images)
+            }
+            Self::Node { .. } => return Ok(false),
+        };
+        let plan = plan.map_err(|refusals| goal.refused(refusals))?;
+        Ok(!plan.is_empty())
+    }
+
+    /// An image of an archive is here whole, under all its tags.
+    pub fn has_whole(&self, whole: &Whole) -> Result<bool, PlanError> {
+        let Whole { image, tags } = whole;
+        let references = self.references();
+        if !tags.iter().all(|tag| references.points_at(tag, image)) {
+            return Ok(false);
+        }
+        match self {
+            Self::Own { images, .. } => Ok(ImageDb::ask(images, |db| db.has(image))?),
+            // Of a digest alone there may be the manifest and no layers.
+            Self::Containerd { here, .. } => {
+                let mut references = references.references();
+                Ok(references
+                    .any(|(reference, other)| other == *image && !here.is_hollow(&reference)))
+            }
+            Self::Node { .. } => Ok(false),
         }
     }
 

@@ -8,6 +8,7 @@
 )]
 
 mod bus;
+mod carry;
 mod containerd;
 mod containers;
 mod doctor;

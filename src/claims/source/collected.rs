@@ -20,6 +20,13 @@ const MAX_REMARKS: usize = 100;
 /// The most lines that one remark names.
 const MAX_LINES: usize = 5;
 
+/// An image that an archive has whole, for an engine to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    pub image: ImageId,
+    pub tags: Vec<Reference>,
+}
+
 /// Everything that was read.
 #[derive(Debug, Default)]
 pub struct Collected {
@@ -31,6 +38,8 @@ pub struct Collected {
     pub named: BTreeSet<Reference>,
     /// What people should know about what was read.
     pub remarks: Vec<String>,
+    /// The images that archives have whole.
+    pub whole: Vec<Whole>,
     /// How many things were said, those said again included.
     pub(super) said: usize,
     rewrites: Vec<Rewrite>,

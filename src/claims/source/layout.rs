@@ -7,9 +7,9 @@ use serde::Deserialize;
 
 use crate::claims::source::blobs::Blobs;
 use crate::claims::source::claims_file::{self, MEMBER};
-use crate::claims::source::collected::{Came, Collected};
+use crate::claims::source::collected::{Came, Collected, Whole};
 use crate::claims::source::{Problem, text_of};
-use crate::image::digest::{Digest, ImageId};
+use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::MAX_INDEX_DEPTH;
 use crate::image::manifest::{self, Descriptor, Manifest};
 use crate::image::reference::{Reference, Repository};
@@ -48,6 +48,15 @@ struct SavedImage {
     repo_tags: Option<Vec<String>>,
 }
 
+impl SavedImage {
+    /// The image's ID, of which its config's name is made.
+    fn image(&self) -> Option<ImageId> {
+        let hex = self.config.rsplit('/').next().unwrap_or_default();
+        let hex = hex.strip_suffix(".json").unwrap_or(hex);
+        format!("sha256:{hex}").parse().ok()
+    }
+}
+
 /// Reads a layout: a directory's or an archive's.
 pub(super) fn read_layout(
     blobs: &mut impl Blobs,
@@ -58,6 +67,9 @@ pub(super) fn read_layout(
         Some(bytes) => strict_json::read(&bytes).map_err(Problem::in_file("manifest.json"))?,
         None => Vec::<SavedImage>::new(),
     };
+    for image in &saved {
+        take_whole(image, blobs, collected)?;
+    }
     let carried = read_carried(blobs, place, collected)?;
     let Some(index) = blobs.file("index.json")? else {
         if carried {
@@ -100,6 +112,30 @@ pub(super) fn read_layout(
     agree(&saved, &named, collected)
 }
 
+/// Takes an image that `docker save` lists. Its config is named by its digest.
+fn take_whole(
+    saved: &SavedImage,
+    blobs: &mut impl Blobs,
+    collected: &mut Collected,
+) -> Result<(), Problem> {
+    let Some(image) = saved.image() else {
+        return Ok(());
+    };
+    if let Some(bytes) = blobs.file(&saved.config)? {
+        let found = Digest::of(Algorithm::Sha256, &bytes);
+        if found.to_string() != image.to_string() {
+            return Err(Problem::Tampered {
+                named: saved.config.clone(),
+                found: found.to_string(),
+            });
+        }
+    }
+    let tags = saved.repo_tags.iter().flatten();
+    let tags = tags.filter_map(|tag| Reference::parse(tag).ok()).collect();
+    collected.whole.push(Whole { image, tags });
+    Ok(())
+}
+
 /// Reads the claims that `digestfix save` puts beside what the engine saves.
 fn read_carried(
     blobs: &mut impl Blobs,
@@ -129,7 +165,7 @@ pub(super) fn read_skopeo_dir(
         from_an_engine: true,
         made_up: 0,
     };
-    let digest = Digest::of(crate::image::digest::Algorithm::Sha256, &bytes);
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
     walk.take(&digest, &bytes, None, 0)?;
     walk.tell_of_made_up();
     Ok(())
@@ -145,9 +181,7 @@ fn agree(
     let mut proofs = BTreeMap::new();
     let mut agreed = BTreeSet::new();
     for image in saved {
-        let hex = image.config.rsplit('/').next().unwrap_or_default();
-        let hex = hex.strip_suffix(".json").unwrap_or(hex);
-        let Ok(config) = format!("sha256:{hex}").parse::<ImageId>() else {
+        let Some(config) = image.image() else {
             continue;
         };
         for tag in image.repo_tags.iter().flatten() {

@@ -45,7 +45,12 @@ pub(super) fn image(names: &[String], digests: &[(&Reference, Known)]) -> String
 }
 
 /// How far it is.
-pub(super) fn progress(name: &str, bytes: u64, total: Option<u64>, took: Duration) -> String {
+pub(in crate::commands) fn progress(
+    name: &str,
+    bytes: u64,
+    total: Option<u64>,
+    took: Duration,
+) -> String {
     let rate = rate(bytes, took);
     let mut text = format!("{name}: {}", size(bytes));
     let left = total.and_then(|total| total.checked_sub(bytes));
@@ -61,7 +66,7 @@ pub(super) fn progress(name: &str, bytes: u64, total: Option<u64>, took: Duratio
 }
 
 /// What was written.
-pub(super) fn amount(bytes: u64, images: usize, took: Duration) -> String {
+pub(in crate::commands) fn amount(bytes: u64, images: usize, took: Duration) -> String {
     let images = match images {
         1 => "1 image".to_owned(),
         many => format!("{many} images"),

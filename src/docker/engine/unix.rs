@@ -28,6 +28,7 @@ use crate::image::reference::Reference;
 mod archives;
 mod containerd;
 mod images;
+mod loading;
 
 use images::{Kept, in_path};
 

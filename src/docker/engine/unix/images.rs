@@ -30,7 +30,7 @@ pub(super) type Kept = Arc<Mutex<Option<(SendRequest<Full<Bytes>>, String)>>>;
 /// `danglingImageName`).
 const DANGLING: &str = "moby-dangling@";
 
-const LOAD: &str = "/images/load?quiet=1";
+pub(super) const LOAD: &str = "/images/load?quiet=1";
 
 /// What an image that was loaded and cannot be run is told with, as the text of
 /// a load that went well (moby 28.5, `daemon/containerd/image_exporter.go`).
@@ -150,7 +150,7 @@ impl From<HistoryAnswer> for Made {
 }
 
 /// What went wrong with a load, by what it was answered with.
-fn failed(answer: &[u8]) -> Option<String> {
+pub(super) fn failed(answer: &[u8]) -> Option<String> {
     for message in serde_json::Deserializer::from_slice(answer).into_iter() {
         match message {
             Ok(Message {
@@ -164,6 +164,25 @@ fn failed(answer: &[u8]) -> Option<String> {
         }
     }
     None
+}
+
+/// What an answer says was loaded, by name or ID.
+pub(super) fn loaded(answer: &[u8]) -> Vec<String> {
+    let messages = serde_json::Deserializer::from_slice(answer).into_iter::<Message>();
+    let mut names = Vec::new();
+    for message in messages.flatten() {
+        let lines = message.stream.lines();
+        let found = lines.filter_map(|line| {
+            let rest = line.strip_prefix("Loaded image")?;
+            Some(
+                rest.trim_start_matches(" ID")
+                    .strip_prefix(": ")?
+                    .to_owned(),
+            )
+        });
+        names.extend(found);
+    }
+    names
 }
 
 impl UnixEngine {

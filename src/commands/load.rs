@@ -1,0 +1,296 @@
+//! `digestfix load`: archives first, then their claims in one transaction.
+
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal};
+use std::path::absolute;
+use std::time::{Duration, Instant};
+
+use crate::claims::source;
+use crate::claims::source::collected::{Collected, Whole};
+use crate::cli::LoadArgs;
+use crate::cli::invocation::Invocation;
+use crate::commands::change::{Changed, Held, Options, Wanted, change, end_loading};
+use crate::commands::outcome::tell;
+use crate::commands::save::told;
+use crate::commands::{Reach, Site, Stop, requested};
+use crate::docker::engine::UnixEngine;
+use crate::host::impact::Allowed;
+use crate::image::digest::ImageId;
+use crate::report::run_result::RunResult;
+use crate::report::{Problem, Report};
+use crate::state::loading::Loading;
+use crate::sys::shell;
+use crate::transaction::goal::Goal;
+use crate::transaction::outcome::Progress;
+
+mod archives;
+mod sending;
+
+use archives::{Archive, Place};
+use sending::{Sending, Sent};
+
+/// How often a person is told how far it is.
+const TOLD_EVERY: Duration = Duration::from_millis(250);
+
+/// What images stand for whose digest nothing brings.
+const WITHOUT: &str = "give it one (digestfix apply NAME:TAG@sha256:HEX), or save it anew by digestfix save where it was pulled";
+
+pub(super) async fn run(args: &LoadArgs) -> RunResult {
+    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let mut report = Report::new("load", &args.output, invocation).observed(args.metrics.file());
+    match load(args, &mut report).await {
+        Ok(Loaded::Changed(changed)) => tell(*changed, report),
+        Ok(Loaded::Nothing) => {
+            report.done(false, None);
+            report
+                .line("Nothing to do: the images are here, and all that is claimed of them holds.");
+            report.end(RunResult::Unchanged)
+        }
+        Ok(Loaded::Images) => {
+            report.done(true, None);
+            report.conclude("Done. The images are here, and all that is claimed of them holds.");
+            report.end(RunResult::Done)
+        }
+        Ok(Loaded::Unmet) => {
+            report.done(true, None);
+            report.conclude("The images are here. No digest could be recorded.");
+            report.end(RunResult::Pending)
+        }
+        Err(LoadStop::Before(stop)) => stop.tell(report),
+        Err(LoadStop::Amid { result, problem }) => report.fail(result, problem),
+    }
+}
+
+/// How it ended.
+enum Loaded {
+    /// Images were here or loaded, and references were to change.
+    Changed(Box<Changed>),
+    /// Images were loaded, and no reference was to change.
+    Images,
+    /// The same, and nothing was claimed of them that could be applied.
+    Unmet,
+    Nothing,
+}
+
+/// Why not all was loaded, or not all claims were applied.
+enum LoadStop {
+    /// Docker was asked for nothing.
+    Before(Stop),
+    Amid {
+        result: RunResult,
+        problem: Problem,
+    },
+}
+
+impl<T: Into<Stop>> From<T> for LoadStop {
+    fn from(stop: T) -> Self {
+        Self::Before(stop.into())
+    }
+}
+
+async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> {
+    let places = archives::places(&args.files, &args.input, report)?;
+    let streams = places.contains(&Place::Stdin);
+    if streams && io::stdin().is_terminal() {
+        return Err(Stop::Terminal.into());
+    }
+    let first = places.iter().find_map(Place::path);
+    let nothing_yet = Collected::new(&args.terms.rewrite).with_tags(args.terms.tags);
+    let mut collected = source::read(&args.terms.from, nothing_yet)?;
+    let archives = archives::read(&places, &mut collected)?;
+
+    let options = Options {
+        allowed: Allowed {
+            containers: args.containers.containers,
+            force_restart: args.restart.force_restart,
+        },
+        wait: args.lock.wait,
+        limits: (&args.retention).into(),
+        host: &args.host,
+        containerd_root: args.content.containerd_root.as_deref(),
+    };
+    let site = Site::find(&args.host, Reach::Bus).await?;
+    report.host(&site.host);
+    if site.containerd().is_some() {
+        let file = first.map_or_else(|| "FILE".to_owned(), shell::path);
+        return Err(Stop::LoadOnNode(file).into());
+    }
+    let store = site.image_store(options.containerd_root, None).await?;
+    if store.engine().is_none() {
+        return Err(Stop::NoDocker.into());
+    }
+    let whole = collected.whole.clone();
+    let claims_nothing = collected.is_empty();
+    let request = requested(&args.terms, collected, report);
+    let is_change = store.foreseen(&Goal::Claims(&request), &whole)?;
+    if is_change {
+        let (_, blockers) = store.survey(options.allowed).await?;
+        if !blockers.is_empty() {
+            return Err(Stop::Blockers(blockers).into());
+        }
+    }
+    let mut to_send = Vec::new();
+    for archive in &archives {
+        let mut is_here = !archive.whole.is_empty();
+        for image in &archive.whole {
+            is_here = is_here && store.has_whole(image)?;
+        }
+        match is_here {
+            true => report.line(&format!("{}: its images are here", archive.place)),
+            false => to_send.push(archive),
+        }
+    }
+    if to_send.is_empty() {
+        if claims_nothing {
+            return Ok(
+                match without_digest(&whole, &site, &options, report).await? {
+                    true => Loaded::Unmet,
+                    false => Loaded::Nothing,
+                },
+            );
+        }
+        let changed = change(&Wanted::Claims(&request), &options, report).await?;
+        return Ok(changed.map_or(Loaded::Nothing, |changed| {
+            Loaded::Changed(Box::new(changed))
+        }));
+    }
+
+    let held = Held::take(site.images().data_root(), &options, report).await?;
+    let Some((_, engine)) = held.site.engine() else {
+        return Err(Stop::NoDocker.into());
+    };
+    let files = to_send.iter().filter_map(|archive| archive.place.path());
+    let files = files.filter_map(|path| Some(absolute(path).ok()?.display().to_string()));
+    let mark = Loading::new(files.collect());
+    mark.write(&held.lock).map_err(Stop::Mark)?;
+    let mut request = request;
+    let mut arrived = Collected::new(&args.terms.rewrite).with_tags(args.terms.tags);
+    arrived.evidence = request.evidence.clone();
+    let mut names = Vec::new();
+    for archive in &to_send {
+        let sent = send(archive, &engine, &held, arrived, &names, report).await?;
+        arrived = sent.collected;
+        names.extend(sent.names);
+    }
+    let mut whole = whole;
+    if streams {
+        whole.extend(arrived.whole.iter().cloned());
+        let more = requested(&args.terms, arrived, report);
+        request.claims.extend(more.claims);
+        request.evidence = more.evidence;
+    }
+    if request.claims.is_empty() {
+        end_loading(&held.lock, report);
+        drop(held);
+        return Ok(
+            match without_digest(&whole, &site, &options, report).await? {
+                true => Loaded::Unmet,
+                false => Loaded::Images,
+            },
+        );
+    }
+    let next = mark.next();
+    let wanted = Wanted::Claims(&request);
+    let changed = held.change(&wanted, &options, None, report);
+    let changed = changed.await.map_err(|stop| stays(stop, &names, &next))?;
+    let is_without = without_digest(&whole, &site, &options, report).await?;
+    Ok(match changed {
+        Some(changed) => Loaded::Changed(Box::new(changed)),
+        None if is_without && report.is_unmet() => Loaded::Unmet,
+        None => Loaded::Images,
+    })
+}
+
+/// Has one archive loaded.
+async fn send(
+    archive: &Archive,
+    engine: &UnixEngine,
+    held: &Held,
+    collected: Collected,
+    before: &[String],
+    report: &mut Report,
+) -> Result<Sent, LoadStop> {
+    let name = archive.place.to_string();
+    let began = Instant::now();
+    let amid = |what: String| LoadStop::Amid {
+        result: RunResult::Failed,
+        problem: Problem {
+            what: vec![what],
+            state: state(before, "what Docker has loaded of it stays too"),
+            next: Some(
+                "mend that, then the same command again: it sends what is not here".to_owned(),
+            ),
+        },
+    };
+    let sending = Sending::begin(&archive.place, collected);
+    let sending = sending.map_err(|error| amid(format!("{name}: {error}")))?;
+    let count = sending.count();
+    let total = archive.bytes;
+    let mut every = tokio::time::interval(TOLD_EVERY);
+    let sent = sending.send(engine);
+    tokio::pin!(sent);
+    let names = loop {
+        tokio::select! {
+            biased;
+            signal = held.interrupt.wait() => return Err(amid(format!("{signal} received"))),
+            names = &mut sent => break names,
+            _ = every.tick() => {
+                let doing = told::progress(&name, count.bytes(), total, began.elapsed());
+                report.goes_on(&doing, began);
+            }
+        }
+    };
+    let sent = names.map_err(|error| amid(format!("{name}: {error}")))?;
+    let images = archive.whole.len().max(sent.names.len());
+    let amount = told::amount(count.bytes(), images, began.elapsed());
+    report.beside(&format!("{name}: loaded, {amount}"));
+    Ok(sent)
+}
+
+/// The claims cannot be applied after all, and the images stay.
+fn stays(stop: Stop, names: &[String], next: &str) -> LoadStop {
+    LoadStop::Amid {
+        result: RunResult::Failed,
+        problem: Problem {
+            what: stop.reasons(),
+            state: state(names, "no digest was recorded"),
+            next: Some(match stop.help() {
+                Some(help) => format!("{help}; then: {next}"),
+                None => next.to_owned(),
+            }),
+        },
+    }
+}
+
+fn state(names: &[String], more: &str) -> String {
+    match names {
+        [] => more.to_owned(),
+        names => format!("loaded, and stays: {}; {more}", names.join(", ")),
+    }
+}
+
+/// Says which images of archives have no digest here. Whether there is one.
+async fn without_digest(
+    whole: &[Whole],
+    site: &Site,
+    options: &Options<'_>,
+    report: &mut Report,
+) -> Result<bool, Stop> {
+    let store = site.image_store(options.containerd_root, None).await?;
+    let references = store.references().references();
+    let with: BTreeSet<ImageId> = references
+        .filter(|(reference, _)| reference.digest().is_some())
+        .map(|(_, image)| image)
+        .collect();
+    let mut any = false;
+    for Whole { image, tags } in whole.iter().filter(|one| !with.contains(&one.image)) {
+        any = true;
+        let name = tags
+            .first()
+            .map_or_else(|| image.to_string(), |tag| tag.familiar());
+        report.warning(&format!(
+            "{name} has no digest: nothing brings one. Next: {WITHOUT}"
+        ));
+    }
+    Ok(any)
+}

@@ -1,0 +1,100 @@
+//! Loading mark: Docker was about to load archives, and their claims were to follow.
+//!
+//! A run that is killed between the two leaves images without digests, which stay: only
+//! the user knows whether anything uses them by now. The mark names the archives, so that
+//! the next run says how to go on.
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::lock::RootLock;
+use crate::state::state_file;
+use crate::sys::shell;
+
+const NAME: &str = "loading";
+
+const VERSION: u32 = 1;
+
+/// The largest such file that is read, in bytes.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loading {
+    digestfix_loading: u32,
+    /// The archives, as whole paths; empty for standard input.
+    pub files: Vec<String>,
+}
+
+impl Loading {
+    pub const fn new(files: Vec<String>) -> Self {
+        Self {
+            digestfix_loading: VERSION,
+            files,
+        }
+    }
+
+    /// That of a run that was killed, if there is one.
+    pub fn read(data_root: &Path) -> Option<Self> {
+        let bytes = state_file::read(&state_file::path(data_root, NAME), MAX_BYTES).ok()??;
+        let mark: Self = serde_json::from_slice(&bytes).ok()?;
+        (mark.digestfix_loading == VERSION).then_some(mark)
+    }
+
+    pub fn write(&self, lock: &RootLock) -> io::Result<()> {
+        let path = state_file::path(lock.data_root(), NAME);
+        state_file::write(&path, lock, &serde_json::to_vec_pretty(self)?)
+    }
+
+    pub fn remove(lock: &RootLock) -> io::Result<()> {
+        state_file::remove(&state_file::path(lock.data_root(), NAME), lock)
+    }
+
+    /// What is to be said of it.
+    pub fn told(&self) -> &'static str {
+        "a load was interrupted: the images that Docker has loaded stay, and their digests may not be recorded"
+    }
+
+    /// What to type.
+    pub fn next(&self) -> String {
+        match self.files.as_slice() {
+            [] => "the same digestfix load again".to_owned(),
+            files => {
+                let files = files.iter().map(|file| shell::word(file).to_string());
+                format!("digestfix load {}", files.collect::<Vec<_>>().join(" "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_there_until_it_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let lock = RootLock::acquire(root.path(), Duration::ZERO);
+        let lock = lock.await.unwrap();
+        assert_eq!(Loading::read(root.path()), None);
+        let mark = Loading::new(vec!["/media/a b.tar".to_owned()]);
+        mark.write(&lock).unwrap();
+        assert_eq!(Loading::read(root.path()).unwrap(), mark);
+        assert_eq!(mark.next(), "digestfix load '/media/a b.tar'");
+        Loading::remove(&lock).unwrap();
+        assert_eq!(Loading::read(root.path()), None);
+    }
+
+    /// A mark of this version.
+    #[test]
+    fn a_mark_of_this_version_loads() {
+        let fixture = include_str!("../../tests/formats/loading.json");
+        let mark: Loading = serde_json::from_str(fixture).unwrap();
+        assert_eq!(mark, Loading::new(vec!["/media/images.tar".to_owned()]));
+    }
+}
