@@ -133,6 +133,14 @@ pub enum Why {
          with --replace"
     )]
     BesideImageId(String, Whose),
+    /// The tag of a pin, where others set tags.
+    #[error("tags are not digestfix's to set here ({command})")]
+    SetByOthers {
+        tag: Reference,
+        /// A reference by its digest that the image is to have too.
+        pin: Option<Reference>,
+        command: String,
+    },
     /// An index, and which image here it is of, only a manifest in it tells.
     #[error("it is an index, and {0}")]
     ManifestMissing(Box<MissingManifest>),
@@ -293,6 +301,64 @@ impl Plan {
             hints: Hints::default(),
             bases,
         }
+    }
+
+    /// The plan without the tags that it would add and that nobody typed, where others
+    /// set them. `command` says how.
+    pub(crate) fn without_new_tags(
+        self,
+        command: impl Fn(&Reference, Option<&Reference>) -> String,
+    ) -> Self {
+        let typed: BTreeSet<&Reference> = self
+            .targets
+            .iter()
+            .filter(|target| target.typed)
+            .map(|target| &target.reference)
+            .collect();
+        let left: BTreeSet<Reference> = self
+            .changes
+            .iter()
+            .filter(|change| change.from.is_none() && change.reference.digest().is_none())
+            .map(|change| &change.reference)
+            .filter(|reference| !typed.contains(reference))
+            .cloned()
+            .collect();
+        if left.is_empty() {
+            return self;
+        }
+        let Self {
+            mut after,
+            changes,
+            targets,
+            mut skipped,
+            removals,
+            hints,
+            ..
+        } = self;
+        let (tags, targets): (Vec<_>, Vec<_>) = targets
+            .into_iter()
+            .partition(|target| left.contains(&target.reference));
+        for tagged in tags {
+            after.remove(&tagged.reference);
+            let tag = tagged.reference;
+            let pin = targets.iter().find(|target| {
+                target.image == tagged.image
+                    && target.reference.digest().is_some()
+                    && target.reference.repository() == tag.repository()
+            });
+            let pin = pin.map(|target| target.reference.clone());
+            let command = command(&tag, pin.as_ref());
+            let why = Why::SetByOthers { tag, pin, command };
+            skipped.push(Skipped {
+                claim: tagged.claim,
+                why,
+                strange_oci: false,
+            });
+        }
+        let changes = changes.into_iter();
+        let changes = changes.filter(|change| !left.contains(&change.reference));
+        let plan = Self::of(after, changes, targets, skipped, &removals);
+        Self { hints, ..plan }
     }
 
     pub fn is_empty(&self) -> bool {

@@ -16,6 +16,7 @@ use crate::commands::{Reach, Site, Stop, requested};
 use crate::docker::engine::UnixEngine;
 use crate::host::impact::Allowed;
 use crate::image::digest::ImageId;
+use crate::plan::{Request, Why};
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
 use crate::state::loading::Loading;
@@ -193,6 +194,7 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     let wanted = Wanted::Claims(&request);
     let changed = held.change(&wanted, &options, None, report);
     let changed = changed.await.map_err(|stop| stays(stop, &names, &next))?;
+    set_tags(&request, &site, &options, report).await?;
     let is_without = without_digest(&whole, &site, &options, report).await?;
     Ok(match changed {
         Some(changed) => Loaded::Changed(Box::new(changed)),
@@ -267,6 +269,36 @@ fn state(names: &[String], more: &str) -> String {
         [] => more.to_owned(),
         names => format!("loaded, and stays: {}; {more}", names.join(", ")),
     }
+}
+
+/// Where Docker itself sets tags, has it set those of pins whose digest is here by now.
+async fn set_tags(
+    request: &Request,
+    site: &Site,
+    options: &Options<'_>,
+    report: &mut Report,
+) -> Result<(), Stop> {
+    let mut store = site.image_store(options.containerd_root, None).await?;
+    let Some((_, engine)) = site.engine().filter(|_| store.is_in_containerd()) else {
+        return Ok(());
+    };
+    let plan = store.plan(&Goal::Claims(request)).await?;
+    if !plan.is_empty() {
+        return Ok(());
+    }
+    for skipped in &plan.skipped {
+        let Why::SetByOthers { tag, pin, command } = &skipped.why else {
+            continue;
+        };
+        let Some(pin) = pin else {
+            continue;
+        };
+        match engine.tag(pin, tag).await {
+            Ok(()) => report.line(&format!("{tag}: set by Docker")),
+            Err(error) => report.warning(&format!("{tag}: {error}. Next: {command}")),
+        }
+    }
+    Ok(())
 }
 
 /// Says which images of archives have no digest here. Whether there is one.

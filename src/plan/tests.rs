@@ -1428,3 +1428,24 @@ fn a_digest_of_another_platform_is_refused() {
         1
     );
 }
+
+#[test]
+fn tags_that_others_set_are_left_to_them() {
+    let host = store(&["b:1 %2"]);
+    let list = ["P:1 a:1=%1", "P:2 a@&a=%1", "P:3 b:1=%2"];
+    let found = plan(&host, &sourced(&list, Evidence::default()));
+    let found = found.without_new_tags(|tag, pin| format!("tag {} {tag}", pin.unwrap()));
+    let command = spelled("tag a@&a a:1");
+    let [Why::SetByOthers { command: told, .. }] = &skipped(&found)[..] else {
+        panic!("{:?}", found.skipped);
+    };
+    assert_eq!(*told, command);
+    assert_eq!(found.changes.len(), 1, "the digest: {:?}", found.changes);
+    assert_eq!(found.targets.len(), 2, "what is here holds");
+    let tag = Reference::parse("a:1").unwrap();
+    assert!(found.after.get(&tag).is_none());
+    // What somebody typed is for the caller to refuse.
+    let typed = plan(&host, &claims(&["a:1=%1"]));
+    let typed = typed.without_new_tags(|_, _| String::new());
+    assert_eq!(typed.changes.len(), 1);
+}

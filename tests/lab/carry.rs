@@ -75,3 +75,13 @@ fn to_docker_28() {
     let machine = Machine::boot(Suite::Forky);
     carries(&machine, FRESH, 1);
 }
+
+/// Docker itself sets tags there, and nothing stops.
+#[test]
+fn to_containerd_28() {
+    let machine = Machine::boot(Suite::Forky);
+    machine.sh(
+        "echo '{\"features\":{\"containerd-snapshotter\":true}}' >/etc/docker/daemon.json; systemctl restart docker",
+    );
+    carries(&machine, "docker rmi -f $(docker images -q)", 0);
+}

@@ -28,7 +28,13 @@ pub async fn planned(
     };
     loop {
         let plan = goal.plan(&here.store, &here.images);
-        let plan = plan.map_err(|refusals| goal.refused(refusals))?;
+        let mut plan = plan.map_err(|refusals| goal.refused(refusals))?;
+        if let Goal::Claims(_) = goal {
+            plan = plan.without_new_tags(|tag, pin| {
+                let image = pin.map_or_else(|| "IMAGE".to_owned(), ToString::to_string);
+                format!("docker tag {image} {tag}")
+            });
+        }
         let added = plan.changes.iter().filter(|change| change.from.is_none());
         let added = added.map(|change| change.reference.clone());
         let sought: Vec<Reference> = added.chain(plan.removals.iter().cloned()).collect();

@@ -4,6 +4,7 @@ use crate::claims::claim::Claim;
 use crate::claims::trust::Trust;
 use crate::containerd::{ContainerdError, Node};
 use crate::image::digest::Digest;
+use crate::image::reference::Reference;
 use crate::plan::{Plan, Target};
 use crate::store::node::NodeStore;
 use crate::sys::in_flight::all;
@@ -40,7 +41,13 @@ pub async fn planned(
         let store = here.without_made_up(|reference| goal.is_about(reference));
         plan = goal.plan(&store, &here.images);
     }
-    let plan = plan.map_err(|refusals| goal.refused(refusals))?;
+    let mut plan = plan.map_err(|refusals| goal.refused(refusals))?;
+    if let Goal::Claims(_) = goal {
+        plan = plan.without_new_tags(|tag, pin| {
+            let image = pin.map_or_else(|| "IMAGE".to_owned(), Reference::full);
+            format!("ctr -n k8s.io images tag {image} {}", tag.full())
+        });
+    }
     let insists = matches!(goal, Goal::Claims(request) if request.allow_image_id_digest);
     let made_up = |target: &&Target| {
         let digest = target.reference.digest();

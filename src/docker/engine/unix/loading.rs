@@ -13,8 +13,9 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc::Receiver;
 
 use super::UnixEngine;
-use super::images::{LOAD, failed, loaded, told};
+use super::images::{LOAD, failed, in_path, loaded, told};
 use crate::docker::engine::EngineError;
+use crate::image::reference::{Reference, Tag};
 
 /// An archive on its way.
 struct Pieces(Receiver<io::Result<Bytes>>);
@@ -33,6 +34,21 @@ impl Body for Pieces {
 }
 
 impl UnixEngine {
+    /// Has the engine give an image one more tag.
+    pub async fn tag(&self, image: &Reference, tag: &Reference) -> Result<(), EngineError> {
+        let name = tag.tag().map(Tag::as_str).unwrap_or_default();
+        let repository = tag.repository().familiar();
+        let repository = repository.replace('[', "%5B").replace(']', "%5D");
+        let path = format!(
+            "/images/{}/tag?repo={repository}&tag={name}",
+            in_path(image)
+        );
+        match self.request(Method::POST, &path, Bytes::new()).await? {
+            (StatusCode::CREATED, _) => Ok(()),
+            (status, answer) => Err(self.refused(&path, status, &answer)),
+        }
+    }
+
     /// Has an archive loaded that comes in pieces, and gives what the engine says that it
     /// loaded. It may have loaded some of it although this fails. It takes the time that
     /// the engine takes.
