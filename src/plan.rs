@@ -136,9 +136,9 @@ pub enum Why {
     /// The tag of a pin, where others set tags.
     #[error("tags are not digestfix's to set here ({command})")]
     SetByOthers {
-        tag: Reference,
+        tag: Box<Reference>,
         /// A reference by its digest that the image is to have too.
-        pin: Option<Reference>,
+        pin: Option<Box<Reference>>,
         command: String,
     },
     /// An index, and which image here it is of, only a manifest in it tells.
@@ -348,7 +348,11 @@ impl Plan {
             });
             let pin = pin.map(|target| target.reference.clone());
             let command = command(&tag, pin.as_ref());
-            let why = Why::SetByOthers { tag, pin, command };
+            let why = Why::SetByOthers {
+                tag: Box::new(tag),
+                pin: pin.map(Box::new),
+                command,
+            };
             skipped.push(Skipped {
                 claim: tagged.claim,
                 why,

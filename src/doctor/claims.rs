@@ -52,7 +52,10 @@ pub fn judge(
                 Finding::warning(
                     Check::Claims,
                     format!("{}: left alone, {}", one.claim, one.why),
-                    "say which image: REF=IMAGE",
+                    match one.why {
+                        Why::ImageId(_) => "take that claim out, or claim the right digest",
+                        _ => "say which image: REF=IMAGE",
+                    },
                 )
             }));
         }

@@ -129,7 +129,6 @@ fn what_stops_an_apply_is_told_and_cured() {
     doctor.next("ok", "containers", "keep running");
     doctor.next("ok", "claims", "0 hold, 1 do not yet");
     doctor.next("warning", "boot", "digestfix-recover.service");
-    let id = machine.id("app");
     for fault in [
         fault(
             "configuration",
@@ -202,8 +201,8 @@ fn what_stops_an_apply_is_told_and_cured() {
         ),
         fault(
             "claims",
-            "is the ID of an image",
-            format!("echo {APP}:v1@{id} >{CLAIMS}-2"),
+            "different digests in one repository",
+            format!("echo {APP}:v1@sha256:{} >{CLAIMS}-2", "1".repeat(64)),
             "take that claim out",
             format!("rm {CLAIMS}-2"),
         ),
@@ -211,7 +210,7 @@ fn what_stops_an_apply_is_told_and_cured() {
             "references",
             "repositories.json",
             format!("cp -p {STORE} /root/; echo '[' >{STORE}"),
-            "a former one",
+            "docker tag $(docker images",
             format!("cp -p /root/repositories.json {STORE}"),
         ),
         fault(

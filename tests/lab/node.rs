@@ -200,7 +200,7 @@ fn removals(machine: &Machine) {
         let images = machine.sh("ctr -n k8s.io images ls -q");
         assert!(!images.contains(APP), "{name}: {images}");
         // Its record is gone with the image, and that is no error.
-        refuses(machine, &["verify", &claim], "no reference");
+        refuses(machine, &["verify", &claim], "is not on this host");
         import(machine, "app");
         assert_eq!(told(machine, APP, &digest)[0], "none");
     }

@@ -25,6 +25,8 @@ fn table() -> Vec<String> {
 /// Fills in what the README leaves open.
 fn filled(machine: &Machine, text: &str) -> String {
     let text = text.replace("CLAIM…", "registry.example/app:v1@sha256:47b1…");
+    let text = text.replace("-o FILE IMAGE…", "-o again.tar registry.example/app:v1");
+    let text = text.replace("FILE…", "images.tar");
     let text = text.replace("sha256:47b1…", &machine.digest("app"));
     let text = text.replace("registry.example/app", APP);
     assert!(
@@ -47,7 +49,7 @@ fn every_command_works_as_it_stands_there() {
         assert!(!machine.engine_has("app"));
     };
     let blocks = blocks();
-    let [carry, bring, inspect, pinned, replace, install] = blocks.as_slice() else {
+    let [save, load, inspect, pinned, replace, install] = blocks.as_slice() else {
         panic!("{blocks:?}");
     };
 
@@ -57,13 +59,14 @@ fn every_command_works_as_it_stands_there() {
          until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
          docker pull -q {APP}:v1"
     ));
-    typed(carry);
+    typed(save);
+    typed("digestfix export -o digests.json");
     typed(inspect);
     machine.sh("docker rmi -f $(docker images -q)
          systemctl stop docker-registry; ! curl -s localhost:5000");
 
     // The host without internet, and what it shows.
-    typed(bring.lines().next().unwrap());
+    machine.sh("docker load -i /srv/images.tar");
     let symptoms = README
         .lines()
         .filter_map(|line| line.strip_prefix("    # "));
@@ -78,7 +81,16 @@ fn every_command_works_as_it_stands_there() {
         says.contains(&format!("Unable to find image '{reference}' locally")),
         "{says}"
     );
-    let done = typed(bring);
+    let done = typed(load);
+    assert!(done.contains("(proven"), "{done}");
+    assert!(machine.engine_has("app"));
+
+    machine.sh("docker rmi -f $(docker images -q)");
+    typed(load);
+    assert!(machine.engine_has("app"));
+
+    forget();
+    let done = typed("digestfix apply --from digests.json");
     assert!(done.contains("(proven"), "{done}");
     assert!(machine.engine_has("app"));
 
@@ -107,14 +119,18 @@ fn every_command_works_as_it_stands_there() {
 
     forget();
     let commands = table();
-    assert_eq!(commands.len(), 9, "{commands:?}");
+    assert_eq!(commands.len(), 11, "{commands:?}");
     for command in commands {
         let is_pending = [" plan ", " status"]
             .iter()
             .any(|word| command.contains(word));
         let code = if is_pending { 4 } else { 0 };
         machine
-            .run(&["sh", "-c", &filled(&machine, &command)])
+            .run(&[
+                "sh",
+                "-c",
+                &format!("cd /srv; {}", filled(&machine, &command)),
+            ])
             .exits(code);
     }
 
