@@ -225,7 +225,7 @@ fn removals(machine: &Machine) {
     });
     let status = machine.digestfix(&["status"]).exits(4).stdout;
     assert!(status.contains("an import made up"), "{status}");
-    let exported = machine.digestfix(&["export", APP]).exits(0);
+    let exported = machine.digestfix(&["export", APP]).exits(3);
     assert!(
         exported.stderr.contains("is left out"),
         "{}",
