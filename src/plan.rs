@@ -303,8 +303,8 @@ impl Plan {
         }
     }
 
-    /// The plan without the tags that it would add and that nobody typed, where others
-    /// set them. `command` says how.
+    /// Leaves out new tags that come from files, where Docker or containerd itself sets
+    /// tags. `command` gives the command that sets one.
     pub(crate) fn without_new_tags(
         self,
         command: impl Fn(&Reference, Option<&Reference>) -> String,

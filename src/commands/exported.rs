@@ -102,7 +102,7 @@ impl Exported {
         let Some(digest) = reference.digest() else {
             return Known::Recorded;
         };
-        // What somebody asserted here is no better known elsewhere.
+        // A digest that is asserted here is no better known on another host.
         let written = provenance.of(reference, image);
         let trust = written.map(|written| written.trust);
         let trust = trust.filter(|trust| *trust == Trust::Asserted);

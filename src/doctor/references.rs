@@ -63,8 +63,8 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
     findings
 }
 
-/// A store without a reference beside images: somebody reset it. `former` is a copy that
-/// is whole.
+/// A store that was reset: it has no reference, and there are images. `former` is a whole
+/// copy.
 pub fn reset(path: &Path, images: usize, former: Option<&Path>) -> Finding {
     let old = former.map_or_else(|| "OLD".to_owned(), shell::path);
     Finding::warning(

@@ -212,7 +212,7 @@ impl Selection {
             });
             found.extend(by_digest.map(|(_, image)| image));
         }
-        // The beginning of several IDs is none.
+        // A prefix of several IDs names no image.
         let [image] = Vec::from_iter(found)[..] else {
             return false;
         };

@@ -1444,7 +1444,7 @@ fn tags_that_others_set_are_left_to_them() {
     assert_eq!(found.targets.len(), 2, "what is here holds");
     let tag = Reference::parse("a:1").unwrap();
     assert!(found.after.get(&tag).is_none());
-    // What somebody typed is for the caller to refuse.
+    // The caller refuses a typed tag.
     let typed = plan(&host, &claims(&["a:1=%1"]));
     let typed = typed.without_new_tags(|_, _| String::new());
     assert_eq!(typed.changes.len(), 1);

@@ -115,7 +115,7 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread.spawn(work).map(drop)
 }
 
-/// Reads an archive until it ends, or nobody takes it any more.
+/// Reads an archive to its end. Stops early when the receiver is gone.
 fn pass_on(
     mut archive: impl Read,
     sender: &Sender<io::Result<Bytes>>,
@@ -135,7 +135,7 @@ fn pass_on(
         };
         piece.truncate(read);
         let piece = Bytes::from(piece);
-        // Whoever looks into it may have seen enough.
+        // The reader of claims may have stopped early.
         if let Some(shown) = shown {
             let _ = shown.send(piece.clone());
         }

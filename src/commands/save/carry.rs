@@ -45,7 +45,7 @@ pub(super) async fn carry(
     let writer = thread::Builder::new().name("archive".to_owned());
     writer
         .spawn(move || {
-            // Where nobody listens any more, the run is given up.
+            // The receiver is gone when the run has been interrupted.
             let _ = ended.send(write(received, sink));
         })
         .map_err(CarryError::Write)?;

@@ -69,7 +69,7 @@ impl<S: Sink> Compressed<S> {
                     let Ok(Ok((block, done))) = job else {
                         return;
                     };
-                    // Where nobody waits for it any more, the run is given up.
+                    // The receiver is gone when the run has been interrupted.
                     let _ = done.send(format.compressed(&block));
                 }
             })?;

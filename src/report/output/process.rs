@@ -45,7 +45,7 @@ fn columns_of(terminal: impl AsFd) -> Option<usize> {
 }
 
 fn foreground_columns(terminal: impl AsFd) -> Option<usize> {
-    // Where that cannot be told, nobody else is in the foreground.
+    // Without an answer, this process is taken to be in the foreground.
     let of_others = tcgetpgrp(&terminal).is_ok_and(|group| group != getpgrp());
     if of_others {
         None
@@ -59,7 +59,7 @@ pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Writes bytes that nobody reads as text to standard output.
+/// Writes binary data to standard output.
 pub fn write_bytes(bytes: &[u8]) -> io::Result<()> {
     write(&io::stdout(), bytes)
 }

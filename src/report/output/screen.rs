@@ -19,8 +19,8 @@ pub enum Stream {
 pub(super) trait Streams {
     /// Writes all of a text, however long that takes.
     fn write(&mut self, to: Stream, text: &[u8]) -> io::Result<()>;
-    /// The columns of the terminal that a stream is. None where there is none to draw on
-    /// now.
+    /// The width of the stream's terminal, in columns. None when the stream is no terminal,
+    /// or this process is in the background.
     fn columns(&self, on: Stream) -> Option<usize>;
 }
 
