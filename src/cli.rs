@@ -245,17 +245,7 @@ pub struct ApplyArgs {
     #[command(flatten)]
     pub request: RequestArgs,
     #[command(flatten)]
-    pub containers: ContainerArgs,
-    #[command(flatten)]
-    pub restart: RestartArgs,
-    #[command(flatten)]
-    pub lock: LockArgs,
-    #[command(flatten)]
-    pub retention: RetentionArgs,
-    #[command(flatten)]
-    pub content: ContentArgs,
-    #[command(flatten)]
-    pub host: HostArgs,
+    pub change: ChangeArgs,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
@@ -274,17 +264,7 @@ pub struct LoadArgs {
     #[command(flatten)]
     pub terms: TermsArgs,
     #[command(flatten)]
-    pub containers: ContainerArgs,
-    #[command(flatten)]
-    pub restart: RestartArgs,
-    #[command(flatten)]
-    pub lock: LockArgs,
-    #[command(flatten)]
-    pub retention: RetentionArgs,
-    #[command(flatten)]
-    pub content: ContentArgs,
-    #[command(flatten)]
-    pub host: HostArgs,
+    pub change: ChangeArgs,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
@@ -415,17 +395,7 @@ pub struct RollbackArgs {
     #[arg(value_name = "ID", value_parser = transaction, add = ArgValueCompleter::new(completion::transactions))]
     pub id: Option<String>,
     #[command(flatten)]
-    pub containers: ContainerArgs,
-    #[command(flatten)]
-    pub restart: RestartArgs,
-    #[command(flatten)]
-    pub lock: LockArgs,
-    #[command(flatten)]
-    pub retention: RetentionArgs,
-    #[command(flatten)]
-    pub content: ContentArgs,
-    #[command(flatten)]
-    pub host: HostArgs,
+    pub change: ChangeArgs,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
@@ -477,6 +447,23 @@ pub struct TermsArgs {
     /// Accept a digest that is the ID of an image on this host
     #[arg(long)]
     pub allow_image_id_digest: bool,
+}
+
+/// How a change is made, and on which host.
+#[derive(Debug, Args)]
+pub struct ChangeArgs {
+    #[command(flatten)]
+    pub containers: ContainerArgs,
+    #[command(flatten)]
+    pub restart: RestartArgs,
+    #[command(flatten)]
+    pub lock: LockArgs,
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+    #[command(flatten)]
+    pub content: ContentArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
 }
 
 /// What to do when another run is at work.

@@ -1,31 +1,20 @@
 //! `digestfix apply`
 
-use crate::cli::invocation::Invocation;
 use crate::cli::{ApplyArgs, RequestArgs};
 use crate::commands::change::{Options, Wanted, change};
 use crate::commands::outcome::tell;
 use crate::commands::{Stop, request};
-use crate::host::impact::Allowed;
 use crate::report::Report;
 use crate::report::run_result::RunResult;
 
 pub(super) async fn run(args: &ApplyArgs) -> RunResult {
-    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let invocation = Options::from(&args.change).invocation();
     let mut report = Report::new("apply", &args.output, invocation).observed(args.metrics.file());
     let request = match request(&args.request, &mut report) {
         Ok(request) => request,
         Err(stop) => return stop.tell(report),
     };
-    let options = Options {
-        allowed: Allowed {
-            containers: args.containers.containers,
-            force_restart: args.restart.force_restart,
-        },
-        wait: args.lock.wait,
-        limits: (&args.retention).into(),
-        host: &args.host,
-        containerd_root: args.content.containerd_root.as_deref(),
-    };
+    let options = Options::from(&args.change);
     match change(&Wanted::Claims(&request), &options, &mut report).await {
         Ok(None) => nothing_to_do(&args.request, report),
         Ok(Some(changed)) => tell(changed, report),

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::HostArgs;
+use crate::cli::invocation::Invocation;
+use crate::cli::{ChangeArgs, HostArgs};
 use crate::commands::recover::{recover, settled_site};
 use crate::commands::{Draft, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK, rollback};
 use crate::host::impact::{Allowed, Blocker, Impact};
@@ -36,6 +37,27 @@ pub(super) struct Options<'a> {
     pub limits: Limits,
     pub host: &'a HostArgs,
     pub containerd_root: Option<&'a Path>,
+}
+
+impl<'a> From<&'a ChangeArgs> for Options<'a> {
+    fn from(args: &'a ChangeArgs) -> Self {
+        Self {
+            allowed: Allowed {
+                containers: args.containers.containers,
+                force_restart: args.restart.force_restart,
+            },
+            wait: args.lock.wait,
+            limits: (&args.retention).into(),
+            host: &args.host,
+            containerd_root: args.content.containerd_root.as_deref(),
+        }
+    }
+}
+
+impl Options<'_> {
+    pub(super) fn invocation(&self) -> Invocation {
+        Invocation::of(self.host, self.containerd_root)
+    }
 }
 
 /// How it ended, with what was to be expected of containers where Docker is stopped.

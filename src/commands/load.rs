@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 use crate::claims::source;
 use crate::claims::source::collected::{Collected, Whole};
 use crate::cli::LoadArgs;
-use crate::cli::invocation::Invocation;
 use crate::commands::change::{Changed, Held, Options, Wanted, change, end_loading};
 use crate::commands::outcome::tell;
 use crate::commands::save::told;
 use crate::commands::{Reach, Site, Stop, requested};
 use crate::docker::engine::UnixEngine;
-use crate::host::impact::Allowed;
 use crate::image::digest::ImageId;
 use crate::plan::{Request, Why};
 use crate::report::run_result::RunResult;
@@ -37,7 +35,7 @@ const TOLD_EVERY: Duration = Duration::from_millis(250);
 const WITHOUT: &str = "give it one (digestfix apply NAME:TAG@sha256:HEX), or save it anew by digestfix save where it was pulled";
 
 pub(super) async fn run(args: &LoadArgs) -> RunResult {
-    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let invocation = Options::from(&args.change).invocation();
     let mut report = Report::new("load", &args.output, invocation).observed(args.metrics.file());
     match load(args, &mut report).await {
         Ok(Loaded::Changed(changed)) => tell(*changed, report),
@@ -100,17 +98,8 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     let mut collected = source::read(&args.terms.from, nothing_yet)?;
     let archives = archives::read(&places, &mut collected)?;
 
-    let options = Options {
-        allowed: Allowed {
-            containers: args.containers.containers,
-            force_restart: args.restart.force_restart,
-        },
-        wait: args.lock.wait,
-        limits: (&args.retention).into(),
-        host: &args.host,
-        containerd_root: args.content.containerd_root.as_deref(),
-    };
-    let site = Site::find(&args.host, Reach::Bus).await?;
+    let options = Options::from(&args.change);
+    let site = Site::find(&args.change.host, Reach::Bus).await?;
     report.host(&site.host);
     if site.containerd().is_some() {
         let file = first.map_or_else(|| "FILE".to_owned(), shell::path);

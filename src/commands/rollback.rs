@@ -1,11 +1,9 @@
 //! `digestfix rollback`
 
 use crate::cli::RollbackArgs;
-use crate::cli::invocation::Invocation;
 use crate::commands::Stop;
 use crate::commands::change::{Changed, Options, Wanted, change};
 use crate::commands::outcome::tell;
-use crate::host::impact::Allowed;
 use crate::plan::Reversal;
 use crate::report::Report;
 use crate::report::run_result::RunResult;
@@ -14,7 +12,7 @@ use crate::state::rollback::reversal;
 use crate::store::data_root::ImageDir;
 
 pub(super) async fn run(args: &RollbackArgs) -> RunResult {
-    let invocation = Invocation::of(&args.host, args.content.containerd_root.as_deref());
+    let invocation = Options::from(&args.change).invocation();
     let mut report =
         Report::new("rollback", &args.output, invocation).observed(args.metrics.file());
     match roll_back(args, &mut report).await {
@@ -29,16 +27,7 @@ pub(super) async fn run(args: &RollbackArgs) -> RunResult {
 }
 
 async fn roll_back(args: &RollbackArgs, report: &mut Report) -> Result<Option<Changed>, Stop> {
-    let options = Options {
-        allowed: Allowed {
-            containers: args.containers.containers,
-            force_restart: args.restart.force_restart,
-        },
-        wait: args.lock.wait,
-        limits: (&args.retention).into(),
-        host: &args.host,
-        containerd_root: args.content.containerd_root.as_deref(),
-    };
+    let options = Options::from(&args.change);
     change(&Wanted::Rollback(args.id.as_deref()), &options, report).await
 }
 

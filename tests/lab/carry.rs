@@ -2,14 +2,6 @@
 
 use crate::machine::{APP, Machine, OTHER, Suite};
 
-/// One image pulled by its tag, one by its digest, from the machine's registry.
-const PULL: &str = "
-  systemctl start docker-registry
-  until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
-  docker pull -q localhost:5000/lab/app:v1
-  docker pull -q localhost:5000/lab/other@$(cat /lab/other.digest)
-  systemctl stop docker-registry";
-
 /// A Docker that has nothing yet.
 const FRESH: &str = "
   echo '{\"data-root\":\"/var/lib/docker/second\"}' >/etc/docker/daemon.json
@@ -21,7 +13,7 @@ fn carries(machine: &Machine, fresh: &str, may_stop: u32) {
     let tag = format!("{APP}:v1");
     let pin = format!("{OTHER}:v9@{}", machine.digest("other"));
     machine.allow_containers();
-    machine.sh(PULL);
+    machine.pull_both();
     let save = machine.digestfix(&["save", "-o", "/lab/images.tar.gz", &tag, &pin]);
     save.exits(0);
     machine.sh("gunzip -k /lab/images.tar.gz; head -c 30000 /lab/images.tar >/lab/cut.tar");

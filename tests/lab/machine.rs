@@ -341,6 +341,15 @@ impl Machine {
         self.run(&["docker", "image", "inspect", &reference]).code == 0
     }
 
+    /// Pulls one image by its tag and one by its digest, from the machine's registry.
+    pub fn pull_both(&self) {
+        self.sh("systemctl start docker-registry
+             until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
+             docker pull -q localhost:5000/lab/app:v1
+             docker pull -q localhost:5000/lab/other@$(cat /lab/other.digest)
+             systemctl stop docker-registry");
+    }
+
     /// On control groups of version 1, nspawn hands them over read-only.
     pub fn allow_containers(&self) {
         self.sh(

@@ -2,20 +2,12 @@
 
 use crate::machine::{APP, Machine, OTHER, Suite};
 
-/// One image pulled by its tag, one by its digest, from the machine's registry.
-const PULL: &str = "
-  systemctl start docker-registry
-  until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
-  docker pull -q localhost:5000/lab/app:v1
-  docker pull -q localhost:5000/lab/other@$(cat /lab/other.digest)
-  systemctl stop docker-registry";
-
 /// Saves, has the images removed, loads them by plain Docker, and runs one.
 fn carries(machine: &Machine, meanwhile: impl FnOnce(&Machine), remove: &str) {
     let others_pin = format!("{OTHER}:v9@{}", machine.digest("other"));
     let tag = format!("{APP}:v1");
     machine.allow_containers();
-    machine.sh(PULL);
+    machine.pull_both();
     let absent = machine.digestfix(&["save", "-o", "/lab/none.tar", "lab/none:1"]);
     let absent = absent.exits(3).stderr;
     assert!(absent.contains("docker pull lab/none:1"), "{absent}");

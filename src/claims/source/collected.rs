@@ -168,13 +168,8 @@ impl Collected {
             return Ok(());
         };
         let tagged = reference.repository().clone().with_tag(tag.clone());
-        let text = format!("{}={image}", tagged.familiar());
-        let key = (Kind::Record, format!("{}={image}", tagged.full()));
-        let statement = Statement::PointsAt {
-            reference: self.name_here(reference.repository())?.with_tag(tag),
-            image: ImageName::Id(image),
-        };
-        self.claim(key, text, statement, place)
+        let here = self.name_here(reference.repository())?.with_tag(tag);
+        self.leads_to(&tagged, here, image, place)
     }
 
     /// Says of a file that it has tags, where there is nothing else in it.
@@ -295,10 +290,22 @@ impl Collected {
         let Some(digest) = reference.digest().cloned() else {
             return Ok(());
         };
-        let text = format!("{}={image}", reference.familiar());
-        let key = (Kind::Record, format!("{}={image}", reference.full()));
+        let here = self.name_here(reference.repository())?.with_digest(digest);
+        self.leads_to(reference, here, image, place)
+    }
+
+    /// A file has a reference for that image, which has another name here perhaps.
+    fn leads_to(
+        &mut self,
+        there: &Reference,
+        here: Reference,
+        image: ImageId,
+        place: &str,
+    ) -> Result<(), Problem> {
+        let text = format!("{}={image}", there.familiar());
+        let key = (Kind::Record, format!("{}={image}", there.full()));
         let statement = Statement::PointsAt {
-            reference: self.name_here(reference.repository())?.with_digest(digest),
+            reference: here,
             image: ImageName::Id(image),
         };
         self.claim(key, text, statement, place)

@@ -420,7 +420,11 @@ pub(super) fn told(answer: &[u8]) -> String {
 /// Of the characters that a reference can have, the brackets of an IPv6 registry
 /// are the only ones that a path cannot.
 pub(super) fn in_path(reference: &Reference) -> String {
-    reference.familiar().replace('[', "%5B").replace(']', "%5D")
+    escaped(&reference.familiar())
+}
+
+pub(super) fn escaped(name: &str) -> String {
+    name.replace('[', "%5B").replace(']', "%5D")
 }
 
 #[cfg(test)]

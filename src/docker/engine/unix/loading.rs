@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc::Receiver;
 
 use super::UnixEngine;
-use super::images::{LOAD, failed, in_path, loaded, told};
+use super::images::{LOAD, escaped, failed, in_path, loaded, told};
 use crate::docker::engine::EngineError;
 use crate::image::reference::{Reference, Tag};
 
@@ -37,8 +37,7 @@ impl UnixEngine {
     /// Has the engine give an image one more tag.
     pub async fn tag(&self, image: &Reference, tag: &Reference) -> Result<(), EngineError> {
         let name = tag.tag().map(Tag::as_str).unwrap_or_default();
-        let repository = tag.repository().familiar();
-        let repository = repository.replace('[', "%5B").replace(']', "%5D");
+        let repository = escaped(&tag.repository().familiar());
         let path = format!(
             "/images/{}/tag?repo={repository}&tag={name}",
             in_path(image)
