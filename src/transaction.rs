@@ -1,10 +1,11 @@
-//! The one engine: begin, apply, restore, conclude; and from wherever that fails,
-//! undo, restore, conclude.
+//! Transaction engine. Each transaction begins, applies, restores and concludes. After a
+//! failure at any step, it undoes, restores and concludes.
 //!
-//! How the references change is a [`Method`]: [`restart`] stops Docker and exchanges
-//! its file, [`load`] has the running Docker load manifests, [`record`] has a node's
-//! containerd record names. All else is here and the same for all: the watchdog and the pending marker, the record for people,
-//! the journal, and how they end. [`recovery`] brings a run to an end that was killed.
+//! A [`Method`] changes the references: [`restart`] stops Docker and exchanges its file,
+//! [`load`] has the running Docker load manifests, [`record`] has a node's containerd
+//! record names. The engine does the rest, which is the same for all methods: watchdog,
+//! pending marker, history record, journal, and how each of them ends. [`recovery`]
+//! finishes a killed run.
 
 pub mod reserve;
 pub mod watchdog;
@@ -40,13 +41,13 @@ pub mod restart;
 use leftover::Leftover;
 use outcome::{Ended, Failure, HostNow, Outcome, Progress};
 
-/// A Docker to manage, as every method needs it.
+/// The Docker that a transaction manages, in the form that every method needs.
 #[derive(Debug)]
 pub struct Docker<'a, M> {
     pub manager: &'a M,
     pub host: &'a Managed,
-    /// Where it is noted that the transaction has not ended:
-    /// [`PENDING`](crate::state::pending::PENDING) but in tests.
+    /// The directory of the pending markers: [`PENDING`](crate::state::pending::PENDING),
+    /// except in tests.
     pub pending: &'a Path,
 }
 
@@ -66,7 +67,7 @@ impl<'a, M> Docker<'a, M> {
         }
     }
 
-    /// A run that is killed is recovered by what this Docker was found by.
+    /// Adds the marker by which a recovery finds this Docker again.
     pub fn supervised(&self, images: &ImageDir) -> Supervised<'a, M> {
         Supervised {
             by: self.supervisor(),
@@ -75,13 +76,13 @@ impl<'a, M> Docker<'a, M> {
     }
 }
 
-/// What sees to a run that is killed.
+/// What recovers a killed run: a watchdog that systemd runs, and a pending marker.
 #[derive(Debug)]
 pub struct Supervisor<'a, M> {
-    /// It runs the watchdog.
+    /// systemd, which runs the watchdog.
     pub manager: &'a M,
-    /// Where it is noted that the transaction has not ended:
-    /// [`PENDING`](crate::state::pending::PENDING) but in tests.
+    /// The directory of the pending markers: [`PENDING`](crate::state::pending::PENDING),
+    /// except in tests.
     pub pending: &'a Path,
 }
 
@@ -93,66 +94,66 @@ impl<M> Clone for Supervisor<'_, M> {
 
 impl<M> Copy for Supervisor<'_, M> {}
 
-/// The same, with what leads another run to the images.
+/// A [`Supervisor`], and the marker that leads a recovery to the images.
 #[derive(Debug)]
 pub struct Supervised<'a, M> {
     pub by: Supervisor<'a, M>,
     pub marker: Marker,
 }
 
-/// What a method is about to do, before it does it.
+/// What a method is about to do. The engine writes it to disk before the method acts.
 #[derive(Debug)]
 pub struct Begun {
     /// For the journal.
     pub intent: Intent,
     pub references: References,
-    /// For the record.
+    /// For the history record.
     pub how: How,
 }
 
-/// A way to change the references of a Docker.
+/// A way to change the references of a host.
 pub trait Method<M> {
-    /// What a shutdown waits for, in words.
+    /// The reason that logind shows for a delayed shutdown.
     const DOING: &'static str;
 
-    /// What it is about to do. Nothing has been touched.
+    /// Returns what the method is about to do. Touches nothing.
     async fn begin(&mut self, tx: &mut Tx<'_, M>) -> Result<Begun, Failure>;
 
-    /// Changes the references, and verifies that they are as planned. After an error,
-    /// [`Method::undo`] follows.
+    /// Changes the references, and verifies that they are as planned. After an error, the
+    /// engine calls [`Method::undo`].
     async fn apply(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure>;
 
-    /// Puts back the references that were found, from wherever the way forward failed.
-    /// Gives those that it could not put back. An error when the references may be
-    /// neither the old nor the new ones, or Docker does not run.
+    /// Restores the references found at the beginning, from whichever step
+    /// [`Method::apply`] failed at. Returns the references that it could not restore.
+    /// Fails if the references may be neither the old nor the new ones, or if Docker does
+    /// not run.
     async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure>;
 
-    /// Puts back everything but the references.
+    /// Restores everything except the references.
     async fn restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure>;
 
-    /// What to report of the host, now that all is done.
+    /// Returns what to report about the host once the transaction has ended.
     async fn found(&mut self, tx: &mut Tx<'_, M>) -> Found;
 
-    /// The host after a way back that failed.
+    /// Returns the state of the host after a failed undo.
     async fn now(&self, tx: &Tx<'_, M>) -> HostNow;
 }
 
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The containers that are not what they were.
+    /// The containers that the transaction has changed.
     pub containers: Vec<Change>,
-    /// Where the former references are kept.
+    /// The path of the former reference store, kept as a backup.
     pub backup: Option<PathBuf>,
-    /// Of what was loaded, the references whose layers the engine has unpacked
-    /// only.
+    /// The loaded references whose layers the engine has in unpacked form only.
     pub run_only: Vec<Reference>,
-    /// Docker was stopped and started again on the way back.
+    /// Undo started Docker again, so Docker was away for a while.
     pub restarted: bool,
 }
 
-/// One change of the references, by any method.
+/// One transaction, by any method.
 pub struct Tx<'a, M> {
-    /// What its files are named after.
+    /// The files of the transaction are named after its ID.
     id: String,
     images: &'a ImageDir,
     lock: RootLock,
@@ -165,13 +166,13 @@ pub struct Tx<'a, M> {
     record: Option<Record>,
     journal: Option<Journal>,
     watchdog: Option<Watchdog>,
-    /// A shutdown waits for this to be closed.
+    /// logind delays a shutdown until this descriptor is closed.
     delays_shutdown: Option<OwnedFd>,
 }
 
 impl<'a, M: ServiceManager> Tx<'a, M> {
-    /// A transaction that makes `plan`, which was made under this lock. Unsupervised it is
-    /// one on the files alone.
+    /// A transaction that applies `plan`, which was planned under `lock`. Without
+    /// `supervised`, it only edits files: there is no Docker to manage, and no watchdog.
     #[allow(clippy::too_many_arguments, reason = "each is another kind of thing")]
     pub fn new(
         images: &'a ImageDir,
@@ -200,7 +201,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Runs to one of its ends.
+    /// Runs the transaction to its end.
     pub async fn run(mut self, mut method: impl Method<M>) -> Outcome {
         let applied = match self.begin(&mut method).await {
             Ok(()) => method.apply(&mut self).await,
@@ -231,9 +232,9 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Prepares for a killed run, before anything is done: a watchdog, a pending marker,
-    /// a record for people, and the journal. They go in the opposite order, so there is
-    /// never a journal that no run would find.
+    /// Prepares for being killed, before the method acts: starts the watchdog, then
+    /// writes the pending marker, the history record and the journal. `close` goes in the
+    /// opposite order, so a recovery finds every journal.
     async fn begin<R: Method<M>>(&mut self, method: &mut R) -> Result<(), Failure> {
         self.progress.transaction_begins(&self.id);
         let begun = method.begin(self).await?;
@@ -253,7 +254,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
             begun.how,
         )?);
         let journal = Journal::new(&self.id, begun.references, begun.intent);
-        // To be closed even if only half of the write succeeds.
+        // Set before the write, so that `close` removes the journal even after a partial
+        // write.
         Ok(self.journal.insert(journal).write(&self.lock)?)
     }
 
@@ -284,7 +286,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// From wherever the way forward failed, back to what was found.
+    /// Undoes the transaction after `failure`, at whichever step it occurred.
     async fn back(&mut self, method: &mut impl Method<M>, failure: Failure) -> Ended {
         self.progress.warning(&format!("{failure}; undoing"));
         self.progress.begin("undoing");
@@ -335,8 +337,9 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Writes down how it ended; what has not ended is left to its watchdog. `changed`
-    /// says that the references are not those that were found.
+    /// Writes the end to the history record, and closes the transaction. After an error,
+    /// the watchdog keeps trying. `changed` means that the references are not those found
+    /// at the beginning.
     async fn conclude(
         &mut self,
         ended: Result<(), Failure>,
@@ -344,8 +347,9 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         changed: bool,
     ) -> Result<(), Failure> {
         match self.end_record(end(ended.as_ref().err())) {
-            // Without its end, a record is ended by what the file says, where that
-            // changed; or as one that did nothing, which is not to be said of this.
+            // A later run ends a record without an end: by what the file says, or, for a
+            // load or a node's records, as a run that changed nothing. That would be
+            // wrong here, so the journal stays.
             Err(failure) if ended.is_ok() && changed && self.is_told_by_its_record_alone() => {
                 return Err(failure);
             }
@@ -379,7 +383,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// The transaction has ended. Where it has not, its watchdog goes on.
+    /// Removes the journal and the pending marker, then ends the watchdog. After an
+    /// error, the watchdog keeps running.
     async fn close(&mut self) -> Result<(), Failure> {
         if self.journal.is_some() {
             Journal::close(&self.lock)?;
@@ -396,8 +401,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         Ok(())
     }
 
-    /// Removes what is too old to be of use. After a failure, no backup: there is no
-    /// newer one.
+    /// Removes old records and backups. After a failure, keeps every backup: this run has
+    /// made no newer one.
     fn retire(&mut self, done: bool) {
         let limits = done.then_some(self.limits);
         for problem in retention::enforce(self.images, &self.lock, &self.id, limits) {
@@ -405,7 +410,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// What the running Docker is asked for, where this is a load.
+    /// The load in the journal, if the method is [`load`].
     fn load(&mut self) -> Option<&mut journal::Load> {
         match &mut self.journal.as_mut()?.intent {
             Intent::Load(load) => Some(load),
@@ -413,7 +418,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// What a node's containerd is asked for, where this is about one.
+    /// The node's records in the journal, if the method is [`record`].
     fn records(&mut self) -> Option<&mut journal::Records> {
         match &mut self.journal.as_mut()?.intent {
             Intent::Record(records) => Some(records),
@@ -421,7 +426,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// The references had changed, and the plan is another one.
+    /// Writes a new plan to the record and the journal: the references have changed since
+    /// the first plan.
     fn planned_again(&mut self, references: References) -> Result<(), Failure> {
         if let Some(record) = &mut self.record {
             record.plan(&references, &self.plan);
@@ -433,7 +439,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         self.write_journal()
     }
 
-    /// What a restart notes, where this is one with a Docker to manage.
+    /// The restart in the journal, if the method is [`restart`] and there is a Docker to
+    /// manage.
     fn restart(&mut self) -> Option<&mut journal::Restart> {
         self.journal.as_mut()?.restart_mut()
     }

@@ -1,5 +1,5 @@
-//! Goal: what a transaction is to bring about. It plans at the beginning, and again
-//! when the references change under it.
+//! Goal: what a transaction is to bring about. The transaction plans the goal at the
+//! beginning, and again if the references change before the commit.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ use crate::transaction::image_store::PlanError;
 
 #[derive(Debug)]
 pub enum Goal<'a> {
-    /// That claims are true.
+    /// Claims come true.
     Claims(&'a Request),
-    /// That another transaction's changes are gone.
+    /// The changes of another transaction are reverted.
     TakeBack(Reversal),
 }
 
 impl Goal<'_> {
-    /// What that comes down to on a store.
+    /// Plans the goal on a store.
     pub fn plan(&self, store: &Store, images: &dyn Images) -> Result<Plan, Vec<Refusal>> {
         match self {
             Self::Claims(request) => Plan::new(store, images, request),
@@ -28,7 +28,7 @@ impl Goal<'_> {
         }
     }
 
-    /// A reference that it wants to change, or that one of its claims goes by.
+    /// Whether the goal changes the reference, or one of its claims is about it.
     pub fn is_about(&self, reference: &Reference) -> bool {
         match self {
             Self::Claims(request) => {
@@ -43,7 +43,7 @@ impl Goal<'_> {
         }
     }
 
-    /// What was brought along with it.
+    /// The evidence that came with the claims, or that the history has.
     pub fn evidence(&self) -> &Evidence {
         match self {
             Self::Claims(request) => &request.evidence,
@@ -51,7 +51,7 @@ impl Goal<'_> {
         }
     }
 
-    /// Where containerd keeps its blobs, where the transaction to take back was told.
+    /// containerd's root directory, if the user gave one to the transaction to revert.
     pub fn containerd_root(&self) -> Option<&Path> {
         match self {
             Self::Claims(_) => None,
@@ -69,7 +69,7 @@ impl Goal<'_> {
         }
     }
 
-    /// What the history calls it.
+    /// The kind of transaction, for the history.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Claims(_) => Kind::Apply,

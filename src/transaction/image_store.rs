@@ -1,7 +1,8 @@
-//! The image store of a host: all that a command needs of it, whichever it is.
+//! Image store of a host: Docker's own, containerd's below Docker, or a Kubernetes
+//! node's, behind one type.
 //!
-//! An [`ImageStore`] is the store as it was read; nothing but [`ImageStore::run`]
-//! changes it.
+//! An [`ImageStore`] is the store as digestfix read it. Only [`ImageStore::run`] changes
+//! the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -46,28 +47,29 @@ use crate::transaction::{Docker, Tx};
 /// Docker, and its API.
 pub type Engine<'a> = (Docker<'a, SystemBus>, UnixEngine);
 
-/// A node's containerd answers in milliseconds, or is in trouble.
+/// Timeout for a node's containerd, which answers in milliseconds unless it is in
+/// trouble.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// The image store of a host, as it was read.
 pub enum ImageStore<'a> {
-    /// Docker's own. Its references are a file, which Docker reads when it starts.
+    /// Docker's own store. Its references are a file, which Docker reads when it starts.
     Own {
         images: &'a ImageDir,
         content: ContentStore,
-        /// None where there is no Docker to manage.
+        /// `None` if there is no Docker to manage.
         engine: Option<Engine<'a>>,
         before: Snapshot,
     },
-    /// containerd's, below a Docker that runs.
+    /// containerd's store, below a running Docker.
     Containerd {
         content: ContentStore,
-        /// Where that is, where the user said so.
+        /// containerd's root directory, if the user gave one.
         root: Option<PathBuf>,
         engine: Engine<'a>,
         here: Box<ContainerdStore>,
     },
-    /// A Kubernetes node's, in its containerd.
+    /// A Kubernetes node's store, in its containerd.
     Node {
         node: Client,
         socket: &'a Path,
@@ -75,26 +77,27 @@ pub enum ImageStore<'a> {
     },
 }
 
-/// The most things to do that one refusal names.
+/// The most pieces of advice in one refusal.
 const MAX_HELPS: usize = 3;
 
-/// What nothing can be told of, or done about.
+/// References and images that digestfix cannot handle.
 #[derive(Default)]
 pub struct Gaps {
-    /// References whose image is not to be found.
+    /// References whose image digestfix could not find.
     pub unread: Vec<Reference>,
-    /// Images without a name to have a digest under, as Docker or containerd calls them.
+    /// Images without a name, so that no digest can be recorded for them; each as Docker
+    /// or containerd identifies it.
     pub nameless: Vec<Digest>,
 }
 
-/// What it takes for a plan to come true.
+/// What has to be done to apply a plan.
 #[derive(Default)]
 pub struct Means {
-    /// References that are in the file as planned, and that Docker has not read.
+    /// References that the file has as planned, but that Docker has not read.
     pub stale: BTreeSet<Reference>,
-    /// What the running Docker is asked for.
+    /// Requests to the running Docker.
     pub work: Work,
-    /// What a node's containerd is asked for.
+    /// Requests to a node's containerd.
     pub records: record::work::Work,
 }
 
@@ -112,7 +115,7 @@ pub enum PlanError {
     #[error("the transaction cannot be taken back")]
     InTheWay {
         refusals: Vec<Refusal>,
-        /// The later transaction that has to be taken back before.
+        /// The later transaction to roll back first.
         first: Option<String>,
     },
     #[error("the running engine cannot be asked for that")]
@@ -197,7 +200,7 @@ impl PlanError {
         })
     }
 
-    /// What `--replace` would displace, where that is all that stands in the way.
+    /// What `--replace` would displace. `None` unless that resolves every refusal.
     pub fn displaces(&self) -> Option<Displaced> {
         let Self::Refused(refusals) = self else {
             return None;
@@ -206,7 +209,7 @@ impl PlanError {
         each.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
-    /// Every reason, in words.
+    /// Every reason, as text.
     pub fn reasons(&self) -> Vec<String> {
         match self {
             Self::Refused(refusals) | Self::InTheWay { refusals, .. } => {
@@ -230,7 +233,7 @@ impl PlanError {
     }
 }
 
-/// What to do about several reasons: each thing once, and not more than is read.
+/// Joins the advice for several reasons: each piece once, at most [`MAX_HELPS`] pieces.
 fn together(helps: impl Iterator<Item = String>) -> Option<String> {
     let mut told: Vec<String> = Vec::new();
     for help in helps {
@@ -245,7 +248,7 @@ fn together(helps: impl Iterator<Item = String>) -> Option<String> {
 }
 
 impl<'a> ImageStore<'a> {
-    /// Reads the store of a host, but not again where it is as it was `seen`.
+    /// Reads the store of a host. Reuses `seen` if the file has not changed since.
     pub async fn read(
         host: &'a Host,
         engine: Option<Engine<'a>>,
@@ -300,8 +303,8 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// The running engine that hands images out; none on a Kubernetes node, or where no
-    /// Docker runs.
+    /// The running engine, which saves and loads images. `None` on a Kubernetes node, or
+    /// if no Docker runs.
     pub fn engine(&self) -> Option<&UnixEngine> {
         match self {
             Self::Own { engine, .. } => {
@@ -314,8 +317,8 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// About how many bytes an archive of these images and digests has. None where that
-    /// cannot be told.
+    /// Estimates the size of an archive of these images and digests, in bytes. `None` if
+    /// the size cannot be estimated.
     pub fn archive_size<'b>(
         &self,
         images: impl IntoIterator<Item = &'b ImageId>,
@@ -328,12 +331,13 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// Docker keeps its images in containerd, and calls them by their digests.
+    /// Docker keeps its images in containerd, where the ID of an image is the digest of
+    /// its manifest or index.
     pub const fn is_in_containerd(&self) -> bool {
         matches!(self, Self::Containerd { .. })
     }
 
-    /// Digests that the engine has beside all tags.
+    /// Digest references that the engine records on their own, not through a tag.
     pub fn apart(&self) -> BTreeSet<Reference> {
         match self {
             Self::Containerd { here, .. } => here
@@ -344,7 +348,8 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// Reads the manifests of all digests that are here, where that takes requests.
+    /// Reads the manifests of all recorded digests, if that takes requests: only a
+    /// Kubernetes node needs them.
     pub async fn read_manifests(&mut self) -> Result<(), PlanError> {
         match self {
             Self::Node { node, here, .. } => Ok(here.learn_all(node).await?),
@@ -352,13 +357,13 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// The digest is one that an import made up, and that no registry serves.
+    /// The digest is of a manifest that an import made up: no registry serves it.
     pub fn is_made_up(&self, digest: &Digest) -> bool {
         matches!(self, Self::Node { here, .. } if here.is_made_up(digest))
     }
 
-    /// The references in rows. Each digest is known by what proves it here, or as it was
-    /// written.
+    /// Lists the references in rows. A digest has the trust of a proof found here, or
+    /// else the trust that was noted when digestfix wrote it.
     pub fn listing(self, provenance: &Provenance) -> Result<Listing, PlanError> {
         let images = self.images()?;
         let mut unnamed = Vec::new();
@@ -380,7 +385,8 @@ impl<'a> ImageStore<'a> {
                 let known = |reference: &Reference, image: &ImageId| {
                     let digest = reference.digest()?;
                     if here.proof(digest, image).is_some() {
-                        // That it is of the image says nothing of a registry.
+                        // The manifest proves the image, but no registry serves this
+                        // digest.
                         if here.is_made_up(digest) {
                             return None;
                         }
@@ -404,8 +410,8 @@ impl<'a> ImageStore<'a> {
         Ok(Listing::new(store, images, hollow, known).with_nameless(unnamed))
     }
 
-    /// The images of a digest, which leads to `image` here, and the manifests that say
-    /// so. No image where that cannot be told.
+    /// Returns the images of a digest, and the manifests that prove them. On this host,
+    /// the digest leads to `image`. Returns no image if there is no proof of one.
     pub fn exported(
         &self,
         digest: &Digest,
@@ -416,7 +422,7 @@ impl<'a> ImageStore<'a> {
                 let proof = content.proof(digest, &image);
                 (BTreeSet::from([image]), proof.unwrap_or_default())
             }
-            // An index is of other hosts' images too.
+            // An index also lists images for other platforms.
             Self::Containerd { content, .. } => {
                 let manifests = content.manifests(digest);
                 let mut evidence = Evidence::default();
@@ -425,7 +431,8 @@ impl<'a> ImageStore<'a> {
                 let images = images.unwrap_or_default().into_keys().cloned();
                 (images.collect(), manifests)
             }
-            // A record of an import leads to a digest that only its name tells.
+            // After an import, a digest may be in the record's name only: containerd has
+            // no manifest for it.
             Self::Node { here, .. } => {
                 let mut images = here.proven(digest);
                 let proof = here.proof(digest, &image).unwrap_or_default();
@@ -435,7 +442,7 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// What a goal comes down to here.
+    /// Plans a goal on this store.
     pub async fn plan(&mut self, goal: &Goal<'_>) -> Result<Plan, PlanError> {
         match self {
             Self::Own { images, before, .. } => {
@@ -447,8 +454,7 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// What a goal comes down to once these images are here, as far as that can be told
-    /// before. Whether it is anything.
+    /// Predicts whether a goal changes anything once the `arriving` images are loaded.
     pub fn foreseen(&self, goal: &Goal<'_>, arriving: &[Whole]) -> Result<bool, PlanError> {
         let mut store = self.references().clone();
         let mut images = BTreeSet::new();
@@ -456,7 +462,7 @@ impl<'a> ImageStore<'a> {
             images.insert(image.clone());
             for tag in tags {
                 store.remove(tag);
-                // It points nowhere by now.
+                // The tag was just removed, so the insert cannot conflict.
                 let _ = store.insert(tag, image);
             }
         }
@@ -475,7 +481,7 @@ impl<'a> ImageStore<'a> {
         Ok(!plan.is_empty())
     }
 
-    /// An image of an archive is here whole, under all its tags.
+    /// The image of an archive is here, complete and under all its tags.
     pub fn has_whole(&self, whole: &Whole) -> Result<bool, PlanError> {
         let Whole { image, tags } = whole;
         let references = self.references();
@@ -484,7 +490,7 @@ impl<'a> ImageStore<'a> {
         }
         match self {
             Self::Own { images, .. } => Ok(ImageDb::ask(images, |db| db.has(image))?),
-            // Of a digest alone there may be the manifest and no layers.
+            // A digest alone may have its manifest but no layers.
             Self::Containerd { here, .. } => {
                 let mut references = references.references();
                 Ok(references
@@ -494,7 +500,7 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// What is missing for claims of a plan; all that is missing, without one.
+    /// The gaps that matter for the claims of a plan. Without a plan, all gaps.
     pub fn gaps(&self, plan: Option<&Plan>) -> Gaps {
         let counts = |image: &ImageId| plan.is_none_or(|plan| plan.lacks_name_of(image));
         let here = match self {
@@ -517,7 +523,7 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// What it takes for a plan to come true.
+    /// What has to be done to apply a plan.
     pub async fn means(&self, goal: &Goal<'_>, plan: &Plan) -> Result<Means, PlanError> {
         let mut means = Means::default();
         match self {
@@ -539,7 +545,7 @@ impl<'a> ImageStore<'a> {
         Ok(means)
     }
 
-    /// How a change is made; none where there is no Docker to manage.
+    /// The method that changes this store. `None` if there is no Docker to manage.
     pub fn method(&self) -> Option<Method> {
         match self {
             Self::Own { engine, .. } => engine.as_ref().map(|_| Method::Restart),
@@ -548,7 +554,7 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// What a change would touch besides references, and what speaks against that.
+    /// Assesses what a change would touch besides references, and what prevents it.
     pub async fn survey(
         &self,
         allowed: Allowed,
@@ -570,8 +576,8 @@ impl<'a> ImageStore<'a> {
         Ok((None, Vec::new()))
     }
 
-    /// Whether the running Docker finds each target of a plan as it is to be; none where
-    /// no Docker runs.
+    /// Whether the running Docker, or a node's CRI, finds each target of a plan as
+    /// planned. `None` if no Docker runs.
     pub async fn answers(&self, plan: &Plan) -> Result<Option<Vec<bool>>, PlanError> {
         match self {
             Self::Own {
@@ -595,7 +601,7 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// The references' file as it was read, where there is one.
+    /// The snapshot of Docker's reference store. `None` if containerd has the references.
     pub fn into_snapshot(self) -> Option<Snapshot> {
         match self {
             Self::Own { before, .. } => Some(before),
@@ -603,7 +609,7 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// Makes the change. `impact` is what [`ImageStore::survey`] has found.
+    /// Applies the change. `impact` comes from [`ImageStore::survey`].
     pub async fn run(
         self,
         tx: Tx<'_, SystemBus>,

@@ -1,10 +1,10 @@
-//! References that are not as they were, after a change was taken back.
+//! Leftovers: references that undo could not restore.
 
 use std::fmt;
 
 use crate::image::reference::Reference;
 
-/// A reference that is not as it was to be again, and why.
+/// A reference that undo could not restore, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
     pub reference: Reference,
@@ -13,28 +13,29 @@ pub struct Leftover {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// It stays: Docker would drop this tag along with it.
+    /// The reference stays: Docker would drop this tag along with it.
     Tagged(Reference),
-    /// It stays: Docker would remove the image with it.
+    /// The reference stays: Docker would remove the image with it.
     Last,
-    /// It stays: layers would go that nothing else leads to.
+    /// The reference stays: Docker would remove layers that nothing else leads to.
     HasLayers,
-    /// It stays, as a container was made by it; in the engine's words.
+    /// The reference stays: a container was created with it, as the engine's message
+    /// says.
     InUse(String),
-    /// It went, and these went along.
+    /// The reference is gone, and Docker dropped these along with it.
     TookAlong(Vec<String>),
-    /// It is gone: Docker dropped it along with this one.
+    /// The reference is gone: Docker dropped it along with this one.
     WentAlong(Reference),
-    /// It is gone, and could not be restored.
+    /// The reference is gone, and could not be restored.
     Lost(String),
-    /// It stays: containerd would free the image with it.
+    /// The record stays: containerd would free the image with it.
     LastRecord,
-    /// It stays as another client has made it.
+    /// The record stays: another client has changed it.
     Changed,
 }
 
 impl Leftover {
-    /// The container that uses it, as the engine names it: by its ID.
+    /// The ID of the container that uses the reference, from the engine's message.
     pub fn container(&self) -> Option<&str> {
         let Why::InUse(conflict) = &self.why else {
             return None;
@@ -46,7 +47,7 @@ impl Leftover {
     }
 }
 
-/// What stays is true, as its manifest proves it.
+/// A reference that stays is right: its manifest proves it.
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let reference = &self.reference;
@@ -98,14 +99,15 @@ impl fmt::Display for Leftover {
     }
 }
 
-/// What went along with references that are being restored.
+/// The references that Docker dropped along with others, which undo restores.
 pub fn went_along(leftovers: &[Leftover]) -> Vec<Leftover> {
     let along = leftovers.iter().filter_map(|one| match &one.why {
         Why::TookAlong(along) => Some((&one.reference, along)),
         _ => None,
     });
     let each = along.flat_map(|(other, along)| along.iter().map(move |name| (other, name)));
-    // What is no name is a manifest, which comes back with its reference.
+    // A text that is no name is a manifest's digest. The manifest comes back with its
+    // reference.
     let named = each.filter_map(|(other, name)| Some((other, Reference::parse(name).ok()?)));
     named
         .filter(|(_, one)| one.tag().is_some() || one.digest().is_some())
@@ -116,7 +118,7 @@ pub fn went_along(leftovers: &[Leftover]) -> Vec<Leftover> {
         .collect()
 }
 
-/// All of them, for one line.
+/// All leftovers in one line.
 pub fn joined(leftovers: &[Leftover]) -> String {
     let lines: Vec<String> = leftovers.iter().map(ToString::to_string).collect();
     lines.join("; ")

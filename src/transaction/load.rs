@@ -1,9 +1,9 @@
-//! The load method: load, drop, verify; undone when it fails. The running Docker
-//! makes the change itself: it is not stopped, and its files are not touched.
+//! Load method: load, drop, verify. A failure is undone. The running Docker makes the
+//! change itself: digestfix neither stops it nor touches its files.
 //!
-//! What is loaded are manifests (`docker load` of an archive of some kilobytes): the
-//! engine then has the references, on the layers that are here already.
-//! [`recovery`] does the rest for a run that was killed.
+//! digestfix loads manifests only (`docker load` of an archive of some kilobytes). The
+//! engine then has the references, on the layers that are here already. [`recovery`]
+//! finishes a killed run.
 
 use std::path::Path;
 
@@ -32,15 +32,15 @@ pub use known::known_references;
 use steps::Steps;
 use work::Work;
 
-/// Docker, as a load needs it.
+/// The running Docker, in the form that a load needs.
 #[derive(Debug)]
 pub struct Running<'a, M, E> {
-    /// systemd, Docker as it was found, and where the pending marker goes.
+    /// systemd, Docker as detected, and the directory of the pending markers.
     pub docker: Docker<'a, M>,
     pub engine: &'a E,
-    /// containerd's blobs.
+    /// containerd's content store.
     pub content: &'a ContentStore,
-    /// Where they are, where the user said so.
+    /// containerd's root directory, if the user gave one.
     pub containerd_root: Option<&'a Path>,
 }
 
@@ -57,17 +57,18 @@ pub struct Load<'a, M, E> {
     running: Running<'a, M, E>,
     before: Vec<u8>,
     work: Work,
-    /// What the engine is asked to load; other clients may have had it pull the rest.
+    /// The references that this load adds. Other clients may have pulled the rest
+    /// meanwhile.
     made: Vec<Pin>,
     run_only: Vec<Reference>,
-    /// What the engine may have and not list.
+    /// References that the engine may have without listing them.
     known: Vec<Reference>,
-    /// The engine may have been asked for something.
+    /// A request may have reached the engine, so undo has to act.
     asked: bool,
 }
 
 impl<'a, M: ServiceManager, E: Images> Load<'a, M, E> {
-    /// One that does `work`, worked out on what is `here`.
+    /// A load that carries out `work`, which was determined from the store `here`.
     pub fn new(running: Running<'a, M, E>, here: &ContainerdStore, work: Work) -> Self {
         Self {
             running,
@@ -95,7 +96,8 @@ impl<'a, M: ServiceManager, E: Images> Load<'a, M, E> {
         }
         tx.progress.begin("loading manifests");
         let missing = self.steps().missing(&self.work.added).await?;
-        // What another client had Docker pull meanwhile is that client's, and stays.
+        // References that another client pulled meanwhile belong to that client, so undo
+        // keeps them.
         if let Some(load) = tx.load()
             && missing.len() < load.added.len()
         {
@@ -185,7 +187,7 @@ impl<M: ServiceManager, E: Images> Method<M> for Load<'_, M, E> {
     async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure> {
         if let Some(load) = tx.load() {
             load.is_taken_back = true;
-            // A full disk keeps nothing from being taken back.
+            // Undo goes on if a full disk keeps the journal from being written.
             if let Err(error) = tx.write_journal() {
                 tracing::info!("{error}");
             }
@@ -200,7 +202,7 @@ impl<M: ServiceManager, E: Images> Method<M> for Load<'_, M, E> {
             _ => Vec::new(),
         };
         let mut left = match why {
-            // It may be about to do it.
+            // The engine may still carry out the request.
             Failure::Engine(error) if error.may_pass() => {
                 steps.take_back_late(&self.made, dropped).await?
             }

@@ -1,4 +1,4 @@
-//! What a transaction tells: its steps as they begin and end, and how it ended.
+//! What a transaction reports: its steps as they begin and end, and its outcome.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::transaction::restart::exchange::FileError;
 use crate::transaction::restart::start_block::StartBlockError;
 use crate::transaction::watchdog::WatchdogError;
 
-/// The steps, as they are told to people and machines.
+/// The steps, as reported to people and machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
@@ -28,13 +28,13 @@ pub enum Step {
     Stage,
     /// dockerd has read a configuration file that changed after its start.
     Reload,
-    /// live-restore is on for the moment.
+    /// live-restore is on until the transaction ends.
     EnableLiveRestore,
     /// Nothing can start Docker.
     BlockStart,
     /// Docker has stopped.
     Stop,
-    /// The store is what the plan was made of, or was planned again.
+    /// The store is the one that the plan was made from, or digestfix planned again.
     Reread,
     /// The new store is in use.
     Commit,
@@ -42,7 +42,7 @@ pub enum Step {
     Start,
     /// File and engine have what the plan says.
     Verify,
-    /// What stopped along with Docker runs again.
+    /// The units that stopped along with Docker run again.
     Restore,
     /// Containers that stopped with Docker run again.
     StartContainers,
@@ -68,19 +68,18 @@ pub enum Step {
     UndoRecord,
 }
 
-/// Hears of each step, and may keep none waiting: Docker may be stopped.
+/// Receives each step. Must not block: Docker may be stopped meanwhile.
 pub trait Progress {
-    /// Something begins that may take its time; until a step has ended or
-    /// something else begins, it is what is waited for.
+    /// Work begins that may take long. It lasts until a step ends or other work begins.
     fn begin(&mut self, doing: &str);
-    /// The transaction of this name has begun.
+    /// The transaction with this ID has begun.
     fn transaction_begins(&mut self, id: &str);
-    /// A Docker that runs is about to be stopped. [`Step::Start`] or
-    /// [`Step::UndoStart`] says when its engine answers again.
+    /// A running Docker is about to be stopped. [`Step::Start`] or [`Step::UndoStart`]
+    /// says when its engine answers again.
     fn docker_stops(&mut self);
     /// A step has ended well.
     fn step(&mut self, step: Step, detail: &str);
-    /// Something did not go well, and does not change the outcome.
+    /// A problem that does not change the outcome.
     fn warning(&mut self, text: &str);
 }
 
@@ -90,16 +89,16 @@ pub enum Failure {
     Interrupted(&'static str),
     #[error("could not {0}")]
     File(#[from] FileError),
-    /// What is about to be done could not be noted.
+    /// The journal could not be written.
     #[error("{0}")]
     Journal(#[from] JournalError),
-    /// Where it is about to be done could not be noted.
+    /// The pending marker could not be written.
     #[error("{0}")]
     Marker(#[from] MarkerError),
-    /// Nothing would bring Docker back if this process is killed.
+    /// No watchdog: nothing would start Docker again if this process were killed.
     #[error("{0}")]
     Watchdog(#[from] WatchdogError),
-    /// The machine was started anew, and Docker was not.
+    /// The machine has rebooted, and Docker does not run.
     #[error("containers wait for their restart policies until Docker runs: {0}")]
     WaitsForDocker(String),
     /// No copy of the references can be read.
@@ -124,7 +123,7 @@ pub enum Failure {
     Leftovers(Vec<Leftover>),
     #[error("Docker could not be held while the references change: {0}")]
     StartBlock(#[from] StartBlockError),
-    /// dockerd was told to read its configuration, and live-restore is not as it
+    /// dockerd was told to reload its configuration, but live-restore is not as the file
     /// says.
     #[error(
         "live-restore could not be switched {}: {unit} {}{} (see: journalctl -u {unit})",
@@ -134,32 +133,32 @@ pub enum Failure {
     )]
     ReloadWithoutEffect {
         unit: String,
-        /// The configuration was taken.
+        /// dockerd has reloaded its configuration.
         reloaded: bool,
         on: bool,
-        /// dockerd's words.
+        /// dockerd's log message.
         says: Option<String>,
     },
-    /// dockerd was told to read its configuration, and did not take it: a start
-    /// may fail on the same.
+    /// dockerd was told to reload its configuration, and refused: a start may fail for
+    /// the same reason.
     #[error("{unit} refuses to read {} again{}, so it may not start with it", path.display(), said(.says))]
     ConfigurationRefused {
         unit: String,
         path: PathBuf,
         says: Option<String>,
     },
-    /// It is not what was looked at.
+    /// The configuration file has changed since digestfix checked it.
     #[error("somebody else has changed {} a moment ago", .0.display())]
     ConfigurationChanged(PathBuf),
-    /// Containers run that did not a moment ago, and would stop with Docker.
+    /// Containers have started since the check, and would stop with Docker.
     #[error("started a moment ago, and would stop with Docker: {0}")]
     MoreContainers(String),
     #[error("{}", .0.join("; "))]
     Containers(Vec<String>),
-    /// Docker was not to be stopped, as it did not run.
+    /// Docker has started since the check, when there was nothing to stop.
     #[error("{0} did not run, and was started a moment ago")]
     StartedMeanwhile(String),
-    /// Another program changes the configuration.
+    /// Another program has switched live-restore off.
     #[error("somebody else has switched live-restore off a moment ago")]
     SwitchedOff,
     #[error("a dockerd{} has the data root open although Docker was to be stopped", process(*.pid))]
@@ -174,16 +173,16 @@ pub enum Failure {
     /// The file is not what was written.
     #[error("the references on disk are not what was written: {0}")]
     FileDiffers(String),
-    /// The engine answers otherwise than the file.
+    /// The engine's answer is not what digestfix wrote.
     #[error("the running engine disagrees: {0}")]
     EngineDisagrees(String),
-    /// A node's containerd or its CRI answers otherwise than it was asked for.
+    /// A node's containerd or its CRI does not have what digestfix recorded.
     #[error("the node disagrees: {0}")]
     NodeDisagrees(String),
 }
 
 impl Failure {
-    /// What to do after a transaction that was undone for it.
+    /// What to do after a transaction that was undone because of this failure.
     pub fn help(&self) -> Option<String> {
         let help = match self {
             Self::Leftovers(left) => return Some(what_stays(left)),
@@ -225,7 +224,7 @@ impl Failure {
     }
 }
 
-/// What to type about references that the engine would not drop.
+/// What to type to drop references that the engine would not drop.
 fn what_stays(left: &[Leftover]) -> String {
     let mut containers: Vec<&str> = left.iter().filter_map(Leftover::container).collect();
     containers.sort_unstable();
@@ -260,18 +259,18 @@ fn joined(refusals: &[Refusal]) -> String {
 pub struct Outcome {
     pub id: String,
     pub ended: Ended,
-    /// What was to be changed in the end.
+    /// The last plan of the transaction.
     pub plan: Box<Plan>,
-    /// The containers that are not what they were.
+    /// The containers that the transaction has changed.
     pub containers: Vec<Change>,
-    /// Where the former file of references is kept; none where no file was changed.
+    /// The path of the former reference store, kept as a backup. `None` if no file
+    /// changed.
     pub backup: Option<PathBuf>,
-    /// Of what was loaded, the references whose layers the engine has unpacked
-    /// only, by its own word.
+    /// The loaded references whose layers the engine says it has in unpacked form only.
     pub run_only: Vec<Reference>,
-    /// It failed, and Docker was stopped and started again on the way.
+    /// The transaction failed, and Docker was stopped and started again meanwhile.
     pub restarted: bool,
-    /// The unit that goes on trying, where something is left to do.
+    /// The watchdog that keeps trying, if work is left.
     pub watchdog: Option<String>,
 }
 
@@ -281,54 +280,54 @@ pub enum Ended {
     Done,
     /// The references are changed and Docker runs; something else is not as it was.
     Incomplete { problem: Failure },
-    /// It failed, and the host is as it was found.
+    /// The transaction failed, and the host is as it was before.
     Undone {
         failure: Failure,
-        /// The references that are not as they were all the same.
+        /// The references that could not be restored.
         left: Vec<Leftover>,
     },
-    /// It failed, and so did the way back.
+    /// The transaction failed, and so did its undo.
     Broken {
-        /// Why the way back was taken.
+        /// Why the transaction was undone.
         failure: Failure,
-        /// Why it failed.
+        /// Why undo failed.
         undo: Failure,
         now: HostNow,
     },
 }
 
-/// The host after a way back that failed.
+/// The host after a failed undo.
 #[derive(Debug)]
 pub struct HostNow {
     pub store: StoreNow,
-    /// What else may be other than it was.
+    /// What else may differ from before.
     pub left: Vec<String>,
     pub docker: Option<DockerNow>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DockerNow {
-    /// There is none: it is a Kubernetes node's containerd.
+    /// No Docker: the images are in a Kubernetes node's containerd.
     None,
-    /// It was not to be stopped.
+    /// The method does not stop Docker.
     NotStopped,
     Runs,
-    /// It ran before, and does not now.
+    /// Docker ran before, and does not now.
     Down,
-    /// It did not run before, and does not now.
+    /// Docker did not run before, and does not now.
     AsBefore,
-    /// It is down, and so is the machine in a moment.
+    /// Docker is down, and the machine is shutting down.
     ShuttingDown,
 }
 
-/// Which references are in use after a way back that failed.
+/// Which references are in use after a failed undo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreNow {
-    /// Those that were found.
+    /// The old ones.
     Old,
     /// The new ones; the old ones are in this file.
     New(PathBuf),
-    /// Some of the new ones may be.
+    /// Some of the new ones may be in use.
     Mixed,
     Unknown,
 }

@@ -1,9 +1,9 @@
-//! The record method: on a Kubernetes node, containerd records the digest of an image as
-//! one more name for it. Nothing stops, and nothing but records changes.
+//! Record method: on a Kubernetes node, containerd records the digest of an image as one
+//! more name for it. Only records change, and nothing stops.
 //!
-//! Each record that digestfix makes has the transaction on a label, so that undo,
-//! recovery and rollback remove no record of another client's. [`recovery`] does the rest
-//! for a run that was killed.
+//! digestfix labels each record that it makes with the transaction, so that undo,
+//! recovery and rollback never remove another client's record. [`recovery`] finishes a
+//! killed run.
 
 use std::path::PathBuf;
 
@@ -33,12 +33,12 @@ pub struct Recording<'a, N> {
     socket: PathBuf,
     before: Vec<u8>,
     work: Work,
-    /// containerd may have been asked for something.
+    /// A request may have reached containerd, so undo has to act.
     asked: bool,
 }
 
 impl<'a, N: Node> Recording<'a, N> {
-    /// One that does `work`, worked out on what is `here`.
+    /// A change that carries out `work`, which was determined from the store `here`.
     pub fn new(node: &'a N, socket: PathBuf, here: &NodeStore, work: Work) -> Self {
         Self {
             node,
@@ -134,7 +134,7 @@ impl<M: ServiceManager, N: Node> Method<M> for Recording<'_, N> {
     async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure> {
         if let Some(records) = tx.records() {
             records.is_taken_back = true;
-            // A full disk keeps nothing from being taken back.
+            // Undo goes on if a full disk keeps the journal from being written.
             if let Err(error) = tx.write_journal() {
                 tracing::info!("{error}");
             }
@@ -145,7 +145,7 @@ impl<M: ServiceManager, N: Node> Method<M> for Recording<'_, N> {
         let steps = self.steps(&tx.id);
         let Work { added, dropped } = &self.work;
         let left = match why {
-            // It may be about to do it.
+            // containerd may still carry out the request.
             Failure::Containerd(error) if error.may_pass() => {
                 steps.take_back_late(added, dropped).await?
             }

@@ -1,6 +1,6 @@
-//! How the recovery of a killed run ends, by whatever method it was.
+//! The common end of every recovery of a killed run.
 //!
-//! What there is to recover is the method's:
+//! Each method recovers what it changed:
 //! [`restart`](crate::transaction::restart::recovery),
 //! [`load`](crate::transaction::load::recovery),
 //! [`record`](crate::transaction::record::recovery).
@@ -17,7 +17,7 @@ use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::reserve;
 use crate::transaction::watchdog;
 
-/// The run's record in the history. One that cannot be read stops nothing.
+/// Reads the run's history record. If that fails, warns, and recovery goes on without it.
 pub(super) fn record(
     journal: &Journal,
     images: &ImageDir,
@@ -32,8 +32,9 @@ pub(super) fn record(
     }
 }
 
-/// Notes in the record what the recovery made of the references. Without its journal, a
-/// record that has not ended counts for one of a run that did nothing.
+/// Writes to the record which references the recovery has left. This comes before the
+/// journal is removed: without a journal, a record without an end counts as a run that
+/// changed nothing.
 pub(super) fn note(
     record: Option<Record>,
     references: Side,
@@ -45,7 +46,7 @@ pub(super) fn note(
     }
 }
 
-/// Nothing of the run of `journal` is left to be done: its files and its watchdog go.
+/// Ends the recovery of the run of `journal`: removes its files and its watchdog.
 pub(super) async fn finish<M: ServiceManager>(
     journal: &Journal,
     lock: &RootLock,
@@ -58,7 +59,7 @@ pub(super) async fn finish<M: ServiceManager>(
     Ok(())
 }
 
-/// Nothing of an interrupted run is left to be done on this data root.
+/// Removes the files of interrupted runs on this data root, the journal last.
 pub fn end(lock: &RootLock, progress: &mut dyn Progress) -> Result<(), Failure> {
     reserve::sweep(lock.data_root(), &[]);
     end_records(None, lock, progress);
@@ -68,8 +69,8 @@ pub fn end(lock: &RootLock, progress: &mut dyn Progress) -> Result<(), Failure> 
     Ok(Journal::close(lock)?)
 }
 
-/// Writes down of each record without an end what came of it; `broken` is one that
-/// could not be brought to an end before, and is now.
+/// Ends each record that has no end. `broken` is the run being recovered, whose record
+/// may say that its undo failed.
 pub(super) fn end_records(broken: Option<&str>, lock: &RootLock, progress: &mut dyn Progress) {
     for error in history::end_interrupted(lock, broken) {
         progress.warning(&error.to_string());

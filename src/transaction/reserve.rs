@@ -2,16 +2,15 @@
 //! right before it starts Docker, so that a disk that fills meanwhile does not
 //! keep Docker down.
 //!
-//! A reserve lies in a directory with a name on each file system that a start of
-//! Docker writes to. A file without a name would free itself when digestfix is
-//! killed, long before the watchdog starts Docker: whatever fills the disk would
-//! take the space in between. Files with a name outlive digestfix. Only who holds
-//! the lock on the data root makes, frees or removes them: the run itself, or the
-//! watchdog or recovery after it.
+//! A reserve lies in a directory with a name on each file system that a start of Docker
+//! writes to. A file without a name would free itself when digestfix is killed, long
+//! before the watchdog starts Docker, and another process could fill the disk in between.
+//! Files with a name outlive digestfix. Only the holder of the data root's lock makes,
+//! frees or removes them: the run itself, or the watchdog or recovery after it.
 //!
-//! There are two parts. The start of the changed store frees the first. The way
-//! back and the watchdog free all of it, so a first start that fails, because
-//! another process was faster, leaves room for a second one.
+//! A reserve has two parts. digestfix frees the first before it starts Docker on the
+//! changed store. Undo and the watchdog free both. So if another process takes the space
+//! of the first part, a second start still has room.
 //!
 //! Each part is several files, so it holds inodes as well as blocks.
 
@@ -36,31 +35,32 @@ const NAME: &str = ".digestfix-reserve";
 /// 16 KiB they did not start. The margin also covers digestfix's own small files.
 const START: u64 = 4 * MIB;
 
-/// What it writes for each container, in bytes: two files, beside the old ones, for all
-/// containers at the same time. 26.1 took 254 KB and 62 inodes for 31 containers: 8 KiB
-/// and 2 inodes each. The margin is for long configurations.
+/// What a start writes for each container, in bytes: two files, beside the old ones, for
+/// all containers at the same time. 26.1 took 254 KB and 62 inodes for 31 containers: 8
+/// KiB and 2 inodes each. The margin is for long configurations.
 const PER_CONTAINER: u64 = 32 * KIB;
 
 const FILES_PER_CONTAINER: u64 = 2;
 
-/// For more containers than that, no more inodes are held: dockerd restores only a
-/// limited number at a time.
+/// The most containers that inodes are held for: dockerd restores only a limited number
+/// at a time.
 const CONTAINERS_AT_ONCE: u64 = 1024;
 
-/// What it writes to any other file system: sockets, process IDs, metadata of
-/// containerd, daemon.json.
+/// What a start writes to each other file system, in bytes: sockets, process IDs,
+/// metadata of containerd, daemon.json.
 const ELSEWHERE: u64 = MIB;
 
 /// The files of one part, each with an inode, without those for containers.
 const FILES: u64 = 32;
 
-/// Held once for the changed store, once for the way back.
+/// The parts of a reserve: one for the start on the changed store, one for a start after
+/// that has failed.
 const PARTS: [&str; 2] = ["1", "2"];
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// What is held in one directory, or is to be free there.
+/// The space to hold, or to be free, on the file system of one directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
     pub path: PathBuf,
@@ -68,8 +68,8 @@ pub struct Need {
     pub inodes: u64,
 }
 
-/// What is held for starts of Docker, once for each file system: that of the data
-/// root, and those of the other directories that are there.
+/// What each file system needs for starts of Docker: that of the data root, and those of
+/// the other directories that exist. Each file system counts once.
 pub fn needs(data_root: &Path, others: &[PathBuf]) -> Vec<Need> {
     let own = (
         data_root,
@@ -95,7 +95,7 @@ pub fn needs(data_root: &Path, others: &[PathBuf]) -> Vec<Need> {
         needs.push(Need {
             path,
             bytes: bytes.saturating_mul(parts),
-            // The files, the directories of the parts, and the one that these are in.
+            // The files, one directory for each part, and the directory around the parts.
             inodes: (files + 1) * parts + 1,
         });
     }
@@ -151,12 +151,12 @@ impl Reserve {
     /// Frees what is held for the start of the changed store.
     pub fn free_first(&self) {
         for directory in &self.directories {
-            // What does not go is space that a start may do without.
+            // Ignored: the start may succeed without this space.
             let _ = fs::remove_dir_all(directory.join(PARTS[0]));
         }
     }
 
-    /// Frees all of it. What does not go is tried once more by the next call.
+    /// Frees both parts. The next call retries what this one could not remove.
     pub fn free(&mut self) {
         self.directories
             .retain(|directory| remove(directory).is_err());
@@ -210,10 +210,10 @@ fn fill(directory: &Path, need: &Need) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes that many bytes of the file system.
+/// Allocates this many bytes on the file system.
 fn take(file: &File, bytes: u64) -> io::Result<()> {
     let length = i64::try_from(bytes).unwrap_or(i64::MAX);
-    // ZFS takes the call and holds nothing; others do not have it.
+    // ZFS accepts the call and reserves nothing; other file systems lack it.
     if allocates(fstatfs(file)?.filesystem_type()) {
         match fallocate(file, FallocateFlags::empty(), 0, length) {
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
@@ -233,7 +233,7 @@ fn allocates(kind: FsType) -> bool {
     .contains(&kind)
 }
 
-/// Writes bytes that no file system makes smaller.
+/// Writes bytes that a compressing file system cannot shrink.
 fn write(mut file: &File, bytes: u64) -> io::Result<()> {
     let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut left = bytes;

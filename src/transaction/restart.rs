@@ -1,13 +1,13 @@
-//! The restart method: stage, enable live-restore, block starts, stop, re-read,
-//! commit, start, verify; undone from wherever it fails.
+//! Restart method: stage, enable live-restore, block starts, stop, re-read, commit,
+//! start, verify. A failure at any step is undone.
 //!
-//! `Restart::apply` and `Restart::undo` are the whole of it, and read like that
-//! sentence. `Reached` records how far the first came, before each step acts, so the
-//! second knows what there may be to undo. Reading, planning, staging and syncing
-//! happen while Docker still runs; between its stop and its start there is a look at
-//! the old file and one exchange of names. Both ends restore: what stopped along
-//! with Docker runs again, and live-restore is what it was.
-//! [`recovery`](crate::transaction::recovery) does the same for a run that was killed.
+//! `Restart::apply` and `Restart::undo` show the whole sequence. `apply` sets `Reached`
+//! before each step acts, so `undo` knows what may have been done. digestfix reads,
+//! plans, stages and syncs while Docker still runs. Between Docker's stop and start, it
+//! only checks the old file and exchanges two names. Success and failure both end with
+//! `Restart::restore`: what stopped along with Docker runs again, and live-restore has
+//! its former value. [`recovery`](crate::transaction::recovery) does the same for a
+//! killed run.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -50,10 +50,11 @@ use rendered::Rendered;
 use start_block::StartBlock;
 use swap::{Staged, Swapped};
 
-/// Clients wait this long for a Docker that does not come; then they are told.
+/// How long new connections to published ports wait for a starting Docker. After that,
+/// they are refused, and the user is warned.
 const HOLD_PORTS_AT_MOST: Duration = Duration::from_secs(10);
 
-/// How far the way forward came. Set before a step acts.
+/// The furthest step that `apply` has begun. Set before the step acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reached {
     Nothing,
@@ -63,23 +64,23 @@ enum Reached {
     Starting,
 }
 
-/// One change of one file of references.
+/// One restart of Docker that changes its reference store.
 pub struct Restart<'a, M, E> {
     goal: &'a Goal<'a>,
-    /// None where there is no Docker to manage.
+    /// `None` if there is no Docker to manage.
     daemon: Option<Daemon<'a, M, E>>,
     before: Snapshot,
     reached: Reached,
-    /// What ran before anything was stopped.
+    /// The state of each unit before the stop.
     active_before: BTreeMap<String, String>,
-    /// The containers that ran then.
+    /// The containers that ran before the stop.
     ran: Vec<Container>,
-    /// Docker was started again on the way back.
+    /// Undo started Docker again.
     restarted: bool,
-    /// The way back failed.
+    /// Undo failed.
     undo_failed: bool,
     switch: Option<Switch>,
-    /// What `staged` is written with, once it is asked for.
+    /// The contents of `staged`, rendered on first use.
     rendered: Option<Rendered>,
     staged: Option<Staged>,
     swapped: Option<Swapped>,
@@ -91,7 +92,7 @@ pub struct Restart<'a, M, E> {
 }
 
 impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
-    /// One that plans by `goal`, and has done so on `before`.
+    /// A restart for `goal`. The transaction's plan was made from `before`.
     pub fn new(goal: &'a Goal<'a>, daemon: Option<Daemon<'a, M, E>>, before: Snapshot) -> Self {
         Self {
             goal,
@@ -152,10 +153,10 @@ impl<M: ServiceManager, E: Engine> Method<M> for Restart<'_, M, E> {
         undone.map(|()| Vec::new())
     }
 
-    /// Restores each part, even after a failure with another.
+    /// Restores each part, even if another part fails.
     async fn restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
-        // Without an engine there is nothing to restore with, and live-restore stays
-        // for the sake of the containers.
+        // If undo failed and Docker is down, nothing can be restored. live-restore stays
+        // on, so that the next start of Docker keeps the containers alive.
         let restored = if self.undo_failed && self.is_gone().await {
             Ok(())
         } else {
@@ -235,7 +236,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// The file that the plan makes.
+    /// The new reference store, rendered on first use.
     fn rendered(&mut self, tx: &Tx<'_, M>) -> &mut Rendered {
         let live = tx.images.store_path();
         self.rendered
@@ -310,7 +311,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.look_at_containers(tx, daemon).await?;
         self.see_configuration(daemon)?;
         self.active_before = daemon.docker.manager.active_states().await?;
-        // A dockerd that waits for clients of its API serves published ports meanwhile.
+        // A dockerd that waits for clients of its API before it ends still serves
+        // published ports, so hold only ports that no process serves.
         let unserved = match daemon.impact.stops_late() {
             true => ports::hold_unserved(&daemon.impact.ports_to_hold()).ok(),
             false => None,
@@ -332,8 +334,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         tx.heed_interrupt().await
     }
 
-    /// Without, connections are refused for a moment, as at each restart of
-    /// Docker.
+    /// Holds new connections to published ports. If that fails, they are refused for a
+    /// moment, as at each restart of Docker.
     fn hold_ports(&mut self, tx: &mut Tx<'_, M>) {
         let Some(daemon) = self.daemon else {
             return;
@@ -432,7 +434,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// Starts Docker. Clients of published ports wait for it, but not for long.
+    /// Starts Docker. New connections to published ports wait for it, at most for
+    /// [`HOLD_PORTS_AT_MOST`].
     async fn start_and_let_in(
         &mut self,
         tx: &mut Tx<'_, M>,
@@ -451,7 +454,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         started
     }
 
-    /// Docker takes too long: its clients are refused again, and the user is told.
+    /// Stops holding published ports, because Docker takes too long to start. Warns that
+    /// new connections are refused again.
     fn let_go(&mut self, tx: &mut Tx<'_, M>) {
         if self.held_ports.take().is_some() {
             tx.progress.warning(&format!(
@@ -469,7 +473,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
     }
 
     async fn verify(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
-        // Without an engine, nobody was there to change it since the commit.
+        // Without a Docker to manage, no other process has changed the file since the
+        // commit.
         if self.daemon.is_some() {
             self.verify_file(tx)?;
         }
@@ -484,15 +489,15 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// The engine may have rewritten the file for a client by now, so what is
-    /// compared is what it says, and others may have added to that.
+    /// Checks that the file has the planned references. Accepts other bytes and
+    /// additional references: the engine may have rewritten the file for a client by now.
     fn verify_file(&mut self, tx: &Tx<'_, M>) -> Result<(), Failure> {
         let images = tx.images;
         if images.is(&self.rendered(tx).text.pieces())? {
             return Ok(());
         }
         let now = tx.images.read()?;
-        // What the engine cannot use, it leaves out when it writes.
+        // When the engine writes the file, it leaves out entries that it cannot use.
         let lost = tx.plan.after.entries().filter(|entry| !now.has(entry));
         if let Some((reference, image)) = lost.filter_map(|entry| entry.meaning().ok()).next() {
             return Err(Failure::FileDiffers(format!(
@@ -507,7 +512,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// Starts again what stopped along with Docker.
+    /// Starts the units again that stopped along with Docker.
     async fn start_units_again(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         let Some(daemon) = self.daemon else {
             return Ok(());
@@ -542,14 +547,14 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         } else {
             Ok(())
         };
-        // A dockerd that does not stop would overwrite what is put back.
+        // A dockerd that still runs would overwrite the restored file.
         let put_back = if stopped.is_ok() && self.reached >= Reached::Committing {
             self.undo_commit(tx)
         } else {
             Ok(())
         };
-        // Docker is started whatever came of the file: both stores are whole,
-        // and a host without Docker is the worst end of all.
+        // Start Docker even if restoring the file failed: the old and the new store are
+        // both whole, and a host without Docker is the worst outcome.
         let started = if self.reached >= Reached::Stopping || self.is_gone().await {
             self.undo_stop(tx).await
         } else {
@@ -558,7 +563,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         stopped.and(put_back).and(started)
     }
 
-    /// Docker ran, and has ended although digestfix did not stop it.
+    /// Docker ran before the transaction, and does not run now.
     async fn is_gone(&self) -> bool {
         match self.daemon {
             Some(daemon) => daemon.impact.running && daemon.has_ended().await.unwrap_or_default(),
@@ -583,15 +588,15 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// Puts the old store back. What others changed in the new one while the
-    /// engine ran on it is kept: only this plan's own changes are taken back.
+    /// Restores the old store. If other clients changed the new store while the engine
+    /// ran on it, keeps their changes and reverts only those of this plan.
     fn undo_commit(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         let images = tx.images;
         let is_ours = images.is(&self.rendered(tx).text.pieces())?;
         match self.swapped.take() {
             Some(swapped) if is_ours => swapped.swap_back(&tx.lock)?,
             swapped => {
-                // Kept for as long as it may be the only whole copy.
+                // Keep the old store's file as long as it may be the only whole copy.
                 self.swapped = swapped;
                 let mut store = tx.images.read()?;
                 if store.as_read() != self.before.store.as_read() {
@@ -616,7 +621,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         };
         tx.progress.begin(&format!("starting {}", daemon.units()));
         self.reserve.free();
-        // Docker is started whatever comes of the file.
+        // Start Docker even if live-restore could not be ensured in daemon.json.
         let kept = self.ensure_on(tx);
         self.release_start_block();
         if daemon.impact.running {

@@ -1,10 +1,10 @@
-//! Watchdog: a unit below `/run` that recovers a killed run. It waits for
-//! the lock on the data root, which the kernel releases with the process that
-//! has it, and then brings an unfinished transaction to an end.
+//! Watchdog: a unit below `/run` that recovers a killed run. It waits for the lock on the
+//! data root, which the kernel releases when its holder ends, and then finishes the
+//! transaction.
 //!
-//! It is in a control group of its own, so whatever ends the run (a closed
-//! session, a stopped unit, the OOM killer) does not end it; and systemd starts
-//! it again when it is killed itself.
+//! The watchdog has its own control group, so what ends the run (a closed session, a
+//! stopped unit, the OOM killer) does not end the watchdog. systemd restarts it when it
+//! is killed itself.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::systemd::{LASTING, OwnService, ServiceManager, SystemdError};
 
-/// It has nothing to wait for when it is told to stop.
+/// Timeout for stopping a watchdog, which has nothing to finish.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Watchdog {
 
 #[derive(Debug, thiserror::Error)]
 pub enum WatchdogError {
-    /// This program has no name to start it by.
+    /// The path of this program is unknown, so systemd could not start it.
     #[error("this program's own file cannot be named: {0}")]
     Program(io::Error),
     #[error("{0}; systemd has to be able to run this program from where it is installed")]
@@ -36,7 +36,7 @@ pub enum WatchdogError {
 }
 
 impl Watchdog {
-    /// Starts it. It waits from then on.
+    /// Starts the watchdog, which waits for the lock from then on.
     pub async fn start(
         manager: &impl ServiceManager,
         id: &str,
@@ -63,11 +63,11 @@ impl Watchdog {
         &self.unit
     }
 
-    /// Ends it: the transaction has ended. A watchdog that systemd does not stop finds
-    /// nothing to do.
+    /// Ends the watchdog after its transaction. If systemd does not stop it, it finds
+    /// nothing to do and ends by itself.
     pub async fn end(self, manager: &impl ServiceManager) -> Result<(), SystemdError> {
-        // A kill after the first step leaves a watchdog without a file, which ends by
-        // itself. A kill after a stop would leave the file.
+        // The unit file goes first: a kill between the two steps leaves a watchdog
+        // without a file, which ends by itself. In the other order, the file would stay.
         manager.forget_lasting(&self.unit).await?;
         manager.stop(&self.unit, &[], STOP_WITHIN).await
     }
@@ -123,11 +123,12 @@ fn pause(failures: u32) -> Duration {
     MOST.min(LOOK * 2_u32.saturating_pow(failures))
 }
 
-/// Has a shutdown wait until what this gives is dropped.
+/// Delays a shutdown until the returned descriptor is closed.
 pub async fn hold_off_shutdown(manager: &impl ServiceManager, why: &str) -> Option<OwnedFd> {
     match manager.delay_shutdown(why).await {
         Ok(lock) => Some(lock),
-        // Not every host has logind, and a shutdown is undone as well.
+        // Not every host has logind. A shutdown in the middle of a run is recovered as
+        // well.
         Err(error) => {
             tracing::info!("a shutdown would not be held off: {error}");
             None
@@ -135,9 +136,10 @@ pub async fn hold_off_shutdown(manager: &impl ServiceManager, why: &str) -> Opti
     }
 }
 
-/// A path in letters, digits and `/._-`; every other byte is `=` and two hexadecimal
-/// digits. systemd expands variables and specifiers in a command line. When it does so
-/// depends on its version, and a reload in between changes what was escaped.
+/// Encodes a path in letters, digits and `/._-`; every other byte becomes `=` and two
+/// hexadecimal digits. Otherwise systemd would expand variables and specifiers in the
+/// command line. Escaping them does not help: when systemd expands depends on its
+/// version, and a reload in between changes what was escaped.
 pub fn encoded(path: &Path) -> String {
     let mut text = String::new();
     for byte in path.as_os_str().as_bytes() {
@@ -150,7 +152,7 @@ pub fn encoded(path: &Path) -> String {
     text
 }
 
-/// What [`encoded`] made a text of.
+/// Decodes a path that [`encoded`] has encoded.
 pub fn decoded(text: &str) -> Result<PathBuf, &'static str> {
     const NOT_ENCODED: &str = "not a path as digestfix hands it over";
     let mut parts = text.split('=');
@@ -163,7 +165,7 @@ pub fn decoded(text: &str) -> Result<PathBuf, &'static str> {
     Ok(PathBuf::from(OsString::from_vec(bytes)))
 }
 
-/// The unit that watchdogs a transaction.
+/// The name of a transaction's watchdog unit.
 pub fn unit(id: &str) -> String {
     format!("{LASTING}{id}.service")
 }
@@ -206,7 +208,7 @@ mod tests {
         assert!(ends.elapsed() <= LOOK);
     }
 
-    /// What is over and fails all the same is no reason to be busy.
+    /// Attempts that fail after the run is over must not spin.
     #[tokio::test(start_paused = true)]
     async fn it_pauses_where_no_notice_is_left() {
         let attempts = Cell::new(0);

@@ -1,8 +1,8 @@
-//! Drops references, and nothing else with them.
+//! Drops references without removing an image or a layer.
 //!
-//! The engine removes an image with its last reference, and layers with the last
-//! manifest that names them. Just before each drop, this checks that another one is
-//! there: other clients use the engine as well.
+//! The engine removes an image with its last reference, and layers with the last manifest
+//! that names them. Other clients use the engine as well. So just before each drop,
+//! digestfix checks that another reference or manifest is there.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::transaction::load::steps::Steps;
 use crate::transaction::outcome::Failure;
 
 impl<E: Images> Steps<'_, E> {
-    /// Drops references, and gives those that are better left.
+    /// Drops references. Returns those that it left, or that took others along.
     pub(super) async fn drop_all(&self, pins: &[Pin]) -> Result<Vec<Leftover>, Failure> {
         let mut left = Vec::new();
         if pins.is_empty() {
@@ -50,14 +50,15 @@ impl<E: Images> Steps<'_, E> {
         let Some(digest) = pin.reference.digest() else {
             return Ok(Some(Why::Last));
         };
-        // Docker 26 does not find a name with nothing behind it, and has it.
+        // Docker 26 does not find a name whose manifest is missing, although it has the
+        // name.
         let Some(found) = self.engine.find(&pin.reference).await? else {
             return Ok(None);
         };
         if let Some(tag) = found.tag_beside(&pin.reference) {
             return Ok(Some(Why::Tagged(tag)));
         }
-        // Docker 28 does find it.
+        // Docker 28 finds such a name.
         if self.content.text(digest).is_none() && !here.nothing_was_read() {
             return Ok(None);
         }
@@ -71,7 +72,7 @@ impl<E: Images> Steps<'_, E> {
         if here.holds_layers(digest) {
             *here = self.look(false).await?;
             here.ask(self.engine, [pin.reference.clone()]).await?;
-            // They may be another's than Docker's.
+            // The layers may be in another namespace of containerd, so ask Docker.
             if !here.is_hollow(&pin.reference) && here.loses_layers(digest, &this) {
                 return Ok(Some(Why::HasLayers));
             }
@@ -79,7 +80,7 @@ impl<E: Images> Steps<'_, E> {
         Ok(None)
     }
 
-    /// Another reference leads to the image now, as it did a moment ago.
+    /// Asks the engine again whether another reference leads to the image.
     async fn another_stands(&self, pin: &Pin, here: &ContainerdStore) -> Result<bool, Failure> {
         for (other, target) in here.others(&pin.reference, &pin.image_id) {
             let found = self.engine.find(other).await?;
@@ -90,7 +91,7 @@ impl<E: Images> Steps<'_, E> {
         Ok(false)
     }
 
-    /// Fails unless the images of these are here, under any reference.
+    /// Fails unless the image of each reference is here, under any reference.
     pub(super) async fn see_images(&self, pins: &[Pin]) -> Result<(), Failure> {
         let here = self.look(true).await?;
         for pin in pins {
@@ -104,7 +105,8 @@ impl<E: Images> Steps<'_, E> {
         Ok(())
     }
 
-    /// What the engine lists; and what it may have and not list.
+    /// Reads what the engine lists. With `all`, also asks for the references that it may
+    /// have without listing them.
     pub(super) async fn look(&self, all: bool) -> Result<ContainerdStore, Failure> {
         let mut here = ContainerdStore::read(self.engine, self.content.clone()).await?;
         if all {

@@ -1,14 +1,14 @@
-//! What digestfix knows that the engine may not list.
+//! References that digestfix has recorded, and that the engine may not list.
 
 use crate::image::reference::Reference;
 use crate::state::history::{self, End, Record};
 use crate::state::provenance::Provenance;
 use crate::store::data_root::ImageDir;
 
-/// The references that the engine may have and not list: those that digestfix
-/// has brought about.
+/// The references that digestfix has added. The engine may have them without listing
+/// them.
 pub fn known_references(images: &ImageDir) -> Vec<Reference> {
-    // Of one that did not come to its end, some may be there.
+    // A transaction without an end may have added some of its references.
     let made = |record: Record| match record.result {
         Some(End::Undone { .. }) => None,
         _ => Some(record.changes),

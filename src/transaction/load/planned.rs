@@ -1,4 +1,4 @@
-//! What a goal comes down to where the running Docker loads manifests.
+//! Planning for the load method.
 
 use crate::claims::trust::Trust;
 use crate::docker::engine::EngineError;
@@ -10,8 +10,8 @@ use crate::transaction::goal::Goal;
 use crate::transaction::image_store::PlanError;
 use crate::transaction::load::work::LoadBlocker;
 
-/// The plan for a goal. Each reference that it would add is looked for first: the
-/// engine may have it and not list it.
+/// Plans a goal. Asks the engine for each reference that the plan would add or remove:
+/// the engine may have it without listing it.
 pub async fn planned(
     here: &mut ContainerdStore,
     goal: &Goal<'_>,
@@ -46,7 +46,7 @@ pub async fn planned(
     }
 }
 
-/// Which targets of a plan the engine finds as they are to be.
+/// Which targets of a plan the engine finds as planned.
 pub async fn answers(
     here: &ContainerdStore,
     plan: &Plan,
@@ -66,8 +66,8 @@ pub async fn answers(
     Ok(answers)
 }
 
-/// Counts digests that look made up and are said not to be. Says whether there
-/// was one; those that nothing speaks for are refused.
+/// Accepts digests that look made up, if a manifest proves them or the user insists.
+/// Refuses the others. Returns whether it accepted any.
 fn accepted(here: &mut ContainerdStore, plan: &Plan, goal: &Goal<'_>) -> Result<bool, PlanError> {
     let insists = matches!(goal, Goal::Claims(request) if request.allow_image_id_digest);
     let (mut any, mut reasons) = (false, Vec::new());
@@ -85,8 +85,8 @@ fn accepted(here: &mut ContainerdStore, plan: &Plan, goal: &Goal<'_>) -> Result<
     refuse(reasons).map(|()| any)
 }
 
-/// Where containerd keeps its blobs is not where they were looked for, or that of
-/// a reference that matters.
+/// Fails if digestfix could not read containerd's content store, or the image of a
+/// reference that the goal is about.
 fn see_root(here: &ContainerdStore, goal: &Goal<'_>) -> Result<(), PlanError> {
     if here.nothing_was_read() {
         return refuse(vec![LoadBlocker::NothingRead]);
@@ -110,7 +110,7 @@ mod tests {
     use crate::plan::Request;
     use crate::testing::images::{FakeImages, reference, served};
 
-    /// Each by itself would take the engine 50 to 90 ms.
+    /// One request for each reference would take the engine 50 to 90 ms.
     #[tokio::test]
     async fn hundreds_are_planned_and_verified_in_two_requests() {
         for (is_new, has_containerd) in [(true, false), (true, true), (false, true)] {

@@ -1,9 +1,10 @@
-//! A load that was killed, brought to an end.
+//! Recovery of a killed load.
 //!
-//! The engine may still be at work on a request, so it is asked again: what is there
-//! stays, what is missing is loaded. If that fails, or the change was being taken back,
-//! it is taken back as far as possible. Only an engine that does not answer, and a
-//! record that cannot be written, leave the load to the next run.
+//! The engine may still be at work on a request. So recovery repeats the load: it keeps
+//! what is there, and loads what is missing. If that fails, or the killed run was undoing
+//! the load, recovery undoes it, and names what it could not undo. Recovery leaves the
+//! load to the next run only if the engine does not answer, or the record cannot be
+//! written.
 
 use crate::docker::engine::images::Images;
 use crate::state::history::Side;
@@ -18,8 +19,8 @@ use crate::transaction::load::{Running, known_references};
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::recovery::{finish, note, record};
 
-/// Brings the load of `journal` to an end while Docker runs. Gives the references that
-/// are neither as they were nor as planned. On an error, the journal stays.
+/// Finishes the load of `journal` while Docker runs. Returns the references that are
+/// neither as they were nor as planned. On an error, the journal stays.
 pub async fn recover<M: ServiceManager, E: Images>(
     journal: &Journal,
     load: &Load,
@@ -86,8 +87,8 @@ pub async fn recover<M: ServiceManager, E: Images>(
     Ok(left.iter().map(Leftover::to_string).collect())
 }
 
-/// Ends a load that no engine can be asked about any more: Docker keeps its images
-/// elsewhere now. On an error, the journal stays.
+/// Ends a load that the engine cannot finish: Docker has changed to another image store.
+/// On an error, the journal stays.
 pub async fn abandon<M: ServiceManager>(
     journal: &Journal,
     images: &ImageDir,

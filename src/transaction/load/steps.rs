@@ -1,4 +1,4 @@
-//! The requests to the engine, step by step, forward and back.
+//! Requests to the engine: load, drop, verify and undo.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::slice;
@@ -18,32 +18,34 @@ use crate::transaction::leftover::{Leftover, Why, went_along};
 use crate::transaction::load::work::archive;
 use crate::transaction::outcome::Failure;
 
-/// The engine takes about 20 ms for each, and is given 30 s for a request.
+/// The most references in one load request. The engine takes about 20 ms for each, and
+/// has 30 s for a request.
 const LOADED_AT_ONCE: usize = 50;
 
-/// So many are asked for by name, each by itself.
+/// Up to this many references are asked for one by one. If there are more, a sample of
+/// this size is asked for by name.
 const ASKED_FOR: usize = 8;
 
-/// How long an engine that did not answer is given to be done with it, or to
-/// come back.
+/// How long to wait until an engine that did not answer has finished the request, or is
+/// back.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// Nothing came for so many looks.
+/// The engine has settled when this many checks in a row find no change.
 const QUIET_LOOKS: u32 = 4;
 
-/// The engine, and what it takes to give it references.
+/// The engine, and the data for the requests.
 #[derive(Debug)]
 pub(super) struct Steps<'a, E> {
     pub engine: &'a E,
     pub content: &'a ContentStore,
     pub manifests: &'a BTreeMap<Digest, String>,
-    /// References that the engine may have and not list.
+    /// References that the engine may have without listing them.
     pub known: &'a [Reference],
 }
 
 impl<E: Images> Steps<'_, E> {
-    /// A config that the engine has is not sent again: it would be written once more,
-    /// and a load takes as long as the disk.
+    /// Loads references. Does not send a config that the engine has: the engine would
+    /// write it again, and a load takes as long as the disk.
     pub(super) async fn load(&self, pins: &[Pin]) -> Result<(), Failure> {
         let listing = self.listing(pins.len()).await?;
         let config = |image: &ImageId| self.content.config(image);
@@ -55,8 +57,9 @@ impl<E: Images> Steps<'_, E> {
         Ok(())
     }
 
-    /// The engine has these with what proves them, and runs their images, and has
-    /// none of those. Gives those of them that it says not to have the layers of.
+    /// Checks that the engine has the added references with their manifests, runs their
+    /// images, and has none of the dropped references. Returns the added references whose
+    /// layers the engine says it does not have.
     pub(super) async fn verify(
         &self,
         added: &[Pin],
@@ -83,8 +86,9 @@ impl<E: Images> Steps<'_, E> {
         hollow(&here, added)
     }
 
-    /// The engine leads there, and containerd has the manifests that prove it, and
-    /// the config: Docker 28 says to have one whose manifest it lacks.
+    /// The engine finds the reference under its digest, and containerd has the proving
+    /// manifests and the config. Docker 28 also finds a reference whose manifest is
+    /// missing, so the contents are checked as well.
     fn is_whole(&self, pin: &Pin, found: Option<Listed>) -> bool {
         let Some(digest) = pin.reference.digest() else {
             return false;
@@ -94,8 +98,8 @@ impl<E: Images> Steps<'_, E> {
             && self.content.config(&pin.image_id).is_some()
     }
 
-    /// The references whose image is asked for by name. A manifest names its config by
-    /// hash, so nothing is open. Of an index with several images here, the engine takes
+    /// The references to ask for by name. A manifest names its config by hash, so the
+    /// image is certain. But if an index leads to several images here, the engine picks
     /// one by its own rules. A few others are asked for too, to notice an engine that
     /// behaves otherwise.
     fn to_be_asked_for<'p>(&self, pins: &'p [Pin]) -> impl Iterator<Item = &'p Pin> {
@@ -116,7 +120,7 @@ impl<E: Images> Steps<'_, E> {
         texts.filter(is_image).count() > 1
     }
 
-    /// What the engine reads in the image's config is in the one that was proven.
+    /// Checks that the config by which the engine runs the reference is the proven one.
     async fn runs(&self, pin: &Pin) -> Result<(), Failure> {
         let proven = self.content.config(&pin.image_id);
         let proven = proven.map_or_else(Resolved::default, |text| Resolved::of_config(&text));
@@ -131,7 +135,8 @@ impl<E: Images> Steps<'_, E> {
         }
     }
 
-    /// What the engine has, where so many are asked for; else nothing is known of it.
+    /// Lists what the engine has, if many references are asked for. For a few, returns an
+    /// empty listing, and each is asked for by itself.
     async fn listing(&self, count: usize) -> Result<Listing, Failure> {
         Ok(match count {
             ..=ASKED_FOR => Listing::default(),
@@ -139,8 +144,8 @@ impl<E: Images> Steps<'_, E> {
         })
     }
 
-    /// What the engine finds by each of these, in one request for all where that is
-    /// less work for it than one for each.
+    /// Returns what the engine finds for each reference: in one request for many, or in
+    /// one each for a few.
     async fn found<'p>(
         &self,
         pins: impl IntoIterator<Item = &'p Pin>,
@@ -166,15 +171,15 @@ impl<E: Images> Steps<'_, E> {
         Ok(there.next().map(|(pin, _)| pin))
     }
 
-    /// Those that are not there already.
+    /// The references that the engine does not have yet.
     pub(super) async fn missing(&self, pins: &[Pin]) -> Result<Vec<Pin>, Failure> {
         let found = self.found(pins).await?.into_iter();
         let missing = found.filter_map(|(pin, found)| (!self.is_whole(pin, found)).then_some(pin));
         Ok(missing.cloned().collect())
     }
 
-    /// Has the references again as they were before, and gives those that cannot
-    /// be had so.
+    /// Restores the references to their former state. Returns those that it could not
+    /// restore.
     pub(super) async fn take_back(
         &self,
         added: &[Pin],
@@ -188,8 +193,8 @@ impl<E: Images> Steps<'_, E> {
         }
     }
 
-    /// The same, once an engine that did not answer is done with what it may still
-    /// have been about to do.
+    /// Like [`Steps::take_back`], for an engine that did not answer: it may still carry
+    /// out the request. Repeats the undo until the engine has settled.
     pub(super) async fn take_back_late(
         &self,
         added: &[Pin],
@@ -228,7 +233,7 @@ impl<E: Images> Steps<'_, E> {
         Ok(left)
     }
 
-    /// Has dropped references again.
+    /// Loads dropped references again.
     async fn restore(&self, dropped: &[Pin]) -> Result<Vec<Leftover>, Failure> {
         let missing = self.missing(dropped).await?;
         if missing.is_empty() {
@@ -239,7 +244,7 @@ impl<E: Images> Steps<'_, E> {
         let fresh: BTreeSet<&Reference> = fresh.map(|(pin, _)| &pin.reference).collect();
         match self.load(&missing).await {
             Ok(()) => {}
-            // One of them spoils it for all.
+            // One bad reference fails the whole load, so load each alone.
             Err(Failure::Engine(EngineError::Answer { .. }) | Failure::Archive(_)) => {
                 return self.restore_each(&missing, &fresh).await;
             }
@@ -254,7 +259,8 @@ impl<E: Images> Steps<'_, E> {
             .collect())
     }
 
-    /// `fresh` are those that the engine did not even have the names of.
+    /// Loads each reference alone. `fresh` are the references whose names the engine did
+    /// not have before.
     async fn restore_each(
         &self,
         missing: &[Pin],
@@ -268,7 +274,7 @@ impl<E: Images> Steps<'_, E> {
                 Err(Failure::Archive(error)) => error.to_string(),
                 Err(failure) => return Err(failure),
             };
-            // A load that fails leaves a name that nothing can be run by.
+            // A failed load leaves a name by which nothing can be run.
             if fresh.contains(&pin.reference) {
                 self.engine.untag(&pin.reference).await?;
             }
@@ -285,16 +291,16 @@ fn still_has(pin: &Pin) -> Failure {
     Failure::EngineDisagrees(format!("it still has {}", pin.reference))
 }
 
-/// Those that the engine says not to have the layers of.
+/// The references whose layers the engine says it does not have.
 fn hollow(here: &ContainerdStore, pins: &[Pin]) -> Result<Vec<Reference>, Failure> {
     let mut hollow = Vec::new();
     for pin in pins {
         let reference = &pin.reference;
-        // It has each: Docker 26 lists those alone that it has whole.
+        // The engine has each reference. Docker 26 lists only those that it has whole.
         if here.store.get(reference).is_some() && !here.is_hollow(reference) {
             continue;
         }
-        // Nor is anything unpacked for it then.
+        // The engine unpacks nothing for a platform that it does not run.
         if !here.runs(&pin.image_id) {
             return Err(Failure::EngineDisagrees(format!(
                 "it does not have the layers of {reference}, which is for another platform"

@@ -157,7 +157,7 @@ impl World {
                 &mut told,
                 plan,
             );
-            // Each has a name of its own, even within a second.
+            // Each transaction has its own ID, even within a second.
             tx.id = format!("T-{}", history::scan(self.root.path(), Some).0.len());
             tx.run(Load::new(running, here, work)).await
         });
@@ -182,7 +182,7 @@ impl World {
         }
     }
 
-    /// Gets as far as its journal, and is killed.
+    /// Begins a transaction that is killed as soon as its journal is on disk.
     fn is_killed(&self, request: &Request, is_taken_back: bool) {
         let (here, plan, work) = self.drawn(request);
         let (host, content, images) = (host(), self.engine.content(), self.images());
@@ -224,7 +224,7 @@ impl World {
         (ended, told)
     }
 
-    /// Nothing is left for anybody to do.
+    /// Asserts that neither a journal nor a pending marker is left.
     #[track_caller]
     fn is_finished(&self) {
         assert!(Journal::read(self.root.path()).unwrap().is_none());
@@ -232,7 +232,7 @@ impl World {
         assert_eq!(pending.count(), 0);
     }
 
-    /// The transaction that was killed.
+    /// The ID of the killed transaction.
     fn killed(&self) -> String {
         Journal::read(self.root.path()).unwrap().unwrap().id
     }
@@ -300,15 +300,15 @@ fn an_index_is_loaded_with_the_way_through_it() {
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let content = world.engine.content();
     assert!(content.proof(&of(&text), &world.image).is_some());
-    // Alone, it proves nothing, and it is not what is to be brought.
+    // Alone, the index proves nothing, and the manifest to bring is another one.
     let refused = World::new().refused(&world.request(&claim, &[&text]));
     let named = format!("linux/amd64 {}", world.digest());
     assert!(refused.contains(&named), "{refused}");
     assert!(refused.contains("docker://lab/app@DIGEST"), "{refused}");
 }
 
-/// The engine would not answer in time for all of them; and it takes long to be
-/// asked for each by itself, so that is done for some only.
+/// The engine could not load all references within one request's time. Asking for each
+/// one takes long, so digestfix does that for a sample only.
 #[test]
 fn hundreds_are_made_in_few_requests() {
     for is_new in [true, false] {
@@ -329,7 +329,8 @@ fn hundreds_are_made_in_few_requests() {
         assert_eq!(outcome.run_only.len(), 300);
         let loads = world.engine.calls.borrow().len();
         assert_eq!(loads, 6);
-        // Three lists and the platform; eight are asked for by name.
+        // Three lists and the platform; two requests for each of the eight asked for by
+        // name.
         let others = world.engine.requests.get() - loads;
         assert!(others <= 4 + 2 * 8, "{others} requests");
         assert_eq!(world.engine.sent.get(), 0, "its config is there");
@@ -338,7 +339,7 @@ fn hundreds_are_made_in_few_requests() {
     }
 }
 
-/// Who cannot tell that the engine has a config sends it.
+/// digestfix sends a config if it cannot tell that the engine has it.
 #[test]
 fn a_config_goes_along_where_it_may_not_be_there() {
     let world = World::new();
@@ -347,7 +348,8 @@ fn a_config_goes_along_where_it_may_not_be_there() {
     assert_eq!(world.engine.sent.get(), 1);
 }
 
-/// The engine chooses among several images of an index, so it is asked of each.
+/// The engine chooses among several images of an index, so digestfix asks for each such
+/// index.
 #[test]
 fn each_index_with_a_choice_is_asked_for() {
     let world = World::new();
@@ -384,7 +386,7 @@ fn a_load_that_fails_leaves_nothing() {
     assert!(matches!(world.ends()[..], [Some(End::Undone { .. })]));
 }
 
-/// As it was with a manifest that has a config twice.
+/// Seen with a manifest that has a config twice.
 #[test]
 fn an_engine_that_runs_another_image_is_noticed() {
     let world = World::new();
@@ -403,8 +405,8 @@ fn an_engine_that_runs_another_image_is_noticed() {
     world.is_finished();
 }
 
-/// As it is with bytes that are not the manifest's: the engine takes the name,
-/// and has nothing behind it.
+/// Happens with bytes that do not match the digest: the engine takes the name without a
+/// manifest.
 #[test]
 fn an_engine_without_the_manifest_is_not_believed() {
     for is_new in [false, true] {
@@ -437,7 +439,7 @@ fn without_a_watchdog_nothing_is_asked_for() {
     assert!(Journal::read(world.root.path()).unwrap().is_none());
 }
 
-/// Dropping the digest would drop what somebody has tagged meanwhile.
+/// Dropping the digest would also drop a tag that another client has set meanwhile.
 #[test]
 fn what_was_tagged_meanwhile_is_not_taken_back() {
     let world = World::new();
@@ -511,8 +513,8 @@ fn what_is_not_for_digestfix_is_refused_with_what_to_do() {
     assert!(refused.contains("docker rmi"), "{refused}");
 }
 
-/// Where it was killed before the engine was asked, or while it answers, the
-/// change is made; the engine may be about to.
+/// A recovery makes the change, whether the run was killed before or after its request.
+/// The engine may still be at work on it.
 #[test]
 fn a_killed_change_is_made() {
     for was_loaded in [false, true] {
@@ -583,8 +585,8 @@ fn a_recovery_that_fails_leaves_the_journal() {
     assert!(world.is_as_before());
 }
 
-/// Somebody drops the tag at the last moment; then nothing would lead to the image
-/// any more.
+/// Another client drops the tag at the last moment, so the digest alone leads to the
+/// image.
 #[test]
 fn the_last_reference_of_an_image_stays() {
     for is_new in [false, true] {
@@ -606,7 +608,7 @@ fn the_last_reference_of_an_image_stays() {
     }
 }
 
-/// The engine does not list it, and has it.
+/// The engine has the reference without listing it.
 #[test]
 fn a_reference_that_is_not_listed_keeps_its_image() {
     let world = World::new();
@@ -660,7 +662,7 @@ fn what_a_container_uses_stays_and_all_else_is_taken_back() {
     world.is_finished();
 }
 
-/// It waits from before the engine is asked until the run has ended.
+/// The shutdown waits from before the first request until the run has ended.
 #[test]
 fn a_shutdown_waits_for_the_end() {
     let world = World::new();
@@ -672,13 +674,13 @@ fn a_shutdown_waits_for_the_end() {
     );
     let mut waits = world.systemd.shutdown_waits.borrow_mut().take().unwrap();
     let mut rest = Vec::new();
-    // Nothing has the other end any more.
+    // The other end of the pipe is closed.
     std::io::Read::read_to_end(&mut waits, &mut rest).unwrap();
     assert_eq!(rest, b"");
 }
 
-/// What was dropped cannot be had back once its image is gone; the engine takes
-/// the name all the same.
+/// A dropped reference cannot be restored once its image is gone, although the engine
+/// takes the name.
 #[test]
 fn what_cannot_be_had_back_is_named_and_leaves_no_name() {
     let config = |world: &World| world.image.to_string().parse().unwrap();
@@ -724,7 +726,7 @@ fn a_killed_change_of_an_image_that_is_gone_is_not_made() {
     );
 }
 
-/// Docker 28 says that it has it.
+/// Docker 28 says that it has such a digest.
 #[test]
 fn a_digest_without_its_image_is_not_believed() {
     let world = World::new();
@@ -748,11 +750,11 @@ fn a_digest_without_its_image_is_not_believed() {
     assert!(matches!(loaded, Err(Failure::Archive(_))), "{loaded:?}");
 }
 
-/// An engine that is cut off goes on with what it was asked for.
+/// An engine still carries out a request whose connection broke.
 #[test]
 fn what_lands_late_is_taken_back_too() {
     let world = World::new();
-    // Later than it is taken back.
+    // The load takes effect after the first undo.
     world.engine.lands_after.set(Some(3));
     let (outcome, _) = world.apply(&world.proven());
     assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
@@ -762,7 +764,7 @@ fn what_lands_late_is_taken_back_too() {
     world.is_finished();
 }
 
-/// Others use the engine too.
+/// Another client pulls the digest meanwhile.
 #[test]
 fn what_somebody_pulls_meanwhile_is_not_taken_back() {
     let world = World::new();
@@ -780,13 +782,14 @@ fn what_somebody_pulls_meanwhile_is_not_taken_back() {
     assert!(world.engine.records.borrow().contains_key(&world.pinned()));
 }
 
-/// Without its journal, a record without an end counts for one that did nothing.
+/// Without a journal, a record without an end counts as a run that changed nothing.
 #[test]
 fn an_end_that_cannot_be_noted_leaves_the_journal() {
     let world = World::new();
     world.is_killed(&world.proven(), false);
     let history = history::directory(world.root.path());
-    // Its next file cannot be written.
+    // A directory in place of the record's temporary file, so that the record cannot be
+    // written.
     let name = history::path(world.root.path(), &world.killed());
     let in_the_way = name.with_extension("json.new");
     std::fs::create_dir_all(in_the_way.join("full")).unwrap();
@@ -807,7 +810,7 @@ fn an_end_that_cannot_be_noted_leaves_the_journal() {
 fn layers_that_are_here_by_a_digest_alone_are_not_dropped() {
     let world = World::new();
     world.apply(&world.proven());
-    // As when somebody pulled it.
+    // A pull leaves such a layer.
     let layer = world.engine.blob(&world.image.to_string());
     let mut request = world.request("", &[]);
     request.removals = vec![world.pinned()];
@@ -877,7 +880,7 @@ fn an_image_that_the_engine_would_not_run_is_refused() {
     assert!(world.drawn(&request).2.is_ok(), "it has its layers");
 }
 
-/// By the engine's word, whatever blobs lie there.
+/// The engine's answer counts, regardless of the blobs on disk.
 #[test]
 fn what_runs_only_is_told_after_the_load() {
     for (is_new, has_layers) in [(false, false), (true, false), (true, true), (false, true)] {
@@ -938,7 +941,7 @@ fn a_store_that_was_switched_off_keeps_nothing_waiting() {
     assert_eq!(world.ends(), [Some(End::Recovered { references })]);
 }
 
-/// The same for a change that was not killed.
+/// Like `an_end_that_cannot_be_noted_leaves_the_journal`, for a run that is not killed.
 #[test]
 fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
     for fails in [false, true] {
@@ -950,7 +953,8 @@ fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
         world.engine.fails.set(fails.then_some("load"));
         let (outcome, told) = world.apply(&world.proven());
         if fails {
-            // Without an end, its record counts for one of a run that did nothing.
+            // A record without an end counts as a run that changed nothing, which is true
+            // of this one.
             assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
             assert!(told.1.last().unwrap().contains("could not be noted"));
             world.is_finished();
@@ -972,7 +976,8 @@ fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
     }
 }
 
-/// Nobody can keep others from the engine.
+/// digestfix cannot keep other clients from the engine: one sets a tag just before the
+/// drop.
 #[test]
 fn what_went_along_is_told() {
     let world = World::new();
@@ -996,7 +1001,7 @@ fn what_went_along_is_told() {
     assert_eq!(world.ends(), [Some(End::Recovered { references })]);
 }
 
-/// What was to be dropped is had back; what Docker dropped with it is not.
+/// Undo restores the dropped digest, but not the tag that Docker dropped along with it.
 #[test]
 fn what_went_along_on_the_way_is_told_too() {
     let world = World::new();
@@ -1023,7 +1028,7 @@ fn what_went_along_on_the_way_is_told_too() {
     ));
 }
 
-/// The witness that the list named is gone by the time of the DELETE.
+/// The other reference that the list had is gone by the time of the DELETE.
 #[test]
 fn another_reference_is_looked_for_just_before_each_is_dropped() {
     let world = World::new();
@@ -1040,7 +1045,8 @@ fn another_reference_is_looked_for_just_before_each_is_dropped() {
     records.insert(world.pinned(), world.digest());
     records.insert(of_index.clone(), of(&text));
     drop(records);
-    // The other goes with the first: both may be dropped, but not the last one.
+    // The tag goes at the first drop. Either digest may be dropped, but not the last
+    // reference.
     let content = world.engine.content();
     let steps = Steps {
         engine: &world.engine,
@@ -1065,7 +1071,7 @@ fn another_reference_is_looked_for_just_before_each_is_dropped() {
     assert!(world.engine.records.borrow().contains_key(&world.pinned()));
 }
 
-/// Whoever pulled it meanwhile keeps it.
+/// Another client has pulled the digest meanwhile, and keeps it.
 #[test]
 fn what_was_never_asked_for_is_not_taken_back() {
     let world = World::new();
@@ -1082,7 +1088,7 @@ fn what_was_never_asked_for_is_not_taken_back() {
     assert!(world.engine.records.borrow().contains_key(&world.pinned()));
 }
 
-/// Its layers are another's, so nothing is unpacked.
+/// Its layers belong to another namespace, so nothing is unpacked.
 #[test]
 fn an_image_for_another_platform_has_to_be_whole() {
     let world = World::new();

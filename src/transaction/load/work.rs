@@ -1,4 +1,4 @@
-//! What to ask of the running engine so that a plan comes true, and what prevents that.
+//! Requests to the running engine that apply a plan, and what prevents them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,16 +14,16 @@ use crate::plan::{MissingManifest, Plan};
 use crate::state::journal::Pin;
 use crate::store::containerd::ContainerdStore;
 
-/// What is to be asked of the engine.
+/// Requests to the engine.
 #[derive(Debug, Clone, Default)]
 pub struct Work {
-    /// To be loaded.
+    /// References to load.
     pub added: Vec<Pin>,
-    /// To be dropped.
+    /// References to drop.
     pub dropped: Vec<Pin>,
-    /// The manifests of all of them.
+    /// The manifests of all these references.
     pub manifests: BTreeMap<Digest, String>,
-    /// Of what is to be loaded, the references whose layers are here unpacked only.
+    /// References to load whose layers are here in unpacked form only.
     pub run_only: Vec<Reference>,
 }
 
@@ -131,8 +131,8 @@ impl LoadBlocker {
 }
 
 impl Work {
-    /// Works out what a plan comes down to. The outer error: the engine cannot be asked.
-    /// The inner one: every reason against the plan.
+    /// Turns a plan into requests. The outer error means that the engine could not be
+    /// asked. The inner error has every reason against the plan.
     pub async fn of(
         plan: &Plan,
         here: &ContainerdStore,
@@ -221,7 +221,7 @@ impl Work {
     }
 }
 
-/// Why the engine would not run an image by a reference that it took.
+/// The reason, if the engine would accept a reference but not run its image.
 fn blocker(
     reference: &Reference,
     image: &ImageId,
@@ -266,8 +266,8 @@ fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> LoadBl
     }
 }
 
-/// The archive for these references. The config of each image goes along, if it is
-/// not there. One that is not at hand is of an image that is not here.
+/// Builds the archive for these references. Adds the config of each image, unless the
+/// engine has it. Fails if a config is missing: its image is not on this host.
 pub(super) fn archive<'a>(
     pins: impl IntoIterator<Item = &'a Pin>,
     manifests: &BTreeMap<Digest, String>,

@@ -1,4 +1,4 @@
-//! What a goal comes down to on a Kubernetes node.
+//! Planning for the record method.
 
 use crate::claims::claim::Claim;
 use crate::claims::trust::Trust;
@@ -13,8 +13,8 @@ use crate::transaction::image_store::PlanError;
 use crate::transaction::record::steps::{AT_ONCE, forms, to_be_asked_for};
 use crate::transaction::record::work::RecordBlocker;
 
-/// The plan for a goal. The manifests that it is about are read first, where they are
-/// here: they prove, or show that a digest is made up.
+/// Plans a goal. First reads the manifests that the goal is about, if the node has them:
+/// they prove a digest, or show that an import made it up.
 pub async fn planned(
     here: &mut NodeStore,
     goal: &Goal<'_>,
@@ -36,7 +36,7 @@ pub async fn planned(
     };
     let mut plan = goal.plan(&here.store, &here.images);
     if plan.is_err() {
-        // A digest that an import made up stands in no claim's way, and may stay.
+        // A digest that an import made up blocks no claim, and may stay: plan without it.
         here.learn_all(node).await?;
         let store = here.without_made_up(|reference| goal.is_about(reference));
         plan = goal.plan(&store, &here.images);
@@ -63,8 +63,8 @@ pub async fn planned(
     }
 }
 
-/// Which targets of a plan the CRI lists as they are to be; it is asked for some of many
-/// by name, in each form that a pod may write.
+/// Which targets of a plan the CRI lists as planned. Also asks the CRI by name for a
+/// sample of them, in each form that a pod may write.
 pub async fn answers(
     here: &NodeStore,
     plan: &Plan,

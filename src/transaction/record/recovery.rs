@@ -1,8 +1,9 @@
-//! A change of a node's records that was killed, brought to an end.
+//! Recovery of a killed change of a node's records.
 //!
-//! What is there stays, what is missing is made. If that fails, or the change was being
-//! taken back, it is taken back as far as possible. Only a containerd that does not
-//! answer, and a record of the history that cannot be written, leave it to the next run.
+//! Recovery keeps the records that are there, and makes those that are missing. If that
+//! fails, or the killed run was undoing the change, recovery undoes it, and names what it
+//! could not undo. Recovery leaves the change to the next run only if containerd does not
+//! answer, or the history record cannot be written.
 
 use crate::containerd::Node;
 use crate::state::history::Side;
@@ -17,8 +18,8 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::record::steps::Steps;
 use crate::transaction::recovery::{finish, note, record};
 
-/// Brings the change of `journal` to an end. Gives the references that are neither as
-/// they were nor as planned. On an error, the journal stays.
+/// Finishes the change of `journal`. Returns the references that are neither as they were
+/// nor as planned. On an error, the journal stays.
 pub async fn recover<M: ServiceManager, N: Node>(
     journal: &Journal,
     records: &Records,
@@ -79,7 +80,7 @@ pub async fn recover<M: ServiceManager, N: Node>(
     Ok(left.iter().map(Leftover::to_string).collect())
 }
 
-/// A record that leads to what is not here any more would be of no use.
+/// Repeats the change. Fails if an image is gone, because its record would lead nowhere.
 async fn make<N: Node>(steps: &Steps<'_, N>, records: &Records) -> Result<(), Failure> {
     let here = NodeStore::read(steps.node).await?;
     for one in &records.added {

@@ -1,4 +1,4 @@
-//! The requests to a node's containerd, step by step, forward and back.
+//! Requests to a node's containerd: make, remove, verify and undo.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,30 +13,32 @@ use crate::sys::in_flight::all;
 use crate::transaction::leftover::{Leftover, Why};
 use crate::transaction::outcome::Failure;
 
-/// So many requests are under way at the same time.
+/// The most requests in flight at the same time.
 pub(super) const AT_ONCE: usize = 16;
 
-/// So many references the CRI is asked for by name, each in each form; it lists them all.
+/// The most references that the CRI is asked for by name, each in each form. Its list is
+/// checked for all.
 const ASKED_FOR: usize = 64;
 
-/// The CRI hears of new records by containerd's events, within a second.
+/// Timeout for the CRI to notice records. containerd's events tell it within a second.
 const HEARS_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long a containerd that did not answer is given to be done with it, or to come back.
+/// How long to wait until a containerd that did not answer has finished the request, or
+/// is back.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 const SETTLES: Duration = Duration::from_millis(500);
-/// Nothing came for so many looks.
+/// How often undo has to succeed again until containerd has settled.
 const QUIET_LOOKS: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct Steps<'a, N> {
     pub node: &'a N,
-    /// The transaction.
+    /// The ID of the transaction.
     pub id: &'a str,
 }
 
-/// The forms in which a pod may write a reference: the CRI drops a tag beside a digest.
+/// The forms in which a pod may write a reference. The CRI ignores a tag beside a digest.
 pub(super) fn forms(reference: &Reference, tag: Option<&str>) -> Vec<String> {
     let mut forms = vec![reference.full()];
     if let (Some(digest), Some(tag)) = (reference.digest(), tag) {
@@ -45,12 +47,12 @@ pub(super) fn forms(reference: &Reference, tag: Option<&str>) -> Vec<String> {
     forms
 }
 
-/// The first, and of many some that are spread over all.
+/// A sample of at most [`ASKED_FOR`] elements at equal distances, from the first one on.
 pub(super) fn to_be_asked_for<T>(all: &[T]) -> impl Iterator<Item = &T> {
     all.iter().step_by(all.len().div_ceil(ASKED_FOR).max(1))
 }
 
-/// containerd has these records and none of those.
+/// Fails unless containerd has the added records, and none of the dropped ones.
 fn see_records(
     here: &NodeStore,
     added: &[NodeRecord],
@@ -76,8 +78,7 @@ fn see_records(
 }
 
 impl<N: Node> Steps<'_, N> {
-    /// Makes records. One that is there and leads to the same is another client's, and as
-    /// good.
+    /// Makes records. Accepts a record of another client that leads to the same target.
     pub(super) async fn make(&self, added: &[NodeRecord]) -> Result<(), Failure> {
         all(added.iter().map(|one| self.make_one(&one.record)), AT_ONCE).await?;
         Ok(())
@@ -97,7 +98,7 @@ impl<N: Node> Steps<'_, N> {
         }
     }
 
-    /// Removes records, and gives those that are better left.
+    /// Removes records. Returns those that it left, and why.
     pub(super) async fn remove(&self, dropped: &[NodeRecord]) -> Result<Vec<Leftover>, Failure> {
         if dropped.is_empty() {
             return Ok(Vec::new());
@@ -115,7 +116,7 @@ impl<N: Node> Steps<'_, N> {
         Ok(left.collect())
     }
 
-    /// Removes a record, or says why it is better left.
+    /// Removes a record, or returns why it left the record.
     async fn remove_one(
         &self,
         one: &NodeRecord,
@@ -135,8 +136,8 @@ impl<N: Node> Steps<'_, N> {
         Ok(None)
     }
 
-    /// Another record leads to the same now, as it did a moment ago: containerd frees what
-    /// none leads to.
+    /// Asks containerd again whether another record leads to the same target: containerd
+    /// frees what no record leads to.
     async fn another_stands(
         &self,
         here: &NodeStore,
@@ -150,8 +151,9 @@ impl<N: Node> Steps<'_, N> {
         Ok(found.is_some_and(|found| leads_alike(&found, record)))
     }
 
-    /// containerd has these records and none of those. The CRI lists those, and answers by
-    /// each form of the first ones and of some others.
+    /// Checks that containerd has the added records and none of the dropped ones, and
+    /// that the CRI lists the added ones. Also asks the CRI by name for a sample of both:
+    /// for added ones in each form.
     pub(super) async fn verify(
         &self,
         added: &[NodeRecord],
@@ -172,8 +174,9 @@ impl<N: Node> Steps<'_, N> {
         Ok(())
     }
 
-    /// Waits until the CRI lists all that was made, for as long as it goes on to list more:
-    /// it takes one event after the other, and some 20 ms for an image of many names.
+    /// Waits until the CRI lists all added records, as long as it keeps listing more. The
+    /// CRI handles one event after the other, and takes some 20 ms for an image with many
+    /// names.
     async fn listed(
         &self,
         added: &[NodeRecord],
@@ -205,7 +208,7 @@ impl<N: Node> Steps<'_, N> {
         }
     }
 
-    /// Waits until the CRI answers a reference as it is to.
+    /// Waits until the CRI gives the expected answer for a reference.
     async fn hears(
         &self,
         form: String,
@@ -227,7 +230,8 @@ impl<N: Node> Steps<'_, N> {
         }
     }
 
-    /// Has the records again as they were before, and gives those that cannot be had so.
+    /// Restores the records to their former state. Returns those that it could not
+    /// restore.
     pub(super) async fn take_back(
         &self,
         added: &[NodeRecord],
@@ -249,8 +253,8 @@ impl<N: Node> Steps<'_, N> {
         Ok(left)
     }
 
-    /// Those of the records that this transaction made: what other clients made meanwhile
-    /// is theirs.
+    /// The records that this transaction made. What other clients made meanwhile is
+    /// theirs.
     async fn made(&self, added: &[NodeRecord]) -> Result<Vec<NodeRecord>, ContainerdError> {
         let found = added.iter().map(|one| self.node.record(&one.record.name));
         let found = all(found, AT_ONCE).await?.into_iter().zip(added);
@@ -264,8 +268,8 @@ impl<N: Node> Steps<'_, N> {
         Ok(made.collect())
     }
 
-    /// The same, once a containerd that did not answer is done with what it may still have
-    /// been about to do.
+    /// Like [`Steps::take_back`], for a containerd that did not answer: it may still
+    /// carry out the request. Repeats the undo until containerd has settled.
     pub(super) async fn take_back_late(
         &self,
         added: &[NodeRecord],

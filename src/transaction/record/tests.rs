@@ -162,7 +162,7 @@ impl World {
             told,
             plan,
         );
-        // Each has a name of its own, even within a second.
+        // Each transaction has its own ID, even within a second.
         tx.id = format!("T-{}", history::scan(self.root.path(), Some).0.len());
         tx
     }
@@ -172,7 +172,7 @@ impl World {
         self.change(goal.kind(), &here, plan)
     }
 
-    /// Does what was planned on what was here then.
+    /// Carries out a plan that was made on `here`.
     fn change(&self, kind: Kind, here: &NodeStore, plan: Plan) -> (Outcome, Told) {
         let work = Work::of(&plan, here).unwrap();
         let (images, mut told) = (self.images(), Told::default());
@@ -207,7 +207,7 @@ impl World {
         Ok(self.run(&goal))
     }
 
-    /// Begins a change, and is killed once it is noted.
+    /// Begins a change that is killed as soon as its journal is on disk.
     fn is_killed(&self, request: &Request, on_the_way_back: bool) {
         let goal = Goal::Claims(request);
         let (here, plan) = self.plan(&goal).unwrap();
@@ -223,7 +223,7 @@ impl World {
         });
     }
 
-    /// What the killed run was about to make.
+    /// The journal of the killed run.
     fn noted(&self) -> (Journal, Records) {
         let journal = Journal::read(self.root.path()).unwrap().unwrap();
         let Intent::Record(records) = journal.intent.clone() else {
@@ -291,7 +291,7 @@ fn a_digest_is_one_record_more() {
     world.is_as_before();
 }
 
-/// The CRI hears of one record after the other, and takes longer than it is given for one.
+/// The CRI handles one record after the other, and takes longer than the timeout for one.
 #[test]
 fn a_cri_that_goes_on_listing_more_is_waited_for() {
     let world = World::new();
@@ -320,7 +320,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     let refused = |claim: &str| world.blocked(&world.claiming(claim));
     let set_tag = refused(&format!("lab/app:v2={}", world.image));
     assert!(set_tag.contains("ctr -n k8s.io images tag"), "{set_tag}");
-    // What ctr and crictl show.
+    // The digest that ctr and crictl show.
     let made_up = refused(&format!("lab/app:v1@{}", world.target));
     assert!(made_up.contains("made up"), "{made_up}");
     // A record that leads to another image.
@@ -349,7 +349,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     assert!(foreign.contains("did not make that record"), "{foreign}");
 }
 
-/// As `ctr images import --digests` leaves it: it stays, and is not in the way.
+/// A digest as `ctr images import --digests` leaves it: it stays, and blocks no claim.
 #[test]
 fn a_made_up_digest_is_in_no_claims_way() {
     let world = World::new();
@@ -383,7 +383,7 @@ fn the_last_record_stays() {
     assert!(refused.contains("last record"), "{refused}");
 }
 
-/// A pull by the same name has the record lead to the registry's manifest.
+/// After a pull by the same name, the record leads to the registry's manifest.
 #[test]
 fn what_was_pulled_since_is_not_taken_back() {
     let world = World::new();
@@ -457,7 +457,7 @@ fn a_record_that_another_client_removes_in_the_middle_is_not_said_to_be_there() 
 
 #[test]
 fn a_record_that_another_client_makes_in_the_middle_is_that_clients() {
-    // It leads to the same, so all is as it was to be.
+    // The record leads to the same target, so the plan has come true.
     let world = World::new();
     let (name, target) = (world.full(), world.target.clone());
     let act = move |node: &FakeNode| node.tag(&name, &target);
@@ -476,7 +476,8 @@ fn a_record_that_another_client_makes_in_the_middle_is_that_clients() {
     assert!(world.node.names().contains(&world.full()), "it is not ours");
 }
 
-/// Removing the digest would free what somebody has left no other name.
+/// Another client has removed every other name, so removing the digest would free the
+/// image.
 #[test]
 fn undo_frees_no_image() {
     let world = World::new();
@@ -528,7 +529,8 @@ fn a_change_killed_on_its_way_back_goes_back() {
     world.is_finished();
 }
 
-/// The image went while nobody was at work: a record would lead to nothing.
+/// The image was removed between the kill and the recovery: a record would lead to
+/// nothing.
 #[test]
 fn a_killed_change_of_an_image_that_is_gone_is_taken_back() {
     let world = World::new();
@@ -562,7 +564,7 @@ fn without_a_watchdog_nothing_is_asked_for() {
     assert!(world.node.calls.borrow().is_empty());
 }
 
-/// The manifest of what was pulled proves a digest.
+/// The manifest of a pulled image proves its digest.
 #[test]
 fn a_manifest_that_is_here_proves() {
     let world = World::new();

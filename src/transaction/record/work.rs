@@ -1,4 +1,4 @@
-//! What to ask of a node's containerd so that a plan comes true, and what prevents that.
+//! Requests to a node's containerd that apply a plan, and what prevents them.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +8,12 @@ use crate::plan::Plan;
 use crate::state::journal::NodeRecord;
 use crate::store::node::{MADE_FOR, MANAGED, NodeStore, maker};
 
-/// What is to be asked of containerd.
+/// Requests to containerd.
 #[derive(Debug, Clone, Default)]
 pub struct Work {
-    /// To be made.
+    /// Records to make.
     pub added: Vec<NodeRecord>,
-    /// To be removed.
+    /// Records to remove.
     pub dropped: Vec<NodeRecord>,
 }
 
@@ -74,7 +74,7 @@ impl RecordBlocker {
 }
 
 impl Work {
-    /// Works out what a plan comes down to, or every reason against it.
+    /// Turns a plan into requests, or returns every reason against it.
     pub fn of(plan: &Plan, here: &NodeStore) -> Result<Self, Vec<RecordBlocker>> {
         let mut work = Self::default();
         let mut reasons = Vec::new();

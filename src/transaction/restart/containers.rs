@@ -1,5 +1,5 @@
-//! Containers over a restart of Docker. Those that stopped with it are started again if
-//! the user asked for that. Any other difference is reported.
+//! Containers over a restart of Docker. If the user asked for it, digestfix starts those
+//! again that stopped along with Docker. It reports any other difference.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::transaction::restart::Restart;
 use crate::transaction::restart::daemon::Daemon;
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
-    /// Takes the restart policy of containers that are to stay down.
+    /// Takes away the restart policy of containers that are to stay down.
     pub(super) async fn keep_down(&self, containers: &[KeptDown]) -> Result<(), Failure> {
         for container in containers {
             self.engine
@@ -27,9 +27,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(())
     }
 
-    /// Brings the containers of a journal to what they were: each of them, even after a
-    /// failure with another. Gives what a person has to see to. An error when a container
-    /// is left without its restart policy.
+    /// Restores the containers of a journal: each of them, even if another one fails.
+    /// Returns what the user has to fix. Fails if a container is left without its restart
+    /// policy.
     pub(super) async fn settle_containers(
         &self,
         journal: &Journal,
@@ -38,8 +38,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let Some(restart) = journal.restart() else {
             return Ok(Vec::new());
         };
-        // A Docker that was never stopped has ended none; and a machine that
-        // was started anew begins with those that it would have begun with.
+        // A Docker that was never stopped has ended no container. After a reboot, Docker
+        // itself has started the containers that it would have started.
         let may_have_ended = restart.phase == Phase::Stopping && !journal.is_of_another_boot();
         let mut without_policy = Vec::new();
         for container in &restart.kept_down {
@@ -85,8 +85,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
     }
 
-    /// A container that a user has removed, or given another policy meanwhile, needs
-    /// none.
+    /// Gives a container its restart policy back, unless a user has removed the container
+    /// or given it another policy meanwhile.
     async fn give_policy_back(&self, container: &KeptDown) -> Result<(), EngineError> {
         let now = self.engine.container(&container.id).await?;
         let needs_none = |now: Container| {
@@ -102,8 +102,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             .await
     }
 
-    /// True when it was down and is started. What was paused is paused again,
-    /// also where its restart policy was faster.
+    /// Starts a container that is down, and returns whether it was. Pauses it again if it
+    /// was paused, even if its restart policy has started it already.
     async fn start_again(&self, ran: &Ran) -> Result<bool, EngineError> {
         let Some(now) = self.engine.container(&ran.id).await? else {
             return Ok(false);
@@ -118,12 +118,13 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(down)
     }
 
-    /// Docker resumes them when the container goes on after a pause.
+    /// Resumes a container's health checks by pausing and unpausing it: Docker starts
+    /// them after a pause.
     async fn resume_health_check(&self, id: &str) -> Result<(), EngineError> {
         let Some(container) = self.engine.container(id).await? else {
             return Ok(());
         };
-        // A run that was killed may have left it paused.
+        // A killed run may have left the container paused.
         match container.status {
             Status::Running => self.engine.pause_container(id).await?,
             Status::Paused => {}
@@ -132,8 +133,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         self.engine.unpause_container(id).await
     }
 
-    /// What became of containers since they were looked at; those of swarm's
-    /// services are swarm's.
+    /// How containers have changed since `before`. Leaves out containers of swarm
+    /// services, which swarm manages.
     pub(super) async fn container_changes(
         &self,
         before: &[Container],
@@ -147,8 +148,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     }
 }
 
-/// The containers that Docker listed before it stopped, and does not list now. Of
-/// those that a client has removed meanwhile, Docker has removed the files.
+/// The containers that Docker listed before it stopped, does not list now, and whose
+/// files are there. Docker has removed the files of a container that a client has
+/// removed.
 pub(super) async fn unlisted(
     engine: &impl Engine,
     before: &[Listed],
@@ -170,7 +172,8 @@ pub(super) async fn unlisted(
 }
 
 impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
-    /// Docker starts what has a restart policy at each of its starts.
+    /// Takes away the restart policies of containers that are down: Docker would start
+    /// them with itself.
     pub(super) async fn keep_down(
         &mut self,
         tx: &mut Tx<'_, M>,
@@ -193,7 +196,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         daemon.keep_down(&kept_down).await
     }
 
-    /// What runs now is what is to run afterwards.
+    /// Records the containers that run now, which are to run afterwards. Fails if one
+    /// would end that has to keep running.
     pub(super) async fn look_at_containers(
         &mut self,
         tx: &mut Tx<'_, M>,
@@ -237,7 +241,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         tx.write_journal()
     }
 
-    /// The last look before the stop, and a short one.
+    /// The last check before the stop, and a short one: fails if live-restore is off, or
+    /// another container has started.
     pub(super) async fn see_no_more_containers(
         &self,
         daemon: Daemon<'a, M, E>,
@@ -260,14 +265,15 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         }
     }
 
-    /// Clients may have started containers since Docker was started.
+    /// Before the stop of an undo, checks for containers that clients have started since
+    /// the first look.
     pub(super) async fn look_for_more_containers(
         &mut self,
         tx: &mut Tx<'_, M>,
         daemon: Daemon<'a, M, E>,
     ) -> Result<(), Failure> {
         let impact = daemon.impact;
-        // An engine that does not answer runs none for anybody.
+        // An engine that does not answer has started no container for a client.
         let running = daemon.engine.running_containers().await.unwrap_or_default();
         let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
         let more: Vec<Container> = running
@@ -300,7 +306,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// What became of the containers that ran, where that can be told.
+    /// How the containers that ran have changed. Warns if that cannot be checked.
     pub(super) async fn container_changes(&mut self, tx: &mut Tx<'_, M>) -> Vec<Change> {
         let Some(daemon) = self.daemon else {
             return Vec::new();

@@ -22,33 +22,35 @@ use crate::transaction::outcome::{DockerNow, Failure};
 /// minutes on hosts with many containers.
 const START_WITHIN: Duration = Duration::from_secs(300);
 
-/// For a unit with `TimeoutStopSec=infinity`.
+/// Stop timeout for a unit with `TimeoutStopSec=infinity`.
 const STOP_WITHIN: Duration = Duration::from_secs(600);
 
-/// systemd gives SIGTERM and then SIGKILL its stop timeout each.
+/// Added to two stop timeouts of the unit: systemd waits one after SIGTERM, and another
+/// one after SIGKILL.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
-/// How often another process's start may cancel the stop. It stays without effect on
-/// Docker's unit, which the hold keeps from starting; a socket has none.
+/// How often another process's start may cancel the stop. Docker's unit does not start
+/// all the same, because of the start block; a socket unit has none.
 const MOST_CANCELED: u32 = 20;
 
-/// Between a stop that was canceled and the next.
+/// Pause between a canceled stop and the next one.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// systemd hears at once of a main process that has ended.
+/// How long to wait until systemd has noticed that the main process has ended. systemd
+/// notices at once.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Between two looks at an engine that does not announce its readiness.
+/// Pause between two pings of an engine, which does not announce that it is ready.
 const READY_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub struct Daemon<'a, M, E> {
-    /// systemd, Docker as it was found, and where the pending marker goes.
+    /// systemd, Docker as detected, and the directory of the pending markers.
     pub docker: Docker<'a, M>,
     pub engine: &'a E,
     pub impact: &'a Impact,
-    /// Where a runtime drop-in goes: [`RUNTIME_UNITS`](crate::systemd::RUNTIME_UNITS)
-    /// but in tests.
+    /// The directory of runtime drop-ins:
+    /// [`RUNTIME_UNITS`](crate::systemd::RUNTIME_UNITS), except in tests.
     pub runtime_units: &'a Path,
 }
 
@@ -65,25 +67,25 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         &self.docker.host.unit.id
     }
 
-    /// Docker and the triggers that are active.
+    /// The names of Docker's unit and its active triggers.
     pub(super) fn units(&self) -> String {
         let triggers = self.impact.triggers.iter().map(String::as_str);
         let units: Vec<&str> = [self.unit()].into_iter().chain(triggers).collect();
         units.join(", ")
     }
 
-    /// The directories that its start may write to, besides the data root.
+    /// The directories that a start of Docker writes to, besides the data root.
     pub(super) fn writes_at_start(&self) -> Vec<PathBuf> {
         writes_at_start(self.docker.host)
     }
 
-    /// Docker runs. False where systemd cannot be asked.
+    /// Docker runs. False if systemd does not answer.
     pub(super) async fn is_active(&self) -> bool {
         let unit = self.docker.manager.unit(self.unit()).await;
         unit.is_ok_and(|unit| unit.is_active())
     }
 
-    /// What Docker is like after a way back that failed.
+    /// The state of Docker after a failed undo.
     pub(super) async fn now(&self) -> DockerNow {
         if self.is_active().await {
             DockerNow::Runs
@@ -96,13 +98,14 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
     }
 
-    /// Containers outlive Docker's stop by what its configuration file says.
+    /// Containers outlive Docker's stop because of live-restore in the configuration
+    /// file, not because of a flag.
     pub(super) fn lives_by_file(&self) -> bool {
         self.docker.host.live_restore_flag.is_none() && self.impact.containers_survive()
     }
 
-    /// The active units that may stop along with Docker since nothing else
-    /// needs them (`StopWhenUnneeded=` in `systemd.unit(5)`).
+    /// The active units that may stop along with Docker because nothing else needs them
+    /// (`StopWhenUnneeded=` in `systemd.unit(5)`).
     pub(super) async fn needed_by_nobody_else(&self) -> Result<Vec<String>, Failure> {
         let states = self.docker.manager.active_states().await?;
         let mut found: Vec<String> = Vec::new();
@@ -127,10 +130,10 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(found)
     }
 
-    /// The engine does not answer, and that is not about to change by itself.
+    /// The engine does not answer, and will not without a start of Docker.
     pub(super) async fn has_ended(&self) -> Result<bool, Failure> {
         let deadline = Instant::now() + NOTICED_WITHIN;
-        // systemd first: a ping would start a Docker that has a socket.
+        // Ask systemd first: a ping would start Docker through its socket unit.
         while self.docker.manager.unit(self.unit()).await?.is_active() && Instant::now() < deadline
         {
             if self.engine.ping().await.is_ok() {
@@ -141,8 +144,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(true)
     }
 
-    /// Stops Docker and its triggers. A stop job is `done` as soon as the unit
-    /// is inactive or failed, so the main process is looked for as well.
+    /// Stops Docker and its triggers. A stop job is `done` as soon as the unit is
+    /// inactive or failed, so this also checks that the main process is gone.
     pub(super) async fn stop(&self) -> Result<(), Failure> {
         let within = self
             .docker
@@ -209,12 +212,12 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(())
     }
 
-    /// Starts every trigger that had been active and is not.
+    /// Starts every trigger that was active before and is not now.
     pub(super) async fn start_triggers(&self) -> Result<(), Failure> {
         self.start_inactive(&self.impact.triggers).await
     }
 
-    /// Starts those of the units that do not run, in their order.
+    /// Starts the units that do not run, in the order of their `After=` dependencies.
     pub(super) async fn start_inactive(&self, units: &[String]) -> Result<(), Failure> {
         let states = self.docker.manager.active_states().await?;
         let mut inactive = Vec::new();
@@ -259,8 +262,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(lost)
     }
 
-    /// The engine finds the image of every reference that was claimed or has
-    /// changed, no dropped reference, and lists everything else.
+    /// Fails unless the engine finds the image of every claimed or changed reference,
+    /// finds no dropped reference, and lists everything else.
     pub(super) async fn agrees(
         &self,
         plan: &Plan,
@@ -287,7 +290,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         self.lists(&plan.after, images).await
     }
 
-    /// The engine answers for a reference with this image.
+    /// Fails unless the engine finds this image for a reference.
     pub(super) async fn finds(
         &self,
         reference: &Reference,
@@ -303,7 +306,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(())
     }
 
-    /// The engine's own list has every reference whose image is there.
+    /// Fails unless the engine lists every reference whose image is on disk.
     pub(super) async fn lists(
         &self,
         store: &Store,
@@ -333,7 +336,7 @@ pub fn writes_at_start(host: &Managed) -> Vec<PathBuf> {
     own.chain(containerd).collect()
 }
 
-/// Orders units so that each comes after those it says it comes after.
+/// Orders units by their `After=` dependencies.
 fn in_start_order(mut units: Vec<Unit>) -> Vec<String> {
     let mut ordered = Vec::with_capacity(units.len());
     while !units.is_empty() {
@@ -342,8 +345,8 @@ fn in_start_order(mut units: Vec<Unit>) -> Vec<String> {
                 .iter()
                 .any(|other| other.id != unit.id && unit.after.contains(&other.id))
         };
-        // systemd refuses units that wait for each other in a circle, so
-        // there is always a first; if not, any order is as good.
+        // systemd refuses units that wait for each other in a circle, so there is always
+        // a first one. If not, any order will do.
         let next = units.iter().position(|unit| !waits(unit)).unwrap_or(0);
         ordered.push(units.remove(next).id);
     }

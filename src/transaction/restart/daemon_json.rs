@@ -1,16 +1,15 @@
-//! daemon.json with live-restore in it for as long as a transaction lasts.
+//! daemon.json with live-restore on while a transaction lasts.
 //!
-//! The file that is found is never written to. Another one, which differs in
-//! that setting, trades names with it and back, so that in the end the very
-//! same file is there, link or not, with its owner, mode, attributes and time.
+//! digestfix never writes to the file that it finds. A second file, which differs in that
+//! setting, exchanges names with it, and later exchanges them back. So in the end the
+//! very same file is there, link or not, with its owner, mode, attributes and time.
 //!
 //! dockerd keeps the value of a setting that is no longer in the file (moby
-//! `daemon/reload.go`, `reloadLiveRestore`), so on the
-//! way back it is told that live-restore is off first, and only then gets back a
-//! file that may not have it at all.
+//! `daemon/reload.go`, `reloadLiveRestore`). So before digestfix restores a file that may
+//! lack the setting, it has dockerd read a file in which live-restore is off.
 //!
-//! A file that another process puts in place meanwhile stays: it becomes the file
-//! that is put back.
+//! A file that another process puts in place meanwhile stays: digestfix restores that
+//! file in the end.
 
 use std::fs;
 use std::io;
@@ -24,30 +23,30 @@ use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 use crate::transaction::restart::exchange::{FileError, exchange, sync_directory, write_new};
 
-/// The way from a daemon.json to one with live-restore on, and back.
+/// Switches daemon.json to a file with live-restore on, and back.
 #[derive(Debug)]
 pub struct Switch {
-    /// Where the file that is found is while another one has its name; until
-    /// then, that other one.
+    /// The path of the original file while another one is daemon.json; until then, the
+    /// path of that other one.
     aside: PathBuf,
-    /// Where the next one is until it has the name.
+    /// The path of the next file until it becomes daemon.json.
     next: PathBuf,
     contents: journal::DaemonJson,
 }
 
-/// What has the name daemon.json now.
+/// Which file is daemon.json now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Now {
     Found,
     On,
     Off,
-    /// None when there is nothing to read.
+    /// Another program's file; `None` if there is nothing to read.
     SomebodyElses(Option<Vec<u8>>),
 }
 
 impl Switch {
-    /// Reads daemon.json; none when live-restore is on in it already, and only has
-    /// to be read by dockerd. `engine` is whether the running engine has it on.
+    /// Reads daemon.json. `None` if it has live-restore on already, so that dockerd only
+    /// has to reload it. `engine` says whether the running engine has live-restore on.
     pub fn plan(config_file: &Path, id: &str, engine: bool) -> Result<Option<Self>, FileError> {
         let found = read(config_file)?;
         let on = edit(config_file, found.as_deref(), true)?;
@@ -66,7 +65,7 @@ impl Switch {
         Ok(Some(Self::resume(id, contents)))
     }
 
-    /// The one that a journal tells of.
+    /// The switch that a journal has recorded.
     pub fn resume(id: &str, contents: journal::DaemonJson) -> Self {
         let aside = beside(&contents.config_file, id);
         Self {
@@ -76,18 +75,18 @@ impl Switch {
         }
     }
 
-    /// What the journal is to know of it.
+    /// What the journal records of the switch.
     pub fn contents(&self) -> &journal::DaemonJson {
         &self.contents
     }
 
-    /// Where the file that was found may be.
+    /// The path where the original file may be.
     pub(super) fn aside(&self) -> &Path {
         &self.aside
     }
 
     /// Puts the file with live-restore on in place. On an error, such as a file that has
-    /// changed meanwhile, there may be something to take back.
+    /// changed meanwhile, there may be something to undo.
     pub fn put_on(&self) -> Result<(), FileError> {
         match self.now()? {
             Now::Found => self.put_in_place(true),
@@ -108,14 +107,16 @@ impl Switch {
         }
     }
 
-    /// Puts back what was found; false when another program has changed the file.
+    /// Restores the original file. Returns false if another program has changed or
+    /// removed it.
     pub(super) fn put_back(&self) -> Result<bool, FileError> {
         let config_file = &self.contents.config_file;
         match self.now()? {
             Now::Found => remove(&self.aside)?,
             Now::On | Now::Off if self.contents.found && !is_there(&self.aside) => {
-                // Somebody has taken what was found away; what is there says
-                // the same, and that live-restore is off.
+                // Another program has removed the original file. The file in place has
+                // the same settings, so switch live-restore off in it, and leave it
+                // there.
                 self.put_off()?;
                 return Ok(false);
             }
@@ -129,20 +130,20 @@ impl Switch {
         };
         sync_directory(config_file)?;
         if !self.contents.directory {
-            // Somebody may have put something into it.
+            // Ignored: another program may have put files into it.
             let _ = fs::remove_dir(directory);
         }
         Ok(true)
     }
 
-    /// From the file that was found to one of ours.
+    /// Replaces the original file by one of ours.
     fn put_in_place(&self, on: bool) -> Result<(), FileError> {
         let config_file = &self.contents.config_file;
         if let Some(directory) = config_file.parent() {
             directory::make(directory).map_err(FileError::new("create", directory))?;
         }
         let found = read(config_file)?;
-        // Only what is whole is ever aside.
+        // Written under another name, so that the file aside is always whole.
         remove(&self.next)?;
         self.write(&self.next, found.as_deref(), on)?;
         rename(&self.next, &self.aside)?;
@@ -158,7 +159,7 @@ impl Switch {
         sync_directory(config_file)
     }
 
-    /// From one of ours to the other; what was found stays aside.
+    /// Replaces one of our files by the other. The original file stays aside.
     fn replace(&self, on: bool) -> Result<(), FileError> {
         let config_file = &self.contents.config_file;
         let ours = read(config_file)?;
@@ -176,7 +177,7 @@ impl Switch {
     pub(super) fn now(&self) -> Result<Now, FileError> {
         self.tidy()?;
         let Some(bytes) = read(&self.contents.config_file)? else {
-            // A link to nowhere, or nothing at all.
+            // A dangling link, or no file at all.
             let as_found = self.contents.before.is_none();
             return Ok(if as_found {
                 Now::Found
@@ -198,8 +199,9 @@ impl Switch {
         )
     }
 
-    /// What was found may read as what is put in its place does, when that
-    /// says `false`. Then it is aside if something else than ours is.
+    /// Whether the original file is aside, although daemon.json has its contents: they
+    /// may be those of our file that says `false`. The original is aside if the file
+    /// there is not our other one.
     fn is_aside(&self) -> Result<bool, FileError> {
         if self.contents.before.as_ref() != Some(&self.contents.off) {
             return Ok(false);
@@ -208,8 +210,8 @@ impl Switch {
         Ok(aside.is_some() && aside.as_ref() != Some(&self.contents.on))
     }
 
-    /// A run that was killed where names cannot be exchanged in one step may
-    /// have left the file under a third name.
+    /// Renames files that a killed run left under a third name, if it could not exchange
+    /// names in one step.
     fn tidy(&self) -> Result<(), FileError> {
         remove(&with_suffix(&self.next, ".old"))?;
         let old = with_suffix(&self.aside, ".old");
@@ -223,9 +225,9 @@ impl Switch {
         }
     }
 
-    /// Accepts that another process has replaced the file: its version is what will be
-    /// put back in the end. The version found before is kept under a name of its own,
-    /// which is returned.
+    /// Accepts that another process has replaced the file: digestfix restores that
+    /// version in the end. Keeps the version found before under another name, and returns
+    /// the name.
     pub(super) fn adopt(&mut self, theirs: Option<&[u8]>) -> Result<Option<PathBuf>, FileError> {
         let config_file = self.contents.config_file.clone();
         let on = hash(&edit(&config_file, theirs, true)?);

@@ -1,4 +1,4 @@
-//! Exchange: two files of one directory trade names. Also writes the files that do so.
+//! Exchange of the names of two files in one directory, and writing of such files.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -16,8 +16,8 @@ use xattr::FileExt;
 use crate::store::data_root::is_made_of;
 use crate::sys::directory;
 
-/// Attributes that vouch for the content of one file. On another file they would be
-/// wrong, and the kernel would not let anyone read it.
+/// Extended attributes that vouch for the content of one file (IMA, EVM). On a file with
+/// other content they are wrong, and the kernel would not let anyone read it.
 const VOUCHERS: [&str; 2] = ["security.ima", "security.evm"];
 
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +63,9 @@ pub(super) fn write_new(
 }
 
 /// Writes, syncs and reads back a file without a name, with the owner, mode and extended
-/// attributes of the file that it will lie beside. It is gone when the process ends in
-/// any way. None where the file system has no such files (`O_TMPFILE` in `open(2)`).
+/// attributes of the file that it will lie beside. The kernel removes it when the process
+/// ends, however that happens. `None` if the file system does not support such files
+/// (`O_TMPFILE` in `open(2)`).
 pub(super) fn write_unnamed(model: &Path, pieces: &[&[u8]]) -> Result<Option<File>, FileError> {
     let directory = model.parent().unwrap_or(model);
     let opened = OpenOptions::new()
@@ -76,15 +77,16 @@ pub(super) fn write_unnamed(model: &Path, pieces: &[&[u8]]) -> Result<Option<Fil
     match opened {
         Ok(file) => fill(&file, model, pieces, Some(model)).map(|()| Some(file)),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-            // Kernels before 3.11 take the flag for a directory to be written.
+            // Kernels before 3.11 do not know the flag, and refuse to open a directory
+            // for writing.
             Some(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => Ok(None),
             _ => Err(FileError::new("write beside", model)(error)),
         },
     }
 }
 
-/// Gives a file its name. False where that takes a `/proc` that is not there
-/// (`AT_SYMLINK_FOLLOW` in `link(2)`).
+/// Gives an unnamed file its name. Returns false if this process has no `/proc`, which
+/// that needs (`AT_SYMLINK_FOLLOW` in `link(2)`).
 pub(super) fn name(file: &File, path: &Path) -> Result<bool, FileError> {
     let open = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = AtFlags::AT_SYMLINK_FOLLOW;
@@ -165,7 +167,7 @@ fn is_label(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"security.")
 }
 
-/// The kernel or its policy does not give this file this label. The new file then has the
+/// The kernel or its policy refuses this label for this file. The new file then has the
 /// label that its directory gives, as when Docker writes the file. Without
 /// `CAP_SYS_ADMIN`, which digestfix's services do not have, that happens where SELinux
 /// was switched off and the labels are still on the disk. `EACCES` is the policy's own
@@ -177,7 +179,7 @@ fn is_refusal(error: &io::Error) -> bool {
     )
 }
 
-/// Exchanges what two names lead to.
+/// Exchanges the files that two names lead to.
 pub(super) fn exchange(live: &Path, other: &Path) -> Result<(), FileError> {
     match renameat2(
         AT_FDCWD,
@@ -194,8 +196,8 @@ pub(super) fn exchange(live: &Path, other: &Path) -> Result<(), FileError> {
     }
 }
 
-/// The same outcome in three steps, of which only the second changes what
-/// `live` leads to, and does so at once.
+/// Does the same in three steps. Only the second one changes what `live` leads to, and
+/// that step is atomic.
 fn exchange_by_link(live: &Path, other: &Path) -> Result<(), FileError> {
     let mut aside = other.as_os_str().to_owned();
     aside.push(".old");

@@ -1,11 +1,11 @@
-//! What a run that could not be undone has left on the host, in words.
+//! What a run that could not be undone has left on the host, as text.
 
 use crate::image::digest::Digest;
 use crate::state::journal::{DaemonJson, Restart};
 use crate::transaction::restart::daemon_json::hash_at;
 use crate::transaction::restart::exchange::FileError;
 
-/// What is other than it was, besides the references' file and Docker itself.
+/// What differs from before, besides the reference store and Docker itself.
 pub fn left(restart: &Restart) -> Vec<String> {
     let switch = restart.live_restore.as_ref();
     let mut left: Vec<String> = switch

@@ -1,9 +1,9 @@
-//! What an interrupted run left beside the reference store.
+//! Files that an interrupted run left beside the reference store.
 //!
-//! Each name tells what it is: the transaction's own is the new store until it
-//! is swapped in, and the old one from then on; `+` after it is what an undo
-//! was about to put in place; `.old` is the old one, where names cannot be
-//! exchanged in one step.
+//! The name of each file tells what it is. The transaction's own name is that of the new
+//! store until the swap, and of the old one from then on. With `+` after it, the file is
+//! what undo was about to swap in. With `.old`, it is the old store, where names cannot
+//! be exchanged in one step.
 
 use std::fs;
 use std::io;
@@ -39,7 +39,7 @@ pub fn mend(
         Err(error @ (ReadError::Missing { .. } | ReadError::Content { .. })) => error,
         _ => return Ok(()),
     };
-    // It would write its own in a moment.
+    // A running dockerd would overwrite the store anyway.
     if images.is_in_use()? {
         return Ok(());
     }
@@ -62,14 +62,14 @@ pub fn mend(
     Ok(())
 }
 
-/// Removes what nothing will read any more. The old store is a backup, and
+/// Removes the files that nothing will read any more. The old store is a backup, and
 /// stays.
 pub fn remove(journal: &Journal, images: &ImageDir) {
     if images.driver() != journal.references.driver || images.read().is_err() {
         return;
     }
     let own = beside(&images.store_path(), &journal.id);
-    // What is to be a backup is a whole store, and was in use.
+    // A backup has to be a whole store that was in use.
     if let Ok(bytes) = plain_file::read(&own, Links::Refused, repositories::MAX_BYTES + 1) {
         let found = hash(&bytes);
         let is_former = match &journal.intent {
@@ -89,9 +89,8 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
     }
 }
 
-/// Finishes an exchange in three steps, of which the second has made the new store the
-/// one in use: the old store gets the name under which it is kept, or loses its second
-/// name.
+/// Finishes a three-step exchange whose second step has put the new store in use: the old
+/// store gets its name as a backup, or loses its second name.
 fn finish_exchange(live: &Path, own: &Path) -> Result<(), FileError> {
     let mut staged = own.to_owned();
     loop {
@@ -119,7 +118,7 @@ fn read(path: &Path, wanted: &Digest) -> Option<Vec<u8>> {
     (hash(&bytes) == *wanted && Store::parse(bytes.as_slice()).is_ok()).then_some(bytes)
 }
 
-/// What cannot be removed is never read.
+/// Removes a file that nothing reads. Returns false if it stays.
 fn remove_quietly(path: &Path) -> bool {
     match fs::remove_file(path) {
         Ok(()) => true,

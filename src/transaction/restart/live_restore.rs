@@ -1,8 +1,7 @@
-//! live-restore, switched on in daemon.json for as long as a transaction
-//! lasts.
+//! live-restore, switched on in daemon.json while a transaction lasts.
 //!
-//! A dockerd that starts without the setting ends every container that is left,
-//! so before each start the file is seen to say `true`.
+//! A dockerd that starts without the setting ends every container that still runs. So
+//! before each start, digestfix ensures that the file says `true`.
 
 use std::path::Path;
 
@@ -17,7 +16,7 @@ use crate::transaction::restart::daemon_json::{Now, Switch};
 use crate::transaction::restart::reload::adopt;
 use crate::transaction::restart::{Reached, Restart};
 
-/// Sees to it that a dockerd that starts now has live-restore on.
+/// Ensures that a dockerd that starts now has live-restore on.
 pub(super) fn ensure_on(
     switch: &mut Option<Switch>,
     config_file: &Path,
@@ -26,7 +25,7 @@ pub(super) fn ensure_on(
     progress: &mut dyn Progress,
 ) -> Result<(), Failure> {
     if switch.is_none() {
-        // The file said so by itself, and may not do so any more.
+        // The file had the setting before the transaction, and may have lost it since.
         *switch = Switch::plan(config_file, &journal.id, true)?;
         if let Some(switch) = switch {
             journal.note_daemon_json(switch.contents().clone(), lock)?;
@@ -45,8 +44,8 @@ pub(super) fn ensure_on(
 }
 
 impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
-    /// A dockerd that starts without live-restore ends what has outlived its
-    /// stop.
+    /// Ensures that live-restore is on before a start: without it, dockerd would end the
+    /// containers that have outlived its stop.
     pub(super) fn ensure_on(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         let (Some(daemon), Some(journal)) = (self.daemon, &mut tx.journal) else {
             return Ok(());

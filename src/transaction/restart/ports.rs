@@ -1,14 +1,14 @@
 //! New connections to published ports, held back while Docker is away.
 //!
-//! dockerd takes its docker-proxy processes with it when it stops, and takes
-//! down and sets up again its packet filter's rules when it starts. In between,
-//! a new connection to a published port would be refused. Here its first packet
-//! (TCP's SYN) is dropped instead, and the client's kernel sends it again a
-//! second later: the connection is late, and not lost.
+//! dockerd takes its docker-proxy processes with it when it stops, and takes down and
+//! sets up again its packet filter's rules when it starts. In between, a new connection
+//! to a published port would be refused. digestfix has the kernel drop its first packet
+//! (TCP's SYN) instead, and the client's kernel sends it again a second later: the
+//! connection is late, but not lost.
 //!
-//! The rules stand in a table of digestfix's own, and ask for exactly the
-//! packets that nobody else has taken: what is forwarded to a container meets
-//! neither chain. The table ends with the process.
+//! The rules are in digestfix's own table. They match only packets that no other rule has
+//! redirected: what is forwarded to a container passes neither chain. The kernel removes
+//! the table when the process ends.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,12 +18,12 @@ use std::os::fd::OwnedFd;
 use crate::docker::container::Published;
 use crate::sys::nf_tables::{Header, Hook, Meta, Rule, Table};
 
-/// Before a host's own filter, which may refuse what is to wait.
+/// Priority before a host's own filter, which might refuse the packets that are to wait.
 const BEFORE_FILTER: i32 = -150;
 
-/// After Docker's own translation (-100), and before connection tracking records a
-/// connection that was not translated: a recorded one would not be translated later
-/// either.
+/// Priority after Docker's own address translation (-100), and before connection tracking
+/// records a connection that was not translated: a recorded one would not be translated
+/// later either.
 const AFTER_NAT: i32 = 0;
 
 const LOOPBACK: u32 = 1;
@@ -42,7 +42,7 @@ pub fn hold(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     table.create()
 }
 
-/// The same, but only for connections that nothing listens for: docker-proxy serves its
+/// Like [`hold`], but only for ports on which no process listens: docker-proxy serves its
 /// ports until it ends with dockerd. Only for a Docker that stops: its address
 /// translation is still there. A dockerd that starts listens on ports before it serves
 /// them.
@@ -51,8 +51,8 @@ pub fn hold_unserved(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     incoming("digestfix-stop", Some(served), ports).create()
 }
 
-/// A table that drops the first packets for these ports on their way in, but those that
-/// `first` takes.
+/// A table that drops incoming first packets for these ports, except those that `first`
+/// accepts.
 fn incoming(name: &str, first: Option<Rule>, ports: &BTreeSet<Published>) -> Table {
     let mut table = Table::new(&format!("{name}-{}", std::process::id()));
     table.chain("ports", None);

@@ -1,12 +1,12 @@
-//! What a run that was killed left half-way, brought to an end.
+//! Recovery of a killed restart.
 //!
-//! The reference store is whole at every instant, old or new, so it stays, unless a
-//! file system has lost it. Docker runs again, with everything that stopped along with
-//! it, and daemon.json is what it was. Each part checks what is there and does what is
-//! missing, so a recovery can itself be killed and run again.
+//! The reference store is whole at every instant, old or new, so it stays, unless a file
+//! system has lost it. Recovery starts Docker and everything that stopped along with it,
+//! and restores daemon.json. Each part checks what is there and does what is missing, so
+//! a recovery can itself be killed and run again.
 //!
-//! After a boot, systemd decides what runs. Only files are left to recover then, and
-//! restart policies once Docker is there.
+//! After a boot, systemd decides what runs. Recovery then only restores files, and
+//! restart policies once Docker runs.
 
 use crate::docker::engine::Engine;
 use crate::state::journal::{Journal, Phase};
@@ -24,9 +24,9 @@ use crate::transaction::restart::live_restore::ensure_on;
 use crate::transaction::restart::reload::put_file_back;
 use crate::transaction::restart::start_block::StartBlock;
 
-/// Brings the host back from where a killed run of `journal` may have left it. The
-/// daemon's triggers and other units are those of the journal. Gives what a person has to
-/// see to: units and containers that do not start. On an error, the journal stays.
+/// Finishes the killed run of `journal`. The triggers and other units of `daemon` come
+/// from the journal. Returns what the user has to fix: units and containers that do not
+/// start. On an error, the journal stays.
 pub async fn recover<M: ServiceManager, E: Engine>(
     journal: &mut Journal,
     images: &ImageDir,
@@ -41,10 +41,10 @@ pub async fn recover<M: ServiceManager, E: Engine>(
         progress.warning(&format!("the hold of the interrupted run: {error}"));
     }
     let references = leftovers::mend(journal, images, lock, progress);
-    // Once Docker runs, its clients change the references as well.
+    // End the records before Docker runs: its clients change the references as well.
     end_records(Some(&journal.id), lock, progress);
-    // Docker is started next, and its configuration put back after that: the
-    // directory of daemon.json may have to go.
+    // Free the space before Docker starts. daemon.json is restored after that, and its
+    // directory may have to be removed.
     reserve::sweep(lock.data_root(), &daemon.writes_at_start());
     let problems = if journal.is_of_another_boot() {
         after_a_boot(journal, lock, daemon, progress).await?
@@ -84,7 +84,7 @@ async fn bring_back<M: ServiceManager, E: Engine>(
     }
     let mut problems = containers?;
     problems.extend(missing(journal, lock, daemon).await?);
-    // What is broken for reasons of its own is told, and keeps nothing back.
+    // Units that fail for another reason are reported, and do not stop the recovery.
     problems.extend(
         [triggers, units]
             .into_iter()
@@ -137,8 +137,9 @@ async fn after_a_boot<M: ServiceManager, E: Engine>(
     containers
 }
 
-/// Brings back what it can on a host without Docker: one that is about to start it, or a
-/// mounted disk. False when the rest waits for Docker. On an error, the journal stays.
+/// Recovers the files on a host without a running Docker: one that is about to start it,
+/// or a mounted disk. Returns false if the rest waits for Docker. On an error, the
+/// journal stays.
 pub fn recover_files(
     journal: &Journal,
     images: &ImageDir,
@@ -161,7 +162,7 @@ fn switch(journal: &Journal) -> Option<Switch> {
     Some(Switch::resume(&journal.id, contents))
 }
 
-/// No container is alive that it could matter to.
+/// Restores daemon.json at once: no container is alive that live-restore could matter to.
 fn put_daemon_json_back(journal: &Journal, progress: &mut dyn Progress) -> Result<(), Failure> {
     match &switch(journal) {
         Some(switch) => put_file_back(switch, progress),
@@ -169,7 +170,7 @@ fn put_daemon_json_back(journal: &Journal, progress: &mut dyn Progress) -> Resul
     }
 }
 
-/// The containers whose restart policies only Docker can give back.
+/// The names of the containers whose restart policies only a running Docker can restore.
 fn waiting(journal: &Journal) -> Option<String> {
     let kept_down = journal.restart().map(|restart| &restart.kept_down);
     let names = kept_down

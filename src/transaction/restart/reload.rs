@@ -14,17 +14,17 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::daemon_json::{Now, Switch};
 
-/// dockerd reloads in milliseconds. The API has no word of a reload that it refuses.
+/// Timeout for a reload, which takes milliseconds. The API does not report a refused one.
 const RELOAD_WITHIN: Duration = Duration::from_secs(10);
 
-/// Between two looks at whether a reload has come through.
+/// Pause between two checks whether a reload has taken effect.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Between two looks at what dockerd says. A reload that is taken is told of
-/// before the first.
+/// Pause between two looks at dockerd's log. The event of an accepted reload comes before
+/// the first.
 const LISTEN_AGAIN: Duration = Duration::from_millis(300);
 
-/// Puts back what was found, or says that it is not there any more.
+/// Restores the original daemon.json, or warns that another program has changed it.
 fn put_back(switch: &Switch, detail: &str, progress: &mut dyn Progress) -> Result<(), Failure> {
     if switch.put_back()? {
         progress.step(Step::TakeBack, detail);
@@ -37,12 +37,12 @@ fn put_back(switch: &Switch, detail: &str, progress: &mut dyn Progress) -> Resul
     Ok(())
 }
 
-/// Puts daemon.json back where no dockerd runs that heeds it.
+/// Restores daemon.json when no running dockerd has to reload it.
 pub(super) fn put_file_back(switch: &Switch, progress: &mut dyn Progress) -> Result<(), Failure> {
     put_back(switch, "daemon.json is what it was", progress)
 }
 
-/// Accepts what another program has put in place as the file to be put back.
+/// Accepts another program's daemon.json as the file to restore in the end.
 pub(super) fn adopt(
     switch: &mut Switch,
     theirs: Option<&[u8]>,
@@ -62,8 +62,8 @@ pub(super) fn adopt(
 }
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
-    /// Switches live-restore on. There may be something to take back when that
-    /// fails. Without a switch, the file has it on already.
+    /// Switches live-restore on. On an error, there may be something to undo. Without a
+    /// switch, the file has it on already, and dockerd only has to reload.
     pub(super) async fn switch_on(&self, switch: Option<&Switch>) -> Result<(), Failure> {
         if let Some(switch) = switch {
             switch.put_on()?;
@@ -71,8 +71,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         self.reload(true).await
     }
 
-    /// Switches live-restore off again, as far as it had come on, and puts back
-    /// what was found.
+    /// Switches live-restore off again, if it came on, and restores the original
+    /// daemon.json.
     pub(super) async fn take_back(
         &self,
         switch: &mut Switch,
@@ -107,7 +107,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         )
     }
 
-    /// Has dockerd read its configuration as it is.
+    /// Has dockerd reload its configuration file as it is.
     pub(super) async fn read_again(&self) -> Result<(), Failure> {
         let mut reloads = self.engine.watch_reloads().await?;
         let told = SystemTime::now();
@@ -124,7 +124,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         })
     }
 
-    /// Has dockerd read its configuration, and sees that it heeds it.
+    /// Has dockerd reload its configuration, and waits until live-restore is as the file
+    /// says.
     async fn reload(&self, on: bool) -> Result<(), Failure> {
         let mut reloads = self.engine.watch_reloads().await?;
         let told = SystemTime::now();
@@ -133,8 +134,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let takes = async {
             reloads.next().await?;
             reloaded = true;
-            // The reload may have been somebody else's, a moment before ours; and
-            // engines from 25 on give several who ask at once the same, older
+            // The event may be that of another client's reload, a moment before ours.
+            // Engines from 25 on also give requests at the same time one shared, older
             // answer.
             while self.engine.info().await?.live_restore != on {
                 tokio::time::sleep(LOOK_AGAIN).await;
@@ -154,8 +155,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         })
     }
 
-    /// Waits for dockerd to refuse its configuration: for its words in the journal,
-    /// or for as long as a reload may take.
+    /// Waits for dockerd to refuse its configuration. Returns its log message, or `None`
+    /// once a reload has taken too long.
     async fn refusal(&self, since: SystemTime) -> Option<String> {
         let deadline = Instant::now() + RELOAD_WITHIN;
         while Instant::now() < deadline {

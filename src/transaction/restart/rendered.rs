@@ -1,5 +1,5 @@
-//! The file that a plan makes, and the hashes that it and the one before it
-//! are known by in the journal.
+//! The new reference store as a plan makes it, and the hashes of the old and the new
+//! store for the journal.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,16 +18,16 @@ pub(super) struct Rendered {
     pub text: Text,
     /// The new file's hash.
     pub after: Digest,
-    /// The new file on the disk, still without a name; none where it cannot be
-    /// written so.
+    /// The new file on disk, without a name as yet. `None` if the file system does not
+    /// support that.
     pub written: Result<Option<File>, FileError>,
 }
 
 impl Rendered {
-    /// Hashes both files and writes the new one beside `live`, all at the same
-    /// time, as these three take longest.
+    /// Hashes both files and writes the new one beside `live`, all at the same time:
+    /// these three steps take the longest.
     pub(super) fn new(live: &Path, before: &Store, plan: &Plan) -> Self {
-        // Without any change, the very bytes that are there.
+        // Without a change, keep the bytes of the old file.
         let text = match plan.is_empty() {
             true => before.text_as_read(),
             false => plan.after.text(),

@@ -1,11 +1,11 @@
-//! Start block: keeps docker.service down while the reference store is open, even if a
-//! socket's client, an `Upholds=` or a person asks for its start.
+//! Start block: keeps docker.service down while digestfix changes the reference store,
+//! even if a socket's client, an `Upholds=` or a person asks for its start.
 //!
 //! A runtime drop-in adds `AssertPathExists=!/proc/PID/fd/N` to the unit, where N is a
-//! descriptor of this process (`systemd.unit(5)`: a failed assert fails the start job
-//! and leaves the unit as it is). The path exists as long as the descriptor is open. So
-//! the block ends as soon as it is closed, and also when this process dies: nothing
-//! that is left behind can keep Docker from starting.
+//! descriptor of this process (`systemd.unit(5)`: a failed assert fails the start job and
+//! leaves the unit as it is). The path exists as long as the descriptor is open. So the
+//! block ends as soon as the descriptor is closed, and also when this process dies: no
+//! leftover can keep Docker from starting.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -25,8 +25,8 @@ pub const DROP_IN: &str = "zz-digestfix-start-block.conf";
 /// The most that is read of a drop-in, in bytes.
 const MAX_DROP_IN: u64 = 64 * 1024;
 
-/// Few processes have this many descriptors, so the path does not come to
-/// life again with another process of the same ID.
+/// The lowest number for the descriptor. Few processes have this many descriptors, so the
+/// path does not exist again in another process with the same ID.
 const FIRST_DESCRIPTOR: i32 = 200;
 
 #[derive(Debug, thiserror::Error)]
@@ -35,16 +35,16 @@ pub enum StartBlockError {
     Io { path: PathBuf, error: io::Error },
     #[error("{0}")]
     Systemd(#[from] SystemdError),
-    /// systemd knows this process by another ID: it is in a PID namespace of
-    /// its own, where systemd would look for the wrong path.
+    /// systemd knows this process by another ID: the process is in its own PID namespace,
+    /// and systemd would check the wrong path.
     #[error(
         "systemd knows this process as {seen}, it is {own} to itself: run digestfix on the host, \
          not in a container"
     )]
     OtherPidNamespace {
-        /// The process ID as the bus has it.
+        /// The process ID that the bus reports.
         seen: u32,
-        /// The process ID as it is here.
+        /// The process ID in this namespace.
         own: u32,
     },
     #[error(
@@ -56,7 +56,7 @@ pub enum StartBlockError {
     NotHeeded(PathBuf),
 }
 
-/// A unit that can be kept from starting.
+/// The start block of one unit.
 #[derive(Debug)]
 pub struct StartBlock {
     unit: String,
@@ -66,8 +66,8 @@ pub struct StartBlock {
 }
 
 impl StartBlock {
-    /// Puts the drop-in in place: the unit is held from then on. On an error, nothing is
-    /// left behind.
+    /// Writes the drop-in, and has systemd load it: from then on, the unit cannot start.
+    /// On an error, nothing is left behind.
     pub async fn place(
         manager: &impl ServiceManager,
         runtime_units: &Path,
@@ -96,22 +96,22 @@ impl StartBlock {
         match placed {
             Ok(()) => Ok(hold),
             Err(error) => {
-                // The first error is the one to tell.
+                // Report the first error.
                 let _ = hold.remove(manager).await;
                 Err(error)
             }
         }
     }
 
-    /// Removes the drop-in of a run that was killed. Where that fails, the drop-in has no
-    /// effect all the same.
+    /// Removes the drop-in of a killed run. If that fails, the drop-in has no effect
+    /// anyway.
     pub async fn sweep(
         manager: &impl ServiceManager,
         runtime_units: &Path,
         unit: &str,
     ) -> Result<(), StartBlockError> {
         let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
-        // It may be gone, and systemd not told of it.
+        // The file may be gone while systemd still has it loaded.
         let loaded = manager.unit(unit).await?.drop_in_paths;
         if !drop_in.exists() && !loaded.iter().any(|path| drop_in == Path::new(path)) {
             return Ok(());
@@ -128,7 +128,7 @@ impl StartBlock {
         if let Some(directory) = self.drop_in.parent() {
             directory::make(directory)?;
         }
-        // Left there by a run that was killed.
+        // A killed run may have left one.
         directory::remove(&self.drop_in)?;
         let mut file = OpenOptions::new()
             .write(true)
@@ -175,12 +175,12 @@ impl StartBlock {
         }
     }
 
-    /// Lets the unit start again, at once and without a word to systemd.
+    /// Lets the unit start again, at once and without a request to systemd.
     pub fn release(&mut self) {
         self.descriptor = None;
     }
 
-    /// Holds the unit again after [`StartBlock::release`].
+    /// Blocks the unit again after [`StartBlock::release`].
     pub fn renew(&mut self) -> Result<(), StartBlockError> {
         let failed = |error| StartBlockError::Io {
             path: self.drop_in.clone(),
@@ -196,7 +196,7 @@ impl StartBlock {
         Ok(())
     }
 
-    /// Removes the drop-in. Where that fails, the drop-in has no effect all the same.
+    /// Removes the drop-in. If that fails, the drop-in has no effect anyway.
     pub async fn remove(mut self, manager: &impl ServiceManager) -> Result<(), StartBlockError> {
         self.release();
         take_away(&self.drop_in)?;
@@ -204,7 +204,7 @@ impl StartBlock {
     }
 }
 
-/// A drop-in that is there, and whether it keeps its unit from starting.
+/// The drop-in on disk, and whether it blocks the unit.
 pub fn seen(runtime_units: &Path, unit: &str) -> Option<(PathBuf, bool)> {
     let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
     let bytes = plain_file::read(&drop_in, Links::Followed, MAX_DROP_IN).ok()?;
@@ -222,13 +222,13 @@ fn take_away(drop_in: &Path) -> Result<(), StartBlockError> {
         error,
     })?;
     if let Some(directory) = drop_in.parent() {
-        // Somebody else's drop-ins may be in it.
+        // Ignored: the directory may have other drop-ins.
         let _ = fs::remove_dir(directory);
     }
     Ok(())
 }
 
-/// A descriptor with the lowest free number from `first` on.
+/// A descriptor with the lowest free number from `first` upwards.
 fn descriptor(first: i32) -> io::Result<OwnedFd> {
     Ok(fcntl_dupfd_cloexec(File::open("/dev/null")?, first)?)
 }

@@ -1,6 +1,6 @@
-//! Ensures that Docker will start again, as far as the running dockerd can tell: it
-//! reads its configuration file before it is stopped. A file that it accepted is
-//! recorded for later runs.
+//! Checks before the stop that Docker will start again: has the running dockerd reload
+//! its configuration file. digestfix records a file that dockerd has accepted, for later
+//! runs.
 
 use crate::docker::engine::Engine;
 use crate::image::digest::Digest;
@@ -12,8 +12,8 @@ use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::daemon_json::Now;
 
 impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
-    /// Has dockerd read a configuration file that changed after its start. A
-    /// switch of live-restore has it read, too.
+    /// Has dockerd reload a configuration file that changed after its start. A switch of
+    /// live-restore does so anyway.
     pub(super) async fn see_taken(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         tx.heed_interrupt().await?;
         let Some(daemon) = self.daemon else {
@@ -33,8 +33,9 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         Ok(())
     }
 
-    /// The file that Docker is known to start with. Where this run is killed,
-    /// daemon.json is put back by another one.
+    /// The hash of the file that Docker is known to start with, for the record. If this
+    /// run is killed, recovery restores daemon.json, which makes the file newer than
+    /// dockerd.
     pub(super) fn known_to_start(&self) -> Option<Digest> {
         let startable = &self.daemon?.impact.startable;
         let is_known = startable.doubts.is_empty() && !startable.needs_reload;
@@ -42,14 +43,14 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         checked.hash.clone()
     }
 
-    /// Records the file where nothing speaks against a start with it.
+    /// Records the file, if nothing speaks against a start with it.
     pub(super) fn knows_to_start(&mut self, tx: &mut Tx<'_, M>, daemon: Daemon<'_, M, E>) {
         if daemon.impact.startable.doubts.is_empty() {
             self.has_started(tx, daemon);
         }
     }
 
-    /// Records the file: a dockerd runs that has started with it, or would.
+    /// Records the file as one that dockerd starts with.
     pub(super) fn has_started(&mut self, tx: &mut Tx<'_, M>, daemon: Daemon<'_, M, E>) {
         let checked = daemon.impact.startable.checked.as_ref();
         let (Some(record), Some(checked)) = (&mut tx.record, checked) else {
@@ -67,8 +68,8 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         }
     }
 
-    /// The configuration file is still the one that was looked at, or that with
-    /// live-restore in it.
+    /// Fails unless the configuration file is still the one that was checked, or ours
+    /// with live-restore.
     pub(super) fn see_configuration(&self, daemon: Daemon<'_, M, E>) -> Result<(), Failure> {
         let Some(checked) = &daemon.impact.startable.checked else {
             return Ok(());

@@ -1,9 +1,9 @@
-//! The one change on disk: two files trade names.
+//! Swap: the one change on disk, an exchange of two names.
 //!
-//! The new store is written and synced beside the old one, while Docker still
-//! runs. The commit is then a single exchange of the two names, and so is
-//! taking it back. Whatever happens in between, the name `repositories.json`
-//! always leads to a whole file, the old one or the new one.
+//! digestfix writes and syncs the new store beside the old one, while Docker still runs.
+//! The commit is then a single exchange of the two names, and so is its undo. At every
+//! instant, the name `repositories.json` leads to a whole file, the old one or the new
+//! one.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -33,8 +33,8 @@ pub struct Swapped {
     written: Written,
 }
 
-/// By what a file is known again: device and inode, size, time of the last
-/// change of its bytes. Another name does not change any of it.
+/// The identity of a file: device and inode, size, and time of the last change of its
+/// bytes. A new name changes none of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Written {
     inode: (u64, u64),
@@ -67,8 +67,8 @@ impl Staged {
         Self::of(live, path, &file)
     }
 
-    /// The same with a new store that is already written and has no name. None where it
-    /// cannot be given one. On an error, nothing is left behind.
+    /// Like [`Staged::write`], with a new store that is already written and has no name.
+    /// `None` if the file cannot be given a name. On an error, nothing is left behind.
     pub fn name(
         images: &ImageDir,
         lock: &RootLock,
@@ -95,8 +95,8 @@ impl Staged {
         })
     }
 
-    /// Makes the staged store the one in use. The old one takes its name and stays there.
-    /// On an error, the old store is in use.
+    /// Makes the staged store the one in use. The old one takes the name of the staged
+    /// one, and stays there. On an error, the old store is in use.
     pub fn swap(mut self, lock: &RootLock) -> Result<Swapped, FileError> {
         let Some(other) = self.other.take() else {
             unreachable!("a staged store is there until it is swapped in or dropped")
@@ -120,7 +120,7 @@ impl Staged {
     }
 }
 
-/// The store in use, and a free name beside it.
+/// The path of the store in use, and a free path beside it.
 fn places(images: &ImageDir, lock: &RootLock, id: &str) -> Result<(PathBuf, PathBuf), FileError> {
     let live = images.store_path();
     if lock.data_root() != images.data_root() {
@@ -128,7 +128,7 @@ fn places(images: &ImageDir, lock: &RootLock, id: &str) -> Result<(PathBuf, Path
         return Err(FileError::new("write beside", &live)(error));
     }
     let mut path = beside(&live, id);
-    // The second one of a transaction: an undo, say.
+    // The second store of a transaction, such as that of an undo.
     while path.symlink_metadata().is_ok() {
         path.as_mut_os_string().push("+");
     }
@@ -144,8 +144,7 @@ impl Drop for Staged {
 }
 
 impl Swapped {
-    /// Says whether the store in use is the very file that was staged, as it
-    /// was then.
+    /// Whether the store in use is the very file that was staged, unchanged.
     pub fn is_in_use(&self) -> Result<bool, FileError> {
         let metadata = fs::symlink_metadata(&self.live);
         let metadata = metadata.map_err(FileError::new("look at", &self.live))?;

@@ -38,7 +38,7 @@ mod unread;
 const STORE: &str = r#"{"Repositories":{"a":{"a:1":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}}"#;
 const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
 
-/// A host whose Docker has one reference, and what is known before its restart.
+/// A host whose Docker has one reference, and the facts known before its restart.
 struct World {
     root: TempDir,
     systemd: FakeSystemd,
@@ -49,7 +49,7 @@ struct World {
     swarm: bool,
     /// The engine does not resume health checks.
     old: bool,
-    /// What is known of the next start.
+    /// The facts about the next start.
     startable: Startable,
     /// New connections to published ports are held.
     holds_ports: bool,
@@ -100,7 +100,7 @@ impl World {
         world
     }
 
-    /// An image whose ID is of this digit alone.
+    /// Adds an image whose ID has this digit only.
     fn has_image(&self, digit: char) {
         let ids = self.images().path().join("imagedb/content/sha256");
         fs::write(ids.join(digit.to_string().repeat(64)), "").unwrap();
@@ -224,14 +224,14 @@ fn impact(world: &World) -> Impact {
     }
 }
 
-/// A hold is by the number of a descriptor of this process: another test could
-/// have it the moment that it is released.
+/// One test at a time: a start block depends on the number of a descriptor of this
+/// process, and another test could get that number as soon as it is free.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a recovery by the journal that is there.
+/// Recovers the run whose journal is on disk.
 fn recover(world: &World) -> Result<Vec<String>, Failure> {
     let _alone = alone();
     block_on(async {
@@ -260,7 +260,7 @@ fn transact_all(world: &World) -> (Outcome, Steps) {
     transact_for(world, &Goal::Claims(&request), &new_id())
 }
 
-/// Runs a transaction of this name, which keeps two backups.
+/// Runs a transaction with this ID, which keeps two backups.
 fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
     let _alone = alone();
     block_on(async {
@@ -292,7 +292,7 @@ fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
         );
         id.clone_into(&mut tx.id);
         let mut restart = Restart::new(goal, Some(daemon), before);
-        // The kernel lets go of a table when its socket is closed.
+        // In place of the socket that owns the nf_tables table.
         let held = || fs::File::open("/dev/null").unwrap().into();
         restart.held_ports = world.holds_ports.then(held);
         let outcome = tx.run(restart).await;
@@ -368,7 +368,7 @@ fn reserve(data_root: &Path) -> u64 {
         .sum()
 }
 
-/// What the last call of this name finds held.
+/// The bytes held at the last call of this name.
 fn reserve_at(world: &World, call: &'static str) -> Rc<Cell<Option<u64>>> {
     let (found, root) = (Rc::default(), world.root.path().to_owned());
     let finds: Rc<Cell<_>> = Rc::clone(&found);
@@ -389,7 +389,7 @@ fn space_is_held_while_docker_is_stopped_and_freed_before_its_start() {
     assert!(started > 0 && started <= all / 2 + all / 8, "{started}");
     assert_eq!(reserve(world.root.path()), 0);
 
-    // The way back has all of it, and nothing stays.
+    // Undo frees all of it before its start, and nothing is left.
     let world = World::new();
     world.engine.lies.set(true);
     let started = reserve_at(&world, "start");
@@ -442,7 +442,7 @@ fn what_a_killed_run_held_is_freed_before_docker_is_started() {
     assert_eq!(reserve(world.root.path()), 0);
 }
 
-/// Docker answers, and has not loaded a container that was not running either.
+/// Docker answers, but has not loaded a container. That container was not running before.
 #[test]
 fn a_container_that_docker_does_not_list_any_more_is_told() {
     let mut world = World::new();
@@ -586,8 +586,8 @@ fn an_engine_that_answers_otherwise() {
     assert!(steps.contains(&Step::UndoStop));
 }
 
-/// The second stop, the undo's, fails: the file cannot be put back under a
-/// running Docker, and whoever reads the outcome is told where it is.
+/// The second stop, that of the undo, fails. The file cannot be restored under a running
+/// Docker, so the outcome says where the old one is.
 #[test]
 fn an_undo_that_cannot_stop_docker() {
     let world = World::new();
@@ -700,7 +700,7 @@ fn a_hold_that_systemd_does_not_heed_is_no_hold() {
     assert!(!world.systemd.calls.borrow().contains(&"stop"));
 }
 
-/// daemon.json as it may be found.
+/// The contents of daemon.json before a run.
 const CONFIGS: [Option<&str>; 4] = [
     None,
     Some("{}"),
@@ -821,8 +821,8 @@ fn each_failing_reload_leaves_daemon_json_and_containers() {
     }
 }
 
-/// The references are changed by then: that is told as it is, and the journal
-/// stays for `digestfix recover`.
+/// The references are changed by then: the outcome says so, and the journal stays for
+/// `digestfix recover`.
 #[test]
 fn a_reload_that_fails_on_the_way_back() {
     let world = world_with(Some("{}"));
@@ -875,8 +875,8 @@ fn an_engine_that_says_otherwise_than_its_file() {
     }
 }
 
-/// Whatever a run that was killed has left of daemon.json, and whatever dockerd
-/// knows of it: a recovery, and a second one, bring back what was found.
+/// For every state in which a killed run may have left daemon.json and dockerd: a
+/// recovery restores the original file, and a second one does so too.
 #[test]
 fn every_state_of_daemon_json_is_recovered() {
     let variants = |config: Option<&str>| {
@@ -885,7 +885,8 @@ fn every_state_of_daemon_json_is_recovered() {
     for config in CONFIGS {
         let [on, off] = variants(config);
         let found = config.map(|text| text.as_bytes().to_vec());
-        // What has the name, what is aside, under the next name, under a third.
+        // daemon.json, the file aside, the one under the next name, the one under the
+        // third name.
         let states = [
             (found.clone(), None, None, None),
             (found.clone(), Some(on.clone()), None, None),
@@ -906,8 +907,8 @@ fn every_state_of_daemon_json_is_recovered() {
             ] {
                 let says_on = state.0.as_ref() == Some(&on);
                 if !runs && !says_on && number != 0 {
-                    // Docker is down only while the file says true, or when
-                    // somebody has put it back.
+                    // Docker is down only while the file says true, or after another
+                    // program has restored the file.
                     continue;
                 }
                 let world = world_with(config);
@@ -938,7 +939,7 @@ type State = (
     Option<Vec<u8>>,
 );
 
-/// Leaves files as a killed run may have, and its journal.
+/// Writes the files that a killed run may have left, and its journal.
 fn leave(world: &World, id: &str, state: &State, [on, off]: [&Vec<u8>; 2], config: Option<&str>) {
     let id = id.trim_start_matches("digestfix-");
     let beside = |suffix: &str| {
@@ -1033,7 +1034,7 @@ fn ignored_containers_stay_down_and_are_told() {
     assert_eq!(containers[0].name, "web");
 }
 
-/// It was not there when what could be lost was looked at.
+/// The container starts after digestfix has assessed which ones could be lost.
 #[test]
 fn a_container_that_comes_in_between_is_not_lost() {
     for (swarm, late) in [(false, false), (true, false), (false, true), (true, true)] {

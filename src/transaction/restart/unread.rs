@@ -17,9 +17,9 @@ use crate::transaction::image_store::PlanError;
 /// More references than this are asked for in one listing.
 const ONE_BY_ONE: usize = 16;
 
-/// The references of a plan without changes that only a new start of Docker makes true.
-/// What changed before the engine's start, it has read: where it does not have that all
-/// the same, a new start would not help, and the one after that not either.
+/// The references of a plan without changes that Docker will have only after a restart.
+/// The engine has read what changed before its start. If it lacks such a reference all
+/// the same, a restart would not help, and neither would a second one.
 pub async fn stale<E: Engine>(
     engine: &E,
     host: &Managed,
@@ -39,7 +39,7 @@ pub async fn stale<E: Engine>(
         return Ok(unread);
     }
     let listed = engine.references().await?;
-    // In this order: what the engine lists, it has written down by then.
+    // Read the file after the listing: by then the engine has written what it lists.
     let file = images.read()?;
     let lost = only_in_engine(&listed, &file, &unread);
     match lost.is_empty() {
@@ -48,9 +48,9 @@ pub async fn stale<E: Engine>(
     }
 }
 
-/// Of a plan without changes: the claimed references that the engine has not or has
-/// otherwise, and the dropped ones that it still has. Not those whose image the engine
-/// does not know: a new start would not make it find them.
+/// For a plan without changes: the claimed references that the engine lacks or has for
+/// another image, and the dropped ones that it still has. Without references whose image
+/// the engine does not know: a restart would not make it find them.
 pub async fn unread<E: Engine>(
     engine: &E,
     plan: &Plan,
@@ -82,8 +82,8 @@ pub async fn unread<E: Engine>(
     Ok(unread)
 }
 
-/// What the engine lists otherwise than the file has it, but for what is
-/// `unread`: it would be lost at a new start. Each with its image.
+/// The references that the engine lists and the file does not have alike, each with the
+/// engine's image: a restart would lose them. Without those that are `unread`.
 pub fn only_in_engine(
     listed: &References,
     file: &Store,
@@ -92,7 +92,8 @@ pub fn only_in_engine(
     listed
         .iter()
         .filter(|(name, image)| {
-            // Images without a name are listed under `<none>`, which is none.
+            // The engine lists images without a name under `<none>`, which is no
+            // reference.
             Reference::parse(name).is_ok_and(|reference| {
                 file.get(&reference) != Some(image.as_str()) && !unread.contains(&reference)
             })

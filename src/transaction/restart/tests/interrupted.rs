@@ -3,7 +3,7 @@ use crate::host::with_live_restore;
 
 const DOWN: &str = "down";
 
-/// A world that a run has left while Docker was stopped, as its journal says.
+/// Writes the journal of a run that was killed while Docker was stopped.
 fn left(world: &World, change: impl FnOnce(&mut Journal)) {
     let references = journal::References {
         driver: "overlay2".to_owned(),
@@ -22,7 +22,7 @@ fn of(journal: &mut Journal) -> &mut journal::Restart {
     journal.restart_mut().unwrap()
 }
 
-/// What the store was to become.
+/// The planned store.
 const NEW: &str = r#"{"Repositories":{}}"#;
 
 fn kept_down(world: &World) -> KeptDown {
@@ -40,7 +40,7 @@ fn kept_down(world: &World) -> KeptDown {
     kept
 }
 
-/// daemon.json with live-restore on, and what was found beside it.
+/// Writes daemon.json with live-restore on, and the original file beside it.
 fn switched(world: &World, found: &str) -> journal::DaemonJson {
     let [on, off] = [true, false].map(|on| with_live_restore(Some(found.as_bytes()), on).unwrap());
     world.write_config(&String::from_utf8(on.clone()).unwrap());
@@ -72,7 +72,7 @@ fn policy(world: &World) -> RestartPolicy {
     found.unwrap().restart_policy
 }
 
-/// What may be done before Docker starts.
+/// Runs the part of a recovery that comes before Docker's start.
 fn recover_files(world: &World) -> Result<bool, Failure> {
     block_on(async {
         let images = world.images();
@@ -170,7 +170,7 @@ fn files_are_all_there_is_without_docker() {
     is_clean(&world);
 }
 
-/// A file system that does not keep its word after a power cut.
+/// A file system that has lost a synced file in a power cut.
 #[test]
 fn a_torn_store_is_mended_from_its_copy() {
     for (torn, copy) in [
@@ -213,11 +213,11 @@ fn a_torn_store_without_a_copy_is_told() {
     }
 }
 
-/// Where names cannot be exchanged, the old store may be left under a third
-/// name; an undo has its own new one.
+/// Where names cannot be exchanged, the old store may be left under a third name. An undo
+/// has its own new store.
 #[test]
 fn what_lies_beside_the_store_is_tidied() {
-    // What is in use, and of each name whether it is there and stays.
+    // The store in use, the content under each name, and the backup that stays.
     for (live, own, old, undo, backup) in [
         (STORE, Some(NEW), None, None, None),
         (STORE, Some(NEW), Some(STORE), None, None),
@@ -243,8 +243,8 @@ fn what_lies_beside_the_store_is_tidied() {
     }
 }
 
-/// The file had live-restore by itself, and somebody took it out while nobody
-/// was at work.
+/// daemon.json had live-restore, and an administrator removed it between the kill and the
+/// recovery.
 #[test]
 fn containers_are_kept_where_the_file_no_longer_says_so() {
     let world = world_with(Some("{}"));
@@ -267,7 +267,7 @@ fn without_a_watchdog_nothing_is_touched() {
     assert_eq!(*world.systemd.calls.borrow(), ["watchdog"]);
 }
 
-/// systemd starts nothing any more then.
+/// systemd starts nothing during a shutdown.
 #[test]
 fn a_shutdown_half_way_leaves_the_rest_to_the_boot() {
     let world = world_with(Some("{}"));
@@ -299,7 +299,7 @@ fn mutate(world: &World, mut journal: Journal) {
     write_journal(world, &journal);
 }
 
-/// One that was killed while it wrote has left no backup, whatever that reads as.
+/// A store that was never in use is no backup, regardless of its contents.
 #[test]
 fn what_was_never_in_use_is_no_backup() {
     for (phase, left_beside) in [

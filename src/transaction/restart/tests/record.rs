@@ -1,4 +1,4 @@
-//! What each end leaves in the history, and the way back by it.
+//! What each outcome leaves in the history, and rollback by the history.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -135,7 +135,7 @@ fn what_is_broken_is_on_record() {
     );
 }
 
-/// A recovery brings the host back, and does not rewrite what was.
+/// A recovery does not rewrite the outcome of a transaction that has ended.
 #[test]
 fn what_is_incomplete_stays_so_on_record() {
     let world = world_with(Some("{}"));
@@ -240,7 +240,7 @@ fn an_end_that_cannot_be_noted_is_a_warning() {
     assert!(records(&world).is_empty());
 }
 
-/// Others that cannot be read do not matter.
+/// Records of others that cannot be read do not matter.
 #[test]
 fn a_broken_record_is_in_nobodys_way() {
     let world = World::new();
@@ -305,8 +305,8 @@ fn a_transaction_is_taken_back() {
     );
 }
 
-/// An engine that does not find what points where it did, or still finds what
-/// is gone, is no success.
+/// A rollback fails if the engine does not find a restored reference, or still finds a
+/// dropped one.
 #[test]
 fn an_engine_that_does_not_go_back() {
     for claim in ["a:1=b:1", "c:1=a:1"] {
@@ -331,8 +331,8 @@ fn an_engine_that_does_not_go_back() {
     }
 }
 
-/// What is planned again by the time that Docker has stopped is the way back,
-/// and no longer one where somebody has been faster.
+/// After Docker has stopped, digestfix plans the rollback again. If another program has
+/// changed the same references meanwhile, the rollback no longer fits.
 #[test]
 fn a_rollback_is_planned_again() {
     let tagged = |extra: &str| {
@@ -419,7 +419,7 @@ fn old_backups_go_once_there_is_a_newer_one() {
     assert_eq!(records(&world).len(), 5, "the records stay");
 }
 
-/// It has failed to be undone, and then somebody has brought it to an end.
+/// The undo has failed, and a later recovery succeeds.
 #[test]
 fn what_was_broken_and_is_whole_again_says_so() {
     let world = World::new();

@@ -1,4 +1,4 @@
-//! A file that somebody has changed since the engine read it.
+//! A file that another program has changed since the engine read it.
 
 use super::*;
 use crate::plan::Plan;
@@ -61,7 +61,7 @@ fn what_is_gone_from_the_file_only_is_unread() {
     assert!(names(&world, &request).is_empty());
 }
 
-/// It could not load it at its start, and will not at the next.
+/// The engine could not load the image at its start, and could not at the next one.
 #[test]
 fn an_image_that_the_engine_does_not_have_is_no_reason_for_a_new_start() {
     let world = edited();
