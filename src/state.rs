@@ -1,8 +1,14 @@
-//! What digestfix keeps on disk: the [`lock`] on a data root, the [`journal`] of a
-//! transaction that has not ended and the marker of [where it is](pending), the mark of
-//! archives that Docker [is loading](loading), the [`history`] of those that have, what each digest [was written on](provenance), and
-//! how long all that [is kept](retention). Each format has a version, and a fixture
-//! that has to load (tests/formats).
+//! What digestfix keeps on disk:
+//!
+//! - [`lock`]: one digestfix at a time on a data root
+//! - [`journal`]: a transaction that has not ended
+//! - [`pending`]: markers that lead to such transactions
+//! - [`loading`]: the archives that Docker is loading
+//! - [`history`]: the record of each transaction
+//! - [`provenance`]: how digestfix knew each digest that it wrote
+//! - [`retention`]: how long records and backups are kept
+//!
+//! Each format has a version, and a fixture that has to load (tests/formats).
 
 pub mod history;
 pub mod id;

@@ -1,9 +1,9 @@
-//! What each transaction did to a data root, one file each: who ran it, on
-//! whose word, what it changed and how it ended.
+//! History: one record for each transaction on a data root. It says who ran the
+//! transaction, on which claims, what changed and how the transaction ended.
 //!
-//! A record is there before anything is touched. In the end it says what came of the
-//! transaction, so it outlives the [`journal`](crate::state::journal) and the run.
-//! People read it, and `digestfix rollback` uses it. Its number is one more than the
+//! digestfix writes a record before it touches anything, and adds the outcome in the end.
+//! So the record outlives the [`journal`](crate::state::journal) and the run. People read
+//! it, and `digestfix rollback` uses it. Each record's number is one more than the
 //! highest, so the order survives a clock that jumps.
 
 use std::fs::{self, DirBuilder};
@@ -35,7 +35,7 @@ const VERSION: u32 = 1;
 /// The largest record that is read or written, in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How much later than it says a run may have ended.
+/// How much later than its record says a run may have ended.
 const PRECISION: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +116,8 @@ fn prepare(lock: &RootLock) -> Result<(), Problem> {
     see_own(&path)
 }
 
-/// A user who can rename in a directory can put a record there.
+/// Fails unless only root may write the directory: a user who can rename a file in it
+/// could put a record there.
 fn see_own(directory: &Path) -> Result<(), Problem> {
     let metadata = directory.symlink_metadata()?;
     let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
@@ -127,7 +128,7 @@ fn see_own(directory: &Path) -> Result<(), Problem> {
     }
 }
 
-/// Checks that only root could put records here, as far as that can be seen.
+/// Fails unless only root can put records here.
 pub fn see_directory(data_root: &Path) -> Result<(), HistoryError> {
     let path = directory(data_root);
     match see_own(&path) {
@@ -155,8 +156,8 @@ pub fn read(data_root: &Path, id: &str) -> Result<Option<Record>, HistoryError> 
     read().map_err(Problem::at(&path))
 }
 
-/// What `keep` takes of each record, oldest first, and the records that cannot
-/// be read: they hide no others.
+/// Applies `keep` to each record, oldest first. Returns what `keep` took, and an error
+/// for each record that cannot be read: one such record does not hide others.
 pub fn scan<T>(
     data_root: &Path,
     mut keep: impl FnMut(Record) -> Option<T>,
@@ -176,7 +177,7 @@ pub fn scan<T>(
                 let order = (record.number, record.id.clone());
                 kept.extend(keep(record).map(|one| (order, one)));
             }
-            // Taken away since.
+            // Removed since the listing.
             Ok(None) => {}
             Err(error) => broken.push(error),
         }
@@ -185,9 +186,9 @@ pub fn scan<T>(
     (kept.into_iter().map(|(_, one)| one).collect(), broken)
 }
 
-/// The configuration file that the last finished run knew this dockerd to start
-/// with. digestfix itself puts that file back, which makes it newer than the
-/// dockerd.
+/// The hash of the configuration file with which the running dockerd is known to start,
+/// by the last run that ended. Needed because digestfix itself restores that file, which
+/// makes it newer than dockerd.
 pub fn known_to_start(data_root: &Path, start: &EngineStart) -> Option<Digest> {
     let (records, _) = scan(data_root, |record| record.ended.zip(record.daemon_json));
     let (ended, daemon_json) = records.into_iter().next_back()?;
@@ -195,7 +196,7 @@ pub fn known_to_start(data_root: &Path, start: &EngineStart) -> Option<Digest> {
     start.is_before(ended + PRECISION).then_some(daemon_json)
 }
 
-/// What precedes an ending in the names of a directory.
+/// The names in a directory that have an ending, without the ending.
 fn names(directory: &Path, ending: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for file in fs::read_dir(directory)? {
@@ -208,13 +209,13 @@ fn names(directory: &Path, ending: &str) -> io::Result<Vec<String>> {
 }
 
 /// Ends the records of interrupted runs: under the lock, a record without an end has no
-/// other cause. Removes what such a run wrote only in part, under another name. `broken`
-/// is a run that could not be recovered before, and is now. Gives what did not go well.
+/// other cause. Removes the records that such a run wrote only in part. `broken` is a run
+/// being recovered, whose record may say that its undo failed. Returns the errors.
 pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryError> {
     let directory = directory(lock.data_root());
     if see_own(&directory).is_ok() {
         for half in names(&directory, ".json.new").unwrap_or_default() {
-            // Whatever it is, nothing reads it.
+            // Ignored: nothing reads this file.
             let _ = directory::remove(&directory.join(format!("{half}.json.new")));
         }
     }
@@ -227,7 +228,8 @@ pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryErro
     let (interrupted, _) = scan(lock.data_root(), unended);
     let ended = interrupted.into_iter().map(|mut record| {
         let references = match record.method {
-            // One that may have asked Docker or containerd for anything has a journal.
+            // A run that may have sent a request to Docker or containerd has a journal,
+            // and ends by that. So this one has changed nothing.
             Some(Method::Load | Method::Record) => Side::Old,
             Some(Method::Restart) | None => ImageDir::new(lock.data_root(), &record.driver)
                 .read_bytes()

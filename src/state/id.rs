@@ -1,18 +1,18 @@
-//! The name of a transaction: when it began, and in which process. Its files are
-//! named after it.
+//! ID of a transaction: when it began, and in which process. Its files are named after
+//! the ID.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A name that a transaction may have: it becomes part of file names.
+/// Whether a text can be the ID of a transaction. The ID becomes part of file names.
 pub fn is_id(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
-/// A name for a transaction that begins now. A second one of this process within
-/// a second is named after the next second.
+/// An ID for a transaction that begins now. A second ID of this process within a second
+/// has the time of the next second.
 pub fn new_id() -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -30,15 +30,15 @@ pub fn new_id() -> String {
     format!("{now}-{}", std::process::id())
 }
 
-/// A name that says what the file is once it is the old store: when it was put
-/// aside, and by which process.
+/// The path of a transaction's file beside another one. The name of a backup thus says
+/// when it was made, and by which process.
 pub fn beside(live: &Path, id: &str) -> PathBuf {
     let mut name = live.as_os_str().to_owned();
     name.push(format!(".digestfix-{id}"));
     PathBuf::from(name)
 }
 
-/// A name with something after it.
+/// A path with a suffix.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.to_owned();
     path.as_mut_os_string().push(suffix);

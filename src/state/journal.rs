@@ -32,15 +32,15 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 #[serde(deny_unknown_fields)]
 pub struct Journal {
     digestfix_journal: u32,
-    /// The transaction's name: when it began, and in which process.
+    /// The transaction's ID: when it began, and in which process.
     pub id: String,
-    /// The start of the machine that it began in ([`boot_id`]).
+    /// The boot in which it began ([`boot_id`]).
     pub boot: String,
     pub intent: Intent,
     pub references: References,
 }
 
-/// What a transaction is about to do: what its undo has to know.
+/// What a transaction is about to do, and what its undo has to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
@@ -59,59 +59,58 @@ pub enum Intent {
 pub struct Restart {
     pub phase: Phase,
     pub unit: String,
-    /// The unit ran.
+    /// The unit ran when the transaction began.
     pub running: bool,
-    /// The units that would start it for a client, and were active.
+    /// The active units that would start it for a client.
     pub triggers: Vec<String>,
-    /// Other units that stop along with it, and were active.
+    /// Other active units that stop along with it.
     pub units: Vec<String>,
-    /// Containers outlive Docker's stop by what daemon.json says, and end when
+    /// Containers outlive Docker's stop because daemon.json has live-restore, and end if
     /// Docker starts without it.
     pub live_restore_by_file: bool,
-    /// daemon.json, where live-restore is switched on in it.
+    /// daemon.json, if the transaction switches live-restore on in it.
     pub live_restore: Option<DaemonJson>,
     /// The containers that Docker listed before it stopped.
     pub listed: Vec<Listed>,
     /// The containers that are to run again, in the order of their start.
     pub start_again: Vec<Ran>,
-    /// The containers that are down, and would be started with Docker: they
-    /// have no restart policy for the moment.
+    /// The containers that are down, and that Docker would start with itself. They have
+    /// no restart policy until the transaction ends.
     pub kept_down: Vec<KeptDown>,
-    /// The containers whose health checks Docker does not resume by itself:
-    /// they are paused for an instant.
+    /// The containers whose health checks Docker does not resume by itself. digestfix
+    /// pauses them for an instant to resume the checks.
     pub health_checked: Vec<Ran>,
 }
 
-/// What the running Docker is asked for. The manifests are in the transaction's
-/// record.
+/// Requests to the running Docker. The manifests are in the transaction's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
     pub unit: String,
-    /// To be loaded.
+    /// References to load.
     pub added: Vec<Pin>,
-    /// To be dropped.
+    /// References to drop.
     pub dropped: Vec<Pin>,
-    /// It failed, and is being taken back.
+    /// The change failed, and is being undone.
     pub is_taken_back: bool,
-    /// Where containerd keeps its blobs, where the user said so.
+    /// containerd's root directory, if the user gave one.
     pub containerd_root: Option<PathBuf>,
 }
 
-/// What a node's containerd is asked for.
+/// Requests to a node's containerd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Records {
     pub socket: PathBuf,
-    /// To be made.
+    /// Records to make.
     pub added: Vec<NodeRecord>,
-    /// To be removed.
+    /// Records to remove.
     pub dropped: Vec<NodeRecord>,
-    /// It failed, and is being taken back.
+    /// The change failed, and is being undone.
     pub is_taken_back: bool,
 }
 
-/// A record of a node's containerd, and the image that it is to lead to.
+/// A record of a node's containerd, and the image that it has to lead to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeRecord {
@@ -129,14 +128,14 @@ pub struct Pin {
     pub image_id: ImageId,
 }
 
-/// What a transaction is about to do next, or has begun to.
+/// What a transaction is about to do next, or is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Get ready, while Docker runs.
     Preparing,
-    /// Stop Docker, exchange the references, start Docker, see to everything
-    /// else: from here on containers may have ended.
+    /// Stop Docker, exchange the references, start Docker, restore everything else: from
+    /// here on containers may have ended.
     Stopping,
 }
 
@@ -145,18 +144,18 @@ struct Version {
     digestfix_journal: u32,
 }
 
-/// The reference store's contents.
+/// The contents of the reference store, by their hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct References {
     pub driver: String,
-    /// What was found.
+    /// What the transaction found.
     pub before: Digest,
-    /// What is to be there.
+    /// What the transaction makes.
     pub after: Digest,
 }
 
-/// The contents of daemon.json, of which one setting changes.
+/// daemon.json, in which one setting changes; its contents by their hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DaemonJson {
@@ -164,11 +163,11 @@ pub struct DaemonJson {
     pub config_file: PathBuf,
     /// The running engine had the setting on.
     pub engine: bool,
-    /// What was found; none when there was nothing to read.
+    /// The original file; `None` if there was nothing to read.
     pub before: Option<Digest>,
-    /// There was something of that name: a file, or a link to nowhere.
+    /// The name existed: as a file, or as a dangling link.
     pub found: bool,
-    /// The directory was there.
+    /// The directory existed.
     pub directory: bool,
     pub on: Digest,
     pub off: Digest,
@@ -255,7 +254,7 @@ impl JournalError {
 }
 
 impl Restart {
-    /// One that has not touched anything yet.
+    /// A restart that has not touched anything yet.
     pub fn new(unit: &str) -> Self {
         Self {
             phase: Phase::Preparing,
@@ -292,7 +291,7 @@ impl Journal {
         }
     }
 
-    /// Docker's unit, where there is one to manage.
+    /// Docker's unit, if there is a Docker to manage.
     pub fn unit(&self) -> Option<&str> {
         match &self.intent {
             Intent::Edit | Intent::Record(_) => None,
@@ -301,7 +300,7 @@ impl Journal {
         }
     }
 
-    /// What a restart of Docker touches, where the transaction is one.
+    /// The restart, if the transaction is one.
     pub const fn restart(&self) -> Option<&Restart> {
         match &self.intent {
             Intent::Restart(restart) => Some(restart),
@@ -309,7 +308,7 @@ impl Journal {
         }
     }
 
-    /// The same, to be added to.
+    /// Like [`Journal::restart`], to change it.
     pub const fn restart_mut(&mut self) -> Option<&mut Restart> {
         match &mut self.intent {
             Intent::Restart(restart) => Some(restart),
@@ -317,7 +316,7 @@ impl Journal {
         }
     }
 
-    /// Notes what is known of daemon.json, before it is changed.
+    /// Adds what is known of daemon.json to the journal, before daemon.json changes.
     pub fn note_daemon_json(
         &mut self,
         contents: DaemonJson,
@@ -349,14 +348,14 @@ impl Journal {
             return Err(Problem::Version(digestfix_journal));
         }
         let journal: Self = serde_json::from_slice(bytes)?;
-        // They become part of file names.
+        // IDs and driver names become part of file names.
         if !is_id(&journal.id) {
             return Err(Problem::Id(journal.id));
         }
         if !is_driver_name(&journal.references.driver) {
             return Err(Problem::Driver(journal.references.driver));
         }
-        // They become part of requests.
+        // Container IDs become part of requests.
         let is_hex = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         let containers = journal.restart().into_iter().flat_map(Restart::containers);
         if let Some(id) = containers.into_iter().find(|id| !is_hex(id)) {
@@ -365,7 +364,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The machine has been started anew since the transaction began.
+    /// The machine has rebooted since the transaction began.
     pub fn is_of_another_boot(&self) -> bool {
         self.boot != boot_id()
     }
@@ -387,7 +386,7 @@ impl Journal {
         })
     }
 
-    /// Takes the journal away: the transaction has ended.
+    /// Removes the journal: the transaction has ended.
     pub fn close(lock: &RootLock) -> Result<(), JournalError> {
         let path = path(lock.data_root());
         state_file::remove(&path, lock).map_err(|error| JournalError {
@@ -401,8 +400,8 @@ pub fn path(data_root: &Path) -> PathBuf {
     state_file::path(data_root, FILE_NAME)
 }
 
-/// This start of the machine: the kernel's (`random(4)`, `boot_id`), and that of
-/// its first process, as a container may be started anew under the same kernel
+/// Identifies this boot: by the kernel's ID (`random(4)`, `boot_id`), and by the start of
+/// the first process, because a container may start again under the same kernel
 /// (`proc_pid_stat(5)`, field 22).
 pub fn boot_id() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -413,12 +412,12 @@ pub fn boot_id() -> String {
     format!("{} {started}", kernel.trim())
 }
 
-/// What a content is known by.
+/// The hash that identifies a content.
 pub fn hash(bytes: &[u8]) -> Digest {
     hash_pieces(&[bytes])
 }
 
-/// The same of a file in pieces.
+/// Like [`hash`], for a file in pieces.
 pub fn hash_pieces(pieces: &[&[u8]]) -> Digest {
     Digest::of_pieces(Algorithm::Sha256, pieces)
 }
@@ -454,7 +453,7 @@ mod tests {
         }
     }
 
-    /// What is kept from the first release on.
+    /// These fixtures stay from the first release on.
     #[test]
     fn each_intent_is_read_as_it_was_written() {
         let mut restart = Restart::new("docker.service");

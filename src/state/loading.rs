@@ -1,8 +1,9 @@
-//! Loading mark: Docker was about to load archives, and their claims were to follow.
+//! Loading mark: names the archives that a run has Docker load, before it records their
+//! digests.
 //!
-//! A run that is killed between the two leaves images without digests, which stay: only
-//! the user knows whether anything uses them by now. The mark names the archives, so that
-//! the next run says how to go on.
+//! A run that is killed between the two leaves images without digests. The images stay:
+//! only the user knows whether something uses them by now. The mark lets the next run say
+//! how to go on.
 
 use std::io;
 use std::path::Path;
@@ -24,7 +25,7 @@ const MAX_BYTES: u64 = 1024 * 1024;
 #[serde(deny_unknown_fields)]
 pub struct Loading {
     digestfix_loading: u32,
-    /// The archives, as whole paths; empty for standard input.
+    /// The absolute paths of the archives; empty for standard input.
     pub files: Vec<String>,
 }
 
@@ -36,7 +37,7 @@ impl Loading {
         }
     }
 
-    /// That of a run that was killed, if there is one.
+    /// Reads the mark of a killed run, if there is one.
     pub fn read(data_root: &Path) -> Option<Self> {
         let bytes = state_file::read(&state_file::path(data_root, NAME), MAX_BYTES).ok()??;
         let mark: Self = serde_json::from_slice(&bytes).ok()?;
@@ -52,12 +53,12 @@ impl Loading {
         state_file::remove(&state_file::path(lock.data_root(), NAME), lock)
     }
 
-    /// What is to be said of it.
+    /// What to tell the user.
     pub fn told(&self) -> &'static str {
         "a load was interrupted: the images that Docker has loaded stay, and their digests may not be recorded"
     }
 
-    /// What to type.
+    /// The command to type next.
     pub fn next(&self) -> String {
         match self.files.as_slice() {
             [] => "the same digestfix load again".to_owned(),
@@ -90,7 +91,6 @@ mod tests {
         assert_eq!(Loading::read(root.path()), None);
     }
 
-    /// A mark of this version.
     #[test]
     fn a_mark_of_this_version_loads() {
         let fixture = include_str!("../../tests/formats/loading.json");

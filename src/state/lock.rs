@@ -1,4 +1,4 @@
-//! One digestfix at a time on a data root.
+//! Lock: one digestfix at a time on a data root.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -56,8 +56,8 @@ impl LockError {
     }
 }
 
-/// What to do about a file in a data root that cannot be written, where a
-/// service's sandbox may be why (`ProtectSystem=` in `systemd.exec(5)`).
+/// Advice for a file in a data root that cannot be written, if a service's sandbox may be
+/// the reason (`ProtectSystem=` in `systemd.exec(5)`).
 fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     let data_root = path.parent()?.parent()?;
     if error.kind() != io::ErrorKind::ReadOnlyFilesystem {
@@ -71,7 +71,7 @@ fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     ))
 }
 
-/// Makes the directory that stands for a data root on a Kubernetes node.
+/// Makes the directory that takes the place of a data root on a Kubernetes node.
 pub fn make_root(data_root: &Path) -> Result<(), LockError> {
     if data_root.is_dir() {
         return Ok(());
@@ -102,7 +102,7 @@ impl RootLock {
         }
     }
 
-    /// Takes the lock, or not.
+    /// Takes the lock, or fails at once if another process has it.
     pub fn acquire_now(data_root: &Path) -> Result<Self, LockError> {
         Self::take(data_root, FileExt::try_lock_exclusive)
     }
@@ -136,7 +136,7 @@ impl RootLock {
             path: own.clone(),
             error,
         })?;
-        // To open a device may do something.
+        // Opening a device may have effects.
         if is_barred(&path) {
             return Err(barred(path));
         }
@@ -159,14 +159,14 @@ impl RootLock {
             }
             Err(error) => return Err(failed(error)),
         }
-        // Somebody may have deleted the file between the open and the lock:
-        // then this lock is on a file that nobody else will ever find.
+        // Another process may have deleted the file between the open and the lock. Then
+        // this lock is on a file that no other process will ever find.
         let locked = file.metadata().map_err(failed)?;
         match fs::symlink_metadata(&path) {
             Ok(found) if found.ino() == locked.ino() && found.dev() == locked.dev() => {}
             _ => return Self::take(data_root, lock),
         }
-        // A full disk keeps nobody from being brought back.
+        // Ignored: a full disk must not prevent a recovery.
         let _ = introduce(&mut file);
         Ok(Self {
             file,
@@ -181,14 +181,14 @@ impl RootLock {
 
 impl Drop for RootLock {
     fn drop(&mut self) {
-        // What a holder says of itself must not outlive it; the kernel
-        // releases the lock with the file in any case.
+        // The text about the holder must not outlive it. The kernel releases the lock
+        // with the file in any case.
         let _ = self.file.set_len(0);
     }
 }
 
-/// The run that has the lock, or waits for it, and what it says of itself. Does
-/// not touch the lock: even to try it would be in the way of a run that begins.
+/// Describes the run that has the lock or waits for it. Does not try the lock: that could
+/// get in the way of a run that begins.
 pub fn seen_at_work(data_root: &Path) -> Option<String> {
     let path = data_root.join(STATE_DIR).join(LOCK_FILE);
     let pid = user_of(&path)?;
@@ -197,7 +197,7 @@ pub fn seen_at_work(data_root: &Path) -> Option<String> {
     Some(known.unwrap_or_else(|| format!("process {pid}")))
 }
 
-/// What is in the place of the lock, where that is no plain file.
+/// An error if the path of the lock is not a plain file.
 pub fn seen_barred(data_root: &Path) -> Option<LockError> {
     let path = data_root.join(STATE_DIR).join(LOCK_FILE);
     is_barred(&path).then(|| barred(path))
@@ -245,7 +245,7 @@ mod tests {
         assert!(seen_at_work(root.path()).unwrap().starts_with(&own));
         drop(lock);
         assert_eq!(seen_at_work(root.path()), None);
-        // One that was killed says what it said.
+        // A killed run leaves its text in the file.
         fs::write(root.path().join("digestfix/lock"), "process 1").unwrap();
         assert_eq!(seen_at_work(root.path()), None);
     }

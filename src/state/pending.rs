@@ -1,8 +1,8 @@
 //! Pending markers: where on this host transactions have not ended. The journal of each
-//! is in its data root, which may be anywhere; the marker leads to it.
+//! transaction is in its data root, which may be anywhere; the marker leads to it.
 //!
-//! Each transaction has one small file in `/var/lib/digestfix/pending`. It is there
-//! before the journal is and until after the journal is gone. At boot, systemd checks
+//! Each transaction has one small file in `/var/lib/digestfix/pending`. digestfix writes
+//! it before the journal, and removes it after the journal. At boot, systemd checks
 //! whether the directory is empty.
 
 use std::fs::{self, DirBuilder};
@@ -31,19 +31,19 @@ const MAX_BYTES: u64 = 1024 * 1024;
 
 const SUFFIX: &str = ".json";
 
-/// Where the images are that a transaction is about.
+/// Where the images of a transaction are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Marker {
     digestfix_pending: u32,
     boot: String,
-    /// Docker's data root, or what stands for one on a Kubernetes node: the journal is
-    /// there.
+    /// Docker's data root, or the directory in place of one on a Kubernetes node. The
+    /// journal is there.
     pub data_root: PathBuf,
-    /// Docker's configuration file; none where there is no Docker.
+    /// Docker's configuration file; `None` if there is no Docker.
     pub config_file: Option<PathBuf>,
     pub flags: Flags,
-    /// What was found: some of it only a running engine can tell.
+    /// What digestfix detected. Some of it only a running engine can tell.
     pub found: Flags,
 }
 
@@ -67,7 +67,7 @@ impl MarkerError {
 impl Marker {
     pub fn new(images: &ImageDir, host: &Managed) -> Self {
         let flags = &host.flags;
-        // It is read from another directory.
+        // A later run, in another working directory, reads the marker.
         let whole = |path: &PathBuf| absolute(path).unwrap_or_else(|_| path.clone());
         Self {
             digestfix_pending: VERSION,
@@ -78,7 +78,8 @@ impl Marker {
                 data_root: Some(whole(&images.data_root().to_owned())),
                 driver: Some(images.driver().to_owned()),
                 unit: Some(host.unit.id.clone()),
-                // One that is not there is not to be named.
+                // Leave out a file that does not exist: a recovery would refuse a named
+                // file.
                 config_file: host.config_file.exists().then(|| whole(&host.config_file)),
                 socket: Some(whole(&host.socket)),
                 ..Flags::default()
@@ -110,18 +111,19 @@ impl Marker {
         }
     }
 
-    /// The machine has been started anew since the transaction began.
+    /// The machine has rebooted since the transaction began.
     pub fn is_of_another_boot(&self) -> bool {
         self.boot != boot_id()
     }
 
-    /// Its data root is there: a run has its own directory in it, before it does
-    /// anything. The mount point of a disk that is not mounted is none.
+    /// The data root is there: it has digestfix's own directory, which each run makes
+    /// before anything else. The mount point of a disk that is not mounted does not have
+    /// it.
     pub fn leads_to_a_data_root(&self) -> bool {
         self.data_root.join(STATE_DIR).is_dir()
     }
 
-    /// What there is to say when it is not there.
+    /// What to tell the user if the data root is not there.
     pub fn gone(&self, id: &str) -> String {
         let put_back = self.config_file.as_ref().map_or_else(String::new, |file| {
             let (aside, file) = (beside(file, id), file.display());
@@ -146,7 +148,7 @@ impl Marker {
         written.map_err(|error| MarkerError { path, error })
     }
 
-    /// Reads that of a transaction, if it has not ended.
+    /// Reads the marker of a transaction that has not ended.
     pub fn read(pending: &Path, id: &str) -> Result<Option<Self>, MarkerError> {
         let path = path(pending, id);
         Self::parse(&path).map_err(|error| MarkerError { path, error })
@@ -171,8 +173,8 @@ impl Marker {
     }
 }
 
-/// The transactions that have not ended, in the order of their names, and the markers
-/// that cannot be understood.
+/// The transactions that have not ended, in the order of their IDs, and errors for the
+/// markers that cannot be read.
 pub fn read_all(pending: &Path) -> (Vec<(String, Marker)>, Vec<MarkerError>) {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -206,19 +208,18 @@ pub fn read_all(pending: &Path) -> (Vec<(String, Marker)>, Vec<MarkerError>) {
     (found, errors)
 }
 
-/// Removes what runs that were killed had begun to write here. None may be at
-/// work.
+/// Removes the half-written markers of killed runs. No run may be at work.
 pub fn sweep(pending: &Path) {
     for file in fs::read_dir(pending).into_iter().flatten().flatten() {
         let path = file.path();
         if path.as_os_str().as_bytes().ends_with(b".json.new") {
-            // Whatever it is, nothing reads it.
+            // Ignored: nothing reads this file.
             let _ = directory::remove(&path);
         }
     }
 }
 
-/// Takes the marker of a transaction away.
+/// Removes the marker of a transaction.
 pub fn remove(pending: &Path, id: &str, lock: &RootLock) -> Result<(), MarkerError> {
     let path = path(pending, id);
     if !pending.exists() {
@@ -289,7 +290,7 @@ mod tests {
         assert_eq!(read_all(&pending).0.len(), 1);
     }
 
-    /// A marker of this version, with all that one may have.
+    /// The fixture has all that a marker may have.
     #[test]
     fn a_marker_of_this_version_loads() {
         let flags = Flags {

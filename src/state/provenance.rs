@@ -1,7 +1,7 @@
-//! Provenance: what the digests on a host rest on. For each that `apply` wrote, the
-//! data root keeps how far it was known then, and by what.
+//! Provenance: what the digests on a host rest on. For each digest that `apply` wrote, a
+//! file in the data root has the trust and the source of its claim.
 //!
-//! It is only for people: nothing depends on it, and a host without it is complete.
+//! The file is for people: digestfix works without it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,7 +22,7 @@ const VERSION: u32 = 1;
 /// The largest such file that is read, in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What digestfix wrote, by reference in familiar form.
+/// The digests that digestfix wrote, by reference in familiar form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     version: u32,
@@ -46,19 +46,19 @@ impl Default for Provenance {
 }
 
 impl Provenance {
-    /// What a reference rests on, as long as it points where it was made to.
+    /// What a reference rests on, if it still points at the image that digestfix wrote.
     pub fn of(&self, reference: &Reference, image: &ImageId) -> Option<&ProvenanceEntry> {
         let written = self.references.get(&reference.familiar())?;
         (written.image_id == *image).then_some(written)
     }
 
-    /// The references that digestfix wrote, of which some may be gone.
+    /// The references that digestfix wrote. Some may be gone.
     pub fn references(&self) -> impl Iterator<Item = Reference> {
         let names = self.references.keys();
         names.filter_map(|name| Reference::parse(name).ok())
     }
 
-    /// Takes in what a plan wrote, and drops what is no longer so.
+    /// Adds what a plan wrote, and removes entries that no longer hold.
     fn note(&mut self, plan: &Plan) {
         for change in &plan.changes {
             if let (Some(image), Some(target)) = (&change.to, plan.basis(&change.reference))
@@ -78,7 +78,8 @@ impl Provenance {
         });
     }
 
-    /// Reads them; none are there before the first `apply`.
+    /// Reads the file. The result is empty if there is no file, as before the first
+    /// `apply`.
     pub fn read(images: &ImageDir) -> io::Result<Self> {
         let Some(bytes) = state_file::read(&path(images), MAX_BYTES)? else {
             return Ok(Self::default());
@@ -105,7 +106,7 @@ impl Provenance {
     }
 }
 
-/// Where they are kept, for each storage driver on its own.
+/// The path of the file. Each storage driver has its own.
 pub fn path(images: &ImageDir) -> PathBuf {
     state_file::path(
         images.data_root(),

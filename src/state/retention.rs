@@ -2,7 +2,7 @@
 //! many records in the [`history`].
 //!
 //! `Limits::expendable` decides; the rest reads the directories and removes files. The
-//! last good store stays, whatever the limits and the clock say.
+//! last good store stays, regardless of the limits and the clock.
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
@@ -21,10 +21,10 @@ use crate::store::repositories::{self, Store};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 
-/// The newest backups that stay however old they are.
+/// How many of the newest backups stay at any age.
 const WHATEVER_THEIR_AGE: usize = 3;
 
-/// The newest records that stay, with or without a backup.
+/// How many of the newest records stay, with or without a backup.
 const RECORDS: usize = 200;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -47,17 +47,17 @@ impl Default for Limits {
 /// A former reference store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Backup {
-    /// The transaction that put it aside.
+    /// The ID of the transaction that made the backup.
     id: String,
-    /// When that began, by the clock of that time.
+    /// When that transaction began, by the clock of that time.
     began: SystemTime,
-    /// Its place in the history, where that has it.
+    /// The number of its record, if the history has one.
     number: Option<u64>,
 }
 
 impl Limits {
-    /// The transactions whose backups are to go. `is_good` says whether a
-    /// backup is a whole reference store.
+    /// The IDs of the backups to remove. `is_good` says whether a backup is a whole
+    /// reference store.
     fn expendable(
         self,
         mut backups: Vec<Backup>,
@@ -66,8 +66,8 @@ impl Limits {
         is_good: impl Fn(&str) -> bool,
     ) -> Vec<String> {
         newest_first(&mut backups);
-        // Every one that is met before it is newer, and no good. Looked for
-        // only when some backup is to go, as whole files are read for it.
+        // The position of the newest good backup. Evaluated only if some backup is about
+        // to go, because it reads whole files.
         let ids: Vec<String> = backups.iter().map(|backup| backup.id.clone()).collect();
         let last_good = LazyCell::new(|| ids.iter().position(|id| is_good(id)));
         let longest = DAY * self.days;
@@ -84,8 +84,8 @@ impl Limits {
     }
 }
 
-/// By their numbers; one without is as new as the newest of those whose names
-/// come before its own.
+/// Sorts backups by the numbers of their records. A backup without a number counts as new
+/// as the newest of those whose names come before its own.
 fn newest_first(backups: &mut [Backup]) {
     let mut by_id: Vec<(String, Option<u64>)> = backups
         .iter()
@@ -120,9 +120,9 @@ fn began(id: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(&rfc_3339).ok()
 }
 
-/// Removes the backups and records that are to go, and gives what could not be removed.
-/// `present` is the transaction that has just ended. Without limits, as after a failure,
-/// every backup stays.
+/// Removes old backups and records. Returns what could not be removed. `present` is the
+/// transaction that has just ended. Without limits, as after a failure, every backup
+/// stays.
 pub fn enforce(
     images: &ImageDir,
     lock: &RootLock,
@@ -160,7 +160,7 @@ fn remove(path: &Path) -> Option<String> {
     ))
 }
 
-/// The backups here whose name, kind and owner are those of digestfix's.
+/// The backups here: plain files with the name and the owner of digestfix's backups.
 fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
     let Ok(listing) = fs::read_dir(images.path()) else {
         return Vec::new();
@@ -169,7 +169,7 @@ fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
     for file in listing.flatten() {
         let name = file.file_name();
         let id = name.to_str().and_then(id_of);
-        // Of the name itself: a link is none.
+        // `DirEntry::metadata` does not follow a link, so a link does not count.
         let Some((id, metadata)) = id.zip(file.metadata().ok()) else {
             continue;
         };

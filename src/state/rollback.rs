@@ -1,4 +1,4 @@
-//! Which transaction of the history is to be taken back, and what that means.
+//! Which transaction of the history to roll back, and the reversal that does it.
 
 use std::collections::BTreeMap;
 
@@ -42,8 +42,8 @@ impl RollbackBlocker {
     }
 }
 
-/// The transactions that were taken back, each with the one that did it. One
-/// that was itself taken back does not count. `records` are in their order.
+/// The transactions that were rolled back, each with the rollback that did it. A rollback
+/// that was itself rolled back does not count. `records` are oldest first.
 pub fn rolled_back(records: &[Record]) -> BTreeMap<&str, &str> {
     let mut found = BTreeMap::new();
     for record in records.iter().rev() {
@@ -57,8 +57,8 @@ pub fn rolled_back(records: &[Record]) -> BTreeMap<&str, &str> {
     found
 }
 
-/// Finds the transaction to be taken back: that of this name, or the newest
-/// that is in effect. `records` are in their order.
+/// Finds the transaction to roll back: the one with this ID, or the newest that is in
+/// effect. `records` are oldest first.
 pub fn reversal(
     records: &[Record],
     id: Option<&str>,
@@ -122,7 +122,7 @@ pub fn reversal(
             change: change.into(),
         }));
     }
-    // The last word on a reference counts.
+    // A later claim on a reference replaces an earlier one.
     for claim in earlier.iter().filter(own).flat_map(|record| &record.claims) {
         let basis = Basis {
             claim: claim.claim.clone(),

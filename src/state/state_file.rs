@@ -1,5 +1,5 @@
-//! A small file of digestfix's own in the data root: read whole or not at
-//! all, replaced whole or not at all.
+//! Small files in the data root. Each is read whole or not at all, and replaced whole or
+//! not at all.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -14,16 +14,16 @@ use crate::store::data_root::STATE_DIR;
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 
-/// What the name of such a file ends with until it is whole.
+/// How the name of such a file ends until the file is whole.
 const HALF_WRITTEN: &str = ".json.new";
 
-/// Where a file of this name is kept in a data root.
+/// The path of such a file in a data root.
 pub fn path(data_root: &Path, name: &str) -> PathBuf {
     data_root.join(STATE_DIR).join(name)
 }
 
-/// Reads the file, if it is there. An error when it is no plain file, has more than `max`
-/// bytes, or others may write it.
+/// Reads the file, if there is one. Fails if it is not a plain file, has more than `max`
+/// bytes, or others than root may write it.
 pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     if let Some(directory) = path.parent() {
         plain_file::refuse_link(directory)?;
@@ -51,7 +51,7 @@ pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
 /// cut.
 pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
     let new = half_written(path);
-    // Left there by a run that was killed; the lock says that none goes on.
+    // A killed run may have left one. The lock proves that no other run is at work.
     directory::remove(&new)?;
     let mut file = OpenOptions::new()
         .write(true)
@@ -69,15 +69,15 @@ pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
     directory::sync(path)
 }
 
-/// Removes the file, and what a run that was killed had begun to write of it;
-/// returns once that is on disk.
+/// Removes the file, and what a killed run has written of a new one. Returns once that is
+/// on disk.
 pub fn remove(path: &Path, _lock: &RootLock) -> io::Result<()> {
     directory::remove(path)?;
     directory::remove(&half_written(path))?;
     directory::sync(path)
 }
 
-/// Removes what runs that were killed had begun to write of such files.
+/// Removes the half-written files of killed runs.
 pub fn sweep(lock: &RootLock) -> io::Result<()> {
     for file in fs::read_dir(lock.data_root().join(STATE_DIR))? {
         let path = file?.path();

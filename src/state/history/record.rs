@@ -28,9 +28,9 @@ const MAX_WHY: usize = 10_000;
 #[serde(deny_unknown_fields)]
 pub struct Record {
     pub(super) digestfix_history: u32,
-    /// The transaction's name: when it began, and in which process.
+    /// The transaction's ID: when it began, and in which process.
     pub id: String,
-    /// Its place in the order of all.
+    /// The position in the order of all records.
     pub number: u64,
     /// When it began (RFC 3339).
     pub began: String,
@@ -38,33 +38,32 @@ pub struct Record {
     pub by: String,
     pub kind: Kind,
     pub driver: String,
-    /// The reference store as it was found.
+    /// The hash of the reference store as found.
     pub before: Digest,
-    /// The reference store as it was to be.
+    /// The hash of the reference store as planned.
     pub after: Digest,
     /// The claims that did not hold already.
     pub claims: Vec<Claimed>,
-    /// What was to change.
+    /// The planned changes.
     pub changes: Vec<Changed>,
-    /// What came of it; none while it has not ended.
+    /// The outcome; `None` until the transaction ends.
     pub result: Option<End>,
-    /// How it was made; none where there was no Docker to manage.
+    /// The method; `None` if there was no Docker to manage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
-    /// The manifests of the references that changed, where the engine was asked
-    /// to change them: what it takes to have them back.
+    /// For a load, the manifests of the references that changed: a rollback needs them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub manifests: BTreeMap<Digest, String>,
-    /// Where containerd kept its blobs, where the user said so.
+    /// containerd's root directory, if the user gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containerd_root: Option<PathBuf>,
-    /// Docker's configuration file, where the dockerd that ran at the end was
+    /// The hash of Docker's configuration file, if the dockerd that ran at the end was
     /// known to start with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daemon_json: Option<Digest>,
 }
 
-/// How a transaction is to change the references: what its undo has to know.
+/// How a transaction changes the references, and what a rollback has to know.
 #[derive(Debug, Clone, Default)]
 pub struct How {
     pub method: Option<Method>,
@@ -82,7 +81,7 @@ struct Version {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Kind {
     Apply,
-    /// To take back the transaction of this name.
+    /// Roll back the transaction with this ID.
     Rollback(String),
 }
 
@@ -102,9 +101,9 @@ pub struct Claimed {
 pub struct Changed {
     #[serde(with = "familiar")]
     pub reference: Reference,
-    /// What it pointed at; none when it was not there.
+    /// The image that it pointed at; `None` if it did not exist.
     pub from: Option<String>,
-    /// What it was to point at; none when it was to go.
+    /// The image to point at; `None` to drop the reference.
     pub to: Option<ImageId>,
 }
 
@@ -112,21 +111,21 @@ pub struct Changed {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum End {
     Done,
-    /// It failed, and the host was as it was found.
+    /// The transaction failed, and the host was as found.
     Undone {
         why: String,
     },
-    /// The references were changed, and something else was not as it had been.
+    /// The references were changed, but something else was not as before.
     Incomplete {
         why: String,
     },
-    /// It failed, and so did the way back.
+    /// The transaction failed, and so did its undo.
     Broken {
         why: String,
     },
-    /// It was interrupted, and another run brought it to an end.
+    /// The run was interrupted, and a recovery ended it.
     Recovered {
-        /// The references that it had left.
+        /// The references after the recovery.
         references: Side,
     },
 }
@@ -134,11 +133,11 @@ pub enum End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
-    /// Those from before the transaction.
+    /// The references from before the transaction.
     Old,
-    /// Those that it made.
+    /// The references that the transaction made.
     New,
-    /// Others than either.
+    /// Neither of the two.
     Other,
 }
 
@@ -179,13 +178,13 @@ impl Record {
         };
         record.plan(references, plan);
         record.write(lock).inspect_err(|_| {
-            // A record would say that there was something to record.
+            // Remove what was written: a record would say that there was a transaction.
             let _ = state_file::remove(&path, lock);
         })?;
         Ok(record)
     }
 
-    /// Takes in what is to be done.
+    /// Sets the claims and changes of a plan.
     pub fn plan(&mut self, references: &References, plan: &Plan) {
         self.before.clone_from(&references.before);
         self.after.clone_from(&references.after);
@@ -203,7 +202,7 @@ impl Record {
         self.changes = changes.map(Changed::from).collect();
     }
 
-    /// Says what came of the transaction.
+    /// Writes the outcome of the transaction.
     pub fn end(&mut self, lock: &RootLock, mut end: End) -> Result<(), HistoryError> {
         if let End::Undone { why } | End::Incomplete { why } | End::Broken { why } = &mut end
             && let Some((to, _)) = why.char_indices().nth(MAX_WHY)
@@ -228,7 +227,7 @@ impl Record {
         write().map_err(Problem::at(&path))
     }
 
-    /// The references were changed by it, and had stayed so when it ended.
+    /// The transaction changed references, and they were still changed when it ended.
     pub fn took_effect(&self) -> bool {
         let changed = matches!(
             self.result,
@@ -243,7 +242,8 @@ impl Record {
         changed && !self.changes.is_empty()
     }
 
-    /// Which references these bytes of the store are.
+    /// Whether these bytes of the store are the references from before or after the
+    /// transaction.
     pub(super) fn side(&self, bytes: &[u8]) -> Side {
         match hash(bytes) {
             found if found == self.before => Side::Old,
@@ -262,7 +262,7 @@ impl Record {
         if record.id != id {
             return Err(Problem::OtherId(record.id));
         }
-        // They become part of file names.
+        // IDs become part of file names.
         let of = match &record.kind {
             Kind::Apply => None,
             Kind::Rollback(of) => Some(of),

@@ -86,7 +86,7 @@ fn a_record_is_read_as_it_was_written() {
     assert_eq!(read(root.path(), "another").unwrap(), None);
 }
 
-/// A record of this version, with all that one may have.
+/// The fixture has all that a record may have.
 #[test]
 fn a_record_of_this_version_loads() {
     let digest = hash(b"manifest");
@@ -162,7 +162,7 @@ fn a_name_of_a_transaction_is_taken() {
     }
 }
 
-/// What is not digestfix's own is named, and hides nothing.
+/// Files that are no records of digestfix are reported, and hide no others.
 #[test]
 fn files_that_are_no_records() {
     let (root, lock) = root();
@@ -250,7 +250,7 @@ fn a_reason_of_any_length_is_noted() {
     assert_eq!(why.chars().count(), 10_001);
 }
 
-/// Under the lock nobody is at work, whatever driver's the references are.
+/// Under the lock no run is at work, with any storage driver.
 #[test]
 fn what_was_interrupted_is_ended() {
     let (root, lock) = root();

@@ -16,7 +16,7 @@ fn at(day: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + DAY * u32::try_from(day).unwrap()
 }
 
-/// A backup of a day, by the clock of then.
+/// A backup of a day, by the clock of that time.
 fn backup(day: u64, number: impl Into<Option<u64>>) -> Backup {
     let time: String = humantime::format_rfc3339_seconds(at(day))
         .to_string()
@@ -31,8 +31,7 @@ fn backup(day: u64, number: impl Into<Option<u64>>) -> Backup {
     }
 }
 
-/// The days of those that stay, of backups that were made on these days with
-/// these numbers.
+/// The days of the backups that stay, of backups with these days and numbers.
 fn kept(
     (most, days): (usize, u32),
     backups: &[(u64, Option<u64>)],
@@ -58,8 +57,8 @@ fn kept(
         .collect()
 }
 
-/// A name; the limits; days and numbers of backups; today; the days of those
-/// that are no whole stores; the days of those that stay.
+/// A name; the limits; days and numbers of backups; today; the days of backups that are
+/// not whole stores; the days of backups that stay.
 type Case<'a> = (
     &'a str,
     (usize, u32),
@@ -118,7 +117,7 @@ fn what_stays() {
             &[],
             &[20_000, 20_001, 20_002],
         ),
-        // It runs years ahead now.
+        // The clock runs years ahead now.
         (
             "a clock gone wrong",
             (10, 90),
@@ -127,7 +126,7 @@ fn what_stays() {
             &[],
             &[20_002, 20_003, 30_000],
         ),
-        // From before there was a history, or of records that are gone.
+        // From before the history, or with a record that is gone.
         (
             "without numbers",
             (3, 90),
@@ -151,7 +150,7 @@ fn what_stays() {
             &[],
             &[20_002, 20_003],
         ),
-        // The present one's is kept whatever its place.
+        // The backup of the present transaction stays at any place.
         (
             "the present one",
             (1, 90),
@@ -199,8 +198,8 @@ proptest! {
         // More than the limit only for the present one and the last good one.
         prop_assert!(left.len() <= most + 2);
         prop_assert!(left.len() >= most.min(3).min(all.len()));
-        // By numbers alone, the very newest good one stays, and a second look
-        // at the same moment removes nothing more.
+        // If each has a number, the very newest good one stays, and a second look at the
+        // same moment removes nothing more.
         if all.iter().all(|one| one.number.is_some()) {
             let newest = all.iter().rev().find(|one| is_good(&one.id));
             prop_assert!(newest.is_none_or(|one| !gone.contains(&one.id)));
@@ -243,8 +242,7 @@ fn lock(root: &TempDir) -> RootLock {
         .unwrap()
 }
 
-/// Whatever looks like a backup and may be something else is left alone, and
-/// does not count.
+/// A file that only looks like a backup stays, and does not count.
 #[test]
 fn only_what_is_digestfixs_own_is_removed() {
     let root = scratch();
@@ -295,7 +293,7 @@ fn only_what_is_digestfixs_own_is_removed() {
     assert_eq!(left, [&ids[3], &ids[4]]);
 }
 
-/// The newest ones here are not whole stores: the last that is stays.
+/// The newest backups are not whole stores: the newest whole one stays.
 #[test]
 fn the_last_good_store_stays() {
     let root = scratch();

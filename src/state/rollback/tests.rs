@@ -64,7 +64,7 @@ fn the_newest_that_stands_is_chosen() {
             Some("a"),
         ),
         (vec![done("a", 1), back("b", 2, "a")], None),
-        // Taken back, and that too: it stands again.
+        // The rollback was rolled back too, so the transaction is in effect again.
         (
             vec![done("a", 1), back("b", 2, "a"), back("c", 3, "b")],
             Some("a"),
@@ -78,7 +78,7 @@ fn the_newest_that_stands_is_chosen() {
             ],
             None,
         ),
-        // A rollback that failed has taken nothing back.
+        // A failed rollback has reverted nothing.
         (
             vec![
                 done("a", 1),
@@ -88,7 +88,7 @@ fn the_newest_that_stands_is_chosen() {
             ],
             Some("a"),
         ),
-        // Whoever writes such records does not make it go round in circles.
+        // Records that roll each other back do not make it go round in circles.
         (vec![back("a", 1, "b"), back("b", 2, "a")], None),
         (vec![back("a", 1, "a")], None),
     ] {
@@ -129,12 +129,12 @@ fn what_cannot_be_taken_back_is_refused_by_name() {
     }
     assert!(refusal("c").to_string().contains("SIGINT"));
     assert!(matches!(refusal("f"), RollbackBlocker::OtherDriver { .. }));
-    // What is there decides.
+    // The references on the host decide whether these can be reverted.
     assert!(reversal(&records, Some("g"), "overlay2").is_ok());
     assert!(reversal(&records, Some("b"), "overlay2").is_ok());
 }
 
-/// Which is the newest is not known while one may be at work.
+/// The newest transaction is not known while one may be at work.
 #[test]
 fn one_that_has_not_ended_is_waited_for() {
     let records = [done("a", 1), with("b", 2, None)];
