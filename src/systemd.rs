@@ -1,4 +1,4 @@
-//! Units and jobs: the edge to systemd, and what it knows of a unit.
+//! systemd: its units and jobs, and what digestfix asks of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,10 +19,10 @@ pub const RUNTIME_UNITS: &str = "/run/systemd/system";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SystemdError {
-    /// No connection, or it broke.
+    /// No connection, or a broken one.
     #[error("systemd cannot be reached over D-Bus: {0}")]
     Bus(zbus::Error),
-    /// There is something to connect to, and it does not answer.
+    /// The socket accepts a connection, but there is no answer.
     #[error("systemd cannot be reached over D-Bus: no answer within {} s", .0.as_secs())]
     Silent(Duration),
     /// systemd can be reached, but not over the system bus.
@@ -38,8 +38,8 @@ pub enum SystemdError {
         /// `start` or `stop`.
         verb: &'static str,
         unit: String,
-        /// systemd's word for the outcome; `lost` when no signal told it and the unit is
-        /// not as it should be.
+        /// systemd's word for the outcome. `lost` if no signal has told it, and the unit
+        /// is not in the expected state.
         result: String,
     },
     #[error("systemd's job to {verb} {unit} has not ended after {} s", .after.as_secs())]
@@ -68,7 +68,7 @@ impl From<zbus::Error> for SystemdError {
     fn from(error: zbus::Error) -> Self {
         match error {
             zbus::Error::MethodError(..) => Self::Refused(error),
-            // The errors that D-Bus itself has a name for.
+            // Errors that D-Bus itself defines.
             zbus::Error::FDO(_) if !bus::is_absent(&error) => Self::Refused(error),
             _ => Self::Bus(error),
         }
@@ -88,7 +88,7 @@ pub struct Unit {
     /// `enabled`, `disabled`, `static`, …; empty when it has no file.
     pub file_state: String,
     pub need_daemon_reload: bool,
-    /// It was made over D-Bus, has no file, and is gone once it stops.
+    /// The unit was made over D-Bus, has no file, and is gone once it stops.
     pub transient: bool,
     /// The file that systemd has read for it; empty when it has none.
     pub fragment_path: String,
@@ -99,8 +99,7 @@ pub struct Unit {
     pub takes_along: Vec<String>,
     /// Units that are started before this one.
     pub after: Vec<String>,
-    /// Units that this one is the reason for: what it requires, wants, or is
-    /// bound to.
+    /// Units that this one requires, wants, or is bound to.
     pub needs: Vec<String>,
     pub stop_when_unneeded: bool,
     /// The paths of its `AssertPathExists=` settings.
@@ -112,25 +111,25 @@ impl Unit {
         is_active(&self.active_state)
     }
 
-    /// It is not between two states.
+    /// The unit is not between two states.
     pub fn is_settled(&self) -> bool {
         matches!(self.active_state.as_str(), "active" | "inactive" | "failed")
     }
 }
 
-/// Active, and not about to change that.
+/// Whether a unit is active, and stays so.
 pub fn is_active(active_state: &str) -> bool {
     matches!(active_state, "active" | "reloading" | "refreshing")
 }
 
-/// A unit runs, by the answer of [`ServiceManager::active_states`].
+/// Whether a unit runs, by the answer of [`ServiceManager::active_states`].
 pub fn runs(active_states: &BTreeMap<String, String>, unit: &str) -> bool {
     active_states
         .get(unit)
         .is_some_and(|state| is_active(state))
 }
 
-/// What a service unit has beyond a unit.
+/// The properties that only a service unit has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Service {
     /// The main process; 0 for none.
@@ -139,7 +138,7 @@ pub struct Service {
     pub kill_mode: String,
     /// The control group below `/sys/fs/cgroup`; empty for none.
     pub control_group: String,
-    /// After this, systemd kills what does not stop; none for never.
+    /// After this, systemd kills a service that does not stop; `None` for never.
     pub timeout_stop: Option<Duration>,
     /// The command line, variables not yet expanded.
     pub exec_start: Vec<String>,
@@ -155,7 +154,7 @@ pub struct QueuedJob {
     pub kind: String,
 }
 
-/// A service of digestfix's own, gone when it has ended.
+/// A service that digestfix defines. It is gone when it has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnService {
     pub name: String,
@@ -169,48 +168,48 @@ pub trait ServiceManager {
     /// Every loaded unit with its active state.
     async fn active_states(&self) -> Result<BTreeMap<String, String>, SystemdError>;
     async fn queued_jobs(&self) -> Result<Vec<QueuedJob>, SystemdError>;
-    /// A unit, loaded if it is not.
+    /// The properties of a unit, which systemd loads if it has not.
     async fn unit(&self, name: &str) -> Result<Unit, SystemdError>;
     async fn service(&self, name: &str) -> Result<Service, SystemdError>;
-    /// Where a socket unit listens on the file system.
+    /// The paths at which a socket unit listens.
     async fn listening_paths(&self, socket: &str) -> Result<Vec<String>, SystemdError>;
     async fn unit_of_process(&self, pid: u32) -> Result<String, SystemdError>;
-    /// The process ID that the bus, and so systemd, knows this process by.
+    /// The process ID by which the bus, and so systemd, knows this process.
     async fn own_pid(&self) -> Result<u32, SystemdError>;
-    /// Has unit files read again (`systemctl daemon-reload`).
+    /// Has systemd read unit files again (`systemctl daemon-reload`).
     async fn reload(&self) -> Result<(), SystemdError>;
     /// Sends SIGHUP to a unit's main process.
     async fn hang_up(&self, unit: &str) -> Result<(), SystemdError>;
     /// Forgets a failure and the count of recent starts.
     async fn reset_failed(&self, unit: &str) -> Result<(), SystemdError>;
-    /// Stops a unit and its active triggers in one go, and waits for every
-    /// job that this makes.
+    /// Stops a unit and its active triggers together, and waits for every job that this
+    /// makes.
     async fn stop(
         &self,
         unit: &str,
         triggers: &[String],
         within: Duration,
     ) -> Result<(), SystemdError>;
-    /// Starts units, in the order given as far as systemd's own allows, and
-    /// waits for each job.
+    /// Starts units in the given order, unless systemd's dependencies demand another.
+    /// Waits for each job.
     async fn start(&self, units: &[String], within: Duration) -> Result<(), SystemdError>;
-    /// Starts a service that outlives this process, and is started again however
-    /// often it fails. Waits until its program says that it is ready.
+    /// Starts a service that outlives this process, and that systemd restarts each time
+    /// it fails. Waits until its program says that it is ready.
     async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError>;
-    /// Removes what such a service was made of. It goes on until it ends.
+    /// Removes the unit file of such a service. The service runs on until it ends.
     async fn forget_lasting(&self, name: &str) -> Result<(), SystemdError>;
     /// Runs a program once with the environment of another service, its output on
-    /// `output`, and waits until it has ended: true when it ended well.
+    /// `output`. Waits until the program has ended, and returns whether it succeeded.
     async fn run_like(
         &self,
         service: &OwnService,
         other: &Service,
         output: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError>;
-    /// Has a shutdown wait for a moment, as long as the result is kept: logind
-    /// waits for `InhibitDelayMaxSec=` at most.
+    /// Delays a shutdown as long as the returned descriptor is open. logind waits for
+    /// `InhibitDelayMaxSec=` at most.
     async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError>;
-    /// The machine is being shut down: nothing can be started any more.
+    /// The machine is shutting down: systemd starts nothing any more.
     async fn is_shutting_down(&self) -> bool;
 }
 

@@ -1,9 +1,9 @@
-//! systemd over D-Bus, also when the bus goes away half-way.
+//! Connection to systemd over D-Bus. It survives the loss of the bus.
 //!
-//! A run begins on the system bus. If that breaks while Docker is stopped, Docker has
-//! to be started all the same. So a new connection is made: to the bus, or directly to
-//! systemd. Every call made here may be repeated: to stop, start or reload twice does
-//! no harm, and a job that is asked for again is the same job.
+//! A run begins on the system bus. If that breaks while Docker is stopped, digestfix
+//! still has to start Docker. So it connects again: to the bus, or directly to systemd.
+//! Every call made here may be repeated: to stop, start or reload twice does no harm, and
+//! a repeated request for a job returns the same job.
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -31,36 +31,36 @@ pub(super) use link::is_absent;
 use jobs::{EndedJobs, Job, Verb};
 use link::{Link, Way};
 
-/// How long a new connection is tried for.
+/// How long to try for a new connection.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(30);
 
-/// Between two tries, and between two looks at a job whose end was missed.
+/// Pause between two tries, and between two looks at a job whose end was missed.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// A socket unit takes connections for a bus that does not come; nobody waits
-/// long for that while Docker is down.
+/// Timeout for the bus. Its socket unit accepts connections even if the bus does not
+/// start, and Docker may be down meanwhile.
 const BUS_WITHIN: Duration = Duration::from_secs(1);
 
-/// The private one is all that is left then, and systemd may be busy reading
-/// unit files.
+/// Timeout for systemd's private socket. There is no other way left then, and systemd may
+/// be busy reading unit files.
 const PRIVATE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long to wait for news of a job before asking for it. Its signal can get lost
-/// between two connections, and also on a connection that holds: when systemd executes
-/// itself anew.
+/// between two connections, and also on a connection that holds: when systemd re-executes
+/// itself.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
-/// logind answers at once, or is in trouble.
+/// Timeout for logind, which answers at once unless it is in trouble.
 const LOGIND_WITHIN: Duration = Duration::from_secs(5);
 
-/// A connection to systemd that is made again when it breaks.
+/// A connection to systemd that is renewed when it breaks.
 pub struct SystemBus {
     link: Mutex<Option<Arc<Link>>>,
     ended: Arc<EndedJobs>,
 }
 
 impl SystemBus {
-    /// Connects to the system bus, and from then on hears of every job that
+    /// Connects to the system bus, and from then on collects the result of every job that
     /// ends.
     pub async fn connect() -> Result<Self, SystemdError> {
         let ended = Arc::new(EndedJobs::default());
@@ -87,12 +87,12 @@ impl SystemBus {
         Ok(version.unwrap_or_default())
     }
 
-    /// Removes what a run left that was killed before its service had started.
+    /// Removes the unit files of runs that were killed before their service had started.
     pub async fn sweep_lasting(&self) {
         for name in lasting::names(Path::new(RUNTIME_UNITS)) {
             let unit = self.unit(&name).await;
             if unit.is_ok_and(|unit| matches!(unit.active_state.as_str(), "inactive" | "failed")) {
-                // It is without effect as long as it stays.
+                // Ignored: a file that stays has no effect.
                 let _ = self.forget_lasting(&name).await;
             }
         }
@@ -131,7 +131,7 @@ impl SystemBus {
         }
     }
 
-    /// Has the next call use another connection than this one.
+    /// Drops this connection, so that the next call makes another one.
     async fn give_up(&self, link: &Arc<Link>) {
         let mut current = self.link.lock().await;
         if current
@@ -142,7 +142,7 @@ impl SystemBus {
         }
     }
 
-    /// Calls systemd, again over another connection when the first breaks.
+    /// Calls systemd. If the connection breaks, calls again over another one.
     async fn call<T>(
         &self,
         method: impl AsyncFn(&Link) -> zbus::Result<T>,
@@ -191,8 +191,8 @@ impl SystemBus {
         }
     }
 
-    /// What systemd says of a job once it has ended, or else what its unit
-    /// shows.
+    /// The result of a job that has ended, from systemd's signal, or else from the state
+    /// of its unit.
     async fn result(&self, job: &Job) -> Result<String, SystemdError> {
         let mut look_after = LOOK_AFTER;
         loop {
@@ -208,7 +208,7 @@ impl SystemBus {
                 look_after = LOOK_AFTER;
                 continue;
             }
-            // Its signal may be here by now, not yet noticed.
+            // The signal may have arrived by now.
             if let Some(result) = self.ended.result(job, AGAIN, || false).await {
                 return Ok(result);
             }
@@ -316,8 +316,8 @@ impl ServiceManager for SystemBus {
             .call(async |link| link.manager.reset_failed_unit(unit).await)
             .await;
         match reset {
-            // A unit that nothing refers to is forgotten when it stops, its
-            // failures with it.
+            // systemd forgets a unit that nothing refers to when the unit stops, and its
+            // failures too.
             Err(SystemdError::Refused(zbus::Error::MethodError(name, ..)))
                 if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" =>
             {
@@ -380,7 +380,7 @@ impl ServiceManager for SystemBus {
             let started = self
                 .call(async |link| link.manager.start_unit(unit, "replace").await)
                 .await;
-            // One that is refused keeps none of the others back.
+            // A unit that is refused does not keep the others from starting.
             match started {
                 Ok(path) => jobs.push(Job {
                     verb: Verb::Start,
@@ -402,7 +402,7 @@ impl ServiceManager for SystemBus {
         lasting::write(Path::new(RUNTIME_UNITS), service)?;
         let units = [service.name.clone()];
         let mut started = self.start(&units, lasting::READY_WITHIN).await;
-        // Some versions look for a new file only when they are told to.
+        // Some versions find a new file only after a reload.
         if let Err(SystemdError::Refused(_)) = started {
             started = match self.reload().await {
                 Ok(()) => self.start(&units, lasting::READY_WITHIN).await,
@@ -410,7 +410,7 @@ impl ServiceManager for SystemBus {
             };
         }
         if started.is_err() {
-            // systemd would go on trying. The first error is the one to tell.
+            // Stopped, because systemd would go on trying. Report the first error.
             let _ = self.stop(&service.name, &[], lasting::READY_WITHIN).await;
             let _ = self.forget_lasting(&service.name).await;
         }
@@ -463,7 +463,7 @@ impl ServiceManager for SystemBus {
     }
 
     async fn is_shutting_down(&self) -> bool {
-        // Late in a shutdown nobody is left to ask.
+        // Late in a shutdown, there is no systemd left to ask.
         let state = self.call(async |link| link.system_state().await).await;
         state.is_ok_and(|state| state.as_deref() == Some("stopping"))
     }

@@ -1,10 +1,10 @@
-//! The reason in the journal why dockerd refused a configuration. The API does not tell
+//! Finds in systemd's journal why dockerd refused a configuration. The API does not tell
 //! it.
 
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How dockerd begins to say so (20.10, 26.1 and 28.5).
+/// How dockerd's messages of a refusal begin (20.10, 26.1 and 28.5).
 const REFUSALS: [&str; 3] = [
     "unable to configure the Docker daemon with file",
     "file configuration validation failed",
@@ -14,8 +14,8 @@ const REFUSALS: [&str; 3] = [
 /// The most characters of a line that are shown.
 const MAX_LINE: usize = 400;
 
-/// dockerd's words when it refuses to read its configuration again; none when it
-/// has said nothing since, or its words are not in the journal.
+/// dockerd's message when it refuses to reload its configuration. `None` if dockerd has
+/// logged none since, or does not log to the journal.
 pub fn refused_reload(pid: u32, since: SystemTime) -> Option<String> {
     if pid == 0 {
         return None;
@@ -35,8 +35,8 @@ pub fn refused_reload(pid: u32, since: SystemTime) -> Option<String> {
     refusal(&String::from_utf8_lossy(&output.ok()?.stdout))
 }
 
-/// The last line that says so: `time="…" level=error msg="…"`, with quotes within
-/// escaped.
+/// The message of the last refusal. A line is `time="…" level=error msg="…"`, with quotes
+/// within escaped.
 fn refusal(said: &str) -> Option<String> {
     let mut lines = said.lines().rev();
     let line = lines.find(|line| {
@@ -45,7 +45,7 @@ fn refusal(said: &str) -> Option<String> {
     let message = line.split_once("msg=").map_or(line, |(_, message)| message);
     let message = message.strip_prefix('"').unwrap_or(message);
     let message = message.strip_suffix('"').unwrap_or(message);
-    // Newer ones have the cause in a field of its own.
+    // Newer versions have the cause in a field of its own.
     let message = message.replace("\" error=\"", ": ").replace("\\\"", "\"");
     Some(message.chars().take(MAX_LINE).collect())
 }

@@ -1,6 +1,6 @@
-//! A service that outlives the run that starts it: a unit file below `/run`, as
-//! every systemd since 219 takes one. A transient unit is not one way for all: what
-//! `StartTransientUnit` takes differs, and systemd before 243 misreads
+//! A service that outlives the run that starts it: a unit file below `/run`, which every
+//! systemd since 219 accepts. A transient unit would need several variants: the
+//! properties that `StartTransientUnit` takes differ, and systemd before 243 misreads
 //! `RestartForceExitStatus` there.
 
 use std::fs::{self, OpenOptions};
@@ -12,13 +12,13 @@ use std::time::Duration;
 use crate::sys::directory;
 use crate::systemd::{OwnService, SystemdError};
 
-/// The program says at once that it is ready, or does not run.
+/// Timeout for the program to say that it is ready. It does so at once, or does not run.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// What the names of all these units begin with.
+/// The prefix of the names of all these units.
 pub const PREFIX: &str = "digestfix-watchdog-";
 
-/// The units that have a file there.
+/// The names of the units that have a file in this directory.
 pub fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries
@@ -36,7 +36,7 @@ pub(super) fn write(directory: &Path, service: &OwnService) -> Result<(), System
         })
         .and_then(|mut file| {
             file.write_all(text(service).as_bytes()).inspect_err(|_| {
-                // The first error is the one to tell.
+                // Report the first error.
                 let _ = directory::remove(&path);
             })
         });
@@ -48,10 +48,11 @@ pub fn remove(directory: &Path, name: &str) -> Result<(), SystemdError> {
     directory::remove(&path).map_err(|error| SystemdError::UnitFile { path, error })
 }
 
-/// The unit. `StartLimitInterval=` is what `StartLimitIntervalSec=` was called before
-/// 230, and every version takes it in this section. A service that waits has no handler
-/// for the three signals: systemd takes them for a request to end, which may concern
-/// another service.
+/// The text of the unit file. `StartLimitInterval=` is what `StartLimitIntervalSec=` was
+/// called before 230, and every version accepts it in this section. A service that waits
+/// has no handler for SIGHUP, SIGINT and SIGTERM. systemd counts an end by these signals
+/// as clean, but the signal may have been meant for another service, so
+/// `RestartForceExitStatus=` has the service restarted.
 fn text(service: &OwnService) -> String {
     let words: Vec<String> = service.command.iter().map(|word| quoted(word)).collect();
     format!(
@@ -72,7 +73,7 @@ fn text(service: &OwnService) -> String {
     )
 }
 
-/// A word as it stands in a command line of a unit (`systemd.service(5)`).
+/// A word, quoted for a command line in a unit file (`systemd.service(5)`).
 fn quoted(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-=".contains(&byte);
     if word.bytes().all(is_plain) {

@@ -1,9 +1,9 @@
-//! Values of settings as a unit's file has them (`systemd.syntax(7)`).
+//! Values of settings in a unit file (`systemd.syntax(7)`).
 
 use std::path::Path;
 
-/// A path in a list of paths: in quotes where systemd would take it for several,
-/// with specifiers kept from being expanded.
+/// A path for a setting that takes a list of paths: quoted where systemd would take it
+/// for several, and with specifiers escaped.
 pub fn path(path: &Path) -> String {
     let text = path.to_string_lossy().replace('%', "%%");
     let is_plain = |character: char| !character.is_whitespace() && !"\"'\\;#".contains(character);

@@ -1,4 +1,5 @@
-//! How jobs end: by systemd's signal, or by what can be seen once that is lost.
+//! Results of jobs: from systemd's signal, or from the state of the unit if the signal
+//! was lost.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -34,8 +35,8 @@ impl Verb {
         }
     }
 
-    /// How a job ended that is not there any more, by its unit; none while the
-    /// unit is between two states.
+    /// The result of a job that is gone, judged by the state of its unit. `None` while
+    /// the unit is between two states.
     pub(super) fn result(self, unit: &Unit) -> Option<&'static str> {
         let state = unit.active_state.as_str();
         match self {
@@ -47,7 +48,7 @@ impl Verb {
             Self::Start => match state {
                 state if is_active(state) => Some("done"),
                 "failed" => Some("failed"),
-                // It has failed, and systemd is going to try again.
+                // The start has failed, and systemd is going to try again.
                 "activating" if unit.sub_state.starts_with("auto-restart") => Some("failed"),
                 "activating" => None,
                 _ => Some(LOST),
@@ -59,8 +60,8 @@ impl Verb {
 /// The result of a job whose signal may have come while nothing listened.
 const LOST: &str = "lost";
 
-/// The outcomes of ended jobs. They can come before the reply that names the
-/// job, so all are kept.
+/// The results of ended jobs. A result can come before the reply that names its job, so
+/// all are kept.
 #[derive(Default)]
 pub(super) struct EndedJobs {
     results: Mutex<HashMap<OwnedObjectPath, String>>,
@@ -68,7 +69,7 @@ pub(super) struct EndedJobs {
 }
 
 impl EndedJobs {
-    /// Hears of every job that ends, for as long as the connection lasts.
+    /// Collects the result of every job that ends, as long as the connection lasts.
     pub(super) fn listen(self: &Arc<Self>, mut removals: JobRemovedStream) -> JoinHandle<()> {
         let ended = Arc::clone(self);
         tokio::spawn(async move {
@@ -79,13 +80,13 @@ impl EndedJobs {
                     ended.put(args.job.clone(), args.result.clone());
                 }
             }
-            // Whoever waits has to look for another connection.
+            // The callers that wait have to look for another connection.
             ended.news.notify_waiters();
         })
     }
 
-    /// The result of a job, waited for until it is too late or, as `is_over`
-    /// says, no use any more.
+    /// Waits for the result of a job. `None` after `within`, or as soon as `is_over` says
+    /// that there is no use in waiting.
     pub(super) async fn result(
         &self,
         job: &Job,

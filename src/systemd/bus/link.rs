@@ -13,8 +13,8 @@ use super::interface::{Login1Proxy, ManagerDict, Systemd1Proxy, UnitPropertiesPr
 use super::jobs::EndedJobs;
 use super::private;
 
-/// Reading all unit files again is the slowest of the calls: seconds on a
-/// large host. Jobs are not waited for in a reply.
+/// Timeout for a reply. The slowest call has all unit files read again: seconds on a
+/// large host. No reply waits for a job.
 const REPLY_WITHIN: Duration = Duration::from_secs(120);
 
 /// A way to systemd.
@@ -34,7 +34,7 @@ impl Way {
     }
 }
 
-/// A connection with what is spoken over it.
+/// A connection, with the D-Bus interfaces used over it.
 pub(super) struct Link {
     pub(super) way: Way,
     connection: Connection,
@@ -42,7 +42,7 @@ pub(super) struct Link {
     listener: JoinHandle<()>,
 }
 
-/// A listener would keep an unused connection open.
+/// Stops the listener, which would keep an unused connection open.
 impl Drop for Link {
     fn drop(&mut self) {
         self.listener.abort();
@@ -50,7 +50,7 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Connects, and from then on has every job that ends told to `ended`.
+    /// Connects, and from then on puts the result of every job that ends into `ended`.
     pub(super) async fn open(way: Way, ended: &Arc<EndedJobs>) -> zbus::Result<Self> {
         let builder = match way {
             Way::Bus => Builder::system(),
@@ -102,7 +102,7 @@ impl Link {
         properties.manager("org.freedesktop.systemd1.Manager").await
     }
 
-    /// Has logind wait with a shutdown.
+    /// Has logind delay a shutdown.
     pub(super) async fn delay_shutdown(&self, why: &str) -> zbus::Result<OwnedFd> {
         let logind = Login1Proxy::new(&self.connection).await?;
         let lock = logind
@@ -111,7 +111,7 @@ impl Link {
         Ok(lock.into())
     }
 
-    /// The process ID that the bus knows this process by; none without a bus.
+    /// The process ID by which the bus knows this process; `None` without a bus.
     pub(super) async fn own_pid(&self) -> zbus::Result<Option<u32>> {
         let Some(name) = self.connection.unique_name() else {
             return Ok(None);
@@ -127,13 +127,13 @@ impl Link {
         self.connection.is_closed()
     }
 
-    /// After this error another connection is worth a try.
+    /// Whether another connection is worth a try after this error.
     pub(super) fn is_lost(&self, error: &zbus::Error) -> bool {
         self.is_closed() || matches!(error, zbus::Error::InputOutput(_)) || is_absent(error)
     }
 }
 
-/// The bus answered, in place of a systemd that is not on it (any more).
+/// The bus has answered, because systemd is not on it, or no longer.
 pub(in crate::systemd) fn is_absent(error: &zbus::Error) -> bool {
     let zbus::Error::FDO(error) = error else {
         return false;

@@ -1,10 +1,9 @@
-//! systemd's private socket: D-Bus from peer to peer, for root alone, and there
-//! for as long as systemd is. `systemctl` uses it as well.
+//! systemd's private socket: D-Bus from peer to peer, for root alone. It exists as long
+//! as systemd does, and `systemctl` uses it as well.
 //!
-//! systemd puts its well-known name into the sender of each message that it
-//! sends here, where the specification wants a unique name, and zbus ends a
-//! connection over that. So this reads the messages itself and renames the
-//! sender before zbus sees it.
+//! systemd puts its well-known name into the sender of each message that it sends here.
+//! The specification wants a unique name, and zbus closes a connection over that. So this
+//! module reads the messages itself, and renames the sender before zbus sees it.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -19,25 +18,25 @@ use zbus::export::async_trait::async_trait;
 /// Where systemd listens.
 pub(super) const PATH: &str = "/run/systemd/private";
 
-/// The sender as systemd has it.
+/// The sender that systemd puts into its messages.
 const GIVEN: &[u8] = b"org.freedesktop.systemd1";
 
-/// A unique name for it, as long as the other.
+/// A unique name of the same length, put in its place.
 pub(super) const NAME: &str = ":rg.freedesktop.systemd1";
 
-/// The header up to where its fields begin, whose lengths it has.
+/// The length of the fixed part of a header. It has the lengths of the rest.
 const FIXED: usize = 16;
 
-/// No message is longer (D-Bus specification, "Message Format").
+/// The longest possible message, in bytes (D-Bus specification, "Message Format").
 const LONGEST: usize = 128 << 20;
 
-/// Its one answer fits.
+/// The longest line of the handshake, in bytes. systemd's one answer fits.
 const LONGEST_LINE: usize = 256;
 
-/// A connection in the making, to be built.
+/// Connects and authenticates. Returns the builder of the connection.
 pub(super) async fn connect(path: &str) -> zbus::Result<Builder<'static>> {
     let stream = UnixStream::connect(path).await?;
-    // The user, in digits, in hexadecimal: `0` is `30`.
+    // The digits of the user ID in hexadecimal: `0` is `30`.
     let user = geteuid().to_string();
     let user: String = user.bytes().map(|digit| format!("{digit:02x}")).collect();
     let hello = format!("\0AUTH EXTERNAL {user}\r\nBEGIN\r\n");
@@ -69,7 +68,7 @@ async fn write(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Byte for byte: a message may come right after the last line.
+/// Reads a line byte by byte: a message may come right after the last one.
 async fn read_line(stream: &UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") {
@@ -92,7 +91,7 @@ async fn read_line(stream: &UnixStream) -> io::Result<String> {
 struct Reader {
     stream: OwnedReadHalf,
     received: Vec<u8>,
-    /// How many of the first bytes zbus may have.
+    /// How many of the first bytes are ready for zbus.
     ready: usize,
 }
 
@@ -158,7 +157,7 @@ impl WriteHalf for Writer {
     }
 }
 
-/// A number of the fixed header, in the byte order that it names.
+/// A number in the fixed part of the header, in the byte order that the header names.
 fn number(message: &[u8], at: usize) -> Option<usize> {
     let bytes = message.get(at..at + 4)?.try_into().ok()?;
     let number = match message.first()? {
@@ -168,7 +167,7 @@ fn number(message: &[u8], at: usize) -> Option<usize> {
     usize::try_from(number).ok()
 }
 
-/// How long the message is that begins here, once that can be told.
+/// The length of the message that begins here. `None` until enough of it is here.
 fn length(received: &[u8]) -> io::Result<Option<usize>> {
     let (Some(body), Some(fields)) = (number(received, 4), number(received, 12)) else {
         return Ok(None);
@@ -180,8 +179,8 @@ fn length(received: &[u8]) -> io::Result<Option<usize>> {
     Ok(Some(length))
 }
 
-/// Renames the sender of the message that begins here. No other field can
-/// hold these bytes: they begin with the sender's number and type.
+/// Renames the sender of the message that begins here. No other field can have these
+/// bytes: they begin with the number and type of the sender field.
 fn rename_sender(message: &mut [u8]) {
     let order = message.first().copied();
     let Some(fields) = number(message, 12).and_then(|len| message.get_mut(FIXED..FIXED + len))
@@ -206,8 +205,8 @@ fn rename_sender(message: &mut [u8]) {
 mod tests {
     use super::*;
 
-    /// A message with one field before the sender, and its name in the body
-    /// as well.
+    /// A message with one field before the sender, and with the same sender field in the
+    /// body.
     fn message(big: bool, sender: &[u8]) -> Vec<u8> {
         let number = |number: usize| {
             let number = u32::try_from(number).unwrap();

@@ -1,4 +1,4 @@
-//! A transient service as systemd takes it (`StartTransientUnit` in
+//! Properties of a transient service (`StartTransientUnit` in
 //! `org.freedesktop.systemd1(5)`).
 
 use std::os::fd::BorrowedFd;
@@ -8,10 +8,10 @@ use zbus::Variant;
 
 use crate::systemd::{OwnService, Service};
 
-/// A program that only looks may read much, and Docker runs meanwhile.
+/// Timeout for a program that only reads. It may read much, and Docker runs meanwhile.
 pub(super) const WITHIN: Duration = Duration::from_secs(15);
 
-/// One that runs once, with the environment of another service.
+/// A service that runs once, with the environment of another one.
 pub(super) fn like<'a>(
     service: &'a OwnService,
     other: &'a Service,
@@ -19,7 +19,7 @@ pub(super) fn like<'a>(
 ) -> [(&'static str, Variant<'a>); 8] {
     [
         ("Description", service.description.as_str().into()),
-        // Its start has ended when the program has.
+        // The start job ends when the program has ended.
         ("Type", "oneshot".into()),
         ("ExecStart", command(service)),
         ("TimeoutStartUSec", microseconds(WITHIN)),
@@ -32,7 +32,7 @@ pub(super) fn like<'a>(
 
 fn command(service: &OwnService) -> Variant<'_> {
     let program = service.command.first().map(String::as_str);
-    // systemd expands variables in all but the program.
+    // systemd expands variables in every word except the path of the program.
     let words = service.command.iter().map(|word| word.replace('$', "$$"));
     let words: Vec<String> = words.collect();
     vec![(program.unwrap_or_default(), words, false)].into()
