@@ -1,4 +1,4 @@
-//! The system's own calls, each done in one place.
+//! System calls, text and concurrency: each task in one place.
 
 pub mod directory;
 pub mod in_flight;

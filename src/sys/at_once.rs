@@ -4,7 +4,7 @@
 use std::panic::resume_unwind;
 use std::thread::{Builder, scope};
 
-/// Calls both. Without a second thread, one after the other.
+/// Calls both functions. Without a second thread, calls one after the other.
 pub(crate) fn at_once<A: Send, B>(
     mut other: impl FnMut() -> A + Send,
     own: impl FnOnce() -> B,

@@ -9,7 +9,8 @@ use std::path::Path;
 pub fn remove(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Linux looks at that first (`fs/namei.c`, `do_unlinkat`).
+        // Linux checks for a read-only file system before it looks for the file
+        // (`fs/namei.c`, `do_unlinkat`).
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
             match file.symlink_metadata() {
                 Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -43,8 +44,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Set in a test that runs alone in its process, because the umask is the
-    /// process's.
+    /// Set in a test that runs alone in its process, because the umask belongs to the
+    /// process.
     const ALONE: &str = "DIGESTFIX_TEST_UMASK";
 
     /// Runs the body of the test of this name with a umask of 0.

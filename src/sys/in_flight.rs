@@ -1,11 +1,11 @@
-//! Several futures at the same time on one thread, and no more than so many.
+//! Runs several futures at the same time on one thread, up to a limit.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// Runs all, at most `most` at a time, and gives what they come to in their order. After
-/// an error, those that have begun are run to their end, and no other begins.
+/// Runs all futures, at most `most` at a time, and returns their results in order. After
+/// an error, begins no other future, and runs those that have begun to their end.
 pub async fn all<F, T, E>(futures: impl IntoIterator<Item = F>, most: usize) -> Result<Vec<T>, E>
 where
     F: Future<Output = Result<T, E>>,

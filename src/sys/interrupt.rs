@@ -1,5 +1,5 @@
-//! Being told to stop: SIGINT, SIGTERM, SIGHUP; and SIGTSTP, which is not
-//! heeded.
+//! Signals that ask this process to end: SIGINT, SIGTERM and SIGHUP. This process ignores
+//! SIGTSTP.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// This process does not die of these signals any more.
+/// These signals no longer end this process by themselves.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
 fn signals() -> [(&'static str, SignalKind); 3] {
@@ -25,7 +25,7 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Listens from now on, instead of dying of these signals.
+    /// Listens for these signals from now on, instead of dying of them.
     pub fn listen() -> std::io::Result<Self> {
         let (sender, received) = watch::channel(None);
         LISTENS.store(true, Ordering::Relaxed);
@@ -42,17 +42,16 @@ impl Interrupt {
                 }
             });
         }
-        // Stopped by a terminal's Ctrl-Z, it would keep Docker down.
+        // A process stopped by a terminal's Ctrl-Z would keep Docker down.
         let mut stops = signal(SignalKind::from_raw(Signal::SIGTSTP as i32))?;
         tokio::spawn(async move { while stops.recv().await.is_some() {} });
         Ok(Self { received })
     }
 
-    /// The signal that came, if one did, by now.
+    /// The first signal that has come by now, if any.
     pub async fn received(&self) -> Option<&'static str> {
-        // On a runtime of one thread, the listener has its turn only when
-        // this task gives it one: first the news of the signal, then the task
-        // that waits for it.
+        // On a runtime of one thread, the listener runs only when this task yields: once
+        // for the driver, which sees the signal, and once for the task that waits for it.
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         *self.received.borrow()

@@ -1,10 +1,10 @@
-//! nf_tables over netlink: the edge to the kernel's packet filter, as far as
-//! one small table needs it.
+//! nf_tables over netlink: as much of the kernel's packet filter as one small table
+//! needs.
 //!
 //! The messages are those of `linux/netfilter/nf_tables.h` in a batch of
-//! `linux/netfilter/nfnetlink.h`. The table's owner is the socket that it was
-//! made over (`NFT_TABLE_F_OWNER`, Linux 5.12): nobody else can change it, and
-//! the kernel removes it when the socket is closed, however the process ends.
+//! `linux/netfilter/nfnetlink.h`. The table's owner is the socket that created it
+//! (`NFT_TABLE_F_OWNER`, Linux 5.12): no other process can change the table, and the
+//! kernel removes it when the socket is closed, however the process ends.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -49,14 +49,14 @@ const NFT_JUMP: u32 = (-3_i32).cast_unsigned();
 // linux/netfilter/nf_conntrack_common.h
 const IPS_DST_NAT: u32 = 1 << 5;
 
-/// Where packets meet a chain.
+/// The point at which packets enter a chain.
 #[derive(Debug, Clone, Copy)]
 pub enum Hook {
     Input,
     Output,
 }
 
-/// What is known of a packet beside its bytes.
+/// Metadata of a packet: what the kernel knows beside its bytes.
 #[derive(Debug, Clone, Copy)]
 pub enum Meta {
     /// The number of the interface that it leaves by, in host order.
@@ -76,15 +76,14 @@ pub enum Header {
     Transport = 2,
 }
 
-/// A table as a batch of messages, not yet the kernel's.
+/// A table as a batch of messages that the kernel does not have yet.
 #[derive(Debug)]
 pub struct Table {
     name: String,
     batch: Vec<u8>,
 }
 
-/// The expressions of a rule; a packet that fails one of them passes the rule
-/// by.
+/// The expressions of a rule. The rule applies to packets that match all of them.
 #[derive(Debug, Default)]
 pub struct Rule(Vec<u8>);
 
@@ -104,8 +103,8 @@ impl Table {
         table
     }
 
-    /// Adds a chain that others jump to, or with a hook and a priority one that
-    /// packets meet by themselves.
+    /// Adds a chain. With a hook and a priority, packets enter the chain by themselves;
+    /// without, rules jump to it.
     pub fn chain(&mut self, name: &str, base: Option<(Hook, i32)>) {
         let table = self.name.clone();
         message(&mut self.batch, NFT_MSG_NEWCHAIN, NLM_F_CREATE, |chain| {
@@ -137,10 +136,10 @@ impl Table {
         });
     }
 
-    /// Makes the table, all of it at once. It stays until the returned socket is closed.
-    /// `EPERM` without the right to, `EOPNOTSUPP` without nf_tables or owned tables.
+    /// Creates the whole table at once. It stays until the returned socket is closed.
+    /// `EPERM` without the privilege, `EOPNOTSUPP` without nf_tables or owned tables.
     pub fn create(mut self) -> io::Result<OwnedFd> {
-        // The last one asks for an answer. Each would be one too many for the
+        // Only the last message asks for an answer: an answer to each could overflow the
         // socket's buffer.
         let table = self.name.clone();
         let flags = NLM_F_CREATE | NLM_F_ACK;
@@ -156,7 +155,7 @@ impl Table {
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkNetFilter,
         )?;
-        // It has to go in one datagram.
+        // The batch has to go in one datagram.
         setsockopt(&owner, sockopt::SndBufForce, &self.batch.len())?;
         send(owner.as_raw_fd(), &self.batch, MsgFlags::empty())?;
         let mut answer = [0; 65536];
@@ -176,12 +175,12 @@ impl Table {
 }
 
 impl Rule {
-    /// A rule that any packet meets.
+    /// A rule that matches any packet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What is known of the packet is this.
+    /// Matches packets with this metadata.
     pub fn meta(mut self, key: Meta, expected: &[u8]) -> Self {
         expression(&mut self.0, "meta", |load| {
             number(load, 1, NFT_REG_1); // NFTA_META_DREG
@@ -190,20 +189,20 @@ impl Rule {
         self.compare(expected)
     }
 
-    /// The bytes of a header from `offset` on are these.
+    /// Matches packets whose header has these bytes from `offset` on.
     pub fn header(mut self, header: Header, offset: u32, expected: &[u8]) -> Self {
         self.load(header, offset, expected.len());
         self.compare(expected)
     }
 
-    /// The bits in `mask` of a header's byte are these.
+    /// Matches packets in whose header the bits in `mask` of one byte are `expected`.
     pub fn bits(mut self, header: Header, offset: u32, mask: u8, expected: u8) -> Self {
         self.load(header, offset, 1);
         self.mask(&[mask]);
         self.compare(&[expected])
     }
 
-    /// The destination of the connection was not translated.
+    /// Matches packets of a connection whose destination was not translated.
     pub fn untranslated(mut self) -> Self {
         expression(&mut self.0, "ct", |load| {
             number(load, 1, NFT_REG_1); // NFTA_CT_DREG
@@ -213,7 +212,7 @@ impl Rule {
         self.compare(&[0; 4])
     }
 
-    /// A socket of this host takes the packet.
+    /// Matches packets for which this host has a socket.
     pub fn listened(mut self) -> Self {
         expression(&mut self.0, "socket", |load| {
             number(load, 1, NFT_SOCKET_TRANSPARENT); // NFTA_SOCKET_KEY
@@ -222,7 +221,7 @@ impl Rule {
         self
     }
 
-    /// The packet goes on to what other tables make of it.
+    /// Accepts the packet here; other tables may still drop it.
     pub fn accepts(self) -> Self {
         self.verdict(NF_ACCEPT, None)
     }
@@ -369,8 +368,8 @@ fn netlink(
 mod tests {
     use super::*;
 
-    /// Message by message: the length of each is right, and its attributes
-    /// fill it to the end.
+    /// Checks that the length of each message is right, and that its attributes fill it
+    /// to the end.
     #[test]
     fn a_batch_is_made_of_whole_messages() {
         let mut table = Table::new("test");

@@ -1,7 +1,7 @@
 //! How many files this process may have open (`ulimit -n`).
 //!
-//! The start block of a run is a descriptor with a high number, which is above a
-//! low limit.
+//! The start block of a run is a descriptor with a high number, which a low limit does
+//! not allow.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -15,12 +15,12 @@ pub fn raise() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|soft| soft < NEEDED) {
         limit.current = Some(limit.maximum.map_or(NEEDED, |hard| hard.min(NEEDED)));
-        // A run that it is too low for is refused later.
+        // Ignored: a run for which the limit is too low is refused later.
         let _ = setrlimit(Resource::Nofile, limit);
     }
 }
 
-/// The limit, where it is too low for a run.
+/// The limit, if it is too low for a run.
 pub fn too_few() -> Option<u64> {
     getrlimit(Resource::Nofile)
         .current

@@ -1,10 +1,10 @@
-//! Plain file: the one opener of files in places where others may have put anything.
+//! Plain file: the one opener of files in places where other users may have put anything.
 //!
-//! A device may act when it is opened, a pipe keeps its reader waiting, and a link
-//! may lead anywhere. So a path is opened as a mere handle first (`O_PATH` in
-//! `open(2)`), which touches nothing; the handle tells what is there, and only a
-//! plain file is then opened through it. What another process puts in its place
-//! meanwhile is never opened.
+//! A device may act when it is opened, a pipe keeps its reader waiting, and a link may
+//! lead anywhere. So digestfix first opens a path as a mere handle (`O_PATH` in
+//! `open(2)`), which touches nothing. The handle tells what is there, and digestfix opens
+//! only a plain file through it. What another process puts in its place meanwhile is
+//! never opened.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -21,13 +21,13 @@ pub(crate) enum Links<'a> {
     /// None: the last part of the path is the file itself.
     Refused,
     Followed,
-    /// Those that stay below this directory, which is given as it really is.
+    /// Links that stay below this directory, which has to be a canonical path.
     Beneath(&'a Path),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlainFileError {
-    /// It is a link that is not followed, a pipe, a device or a directory.
+    /// A link that is not followed, a pipe, a device or a directory.
     #[error("it is not a plain file")]
     NotPlain,
     #[error("it is a link that leads out of the directory")]
@@ -74,7 +74,7 @@ pub(crate) fn open(path: &Path, links: Links<'_>) -> Result<File, PlainFileError
     let mut reopened = OpenOptions::new();
     reopened.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
     match reopened.open(by_handle(&handle)) {
-        // Without /proc, by its path: then what is opened has to be the same file.
+        // Without /proc, open the file by its path. Then it has to be the same file.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let file = reopened.open(path)?;
             let opened = file.metadata()?;
@@ -87,14 +87,14 @@ pub(crate) fn open(path: &Path, links: Links<'_>) -> Result<File, PlainFileError
     }
 }
 
-/// The beginning of a plain file, up to so many bytes.
+/// Reads the beginning of a plain file, up to `at_most` bytes.
 pub(crate) fn read(path: &Path, links: Links<'_>, at_most: u64) -> Result<Vec<u8>, PlainFileError> {
     let mut bytes = Vec::new();
     open(path, links)?.take(at_most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// A plain file of at most so many bytes. None where no file is there.
+/// Reads a plain file of at most `at_most` bytes. `None` if there is no file.
 pub(crate) fn read_whole(
     path: &Path,
     links: Links<'_>,
@@ -123,7 +123,7 @@ fn by_handle(handle: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }
 
-/// Where the handle leads; without /proc, where its path does.
+/// The path of the file that is open; without /proc, the canonical form of `path`.
 fn place_of(handle: &File, path: &Path) -> io::Result<PathBuf> {
     fs::read_link(by_handle(handle)).or_else(|_| path.canonicalize())
 }

@@ -1,11 +1,11 @@
-//! Text that others wrote, made fit to be shown: what breaks a line, steers a
-//! terminal, turns the direction of writing or cannot be seen is escaped.
+//! Escapes text that others wrote, for display: characters that break a line, steer a
+//! terminal, turn the direction of writing or cannot be seen.
 //!
-//! Names of files, claims, containers and units, error texts of Docker and
-//! systemd, records and arguments all reach a terminal, a log or a mail through
-//! digestfix. A line break in one of them would forge a line of digestfix's own.
-//! So this is done where a text is put into what is shown, and a line break that
-//! is digestfix's own is never part of such a text.
+//! Names of files, claims, containers and units, error texts of Docker and systemd,
+//! records and arguments all reach a terminal, a log or a mail through digestfix. A line
+//! break in one of them would forge a line of digestfix's own. So digestfix escapes a
+//! text where it becomes part of the output. Line breaks of digestfix's own are never
+//! part of such a text.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,9 +13,9 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-/// The text, with `\n`, `\u{202e}` and the like in place of what must not be
-/// shown as it is. A text that is fit already stays as it is, and so does one
-/// that was escaped.
+/// Replaces each character that must not be shown as it is by an escape such as `\n` or
+/// `\u{202e}`. Text without such characters, or with escapes in their place, stays
+/// unchanged.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
         return Cow::Borrowed(text);
@@ -31,19 +31,19 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Fit to be shown as it is: neither a control or format character nor a
-/// separator other than the space, nor one that changes the character before it.
+/// Whether a character can be shown as it is: it is neither a control or format
+/// character, nor a separator other than the space, nor one that changes the character
+/// before it.
 pub fn is_printable(character: char) -> bool {
     match character {
         ' '..='~' => true,
-        // Rust's own table knows the categories. What it escapes takes more than
-        // one character.
+        // Rust's own table knows the categories. An escape takes more than one character.
         _ => character.escape_debug().len() == 1,
     }
 }
 
-/// A value as JSON, in which the same characters are escaped, as JSON does it:
-/// whoever parses it gets them as they are.
+/// Writes a value as JSON. The same characters are escaped in JSON's own way, so a parser
+/// gets them back unchanged.
 pub fn to_json(writer: impl io::Write, value: &impl Serialize) -> serde_json::Result<()> {
     let formatter = Json(PrettyFormatter::new());
     value.serialize(&mut serde_json::Serializer::with_formatter(
@@ -72,7 +72,7 @@ pub(crate) fn write_escaped(
     writer.write_all(rest.as_bytes())
 }
 
-/// serde_json's layout.
+/// serde_json's pretty layout, with these characters escaped.
 struct Json(PrettyFormatter<'static>);
 
 impl Formatter for Json {

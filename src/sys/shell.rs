@@ -1,11 +1,11 @@
-//! Words of a command that a message tells to type.
+//! Words of a command that a message tells the user to type.
 
 use std::path::Path;
 
 use crate::sys::printable::is_printable;
 
-/// A word as a shell reads it back: as it is, or in quotes where it has something
-/// that a shell would take for its own. What cannot be shown is in bash's `$'…'`.
+/// A word that a shell reads back unchanged: quoted if it has a character that is special
+/// to a shell. A character that cannot be shown is escaped in bash's `$'…'`.
 pub fn word(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+=,-".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_plain) {
@@ -29,7 +29,7 @@ pub fn word(text: &str) -> String {
     quoted + "'"
 }
 
-/// The same of a path.
+/// Like [`word`], for a path.
 pub fn path(path: &Path) -> String {
     word(&path.to_string_lossy())
 }

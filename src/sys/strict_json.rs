@@ -1,10 +1,9 @@
 //! JSON that Go programs read too, as Docker, containerd and registries do.
 //!
-//! Go finds the field for a key without regard to case, and of several keys it
-//! takes the last (`encoding/json`, 1.15 to 1.26). A reader of exact keys takes
-//! another value out of `{"config":A,"Config":B}` than an engine. [`read`]
-//! refuses such a text: its objects have each key once, and no key that Go
-//! takes for another one.
+//! Go finds the field for a key without regard to case, and of several keys it takes the
+//! last (`encoding/json`, 1.15 to 1.26). A reader of exact keys takes another value out
+//! of `{"config":A,"Config":B}` than an engine does. [`read`] refuses a text in which an
+//! object has a key twice, or a key that Go takes for another one.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -39,7 +38,7 @@ pub enum JsonError {
     Json(#[from] serde_json::Error),
 }
 
-/// Go takes the key for this name, which is in ASCII (`encoding/json`,
+/// Whether Go takes the key for this name, which is in ASCII (`encoding/json`,
 /// `fold.go`): only two characters beyond ASCII fold into it.
 pub fn folds_to(key: &str, name: &str) -> bool {
     let folded = key.chars().map(|char| match char {
@@ -50,8 +49,8 @@ pub fn folds_to(key: &str, name: &str) -> bool {
     folded.eq(name.chars().map(|char| char.to_ascii_lowercase()))
 }
 
-/// Reads one JSON text. The keys that an object may not fold to are the fields
-/// of the struct that it is read into. What is ignored is not looked into.
+/// Reads one JSON text. A key of an object may not fold to a field of the struct that the
+/// object is read into, unless it is the same. Ignored values are not checked.
 pub fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> {
     let refused = Refused::default();
     let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -66,7 +65,7 @@ pub fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> 
     }
 }
 
-/// The first key that was refused: serde's errors carry a text alone.
+/// The first refused key. serde's own errors have room for a text only.
 #[derive(Default)]
 struct Refused(RefCell<Option<JsonError>>);
 
@@ -113,7 +112,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<'_, D> {
         self.inner.deserialize_any(visitor)
     }
 
-    /// Go reads no array into a struct.
+    /// serde would read an array into a struct, and Go does not.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,

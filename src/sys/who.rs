@@ -1,5 +1,5 @@
-//! Who runs this process, as far as it can tell without looking up a name: a lookup
-//! would load whatever the host is set up to ask.
+//! Who runs this process, without looking up a name: a lookup would use the name services
+//! of the host.
 
 use std::env;
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::io::Read;
 
 use nix::unistd::getuid;
 
-/// No login: a daemon, or something that one started.
+/// The login user ID without a login: in a daemon, or in a process that one started.
 const NO_LOGIN: u32 = u32::MAX;
 
 /// The most of a name that is kept, in characters.
@@ -29,7 +29,7 @@ pub(crate) fn am_i() -> String {
     )
 }
 
-/// The system's service that this process is part of.
+/// The system service that this process is part of.
 pub(crate) fn own_service() -> Option<String> {
     service(&read("/proc/self/cgroup"))
 }
@@ -64,7 +64,7 @@ fn who(uid: u32, sudo_user: Option<&str>, login: Option<u32>, cgroups: &str) -> 
     who
 }
 
-/// A name that is fit to be shown, no matter who set it.
+/// A name that can be shown, regardless of who set it: other characters become `?`.
 fn plain(name: &str) -> String {
     let is_plain =
         |character: char| character.is_ascii_alphanumeric() || "._-@+\\".contains(character);
@@ -74,8 +74,8 @@ fn plain(name: &str) -> String {
         .collect()
 }
 
-/// The system's service that the process is part of, by the control group that
-/// systemd put it in (version 2, or version 1's of systemd's own).
+/// The system service that a process is part of, by the control group that systemd put it
+/// in (version 2, or systemd's own hierarchy of version 1).
 fn service(cgroups: &str) -> Option<String> {
     let paths = cgroups
         .lines()

@@ -1,8 +1,8 @@
 //! Whole file: a file that another program finds complete, or not at all.
 //!
 //! Until it is complete it has no name (`O_TMPFILE`), so a process that is killed leaves
-//! nothing. A file system without that (a stick with FAT, NFS) has it under a hidden name,
-//! in the same directory.
+//! nothing. On a file system without `O_TMPFILE` (a stick with FAT, NFS), it has a hidden
+//! name in the same directory.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -34,15 +34,15 @@ pub(crate) enum WholeFileError {
 #[derive(Debug)]
 pub(crate) struct WholeFile {
     file: File,
-    /// Where it is to be; where a link led, there.
+    /// The final path, with links followed.
     path: PathBuf,
-    /// Its name until it is complete, or for an instant at the end.
+    /// The hidden name of the file: until it is complete, or for an instant at the end.
     hidden: PathBuf,
     is_named: bool,
 }
 
 impl WholeFile {
-    /// Begins the file that is to be at `path`. What is there stays until
+    /// Begins the file for `path`. A file that is there stays until
     /// [`WholeFile::finish`].
     pub(crate) fn begin(path: &Path) -> Result<Self, WholeFileError> {
         let path = destination(path)?;
@@ -70,7 +70,8 @@ impl WholeFile {
         &self.file
     }
 
-    /// Gives it its name, in place of what has that, and returns once that is on disk.
+    /// Gives the file its name, in place of another file with that name. Returns once
+    /// that is on disk.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.file.sync_all()?;
         if !self.is_named {
@@ -97,7 +98,7 @@ impl Drop for WholeFile {
     }
 }
 
-/// Where a file of this path is to be: a link is followed, as `docker save -o` does.
+/// The final path of a file: a link is followed, as `docker save -o` does.
 fn destination(path: &Path) -> Result<PathBuf, WholeFileError> {
     match path.metadata() {
         Ok(found) if found.is_file() => Ok(path.canonicalize()?),
@@ -111,8 +112,8 @@ fn destination(path: &Path) -> Result<PathBuf, WholeFileError> {
     }
 }
 
-/// A file without a name in this directory; none where that cannot be, or it could not be
-/// given a name later.
+/// A file without a name in this directory. `None` if the file system does not support
+/// that, or the file could not be named later.
 fn nameless(directory: &Path) -> Option<io::Result<File>> {
     let opened = OpenOptions::new()
         .write(true)
@@ -159,7 +160,7 @@ mod tests {
         names
     }
 
-    /// Both ways: without a name until it is complete, and under a hidden one.
+    /// Begins a file without a name, or one under a hidden name.
     fn begun(path: &Path, is_named: bool) -> WholeFile {
         let mut begun = WholeFile::begin(path).unwrap();
         if is_named {

@@ -1,4 +1,4 @@
-//! An engine that reads its files when it starts and when it gets SIGHUP, as dockerd does.
+//! Fake engine: reads its files when it starts and when it gets SIGHUP, as dockerd does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::store::data_root::ImageDir;
 
-/// What comes of a reload.
+/// The effect of a reload.
 #[derive(Clone)]
 pub(crate) enum OnReload {
     Takes,
@@ -28,32 +28,32 @@ pub(crate) enum OnReload {
 #[derive(Default)]
 pub(crate) struct FakeEngine {
     pub socket: PathBuf,
-    /// It runs, and answers unless it hangs.
+    /// The engine runs, and answers unless it hangs.
     pub runs: Cell<bool>,
     pub hangs: Cell<bool>,
-    /// What it says of itself.
+    /// The answer to a request for its info.
     pub info: RefCell<Info>,
     /// The references that a start reads.
     pub images: Option<ImageDir>,
     /// The configuration that a start and a reload read.
     pub config_file: PathBuf,
-    /// The references that it has read.
+    /// The references that the engine has read.
     pub has: RefCell<References>,
-    /// It finds another image for each reference.
+    /// The engine finds a wrong image for each reference.
     pub lies: Cell<bool>,
-    /// The pings that it does not answer yet.
+    /// How many pings fail before the engine answers.
     pub early_pings: Cell<u32>,
-    /// It ends when it is pinged.
+    /// The engine ends at the next ping.
     pub dies_at_ping: Cell<bool>,
     pub containers: RefCell<Vec<Container>>,
-    /// A container that is started right after those that run were listed.
+    /// A container that starts right after the running ones have been listed.
     pub appears_late: Cell<Option<&'static str>>,
     /// The containers that were unpaused.
     pub resumed: RefCell<Vec<String>>,
     /// The containers that the next start does not load.
     pub cannot_load: RefCell<Vec<String>>,
     pub not_loaded: RefCell<Vec<String>>,
-    /// What comes of the reloads, the last one first; then they take.
+    /// The effects of the next reloads, the last one first. Further reloads take.
     pub on_reload: RefCell<Vec<OnReload>>,
     pub reloads: watch::Sender<()>,
 }
@@ -83,7 +83,7 @@ impl FakeEngine {
             .collect();
     }
 
-    /// A value that is gone from the file stays what it was.
+    /// A setting that is gone from the file keeps its value.
     fn reads_config(&self) {
         let text = fs::read_to_string(&self.config_file).unwrap_or_default();
         let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
@@ -92,7 +92,7 @@ impl FakeEngine {
         }
     }
 
-    /// Its process ends. Containers go on with live-restore only.
+    /// The process ends. Containers outlive it with live-restore only.
     pub fn stops(&self) {
         self.runs.set(false);
         if !self.live_restore() {
@@ -112,7 +112,7 @@ impl FakeEngine {
         self.reads_store();
         self.set_live_restore(false);
         self.reads_config();
-        // dockerd ends what it finds alive then.
+        // Without live-restore, dockerd ends the containers that it finds alive.
         if !self.live_restore() {
             self.end_containers(|container| container.pid == 100);
         }
@@ -170,7 +170,7 @@ impl FakeEngine {
     }
 }
 
-/// An ID as an engine has it.
+/// An ID in hexadecimal, as those of an engine are.
 pub(crate) fn in_hex(id: &str) -> String {
     id.bytes().map(|byte| format!("{byte:02x}")).collect()
 }

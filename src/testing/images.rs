@@ -1,5 +1,5 @@
-//! An engine with the containerd image store that keeps its blobs in a
-//! directory, and does what Docker 26.1 and 28.5 were seen to do.
+//! Fake engine with the containerd image store. It keeps its blobs in a directory, and
+//! does what Docker 26.1 and 28.5 were seen to do.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,37 +24,37 @@ const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) struct FakeImages {
     root: TempDir,
     pub records: RefCell<BTreeMap<Reference, Digest>>,
-    /// As 28.5: lists images without layers, and finds one whose manifest is not
-    /// there.
+    /// Like 28.5: lists images without layers, and finds a name whose manifest is
+    /// missing.
     pub is_new: Cell<bool>,
-    /// containerd can be asked, and not only the engine itself.
+    /// Clients can ask containerd as well as the engine.
     pub has_containerd: Cell<bool>,
-    /// As 29.7: lists images without layers under their names, and says so of their
-    /// manifests.
+    /// Like 29.7: lists images without layers under their names, and says of their
+    /// manifests that they are not available.
     pub is_29: Cell<bool>,
-    /// The request that fails; one to load makes the references all the same.
+    /// The request that fails. A load that fails adds the references all the same.
     pub fails: Cell<Option<&'static str>>,
-    /// Blobs that are loaded get lost, as one does whose bytes were exchanged.
+    /// Loaded blobs get lost, as a blob does whose bytes do not match its digest.
     pub loses_blobs: Cell<bool>,
-    /// Blobs of layers are there, and not for Docker to see.
+    /// The blobs of layers are there, but in a namespace that Docker does not see.
     pub is_of_another_namespace: Cell<bool>,
     /// Images that no reference leads to.
     pub dangling: RefCell<Vec<Digest>>,
-    /// Containers were made by these.
+    /// The references with which containers were created.
     pub in_use: RefCell<Vec<Reference>>,
-    /// A load is not answered, and lands when so many names have been looked for.
+    /// A load is not answered, and takes effect after this many more lookups.
     pub lands_after: Cell<Option<usize>>,
     late: RefCell<Vec<Reference>>,
-    /// A tag that somebody makes of what was loaded, at once.
+    /// A tag that another client gives a loaded image at once.
     pub tagged: RefCell<Option<Reference>>,
-    /// The image that it runs, whatever the manifest says.
+    /// The image that the engine runs, regardless of the manifest.
     pub runs: RefCell<Option<ImageId>>,
-    /// What somebody else does just before a request of this kind is heeded.
+    /// What another client does just before a request of this name takes effect.
     pub meanwhile: RefCell<Option<(&'static str, Meanwhile)>>,
     pub calls: RefCell<Vec<String>>,
-    /// Configs that were sent to it.
+    /// How many configs were sent to the engine.
     pub sent: Cell<usize>,
-    /// How often it was asked for anything.
+    /// How many requests the engine got.
     pub requests: Cell<usize>,
 }
 
@@ -108,7 +108,7 @@ impl FakeImages {
         fs::remove_file(self.root.path().join(BLOBS).join(digest.hex())).unwrap();
     }
 
-    /// What Docker can read.
+    /// The blobs that Docker can read.
     fn blobs(&self) -> BTreeSet<Digest> {
         let directory = self.root.path().join(BLOBS);
         let mut names: Vec<String> = fs::read_dir(&directory)
@@ -132,7 +132,7 @@ impl FakeImages {
         self.root.path().join(BLOBS).join(digest.hex()).exists()
     }
 
-    /// The config of an image, and its ID.
+    /// Adds the config of an image. Returns the ID of the image.
     pub(crate) fn config(&self, name: &str, architecture: &str) -> ImageId {
         let os = match architecture {
             "unknown" => "unknown",
@@ -147,8 +147,8 @@ impl FakeImages {
         self.blob(&text).to_string().parse().unwrap()
     }
 
-    /// An image that was loaded: a manifest that `docker save` made up, on layers
-    /// that are here.
+    /// Adds a loaded image: a manifest that `docker save` made up, on layers that are
+    /// here.
     pub(crate) fn loaded(&self, tag: &str, image: &ImageId) -> Digest {
         let layer = self.blob(&format!("layer of {image}"));
         let text = manifest(image, &layer, "application/vnd.oci.image.layer.v1.tar");
@@ -159,8 +159,8 @@ impl FakeImages {
         digest
     }
 
-    /// The layers of a manifest, or of all that an index lists, are there as they
-    /// are named.
+    /// The layers of a manifest, or of all manifests in an index, are there under the
+    /// digests that they are named by.
     fn has_layers(&self, target: &Digest) -> bool {
         let content = self.content();
         let texts = content.manifests(target);
@@ -175,7 +175,7 @@ impl FakeImages {
             || texts.values().all(|text| !text.contains("gzip"))
     }
 
-    /// Another record than these leads to the image of a manifest or index.
+    /// A record other than these leads to the image of a manifest or index.
     fn is_unpacked(&self, target: &Digest, loaded: &[Reference]) -> bool {
         let content = self.content();
         let images = |target: &Digest| {
@@ -185,7 +185,8 @@ impl FakeImages {
             images.filter(|image| !image.is_null()).collect::<Vec<_>>()
         };
         let wanted = images(target);
-        // Of bytes that are others than they should be, nothing is unpacked.
+        // Bytes that do not match their digest have no image, so there is nothing to
+        // unpack.
         if wanted.is_empty() {
             return true;
         }
@@ -263,7 +264,8 @@ impl FakeImages {
         listed
     }
 
-    /// The record that a reference leads to: its own, or that of a tag beside it.
+    /// The target of a reference: from its own record, or from that of a tag with the
+    /// same digest.
     fn target(&self, reference: &Reference) -> Option<Digest> {
         let records = self.records.borrow();
         let same = |(other, target): &(&Reference, &Digest)| {
@@ -278,7 +280,7 @@ impl FakeImages {
     }
 }
 
-/// What a registry serves for an image: its layer is compressed.
+/// The manifest that a registry serves for an image: the layer is compressed.
 pub(crate) fn served(image: &ImageId) -> String {
     let layer = Digest::of(Algorithm::Sha256, image.to_string().as_bytes());
     manifest(image, &layer, "application/vnd.oci.image.layer.v1.tar+gzip")
@@ -333,7 +335,7 @@ impl Images for FakeImages {
         Ok(target.map(|target| self.listed_as(&target)))
     }
 
-    /// Two requests of an engine.
+    /// An engine takes two requests for this.
     async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError> {
         self.counted();
         self.counted();

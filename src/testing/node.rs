@@ -1,5 +1,5 @@
-//! A node's containerd with its CRI, in memory: as containerd 1.6 to 2.1 were seen to
-//! behave, and failing where a test tells it to.
+//! Fake containerd of a node, with its CRI, in memory: does what containerd 1.6 to 2.1
+//! were seen to do, and fails where a test tells it to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,17 +19,18 @@ pub(crate) struct FakeNode {
     pub blobs: RefCell<BTreeMap<Digest, String>>,
     /// The calls that change something, in their order.
     pub calls: RefCell<Vec<String>>,
-    /// The call that fails from now on, and whether it does what it was asked for.
+    /// The call that fails from now on, and whether it takes effect all the same.
     pub fails: Cell<Option<(&'static str, bool)>>,
-    /// How many calls more it answers before it is away, and how many it is away for.
+    /// How many more calls succeed before containerd is away, and how many fail while it
+    /// is.
     pub away: Cell<Option<(u32, u32)>>,
-    /// The CRI has not heard yet of what changed, for so many questions.
+    /// For this many questions, the CRI has not noticed changes yet.
     pub lags: Cell<u32>,
-    /// How many names more the CRI lists at each question; all of them, if that is not said.
+    /// How many names the CRI lists; 5 more at each further question. `None` for all.
     pub lists: Cell<Option<usize>>,
     /// How often the CRI was asked by name.
     pub questions: Cell<u32>,
-    /// What happens before a call.
+    /// What happens once, before the call of this name.
     pub meanwhile: RefCell<Option<(&'static str, Act)>>,
 }
 
@@ -50,7 +51,7 @@ impl FakeNode {
         }
     }
 
-    /// True where the call is to fail after it was done.
+    /// Takes note of a call. Returns true if it has to fail after it has taken effect.
     fn asked(&self, call: &'static str) -> Result<bool, ContainerdError> {
         if let Some((left, away)) = self.away.get() {
             match (left, away) {
@@ -97,7 +98,7 @@ impl FakeNode {
         self.records.borrow_mut().insert(name.to_owned(), record);
     }
 
-    /// What an import of a `docker save` archive leaves.
+    /// Adds what an import of a `docker save` archive leaves.
     pub fn import(&self, name: &str, image: &ImageId) -> Digest {
         let target = self.blob(&imported(image));
         self.tag(name, &target);
@@ -188,7 +189,7 @@ impl Node for FakeNode {
         if self.lags() {
             return Ok(None);
         }
-        // A tag beside a digest is not looked at.
+        // The CRI ignores a tag beside a digest.
         let name = match Reference::parse(reference) {
             Ok(one) => match one.digest() {
                 Some(digest) => one.repository().clone().with_digest(digest.clone()).full(),

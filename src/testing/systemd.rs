@@ -1,4 +1,5 @@
-//! A systemd that does what the real one was seen to do, and fails where a test tells it to.
+//! Fake systemd: does what the real one was seen to do, and fails where a test tells it
+//! to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ pub(crate) struct FakeSystemd {
     pub units: RefCell<BTreeMap<String, Unit>>,
     /// The service part of Docker's unit.
     pub service: Service,
-    /// What docker.service runs, where a test has it stopped and started.
+    /// The engine that docker.service runs, if the test stops and starts it.
     pub docker: Option<Rc<FakeEngine>>,
     /// The directory below which a reload finds Docker's drop-in.
     pub runtime_units: Option<PathBuf>,
@@ -32,15 +33,15 @@ pub(crate) struct FakeSystemd {
     pub owner: Option<&'static str>,
     /// How `dockerd --validate` ends, and what it says.
     pub validates: Option<(bool, &'static str)>,
-    /// What was run to validate.
+    /// The commands that were run to validate.
     pub validated: RefCell<Vec<Vec<String>>>,
     /// The calls that change something, in their order.
     pub calls: RefCell<Vec<&'static str>>,
-    /// The call that fails, and how often it works before.
+    /// The call that fails, and how often it succeeds before.
     pub fails: Cell<Option<(&'static str, u32)>>,
-    /// It fails each time from then on.
+    /// That call fails each time from then on, and not only once.
     pub fails_for_good: Cell<bool>,
-    /// What happens at calls.
+    /// What happens at calls, by the name of the call.
     pub meanwhile: RefCell<Vec<(&'static str, Act)>>,
     /// How many stops another process's start cancels.
     pub cancels: Cell<u32>,
@@ -49,7 +50,7 @@ pub(crate) struct FakeSystemd {
     pub shuts_down: Cell<bool>,
     /// The watchdogs that run.
     pub watchdogs: RefCell<Vec<String>>,
-    /// The other end of what a shutdown waits for.
+    /// The reading end of the pipe whose other end delays a shutdown.
     pub shutdown_waits: RefCell<Option<PipeReader>>,
 }
 
@@ -67,7 +68,7 @@ impl FakeSystemd {
         units.get_mut(name).unwrap()
     }
 
-    /// Does this at each call of that name, before the call takes effect.
+    /// Calls `act` at each call of that name, before the call takes effect.
     pub fn at(&self, call: &'static str, act: impl FnMut() + 'static) {
         self.meanwhile.borrow_mut().push((call, Box::new(act)));
     }
