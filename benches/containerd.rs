@@ -1,13 +1,13 @@
-//! What many digests cost with the containerd image store: images that were
-//! loaded, and a manifest from the registry for each, on a machine of the lab.
+//! The cost of many digests with the containerd image store: images that were loaded, and
+//! a manifest from the registry for each, on a machine of the lab.
 //!
-//! - `docker load` of an archive of the same manifests, names and configs: what
-//!   the engine itself takes to get the references;
-//! - a loop of `docker image inspect`, which asks for each by itself;
-//! - digestfix: `plan`, `apply`, `verify`, and `apply` where all of it holds.
+//! - `docker load` of an archive of the same manifests, names and configs: the engine's
+//!   own time to add the references;
+//! - a loop of `docker image inspect`, with one request for each;
+//! - digestfix: `plan`, `apply`, `verify`, and `apply` when all claims hold already.
 //!
-//! `cargo bench --bench containerd [-- [--program FILE] ROUNDS [COUNT...]]`, as
-//! root, after `tests/lab/prepare`.
+//! `cargo bench --bench containerd [-- [--program FILE] ROUNDS [COUNT...]]`, as root,
+//! after `tests/lab/prepare`.
 
 #![allow(
     clippy::unwrap_used,
@@ -138,7 +138,7 @@ fn take(machine: &Machine, way: &str) -> Duration {
     took
 }
 
-/// Has the digests lost again.
+/// Removes the digests again.
 fn forget(machine: &Machine) {
     machine.sh("xargs ctr -n moby images rm --sync </names >/dev/null");
     eventually("the digests are gone", || {

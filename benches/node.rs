@@ -1,8 +1,8 @@
-//! What many digests cost on a Kubernetes node: images that were imported, and a manifest
-//! from the registry for each, on a machine of the lab without Docker.
+//! The cost of many digests on a Kubernetes node: images that were imported, and a
+//! manifest from the registry for each, on a machine of the lab without Docker.
 //!
-//! - a loop of `ctr images tag`, which makes the same records, and asks and proves nothing;
-//! - digestfix: `apply`, `apply` where all of it holds, `verify` and `status`.
+//! - a loop of `ctr images tag`, which makes the same records, and checks nothing;
+//! - digestfix: `apply`, `apply` when all claims hold already, `verify` and `status`.
 //!
 //! `cargo bench --bench node [-- [--program FILE] ROUNDS [COUNT...]]`, as root, after
 //! `tests/lab/prepare`.
@@ -134,7 +134,7 @@ fn take(machine: &Machine, way: &str) -> Duration {
     took
 }
 
-/// Has the digests lost again.
+/// Removes the digests again.
 fn forget(machine: &Machine) {
     machine.sh("xargs ctr -n k8s.io images rm </pins >/dev/null");
     eventually("the CRI hears of it", || {

@@ -1,8 +1,8 @@
-//! What a change of the references costs a host that is in use: how long the
-//! API is away, which containers are lost, and what clients of a published
-//! port meet, by four ways that take turns on one machine of the lab:
+//! The cost of a change of the references on a host in use: how long the API is away,
+//! which containers are lost, and what clients of a published port see. Four ways take
+//! turns on one machine of the lab:
 //!
-//! - `apply`: `digestfix apply`, live-restore being off;
+//! - `apply`: `digestfix apply`, with live-restore off;
 //! - `restart-lr`: `systemctl restart docker` with live-restore on already;
 //! - `by hand`: stop, edit with jq, start;
 //! - `restart`: `systemctl restart docker`.
@@ -42,12 +42,12 @@ const ROUNDS: usize = 10;
 const WAYS: [&str; 4] = ["apply", "restart-lr", "by hand", "restart"];
 const CONFIG: &str = "/etc/docker/daemon.json";
 
-/// What one way came to in one round.
+/// The result of one way in one round.
 struct Cost {
-    /// Between the API's last answer before and its first one after.
+    /// The longest time between two answers of the API.
     api_away: Duration,
     containers_lost: usize,
-    /// What requests to a published port came to.
+    /// The results of requests to a published port.
     clients: Summary,
 }
 
@@ -96,7 +96,7 @@ fn bench(suite: Suite, rounds: usize) {
     let mut costs: [Vec<Cost>; 4] = Default::default();
     for round in 0..rounds {
         for turn in 0..WAYS.len() {
-            // None is always the one after the same other.
+            // Each round begins with another way.
             let way = (turn + round) % WAYS.len();
             costs[way].push(take(&machine, WAYS[way]));
         }
@@ -119,7 +119,7 @@ fn bench(suite: Suite, rounds: usize) {
     }
 }
 
-/// One way, once; the host is made the same again before.
+/// Measures one way once. First brings the host into the same state.
 fn take(machine: &Machine, way: &str) -> Cost {
     let reference = format!("{APP}@{}", machine.digest("app"));
     machine.sh("systemctl reset-failed; docker start web plain always >/dev/null");

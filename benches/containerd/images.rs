@@ -14,9 +14,9 @@ pub struct Image {
     name: String,
     layer: Vec<u8>,
     config: String,
-    /// As `docker save` makes it up.
+    /// The manifest that `docker save` makes up.
     made_up: String,
-    /// As the registry serves it: the layer is compressed, and not here.
+    /// The manifest that the registry serves: the layer is compressed, and not here.
     served: String,
 }
 
@@ -87,7 +87,7 @@ pub fn claims(images: &[Image]) -> String {
     json!({"digestfix_claims": 1, "claims": claims, "manifests": manifests}).to_string()
 }
 
-/// As `docker save` writes it.
+/// An archive as `docker save` writes it.
 pub fn archive_of_images(images: &[Image]) -> Vec<u8> {
     let named = images
         .iter()
@@ -99,7 +99,8 @@ pub fn archive_of_images(images: &[Image]) -> Vec<u8> {
     archive(named, blobs, "oci.image.manifest.v1+json")
 }
 
-/// Of some hundred bytes for each: manifests and configs, under their digests.
+/// An archive of manifests and configs under their digests, some hundred bytes for each
+/// image.
 pub fn archive_of_manifests(images: &[Image]) -> Vec<u8> {
     let named = images.iter().map(|image| (image.pinned(), &image.served));
     let blobs = images

@@ -1,4 +1,4 @@
-//! Whether the engine answers, asked without end.
+//! Pings the engine without a pause.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A client of the engine's API that asks again and again whether it is there.
+/// A client that pings the engine's API again and again.
 pub struct Api {
     stop: Arc<AtomicBool>,
     client: thread::JoinHandle<Duration>,
@@ -32,7 +32,7 @@ impl Api {
         Self { stop, client }
     }
 
-    /// Ends it; gives the longest time between two answers.
+    /// Ends the client. Returns the longest time between two answers.
     pub fn longest_silence(self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         self.client.join().unwrap()

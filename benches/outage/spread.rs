@@ -1,6 +1,6 @@
-//! How far measurements lie apart.
+//! The spread of measurements.
 
-/// The least, the median and the most.
+/// The minimum, the median and the maximum.
 pub fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

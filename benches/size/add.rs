@@ -12,7 +12,7 @@ use crate::peers::{Peers, command, script};
 const JQ: &str = r#"jq -c --arg r "$2" --arg k "$3" --arg v "$4" '.Repositories[$r][$k] = $v' "$1" >"$1.new"
 mv "$1.new" "$1""#;
 
-/// Both shapes at each size.
+/// Measures both shapes at each size.
 pub fn run(peers: &Peers, effort: Effort, sizes: &[usize], growth: &mut Growth) {
     head("One digest more", false);
     for shape in [Shape::Mixed, Shape::OneRepository] {
@@ -84,7 +84,7 @@ fn contest(peers: &Peers, effort: Effort, host: &Host) -> Cost {
     .run(effort)
 }
 
-/// dockerd and digestfix write the same file to the byte.
+/// Checks that digestfix and moby's own code write the same bytes.
 fn same_bytes(place: &Place, host: &Host, contestants: &[Contestant]) {
     let written = |name: &str| {
         let contestant = contestants.iter().find(|one| one.name == name).unwrap();

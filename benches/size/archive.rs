@@ -14,13 +14,13 @@ use crate::peers::{Peers, command, script};
 const LAYERS: [(&str, u64); 3] = [("10 MB", 10 << 20), ("1 GB", 1 << 30), ("10 GB", 10 << 30)];
 const IMAGES: usize = 10_000;
 
-/// Unpacks it, and looks whether each blob has its name.
+/// Unpacks an archive, and checks that each blob has its digest as its name.
 const UNPACK: &str = r#"
     mkdir "$2"; tar -xf "$1" -C "$2"; cd "$2/blobs/sha256"
     find . -type f -print0 | xargs -0 sha256sum | awk '"./" $1 != $2 { exit 1 } END { exit NR == 0 }'
     cat ../../index.json"#;
 
-/// By the bytes of a layer, and by the number of images.
+/// Measures archives by the bytes of a layer, and by the number of images.
 pub fn run(peers: &Peers, effort: Effort) {
     let directory = peers.inputs.join("archives");
     let _ = fs::remove_dir_all(&directory);
@@ -92,7 +92,7 @@ fn ours<'a>(peers: &Peers, archive: &Path, root: &Path) -> Vec<Contestant<'a>> {
     ours.collect()
 }
 
-/// skopeo, which unpacks archives into that directory.
+/// A skopeo command, which unpacks archives into that directory.
 fn skopeo(directory: &Path, archive: &str) -> Vec<String> {
     let (from, directory) = (
         format!("oci-archive:{archive}"),
@@ -127,7 +127,7 @@ fn index(text: &[u8]) -> Answer {
     digests
 }
 
-/// The digests that are claimed.
+/// The digests of the claims in a plan.
 fn claims(text: &[u8]) -> Answer {
     let plan: Value = serde_json::from_slice(text).unwrap();
     let claims = plan["claims"].as_array().unwrap().iter();
@@ -142,8 +142,9 @@ fn claims(text: &[u8]) -> Answer {
     digests
 }
 
-/// Writes an archive of some images with one layer each, of a few
-/// bytes or a hole of that many, and a data root that has these images without their digests. Gives the latter.
+/// Writes an archive of images with one layer each: of a few bytes, or a hole of `layer`
+/// bytes. Also writes a data root that has these images without their digests, and
+/// returns its path.
 fn write(path: &Path, images: usize, layer: Option<u64>) -> PathBuf {
     let root = path.with_file_name("docker");
     let _ = fs::remove_dir_all(&root);
@@ -242,7 +243,7 @@ impl Archive {
         self.0.get_ref().set_len(end).unwrap();
     }
 
-    /// Two blocks of zeros.
+    /// Ends the archive with two blocks of zeros.
     fn end(mut self) {
         let end = self.0.stream_position().unwrap() + 1024;
         self.extend(end);

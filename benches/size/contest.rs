@@ -5,14 +5,14 @@ use std::fmt::Write;
 
 use crate::measure::{Calls, Place};
 
-/// What is slower than this is run once only, in seconds.
+/// A contestant that takes longer than this runs only once, in seconds.
 const PATIENCE: f64 = 60.0;
 
-/// What is slower than this has its system calls not counted, in seconds:
+/// If a contestant takes longer than this, in seconds, its system calls are not counted:
 /// strace makes it many times as slow.
 const TRACED: f64 = 5.0;
 
-/// What of a contestant's doing all must have in common, in order.
+/// The result that all contestants must have in common, in order.
 pub type Answer = Vec<String>;
 
 /// Reads an answer from what a program printed, or from what it left.
@@ -24,15 +24,14 @@ pub struct Contestant<'a> {
     pub name: String,
     /// The program and its arguments.
     pub words: Vec<String>,
-    /// How it exits.
+    /// The exit code that it must have.
     pub code: i32,
-    /// How its answer is read. None for a floor, which does
-    /// less than the work.
+    /// Reads its answer. `None` for a floor, which does less than the work.
     pub answer: Option<Box<Reading<'a>>>,
 }
 
 impl<'a> Contestant<'a> {
-    /// One that exits with 0.
+    /// A contestant that exits with 0.
     pub fn new(name: &str, words: Vec<String>, answer: impl Fn(&[u8]) -> Answer + 'a) -> Self {
         Self {
             name: name.to_owned(),
@@ -42,7 +41,7 @@ impl<'a> Contestant<'a> {
         }
     }
 
-    /// What any program that does the work has to do at least.
+    /// A floor: the least that a program for this work has to do.
     pub fn floor(name: &str, words: Vec<String>) -> Self {
         Self {
             name: name.to_owned(),
@@ -56,12 +55,12 @@ impl<'a> Contestant<'a> {
 /// How often things are measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
-    /// Seldom.
+    /// Fewer rounds and runs.
     pub quick: bool,
 }
 
 impl Effort {
-    /// How many rounds, where the slowest takes some seconds.
+    /// The number of rounds, by the seconds of the slowest contestant.
     fn rounds(self, seconds: f64) -> usize {
         match (self.quick, seconds) {
             (false, ..1.0) => 9,
@@ -70,8 +69,8 @@ impl Effort {
         }
     }
 
-    /// How often in a round something is run that takes some seconds, and how
-    /// often before that, for what it finds in the kernel's caches.
+    /// The number of runs in a round, by the seconds of one run; and the number of runs
+    /// before them, which fill the kernel's caches.
     fn runs(self, seconds: f64) -> (usize, usize) {
         match (self.quick, seconds) {
             (false, ..0.1) => (10, 2),
@@ -85,22 +84,21 @@ impl Effort {
     }
 }
 
-/// Several contestants with the same work before them. The first one is
-/// digestfix.
+/// Several contestants for the same work. The first one is digestfix.
 pub struct Contest<'a> {
-    /// Where.
+    /// Where they run.
     pub place: &'a Place,
     /// The work's size, as the table has it.
     pub size: String,
-    /// What puts the input back, before each run.
+    /// The command that restores the input before each run.
     pub prepare: Option<Vec<String>>,
     /// Whether system calls are counted.
     pub calls: bool,
-    /// Who takes part.
+    /// The contestants.
     pub contestants: Vec<Contestant<'a>>,
 }
 
-/// What one contestant takes, by its median time and its peak memory.
+/// The cost of one contestant: its median time and its peak memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
     /// Seconds.
@@ -109,20 +107,20 @@ pub struct Cost {
     pub megabytes: f64,
 }
 
-/// What one contestant came to.
+/// The measurements of one contestant.
 #[derive(Default)]
 struct Result {
     first: f64,
     kib: u64,
     calls: Option<Calls>,
-    /// Of each round, sorted.
+    /// The times of each round, sorted.
     rounds: Vec<Vec<f64>>,
-    /// Of each round.
+    /// The processor time of each round.
     cpu: Vec<f64>,
 }
 
 impl Result {
-    /// The median, or what it took once.
+    /// The median time, or the time of the only run.
     fn seconds(&self) -> f64 {
         spread(self.rounds.concat()).map_or(self.first, |(_, middle, _)| middle)
     }
@@ -147,8 +145,8 @@ pub fn head(title: &str, calls: bool) {
 }
 
 impl Contest<'_> {
-    /// Checks that all give the same answer, has them take turns, and prints
-    /// a line of each. Gives what the first one costs.
+    /// Checks that all give the same answer, has them take turns, and prints a line for
+    /// each. Returns the cost of the first one.
     pub fn run(&self, effort: Effort) -> Cost {
         let mut results = self.check();
         let slowest = results
@@ -251,7 +249,7 @@ impl Contest<'_> {
     }
 }
 
-/// Shows where two answers part, for they may be long.
+/// Panics where two answers differ first, because they may be long.
 fn same(who: &str, agreed: &Answer, own: &Answer) {
     let parts = agreed.iter().zip(own).position(|(one, other)| one != other);
     if let Some(at) = parts {
@@ -260,19 +258,19 @@ fn same(who: &str, agreed: &Answer, own: &Answer) {
     assert_eq!(own.len(), agreed.len(), "{who}: as many entries");
 }
 
-/// Of sorted values.
+/// The median of sorted values.
 fn median(values: &[f64]) -> f64 {
     let last = values.len() - 1;
     f64::midpoint(values[last / 2], values[last.div_ceil(2)])
 }
 
-/// The least, the median and the most, of one at least.
+/// The minimum, the median and the maximum; `None` without values.
 fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
     values.sort_by(f64::total_cmp);
     Some((*values.first()?, median(&values), *values.last()?))
 }
 
-/// Three digits that count.
+/// A number with three significant digits.
 pub fn figure(value: f64) -> String {
     let decimals = (2.0 - value.log10().floor()).clamp(0.0, 8.0);
     format!("{value:.*}", decimals as usize)

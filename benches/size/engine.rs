@@ -17,11 +17,10 @@ use crate::{nothing, status};
 /// The machine: Docker 26.1, systemd 257.
 const SUITE: Suite = Suite::Trixie;
 
-/// As many references as an engine starts with in a time that is to be borne.
+/// The most references with which an engine starts in a bearable time.
 const MOST: usize = 100_000;
 
-/// All the sizes on one machine, whose engine is given one data root after the
-/// other.
+/// Measures all sizes on one machine, whose engine gets one data root after the other.
 pub fn run(peers: &Peers, effort: Effort, sizes: &[usize]) {
     let lab = env::var_os("DIGESTFIX_LAB")
         .map_or_else(|| PathBuf::from("/var/cache/digestfix-lab"), PathBuf::from);

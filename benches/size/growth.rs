@@ -2,7 +2,7 @@
 
 use crate::contest::{Cost, figure};
 
-/// What it costs, by the kind of work and the number of references.
+/// The cost by the kind of work and the number of references.
 #[derive(Debug, Default)]
 pub struct Growth(Vec<(String, Vec<(usize, Cost)>)>);
 

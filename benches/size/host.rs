@@ -1,4 +1,4 @@
-//! Data roots with as many references as are wanted: always the same ones.
+//! Data roots with any number of references. The same number gives the same references.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// In names of files and in the table.
+    /// The name in file names and in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Mixed => "mixed",
@@ -55,24 +55,24 @@ impl Pin {
     }
 }
 
-/// A data root, and what is known of it.
+/// A data root, and the facts about it.
 pub struct Host {
     /// How many references there are.
     pub references: usize,
-    /// What they are like.
+    /// Their shape.
     pub shape: Shape,
-    /// Where everything is.
+    /// The directory with all its files.
     pub directory: PathBuf,
-    /// Digests that are not there, of images that have none.
+    /// Digests that the store does not have, of images without a digest.
     pub lost: Vec<Pin>,
-    /// Digests that are there, of images that have a tag.
+    /// Digests that the store has, of images with a tag.
     pub held: Vec<Pin>,
     /// The size of the file, in bytes.
     pub size: u64,
 }
 
 impl Host {
-    /// Makes one, or finds it made.
+    /// Makes a data root, or finds one that is made.
     pub fn at(inputs: &Path, shape: Shape, references: usize) -> Self {
         let plan = Plan::new(shape, references);
         let directory = inputs.join(format!("{}-{references}", shape.name().replace(' ', "-")));
@@ -85,10 +85,10 @@ impl Host {
             size: text.len() as u64,
             directory,
         };
-        // Written last.
+        // Written last, so it proves that the rest is there.
         let pristine = host.pristine();
         if fs::read(&pristine).is_ok_and(|there| there == text.as_bytes()) {
-            // A run that was killed may have left it half-way.
+            // A killed run may have left another store.
             fs::copy(&pristine, host.store()).unwrap();
             return host;
         }
@@ -115,13 +115,13 @@ impl Host {
         self.root().join("image/overlay2/repositories.json")
     }
 
-    /// What the reference store is before each run.
+    /// The reference store as it is before each run.
     fn pristine(&self) -> PathBuf {
         self.directory.join("repositories.json")
     }
 
-    /// A command that puts the data root back as it was made, down to the disk:
-    /// nobody's writes are to be waited for by the next.
+    /// A command that restores the data root and syncs it, so that the next program does
+    /// not wait for the writes of the last one.
     pub fn reset(&self) -> Vec<String> {
         let script = r#"
             rm -rf "$1/digestfix" "$2".* "$2" "$1/copy"
@@ -140,12 +140,12 @@ impl Host {
         ])
     }
 
-    /// Puts it back.
+    /// Restores the data root.
     pub fn reset_at(&self, place: &Place) {
         assert_eq!(place.once(&self.reset()).code, 0, "it can be put back");
     }
 
-    /// What the reference store says now.
+    /// The entries of the reference store now.
     pub fn references(&self) -> Answer {
         let store: Value = serde_json::from_slice(&fs::read(self.store()).unwrap()).unwrap();
         let mut references = Vec::new();
@@ -167,7 +167,7 @@ pub fn words(words: &[&std::ffi::OsStr]) -> Vec<String> {
         .collect()
 }
 
-/// All that is in a data root.
+/// The contents of a data root.
 struct Plan {
     repositories: BTreeMap<String, BTreeMap<String, String>>,
     images: Vec<(String, String)>,
@@ -202,8 +202,8 @@ impl Plan {
                 digest: format!("sha256:{}", random.hex(64)),
                 image: image.clone(),
             };
-            // Of ten images, one was loaded and has no digest; of two, one has
-            // another tag; of three, one has the digest of an index, too.
+            // One image in ten was loaded and has no digest; one in two has another tag;
+            // one in three also has the digest of an index.
             let loaded = first || random.below(10) == 0;
             let mut keys = vec![format!("{repository}:{}", pin.tag)];
             if !loaded {
@@ -236,7 +236,7 @@ impl Plan {
     }
 }
 
-/// An image's ID and its config, of no layers.
+/// The ID and the config of an image without layers.
 fn image(number: usize) -> (String, String) {
     let config = format!(
         r#"{{"architecture":"amd64","comment":"{number}","config":{{}},"created":"2026-01-01T00:00:00Z","history":[],"os":"linux","rootfs":{{"type":"layers","diff_ids":[]}}}}"#
@@ -272,7 +272,7 @@ fn name(random: &mut Random) -> String {
     }
 }
 
-/// One that is its repository's only one.
+/// A tag that is unique in its repository.
 fn tag(random: &mut Random, number: usize) -> String {
     match random.below(3) {
         0 => format!("v1.{}.{number}", random.below(100)),

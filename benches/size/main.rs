@@ -1,7 +1,8 @@
-//! What digestfix costs at any size, beside other programs that do the same.
+//! The cost of digestfix by the size of its input, beside other programs that do the
+//! same.
 //!
-//! `benches/run` installs the peers and runs this; benches/README.md says what
-//! each row of the table is.
+//! `benches/run` installs the peers and runs this; benches/README.md explains each row of
+//! the table.
 
 #![allow(
     clippy::unwrap_used,

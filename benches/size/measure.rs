@@ -1,5 +1,5 @@
-//! What one process takes: time by hyperfine, peak memory by the kernel's
-//! account of children, system calls and bytes read by strace.
+//! The cost of one process: time by hyperfine, peak memory by the kernel's account of
+//! children, system calls and bytes read by strace.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -14,22 +14,22 @@ use serde_json::Value;
 
 use crate::machine::Machine;
 
-/// This program with that word runs another, and ends with a line on what it
-/// took: the kernel's account is of all children, so that each needs a parent
-/// of its own.
+/// With this argument, this program runs another one, and prints what it took. The
+/// kernel's account is of all children together, so each program needs a parent of its
+/// own.
 pub const MEASURE: &str = "--measure";
 
 /// Where programs run: here, or on a machine of the lab.
 pub struct Place {
-    /// The words before those of any program.
+    /// The words in front of any command.
     enter: Vec<String>,
-    /// This program.
+    /// The path of this program there.
     own: PathBuf,
-    /// Where programs are looked for.
+    /// The `PATH` of programs.
     path: OsString,
 }
 
-/// What one run came to.
+/// The result of one run.
 pub struct Run {
     /// What it printed.
     pub printed: Vec<u8>,
@@ -41,23 +41,23 @@ pub struct Run {
     pub code: i32,
 }
 
-/// What some runs took.
+/// The times of some runs.
 pub struct Times {
-    /// From beginning to end, in seconds, sorted.
+    /// The time of each run, in seconds, sorted.
     pub seconds: Vec<f64>,
-    /// Of processors, in seconds, the mean of all runs.
+    /// The mean processor time of all runs, in seconds.
     pub cpu: f64,
 }
 
-/// What one run asked of the kernel.
+/// The system calls of one run.
 pub struct Calls {
-    /// System calls of all its threads and children.
+    /// How many there were, in all threads and children.
     pub calls: usize,
-    /// What reads and receives brought; not what is mapped.
+    /// The bytes of reads and receives, without mapped files.
     pub bytes_read: u64,
 }
 
-/// Runs a program, and says what it took.
+/// Runs a program, and prints what it took.
 pub fn measure(words: &[String]) {
     let began = Instant::now();
     let status = Command::new(&words[0]).args(&words[1..]).status().unwrap();
@@ -78,7 +78,7 @@ impl Place {
         }
     }
 
-    /// One of the lab's, which is given what it takes to measure.
+    /// A machine of the lab. Copies hyperfine and this program to it.
     pub fn on(machine: &Machine) -> Self {
         let usr = machine.directory().join("root/usr/bin");
         fs::copy("/usr/bin/hyperfine", usr.join("hyperfine")).unwrap();
@@ -103,8 +103,8 @@ impl Place {
         }
     }
 
-    /// A program with nothing of this run's surroundings: cargo has the loader
-    /// look for every library in a dozen directories of its own first.
+    /// A command without this run's environment: with cargo's, the loader would look for
+    /// every library in a dozen directories first.
     pub fn program(&self, name: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(&self.enter[0]);
         command
@@ -139,8 +139,7 @@ impl Place {
         }
     }
 
-    /// Times a program some times over, each after a preparation that is not
-    /// timed.
+    /// Times some runs of a program. `prepare` runs before each, and is not timed.
     pub fn time(
         &self,
         words: &[String],
@@ -156,7 +155,7 @@ impl Place {
         if let Some(prepare) = prepare {
             hyperfine.arg("--prepare").arg(quoted(prepare));
         }
-        // It warns of exit codes, which have been looked at, and of outliers.
+        // hyperfine warns of exit codes, which were checked before, and of outliers.
         let output = hyperfine.arg(quoted(words)).output().unwrap();
         let warned = String::from_utf8_lossy(&output.stderr);
         let said: Value = serde_json::from_slice(&output.stdout).expect(&warned);

@@ -12,7 +12,7 @@ use crate::peers::{Peers, command};
 /// How many claims there are, at most.
 const CLAIMS: usize = 10;
 
-/// A disk without an engine.
+/// Measures a data root without an engine.
 pub fn run(peers: &Peers, effort: Effort, sizes: &[usize], growth: &mut Growth) {
     head("Nothing to do, without an engine", true);
     for size in sizes {

@@ -24,7 +24,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Finds them, and compiles what is there as source only.
+    /// Finds the programs, and compiles the one that is there as source only.
     pub fn find(program: &Path, beside: Option<&Path>, inputs: PathBuf) -> Self {
         let whole = |path: &Path| {
             fs::canonicalize(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -39,7 +39,7 @@ impl Peers {
             .args(["build", "-o"])
             .arg(&moby)
             .arg(Path::new(SOURCES).join("add.go"))
-            // Debian's packages of moby know nothing of modules.
+            // Debian's packages of moby do not support Go modules.
             .envs([("GO111MODULE", "off"), ("GOPATH", "/usr/share/gocode")])
             .status()
             .expect("go runs");
@@ -52,7 +52,7 @@ impl Peers {
         }
     }
 
-    /// The same, with digestfix in a directory of a machine.
+    /// The same programs, with digestfix copied into a directory of a machine.
     pub fn moved(&self, machine: &Path, directory: &str) -> Self {
         let digestfix = self
             .digestfix
@@ -71,14 +71,14 @@ impl Peers {
     }
 }
 
-/// The words of a command, of those that everyone writes and those of this run.
+/// The words of a command: the program and its arguments.
 pub fn command(program: &Path, arguments: &[&str]) -> Vec<String> {
     let mut all = vec![program.as_os_str()];
     all.extend(arguments.iter().map(std::ffi::OsStr::new));
     words(&all)
 }
 
-/// A shell's script, with `$1` and so on.
+/// The words of a shell script with the arguments `$1` and so on.
 pub fn script(script: &str, arguments: &[&str]) -> Vec<String> {
     command(
         Path::new("sh"),

@@ -11,10 +11,10 @@ use crate::host::{Host, Pin, Shape};
 use crate::measure::Place;
 use crate::peers::{Peers, command, script};
 
-/// As many as a directory may have files.
+/// The most pins: a directory with claims may have this many files.
 const PINS: usize = 10_000;
 
-/// The image that each pin's tag has, and whether it has the pin's digest.
+/// For each pin: the image of its tag, and whether its digest has the same image.
 const JQ: &str = r#"
   jq -Rr --slurpfile store "$2" '
     split("@") as [$tagged, $digest] | ($tagged | split(":")[:-1] | join(":")) as $name
@@ -24,10 +24,10 @@ const JQ: &str = r#"
 const YQ: &str = r#"find "$1" -type f -print0 | xargs -0 yq -r '.. | .image? // empty' |
   grep @sha256: | sort -u |"#;
 
-/// Without an idea of YAML.
+/// Finds pins without reading YAML.
 const GREP: &str = r#"grep -rhoE '[^ "]+@sha256:[0-9a-f]{64}' "$1" | sort -u |"#;
 
-/// A file for each pin, and one file of all.
+/// Measures a file for each pin, and one file with all pins.
 pub fn run(peers: &Peers, effort: Effort, sizes: &[usize], growth: &mut Growth) {
     head("Pins in Kubernetes YAML", false);
     for size in sizes {
@@ -118,8 +118,8 @@ fn claims(text: &[u8]) -> Answer {
     claims
 }
 
-/// Of ten, six hold, three are lost digests, and one is of an image that is
-/// not on this host.
+/// Of ten pins, six hold, three are lost digests, and one is of an image that is not on
+/// this host.
 fn pins(host: &Host) -> Vec<String> {
     let all = (host.references / 10).clamp(5, PINS);
     let part = |pins: &[Pin], tenths: usize| -> Vec<String> {

@@ -8,7 +8,7 @@ use crate::host::{Host, Shape};
 use crate::measure::Place;
 use crate::peers::{Peers, command, script};
 
-/// What jq is told to print, and `docker images` prints.
+/// The columns that jq and `docker images` print.
 const COLUMNS: &str = "repository,tag,digest,image-id";
 
 /// Rows as `docker images --digests` has them: each tag of an image with each
@@ -22,7 +22,7 @@ const JQ: &str = r#"jq -r '
   | (map(select(startswith("@"))[1:]) | or_none)[] as $digest
   | [$name, $tag, $digest, $image] | @tsv' "$1""#;
 
-/// A disk without an engine.
+/// Measures a data root without an engine.
 pub fn run(peers: &Peers, effort: Effort, sizes: &[usize], growth: &mut Growth) {
     head("Every image, without an engine", false);
     for size in sizes {
@@ -87,7 +87,7 @@ pub fn columns(text: &[u8], after: usize) -> Answer {
     rows
 }
 
-/// The same, of what `status --json` prints.
+/// Like [`columns`], for the output of `status --json`.
 fn rows(text: &[u8]) -> Answer {
     let status: Value = serde_json::from_slice(text).unwrap();
     let mut rows: Answer = status["rows"]
