@@ -1,5 +1,6 @@
-//! What images are called and made of: [`mod@reference`], [`digest`], [`manifest`],
-//! [`platform`], and the archive that `docker load` takes ([`oci_archive`]).
+//! Image names and contents: [`mod@reference`], [`digest`], [`manifest`], [`platform`],
+//! and the archives that `docker load` reads ([`oci_archive`]) and `docker save` writes
+//! ([`saved_archive`]).
 
 pub mod digest;
 pub mod manifest;

@@ -70,7 +70,8 @@ pub enum DigestError {
 }
 
 fn check_hex(algorithm: Algorithm, hex: &str) -> Result<(), DigestError> {
-    // Characters, not bytes: the message must not say that 64 are not 64.
+    // Count characters, not bytes: otherwise the message could say that 64 digits are not
+    // 64.
     let found = hex.chars().count();
     if found != algorithm.hex_len() {
         return Err(DigestError::Length {
@@ -97,7 +98,7 @@ impl Digest {
         Self::of_pieces(algorithm, &[bytes])
     }
 
-    /// The digest of bytes that stand in several places.
+    /// The digest of several byte slices, as if they were one.
     pub fn of_pieces(algorithm: Algorithm, pieces: &[&[u8]]) -> Self {
         fn hashed<D: sha2::Digest>(pieces: &[&[u8]]) -> String {
             let mut hasher = D::new();
@@ -118,7 +119,7 @@ impl Digest {
         self.algorithm
     }
 
-    /// Its digits, without the algorithm.
+    /// The digits, without the algorithm.
     pub fn hex(&self) -> &str {
         &self.hex
     }
@@ -173,7 +174,7 @@ impl Serialize for Digest {
 }
 
 impl ImageId {
-    /// Its digits, without the algorithm.
+    /// The digits, without the algorithm.
     pub fn hex(&self) -> &str {
         &self.hex
     }
@@ -231,7 +232,7 @@ mod tests {
         }
     }
 
-    /// The empty input, as FIPS 180-4 implementations are compared by.
+    /// The digests of the empty input, the usual test vector for FIPS 180-4.
     #[test]
     fn the_digest_of_bytes() {
         let begins = [

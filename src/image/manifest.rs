@@ -1,9 +1,9 @@
-//! What a registry serves under a digest: an image's manifest, or an index of
-//! several.
+//! What a registry serves under a digest: the manifest of one image, or an index of
+//! several manifests.
 //!
-//! Two formats say the same with other words: OCI's (image-spec 1.1,
-//! `manifest.md` and `image-index.md`) and Docker's (distribution 2.8,
-//! `manifest-v2-2.md`).
+//! OCI's format (image-spec 1.1, `manifest.md` and `image-index.md`) and Docker's
+//! (distribution 2.8, `manifest-v2-2.md`) have the same fields and differ in their media
+//! types.
 
 use std::collections::BTreeMap;
 
@@ -13,15 +13,15 @@ use crate::image::digest::{Digest, DigestError, ImageId};
 use crate::image::platform::Platform;
 use crate::sys::strict_json::{self, JsonError};
 
-/// How deep an index may lie in others.
+/// How deep indexes may be nested.
 pub const MAX_INDEX_DEPTH: usize = 8;
 
-/// The largest manifest that is read, in bytes. Registries accept no larger
-/// ones (distribution 2.8, `registry/handlers/manifests.go`: 4 MiB).
+/// The largest manifest that digestfix reads, in bytes. Registries accept no larger ones
+/// (distribution 2.8, `registry/handlers/manifests.go`: 4 MiB).
 pub const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The most manifests that an index may list, those of indexes within it
-/// included. The largest that are published have some dozens.
+/// The most manifests that an index may list, including those of nested indexes. The
+/// largest published indexes list some dozens.
 pub const MAX_INDEX_ENTRIES: usize = 1_000;
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -30,8 +30,9 @@ pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// What Docker takes for an image's config besides (moby 20.10,
-/// `distribution/registry.go`, `defaultImageTypes`): old pushes have them.
+/// Further media types that Docker accepts for an image's config (moby 20.10,
+/// `distribution/registry.go`, `defaultImageTypes`). Manifests that were pushed long ago
+/// have them.
 const OLD_CONFIGS: [&str; 4] = [
     "application/octet-stream",
     "application/json",
@@ -45,7 +46,7 @@ const DOCKER_PLAIN_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manifest {
     Image(ImageManifest),
-    /// A list of manifests, as for several platforms.
+    /// A list of manifests, for example one for each platform.
     Index(Vec<Descriptor>),
     /// Something else that registries store: a chart, a signature.
     Artifact,
@@ -57,18 +58,20 @@ pub struct ImageManifest {
     pub image: ImageId,
     pub config_size: u64,
     pub format: Format,
-    /// The config is of a type that containerd unpacks an image by (containerd
-    /// 1.7, `images/mediatypes.go`, `IsConfigType`); Docker's own store takes more.
+    /// Whether containerd accepts the config's media type when it unpacks an image
+    /// (containerd 1.7, `images/mediatypes.go`, `IsConfigType`). Docker's classic store
+    /// accepts more types.
     pub has_known_config: bool,
-    /// No layer is compressed. No registry's client pushes such images unless
-    /// told to; `docker save` writes them (moby 25, `image/tarexport/save.go`).
+    /// Whether no layer is compressed. Registry clients push such images only on request;
+    /// `docker save` writes them (moby 25, `image/tarexport/save.go`).
     pub plain_layers: bool,
-    /// It looks as Docker 29 writes manifests when it moves images from its data
-    /// root to containerd (moby `daemon/containerd/migration/migration.go`).
+    /// Whether the manifest looks like those that Docker 29 writes when it migrates
+    /// images from its data root to containerd (moby
+    /// `daemon/containerd/migration/migration.go`).
     pub is_of_a_migration: bool,
 }
 
-/// Whose media types a manifest uses.
+/// The project whose media types a manifest uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Oci,
@@ -84,13 +87,13 @@ pub struct Descriptor {
     pub size: u64,
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
-    /// In an index, the platform that it is for.
+    /// In an index: the platform of the manifest.
     #[serde(default)]
     pub platform: Option<Platform>,
 }
 
 impl Descriptor {
-    /// It says that it points at a manifest or an index.
+    /// Whether the media type is that of a manifest or an index.
     pub fn is_of_a_manifest(&self) -> bool {
         matches!(
             self.media_type.as_str(),
@@ -105,7 +108,7 @@ pub enum ManifestError {
     Json(String),
     #[error("a manifest that can be read in two ways: {0}")]
     Keys(String),
-    /// Docker's first format, whose digest is not that of its bytes.
+    /// Docker's first format. Its digest is not the hash of its bytes.
     #[error(
         "a manifest of schema 1, which has no config and proves no image ID; push the image again \
          with a Docker of this decade"
@@ -131,7 +134,7 @@ struct Document {
     manifests: Option<Vec<Descriptor>>,
 }
 
-/// A config or a layer: an image's, if the config's type says so.
+/// A config or a layer. The config's media type tells whether the manifest is an image's.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Blob {
@@ -152,8 +155,8 @@ impl From<JsonError> for ManifestError {
     }
 }
 
-/// What a registry calls a manifest or an index that it serves: what that says
-/// of itself, or else what it looks like (OCI's may leave it out).
+/// The media type that a registry would serve a manifest or an index with: the one in its
+/// text, or else one that fits its content. OCI lets a manifest leave the type out.
 pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -173,15 +176,16 @@ pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
 }
 
 impl ImageManifest {
-    /// An engine made it up, and no registry has served it, as far as its looks
-    /// tell.
+    /// Whether the manifest looks as if an engine generated it, so that no registry
+    /// serves it.
     pub const fn is_made_up(&self) -> bool {
         self.plain_layers || self.is_of_a_migration
     }
 }
 
-/// Three spaces to a level, no annotations, every layer in zstd: builders and
-/// registry clients write zstd in other layouts.
+/// Whether a manifest has the form that the migration writes: three spaces per level, no
+/// annotations, every layer in zstd. Builders and registry clients that write zstd use
+/// other layouts.
 fn looks_migrated(bytes: &[u8], layers: &[Blob]) -> bool {
     let head = format!(
         "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{OCI_MANIFEST}\",\n   \"config\": {{\n      \
@@ -210,7 +214,8 @@ impl Manifest {
                     Err(ManifestError::TooManyEntries(manifests.len()))
                 }
                 _ => {
-                    // Of any size, and of no use here.
+                    // Annotations can be of any size, and no caller reads them: drop
+                    // them.
                     for descriptor in &mut manifests {
                         descriptor.annotations = None;
                     }
@@ -260,7 +265,7 @@ mod tests {
         digit.to_string().repeat(64)
     }
 
-    /// As moby 29 writes them: `json.MarshalIndent(manifest, "", "   ")`.
+    /// Manifests as moby 29 writes them: `json.MarshalIndent(manifest, "", "   ")`.
     #[test]
     fn what_a_migration_made_up_is_told_from_what_was_pushed() {
         let migrated = format!(
@@ -290,7 +295,7 @@ mod tests {
         assert!(is_made_up(&migrated));
         for pushed in [
             migrated.replace("zstd", "gzip"),
-            // BuildKit has two spaces, skopeo and crane none.
+            // BuildKit indents by two spaces; skopeo and crane do not indent.
             migrated.replace("   ", "  "),
             migrated.split_whitespace().collect(),
             migrated.replace("\n   ]\n", "\n   ],\n   \"annotations\": {}\n"),
@@ -406,7 +411,8 @@ mod tests {
         assert_eq!(parsed(&says_index), Err(ManifestError::Ambiguous));
     }
 
-    /// An engine would take B, and digestfix A.
+    /// For a key in other letter case, an engine would take the value B where digestfix
+    /// takes A.
     #[test]
     fn a_key_that_an_engine_takes_for_another_is_refused() {
         let a = image(OCI_CONFIG, OCI_PLAIN_LAYER);

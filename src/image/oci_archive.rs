@@ -1,5 +1,5 @@
-//! An OCI archive of a few kilobytes for an engine that already has the layers:
-//! manifests and configs, under the names to load (image-spec 1.1, `image-layout.md`).
+//! OCI archive: a few kilobytes with manifests and configs, under the names to load, for
+//! an engine that already has the layers (image-spec 1.1, `image-layout.md`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,11 +11,11 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Manifest, ManifestError, OCI_INDEX, media_type};
 use crate::image::reference::Reference;
 
-/// The whole name that a manifest is loaded under (containerd 1.7,
-/// `images/annotations.go`).
+/// The annotation with the full name under which the engine loads a manifest (containerd
+/// 1.7, `images/annotations.go`).
 const NAME: &str = "io.containerd.image.name";
 
-/// What is to be in an archive.
+/// The content of an archive that [`OciArchive::build`] writes.
 #[derive(Debug, Clone, Default)]
 pub struct OciArchive {
     names: Vec<Reference>,
@@ -39,7 +39,7 @@ pub enum ArchiveError {
 }
 
 impl OciArchive {
-    /// Adds a manifest, an index or a config. Says whether it is new.
+    /// Adds a manifest, an index or a config. Returns whether it is new.
     pub fn blob(&mut self, digest: &Digest, text: &str) -> bool {
         let is_new = !self.blobs.contains_key(digest);
         if is_new {
@@ -48,12 +48,13 @@ impl OciArchive {
         is_new
     }
 
-    /// Has a manifest or index, which is a blob, loaded under a name with its digest.
+    /// Adds a name with a digest, under which the engine will load that manifest or
+    /// index. Its bytes must be added as a blob.
     pub fn name(&mut self, reference: &Reference) {
         self.names.push(reference.clone());
     }
 
-    /// The archive. Every blob is hashed.
+    /// Writes the archive. Checks each blob against its digest.
     pub fn build(&self) -> Result<Vec<u8>, ArchiveError> {
         let mut archive = Builder::new(Vec::new());
         let layout = json!({"imageLayoutVersion": "1.0.0"}).to_string();
@@ -146,7 +147,7 @@ mod tests {
         assert_eq!(member(&bytes, &path), MANIFEST.as_bytes());
     }
 
-    /// Docker would take it for something else.
+    /// With the media type from the text, Docker would not take the blob for a manifest.
     #[test]
     fn a_manifest_is_called_one_whatever_it_says() {
         let strange = MANIFEST.replacen('{', r#"{"mediaType":"text/plain","#, 1);

@@ -1,4 +1,4 @@
-//! Platforms: what images are for, and which manifest of an index the engine takes
+//! Platforms of images, and the rule by which an engine chooses a manifest from an index
 //! (containerd 1.7, `platforms/compare.go` and `images/image.go`, `Manifest`).
 
 use std::fmt;
@@ -9,8 +9,8 @@ use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::sys::strict_json;
 
-/// An operating system and a processor, as images have them (Go's `GOOS` and
-/// `GOARCH`).
+/// An operating system and a processor architecture, in the terms of image configs (Go's
+/// `GOOS` and `GOARCH`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Platform {
     #[serde(default)]
@@ -28,7 +28,7 @@ impl fmt::Display for Platform {
 }
 
 impl Platform {
-    /// A platform; the variant may be empty.
+    /// A platform. The variant may be empty.
     pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
         Self {
             os: os.to_owned(),
@@ -37,18 +37,18 @@ impl Platform {
         }
     }
 
-    /// What a config says that its image is for (image-spec 1.1, `config.md`).
+    /// The platform that a config names for its image (image-spec 1.1, `config.md`).
     pub fn of_config(text: &str) -> Option<Self> {
         strict_json::read(text.as_bytes()).ok()
     }
 
-    /// BuildKit's attestations are of no platform.
+    /// Whether the platform is `unknown`, as that of BuildKit's attestations.
     pub fn is_unknown(&self) -> bool {
         self.os == "unknown"
     }
 
-    /// How well an engine on this platform runs what is for another: the less,
-    /// the better; none when it does not.
+    /// How well an engine on this platform runs an image for another: the lower, the
+    /// better. `None` if it cannot run the image.
     pub fn rank(&self, image: &Self) -> Option<usize> {
         if self.os != image.os {
             return None;
@@ -63,7 +63,7 @@ impl Platform {
                 ("arm", &["v6"]),
                 ("arm", &["v5"]),
             ],
-            // Which one it is, the engine does not say.
+            // The engine does not report its ARM variant, so all variants rank alike.
             "arm" => &[("arm", &["", "v7", "v6", "v5"])],
             other => &[(other, &[""])],
         };
@@ -72,9 +72,10 @@ impl Platform {
         })
     }
 
-    /// The manifest of an index that an engine on this platform takes, whether it is here
-    /// or not: the best, and of several equal ones the first. Attestations, whose
-    /// platform is unknown, come last.
+    /// The manifest that an engine on this platform chooses from an index, whether or not
+    /// the host has it: the best by [`Self::rank`], and the first of several equal ones.
+    /// Manifests without a platform come last. Attestations, whose platform is `unknown`,
+    /// are never chosen.
     pub fn choice<'i>(&self, index: &'i [Descriptor]) -> Option<&'i Digest> {
         let ranked = index.iter().filter_map(|child| {
             let rank = match &child.platform {

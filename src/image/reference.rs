@@ -1,14 +1,13 @@
 //! Docker's reference grammar: `[DOMAIN/]PATH[:TAG][@DIGEST]`.
 //!
 //! The rules are those of github.com/distribution/reference v0.6.0
-//! (`ParseNormalizedNamed` and `FamiliarString`): a name without a registry is
-//! one of docker.io, and one without a namespace is in its `library`. The
-//! *familiar* form leaves both out, and is the one that the reference store is
-//! written in. Engines before 25 read fewer names, and none of them otherwise
-//! (`tests/reference_agreement.rs`).
+//! (`ParseNormalizedNamed` and `FamiliarString`): a name without a registry is in
+//! docker.io, and one without a namespace is in its `library`. The *familiar* form leaves
+//! both out; the reference store uses that form. Engines before 25 accept fewer names,
+//! and read those that they accept in the same way (`tests/reference_agreement.rs`).
 //!
-//! The familiar form does not always read back: docker.io/foo.com/a is
-//! foo.com/a in it, which is a repository of the registry foo.com.
+//! The familiar form is not always reversible: docker.io/foo.com/a becomes foo.com/a,
+//! which is a repository of the registry foo.com.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,7 +27,7 @@ const TAG_MAX: usize = 128;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// Sixty-four hexadecimal digits are an image ID to Docker, not a name.
+    /// Docker takes sixty-four hexadecimal digits for an image ID, not for a name.
     #[error("64 hexadecimal digits are an image ID, not a repository name")]
     Identifier,
     #[error("a repository name must be lower-case")]
@@ -67,7 +66,7 @@ pub struct Reference {
 }
 
 impl Repository {
-    /// With its domain: `docker.io/library/httpd`.
+    /// The name with its domain: `docker.io/library/httpd`.
     pub fn full(&self) -> String {
         if self.domain.is_empty() {
             self.path.clone()
@@ -76,7 +75,7 @@ impl Repository {
         }
     }
 
-    /// As people write it: `httpd`.
+    /// The name as people write it: `httpd`.
     pub fn familiar(&self) -> String {
         if self.domain != DEFAULT_DOMAIN {
             return self.full();
@@ -87,14 +86,15 @@ impl Repository {
         }
     }
 
-    /// Its familiar name leads back to it. That of `docker.io/foo.com/x` does
-    /// not: `foo.com/x` is a repository of the registry foo.com.
+    /// Whether the familiar name leads back to this repository. That of
+    /// `docker.io/foo.com/x` does not: `foo.com/x` is a repository of the registry
+    /// foo.com.
     pub fn is_found_by_familiar_name(&self) -> bool {
         Reference::parse(&self.familiar()).is_ok_and(|found| found.repository == *self)
     }
 
-    /// The registry's domain, with its port; empty for a name whose first
-    /// component looks like a domain and cannot be one.
+    /// The registry's domain, with its port. Empty for a name whose first component looks
+    /// like a domain but is not a valid one.
     pub fn domain(&self) -> &str {
         &self.domain
     }
@@ -121,7 +121,7 @@ impl Repository {
 }
 
 impl Tag {
-    /// The tag that a name alone stands for.
+    /// The tag that Docker assumes for a name without tag and digest.
     pub fn latest() -> Self {
         Self("latest".to_owned())
     }
@@ -164,7 +164,8 @@ impl Reference {
             let (path, tag, digest) = split_reference(&remainder);
             return Self::assemble(domain, path, tag, digest);
         }
-        // What looked like a domain and is none can still begin a path.
+        // A first component that looks like a domain but is not a valid one can still
+        // begin a path.
         let whole = format!("{domain}/{remainder}");
         let (path, tag, digest) = split_reference(&whole);
         Self::assemble("", path, tag, digest)
@@ -197,7 +198,7 @@ impl Reference {
         })
     }
 
-    /// The same with that digest.
+    /// The same reference with this digest.
     pub fn pinned(self, digest: Digest) -> Self {
         Self {
             digest: Some(digest),
@@ -217,12 +218,12 @@ impl Reference {
         self.digest.as_ref()
     }
 
-    /// As the reference store has it: `httpd:2.4`.
+    /// The familiar form, which the reference store uses: `httpd:2.4`.
     pub fn familiar(&self) -> String {
         self.after(self.repository.familiar())
     }
 
-    /// With domain and namespace: `docker.io/library/httpd:2.4`.
+    /// The form with domain and namespace: `docker.io/library/httpd:2.4`.
     pub fn full(&self) -> String {
         self.after(self.repository.full())
     }
@@ -254,7 +255,7 @@ impl FromStr for Reference {
     }
 }
 
-/// The registry that a text means, and what follows it.
+/// The registry that a text names or implies, and the rest of the text.
 fn split_domain(text: &str) -> (&str, String) {
     let Some((first, rest)) = text.split_once('/') else {
         return (DEFAULT_DOMAIN, format!("{OFFICIAL_NAMESPACE}{text}"));
@@ -319,8 +320,8 @@ fn is_domain_component(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Lower-case letters and digits, in runs joined by one `.`, one or two `_`,
-/// or any number of `-`.
+/// Whether a text is lower-case letters and digits, in runs joined by one `.`, one or two
+/// `_`, or any number of `-`.
 fn is_path_component(text: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
@@ -336,7 +337,7 @@ fn all_dashes(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == b'-')
 }
 
-/// References as the store has them.
+/// Serde functions for references in familiar form, as in the reference store.
 pub(crate) mod familiar {
     use serde::{Deserialize, Deserializer, Serializer, de};
 

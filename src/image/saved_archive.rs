@@ -1,16 +1,17 @@
-//! The archive that an engine saves images to, on its way: what comes first in it, and
-//! whether it is whole.
+//! Archive that an engine saves images to, as a stream: digestfix puts a member before
+//! it, and checks that it is complete.
 
 use std::io::{self, Read};
 
 use tar::{Archive, Builder, Header};
 
-/// An archive ends with so many zeros (POSIX.1-2017, pax, "ustar Interchange Format").
+/// The number of zero bytes at the end of an archive (POSIX.1-2017, pax, "ustar
+/// Interchange Format").
 const END: u64 = 1024;
 
 const BLOCK: u64 = 512;
 
-/// A member, as it stands before all that an engine writes.
+/// The bytes of one member, to be written before the engine's archive.
 pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
     let mut header = Header::new_ustar();
     header.set_size(u64::try_from(content.len()).map_err(io::Error::other)?);
@@ -18,7 +19,7 @@ pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(Vec::new());
     archive.append_data(&mut header, name, content)?;
     let mut bytes = archive.into_inner()?;
-    // The end is the engine's.
+    // The engine's archive ends with zeros of its own.
     bytes.truncate(
         bytes
             .len()
@@ -27,9 +28,9 @@ pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads an archive to its end. An error where that does not come: an engine that fails
-/// half-way writes its error after what it has written so far, and ends as if all were
-/// well (moby `api/server/router/image`, `getImagesGet`).
+/// Reads an archive to its end. An archive without its end is an error: an engine that
+/// fails half-way appends its error to the stream and ends the response as if it had
+/// succeeded (moby `api/server/router/image`, `getImagesGet`).
 pub fn read_through(stream: impl Read) -> io::Result<()> {
     let mut stream = Tail {
         stream,
@@ -56,7 +57,7 @@ pub fn read_through(stream: impl Read) -> io::Result<()> {
     }
 }
 
-/// Counts the bytes of a stream, and the zeros that it ends with, so far.
+/// Counts the bytes that were read from a stream, and the zeros at the end of them.
 struct Tail<R> {
     stream: R,
     read: u64,
@@ -82,7 +83,7 @@ impl<R: Read> Read for Tail<R> {
 mod tests {
     use super::*;
 
-    /// As an engine writes it.
+    /// An archive as an engine writes it.
     fn archive() -> Vec<u8> {
         let mut builder = Builder::new(Vec::new());
         for (name, size) in [("a", 0), ("b", 512), ("c", 3000)] {
