@@ -1,5 +1,5 @@
-//! What is said of images, and how far it is known: a [`claim`], the [`source`] that
-//! it is from, the [`evidence`] for it and the [`trust`] that this gives.
+//! Claims about images: a [`claim`], the [`source`] that contains it, the [`evidence`]
+//! for it, and the [`trust`] that follows from the evidence.
 
 pub mod claim;
 pub mod evidence;

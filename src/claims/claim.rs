@@ -1,7 +1,7 @@
-//! Claims: what should be true of which image.
+//! Claims: statements about which image a reference should point at.
 //!
-//! A claim is written as Docker writes pinned references (`NAME:TAG@DIGEST`,
-//! `NAME@DIGEST`, or `REF=IMAGE`), or comes from a file ([`crate::claims::source`]).
+//! A typed claim has the form of a pinned reference (`NAME:TAG@DIGEST`, `NAME@DIGEST`) or
+//! is `REF=IMAGE`. Other claims come from files ([`crate::claims::source`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use crate::claims::row::{MOST_COLUMNS, Meaning, row, without_scheme, words};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::{Reference, ReferenceError, Repository, Tag};
 
-/// One claim, understood but not yet looked up in any store.
+/// One claim: parsed, but not yet looked up in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub text: String,
@@ -20,9 +20,10 @@ pub struct Claim {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A person typed it for this host: what it speaks of has to be here.
+    /// A user typed the claim for this host, so its image must be here.
     Typed,
-    /// A file, and the place in it; it may speak of other hosts' images too.
+    /// The claim is from this file, at this place. It may be about an image of another
+    /// host.
     Source(String),
 }
 
@@ -40,7 +41,7 @@ pub enum Statement {
     /// `NAME:TAG@DIGEST`: the image tagged `NAME:TAG` also has the reference
     /// `NAME@DIGEST`.
     TaggedHasDigest {
-        /// The repository that both references live in.
+        /// The repository of both references.
         repository: Repository,
         tag: Tag,
         digest: Digest,
@@ -56,14 +57,14 @@ pub enum Statement {
         reference: Reference,
         image: ImageName,
     },
-    /// A manifest was brought along: the image that it proves has that digest,
-    /// in each of its repositories here.
+    /// A source contains this manifest: the image that it proves has the digest, in each
+    /// of its repositories here.
     ManifestBrought {
         digest: Digest,
-        /// The repository that the source has it for; preferred, where the
-        /// image is in it.
+        /// The repository that the source names. If the image is in it, only this one
+        /// gets the digest.
         repository: Option<Repository>,
-        /// It came as a part of an index that was brought along as well.
+        /// Whether an index lists the manifest, so that it may be for another platform.
         in_index: bool,
     },
 }
@@ -72,11 +73,11 @@ pub enum Statement {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageName {
     Id(ImageId),
-    /// The beginning of an ID, with `sha256:` before it.
+    /// The beginning of an ID, after `sha256:`.
     Prefix(String),
     /// A reference that points at the image; it has a tag or a digest.
     Reference(Reference),
-    /// Either of the two: `cafe` may be a repository or begin an ID.
+    /// One of the two: `cafe` may be a repository or the beginning of an ID.
     ReferenceOrPrefix(Reference, String),
 }
 
@@ -125,7 +126,7 @@ impl Claim {
         }
     }
 
-    /// It wants a reference, or goes by it.
+    /// Whether the claim adds this reference, or finds its image by it.
     pub fn is_about(&self, one: &Reference) -> bool {
         match &self.statement {
             Statement::TaggedHasDigest {
@@ -148,13 +149,13 @@ impl Claim {
                 };
                 names || reference == one
             }
-            // Where it is not said for which, all of them are looked through.
+            // The claim names no repository that it is limited to: all are searched.
             Statement::ManifestBrought { .. } => false,
         }
     }
 
-    /// A claim from a file, in words and as a statement. Refused when it is about a name
-    /// that the engine cannot keep.
+    /// A claim from a file: its text and its statement. Refused if the engine cannot keep
+    /// the name that it is about.
     pub fn sourced(text: String, statement: Statement, place: &str) -> Result<Self, ClaimError> {
         let repository = match &statement {
             Statement::TaggedHasDigest { repository, .. }
@@ -199,7 +200,7 @@ impl FromStr for Claim {
     }
 }
 
-/// What a row of `docker images --digests` means that a person pasted.
+/// The meaning of a pasted row of `docker images --digests`.
 fn pasted(text: &str) -> Option<Statement> {
     let words: Vec<&str> = words(text).take(MOST_COLUMNS + 1).collect();
     let (reference, image) = match row(&words, true)?.meaning() {
@@ -247,9 +248,9 @@ fn statement(text: &str) -> Result<Statement, Problem> {
     }
 }
 
-/// moby's store refuses one name (`refstore/store.go`, `addReference`), and
-/// finds a name by its familiar form, which for some names of docker.io is
-/// that of a repository in another registry.
+/// Checks that the engine can keep a repository's name. moby's store refuses one name
+/// (`refstore/store.go`, `addReference`). And it finds a name by its familiar form, which
+/// for some names of docker.io is that of a repository in another registry.
 fn usable(repository: &Repository) -> Result<Repository, Problem> {
     if repository.familiar() == "sha256" {
         return Err(Problem::AmbiguousName);
@@ -265,7 +266,8 @@ fn usable(repository: &Repository) -> Result<Repository, Problem> {
 
 fn image_name(text: &str) -> Result<ImageName, Problem> {
     if let Some(hex) = text.strip_prefix("sha256:") {
-        // It would read as a tag, of the one repository that cannot exist.
+        // As a reference, the text would be a tag of the repository `sha256`, which
+        // cannot exist.
         if !is_id_prefix(hex) {
             return Err(Problem::IdDigits);
         }
@@ -287,8 +289,8 @@ fn image_name(text: &str) -> Result<ImageName, Problem> {
     })
 }
 
-/// A reference as `docker tag` and `docker run` read it: a name alone means
-/// its tag `latest`, and a digest outweighs a tag beside it.
+/// Parses a reference as `docker tag` and `docker run` do: a name alone means its tag
+/// `latest`, and a digest outweighs a tag beside it.
 pub(crate) fn pointer(text: &str) -> Result<Reference, ReferenceError> {
     let reference = Reference::parse(text)?;
     let repository = reference.repository().clone();

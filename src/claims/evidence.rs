@@ -1,8 +1,7 @@
-//! Evidence: what was brought along that tells which image a digest belongs to.
+//! Evidence: what sources contain that shows which image a digest belongs to.
 //!
-//! A manifest proves: its bytes hash to the digest, and it names its image's
-//! ID. Another host's record matches: that host's Docker knew the digest as
-//! that of the same image ID.
+//! A manifest proves: its bytes hash to the digest, and it names its image's ID. Another
+//! host's record matches: that host's Docker had the digest for the same image ID.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,29 +11,28 @@ use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::{Descriptor, Format, MAX_INDEX_DEPTH, MAX_INDEX_ENTRIES, Manifest};
 use crate::image::platform::Platform;
 
-/// The most images that one digest may be recorded for: the platforms of an
-/// index, each on hosts of its own.
+/// The most images that one digest may be recorded for. An index has one image for each
+/// platform, and each may be on a host of its own.
 pub const MAX_RECORDS_OF_A_DIGEST: usize = 1_000;
 
-/// The most bytes of manifests that are kept as they came, to be given to an
-/// engine.
+/// The most bytes of manifests that are kept verbatim, to be given to an engine.
 pub const MAX_KEPT_BYTES: usize = 256 * 1024 * 1024;
 
-/// Manifests and records.
+/// Manifests, and records of other hosts.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
     manifests: BTreeMap<Digest, Brought>,
     texts: BTreeMap<Digest, Arc<str>>,
     kept_bytes: usize,
     records: BTreeMap<Digest, BTreeMap<ImageId, String>>,
-    /// Records that have only the first digits of an ID.
+    /// Records with only the first digits of an image ID.
     beginnings: BTreeMap<Digest, BTreeMap<String, String>>,
     parts_here: BTreeMap<Digest, BTreeMap<ImageId, String>>,
     /// What indexes say of the manifests that they list.
     listed: BTreeMap<Digest, Listed>,
 }
 
-/// What an index says of a manifest.
+/// An index's entry for one manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     pub platform: Platform,
@@ -48,18 +46,18 @@ struct Brought {
     origin: String,
 }
 
-/// The images that a digest is proven to be of.
+/// The images that manifests prove a digest to be of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof<'a> {
-    /// Each with where its manifest is from.
+    /// The images, each with the source of its manifest.
     pub images: BTreeMap<&'a ImageId, &'a str>,
-    /// No part of an index is missing: the digest is of no other image.
+    /// Whether no part of an index is missing, so that the digest is of no other image.
     pub complete: bool,
-    /// Where the manifest or index of the digest itself is from.
+    /// The source of the manifest or index that has the digest.
     pub origin: &'a str,
 }
 
-/// A way through the indexes below a digest.
+/// The state of a walk through the indexes below a digest.
 struct Walk<'a> {
     seen: BTreeSet<&'a Digest>,
     entries_left: usize,
@@ -68,15 +66,16 @@ struct Walk<'a> {
 /// What the evidence says of a digest and an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// They belong together, as far as this.
+    /// The digest is the image's, with this trust, by this source.
     Supports(Trust, String),
-    /// They do not: the digest is of these images instead.
+    /// The digest is not the image's: it is of these other images, with this trust, by
+    /// this source.
     Denies(Trust, Vec<String>, String),
     Silent,
 }
 
 impl Evidence {
-    /// Takes a manifest in. `digest` must be that of its bytes.
+    /// Adds a manifest. `digest` must be that of its bytes.
     pub fn add_manifest(&mut self, digest: Digest, manifest: Manifest, origin: &str) {
         if let Manifest::Index(children) = &manifest
             && !self.manifests.contains_key(&digest)
@@ -100,7 +99,7 @@ impl Evidence {
         });
     }
 
-    /// Takes manifests in, and keeps their bytes. Each digest must be that of its text.
+    /// Adds manifests and keeps their bytes. Each digest must be that of its text.
     pub fn add_texts(&mut self, texts: impl IntoIterator<Item = (Digest, String)>, origin: &str) {
         for (digest, text) in texts {
             if let Ok(manifest) = Manifest::parse(text.as_bytes()) {
@@ -110,8 +109,7 @@ impl Evidence {
         }
     }
 
-    /// Keeps the bytes of a manifest that was taken in, until there are
-    /// [`MAX_KEPT_BYTES`] of them.
+    /// Keeps the bytes of a manifest that was added, up to [`MAX_KEPT_BYTES`] in all.
     pub fn keep(&mut self, digest: &Digest, bytes: &[u8]) {
         let Ok(text) = std::str::from_utf8(bytes) else {
             return;
@@ -123,8 +121,9 @@ impl Evidence {
         }
     }
 
-    /// The manifests that prove a digest to be of an image, as they came: its
-    /// own, or an index and the way through it. None when one of them is missing.
+    /// The bytes of the manifests that prove a digest to be of an image: those of its own
+    /// manifest, or of an index and each manifest on the way to the image. `None` if one
+    /// of them is missing.
     pub fn way(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, Arc<str>>> {
         self.way_below(digest, image, 0, &mut BTreeSet::new())
     }
@@ -151,12 +150,12 @@ impl Evidence {
         Some(way)
     }
 
-    /// What an index that was brought says of a manifest.
+    /// The entry that an index in the sources has for a manifest.
     pub fn listed(&self, digest: &Digest) -> Option<&Listed> {
         self.listed.get(digest)
     }
 
-    /// What an index lists; nothing for anything else.
+    /// The entries of an index. Empty for any other digest.
     pub fn children(&self, digest: &Digest) -> &[Descriptor] {
         match self.manifests.get(digest) {
             Some(Brought {
@@ -167,8 +166,8 @@ impl Evidence {
         }
     }
 
-    /// Takes in what another host's Docker recorded; false when there is too
-    /// much of it for one digest.
+    /// Adds a record of another host's Docker. Returns false if the digest has too many
+    /// records.
     #[must_use]
     pub fn add_record(&mut self, digest: Digest, image: ImageId, origin: &str) -> bool {
         let images = self.records.entry(digest).or_default();
@@ -176,8 +175,8 @@ impl Evidence {
         images.len() <= MAX_RECORDS_OF_A_DIGEST
     }
 
-    /// Takes in a record that has the first digits of the ID only. False when there is too
-    /// much of it for one digest.
+    /// Adds a record that has only the first digits of the image ID. Returns false if the
+    /// digest has too many such records.
     #[must_use]
     pub fn add_beginning(&mut self, digest: Digest, id: &str, origin: &str) -> bool {
         let images = self.beginnings.entry(digest).or_default();
@@ -187,27 +186,26 @@ impl Evidence {
         images.len() <= MAX_RECORDS_OF_A_DIGEST
     }
 
-    /// The first digits of the images that another host recorded for the digest.
+    /// The first digits of the image IDs that other hosts recorded for the digest.
     pub fn recorded_beginnings(&self, digest: &Digest) -> impl Iterator<Item = &str> {
         let images = self.beginnings.get(digest).into_iter();
         images.flat_map(BTreeMap::keys).map(String::as_str)
     }
 
-    /// Takes in that this host has a digest of an image, and that an index that
-    /// was brought lists it.
+    /// Adds that this host has an image under a digest that the index lists.
     pub fn add_part_here(&mut self, index: Digest, image: ImageId, origin: String) {
         let images = self.parts_here.entry(index).or_default();
         images.entry(image).or_insert(origin);
     }
 
-    /// The images here that an index leads to by digests that this host has.
+    /// The images on this host that have a digest which the index lists.
     pub fn parts_here(&self, index: &Digest) -> impl Iterator<Item = &ImageId> {
         let images = self.parts_here.get(index).into_iter();
         images.flat_map(BTreeMap::keys)
     }
 
-    /// The manifests that an index lists, in its order, and that were not brought.
-    /// An attestation is no image's.
+    /// The manifests that an index lists and that no source contains, in the index's
+    /// order. Attestations are left out: they belong to no image.
     pub fn missing_parts(&self, index: &Digest) -> impl Iterator<Item = &Descriptor> {
         let of_no_platform = |child: &Descriptor| {
             let platform = child.platform.as_ref();
@@ -227,7 +225,7 @@ impl Evidence {
             .map(|(digest, _)| digest)
     }
 
-    /// Whose the digest is proven to be; none without its manifest.
+    /// The images that the digest is proven to be of. `None` without its manifest.
     pub fn proof(&self, digest: &Digest) -> Option<Proof<'_>> {
         let (digest, brought) = self.manifests.get_key_value(digest)?;
         let mut proof = Proof {
@@ -275,7 +273,7 @@ impl Evidence {
         }
     }
 
-    /// The images that another host recorded for the digest.
+    /// The images that other hosts recorded for the digest.
     pub fn recorded(&self, digest: &Digest) -> impl Iterator<Item = &ImageId> {
         self.records
             .get(digest)
@@ -302,7 +300,7 @@ impl Evidence {
         self.recorded_verdict(digest, image)
     }
 
-    /// What the records of other hosts say alone.
+    /// The verdict of other hosts' records alone.
     fn recorded_verdict(&self, digest: &Digest, image: &ImageId) -> Verdict {
         let whole = self.records.get(digest);
         let beginnings = self.beginnings.get(digest);
@@ -325,8 +323,8 @@ impl Evidence {
         }
     }
 
-    /// The manifest of the digest is in OCI's format; so is what a conversion
-    /// from Docker's leaves behind, under another digest.
+    /// Whether the digest's manifest is in OCI's format. A conversion from Docker's
+    /// format also leaves an OCI manifest, but under another digest.
     pub fn is_oci(&self, digest: &Digest) -> bool {
         matches!(
             self.manifests.get(digest),

@@ -1,11 +1,11 @@
-//! `--rewrite FROM=TO`: a source's repositories under the names that they
-//! have here, as for images that were tagged anew for a private registry.
+//! `--rewrite FROM=TO`: renames a source's repositories to their names on this host, for
+//! example if images were tagged again for a private registry.
 
 use std::str::FromStr;
 
 use crate::image::reference::{Reference, ReferenceError, Repository};
 
-/// One rule. It fits a repository whose name begins with `FROM`, up to a
+/// One rule. It applies to a repository whose name begins with `FROM`, followed by a
 /// slash or the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
@@ -23,7 +23,7 @@ impl FromStr for Rewrite {
     fn from_str(text: &str) -> Result<Self, RewriteError> {
         let (from, to) = text.split_once('=').ok_or(RewriteError)?;
         let (from, to) = (from.trim_end_matches('/'), to.trim_end_matches('/'));
-        // A name under TO has to be a repository.
+        // A name below TO must be a valid repository.
         let repository = Reference::parse(&format!("{to}/name")).map_err(|_| RewriteError)?;
         if from.is_empty() || repository.tag().is_some() || repository.digest().is_some() {
             return Err(RewriteError);
@@ -36,7 +36,7 @@ impl FromStr for Rewrite {
 }
 
 impl Rewrite {
-    /// What stands behind `FROM` in the name, written in full or as people do.
+    /// The part of the name after `FROM`, in full or in familiar form.
     fn rest(&self, repository: &Repository) -> Option<String> {
         [repository.full(), repository.familiar()]
             .into_iter()
@@ -47,8 +47,8 @@ impl Rewrite {
     }
 }
 
-/// The name here of a source's repository, by the longest rule that fits. An error when
-/// the rule makes no valid name.
+/// The name on this host of a source's repository, by the longest rule that applies. An
+/// error if the rule makes an invalid name.
 pub fn rewritten(repository: &Repository, rules: &[Rewrite]) -> Result<Repository, ReferenceError> {
     let fitting = rules
         .iter()

@@ -1,15 +1,15 @@
-//! Row: what a tool shows of one image side by side. It has a name, a tag, a digest and
+//! Row: one line of a tool's output about one image, with a name, a tag, a digest and
 //! perhaps an image ID.
 //!
-//! A name and a digest that stand apart are joined only where nothing else can be meant.
+//! A name and a digest that are apart are joined only if no other reading is possible.
 
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::reference::{Reference, Tag};
 
-/// The fewest digits of an image ID that are taken: as many as `docker images` shows.
+/// The fewest digits that count as an image ID: as many as `docker images` shows.
 const SHORT_ID: usize = 12;
 
-/// What tools put before a reference.
+/// Prefixes that tools put before a reference.
 const SCHEMES: [&str; 5] = [
     "docker-pullable://",
     "docker://",
@@ -18,10 +18,10 @@ const SCHEMES: [&str; 5] = [
     "cri-o://",
 ];
 
-/// More words than this are no columns of a list.
+/// A line with more words than this is not a row of a list.
 pub(super) const MOST_COLUMNS: usize = 16;
 
-/// The texts of one row, as they stand there.
+/// The texts of one row, unparsed.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Row<'a> {
     pub name: &'a str,
@@ -30,26 +30,26 @@ pub(super) struct Row<'a> {
     pub id: &'a str,
 }
 
-/// What a row says.
+/// What a row means.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// The image of that ID has the digest.
     Record(Reference, ImageId),
-    /// The image whose ID begins so has the digest.
+    /// The image whose ID begins with these digits has the digest.
     Beginning(Reference, String),
-    /// The digest is the name's. Nothing says which image that is.
+    /// The digest belongs to the name. The row does not say to which image.
     Pin(Reference),
     Nothing(Lack),
 }
 
-/// What a row lacks to say anything.
+/// What a row lacks, so that it means nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lack {
-    /// It has no digest, as images that were loaded.
+    /// The row has no digest, for example because the image was loaded.
     Digest,
-    /// It has a digest, and nothing tells whose that is.
+    /// The row has a digest, but not one clear name for it.
     Name,
-    /// Only the first digits of a digest are there.
+    /// The row has only the first digits of a digest.
     Digits,
 }
 
@@ -76,7 +76,7 @@ impl Row<'_> {
     /// The name, with its tag if it has one, and the digest.
     fn parts(&self) -> Result<(Reference, Digest), Lack> {
         let name = none_or(self.name).map(without_scheme);
-        // `ctr images ls` shows each image once more, under its own digest.
+        // `ctr images ls` shows each image a second time, with its digest as the name.
         let name = name.filter(|name| !is_digest(name));
         let named = name.and_then(|name| Reference::parse(name).ok());
         let digest = match none_or(self.digest) {
@@ -96,7 +96,8 @@ impl Row<'_> {
             });
         };
         match none_or(self.tag) {
-            // Helm's values may hold a digest in the tag, and rows may say it twice.
+            // A tag in Helm's values may contain a digest, and a row may have the tag
+            // twice.
             Some(text) => {
                 let tag = text.split_once('@').map_or(text, |(tag, _)| tag);
                 let tag: Tag = tag.parse().map_err(|_| Lack::Name)?;
@@ -110,7 +111,7 @@ impl Row<'_> {
     }
 }
 
-/// The reference with its tag, if it has one, and that digest.
+/// The repository and tag of `named`, with that digest.
 pub(super) fn with_digest(named: &Reference, digest: &Digest) -> Reference {
     let repository = named.repository().clone();
     match named.tag() {
@@ -119,7 +120,7 @@ pub(super) fn with_digest(named: &Reference, digest: &Digest) -> Reference {
     }
 }
 
-/// The text, unless it stands for nothing.
+/// The text, or `None` if it is a placeholder such as `<none>`.
 fn none_or(text: &str) -> Option<&str> {
     let text = text.trim();
     (!matches!(text, "" | "-" | "<none>" | "<missing>" | "null" | "none")).then_some(text)
@@ -130,7 +131,7 @@ pub(super) fn without_scheme(text: &str) -> &str {
     stripped.unwrap_or(text)
 }
 
-/// What a text lacks that is no whole digest.
+/// What a row lacks whose digest column has this invalid text.
 fn cut_or_none(text: &str) -> Lack {
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     let hex = hex.trim_end_matches(['.', '\u{2026}']);
@@ -141,13 +142,13 @@ fn cut_or_none(text: &str) -> Lack {
     }
 }
 
-/// It is a digest and nothing more.
+/// Whether a text is a digest and nothing more.
 pub(super) fn is_digest(text: &str) -> bool {
     let length = "sha256:".len() + Algorithm::Sha256.hex_len();
     text.len() >= length && text.parse::<Digest>().is_ok()
 }
 
-/// It may be an image ID without `sha256:`.
+/// Whether a text may be an image ID without `sha256:`.
 pub(super) fn is_bare_id(text: &str) -> bool {
     (SHORT_ID..=64).contains(&text.len()) && text.bytes().all(is_lower_hex)
 }
@@ -156,8 +157,8 @@ pub(super) const fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// The row that these words are, if they can be nothing else. `apart` says that more than
-/// a space is between them.
+/// Reads words as a row, if they cannot be anything else. `apart` tells whether more than
+/// a single space separates them.
 pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
     let end = |word: Option<&&'a str>| -> &'a str {
         let id = word.copied().unwrap_or_default();
@@ -193,7 +194,7 @@ pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
             digest,
             ..Row::default()
         }),
-        // NAME:TAG DIGEST, and perhaps an ID. Of two digests, one is the ID: which?
+        // NAME:TAG DIGEST, and perhaps an ID. With two digests, either could be the ID.
         [name, digest, rest @ ..]
             if rest.len() <= 1 && whole == 1 && is_digest(digest) && is_tagged(name) =>
         {
@@ -204,7 +205,7 @@ pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
                 ..Row::default()
             })
         }
-        // A row of `docker images --digests`, where the ID stands behind the digest.
+        // A row of `docker images --digests`, where the ID follows the digest.
         [name, tag, digest, rest @ ..]
             if is_digest(digest)
                 && is_name(name)
@@ -223,7 +224,8 @@ pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
     }
 }
 
-/// It reads like a tag: in prose, most words could be one.
+/// Whether a word reads like a tag. Most words of prose would be valid tags, so a digit,
+/// `latest` or a slash in the name is required.
 fn is_tag(text: &str, name: &str) -> bool {
     !is_digest(text)
         && (name.contains('/')
@@ -241,13 +243,13 @@ fn is_tagged(text: &str) -> bool {
         .is_ok_and(|name| name.tag().is_some() && name.digest().is_none())
 }
 
-/// The pin that a word is.
+/// Reads a word as a pin, with or without a prefix such as `docker://`.
 pub(super) fn pin(word: &str) -> Option<Reference> {
     pinned(without_scheme(word))
 }
 
-/// The words of a line: apart by white space, quotes, brackets, and what CSV and `KEY=VALUE`
-/// part by.
+/// The words of a line, split at white space, quotes, brackets, and the separators of CSV
+/// and `KEY=VALUE`.
 pub(super) fn words(line: &str) -> impl Iterator<Item = &str> {
     let parts = |char: char| {
         char.is_whitespace()
@@ -274,12 +276,12 @@ pub(super) fn words(line: &str) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-/// The shortest digest that Docker knows, with the sign before it.
+/// The length of the shortest digest that Docker supports, including the `@`.
 const SHORTEST_PIN: usize = "@sha256:".len() + 64;
 
-/// The reference that a string is, if it pins an image.
+/// Reads a string as a pin: a reference with a digest.
 pub(super) fn pinned(text: &str) -> Option<Reference> {
-    // Most strings are neither; a look at the end of the name is cheap.
+    // Most strings are no pins, and the end of the string is cheap to check.
     let (_, digest) = text.rsplit_once('@')?;
     if text.len() <= SHORTEST_PIN || digest.parse::<Digest>().is_err() {
         return None;

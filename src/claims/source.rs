@@ -1,8 +1,8 @@
-//! Sources: the files that people carry to an air-gapped site. Their content tells
-//! their kind.
+//! Sources: the files that people carry to an air-gapped site. A file's content tells its
+//! kind.
 //!
-//! Whatever is taken from a file is bounded: see [`MAX_TEXT_BYTES`],
-//! [`MAX_FILES`], [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
+//! Everything that is read from a file is bounded: see [`MAX_TEXT_BYTES`], [`MAX_FILES`],
+//! [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
 //! [`manifest::MAX_BYTES`](crate::image::manifest::MAX_BYTES),
 //! [`MAX_INDEX_DEPTH`](crate::image::manifest::MAX_INDEX_DEPTH),
 //! and the constants of [`archive`], [`layout`], [`pins`] and [`collected`].
@@ -43,21 +43,22 @@ use archive::{SeekableArchive, StreamedArchive, is_archive};
 use blobs::{LayoutDir, SkopeoDir};
 use collected::Collected;
 
-/// The largest text that is read, in bytes; more than a reference store has.
+/// The largest text that is read, in bytes. Reference stores are smaller.
 pub const MAX_TEXT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The most files that are read from one directory and those below it.
+/// The most files that are read below one directory.
 pub const MAX_FILES: usize = 10_000;
 
 pub const MAX_DIRECTORY_DEPTH: usize = 8;
 
-/// The most bytes that a compressed source may unfold to.
+/// The most bytes that a compressed source may expand to.
 pub const MAX_EXPANDED_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
 
-/// Where imgpkg keeps the images of a bundle: hidden, and no program's settings.
+/// The directory in which imgpkg lists the images of a bundle. Other hidden files are
+/// settings of programs.
 const IMGPKG: &str = ".imgpkg";
 
-/// Enough to tell what a file is.
+/// The number of bytes at the beginning that are enough to tell a file's kind.
 pub const HEAD_BYTES: usize = 512;
 
 const STDIN: &str = "-";
@@ -210,7 +211,7 @@ impl Problem {
 }
 
 /// Reads sources: files, directories, and `-` for standard input. The first unusable one
-/// is an error. A file in a directory that says nothing is only remarked on.
+/// is an error. In a directory, a file that is not a source gives only a remark.
 pub fn read(paths: &[PathBuf], mut collected: Collected) -> Result<Collected, SourceError> {
     for path in paths {
         let (said, remarks) = (collected.said, collected.remarks.len());
@@ -236,7 +237,8 @@ fn read_path(path: &Path, collected: &mut Collected) -> Result<(), SourceError> 
     let fail = |problem: Problem| problem.at(path);
     let metadata = path.metadata().map_err(|error| fail(error.into()))?;
     if metadata.file_type().is_fifo() {
-        // Somebody named it, as a shell does for <(COMMAND), and will write.
+        // The user named this pipe, for example by the shell's <(COMMAND), so a process
+        // will write to it.
         let pipe = File::open(path).map_err(|error| fail(error.into()))?;
         return read_stream(pipe, &place, collected).map_err(fail);
     }
@@ -253,7 +255,9 @@ fn read_path(path: &Path, collected: &mut Collected) -> Result<(), SourceError> 
     read_directory(path, &real, 1, &mut budget, collected)
 }
 
-/// A directory in one of the forms that hold images.
+/// Reads a directory that is a layout, a directory of skopeo's `dir:`, or the storage of
+/// a registry. For any other directory, reads what Concourse leaves there, and returns
+/// false.
 fn read_as_image(path: &Path, place: &str, collected: &mut Collected) -> Result<bool, Problem> {
     if path.join("index.json").is_file() && path.join("blobs").is_dir() {
         let real = path.canonicalize()?;
@@ -274,8 +278,8 @@ fn read_as_image(path: &Path, place: &str, collected: &mut Collected) -> Result<
     Ok(true)
 }
 
-/// Reads all that a directory holds. No link leads out of `top`, the directory that
-/// was named.
+/// Reads all files below a directory. No link may lead out of `top`, the directory that
+/// the user named.
 fn read_directory(
     directory: &Path,
     top: &Path,
@@ -311,8 +315,8 @@ fn read_directory(
     Ok(())
 }
 
-/// A file among others that is no source is remarked on. One that is, and is broken, is an
-/// error.
+/// Makes an error into a remark if a file among others is not a source. A broken source
+/// stays an error.
 fn pass_over(
     read: Result<(), Problem>,
     place: &str,
@@ -340,13 +344,13 @@ fn pass_over(
     }
 }
 
-/// Reads a text from an archive with other things in it.
+/// Reads a text from an archive that has other members too.
 fn take_anything_else(bytes: &[u8], place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let read = read_plain(bytes, place, collected);
     pass_over(read, place, collected)
 }
 
-/// What a directory holds, by name; hidden files are left out.
+/// The entries of a directory, sorted by name, without hidden files.
 fn entries(directory: &Path, budget: &mut usize) -> Result<Vec<PathBuf>, Problem> {
     let mut paths = Vec::new();
     for entry in directory.read_dir()? {
@@ -365,7 +369,7 @@ fn entries(directory: &Path, budget: &mut usize) -> Result<Vec<PathBuf>, Problem
     Ok(paths)
 }
 
-/// Reads a source that can be read at any place: a plain file.
+/// Reads a source that can seek: a plain file.
 pub fn read_file(
     mut file: impl Read + Seek,
     place: &str,
@@ -380,7 +384,7 @@ pub fn read_file(
     read_stream(file, place, collected)
 }
 
-/// Reads a source that can be read only once: a pipe, or anything.
+/// Reads a source that can be read only once, such as a pipe.
 pub fn read_stream(
     stream: impl Read,
     place: &str,
@@ -389,7 +393,7 @@ pub fn read_stream(
     read_plain(expanded(stream)?, place, collected)
 }
 
-/// What a stream holds that may be compressed.
+/// The content of a stream, decompressed if it is compressed.
 fn expanded<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Problem> {
     let head = head_of(&mut stream)?;
     let is_gzip = head.starts_with(&[0x1f, 0x8b]);
@@ -410,8 +414,8 @@ fn expanded<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Proble
     Ok(Box::new(expanded.take(MAX_EXPANDED_BYTES)))
 }
 
-/// An archive of images as every engine reads it: plain or gzip. Docker 20.10 reads no
-/// zstd.
+/// An archive of images in a form that every engine reads: plain or gzip. Docker 20.10
+/// does not read zstd.
 pub fn for_an_engine<'a>(
     mut stream: impl Read + Send + 'a,
 ) -> Result<Box<dyn Read + Send + 'a>, Problem> {
@@ -424,7 +428,8 @@ pub fn for_an_engine<'a>(
     })
 }
 
-/// Reads an archive of images in a file that an engine is to load: to its end first.
+/// Reads an archive of images that an engine is to load. First reads it to its end, to
+/// check that it is complete.
 pub fn read_whole_archive(
     mut file: impl Read + Seek,
     place: &str,
@@ -440,7 +445,7 @@ pub fn read_whole_archive(
     read_file(file, place, collected)
 }
 
-/// The beginning of a file is that of an archive, compressed or not.
+/// Whether a file begins like an archive, compressed or not.
 pub fn may_be_archive(head: &[u8]) -> bool {
     is_archive(head) || head.starts_with(&[0x1f, 0x8b]) || zstd::is_zstd(head)
 }
@@ -491,11 +496,11 @@ fn text_of(bytes: &[u8]) -> Result<&str, Problem> {
     })
 }
 
-/// What has happened to a file's bytes on the way.
+/// Whether the bytes of a text are those of the original file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bytes {
     AsTheyCame,
-    /// A program wrote the text anew: in UTF-16, or behind a byte-order mark.
+    /// A program wrote the text again, in UTF-16 or with a byte-order mark.
     Recoded,
 }
 
@@ -520,9 +525,9 @@ fn read_text_as(
         collected.remark(format!("{place}: it is empty"));
         return Ok(());
     }
-    // Two braces begin a template that nobody has rendered yet.
+    // Two braces begin a template that is not rendered yet.
     if begins.starts_with(['{', '[']) && !begins.starts_with("{{") {
-        // INI, TOML, a log, and JSON with comments begin so as well.
+        // INI, TOML, logs, and JSON with comments begin with a bracket or brace too.
         return match json::read(text, bytes, place, collected) {
             Err(_) if !json::is_json(text) && assignments::fits(text) => {
                 assignments::read(text, place, collected)
@@ -575,16 +580,16 @@ fn read_text_as(
     Err(Problem::Text { line, misfit, yaml })
 }
 
-/// Where the beginning of a file shows that it is no text.
+/// The position at which the beginning of a file shows that the file is not text.
 fn binary_at(head: &[u8]) -> Option<usize> {
     let cut = str::from_utf8(head).err();
-    // The end of the head may fall into the middle of a character.
+    // The head may end in the middle of a character.
     let invalid = cut.filter(|error| error.error_len().is_some());
     let zero = head.iter().position(|byte| *byte == 0);
     invalid.map(|error| error.valid_up_to()).or(zero)
 }
 
-/// The program that compresses so, where only gzip and zstd are read.
+/// The program that made a compressed file, if digestfix cannot read its format.
 fn unread_compression(head: &[u8]) -> Option<&'static str> {
     match head {
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),

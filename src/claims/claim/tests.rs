@@ -4,7 +4,7 @@ use super::*;
 
 const HEX: &str = "abababababababababababababababababababababababababababababababab";
 
-/// `#` stands for a digest's or an ID's 64 digits.
+/// Replaces `#` by the 64 digits of a digest or an ID.
 fn spelled(pattern: &str) -> String {
     pattern.replace('#', HEX)
 }
@@ -112,7 +112,7 @@ fn refused_forms() {
     let long_tag = format!("a:{}=b:1", "t".repeat(129));
     let megabyte = "a".repeat(1 << 20);
     let table = [
-        // Nothing, and too little.
+        // Texts that are empty or incomplete.
         ("", "it has no repository name"),
         ("=", "it has no repository name"),
         ("=b:1", "it has no repository name"),
@@ -147,7 +147,7 @@ fn refused_forms() {
         ),
         ("a@SHA256:#", "lower-case"),
         ("a@sha256:#@sha256:#", "hexadecimal digits"),
-        // Two equal signs, either way round.
+        // Two equal signs, on either side.
         ("a:1=b:2=c:3", "right of \"=\""),
         ("a:1==b:2", "right of \"=\""),
         ("a@sha256:#=b:1=", "right of \"=\""),

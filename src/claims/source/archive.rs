@@ -1,7 +1,7 @@
-//! Tar archives of a layout: headers are walked, layers are passed over.
+//! Tar archives of layouts. Only headers and small members are read; layers are skipped.
 //!
-//! A plain file is walked by seeking; a compressed one, or a pipe, is read
-//! through once, and only what may be a manifest is kept.
+//! In a plain file, layers are skipped by seeking. A compressed file or a pipe is read
+//! once, and only members that may be manifests are kept.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -21,10 +21,10 @@ pub const MAX_MEMBERS: usize = 1_000_000;
 /// The longest name of a member, and the longest extended header, in bytes.
 pub const MAX_HEADER_BYTES: u64 = 64 * 1024;
 
-/// The most bytes of an archive that cannot be read twice that are kept.
+/// The most bytes that are kept of an archive that can be read only once.
 pub const MAX_KEPT_BYTES: usize = 256 * 1024 * 1024;
 
-/// These bytes begin a tar archive: the checksum of its first header fits
+/// Whether these bytes begin a tar archive: the checksum of the first header is right
 /// (POSIX.1-2017, pax, "ustar Interchange Format").
 pub(super) fn is_archive(head: &[u8]) -> bool {
     head.get(..BLOCK)
@@ -43,7 +43,7 @@ fn has_checksum(block: &[u8]) -> bool {
         .is_ok_and(|said| said == sum)
 }
 
-/// An archive in a file that can be read again at any place.
+/// An archive in a file that can seek.
 pub(super) struct SeekableArchive<R> {
     file: BufReader<R>,
     members: BTreeMap<String, (u64, u64)>,
@@ -96,16 +96,16 @@ impl<R: Read + Seek> Archive for SeekableArchive<R> {
     }
 }
 
-/// The members of an archive that may say something.
+/// An archive's members that may contain claims or evidence.
 pub(super) trait Archive {
     fn names(&self) -> Vec<String>;
     fn member(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
 }
 
-/// A directory in an archive: a layout, or what skopeo's `dir:` writes.
+/// A directory in an archive: a layout, or one that skopeo's `dir:` wrote.
 struct Within<'a, A> {
     archive: &'a mut A,
-    /// Empty, or with a slash at its end.
+    /// The directory's path: empty, or with a slash at its end.
     directory: &'a str,
 }
 
@@ -187,7 +187,7 @@ pub(super) fn read(
     }
 }
 
-/// What was kept of an archive that can be read only once.
+/// The kept members of an archive that can be read only once.
 pub(super) struct StreamedArchive {
     members: BTreeMap<String, Vec<u8>>,
 }
@@ -236,7 +236,7 @@ impl Archive for StreamedArchive {
     }
 }
 
-/// A member, unless it is larger than any manifest, as a layer is.
+/// Returns `None` for a member that is larger than any manifest, such as a layer.
 fn small(member: Result<Option<Vec<u8>>, Problem>) -> Result<Option<Vec<u8>>, Problem> {
     match member {
         Err(Problem::TooLarge { .. }) => Ok(None),
@@ -244,7 +244,7 @@ fn small(member: Result<Option<Vec<u8>>, Problem>) -> Result<Option<Vec<u8>>, Pr
     }
 }
 
-/// The name of a member that may say something.
+/// The normalized name of a member, if it may contain claims or evidence.
 fn wanted(name: &[u8]) -> Option<String> {
     let name = str::from_utf8(name).ok()?;
     let name = name.strip_prefix("./").unwrap_or(name);
@@ -254,14 +254,15 @@ fn wanted(name: &[u8]) -> Option<String> {
         let algorithm = algorithm.filter(|_| blobs == Some("blobs"));
         algorithm.is_some_and(|name| format!("{name}:{file}").parse::<Digest>().is_ok())
     };
-    // skopeo's `dir:` has blobs under their digits.
+    // skopeo's `dir:` names blobs by their bare digits.
     let is_bare_blob = || format!("sha256:{file}").parse::<Digest>().is_ok();
     let of_registry = || registry::blob_of(name).is_some();
     (is_text(name) || file == "version" || is_blob() || is_bare_blob() || of_registry())
         .then(|| name.to_owned())
 }
 
-/// A text, by its name: all else that an archive may hold is too much to look into.
+/// Whether a member is a text, by its name. Other members of an archive are too large to
+/// examine.
 fn is_text(name: &str) -> bool {
     let extension = name.rsplit_once('.').map(|(_, extension)| extension);
     extension.is_some_and(|extension| {
@@ -269,12 +270,12 @@ fn is_text(name: &str) -> bool {
     })
 }
 
-/// Walks the members' headers. `skip` passes over content.
+/// Walks the headers of the members. `skip` skips content.
 struct Members<'a, R, S> {
     reader: &'a mut R,
     skip: S,
     position: u64,
-    /// How much of the current member is still unread, padding included.
+    /// The number of unread bytes of the current member, including padding.
     left: u64,
     size: u64,
     count: usize,
@@ -292,7 +293,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         }
     }
 
-    /// The next plain file: its name and size. None at the end.
+    /// The name and size of the next plain file. `None` at the end.
     fn next(&mut self) -> Result<Option<(Vec<u8>, u64)>, Problem> {
         let mut long_name = None;
         let mut long_size = None;
@@ -350,7 +351,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
                         .unwrap_or_else(|| header.path_bytes().into_owned());
                     return Ok(Some((name, size)));
                 }
-                // A link's size is not that of anything that follows it.
+                // No content follows the header of a link, even if it has a size.
                 EntryType::Link | EntryType::Symlink => {
                     self.left = 0;
                     long_name = None;
@@ -361,7 +362,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         }
     }
 
-    /// The next header that is not all zeros; none at the end.
+    /// Reads the next header. `None` at the end: no more bytes, or a block of zeros.
     fn header(&mut self) -> Result<Option<[u8; BLOCK]>, Problem> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
@@ -399,7 +400,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         Ok(())
     }
 
-    /// The content of the current member, whose size the caller has bounded.
+    /// The content of the current member. The caller has bounded its size.
     fn content(&mut self) -> Result<Vec<u8>, Problem> {
         let bytes = exactly(self.reader, self.size)?;
         self.position += self.size;

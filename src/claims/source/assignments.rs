@@ -1,14 +1,13 @@
-//! Assignments: `KEY = "VALUE"` below `[SECTION]`, as TOML and INI files have them. Each
-//! section is an object of its own.
+//! Assignments: `KEY = "VALUE"` below `[SECTION]`, as in TOML and INI files. Each section
+//! is one object.
 //!
-//! Only whole lines are understood. What goes over several lines, and what is no string,
-//! is passed over.
+//! Only values that are strings on one line are read. Others are skipped.
 
 use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 use crate::claims::source::fields::Objects;
 
-/// The text has sections, and all else in it are assignments, comments and lists.
+/// Whether the text has sections and otherwise only assignments, comments and lists.
 pub(super) fn fits(text: &str) -> bool {
     let mut sections = 0_usize;
     let mut assigned = 0_usize;
@@ -24,7 +23,7 @@ pub(super) fn fits(text: &str) -> bool {
     sections > 0 && assigned > 0
 }
 
-/// Takes what each section says.
+/// Reads each section as an object.
 pub(super) fn read(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let mut objects = Objects::new(place, collected);
     objects.begin_object(None);
@@ -59,7 +58,7 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
     (!key.is_empty() && key.bytes().all(is_key)).then_some((key, value.trim()))
 }
 
-/// The text of a value. One without quotes is a word.
+/// The text of a value. Without quotes, it must be a single word.
 fn string(value: &str) -> Option<&str> {
     for quote in ['"', '\''] {
         if let Some(rest) = value.strip_prefix(quote) {

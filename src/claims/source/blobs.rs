@@ -1,4 +1,4 @@
-//! Where manifests lie: a directory in OCI's layout or skopeo's.
+//! The place of manifests in a directory: OCI's layout or skopeo's.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use crate::image::digest::Digest;
 use crate::image::manifest;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 
-/// Blobs by their digest, and what lies beside them.
+/// Blobs by their digest, and the files beside them.
 pub(super) trait Blobs {
-    /// A file beside the blobs. None where it is not there.
+    /// A file beside the blobs. `None` if it is missing.
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
-    /// A blob, unchecked; none when it is not there.
+    /// A blob, not checked against its digest. `None` if it is missing.
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem>;
 }
 
@@ -21,7 +21,7 @@ pub(super) fn name_in_layout(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
-/// The most bytes that are read of a file beside the blobs, or of a manifest or config.
+/// The most bytes to read of a file beside the blobs, a manifest or a config.
 pub(super) fn most_of(name: &str) -> u64 {
     match name {
         MEMBER => MAX_TEXT_BYTES,
@@ -29,7 +29,7 @@ pub(super) fn most_of(name: &str) -> u64 {
     }
 }
 
-/// A directory in OCI's layout, as it really is.
+/// A directory in OCI's layout, by its canonical path.
 pub(super) struct LayoutDir<'a>(pub &'a Path);
 
 impl Blobs for LayoutDir<'_> {
@@ -42,7 +42,7 @@ impl Blobs for LayoutDir<'_> {
     }
 }
 
-/// A directory as it really is, made by skopeo's `dir:` (containers/image 5,
+/// A directory that skopeo's `dir:` wrote, by its canonical path (containers/image 5,
 /// `directory/directory_transport.go`).
 pub(super) struct SkopeoDir<'a>(pub &'a Path);
 
@@ -69,7 +69,7 @@ impl From<PlainFileError> for Problem {
     }
 }
 
-/// A file below a directory that anyone may own.
+/// Reads a file below a directory, which any user may own.
 fn read_small(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Problem> {
     let path = directory.join(name);
     let limit = most_of(name);

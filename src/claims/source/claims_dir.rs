@@ -15,33 +15,35 @@ use crate::claims::source::{
     MAX_DIRECTORY_DEPTH, MAX_FILES, Problem, SourceError, entries, read_path,
 };
 
-/// The directories, the strongest first: a file hides those of the same name
-/// in the ones behind, and one that is empty or leads to `/dev/null` does just
-/// that (`systemd.unit(5)` and `tmpfiles.d(5)` have the same habit).
+/// The directories, the strongest first. A file hides files of the same name in later
+/// directories. An empty file, or a link to `/dev/null`, only hides (as in
+/// `systemd.unit(5)` and `tmpfiles.d(5)`).
 pub const DIRECTORIES: [&str; 3] = [
     "/etc/digestfix/claims.d",
     "/run/digestfix/claims.d",
     "/usr/lib/digestfix/claims.d",
 ];
 
-/// Who may write what is read there.
+/// The user that alone may write these files.
 const ROOT: u32 = 0;
 
-/// Writable by the group, or by everyone.
+/// Mode bits: writable by the group, or by everyone.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// In such a directory, only owners rename and remove.
+/// Mode bit: in such a directory, only owners rename and remove.
 const STICKY: u32 = 0o1000;
 
-/// As many as Linux follows on the way to one file (`path_resolution(7)`).
+/// The most symbolic links on the way to one file: Linux's own limit
+/// (`path_resolution(7)`).
 const MAX_LINKS: u32 = 40;
 
-/// Reads every source in the claims directories; none when none of them is there. A
-/// source that others than root may write is an error.
+/// Reads every source in the claims directories. Returns `None` if none of the
+/// directories exists. A source that others than root may write is an error.
 pub fn read(nothing_yet: Collected) -> Result<Option<Collected>, SourceError> {
     read_from(&DIRECTORIES.map(PathBuf::from), ROOT, nothing_yet)
 }
 
-/// The same, but every source that cannot be used, with what the others say.
+/// Like [`read`], but reads on after a source that cannot be used, and returns all
+/// errors.
 pub fn examine() -> (Option<Collected>, Vec<SourceError>) {
     examine_from(&DIRECTORIES.map(PathBuf::from), ROOT)
 }
@@ -73,7 +75,7 @@ fn read_from(
     Ok(Some(collected))
 }
 
-/// The sources that count; none when none of the directories is there.
+/// The sources that are not hidden by others. `None` if none of the directories exists.
 fn list(directories: &[PathBuf], owner: u32) -> Result<Option<Vec<PathBuf>>, SourceError> {
     let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
     let mut any = false;
@@ -108,7 +110,7 @@ fn read_one(path: &Path, owner: u32, collected: &mut Collected) -> Result<(), So
     }
     let real = led_only_by(path, owner).map_err(fail)?;
     all_only_by(&real, owner, 0).map_err(fail)?;
-    // Not by the link, which may lead elsewhere by now.
+    // Read the resolved path: by now, the link may lead elsewhere.
     read_path(&real, collected)
 }
 
@@ -174,12 +176,13 @@ fn all_only_by(path: &Path, owner: u32, depth: usize) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Only root and the owner may write here. `excuse` is a mode bit that makes up for it.
+/// Checks that only root and the owner may write here. A path with the mode bit `excuse`
+/// may be writable by others.
 fn only_by(path: &Path, owner: u32, excuse: u32) -> Result<(), Problem> {
     let metadata = fs::symlink_metadata(path)?;
     let owned = [ROOT, owner].contains(&metadata.uid());
     let writable = metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & excuse == 0;
-    // Below the directory, a link can lead anywhere.
+    // A link below the directory could lead anywhere.
     if !owned || writable || metadata.is_symlink() {
         return Err(Problem::Writable(path.display().to_string()));
     }

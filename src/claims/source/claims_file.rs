@@ -14,8 +14,8 @@ use crate::image::manifest;
 use crate::image::reference::Reference;
 use crate::sys::strict_json;
 
-/// The version of the format. A field that is added, goes away or changes its
-/// meaning raises it: a reader must not miss what it does not know.
+/// The version of the format. Adding, removing or redefining a field raises it, because a
+/// reader must not ignore fields that it does not know.
 pub const VERSION: u64 = 1;
 
 /// The file's name in an archive of images that `digestfix save` writes.
@@ -24,7 +24,7 @@ pub(crate) const MEMBER: &str = "digestfix.json";
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimsFile {
-    /// [`VERSION`]; the key tells the file from others.
+    /// [`VERSION`]. The key distinguishes the file from other JSON.
     pub digestfix_claims: u64,
     pub claims: Vec<Entry>,
     /// The text of manifests and indexes, by their digests.
@@ -33,7 +33,7 @@ pub struct ClaimsFile {
 }
 
 impl Default for ClaimsFile {
-    /// One that says nothing.
+    /// A file without claims.
     fn default() -> Self {
         Self {
             digestfix_claims: VERSION,
@@ -46,15 +46,15 @@ impl Default for ClaimsFile {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// `NAME@DIGEST`, or `NAME:TAG@DIGEST`. With a tag and an image ID, the image is to
-    /// have `NAME:TAG` as well: `save` writes that where no `docker load` would give it
-    /// the tag.
+    /// `NAME@DIGEST`, or `NAME:TAG@DIGEST`. With a tag and an image ID, the entry also
+    /// claims `NAME:TAG` for the image. `save` writes such an entry if `docker load`
+    /// would not restore the tag.
     pub reference: String,
-    /// The image that has it. Without it, the image is found by name and tag.
+    /// The image that has the reference. Without it, the image is found by name and tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_id: Option<ImageId>,
-    /// How far the writer vouches for it. When it is not said: `matched` with
-    /// an image ID, `asserted` without. `proven` needs the manifest in the file.
+    /// The trust that the writer vouches for. The default is `matched` with an image ID,
+    /// and `asserted` without. `proven` needs the manifest in the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<Trust>,
 }

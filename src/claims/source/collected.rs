@@ -1,5 +1,5 @@
-//! What reading sources comes to: claims, evidence, and remarks on what was
-//! read and gives neither.
+//! The result of reading sources: claims, evidence, and remarks about files that contain
+//! neither.
 
 use std::collections::BTreeSet;
 
@@ -12,15 +12,15 @@ use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::{Manifest, ManifestError};
 use crate::image::reference::{Reference, Repository};
 
-/// The most claims that are taken from all sources together.
+/// The most claims that all sources together may contain.
 pub const MAX_CLAIMS: usize = 100_000;
 
 const MAX_REMARKS: usize = 100;
 
-/// The most lines that one remark names.
+/// The most line numbers in one remark.
 const MAX_LINES: usize = 5;
 
-/// An image that an archive has whole, for an engine to load.
+/// An image that an archive contains completely, so that an engine can load it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Whole {
     pub image: ImageId,
@@ -30,21 +30,21 @@ pub struct Whole {
 /// Everything that was read.
 #[derive(Debug, Default)]
 pub struct Collected {
-    /// What the sources say, each thing once.
+    /// The claims of the sources, without duplicates.
     pub claims: Vec<Claim>,
-    /// What proves or matches it.
+    /// The evidence for the claims.
     pub evidence: Evidence,
-    /// Images that were named without a digest.
+    /// Images that a source names without a digest.
     pub named: BTreeSet<Reference>,
-    /// What people should know about what was read.
+    /// What the user should know about the sources.
     pub remarks: Vec<String>,
-    /// The images that archives have whole.
+    /// The images that archives contain completely.
     pub whole: Vec<Whole>,
-    /// How many things were said, those said again included.
+    /// The number of statements that were read, including duplicates.
     pub(super) said: usize,
     rewrites: Vec<Rewrite>,
     tags: bool,
-    /// Tags that are not claimed, of images that have no digest.
+    /// The number of tags in records that are not claimed, because `--tags` was not given.
     tags_left: usize,
     seen: BTreeSet<(Kind, String)>,
 }
@@ -56,18 +56,18 @@ enum Kind {
     Manifest,
 }
 
-/// How a manifest came.
+/// Where a source has a manifest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Came<'a> {
-    /// The repository that the source has it for.
+    /// The repository that the source names for the manifest.
     pub repository: Option<&'a Repository>,
-    /// As a part of an index that came too.
+    /// Whether an index lists the manifest, so that it may be for another platform.
     pub in_index: bool,
     pub place: &'a str,
 }
 
 impl Collected {
-    /// Nothing yet. Names will be rewritten by these rules.
+    /// An empty collection that renames repositories by these rules.
     pub fn new(rewrites: &[Rewrite]) -> Self {
         Self {
             rewrites: rewrites.to_vec(),
@@ -75,14 +75,14 @@ impl Collected {
         }
     }
 
-    /// The tags of other hosts' images are claimed as well as their digests.
+    /// Sets whether the tags of other hosts' images are claimed, like their digests.
     #[must_use]
     pub const fn with_tags(mut self, tags: bool) -> Self {
         self.tags = tags;
         self
     }
 
-    /// Nothing was found that is claimed of any digest. Evidence alone claims nothing.
+    /// Whether no claim was found. Evidence alone claims nothing.
     pub const fn is_empty(&self) -> bool {
         self.claims.is_empty()
     }
@@ -93,8 +93,8 @@ impl Collected {
         }
     }
 
-    /// A pinned reference that somebody wrote into a file. One without a
-    /// digest pins nothing.
+    /// Claims a pinned reference that is written in a file. Ignores a reference without a
+    /// digest.
     pub(super) fn pin(&mut self, reference: &Reference, place: &str) -> Result<(), Problem> {
         let Some(digest) = reference.digest().cloned() else {
             return Ok(());
@@ -112,8 +112,8 @@ impl Collected {
         self.claim(key, reference.familiar(), statement, place)
     }
 
-    /// An image that something needs, and of which no digest is said. A name alone means
-    /// its tag `latest`.
+    /// Notes an image that a file names without a digest. A name alone means its tag
+    /// `latest`.
     pub(super) fn name(&mut self, name: &str) {
         if let Ok(reference) = pointer(name)
             && reference.digest().is_none()
@@ -124,7 +124,7 @@ impl Collected {
         }
     }
 
-    /// Another host's Docker has this digest for that image.
+    /// Adds a record: another host's Docker has this reference for that image.
     pub(super) fn record(
         &mut self,
         reference: &Reference,
@@ -148,7 +148,7 @@ impl Collected {
         self.points_at(reference, image, place)
     }
 
-    /// Another host's Docker has this tag for that image.
+    /// Adds a record: another host's Docker has this tag for that image.
     fn tag(&mut self, reference: &Reference, image: ImageId, place: &str) -> Result<(), Problem> {
         if !self.tags {
             self.tags_left += 1;
@@ -157,7 +157,7 @@ impl Collected {
         self.tag_of_pin(reference, image, place)
     }
 
-    /// The tag of a pin is that image's.
+    /// Claims the tag of a pin for that image.
     pub(super) fn tag_of_pin(
         &mut self,
         reference: &Reference,
@@ -172,7 +172,8 @@ impl Collected {
         self.leads_to(&tagged, here, image, place)
     }
 
-    /// Says of a file that it has tags, where there is nothing else in it.
+    /// Adds a remark if a file has tags and nothing else. `before` is [`Self::tags_left()`]
+    /// before the file was read.
     pub(super) fn only_tags(&mut self, place: &str, before: usize) -> bool {
         let count = self.tags_left - before;
         if count == 0 {
@@ -193,7 +194,8 @@ impl Collected {
         self.tags_left
     }
 
-    /// Another host has this digest for the image whose ID begins so.
+    /// Adds a record: another host has this digest for the image whose ID begins with
+    /// `id`.
     pub(super) fn record_beginning(
         &mut self,
         reference: &Reference,
@@ -218,7 +220,7 @@ impl Collected {
         self.claim(key, text, statement, place)
     }
 
-    /// Takes what a row says. False when its digest has no name, or is cut.
+    /// Takes a row's claims. Returns false if its digest has no name, or is cut short.
     pub(super) fn row(
         &mut self,
         row: &Row,
@@ -239,8 +241,8 @@ impl Collected {
         Ok(true)
     }
 
-    /// Digests of a file that have no name beside them, by their lines. A line 0 is not
-    /// known.
+    /// Adds a remark about digests of a file that have no name beside them, with their
+    /// lines. Line 0 means that the line is unknown.
     pub(super) fn unnamed(&mut self, place: &str, lines: &[usize]) {
         if lines.is_empty() {
             return;
@@ -274,13 +276,13 @@ impl Collected {
         ));
     }
 
-    /// One of the rules of `--rewrite` is about this repository.
+    /// Whether a rule of `--rewrite` renames this repository.
     pub(super) fn rewrites(&self, repository: &Repository) -> bool {
         self.name_here(repository)
             .is_ok_and(|renamed| renamed != *repository)
     }
 
-    /// A person says that a digest is that image's.
+    /// Claims a digest for that image, without evidence.
     pub(super) fn points_at(
         &mut self,
         reference: &Reference,
@@ -294,7 +296,8 @@ impl Collected {
         self.leads_to(reference, here, image, place)
     }
 
-    /// A file has a reference for that image, which has another name here perhaps.
+    /// Claims a reference for that image. `there` is the reference in the file, `here`
+    /// the renamed one.
     fn leads_to(
         &mut self,
         there: &Reference,
@@ -311,7 +314,7 @@ impl Collected {
         self.claim(key, text, statement, place)
     }
 
-    /// The bytes of a manifest, as evidence alone.
+    /// Adds the bytes of a manifest as evidence, without a claim.
     pub(super) fn prove(&mut self, bytes: &[u8], place: &str) -> Result<Manifest, ManifestError> {
         let manifest = Manifest::parse(bytes)?;
         self.said += 1;
@@ -321,7 +324,7 @@ impl Collected {
         Ok(manifest)
     }
 
-    /// Claims that the image of a manifest that was brought along has its digest.
+    /// Claims that the image of a manifest in the sources has its digest.
     pub(super) fn manifest(&mut self, digest: &Digest, came: Came) -> Result<(), Problem> {
         let repository = match came.repository {
             Some(repository) => Some(self.name_here(repository)?),

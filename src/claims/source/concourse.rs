@@ -1,4 +1,4 @@
-//! What Concourse's resources for images leave in a directory: one file each for the
+//! Files that Concourse's image resources leave in a directory: one each for the
 //! repository, the tag, the digest, and with `docker-image` the image ID.
 
 use std::io::Read;
@@ -9,10 +9,10 @@ use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 use crate::sys::plain_file::{self, Links};
 
-/// Longer than any of these texts.
+/// The most bytes to read of a file: more than any of these texts has.
 const LONGEST: u64 = 1024;
 
-/// Takes what the files say, where they are there.
+/// Takes the claims of the files, if they exist.
 pub(super) fn read(
     directory: &Path,
     place: &str,

@@ -1,44 +1,46 @@
-//! Objects in JSON and YAML that have a digest beside a name: Helm's values, a
-//! kustomization, `docker images --format json`, `docker buildx --metadata-file`, podman,
-//! crictl, skopeo, the pods of a cluster.
+//! Objects in JSON and YAML with a digest beside a name: Helm's values, a kustomization,
+//! `docker images --format json`, `docker buildx --metadata-file`, podman, crictl,
+//! skopeo, the pods of a cluster.
 //!
-//! An object is read by its own fields alone. What lies in another object is not joined.
+//! Only an object's own fields are read together. Fields of nested objects are not joined
+//! with them.
 
 use crate::claims::row::{Row, is_bare_id, is_digest, pinned, without_scheme};
 use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 use crate::image::reference::Reference;
 
-/// So many values of one object are kept until it ends.
+/// The most values of one object that are kept until the object ends.
 const MOST_VALUES: usize = 200;
 
-/// A field that says something of an image.
+/// A field with information about an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     /// A repository, or a name with a tag.
     Repository,
-    /// The same; of an object that runs it, it is the image.
+    /// A repository or a name with a tag, too. In an object that runs an image, the image
+    /// itself.
     Image,
-    /// It may be the name of anything.
+    /// A name, which may be that of anything.
     Name,
-    /// What a kustomization has in place of `name`.
+    /// A kustomization's field that replaces `name`.
     NewName,
     Registry,
     Tag,
     Digest,
     /// An image ID.
     Id,
-    /// What `containerStatuses` says of an image: an ID, or a pin.
+    /// The image in a pod's `containerStatuses`: an ID, or a pin.
     ImageId,
-    /// References with digests, and names with tags.
+    /// A list of references with digests, and of names with tags.
     Names,
-    /// A tag in a list of objects, as Harbor has them.
+    /// A tag in a list of objects, as Harbor writes it.
     NestedTag,
-    /// The path of a repository in a registry that is not named.
+    /// The path of a repository, without its registry.
     Path,
-    /// The names of the images, apart by commas.
+    /// The names of a built image, separated by commas.
     Built,
-    /// It is a part of an index, or no image.
+    /// A field that only an entry of an index has, or an object that is not an image.
     Part,
 }
 
@@ -65,32 +67,33 @@ impl Field {
         })
     }
 
-    /// A pin in it waits for the end of the object, which may have a tag or an ID for it.
-    /// Helm's values may have a digest in the tag, which pins no repository "1.4".
+    /// Whether a pin in this field is held back until the object ends, because the object
+    /// may have a tag or an ID for it. A tag in Helm's values may contain a digest:
+    /// `1.4@sha256:…` is no pin of a repository "1.4".
     const fn waits(self) -> bool {
         matches!(self, Self::ImageId | Self::Names | Self::Name | Self::Tag)
     }
 }
 
-/// One object, until it ends.
+/// The values of one object, collected until it ends.
 #[derive(Debug, Default)]
 struct Object {
-    /// It lies in a list of images, or under `image`.
+    /// Whether the object is in a list of images, or under `image`.
     of_images: bool,
     values: Vec<(Field, String, Option<usize>)>,
 }
 
-/// What is open: an object or a list, under a key if it has one.
+/// An object or a list that has not ended yet, with its key if it has one.
 #[derive(Debug)]
 struct Open {
     key: Option<String>,
-    /// None for a list.
+    /// `None` for a list.
     object: Option<Object>,
-    /// It is the value of `image` or `images`, or lies in such a list.
+    /// Whether this is the value of `image` or `images`, or an element of such a list.
     of_images: bool,
 }
 
-/// Goes through the objects of one document.
+/// A walk through the objects of one document.
 pub(super) struct Objects<'a> {
     place: &'a str,
     collected: &'a mut Collected,
@@ -110,7 +113,7 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// An object begins, under this key if it has one.
+    /// Begins an object, under this key if it has one.
     pub(super) fn begin_object(&mut self, key: Option<&str>) {
         let of_images = self.is_of_images(key);
         self.begin(
@@ -143,7 +146,7 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// A text, under this key if it lies in an object.
+    /// Takes a text, under this key if it is in an object.
     pub(super) fn text(
         &mut self,
         key: Option<&str>,
@@ -178,7 +181,8 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// A digest in the YAML of `skopeo sync`: a registry, its `images`, a path, a list.
+    /// Takes a digest in the YAML of `skopeo sync`, where it is nested below a registry,
+    /// `images`, and a path. Returns false if it is elsewhere.
     fn of_a_synced_repository(
         &mut self,
         digest: &str,
@@ -201,7 +205,7 @@ impl<'a> Objects<'a> {
         self.collected.row(&row, self.place, line)
     }
 
-    /// Takes a pin from within a string: behind the `=` of an option.
+    /// Takes a pin from inside a string: the value of an option, after `=`.
     fn within(&mut self, value: &str, line: Option<usize>) -> Result<(), Problem> {
         if value.contains(char::is_whitespace) {
             return Ok(());
@@ -220,7 +224,7 @@ impl<'a> Objects<'a> {
         self.collected.pin(pin, &place)
     }
 
-    /// An object or a list ends.
+    /// Ends an object or a list.
     pub(super) fn end(&mut self) -> Result<(), Problem> {
         let Some(Open {
             object: Some(object),
@@ -240,7 +244,7 @@ impl<'a> Objects<'a> {
         self.object(&object)
     }
 
-    /// The document ends.
+    /// Ends the document, and adds the remarks about it.
     pub(super) fn finish(self) {
         self.collected.unnamed(self.place, &self.unnamed);
         if self.unplaced > 0 {
@@ -265,7 +269,8 @@ impl<'a> Objects<'a> {
         let (pins, tagged): (Vec<_>, Vec<_>) =
             names.into_iter().partition(|name| name.digest().is_some());
         if !pins.is_empty() {
-            // A line of the index's list: which of them is this host's, it does not say.
+            // The object is one entry of an index. It does not tell which entry is for
+            // this host.
             let of_platform = is_part
                 && object
                     .all(&[Field::Name])
@@ -309,7 +314,7 @@ impl<'a> Objects<'a> {
         Ok(())
     }
 
-    /// An object that names an image, and no digest.
+    /// Notes the image of an object that has no digest.
     fn unpinned(&mut self, object: &Object, tag: Option<&str>) {
         match tag.filter(|tag| !tag.is_empty()) {
             Some(tag) => {
@@ -325,7 +330,7 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// Pins with what the object says besides: an image ID, or a tag.
+    /// Takes an object's pins, with the image ID or the tag that the object also has.
     fn pins(
         &mut self,
         object: &Object,
@@ -338,7 +343,7 @@ impl<'a> Objects<'a> {
             let digest = pin.digest().map(ToString::to_string).unwrap_or_default();
             !id.is_empty() && digest.contains(id)
         };
-        // With a containerd image store, the "ID" is one of the digests.
+        // On a host with the containerd image store, the "ID" is one of the digests.
         let id = if pins.iter().any(is_digest_of) {
             ""
         } else {
@@ -372,7 +377,8 @@ impl<'a> Objects<'a> {
         Ok(())
     }
 
-    /// Harbor names a repository without its registry. A rule of `--rewrite` may have it.
+    /// Takes a digest from Harbor, which names a repository without its registry. A rule
+    /// of `--rewrite` must supply the registry.
     fn in_no_registry(
         &mut self,
         path: &str,
@@ -411,7 +417,7 @@ impl Object {
             .map(|(_, value, _)| value.as_str())
     }
 
-    /// The value of a field. An error when there are several.
+    /// The value of a field. An error if there are several different values.
     fn one(&self, fields: &[Field]) -> Result<Option<&str>, ()> {
         let mut values = self.all(fields);
         let first = values.next();
@@ -432,7 +438,8 @@ impl Object {
         }
     }
 
-    /// The names that the digest is of; none where a name may be that of anything.
+    /// The names that the digest belongs to. Empty if the only name may be that of
+    /// anything.
     fn names(&self, tag: Option<&str>) -> Vec<String> {
         if let Ok(Some(built)) = self.one(&[Field::Built]) {
             return built

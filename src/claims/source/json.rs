@@ -1,4 +1,4 @@
-//! Sources in JSON, whose keys tell the kind: manifests, the output of `docker image
+//! Sources in JSON. The keys tell the kind: manifests, the output of `docker image
 //! inspect`, another host's reference store, digestfix's own claims, and Kubernetes
 //! objects.
 
@@ -39,7 +39,7 @@ struct Keys {
     descriptor: Present,
 }
 
-/// A key is there, with any value; Go writes an empty list as null.
+/// Whether a key exists, with any value: Go writes an empty list as null.
 #[derive(Default)]
 struct Present(bool);
 
@@ -59,7 +59,7 @@ impl Keys {
     }
 }
 
-/// What `docker image inspect` says of an image.
+/// The output of `docker image inspect` for one image.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
@@ -71,7 +71,7 @@ struct Inspected {
     descriptor: Option<IgnoredAny>,
 }
 
-/// The text is JSON, or was before something cut it short.
+/// Whether the text is JSON, or is a JSON source that was cut short.
 pub(super) fn is_json(text: &str) -> bool {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     match documents.next() {
@@ -80,7 +80,7 @@ pub(super) fn is_json(text: &str) -> bool {
     }
 }
 
-/// It has a key that only sources have.
+/// Whether the text has a key that only sources have.
 fn is_source(text: &str) -> bool {
     let keys = [
         "\"Repositories\"",
@@ -93,7 +93,7 @@ fn is_source(text: &str) -> bool {
     keys.iter().any(|key| text.contains(key))
 }
 
-/// Reads one or more JSON documents, one after another.
+/// Reads one JSON document or several in a row.
 pub fn read_json(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     read(text, Bytes::AsTheyCame, place, collected)
 }
@@ -172,7 +172,7 @@ struct Spaced<'a> {
     after: &'a str,
 }
 
-/// The raw bytes of a manifest, as a registry serves them.
+/// Reads the raw bytes of a manifest, as a registry serves them.
 fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let document = spaced.document;
     let ended = format!("{document}{}", spaced.after);
@@ -187,7 +187,7 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         return read_objects(document, place, collected);
     }
     if spaced.bytes == Bytes::Recoded || document.contains("\r\n") {
-        // A registry may have served the bytes without what was added, and never those with it.
+        // A registry may serve the bytes without these additions, but never with them.
         let plain = document.replace("\r\n", "\n");
         collected.prove(plain.as_bytes(), place)?;
         let ended = ended.replace("\r\n", "\n");
@@ -214,7 +214,8 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         };
         return collected.manifest(&digest, came);
     }
-    // An index that came before lists these bytes: what is around them is of no registry.
+    // An index that was read before lists these bytes, so the white space around them is
+    // not the registry's.
     if collected.evidence.listed(&digest).is_some() {
         let came = Came {
             repository: None,
@@ -223,8 +224,8 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         };
         return collected.manifest(&digest, came);
     }
-    // The registry's bytes may end so; or somebody's editor added it, and may
-    // have changed the rest as well.
+    // The registry may serve the bytes with this white space. Or an editor added it, and
+    // may have changed the rest too.
     collected.prove(ended.as_bytes(), place)?;
     let other = Digest::of(Algorithm::Sha256, ended.as_bytes());
     collected.remark(format!(
@@ -243,7 +244,7 @@ fn read_inspected(document: &str, place: &str, collected: &mut Collected) -> Res
         .flatten()
         .filter_map(|text| pinned(text))
         .collect();
-    // Podman writes an ID without the algorithm.
+    // Podman writes the ID without its algorithm.
     let id = match image.id.contains(':') {
         true => image.id.parse::<ImageId>(),
         false => format!("sha256:{}", image.id).parse(),
@@ -290,7 +291,7 @@ fn with_tag(reference: &Reference, tag: &Tag) -> Reference {
     Reference::parse(&text).unwrap_or_else(|_| reference.clone())
 }
 
-/// Another host's `repositories.json`.
+/// Reads another host's `repositories.json`.
 fn read_store(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let store = Store::parse(document.as_bytes()).map_err(Problem::Store)?;
     store
@@ -298,7 +299,7 @@ fn read_store(document: &str, place: &str, collected: &mut Collected) -> Result<
         .try_for_each(|(reference, image)| collected.record(&reference, image, place))
 }
 
-/// What the objects in any JSON say.
+/// Reads the objects of any JSON document.
 fn read_objects(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let mut walk = Walk {
         objects: Objects::new(place, collected),
@@ -316,7 +317,7 @@ fn read_objects(document: &str, place: &str, collected: &mut Collected) -> Resul
     walk.problem.map_or(Ok(()), Err)
 }
 
-/// Shows every element of an array, without keeping any.
+/// Passes every element of an array to `take`, without keeping any.
 struct Elements<'a, F> {
     take: &'a mut F,
 }
@@ -336,7 +337,7 @@ impl<'de, F: FnMut(&'de str)> Visitor<'de> for Elements<'_, F> {
     }
 }
 
-/// Goes through JSON without keeping it, up to the first problem.
+/// A walk through JSON without keeping it, up to the first problem.
 struct Walk<'a> {
     objects: Objects<'a>,
     problem: Option<Problem>,
@@ -350,7 +351,7 @@ impl Walk<'_> {
     }
 }
 
-/// One value, under its key if it lies in an object.
+/// One value, with its key if it is in an object.
 struct Value<'a, 'b> {
     walk: &'a mut Walk<'b>,
     key: Option<&'a str>,

@@ -1,5 +1,5 @@
-//! OCI's layout and skopeo's `dir:`: from their entry files to every manifest,
-//! each checked against the digest that it was found by.
+//! OCI's layout and skopeo's `dir:`. Follows the entry files to every manifest, and
+//! checks each manifest against the digest that led to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,15 +15,15 @@ use crate::image::manifest::{self, Descriptor, Manifest};
 use crate::image::reference::{Reference, Repository};
 use crate::sys::strict_json;
 
-/// The most manifests that are looked at in one layout.
+/// The most manifests to read in one layout.
 pub const MAX_MANIFESTS: usize = 100_000;
 
-/// The whole name, as containerd and BuildKit write it.
+/// The annotation with the full name, which containerd and BuildKit write.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
-/// A tag, or a name with a tag, as the tool pleases.
+/// The annotation with a tag, or a name with a tag, depending on the tool.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The next step where an archive proves nothing.
+/// The next step, for the user of an archive that proves nothing.
 const BRING: &str = "docker save of this image store proves no digest. Bring what does: digestfix export, docker \
                      image inspect, skopeo's dir:";
 
@@ -39,7 +39,7 @@ struct Index {
     manifests: Vec<Descriptor>,
 }
 
-/// An entry of the list that `docker save` writes beside the layout.
+/// An entry of `manifest.json`, which `docker save` writes beside the layout.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct SavedImage {
@@ -49,7 +49,7 @@ struct SavedImage {
 }
 
 impl SavedImage {
-    /// The image's ID, of which its config's name is made.
+    /// The image's ID. The config's file name contains it.
     fn image(&self) -> Option<ImageId> {
         let hex = self.config.rsplit('/').next().unwrap_or_default();
         let hex = hex.strip_suffix(".json").unwrap_or(hex);
@@ -57,7 +57,7 @@ impl SavedImage {
     }
 }
 
-/// Reads a layout: a directory's or an archive's.
+/// Reads a layout in a directory or an archive.
 pub(super) fn read_layout(
     blobs: &mut impl Blobs,
     place: &str,
@@ -112,7 +112,8 @@ pub(super) fn read_layout(
     agree(&saved, &named, collected)
 }
 
-/// Takes an image that `docker save` lists. Its config is named by its digest.
+/// Takes an image that `docker save` lists. Checks its config against the ID in the file
+/// name.
 fn take_whole(
     saved: &SavedImage,
     blobs: &mut impl Blobs,
@@ -136,7 +137,8 @@ fn take_whole(
     Ok(())
 }
 
-/// Reads the claims that `digestfix save` puts beside what the engine saves.
+/// Reads the claims that `digestfix save` adds to the engine's archive. Returns whether
+/// there are any.
 fn read_carried(
     blobs: &mut impl Blobs,
     place: &str,
@@ -171,8 +173,9 @@ pub(super) fn read_skopeo_dir(
     Ok(())
 }
 
-/// `docker save` lists each tag with its config; the layout has a manifest for
-/// the same name. Where the two differ, one of them was exchanged.
+/// Checks that `manifest.json` and the layout agree. `docker save` lists each tag with
+/// its config, and the layout has a manifest for the same name. If the two differ, one of
+/// them was exchanged.
 fn agree(
     saved: &[SavedImage],
     named: &BTreeMap<String, BTreeSet<Digest>>,
@@ -227,15 +230,16 @@ struct Walk<'a, B> {
     place: &'a str,
     collected: &'a mut Collected,
     seen: BTreeMap<Digest, Seen>,
-    /// What was claimed already, and for which repository.
+    /// The manifests that were visited, each with the repository that it was visited for.
     named: BTreeSet<(Digest, Option<Repository>)>,
-    /// It may come from a local engine, which has no registry's manifest.
+    /// Whether a local engine may have written the layout. An engine has no registry's
+    /// manifests.
     from_an_engine: bool,
-    /// How many manifests the engine made up.
+    /// The number of manifests that the engine made up.
     made_up: usize,
 }
 
-/// A manifest that was read and checked: it may be named many times.
+/// A manifest that was read and checked. Several entries may name it.
 #[derive(Clone, Copy)]
 struct Seen {
     size: u64,
@@ -268,7 +272,8 @@ impl<B: Blobs> Walk<'_, B> {
         }
         if let Some(seen) = self.seen.get(digest).copied() {
             has_size(digest, seen.size, descriptor.size)?;
-            // The same index under another name: so are its manifests.
+            // The same manifest under another name. The manifests of an index have that
+            // name too.
             if !seen.claimed || !self.named.insert((digest.clone(), repository.cloned())) {
                 return Ok(());
             }
@@ -278,7 +283,7 @@ impl<B: Blobs> Walk<'_, B> {
             return self.claim(digest, true, repository, depth);
         }
         let Some(bytes) = self.blobs.blob(digest)? else {
-            // Parts of an index are left out when one platform is saved.
+            // A tool that saves one platform leaves out the other parts of an index.
             if depth == 0 {
                 self.collected.remark(format!(
                     "{}: its index names {digest}, and that manifest is not in it",
@@ -298,7 +303,7 @@ impl<B: Blobs> Walk<'_, B> {
         self.take(digest, &bytes, repository, depth)
     }
 
-    /// A manifest that is the first of its digest, and hashes to it.
+    /// Takes a manifest that is the first with its digest, and hashes to it.
     fn take(
         &mut self,
         digest: &Digest,
@@ -361,7 +366,7 @@ impl<B: Blobs> Walk<'_, B> {
         self.collected.manifest(digest, came)
     }
 
-    /// The config, where it came along, must be the one that the manifest is of.
+    /// Checks that the config, if the layout has it, is the one that the manifest names.
     fn check_config(
         &mut self,
         manifest: &Digest,

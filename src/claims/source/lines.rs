@@ -1,8 +1,8 @@
-//! Lines that hold one name and one digest: lists in two columns, scripts, `.env` files,
-//! logs, and what `docker pull` and `docker push` print.
+//! Lines with one name and one digest: lists in two columns, scripts, `.env` files, logs,
+//! and the output of `docker pull` and `docker push`.
 //!
-//! A name and a digest that stand apart are joined only where nothing else can be meant:
-//! the name has a tag, and the line holds no more than a list's columns.
+//! A name and a digest that are apart are joined only if no other reading is possible:
+//! the name has a tag, and the line has no more words than a list has columns.
 
 use crate::claims::row::{
     MOST_COLUMNS, Row, is_digest, pin, row, with_digest, without_scheme, words,
@@ -11,7 +11,7 @@ use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 use crate::image::reference::Reference;
 
-/// What `docker pull` and `docker push` print before a name.
+/// The texts that `docker pull` and `docker push` print before a name.
 const PULLED: [&str; 2] = [
     "Status: Downloaded newer image for ",
     "Status: Image is up to date for ",
@@ -24,7 +24,7 @@ pub(super) struct Misfit {
     pub text: String,
 }
 
-/// The text is, or holds, what `docker pull` or `docker push` prints.
+/// Whether the text contains output of `docker pull` or `docker push`.
 pub(super) fn is_console(text: &str) -> bool {
     text.lines().any(|line| {
         let line = line.trim();
@@ -34,7 +34,7 @@ pub(super) fn is_console(text: &str) -> bool {
     }) && text.contains("igest: sha256:")
 }
 
-/// What has been read of a console so far.
+/// The state of reading the output of `docker pull` or `docker push`.
 #[derive(Default)]
 struct Console<'a> {
     /// `docker pull` prints the digest first, then the name.
@@ -43,7 +43,8 @@ struct Console<'a> {
     repository: Option<&'a str>,
 }
 
-/// Reads lines. What looks like a pin and is none is a misfit, and then nothing is taken.
+/// Reads lines. A word that looks like a pin and is invalid makes a misfit, and then no
+/// claim is taken.
 pub(super) fn read(
     text: &str,
     place: &str,
@@ -87,7 +88,7 @@ pub(super) fn read(
 }
 
 impl<'a> Console<'a> {
-    /// Takes a line of `docker pull` or `docker push`. False when it is none.
+    /// Takes a line of `docker pull` or `docker push`. Returns false for any other line.
     fn read(
         &mut self,
         line: &'a str,
@@ -130,7 +131,7 @@ impl<'a> Console<'a> {
     }
 }
 
-/// Takes what the words of one line say. False when it has a digest without a name.
+/// Takes the claims of one line. Returns false if the line has a digest without a name.
 fn of_words(
     line: &str,
     number: usize,
@@ -151,7 +152,7 @@ fn of_words(
     if !any {
         return Ok(!words(line).any(is_digest));
     }
-    // oc-mirror's mapping: the source, and the name that it has in the mirror.
+    // oc-mirror's mapping: the source, and its name in the mirror.
     if let [source, mirror] = first.as_slice()
         && line.contains('=')
         && let Some(pin) = pin(source)
@@ -165,7 +166,7 @@ fn of_words(
     Ok(true)
 }
 
-/// It was to be a pin: there is a digest in it that is too long or too short.
+/// Whether a word looks like a pin, but its digest is too long or too short.
 fn is_broken_pin(word: &str) -> bool {
     let Some((_, hex)) = word.split_once("@sha256:") else {
         return false;
@@ -173,8 +174,8 @@ fn is_broken_pin(word: &str) -> bool {
     pin(word).is_none() && !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// A pin as the value of a key or in a list of YAML: the text was to be YAML, and something
-/// broke it.
+/// Whether a line has a pin as the value of a key, or as an item of a list. Then the text
+/// is YAML that is broken elsewhere.
 fn is_entry(line: &str) -> bool {
     let entry = line.trim().trim_start_matches("- ");
     let value = match entry.split_once(": ") {
@@ -185,7 +186,7 @@ fn is_entry(line: &str) -> bool {
     pin(value.trim_matches(['"', '\'', ' ', ']', '}'])).is_some()
 }
 
-/// A line without the comment at its end, or nothing where all of it is one.
+/// A line without the comment at its end. Empty if the whole line is a comment.
 fn code(line: &str) -> &str {
     let line = line.trim();
     if line.starts_with('#') || line.starts_with("//") {

@@ -1,8 +1,8 @@
-//! Pinned references in what people write: Kubernetes manifests, compose
-//! files, Dockerfiles, plain lists.
+//! Pinned references in files that people write: Kubernetes manifests, compose files,
+//! Dockerfiles, plain lists.
 //!
-//! A pin is a whole string that is a reference with a digest. Nothing is
-//! looked for in comments or keys.
+//! A pin is a whole string that is a reference with a digest. Comments and keys are not
+//! searched.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ pub const MAX_YAML_DEPTH: usize = 1_000;
 /// longer than any reference.
 const LONGEST_ARG: usize = 1_024;
 
-/// What the objects of YAML documents say. From a text that is no YAML, or nested too
-/// deep, nothing is taken.
+/// Reads the objects of YAML documents. Takes nothing from a text that is not YAML, or is
+/// nested too deep.
 pub fn read_yaml(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     walk_yaml(text, None)?;
     let mut objects = Objects::new(place, collected);
@@ -33,13 +33,13 @@ pub fn read_yaml(text: &str, place: &str, collected: &mut Collected) -> Result<(
 }
 
 fn walk_yaml(text: &str, mut objects: Option<&mut Objects>) -> Result<(), Problem> {
-    /// Where the parser is: in a list, or at a key or a value of a mapping.
+    /// The parser's position: in a list, or at a key or a value of a mapping.
     enum Within {
         List,
         Key,
         Value(Option<String>),
     }
-    /// What comes next is the other of the two.
+    /// Moves on in a mapping: from a key to its value, or from a value to the next key.
     fn turn(open: &mut [Within], key: Option<&str>) {
         match open.last_mut() {
             Some(within @ Within::Key) => *within = Within::Value(key.map(str::to_owned)),
@@ -97,7 +97,7 @@ fn walk_yaml(text: &str, mut objects: Option<&mut Objects>) -> Result<(), Proble
             });
         }
     }
-    // Any prose is YAML, as one long string.
+    // Any prose is valid YAML: one long string.
     if words && !collections {
         return Err(Problem::Yaml(
             "there is neither a key nor a list".to_owned(),
@@ -106,8 +106,7 @@ fn walk_yaml(text: &str, mut objects: Option<&mut Objects>) -> Result<(), Proble
     Ok(())
 }
 
-/// The lines of a text that say something, each with its number; `#` begins a
-/// comment.
+/// The lines of a text that are not empty, each with its number. `#` begins a comment.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().filter_map(|(index, line)| {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -115,13 +114,14 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The first line that keeps a text from being a list of references, and why.
+/// The first line that is not a reference, and the reason. Without such a line, the text
+/// is a list of references.
 pub(super) fn misfit(text: &str) -> Option<(usize, ReferenceError)> {
-    // One word with a colon at its end begins a YAML mapping.
+    // A YAML mapping is not a list: its `KEY:` is no valid reference.
     lines(text).find_map(|(number, line)| Some((number, Reference::parse(line).err()?)))
 }
 
-/// The pins of a list of references.
+/// Reads a list of references.
 pub(super) fn read_list(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     for (number, line) in lines(text) {
         match line.contains('@') {
@@ -132,7 +132,7 @@ pub(super) fn read_list(text: &str, place: &str, collected: &mut Collected) -> R
     Ok(())
 }
 
-/// The first instruction of these lines is one that a Dockerfile begins with.
+/// Whether the first instruction is one that a Dockerfile may begin with.
 pub(super) fn is_dockerfile(text: &str) -> bool {
     let first = text
         .lines()
@@ -147,8 +147,8 @@ pub(super) fn is_dockerfile(text: &str) -> bool {
         })
 }
 
-/// The pins of a Dockerfile: what it builds on (`FROM`) and copies from
-/// (`COPY --from=`), with the defaults of the `ARG`s before the first stage.
+/// Reads the pins of a Dockerfile: base images (`FROM`) and images to copy from (`COPY
+/// --from=`), with the defaults of the `ARG`s before the first stage.
 pub fn read_dockerfile(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let broken = |error: parse_dockerfile::Error| Problem::Dockerfile(error.to_string());
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();
@@ -195,8 +195,8 @@ pub fn read_dockerfile(text: &str, place: &str, collected: &mut Collected) -> Re
     Ok(())
 }
 
-/// With `$NAME`, `${NAME}` and `${NAME:-DEFAULT}` replaced, up to the length of
-/// what is kept.
+/// Replaces `$NAME`, `${NAME}` and `${NAME:-DEFAULT}`. Stops once the text is longer than
+/// [`LONGEST_ARG`].
 fn substituted(text: &str, defaults: &BTreeMap<String, String>) -> String {
     let mut whole = String::new();
     let mut rest = text;
@@ -220,7 +220,7 @@ fn substituted(text: &str, defaults: &BTreeMap<String, String>) -> String {
     whole
 }
 
-/// Line numbers of places that only go forward.
+/// Line numbers of byte positions. Each position must be behind the one before.
 struct Lines<'a> {
     text: &'a str,
     at: usize,

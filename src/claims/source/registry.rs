@@ -1,5 +1,5 @@
-//! The storage of a registry (registry:2, Harbor): `docker/registry/v2`, with each blob
-//! under its digest (distribution 2 and 3, `registry/storage/paths.go`).
+//! Storage of a registry (registry:2, Harbor): `docker/registry/v2`, with each blob under
+//! its digest (distribution 2 and 3, `registry/storage/paths.go`).
 
 use std::path::{Path, PathBuf};
 
@@ -9,17 +9,18 @@ use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{self, Manifest};
 use crate::sys::plain_file::{self, Links};
 
-/// Where the storage lies in what people copy of it: the volume, or a part of it.
+/// Places of the storage in the directory that people copy: the whole volume, or a part
+/// of it.
 const WITHIN: [&str; 4] = ["docker/registry/v2", "registry/v2", "v2", "."];
 
-/// The directory of the storage in this one, if it has one.
+/// The directory of the storage inside this one, if there is one.
 pub(super) fn storage(path: &Path) -> Option<PathBuf> {
     let within = WITHIN.iter().map(|within| path.join(within));
     let mut storages = within.filter(|path| path.join("repositories").is_dir());
     storages.find(|path| path.join("blobs/sha256").is_dir())
 }
 
-/// Reads every manifest of a storage, as it really is. Layers are passed over.
+/// Reads every manifest of a storage, by its canonical path. Skips layers.
 pub(super) fn read(storage: &Path, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let blobs = storage.join("blobs/sha256");
     let mut budget = MAX_FILES;
@@ -56,7 +57,7 @@ fn listed(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
     Ok(paths)
 }
 
-/// The digest of a blob of a storage in an archive, by its name.
+/// The digest of a registry's blob in an archive, from the member's name.
 pub(super) fn blob_of(name: &str) -> Option<Digest> {
     let (directory, hex) = name.strip_suffix("/data")?.rsplit_once('/')?;
     let (directory, _) = directory.rsplit_once('/')?;
@@ -75,7 +76,7 @@ fn take_file(
 ) -> Result<(), Problem> {
     let size = match path.symlink_metadata() {
         Ok(metadata) => metadata.len(),
-        // A blob that was deleted leaves its directory.
+        // The directory of a deleted blob stays.
         Err(_) => return Ok(()),
     };
     if size > manifest::MAX_BYTES {
@@ -111,7 +112,7 @@ pub(super) fn take(
     collected.prove(bytes, place)?;
     let came = Came {
         repository: None,
-        // A registry has the images of all platforms, and of other hosts.
+        // A registry has images of other platforms and of other hosts.
         in_index: true,
         place,
     };

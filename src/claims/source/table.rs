@@ -1,28 +1,29 @@
-//! Tables with a header: what `docker images --digests`, podman, nerdctl, ctr and crictl
-//! print, and CSV. The header tells which column is what.
+//! Tables with a header: CSV, and the output of `docker images --digests`, podman,
+//! nerdctl, ctr and crictl. The header names the columns.
 
 use crate::claims::row::{Lack, Meaning, Row, is_digest};
 use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 
-/// A header is looked for in so many lines: prompts and greetings stand before it.
+/// The number of lines in which a header may be: prompts and greetings may come before
+/// it.
 const HEADER_WITHIN: usize = 50;
 
-/// A column that is understood.
+/// A column that digestfix reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
     Repository,
-    /// The title may stand over names of anything.
+    /// A column with this title may contain names of anything.
     Name,
     Tag,
     Digest,
     Id,
 }
 
-/// A table has no more columns.
+/// The most columns of a table.
 const MOST_COLUMNS: usize = 64;
 
-/// What the cells of a table are apart by.
+/// What separates the cells of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Apart {
     /// Each cell begins below its header.
@@ -33,12 +34,13 @@ enum Apart {
 #[derive(Debug)]
 struct Header {
     apart: Apart,
-    /// Where each column begins, in characters, with what it is.
+    /// The columns, each with its beginning: in characters for an aligned table, by
+    /// number for CSV.
     columns: Vec<(usize, Option<Column>)>,
 }
 
 impl Column {
-    /// The column of that title. One in mixed case is taken from a CSV file only.
+    /// The column with this title. Only CSV may have titles in lower case.
     fn titled(title: &str, apart: Apart) -> Option<Self> {
         let title = title.trim_matches('"').trim();
         let upper = title.to_ascii_uppercase().replace('_', " ");
@@ -78,7 +80,7 @@ impl Header {
             .into_iter()
             .all(|one| header.count(one) <= 1);
         let named = header.count(Column::Repository) + header.count(Column::Name) == 1;
-        // `docker images` prints all three, and may leave the digest out.
+        // `docker images` prints name, tag and ID, and leaves the digest out by default.
         let known = header.has(Column::Digest) || header.has(Column::Tag) && header.has(Column::Id);
         (once && named && known).then_some(header)
     }
@@ -121,7 +123,7 @@ impl Header {
         }
     }
 
-    /// The cells that stand below the titles.
+    /// The cells below the titles.
     fn below<'a>(&self, line: &'a str) -> Vec<&'a str> {
         let mut bounds = line.char_indices().map(|(at, _)| at).chain([line.len()]);
         let (mut passed, mut at) = (0, bounds.next().unwrap_or_default());
@@ -142,8 +144,8 @@ impl Header {
     }
 }
 
-/// The titles of a header, each with where it begins, in characters. Two spaces or more
-/// part them.
+/// The titles of a header, each with its beginning in characters. Two or more spaces
+/// separate them.
 fn titles(line: &str) -> Vec<(usize, &str)> {
     let mut found: Vec<(usize, &str)> = Vec::new();
     let mut chars = 0;
@@ -189,7 +191,7 @@ fn bare(cell: &str) -> &str {
     cell.trim().trim_matches(['"', '`']).trim()
 }
 
-/// Reads a table. False when the text has none.
+/// Reads a table. Returns false if the text has none.
 pub fn read(text: &str, place: &str, collected: &mut Collected) -> Result<bool, Problem> {
     let lines = || text.lines().enumerate().map(|(at, line)| (at + 1, line));
     let head = lines()

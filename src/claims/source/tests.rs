@@ -83,7 +83,7 @@ fn named(name: &str) -> String {
     format!(r#","annotations":{{"io.containerd.image.name":"{name}"}}"#)
 }
 
-/// A layout of these entries with these blobs, and a layer.
+/// A layout with these entries, these blobs, and a layer.
 fn layout(entries: &[String], blobs: &[&[u8]]) -> Files {
     let mut files = Files::from([
         (
@@ -120,7 +120,7 @@ fn tar(files: &Files) -> Vec<u8> {
             appended.unwrap();
             continue;
         }
-        // As it is: setting the path would drop a "./" before it.
+        // Write the name directly: `set_path` would drop a "./" at its beginning.
         header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_cksum();
         builder.append(&header, bytes.as_slice()).unwrap();
@@ -164,7 +164,7 @@ fn problem(files: &Files) -> String {
     collected(&tar(files)).unwrap_err().to_string()
 }
 
-/// The digests that the collected adds to a host with these tags.
+/// The references that the claims add to a host with these tags.
 fn added(collected: Collected, tags: &[(&str, &ImageId)]) -> Result<Vec<String>, Vec<String>> {
     let mut store = Store::parse(b"{}").unwrap();
     let mut images = BTreeSet::new();
@@ -277,7 +277,7 @@ fn an_index_and_its_manifest_are_both_proven() {
     ]);
     let nested = index(&[entry(OCI_INDEX, &platforms, "")]);
     let id = image.id();
-    // One platform alone was saved, as `docker pull` and `skopeo copy` do.
+    // Only one platform was saved, as by `docker pull` and `skopeo copy`.
     let layout = layout(
         &[entry(OCI_INDEX, &nested, "")],
         &[&nested, &platforms, &image.manifest],
@@ -302,7 +302,7 @@ fn an_index_and_its_manifest_are_both_proven() {
         added(collected(&raw).unwrap(), &[("app:1", &id)]),
         Ok(expected)
     );
-    // jq writes them anew, and its hash is no registry's.
+    // jq reformats the manifests, and no registry has the hash of the result.
     for spaced in [
         [&platforms[..], b"\n", &image.manifest].concat(),
         [b"\n", &image.manifest[..]].concat(),
@@ -310,7 +310,7 @@ fn an_index_and_its_manifest_are_both_proven() {
         let collected = collected(&spaced).unwrap();
         assert!(collected.remarks[0].contains("white space"));
         assert!(collected.claims.is_empty());
-        // A claim that names the digest is proven by it all the same.
+        // The text still proves a claim that names its digest.
         let mut collected = collected;
         let pin = format!("app:1@{}", image.digest()).parse().unwrap();
         collected.pin(&pin, "chart.yaml:7").unwrap();
@@ -408,7 +408,7 @@ fn other_hosts_records_match_by_image_id() {
         r#"[{{"Id":"{id}","RepoTags":["there:9"],"RepoDigests":["app@{digest}","mirror.example/app@{digest}"],"Size":1}}]"#
     );
     let line = |name| line(name, &digest, &id, Trust::Matched);
-    // By ID, under the source's names, whatever the tags are.
+    // Images are found by ID, under the source's names, whatever their tags are.
     assert_eq!(
         added(collected(inspected.as_bytes()).unwrap(), &[("here:1", &id)]),
         Ok(vec![line("app"), line("mirror.example/app")])
@@ -426,7 +426,7 @@ fn other_hosts_records_match_by_image_id() {
     );
 }
 
-/// Docker would take the last of the two, or the one in other letters.
+/// Docker would take the last of two equal keys, or the key in other letter case.
 #[test]
 fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
     let image = Image::new("amd64");
@@ -489,7 +489,7 @@ fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
     }
 }
 
-/// The text with one more key in the object of a key.
+/// The text with another key before `key`.
 fn with_another(text: &str, key: &str, other: &str) -> String {
     let key = format!(r#""{key}":"#);
     assert!(text.contains(&key), "{text}");
@@ -626,7 +626,7 @@ fn an_archive_whose_list_and_index_name_different_images() {
     );
 }
 
-/// The archive's manifest is another image's than the pinned one here.
+/// The archive's manifest is of another image than the one that the tag has here.
 #[test]
 fn an_archive_proves_a_pin_wrong() {
     let (image, other) = (Image::new("amd64"), Image::new("arm64"));
@@ -660,7 +660,8 @@ fn two_pins_that_contradict_each_other() {
     }
 }
 
-/// The registry has Docker's format; the archive has what skopeo made of it.
+/// The registry has a manifest in Docker's format; the archive has skopeo's conversion of
+/// it.
 #[test]
 fn an_archive_that_was_converted_on_the_way() {
     let image = Image::new("amd64");
@@ -716,8 +717,7 @@ fn names_are_rewritten_to_the_private_registrys() {
     );
 }
 
-/// Files in the shape of rendered charts give their pins, and nothing that
-/// only looks like one.
+/// Files like rendered charts give their pins, and no text that only looks like a pin.
 #[test]
 fn pins_are_found_exactly() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pins");
@@ -886,7 +886,7 @@ fn what_is_nested_deeper_than_the_bound_is_refused() {
     assert!(error.to_string().contains("8 deep"), "{error}");
 }
 
-/// A header may say any size; only what is there is ever held.
+/// A header may name any size, but only existing bytes are held in memory.
 #[test]
 fn a_size_that_lies_costs_nothing() {
     for size in [u64::MAX, u64::MAX / 2, 1 << 40, 5_000_000_000] {
@@ -902,7 +902,7 @@ fn a_size_that_lies_costs_nothing() {
     }
 }
 
-/// Fails when much is read, and knows nothing of what it skips.
+/// A file that fails when too much of it is read. Seeking does not count.
 struct Thrifty {
     file: Cursor<Vec<u8>>,
     left: usize,
@@ -964,8 +964,8 @@ fn a_manifest_that_is_named_many_times_is_read_once() {
     assert!(problem(&lying).contains("1000001 bytes"));
 }
 
-/// As `regctl image export` writes it, and docker's containerd store: the
-/// registry's manifest, and a list for older engines beside it.
+/// As `regctl image export` and docker's containerd store write it: the registry's
+/// manifest, and beside it a list for older engines.
 #[test]
 fn a_layout_that_lists_its_image_for_docker_too_proves_it() {
     let image = Image::new("amd64");
@@ -1018,7 +1018,7 @@ fn a_pipe_is_read_when_it_is_named() {
     let collected = read(&[pipe], Collected::new(&[])).unwrap();
     writer.join().unwrap().unwrap();
     assert_eq!(collected.claims.len(), 1);
-    // Nobody may write to one that only lies there.
+    // A pipe in a directory may have no writer.
     let error = read(&[directory.path().to_owned()], Collected::new(&[])).unwrap();
     assert!(
         error.remarks[0].contains("nor a pipe"),
@@ -1047,7 +1047,7 @@ fn each_element_of_an_array_is_what_it_is() {
         r#""app:1""#.to_owned(),
     ] {
         let collected = collected(format!("[{before},{image}]").as_bytes()).unwrap();
-        // By its ID, not by the name that another image has here.
+        // Images are found by ID, not by a name that another image has here.
         assert_eq!(added(collected, &[("app:1", &other)]), Ok(Vec::new()));
     }
 }
@@ -1107,7 +1107,8 @@ fn names_that_are_alike_only_as_people_write_them() {
     assert_eq!((collected.claims.len(), collected.remarks.len()), (1, 1));
 }
 
-/// skopeo's `docker-daemon:` has no registry's manifest to give, and makes one.
+/// skopeo's `docker-daemon:` gets no registry's manifest from the engine, and makes one
+/// up.
 #[test]
 fn a_directory_out_of_an_engine_proves_nothing() {
     let image = Image::with_layer("amd64", "application/vnd.docker.image.rootfs.diff.tar");
@@ -1184,8 +1185,8 @@ fn arguments_stand_anywhere_in_a_dockerfiles_image() {
     assert_eq!(found, [pin("a:1.2"), pin("base:1"), pin("c:3")]);
 }
 
-/// The templates of `no-pins.txt`, filled in: `%N` is the name of an image, `%B` one that
-/// may be that of anything, `%V` a version and `%H` sixty-four digits.
+/// The templates of `no-pins.txt`, filled in: `%N` is the name of an image, `%B` a name
+/// that may be that of anything, `%V` a version, and `%H` sixty-four digits.
 fn files_without_pins() -> Vec<(String, String)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/no-pins.txt");
     let templates = fs::read_to_string(path).unwrap();
@@ -1325,7 +1326,7 @@ fn manifest_inspect_has_the_bytes_of_each_platform() {
     }
     let error = collected(entry(&image, &other.manifest).as_bytes()).unwrap_err();
     assert!(error.to_string().contains("TAMPERED"), "{error}");
-    // Docker 20.10 prints the fields alone.
+    // Docker 20.10 prints only the fields.
     let fields = format!(
         r#"{{"Ref":"docker.io/library/app:1","Descriptor":{{"digest":"{}"}},"SchemaV2Manifest":{{"config":{{"digest":"{}"}}}}}}"#,
         image.digest(),
@@ -1365,7 +1366,7 @@ fn the_claims_in_an_archive_are_read_as_from_a_file() {
     let manifest = str::from_utf8(&image.manifest).unwrap();
     let files = saved(&image, &claims_of(&image, "", manifest));
     let archive = tar(&files);
-    // Beside a layout of an engine that makes manifests up.
+    // The claims are beside a layout by an engine that makes manifests up.
     let made_up = Image::with_layer("amd64", "application/vnd.oci.image.layer.v1.tar");
     let mut with_layout = files.clone();
     with_layout.extend(layout_of(&made_up));
@@ -1385,7 +1386,7 @@ fn the_claims_in_an_archive_are_read_as_from_a_file() {
     let read = super::read(&[directory.path().to_owned()], Collected::default()).unwrap();
     let proven = added(read, &[("lab/app:v1", &id)]).unwrap();
     assert_eq!(proven, [line("lab/app", &digest, &id, Trust::Proven)]);
-    // A pin's image was saved by its digest, and has no name.
+    // The image was saved by its digest because of a pin, and has no name.
     let pinned = claims_of(&image, "", manifest).replace("lab/app@", "lab/app:v1@");
     let read = collected(&tar(&saved(&image, &pinned))).unwrap();
     let mut named = added(read, &[("lab/other:v1", &id)]).unwrap();

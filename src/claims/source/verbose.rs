@@ -1,5 +1,5 @@
-//! What `docker manifest inspect -v` prints: each manifest of a name, with its bytes in
-//! base64 where docker is new enough (docker/cli, `cli/manifest/types`).
+//! Output of `docker manifest inspect -v`: each manifest of a name. Newer versions of
+//! docker add its bytes in base64 (docker/cli, `cli/manifest/types`).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -43,7 +43,8 @@ struct Config {
     digest: ImageId,
 }
 
-/// Reads one manifest. It is of one platform: others are of other hosts.
+/// Reads one manifest. It counts as part of an index, because it may be for another
+/// host's platform.
 pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let inspected: Inspected = strict_json::read(document.as_bytes())?;
     let wrong = |what: String| Problem::Entry(inspected.reference.clone(), what);
@@ -53,7 +54,8 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
     let Some(raw) = &inspected.raw else {
         let pinned = with_digest(&reference, &named);
         return match (inspected.docker.or(inspected.oci), reference.digest()) {
-            // A part of an index, of whatever platform, and no bytes that prove it.
+            // The manifest is an entry of an index, for an unknown platform, and no bytes
+            // prove it.
             (_, Some(_)) => Ok(()),
             (Some(fields), None) => collected.record(&pinned, fields.config.digest, place),
             (None, None) => collected.pin(&pinned, place),
@@ -75,7 +77,8 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
         });
     }
     let manifest = collected.prove(&bytes, place)?;
-    // Under its own algorithm as well.
+    // `prove` adds the manifest under its SHA-256 digest. Docker's digest may use another
+    // algorithm.
     collected.evidence.keep(&named, &bytes);
     collected
         .evidence

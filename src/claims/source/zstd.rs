@@ -1,12 +1,13 @@
-//! Zstandard: all frames of a file. Parallel compressors write several, and the decoder
-//! knows one at a time (RFC 8878, section 3).
+//! Zstandard: reads all frames of a file. Parallel compressors write several frames, and
+//! the decoder reads only one (RFC 8878, section 3).
 
 use std::io::{self, BufRead, Read};
 
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-/// A magic number of a frame, or of one to be skipped (3.1.1, 3.1.2).
+/// Whether the bytes begin with the magic number of a frame, or of a skippable frame
+/// (3.1.1, 3.1.2).
 pub(super) const fn is_zstd(head: &[u8]) -> bool {
     matches!(
         head,
@@ -14,8 +15,8 @@ pub(super) const fn is_zstd(head: &[u8]) -> bool {
     )
 }
 
-/// What a file of frames unfolds to. The decoder bounds the window of a frame,
-/// which it holds in memory, to 128 MiB.
+/// The decompressed content of a file. For each frame, the decoder holds a window of at
+/// most 128 MiB in memory.
 pub(super) struct Frames<R> {
     source: R,
     decoder: FrameDecoder,
@@ -31,7 +32,7 @@ impl<R: BufRead> Frames<R> {
         }
     }
 
-    /// Begins the next frame. False when there is no more.
+    /// Begins the next frame. Returns false if there are no more.
     fn begin(&mut self) -> io::Result<bool> {
         while !self.source.fill_buf()?.is_empty() {
             match self.decoder.reset(&mut self.source) {
