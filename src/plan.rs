@@ -1,4 +1,4 @@
-//! Claims against the store: what would have to change, or why not.
+//! Plan: compares claims with the store, and tells what must change, or why it cannot.
 //!
 //! Functions over plain data. A plan holds every change. When a claim cannot be met, there
 //! is no plan, and the refusals name every reason.
@@ -41,17 +41,17 @@ use resolver::Resolver;
 pub struct Request {
     pub claims: Vec<Claim>,
     pub removals: Vec<Reference>,
-    /// Claims may displace what stands in their way.
+    /// Whether claims may replace conflicting references.
     pub replace: bool,
-    /// A digest may be the ID of an image that is here.
+    /// Whether a digest may equal the ID of an image that is here.
     pub allow_image_id_digest: bool,
     pub evidence: Evidence,
-    /// The least trust that a change may rest on; any, when it is not said.
+    /// The least trust that each change needs. `None` accepts any.
     pub require: Option<Trust>,
 }
 
 impl Request {
-    /// The request, with what containerd has of the manifests that it is about.
+    /// The request, with the manifests that containerd has for its digests as evidence.
     pub(crate) fn with_manifests_of(&self, here: &ContainerdStore) -> Self {
         let claimed = self.claims.iter().filter_map(Claim::digest);
         let indexes = self.evidence.indexes();
@@ -60,7 +60,7 @@ impl Request {
         self.with_manifests(digests.flat_map(|digest| here.manifests(digest)))
     }
 
-    /// The request, with manifests that containerd has.
+    /// The request, with manifests from containerd as evidence.
     pub(crate) fn with_manifests(&self, found: impl IntoIterator<Item = (Digest, String)>) -> Self {
         let mut request = self.clone();
         request
@@ -70,22 +70,22 @@ impl Request {
     }
 }
 
-/// A store, the store it should become, and the difference.
+/// The store after the change, and the difference to the store before it.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub after: Store,
     /// The difference, in the order of the file.
     pub changes: Vec<Change>,
-    /// What each claim came down to, in the order of the claims.
+    /// The target of each claim, in the order of the claims.
     pub targets: Vec<Target>,
     pub removals: Vec<Reference>,
     pub skipped: Vec<Skipped>,
-    /// Images that would be left with no reference that the engine counts:
-    /// dangling, and removed by the next `docker image prune`.
+    /// Images that the change leaves without a reference that the engine counts. They are
+    /// dangling: the next `docker image prune` removes them.
     pub orphans: Vec<ImageId>,
-    /// What the claims may be about that found no image.
+    /// Images and names here that claims without an image may be about.
     pub hints: Hints,
-    /// The target that each reference is known best by.
+    /// For each reference, the target with the highest trust, as an index.
     bases: BTreeMap<Reference, usize>,
 }
 
@@ -95,19 +95,20 @@ pub struct Target {
     pub claim: String,
     pub reference: Reference,
     pub image: ImageId,
-    /// It is so already.
+    /// Whether the reference already points at the image.
     pub holds: bool,
     pub trust: Trust,
     pub origin: String,
     pub typed: bool,
 }
 
-/// A claim of a source that comes to nothing on this host.
+/// A source's claim that changes nothing on this host, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     pub claim: String,
     pub why: Why,
-    /// It is a manifest in OCI's format, of an image that is not here.
+    /// Whether the claim is a manifest in OCI's format, of an image that is not here. A
+    /// conversion may have made it.
     pub strange_oci: bool,
 }
 
@@ -115,33 +116,35 @@ pub struct Skipped {
 pub enum Why {
     #[error("its image is not on this host")]
     NotHere,
-    /// Several images could be meant.
+    /// The claim may be about several images.
     #[error("several images here could be meant: {}", .0.join(", "))]
     Several(Vec<String>),
-    /// The image has no name here to have a digest under.
+    /// The image has no name here, so there is no repository for the digest.
     #[error("image {0} has no name here; give it one beside the file: NAME@DIGEST={0}, or tag it")]
     Nameless(String),
-    /// An image ID was taken for a digest.
+    /// The claim has an image ID in place of a digest.
     #[error(
         "its digest is {0}, which no registry serves; docker images --digests shows the right one \
          on a host that pulled the image"
     )]
     ImageId(Whose),
-    /// A right digest may be in a list beside many others.
+    /// The host has an image ID as the image's digest. The claimed digest may be right,
+    /// but is not proven.
     #[error(
         "the image has {0} there; that is {1}, which no registry serves. Next: the same command \
          with --replace"
     )]
     BesideImageId(String, Whose),
-    /// The tag of a pin, where others set tags.
+    /// The tag of a pin, on a host where Docker or containerd sets tags.
     #[error("tags are not digestfix's to set here ({command})")]
     SetByOthers {
         tag: Box<Reference>,
-        /// A reference by its digest that the image is to have too.
+        /// A digest reference that the same request gives to the image.
         pin: Option<Box<Reference>>,
         command: String,
     },
-    /// An index, and which image here it is of, only a manifest in it tells.
+    /// The digest is that of an index, and no manifest shows which image here it belongs
+    /// to.
     #[error("it is an index, and {0}")]
     ManifestMissing(Box<MissingManifest>),
 }
@@ -150,15 +153,15 @@ pub enum Why {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
     pub reference: Reference,
-    /// What it points at now; none when it is new.
+    /// The image that it points at now. `None` if the reference is new.
     pub from: Option<String>,
-    /// What it will point at; none when it is dropped.
+    /// The image that it will point at. `None` if the reference is dropped.
     pub to: Option<ImageId>,
 }
 
 impl Plan {
-    /// Works out what a request comes down to on this store. `images` are the
-    /// IDs that the image store (`imagedb`) has a config of.
+    /// Plans a request for this store. `images` are the images whose config is in the
+    /// image store (`imagedb`).
     pub fn new(
         store: &Store,
         images: &dyn Images,
@@ -195,7 +198,7 @@ impl Plan {
         if hints.example.is_some() {
             hints.nameless = resolver.nameless().to_vec();
         }
-        // Another claim has given it a name.
+        // Another claim gives the image a name.
         let named: BTreeSet<String> = targets.iter().map(|one| one.image.to_string()).collect();
         skipped.retain(|one| !matches!(&one.why, Why::Nameless(image) if named.contains(image)));
         let strange_oci = skipped.iter().any(|skipped| skipped.strange_oci);
@@ -205,7 +208,7 @@ impl Plan {
         refusals.extend(two_digests(&targets, request));
         refusals.extend(one_digest_two_images(&targets, store, &request.removals));
 
-        // Each reference that goes, with what asks for it to go.
+        // Each reference to drop, with the claim or option that requires it.
         let mut drops: BTreeMap<Reference, String> = request
             .removals
             .iter()
@@ -263,7 +266,7 @@ impl Plan {
         Self::of(after, changes.into_values(), targets, skipped, removals)
     }
 
-    /// The plan for these changes, which `after` has already.
+    /// The plan for these changes, which are already made in `after`.
     fn of(
         after: Store,
         changes: impl Iterator<Item = Change>,
@@ -274,8 +277,8 @@ impl Plan {
         let mut changes: Vec<Change> = changes.collect();
         let left = changes.iter().filter_map(|change| change.from.clone());
         let orphans = orphans(&after, left.collect());
-        // As bytes, like the file: a reference's own order puts digests before
-        // tags, and names by their registry.
+        // Sort by bytes, like the file. The order of [`Reference`] puts digests before
+        // tags, and sorts names by their registry.
         changes.sort_by_cached_key(|change| {
             let reference = &change.reference;
             (reference.repository().familiar(), reference.familiar())
@@ -303,8 +306,8 @@ impl Plan {
         }
     }
 
-    /// Leaves out new tags that come from files, where Docker or containerd itself sets
-    /// tags. `command` gives the command that sets one.
+    /// Removes new tags of claims in files from the plan, on a host where Docker or
+    /// containerd sets tags. `command` returns the command that sets one.
     pub(crate) fn without_new_tags(
         self,
         command: impl Fn(&Reference, Option<&Reference>) -> String,
@@ -369,19 +372,19 @@ impl Plan {
         self.changes.is_empty()
     }
 
-    /// No claim could be applied, and no removal was asked for.
+    /// Whether no claim could be applied, and no removal was requested.
     pub fn is_unmet(&self) -> bool {
         self.targets.is_empty() && self.removals.is_empty() && !self.skipped.is_empty()
     }
 
-    /// A claim comes to nothing as this image has no name.
+    /// Whether a claim was skipped because this image has no name.
     pub fn lacks_name_of(&self, image: &ImageId) -> bool {
         let image = image.to_string();
         let mut skipped = self.skipped.iter();
         skipped.any(|one| matches!(&one.why, Why::Nameless(other) if *other == image))
     }
 
-    /// What a reference that is new or moves rests on.
+    /// The target with the highest trust for a reference that is new or moves.
     pub fn basis(&self, reference: &Reference) -> Option<&Target> {
         self.targets.get(*self.bases.get(reference)?)
     }
@@ -391,8 +394,8 @@ impl Plan {
         dropped.map(|change| &change.reference)
     }
 
-    /// Takes this plan's changes back on a store that others may have changed
-    /// since: what they did stays.
+    /// Undoes this plan's changes in a store that others may have changed since. Keeps
+    /// the changes of others.
     pub fn take_back(&self, store: &mut Store) {
         for change in &self.changes {
             let present = store.get(&change.reference).map(str::to_owned);
@@ -408,8 +411,8 @@ impl Plan {
     }
 }
 
-/// Those of the images, in their order, that no reference points at which the
-/// engine counts: it does not what it cannot parse.
+/// The images that no counted reference points at, in their order. The engine does not
+/// count references that it cannot parse.
 fn orphans(store: &Store, mut images: BTreeSet<String>) -> Vec<ImageId> {
     if !images.is_empty() {
         for entry in store.entries() {
@@ -423,7 +426,7 @@ fn orphans(store: &Store, mut images: BTreeSet<String>) -> Vec<ImageId> {
     ids.collect()
 }
 
-/// The digest's bytes are those of an image's ID: the user mixed the two up.
+/// Whether the digest is the ID of an image here: the user mixed the two up.
 pub fn digest_is_image_id(digest: &Digest, images: &dyn Images) -> bool {
     digest
         .to_string()

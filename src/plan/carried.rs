@@ -1,5 +1,5 @@
-//! What is carried to another host: the images that names stand for, and how the engine
-//! is asked for them so that they keep their names.
+//! Selection of images to carry to another host, and the names under which to save them,
+//! so that they keep these names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,19 +10,19 @@ use crate::claims::source::collected::Collected;
 use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, ReferenceError};
 
-/// What a person names an image by.
+/// A user's name for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
     /// A repository, a tag, a digest, or a pin with both.
     Named(Reference),
-    /// The digits that an ID begins with.
+    /// The first digits of an ID.
     Id(String),
-    /// Either of the two: `cafe` may be a repository or begin an ID.
+    /// One of the two: `cafe` may be a repository or the beginning of an ID.
     NamedOrId(Reference, String),
 }
 
 impl Wanted {
-    /// What can be pulled.
+    /// The name that can be pulled.
     pub const fn name(&self) -> Option<&Reference> {
         match self {
             Self::Named(name) | Self::NamedOrId(name, _) => Some(name),
@@ -40,7 +40,7 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// The images that files name.
+/// The images that files name, as names to look up.
 pub fn wanted_by(collected: &Collected) -> Vec<Wanted> {
     let named = collected.named.iter().cloned();
     let claimed = collected.claims.iter().filter_map(|claim| {
@@ -87,28 +87,28 @@ impl FromStr for Wanted {
 pub struct Stock<'a> {
     pub references: &'a [(Reference, ImageId)],
     pub images: &'a BTreeSet<ImageId>,
-    /// Docker calls an image by the digest of its manifest or index, as it does with
-    /// the containerd image store.
+    /// Whether Docker's image IDs are the digests of manifests or indexes, as with the
+    /// containerd image store.
     pub ids_are_digests: bool,
-    /// Digests that the engine has beside all tags: no tag brings their manifest along.
+    /// Digest references whose manifest the engine does not save along with any tag.
     pub apart: &'a BTreeSet<Reference>,
 }
 
-/// One image that is carried.
+/// One image to carry.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Carried {
-    /// Its tags, which come back with it.
+    /// The image's tags, which loading the archive restores.
     pub tags: BTreeSet<Reference>,
     pub digests: BTreeSet<Reference>,
-    /// Those of them that no tag brings along.
+    /// Those digests whose manifest the engine does not save along with a tag.
     apart: BTreeSet<Reference>,
     /// Pins whose tag is not here: the other host gives it to the image.
     pub pins: BTreeSet<Reference>,
 }
 
 impl Carried {
-    /// What the engine is asked for: by tags, so that the image has them again. Only
-    /// without them by its digests, or by its ID.
+    /// The names under which to save the image: its tags, so that loading restores them.
+    /// Without tags, its digests, or else its ID.
     pub fn asked(&self, image: &ImageId) -> Vec<String> {
         let names: Vec<&Reference> = match (self.tags.is_empty(), self.digests.is_empty()) {
             (false, _) => self.tags.iter().chain(&self.apart).collect(),
@@ -119,18 +119,18 @@ impl Carried {
     }
 }
 
-/// All that was asked for.
+/// The images that the user asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     pub images: BTreeMap<ImageId, Carried>,
-    /// Pins whose tag is another image's here. They are carried without it.
+    /// Pins whose tag points at another image here. They are carried without the tag.
     pub moved: Vec<Reference>,
-    /// What is not here.
+    /// Names that no image here has.
     pub missing: Vec<Wanted>,
 }
 
 impl Selection {
-    /// All that has a name.
+    /// Selects every image that has a name.
     pub fn all(stock: &Stock<'_>) -> Self {
         let mut selection = Self::default();
         for (reference, image) in stock.references {
@@ -173,7 +173,7 @@ impl Selection {
             .tag()
             .map(|tag| repository.clone().with_tag(tag.clone()));
         let Some(image) = digest.as_ref().or(tag.as_ref()).map(image_of) else {
-            // As `docker save` does with a repository.
+            // A repository alone means all its images, as for `docker save`.
             for (reference, image) in of_repository() {
                 self.take(reference, image, stock);
             }
@@ -183,7 +183,7 @@ impl Selection {
             return false;
         };
         for (reference, other) in of_repository() {
-            // Without a tag that was asked for, each that the image has.
+            // If the user named no tag, take all tags of the image.
             let is_meant = reference.digest().is_some() || tag.is_none();
             if other == image && is_meant {
                 self.take(reference, image, stock);
@@ -212,7 +212,7 @@ impl Selection {
             });
             found.extend(by_digest.map(|(_, image)| image));
         }
-        // A prefix of several IDs names no image.
+        // A prefix of several IDs is ambiguous.
         let [image] = Vec::from_iter(found)[..] else {
             return false;
         };
@@ -255,7 +255,7 @@ mod tests {
         Reference::parse(text).unwrap()
     }
 
-    /// What the engine is asked for, and the digests and pins that go along.
+    /// The names to save, and the digests and pins to carry with them.
     fn selected(wanted: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
         let selection = select(&[wanted]);
         assert_eq!(selection.missing, [], "{wanted}");
@@ -273,7 +273,7 @@ mod tests {
         cut(&reference.familiar())
     }
 
-    /// With the first digit of each digest.
+    /// Cuts each digest to its first digit.
     fn cut(text: &str) -> String {
         match text.split_once("sha256:") {
             Some((before, digits)) => format!("{before}{}", &digits[..1]),

@@ -9,7 +9,7 @@ use crate::plan::resolver::Route;
 use crate::plan::{Refusal, Request, Target};
 use crate::store::repositories::Store;
 
-/// The targets of each reference.
+/// The targets, by reference.
 pub(super) struct Wanted<'a> {
     targets: BTreeMap<&'a Reference, Vec<&'a Target>>,
 }
@@ -28,7 +28,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Changes that rest on too little.
+/// Refuses changes with less trust than the request requires.
 pub(super) fn too_weak(
     targets: &[Target],
     required: Option<Trust>,
@@ -51,7 +51,7 @@ pub(super) fn contradictions(wanted: &Wanted, removals: &[Reference]) -> Vec<Ref
     let removals: BTreeSet<&Reference> = removals.iter().collect();
     let mut found = Vec::new();
     for (reference, group) in &wanted.targets {
-        // One claim for each image: a chart may say the same a thousand times.
+        // Keep one claim for each image: a chart may repeat a claim a thousand times.
         let mut images: BTreeSet<&ImageId> = BTreeSet::new();
         let claims: Vec<&String> = group
             .iter()
@@ -73,14 +73,14 @@ pub(super) fn contradictions(wanted: &Wanted, removals: &[Reference]) -> Vec<Ref
     found
 }
 
-/// A new reference that is no more than an assertion.
+/// Whether a target is a new reference that is only asserted.
 fn is_unsupported(target: &Target) -> bool {
     target.trust == Trust::Asserted && !target.holds
 }
 
-/// Digests of one image in one repository that differ, where one of them is no
-/// more than an assertion. With `--replace`, two that a person typed side by side are
-/// meant so; without, they are as doubtful as one after the other.
+/// Refuses different digests for one image in one repository if one of them is only
+/// asserted. With `--replace`, the user means two digests typed in one request. Without
+/// it, they are as doubtful as two typed one after the other.
 pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal> {
     let mut groups: BTreeMap<(&Repository, &ImageId), Vec<&Target>> = BTreeMap::new();
     for target in targets {
@@ -93,15 +93,15 @@ pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal>
     }
     let mut found = Vec::new();
     for ((_, image), group) in groups {
-        // Each is told beside the one that is known best; among those that
-        // nothing supports, beside one out of a file.
+        // Report each unsupported digest beside the best one: a supported digest, or else
+        // one from a file.
         let Some(best) = group
             .iter()
             .min_by_key(|target| (is_unsupported(target), target.typed))
         else {
             continue;
         };
-        // One reason for each is enough: a chart may have a pin many times.
+        // Report each digest once: a chart may repeat a pin.
         let mut told: BTreeSet<&Reference> = BTreeSet::from([&best.reference]);
         for weak in group.iter().filter(|target| is_unsupported(target)) {
             if request.replace && weak.typed && best.typed || !told.insert(&weak.reference) {
@@ -126,8 +126,8 @@ pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal>
     found
 }
 
-/// Digests that nothing supports, and that are already another image's: by the
-/// host's own references, or by another claim.
+/// Refuses unsupported digests that already belong to another image, by a reference on
+/// this host or by another claim.
 pub(super) fn one_digest_two_images(
     targets: &[Target],
     store: &Store,
@@ -152,7 +152,7 @@ pub(super) fn one_digest_two_images(
         let (reference, image) = (target.reference.clone(), target.image.clone());
         (target.claim.clone(), reference, image)
     });
-    // Two that differ are enough to contradict any third.
+    // Two different images are enough to contradict any third.
     let mut known: BTreeMap<Digest, Vec<(String, Reference, ImageId)>> = BTreeMap::new();
     for (name, reference, image) in here.chain(claimed) {
         let Some(digest) = reference.digest().cloned() else {
@@ -170,7 +170,7 @@ pub(super) fn one_digest_two_images(
         let Some(digest) = digest.filter(|_| is_unsupported(target)) else {
             continue;
         };
-        // For the same reference it is a contradiction by itself.
+        // Two images for one reference are a [`Refusal::Contradiction`] already.
         let other = known.get(digest).into_iter().flatten().find(|other| {
             let (_, reference, image) = other;
             *image != target.image && *reference != target.reference
@@ -190,10 +190,12 @@ pub(super) fn one_digest_two_images(
     found
 }
 
-/// A claim must mean the same before and after the change. One that names a
-/// reference is undone by anything that moves or drops it; one that goes by
-/// the only image of a repository holds as soon as its digest is there, and is
-/// in doubt only when another claim sends a reference of that image elsewhere.
+/// Refuses claims whose meaning the request itself changes. A claim must mean the same
+/// before and after the change.
+///
+/// If a claim finds its image by a reference, nothing in the request may move or drop
+/// that reference. A claim about the only image of a repository is met once its digest is
+/// there. It is in doubt only if another claim moves a reference of that image.
 pub(super) fn moving_ground(
     targets: &[Target],
     wanted: &Wanted,
@@ -214,7 +216,7 @@ pub(super) fn moving_ground(
                 .filter(|other| !other.holds)
                 .map(|other| &other.claim)
                 .collect();
-            // A reference that moves is dropped on the way: one reason is enough.
+            // A reference that moves is dropped first: report only the move.
             let dropped = dropped.filter(|_| movers.is_empty());
             found.extend(
                 movers

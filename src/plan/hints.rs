@@ -1,4 +1,4 @@
-//! Hints: which images and names here a claim may be about that found none.
+//! Hints: images and names on this host that a claim without an image may be about.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,18 +8,18 @@ use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, Repository};
 use crate::store::repositories::Store;
 
-/// The most images or names that one sentence names.
+/// The most images or names in one sentence.
 const MOST_NAMED: usize = 3;
 
-/// What claims may be about that are of no repository here.
+/// Images and names here that claims may be about whose repository is not here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hints {
-    /// The images that have no name here, where a claim may be about one of them.
+    /// The images without a name here, if a claim may be about one of them.
     pub nameless: Vec<ImageId>,
-    /// The first of those claims, as `NAME@DIGEST`.
+    /// The first such claim, as `NAME@DIGEST`.
     pub example: Option<String>,
-    /// Names here that end as those of claims do, each with the rule that would lead to
-    /// it.
+    /// Names here with the same last part as the name in a claim, each with the rule of
+    /// `--rewrite` that leads to it.
     pub alike: BTreeMap<String, String>,
 }
 
@@ -28,7 +28,7 @@ impl Hints {
         self.nameless.is_empty() && self.alike.is_empty()
     }
 
-    /// Takes note of a claim that found no image.
+    /// Notes a claim that found no image.
     pub(super) fn see(&mut self, claim: &Claim, here: &Here<'_>) {
         let (Some(repository), Some(digest)) = (repository_of(claim), claim.digest()) else {
             return;
@@ -48,7 +48,7 @@ impl Hints {
     }
 }
 
-/// Images in words, the first ones by their IDs.
+/// A list of images in words, with the IDs of the first ones.
 pub(super) struct Ids<'a>(pub &'a [ImageId]);
 
 impl fmt::Display for Ids<'_> {
@@ -120,7 +120,8 @@ impl<'a> Here<'a> {
         self.store.entries_of(&name).next().is_some()
     }
 
-    /// A name that ends as another does, and the rule that leads from one to the other.
+    /// A name here with the same last part, and the rule that renames `repository` to it.
+    /// `None` if there are several.
     fn alike(&self, repository: &Repository) -> Option<(String, String)> {
         let full = repository.full();
         match self.by_last_part.get(last_part(&full))?.as_slice() {
@@ -134,7 +135,8 @@ fn last_part(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-/// What two names begin with before what they end with both.
+/// The rule that renames one name to another, without the parts at the end that both
+/// have.
 fn rule(from: &str, to: &str) -> String {
     let (mut from, mut to) = (from, to);
     while let (Some((one, last)), Some((other, other_last))) =

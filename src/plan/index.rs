@@ -1,4 +1,4 @@
-//! An index that was brought without the manifest of this host's platform.
+//! Index in the sources without the manifest for this host's platform.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,22 +10,21 @@ use crate::image::reference::Repository;
 use crate::plan::Request;
 use crate::store::repositories::Store;
 
-/// What to bring beside an index: the manifest of this host's platform.
+/// The manifest to bring with an index: the one for this host's platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingManifest {
     repository: Option<Repository>,
-    /// The manifests that the index lists and that were not brought, with their
-    /// platforms.
+    /// The manifests that the index lists and no source contains, with their platforms.
     parts: Vec<(Digest, Option<Platform>)>,
-    /// The one that is for the platform of the images here.
+    /// The manifest for the platform of the images here.
     wanted: Option<(Digest, Platform)>,
 }
 
-/// The most manifests that one sentence names.
+/// The most manifests in one sentence.
 const MAX_PARTS: usize = 5;
 
 impl MissingManifest {
-    /// What is missing of an index; none where nothing is.
+    /// The missing manifests of an index. `None` if none is missing.
     pub fn of(
         evidence: &Evidence,
         index: &Digest,
@@ -79,8 +78,9 @@ impl fmt::Display for MissingManifest {
     }
 }
 
-/// The request, with what this host's own references tell of the indexes in it:
-/// where a digest that an index lists is here, the index is of that image too.
+/// Adds to the request what this host's references show about its indexes: if a digest
+/// that an index lists is here, the index is of that digest's image too. `None` if they
+/// show nothing.
 pub(super) fn with_parts_here(store: &Store, request: &Request) -> Option<Request> {
     let mut parts: BTreeMap<&Digest, Vec<&Digest>> = BTreeMap::new();
     for index in request.evidence.indexes() {

@@ -1,4 +1,4 @@
-//! Why a request cannot be met, in words that say what to do about it.
+//! Refusal: why a request cannot be met, and what to do about it.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
 use crate::plan::hints::Ids;
 
-/// The image that has what was taken for a digest as its ID.
+/// The image whose ID was given as a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     Own,
@@ -29,9 +29,9 @@ pub enum Refusal {
     NoSuchReference {
         claim: String,
         reference: String,
-        /// What the same repository has.
+        /// The other references of the repository.
         others: Vec<String>,
-        /// Where it has nothing, the images that have no name.
+        /// If the repository has no reference, the images without a name.
         nameless: Vec<ImageId>,
     },
     #[error("{claim}: no image on this host has the name {repository}{}", maybe(.nameless))]
@@ -47,7 +47,7 @@ pub enum Refusal {
     SeveralImages {
         claim: String,
         repository: String,
-        /// Each image with its references.
+        /// The images, each with its references.
         images: Vec<String>,
     },
     #[error("{claim}: no image on this host has an ID that begins with {prefix}")]
@@ -99,7 +99,7 @@ pub enum Refusal {
         digest: String,
         /// The image that the claim leads to.
         image: String,
-        /// The images that it is of.
+        /// The images that the digest belongs to.
         images: Vec<String>,
         trust: Trust,
         origin: String,
@@ -114,7 +114,7 @@ pub enum Refusal {
         listed: Box<Listed>,
         /// The image that the claim leads to.
         image: String,
-        /// What that is for.
+        /// The platform of that image.
         own: String,
     },
     #[error(
@@ -135,11 +135,11 @@ pub enum Refusal {
         converted(*.second_is_oci)
     )]
     TwoDigests {
-        /// A claim that nothing supports.
+        /// A claim without evidence.
         first: String,
         second: String,
         image: String,
-        /// The second one's manifest was brought along, in OCI's format.
+        /// Whether the sources have the second digest's manifest, in OCI's format.
         second_is_oci: bool,
     },
     #[error(
@@ -150,8 +150,8 @@ pub enum Refusal {
         claim: String,
         trust: Trust,
         required: Trust,
-        /// A manifest in OCI's format was brought along, of an image that is
-        /// not here.
+        /// Whether the sources have a manifest in OCI's format of an image that is not
+        /// here.
         strange_oci: bool,
     },
     #[error("{claim} finds its image by {reference}, which {mover} changes at the same time")]
@@ -169,10 +169,12 @@ pub enum Refusal {
     ChangedSince {
         reference: String,
         transaction: String,
-        /// What it made the reference point at; none when it removed it.
+        /// The image that the transaction pointed the reference at. `None` if it removed
+        /// the reference.
         made: Option<String>,
         now: Option<String>,
-        /// The later transaction that did that, when one did.
+        /// The later transaction that changed the reference. `None` if no transaction
+        /// did.
         by: Option<String>,
     },
     #[error(
@@ -186,17 +188,18 @@ pub enum Refusal {
     },
 }
 
-/// What is in the place of what a claim wants.
+/// What occupies the reference or digest that a claim wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Displaced {
-    /// An image ID in place of a digest: no loss.
+    /// An image ID in place of a digest. Replacing it loses nothing.
     ImageId,
-    /// What may be right.
+    /// A reference or digest that may be right.
     Other,
 }
 
 impl Refusal {
-    /// What `--replace` would displace, where that is all that the claim takes.
+    /// What `--replace` would displace. `None` if `--replace` is not enough to meet the
+    /// claim.
     pub const fn displaces(&self) -> Option<Displaced> {
         match self {
             Self::ImageIdInTheWay { .. } => Some(Displaced::ImageId),
@@ -262,8 +265,8 @@ impl Refusal {
     }
 }
 
-/// What skopeo's oci: and oci-archive: do to an image in Docker's format: they
-/// change its config, and so its ID, and its manifest, and so its digest.
+/// Explains skopeo's oci: and oci-archive:. They convert an image in Docker's format: its
+/// config and so its ID change, its manifest and so its digest too.
 pub const CONVERTED: &str = "A manifest in OCI's format was brought along: where it was converted \
     from Docker's (skopeo's oci: and oci-archive: do), it has another digest and another image ID \
     than the registry's. These keep the registry's bytes: skopeo copy docker://IMAGE dir:DIR, \
@@ -285,7 +288,7 @@ fn known(others: &[String]) -> String {
     }
 }
 
-/// What a claim may be about that names nothing here.
+/// The images without a name, which a claim without an image may be about.
 fn maybe(nameless: &[ImageId]) -> String {
     match nameless {
         [] => String::new(),

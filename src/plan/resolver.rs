@@ -1,5 +1,5 @@
-//! From what a claim says to the images and the references it means, and what
-//! stands in the way.
+//! Resolver: finds the images and references that a claim means, and the references that
+//! conflict with them.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -22,13 +22,13 @@ mod typed;
 
 use lookup::Lookup;
 
-/// What led a claim to its image.
+/// How a claim found its image.
 pub(super) enum Route {
-    /// The image's own ID, or that the claim holds already.
+    /// By the image's ID, or because the claim is already met.
     Id,
-    /// A reference that the claim names.
+    /// By a reference that the claim names.
     Named(Reference),
-    /// Being the only image of a repository: all its references.
+    /// As the only image of a repository, with all its references there.
     OnlyImage(Vec<Reference>),
 }
 
@@ -36,13 +36,14 @@ pub(super) struct Resolver<'a> {
     store: &'a Store,
     images: &'a dyn Images,
     lookup: Lookup<'a>,
-    /// Those of the request's digests that some reference points at.
+    /// Digests in the request that are also image IDs, because a reference points at
+    /// them.
     pointed_at: BTreeSet<&'a str>,
     nameless: OnceCell<Vec<ImageId>>,
     platform: OnceCell<Option<Platform>>,
 }
 
-/// The most images that one refusal names.
+/// The most images in one refusal.
 const MAX_NAMED: usize = 5;
 
 fn some_of(images: &[String]) -> Vec<String> {
@@ -53,14 +54,14 @@ fn some_of(images: &[String]) -> Vec<String> {
     named
 }
 
-/// What a claim comes down to.
+/// The result of resolving one claim.
 #[derive(Default)]
 pub(super) struct Found {
     pub targets: Vec<(Target, Route)>,
     pub skipped: Option<Skipped>,
 }
 
-/// A claim's image and reference, before anything has checked whether it is true.
+/// A claim's reference and image, before they are checked against the evidence.
 type Lead = (Reference, ImageId, Route);
 
 impl<'a> Resolver<'a> {
@@ -78,19 +79,19 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// What the first of the images here is for.
+    /// The platform of the first image here.
     pub(super) fn platform(&self) -> Option<Platform> {
         let first = || self.images.platform(self.images.leaves().first()?);
         self.platform.get_or_init(first).clone()
     }
 
-    /// The images that no reference leads to, and that none is built on.
+    /// The images that no reference points at and no other image is built on.
     pub(super) fn nameless(&self) -> &[ImageId] {
         self.nameless
             .get_or_init(|| nameless(self.store, self.images))
     }
 
-    /// What the claim means here, each with what led to its image.
+    /// Resolves a claim to its targets, each with the way it was found.
     pub(super) fn targets(&self, claim: &Claim, request: &Request) -> Result<Found, Refusal> {
         let leads = match (&claim.statement, &claim.origin) {
             (
@@ -174,9 +175,9 @@ impl<'a> Resolver<'a> {
         Ok(found)
     }
 
-    /// Why a row of a list is left alone: it has an image ID for a digest, or the host has,
-    /// and nothing that was brought tells what is right. The other rows are not to wait for
-    /// that.
+    /// Why to skip a claim from a list: it has an image ID for a digest, or the host has,
+    /// and no evidence shows which digest is right. Skipping it lets the other claims of
+    /// the list apply.
     fn is_of_an_id(
         &self,
         reference: &Reference,
@@ -204,7 +205,7 @@ impl<'a> Resolver<'a> {
             })
     }
 
-    /// Whose ID the digest is.
+    /// The image whose ID the digest is, if any.
     fn id_for_digest(&self, digest: &Digest, image: &ImageId) -> Option<Whose> {
         if digest.to_string() == image.to_string() {
             return Some(Whose::Own);
@@ -212,7 +213,7 @@ impl<'a> Resolver<'a> {
         self.is_image_id(digest).then_some(Whose::Another)
     }
 
-    /// The target, unless something tells that it is wrong.
+    /// Checks a lead against the evidence, and makes it a target.
     fn judged(
         &self,
         claim: &Claim,
@@ -268,7 +269,7 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// An index that was brought may say that the digest is another platform's.
+    /// Refuses a digest that an index in the sources lists for another platform.
     fn refuse_other_platform(
         &self,
         claim: &Claim,
@@ -304,8 +305,8 @@ impl<'a> Resolver<'a> {
         self.lookup.find(reference)
     }
 
-    /// The references that have to go before the target can stand, each with
-    /// what to say when they may not.
+    /// The references to drop before the target is added, each with the refusal if they
+    /// may not be dropped.
     pub(super) fn in_the_way(
         &self,
         target: &Target,
@@ -324,8 +325,8 @@ impl<'a> Resolver<'a> {
                 },
             ));
         }
-        // An image may have several digests, those of its index and of its
-        // manifest; but nobody said so of one that somebody just typed.
+        // An image may have two digests, its index's and its manifest's. But a digest
+        // that a user just typed, without evidence, may be meant in place of the other.
         if target.reference.digest().is_none() || target.trust > Trust::Asserted && !request.replace
         {
             return found;

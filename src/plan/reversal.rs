@@ -1,4 +1,4 @@
-//! Reversal: the changes of a transaction, taken back.
+//! Reversal: undoes the changes of a transaction.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,19 +12,19 @@ use crate::plan::{Change, Plan, Refusal, Target};
 use crate::store::images::Images;
 use crate::store::repositories::Store;
 
-/// The changes of one transaction, and what is known of others about the same
+/// The changes of one transaction, and what other transactions did to the same
 /// references.
 #[derive(Debug, Clone, Default)]
 pub struct Reversal {
     pub id: String,
     pub changes: Vec<Change>,
-    /// What later transactions changed, newest first.
+    /// The changes of later transactions, newest first.
     pub later: Vec<Later>,
-    /// What earlier transactions wrote the former references on.
+    /// The bases on which earlier transactions wrote the former references.
     pub bases: BTreeMap<(Reference, ImageId), Basis>,
-    /// The manifests of the references that it changed, where Docker loaded them.
+    /// The manifests of the changed references, if Docker loaded them.
     pub evidence: Box<Evidence>,
-    /// Where containerd kept its blobs, where the user said so.
+    /// containerd's root directory, if the user named it.
     pub containerd_root: Option<PathBuf>,
 }
 
@@ -34,7 +34,7 @@ pub struct Later {
     pub change: Change,
 }
 
-/// What a former reference rested on.
+/// The claim that a former reference was based on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Basis {
     pub claim: String,
@@ -43,8 +43,8 @@ pub struct Basis {
 }
 
 impl Reversal {
-    /// The later transaction that has to be taken back first, of those that
-    /// these refusals name.
+    /// The newest of the later transactions that these refusals name. It must be undone
+    /// first.
     pub fn first_in_the_way(&self, refusals: &[Refusal]) -> Option<&str> {
         let named = |id: &str| {
             refusals.iter().any(
@@ -81,8 +81,8 @@ impl Reversal {
 }
 
 impl Plan {
-    /// Works out how to take a transaction's changes back on this store.
-    /// `images` are the IDs that the image store has a config of.
+    /// Plans how to undo a transaction's changes in this store. `images` are the images
+    /// whose config is in the image store.
     pub fn reversing(
         store: &Store,
         images: &dyn Images,

@@ -1,5 +1,5 @@
-//! The references of a host as rows, one for each tag with each of its
-//! digests, and what is wrong with each.
+//! Status: a host's references as rows, one for each tag with each of its digests, and
+//! the state of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,18 +14,18 @@ use crate::plan::digest_is_image_id;
 use crate::store::images::Images;
 use crate::store::repositories::Store;
 
-/// One row, as `docker images --digests` would show it.
+/// One row, like those of `docker images --digests`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// The repository, in familiar form.
     pub repository: String,
     pub tag: Option<String>,
     pub digest: Option<String>,
-    /// The image ID, as the file has it.
+    /// The image ID, as written in the file.
     pub image_id: String,
     pub state: State,
-    /// How far the digest is known; none for what digestfix did not write and
-    /// no manifest proves.
+    /// The trust in the digest. `None` if digestfix did not write it and no manifest
+    /// proves it.
     pub trust: Option<Trust>,
     pub origin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,24 +38,24 @@ pub enum State {
     Ok,
     /// The image has no digest in this repository.
     NoDigest,
-    /// The layers are here unpacked, and not as the registry serves them: the image
-    /// runs by the digest, and cannot be saved or pushed by it.
+    /// The layers are here unpacked, but not in the form that the registry serves. The
+    /// image runs by the digest, but cannot be saved or pushed by it.
     RunsOnly,
-    /// The digest is of a manifest that an import made up: no registry serves it.
+    /// An import made up the digest's manifest. No registry serves it.
     MadeUp,
     /// The digest is the ID of an image on this host.
     DigestIsImageId,
     ImageMissing,
     /// The engine cannot use the entry.
     Unparsable,
-    /// No reference leads to the image, and no other image is built on it.
+    /// No reference points at the image, and no other image is built on it.
     Nameless,
 }
 
-/// What stands in a row for the name of an image that has none.
+/// The text in place of the name of an image without one.
 const NO_NAME: &str = "<none>";
 
-/// The images that no reference leads to, and that no other image is built on.
+/// The images that no reference points at and no other image is built on.
 pub(crate) fn nameless(store: &Store, images: &dyn Images) -> Vec<ImageId> {
     let mut leaves = images.leaves();
     for entry in store.entries() {
@@ -70,7 +70,7 @@ pub(crate) fn nameless(store: &Store, images: &dyn Images) -> Vec<ImageId> {
 }
 
 impl State {
-    /// All but [`State::Ok`], the worst first.
+    /// All states except [`State::Ok`], the worst first.
     pub const ODD: [Self; 7] = [
         Self::ImageMissing,
         Self::DigestIsImageId,
@@ -81,7 +81,7 @@ impl State {
         Self::Nameless,
     ];
 
-    /// A pin fails because of it, or an image cannot be used at all.
+    /// Whether the state makes a pin fail, or the image unusable.
     pub const fn is_problem(self) -> bool {
         match self {
             Self::Ok | Self::RunsOnly | Self::Nameless => false,
@@ -94,9 +94,9 @@ impl State {
     }
 }
 
-/// Rows that are given one after another, as often as they are asked for.
+/// Rows that can be listed several times, one after another.
 pub trait Rows: fmt::Debug {
-    /// Gives each row, sorted by repository, tag and digest.
+    /// Passes each row to `give`, sorted by repository, tag and digest.
     fn each(&self, give: &mut dyn FnMut(&Row));
 }
 
@@ -106,24 +106,24 @@ impl Rows for Vec<Row> {
     }
 }
 
-/// What of the rows is asked for.
+/// Which rows to show.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// All, if there is none.
+    /// The names to show. All if empty.
     pub names: Vec<Reference>,
-    /// Nothing of what is well.
+    /// Show only rows with a problem.
     pub problems: bool,
 }
 
 impl Selection {
-    /// Whether a row is asked for.
+    /// Whether to show a row.
     pub fn has(&self, row: &Row) -> bool {
         (row.state.is_problem() || !self.problems)
             && (self.names.is_empty() || self.names.iter().any(|name| names(name, row)))
     }
 }
 
-/// Whether a row has a name: the last parts of its repository are enough.
+/// Whether a name is the row's. The last parts of the row's repository are enough.
 pub fn names(name: &Reference, row: &Row) -> bool {
     let repository = name.repository().familiar();
     let begins = row.repository.strip_suffix(repository.as_str());
@@ -134,7 +134,7 @@ pub fn names(name: &Reference, row: &Row) -> bool {
         && (digest.is_none() || digest == row.digest)
 }
 
-/// The rows that are asked for.
+/// The rows of a selection.
 #[derive(Debug)]
 pub struct Selected<R> {
     pub rows: R,
@@ -151,25 +151,25 @@ impl<R: Rows> Rows for Selected<R> {
     }
 }
 
-/// The rows of a store, made one repository at a time: a store may have a million
-/// references, and no more than one repository's rows are ever in memory.
+/// The rows of a store, made one repository at a time. A store may have a million
+/// references, so only one repository's rows are in memory.
 #[derive(Debug)]
 pub struct Listing {
     store: Store,
     images: BTreeSet<ImageId>,
     /// The references, in familiar form, whose layers are here unpacked only.
     hollow: BTreeSet<String>,
-    /// The references, in familiar form, whose digests are made up.
+    /// The references, in familiar form, with made-up digests.
     made_up: BTreeSet<String>,
     /// The images without a name. They come last.
     nameless: Vec<ImageId>,
-    /// How far the digest of each row is known, in the order of the rows.
+    /// The trust and origin of each row's digest, in the order of the rows.
     known: Vec<Option<(Trust, Arc<str>)>>,
 }
 
 impl Listing {
-    /// The rows of a store. `known` says how far a digest is known to be an image's,
-    /// and by what; it is asked once for each.
+    /// The rows of a store. `known` returns the trust and origin of a digest. It is
+    /// called once for each digest.
     pub fn new(
         store: Store,
         images: BTreeSet<ImageId>,
@@ -199,13 +199,13 @@ impl Listing {
         }
     }
 
-    /// The same, with images that have no name.
+    /// The same rows, and these images without a name.
     pub(crate) fn with_nameless(mut self, nameless: Vec<ImageId>) -> Self {
         self.nameless = nameless;
         self
     }
 
-    /// The same, with references whose digests are made up.
+    /// The same rows, with these references marked as made up.
     pub fn with_made_up(mut self, made_up: BTreeSet<String>) -> Self {
         self.made_up = made_up;
         self
@@ -224,7 +224,7 @@ impl Rows for Listing {
                     row.trust = Some(*trust);
                     row.origin = Some(origin.to_string());
                 }
-                // Most stores have none, and a million rows.
+                // Most stores have no such references, but up to a million rows.
                 if !(self.hollow.is_empty() && self.made_up.is_empty())
                     && let (State::Ok, Some(digest)) = (row.state, &row.digest)
                 {
@@ -253,8 +253,7 @@ impl Rows for Listing {
     }
 }
 
-/// Every entry of the store, in rows. `known` says how far a digest is known
-/// to be an image's, and by what.
+/// Every entry of the store as rows. `known` returns the trust and origin of a digest.
 pub fn rows(
     store: &Store,
     images: &BTreeSet<ImageId>,
@@ -265,7 +264,7 @@ pub fn rows(
     rows
 }
 
-/// Gives every row of the store. Its entries are in the order of their repositories.
+/// Passes every row of the store to `give`. The store lists its entries by repository.
 pub fn for_each_row(
     store: &Store,
     images: &BTreeSet<ImageId>,
@@ -303,7 +302,7 @@ pub fn for_each_row(
     }
 }
 
-/// The rows of an image in a repository: each of its tags with each of its digests.
+/// The rows of an image in a repository: one for each tag with each digest.
 fn of_image(
     repository: &str,
     image: &ImageId,
@@ -344,7 +343,8 @@ fn of_image(
     rows
 }
 
-/// One empty place where there is nothing, so that the other column shows.
+/// The values, or a single `None` if there are none, so that the other column still
+/// shows.
 fn some_or_none<T>(values: impl Iterator<Item = T>) -> Vec<Option<T>> {
     let mut found: Vec<Option<T>> = values.map(Some).collect();
     if found.is_empty() {

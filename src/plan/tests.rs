@@ -8,8 +8,8 @@ use crate::image::platform::Platform;
 const BEFORE: &str = include_str!("../../tests/fixtures/seed/before.json");
 const AFTER: &str = include_str!("../../tests/fixtures/seed/after.json");
 
-/// Short names stand for IDs and digests: `%1` for an image's ID, `&1` for a
-/// digest. IDs begin with their name eight times, digests end so.
+/// Replaces short names: `%1` by an image ID, `&1` by a digest. IDs begin with the name,
+/// eight times; digests end with it.
 fn spelled(text: &str) -> String {
     let mut spelled = String::new();
     let mut characters = text.chars();
@@ -76,7 +76,7 @@ fn removing(removals: &[&str], request: Request) -> Request {
     }
 }
 
-/// Plans, and holds the plan to what is true of every plan.
+/// Plans, and checks what must be true of every plan.
 fn plan(store: &Store, request: &Request) -> Plan {
     let plan = Plan::new(store, &images(), request).unwrap();
     let again = Plan::new(&plan.after, &images(), request).unwrap();
@@ -102,8 +102,8 @@ fn plan(store: &Store, request: &Request) -> Plan {
     plan
 }
 
-/// Another transaction takes a plan back as well, but for what points at no
-/// image that is here; and is not to be taken back twice.
+/// A transaction can also undo a plan, except for references to images that are not here.
+/// Undoing it a second time changes nothing.
 fn is_reversible(store: &Store, plan: &Plan) {
     let reversal = Reversal {
         changes: plan.changes.clone(),
@@ -168,7 +168,7 @@ fn expect(store: &Store, request: &Request, expected: &[&str]) -> Plan {
     plan
 }
 
-// The write-up's own edit.
+// The edit in the write-up.
 
 const TAG_CLAIM: &str = "jettech/kube-webhook-certgen:v1.5.1=sha256:dabbfbe0c57b6e5cd4bc089818d3f664acfad496dc741c9a501e72d15e803b34";
 const DIGEST_CLAIM: &str = "jettech/kube-webhook-certgen@sha256:dabbfbe0c57b6e5cd4bc089818d3f664acfad496dc741c9a501e72d15e803b34=sha256:a013daf8730dbb3908d66f67c57053f09055fddb28fde0b5808cb24c27900dc8";
@@ -273,12 +273,12 @@ fn one_image_may_get_two_digests_in_one_request() {
         assert!(matches!(refused, Refusal::TwoDigests { .. }), "{refused}");
         expect(&before, &replacing(&pair), &added);
     }
-    // One of the two is there and said to belong there.
+    // One of the two is already there, and claimed too.
     let half = store(&["a:1 %1", "a@&c %1"]);
     let refused = refusal(&half, &claims(&["a:1@&c", "a:1@&d"]));
     assert!(matches!(refused, Refusal::TwoDigests { .. }), "{refused}");
     expect(&half, &replacing(&["a:1@&c", "a:1@&d"]), &["a@&d - %1"]);
-    // Of three, the one that nobody claims goes.
+    // Of three digests, the one without a claim is dropped.
     let third = store(&["a:1 %1", "a@&e %1"]);
     expect(
         &third,
@@ -348,7 +348,7 @@ fn a_digest_moves_only_with_leave() {
     expect(&store, &replacing(&["a:2@&c"]), &["a@&c %1 %2"]);
 }
 
-/// A repository is looked at in another way then.
+/// With many claims, the lookup groups whole repositories instead of searching them.
 #[test]
 fn among_many_claims_a_claim_means_what_it_means_alone() {
     let store = store(&["a:1 %1", "a:2 %2", "a@&c %1", "b:1 %1"]);
@@ -454,10 +454,10 @@ fn an_image_is_an_orphan_if_nothing_that_the_engine_counts_is_left() {
     for (rest, orphaned) in [
         (r#""b":{}"#, true),
         (r#""b":{"b:1":"%1"}"#, false),
-        // Listed under its image wherever it stands, though never found.
+        // A misplaced reference still counts for its image, though no lookup finds it.
         (r#""b":{"c:1":"%1"}"#, false),
         (r#""b":{"b":"%1"}"#, false),
-        // Skipped when the engine reads the file.
+        // The engine skips this reference when it reads the file.
         (r#""b":{"b:@&c":"%1"}"#, true),
     ] {
         let file = spelled(&format!(
@@ -597,7 +597,7 @@ fn a_name_that_is_both_a_repository_and_the_beginning_of_an_id() {
     );
     expect(&ambiguous, &claims(&["a:1=11:latest"]), &["a:1 - %2"]);
     expect(&ambiguous, &claims(&["a:1=sha256:11"]), &["a:1 - %1"]);
-    // Both mean the same, or only one means anything.
+    // The repository and the ID are the same image, or only one of them exists.
     expect(
         &store(&["11:latest %1"]),
         &claims(&["a:1=11"]),
@@ -611,7 +611,7 @@ fn a_name_that_is_both_a_repository_and_the_beginning_of_an_id() {
     expect(&store(&["11:1 %2"]), &claims(&["a:1=11"]), &["a:1 - %1"]);
 }
 
-/// Every meaning is listed, also when the beginning fits several IDs.
+/// Lists every meaning, even if the prefix matches several IDs.
 #[test]
 fn a_name_that_is_a_repository_and_the_beginning_of_two_ids() {
     let store = store(&["11:latest %2"]);
@@ -642,7 +642,7 @@ fn an_image_without_a_config() {
 
 #[test]
 fn an_image_id_for_a_digest() {
-    // %b has no config, yet a reference: an ID all the same.
+    // %b has no config but a reference, so it is an ID too.
     let store = store(&["a:1 %1", "b:1 %b"]);
     for (claim, id, whose) in [
         ("a:1@%1", "%1", Whose::Own),
@@ -724,7 +724,7 @@ fn a_digest_is_of_one_image_unless_that_is_shown() {
             "{found:?}"
         );
     }
-    // What goes, or moves along, stands in nobody's way.
+    // A reference that is removed, or moves too, is no conflict.
     plan(&here, &removing(&["b@&b"], claims(&["a:1@&b"])));
     plan(&here, &replacing(&["a:1@&b", "b@&b=%1"]));
     plan(
@@ -749,7 +749,8 @@ fn a_claim_does_not_go_by_what_moves() {
             "a:1",
             "--remove a:1",
         ),
-        // Displaced by another claim, or by the very claim that goes by it.
+        // Another claim displaces the reference, or the claim that finds its image by it
+        // does.
         (replacing(&["c:1=b@&b", "b@&d=%1"]), "b@&b", "b@&d=%1"),
         (replacing(&["b@&d=b@&b"]), "b@&b", "b@&d=b@&b"),
     ] {
@@ -763,7 +764,7 @@ fn a_claim_does_not_go_by_what_moves() {
             "{found:?}"
         );
     }
-    // A swap goes by two references that both move.
+    // In a swap, each claim finds its image by a reference that moves.
     assert_eq!(
         refusals(&store, &replacing(&["a:1=a:2", "a:2=a:1"])).len(),
         2
@@ -773,7 +774,7 @@ fn a_claim_does_not_go_by_what_moves() {
         &replacing(&["a:1=%2", "a:2=%1"]),
         &["a:1 %1 %2", "a:2 %2 %1"],
     );
-    // What is claimed to be as it is does not move.
+    // A claim that is already met moves nothing.
     expect(&store, &claims(&["a:1@&c", "a:1=%1"]), &["a@&c - %1"]);
     expect(
         &store,
@@ -782,8 +783,8 @@ fn a_claim_does_not_go_by_what_moves() {
     );
 }
 
-/// `NAME@DIGEST` means the image that the repository has now: in doubt if the
-/// same request gives the repository's tag to another.
+/// `NAME@DIGEST` means the only image that the repository has now. The claim is in doubt
+/// if the same request gives the repository's tag to another image.
 #[test]
 fn the_only_image_is_not_one_that_loses_its_tag_to_another() {
     let store = store(&["a:1 %1", "a@&c %1", "b:1 %2"]);
@@ -792,7 +793,7 @@ fn the_only_image_is_not_one_that_loses_its_tag_to_another() {
         Refusal::MovingGround { reference, mover, .. }
             if reference == "a:1" && mover == spelled("a:1=%2")
     ));
-    // Its digest is there: nothing is in doubt.
+    // The digest is already there, so the claim is not in doubt.
     expect(&store, &replacing(&["a@&c", "a:1=%2"]), &["a:1 %1 %2"]);
     expect(
         &store,
@@ -801,8 +802,8 @@ fn the_only_image_is_not_one_that_loses_its_tag_to_another() {
     );
 }
 
-/// The words of a claim keep their meaning: `11` is the beginning of an ID
-/// only as long as nothing is called so.
+/// A claim must mean the same after the change: `11` is the beginning of an ID only as
+/// long as no repository has that name.
 #[test]
 fn a_beginning_of_an_id_does_not_become_a_repository_on_the_way() {
     let store = store(&["a:1 %1"]);
@@ -835,7 +836,8 @@ fn all_reasons_are_given_together() {
         ]),
     );
     let found = refusals(&store, &request);
-    // One each, and for a:1@&d two: its tag moves, and another digest is there.
+    // One refusal for each claim, and two for a:1@&d: its tag moves, and another digest
+    // is there.
     assert_eq!(found.len(), 10, "{found:#?}");
     for (index, refusal) in found.iter().enumerate() {
         assert!(!refusal.to_string().is_empty());
@@ -843,7 +845,7 @@ fn all_reasons_are_given_together() {
     }
 }
 
-// Taking a change back.
+// Undoing a change.
 
 #[test]
 fn take_back_leaves_what_others_did_since() {
@@ -875,7 +877,8 @@ fn take_back_leaves_what_others_did_since() {
         plan.take_back(&mut store);
         store
     };
-    // Untouched by us, ours changed again, ours dropped, our dropped one back.
+    // The changes of others stay. In turn, they added references, changed the plan's,
+    // removed the plan's, and added back what the plan dropped.
     assert_eq!(
         with(&["e:1 %6", "a:2 %6"], &[]),
         store(&["a:1 %1", "a:2 %6", "a@&c %1", "b:1 %2", "c:1 %3", "e:1 %6"])
@@ -919,7 +922,7 @@ fn entries_without_use_survive_every_change() {
     assert_eq!(plan.after.unknown_keys().collect::<Vec<_>>(), ["x", "y"]);
 }
 
-// Claims from files, and what else they bring.
+// Claims from files, and evidence from files.
 
 fn digest(name: &str) -> Digest {
     spelled(name).parse().unwrap()
@@ -929,7 +932,7 @@ fn id(name: &str) -> ImageId {
     spelled(name).parse().unwrap()
 }
 
-/// `PLACE CLAIM` lines; a claim is a pin, a record (`NAME@DIGEST=IMAGE`) or the
+/// Claims in `PLACE CLAIM` lines. A claim is a pin, a record (`NAME@DIGEST=IMAGE`) or the
 /// digest of a manifest.
 fn sourced(lines: &[&str], evidence: Evidence) -> Request {
     let claim = |line: &&str| {
@@ -959,7 +962,7 @@ fn requiring(require: Trust, request: Request) -> Request {
     }
 }
 
-/// `DIGEST IMAGE` lines of manifests in the file F.
+/// Manifests in the file F, from `DIGEST IMAGE` lines.
 fn proof(format: Format, lines: &[&str]) -> Evidence {
     let mut evidence = Evidence::default();
     for line in lines {
@@ -977,7 +980,7 @@ fn proof(format: Format, lines: &[&str]) -> Evidence {
     evidence
 }
 
-/// `DIGEST IMAGE` lines of another host's records, in the file R.
+/// Another host's records in the file R, from `DIGEST IMAGE` lines.
 fn records(lines: &[&str]) -> Evidence {
     let mut evidence = Evidence::default();
     for line in lines {
@@ -1068,7 +1071,8 @@ fn a_pin_without_a_tag_goes_by_what_is_known_and_then_by_the_only_image() {
         &sourced(&["P b@&b"], records(&["&b %3"])),
         &["b@&b - %3"],
     );
-    // What is known to be of an image elsewhere is not the only image's here.
+    // The digest is known to belong to an image elsewhere, so it is not that of the only
+    // image here.
     let known = spelled("sha256:") + &"5".repeat(64);
     let mut elsewhere = Evidence::default();
     assert!(elsewhere.add_record(digest("&a"), known.parse().unwrap(), "R"));
@@ -1203,7 +1207,7 @@ fn two_pins_of_one_image_need_a_proof() {
     };
     assert!(first.contains("P:1") && second.contains("P:2"), "{refused}");
 
-    // One that is proven does not vouch for the other.
+    // Proof of one digest is no evidence for the other.
     for (format, hinted) in [(Format::Oci, true), (Format::Docker, false)] {
         let request = sourced(&pins, proof(format, &["&a %1"]));
         let refused = refusal(&host, &request).to_string();
@@ -1227,7 +1231,7 @@ fn a_pin_beside_another_digest_that_is_here() {
     for evidence in [proof(Format::Oci, &["&a %1"]), records(&["&a %1"])] {
         expect(&host, &sourced(&["P a:1@&a"], evidence), &["a@&a - %1"]);
     }
-    // The digest that is here is proven: the new one is the index's, maybe.
+    // The digest that is here is proven; the new one may be the index's.
     expect(
         &host,
         &sourced(&["P a:1@&a"], proof(Format::Oci, &["&c %1"])),
@@ -1240,7 +1244,7 @@ fn less_than_what_is_required_changes_nothing() {
     let host = store(&["a:1 %1", "b:1 %2", "c:1 %3", "d:1 %4", "d@&d %4"]);
     let mut evidence = proof(Format::Oci, &["&a %1"]);
     assert!(evidence.add_record(digest("&b"), id("%2"), "R"));
-    // What holds already needs no trust.
+    // A claim that is already met needs no trust.
     let request = sourced(
         &["P:1 a:1@&a", "P:2 b:1@&b", "P:3 c:1@&c", "P:4 d:1@&d"],
         evidence,
@@ -1292,7 +1296,7 @@ fn of_several_images_of_a_digest_the_one_in_the_repository_is_meant() {
 fn what_was_brought_along_resolves_a_typed_pin_as_one_in_a_file() {
     let host = store(&["b:1 %2"]);
     let evidence = || proof(Format::Oci, &["&a %1"]);
-    // The image has no name, and a tag in the pin is one.
+    // The image has no name, so the pin's tag becomes its name.
     for (claim, added) in [
         ("a@&a", &["a@&a - %1"][..]),
         ("a:1@&a", &["a:1 - %1", "a@&a - %1"]),
@@ -1305,7 +1309,7 @@ fn what_was_brought_along_resolves_a_typed_pin_as_one_in_a_file() {
         let file = sourced(&[&format!("P {claim}")], evidence());
         expect(&host, &file, added);
     }
-    // The tag is another image's.
+    // The tag belongs to another image.
     let taken = store(&["a:1 %2"]);
     let typed = Request {
         evidence: evidence(),
@@ -1315,7 +1319,7 @@ fn what_was_brought_along_resolves_a_typed_pin_as_one_in_a_file() {
         let refused = refusal(&taken, &request);
         assert!(matches!(refused, Refusal::OtherImages { .. }), "{refused}");
     }
-    // Evidence outweighs being the only image of a repository.
+    // Evidence outweighs that a repository has only one image.
     let typed = Request {
         evidence: evidence(),
         ..claims(&["a@&a"])
@@ -1343,7 +1347,7 @@ fn an_image_id_for_a_digest_does_not_refuse_a_list() {
         ]
     );
     assert_eq!(found.changes.len(), 1);
-    // A typed one is refused, with what to do.
+    // A typed claim is refused, with a next step.
     let found = refusals(&host, &claims(&["b:1@&b", "c:1@&c"]));
     assert!(matches!(found[0], Refusal::ImageIdInTheWay { .. }));
     let displaced = found.iter().map(Refusal::displaces);
@@ -1355,7 +1359,7 @@ fn an_image_id_for_a_digest_does_not_refuse_a_list() {
         ..sourced(&["P:3 b:1@&b"], Evidence::default())
     };
     expect(&host, &listed, &right);
-    // What is proven stands beside it.
+    // A proven digest is added beside it.
     let proven = sourced(&["P:3 b:1@&b"], proof(Format::Docker, &["&b %2"]));
     expect(&host, &proven, &["b@&b - %2"]);
 }
@@ -1375,7 +1379,7 @@ fn a_claim_that_finds_no_image_may_be_about_one_without_a_name() {
         hints.ends_with("--rewrite r.io=docker.io/mirror"),
         "{hints}"
     );
-    // Its repository is here, and it is of another version.
+    // The claim's repository is here, so the claim is about another version.
     let known = plan(&host, &sourced(&["P b:2@&b"], Evidence::default()));
     assert!(known.hints.is_empty());
 }

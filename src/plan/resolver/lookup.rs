@@ -1,5 +1,5 @@
-//! Lookups in the store, made only for what a claim is about: a store may have a
-//! hundred thousand references, and a request one claim.
+//! Lookups in the store, limited to what a claim is about: a store may have a hundred
+//! thousand references, and a request one claim.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,10 +9,11 @@ use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, Repository};
 use crate::store::repositories::{Entry, Store};
 
-/// The images of a repository, each with its references there, in their order.
+/// The images of a repository, each with its references there, sorted.
 pub(super) type Group = BTreeMap<ImageId, Vec<Reference>>;
 
-/// For more claims than this, a repository is taken apart once for all of them.
+/// The most claims for which each repository is searched again. For more claims, it is
+/// grouped once by image.
 const FEW: usize = 16;
 
 pub(super) struct Lookup<'a> {
@@ -24,7 +25,7 @@ pub(super) struct Lookup<'a> {
 }
 
 impl<'a> Lookup<'a> {
-    /// A look-up for so many claims.
+    /// A lookup for this number of claims.
     pub(super) fn new(store: &'a Store, claims: usize) -> Self {
         Self {
             store,
@@ -48,7 +49,7 @@ impl<'a> Lookup<'a> {
         (found == *reference).then_some(image)
     }
 
-    /// A repository's images.
+    /// The images of a repository.
     pub(super) fn group(&self, repository: &Repository) -> Rc<Group> {
         if let Some(group) = self.groups.borrow().get(repository) {
             return Rc::clone(group);
@@ -68,7 +69,7 @@ impl<'a> Lookup<'a> {
         group
     }
 
-    /// An image's references in a repository, in their order.
+    /// An image's references in a repository, sorted.
     pub(super) fn references_to(&self, image: &ImageId, repository: &Repository) -> Vec<Reference> {
         if !self.for_few {
             let group = self.group(repository);
@@ -84,7 +85,7 @@ impl<'a> Lookup<'a> {
         references
     }
 
-    /// The repositories that an image has a reference in.
+    /// The repositories in which an image has a reference.
     pub(super) fn homes(&self, image: &ImageId) -> Rc<BTreeSet<Repository>> {
         if let Some(homes) = self.homes.borrow().get(image) {
             return Rc::clone(homes);
@@ -112,7 +113,7 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// What an entry under a repository's familiar name means, if it is of that
+/// The meaning of an entry under a repository's familiar name, if it belongs to that
 /// repository.
 fn meant(entry: &Entry<'_>, repository: &Repository) -> Option<(Reference, ImageId)> {
     let meaning = entry.meaning().ok();

@@ -1,4 +1,4 @@
-//! What a claim from a file means. It may be about images that only other hosts have.
+//! Resolves claims from files. They may be about images that only other hosts have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,9 +8,9 @@ use crate::image::reference::{Reference, Repository, Tag};
 use crate::plan::{MissingManifest, Request, Why};
 
 impl Resolver<'_> {
-    /// A pin from a file. Its tag says which image it is about, and is then compared with
-    /// the evidence. Where no such tag is here, the evidence may have an image ID for the
-    /// digest.
+    /// Resolves a pin from a file. Its tag leads to the image, which is then compared
+    /// with the evidence. If the tag is not here, the evidence may have an image ID for
+    /// the digest.
     pub(super) fn pinned(
         &self,
         repository: &Repository,
@@ -67,7 +67,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// A pin of an image that no name led to. An image without any gets the pin's tag, too.
+    /// The leads of a pin whose image was found without its name. An image without any
+    /// name also gets the pin's tag.
     pub(super) fn pin_of(
         &self,
         repository: &Repository,
@@ -86,7 +87,7 @@ impl Resolver<'_> {
         leads
     }
 
-    /// The image that a record names by the first digits of its ID.
+    /// Resolves a record that has only the first digits of the image ID.
     pub(super) fn recorded(&self, reference: &Reference, id: &str) -> Result<Vec<Lead>, Why> {
         let images = self.images.beginning_with(id);
         match images.as_slice() {
@@ -98,7 +99,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The only image here that the evidence has for a digest.
+    /// The image here that the evidence names for a digest. `None` if there are several.
     pub(super) fn known_here(&self, digest: &Digest, request: &Request) -> Option<ImageId> {
         let (known, _) = self.images_of(digest, request);
         let mut here = known.into_iter().filter(|image| self.images.has(image));
@@ -108,7 +109,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// The images that the evidence has for a digest, and whether it has all.
+    /// The images that the evidence names for a digest, and whether these are all of
+    /// them.
     fn images_of(&self, digest: &Digest, request: &Request) -> (BTreeSet<ImageId>, bool) {
         let mut images: BTreeSet<ImageId> = request.evidence.recorded(digest).cloned().collect();
         let mut all_known = !images.is_empty();
@@ -123,7 +125,7 @@ impl Resolver<'_> {
         (images, all_known)
     }
 
-    /// A manifest that was brought along, in each repository of its image.
+    /// Resolves a manifest in the sources: its digest in each repository of its image.
     pub(super) fn brought(
         &self,
         digest: &Digest,

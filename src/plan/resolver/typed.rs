@@ -1,4 +1,4 @@
-//! What a typed claim means. It is about this host.
+//! Resolves claims that a user typed. They are about this host.
 
 use super::{Lead, Resolver, Route};
 use crate::claims::claim::{Claim, ImageName, Statement};
@@ -7,7 +7,7 @@ use crate::image::reference::{Reference, Repository};
 use crate::plan::{Refusal, Request};
 
 impl Resolver<'_> {
-    /// What a claim means that speaks of this very host.
+    /// Resolves a claim about an image that must be on this host.
     pub(super) fn meant(&self, claim: &Claim, request: &Request) -> Result<Vec<Lead>, Refusal> {
         match &claim.statement {
             Statement::TaggedHasDigest {
@@ -16,13 +16,13 @@ impl Resolver<'_> {
                 digest,
             } => match self.meant_by_name(claim) {
                 Ok(lead) => Ok(vec![lead]),
-                // No name leads to an image, and what was brought along may.
+                // No name leads to an image, but evidence may.
                 Err(refusal) => {
                     let image = self.known_here(digest, request).ok_or(refusal)?;
                     Ok(self.pin_of(repository, Some(tag), digest, &image))
                 }
             },
-            // What was brought along knows better than that there is but one image.
+            // Evidence outweighs that the repository has only one image.
             Statement::OnlyImageHasDigest { repository, digest } => {
                 let reference = repository.clone().with_digest(digest.clone());
                 match self.known_here(digest, request) {
@@ -126,8 +126,8 @@ impl Resolver<'_> {
                 self.pointed_at(claim, reference)?,
                 Route::Named(reference.clone()),
             )),
-            // Even where the prefix decides: the reference, once it appears,
-            // would give the same words another meaning.
+            // The route is the reference even if the prefix decides: if the request adds
+            // that reference, the claim's words change their meaning.
             ImageName::ReferenceOrPrefix(reference, prefix) => Ok((
                 self.by_reference_or_prefix(claim, reference, prefix)?,
                 Route::Named(reference.clone()),
