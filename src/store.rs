@@ -1,6 +1,6 @@
-//! The image stores, as they can be read: Docker's own with its
-//! [`repositories`] file, containerd's below Docker ([`containerd`]), and containerd's
-//! below a kubelet ([`node`]). [`archive_size`] estimates what an archive of them has.
+//! Image stores, for reading: Docker's own with its [`repositories`] file, containerd's
+//! below Docker ([`containerd`]), and containerd's below a kubelet ([`node`]).
+//! [`archive_size`] estimates the size of an archive of their images.
 
 pub mod archive_size;
 pub mod containerd;

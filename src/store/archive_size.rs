@@ -1,5 +1,5 @@
-//! How large an archive of images will be: the layers that are in it, each once. An
-//! estimate, which tells how long it takes.
+//! Size of an archive of images: the sum of their layers, each counted once. An estimate,
+//! to tell how long saving takes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::docker::engine::images::Resolved;
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::store::data_root::ImageDir;
 
-/// A manifest, as far as it names layers (image-spec 1.1, `manifest.md`).
+/// The layers of a manifest (image-spec 1.1, `manifest.md`).
 #[derive(Deserialize)]
 struct Manifest {
     #[serde(default)]
@@ -24,8 +24,8 @@ struct Layer {
     size: u64,
 }
 
-/// From Docker's own image store, which saves layers unpacked. Its layer database has
-/// their sizes (moby `layer/filestore.go`).
+/// The size for Docker's own image store, which saves layers unpacked. Its layer database
+/// has their sizes (moby `layer/filestore.go`).
 pub fn unpacked<'a>(
     store: &ImageDir,
     images: impl IntoIterator<Item = &'a ImageId>,
@@ -35,7 +35,8 @@ pub fn unpacked<'a>(
         let config = fs::read_to_string(store.configs().join(image.hex())).ok()?;
         let mut chain: Option<String> = None;
         for layer in Resolved::of_config(&config).layers? {
-            // A layer is named by all that is below it (image-spec 1.1, `config.md`).
+            // The name of a layer is a hash over all layers below it (image-spec 1.1,
+            // `config.md`, ChainID).
             let name = match chain {
                 Some(below) => {
                     let both = format!("{below} {layer}");
@@ -53,7 +54,7 @@ pub fn unpacked<'a>(
     Some(sizes.values().sum())
 }
 
-/// From containerd, which saves the blobs that it has.
+/// The size for containerd, which saves blobs as they are.
 pub fn packed<'a>(
     content: &ContentStore,
     targets: impl IntoIterator<Item = &'a Digest>,

@@ -1,11 +1,9 @@
-//! The containerd image store as digestfix sees it: the references that the
-//! engine has, each with the image that it leads to.
+//! containerd image store below Docker: the engine's references, each with its image.
 //!
-//! The engine knows an image by the digest of its manifest or index, and has
-//! another manifest for an image that was loaded than the registry has. What
-//! tells that both are the same image is the config, whose digest is the image's
-//! ID on Docker's own store and in claims; it is read from containerd's content
-//! store.
+//! The engine's ID for an image is the digest of its manifest or index. For a loaded
+//! image, the engine has another manifest than the registry. The config shows that both
+//! are the same image: its digest is the image's ID in Docker's own store and in claims.
+//! digestfix reads configs from containerd's content store.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,48 +22,48 @@ mod layers;
 /// The references of an engine, and their images.
 #[derive(Debug, Clone)]
 pub struct ContainerdStore {
-    /// The references, each with its image's ID.
+    /// The references, each with the ID of its image.
     pub store: Store,
     /// The images that are here.
     pub images: BTreeSet<ImageId>,
     content: ContentStore,
     platform: Platform,
-    /// The references that stand by themselves. A digest that the engine finds by a tag
-    /// beside it does not.
+    /// The references with a record of their own. A digest that the engine finds by a tag
+    /// has none.
     own: BTreeMap<Reference, Own>,
     known: BTreeMap<Digest, Option<Found>>,
     listing: Listing,
-    /// What the engine found by the references that it was asked for by name.
+    /// What the engine found for the references that digestfix asked it for by name.
     asked: BTreeMap<Reference, Option<Listed>>,
     made_up: BTreeMap<Reference, ImageId>,
     hollow: BTreeSet<Reference>,
     nameless: BTreeMap<ImageId, Digest>,
     unread: BTreeSet<Reference>,
-    /// What was read of manifests.
+    /// Cache: the layers that each manifest or index names.
     layers: RefCell<BTreeMap<Digest, BTreeSet<Digest>>>,
 }
 
-/// What a reference that stands by itself leads to.
+/// What a reference with a record of its own leads to.
 #[derive(Debug, Clone)]
 struct Own {
     image: ImageId,
     target: Digest,
 }
 
-/// What the content store has for a manifest or index.
+/// The image that the content store has for a manifest or index.
 #[derive(Debug, Clone)]
 struct Found {
     image: ImageId,
-    /// The image's own manifest.
+    /// The digest of the image's own manifest.
     manifest: Digest,
-    /// An engine made that manifest up.
+    /// Whether an engine made that manifest up.
     made_up: bool,
-    /// Layers that it names are not here as it names them.
+    /// Whether a layer that the manifest names is missing from the content store.
     lacks_layers: bool,
 }
 
 impl ContainerdStore {
-    /// Reads what the engine lists.
+    /// Reads the images that the engine lists.
     pub async fn read(engine: &impl Images, content: ContentStore) -> Result<Self, EngineError> {
         let platform = engine.platform().await?;
         let mut read = Self {
@@ -102,8 +100,8 @@ impl ContainerdStore {
         Ok(read)
     }
 
-    /// Looks for references that the engine may have and not list, each once.
-    /// Says whether there was any to look for.
+    /// Asks the engine, once each, for digest references that it may have but not list.
+    /// Returns whether it asked for any.
     pub async fn ask(
         &mut self,
         engine: &impl Images,
@@ -128,8 +126,8 @@ impl ContainerdStore {
         Ok(any)
     }
 
-    /// The image that the engine finds by a reference. It is asked for that only
-    /// where the list does not say.
+    /// The image that the engine finds by a reference. Asks the engine only if its list
+    /// does not tell.
     pub async fn find(
         &self,
         engine: &impl Images,
@@ -144,7 +142,8 @@ impl ContainerdStore {
         }
     }
 
-    /// An image that no reference leads to can be given one, and then a digest.
+    /// Takes an image that no reference leads to: a claim can give it a name and a
+    /// digest.
     fn take_nameless(&mut self, listed: &Listed) {
         let target = listed.target();
         if let Some(target) = target
@@ -165,7 +164,7 @@ impl ContainerdStore {
         };
         let tag = listed.tag_beside(reference);
         let follows = reference.digest().is_some() && tag.is_some();
-        // Nobody ever pulled by such a digest, as far as can be told.
+        // As far as digestfix can tell, the image was never pulled by this digest.
         if follows && found.made_up {
             self.made_up.insert(reference.clone(), found.image);
             return;
@@ -187,22 +186,22 @@ impl ContainerdStore {
         }
     }
 
-    /// The engine finds the digest by a tag, and its manifest looks made up by
-    /// `docker save`; so it is not counted for a reference.
+    /// Whether the engine finds the digest by a tag, and its manifest looks as if `docker
+    /// save` made it up. Such a digest does not count as a reference.
     pub fn is_made_up(&self, reference: &Reference) -> bool {
         self.made_up.contains_key(reference)
     }
 
-    /// Counts such a digest all the same: a registry serves it.
+    /// Makes a digest count that looks made up, because a registry serves it.
     pub fn accept(&mut self, reference: &Reference) {
         if let Some(image) = self.made_up.remove(reference) {
-            // It was not counted before.
+            // The reference is not in the store yet, so `insert` succeeds.
             let _ = self.store.insert(reference, &image);
         }
     }
 
-    /// The manifest or index of a digest, and all that is here of what it lists,
-    /// but none that looks made up.
+    /// The manifest or index of a digest, and the manifests below it that are here,
+    /// without those that look made up.
     pub fn manifests(&self, digest: &Digest) -> BTreeMap<Digest, String> {
         let mut found = self.content.manifests(digest);
         found.retain(|_, text| {
@@ -223,8 +222,8 @@ impl ContainerdStore {
         found
     }
 
-    /// The image that the engine runs for a manifest or index: of several, the
-    /// one for this machine.
+    /// The image that the engine runs for a manifest or index. Of several images in an
+    /// index, the one for this machine.
     fn look_for(&self, target: &Digest) -> Option<Found> {
         let manifests = self.content.manifests(target);
         let mut here = Vec::new();
@@ -245,7 +244,7 @@ impl ContainerdStore {
             if digest == target {
                 return Some(found);
             }
-            // An attestation of BuildKit's is of no platform.
+            // BuildKit's attestations have the platform `unknown`.
             if !platform.is_unknown() {
                 here.push((platform, found));
             }
@@ -262,13 +261,14 @@ impl ContainerdStore {
         Platform::of_config(&self.config(image)?)
     }
 
-    /// The engine's platform runs the image.
+    /// Whether the image runs on the engine's platform.
     pub fn runs(&self, image: &ImageId) -> bool {
         let platform = self.platform(image);
         platform.is_some_and(|platform| self.platform.rank(&platform).is_some())
     }
 
-    /// Of each index on this way, the engine takes the manifest that is on it too.
+    /// Whether, from each index in `way`, the engine chooses the manifest that is in
+    /// `way` too.
     pub fn takes(&self, way: &BTreeMap<Digest, String>) -> bool {
         way.values().all(|text| {
             let Ok(Manifest::Index(children)) = Manifest::parse(text.as_bytes()) else {
@@ -279,20 +279,19 @@ impl ContainerdStore {
         })
     }
 
-    /// The text of an image's config, which the engine can read too.
+    /// The text of an image's config, if the engine can read it too.
     pub fn config(&self, image: &ImageId) -> Option<String> {
         let is_read = self.listing.reads(&image.to_string().parse().ok()?);
         self.content.config(image).filter(|_| is_read)
     }
 
-    /// The manifests that prove a digest to be of an image, where containerd has
-    /// them.
+    /// The manifests in containerd that prove a digest to be of an image.
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.content.proof(digest, image)
     }
 
-    /// Without these references, another one leads to the image, and stands by
-    /// itself.
+    /// Whether a reference with a record of its own, other than `without`, leads to the
+    /// image.
     pub fn has_another(&self, without: &BTreeSet<&Reference>, image: &ImageId) -> bool {
         let mut others = self
             .own
@@ -301,8 +300,8 @@ impl ContainerdStore {
         others.any(|(_, other)| other.image == *image)
     }
 
-    /// The references that stand by themselves and lead to the image of a digest, without
-    /// those that are dropped along with it. Each with its manifest or index.
+    /// The references with a record of their own that lead to the image of a digest,
+    /// except those that are dropped with it. Each with its manifest or index.
     pub fn others<'a>(
         &'a self,
         pinned: &'a Reference,
@@ -317,42 +316,42 @@ impl ContainerdStore {
         others.map(|(other, own)| (other, &own.target))
     }
 
-    /// The references that stand by themselves.
+    /// The references with a record of their own.
     pub fn known(&self) -> impl Iterator<Item = Reference> {
         self.own.keys().cloned()
     }
 
-    /// A reference is gone by now.
+    /// Removes a reference that the engine no longer has.
     pub fn forget(&mut self, reference: &Reference) {
         self.store.remove(reference);
         self.own.remove(reference);
     }
 
-    /// The layers of a reference are not here as the registry serves them, or the
-    /// engine says that it does not have them: the files may be another's.
+    /// Whether the layers of a reference are missing: they are not here in the form that
+    /// the registry serves, or the engine says that it does not have them. In the latter
+    /// case, the files may belong to another client of containerd.
     pub fn is_hollow(&self, reference: &Reference) -> bool {
         self.hollow.contains(reference)
     }
 
-    /// The references that [`ContainerdStore::is_hollow`] says so of.
+    /// The references for which [`ContainerdStore::is_hollow`] is true.
     pub const fn hollow(&self) -> &BTreeSet<Reference> {
         &self.hollow
     }
 
-    /// Images that no reference leads to, each with what Docker calls it.
+    /// Images that no reference leads to, each with Docker's ID for it.
     pub fn nameless(&self) -> impl Iterator<Item = (&ImageId, &Digest)> {
         let named: BTreeSet<ImageId> = self.store.references().map(|(_, image)| image).collect();
         let nameless = self.nameless.iter();
         nameless.filter(move |(image, _)| !named.contains(image))
     }
 
-    /// The engine has references, and not one of them could be read.
+    /// Whether the engine has references, but none of them could be read.
     pub fn nothing_was_read(&self) -> bool {
         self.own.is_empty() && !self.unread.is_empty()
     }
 
-    /// References whose manifests are not to be found, or are of no image for
-    /// this machine.
+    /// References whose manifests cannot be found, or are of no image for this machine.
     pub const fn unread(&self) -> &BTreeSet<Reference> {
         &self.unread
     }

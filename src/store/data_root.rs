@@ -1,5 +1,5 @@
-//! The part of a data root that references live in:
-//! `<data-root>/image/<driver>/`, as it can be read without a lock.
+//! Data root: reads the directory of the reference store, `<data-root>/image/<driver>/`,
+//! without a lock.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ use damage::Damage;
 pub use store_file::Snapshot;
 pub(crate) use store_file::is_made_of;
 
-/// The directory in a data root that digestfix keeps its own files in.
+/// The directory in a data root for digestfix's own files.
 pub const STATE_DIR: &str = "digestfix";
 
 /// One storage driver's image directory.
@@ -31,7 +31,7 @@ pub struct ImageDir {
     driver: String,
 }
 
-/// A storage driver's name becomes a directory's, and leads nowhere else.
+/// Whether a storage driver's name is safe as a directory name: it leads nowhere else.
 pub fn is_driver_name(driver: &str) -> bool {
     !matches!(driver, "" | "." | "..") && !driver.contains(['/', '\0'])
 }
@@ -46,7 +46,7 @@ pub enum ReadError {
     },
     #[error("{path}: not a plain file", path = .0.display())]
     NotAFile(PathBuf),
-    /// A user owns the file who is neither root nor the directory's owner.
+    /// The file's owner is neither root nor the owner of its directory.
     #[error("{path}: belongs to user {uid}, who is neither root nor the owner of its directory", path = path.display())]
     Owner { path: PathBuf, uid: u32 },
     #[error("{path}: {damage} ({error})", path = path.display())]
@@ -60,11 +60,11 @@ pub enum ReadError {
     Io { path: PathBuf, error: io::Error },
 }
 
-/// A Docker that runs has read the file before it broke.
+/// Advice while Docker runs: it read the file before the file broke.
 const WHILE_IT_RUNS: &str = "a Docker that runs still has the names, and writes the file anew: docker tag \
     $(docker images -q | head -n 1) digestfix:now && docker rmi digestfix:now. With Docker stopped: ";
 
-/// What a broken file took along, and what gives it back.
+/// What a broken file costs, and how to recover the names.
 const NAMES_BACK: &str = "the images have no names then; a former repositories.json gives them back: digestfix \
     apply --from OLD --tags";
 
@@ -141,7 +141,7 @@ impl ReadError {
 }
 
 impl ImageDir {
-    /// The image directory of a driver; nothing is looked at yet.
+    /// The image directory of a driver. Reads nothing yet.
     pub fn new(data_root: &Path, driver: &str) -> Self {
         Self {
             data_root: data_root.to_owned(),
@@ -165,8 +165,8 @@ impl ImageDir {
         self.path().join(repositories::FILE_NAME)
     }
 
-    /// Where the image store has the config of each image, by the digits of
-    /// its ID (moby `image/fs.go`, v28.5).
+    /// The directory with the config of each image, named by the digits of its ID (moby
+    /// `image/fs.go`, v28.5).
     pub fn configs(&self) -> PathBuf {
         self.path().join("imagedb/content/sha256")
     }
@@ -190,8 +190,8 @@ impl ImageDir {
         Ok(ids)
     }
 
-    /// The images that no other is built on: `docker build` leaves one for each of its
-    /// steps (moby `image/fs.go`, v28.5: `metadata/sha256/ID/parent`).
+    /// The images on which no other image is built. `docker build` leaves an image for
+    /// each of its steps (moby `image/fs.go`, v28.5: `metadata/sha256/ID/parent`).
     pub fn leaves(&self) -> Result<BTreeSet<ImageId>, ReadError> {
         let mut leaves = self.image_ids()?;
         let path = self.path().join("imagedb/metadata/sha256");
@@ -210,14 +210,14 @@ impl ImageDir {
         Ok(leaves)
     }
 
-    /// The volume database, which a dockerd keeps locked for as long as it lives.
+    /// The volume database, which a dockerd keeps locked as long as it runs.
     pub fn volume_database(&self) -> PathBuf {
         self.data_root.join("volumes/metadata.db")
     }
 
-    /// Says whether a dockerd has this data root open. A dockerd with any name, unit or
-    /// namespace keeps its volume database (`volumes/metadata.db`, a bolt file) locked
-    /// for as long as it lives.
+    /// Whether a dockerd uses this data root. Every dockerd, whatever its name, unit or
+    /// namespace, keeps its volume database (`volumes/metadata.db`, a bolt file) locked
+    /// as long as it runs.
     pub fn is_in_use(&self) -> Result<bool, ReadError> {
         let path = self.volume_database();
         let database = match plain_file::open(&path, Links::Followed) {
@@ -234,13 +234,13 @@ impl ImageDir {
         }
     }
 
-    /// The process that has this data root open, where that can be seen.
+    /// The ID of the process that uses this data root, if digestfix can see it.
     pub fn user(&self) -> Option<u32> {
         user_of(&self.volume_database())
     }
 }
 
-/// A process that has a file open, where that can be seen.
+/// The ID of a process that has a file open, if digestfix can see it.
 pub(crate) fn user_of(path: &Path) -> Option<u32> {
     let file = fs::metadata(path).ok()?;
     let processes = fs::read_dir("/proc").ok()?.flatten();
@@ -249,8 +249,8 @@ pub(crate) fn user_of(path: &Path) -> Option<u32> {
         .find(|pid| holds_open(*pid, &file))
 }
 
-/// Says whether a process can be seen to have a file open. From a service with
-/// few capabilities it cannot (`ptrace(2)`, access mode checking).
+/// Whether a process visibly has a file open. A service with few capabilities cannot see
+/// that (`ptrace(2)`, access mode checking).
 fn holds_open(pid: u32, sought: &fs::Metadata) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;

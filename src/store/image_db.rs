@@ -1,4 +1,4 @@
-//! The image store of a data root, asked for single images.
+//! Image database of a data root, for lookups of single images.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
@@ -12,19 +12,19 @@ use crate::store::data_root::{ImageDir, ReadError};
 use crate::store::images::Images;
 use crate::sys::plain_file::{self, Links};
 
-/// The images whose config is on the disk, looked for one by one: with a
-/// hundred thousand of them, listing the directory takes longer than all else.
+/// The images whose config is on the disk. Looks each one up by itself: with a hundred
+/// thousand images, listing the directory would take longer than everything else.
 #[derive(Debug)]
 pub struct ImageDb<'a> {
     images: &'a ImageDir,
     listed: OnceCell<BTreeSet<ImageId>>,
-    /// Why the first question without an answer had none.
+    /// The first error of a lookup.
     error: RefCell<Option<ReadError>>,
 }
 
 impl<'a> ImageDb<'a> {
-    /// What comes of questions to the image store of an image directory. The first
-    /// question that it cannot answer is an error.
+    /// Runs lookups in the image store of an image directory. Returns the first error of
+    /// any of them.
     pub fn ask<T>(
         images: &'a ImageDir,
         questions: impl FnOnce(&Self) -> T,

@@ -1,24 +1,24 @@
-//! Which images a host has, as a plan asks for it.
+//! Images of a host, as a plan looks them up.
 
 use std::collections::BTreeSet;
 
 use crate::image::digest::ImageId;
 use crate::image::platform::Platform;
 
-/// The images that an image store has a config of.
+/// The images whose config an image store has.
 ///
-/// A plan asks for those that it is about, as there may be a hundred thousand
+/// A plan looks up only the images that it is about: there may be a hundred thousand
 /// others.
 pub trait Images {
     fn has(&self, image: &ImageId) -> bool;
 
-    /// Those whose hexadecimal digits begin so, in order.
+    /// The images whose hexadecimal digits begin with `prefix`, sorted.
     fn beginning_with(&self, prefix: &str) -> Vec<ImageId>;
 
-    /// Those that no other image is built on.
+    /// The images on which no other image is built.
     fn leaves(&self) -> BTreeSet<ImageId>;
 
-    /// What an image is for; none where that cannot be told.
+    /// The platform of an image. `None` if it cannot be read.
     fn platform(&self, image: &ImageId) -> Option<Platform>;
 }
 

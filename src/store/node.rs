@@ -1,11 +1,9 @@
-//! The image store of a Kubernetes node: containerd's image records, as the CRI
-//! understands them.
+//! Image store of a Kubernetes node: containerd's image records, as the CRI reads them.
 //!
-//! A record is a name for a manifest or index. Where an image was imported, that
-//! manifest is one that the import made up, so a record `NAME@DIGEST` need not lead to
-//! the manifest of that digest: the CRI, and so a kubelet, goes by the name alone. Which
-//! image a record leads to, the CRI says: its image IDs are digests of configs, as
-//! Docker's are.
+//! A record is a name for a manifest or index. An import makes up a manifest, so a record
+//! `NAME@DIGEST` need not lead to the manifest of that digest: the CRI, and so a kubelet,
+//! goes by the name alone. The CRI tells which image a record leads to: its image IDs are
+//! digests of configs, like Docker's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,21 +13,21 @@ use crate::image::manifest::{MAX_INDEX_DEPTH, Manifest};
 use crate::image::reference::Reference;
 use crate::store::repositories::Store;
 
-/// What the CRI labels its records with. Of one without, it makes others of its own
-/// (containerd 1.6 to 2.1, `cri/store/image`, `imageLabelKey`).
+/// The label of the CRI's records. For a record without it, the CRI creates further
+/// records (containerd 1.6 to 2.1, `cri/store/image`, `imageLabelKey`).
 pub const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
 
-/// The transaction that made a record.
+/// The label with the transaction that created a record.
 pub const TRANSACTION: &str = "digestfix.transaction";
 
-/// What a record led to when it was made.
+/// The label with the digest that a record led to when it was created.
 pub const MADE_FOR: &str = "digestfix.target";
 
-/// The most manifests that are looked for at once. A node has some hundred images, each
-/// for a dozen platforms.
+/// The most manifests to read at once. A node has some hundred images, each for a dozen
+/// platforms.
 const MOST_MANIFESTS: usize = 20_000;
 
-/// The most bytes of manifests that are kept.
+/// The most bytes of manifests to keep.
 const MOST_BYTES: usize = 256 * 1024 * 1024;
 
 /// The records of a node, and their images.
@@ -41,16 +39,16 @@ pub struct NodeStore {
     pub images: BTreeSet<ImageId>,
     /// Every record, by its name.
     records: BTreeMap<String, Record>,
-    /// The image that each target is of.
+    /// The image of each target.
     targets: BTreeMap<Digest, ImageId>,
-    /// What was looked for in the content store.
+    /// The digests that were looked up in the content store.
     looked_for: BTreeSet<Digest>,
     read: BTreeMap<Digest, (Manifest, String)>,
     bytes: usize,
 }
 
-/// The name of a record as a reference, where the CRI would find it by that: with domain
-/// and namespace, and with a tag or a digest.
+/// The name of a record as a reference, if the CRI finds the record by it: with domain
+/// and namespace, and with either a tag or a digest.
 fn reference(name: &str) -> Option<Reference> {
     let reference = Reference::parse(name).ok()?;
     let is_either = reference.tag().is_some() != reference.digest().is_some();
@@ -58,13 +56,14 @@ fn reference(name: &str) -> Option<Reference> {
     (is_either && is_normal).then_some(reference)
 }
 
-/// This transaction made the record, and it leads where it did then.
+/// Whether this transaction created the record, and the record still leads to the same
+/// digest.
 pub fn is_made_by(record: &Record, id: &str) -> bool {
     maker(record) == Some(id)
 }
 
-/// The transaction that made the record, where it leads where it did then. A pull by
-/// the same name has the record lead elsewhere, and leaves the labels.
+/// The transaction that created the record, if the record still leads to the same digest.
+/// A pull by the same name redirects the record, but keeps its labels.
 pub fn maker(record: &Record) -> Option<&str> {
     let target = record.labels.get(MADE_FOR)?;
     let id = record.labels.get(TRANSACTION)?;
@@ -76,7 +75,7 @@ const fn is_made_up(manifest: &Manifest) -> bool {
 }
 
 impl NodeStore {
-    /// Reads what containerd and the CRI have.
+    /// Reads the records of containerd and the images of the CRI.
     pub async fn read(node: &impl Node) -> Result<Self, ContainerdError> {
         let records = node.records().await?;
         Ok(Self::of(records, node.cri_images().await?))
@@ -89,7 +88,7 @@ impl NodeStore {
         };
         let mut images: BTreeMap<String, ImageId> = BTreeMap::new();
         for image in cri {
-            // The CRI keeps a record of this name for each image.
+            // For each image, the CRI keeps a record that has the image ID as its name.
             images.insert(image.id.to_string(), image.id.clone());
             images.extend(image.names.into_iter().map(|name| (name, image.id.clone())));
         }
@@ -98,7 +97,8 @@ impl NodeStore {
                 let target = record.target.digest.clone();
                 read.targets.insert(target, image.clone());
                 if let Some(reference) = reference(&record.name) {
-                    // Names differ, and so do references in full.
+                    // Record names are unique and so are full references: `insert`
+                    // succeeds.
                     let _ = read.store.insert(&reference, image);
                 }
             }
@@ -107,7 +107,7 @@ impl NodeStore {
         read
     }
 
-    /// Reads the manifests of these digests, and all that is here of what they list.
+    /// Reads the manifests of these digests, and the manifests below them that are here.
     pub async fn learn(
         &mut self,
         node: &impl Node,
@@ -143,7 +143,7 @@ impl NodeStore {
         Ok(())
     }
 
-    /// The same of every digest that a record is named by.
+    /// Like [`Self::learn`], for the digest in each reference.
     pub async fn learn_all(&mut self, node: &impl Node) -> Result<(), ContainerdError> {
         let references = self.store.references();
         let digests = references.filter_map(|(reference, _)| reference.digest().cloned());
@@ -151,21 +151,22 @@ impl NodeStore {
         self.learn(node, digests).await
     }
 
-    /// What was read of manifests that registries may serve.
+    /// The manifests that were read and that a registry may serve.
     pub fn manifests(&self) -> impl Iterator<Item = (Digest, String)> {
         let read = self.read.iter();
         let served = read.filter(|(_, (manifest, _))| !is_made_up(manifest));
         served.map(|(digest, (_, text))| (digest.clone(), text.clone()))
     }
 
-    /// A manifest of this digest was read, and looks made up by an import or by `docker
-    /// save`: no registry serves it. `ctr images import --digests` records such digests.
+    /// Whether the manifest of this digest looks as if an import or `docker save` made it
+    /// up, so that no registry serves it. `ctr images import --digests` records such
+    /// digests.
     pub fn is_made_up(&self, digest: &Digest) -> bool {
         let read = self.read.get(digest);
         read.is_some_and(|(manifest, _)| is_made_up(manifest))
     }
 
-    /// The references, but those that are made up and not asked for.
+    /// The references without the made-up ones that no claim asks for.
     pub fn without_made_up(&self, is_asked_for: impl Fn(&Reference) -> bool) -> Store {
         let mut store = self.store.clone();
         for (reference, _) in self.store.references() {
@@ -177,15 +178,15 @@ impl NodeStore {
         store
     }
 
-    /// The references whose digests are made up, in familiar form.
+    /// The references with made-up digests, in familiar form.
     pub fn made_up(&self) -> BTreeSet<String> {
         let references = self.store.references().map(|(reference, _)| reference);
         let made_up = references.filter(|one| one.digest().is_some_and(|own| self.is_made_up(own)));
         made_up.map(|one| one.familiar()).collect()
     }
 
-    /// The manifests that prove a digest to be of an image, of those that were read: its
-    /// own, or an index and the way through it.
+    /// Of the manifests that were read, those that prove a digest to be of an image: its
+    /// own, or an index and each manifest on the way to the image.
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.way(digest, image, 0, &mut BTreeSet::new())
     }
@@ -212,7 +213,7 @@ impl NodeStore {
         Some(way)
     }
 
-    /// The images that the manifests that were read prove a digest to be of.
+    /// The images that a digest belongs to, as proven by the manifests that were read.
     pub fn proven(&self, digest: &Digest) -> BTreeSet<ImageId> {
         let (mut images, mut seen, mut wanted) = (BTreeSet::new(), BTreeSet::new(), vec![digest]);
         while let Some(digest) = wanted.pop() {
@@ -230,13 +231,14 @@ impl NodeStore {
         images
     }
 
-    /// The record of this name, whether the CRI knows it or not.
+    /// The record with this name, whether or not the CRI knows it.
     pub fn record(&self, reference: &Reference) -> Option<&Record> {
         self.records.get(&reference.full())
     }
 
-    /// What a new record for an image is to lead to: what the digest is of, if a record
-    /// leads there; else the image's own, as its name in the same repository does.
+    /// The target for a new record of an image: the manifest that has the digest, if a
+    /// record leads to it; else the target of the image's name in the same repository;
+    /// else that of any of its names.
     pub fn target_for(&self, reference: &Reference, image: &ImageId) -> Option<&Target> {
         let repository = reference.repository();
         let leads = |record: &&Record| self.targets.get(&record.target.digest) == Some(image);
@@ -250,7 +252,7 @@ impl NodeStore {
         best.map(|record| &record.target)
     }
 
-    /// The name of another record, without these, that leads to the same.
+    /// The name of another record, not in `without`, with the same target.
     pub fn another(&self, record: &Record, without: &BTreeSet<String>) -> Option<&str> {
         let mut others = self.records.values().filter(|other| {
             other.target.digest == record.target.digest && !without.contains(&other.name)
@@ -260,7 +262,8 @@ impl NodeStore {
             .map(|other| other.name.as_str())
     }
 
-    /// A tag in the repository of this reference, which a pod may write beside its digest.
+    /// A tag in the repository of this reference. A pod may write it together with the
+    /// digest.
     pub fn tag_beside(&self, reference: &Reference) -> Option<String> {
         let repository = reference.repository().familiar();
         let mut entries = self.store.entries_of(&repository);
@@ -268,7 +271,7 @@ impl NodeStore {
         Some(tag.as_str().to_owned())
     }
 
-    /// Images that no reference leads to, each with its record's name.
+    /// Images that no reference leads to.
     pub fn nameless(&self) -> impl Iterator<Item = &ImageId> {
         let named: BTreeSet<ImageId> = self.store.references().map(|(_, image)| image).collect();
         self.images

@@ -6,10 +6,10 @@
 //! a familiar repository name to its references, each pointing at an image
 //! ID. The engine reads the file once, at its start, and rewrites it whole.
 //!
-//! The model is strict where a guess could lose a reference (duplicate keys,
-//! wrong types, broken text are errors that name the place) and faithful where
-//! it only lacks knowledge: an entry it cannot interpret and a top-level key
-//! it does not know are kept as they are and can be listed.
+//! The model is strict where a guess could lose a reference: duplicate keys, wrong types
+//! and broken text are errors that name the place. It keeps what it does not know:
+//! entries that it cannot interpret and unknown top-level keys stay unchanged and can be
+//! listed.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,13 +29,13 @@ pub use moby_json::Text;
 /// The file's name in `<data-root>/image/<driver>/`.
 pub const FILE_NAME: &str = "repositories.json";
 
-/// The largest file that is read, in bytes. A reference takes about 170 bytes,
-/// so this is room for some 1,500,000 of them.
+/// The largest file that is read, in bytes. A reference takes about 170 bytes, so a file
+/// may have some 1,500,000 of them.
 pub const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
 const REPOSITORIES: &str = "Repositories";
 
-/// The reference store of one storage driver: a file, and what is changed in
+/// The reference store of one storage driver: the file that was read, and the edits to
 /// it. Copies share the file.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -43,11 +43,11 @@ pub struct Store {
     edits: BTreeMap<String, Edits>,
 }
 
-/// What is changed in one repository: what each reference points at now; none
-/// when it is gone.
+/// The edits in one repository: the new image of each reference, or `None` if the
+/// reference is removed.
 type Edits = BTreeMap<String, Option<String>>;
 
-/// One without a reference.
+/// A store without references.
 impl Default for Store {
     fn default() -> Self {
         Self {
@@ -71,7 +71,7 @@ impl PartialEq for Store {
     }
 }
 
-/// One reference as the file has it.
+/// One reference, as written in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
     pub repository: &'a str,
@@ -80,14 +80,14 @@ pub struct Entry<'a> {
     pub value: &'a str,
 }
 
-/// Why an entry is there and yet of no use to the engine.
+/// Why the engine cannot use an entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
-    /// The engine skips a reference that it cannot parse, in silence.
+    /// The engine silently skips a reference that it cannot parse.
     #[error("not a reference: {0}")]
     Reference(#[from] ReferenceError),
-    /// The engine looks a reference up by its familiar form under its own
-    /// repository, and finds it nowhere else.
+    /// The engine looks a reference up only by its familiar form, under its own
+    /// repository.
     #[error("the engine looks for it as {key:?} under {repository:?}, not here")]
     Misplaced { repository: String, key: String },
     #[error("neither a tag nor a digest")]
@@ -102,7 +102,7 @@ pub enum StoreError {
     TooLarge { size: u64 },
     #[error("not UTF-8 at byte {offset}")]
     NotUtf8 { offset: usize },
-    /// Not the JSON that the format wants; the message names line and column.
+    /// Invalid JSON, or JSON of another shape. The message names line and column.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
 }
@@ -122,7 +122,7 @@ impl Store {
         })
     }
 
-    /// The bytes that it was read from.
+    /// The bytes that the store was read from.
     pub fn as_read(&self) -> &[u8] {
         self.file.text.as_bytes()
     }
@@ -134,22 +134,22 @@ impl Store {
         moby_json::write(self)
     }
 
-    /// The file that it was read from, whatever its form.
+    /// The file that the store was read from, unchanged.
     pub fn text_as_read(&self) -> Text {
         moby_json::as_read(self)
     }
 
-    /// What [`Store::text`] has, in one piece.
+    /// The bytes of [`Store::text`], in one piece.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.text().pieces().concat()
     }
 
-    /// Every reference, in the order of the file that [`Store::to_bytes`] makes.
+    /// Every reference, in the order of [`Store::to_bytes`].
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         self.repositories().flat_map(|whole| whole.entries())
     }
 
-    /// The references under one repository's key, in their order.
+    /// The references under one repository's key, sorted.
     pub fn entries_of<'a>(&'a self, repository: &'a str) -> impl Iterator<Item = Entry<'a>> {
         Whole {
             name: repository,
@@ -186,24 +186,24 @@ impl Store {
         })
     }
 
-    /// The image that a reference points at, as the file has it.
+    /// The image that a reference points at, as written in the file.
     pub fn get(&self, reference: &Reference) -> Option<&str> {
         self.value(&reference.repository().familiar(), &reference.familiar())
     }
 
-    /// This very entry is here.
+    /// Whether the store has this entry, with this value.
     pub fn has(&self, entry: &Entry<'_>) -> bool {
         self.value(entry.repository, entry.key) == Some(entry.value)
     }
 
-    /// The reference points at this image.
+    /// Whether the reference points at this image.
     pub fn points_at(&self, reference: &Reference, image: &ImageId) -> bool {
         self.get(reference) == Some(image.to_string().as_str())
     }
 
-    /// Points a reference at an image, under its own repository's key. Says whether that
-    /// changed anything. [`Occupied`] when it points at another image: a reference never
-    /// moves silently. Remove it first.
+    /// Points a reference at an image, under its own repository's key. Returns whether
+    /// that changed anything. Returns [`Occupied`] if the reference points at another
+    /// image, so that it never moves silently: remove it first.
     pub fn insert(&mut self, reference: &Reference, image: &ImageId) -> Result<bool, Occupied> {
         let image = image.to_string();
         match self.get(reference) {
@@ -216,15 +216,15 @@ impl Store {
         }
     }
 
-    /// Drops a reference, and its repository's key with the last of them.
-    /// Gives what it pointed at.
+    /// Removes a reference, and with its last reference the repository's key. Returns the
+    /// image that it pointed at.
     pub fn remove(&mut self, reference: &Reference) -> Option<String> {
         let image = self.get(reference)?.to_owned();
         self.edit(reference, None);
         Some(image)
     }
 
-    /// Restores what [`Store::remove`] gave, image ID or not.
+    /// Restores the value that [`Store::remove`] returned, even if it is not an image ID.
     pub(crate) fn put_back(&mut self, reference: &Reference, image: &str) {
         self.edit(reference, Some(image.to_owned()));
     }
@@ -261,24 +261,25 @@ impl Store {
     }
 }
 
-/// A repository, read and edited.
+/// A repository, with its edits.
 struct Whole<'a> {
     name: &'a str,
-    /// Its name as it was read, where that is asked for.
+    /// The repository's key in the file. `None` if it is new, or a caller looked up one
+    /// repository.
     key: Option<Span>,
     file: &'a File,
     read: &'a [Pair],
     edits: Option<&'a Edits>,
 }
 
-/// A reference: key and value, and how they were read, if they were.
+/// A reference: its key, its value, and its place in the file if it was read from there.
 type Held<'a> = (&'a str, &'a str, Option<Pair>);
 
 impl<'a> Whole<'a> {
     fn references(&self) -> impl Iterator<Item = Held<'a>> + use<'a> {
         let file = self.file;
         let read = move |pair: &Pair| (file.str(pair.key), file.str(pair.value), Some(*pair));
-        // Almost none is edited, and this is gone through often.
+        // Most repositories have no edits, and this function is called often.
         let (as_read, with_edits) = match self.edits {
             None => (self.read, None),
             Some(edits) => (&[][..], Some((self.read, edits))),
@@ -307,7 +308,7 @@ impl<'a> Whole<'a> {
     }
 }
 
-/// Two sequences in the order of their keys as one.
+/// Merges two sequences that are sorted by their keys.
 fn in_order<'a, A, B>(
     one: impl Iterator<Item = (&'a str, A)>,
     other: impl Iterator<Item = (&'a str, B)>,
@@ -330,7 +331,7 @@ fn in_order<'a, A, B>(
 }
 
 impl Entry<'_> {
-    /// What the engine takes the entry for.
+    /// The reference and image that the engine reads in the entry.
     pub fn meaning(&self) -> Result<(Reference, ImageId), Misfit> {
         meaning(self.repository, self.key, self.value)
     }
@@ -341,7 +342,7 @@ fn meaning(repository: &str, key: &str, value: &str) -> Result<(Reference, Image
     if reference.tag().is_none() && reference.digest().is_none() {
         return Err(Misfit::NameOnly);
     }
-    // The engine drops the tag of a reference that has both before it looks.
+    // If a reference has both, the engine drops the tag before the lookup.
     let sought = match (reference.tag(), reference.digest()) {
         (Some(_), Some(digest)) => reference.repository().clone().with_digest(digest.clone()),
         _ => reference,

@@ -1,4 +1,4 @@
-//! Which layers are here, and by whom.
+//! Layers: which of them are in the content store, and by which references.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,10 +28,9 @@ fn layers(manifest: &str) -> Option<impl Iterator<Item = Digest>> {
 }
 
 impl ContainerdStore {
-    /// The layers that these manifests of an image name are here as they say, as
-    /// far as files tell: they may be another's than Docker's. Where they are not,
-    /// the image runs all the same if it is here unpacked, and can be neither saved
-    /// nor pushed.
+    /// Whether an image's layers are here as these manifests name them. The check is by
+    /// files alone, which may belong to another client of containerd. Without the layers,
+    /// an image that is here unpacked still runs, but can be neither saved nor pushed.
     pub fn has_layers<T: AsRef<str>>(
         &self,
         manifests: &BTreeMap<Digest, T>,
@@ -46,21 +45,21 @@ impl ContainerdStore {
         })
     }
 
-    /// The layers that one manifest names are here.
+    /// Whether the layers that one manifest names are here.
     pub(super) fn has_all_layers(&self, manifest: &str) -> bool {
         let is_here = |layer| self.listing.reads(&layer) && self.content.has(&layer);
         layers(manifest).is_some_and(|mut layers| layers.all(is_here))
     }
 
-    /// Layers are here that this digest's manifests name.
+    /// Whether a layer is here that this digest's manifests name.
     pub fn holds_layers(&self, digest: &Digest) -> bool {
         let named = self.named_by(digest);
         named.iter().any(|layer| self.content.has(layer))
     }
 
-    /// Dropping these references also removes layers that are here by this digest: no
-    /// other reference that stands by itself has a manifest that names them. Loading
-    /// manifests would not restore them.
+    /// Whether dropping these references also removes layers of this digest from the
+    /// content store: no other reference with a record of its own has a manifest that
+    /// names them. Loading manifests would not restore them.
     pub fn loses_layers(&self, digest: &Digest, without: &BTreeSet<&Reference>) -> bool {
         let mut held = self.named_by(digest);
         held.retain(|layer| self.content.has(layer));
@@ -78,8 +77,8 @@ impl ContainerdStore {
         !held.is_empty()
     }
 
-    /// Every layer that a manifest names, or the manifests of an index that are
-    /// here.
+    /// Every layer that a manifest names. For an index, those that its manifests here
+    /// name.
     fn named_by(&self, target: &Digest) -> BTreeSet<Digest> {
         let mut cache = self.layers.borrow_mut();
         let named = cache.entry(target.clone()).or_insert_with(|| {

@@ -34,7 +34,7 @@ fn a_loaded_image_has_the_id_of_its_config_and_no_digest() {
     }
 }
 
-/// It is what docker images shows, so somebody will claim it.
+/// `docker images` shows the made-up digest, so a user may claim it.
 #[test]
 fn a_digest_that_was_made_up_counts_when_it_is_vouched_for() {
     let engine = FakeImages::new();
@@ -63,12 +63,12 @@ fn a_pulled_image_has_the_digest_that_its_tag_leads_to() {
     let here = read(&engine);
     let pinned = reference(&format!("lab/app@{digest}"));
     assert!(here.store.points_at(&pinned, &image));
-    // It goes with the tag.
+    // The digest has no record of its own: it goes with the tag.
     assert!(!here.has_another(&[&reference("lab/app:v1")].into(), &image));
     assert!(here.has_another(&[&pinned].into(), &image));
 }
 
-/// Docker 26.1 does not list what it has no layers of.
+/// Docker 26.1 does not list images without layers.
 #[test]
 fn what_is_not_listed_is_found_when_it_is_asked_for() {
     let engine = FakeImages::new();
@@ -96,8 +96,8 @@ fn what_is_not_listed_is_found_when_it_is_asked_for() {
     assert!(here.has_layers(&proof, &image), "its layer came");
 }
 
-/// containerd tells of each; but whether a name with nothing behind it is found,
-/// the engine itself says.
+/// containerd lists every name. Whether the engine finds a name without blobs, only the
+/// engine can tell.
 #[test]
 fn what_is_not_listed_is_had_from_containerd() {
     let engine = FakeImages::new();
@@ -128,8 +128,8 @@ fn what_is_not_listed_is_had_from_containerd() {
     assert_eq!(found, None, "the engine itself says so");
 }
 
-/// What 28.5 shows of it, 29 does not: the content store tells, and 29 of each
-/// manifest.
+/// Docker 28.5 shows missing layers in its list, 29 does not: the content store tells,
+/// and 29 marks each manifest.
 #[test]
 fn missing_layers_are_seen_on_every_engine() {
     for (is_29, of_another, has_containerd) in [
@@ -174,7 +174,7 @@ fn missing_layers_are_seen_on_every_engine() {
     }
 }
 
-/// As `docker load` leaves an image that was saved by its digest.
+/// The state after `docker load` of an image that was saved by its digest.
 #[test]
 fn an_image_without_a_name_is_here_and_told_by_what_docker_calls_it() {
     let engine = FakeImages::new();
@@ -209,7 +209,7 @@ fn of_an_index_the_image_for_this_machine_counts() {
         .borrow_mut()
         .insert(pinned.clone(), digest.clone());
     assert!(read(&engine).store.points_at(&pinned, &image));
-    // Alone, another machine's is what the engine has.
+    // Without the other, the engine takes the image for another machine.
     engine.lose(&of(&served(&image)));
     assert!(read(&engine).store.points_at(&pinned, &foreign));
     engine.lose(&of(&served(&foreign)));
@@ -219,7 +219,7 @@ fn of_an_index_the_image_for_this_machine_counts() {
     assert!(here.nothing_was_read());
 }
 
-/// Docker 28.5 has it all the same.
+/// Docker 28.5 keeps such a reference.
 #[test]
 fn a_reference_without_its_manifest_is_none() {
     let engine = FakeImages::new();
@@ -231,7 +231,7 @@ fn a_reference_without_its_manifest_is_none() {
     assert_eq!(read(&engine).store.get(&pinned), None);
 }
 
-/// Whoever puts the blobs there, the engine does not list it by name.
+/// The blobs may belong to another namespace: the engine does not list the image by name.
 #[test]
 fn the_engine_tells_what_it_has_no_layers_of() {
     for (is_new, has_containerd) in [(false, false), (true, false), (false, true), (true, true)] {

@@ -1,5 +1,4 @@
-//! Damage: what has become of a reference store that cannot be read, and what there is to
-//! put in its place.
+//! Damage: the state of a reference store that cannot be read, and the backup to restore.
 
 use std::fmt;
 use std::fs;
@@ -10,22 +9,22 @@ use super::ImageDir;
 use crate::store::repositories::{FILE_NAME, MAX_BYTES, Store, StoreError};
 use crate::sys::plain_file::{self, Links};
 
-/// What stands between the file's name and the transaction in a backup's name.
+/// The text between the file's name and the transaction in the name of a backup.
 const BACKUP: &str = ".digestfix-";
 
-/// So many of the newest backups are looked at.
+/// The number of backups to check, newest first.
 const MOST_BACKUPS: usize = 10;
 
-/// What the bytes of a file are that is no reference store.
+/// What the content of an unreadable file looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damage {
     Empty,
-    /// Space was set aside, and nothing was written to it.
+    /// The file system allocated space, but nothing was written to it.
     Zeros,
     CutShort,
-    /// A byte-order mark, which Docker does not read.
+    /// The file begins with a byte-order mark, which Docker does not read.
     Marked,
-    /// JSON, and not as Docker wants it; or no JSON.
+    /// JSON of another shape, or not JSON.
     Other,
 }
 
@@ -54,7 +53,7 @@ impl fmt::Display for Damage {
 }
 
 impl ImageDir {
-    /// The newest backup that is a whole reference store with a reference in it.
+    /// The newest backup that is complete and has a reference.
     pub(crate) fn former(&self) -> Option<PathBuf> {
         let names = fs::read_dir(self.path()).ok()?.flatten();
         let is_backup = |path: &PathBuf| {
@@ -72,7 +71,7 @@ impl ImageDir {
         newest.find(|path| is_whole(path))
     }
 
-    /// How many images there are, as far as that can be seen.
+    /// The number of images. 0 if the image store cannot be read.
     pub(crate) fn image_count(&self) -> usize {
         self.image_ids().map_or(0, |ids| ids.len())
     }

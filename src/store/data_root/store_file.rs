@@ -1,4 +1,4 @@
-//! The reference store's file: read, and compared with what it should be.
+//! File of the reference store: reads it, and compares it with expected content.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -12,19 +12,19 @@ use crate::store::repositories::{self, Store, StoreError};
 use crate::sys::at_once::at_once;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 
-/// How much of a file is read at once where it need not be kept, in bytes.
+/// The size of the buffer for comparing a file piece by piece, in bytes.
 const AT_ONCE: usize = 256 * 1024;
 
-/// From this size on, in bytes, a file is read by two threads: the most of the
-/// time goes into the memory that it is read into.
+/// The size in bytes from which two threads read a file. Most of the time goes into the
+/// memory that receives it.
 const LARGE: usize = 1 << 20;
 
-/// Two changes of a file may have the same time when they are not farther
-/// apart: the kernel's clock for that goes in ticks of 10 ms at most.
+/// Two changes of a file that are at most this far apart may have the same timestamp. The
+/// kernel's clock for timestamps advances at least every 10 ms.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The same where a file system counts in seconds (ext4 with inodes of 128
-/// bytes) or in two (vfat).
+/// The same for a file system with timestamps in seconds (ext4 with inodes of 128 bytes)
+/// or in steps of two seconds (vfat).
 const COARSE_TICK: Duration = Duration::from_secs(3);
 
 /// The reference store at one moment.
@@ -34,14 +34,14 @@ pub struct Snapshot {
     stamp: Stamp,
 }
 
-/// What a file's metadata told before the file was read.
+/// A file's metadata before the file was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
-    /// A later change would show.
+    /// Whether every later change would get another timestamp.
     is_settled: bool,
 }
 
@@ -67,7 +67,8 @@ impl Stamp {
     }
 }
 
-/// What changes from now on gets a later time than this. Both count from 1970.
+/// Whether a change from now on gets a later timestamp than this one. Both count from
+/// 1970.
 fn is_past((seconds, nanos): (i64, i64), now: Duration) -> bool {
     let tick = if nanos == 0 { COARSE_TICK } else { TICK };
     let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
@@ -81,8 +82,8 @@ impl ImageDir {
         Ok(self.look()?.store)
     }
 
-    /// Reads the reference store, so that [`ImageDir::is_still`] can tell
-    /// whether it has changed.
+    /// Reads the reference store. [`ImageDir::is_still`] can tell later whether it has
+    /// changed.
     pub fn look(&self) -> Result<Snapshot, ReadError> {
         let path = self.store_path();
         let (file, metadata) = self.open_store(&path)?;
@@ -110,14 +111,14 @@ impl ImageDir {
         }
     }
 
-    /// Reads the reference store's file without looking into it.
+    /// Reads the reference store's file without parsing it.
     pub fn read_bytes(&self) -> Result<Vec<u8>, ReadError> {
         let path = self.store_path();
         let (file, metadata) = self.open_store(&path)?;
         read(file, metadata.len()).map_err(ReadError::io(&path))
     }
 
-    /// Says whether the reference store is as it was seen.
+    /// Whether the reference store is unchanged since the snapshot.
     pub fn is_still(&self, seen: &Snapshot) -> Result<bool, ReadError> {
         let (_, metadata) = self.open_store(&self.store_path())?;
         if seen.stamp.shows_no_change(&metadata) {
@@ -126,8 +127,7 @@ impl ImageDir {
         self.is(&[seen.store.as_read()])
     }
 
-    /// Says whether the reference store's file has these bytes, piece by
-    /// piece.
+    /// Whether the reference store's file consists of these pieces.
     pub fn is(&self, pieces: &[&[u8]]) -> Result<bool, ReadError> {
         let path = self.store_path();
         let (file, _) = self.open_store(&path)?;
@@ -162,7 +162,7 @@ impl ImageDir {
     }
 }
 
-/// Says whether a file has these bytes, piece by piece.
+/// Whether a file consists of these pieces.
 pub(crate) fn is_made_of(file: &File, pieces: &[&[u8]]) -> io::Result<bool> {
     let mut buffer = vec![0; AT_ONCE];
     let mut at = 0;
@@ -180,8 +180,8 @@ pub(crate) fn is_made_of(file: &File, pieces: &[&[u8]]) -> io::Result<bool> {
     Ok(file.read_at(&mut buffer, at)? == 0)
 }
 
-/// Reads a file of that size as it is known now, or a byte more than a store
-/// may have.
+/// Reads a file up to its end, even if it is longer or shorter than `size` by now. Reads
+/// at most one byte more than a store may have.
 fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
     let size = usize::try_from(size.min(repositories::MAX_BYTES + 1)).unwrap_or_default();
     let mut bytes = Vec::new();
@@ -194,7 +194,7 @@ fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
             || file.read_exact_at(other, halfway),
         );
         match one.and(other) {
-            // It has become shorter.
+            // The file is shorter by now.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => bytes.clear(),
             read => read?,
         }

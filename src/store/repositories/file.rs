@@ -1,23 +1,23 @@
-//! A reference store's file as it was read: its text, and where in it each
-//! reference stands.
+//! File of a reference store as it was read: its text, and an index of the places of its
+//! references.
 //!
-//! A host may have hundreds of thousands of references, of which a run is
-//! about a few. So none of them is copied or interpreted before somebody asks
-//! for it: an entry of the index takes 16 bytes.
+//! A host may have hundreds of thousands of references, and a run is about a few of them.
+//! So a reference is copied and parsed only on request. Its entry in the index takes 16
+//! bytes.
 
 use std::ops::Range;
 
 use serde_json::value::RawValue;
 
-/// A key of the file's outermost object, in the order of the file.
+/// A key of the file's outermost object. The keys keep the order of the file.
 #[derive(Debug, Clone)]
 pub(super) enum TopLevel {
     Repositories,
     Unknown { key: String, value: Box<RawValue> },
 }
 
-/// A piece of [`File::text`], or, counted on from its end, of
-/// [`File::unescaped`]. Files have fewer than 2^32 bytes.
+/// A piece of [`File::text`]. Positions behind its end are in [`File::unescaped`]. Files
+/// have fewer than 2^32 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub start: u32,
@@ -25,7 +25,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// None for what a file cannot have.
+    /// A span, or `None` if a number does not fit.
     pub(super) fn new(start: usize, len: usize) -> Option<Self> {
         Some(Self {
             start: start.try_into().ok()?,
@@ -42,12 +42,12 @@ impl Span {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Repository {
     pub name: Span,
-    /// Its references, as indices.
+    /// The range of the repository's references in `File::pairs`.
     pub first: u32,
     pub end: u32,
 }
 
-/// A reference's key and what it points at.
+/// A reference: its key, and the image that it points at.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pair {
     pub key: Span,
@@ -57,13 +57,13 @@ pub(super) struct Pair {
 #[derive(Debug)]
 pub(super) struct File {
     pub text: String,
-    /// Strings that are written with escapes in the text, without them.
+    /// The unescaped form of strings that the text has with escapes.
     pub unescaped: String,
-    /// Nothing in the text would be escaped by Go that is not escaped.
+    /// Whether the text has no unescaped character that Go would escape.
     pub is_plain: bool,
-    /// In the order of their names.
+    /// The repositories, sorted by name.
     pub repositories: Vec<Repository>,
-    /// Those of one repository side by side, in the order of their keys.
+    /// The references: those of one repository side by side, sorted by key.
     pub pairs: Vec<Pair>,
     pub top_level: Vec<TopLevel>,
 }
@@ -94,22 +94,23 @@ impl File {
         found.map_or(&[], |at| self.pairs(&self.repositories[at]))
     }
 
-    /// What a reference points at, by the keys of both.
+    /// The value of a reference, by its repository and its key.
     pub(super) fn value(&self, repository: &str, key: &str) -> Option<&str> {
         let pairs = self.pairs_of(repository);
         let found = pairs.binary_search_by(|pair| self.str(pair.key).cmp(key));
         found.ok().map(|at| self.str(pairs[at].value))
     }
 
-    /// Where a string stands in the text in the very form that Go writes,
-    /// with its quotation marks; none when it does not.
+    /// The place of a string in the text, with its quotation marks, if the text has
+    /// exactly the form that Go writes.
     pub(super) fn written(&self, string: Span) -> Option<Range<usize>> {
         let range = string.range();
         let is_written = self.is_plain && range.end < self.text.len();
         is_written.then(|| range.start - 1..range.end + 1)
     }
 
-    /// The same for a reference with its image ID.
+    /// The place of a reference with its image ID, if the text has exactly the form that
+    /// Go writes.
     pub(super) fn written_pair(&self, pair: Pair) -> Option<Range<usize>> {
         let (key, value) = (self.written(pair.key)?, self.written(pair.value)?);
         let between = self.text.as_bytes().get(key.end..value.start);
@@ -117,7 +118,7 @@ impl File {
     }
 }
 
-/// The piece that a span means.
+/// The text of a span.
 pub(super) fn piece<'a>(text: &'a str, unescaped: &'a str, span: Span) -> &'a str {
     let range = span.range();
     match range.start.checked_sub(text.len()) {

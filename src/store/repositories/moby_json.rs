@@ -1,13 +1,11 @@
-//! The text that Go's `json.Marshal` makes of a store (Go 1.15 to 1.24,
-//! `encoding/json/encode.go`): compact, and with the characters that would
-//! matter in HTML or JavaScript escaped.
+//! Writer of a store in the form of Go's `json.Marshal` (Go 1.15 to 1.24,
+//! `encoding/json/encode.go`): compact, with characters escaped that have a meaning in
+//! HTML or JavaScript.
 //!
-//! Go before 1.22 writes backspace and form feed as `\u0008` and `\u000c`,
-//! later versions as `\b` and `\f`; this is the later form. No reference has
-//! either character.
+//! Go before 1.22 writes backspace and form feed as `\u0008` and `\u000c`, later versions
+//! as `\b` and `\f`. This writer uses the later form. No reference has either character.
 //!
-//! What the file has in this form already is not written again: it is taken
-//! over, in pieces as large as they can be.
+//! Text that the file already has in this form is reused, in pieces as large as possible.
 
 use std::io;
 use std::ops::Range;
@@ -20,7 +18,7 @@ use super::file::{File, TopLevel};
 use super::{REPOSITORIES, Store};
 use crate::sys::printable::write_escaped;
 
-/// A store's file as it would be written.
+/// The text of a store, ready to be written.
 #[derive(Debug)]
 pub struct Text {
     file: Arc<File>,
@@ -29,13 +27,13 @@ pub struct Text {
 
 #[derive(Debug)]
 enum Piece {
-    /// As it was read.
+    /// A range of the file that was read.
     Read(Range<usize>),
     New(Vec<u8>),
 }
 
 impl Text {
-    /// Its bytes, in their order.
+    /// The bytes, in order.
     pub fn pieces(&self) -> Vec<&[u8]> {
         let text = self.file.text.as_bytes();
         let pieces = self.pieces.iter().map(|piece| match piece {
@@ -120,14 +118,14 @@ impl Writer<'_> {
     fn string(&mut self, text: &str) {
         let mut json = Vec::with_capacity(text.len() + 2);
         let mut serializer = serde_json::Serializer::with_formatter(&mut json, GoFormatter);
-        // A string into memory has nothing that can fail.
+        // Serializing a string into memory cannot fail.
         if let Err(error) = text.serialize(&mut serializer) {
             unreachable!("a string could not be put into memory: {error}");
         }
         self.literal(&json);
     }
 
-    /// What comes next, which may be what comes next in the file.
+    /// Appends bytes. Extends the last piece of the file if they follow it there.
     fn literal(&mut self, bytes: &[u8]) {
         match self.pieces.last_mut() {
             Some(Piece::Read(range)) => {
@@ -142,7 +140,7 @@ impl Writer<'_> {
         }
     }
 
-    /// A piece of the file.
+    /// Appends a piece of the file.
     fn read(&mut self, written: Range<usize>) {
         match self.pieces.last_mut() {
             Some(Piece::Read(range)) if range.end == written.start => range.end = written.end,

@@ -1,4 +1,4 @@
-//! Reading a reference store's file into its index.
+//! Reader of a reference store's file: builds its index.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,11 +11,11 @@ use crate::store::repositories::{MAX_BYTES, REPOSITORIES, StoreError};
 use crate::sys::at_once::at_once;
 use crate::sys::strict_json::folds_to;
 
-/// How deep Go's parser follows objects and arrays (`encoding/json`,
-/// `scanner.go`, since Go 1.15), the outermost object included.
+/// The nesting limit of Go's parser for objects and arrays (`encoding/json`,
+/// `scanner.go`, since Go 1.15), including the outermost object.
 const MAX_NESTING: usize = 10_000;
 
-/// From this size on, in bytes, a thread more is worth its while.
+/// The size in bytes from which a second thread saves time.
 const LARGE: usize = 1 << 20;
 
 /// Reads a file: one JSON object of the right shape, with only white space around it.
@@ -62,14 +62,13 @@ pub(super) fn read(bytes: Vec<u8>) -> Result<File, StoreError> {
     })
 }
 
-/// It has none of the characters that Go escapes and others do not. (0xe2
-/// begins U+2028 and U+2029, and others.)
+/// Whether the text has none of the characters that Go escapes and other writers do not.
+/// (0xe2 begins U+2028 and U+2029, among others.)
 fn is_plain(text: &[u8]) -> bool {
     memchr::memchr3(b'<', b'>', b'&', text).is_none() && memchr::memchr(0xe2, text).is_none()
 }
 
-/// How many objects and arrays stand inside each other in a JSON text that
-/// is known to be valid.
+/// The nesting depth of objects and arrays in valid JSON.
 fn nesting(json: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let mut in_string = false;
@@ -77,7 +76,7 @@ fn nesting(json: &str) -> usize {
     while let Some(byte) = bytes.next() {
         match byte {
             b'"' => in_string = !in_string,
-            // What follows a backslash neither ends the string nor begins one.
+            // The character after a backslash neither begins nor ends a string.
             b'\\' => drop(bytes.next()),
             b'[' | b'{' if !in_string => {
                 depth += 1;
@@ -90,7 +89,7 @@ fn nesting(json: &str) -> usize {
     deepest
 }
 
-/// What has been read so far.
+/// The part of the index that was built so far.
 struct Index<'t> {
     text: &'t str,
     unescaped: String,
@@ -103,13 +102,13 @@ impl Index<'_> {
         piece(self.text, &self.unescaped, span)
     }
 
-    /// Where in the text a string stands that was borrowed from it.
+    /// The place in the text of a string that was borrowed from it.
     fn span_in_text(&self, string: &str) -> Option<Span> {
         let start = string.as_ptr().addr() - self.text.as_ptr().addr();
         Span::new(start, string.len())
     }
 
-    /// Keeps a string that the text has in another form.
+    /// Stores a string that the text has only with escapes.
     fn keep(&mut self, string: &str) -> Option<Span> {
         let start = self.text.len() + self.unescaped.len();
         self.unescaped.push_str(string);
@@ -117,22 +116,22 @@ impl Index<'_> {
     }
 
     fn count(&self) -> u32 {
-        // Each pair takes more than a byte of the text.
+        // Each pair takes more than one byte of the text, which has fewer than 2^32.
         u32::try_from(self.pairs.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// Whether each key of an object comes after the one before, as Go writes
-/// them. Where one does not, all of them are kept, to find those that are
-/// there twice.
+/// Finds duplicate keys of an object. Go writes keys sorted, so comparing each with the
+/// one before is enough. From the first key that is not in order on, all keys are kept in
+/// a set.
 #[derive(Default)]
 struct Order {
     all: Option<BTreeSet<String>>,
 }
 
 impl Order {
-    /// Takes the next key in; false when it was there already. `earlier` are
-    /// the keys before it, the last one last.
+    /// Adds the next key. Returns false if it is a duplicate. `earlier` are the keys
+    /// before it, in their order.
     fn takes<'k>(
         &mut self,
         key: &str,
@@ -192,8 +191,8 @@ impl<'de> Visitor<'de> for TopLevelSeed<'_, 'de> {
                     return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
                 }
                 let value: Box<RawValue> = map.next_value()?;
-                // Raw text is not held to a nesting limit here; the engine's
-                // parser has one, and would not start on the file.
+                // serde_json does not limit the nesting of raw values. The engine's
+                // parser does, and the engine would not start with this file.
                 if nesting(value.get()) >= MAX_NESTING {
                     return Err(A::Error::custom(format_args!(
                         "the value of {key:?} is nested deeper than the engine reads ({MAX_NESTING})"
@@ -306,10 +305,10 @@ impl<'de> Visitor<'de> for RepositorySeed<'_, 'de> {
     }
 }
 
-/// A string, to be found again in the text.
+/// Reads a string as a place in the text.
 struct StringSeed<'i, 't> {
     index: &'i mut Index<'t>,
-    /// The repository and reference that it is the image ID of.
+    /// If the string is an image ID: its repository and reference, for the error message.
     value_of: Option<(Span, Span)>,
 }
 

@@ -126,7 +126,7 @@ fn characters_are_escaped_as_go_does() {
     assert_eq!(text(&parse(file)), file);
 }
 
-/// As somebody's editor may have left them.
+/// An editor may have left these characters unescaped.
 #[test]
 fn characters_that_go_escapes_are_escaped_wherever_they_come_from() {
     for (read, written) in [("<", "\\u003c"), ("&", "\\u0026"), ("\u{2028}", "\\u2028")] {
@@ -172,7 +172,7 @@ fn every_misfit_is_kept_and_says_what_is_wrong() {
         key: key.to_owned(),
     };
     let misplaced = |repository: &str, key: &str| Some(place(repository, key));
-    // None: a reference that does not parse.
+    // `None` stands for a reference that does not parse.
     let table = [
         ("a", format!("a:@{DIGEST}"), ID, None),
         ("a", "a:.x".to_owned(), ID, None),
@@ -256,8 +256,8 @@ fn every_misfit_is_kept_and_says_what_is_wrong() {
     );
 }
 
-/// Line and column come last in the message: they are 1-based, and the column
-/// is that of the byte the reader had come to.
+/// The message ends with line and column. Both count from 1, and the column is that of
+/// the last byte that was read.
 #[test]
 fn what_is_no_store_is_refused_with_its_place() {
     let id = format!("\"{ID}\"");
@@ -369,7 +369,7 @@ fn deep_nesting_is_an_error_and_nothing_worse() {
     }
 }
 
-/// The engine's parser follows 10,000 levels, the file's own object being one.
+/// The engine's parser reads 10,000 levels, including the file's own object.
 #[test]
 fn an_unknown_value_may_nest_as_deep_as_the_engine_reads() {
     let file = |depth: usize, open: &str, close: &str| {
