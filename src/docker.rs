@@ -1,4 +1,4 @@
-//! Docker as it answers: its API ([`engine`]) and its [`container`]s.
+//! Docker's API ([`engine`]), its [`container`]s, and the [`content_store`] that it uses.
 
 pub mod container;
 pub mod content_store;

@@ -1,4 +1,4 @@
-//! Containers: what a restart of Docker has to know of them.
+//! Containers: the properties that matter for a restart of Docker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,48 +7,47 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What swarm labels the containers of its services with.
+/// The label that swarm sets on its services' containers.
 const SWARM_TASK: &str = "com.docker.swarm.task.id";
 
 const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 const COMPOSE_DEPENDS_ON: &str = "com.docker.compose.depends_on";
 
-/// A container that runs, or did when it was looked at
-/// (`GET /containers/{id}/json`).
+/// A container that runs, or ran when it was inspected (`GET /containers/{id}/json`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Container {
     pub id: String,
     pub name: String,
     pub status: Status,
-    /// Its first process; 0 for none.
+    /// The ID of its first process. 0 if there is none.
     pub pid: u32,
-    /// When it was started, in Docker's words.
+    /// The time of its last start, in Docker's format.
     pub started_at: String,
     pub restart_policy: RestartPolicy,
-    /// How often at most (`--restart on-failure:N`); 0 for as often as it takes.
+    /// The limit of restarts (`--restart on-failure:N`). 0 for no limit.
     pub max_retries: u32,
-    /// Docker removes it, and its anonymous volumes, when it stops (`--rm`).
+    /// Whether Docker removes it, and its anonymous volumes, when it stops (`--rm`).
     pub auto_remove: bool,
-    /// A swarm service's: swarm replaces it by itself.
+    /// Whether it belongs to a swarm service: swarm replaces it.
     pub swarm_task: bool,
     pub health_check: bool,
-    /// The ports of the host that lead to it, or are to once it runs again.
+    /// The host's ports that lead to it, or will once a restarting container runs again.
     pub published: BTreeSet<Published>,
-    /// `docker exec` sessions under way.
+    /// The number of running `docker exec` sessions.
     pub execs: usize,
     /// The containers that must run for it to start, each by ID or name.
     needs: Vec<String>,
     /// Its Compose project and service.
     service: Option<(String, String)>,
-    /// The services of that project that it comes after.
+    /// The services of that project that must start before it.
     after_services: Vec<String>,
 }
 
 /// A port of the host that leads to a container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Published {
-    /// The address; unspecified for all of its family.
+    /// The address. Unspecified for all addresses of the family.
     pub ip: IpAddr,
     pub port: u16,
     /// `tcp`, `udp` or `sctp`.
@@ -66,7 +65,7 @@ pub enum Status {
     #[default]
     Running,
     Paused,
-    /// It ended, and its restart policy is about to start it again.
+    /// It ended, and Docker will start it again by its restart policy.
     Restarting,
     /// `created`, `exited`, `removing`, `dead`, …
     Down(String),
@@ -91,12 +90,12 @@ pub enum RestartPolicy {
     No,
     OnFailure,
     Always,
-    /// Always, unless a user stopped it.
+    /// Always, unless a user stopped the container.
     UnlessStopped,
 }
 
 impl RestartPolicy {
-    /// As `--restart` takes it.
+    /// The word for `--restart`.
     pub fn word(self) -> &'static str {
         match self {
             Self::No => "no",
@@ -117,16 +116,16 @@ pub struct Change {
 pub enum Happened {
     Removed,
     Stopped(String),
-    /// It runs, as another process.
+    /// It runs, but with another process.
     Restarted,
-    /// Docker does not list it any more, and its files are still in this directory.
+    /// Docker no longer lists it, but its files are still in this directory.
     Unlisted(PathBuf),
-    /// It is the same process, paused or no longer so.
+    /// The process is the same, but was paused or unpaused.
     Now(Status),
 }
 
 impl Happened {
-    /// In one word, for machines.
+    /// One word for machines.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Removed => "removed",
@@ -158,13 +157,14 @@ impl fmt::Display for Change {
 }
 
 impl Container {
-    /// What became of it, by what is there now under its ID.
+    /// The difference to `now`, the present container with the same ID.
     pub fn change(&self, now: Option<&Self>) -> Option<Change> {
         let what = match now {
             None => Happened::Removed,
             Some(now) => match (&self.status, &now.status) {
                 (_, Status::Down(word)) => Happened::Stopped(word.clone()),
-                // It is started and ends again and again, whoever is at work.
+                // It starts and ends again and again, with or without a restart of
+                // Docker.
                 (Status::Restarting, _) => return None,
                 _ if (self.pid, &self.started_at) != (now.pid, &now.started_at) => {
                     Happened::Restarted
@@ -194,10 +194,9 @@ impl Container {
     }
 }
 
-/// Orders containers so that each comes after those that it needs: those whose
-/// network, process or IPC namespace or volumes it shares, that it is linked
-/// to, and those that Compose wrote down as its dependencies; otherwise as
-/// they were started before.
+/// Sorts containers by their last start, but each after those that it needs. It needs
+/// those whose network, process or IPC namespace or volumes it uses, those that it has
+/// links to, and those in its Compose dependencies.
 pub fn in_start_order(mut containers: Vec<Container>) -> Vec<Container> {
     containers.sort_by(|a, b| (&a.started_at, &a.id).cmp(&(&b.started_at, &b.id)));
     let mut ordered = Vec::with_capacity(containers.len());
@@ -216,7 +215,7 @@ pub fn in_start_order(mut containers: Vec<Container>) -> Vec<Container> {
     ordered
 }
 
-/// The parts of the answer to `GET /containers/{id}/json` that matter here.
+/// The used parts of the answer to `GET /containers/{id}/json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Inspection {
@@ -283,7 +282,7 @@ struct NetworkSettingsAnswer {
     ports: Option<Ports>,
 }
 
-/// By the container's own port and protocol.
+/// The host's ports, by the container's port and protocol.
 type Ports = BTreeMap<String, Option<Vec<PortAnswer>>>;
 
 #[derive(Deserialize)]
@@ -296,7 +295,7 @@ struct PortAnswer {
 }
 
 impl PortAnswer {
-    /// An empty address is all of them.
+    /// The ports of the host. An empty address means all addresses.
     fn published(&self, protocol: &str) -> Vec<Published> {
         let Ok(port) = self.host_port.parse() else {
             return Vec::new();
@@ -341,7 +340,7 @@ impl From<Inspection> for Container {
             .map(|list| list.split(',').map(first_part).collect())
             .unwrap_or_default();
         let published = match answer.state.status.as_str() {
-            // On the host's own network, bindings lead nowhere.
+            // With the host's own network, Docker publishes no ports.
             "restarting" if host.network_mode != "host" => host.port_bindings,
             _ => answer.network_settings.ports,
         };

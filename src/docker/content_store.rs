@@ -1,5 +1,5 @@
-//! containerd's content store, where Docker keeps the manifests that it pulled
-//! (namespace `moby`; moby 20.10, `distribution/manifest.go`).
+//! containerd's content store, where Docker keeps the manifests of its pulls (namespace
+//! `moby`; moby 20.10, `distribution/manifest.go`).
 //!
 //! Its files are read directly, below `io.containerd.content.v1.content/blobs/`, and
 //! each is hashed: a blob whose bytes do not match its name counts as missing.
@@ -12,9 +12,9 @@ use crate::image::manifest::MAX_INDEX_DEPTH;
 use crate::image::manifest::{self, Manifest};
 use crate::sys::plain_file::{self, Links};
 
-/// Where a containerd of its own keeps everything (`containerd config default`).
+/// The root of a separate containerd (`containerd config default`).
 const CONTAINERD_ROOT: &str = "/var/lib/containerd";
-/// Where the one does that dockerd starts, below Docker's data root.
+/// The root of a containerd that dockerd starts, below Docker's data root.
 const DOCKERS_CONTAINERD_ROOT: &str = "containerd/daemon";
 
 #[derive(Debug, Clone)]
@@ -23,8 +23,7 @@ pub struct ContentStore {
 }
 
 impl ContentStore {
-    /// The content stores that a Docker with this data root may use, of those
-    /// that are there.
+    /// The existing content stores that a Docker with this data root may use.
     pub fn of(data_root: &Path, containerd_root: Option<&Path>) -> Self {
         let roots = match containerd_root {
             Some(root) => vec![root.to_owned()],
@@ -42,7 +41,7 @@ impl ContentStore {
         }
     }
 
-    /// The text of a manifest or a config, if it is there and whole.
+    /// The text of a manifest or a config, if it is here and has the digest.
     pub fn text(&self, digest: &Digest) -> Option<String> {
         self.directories.iter().find_map(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
@@ -56,8 +55,7 @@ impl ContentStore {
         self.text(&image.to_string().parse().ok()?)
     }
 
-    /// A blob of this name is there. Its bytes, which may be many, are not looked
-    /// at.
+    /// Whether there is a blob with this name. Does not read it, because it may be large.
     pub fn has(&self, digest: &Digest) -> bool {
         self.directories.iter().any(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
@@ -65,7 +63,7 @@ impl ContentStore {
         })
     }
 
-    /// A manifest or index leads to a config, and both are blobs that count.
+    /// Whether a manifest or index leads to a config, and both blobs satisfy `counts`.
     pub fn has_image(&self, target: &Digest, counts: impl Fn(&Digest) -> bool) -> bool {
         let manifests = self.manifests(target);
         manifests.iter().any(|(digest, text)| {
@@ -78,13 +76,13 @@ impl ContentStore {
         })
     }
 
-    /// The manifests that prove a digest to be of an image: its own, or an
-    /// index and the way through it. None when one of them is missing.
+    /// The manifests that prove a digest to be of an image: its own, or an index and each
+    /// manifest on the way to the image. `None` if one of them is missing.
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.way(digest, image, 0, &mut BTreeSet::new())
     }
 
-    /// The manifest or index of a digest, and all that is here of what it lists.
+    /// The manifest or index of a digest, and the manifests below it that are here.
     pub fn manifests(&self, digest: &Digest) -> BTreeMap<Digest, String> {
         let mut found = BTreeMap::new();
         self.collect(digest, 0, &mut found);
@@ -162,7 +160,7 @@ mod tests {
         symlink("elsewhere", &blob).unwrap();
         assert_eq!(content.text(&digest), None);
         fs::remove_file(&blob).unwrap();
-        // Nobody writes to it.
+        // No process writes to this FIFO.
         mkfifo(&blob, Mode::S_IRUSR).unwrap();
         assert_eq!(content.text(&digest), None);
     }

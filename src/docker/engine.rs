@@ -1,7 +1,7 @@
-//! The Docker API: the edge to the running engine.
+//! Docker API: the boundary to the running engine.
 //!
-//! It sends a handful of requests and reads only a few fields of each answer (Docker
-//! Engine API, versions 1.41 to 1.51).
+//! digestfix sends a handful of requests and reads only a few fields of each answer
+//! (Docker Engine API, versions 1.41 to 1.51).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub enum EngineError {
         request: String,
         problem: String,
     },
-    /// No answer, or half of one: it may still do what it was asked for.
+    /// No answer, or only part of one. The engine may still execute the request.
     #[error("the engine at {socket} did not answer {request}: {problem}", socket = socket.display())]
     Unanswered {
         socket: PathBuf,
@@ -39,44 +39,44 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// There was no whole answer: the engine may be about to start, or to do what
-    /// it was asked for.
+    /// Whether there was no complete answer: the engine may be starting, or still execute
+    /// the request.
     pub const fn may_pass(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unanswered { .. })
     }
 }
 
-/// What the engine says about itself (`GET /info`).
+/// The engine's information about itself (`GET /info`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
     pub data_root: PathBuf,
     pub driver: String,
-    /// Images live in containerd, not in the data root.
+    /// Whether images are in containerd, not in the data root.
     pub containerd_image_store: bool,
-    /// Running containers survive its stop.
+    /// Whether running containers survive a stop of the engine.
     pub live_restore: bool,
-    /// It is, or is about to be, part of a swarm.
+    /// Whether it is part of a swarm, or joining one.
     pub swarm: bool,
     pub version: String,
 }
 
 impl Info {
-    /// A container that was started with `--rm` outlives a restart of Docker
-    /// when live-restore is on. Before 24.0.8 dockerd removes it at its start
-    /// although it runs (moby issue 46308, `daemon/daemon.go`, `restore`).
+    /// Whether a container with `--rm` survives a restart of Docker with live-restore.
+    /// dockerd before 24.0.8 removes it at its start although it runs (moby issue 46308,
+    /// `daemon/daemon.go`, `restore`).
     pub fn keeps_auto_removed(&self) -> bool {
         self.is_at_least([24, 0, 8])
     }
 
-    /// The health checks of a container that outlived a restart of Docker go
-    /// on by themselves. Before 23.0 they do not, until it is paused and
-    /// unpaused (moby issue 41871).
+    /// Whether health checks resume in a container that survived a restart of Docker.
+    /// Before 23.0, they only do after the container is paused and unpaused (moby issue
+    /// 41871).
     pub fn resumes_health_checks(&self) -> bool {
         self.is_at_least([23, 0, 0])
     }
 
-    /// It gives clients that are connected up to 5 s when it is told to stop
-    /// (seen on 26.1 and 28.5, not on 20.10).
+    /// Whether a stop of the engine waits up to 5 s for connected clients (seen on 26.1
+    /// and 28.5, not on 20.10).
     pub fn waits_for_clients(&self) -> bool {
         self.is_at_least([23, 0, 0])
     }
@@ -93,26 +93,26 @@ impl Info {
     }
 }
 
-/// The engine's own list of references, and the image each points at.
+/// The references that the engine lists, each with its image.
 pub type References = BTreeMap<String, String>;
 
-/// What a transaction needs of the engine, and no more.
+/// The part of the API that a transaction needs.
 pub trait Engine {
     type Reloads: Reloads;
 
     async fn ping(&self) -> Result<(), EngineError>;
     async fn info(&self) -> Result<Info, EngineError>;
-    /// The running containers, paused and restarting ones included.
+    /// The running containers, including paused and restarting ones.
     async fn running_containers(&self) -> Result<Vec<Container>, EngineError>;
     async fn container(&self, id: &str) -> Result<Option<Container>, EngineError>;
-    /// Starts a container; one that runs already is left alone.
+    /// Starts a container. Does nothing if it runs already.
     async fn start_container(&self, id: &str) -> Result<(), EngineError>;
     async fn pause_container(&self, id: &str) -> Result<(), EngineError>;
     async fn unpause_container(&self, id: &str) -> Result<(), EngineError>;
-    /// The ID and the name of each container that it lists, whether it runs or not.
+    /// The ID and the name of each container, running or not.
     async fn listed_containers(&self) -> Result<BTreeMap<String, String>, EngineError>;
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError>;
-    /// The containers that are down and not removed: ended, or never started.
+    /// The containers that ended or were never started, and are not removed.
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError>;
     async fn set_restart_policy(
         &self,
@@ -120,22 +120,23 @@ pub trait Engine {
         policy: RestartPolicy,
         max_retries: u32,
     ) -> Result<(), EngineError>;
-    /// Listens, from now on, for reloads of the engine's configuration.
+    /// Subscribes, from now on, to reloads of the engine's configuration.
     async fn watch_reloads(&self) -> Result<Self::Reloads, EngineError>;
     async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError>;
-    /// It has an image of this ID, under any name or none.
+    /// Whether the engine has an image with this ID, with or without a name.
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError>;
-    /// Every tag and digest that the engine has.
+    /// Every tag and digest of the engine.
     async fn references(&self) -> Result<References, EngineError>;
 }
 
-/// News of reloads of the engine's configuration.
+/// Events about reloads of the engine's configuration.
 pub trait Reloads {
-    /// Waits for the next one. There is no news of one that was refused.
+    /// Waits for the next successful reload. The engine sends no event about a refused
+    /// one.
     async fn next(&mut self) -> Result<(), EngineError>;
 }
 
-/// References that the engine should have and does not, or has elsewhere.
+/// Expected references that the engine lacks, or has for another image.
 pub fn missing<'a>(
     references: &References,
     expected: impl IntoIterator<Item = &'a (Reference, ImageId)>,

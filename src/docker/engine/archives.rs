@@ -1,20 +1,20 @@
-//! The part of the Docker API that hands out images whole.
+//! Part of the Docker API that saves whole images.
 
 use hyper::body::Bytes;
 
 use crate::docker::engine::EngineError;
 
-/// What carrying images needs of the engine, and no more.
+/// The part of the API that carrying images needs.
 pub trait Archives {
     type Archive: Archive;
 
-    /// An archive of these images, by references or IDs. Docker's own image store gathers
-    /// all of it before the first byte comes, which takes its time.
+    /// Saves images, by references or IDs, as one archive. Docker's classic image store
+    /// gathers all of it before it sends the first byte, which can take long.
     async fn save(&self, names: &[String]) -> Result<Self::Archive, EngineError>;
 }
 
 /// An archive that comes in pieces.
 pub trait Archive {
-    /// The next piece; none at the end.
+    /// The next piece. `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, EngineError>;
 }

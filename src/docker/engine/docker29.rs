@@ -1,6 +1,6 @@
-//! A test double of Docker 29.7.2: real answers of it (`tests/fixtures/docker29`)
-//! on a Unix socket. Only digests and the ID of a config are others, as no blob
-//! of the host that answered is here.
+//! Test double of Docker 29.7.2: recorded answers (`tests/fixtures/docker29`) on a Unix
+//! socket. Only the digests and the ID of a config are replaced, because the blobs of the
+//! recorded host are not here.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -19,7 +19,7 @@ use crate::store::containerd::ContainerdStore;
 use crate::testing::images::{FakeImages, reference, served};
 
 const NAME: &str = "localhost:5000/tools/app";
-/// The made-up manifest and the registry's, as they are in the answers.
+/// The digests of the made-up manifest and of the registry's, in the answers.
 const LOADED: &str = "01188b28a4c4999975bd21c8a855388847db4bc849251871123887eb89e8dd87";
 const PINNED: &str = "801bebe934926615f1dece6e1375e642856a0609614016dc4bcbac1cbcf0d334";
 
@@ -29,7 +29,7 @@ struct Docker29 {
 }
 
 impl Docker29 {
-    /// Answers to paths that begin so, each with a fixture.
+    /// Serves fixtures: the answer to each path.
     fn serve(answers: &[(&str, &str)], digests: &[(&str, String)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("docker.sock");
@@ -98,8 +98,8 @@ fn it_says_which_image_store_it_has() {
     }
 }
 
-/// Its list has an image without layers by its name, and inspect its whole
-/// config: `Available` and the content store tell.
+/// Docker 29 lists an image without layers by its name, and inspect shows its whole
+/// config. `Available` and the content store tell that layers are missing.
 #[test]
 fn a_repaired_image_is_there_and_runs_only() {
     let blobs = FakeImages::new();
@@ -138,7 +138,7 @@ fn a_repaired_image_is_there_and_runs_only() {
     assert_eq!(block_on(docker.engine.find(&nowhere)).unwrap(), None);
 }
 
-/// After `docker load` of a classic archive, the digest that it shows was made up.
+/// After `docker load` of a classic archive, Docker 29 shows a made-up digest.
 #[test]
 fn the_digest_of_a_loaded_image_is_not_a_registrys() {
     let blobs = FakeImages::new();

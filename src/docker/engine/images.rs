@@ -1,5 +1,4 @@
-//! The part of the Docker API that reads and changes references while the
-//! engine runs.
+//! Part of the Docker API that reads and changes references while the engine runs.
 
 use crate::docker::engine::EngineError;
 use crate::image::digest::Digest;
@@ -12,32 +11,33 @@ mod resolved;
 pub use listing::Listing;
 pub use resolved::{Made, Resolved};
 
-/// An image as the engine lists it. With the containerd image store it stands
-/// for one manifest or index, and all that refers to that.
+/// An image in the engine's list. With the containerd image store, it is one manifest or
+/// index, with all references to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// What it calls the image's ID: with the containerd image store, the digest
-    /// of its manifest or index.
+    /// The image's ID. With the containerd image store, the digest of its manifest or
+    /// index.
     pub id: String,
-    /// Its tags; from Docker 28 on, digests that are references of their own too.
+    /// The image's tags. From Docker 28 on, also digests with a record of their own.
     pub tags: Vec<String>,
-    /// Its digests, those that follow from its tags included.
+    /// The image's digests, including those that follow from its tags.
     pub digests: Vec<String>,
-    /// What its config says that it runs on, where it was asked for by name and
-    /// not listed; empty where the engine does not have the image whole.
+    /// The architecture in its config, if digestfix asked for the image by name. Empty if
+    /// the engine does not have the whole image.
     pub architecture: Option<String>,
-    /// Manifests whose layers it says not to have as a registry serves them
-    /// (Docker 29; before that it does not say so of each).
+    /// Manifests for which the engine reports that it lacks layers in the form that the
+    /// registry serves. Only Docker 29 reports that for each manifest.
     pub unavailable: Vec<Digest>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dropped {
-    /// It is gone, or was not there.
+    /// The reference is gone, or was not there.
     Alone,
-    /// It stays, as a container was made by it; in the engine's words.
+    /// The engine keeps the reference because a container uses it. Contains the engine's
+    /// message.
     InUse(String),
-    /// It is gone, and these references or images went along.
+    /// The reference is gone, and with it these other references or images.
     Along(Vec<String>),
 }
 
@@ -47,25 +47,24 @@ impl Listed {
         self.id.parse().ok()
     }
 
-    /// Its tags and digests. Docker 28 lists digests without a name where it
-    /// misses layers, and those refer to nothing.
+    /// Its tags and digests. Docker 28 also lists digests without a name if layers are
+    /// missing; those are not references.
     pub fn references(&self) -> impl Iterator<Item = Reference> {
         let tags = self.tags.iter().filter_map(|name| parsed(name));
         let digests = self.digests.iter().filter_map(|name| parsed(name));
         tags.chain(digests.filter(|one| one.digest().is_some()))
     }
 
-    /// The engine says that it does not have the layers as the registry serves
-    /// them: Docker 28 lists a digest without a name then, and says nothing of
-    /// what the image runs on (seen on 28.5, of manifests and indexes). Docker 26
-    /// does not list it at all.
+    /// Whether the engine reports that it lacks the layers in the form that the registry
+    /// serves. Docker 28 then lists a digest without a name, and no architecture (seen on
+    /// 28.5, for manifests and indexes). Docker 26 does not list the image at all.
     pub fn is_hollow(&self) -> bool {
         let is_nameless = |digest: &String| digest.parse::<Digest>().is_ok();
         self.digests.iter().any(is_nameless) || self.architecture.as_deref() == Some("")
     }
 
-    /// A tag of the same repository leads to the same manifest: the engine finds
-    /// the digest by it, and drops both together (moby 26.1 and 28.5,
+    /// A tag in the same repository for the same manifest. The engine finds the digest by
+    /// the tag, and drops both together (moby 26.1 and 28.5,
     /// `daemon/containerd/image_delete.go`, `getSameReferences`).
     pub fn tag_beside(&self, reference: &Reference) -> Option<Reference> {
         let repository = reference.repository().familiar();
@@ -83,18 +82,18 @@ fn parsed(name: &str) -> Option<Reference> {
     (reference.tag().is_some() || reference.digest().is_some()).then_some(reference)
 }
 
-/// What the load method needs of the engine, and no more.
+/// The part of the API that the load method needs.
 pub trait Images {
-    /// Every image that the engine lists. Before 27.2, Docker leaves out those whose
-    /// layers it does not have as the registry serves them.
+    /// Every image that the engine lists. Before 27.2, Docker leaves out images whose
+    /// layers it does not have in the form that the registry serves.
     async fn listed(&self) -> Result<Listing, EngineError>;
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError>;
-    /// What the engine reads in the config of the image that a reference leads to.
+    /// The config that the engine reads for the image of a reference.
     async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError>;
-    /// Loads an archive. The references in it may be there although this fails.
+    /// Loads an archive. Even if this fails, the engine may have added its references.
     async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError>;
     async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError>;
-    /// What images have to be for, to run on it.
+    /// The platform of images that run on the engine.
     async fn platform(&self) -> Result<Platform, EngineError>;
 }
 
@@ -107,7 +106,7 @@ mod tests {
         Reference::parse(text).unwrap()
     }
 
-    /// As Docker 28.5 lists an image without its layers.
+    /// Docker 28.5 lists an image without its layers like this.
     #[test]
     fn a_digest_without_a_name_is_no_reference() {
         let digest = format!("sha256:{}", "a".repeat(64));

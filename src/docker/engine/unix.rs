@@ -1,7 +1,7 @@
-//! The Docker API over HTTP on a Unix socket.
+//! Docker API over HTTP on a Unix socket.
 //!
-//! Its version is negotiated as Docker's own client does it: `/_ping` names
-//! the newest that the engine speaks.
+//! The API version is negotiated as Docker's own client does it: `/_ping` names the
+//! newest version that the engine supports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -34,14 +34,14 @@ use images::{Kept, in_path};
 
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// The content type of requests.
+/// The content type of requests, except archives.
 const JSON: &str = "application/json";
 
-/// The events of a reloaded configuration, and no others, as a query has it:
+/// The filter for events about a reloaded configuration, in the form of a query:
 /// `{"type":["daemon"],"event":["reload"]}`.
 const RELOADS: &str = "%7B%22type%22%3A%5B%22daemon%22%5D%2C%22event%22%3A%5B%22reload%22%5D%7D";
 
-/// Containers that are down: `{"status":["created","exited"]}`.
+/// The filter for containers that do not run: `{"status":["created","exited"]}`.
 const DOWN: &str = "%7B%22status%22%3A%5B%22created%22%2C%22exited%22%5D%7D";
 
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ pub struct UnixEngine {
     socket: PathBuf,
     timeout: Duration,
     kept: Kept,
-    /// Its containerd was seen to be its own.
+    /// Whether a check has shown that containerd is the one that this engine uses.
     has_containerd: Arc<AtomicBool>,
 }
 
@@ -83,8 +83,8 @@ struct ContainerAnswer {
 }
 
 impl ContainerAnswer {
-    /// Its ID, and its name. Links to it are names of it as well, below those of
-    /// other containers.
+    /// Its ID and its name. The list also contains the names that other containers link
+    /// to it by, below the name of the other container.
     fn named(self) -> (String, String) {
         let names = self.names.unwrap_or_default();
         let own = names
@@ -110,7 +110,7 @@ struct ImageAnswer {
     manifests: Option<Vec<ManifestAnswer>>,
 }
 
-/// One of an image's manifests; of an attestation there is more.
+/// One of an image's manifests. An answer about an attestation has further fields.
 #[derive(Deserialize)]
 struct ManifestAnswer {
     #[serde(rename = "ID", default)]
@@ -120,8 +120,8 @@ struct ManifestAnswer {
 }
 
 impl UnixEngine {
-    /// An engine at this socket; nothing is asked yet. Each request may take
-    /// up to `timeout`.
+    /// An engine at this socket. Sends nothing yet. Each request is given up after
+    /// `timeout`.
     pub fn new(socket: &Path, timeout: Duration) -> Self {
         Self {
             socket: socket.to_owned(),
@@ -191,8 +191,7 @@ impl UnixEngine {
             .to_bytes())
     }
 
-    /// A connection that has answered a ping, and what every path on it begins
-    /// with.
+    /// A connection whose ping was answered, and the prefix of every path on it.
     async fn negotiate(&self) -> Result<(SendRequest<Full<Bytes>>, String), EngineError> {
         const PING: &str = "/_ping";
         let mut connection = self.connect().await?;
@@ -265,7 +264,7 @@ impl UnixEngine {
         let listed: Vec<ContainerAnswer> = self.require_json(path).await?;
         let mut containers = Vec::with_capacity(listed.len());
         for ContainerAnswer { id, .. } in listed {
-            // One that is removed right now is not there.
+            // A container that is being removed is left out.
             containers.extend(self.container(&id).await?);
         }
         Ok(containers)
@@ -275,7 +274,7 @@ impl UnixEngine {
         self.post_body(path, Bytes::new()).await
     }
 
-    /// Asks for something to be done. `NOT_MODIFIED` says that it was so.
+    /// Sends a command. `NOT_MODIFIED` means that there was nothing to do.
     async fn post_body(&self, path: &str, body: Bytes) -> Result<(), EngineError> {
         match self.request(Method::POST, path, body).await? {
             (StatusCode::NO_CONTENT | StatusCode::OK | StatusCode::NOT_MODIFIED, _) => Ok(()),
@@ -335,7 +334,7 @@ impl Engine for UnixEngine {
             driver: answer.driver,
             containerd_image_store,
             live_restore: answer.live_restore_enabled,
-            // `inactive`, `pending`, `active`, `error`, `locked`
+            // The states are `inactive`, `pending`, `active`, `error` and `locked`.
             swarm: !matches!(answer.swarm.local_node_state.as_str(), "" | "inactive"),
             version: answer.server_version,
         })

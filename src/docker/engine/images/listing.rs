@@ -1,5 +1,5 @@
-//! Listing: the images of an engine at one moment. It tells what the engine finds by a
-//! reference.
+//! Listing: the images of an engine at one moment. It tells which image the engine finds
+//! by a reference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,19 +9,20 @@ use crate::docker::engine::EngineError;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 
-/// The images that an engine has, as itself or its containerd tells.
+/// The images of an engine, from its own list or from its containerd.
 #[derive(Debug, Clone, Default)]
 pub struct Listing {
     images: Vec<Listed>,
     is_complete: bool,
-    /// The blobs that the engine can read, where containerd tells.
+    /// The blobs that the engine can read, if containerd told.
     blobs: Option<BTreeSet<Digest>>,
-    /// What the engine finds by tags and by digests.
+    /// The image that the engine finds by each tag and digest, as an index.
     places: BTreeMap<Reference, usize>,
 }
 
 impl Listing {
-    /// A list, and whether each reference that the engine has is in it.
+    /// A list of images. `is_complete` tells whether it has every reference of the
+    /// engine.
     ///
     /// An engine finds a digest by any reference of the same repository with that
     /// target (moby 26.1 to 29, `daemon/containerd/image.go`, `resolveImage`), and
@@ -48,8 +49,8 @@ impl Listing {
         }
     }
 
-    /// All that containerd has for an engine: names with their manifests or indexes,
-    /// and the blobs that the engine can read.
+    /// The records of an engine's containerd: names with their manifests or indexes, and
+    /// the blobs that the engine can read.
     pub fn by_containerd(images: Vec<Listed>, blobs: BTreeSet<Digest>) -> Self {
         Self {
             blobs: Some(blobs),
@@ -66,24 +67,26 @@ impl Listing {
         self.images.get(*self.places.get(reference)?)
     }
 
-    /// The engine can read a blob, or nothing is known of that.
+    /// Whether the engine can read a blob. Also true if that is unknown.
     pub fn reads(&self, blob: &Digest) -> bool {
         self.blobs.as_ref().is_none_or(|blobs| blobs.contains(blob))
     }
 
-    /// The engine can read a blob, and that is known.
+    /// Whether the engine is known to read a blob.
     pub fn is_known_to_read(&self, blob: &Digest) -> bool {
         self.blobs.is_some() && self.reads(blob)
     }
 
-    /// The engine finds each image that it lists. A name of containerd's with nothing
-    /// behind it depends on the version: 26.1 does not find it, 28.5 does.
+    /// Whether the engine certainly finds this image. It finds each image in its own
+    /// list. For a name in containerd whose blobs are missing, it depends on the version:
+    /// 28.5 finds it, 26.1 does not.
     pub fn is_found(&self, listed: &Listed, content: &ContentStore) -> bool {
         let has_image = |target| content.has_image(&target, |blob| self.reads(blob));
         self.blobs.is_none() || listed.target().is_some_and(has_image)
     }
 
-    /// The same, of an engine that is asked by name where its list does not say.
+    /// The image that the engine finds by a reference. Asks the engine by name if the
+    /// list does not tell.
     pub async fn find_or_ask(
         &self,
         engine: &impl Images,

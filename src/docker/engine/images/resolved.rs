@@ -1,14 +1,14 @@
-//! What an engine reads in an image's config, beside the config that was proven.
+//! Config that an engine reads for an image, to compare with the config that was proven.
 
 use serde::Deserialize;
 
 use crate::sys::strict_json;
 
-/// What an engine shows of the config that it runs an image by. It shows no
-/// digest of it. None is what it does not show.
+/// The parts of an image's config that an engine shows. It does not show the config's
+/// digest. `None` for a part that it does not show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resolved {
-    /// The digests of the layers, unpacked.
+    /// The digests of the unpacked layers.
     pub layers: Option<Vec<String>>,
     /// How each part of the image was made, the first one first.
     pub history: Option<Vec<Made>>,
@@ -17,12 +17,12 @@ pub struct Resolved {
 /// How a part of an image was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
-    /// By which command.
+    /// The command that made it.
     pub by: String,
     pub comment: String,
 }
 
-/// Of an image's config (image-spec 1.1, `config.md`).
+/// The compared fields of an image's config (image-spec 1.1, `config.md`).
 #[derive(Deserialize)]
 struct Config {
     #[serde(default)]
@@ -46,8 +46,8 @@ struct History {
 }
 
 impl Resolved {
-    /// What an engine would show of this config; nothing of one that it may read
-    /// otherwise.
+    /// The parts of this config that an engine would show. Empty for a config that an
+    /// engine may read differently.
     pub fn of_config(text: &str) -> Self {
         let Ok(config) = strict_json::read::<Config>(text.as_bytes()) else {
             return Self::default();
@@ -63,7 +63,7 @@ impl Resolved {
         }
     }
 
-    /// What differs, where both show it.
+    /// The first part that both show and that differs.
     pub fn difference(&self, other: &Self) -> Option<&'static str> {
         let differ = [
             ("layers", differ(&self.layers, &other.layers)),

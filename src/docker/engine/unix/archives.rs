@@ -1,4 +1,4 @@
-//! Images whole, by the API.
+//! Saves whole images by the API.
 
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
@@ -23,7 +23,7 @@ impl Archive for SavedArchive {
                 return Ok(None);
             };
             let frame = frame.map_err(|error| self.engine.unanswered(GET, error))?;
-            // Anything else is a trailer.
+            // The only other frames are trailers.
             if let Ok(bytes) = frame.into_data() {
                 return Ok(Some(bytes));
             }
@@ -53,8 +53,8 @@ impl Archives for UnixEngine {
     }
 }
 
-/// Of the characters that a reference can have, the brackets of an IPv6 registry
-/// are the only ones that a query cannot.
+/// Escapes the brackets of an IPv6 registry. All other characters of a reference may be
+/// in a query.
 fn in_query(name: &str) -> String {
     let name = name.replace('[', "%5B").replace(']', "%5D");
     format!("names={name}")

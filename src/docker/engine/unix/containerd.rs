@@ -1,6 +1,6 @@
-//! What containerd has for Docker, by its own API: each name and each blob, in two
-//! requests. dockerd would ask containerd again for each image, some milliseconds each
-//! time, and before 27.2 does not list all.
+//! Docker's records in containerd, by containerd's own API: every name and every blob in
+//! two requests. dockerd asks containerd again for each image, which takes some
+//! milliseconds each, and before 27.2 does not list all images.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,26 +11,26 @@ use tokio::time::timeout;
 use crate::containerd::{Client, Node, Record};
 use crate::image::digest::Digest;
 
-/// A containerd of its own, and the one that dockerd starts where there is none
+/// The socket of a separate containerd, and of the one that dockerd starts without it
 /// (moby 26.1, `cmd/dockerd/daemon_unix.go`).
 pub(super) const SOCKETS: [&str; 2] = [
     "/run/containerd/containerd.sock",
     "/run/docker/containerd/containerd.sock",
 ];
 
-/// Docker's, where nothing else is said (`dockerd --containerd-namespace`).
+/// Docker's namespace by default (`dockerd --containerd-namespace`).
 pub(super) const NAMESPACE: &str = "moby";
 
-/// Where the classic builder notes what an image was built from (moby 26.1 to 29,
-/// `daemon/containerd/image_builder.go`).
+/// The label in which the classic builder records the image that another was built from
+/// (moby 26.1 to 29, `daemon/containerd/image_builder.go`).
 const PARENT: &str = "org.mobyproject.image.parent";
 
-/// What containerd has in Docker's namespace.
+/// containerd's records in Docker's namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Records {
-    /// Each name, as it is, with its manifest or index.
+    /// Each name, unparsed, with its manifest or index.
     pub images: BTreeMap<String, Digest>,
-    /// What other images were built from.
+    /// The images from which others were built.
     pub parents: BTreeSet<String>,
     pub blobs: BTreeSet<Digest>,
 }
@@ -49,7 +49,7 @@ impl Records {
     }
 }
 
-/// Asks for all of it. None where it cannot be read, for any reason.
+/// Reads the records. `None` if they cannot be read, for any reason.
 pub(super) async fn records(socket: &Path, namespace: &str, within: Duration) -> Option<Records> {
     let client = Client::new(socket, namespace, within);
     let asked = async {

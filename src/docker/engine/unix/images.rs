@@ -1,4 +1,4 @@
-//! References by the API.
+//! Reads and changes references by the API.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,22 +21,22 @@ use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
-/// A negotiated connection, and what every path on it begins with. It serves one request
-/// after another. An engine that is about to stop would wait for it, so only requests
-/// about images use it.
+/// A negotiated connection, and the prefix of every path on it. It serves one request
+/// after another. An engine that stops waits for open connections, so only requests about
+/// images use it.
 pub(super) type Kept = Arc<Mutex<Option<(SendRequest<Full<Bytes>>, String)>>>;
 
-/// How Docker names an image that has no name (moby `daemon/containerd/image_delete.go`,
+/// Docker's name for an image without a name (moby `daemon/containerd/image_delete.go`,
 /// `danglingImageName`).
 const DANGLING: &str = "moby-dangling@";
 
 pub(super) const LOAD: &str = "/images/load?quiet=1";
 
-/// What an image that was loaded and cannot be run is told with, as the text of
-/// a load that went well (moby 28.5, `daemon/containerd/image_exporter.go`).
+/// The message about an image that was loaded but cannot run. It is in the answer to a
+/// successful load (moby 28.5, `daemon/containerd/image_exporter.go`).
 const NOT_UNPACKED: &str = "Error unpacking";
 
-/// One of the messages that a load is answered with.
+/// One of the messages in the answer to a load.
 #[derive(Deserialize)]
 struct Message {
     #[serde(default)]
@@ -45,7 +45,7 @@ struct Message {
     error: Option<String>,
 }
 
-/// What a deletion took, one thing each.
+/// One reference or image that a deletion removed.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Gone {
@@ -55,8 +55,8 @@ struct Gone {
     deleted: Option<String>,
 }
 
-/// What an engine shows of an image's config. Docker 28 shows no layers where it
-/// does not have them as the registry serves them.
+/// The config that an engine shows for an image. Docker 28 shows no layers if it does not
+/// have them in the form that the registry serves.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ConfigAnswer {
@@ -91,7 +91,7 @@ struct VersionAnswer {
     arch: String,
 }
 
-/// How many images an engine has, and where.
+/// The number of images of an engine, and the place of its containerd.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct CountAnswer {
@@ -114,7 +114,8 @@ struct NamespacesAnswer {
 }
 
 impl CountAnswer {
-    /// As many as containerd has: each name, and from 29 on each manifest or index.
+    /// Whether the engine has as many images as containerd. It counts names, and from 29
+    /// on manifests or indexes.
     fn counts(&self, records: &Records) -> bool {
         let targets: BTreeSet<&Digest> = records.images.values().collect();
         self.images == records.images.len() || self.images == targets.len()
@@ -149,7 +150,7 @@ impl From<HistoryAnswer> for Made {
     }
 }
 
-/// What went wrong with a load, by what it was answered with.
+/// The error message of a failed load, from the answer.
 pub(super) fn failed(answer: &[u8]) -> Option<String> {
     for message in serde_json::Deserializer::from_slice(answer).into_iter() {
         match message {
@@ -166,7 +167,7 @@ pub(super) fn failed(answer: &[u8]) -> Option<String> {
     None
 }
 
-/// What an answer says was loaded, by name or ID.
+/// The names or IDs of the loaded images, from the answer.
 pub(super) fn loaded(answer: &[u8]) -> Vec<String> {
     let messages = serde_json::Deserializer::from_slice(answer).into_iter::<Message>();
     let mut names = Vec::new();
@@ -186,7 +187,7 @@ pub(super) fn loaded(answer: &[u8]) -> Vec<String> {
 }
 
 impl UnixEngine {
-    /// A request on the connection that is kept, or else on a new one.
+    /// Sends a request on the kept connection, or on a new one if there is none.
     async fn request_kept(
         &self,
         method: Method,
@@ -226,14 +227,14 @@ impl UnixEngine {
         }
     }
 
-    /// All that containerd has for this engine; none where it cannot be asked, or it
-    /// may be another's.
+    /// The records of this engine's containerd. `None` if containerd does not answer, or
+    /// may be another engine's.
     async fn by_containerd(&self) -> Result<Option<Listing>, EngineError> {
         const INFO: &str = "/info";
         let Some(told) = self.look_up::<CountAnswer>(INFO).await? else {
             return Ok(None);
         };
-        // From 27.0 on, the engine says where it is.
+        // From 27.0 on, the engine tells the place of its containerd.
         let places: Vec<(&Path, &str)> = match &told.containerd {
             Some(told) => vec![(&told.address, &told.namespaces.containers)],
             None => {
@@ -256,7 +257,8 @@ impl UnixEngine {
         Ok(None)
     }
 
-    /// The engine finds some of these images, and none otherwise than as they are.
+    /// Whether the engine finds some of these images, and none with another ID. Checks a
+    /// sample.
     async fn has_some_of(&self, images: &[Listed], records: &Records) -> Result<bool, EngineError> {
         const ASKED_FOR: usize = 3;
         let is_whole = |one: &&Listed| {
@@ -298,8 +300,8 @@ impl Images for UnixEngine {
         Ok(answer.map(Listed::from))
     }
 
-    /// Of an image for another platform, or one that was never unpacked, some
-    /// engines refuse the history (moby 26.1, `daemon/containerd/image_history.go`).
+    /// Some engines refuse the history of an image for another platform, or of one that
+    /// was never unpacked (moby 26.1, `daemon/containerd/image_history.go`).
     async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError> {
         let path = format!("/images/{}/json", in_path(reference));
         let shown: Option<ConfigAnswer> = self.look_up(&path).await?;
@@ -337,7 +339,8 @@ impl Images for UnixEngine {
     }
 
     async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError> {
-        // Without noprune, images that it was built from would go along.
+        // Without noprune, the engine would also delete the images that it was built
+        // from.
         let path = format!("/images/{}?noprune=1", in_path(reference));
         match self.request_kept(Method::DELETE, &path).await? {
             (StatusCode::OK, answer) => {
@@ -359,7 +362,8 @@ impl Images for UnixEngine {
     }
 }
 
-/// containerd's names as the engine lists them: an image for each manifest or index.
+/// containerd's names in the form of the engine's list: one image for each manifest or
+/// index.
 fn named(records: &Records) -> Vec<Listed> {
     let mut images: BTreeMap<&Digest, Listed> = BTreeMap::new();
     for (name, target) in &records.images {
@@ -380,8 +384,9 @@ fn named(records: &Records) -> Vec<Listed> {
     images.into_values().collect()
 }
 
-/// An engine of this version lists each of its references, even where parts of the image
-/// are missing (from 27.2 on; moby `daemon/containerd/image_list.go`, `imageSummary`).
+/// Whether an engine with this API version lists every reference, even if parts of an
+/// image are missing. True from 27.2 on (moby `daemon/containerd/image_list.go`,
+/// `imageSummary`).
 fn lists_everything(version: &str) -> bool {
     const FIRST: (u32, u32) = (1, 47);
     let numbers = version.trim_start_matches("/v").split_once('.');
@@ -390,8 +395,9 @@ fn lists_everything(version: &str) -> bool {
     numbers.is_some_and(|numbers: (u32, u32)| numbers >= FIRST)
 }
 
-/// What a deletion took. With the containerd image store, the manifest or index
-/// counts for an image, and goes with its last reference (seen on 26.1 and 28.5).
+/// What a deletion removed besides the reference. With the containerd image store, the
+/// manifest or index counts as an image, and goes with its last reference (seen on 26.1
+/// and 28.5).
 fn dropped(reference: &Reference, gone: Vec<Gone>) -> Dropped {
     let is_other_name = |name: &String| Reference::parse(name).as_ref() != Ok(reference);
     let is_other_manifest = |id: &String| {
@@ -409,7 +415,7 @@ fn dropped(reference: &Reference, gone: Vec<Gone>) -> Dropped {
     }
 }
 
-/// What the engine says of an error.
+/// The engine's error message.
 pub(super) fn told(answer: &[u8]) -> String {
     match serde_json::from_slice(answer) {
         Ok(Told { message }) => message,
@@ -417,8 +423,8 @@ pub(super) fn told(answer: &[u8]) -> String {
     }
 }
 
-/// Of the characters that a reference can have, the brackets of an IPv6 registry
-/// are the only ones that a path cannot.
+/// Escapes the brackets of an IPv6 registry. All other characters of a reference may be
+/// in a path.
 pub(super) fn in_path(reference: &Reference) -> String {
     escaped(&reference.familiar())
 }
@@ -437,7 +443,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers so many requests on each connection, and says so of each connection.
+    /// Answers this number of requests on each connection, and counts the connections.
     fn serve(listener: &UnixListener, requests: usize, connections: &AtomicUsize) {
         for stream in listener.incoming() {
             connections.fetch_add(1, Ordering::SeqCst);
@@ -450,7 +456,7 @@ mod tests {
                     false => "404 Not Found",
                 };
                 let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
-                // At the end, nobody asks.
+                // After its last request, the client has closed the connection.
                 let _ = stream.get_mut().write_all(answer.as_bytes());
             }
         }
@@ -474,7 +480,8 @@ mod tests {
                 let reference = Reference::parse("lab/app:v1").unwrap();
                 for _ in 0..6 {
                     assert_eq!(engine.find(&reference).await.unwrap(), None);
-                    // It is seen that the other end has closed it.
+                    // Give the client time to notice that the server closed the
+                    // connection.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             });
@@ -482,7 +489,8 @@ mod tests {
         }
     }
 
-    /// As they are listed by 28.5; what the classic builder leaves behind is not.
+    /// The list has the same form as that of 28.5. It leaves out images that the classic
+    /// builder left behind.
     #[test]
     fn containerds_names_are_the_engines() {
         let [app, other, parent, nameless] = ["a", "b", "c", "d"].map(|digit| {
@@ -534,7 +542,7 @@ mod tests {
         }
     }
 
-    /// Of 26.1, 27.1, 27.2, 28.5 and 29.7.
+    /// The API versions of 26.1, 27.1, 27.2, 28.5 and 29.7.
     #[test]
     fn an_engine_that_lists_everything_is_known_by_its_version() {
         for (version, expected) in [
@@ -550,7 +558,7 @@ mod tests {
         }
     }
 
-    /// As 26.1 and 28.5 answer.
+    /// Answers of 26.1 and 28.5.
     #[test]
     fn what_goes_along_with_a_reference_is_told() {
         let [own, other] =

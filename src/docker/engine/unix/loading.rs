@@ -1,4 +1,4 @@
-//! Archives of images for the engine to load, in pieces: none is ever held whole.
+//! Loads archives of images in pieces, so that none is ever in memory as a whole.
 
 use std::io;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use super::images::{LOAD, escaped, failed, in_path, loaded, told};
 use crate::docker::engine::EngineError;
 use crate::image::reference::{Reference, Tag};
 
-/// An archive on its way.
+/// An archive as the body of a request.
 struct Pieces(Receiver<io::Result<Bytes>>);
 
 impl Body for Pieces {
@@ -34,7 +34,7 @@ impl Body for Pieces {
 }
 
 impl UnixEngine {
-    /// Has the engine give an image one more tag.
+    /// Gives an image one more tag.
     pub async fn tag(&self, image: &Reference, tag: &Reference) -> Result<(), EngineError> {
         let name = tag.tag().map(Tag::as_str).unwrap_or_default();
         let repository = escaped(&tag.repository().familiar());
@@ -48,9 +48,9 @@ impl UnixEngine {
         }
     }
 
-    /// Has an archive loaded that comes in pieces, and gives what the engine says that it
-    /// loaded. It may have loaded some of it although this fails. It takes the time that
-    /// the engine takes.
+    /// Loads an archive that arrives in pieces, and returns the names of the images that
+    /// the engine loaded. Even if this fails, the engine may have loaded some of them.
+    /// There is no timeout, because loading can take long.
     pub async fn load_pieces(
         &self,
         archive: Receiver<io::Result<Bytes>>,
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// An engine that takes a whole archive and then says this.
+    /// An engine that reads a whole archive and then gives this answer.
     fn engine(listener: &UnixListener, says: &str) -> usize {
         let mut taken = 0;
         for (answer, stream) in ["", says].into_iter().zip(listener.incoming()) {
