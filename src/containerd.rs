@@ -1,8 +1,8 @@
-//! containerd's API: the edge to the daemon that keeps a Kubernetes node's images, and
-//! Docker's from 29 on.
+//! containerd API: the boundary to the daemon that keeps the images of a Kubernetes node,
+//! and those of Docker with the containerd image store.
 //!
-//! gRPC over the Unix socket, of which a handful of calls are used (containerd 1.6 to
-//! 2.1, `api/services`; Kubernetes' `runtime.v1`, which containerd answers on the same
+//! gRPC over a Unix socket. digestfix uses a handful of calls (containerd 1.6 to 2.1,
+//! `api/services`; Kubernetes' `runtime.v1`, which containerd answers on the same
 //! socket).
 
 use std::collections::BTreeMap;
@@ -23,14 +23,14 @@ pub use client::Client;
 pub enum ContainerdError {
     #[error("no containerd answers at {socket}: {error}", socket = socket.display())]
     Unreachable { socket: PathBuf, error: io::Error },
-    /// No answer, or half of one: it may still do what it was asked for.
+    /// No answer, or only part of one. containerd may still execute the call.
     #[error("containerd at {socket} did not answer {call}: {problem}", socket = socket.display())]
     Unanswered {
         socket: PathBuf,
         call: &'static str,
         problem: String,
     },
-    /// It answers that it does not do it.
+    /// containerd answers that it refuses the call.
     #[error("containerd at {socket} refused {call}: {said}", socket = socket.display())]
     Refused {
         socket: PathBuf,
@@ -46,13 +46,13 @@ pub enum ContainerdError {
     },
 }
 
-/// gRPC's codes for an answer that another try may change (`codes.go`): cancelled,
-/// deadline exceeded, unavailable.
+/// gRPC's codes for errors that may pass (`codes.go`): cancelled, deadline exceeded,
+/// unavailable.
 const PASSING: [u32; 3] = [1, 4, 14];
 
 impl ContainerdError {
-    /// There was no whole answer: containerd may be about to start, or to do what it was
-    /// asked for.
+    /// Whether another try may succeed: containerd may be starting, or still execute the
+    /// call.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Unanswered { .. } => true,
@@ -62,7 +62,7 @@ impl ContainerdError {
     }
 }
 
-/// An image record: a name that containerd has for a manifest or index.
+/// An image record: containerd's name for a manifest or index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -71,7 +71,7 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
 }
 
-/// What a record leads to (containerd's `types.Descriptor`).
+/// The manifest or index that a record leads to (containerd's `types.Descriptor`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
@@ -82,34 +82,35 @@ pub struct Target {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// An image as the CRI lists it, which is what a kubelet sees.
+/// An image in the CRI's list, which is what a kubelet sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CriImage {
     pub id: ImageId,
-    /// Its tags and digests, with domain and namespace.
+    /// The image's tags and digests, with domain and namespace.
     pub names: Vec<String>,
 }
 
-/// What digestfix asks of the containerd of a node.
+/// The calls to a node's containerd that digestfix needs.
 pub trait Node {
     /// Every image record.
     async fn records(&self) -> Result<Vec<Record>, ContainerdError>;
 
     async fn record(&self, name: &str) -> Result<Option<Record>, ContainerdError>;
 
-    /// Makes a record. False where there is one of that name.
+    /// Creates a record. Returns false if there is one with that name.
     async fn create(&self, record: &Record) -> Result<bool, ContainerdError>;
 
-    /// Removes a record; one that is gone already is no error. containerd 2 removes it
-    /// only if it leads to this target.
+    /// Removes a record. A record that does not exist is no error. containerd 2 removes
+    /// it only if it leads to this target.
     async fn remove(&self, record: &Record) -> Result<(), ContainerdError>;
 
-    /// Every image that the CRI has.
+    /// Every image of the CRI.
     async fn cri_images(&self) -> Result<Vec<CriImage>, ContainerdError>;
 
-    /// The image that the CRI answers for a reference, as a kubelet asks before it pulls.
+    /// The CRI's image for a reference. A kubelet asks this before it pulls.
     async fn cri_image(&self, reference: &str) -> Result<Option<ImageId>, ContainerdError>;
 
-    /// The text of a manifest; none where it is not here, or is no text of its digest.
+    /// The text of a manifest. `None` if it is not here, or its bytes do not match the
+    /// digest.
     async fn manifest(&self, digest: &Digest) -> Result<Option<String>, ContainerdError>;
 }

@@ -1,4 +1,4 @@
-//! The client of one namespace of one containerd.
+//! Client for one namespace of one containerd.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Nothing is sent yet. Each call is given up after `within`.
+    /// A client for this socket. Sends nothing yet. Each call is given up after `within`.
     pub fn new(socket: &Path, namespace: &str, within: Duration) -> Self {
         Self {
             channel: Channel::new(socket, within),
@@ -44,13 +44,13 @@ impl Client {
         }
     }
 
-    /// What containerd says that it is.
+    /// containerd's version.
     pub async fn version(&self) -> Result<String, ContainerdError> {
         let told: Version = self.channel.call_one(VERSION, None, &Empty {}).await?;
         Ok(told.version)
     }
 
-    /// The runtime that the CRI speaks for, and its version.
+    /// The name and the version of the CRI's runtime.
     pub async fn cri_version(&self) -> Result<(String, String), ContainerdError> {
         let told: CriVersion = self.channel.call_one(CRI_VERSION, None, &Empty {}).await?;
         Ok((told.runtime, told.version))
@@ -130,7 +130,7 @@ impl From<&Target> for Descriptor {
     }
 }
 
-/// Without an answer that is there no more.
+/// Makes the answer that something does not exist a `None`.
 fn if_found<T>(answer: Result<T, ContainerdError>) -> Result<Option<T>, ContainerdError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -210,7 +210,8 @@ impl Node for Client {
     }
 
     async fn manifest(&self, digest: &Digest) -> Result<Option<String>, ContainerdError> {
-        // What is larger than a manifest is cut, and is of another digest then.
+        // A blob that is larger than a manifest is cut here, and no longer matches its
+        // digest.
         let most = manifest::MAX_BYTES + 1;
         let request = Read {
             digest: digest.to_string(),

@@ -1,5 +1,5 @@
-//! gRPC calls over a Unix socket: HTTP/2 requests, whose answers are bounded in time and
-//! in size.
+//! gRPC calls over a Unix socket: HTTP/2 requests, with limits on the time and size of
+//! their answers.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -18,16 +18,17 @@ use tokio::time::timeout;
 
 use crate::containerd::ContainerdError;
 
-/// The most that is read of one answer, in bytes.
+/// The most bytes of one answer.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// The most that is kept of what containerd says of a refusal, in characters.
+/// The most characters of containerd's message about a refusal.
 const MAX_SAID: usize = 1000;
 
-/// A message's head: whether it is compressed, and its length in four bytes.
+/// The length of a message's head: a byte that tells whether it is compressed, and its
+/// length in four bytes.
 const HEAD: usize = 5;
 
-/// A connection, which is opened with the first call, and again after one that failed.
+/// A connection. The first call opens it, and the call after a failed one opens it again.
 pub(super) struct Channel {
     socket: PathBuf,
     within: Duration,
@@ -49,7 +50,8 @@ impl Channel {
         }
     }
 
-    /// The messages that answer a call: `/package.Service/Method`.
+    /// Calls a method (`/package.Service/Method`), and returns the messages of its
+    /// answer.
     pub async fn call<A: Message + Default>(
         &self,
         call: &'static str,
@@ -72,7 +74,7 @@ impl Channel {
         })
     }
 
-    /// The one message that answers a call.
+    /// Calls a method whose answer is one message.
     pub async fn call_one<A: Message + Default>(
         &self,
         call: &'static str,
@@ -143,7 +145,7 @@ impl Channel {
         if response.status() != StatusCode::OK {
             return Err(self.unusable(call, format!("HTTP {}", response.status())));
         }
-        // An answer without a message has it all in its head.
+        // An answer without a message has its status in the head.
         if response.headers().contains_key(STATUS) {
             self.judge(call, response.headers())?;
             return Ok(Bytes::new());
@@ -158,13 +160,13 @@ impl Channel {
         )?;
         match body.trailers() {
             Some(trailers) => self.judge(call, trailers)?,
-            // What came may not be all.
+            // Without trailers, the answer may be incomplete.
             None => return Err(self.unanswered(call, "the answer has no end")),
         }
         Ok(body.to_bytes())
     }
 
-    /// Whether the call went well, by the fields that end an answer.
+    /// Checks the status of a call, in the last fields of its answer.
     fn judge(&self, call: &'static str, fields: &HeaderMap) -> Result<(), ContainerdError> {
         let code = fields.get(STATUS).and_then(|code| code.to_str().ok());
         match code.map(str::parse) {
@@ -182,7 +184,7 @@ impl Channel {
 
 const STATUS: &str = "grpc-status";
 
-/// What containerd says of a refusal, which is percent-encoded.
+/// containerd's message about a refusal, percent-decoded.
 fn said(fields: &HeaderMap) -> Option<String> {
     let text = fields.get("grpc-message")?.to_str().ok()?;
     let mut parts = text.split('%');
@@ -210,14 +212,14 @@ fn framed(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     let mut framed = Vec::with_capacity(HEAD + message.len());
     framed.push(0);
-    // No request of digestfix's is near the length that this can tell.
+    // digestfix's requests are far shorter than four bytes can express.
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     framed.extend_from_slice(&length.to_be_bytes());
     framed.extend_from_slice(&message);
     framed
 }
 
-/// Splits what was received into messages.
+/// Splits received bytes into messages.
 fn messages<A: Message + Default>(mut received: &[u8]) -> Result<Vec<A>, String> {
     let mut messages = Vec::new();
     while !received.is_empty() {

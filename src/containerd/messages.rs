@@ -1,6 +1,6 @@
-//! The messages, with the fields that are needed: of containerd 1.6 to 2.1,
+//! Messages, with the fields that digestfix uses: of containerd 1.6 to 2.1,
 //! `api/services/{images,content,namespaces,version}/v1` and `api/types`; of Kubernetes,
-//! `cri-api/pkg/apis/runtime/v1/api.proto`. A field of a later version is passed over.
+//! `cri-api/pkg/apis/runtime/v1/api.proto`. Decoding skips fields of later versions.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub(super) struct Images {
     pub images: Vec<Image>,
 }
 
-/// A request to create one, and the answer to that or to a request for one.
+/// A request to create a record, and the answer to a request that creates or reads one.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct OneImage {
     #[prost(message, optional, tag = "1")]
@@ -54,7 +54,7 @@ pub(super) struct Name {
 pub(super) struct Delete {
     #[prost(string, tag = "1")]
     pub name: String,
-    /// From containerd 2.0 on: only if it leads there.
+    /// From containerd 2.0 on, the record is deleted only if it leads to this target.
     #[prost(message, optional, tag = "3")]
     pub target: Option<Descriptor>,
 }
@@ -65,7 +65,7 @@ pub(super) struct Blob {
     pub digest: String,
 }
 
-/// Some of the blobs; there may be several such messages.
+/// Some of the blobs. An answer may have several such messages.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Blobs {
     #[prost(message, repeated, tag = "1")]
