@@ -1,10 +1,10 @@
-//! Where Docker lives on this host, and who says so.
+//! Host: finds Docker's directories, files and unit on this host, and the source of each
+//! fact.
 //!
-//! Each fact (data root, storage driver, configuration file, API socket) is
-//! taken from the first source that has it, in the order of trust: flags, the
-//! running engine, the unit's command line, daemon.json, defaults. Two sources
-//! that say different things are not weighed against each other: a restart
-//! would start another Docker than the one that runs, so that is an error.
+//! Each fact (data root, storage driver, configuration file, API socket) is taken from
+//! the first source that has it, in this order: flags, the running engine, the unit's
+//! command line, daemon.json, defaults. If two sources disagree, that is an error: a
+//! restart would start another Docker than the one that runs.
 
 pub mod api_clients;
 pub mod impact;
@@ -54,7 +54,7 @@ use daemon_json::DaemonJson;
 use dockerd_args::DockerdArgs;
 use image_dir::Sources;
 
-/// What the command line says about the host.
+/// The command-line options about the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flags {
@@ -70,7 +70,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Whose images are meant, where the flags say.
+    /// The image store that the flags choose, if they do.
     pub fn choice(&self) -> Option<StoreChoice> {
         let says_docker = self.data_root.is_some()
             || self.driver.is_some()
@@ -95,7 +95,7 @@ pub enum StoreChoice {
     Kubernetes,
 }
 
-/// Where an engine keeps its images and their references.
+/// The store in which an engine keeps its images and their references.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum StoreKind {
     #[default]
@@ -108,19 +108,19 @@ pub struct Host {
     pub image_store: StoreKind,
     pub images: ImageDir,
     pub management: Management,
-    /// What was found where, for people.
+    /// The facts with their sources, for people.
     pub sources: Vec<Finding>,
-    /// Docker does not run, and may use another image store once it does.
+    /// Set if Docker is stopped and may use another image store at its next start.
     pub stopped: Option<Stopped>,
 }
 
-/// Whether there is a daemon to stop and start.
+/// The daemon that digestfix may have to stop and start.
 #[derive(Debug, Clone)]
 pub enum Management {
-    /// None: a mounted disk, an image being built.
+    /// No daemon: a mounted disk, or an image that is being built.
     Offline,
     Managed(Box<Managed>),
-    /// A Kubernetes node's containerd, which is asked and never stopped.
+    /// A Kubernetes node's containerd. digestfix sends it calls, and never stops it.
     Node(Node),
 }
 
@@ -129,27 +129,27 @@ pub struct Managed {
     pub flags: Flags,
     pub unit: Unit,
     pub service: Service,
-    /// What the running engine says of itself; none when it does not run.
+    /// The running engine's information. `None` if it does not run.
     pub engine: Option<Info>,
     pub socket: PathBuf,
-    /// Its configuration file, whether it is there or not.
+    /// dockerd's configuration file, which need not exist.
     pub config_file: PathBuf,
-    /// `--live-restore` of its command line.
+    /// `--live-restore` on its command line.
     pub live_restore_flag: Option<bool>,
-    /// What the next dockerd would start with, by flag or file.
+    /// Whether the next dockerd would have live-restore on, by flag or file.
     pub live_restore_at_start: bool,
-    /// Options of its command line that it forgets at a reload.
+    /// Command-line options that dockerd forgets at a reload.
     pub forgotten_by_reload: Vec<String>,
-    /// The same for those that one cannot do without for a moment.
+    /// Such options whose loss is not acceptable even for a moment.
     pub undone_by_reload: Vec<String>,
-    /// Its configuration file has docker-proxy on, and not where it is.
+    /// Whether its configuration file enables docker-proxy without its path.
     pub leaves_proxy_to_be_found: bool,
-    /// What the next dockerd would start with.
+    /// The command and configuration of the next start of dockerd.
     pub start: Start,
 }
 
-/// Finds a data root that no daemon is to be managed for. With a data root
-/// given, this host's own configuration does not count.
+/// Finds a data root without a daemon. With `--data-root`, this host's own configuration
+/// is ignored.
 pub fn find_offline(flags: &Flags) -> Result<Host, HostError> {
     let args = DockerdArgs::default();
     let config = if flags.data_root.is_some() {

@@ -1,5 +1,5 @@
-//! Who is connected to the Docker API right now: `docker logs -f`, `docker
-//! exec`, a build, a dashboard. A stop of Docker cuts them off.
+//! Clients that are connected to the Docker API now: `docker logs -f`, `docker exec`, a
+//! build, a dashboard. A stop of Docker disconnects them.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,12 @@ use std::path::Path;
 /// The state of a Unix socket that is connected (`linux/net.h`, `SS_CONNECTED`).
 const CONNECTED: &str = "03";
 
-/// How many clients are connected to a socket, as far as that can be seen from
-/// here.
+/// The number of clients that are connected to a socket. 0 if it cannot be seen.
 pub fn count(socket: &Path) -> usize {
     // The kernel has the name that the socket was bound to, and /var/run is a
     // link.
     let name = fs::canonicalize(socket).unwrap_or_else(|_| socket.to_owned());
-    // Of the host's network, also where this process has one of its own.
+    // Read the host's network namespace, even if this process has its own.
     let table = fs::read_to_string("/proc/1/net/unix").unwrap_or_default();
     connections(
         &table,

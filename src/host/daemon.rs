@@ -1,5 +1,5 @@
-//! The daemon on this host: its unit, what that starts, what configures it,
-//! and where it answers.
+//! Daemon on this host: its unit, the command of the unit, its configuration file and its
+//! API socket.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,32 +19,33 @@ const SNAP_UNIT: &str = "snap.docker.dockerd.service";
 pub(super) const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// What systemd, files and the daemon itself tell of the daemon.
+/// What systemd, files and the engine itself tell about the daemon.
 pub(super) struct Daemon<'a> {
     pub flags: &'a Flags,
-    /// What speaks against working with it, in the order of finding it.
+    /// Reasons why digestfix cannot work with the daemon, in the order of finding them.
     pub errors: Vec<HostError>,
-    /// None where there is no such unit, or no systemd to ask.
+    /// `None` if there is no such unit, or no systemd.
     pub unit: Option<Unit>,
     pub service: Option<Service>,
     pub command: Option<CommandLine>,
     pub args: DockerdArgs,
     pub config_file: Option<Finding>,
     pub config: DaemonJson,
-    /// Nothing that its command line or configuration file says is missing here.
+    /// Whether both its command line and its configuration file could be read.
     pub is_known: bool,
     pub socket: Option<Finding>,
-    /// What the running engine says of itself; none when it does not run.
+    /// The running engine's information. `None` if it does not run.
     pub engine: Option<Info>,
 }
 
-/// What was found; an error is noted.
+/// Returns the result, or adds the error to `errors`.
 pub(super) fn note<T>(errors: &mut Vec<HostError>, found: Result<T, HostError>) -> Option<T> {
     found.map_err(|error| errors.push(error)).ok()
 }
 
 impl<'a> Daemon<'a> {
-    /// Looks for it, and does not speak to it. Without a `manager`, at files alone.
+    /// Looks for the daemon without connecting to it. Without a `manager`, reads only
+    /// files.
     pub(super) async fn look(flags: &'a Flags, manager: Option<&impl ServiceManager>) -> Self {
         let mut errors = Vec::new();
         let (mut unit, mut service, mut command) = (None, None, None);
@@ -94,7 +95,8 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Asks the engine, only when the unit runs: a connection would start another.
+    /// Asks the engine for its information, but only if the unit runs: a connection to
+    /// the socket would start Docker.
     pub(super) async fn ask<E: Engine>(&mut self, connect: impl Fn(&Path) -> E) {
         let running = self.unit.as_ref().filter(|unit| unit.is_active());
         if let (Some(unit), Some(socket)) = (running, &self.socket) {
@@ -116,13 +118,13 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// The unit, when it does not run.
+    /// The ID of the unit, if it does not run.
     pub(super) fn stopped(&self) -> Option<&str> {
         let unit = self.unit.as_ref().filter(|unit| !unit.is_active())?;
         Some(&unit.id)
     }
 
-    /// None where too little is known to tell what a stop would disturb.
+    /// The daemon, if enough is known to tell what a stop would affect.
     pub(super) fn managed(&self) -> Option<Managed> {
         let (unit, service) = (self.unit.as_ref()?, self.service.as_ref()?);
         let (config_file, socket) = (self.config_file.as_ref()?, self.socket.as_ref()?);
@@ -154,7 +156,7 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// The engine's own answer, or else its configuration.
+    /// The image store by the engine's answer, or else by its configuration.
     pub(super) fn image_store(&self) -> StoreKind {
         let in_containerd = self.engine.as_ref().map_or_else(
             || self.args.containerd_image_store() || self.config.containerd_image_store(),
@@ -167,7 +169,7 @@ impl<'a> Daemon<'a> {
     }
 }
 
-/// The unit; none when there is no such service.
+/// The unit. `None` if there is no such service.
 async fn look_at_unit(
     flags: &Flags,
     manager: &impl ServiceManager,
@@ -202,7 +204,7 @@ const UNIT_TYPES: [&str; 11] = [
     ".device",
 ];
 
-/// The unit to ask for, its type added where it has none, as systemctl does.
+/// The name of the unit. `.service` is added if it has no type, as systemctl does.
 pub(super) fn unit_name(flags: &Flags) -> (String, &'static str) {
     match flags.unit.as_deref() {
         None => (DEFAULT_UNIT.to_owned(), DEFAULT),
@@ -255,7 +257,7 @@ async fn check_unit(
     })
 }
 
-/// What a unit starts.
+/// The command that a unit starts.
 pub(super) struct CommandLine {
     program: String,
     arguments: Vec<String>,
@@ -283,16 +285,16 @@ impl CommandLine {
         is_dockerd(&self.program)
     }
 
-    /// Where neither a flag nor the arguments say it, only dockerd's own
-    /// command line lets one conclude that the default holds.
+    /// Whether the data root is known: a flag or an argument names it, or the command is
+    /// dockerd itself, so that the default applies.
     pub(super) fn says_data_root(&self, flags: &Flags) -> bool {
         self.is_dockerd() || flags.data_root.is_some() || self.args().data_root.is_some()
     }
 }
 
-/// The unit's command line. Where the unit runs dockerd through another program (snap),
-/// the running process says more. Where that does not run, nothing says where dockerd
-/// keeps its data.
+/// The unit's command line. If the unit starts dockerd by another program (snap), the
+/// running process shows dockerd's own command line. If that does not run, the data root
+/// is unknown.
 fn command_line(unit: &Unit, service: &Service, flags: &Flags) -> Result<CommandLine, HostError> {
     let words = exec_start::words(service).map_err(|error| HostError::EnvironmentFile {
         unit: unit.id.clone(),
@@ -314,7 +316,7 @@ fn command_line(unit: &Unit, service: &Service, flags: &Flags) -> Result<Command
     })
 }
 
-/// The command line of a process, where that is a dockerd.
+/// The command line of a process, if it is a dockerd.
 fn running_command(pid: u32) -> Option<CommandLine> {
     let bytes = fs::read(format!("{PROC}/{pid}/cmdline")).ok()?;
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
@@ -350,7 +352,8 @@ pub(super) fn read_config(file: &Finding) -> Result<DaemonJson, HostError> {
     }
 }
 
-/// moby `daemon/config/config.go`, `findConfigurationConflicts`.
+/// Refuses options that are set on the command line and in the file (moby
+/// `daemon/config/config.go`, `findConfigurationConflicts`).
 fn refuse_set_twice(
     args: &DockerdArgs,
     config: &DaemonJson,
@@ -390,8 +393,8 @@ fn refuse_set_twice(
     }
 }
 
-/// Only a Unix socket will do, and `DOCKER_HOST` does not count: it says where
-/// the user's client goes, which need not be this host.
+/// The API socket, which must be a Unix socket. `DOCKER_HOST` is ignored: it names the
+/// engine of the user's client, which may be on another host.
 async fn socket(
     flags: &Flags,
     manager: &impl ServiceManager,
@@ -412,7 +415,7 @@ async fn socket(
         return Ok(finding(FACT, DEFAULT_SOCKET, DEFAULT));
     }
     match hosts.iter().find_map(|host| host.strip_prefix("unix://")) {
-        // dockerd takes this for its default.
+        // dockerd listens on its default socket then.
         Some("") => return Ok(finding(FACT, DEFAULT_SOCKET, source)),
         Some(path) => return Ok(finding(FACT, path, source)),
         None => {}
@@ -425,7 +428,7 @@ async fn socket(
     Err(HostError::NoUnixSocket(hosts.join(", ")))
 }
 
-/// Where the unit's socket units listen, those that do so now before others.
+/// The path on which the unit's socket units listen. Active ones come first.
 async fn trigger_socket(
     manager: &impl ServiceManager,
     unit: &Unit,

@@ -1,4 +1,4 @@
-//! daemon.json: the settings that say where dockerd keeps things.
+//! daemon.json: the settings about dockerd's directories, store and sockets.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,35 +13,35 @@ use crate::sys::plain_file::{self, Links};
 /// The largest file that is read, in bytes.
 pub const MAX_DAEMON_JSON: u64 = 16 * 1024 * 1024;
 
-/// The settings that matter here; the others are passed over.
+/// The settings that digestfix uses. Others are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct DaemonJson {
     pub data_root: Option<String>,
-    /// `graph`, the same before 17.05.
+    /// `graph`, the name of `data-root` before 17.05.
     pub graph: Option<String>,
     pub storage_driver: Option<String>,
     pub userns_remap: Option<String>,
-    /// `live-restore`; only its type matters.
+    /// `live-restore`. A value of another type is an error.
     pub live_restore: Option<bool>,
     userland_proxy: Option<bool>,
     userland_proxy_path: Option<String>,
     hosts: Option<Vec<String>>,
     features: Option<BTreeMap<String, bool>>,
-    /// All that the file has, with any value.
+    /// All members of the file, with their values.
     #[serde(skip)]
     pub members: Map<String, Value>,
-    /// The hash of the file's bytes. None without a file.
+    /// The hash of the file's bytes. `None` without a file.
     #[serde(skip)]
     pub hash: Option<Digest>,
 }
 
-/// The file is there, and dockerd would not start with it.
+/// Why dockerd would not start with this file.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonJsonError {
     #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// There is nothing in it: some versions of dockerd start so, others not.
+    /// The file is empty. Only some versions of dockerd start with it.
     #[error("it is empty, which not every version of dockerd takes (write {{}} into it)")]
     Empty,
     #[error("it is not valid: {0}")]
@@ -49,7 +49,7 @@ pub enum DaemonJsonError {
 }
 
 impl DaemonJson {
-    /// Reads the file; none when it is not there.
+    /// Reads the file. `None` if it is missing.
     pub fn read(path: &Path) -> Result<Option<Self>, DaemonJsonError> {
         match plain_file::read_whole(path, Links::Followed, MAX_DAEMON_JSON)? {
             Some(bytes) => Self::parse(&bytes).map(Some),
@@ -61,10 +61,10 @@ impl DaemonJson {
         if bytes.trim_ascii().is_empty() {
             return Err(DaemonJsonError::Empty);
         }
-        // By way of a value: of a key that is there twice the last one counts,
-        // as it does for dockerd.
+        // Parse into a `Value` first: of duplicate keys the last one counts, as for
+        // dockerd.
         let value: Value = serde_json::from_slice(bytes)?;
-        // A bare array would pass for the fields in their order.
+        // Then into a map: serde would accept an array as the struct's fields in order.
         let members: Map<String, Value> = serde_json::from_value(value)?;
         let parsed: Self = serde_json::from_value(Value::Object(members.clone()))?;
         Ok(Self {
@@ -74,13 +74,13 @@ impl DaemonJson {
         })
     }
 
-    /// The file has this key, even if only with an empty value: that is what
-    /// dockerd goes by when it looks for options that are set twice.
+    /// Whether the file has this key, even with an empty value. dockerd goes by the key
+    /// when it looks for options that are set twice.
     pub fn has(&self, key: &str) -> bool {
         self.members.contains_key(key)
     }
 
-    /// `data-root`, under either name.
+    /// The data root, under either name.
     pub fn root(&self) -> Option<&str> {
         self.data_root.as_deref().or(self.graph.as_deref())
     }
@@ -89,26 +89,25 @@ impl DaemonJson {
         self.hosts.as_deref().unwrap_or_default()
     }
 
-    /// `userland-proxy` is on, and nothing says where the program is. dockerd
-    /// finds it when it starts, and some versions do not at a reload.
+    /// Whether `userland-proxy` is on without the path of the program. dockerd finds the
+    /// program at its start, but some versions do not find it at a reload.
     pub fn leaves_proxy_to_be_found(&self) -> bool {
         let path = self.userland_proxy_path.as_deref().unwrap_or_default();
         self.userland_proxy == Some(true) && path.is_empty()
     }
 
-    /// What `features.containerd-snapshotter` says, where it is there.
+    /// The value of `features.containerd-snapshotter`, if it is set.
     pub fn says_image_store(&self) -> Option<bool> {
         let features = self.features.as_ref()?;
         features.get("containerd-snapshotter").copied()
     }
 
-    /// Images live in containerd (`features.containerd-snapshotter`).
+    /// Whether `features.containerd-snapshotter` is on: images are in containerd.
     pub fn containerd_image_store(&self) -> bool {
         self.says_image_store() == Some(true)
     }
 
-    /// The features of containerd that are on: the image store, and what leads to
-    /// it.
+    /// The enabled features about containerd: the image store, and the migration to it.
     pub fn features_of_containerd(&self) -> Vec<String> {
         let features = self.features.iter().flatten();
         let on = features.filter(|(name, is_on)| **is_on && name.starts_with("containerd"));

@@ -1,4 +1,4 @@
-//! One setting of daemon.json changed, every other byte kept.
+//! Edits one setting of daemon.json, and keeps every other byte.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,32 +10,30 @@ use serde_json::value::RawValue;
 
 use crate::host::daemon_json::{DaemonJson, DaemonJsonError};
 
-/// daemon.json with `live-restore` set. Without a file, or with one whose
-/// object lacks the key, it is added.
+/// daemon.json with `live-restore` set. Adds the key if the file or the key is missing.
 pub fn with_live_restore(file: Option<&[u8]>, on: bool) -> Result<Vec<u8>, DaemonJsonError> {
     let value = if on { "true" } else { "false" };
     let parsed: Parsed<'_> = Parsed::of(file)?;
     Ok(parsed.with(value))
 }
 
-/// Whether a dockerd that starts with this file has live-restore on, as far as
-/// the file says.
+/// Whether this file switches live-restore on.
 pub fn says_live_restore(file: Option<&[u8]>) -> bool {
     file.and_then(|bytes| DaemonJson::parse(bytes).ok())
         .is_some_and(|config| config.live_restore == Some(true))
 }
 
-/// Where a borrowed part of a text lies in it.
+/// The position of a part that is borrowed from a text.
 fn place(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr() as usize - text.as_ptr() as usize;
     start..start + part.len()
 }
 
-/// The key that is edited.
+/// The key to edit.
 const KEY: &str = "live-restore";
 
-/// A file, and the value of [`KEY`] in it as written: of a key that is there twice the
-/// last one counts, as it does for dockerd.
+/// A file, and the value of [`KEY`] as written. Of duplicate keys the last one counts, as
+/// for dockerd.
 struct Parsed<'a> {
     text: Option<&'a str>,
     members: usize,
@@ -61,7 +59,7 @@ impl<'a> Parsed<'a> {
         })
     }
 
-    /// The file with another value.
+    /// The file with this value of [`KEY`].
     fn with(&self, value: &str) -> Vec<u8> {
         let Some(text) = self.text else {
             return format!("{{\"{KEY}\": {value}}}\n").into_bytes();

@@ -1,11 +1,11 @@
-//! The options of a dockerd command line that say where it keeps things.
+//! Options of a dockerd command line about its directories, store and sockets.
 
 use std::collections::BTreeMap;
 
-/// Who may ask Docker for what is asked of these plugins.
+/// The option for the plugins that decide who may send which request to Docker.
 pub const AUTHORIZATION: &str = "--authorization-plugin";
 
-/// What a dockerd command line says; everything else in it is passed over.
+/// The options of a dockerd command line. Others are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DockerdArgs {
     /// `--data-root`, or `--graph`/`-g` before 23.0.
@@ -18,13 +18,13 @@ pub struct DockerdArgs {
     /// `--host`, `-H`, in their order.
     pub hosts: Vec<String>,
     pub live_restore: Option<bool>,
-    /// Options that dockerd forgets at a reload, until it starts again (moby
-    /// `daemon/reload.go`: `reloadMaxConcurrentDownloadsAndUploads`,
-    /// `reloadMaxDownloadAttempts`).
+    /// Options that a reload resets until dockerd's next start (moby `daemon/reload.go`:
+    /// `reloadMaxConcurrentDownloadsAndUploads`, `reloadMaxDownloadAttempts`). Their loss
+    /// only costs speed.
     pub forgotten_by_reload: Vec<String>,
-    /// The same for options whose loss is more than a matter of speed: a reload
-    /// takes them from the file alone, there or not (moby `daemon/reload.go`:
-    /// `reloadFeatures`, and up to 20.10 `reloadClusterDiscovery`;
+    /// Options that a reload resets and whose loss changes more than speed: a reload
+    /// takes these settings from the file alone, even if it lacks them (moby
+    /// `daemon/reload.go`: `reloadFeatures`, and up to 20.10 `reloadClusterDiscovery`;
     /// `cmd/dockerd/daemon.go`: `reloadConfig`).
     pub undone_by_reload: Vec<String>,
     /// `--feature`, each `NAME` or `NAME=BOOL`, in their order.
@@ -98,20 +98,19 @@ impl DockerdArgs {
         found
     }
 
-    /// What the last `--feature containerd-snapshotter` says, where it is there.
+    /// The value of the last `--feature containerd-snapshotter`, if there is one.
     pub fn says_image_store(&self) -> Option<bool> {
         let mut said = self.features.iter().rev().map(|feature| named(feature));
         let (_, value) = said.find(|(name, _)| *name == "containerd-snapshotter")?;
         Some(is_true(value))
     }
 
-    /// Images live in containerd (`--feature containerd-snapshotter`).
+    /// Whether `--feature containerd-snapshotter` is on: images are in containerd.
     pub fn containerd_image_store(&self) -> bool {
         self.says_image_store() == Some(true)
     }
 
-    /// The features of containerd that are on: the image store, and what leads to
-    /// it.
+    /// The enabled features about containerd: the image store, and the migration to it.
     pub fn features_of_containerd(&self) -> Vec<String> {
         let features: BTreeMap<&str, &str> =
             self.features.iter().map(|feature| named(feature)).collect();
@@ -122,17 +121,17 @@ impl DockerdArgs {
     }
 }
 
-/// A feature, and what it is set to.
+/// A feature's name and value.
 fn named(feature: &str) -> (&str, &str) {
     feature.split_once('=').unwrap_or((feature, "true"))
 }
 
-/// What Go's `strconv.ParseBool` takes for true.
+/// Whether Go's `strconv.ParseBool` reads true.
 fn is_true(value: &str) -> bool {
     matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
-/// What Go's `strconv.ParseBool` takes for false.
+/// Whether Go's `strconv.ParseBool` reads false.
 fn is_false(value: &str) -> bool {
     matches!(value, "0" | "f" | "F" | "false" | "FALSE" | "False")
 }

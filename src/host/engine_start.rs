@@ -1,15 +1,15 @@
-//! When a running dockerd began, against when a file last changed.
+//! Start of a running dockerd, compared with the last change of a file.
 //!
-//! dockerd reads `repositories.json` once, at its start: after it has written its pid
+//! dockerd reads `repositories.json` once, at its start, after it has written its pid
 //! file (moby 20.10 and 28.5 `daemonCLI.start`: `pidfile`, then `NewDaemon`,
-//! `NewReferenceStore`). It has read what changed before that. What changed later,
-//! dockerd wrote itself (at a tag, pull or load), or another program wrote: that,
-//! dockerd does not know and overwrites at its next change. The file does not tell
-//! which of the two it is.
+//! `NewReferenceStore`). It has read all changes before that. Later changes were made by
+//! dockerd itself (at a tag, pull or load), or by another program. dockerd does not know
+//! the latter, and overwrites them at its own next change. The file does not tell which
+//! of the two it is.
 //!
-//! The `ctime` tells the last change: renames and exchanges of names set it as writes
-//! do, and no program can set it back. Two clocks tell the start: the time of the pid
-//! file and the start of the process. If the clock was set in between, one of them is
+//! The `ctime` is the time of the last change: renames and exchanges of names set it as
+//! writes do, and no program can set it back. Two clocks tell the start: the time of the
+//! pid file and the start of the process. If the clock was set in between, one of them is
 //! wrong, but not both.
 
 use std::fs::{self, Metadata};
@@ -23,22 +23,21 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::sys::plain_file::{self, Links};
 
-/// Where dockerd writes its process ID, unless it is told otherwise (moby
-/// `cmd/dockerd/config_unix.go`).
+/// dockerd's default path for its process ID (moby `cmd/dockerd/config_unix.go`).
 pub const PID_FILE: &str = "/var/run/docker.pid";
 
-/// A process ID has fewer bytes.
+/// The most bytes of a pid file: more than any process ID has.
 const MAX_PID_FILE: u64 = 64;
 
-/// The kernel's account of processes (`proc(5)`).
+/// The kernel's file system about processes (`proc(5)`).
 pub const PROC: &str = "/proc";
 
-/// When one process started, and how exactly that is known.
+/// The start of a process, and the precision with which it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineStart {
-    /// The earliest instant at which it can have begun.
+    /// The earliest possible start of the process.
     process: SystemTime,
-    /// How much later that may have been.
+    /// How much later the start may have been.
     process_within: Duration,
     pid_file: Option<SystemTime>,
     /// How much later than its time stamp a file may have changed.
@@ -46,7 +45,8 @@ pub struct EngineStart {
 }
 
 impl EngineStart {
-    /// That of a process; by its pid file as well, where that names it.
+    /// The start of a process. The time of the pid file counts too, if the file names the
+    /// process.
     pub fn of(proc: &Path, pid: u32, pid_file: &Path) -> Option<Self> {
         let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
         let ticks = start_time(&stat)?;
@@ -54,8 +54,8 @@ impl EngineStart {
         let tick = Duration::from_secs(1).checked_div(per_second)?;
         let within_second = u32::try_from(ticks % u64::from(per_second)).ok()?;
         let since_boot = Duration::from_secs(ticks / u64::from(per_second)) + tick * within_second;
-        // In this order, the moment between the two makes the start earlier,
-        // which is the careful side.
+        // Read the clocks in this order: the time between the reads makes the computed
+        // start too early, which is safe, and never too late.
         let now = SystemTime::now();
         let booted = now.checked_sub(duration(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?)?)?;
         let by_pid_file = match read_pid(pid_file) {
@@ -70,7 +70,7 @@ impl EngineStart {
         })
     }
 
-    /// The file was what it is now before this process could read it.
+    /// Whether the file last changed before this process could read it.
     pub fn comes_after_change_of(&self, file: &Metadata) -> bool {
         let Some(changed) = time(file.ctime(), file.ctime_nsec()) else {
             return false;
@@ -81,27 +81,27 @@ impl EngineStart {
         } else {
             self.stamp_within
         };
-        // The pid file is written a while after the process has begun, which
-        // leaves room to be strict; the other clock is there for the case that
-        // the first was set.
+        // dockerd writes the pid file some time after the process began, so this
+        // comparison may be strict. The start of the process counts too, because the
+        // clock of the pid file may have been set.
         changed < self.process + self.process_within
             && self.pid_file.is_none_or(|at| changed + within < at)
     }
 
-    /// The process had begun by then.
+    /// Whether the process had begun by then.
     pub fn is_before(&self, instant: SystemTime) -> bool {
         self.process < instant
     }
 }
 
-/// The process that a pid file names.
+/// The process ID in a pid file.
 fn read_pid(pid_file: &Path) -> Option<u32> {
     let bytes = plain_file::read(pid_file, Links::Followed, MAX_PID_FILE).ok()?;
     str::from_utf8(&bytes).ok()?.trim().parse().ok()
 }
 
-/// `starttime`, in clock ticks since the boot (`proc_pid_stat(5)`). The name
-/// before it may have anything in it, parentheses too.
+/// `starttime`, in clock ticks since the boot (`proc_pid_stat(5)`). The name before it
+/// may contain any character, even parentheses.
 fn start_time(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(19)?.parse().ok()

@@ -1,4 +1,4 @@
-//! Why digestfix cannot work on a host as it is, in words for the person who has to
+//! Host errors: why digestfix cannot work on a host as it is, for the person who must
 //! repair it.
 
 use std::io;
@@ -12,7 +12,7 @@ use crate::store::data_root::ReadError;
 use crate::sys::shell;
 use crate::systemd::SystemdError;
 
-/// Why this host cannot be worked on as it is.
+/// Why digestfix cannot work on this host as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     #[error(transparent)]
@@ -20,7 +20,7 @@ pub enum HostError {
     #[error("there is no unit {unit} here{}", but(.others))]
     NoUnit {
         unit: String,
-        /// What is there instead.
+        /// Docker's other known units on this host.
         others: Vec<String>,
     },
     #[error("no containerd of a Kubernetes node answers here ({})", .0.join("; "))]
@@ -119,7 +119,7 @@ pub enum HostError {
 }
 
 impl HostError {
-    /// There is no Docker here that could be started.
+    /// Whether there is no Docker here that could be started.
     pub fn is_without_docker(&self) -> bool {
         match self {
             Self::NoUnit { others, .. } => others.is_empty(),
@@ -247,7 +247,7 @@ impl HostError {
     }
 }
 
-/// Of a disk that was brought along.
+/// The options for a disk of another host.
 const OFFLINE: &str = "--offline --data-root DIR";
 
 fn but(others: &[String]) -> String {

@@ -1,5 +1,5 @@
-//! Docker on this host: all that can be found of it, and all that speaks against
-//! working on it. One broken thing hides no other.
+//! Examination of Docker on this host: all facts, and all reasons why digestfix cannot
+//! work on it. One error hides no other.
 
 use std::path::{Path, PathBuf};
 
@@ -12,22 +12,21 @@ use crate::host::{Flags, Host, HostError, Managed, Management, StoreKind};
 use crate::store::data_root::ImageDir;
 use crate::systemd::{ServiceManager, Unit};
 
-/// What could be found.
+/// The facts that could be found.
 #[derive(Debug, Default)]
 pub struct Examined {
-    /// What speaks against working on the host, in the order of finding it.
+    /// Reasons why digestfix cannot work on the host, in the order of finding them.
     pub errors: Vec<HostError>,
     pub unit: Option<Unit>,
-    /// Its configuration file, whether it is there or not.
+    /// dockerd's configuration file, which need not exist.
     pub config_file: Option<PathBuf>,
     pub engine: Option<Info>,
     pub image_store: StoreKind,
     pub images: Option<ImageDir>,
     pub sources: Vec<Finding>,
-    /// The daemon, where enough of it is known to tell what a stop of it would
-    /// disturb.
+    /// The daemon, if enough is known to tell what a stop would affect.
     pub managed: Option<Managed>,
-    /// Docker does not run, and may use another image store once it does.
+    /// Set if Docker is stopped and may use another image store at its next start.
     pub stopped: Option<Stopped>,
 }
 
@@ -76,8 +75,7 @@ impl Examined {
         found
     }
 
-    /// The host, where enough of it is known, even if something speaks against working on
-    /// it.
+    /// The host, if enough is known about it, even if there are errors.
     pub fn host(&self) -> Option<Host> {
         Some(Host {
             image_store: self.image_store,
@@ -89,9 +87,8 @@ impl Examined {
     }
 }
 
-/// Looks at a host. Touches nothing; above all it does not speak to the API of a
-/// Docker that is not running, as that would start it. Without a `manager`, at its
-/// files alone.
+/// Examines a host and changes nothing. It does not connect to the API of a stopped
+/// Docker, because that would start it. Without a `manager`, reads only files.
 pub async fn examine<M: ServiceManager, E: Engine>(
     flags: &Flags,
     manager: Option<&M>,
@@ -106,15 +103,16 @@ pub async fn examine<M: ServiceManager, E: Engine>(
     found
 }
 
-/// Finds a host whose daemon systemd runs, as [`examine`] does. Whether a stopped
-/// Docker uses that image store, [`Host::certain`] tells.
+/// Finds a host whose daemon systemd manages, as [`examine`] does. [`Host::certain`]
+/// tells whether a stopped Docker uses that image store.
 pub async fn find<M: ServiceManager, E: Engine>(
     flags: &Flags,
     manager: &M,
     connect: impl Fn(&Path) -> E,
 ) -> Result<Host, HostError> {
     let mut daemon = Daemon::look(flags, Some(manager)).await;
-    // One that hangs takes its time, and what it says would not help.
+    // After an error, the engine's answer would not help, and an engine that hangs would
+    // cost the whole timeout.
     if daemon.errors.is_empty() {
         daemon.ask(connect).await;
     }
@@ -129,8 +127,8 @@ pub async fn find<M: ServiceManager, E: Engine>(
     }
 }
 
-/// The data root that everything but the engine speaks of: where to look for
-/// another run's lock while the engine is away.
+/// The data root by all sources except the engine. Used to find another run's lock while
+/// the engine does not answer.
 pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) -> Option<PathBuf> {
     let daemon = Daemon::look(flags, Some(manager)).await;
     let says = daemon.command.as_ref()?.says_data_root(flags);
@@ -140,8 +138,8 @@ pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) ->
     Some(daemon.sources().data_root().ok()?.0)
 }
 
-/// Only what all that may say it has said, or the engine itself, leads to where
-/// the images are.
+/// Finds the image directory, but only if all sources could be read, or the engine or a
+/// flag names the data root.
 fn look_for_images(
     daemon: &Daemon<'_>,
     image_store: StoreKind,
@@ -167,7 +165,7 @@ fn look_for_images(
     note(errors, found)
 }
 
-/// Nobody but the unit may have the data root open, or stopping the unit
+/// Refuses a data root that a process outside of the unit has open: stopping the unit
 /// would not be enough.
 async fn refuse_other_users(
     manager: &impl ServiceManager,
@@ -182,8 +180,8 @@ async fn refuse_other_users(
         Some(pid) => manager.unit_of_process(pid).await.ok(),
         None => None,
     };
-    // Hidden from us: the unit is what was said to be Docker, and the stop is
-    // checked once more when it is done.
+    // If the process is hidden, assume that it is the unit's. A later check after the
+    // stop covers the other case.
     let is_ours = pid.is_none() || owner.as_ref() == Some(&unit.id);
     if unit.is_active() && is_ours {
         return Ok(());

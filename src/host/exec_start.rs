@@ -1,4 +1,4 @@
-//! A unit's command line as systemd runs it: `$NAME` and `${NAME}` replaced
+//! Command line of a unit as systemd runs it, with `$NAME` and `${NAME}` replaced
 //! (`systemd.service(5)`, "Command lines").
 
 use std::collections::BTreeMap;
@@ -8,12 +8,12 @@ use std::path::Path;
 use crate::sys::plain_file::{self, Links};
 use crate::systemd::Service;
 
-/// The most that is read of an environment file, in bytes.
+/// The most bytes of an environment file.
 const MAX_ENVIRONMENT: u64 = 1024 * 1024;
 
-/// The words of the command line, the program first. An error when a required
-/// `EnvironmentFile=` cannot be read: the service would not start either, even where no
-/// variable is used.
+/// The words of the command line, the program first. An error if a required
+/// `EnvironmentFile=` cannot be read: the service would not start either, even without
+/// using a variable.
 pub fn words(service: &Service) -> io::Result<Vec<String>> {
     Ok(expand(&service.exec_start, &variables(service)?))
 }
@@ -31,8 +31,8 @@ pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
         match read.map_err(io::Error::from) {
             Ok(bytes) => variables.extend(environment_file(&String::from_utf8_lossy(&bytes))),
             Err(_) if *may_be_missing => {}
-            // systemd takes patterns here too, which are not followed: that
-            // such a path cannot be read does not mean that it matches nothing.
+            // systemd accepts patterns here, and this code does not expand them. So a
+            // failed read does not mean that the pattern matches nothing.
             Err(_) if path.contains(['*', '?', '[']) => {}
             Err(error) => return Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
         }
@@ -40,8 +40,8 @@ pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
     Ok(variables)
 }
 
-/// `NAME=VALUE`, the value in pieces, quoted or not (`systemd.exec(5)`,
-/// `EnvironmentFile=`).
+/// Reads `NAME=VALUE` lines. A value may consist of several pieces, quoted or not
+/// (`systemd.exec(5)`, `EnvironmentFile=`).
 fn environment_file(text: &str) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     let mut rest = text.chars();
@@ -66,12 +66,11 @@ fn environment_file(text: &str) -> BTreeMap<String, String> {
     variables
 }
 
-/// The value up to the end of its line, which a quote or a backslash can put
-/// off.
+/// The value up to the end of its line. A quote or a backslash can continue the line.
 fn file_value(rest: &mut impl Iterator<Item = char>) -> String {
     let mut value = String::new();
-    // How much of the value is not blanks that only the end of the line will
-    // show to be trailing.
+    // The length of the value without trailing blanks. Only the end of the line shows
+    // which blanks are trailing.
     let mut solid = 0;
     let mut started = false;
     while let Some(character) = rest.next() {
@@ -118,8 +117,8 @@ fn quoted(quote: char, rest: &mut impl Iterator<Item = char>, value: &mut String
     }
 }
 
-/// `$NAME` alone makes as many words as its value has; `${NAME}` stays within
-/// its word; `$$` is a dollar. What is not set is empty.
+/// Replaces variables. `$NAME` alone becomes as many words as its value has; `${NAME}`
+/// stays within its word; `$$` is a dollar. An unset variable is empty.
 fn expand(words: &[String], variables: &BTreeMap<String, String>) -> Vec<String> {
     let value = |name: &str| variables.get(name).map_or("", String::as_str);
     let mut expanded = Vec::new();
@@ -132,7 +131,7 @@ fn expand(words: &[String], variables: &BTreeMap<String, String>) -> Vec<String>
     expanded
 }
 
-/// Words as systemd splits a variable's value: at blanks outside of quotes.
+/// Splits a variable's value into words as systemd does: at blanks outside of quotes.
 fn split_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

@@ -1,4 +1,4 @@
-//! Which of the directories on the disk is Docker's image directory.
+//! Image directory: finds which of the directories on the disk is Docker's.
 
 use std::fs;
 use std::io;
@@ -14,12 +14,12 @@ use crate::store::data_root::{ImageDir, STATE_DIR, is_driver_name};
 use crate::store::repositories;
 use crate::sys::plain_file;
 
-/// containerd's own (containerd 1.7 and 2.1, `defaults`).
+/// containerd's default snapshotter (containerd 1.7 and 2.1, `defaults`).
 const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
 
 pub const DEFAULT_DATA_ROOT: &str = "/var/lib/docker";
 
-/// All that may say where images are.
+/// The sources that may name the image directory.
 pub struct Sources<'a> {
     pub flags: &'a Flags,
     pub engine: Option<&'a Info>,
@@ -28,7 +28,7 @@ pub struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// The image directory, and who said so.
+    /// The image directory, and the sources of its parts.
     pub fn image_dir(&self) -> Result<(ImageDir, Vec<Finding>), HostError> {
         let (root, root_source) = self.data_root()?;
         let (driver, driver_source) = self.driver(&root)?;
@@ -57,8 +57,8 @@ impl Sources<'_> {
         Ok((images, findings))
     }
 
-    /// The data root of an engine whose images are in containerd, with the name of
-    /// its snapshotter; no image is in it, but digestfix's own files are.
+    /// The data root of an engine with images in containerd, and the name of its
+    /// snapshotter. The data root has no images then, but digestfix's own files.
     pub fn containerd_dir(&self) -> Result<(ImageDir, Vec<Finding>), HostError> {
         let (root, root_source) = self.data_root()?;
         let (driver, driver_source) = self
@@ -71,8 +71,8 @@ impl Sources<'_> {
         Ok((ImageDir::new(&root, &driver), findings))
     }
 
-    /// The data root, resolved, and who said so. An error when sources disagree, or when
-    /// what they say is not on the disk.
+    /// The canonical data root, and its source. An error if sources disagree, or if the
+    /// directory does not exist.
     pub fn data_root(&self) -> Result<(PathBuf, &'static str), HostError> {
         let is_remapping = [&self.args.userns_remap, &self.config.userns_remap]
             .into_iter()
@@ -84,8 +84,8 @@ impl Sources<'_> {
             .as_ref()
             .map(|path| path.to_string_lossy());
         let reported = self.engine.map(|info| info.data_root.to_string_lossy());
-        // The engine goes before the flag, which may name the directory that
-        // the engine's own is in.
+        // The engine comes before the flag: with userns-remap, the flag may name the
+        // parent of the engine's directory.
         let said = [
             (ENGINE, reported.as_deref()),
             (FLAG, flag.as_deref()),
@@ -121,7 +121,8 @@ impl Sources<'_> {
             (UNIT, self.args.driver.as_deref()),
             (FILE, self.config.storage_driver.as_deref()),
         ];
-        // An empty flag is a slip (an unset variable), not silence.
+        // An empty flag is a mistake, such as an unset variable, and does not mean "not
+        // given".
         if let Some(driver) = self.flags.driver.as_deref()
             && !is_driver_name(driver)
         {
@@ -137,14 +138,14 @@ impl Sources<'_> {
     }
 }
 
-/// The same place, symbolic links followed.
+/// Whether two paths are the same place, with symbolic links resolved.
 pub fn same_path(one: &str, other: &str) -> bool {
     let real = |path: &str| fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
     real(one) == real(other)
 }
 
-/// The engine's data root under user namespaces is `UID.GID` in the configured
-/// one (moby `daemon/daemon_unix.go`, `setupDaemonRoot`).
+/// Whether the engine's data root is `UID.GID` in the configured one, as with user
+/// namespaces (moby `daemon/daemon_unix.go`, `setupDaemonRoot`).
 fn is_remapped(effective: &str, configured: &str) -> bool {
     let effective = fs::canonicalize(effective).unwrap_or_else(|_| PathBuf::from(effective));
     let named_so = effective
@@ -163,7 +164,7 @@ fn is_uid_gid(name: &str) -> bool {
         .is_some_and(|(uid, gid)| number(uid) && number(gid))
 }
 
-/// The directory of a remapped user itself, not the one that it is in.
+/// Whether this is the `UID.GID` directory itself, not its parent.
 fn is_effective(root: &Path) -> bool {
     root.file_name()
         .and_then(|name| name.to_str())
@@ -247,7 +248,7 @@ fn only_driver(root: &Path) -> Result<String, HostError> {
         .cloned()
         .collect();
     if drivers.is_empty() {
-        // The file is gone, and the images are not.
+        // The reference store's file is missing, but images are here.
         drivers = all;
         drivers.retain(|driver| ImageDir::new(root, driver).image_count() > 0);
     }

@@ -1,4 +1,4 @@
-//! Impact: what a stop of Docker would do to the host, found out before anything is
+//! Impact: what a stop of Docker would do to the host. Assessed before anything is
 //! stopped.
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use crate::sys::open_files;
 use crate::sys::shell;
 use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 
-/// What is to become of running containers.
+/// What happens to running containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ContainerPolicy {
     /// Keep them running: switch live-restore on for the moment; where Docker does not
@@ -27,50 +27,49 @@ pub enum ContainerPolicy {
     Ignore,
 }
 
-/// What a stop of Docker, and its start, would touch.
+/// What a stop and start of Docker would affect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impact {
     pub unit: String,
-    /// It runs, so it would be stopped and started again.
+    /// Whether Docker runs, so that it must be stopped and started again.
     pub running: bool,
-    /// The active units that would start it for a client; stopped and started
-    /// with it.
+    /// The active units that would start Docker for a client. They are stopped and
+    /// started with it.
     pub triggers: Vec<String>,
-    /// Other units that systemd stops along with it; started again.
+    /// Other units that systemd stops along with it. They are started again.
     pub carried_along: Vec<String>,
     pub containers: Vec<Container>,
     pub policy: ContainerPolicy,
     pub live_restore: LiveRestore,
-    /// Those that were started with `--rm` do so, too
+    /// Whether containers with `--rm` survive too, if containers survive
     /// ([`Info::keeps_auto_removed`](crate::docker::engine::Info::keeps_auto_removed)).
     pub keeps_auto_removed: bool,
-    /// Their health checks go on by themselves
+    /// Whether the health checks of surviving containers resume
     /// ([`Info::resumes_health_checks`](crate::docker::engine::Info::resumes_health_checks)).
     pub resumes_health_checks: bool,
-    /// Clients of the API that are connected now.
+    /// The number of clients that are connected to the API now.
     pub api_clients: usize,
-    /// The engine waits for them when it stops
+    /// Whether the engine waits for these clients when it stops
     /// ([`Info::waits_for_clients`](crate::docker::engine::Info::waits_for_clients)).
     pub waits_for_clients: bool,
-    /// The containers that never ran and that Docker removes when it starts
-    /// (`docker create --rm`).
+    /// Containers that never ran and that Docker removes at its start (`docker create
+    /// --rm`).
     pub removed_at_start: Vec<Container>,
-    /// Options of the unit that dockerd forgets at a reload until its next
-    /// start.
+    /// Options of the unit that a reload resets until dockerd's next start.
     pub forgotten_by_reload: Vec<String>,
     pub startable: Startable,
-    /// Some versions refuse a reload of its configuration file as it is.
+    /// Whether some versions refuse to reload the present configuration file.
     pub may_refuse_reload: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Allowed {
     pub containers: ContainerPolicy,
-    /// Docker is restarted although it is not known to start again.
+    /// Whether to restart Docker even if it may not start again.
     pub force_restart: bool,
 }
 
-/// What becomes of a container when Docker is stopped and started.
+/// What happens to a container when Docker is stopped and started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ContainerImpact {
@@ -79,7 +78,7 @@ pub enum ContainerImpact {
     StartedAgain,
     /// It stops, and its restart policy starts it again.
     RestartsByPolicy,
-    /// It stops, and its restart policy starts it again if it fails doing so.
+    /// It stops, and its restart policy starts it again if it exits with an error.
     RestartsIfItFails,
     /// It stops, and swarm runs another one in its place.
     ReplacedBySwarm,
@@ -89,7 +88,7 @@ pub enum ContainerImpact {
 }
 
 impl Impact {
-    /// One that is only about units.
+    /// An impact on units only.
     pub fn of_units(
         unit: &str,
         running: bool,
@@ -115,14 +114,14 @@ impl Impact {
         }
     }
 
-    /// live-restore is to be switched on for the moment.
+    /// Whether the run must switch live-restore on temporarily.
     pub fn switches_live_restore(&self) -> bool {
         self.policy == ContainerPolicy::Keep
             && !self.containers.is_empty()
             && matches!(self.live_restore, LiveRestore::Switchable(_))
     }
 
-    /// What only the running dockerd could tell, by a reload. `plan` does not ask.
+    /// What only a reload of the running dockerd could tell. `plan` does not reload it.
     pub fn not_known(&self) -> Option<String> {
         let path = &self.startable.checked.as_ref()?.path;
         let path = path.display();
@@ -141,12 +140,12 @@ impl Impact {
         })
     }
 
-    /// All running containers keep running.
+    /// Whether all running containers survive the stop.
     pub fn containers_survive(&self) -> bool {
         self.live_restore == LiveRestore::On || self.switches_live_restore()
     }
 
-    /// The engine goes on for seconds once it is told to stop.
+    /// Whether the engine runs on for seconds after it was told to stop.
     pub fn stops_late(&self) -> bool {
         self.waits_for_clients && self.api_clients > 0
     }
@@ -171,7 +170,7 @@ impl Impact {
         }
     }
 
-    /// The containers whose health checks Docker leaves off when it starts.
+    /// The containers whose health checks do not resume when Docker starts.
     pub fn health_checks_to_resume<'a>(
         &self,
         containers: &'a [Container],
@@ -182,7 +181,7 @@ impl Impact {
         })
     }
 
-    /// A change of a container that was to be expected.
+    /// Whether a change of a container was to be expected.
     pub fn accepts(&self, change: &Change) -> bool {
         if matches!(change.what, Happened::Unlisted(_)) {
             return false;
@@ -196,14 +195,14 @@ impl Impact {
         }
     }
 
-    /// The ports of the host that lead to containers which keep running, where
-    /// new connections can be held back.
+    /// The host's TCP ports of containers that survive. New connections to these can be
+    /// held back.
     pub fn ports_to_hold(&self) -> BTreeSet<Published> {
         let kept = self
             .containers
             .iter()
             .filter(|container| self.on(container) == ContainerImpact::KeepsRunning)
-            // Until it runs, the port may be somebody else's.
+            // While a container restarts, another process may have its port.
             .filter(|container| container.status != Status::Restarting);
         kept.flat_map(|container| &container.published)
             .filter(|published| published.protocol == "tcp")
@@ -237,7 +236,7 @@ pub enum Blocker {
     )]
     CannotKeep {
         count: usize,
-        /// Some of their names.
+        /// The names of some of them.
         names: String,
         blocker: LiveRestoreBlocker,
     },
@@ -260,7 +259,7 @@ pub enum Blocker {
     )]
     WouldBeRemoved {
         names: String,
-        /// Others keep running.
+        /// Whether the other containers survive.
         kept: bool,
     },
 }
@@ -336,8 +335,8 @@ impl AssessError {
 
 const NAMES_SHOWN: usize = 5;
 
-/// Looks at everything that a stop of Docker would touch, and at what speaks
-/// against it. Touches nothing. `recorded` is as for [`startable::look`].
+/// Assesses what a stop of Docker would affect, and the reasons against it. Changes
+/// nothing. `recorded` is as for [`startable::look`].
 pub async fn assess(
     manager: &impl ServiceManager,
     engine: &impl Engine,
@@ -383,7 +382,7 @@ pub async fn assess(
     if let Some(limit) = open_files::too_few() {
         blockers.push(Blocker::TooFewFiles { limit });
     }
-    // What is in no unit is in none that is stopped.
+    // If this process is in no unit, no stopped unit contains it.
     let own = manager.unit_of_process(std::process::id()).await;
     if let Some(unit) = own.ok().filter(|unit| carried.contains(unit)) {
         blockers.push(Blocker::Ourselves { unit });
@@ -465,7 +464,7 @@ fn containers_at_risk(impact: &Impact) -> Option<Blocker> {
     }
 }
 
-/// A few names of what may be many.
+/// The names of the first containers.
 pub(crate) fn some_names<'a>(containers: impl Iterator<Item = &'a Container>) -> String {
     let mut names: Vec<&str> = containers
         .map(|container| container.name.as_str())

@@ -1,5 +1,5 @@
-//! live-restore: whether containers outlive a stop of Docker here, and if
-//! not, whether it can be switched on for the moment.
+//! live-restore: whether containers survive a stop of Docker, and if not, whether it can
+//! be switched on temporarily.
 
 use std::fs;
 use std::io;
@@ -12,31 +12,31 @@ use crate::host::{AUTHORIZATION, Managed, is_dockerd, is_shim, program};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LiveRestore {
-    /// live-restore is on, also for the next dockerd.
+    /// live-restore is on, and stays on in the next dockerd.
     On,
-    /// It is off, or would be at the next start, and can be switched on for the
-    /// moment in this file.
+    /// live-restore is off, now or in the next dockerd. It can be switched on temporarily
+    /// in this file.
     Switchable(PathBuf),
     Impossible(LiveRestoreBlocker),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LiveRestoreBlocker {
-    /// moby `daemon/cluster/utils.go`: a node of a swarm excludes it.
+    /// A node of a swarm cannot have live-restore (moby `daemon/cluster/utils.go`).
     #[error("Docker is in swarm mode, which excludes live-restore")]
     Swarm,
     #[error(
         "a flag of {unit} (--live-restore=false) sets it, which daemon.json may not contradict"
     )]
     Flag { unit: String },
-    /// A reload takes the plugins from the file alone (moby
-    /// `cmd/dockerd/daemon.go`, `reloadConfig`; seen on 20.10, 26.1 and 28.5:
-    /// what they had denied was allowed, and `docker info` listed them still).
+    /// A reload takes the plugins from the file alone (moby `cmd/dockerd/daemon.go`,
+    /// `reloadConfig`). Seen on 20.10, 26.1 and 28.5: Docker allowed what the plugins had
+    /// denied, and `docker info` still listed them.
     #[error(
         "a reload makes Docker forget --authorization-plugin of {unit}, and allow everybody everything"
     )]
     Authorization { unit: String },
-    /// systemd would kill them all the same (`systemd.kill(5)`).
+    /// systemd would kill the containers even with live-restore (`systemd.kill(5)`).
     #[error("KillMode={kill_mode} of {unit} makes systemd kill them with Docker")]
     KillMode { unit: String, kill_mode: String },
     #[error(
@@ -45,7 +45,7 @@ pub enum LiveRestoreBlocker {
     NotDockerd { unit: String, program: String },
     #[error("{path} cannot be changed: {error}", path = path.display())]
     Unwritable {
-        /// daemon.json, or its directory.
+        /// daemon.json, which is replaced in its directory.
         path: PathBuf,
         error: String,
     },
@@ -73,7 +73,7 @@ impl LiveRestoreBlocker {
     }
 }
 
-/// Looks at a running Docker; touches nothing.
+/// Examines a running Docker. Changes nothing.
 pub fn look(host: &Managed) -> LiveRestore {
     if kills_shims(host) {
         return LiveRestore::Impossible(LiveRestoreBlocker::KillMode {
@@ -105,7 +105,7 @@ fn blocker(host: &Managed, engine: &Info) -> Option<LiveRestoreBlocker> {
     reload_hindrance(host)
 }
 
-/// Why Docker cannot be told to read a daemon.json that is changed for the moment.
+/// Why Docker cannot be told to reload a temporarily changed daemon.json.
 pub(crate) fn reload_hindrance(host: &Managed) -> Option<LiveRestoreBlocker> {
     let program = program(host.service.main_pid);
     if !is_dockerd(&program) {
@@ -117,8 +117,8 @@ pub(crate) fn reload_hindrance(host: &Managed) -> Option<LiveRestoreBlocker> {
     unwritable(&host.config_file)
 }
 
-/// The file is replaced in its directory, so that is what must be writable; or
-/// what the directory is to be made in.
+/// Checks that the file's directory is writable, because the file is replaced there. If
+/// the directory is missing, checks the directory in which it must be created.
 fn unwritable(config_file: &Path) -> Option<LiveRestoreBlocker> {
     let mut directory = config_file.parent()?;
     while !directory.exists() {
@@ -131,9 +131,9 @@ fn unwritable(config_file: &Path) -> Option<LiveRestoreBlocker> {
     })
 }
 
-/// Where dockerd runs containerd as its own child, the containers' shims live
-/// in the unit's control group, and `KillMode=` decides whether a stop kills
-/// them (`systemd.kill(5)`).
+/// Whether a stop of the unit kills containers. If dockerd starts containerd as its
+/// child, the containers' shims are in the unit's control group, and `KillMode=` decides
+/// whether systemd kills them (`systemd.kill(5)`).
 fn kills_shims(host: &Managed) -> bool {
     matches!(host.service.kill_mode.as_str(), "control-group" | "mixed")
         && !host.service.control_group.is_empty()
@@ -166,7 +166,7 @@ mod tests {
     use crate::host::{Flags, Start};
     use crate::systemd::{Service, Unit};
 
-    /// A process of that name, and a daemon.json that can be made.
+    /// A process with this name, and a directory where daemon.json can be created.
     struct World(TempDir, Child);
 
     impl World {
@@ -175,7 +175,7 @@ mod tests {
             let path = directory.path().join(program);
             std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
             let child = Command::new(path).arg("100").spawn().unwrap();
-            // It has its new name a moment after it can be told that it runs.
+            // The process gets its new name a moment after `spawn` returns.
             let name = format!("/proc/{}/comm", child.id());
             while fs::read_to_string(&name).unwrap().trim() != program {
                 std::thread::yield_now();

@@ -1,12 +1,12 @@
-//! Which image store a stopped Docker will use at its next start.
+//! Image store that a stopped Docker will use at its next start.
 //!
 //! Up to 28, dockerd keeps images in its data root unless
-//! `features.containerd-snapshotter` is on. From 29 on it keeps them in
-//! containerd, unless that feature is off, user namespaces are remapped, or the
-//! data root has files of a storage driver (moby `daemon/image_store_choice.go`,
-//! `daemon/command/daemon_linux.go`); and a start may move images over (29,
-//! `daemon/daemon.go`, `containerd-migration`). A stopped Docker does not tell
-//! its version, so a store is certain only where every version agrees.
+//! `features.containerd-snapshotter` is on. From 29 on it keeps them in containerd,
+//! unless that feature is off, user namespaces are remapped, or the data root has files
+//! of a storage driver (moby `daemon/image_store_choice.go`,
+//! `daemon/command/daemon_linux.go`). And a start may migrate images (29,
+//! `daemon/daemon.go`, `containerd-migration`). The version of a stopped Docker is
+//! unknown, so a store is certain only if every version agrees.
 
 use std::fmt;
 use std::fs;
@@ -21,12 +21,12 @@ use crate::host::{Host, HostError, Managed};
 use crate::store::data_root::ImageDir;
 use crate::sys::shell;
 
-/// dockerd's own storage driver on every Linux since 18.09; each build has it.
+/// dockerd's default storage driver on every Linux since 18.09. Each build has it.
 const OVERLAY2: &str = "overlay2";
-/// From 29 on, these names of a storage driver mean the data root. Others may
-/// mean a snapshotter of containerd.
+/// Storage drivers that always mean the data root, also from 29 on. Other names may mean
+/// a snapshotter of containerd.
 const NAMED_DRIVERS: [&str; 2] = [OVERLAY2, "vfs"];
-/// Variables that choose a store or a driver.
+/// Environment variables that choose a store or a driver.
 const VARIABLES: [&str; 3] = [
     "DOCKER_DRIVER",
     "TEST_INTEGRATION_USE_GRAPHDRIVER",
@@ -39,9 +39,9 @@ pub enum Unsure {
     Feature(String),
     Variable(&'static str),
     Wrapped(String),
-    /// A storage driver that may be a snapshotter of containerd.
+    /// This storage driver may be a snapshotter of containerd.
     Driver(String),
-    /// The data root has references, and no files of this storage driver.
+    /// The data root has references, but no files of the storage driver.
     NoLayers(PathBuf),
     NoReferences(PathBuf),
 }
@@ -84,14 +84,15 @@ impl fmt::Display for Unsure {
     }
 }
 
-/// Features of containerd that a dockerd would start with.
+/// The features about containerd that dockerd would start with.
 fn on(args: &DockerdArgs, config: &DaemonJson) -> Vec<String> {
     let mut on = args.features_of_containerd();
     on.extend(config.features_of_containerd());
     on
 }
 
-/// A data root without references says nothing of a Docker that does not run.
+/// Turns the error that references are missing into a doubt, if Docker is stopped: it may
+/// use another store.
 pub(super) fn without_references(error: HostError, stopped: Option<&str>) -> HostError {
     match (error, stopped) {
         (HostError::NoReferences(path), Some(unit)) => HostError::Stopped(Stopped {
@@ -102,8 +103,7 @@ pub(super) fn without_references(error: HostError, stopped: Option<&str>) -> Hos
     }
 }
 
-/// A unit that does not run, and whose image store is not certain or cannot be
-/// read.
+/// A stopped unit whose image store is uncertain or cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{unit} does not run, and {why}")]
 pub struct Stopped {
@@ -125,7 +125,7 @@ impl Stopped {
 }
 
 impl Host {
-    /// The host, where it is certain which image store its Docker uses.
+    /// The host, or an error if the image store of its stopped Docker is uncertain.
     pub fn certain(self) -> Result<Self, HostError> {
         match self.stopped {
             Some(stopped) => Err(HostError::Stopped(stopped)),
@@ -135,8 +135,8 @@ impl Host {
 }
 
 impl Managed {
-    /// Why this Docker, which does not run, is not certain to use the store of this
-    /// driver in this data root; none where it is.
+    /// Why this stopped Docker may not use the store of this driver in this data root.
+    /// `None` if it certainly does.
     pub(super) fn doubts(&self, images: &ImageDir) -> Option<Unsure> {
         let program = self.start.command.first();
         if let Some(program) = program
@@ -148,7 +148,7 @@ impl Managed {
         if let Some(name) = on(&args, config).into_iter().next() {
             return Some(Unsure::Feature(name));
         }
-        // One that cannot be read was refused before.
+        // An unreadable environment file was refused before.
         let set = variables(&self.service).unwrap_or_default();
         let is_set = |name: &&str| set.get(*name).is_some_and(|value| !value.is_empty());
         if let Some(name) = VARIABLES.into_iter().find(is_set) {
@@ -172,8 +172,8 @@ impl Managed {
         }
     }
 
-    /// Features that may move the images of this Docker to containerd when it
-    /// starts again.
+    /// Features that may migrate the images of this Docker to containerd at its next
+    /// start.
     pub fn moves_images(&self) -> Vec<String> {
         let in_containerd = |info: &Info| info.containerd_image_store;
         if self.engine.as_ref().is_some_and(in_containerd) {
@@ -187,8 +187,8 @@ impl Managed {
     }
 }
 
-/// The data root is what was chosen: the feature is off, or user namespaces
-/// are remapped, which the containerd image store cannot do.
+/// Whether the configuration chooses the data root: the feature is off, or user
+/// namespaces are remapped, which the containerd image store does not support.
 fn is_set_to_own_store(args: &DockerdArgs, config: &DaemonJson) -> bool {
     let remaps = [&args.userns_remap, &config.userns_remap];
     let said = args.says_image_store().or(config.says_image_store());

@@ -1,7 +1,7 @@
-//! A Kubernetes node: the containerd whose CRI a kubelet uses.
+//! Kubernetes node: the containerd whose CRI a kubelet uses.
 //!
-//! Every Docker host has a containerd, and Debian's answers the CRI as well. So one
-//! counts only if it has the CRI's namespace, which comes with the first image.
+//! Every Docker host has a containerd, and Debian's answers the CRI too. So a containerd
+//! counts only if it has the CRI's namespace, which exists from the first image on.
 
 use std::fs;
 use std::io;
@@ -13,17 +13,17 @@ use crate::host::resolve::Finding;
 use crate::host::{Flags, Host, HostError, Management, StoreKind};
 use crate::store::data_root::ImageDir;
 
-/// containerd's own socket, and that of k3s and RKE2, which bring their containerd along.
+/// containerd's default socket, and that of k3s and RKE2, which bundle containerd.
 const SOCKETS: [&str; 2] = [
     "/run/containerd/containerd.sock",
     "/run/k3s/containerd/containerd.sock",
 ];
 
-/// The CRI's namespace, which cannot be set (containerd 1.6 to 2.1,
-/// `K8sContainerdNamespace`).
+/// The CRI's namespace, which is fixed (containerd 1.6 to 2.1, `K8sContainerdNamespace`).
 const NAMESPACE: &str = "k8s.io";
 
-/// Where lock, journal, history and provenance are kept, in a directory for each socket.
+/// The directory with lock, journal, history and provenance, in a subdirectory for each
+/// socket.
 const STATE: &str = "/var/lib/digestfix/kubernetes";
 
 #[derive(Debug, Clone)]
@@ -38,11 +38,11 @@ impl Node {
     }
 }
 
-/// What is at a socket.
+/// The service that answers at a socket.
 enum Seen {
     /// A node's containerd, of this version.
     Node(String),
-    /// Something else, or nothing: why.
+    /// Another service, or none, with the reason.
     Not(String),
 }
 
@@ -64,7 +64,7 @@ async fn look_at(socket: &Path, within: Duration) -> Seen {
     seen.unwrap_or_else(|error| Seen::Not(without_socket(&error)))
 }
 
-/// The reason without the socket, which is named before it.
+/// The reason without the socket, because the message names the socket before it.
 fn without_socket(error: &ContainerdError) -> String {
     match error {
         ContainerdError::Unreachable { error, .. } if error.kind() == io::ErrorKind::NotFound => {
@@ -78,7 +78,7 @@ fn without_socket(error: &ContainerdError) -> String {
     }
 }
 
-/// What is at each socket that a node may have; at one only, where the flags name it.
+/// Examines each socket that a node may have, or only the one that the flags name.
 async fn look_for_node(flags: &Flags, within: Duration) -> Vec<(PathBuf, Seen)> {
     let sockets = match &flags.containerd_socket {
         Some(socket) => vec![socket.clone()],
@@ -86,7 +86,7 @@ async fn look_for_node(flags: &Flags, within: Duration) -> Vec<(PathBuf, Seen)> 
     };
     let mut seen: Vec<(PathBuf, Seen)> = Vec::new();
     for socket in sockets {
-        // One may be a link to the other.
+        // One socket may be a link to the other.
         let socket = fs::canonicalize(&socket).unwrap_or(socket);
         if seen.iter().all(|(other, _)| *other != socket) {
             let found = look_at(&socket, within).await;
@@ -96,7 +96,7 @@ async fn look_for_node(flags: &Flags, within: Duration) -> Vec<(PathBuf, Seen)> 
     seen
 }
 
-/// The node that this host is.
+/// Finds the Kubernetes node on this host.
 pub async fn find_node(flags: &Flags, within: Duration) -> Result<Host, HostError> {
     let (mut found, mut tried) = (Vec::new(), Vec::new());
     for (socket, seen) in look_for_node(flags, within).await {
@@ -133,7 +133,7 @@ pub async fn find_node(flags: &Flags, within: Duration) -> Result<Host, HostErro
     })
 }
 
-/// `run-k3s-containerd-containerd.sock`
+/// The socket's path as a directory name: `run-k3s-containerd-containerd.sock`.
 fn state_name(socket: &Path) -> String {
     let name = socket.to_string_lossy();
     name.trim_start_matches('/').replace('/', "-")

@@ -1,21 +1,21 @@
-//! Docker's programs, by the names that its packages gave them.
+//! Docker's programs, by the names in its packages.
 
 use std::fs;
 
 use crate::host::engine_start::PROC;
 
-/// The daemon: upstream's name, that of RHEL 7's packages, and that of the file
-/// behind the link in 18.09's.
+/// The daemon's names: upstream's, that of RHEL 7's packages, and that of the file behind
+/// the link in 18.09's packages.
 const DOCKERD: [&str; 3] = ["dockerd", "dockerd-current", "dockerd-ce"];
 
-/// Only RHEL 7's packages of 1.12 and 1.13 gave the daemon this name.
+/// The daemon's name in RHEL 7's packages of 1.12 and 1.13, and in no others.
 const OLD_DOCKERD: &str = "dockerd-current";
 
-/// The process that a container has for its parent: `containerd-shim-runc-v2` and
-/// others, and `docker-containerd-shim` (`-current` on RHEL 7) before 18.09.
+/// The beginning of the names of a container's parent process: `containerd-shim-runc-v2`
+/// and others, and before 18.09 `docker-containerd-shim` (`-current` on RHEL 7).
 const SHIMS: [&str; 2] = ["containerd-shim", "docker-containerd-shim"];
 
-/// The kernel cuts a process's name here (`proc_pid_comm(5)`).
+/// The length to which the kernel cuts a process's name (`proc_pid_comm(5)`).
 const MAX_NAME: usize = 15;
 
 /// Whether a program, named by its path, is dockerd.
@@ -23,8 +23,8 @@ pub fn is_dockerd(program: &str) -> bool {
     DOCKERD.contains(&file_name(program))
 }
 
-/// Whether a program, named by its path, is a dockerd from before the containerd image
-/// store.
+/// Whether a program, named by its path, is a dockerd that is older than the containerd
+/// image store.
 pub fn is_old_dockerd(program: &str) -> bool {
     file_name(program) == OLD_DOCKERD
 }
@@ -33,7 +33,7 @@ fn file_name(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or_default()
 }
 
-/// The name of a process, as the kernel has it (`proc_pid_comm(5)`).
+/// The name of a process in the kernel (`proc_pid_comm(5)`).
 pub fn program(pid: u32) -> String {
     fs::read_to_string(format!("{PROC}/{pid}/comm"))
         .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())
@@ -45,7 +45,7 @@ pub fn is_shim(pid: u32) -> bool {
     if name.len() < MAX_NAME {
         return false;
     }
-    // The name is cut, and docker-containerd's begins as its shim's does.
+    // The name is cut, and docker-containerd has the same beginning as its shim.
     let Ok(line) = fs::read(format!("{PROC}/{pid}/cmdline")) else {
         return SHIMS.iter().any(|shim| shim.starts_with(&name));
     };

@@ -1,10 +1,11 @@
-//! Many sources, one answer, or the two that contradict each other.
+//! Resolves a fact that several sources may name, or returns the two that contradict each
+//! other.
 
 use super::HostError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What it is about: `data root`, `unit`, …
+    /// The kind of fact: `data root`, `unit`, …
     pub fact: &'static str,
     pub value: String,
     pub source: &'static str,
@@ -15,16 +16,15 @@ pub const FLAG: &str = "your flag";
 pub const ENGINE: &str = "the running engine";
 pub const UNIT: &str = "the unit's command line";
 pub const FILE: &str = "daemon.json";
-/// What dockerd does when nothing is said.
+/// dockerd's default.
 pub const DEFAULT: &str = "default";
-/// Only one thing on the disk fits.
+/// The only candidate on the disk.
 pub const DISK: &str = "the only one there";
 
-/// A source, and what it says; to say nothing or an empty text is the same.
+/// A source and its value. No value and an empty value are the same.
 pub type Said<'a> = (&'static str, Option<&'a str>);
 
-/// The first thing that is said and who says it, when nothing else that is
-/// said differs by `same`.
+/// The first value and its source. An error if another value differs by `same`.
 pub fn resolved<'a>(
     fact: &'static str,
     said: &[Said<'a>],

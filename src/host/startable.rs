@@ -1,10 +1,10 @@
-//! Whether Docker would start again, asked before it is stopped.
+//! Startable: whether Docker would start again, checked before it is stopped.
 //!
-//! The running dockerd shows that a start works with the files that it read.
-//! What has changed since then is judged by what can be asked without a start:
-//! `dockerd --validate` (23.0 on), a reload that the running dockerd takes
-//! (only `apply` sends one), and the settings that these two check as a start
-//! does. What none of them can tell is a doubt, and Docker is not stopped.
+//! The running dockerd proves that a start works with the files that it read. What
+//! changed since then is checked without a start: by `dockerd --validate` (from 23.0 on),
+//! and by a reload of the running dockerd (only `apply` sends one). Both check some
+//! settings as a start does. What neither can check is a doubt, and Docker is not
+//! stopped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,18 +24,18 @@ mod validate;
 
 use validate::Verdict;
 
-/// What a start of dockerd goes by.
+/// The inputs of a start of dockerd.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Start {
-    /// The command line, its variables replaced; the program first.
+    /// The command line with its variables replaced, the program first.
     pub command: Vec<String>,
     pub names_config_file: bool,
-    /// The configuration file, as it was read.
+    /// The configuration file that was read.
     pub config: DaemonJson,
 }
 
 impl Start {
-    /// Where dockerd keeps what lasts until the next boot (`--exec-root`).
+    /// dockerd's directory for files that last until the next boot (`--exec-root`).
     pub fn exec_root(&self) -> PathBuf {
         let words = self.command.get(1..).unwrap_or_default();
         let flag = DockerdArgs::parse(words).exec_root;
@@ -48,28 +48,28 @@ impl Start {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Startable {
     pub doubts: Vec<Doubt>,
-    /// The running dockerd has to read its configuration file, and to be seen
-    /// taking it, before Docker is stopped.
+    /// Whether the running dockerd must reload its configuration file successfully before
+    /// Docker is stopped.
     pub needs_reload: bool,
-    /// The configuration file that this is about. None before it is checked.
+    /// The configuration file that was checked. `None` before a check.
     pub checked: Option<Checked>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
     pub path: PathBuf,
-    /// Its content; none when it was not there.
+    /// The hash of its content. `None` if the file was missing.
     pub hash: Option<Digest>,
 }
 
-/// Why it is not known that Docker would start again.
+/// Why Docker may not start again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Doubt {
     #[error("{program} --validate says: {says}")]
     Refused { program: String, says: String },
     #[error("there is no {} any more", .0.display())]
     NoProgram(PathBuf),
-    /// Files of the unit. Nothing can check them.
+    /// Changed files of the unit, which no check covers.
     #[error("changed after dockerd started: {}", paths(.0))]
     Unit(Vec<PathBuf>),
     #[error(
@@ -86,7 +86,7 @@ pub enum Doubt {
 }
 
 impl Doubt {
-    /// Docker would not start: nothing is left to chance.
+    /// Whether Docker certainly would not start.
     pub const fn is_certain(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::NoProgram(_))
     }
@@ -104,8 +104,8 @@ fn paths(paths: &[PathBuf]) -> String {
     paths.join(", ")
 }
 
-/// Looks at a Docker that runs. `recorded` is the configuration file that
-/// digestfix has seen this dockerd take, where there is one.
+/// Examines a running Docker. `recorded` returns the configuration file that digestfix
+/// has seen this dockerd reload, if there is one.
 pub async fn look(
     manager: &impl ServiceManager,
     host: &Managed,
@@ -115,7 +115,7 @@ pub async fn look(
     look_since(manager, host, start.as_ref(), recorded).await
 }
 
-/// The same, for a dockerd that began then.
+/// Like [`look`], for a dockerd with this start.
 async fn look_since(
     manager: &impl ServiceManager,
     host: &Managed,
@@ -158,7 +158,8 @@ async fn look_since(
 }
 
 impl Startable {
-    /// The configuration file has changed, and dockerd has not refused it.
+    /// Adds the doubts about a changed configuration file that `--validate` did not
+    /// refuse.
     fn configuration(&mut self, host: &Managed, verdict: &Verdict) {
         let path = host.config_file.clone();
         let left: Vec<String> = (host.start.config.members.iter())
@@ -188,7 +189,7 @@ impl Startable {
 }
 
 impl Checked {
-    /// The file is what was looked at.
+    /// Whether the file still has the content that was checked.
     pub fn is_still(&self) -> bool {
         match DaemonJson::read(&self.path) {
             Ok(now) => now.and_then(|now| now.hash) == self.hash,
@@ -207,8 +208,8 @@ fn unit_files(host: &Managed) -> Vec<PathBuf> {
         .map(PathBuf::from)
         .collect();
     files.extend(host.start.command.first().map(PathBuf::from));
-    // Where all that it starts is what runs, the files with its variables say
-    // the same as then.
+    // If the process runs with exactly this command line, the environment files still
+    // give the same values.
     if !runs_as_given(host) {
         let environment = host.service.environment_files.iter();
         files.extend(environment.map(|(path, _)| PathBuf::from(path)));
@@ -216,8 +217,8 @@ fn unit_files(host: &Managed) -> Vec<PathBuf> {
     files
 }
 
-/// Generators write theirs anew at each `daemon-reload`, and what `systemctl
-/// set-property` writes is in force already.
+/// Whether systemd rewrites the file: generators write theirs at each `daemon-reload`,
+/// and `systemctl set-property` writes what is already in force.
 fn is_rewritten(path: &str) -> bool {
     path.contains("/systemd/generator") || path.contains("/systemd/system.control/")
 }
@@ -232,7 +233,7 @@ fn runs_as_given(host: &Managed) -> bool {
     fs::read(cmdline).is_ok_and(|running| running == given)
 }
 
-/// It may not be what it was when dockerd started. A later `mtime` comes with a
+/// Whether the file may have changed since dockerd started. A later `mtime` implies a
 /// later `ctime`.
 fn has_changed(path: &Path, start: Option<&EngineStart>) -> bool {
     let looked = [fs::metadata(path), fs::symlink_metadata(path)];
@@ -242,7 +243,7 @@ fn has_changed(path: &Path, start: Option<&EngineStart>) -> bool {
         .any(|file| start.is_none_or(|start| !start.comes_after_change_of(file)))
 }
 
-/// Why the running dockerd cannot be asked whether it takes the file.
+/// Why a reload of the running dockerd cannot check the file.
 fn no_reload(host: &Managed) -> Option<String> {
     if (host.undone_by_reload.iter()).any(|option| option == AUTHORIZATION) {
         return Some(format!("a reload makes dockerd forget {AUTHORIZATION}"));
@@ -261,10 +262,10 @@ fn no_reload(host: &Managed) -> Option<String> {
     ))
 }
 
-/// Who checks a setting as a start does.
+/// The check that covers a setting as a start does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ToldBy {
-    /// `--validate`. A dockerd without that option: a reload.
+    /// `--validate`, or a reload for a dockerd without that option.
     Validate,
     /// A reload.
     Reload,
@@ -272,9 +273,9 @@ enum ToldBy {
     Start,
 }
 
-/// Tried on 20.10.24, 26.1.5 and 28.5.2: with a value that dockerd does not
-/// start with, and with one that it does. A setting that is not here is left to
-/// a start.
+/// The check that covers a setting. Tested on 20.10.24, 26.1.5 and 28.5.2, with a value
+/// with which dockerd starts and one with which it does not. For settings that are not
+/// listed here, only a start counts.
 fn told_by(name: &str, value: &Value, host: &Managed) -> ToldBy {
     let is_told = match name {
         "registry-mirrors" | "insecure-registries" | "default-runtime" | "runtimes" => {
@@ -300,14 +301,14 @@ fn told_by(name: &str, value: &Value, host: &Managed) -> ToldBy {
         | "shutdown-timeout"
         | "swarm-default-advertise-addr"
         | "userland-proxy" => true,
-        // They were found to be what the running engine has.
+        // Already compared with the running engine's values.
         "data-root" | "graph" | "storage-driver" => true,
-        // A reload of 20.10 takes any.
+        // A reload of 20.10 accepts any value.
         "log-level" => value.is_null() || is_one_of(value, &LOG_LEVELS),
         "log-driver" => is_one_of(value, &["", "json-file", "local", "journald"]),
         "log-opts" => value.is_null() || are_of_json_file(value, host),
         "exec-opts" => are_all(value, |one| is_one_of(one, &CGROUP_DRIVERS)),
-        // One of containerd leads to other images.
+        // Features about containerd switch to another image store.
         "features" => value.as_object().is_some_and(|features| {
             features
                 .keys()
@@ -329,7 +330,7 @@ const CGROUP_DRIVERS: [&str; 2] = [
     "native.cgroupdriver=cgroupfs",
 ];
 
-/// Options of the log driver `json-file`, which takes any text for each.
+/// Options of the log driver `json-file`. It accepts any text for each.
 const JSON_FILE: [&str; 6] = ["compress", "env", "labels", "max-file", "max-size", "tag"];
 
 fn is_one_of(value: &Value, known: &[&str]) -> bool {
@@ -342,7 +343,8 @@ fn are_all(value: &Value, is_known: impl Fn(&Value) -> bool) -> bool {
         .is_some_and(|values| values.iter().all(is_known))
 }
 
-/// dockerd looks at their names at a start only, by the driver that they are for.
+/// Whether all log options are known to the log driver `json-file`. dockerd checks their
+/// names only at a start, because they depend on the driver.
 fn are_of_json_file(value: &Value, host: &Managed) -> bool {
     let driver = host.start.config.members.get("log-driver");
     let is_its = driver.is_none_or(|driver| is_one_of(driver, &["", "json-file"]));
@@ -355,7 +357,7 @@ fn are_of_json_file(value: &Value, host: &Managed) -> bool {
         })
 }
 
-/// The command that validates: what the unit starts, and `--validate`.
+/// The command that validates: the unit's command with `--validate`.
 fn validating(host: &Managed) -> Vec<String> {
     let mut command = host.start.command.clone();
     command.insert(1, "--validate".to_owned());

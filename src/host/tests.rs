@@ -18,8 +18,8 @@ use crate::testing::{FakeEngine, FakeSystemd, block_on};
 mod rhel7;
 mod startable;
 
-/// A host with docker.service, whose daemon.json is `daemon.json` and whose
-/// data roots are made on the disk.
+/// A host with docker.service, its configuration in `daemon.json`, and its data roots on
+/// the disk.
 struct World {
     disk: TempDir,
     systemd: FakeSystemd,
@@ -29,7 +29,7 @@ struct World {
 }
 
 impl World {
-    /// Stopped, with `/root` as the data root by the unit's command line.
+    /// A stopped Docker, with `/root` as the data root on the unit's command line.
     fn new() -> Self {
         let disk = tempfile::tempdir().unwrap();
         let world = Self {
@@ -60,7 +60,7 @@ impl World {
         let directory = self.disk.path().join(root).join("image").join(driver);
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("repositories.json"), "{}").unwrap();
-        // The driver's own files.
+        // The files of the storage driver.
         fs::create_dir_all(self.disk.path().join(root).join(driver).join("l")).unwrap();
     }
 
@@ -73,7 +73,7 @@ impl World {
         self.systemd.add(name, active_state)
     }
 
-    /// dockerd with these arguments and the world's own daemon.json.
+    /// Sets dockerd's arguments, with this world's `daemon.json`.
     fn args(mut self, args: &[&str]) -> Self {
         let config = format!("--config-file={}", self.path("daemon.json"));
         self.systemd.service.exec_start = ["/usr/bin/dockerd", &config]
@@ -93,7 +93,7 @@ impl World {
         self.unit("active")
     }
 
-    /// Somebody has the data root open, as dockerd has.
+    /// Locks the volume database, as a running dockerd does.
     fn opened(&self, root: &str) -> File {
         let volumes = self.disk.path().join(root).join("volumes");
         fs::create_dir_all(&volumes).unwrap();
@@ -102,7 +102,7 @@ impl World {
         database
     }
 
-    /// What answers at its socket.
+    /// The engine that answers at a socket.
     fn engine(&self, socket: &Path) -> FakeEngine {
         FakeEngine {
             socket: socket.to_owned(),
@@ -119,7 +119,7 @@ impl World {
         };
         let found = block_on(find(&self.flags, &self.systemd, &connect));
         let found = found.and_then(Host::certain);
-        // Whatever the one is refused for, the other names first.
+        // If `find` fails, its error is the first one of `examine`.
         let asked = Cell::new(false);
         let connect = |socket: &Path| {
             asked.set(true);
@@ -140,14 +140,14 @@ impl World {
         found
     }
 
-    /// All that speaks against it, in the order of finding it.
+    /// All errors, in the order of finding them.
     fn errors(&self) -> Vec<String> {
         let connect = |socket: &Path| self.engine(socket);
         let examined = block_on(examine(&self.flags, Some(&self.systemd), connect));
         examined.errors.iter().map(ToString::to_string).collect()
     }
 
-    /// The data root, below the disk, and the driver.
+    /// The data root, relative to the disk, and the driver.
     fn found(&self) -> (String, String) {
         let images = self.find().unwrap().images;
         let root = images.data_root().to_string_lossy().into_owned();
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// It is refused with all these words.
+    /// Checks that the host is refused with all these words.
     #[track_caller]
     fn refuses(&self, words: &[&str]) {
         refuses(self.find(), words);
@@ -431,7 +431,7 @@ fn dockerd_behind_another_program() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // Once it speaks, its command line is its own.
+    // After its first output, the process has its own command line.
     let mut said = [0];
     process
         .stdout
@@ -529,7 +529,7 @@ fn images_that_are_in_containerd() {
     let mut world = World::new();
     world.config(r#"{"features":{"containerd-snapshotter":true}}"#);
     world.refuses(&["containerd image store", "systemctl start docker.service"]);
-    // The engine that runs knows better than the file.
+    // The running engine outweighs the file.
     world = world.running("root", "overlay2");
     assert_eq!(world.find().unwrap().image_store, StoreKind::Own);
     world.config("{}");
@@ -547,7 +547,7 @@ fn images_that_are_in_containerd() {
     world.refuses(&["containerd image store", "systemctl start docker.service"]);
 }
 
-/// Every version of Docker, 29 included, uses the store, or it is refused.
+/// Either every version of Docker, including 29, uses the store, or it is refused.
 #[test]
 fn the_store_of_a_stopped_docker_is_certain_or_it_is_refused() {
     let start = "systemctl start docker.service";
@@ -584,7 +584,7 @@ fn the_store_of_a_stopped_docker_is_certain_or_it_is_refused() {
             false => assert_eq!(world.found(), pair("root", "overlay2"), "{name}"),
         }
     }
-    // From 29 on, dockerd takes the data root for one that has files of a driver.
+    // From 29 on, dockerd uses the data root if it has files of a storage driver.
     let world = World::new();
     fs::remove_dir_all(world.path("root/overlay2")).unwrap();
     world.refuses(&["overlay2", "29", start]);
@@ -608,13 +608,14 @@ fn the_store_of_a_stopped_docker_is_certain_or_it_is_refused() {
     let root = format!("--data-root={}", world.path("root"));
     world = world.args(&[&root, "--feature", "containerd-migration=1"]);
     world.refuses(&["containerd-migration", start]);
-    // What starts dockerd may add options.
+    // A wrapper around dockerd may add options.
     world.systemd.service.exec_start = vec!["/opt/start".to_owned()];
     world.flags.data_root = Some(world.path("root").into());
     world.refuses(&["/opt/start", start]);
 }
 
-/// The running engine tells which store it uses; its next start may move it.
+/// The running engine tells which store it uses, but its next start may migrate the
+/// images.
 #[test]
 fn a_start_that_may_move_images_is_known() {
     let mut world = World::new().running("root", "overlay2");

@@ -1,8 +1,8 @@
-//! `dockerd --validate`: dockerd reads its command line and its configuration
-//! file as a start does, and ends.
+//! `dockerd --validate`: dockerd reads its command line and its configuration file as at
+//! a start, and exits.
 //!
-//! It runs in a transient unit: with the environment of Docker's unit, and out
-//! of the sandbox that this process may be in.
+//! It runs in a transient unit, to have the environment of Docker's unit, and to be
+//! outside of this process's sandbox.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -14,31 +14,31 @@ use crate::host::Managed;
 use crate::host::startable::validating;
 use crate::systemd::{OwnService, ServiceManager};
 
-/// What is read of its words, in bytes.
+/// The most bytes of its output that are read.
 const MAX_WORDS: usize = 16 * 1024;
 
-/// The most characters of a line that are shown.
+/// The most characters of an output line that are shown.
 const MAX_LINE: usize = 400;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It would start, by what it checks.
+    /// Docker would start, as far as `--validate` checks.
     Passed,
     Refused {
         program: String,
         says: String,
     },
-    /// It has no `--validate`: before 23.0.
+    /// dockerd has no `--validate`: it is older than 23.0.
     Unsupported,
     Unknown(String),
 }
 
-/// Has the unit's own dockerd validate what it would start with.
+/// Runs the unit's own dockerd to validate its command line and configuration.
 pub(super) async fn ask(manager: &impl ServiceManager, host: &Managed) -> Verdict {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     let program = host.start.command.first().cloned().unwrap_or_default();
     if !program.starts_with('/') || !program.ends_with("/dockerd") {
-        // Something else may take the option for nothing, and start.
+        // Another program may ignore the option, and start Docker.
         return Verdict::Unknown(format!("{} does not start dockerd itself", host.unit.id));
     }
     let number = ASKED.fetch_add(1, Ordering::Relaxed);
@@ -63,7 +63,8 @@ pub(super) async fn ask(manager: &impl ServiceManager, host: &Managed) -> Verdic
     }
 }
 
-/// All that was said, although systemd may still have the other end open.
+/// The output so far. systemd may still have the other end open, so do not wait for its
+/// end.
 fn words(mut from: UnixStream) -> String {
     let mut words = Vec::new();
     let mut piece = [0; 1024];
@@ -76,7 +77,7 @@ fn words(mut from: UnixStream) -> String {
     String::from_utf8_lossy(&words).into_owned()
 }
 
-/// It did not end well: by what it said last.
+/// The verdict after a failure, by the last line of the output.
 fn of_words(program: String, words: &str) -> Verdict {
     if words.contains("unknown flag: --validate") {
         return Verdict::Unsupported;
@@ -87,7 +88,7 @@ fn of_words(program: String, words: &str) -> Verdict {
             program,
             says: line.chars().take(MAX_LINE).collect(),
         },
-        // It may not have been run at all.
+        // The program may not have run at all.
         None => Verdict::Unknown(format!("{program} --validate failed without a word")),
     }
 }

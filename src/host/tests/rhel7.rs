@@ -1,5 +1,5 @@
-//! RHEL 7's docker 1.13.1: the daemon, its unit and its environment files have names of
-//! their own.
+//! RHEL 7's docker 1.13.1, whose daemon, unit and environment files have names of their
+//! own.
 
 use super::*;
 
@@ -25,8 +25,8 @@ const UNIT: [&str; 16] = [
 
 const OPTIONS: &str = "--selinux-enabled --log-driver=journald --signature-verification=false";
 
-/// A stopped host whose Docker has its files in the directory `root`, which is ROOT in
-/// the options.
+/// A stopped host whose Docker has its files in the directory `root`. ROOT in the options
+/// stands for it.
 fn host(driver: &str, options: &str, storage: &str) -> World {
     let mut world = World::new();
     fs::remove_dir_all(world.path("root")).unwrap();
@@ -40,7 +40,7 @@ fn host(driver: &str, options: &str, storage: &str) -> World {
         file("docker-network"),
     ];
     let options = options.replace("ROOT", &world.path("root"));
-    // The file is made as a shell's, with more in it than systemd takes.
+    // The file is written for a shell, and has lines that systemd ignores.
     let docker = format!(
         "# /etc/sysconfig/docker\n\n\
          # Modify these options if you want to change the way the docker daemon runs\n\
@@ -74,7 +74,7 @@ fn the_data_root_is_found_in_the_environment_files() {
         let sources = world.find().unwrap().sources;
         let told: Vec<_> = sources.iter().take(2).map(|found| found.source).collect();
         assert_eq!(told, ["the unit's command line"; 2], "{option}");
-        // The same of a Docker that runs.
+        // The same with a running Docker.
         let world = world.running("root", "overlay2");
         assert_eq!(world.found(), pair("root", "overlay2"), "{option}");
     }
@@ -110,7 +110,7 @@ fn each_storage_driver_of_docker_storage_is_found() {
         let mut world = host(driver, OPTIONS, &storage);
         world.flags.data_root = Some(world.path("root").into());
         assert_eq!(world.found(), pair("root", driver));
-        // One that was in use before.
+        // A driver that was used before.
         world.store("root", "other");
         assert_eq!(world.found(), pair("root", driver));
         let world = world.running("root", driver);

@@ -5,7 +5,7 @@ use super::*;
 use crate::host::startable::{Doubt, Startable, look};
 use crate::image::digest::Digest;
 
-/// A dockerd that runs, and files that it began after.
+/// A running dockerd that started after the last change of its files.
 struct Running {
     world: World,
     child: Child,
@@ -20,7 +20,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// `change` is what happens after it has begun.
+    /// `change` runs after dockerd has started.
     fn new(says: (bool, &'static str), change: impl FnOnce(&World)) -> Self {
         Self::with(&[], says, change)
     }
