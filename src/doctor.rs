@@ -1,8 +1,8 @@
-//! What would stop a change on this host, and how to cure it.
+//! Doctor: what would stop a change on this host, and how to cure it.
 //!
-//! Each part checks one thing by itself. So one broken thing hides no other, and what
-//! could not be checked is named. The doctor starts, stops and writes nothing, and does
-//! not take digestfix's own lock.
+//! Each check is independent, so that one error hides no other. A check that could not
+//! run is reported as such. The doctor starts, stops and writes nothing, and does not
+//! take digestfix's lock.
 
 use serde::Serialize;
 
@@ -22,35 +22,35 @@ pub mod systemd;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
-    /// The right to do anything at all.
+    /// Whether the user is root.
     Root,
-    /// systemd, and the bus to it.
+    /// systemd and its bus.
     Systemd,
     Unit,
     /// daemon.json.
     Configuration,
     /// The running dockerd.
     Engine,
-    /// Where it keeps images, by all who say so.
+    /// Docker's data root, by all sources that name it.
     DataRoot,
     /// `repositories.json`.
     References,
-    /// Units that a stop of Docker stops as well, and jobs in the way.
+    /// Units that a stop of Docker also stops, and conflicting jobs.
     OtherUnits,
     Containers,
-    /// Another run.
+    /// A run that holds the lock.
     Lock,
-    /// What runs left that were killed.
+    /// Traces of killed runs.
     Unfinished,
-    /// What earlier runs did.
+    /// The records of earlier runs.
     History,
-    /// Space and rights on file systems.
+    /// Space and permissions on file systems.
     Disk,
-    /// Whether systemd can run this program.
+    /// Whether systemd can run this program as the watchdog.
     Watchdog,
     /// The files in the claims directories.
     Claims,
-    /// The units of digestfix's own.
+    /// digestfix's own units.
     Boot,
 }
 
@@ -81,11 +81,11 @@ impl Check {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Ok,
-    /// Worth a look; it stops nothing.
+    /// Worth a look, but does not stop an apply.
     Warning,
-    /// It would stop an apply.
+    /// Would stop an apply.
     Problem,
-    /// It could not be looked at, because of something else.
+    /// Could not be checked, because another check failed.
     NotSeen,
 }
 
@@ -121,7 +121,7 @@ impl Finding {
         Self::new(check, State::Problem, what.into(), Some(next.into()))
     }
 
-    /// An apply would be refused for this error, with this help.
+    /// An error for which apply would refuse a change, with its help.
     pub fn refused(check: Check, error: &impl ToString, help: Option<String>) -> Self {
         Self::new(check, State::Problem, error.to_string(), help)
     }
@@ -140,7 +140,7 @@ impl Finding {
     }
 }
 
-/// Something would stop an apply.
+/// Whether a finding would stop an apply.
 pub fn would_stop(findings: &[Finding]) -> bool {
     findings
         .iter()

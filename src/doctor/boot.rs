@@ -1,18 +1,18 @@
-//! The units of digestfix's own: what finishes a run after a power cut, and what
-//! applies claims by itself.
+//! digestfix's own units: those that recover a run after a power cut, and those that
+//! apply claims automatically.
 
 use std::collections::BTreeMap;
 
 use crate::doctor::{Check, Finding};
 use crate::systemd::{LASTING, Unit};
 
-/// They bring a host back at boot.
+/// The units that recover a host at boot.
 pub const RECOVERING: [&str; 2] = ["digestfix-recover.service", "digestfix-resume.service"];
 
-/// They apply the claims directories.
+/// The units that apply the claims directories.
 pub const APPLYING: [&str; 3] = ["digestfix.service", "digestfix.timer", "digestfix.path"];
 
-/// What there is to say of them, and of the watchdogs among all units' states.
+/// Findings about these units, and about watchdogs among the states of all units.
 pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let of = |name: &str| units.iter().find(|unit| unit.id == name);

@@ -1,16 +1,15 @@
-//! The files that an `apply` without arguments makes true.
+//! Files that an `apply` without arguments applies.
 
 use crate::claims::source::SourceError;
 use crate::doctor::{Check, Finding};
 use crate::plan::{Plan, Refusal, Why};
 
-/// The most refusals that are told one by one.
+/// The most refusals that are reported one by one.
 const MOST: usize = 20;
 
-/// What there is to say of them, as an `apply` without options takes them: those
-/// that it is run with on this host are not known. `count` is how many claims were
-/// read, none when there is no directory; `plan` what they come to, none when the
-/// references cannot be seen.
+/// Findings about the claims directories, for an `apply` without options: the options
+/// that this host's apply has are unknown. `count` is the number of claims, or `None`
+/// without a directory. `plan` is `None` if the references cannot be read.
 pub fn judge(
     count: Option<usize>,
     errors: &[SourceError],

@@ -1,5 +1,5 @@
-//! Disk: whether a run could write its files: rights, space and inodes in each place,
-//! checked without writing.
+//! Disk: whether a run could write its files. Checks permissions, space and inodes in
+//! each place without writing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,10 @@ use nix::unistd::{AccessFlags, access};
 use crate::doctor::{Check, Finding};
 use crate::transaction::reserve::Need;
 
-/// What a run writes beside the reference stores: journal, record, marker,
-/// drop-in. Bytes.
+/// The size of a run's small files in bytes: journal, record, marker, drop-in.
 const SMALL_FILES: u64 = 1024 * 1024;
 
-/// The files that a run makes at most on one file system at a time.
+/// The most files that a run creates on one file system at a time.
 const FILES: u64 = 16;
 
 const MIB: u64 = 1024 * 1024;
@@ -22,19 +21,18 @@ const MIB: u64 = 1024 * 1024;
 /// A place that a run writes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The file, or the nearest directory that is there.
+    /// The file, or its nearest existing parent directory.
     pub path: PathBuf,
-    /// Why it cannot be written, if so: read-only, immutable, no right.
+    /// Why it cannot be written: read-only, immutable, no permission. `None` if it can.
     pub refused: Option<String>,
     pub free: u64,
-    /// Inodes that are free there; none where the file system makes them as it
-    /// needs them.
+    /// The number of free inodes. `None` if the file system creates inodes as needed.
     pub free_inodes: Option<u64>,
     pub needed: Need,
 }
 
-/// What a change of a store of this many bytes needs beside it: the new one, the
-/// former one that is kept, one more for the way back, and the small files.
+/// The space that a change of a store of this size needs in addition: the new store, the
+/// backup, one more for the undo, and the small files.
 pub fn beside(path: &Path, store: u64) -> Need {
     let small = small_files(path);
     Need {
@@ -51,7 +49,7 @@ pub fn small_files(path: &Path) -> Need {
     }
 }
 
-/// Looks at a file or directory, or where it is to be made.
+/// Checks a file or directory, or the directory in which it would be created.
 pub fn look(needed: &Need) -> io::Result<Place> {
     let there = needed.path.ancestors().find(|path| path.exists());
     let path = there.unwrap_or(Path::new("/")).to_owned();

@@ -1,5 +1,4 @@
-//! Docker on this host: its unit, its configuration, its engine, and where it
-//! keeps images.
+//! Docker on this host: its unit, its configuration, its engine, and its data root.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,8 +10,8 @@ use crate::host::{Examined, StoreKind};
 use crate::systemd::Unit;
 use crate::transaction::restart::start_block::DROP_IN;
 
-/// Where units and drop-ins lie (`systemd.unit(5)`), as far as people and
-/// packages write there.
+/// Directories of units and drop-ins (`systemd.unit(5)`), without those in which only
+/// programs write.
 const UNIT_DIRECTORIES: [&str; 4] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -20,7 +19,7 @@ const UNIT_DIRECTORIES: [&str; 4] = [
     "/usr/lib/systemd/system",
 ];
 
-/// All that was found of Docker. `unread` are [`unread_drop_ins`].
+/// Findings about Docker. `unread` are [`unread_drop_ins`].
 pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = examined.errors.iter().map(refused::host).collect();
     if let Some(unit) = &examined.unit
@@ -93,8 +92,8 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
     findings
 }
 
-/// Drop-ins that systemd has not read, or has read and are gone: before v255 it
-/// does not say so itself, and an apply would find out half-way.
+/// Drop-ins that systemd has not read, or has read but are deleted now. systemd before
+/// v255 does not report that itself, and an apply would only notice it half-way.
 pub fn unread_drop_ins(unit: &Unit) -> Vec<String> {
     let directories = UNIT_DIRECTORIES.map(|path| Path::new(path).join(format!("{}.d", unit.id)));
     differing(&read_from(&directories), &unit.drop_in_paths, |path| {
@@ -102,7 +101,7 @@ pub fn unread_drop_ins(unit: &Unit) -> Vec<String> {
     })
 }
 
-/// The drop-ins that count: of those with the same name, the first one.
+/// The drop-ins in effect: of several with the same name, the first one.
 fn read_from(directories: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = BTreeMap::new();
     let files = directories
@@ -116,7 +115,8 @@ fn read_from(directories: &[PathBuf]) -> Vec<PathBuf> {
     found.into_values().filter(|path| counts(path)).collect()
 }
 
-/// One that is empty, or leads to `/dev/null`, hides others and is not read.
+/// Whether systemd reads a drop-in. One that is empty, or leads to `/dev/null`, only
+/// hides others.
 fn counts(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension == "conf")

@@ -1,4 +1,4 @@
-//! Other runs: one that is at work, and what killed ones left.
+//! Other runs: one that is running now, and traces of killed ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,30 +18,30 @@ use crate::transaction::restart::start_block;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Here<'a> {
     pub data_root: Option<&'a Path>,
-    /// Its unit; none where there is none to manage.
+    /// Docker's unit. `None` if there is no daemon to manage.
     pub unit: Option<&'a str>,
     pub config_file: Option<&'a Path>,
 }
 
 #[derive(Debug)]
 pub struct Left {
-    /// Why no run can take the lock.
+    /// Why no run can take the lock. `None` if one can.
     pub barred: Option<LockError>,
-    /// What a run says of itself that is at work on the data root.
+    /// What the run that holds the data root's lock says about itself.
     pub at_work: Option<String>,
     pub journal: Result<Option<Journal>, JournalError>,
-    /// The markers of runs on any data root, where none is at work.
+    /// The markers of runs that do not run any more, on any data root.
     pub markers: Vec<(String, Marker)>,
     pub broken_markers: Vec<MarkerError>,
-    /// Archives that Docker was about to load.
+    /// The archives of a load that has not ended.
     pub loading: Option<Loading>,
-    /// Records without an end.
+    /// The IDs of records without an end.
     pub unended: Vec<String>,
-    /// Files that were not written to the end.
+    /// Files that were not written completely.
     pub half_written: Vec<PathBuf>,
-    /// What lies beside daemon.json, each with what it is beside.
+    /// Copies beside daemon.json, each after its original.
     pub set_aside: Vec<(PathBuf, PathBuf)>,
-    /// The drop-in that keeps Docker from starting, and whether it does.
+    /// The drop-in that keeps Docker from starting, and whether it is in effect.
     pub hold: Option<(PathBuf, bool)>,
 }
 
@@ -91,7 +91,7 @@ fn set_aside(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     files(directory, |name| name.starts_with(&*prefix)).into_iter()
 }
 
-/// Pending markers say where their runs were at work.
+/// Without options, recover finds the runs by their pending markers.
 const RECOVER_ALL: &str = "digestfix recover, without options";
 
 fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
@@ -213,7 +213,7 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The next change brings the run to an end first, if it can.
+/// The finding about an interrupted run. The next change recovers it first, if it can.
 fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
     let what = format!("run {} was interrupted", journal.id);
     let switch = journal.restart().and_then(|one| one.live_restore.as_ref());

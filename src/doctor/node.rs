@@ -1,4 +1,4 @@
-//! A Kubernetes node's containerd, and its references by the rows that `status` shows.
+//! Kubernetes node: its containerd, and its references by the rows that `status` shows.
 
 use std::path::Path;
 

@@ -1,10 +1,10 @@
-//! What earlier runs did here: whether records can be kept, how the last change
-//! ended, and what is kept to go back to.
+//! Earlier runs: whether records can be written, how the last change ended, and which
+//! backups exist.
 
 use crate::doctor::{Check, Finding};
 use crate::state::history::{End, HistoryError, Record};
 
-/// What there is to say of the records, oldest first, and of the former stores.
+/// Findings about the records, oldest first, and about the number of backups.
 pub fn judge(
     directory: Result<(), HistoryError>,
     records: &[Record],

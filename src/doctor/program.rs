@@ -1,4 +1,4 @@
-//! Whether systemd can run this program: systemd starts the watchdog of each run from
+//! Program file: whether systemd can run it. systemd starts the watchdog of each run from
 //! the file of the running program.
 
 use std::env;
@@ -10,22 +10,22 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::doctor::{Check, Finding};
 
-/// Where files have labels that SELinux does not let systemd run.
+/// Types in the labels of files that SELinux does not let systemd run.
 const HOMES_OF_USERS: [&str; 4] = [":user_home_t:", ":admin_home_t:", ":user_tmp_t:", ":tmp_t:"];
 
-/// This program, as systemd has it before it.
+/// This program, as systemd sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     pub path: PathBuf,
-    /// systemd sees the same file there.
+    /// Whether systemd sees the same file at this path.
     pub is_seen: bool,
-    /// It lies where nothing is executed.
+    /// Whether the file system is mounted noexec.
     pub noexec: bool,
-    /// Its label, where SELinux is enforced.
+    /// The file's label, if SELinux is enforced.
     pub label: Option<String>,
 }
 
-/// Looks at the running program by the eyes of process 1.
+/// Examines the file of the running program, through the root directory of process 1.
 pub fn look() -> Option<Program> {
     let path = env::current_exe().ok()?;
     let seen = Path::new("/proc/1/root").join(path.strip_prefix("/").unwrap_or(&path));

@@ -1,4 +1,4 @@
-//! The reference store, by the rows that `status` shows.
+//! Reference store, by the rows that `status` shows.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,10 +8,10 @@ use crate::doctor::{Check, Finding};
 use crate::plan::status::{Row, State};
 use crate::sys::shell;
 
-/// The mode of the store's file that lets others than its owner write it.
+/// The mode bits with which others than its owner may write the store's file.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// The permission bits of a file; none when they cannot be seen.
+/// The mode bits of a file. `None` if they cannot be read.
 pub fn mode(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|file| file.mode() & 0o7777)
 }
@@ -20,7 +20,7 @@ pub(super) fn count(rows: &[Row], state: State) -> usize {
     rows.iter().filter(|row| row.state == state).count()
 }
 
-/// How many references there are, and how many of them have no digest.
+/// The number of references, and the number without a digest.
 pub(super) fn in_all(place: &str, rows: &[Row]) -> Finding {
     let without = match count(rows, State::NoDigest) {
         0 => "none without a digest".to_owned(),
@@ -63,8 +63,8 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
     findings
 }
 
-/// A store that was reset: it has no reference, and there are images. `former` is a whole
-/// copy.
+/// The finding about a store that was reset: it has no reference, but images are here.
+/// `former` is a complete backup.
 pub fn reset(path: &Path, images: usize, former: Option<&Path>) -> Finding {
     let old = former.map_or_else(|| "OLD".to_owned(), shell::path);
     Finding::warning(

@@ -1,15 +1,15 @@
-//! What a stop of Docker would touch: other units, and the containers.
+//! Stop of Docker: the other units and the containers that it would affect.
 
 use crate::doctor::{Check, Finding, refused};
 use crate::host::impact::{Blocker, Impact};
 
-/// The first kernel that has tables with an owner, which new connections to
-/// published ports wait in (`NFT_TABLE_F_OWNER`).
+/// The first kernel with tables that have an owner (`NFT_TABLE_F_OWNER`). With such a
+/// table, digestfix holds new connections to published ports.
 const OWNED_TABLES: (u32, u32) = (5, 12);
 
-/// What there is to say of it. `kernel` is the kernel's release.
+/// Findings about the impact. `kernel` is the kernel's release.
 pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding> {
-    // That the unit has changed is told with the unit.
+    // The finding about the unit reports a changed unit.
     let others = blockers
         .iter()
         .filter(|one| !matches!(one, Blocker::UnitChanged { .. }));

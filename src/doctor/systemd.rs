@@ -1,18 +1,18 @@
-//! systemd, and how it sees this process.
+//! systemd: its version, its state, and the process ID that it sees for this process.
 
 use crate::doctor::{Check, Finding};
 
-/// The first that was tried.
+/// The first version that was tested.
 const TRIED_FROM: u32 = 219;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// Its version, as its distribution writes it; empty when it does not say.
+    /// The version, in the form of the distribution. Empty if unknown.
     pub version: String,
     pub is_shutting_down: bool,
-    /// The process ID that the bus knows this process by, where it says.
+    /// This process's ID on the bus, if the bus tells it.
     pub seen_as: Option<u32>,
-    /// The process ID as it is here.
+    /// This process's ID in its own PID namespace.
     pub own_pid: u32,
 }
 
