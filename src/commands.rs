@@ -1,4 +1,4 @@
-//! One function a command: from arguments to an exit code.
+//! Commands: one function each, from arguments to an exit code.
 
 mod apply;
 mod change;
@@ -55,16 +55,16 @@ use crate::transaction::image_store::{Engine, Gaps, ImageStore, Means, PlanError
 use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::{Docker, Supervised, Supervisor};
 
-/// The engine answers in milliseconds, or is in trouble.
+/// The timeout of engine calls: the engine normally answers in milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// To find out whether this is a Kubernetes node.
+/// The timeout for finding out whether this is a Kubernetes node.
 const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
-/// What is being done before a transaction, where it takes its time.
+/// The steps before a transaction that may take long, as shown to the user.
 const WAITS_FOR_LOCK: &str = "waiting for another digestfix to end";
 const LOOKS: &str = "looking at the host";
 
-/// The first refusal may hide others.
+/// Appends the command that shows all reasons: the first refusal may hide others.
 fn with_all(help: Option<String>) -> Option<String> {
     let first = help.map(|help| format!("{help}; ")).unwrap_or_default();
     Some(format!(
@@ -98,7 +98,7 @@ enum Stop {
     NotRoot,
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The same of Docker, on a host that is a Kubernetes node as well.
+    /// An error about Docker, on a host that is also a Kubernetes node.
     #[error("{0}")]
     BesideNode(HostError),
     #[error(transparent)]
@@ -307,7 +307,7 @@ impl Stop {
         Some(help.to_owned())
     }
 
-    /// Every reason, in words.
+    /// Every reason, as text.
     fn reasons(&self) -> Vec<String> {
         match self {
             Self::Plan(error) => error.reasons(),
@@ -347,18 +347,18 @@ impl Stop {
     }
 }
 
-/// The host, and the connections to its daemons.
+/// The host, with the connection to systemd.
 struct Site {
     host: Host,
     bus: Option<SystemBus>,
 }
 
-/// Which ways to systemd are tried.
+/// The ways to connect to systemd.
 #[derive(Debug, Clone, Copy)]
 enum Reach {
-    /// Only the system bus: nothing has been begun.
+    /// Only the system bus. Enough as long as nothing was changed.
     Bus,
-    /// The bus or systemd's own socket: something has been begun.
+    /// The bus, or else systemd's own socket: an interrupted run must be finished.
     Anyhow,
 }
 
@@ -394,7 +394,7 @@ impl Site {
         }
         let bus = reach.connect().await?;
         let found = host::find(&flags, &bus, engine_at).await;
-        // A run that was at work on this store is ended there.
+        // A run that has not ended must be recovered in the store that it changed.
         let found = found.and_then(|host| match is_at_work_on(&host) {
             true => Ok(host),
             false => host.certain(),
@@ -409,7 +409,7 @@ impl Site {
         })
     }
 
-    /// A Kubernetes node, where there is no Docker.
+    /// The Kubernetes node on this host, if it has no Docker.
     async fn instead_of(error: HostError, flags: &Flags) -> Result<Host, Stop> {
         let is_without = error.is_without_docker();
         if !is_without && !matches!(error, HostError::Stopped(_) | HostError::NoReferences(_)) {
@@ -424,7 +424,7 @@ impl Site {
         }
     }
 
-    /// The Kubernetes node that this host is said to be.
+    /// The Kubernetes node, for a user who chose it.
     async fn node(args: &HostArgs, flags: &Flags, reach: Reach) -> Result<Self, Stop> {
         if let Some(flag) = only_for_docker(args) {
             return Err(HostError::OnlyForDocker(flag).into());
@@ -438,7 +438,7 @@ impl Site {
         })
     }
 
-    /// The node's containerd, where this is about one.
+    /// The node's containerd, if this is a Kubernetes node.
     fn containerd(&self) -> Option<&Node> {
         match &self.host.management {
             Management::Node(node) => Some(node),
@@ -446,7 +446,7 @@ impl Site {
         }
     }
 
-    /// This host is a Kubernetes node as well, and nothing says that it is meant.
+    /// Whether this host is a Kubernetes node too, and the user chose neither store.
     async fn is_beside_node(&self, args: &HostArgs) -> bool {
         let flags = Flags::from(args);
         if args.offline || flags.choice().is_some() || self.containerd().is_some() {
@@ -455,7 +455,8 @@ impl Site {
         find_node(&flags, FOUND_WITHIN).await.is_ok()
     }
 
-    /// What sees to a run that is killed; none where there is nothing but files.
+    /// The watchdog's marker and systemd, for a run that may be killed. `None` without a
+    /// daemon.
     fn supervised(&self) -> Option<Supervised<'_, SystemBus>> {
         if let Some((docker, _)) = self.engine() {
             return Some(docker.supervised(self.images()));
@@ -476,7 +477,7 @@ impl Site {
         &self.host.images
     }
 
-    /// systemd and the daemon, where there is one to manage.
+    /// systemd and the daemon, if there is a daemon to manage.
     fn managed(&self) -> Option<(&SystemBus, &Managed)> {
         match (&self.bus, &self.host.management) {
             (Some(bus), Management::Managed(managed)) => Some((bus, managed)),
@@ -484,7 +485,7 @@ impl Site {
         }
     }
 
-    /// The same as a transaction needs it.
+    /// systemd, the daemon and its API, for a transaction.
     fn engine(&self) -> Option<Engine<'_>> {
         let (manager, host) = self.managed()?;
         let pending = Path::new(PENDING);
@@ -496,7 +497,7 @@ impl Site {
         Some((docker, engine_at(&host.socket)))
     }
 
-    /// The image store, read; but not again where it is as it was `seen`.
+    /// Reads the image store. Reuses the snapshot `seen` if the file has not changed.
     async fn image_store(
         &self,
         containerd_root: Option<&Path>,
@@ -509,8 +510,8 @@ impl Site {
         Ok(read.await?)
     }
 
-    /// The store, and what a goal comes down to there. A transaction is taken back where it
-    /// was made, unless another containerd root is given.
+    /// Reads the store and plans the goal. A rollback uses the containerd root of its
+    /// transaction, unless the user names another one.
     async fn draft(
         &self,
         goal: &Goal<'_>,
@@ -527,7 +528,7 @@ impl Site {
     }
 }
 
-/// What is to be done to the store as it was read.
+/// The changes to the store that was read.
 struct Draft<'a> {
     store: ImageStore<'a>,
     plan: Plan,
@@ -544,7 +545,7 @@ impl Draft<'_> {
     }
 }
 
-/// A run that stops Docker has not ended, and is about the store of this host.
+/// Whether a run that stops Docker has not ended on this host's store.
 fn is_at_work_on(host: &Host) -> bool {
     let images = &host.images;
     host.image_store == StoreKind::Own
@@ -555,7 +556,7 @@ fn is_at_work_on(host: &Host) -> bool {
         )
 }
 
-/// An option that says nothing of a Kubernetes node.
+/// An option that has no meaning for a Kubernetes node.
 fn only_for_docker(args: &HostArgs) -> Option<&'static str> {
     let options = [
         (args.offline, "--offline"),
@@ -569,7 +570,7 @@ fn only_for_docker(args: &HostArgs) -> Option<&'static str> {
     given.map(|(_, option)| option)
 }
 
-/// What was found where.
+/// Logs each fact about the host with its source.
 fn log(sources: &[Finding]) {
     for finding in sources {
         tracing::info!(
@@ -585,7 +586,7 @@ fn engine_at(socket: &Path) -> UnixEngine {
     UnixEngine::new(socket, ANSWER_WITHIN)
 }
 
-/// What is asked for, with all that its sources say.
+/// The request in the arguments, with the claims of its sources.
 fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
     let terms = &args.terms;
     let nothing_yet = Collected::new(&terms.rewrite).with_tags(terms.tags);
@@ -608,7 +609,7 @@ fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
     Ok(request)
 }
 
-/// What sources say, on these terms.
+/// A request for the claims of sources, with these options.
 fn requested(terms: &TermsArgs, collected: Collected, report: &mut Report) -> Request {
     for remark in &collected.remarks {
         report.warning(remark);
@@ -623,7 +624,7 @@ fn requested(terms: &TermsArgs, collected: Collected, report: &mut Report) -> Re
     }
 }
 
-/// What the digests here rest on, as far as that can be read.
+/// The recorded provenance of digests. Empty, with a warning, if it cannot be read.
 fn provenance(images: &ImageDir, report: &mut Report) -> Provenance {
     Provenance::read(images).unwrap_or_else(|error| {
         let path = provenance::path(images);
@@ -632,7 +633,7 @@ fn provenance(images: &ImageDir, report: &mut Report) -> Provenance {
     })
 }
 
-/// Warns when a run has not ended: what is read then is the middle of a change.
+/// Warns if a run has not ended: the references may be in the middle of a change.
 fn warn_of_pending(site: &Site, report: &mut Report) {
     match Journal::read(site.images().data_root()) {
         Ok(None) => {}

@@ -27,7 +27,7 @@ fn nothing_to_do(args: &RequestArgs, mut report: Report) -> RunResult {
         if args.names_claims() {
             return Stop::Unmet.tell(report);
         }
-        // Most of a fleet's claims are about other hosts' images.
+        // In a fleet, most claims are about images of other hosts.
         report.done(false, None);
         report.line("Nothing to do: no claim is about an image that this host has.");
         return report.end(RunResult::Unchanged);

@@ -1,4 +1,4 @@
-//! What `apply` and `rollback` have in common: all but what is to change.
+//! Change of references: what `apply`, `load` and `rollback` have in common.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::transaction::outcome::{Outcome, Progress};
 
 pub(super) enum Wanted<'a> {
     Claims(&'a Request),
-    /// Taking back a transaction: the named one, or the newest.
+    /// Roll back the transaction with this ID, or the newest.
     Rollback(Option<&'a str>),
 }
 
@@ -60,14 +60,14 @@ impl Options<'_> {
     }
 }
 
-/// How it ended, with what was to be expected of containers where Docker is stopped.
+/// The outcome, with the expected impact on containers if Docker was stopped.
 pub(super) struct Changed {
     pub outcome: Outcome,
     pub impact: Option<Impact>,
 }
 
 impl<'a> Wanted<'a> {
-    /// What that means on a host as it is now.
+    /// The goal on this host, as it is now.
     fn goal(&self, site: &Site, report: &mut Report) -> Result<Goal<'a>, Stop> {
         match self {
             Self::Claims(request) => Ok(Goal::Claims(request)),
@@ -80,14 +80,14 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Makes the change. None when nothing is to be done.
+/// Makes the change. Returns `None` if there is nothing to do.
 pub(super) async fn change(
     wanted: &Wanted<'_>,
     options: &Options<'_>,
     report: &mut Report,
 ) -> Result<Option<Changed>, Stop> {
-    // A first look without the lock: when there is nothing to do, nobody is
-    // kept waiting, and what cannot be done is refused at once.
+    // First look without the lock: a run with nothing to do does not block others, and an
+    // impossible change is refused at once.
     let (data_root, seen) = match look(wanted, options, report).await {
         Ok(None) => return Ok(None),
         Ok(Some(looked)) => looked,
@@ -101,7 +101,7 @@ pub(super) async fn change(
     held.change(wanted, options, seen, report).await
 }
 
-/// A host that no other run is at work on, and where none was interrupted.
+/// A locked host, on which interrupted runs were recovered.
 pub(super) struct Held {
     pub site: Site,
     pub lock: RootLock,
@@ -122,7 +122,7 @@ impl Held {
             lock = RootLock::acquire(data_root, options.wait) => lock?,
         };
         report.begin(LOOKS);
-        // Everything again: another run may have ended just now.
+        // Examine the host again: another run may have ended just now.
         let mut site = settled_site(options.host, Reach::Bus).await?;
         report.host(&site.host);
         if let Some(problems) = recover(&site, &lock, report).await? {
@@ -142,7 +142,7 @@ impl Held {
         })
     }
 
-    /// Makes the change. None when nothing is to be done.
+    /// Makes the change. Returns `None` if there is nothing to do.
     pub(super) async fn change(
         self,
         wanted: &Wanted<'_>,
@@ -176,7 +176,7 @@ impl Held {
         report.say_plan(&plan);
         report.say_skipped(&plan);
         report.made_by(store.method());
-        // From here on, the journal tells of a run that is killed.
+        // From here on, the journal records the run in case it is killed.
         end_loading(&lock, report);
         let tx = Tx::new(
             site.images(),
@@ -193,7 +193,7 @@ impl Held {
     }
 }
 
-/// No load waits for its claims any more.
+/// Removes the mark of a load: its claims need not be applied any more.
 pub(super) fn end_loading(lock: &RootLock, report: &mut Report) {
     if Loading::read(lock.data_root()).is_some()
         && let Err(error) = Loading::remove(lock)
@@ -202,8 +202,8 @@ pub(super) fn end_loading(lock: &RootLock, report: &mut Report) {
     }
 }
 
-/// Where to take the lock, and the store as it was seen there. None when nothing is to be
-/// done.
+/// The data root to lock, and a snapshot of its store. Returns `None` if there is nothing
+/// to do.
 async fn look(
     wanted: &Wanted<'_>,
     options: &Options<'_>,
@@ -216,7 +216,7 @@ async fn look(
         return Ok(Some((data_root, None)));
     }
     let goal = match wanted.goal(&site, report) {
-        // Whoever has the lock knows more.
+        // The transaction has not ended: wait for the lock, then look again.
         Err(Stop::RollbackBlocker(RollbackBlocker::NotEnded(_))) => {
             return Ok(Some((data_root, None)));
         }
@@ -240,8 +240,8 @@ async fn look(
     }
 }
 
-/// A host in the middle of a change looks broken. Where another run may be at work, this
-/// waits for its lock before it believes that.
+/// The data root to lock, if another run may have caused this error: in the middle of a
+/// change, a host looks broken. The caller then waits for the lock and looks again.
 async fn data_root_behind(options: &Options<'_>, stop: Stop) -> Result<PathBuf, Stop> {
     let may_be_another_run = match &stop {
         Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. })

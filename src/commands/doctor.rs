@@ -36,10 +36,10 @@ use crate::transaction::image_store::{ImageStore, PlanError};
 use crate::transaction::reserve::{self, Need};
 use crate::transaction::restart::daemon::writes_at_start;
 
-/// There for as long as systemd is process 1 (`sd_booted(3)`).
+/// Exists exactly while systemd is process 1 (`sd_booted(3)`).
 const BOOTED: &str = "/run/systemd/system";
 
-/// All that only root can look at.
+/// The checks that only root can make.
 const OF_ROOT: [Check; 12] = [
     Check::Unit,
     Check::Configuration,
@@ -76,7 +76,7 @@ pub(super) async fn run(args: &DoctorArgs) -> RunResult {
     report.end(exit)
 }
 
-/// systemd, the own units and the right to look at the rest.
+/// Checks systemd, digestfix's own units, and whether the user is root.
 async fn begin() -> (Option<SystemBus>, Vec<Finding>) {
     let is_root = geteuid().is_root();
     let (bus, mut findings) = reach(is_root).await;
@@ -100,7 +100,7 @@ async fn begin() -> (Option<SystemBus>, Vec<Finding>) {
     (bus, findings)
 }
 
-/// A Kubernetes node, which the user says this host is.
+/// Checks a Kubernetes node that the user chose.
 async fn node(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Finding> {
     let (_, mut findings) = begin().await;
     if !geteuid().is_root() {
@@ -114,7 +114,7 @@ async fn node(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
     findings
 }
 
-/// All that concerns a node, once systemd and rights were looked at.
+/// The checks of a node, after those of systemd and root.
 async fn of_node(found: Result<Host, HostError>, report: &mut Report) -> Vec<Finding> {
     let mut findings = vec![program()];
     let mut places: Vec<Need> = [PENDING, RUNTIME_UNITS]
@@ -227,7 +227,7 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
                 match assess(bus, engine, managed, allowed, recorded).await {
                     Ok((impact, blockers)) => {
                         let told = stop::judge(&impact, &blockers, &kernel());
-                        // It was well as far as files alone say.
+                        // These findings replace the ok of checks that read only files.
                         findings.retain(|one| {
                             one.state != State::Ok || told.iter().all(|new| new.check != one.check)
                         });
@@ -277,7 +277,7 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
     findings
 }
 
-/// A mounted disk, or an image that is being built.
+/// Checks a mounted disk, or an image that is being built.
 fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
     let host = match find_offline(&Flags::from(&args.host)) {
         Ok(host) => host,
@@ -316,8 +316,7 @@ fn unreachable(check: Check) -> Finding {
     Finding::not_seen(check, "systemd cannot be asked")
 }
 
-/// systemd, by the bus, or where that is away by its own socket, as far as
-/// looking goes.
+/// Connects to systemd by the bus, or else by its own socket, which is enough for checks.
 async fn reach(is_root: bool) -> (Option<SystemBus>, Vec<Finding>) {
     if !Path::new(BOOTED).is_dir() {
         return (
@@ -362,7 +361,7 @@ async fn own_units(bus: &SystemBus) -> Vec<Finding> {
     boot::judge(&units, &states)
 }
 
-/// All that is in the data root, and where else a run writes.
+/// The checks of the data root, and of the other places that a run writes to.
 fn of_data_root(
     images: Option<&ImageDir>,
     store: StoreKind,
@@ -414,7 +413,7 @@ fn of_data_root(
     }
     let (directory, state) = (images.path(), history::directory(data_root));
     let beside = disk::beside(&directory, size);
-    // There at the same time as the reserve.
+    // The store's files need space at the same time as the reserve.
     for place in &mut places {
         if place.path.starts_with(data_root) {
             place.bytes = place.bytes.saturating_add(beside.bytes);

@@ -1,11 +1,11 @@
-//! What commands run on that wait for systemd, Docker, signals or the clock.
+//! Event loop for commands that wait for systemd, Docker, signals or the clock.
 
 use crate::report::output::Output;
 use crate::report::run_result::RunResult;
 use crate::sys::interrupt;
 use crate::sys::printable::printable;
 
-/// Runs a command, and waits until all that it said is read.
+/// Runs a command, and waits until its output is written.
 pub(super) fn on_event_loop(command: impl Future<Output = RunResult>) -> RunResult {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -26,8 +26,8 @@ pub(super) fn on_event_loop(command: impl Future<Output = RunResult>) -> RunResu
     output.wait_for_nobody();
     runtime.block_on(async {
         let exit = command.await;
-        // The host is whole by now. Whoever does not read may be waited for,
-        // but not for longer than anybody likes.
+        // The host is consistent by now. Wait for a slow reader of the output, but let a
+        // further signal end the wait.
         tokio::select! {
             () = output.drained() => {}
             () = interrupt::again() => {}

@@ -52,7 +52,7 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What is in the file, what it lacks, and what to type next.
+/// A summary: what the file contains, what it lacks, and what to type next.
 fn told(exported: &Exported, file: &str) -> Vec<String> {
     let known = |known: Known| {
         let digests = exported.digests.iter();
@@ -120,7 +120,7 @@ async fn exported(args: &ExportArgs, report: &mut Report) -> Result<Exported, St
     Ok(exported)
 }
 
-/// The references that the names ask for; all without any.
+/// The references that the names mean. All references if there are no names.
 fn chosen(
     all: Vec<(Reference, ImageId)>,
     names: &[Reference],
@@ -138,7 +138,7 @@ fn chosen(
                     .filter(|(reference, _)| reference.repository() == name.repository()),
             );
         } else if let Some((_, image)) = all.iter().find(|(reference, _)| reference == name) {
-            // A tag stands for its image, with every digest of that.
+            // A tag means its image, with all of the image's digests.
             found.extend(all.iter().filter(|(reference, other)| {
                 reference.repository() == name.repository() && other == image
             }));

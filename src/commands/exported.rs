@@ -1,5 +1,5 @@
-//! What this host says of its digests to other hosts: a claims file, and how far each
-//! digest is known.
+//! Export of this host's digests for other hosts: a claims file, and the evidence for
+//! each digest.
 
 use std::io;
 
@@ -13,28 +13,28 @@ use crate::state::provenance::Provenance;
 use crate::sys::printable::to_json;
 use crate::transaction::image_store::ImageStore;
 
-/// The claims, and what is known of the digests.
+/// The claims, and the evidence for each digest.
 #[derive(Default)]
 pub(super) struct Exported {
     pub file: ClaimsFile,
     pub digests: Vec<(Reference, ImageId, Known)>,
 }
 
-/// How far a digest is known on this host.
+/// The evidence that this host has for a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
-    /// The manifest is here.
+    /// The digest's manifest.
     Proven,
-    /// Docker has the digest for the image, and no manifest.
+    /// Docker's record of the digest for the image, without a manifest.
     Recorded,
-    /// A person said so.
+    /// Only a user's claim.
     Asserted,
-    /// It says nothing to other hosts.
+    /// The digest is not exported, for this reason.
     LeftOut(&'static str),
 }
 
 impl Known {
-    /// As the JSON object has it.
+    /// The word in the JSON output.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Proven => "proven",
@@ -46,7 +46,7 @@ impl Known {
 }
 
 impl Exported {
-    /// What is known of the digests among these references.
+    /// Collects the digests among these references, with their evidence.
     pub fn of(
         references: impl IntoIterator<Item = (Reference, ImageId)>,
         store: &ImageStore<'_>,
@@ -72,7 +72,7 @@ impl Exported {
         Ok(exported)
     }
 
-    /// The claims file.
+    /// The text of the claims file.
     pub fn text(&self) -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
         to_json(&mut text, &self.file).map_err(io::Error::other)?;
@@ -80,7 +80,7 @@ impl Exported {
         Ok(text)
     }
 
-    /// The image of this pin is to have its tag as well.
+    /// Claims the pin's tag for its image too.
     pub fn give_tag(&mut self, pin: &Reference) {
         let Some(digest) = pin.digest() else {
             return;
@@ -102,7 +102,7 @@ impl Exported {
         let Some(digest) = reference.digest() else {
             return Known::Recorded;
         };
-        // A digest that is asserted here is no better known on another host.
+        // A digest that is only asserted here is only asserted on other hosts too.
         let written = provenance.of(reference, image);
         let trust = written.map(|written| written.trust);
         let trust = trust.filter(|trust| *trust == Trust::Asserted);

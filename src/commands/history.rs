@@ -26,7 +26,7 @@ async fn show(args: &HistoryArgs, report: &mut Report) -> Result<(), Stop> {
     warn_of_pending(&site, report);
     let images = site.images();
     let (records, broken) = history::scan(images.data_root(), |mut record| {
-        // Of the many only the changes are shown.
+        // The list shows only the changes.
         record.claims.clear();
         Some(record)
     });
@@ -50,7 +50,7 @@ async fn show(args: &HistoryArgs, report: &mut Report) -> Result<(), Stop> {
     Ok(())
 }
 
-/// The store from before a transaction, where that is still kept.
+/// The backup of the store before a transaction, if it still exists.
 fn backup(record: &Record, images: &ImageDir) -> Option<std::path::PathBuf> {
     let images = ImageDir::new(images.data_root(), &record.driver);
     let path = beside(&images.store_path(), &record.id);

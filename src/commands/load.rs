@@ -1,4 +1,5 @@
-//! `digestfix load`: archives first, then their claims in one transaction.
+//! `digestfix load`: loads the archives first, then applies their claims in one
+//! transaction.
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
@@ -28,10 +29,10 @@ mod sending;
 use archives::{Archive, Place};
 use sending::{Sending, Sent};
 
-/// How often a person is told how far it is.
+/// The interval of progress messages.
 const TOLD_EVERY: Duration = Duration::from_millis(250);
 
-/// What images stand for whose digest nothing brings.
+/// The next step for an image without a digest.
 const WITHOUT: &str = "give it one (digestfix apply NAME:TAG@sha256:HEX), or save it anew by digestfix save where it was pulled";
 
 pub(super) async fn run(args: &LoadArgs) -> RunResult {
@@ -60,20 +61,20 @@ pub(super) async fn run(args: &LoadArgs) -> RunResult {
     }
 }
 
-/// How it ended.
+/// How the command ended.
 enum Loaded {
-    /// Images were here or loaded, and references were to change.
+    /// The images are here, and references had to change.
     Changed(Box<Changed>),
-    /// Images were loaded, and no reference was to change.
+    /// Images were loaded, and no reference had to change.
     Images,
-    /// The same, and nothing was claimed of them that could be applied.
+    /// Images were loaded, but no claim about them could be applied.
     Unmet,
     Nothing,
 }
 
-/// Why not all was loaded, or not all claims were applied.
+/// Why some archives were not loaded, or some claims not applied.
 enum LoadStop {
-    /// Docker was asked for nothing.
+    /// Nothing was sent to Docker.
     Before(Stop),
     Amid {
         result: RunResult,
@@ -192,7 +193,7 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     })
 }
 
-/// Has one archive loaded.
+/// Sends one archive to Docker to be loaded.
 async fn send(
     archive: &Archive,
     engine: &UnixEngine,
@@ -238,7 +239,7 @@ async fn send(
     Ok(sent)
 }
 
-/// The claims cannot be applied after all, and the images stay.
+/// The end of a run whose claims could not be applied after all. The loaded images stay.
 fn stays(stop: Stop, names: &[String], next: &str) -> LoadStop {
     LoadStop::Amid {
         result: RunResult::Failed,
@@ -260,7 +261,8 @@ fn state(names: &[String], more: &str) -> String {
     }
 }
 
-/// Where Docker itself sets tags, has it set those of pins whose digest is here by now.
+/// Where Docker itself sets tags: lets Docker set the tags of pins whose digest is here
+/// by now.
 async fn set_tags(
     request: &Request,
     site: &Site,
@@ -290,7 +292,7 @@ async fn set_tags(
     Ok(())
 }
 
-/// Says which images of archives have no digest here. Whether there is one.
+/// Warns about images of archives that have no digest here. Returns whether there is one.
 async fn without_digest(
     whole: &[Whole],
     site: &Site,

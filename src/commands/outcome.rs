@@ -1,4 +1,4 @@
-//! How a change of the references ended, in words.
+//! Outcome of a change of references, in words.
 
 use crate::commands::change::Changed;
 use crate::docker::container::{Change, Happened};
@@ -8,7 +8,7 @@ use crate::report::{Problem, Report};
 use crate::transaction::leftover::Leftover;
 use crate::transaction::outcome::{DockerNow, Ended, Failure, HostNow, Outcome, StoreNow};
 
-/// Tells how it ended.
+/// Reports the outcome.
 pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
     let Changed { outcome, impact } = changed;
     let impact = impact.as_ref();
@@ -55,9 +55,9 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
     }
 }
 
-/// What is told of every end.
+/// The parts of an outcome that every report needs.
 struct Told<'a> {
-    /// None only for a run without a daemon.
+    /// `None` for a run without a daemon.
     unit: Option<String>,
     containers: &'a [Change],
     impact: Option<&'a Impact>,
@@ -164,9 +164,9 @@ impl Told<'_> {
         )
     }
 
-    /// Reports the accepted changes, and gives the others.
+    /// Reports the expected changes of containers, and returns the others.
     fn containers(&self, report: &mut Report) -> Vec<String> {
-        // A load touches none.
+        // The load method affects no container.
         if self.impact.is_some() || self.unit.is_none() {
             report.containers(self.containers);
         }
@@ -247,7 +247,7 @@ fn look(now: &HostNow, unit: &str) -> String {
     }
 }
 
-/// What is to be done about a host that is half-way.
+/// The next step on a host that is in the middle of a change.
 fn next_after(first: &str, watchdog: Option<&str>) -> String {
     let next = format!("{first}, then: digestfix recover");
     match watchdog {

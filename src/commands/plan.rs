@@ -62,7 +62,7 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<RunResult, Stop> {
     Ok(RunResult::Pending)
 }
 
-/// Says that a plan changes nothing, and why.
+/// Reports that a plan changes nothing, and why.
 fn nothing_to_change(plan: &Plan, report: &Report) -> RunResult {
     if plan.is_unmet() {
         report.conclude("Nothing can be done: no claim could be applied.");

@@ -1,4 +1,4 @@
-//! `digestfix recover`, and what `apply` does first when a run was killed.
+//! `digestfix recover`, and the recovery of a killed run with which `apply` begins.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crate::transaction::{load, record, recovery, restart};
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Each change of the references' file is whole.
+/// True after every crash: the references' file is replaced atomically.
 const WHOLE: &str = "the references are whole";
 
 pub(super) async fn run(args: &RecoverArgs) -> RunResult {
@@ -141,9 +141,9 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
     failed.map_or(Ok(recovered), Err)
 }
 
-/// Brings back the files that Docker is about to read, and starts and stops
-/// nothing: systemd waits for this with Docker's own start, so it must not be
-/// waited for in turn, nor spoken to, as its bus may not be there yet.
+/// Restores the files that Docker is about to read. Starts and stops nothing: systemd
+/// delays Docker's start for this command, so waiting for Docker would be a deadlock.
+/// Does not connect to systemd either, because its bus may not be up yet.
 fn before_docker(report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
     let pending = Path::new(PENDING);
     pending::sweep(pending);
@@ -216,7 +216,7 @@ fn refuse_other_file(journal: &Journal, config_file: &Path) -> Result<(), Stop> 
     }
 }
 
-/// Brings the host back from where one run may have left it. None when it has
+/// Recovers the host from one run that may have been killed. Returns `None` if the run
 /// ended well.
 pub(super) async fn recover_run(
     id: &str,
@@ -227,7 +227,7 @@ pub(super) async fn recover_run(
     let pending = Path::new(PENDING);
     let journal = Journal::read(lock.data_root())?;
     if journal.as_ref().is_none_or(|journal| journal.id != id) {
-        // It was killed before it did anything.
+        // The run was killed before it changed anything.
         if journal.is_none() {
             recovery::end(lock, report).map_err(|failure| Stop::Recovery {
                 failure: Box::new(failure),
@@ -240,7 +240,7 @@ pub(super) async fn recover_run(
     let marker = Marker::read(pending, id)?;
     let (flags, found) = marker.map_or_else(Default::default, |one| (one.flags, one.found));
     let site = match settled_node(flags.into(), SETTLED_WITHIN).await {
-        // Some of it only a running engine can tell.
+        // Only a running engine can tell some facts: use those that the marker recorded.
         Err(Stop::Host(error)) => settled_site(&found.into(), Reach::Anyhow)
             .await
             .map_err(|_| Stop::Host(error))?,
@@ -257,8 +257,7 @@ pub(super) async fn recover_run(
     recover(&site, lock, report).await
 }
 
-/// The host, once systemd has finished what it is doing with Docker, such as a restart of
-/// its own.
+/// The host, after systemd has finished its current job on Docker, such as a restart.
 pub(super) async fn settled_site(args: &HostArgs, reach: Reach) -> Result<Site, Stop> {
     let deadline = Instant::now() + SETTLED_WITHIN;
     loop {
@@ -273,7 +272,8 @@ pub(super) async fn settled_site(args: &HostArgs, reach: Reach) -> Result<Site, 
     }
 }
 
-/// The same, where containerd may be about to start, as after a boot.
+/// Like [`settled_site`], but also waits for a containerd that may be starting, as after
+/// a boot.
 async fn settled_node(args: HostArgs, within: Duration) -> Result<Site, Stop> {
     let deadline = Instant::now() + within;
     loop {
@@ -286,8 +286,8 @@ async fn settled_node(args: HostArgs, within: Duration) -> Result<Site, Stop> {
     }
 }
 
-/// Brings the host back, if there is a journal, and gives what a person has to
-/// see to. None when there is no journal.
+/// Recovers the host if there is a journal. Returns the problems that the user must
+/// solve, or `None` without a journal.
 pub(super) async fn recover(
     site: &Site,
     lock: &RootLock,
@@ -341,7 +341,8 @@ pub(super) async fn recover(
     Ok(Some(problems))
 }
 
-/// Docker was not stopped by such a run, and is not started for it.
+/// Recovers a run of the load method. Such a run never stops Docker, so the recovery does
+/// not start it.
 async fn recover_load(
     journal: &Journal,
     load: &Load,
@@ -384,7 +385,7 @@ async fn recover_load(
     Ok(Some(problems))
 }
 
-/// A node's containerd was not stopped by such a run.
+/// Recovers a run that changed a node's records. Such a run never stops containerd.
 async fn recover_records(
     journal: &Journal,
     records: &Records,
@@ -408,7 +409,7 @@ async fn recover_records(
     Ok(Some(problems))
 }
 
-/// A recovery by this journal that failed.
+/// The error of a failed recovery with this journal.
 fn stop(failure: Failure, journal: &Journal) -> Stop {
     let state = state(&failure, journal);
     Stop::Recovery {
@@ -417,7 +418,7 @@ fn stop(failure: Failure, journal: &Journal) -> Stop {
     }
 }
 
-/// What may be left on the host of the run that the journal is of.
+/// The state in which the journal's run may have left the host.
 fn state(failure: &Failure, journal: &Journal) -> String {
     let references = match failure {
         Failure::NoReferences(_) => "the references cannot be read",
@@ -433,7 +434,7 @@ fn state(failure: &Failure, journal: &Journal) -> String {
     state.join("; ")
 }
 
-/// What there is to say of the recovery of a load that failed.
+/// The report of a failed recovery of the load method.
 pub(super) fn load_problem(failure: &Failure) -> Problem {
     Problem {
         what: vec![format!(
@@ -444,7 +445,7 @@ pub(super) fn load_problem(failure: &Failure) -> Problem {
     }
 }
 
-/// The same of a change of a node's records.
+/// The report of a failed recovery of a node's records.
 pub(super) fn record_problem(failure: &Failure) -> Problem {
     Problem {
         what: vec![format!(
@@ -458,7 +459,7 @@ pub(super) fn record_problem(failure: &Failure) -> Problem {
     }
 }
 
-/// What there is to say of a recovery that failed.
+/// The report of a failed recovery after a restart.
 pub(super) fn problem(failure: &Failure, state: String, unit: &str) -> Problem {
     let what = vec![format!(
         "an interrupted run could not be brought to an end: {failure}"

@@ -31,14 +31,14 @@ async fn roll_back(args: &RollbackArgs, report: &mut Report) -> Result<Option<Ch
     change(&Wanted::Rollback(args.id.as_deref()), &options, report).await
 }
 
-/// What is to be taken back.
+/// Finds the transaction to roll back.
 pub(super) fn find(id: Option<&str>, images: &ImageDir) -> Result<Reversal, Stop> {
     let (records, broken) = history::scan(images.data_root(), Some);
     if let Some(id) = id {
-        // A record that cannot be read is not the same as none.
+        // An unreadable record is an error, unlike a missing one.
         history::read(images.data_root(), id)?;
     } else if let Some(newest) = broken.into_iter().next_back() {
-        // It could be the one that is meant.
+        // The unreadable record may be the newest one, which the user means.
         return Err(newest.into());
     }
     Ok(reversal(&records, id, images.driver())?)

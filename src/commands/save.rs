@@ -33,7 +33,7 @@ pub(super) mod told;
 use carry::{CarryError, Sink, carry};
 use compressed::{Compressed, Format};
 
-/// How often a person is told how far it is.
+/// The interval of progress messages.
 const TOLD_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(args: &SaveArgs) -> RunResult {
@@ -53,7 +53,7 @@ pub(super) async fn run(args: &SaveArgs) -> RunResult {
     }
 }
 
-/// Why nothing, or not all, was written.
+/// Why nothing, or only a part, was written.
 enum SaveStop {
     Before(Stop),
     Amid {
@@ -69,7 +69,7 @@ impl<T: Into<Stop>> From<T> for SaveStop {
     }
 }
 
-/// Where the archive goes.
+/// The destination of the archive.
 enum Target {
     File(WholeFile, PathBuf),
     Stdout,
@@ -103,7 +103,7 @@ impl Target {
         Ok(Box::new(Compressed::new(format, plain)?))
     }
 
-    /// As the name of a file says.
+    /// The compression for the file's extension.
     fn compress(&self) -> Compress {
         let Self::File(_, path) = self else {
             return Compress::None;
@@ -123,7 +123,7 @@ impl Target {
         }
     }
 
-    /// What is there when it was given up.
+    /// What is left at the destination after a failure.
     fn left(&self) -> String {
         match self {
             Self::File(_, path) => format!("{} is as it was", path.display()),
@@ -214,7 +214,7 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
     let engine = store.engine().ok_or(Stop::NoEngine)?;
     let selection = selected(args, &store, report)?;
     let (names, claims) = described(&selection, &store, &site, report)?;
-    // It comes first so that a stream can be read.
+    // The claims come first in the archive, so that a reader of a stream has them early.
     let member = member(MEMBER, &claims).map_err(|error| target.unwritten(&error))?;
 
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
@@ -268,7 +268,7 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
     Ok(())
 }
 
-/// What was typed, and what files name.
+/// The images that the user typed, and those that files name.
 fn wanted(args: &SaveArgs, report: &mut Report) -> Result<Vec<Wanted>, Stop> {
     let mut wanted = args.images.clone();
     if !args.from.is_empty() {
@@ -285,7 +285,7 @@ fn wanted(args: &SaveArgs, report: &mut Report) -> Result<Vec<Wanted>, Stop> {
     Ok(wanted)
 }
 
-/// The images that are meant.
+/// Selects the images to save.
 fn selected(
     args: &SaveArgs,
     store: &ImageStore<'_>,
@@ -316,8 +316,8 @@ fn selected(
     Ok(selection)
 }
 
-/// What the engine is asked for, and the claims that go along. Tells of each image how far
-/// its digest is known.
+/// The names to save, and the claims to add. Reports the evidence for each image's
+/// digest.
 fn described(
     selection: &Selection,
     store: &ImageStore<'_>,

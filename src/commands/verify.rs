@@ -60,8 +60,7 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<RunResult, Stop>
     Ok(RunResult::Pending)
 }
 
-/// Says how many of the claims hold, where nothing that this host has speaks
-/// against one.
+/// Reports that the claims hold: nothing on this host contradicts one.
 fn all_holds(plan: &Plan, report: &Report) -> RunResult {
     if plan.is_unmet() {
         report.line("Nothing is verified: no claim could be applied.");

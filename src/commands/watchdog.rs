@@ -1,4 +1,5 @@
-//! `digestfix watchdog`, which [`crate::transaction::watchdog`] has systemd run beside an apply.
+//! `digestfix watchdog`: recovers a killed run. [`crate::transaction::watchdog`] lets systemd
+//! start it beside an apply.
 
 use std::fmt;
 use std::path::Path;
@@ -19,7 +20,7 @@ use crate::transaction::outcome::Progress;
 use crate::transaction::watchdog;
 
 pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
-    // Who cannot be told takes this watchdog for one that does not start.
+    // If the message is lost, the run treats this watchdog as one that does not start.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::info!("systemd is not told that the watchdog is ready: {error}");
     }
@@ -45,14 +46,14 @@ pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
     report.end(RunResult::Unchanged)
 }
 
-/// The data root may be on a disk that is not mounted any more. Its mount point
-/// has no journal, and is no sign of a run that has ended.
+/// Tries to recover the run. The data root may be on a disk that is not mounted any more.
+/// Its mount point then has no journal, which does not mean that the run has ended.
 async fn attempt(
     args: &WatchdogArgs,
     failures: u32,
 ) -> Result<(Option<Vec<String>>, Report), Trouble> {
     let output = OutputArgs {
-        // What it does is told the first time.
+        // Only the first attempt reports its steps.
         quiet: u8::from(failures > 0),
         ..OutputArgs::default()
     };

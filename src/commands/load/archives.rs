@@ -1,4 +1,4 @@
-//! Archives: which are meant, and what is in each before Docker is asked for anything.
+//! Archives of a load: finds them, and reads each one before Docker is asked to load any.
 
 use std::fmt;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::transaction::outcome::Progress;
 
 const STDIN: &str = "-";
 
-/// Where an archive is.
+/// The place of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     File(PathBuf),
@@ -38,11 +38,11 @@ impl fmt::Display for Place {
     }
 }
 
-/// An archive that is whole, as far as that can be told before it is read.
+/// An archive. If it is a file, it is known to be complete.
 #[derive(Debug)]
 pub(super) struct Archive {
     pub place: Place,
-    /// The images that it lists.
+    /// The images that it lists. Empty for standard input.
     pub whole: Vec<Whole>,
     pub bytes: Option<u64>,
 }
@@ -73,7 +73,7 @@ pub(super) fn places(
     Ok(places)
 }
 
-/// The archives in a directory, by name; hidden files are left out.
+/// The archives in a directory, sorted by name, without hidden files.
 fn within(directory: &Path, report: &mut Report) -> std::io::Result<Vec<PathBuf>> {
     let real = directory.canonicalize()?;
     let mut found = Vec::new();
@@ -96,8 +96,8 @@ fn within(directory: &Path, report: &mut Report) -> std::io::Result<Vec<PathBuf>
     Ok(found)
 }
 
-/// Reads every file to its end, with its claims. One that is not whole, or was changed, is
-/// refused.
+/// Reads every file to its end, with its claims. Refuses one that is incomplete or
+/// tampered with.
 pub(super) fn read(
     places: &[Place],
     collected: &mut Collected,

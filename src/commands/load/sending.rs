@@ -1,5 +1,5 @@
-//! An archive on its way to Docker: a thread reads it, so that neither waits for the other
-//! longer than a few pieces. What comes from standard input is looked into on the way.
+//! Sends an archive to Docker. A separate thread reads it, a few pieces ahead. Another
+//! thread reads the claims of an archive from standard input at the same time.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::claims::source::{self, Problem};
 use crate::docker::engine::{EngineError, UnixEngine};
 use crate::sys::plain_file::{self, Links};
 
-/// How much is read at once, and how many such pieces wait for Docker.
+/// The size of a piece in bytes, and the number of pieces that may wait for Docker.
 const PIECE: usize = 1024 * 1024;
 const WAITING: usize = 4;
 
@@ -42,20 +42,20 @@ pub(super) struct Sending {
     collected: Looking,
 }
 
-/// What is known of an archive that is looked into.
+/// The claims of the archive: known, or still being read.
 enum Looking {
     Known(Box<Collected>),
     Stream(JoinHandle<Result<Collected, Problem>>),
 }
 
-/// What Docker has loaded.
+/// The result of a load.
 pub(super) struct Sent {
-    /// The images, in its words.
+    /// The loaded images, by the names that Docker reports.
     pub names: Vec<String>,
     pub collected: Collected,
 }
 
-/// How many bytes are on their way, or there.
+/// The number of bytes that were sent so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Count(Arc<AtomicU64>);
 
@@ -100,7 +100,7 @@ impl Sending {
         let names = engine.load_pieces(self.pieces).await?;
         let collected = match self.collected {
             Looking::Known(collected) => *collected,
-            // The stream is at its end.
+            // Docker has read the whole stream, so the thread is about to end.
             Looking::Stream(looking) => match looking.join() {
                 Ok(collected) => collected.map_err(SendError::Claims)?,
                 Err(_) => return Err(io::Error::other("its reader ended early").into()),
@@ -135,7 +135,7 @@ fn pass_on(
         };
         piece.truncate(read);
         let piece = Bytes::from(piece);
-        // The reader of claims may have stopped early.
+        // The reader of claims may have ended early, which is no reason to stop.
         if let Some(shown) = shown {
             let _ = shown.send(piece.clone());
         }
@@ -146,7 +146,7 @@ fn pass_on(
     }
 }
 
-/// The pieces that were shown, as a stream.
+/// The pieces for the reader of claims, as a stream.
 struct Shown {
     pieces: Looked<Bytes>,
     piece: Bytes,
@@ -155,7 +155,7 @@ struct Shown {
 impl Read for Shown {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.piece.is_empty() {
-            // At the end, nothing is shown any more.
+            // At the end, the sender is gone, and an empty piece ends the stream.
             self.piece = self.pieces.recv().unwrap_or_default();
         }
         let count = buffer.len().min(self.piece.len());

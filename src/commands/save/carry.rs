@@ -1,5 +1,5 @@
-//! The archive on its way from the engine to a file. A thread of its own writes, because
-//! a disk or a reader may keep it waiting, and signals are to be heard meanwhile.
+//! Carries an archive from the engine to a file. A separate thread writes, because a disk
+//! or a reader may block, and the command must react to signals meanwhile.
 
 use std::io::{self, Read, Write};
 use std::thread;
@@ -11,12 +11,12 @@ use crate::docker::engine::EngineError;
 use crate::docker::engine::archives::{Archive, Archives};
 use crate::image::saved_archive::read_through;
 
-/// So many pieces of the archive wait to be written. One has at most half a megabyte.
+/// The number of pieces that may wait to be written. A piece has at most half a megabyte.
 const PIECES: usize = 16;
 
-/// Where an archive is written to.
+/// A destination for an archive.
 pub(super) trait Sink: Write + Send + 'static {
-    /// Returns once all of it is where it is to be.
+    /// Returns once everything is written durably.
     fn complete(&mut self) -> io::Result<()>;
 }
 
@@ -30,8 +30,8 @@ pub(super) enum CarryError {
     Write(io::Error),
 }
 
-/// Writes the engine's archive of these images, behind `first`. `told` hears how many
-/// bytes have come so far. Returns how many there were.
+/// Writes `first`, and then the engine's archive of these images. Calls `told` with the
+/// number of bytes so far. Returns the number of bytes in all.
 pub(super) async fn carry(
     engine: &impl Archives,
     names: &[String],
@@ -45,7 +45,7 @@ pub(super) async fn carry(
     let writer = thread::Builder::new().name("archive".to_owned());
     writer
         .spawn(move || {
-            // The receiver is gone when the run has been interrupted.
+            // The receiver is gone if the command was interrupted.
             let _ = ended.send(write(received, sink));
         })
         .map_err(CarryError::Write)?;
@@ -54,7 +54,7 @@ pub(super) async fn carry(
     while let Some(piece) = next {
         bytes += piece.len() as u64;
         if pieces.send(piece).await.is_err() {
-            // The writer has failed, and says why.
+            // The writer has failed. Its result below tells why.
             break;
         }
         told(bytes);
@@ -81,7 +81,7 @@ fn write(pieces: mpsc::Receiver<Bytes>, sink: impl Sink) -> Result<(), CarryErro
     }
 }
 
-/// What is read of it is written.
+/// A reader that writes each piece to the sink before it returns it.
 struct Through<S> {
     pieces: mpsc::Receiver<Bytes>,
     piece: Bytes,
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::image::saved_archive::member;
 
-    /// An engine with one archive, in pieces; the last of them may be an error.
+    /// An engine with one archive in pieces. The last piece may be an error.
     struct Source(RefCell<Vec<Result<Bytes, EngineError>>>);
 
     struct Pieces(Vec<Result<Bytes, EngineError>>);
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    /// A disk with room for so many bytes.
+    /// A disk with room for this number of bytes.
     #[derive(Clone)]
     struct Disk {
         room: usize,

@@ -1,6 +1,5 @@
-//! Compression on all processors: the archive in blocks, each a gzip member or a zstd
-//! frame of its own, which every reader of these formats joins again (RFC 1952, 2.2;
-//! RFC 8878, 3).
+//! Compression on all processors. Each block of the archive becomes a gzip member or a
+//! zstd frame; every reader of these formats joins them (RFC 1952, 2.2; RFC 8878, 3).
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -15,13 +14,13 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 use super::carry::Sink;
 
-/// A larger one would make the file no smaller.
+/// The size of a block in bytes. Larger blocks would not make the file smaller.
 const BLOCK: usize = 1024 * 1024;
 
-/// So much is kept in memory at most: each thread has one block under way, and one waits.
+/// The most threads. It bounds the memory: each thread has one block, and one more waits.
 const MOST_THREADS: usize = 8;
 
-/// How a block is compressed.
+/// The format of a compressed block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Gzip,
@@ -41,10 +40,10 @@ impl Format {
     }
 }
 
-/// A block, and where it goes when it is compressed.
+/// A block, and the channel for the compressed block.
 type Job = (Vec<u8>, SyncSender<io::Result<Vec<u8>>>);
 
-/// Compresses what is written to a sink.
+/// A sink that compresses, and writes to another sink.
 pub(super) struct Compressed<S> {
     sink: S,
     block: Vec<u8>,
@@ -69,7 +68,7 @@ impl<S: Sink> Compressed<S> {
                     let Ok(Ok((block, done))) = job else {
                         return;
                     };
-                    // The receiver is gone when the run has been interrupted.
+                    // The receiver is gone if the command was interrupted.
                     let _ = done.send(format.compressed(&block));
                 }
             })?;
@@ -95,7 +94,7 @@ impl<S: Sink> Compressed<S> {
         Ok(())
     }
 
-    /// Writes the first of the blocks that are under way.
+    /// Waits for the oldest block, and writes it.
     fn end(&mut self) -> io::Result<()> {
         match self.under_way.pop_front() {
             Some(compressed) => {
@@ -163,7 +162,7 @@ mod tests {
         }
     }
 
-    /// What is made of a text of several blocks, and the text.
+    /// A text of several blocks after compression, and the text itself.
     fn compressed(format: Format) -> (Vec<u8>, String) {
         let lines = (0..200_000).map(|number| format!("# line {number} of many\n"));
         let text: String = lines.collect();

@@ -1,14 +1,14 @@
-//! What a person is told while images are saved.
+//! Messages for the user while images are saved or loaded.
 
 use std::time::Duration;
 
 use crate::commands::exported::Known;
 use crate::image::reference::Reference;
 
-/// The most names of one image that a line has.
+/// The most names of one image in a line.
 const MOST_NAMES: usize = 3;
 
-/// How far the digest of one image is known, and what would make it better known.
+/// The evidence for the digest of one image, and how to improve it.
 pub(super) fn image(names: &[String], digests: &[(&Reference, Known)]) -> String {
     let mut named = names[..names.len().min(MOST_NAMES)].join(", ");
     if let Some(more @ 1..) = names.len().checked_sub(MOST_NAMES) {
@@ -44,7 +44,7 @@ pub(super) fn image(names: &[String], digests: &[(&Reference, Known)]) -> String
     format!("{named}: {said}")
 }
 
-/// How far it is.
+/// The progress: bytes so far, of about how many, the rate, and the time left.
 pub(in crate::commands) fn progress(
     name: &str,
     bytes: u64,
@@ -65,7 +65,7 @@ pub(in crate::commands) fn progress(
     format!("{text}, {}/s", size(rate))
 }
 
-/// What was written.
+/// The amount that was carried, and the rate.
 pub(in crate::commands) fn amount(bytes: u64, images: usize, took: Duration) -> String {
     let images = match images {
         1 => "1 image".to_owned(),
@@ -79,7 +79,7 @@ fn rate(bytes: u64, took: Duration) -> u64 {
     u64::try_from(u128::from(bytes) * 1_000_000 / micros).unwrap_or(u64::MAX)
 }
 
-/// In powers of ten, as Docker has it.
+/// A size in powers of ten, as Docker prints it.
 fn size(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let mut unit = 0;
@@ -158,7 +158,7 @@ mod tests {
             progress("a.tar", 400_000_000, Some(1_000_000_000), took),
             "a.tar: 400 MB of about 1.0 GB, 200 MB/s, about 3 s left"
         );
-        // An estimate that was too small.
+        // The total is an estimate, and was too small.
         assert_eq!(progress("a.tar", 9, Some(8), took), "a.tar: 9 B, 4 B/s");
         assert_eq!(
             progress("a.tar", 0, Some(8), took),
