@@ -1,5 +1,5 @@
-//! What people and machines read: text as things happen, or one JSON object
-//! in the end.
+//! Report: what people and machines read. Text while things happen, or one JSON object at
+//! the end.
 //!
 //! Nothing here fails or panics, so a closed terminal cannot stop a transaction
 //! half-way.
@@ -57,13 +57,13 @@ use tally::Tally;
 use text::{Text, Tone};
 use total::of_references;
 
-/// What the JSON object calls the image store of a Kubernetes node.
+/// The JSON object's name for the image store of a Kubernetes node.
 const KUBERNETES: &str = "kubernetes";
 
-/// The most reasons that a person is shown.
+/// The most reasons that the text shows.
 const MAX_REASONS: usize = 20;
 
-/// The most that a person is shown of one reason, in characters.
+/// The most characters of one reason that the text shows.
 const MAX_REASON_CHARS: usize = 10_000;
 
 pub struct Report {
@@ -79,10 +79,10 @@ pub struct Report {
     observer: Option<Observer>,
 }
 
-/// The most claims that are named of those that could not be applied.
+/// The most claims that could not be applied in one line.
 const MOST_NAMED: usize = 5;
 
-/// The claims about images that are not here, the first ones by name.
+/// The claims about images that are not here, with the text of the first ones.
 fn named(plan: &Plan) -> String {
     let skipped = plan.skipped.iter();
     let elsewhere: Vec<&str> = skipped
@@ -97,8 +97,8 @@ fn named(plan: &Plan) -> String {
 }
 
 impl Report {
-    /// A report of `command`, told as the flags say. The commands in it are for
-    /// the host that the invocation is about.
+    /// A report of `command`, in the form that the flags choose. The invocation supplies
+    /// the host options of commands in its texts.
     pub fn new(command: &'static str, output: &OutputArgs, invocation: Invocation) -> Self {
         Self {
             json: output.json,
@@ -118,14 +118,13 @@ impl Report {
         }
     }
 
-    /// The same, and journald hears of it; `metrics` is a file for
-    /// node_exporter.
+    /// Also sends events to journald. `metrics` is a file for node_exporter.
     pub fn observed(mut self, metrics: Option<&Path>) -> Self {
         self.observer = Some(Observer::new(metrics));
         self
     }
 
-    /// Lines for people are wanted.
+    /// Whether to write lines for people.
     const fn is_read(&self) -> bool {
         !self.json && self.quiet == 0
     }
@@ -137,7 +136,7 @@ impl Report {
         }
     }
 
-    /// Says the first line of what follows, after an empty one.
+    /// Writes an empty line, and then the first line of a paragraph.
     fn paragraph(&self, text: impl Into<Text>) {
         self.say("");
         self.say(text);
@@ -150,7 +149,7 @@ impl Report {
         }
     }
 
-    /// Says many lines at once.
+    /// Writes many lines at once.
     fn say_all(&self, lines: Vec<Text>) {
         if self.is_read() {
             let lines = lines.iter().map(|line| line.render(self.stdout.colours));
@@ -159,7 +158,7 @@ impl Report {
         }
     }
 
-    /// What there is room for in a line, where it is known who reads it.
+    /// The width of the terminal in columns. `None` if standard output is not a terminal.
     fn room(&self) -> Option<usize> {
         output::columns().filter(|_| self.stdout.terminal)
     }
@@ -168,14 +167,14 @@ impl Report {
         self.stdout.live && self.is_read()
     }
 
-    /// Nothing is being done any more.
+    /// Removes the live line of the current step.
     fn end_live(&self) {
         if (self.stdout.live || self.stderr.live) && self.is_read() {
             self.output.end();
         }
     }
 
-    /// A line for people on standard error, where standard output is for something else.
+    /// A line for people on standard error, because standard output may be used for data.
     /// A command in it is for another host.
     pub fn beside(&self, text: &str) {
         if self.is_read() {
@@ -184,7 +183,7 @@ impl Report {
         }
     }
 
-    /// How far something is that goes on since then. Only for a terminal.
+    /// Shows the progress of an action that began at `since`, on a terminal only.
     pub fn goes_on(&self, doing: &str, since: Instant) {
         if self.stderr.live && self.is_read() {
             let doing = printable(doing).into_owned();
@@ -192,7 +191,7 @@ impl Report {
         }
     }
 
-    /// Where Docker is.
+    /// Sets the host that the report is about.
     pub fn host(&mut self, host: &Host) {
         let managed = match &host.management {
             Management::Offline | Management::Node(_) => None,
@@ -224,7 +223,7 @@ impl Report {
         });
     }
 
-    /// This host is a Kubernetes node as well, whose images are others.
+    /// Reports that this host is also a Kubernetes node, with images of its own.
     pub fn beside_node(&mut self) {
         if let Some(host) = &mut self.document.host {
             host.other_image_store = Some(KUBERNETES);
@@ -234,18 +233,18 @@ impl Report {
         );
     }
 
-    /// It is about a Kubernetes node's images.
+    /// Whether the report is about the images of a Kubernetes node.
     pub fn is_of_node(&self) -> bool {
         let host = self.document.host.as_ref();
         host.is_some_and(|host| host.containerd_socket.is_some())
     }
 
-    /// Docker's unit, where there is one.
+    /// Docker's unit, if there is one.
     pub fn unit(&self) -> Option<&str> {
         self.document.host.as_ref()?.unit.as_deref()
     }
 
-    /// The line that says where Docker is.
+    /// Writes the line about the host.
     pub fn say_host(&self) {
         let Some(host) = &self.document.host else {
             return;
@@ -275,7 +274,7 @@ impl Report {
         self.say("");
     }
 
-    /// The references, and what is wrong with them.
+    /// Writes the references and their problems.
     pub fn status<R: Rows + 'static>(&mut self, rows: Selected<R>, shown: &Shown) -> RunResult {
         self.say_host();
         let mut table = Table::new(shown);
@@ -288,7 +287,7 @@ impl Report {
         if self.is_read() && tally.rows() > 0 {
             let mut lines = BufWriter::with_capacity(PIECE, Pieces(&self.output));
             table.lines(&rows, self.room(), |line| {
-                // The output takes all of it.
+                // Writing to the output's queue cannot fail.
                 let _ = writeln!(lines, "{}", line.render(self.stdout.colours));
             });
             let _ = lines.flush();
@@ -314,7 +313,7 @@ impl Report {
         result
     }
 
-    /// What the claims came down to, and the change that this means.
+    /// Sets the targets of the claims, and the changes.
     pub fn plan(&mut self, plan: &Plan) {
         self.document.claims = Some(plan.targets.iter().map(ClaimDocument::from).collect());
         let changes = plan.changes.iter();
@@ -329,13 +328,13 @@ impl Report {
         self.document.unmet = Some(plan.is_unmet());
     }
 
-    /// The plan was told to be one of which no claim could be applied.
+    /// Whether [`Self::plan`] was called with a plan of which no claim could be applied.
     pub fn is_unmet(&self) -> bool {
         self.document.unmet == Some(true)
     }
 
-    /// The claims that come to nothing here: those about images of other hosts
-    /// are counted, the others are told.
+    /// Reports the skipped claims: counts those about images of other hosts, and shows
+    /// the others.
     pub fn say_skipped(&mut self, plan: &Plan) {
         let mut elsewhere = 0;
         for skipped in &plan.skipped {
@@ -369,7 +368,7 @@ impl Report {
         }
     }
 
-    /// Tells of a change that was made, where nothing was said of it so far.
+    /// Shows a change that was made, if a single `--quiet` has hidden it so far.
     pub fn speak_of_change(&mut self, plan: &Plan) {
         if self.quiet == 1 {
             self.quiet = 0;
@@ -378,7 +377,7 @@ impl Report {
         }
     }
 
-    /// The change, as a diff.
+    /// Writes the change as a diff.
     pub fn say_plan(&self, plan: &Plan) {
         for target in plan.targets.iter().filter(|target| target.holds) {
             let basis = target.reference.digest().map(|_| basis_of(target));
@@ -438,7 +437,7 @@ impl Report {
         }
     }
 
-    /// How the change is made, and what of that is to be said before anything else.
+    /// Reports the method of the change.
     pub fn made_by(&mut self, method: Option<Method>) {
         self.document.method = method;
         self.say("");
@@ -453,7 +452,7 @@ impl Report {
         }
     }
 
-    /// The containers that are not what they were.
+    /// Sets the containers that have changed.
     pub fn containers(&mut self, changes: &[Change]) {
         let changes = changes.iter().map(|change| ContainerChangeDocument {
             name: change.name.clone(),
@@ -462,8 +461,8 @@ impl Report {
         self.document.container_changes = Some(changes.collect());
     }
 
-    /// Whether each claim holds; `engine` has the running engine's word on
-    /// each, where it was asked.
+    /// Reports whether each claim holds. `engine` has the running engine's answer for
+    /// each target, if it was asked.
     pub fn verified(&mut self, plan: &Plan, engine: Option<&[bool]>) {
         let host = self.document.host.as_ref();
         let place = match host.and_then(|host| host.image_store) {
@@ -497,25 +496,25 @@ impl Report {
         self.document.claims = Some(claims);
     }
 
-    /// An image that is about to be saved.
+    /// Adds an image that is about to be saved.
     pub fn saves(&mut self, image: SavedImage) {
         self.document.images.push(image);
     }
 
-    /// The archive is whole.
+    /// Sets the completed archive.
     pub fn saved(&mut self, file: Option<&Path>, bytes: u64) {
         let file = file.map(Path::to_owned);
         self.document.archive = Some(ArchiveDocument { file, bytes });
     }
 
-    /// An interrupted run is being brought to an end.
+    /// Reports that the recovery of an interrupted run begins.
     pub fn recovers(&mut self, id: &str) {
         if let Some(observer) = &mut self.observer {
             observer.recovers(id);
         }
     }
 
-    /// An interrupted run was brought to an end.
+    /// Reports that an interrupted run was recovered.
     pub fn recovered(&mut self) {
         self.recovered = true;
         if let Some(observer) = &mut self.observer {
@@ -527,7 +526,7 @@ impl Report {
         }
     }
 
-    /// The state of a host that nothing was done to.
+    /// The state of a host that this run has not changed.
     pub fn untouched(&self) -> &'static str {
         if self.recovered {
             "the interrupted run was brought to an end; nothing else was touched"
@@ -541,30 +540,30 @@ impl Report {
         self.say(&*self.invocation.in_full(text));
     }
 
-    /// The line that says what all of it came to.
+    /// Writes the line with the result of the command.
     pub fn conclude(&self, text: &str) {
         self.paragraph(&*self.invocation.in_full(text));
     }
 
-    /// The line that says how to take back what was done.
+    /// Writes the line with the command that rolls the change back.
     pub fn say_way_back(&self) {
         if let (Some(id), None) = (&self.document.transaction, &self.document.rollback_of) {
             self.line(&format!("To take this back: digestfix rollback {id}"));
         }
     }
 
-    /// The transaction that is taken back.
+    /// Sets the transaction to roll back.
     pub fn rollback_of(&mut self, id: &str) {
         self.document.rollback_of = Some(id.to_owned());
     }
 
-    /// The change is made.
+    /// Sets whether anything was changed, and the backup.
     pub fn done(&mut self, changed: bool, backup: Option<PathBuf>) {
         self.document.changed = Some(changed);
         self.document.backup = backup;
     }
 
-    /// Tells what went wrong, and ends the report.
+    /// Reports a problem, and ends the report.
     pub fn fail(mut self, result: RunResult, problem: Problem) -> RunResult {
         self.problem(result.heading(), problem);
         self.end(result)
@@ -618,7 +617,7 @@ impl Report {
         }
         if self.json {
             let mut pieces = BufWriter::with_capacity(PIECE, Pieces(&self.output));
-            // The output takes all of it, and each key is a string.
+            // Writing to the output's queue cannot fail, and every map key is a string.
             let _ = to_json(&mut pieces, &self.document);
             let _ = pieces.write_all(b"\n").and_then(|()| pieces.flush());
         }
@@ -675,7 +674,7 @@ impl Progress for Report {
     }
 }
 
-/// A line of a file can be of any length, and one reason be such a line.
+/// A reason may contain a line of a file, which can be of any length.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(MAX_REASON_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -683,7 +682,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// How far a target is known, and by what.
+/// The trust of a target, and the source of the evidence.
 fn basis_of(target: &Target) -> String {
     match target.trust {
         Trust::Asserted if target.typed => {

@@ -1,4 +1,4 @@
-//! What a doctor found, for people and for machines.
+//! Doctor's findings, for people and for machines.
 
 use crate::doctor::{Finding, State};
 use crate::report::table::columns;
@@ -6,7 +6,7 @@ use crate::report::text::{Text, Tone};
 use crate::report::{Report, shortened};
 
 impl Report {
-    /// The findings, a line each, with what to do about it below.
+    /// Writes a line for each finding, and below it the next step.
     pub fn findings(&mut self, mut findings: Vec<Finding>) {
         for finding in &mut findings {
             let in_full = |text: &String| self.invocation.in_full(text).into_owned();
@@ -22,7 +22,7 @@ impl Report {
                 ]
             })
             .collect();
-        // Sentences are not folded.
+        // Without a width, so that sentences are not folded.
         for (line, finding) in columns(&rows, None).into_iter().zip(&findings) {
             let next = finding.next.as_ref();
             let next = next.map(|next| Tone::Strong.of("  Next:").and(format!(" {next}")));

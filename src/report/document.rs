@@ -1,4 +1,4 @@
-//! The JSON object, as digestfix-json(5) describes it.
+//! JSON object, as digestfix-json(5) describes it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ use crate::state::history::{Changed, Claimed, Side};
 use crate::state::method::Method;
 use crate::transaction::outcome::Step;
 
-/// The version of the JSON object. Fields may be added under the same number;
-/// one that changes its meaning or goes away raises it.
+/// The version of the JSON object. New fields do not raise it. Removing or redefining a
+/// field does.
 pub const JSON_VERSION: u32 = 1;
 
-/// What went wrong, as a person needs it.
+/// What went wrong, the state of the host, and the next step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub what: Vec<String>,
@@ -80,7 +80,7 @@ pub(super) struct Document {
     pub problem: Option<Problem>,
 }
 
-/// Rows as a list, of which none is kept.
+/// Serializes rows as a list, without keeping any.
 fn one_by_one<S: Serializer>(
     rows: &Option<Box<dyn Rows>>,
     serializer: S,
@@ -111,21 +111,21 @@ pub(super) struct HostDocument {
     pub containerd_socket: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub containerd: Option<String>,
-    /// Another image store that this host has.
+    /// The other image store of this host, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_image_store: Option<&'static str>,
 }
 
-/// An image that is saved.
+/// An image in a saved archive.
 #[derive(Debug, Serialize)]
 pub struct SavedImage {
     pub image_id: String,
-    /// What Docker was asked for.
+    /// The names by which Docker saved it.
     pub names: Vec<String>,
     pub digests: Vec<SavedDigest>,
 }
 
-/// A digest of it, and how far that is known.
+/// One of its digests, and the evidence for it.
 #[derive(Debug, Serialize)]
 pub struct SavedDigest {
     pub reference: String,

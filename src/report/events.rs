@@ -1,28 +1,28 @@
-//! The kinds of events that journald is told of.
+//! Events for journald.
 //!
-//! Each has a `MESSAGE_ID` that never changes, by which it is found
-//! (`journalctl MESSAGE_ID=…`) and explained (`journalctl -x`, from
-//! `packaging/digestfix.catalog`).
+//! Each kind has a fixed `MESSAGE_ID`. Users find events by it (`journalctl
+//! MESSAGE_ID=…`), and `journalctl -x` explains them by it, from
+//! `packaging/digestfix.catalog`.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     Began,
-    /// A step of it, or of its recovery, has ended well.
+    /// A step of a run, or of its recovery, succeeded.
     Step,
-    /// Something in it did not go well, and does not change the outcome.
+    /// Something in a run failed without an effect on its outcome.
     Warning,
-    /// A reference is other than it was.
+    /// A reference has changed.
     ReferenceChanged,
     Done,
-    /// A transaction was done, and a container is not what it was.
+    /// A transaction succeeded, but a container has changed.
     ContainersChanged,
-    /// An interrupted run was brought to an end.
+    /// An interrupted run was recovered.
     Recovered,
     /// A run was refused, and touched nothing.
     Refused,
-    /// A run failed, and the host is as it was found.
+    /// A run failed, and the host is as before.
     Failed,
-    /// The references are changed, and not all else is as it was found.
+    /// The references are changed, but something else is not as before.
     Incomplete,
     /// The host could not be restored.
     Broken,
@@ -45,7 +45,7 @@ impl Event {
         }
     }
 
-    /// syslog's level, as `journalctl -p` takes it.
+    /// The syslog level, as for `journalctl -p`.
     pub const fn priority(self) -> &'static str {
         match self {
             Self::Broken | Self::Incomplete => "2",
@@ -80,7 +80,7 @@ mod tests {
         Event::Broken,
     ];
 
-    /// The texts of the catalog, by their IDs.
+    /// The texts of the catalog, by `MESSAGE_ID`.
     fn catalog() -> BTreeMap<&'static str, &'static str> {
         let entries = CATALOG.split("\n-- ").skip(1);
         entries
@@ -96,7 +96,8 @@ mod tests {
         assert_eq!(explained, ids);
     }
 
-    /// What a begin says of Docker depends on the store and on the options.
+    /// Whether Docker stops depends on the store and on the options, so the text promises
+    /// neither.
     #[test]
     fn a_begin_promises_no_stop_and_no_watchdog_where_there_is_none() {
         let began = catalog()[Event::Began.message_id()];
@@ -113,7 +114,7 @@ mod tests {
         assert!(!began.contains("Docker is about to be stopped"), "{began}");
     }
 
-    /// journalctl shows a name that it finds no field for as it is written.
+    /// If an entry lacks a field, journalctl shows the field's name in the text.
     #[test]
     fn what_went_wrong_is_explained_with_state_and_cure() {
         let catalog = catalog();

@@ -1,4 +1,4 @@
-//! What the containerd image store does not have, or not whole.
+//! Gaps: images that the containerd image store lacks, or has incompletely.
 
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
@@ -7,7 +7,8 @@ use crate::transaction::image_store::Gaps;
 use crate::transaction::outcome::Progress;
 
 impl Report {
-    /// What nothing can be told of, and what can have no digest.
+    /// Warns about references whose manifests are missing, and about images without a
+    /// name, which cannot have a digest.
     pub fn gaps(&mut self, gaps: &Gaps) {
         let unread: Vec<String> = gaps.unread.iter().map(Reference::familiar).collect();
         if !unread.is_empty() {
@@ -20,7 +21,8 @@ impl Report {
         self.nameless(&gaps.nameless);
     }
 
-    /// Docker calls an image here by its manifest, and not by the ID that a claim has.
+    /// Warns about images without a name. Shows Docker's ID for them, the digest of the
+    /// manifest, because claims have another ID.
     fn nameless(&mut self, images: &[Digest]) {
         const NAMED: usize = 3;
         let shown: Vec<String> = images.iter().take(NAMED).map(ToString::to_string).collect();
@@ -41,7 +43,7 @@ impl Report {
         }
     }
 
-    /// Warns of images that look whole and are not.
+    /// Warns about images that look complete but lack layers.
     pub fn layers_missing(&mut self, has: &str, references: &[Reference]) {
         let whose = match references {
             [] => return,

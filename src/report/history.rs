@@ -1,4 +1,4 @@
-//! The history, for people and for machines.
+//! History, for people and for machines.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ use crate::report::text::{Text, Tone};
 use crate::state::history::{Changed, Claimed, End, Kind, Record, Side};
 use crate::state::method::Method;
 
-/// A transaction of the history, and what is known of it beside its record.
+/// A transaction, with facts that are not in its record.
 #[derive(Debug, Clone)]
 pub struct Transaction {
     pub record: Record,
     pub rolled_back_by: Option<String>,
-    /// The store from before it, where that is still kept.
+    /// The backup of the store before the transaction, if it still exists.
     pub backup: Option<PathBuf>,
 }
 
 impl Report {
-    /// All transactions, in a line each.
+    /// Writes one line for each transaction.
     pub fn transactions(&mut self, transactions: Vec<Transaction>) {
         self.say_host();
         if transactions.is_empty() {
@@ -35,7 +35,7 @@ impl Report {
         self.document.transactions = Some(documents.collect());
     }
 
-    /// All of one transaction.
+    /// Writes all about one transaction.
     pub fn one_transaction(&mut self, transaction: Transaction) {
         self.say_all(transaction.lines());
         self.document.transactions = Some(vec![transaction.document(true)]);
@@ -78,7 +78,7 @@ impl Transaction {
         }
     }
 
-    /// In a few words.
+    /// The result in a few words.
     fn result(&self) -> String {
         let result = match &self.record.result {
             None => "has not ended",

@@ -1,4 +1,4 @@
-//! What a change would disturb, in words and as a document.
+//! Impact of a change, in words and as a JSON object.
 
 use std::collections::BTreeSet;
 
@@ -50,8 +50,7 @@ impl Report {
     }
 }
 
-/// What becomes of the running containers, and of those who are connected to
-/// them, in words.
+/// The lines about running containers, and about connections to them.
 fn effects(impact: &Impact) -> Vec<String> {
     let mut by_fate: Vec<(ContainerImpact, Vec<&str>)> = Vec::new();
     for container in &impact.containers {
@@ -113,7 +112,7 @@ fn effects(impact: &Impact) -> Vec<String> {
     lines
 }
 
-/// What becomes of the API's clients.
+/// The line about connected clients of the API.
 fn clients(impact: &Impact) -> Option<String> {
     let execs: usize = impact
         .containers

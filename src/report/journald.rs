@@ -1,8 +1,8 @@
-//! Entries with fields for systemd's journal, by journald's own protocol
-//! (`systemd.io/JOURNAL_NATIVE_PROTOCOL`): one datagram an entry.
+//! Entries with fields for systemd's journal, in journald's native protocol
+//! (`systemd.io/JOURNAL_NATIVE_PROTOCOL`): one datagram per entry.
 //!
-//! Nothing here waits or fails: an entry is lost when journald does not take it at
-//! once, or does not run.
+//! Nothing here waits or fails. An entry is lost if journald does not run, or cannot take
+//! it at once.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -12,8 +12,8 @@ use crate::sys::printable::printable;
 
 pub const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// The most that is sent of one value, in bytes. A datagram has room for some
-/// fifty such fields; what is larger would have to be passed as a file.
+/// The most bytes of one value. A datagram has room for some fifty fields of this size. A
+/// larger entry would have to be passed as a file.
 const MAX_VALUE: usize = 4096;
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -22,13 +22,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Adds a field of one line. A name is made of capital letters, digits and
+    /// Adds a field of one line. A name consists of capital letters, digits and
     /// underscores (`systemd.journal-fields(7)`).
     pub fn field(&mut self, name: &str, value: &str) {
         self.add(name, &printable(value));
     }
 
-    /// Adds a field of as many lines as there are texts; none without any.
+    /// Adds a field with one line for each text. Adds no field if there are no texts.
     pub fn lines<T: AsRef<str>>(&mut self, name: &str, lines: impl IntoIterator<Item = T>) {
         let lines = lines.into_iter();
         let lines: Vec<String> = lines
@@ -43,7 +43,7 @@ impl Entry {
         let value = shortened(value);
         self.bytes.extend_from_slice(name.as_bytes());
         if value.contains('\n') {
-            // A text field ends with its line; this form has a length instead.
+            // The form `NAME=VALUE` ends at a line break. This form has a length instead.
             self.bytes.push(b'\n');
             let length = value.len() as u64;
             self.bytes.extend_from_slice(&length.to_le_bytes());
@@ -66,7 +66,7 @@ fn shortened(value: &str) -> String {
     format!("{}…", &value[..end])
 }
 
-/// The way to journald.
+/// A connection to journald.
 #[derive(Debug)]
 pub struct Journald {
     path: PathBuf,
@@ -74,7 +74,7 @@ pub struct Journald {
 }
 
 impl Journald {
-    /// A way to the journald that listens at `path`; nothing is done yet.
+    /// A connection to the journald that listens at `path`. Opens nothing yet.
     pub fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -82,7 +82,7 @@ impl Journald {
         }
     }
 
-    /// Hands an entry over, if journald takes it at once. Says whether it did.
+    /// Sends an entry if journald can take it at once. Returns whether it did.
     pub fn send(&mut self, entry: &Entry) -> bool {
         match self.try_send(&entry.bytes) {
             Ok(()) => true,
@@ -102,7 +102,7 @@ impl Journald {
                 socket
             }
         };
-        // By its name each time, since journald may be started anew.
+        // Send by path each time, because journald may have restarted.
         self.socket
             .insert(socket)
             .send_to(bytes, &self.path)

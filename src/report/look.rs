@@ -1,4 +1,4 @@
-//! What a stream can show, and what is asked for.
+//! Look of a stream: what it can show, and what the user wants it to show.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,9 +10,9 @@ use clap::ColorChoice;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Look {
     pub colours: bool,
-    /// A line can be drawn over.
+    /// Whether a line can be redrawn.
     pub live: bool,
-    /// A person looks at it now.
+    /// Whether the stream is a terminal.
     pub terminal: bool,
 }
 
@@ -21,8 +21,8 @@ impl Look {
         Self::with(stream.is_terminal(), choice, |name| env::var_os(name))
     }
 
-    /// `NO_COLOR` is <https://no-color.org>'s, `CLICOLOR` and `CLICOLOR_FORCE`
-    /// are <https://bixense.com/clicolors>'s; flags come before variables.
+    /// The flag comes before variables. `NO_COLOR` follows <https://no-color.org>;
+    /// `CLICOLOR` and `CLICOLOR_FORCE` follow <https://bixense.com/clicolors>.
     fn with(
         terminal: bool,
         choice: ColorChoice,

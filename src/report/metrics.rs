@@ -1,8 +1,8 @@
-//! The last run in numbers, as a file for node_exporter's textfile collector.
+//! Metrics of the last run, as a file for node_exporter's textfile collector.
 //!
-//! The file is replaced whole. What is kept across runs (counts, the time of the last
-//! change) is read back from the former file, and begins anew where that cannot be
-//! read. Two runs that end in the same instant may lose one of their counts.
+//! The file is replaced atomically. Values that last across runs (counts, the time of the
+//! last change) are read from the former file; if it cannot be read, they start again.
+//! Two runs that end at the same instant may lose one of their counts.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
@@ -28,48 +28,50 @@ const OUTAGE: &str = "digestfix_api_outage_seconds";
 const OUTAGE_AT: &str = "digestfix_last_api_outage_timestamp_seconds";
 const OUTAGES: &str = "digestfix_api_outage_seconds_total";
 
-/// A run that has ended, and the host after it.
+/// A run that has ended, and the state of the host after it.
 #[derive(Debug, Clone)]
 pub struct Run {
     pub result: RunResult,
     pub exit_code: u8,
-    /// When it ended, in seconds since 1970.
+    /// The end of the run, in seconds since 1970.
     pub ended: f64,
-    /// How long it took, in seconds.
+    /// The duration of the run, in seconds.
     pub seconds: f64,
-    /// The references that are other than they were.
+    /// The number of changed references.
     pub changed: usize,
-    /// How long the engine was away, in seconds; none when it was not stopped.
+    /// How long the engine's API was away, in seconds. `None` if it was not stopped.
     pub outage: Option<f64>,
-    /// The digests that were claimed and are not there; none when it did not
-    /// come to know that.
+    /// The number of claimed digests that are missing. `None` if the run ended before it
+    /// knew.
     pub missing_digests: Option<usize>,
-    /// The host's references; none when they could not be read.
+    /// The host's references. `None` if they could not be read.
     pub references: Option<References>,
 }
 
-/// The references of a host, in numbers.
+/// Counts of a host's references.
 #[derive(Debug, Clone, Copy)]
 pub struct References {
-    /// All that the engine understands.
+    /// References that the engine can parse.
     pub all: usize,
-    /// The tags whose image has no digest in their repository.
+    /// Tags whose image has no digest in their repository.
     pub without_digest: usize,
 }
 
-/// Replaces the metrics in `file` by those of a run. On an error, the file is as it was.
+/// Replaces the metrics in `file` by those of a run. After an error, the file is
+/// unchanged.
 pub fn write(file: &Path, run: &Run) -> io::Result<()> {
     let former = state_file::read(file, MAX_BYTES).ok().flatten();
     let former = String::from_utf8(former.unwrap_or_default()).unwrap_or_default();
     replace(file, text(run, &exposition::read(&former)).as_bytes())
 }
 
-/// node_exporter never sees half a file, nor one that it may not read.
+/// Replaces a file, so that node_exporter never sees a part of it, or one that it may not
+/// read.
 fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(format!(".{}.new", std::process::id()));
-    // A run with the same process ID was killed here. What else is in the way,
-    // the next step says.
+    // A killed run with the same process ID may have left this file. If the removal
+    // fails, opening the file reports why.
     let _ = fs::remove_file(&new);
     let mut opened = OpenOptions::new()
         .write(true)
@@ -78,7 +80,7 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(&new)?;
     let written = opened
         .write_all(bytes)
-        // The mode that a file is made with is subject to the umask.
+        // The mode at creation is subject to the umask, so set it again.
         .and_then(|()| opened.set_permissions(Permissions::from_mode(0o644)))
         .and_then(|()| fs::rename(&new, file));
     if written.is_err() {

@@ -1,4 +1,5 @@
-//! Observer: tells journald and node_exporter of a run that may change a host.
+//! Observer: sends the events of a run that may change a host to journald, and its
+//! metrics to node_exporter.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,28 +15,27 @@ use crate::store::data_root::ImageDir;
 use crate::sys::who;
 use crate::transaction::outcome::Step;
 
-/// The most references that journald is told of, one by one. The history has
-/// them all.
+/// The most changed references that get an event each. The history has all of them.
 const MAX_REFERENCES: usize = 100;
 
-/// The most of a reason that a message has, in characters; a field has more.
+/// The most characters of a reason in a message. The field has more.
 const MAX_REASON: usize = 1000;
 
-/// What to do where nothing more is known.
+/// The next step if the problem has none.
 const NEXT: &str = "see to what is named, then run the same command again";
 
-/// Hears of one run.
+/// Observes one run.
 pub(super) struct Observer {
     journald: Journald,
     own_service: Option<String>,
     metrics: Option<PathBuf>,
-    /// The transaction that is under way, or was.
+    /// The present or last transaction.
     transaction: Option<String>,
     recovered: bool,
     outage: Outage,
 }
 
-/// How long the engine was away.
+/// How long the engine's API was away.
 #[derive(Default)]
 struct Outage {
     since: Option<Instant>,
@@ -78,7 +78,7 @@ impl Observer {
         self.tell(document, Event::Began, &message, &[]);
     }
 
-    /// An interrupted transaction is being brought to an end.
+    /// An interrupted transaction is being recovered.
     pub fn recovers(&mut self, transaction: &str) {
         self.transaction = Some(transaction.to_owned());
     }
@@ -103,14 +103,15 @@ impl Observer {
         self.tell(document, Event::Step, detail, &[("DIGESTFIX_STEP", word)]);
     }
 
-    /// What is said of claims before anything is to be done is not for journald.
+    /// Warnings before a transaction are about claims, and do not go to journald.
     pub fn warning(&mut self, document: &Document, text: &str) {
         if self.transaction.is_some() {
             self.tell(document, Event::Warning, text, &[]);
         }
     }
 
-    /// Tells how the run ended. Gives what did not go well in that.
+    /// Sends the result of the run. Returns the error message if the metrics could not be
+    /// written.
     pub fn end(
         &mut self,
         document: &Document,
@@ -119,12 +120,12 @@ impl Observer {
     ) -> Option<String> {
         self.outage.ends();
         if self.recovered && result == RunResult::Refused {
-            // It is not that one which is refused.
+            // The recovered transaction is not the one that was refused.
             self.transaction = None;
         }
         self.tell_end(document, result);
-        // A recovery that found nothing to do says nothing of the runs that
-        // the file is about.
+        // The metrics are about runs with claims. A recovery that found nothing to do
+        // tells nothing about them.
         let nothing_was_asked = document.claims.is_none() && result == RunResult::Unchanged;
         let file = self.metrics.as_ref().filter(|_| !nothing_was_asked)?;
         let run = self.run(document, result, took);
@@ -177,7 +178,7 @@ impl Observer {
         entry.lines("MESSAGE", [message].iter().chain(&below));
         entry.lines("DIGESTFIX_PROBLEM", what);
         self.journald.send(&entry);
-        // How it ended counts for more than what a full socket loses of this.
+        // Send the result before the changes: a full socket may lose some of these.
         for change in told(changes) {
             self.tell_change(document, change);
         }
@@ -229,13 +230,14 @@ impl Observer {
         }
         if let Some(host) = &document.host {
             entry.field("DIGESTFIX_DATA_ROOT", &host.data_root.to_string_lossy());
-            // With it, `journalctl -u docker` shows what root says of Docker.
+            // With this field, `journalctl -u docker` shows root's messages about Docker
+            // too.
             if let Some(unit) = &host.unit {
                 entry.field("OBJECT_SYSTEMD_UNIT", unit);
             }
         }
-        // journald asks the kernel for a sender's unit, and learns nothing when it
-        // reads the entry after this process has ended.
+        // journald finds a sender's unit by its process. If this process has ended before
+        // journald reads the entry, only this field names the unit.
         if let Some(unit) = &self.own_service {
             entry.field("OBJECT_SYSTEMD_UNIT", unit);
         }
@@ -260,7 +262,7 @@ impl Observer {
     }
 }
 
-/// What went wrong, in one line.
+/// The first reason in one line.
 fn in_short(problem: &Problem) -> String {
     let first = problem.what.first().map_or("", String::as_str);
     let first: String = first.chars().take(MAX_REASON).collect();
@@ -271,7 +273,7 @@ fn in_short(problem: &Problem) -> String {
     format!(": {first}{more}")
 }
 
-/// The references that are other than they were.
+/// The changed references.
 fn changed(document: &Document) -> &[ChangeDocument] {
     match (&document.transaction, document.changed, &document.changes) {
         (Some(_), Some(true), Some(changes)) => changes,
@@ -283,8 +285,8 @@ fn told(changes: &[ChangeDocument]) -> &[ChangeDocument] {
     &changes[..changes.len().min(MAX_REFERENCES)]
 }
 
-/// The digests that were claimed, as far as the run got to know which those
-/// are, and are not there.
+/// The number of claimed digests that are missing. `None` if the run ended before it knew
+/// the claims.
 fn missing_digests(document: &Document) -> Option<usize> {
     let claims = document.claims.as_ref()?;
     if document.rollback_of.is_some() {

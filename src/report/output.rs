@@ -1,14 +1,14 @@
-//! Output: standard output and standard error, written by a thread of their own.
+//! Output: standard output and standard error, written by a separate thread.
 //!
-//! A terminal that the user has stopped with Ctrl-S, a full pipe, a slow connection:
-//! each lets a writer wait without limit. A run that has stopped Docker must not wait
-//! for a reader, so everything is only queued here. The queue has no bound: a full one
-//! would have to wait or lose lines, and a run does not have much to say. Both streams
-//! share one queue, so their lines keep their order. The run waits for the queue at its
-//! end ([`Output::drained`]), when the host is whole.
+//! A terminal that the user has stopped with Ctrl-S, a full pipe, a slow connection: each
+//! blocks a writer without limit. A run that has stopped Docker must not wait for a
+//! reader, so everything is only queued here. The queue has no limit: a full queue would
+//! have to wait or lose lines, and a run writes little. Both streams share one queue, so
+//! their lines keep their order. At its end, when the host is consistent, the run waits
+//! for the queue ([`Output::drained`]).
 //!
-//! The thread starts with [`Output::wait_for_nobody`], which every command calls.
-//! Before it, texts are written directly.
+//! The thread starts with [`Output::wait_for_nobody`], which every command calls. Before
+//! that, texts are written directly.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -29,7 +29,7 @@ pub use process::{columns, is_terminal, write_bytes};
 pub use screen::Stream;
 use screen::{Screen, Streams};
 
-/// How often the step under way is drawn anew. One that is shorter is not shown.
+/// The interval at which the current step is redrawn. A shorter step is not shown.
 const REDRAW: Duration = Duration::from_millis(100);
 
 enum Said {
@@ -43,19 +43,19 @@ enum Said {
 /// Both streams of this process.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
-    /// None within when the system has no thread to give: better to wait for
-    /// readers than to leave a host as it is.
+    /// The queue to the thread. `None` inside if no thread could be started: waiting for
+    /// readers is better than leaving a host in the middle of a change.
     queue: Arc<OnceLock<Option<Sender<Said>>>>,
 }
 
 impl Output {
-    /// The streams that this process was given.
+    /// The output streams of this process.
     pub fn of_process() -> Self {
         static OUTPUT: OnceLock<Output> = OnceLock::new();
         OUTPUT.get_or_init(Self::default).clone()
     }
 
-    /// From here on, no reader is waited for.
+    /// Starts the thread: from here on, no writer waits for a reader.
     pub fn wait_for_nobody(&self) {
         self.queue_to(Process);
     }
@@ -72,44 +72,43 @@ impl Output {
     fn say(&self, said: Said) {
         match self.queue.get().and_then(Option::as_ref) {
             Some(queue) => {
-                // The thread ends only with the process.
+                // Cannot fail: the thread ends only with the process.
                 let _ = queue.send(said);
             }
             None => tell(&mut Screen::new(Process), said),
         }
     }
 
-    /// Has a text written. What cannot be written is lost without a word:
-    /// there is nobody left to say it to.
+    /// Writes a text. Ignores errors, because there is no other stream to report them to.
     pub fn write(&self, to: Stream, text: String) {
         self.say(Said::Text(to, text));
     }
 
-    /// Shows what is being done, and for how long by now, until it has ended.
-    /// Only for a terminal.
+    /// Shows a step that begins now, with its duration, until [`Self::end`]. On a
+    /// terminal only.
     pub fn begin(&self, doing: String) {
         self.say(Said::Begin(Stream::Stdout, doing, Instant::now()));
     }
 
-    /// The same on standard error, of something that goes on since then.
+    /// Like [`Self::begin`], but on standard error, for an action that began at `since`.
     pub fn goes_on(&self, doing: String, since: Instant) {
         self.say(Said::Begin(Stream::Stderr, doing, since));
     }
 
-    /// Nothing is being done any more.
+    /// Ends the step that is shown.
     pub fn end(&self) {
         self.say(Said::End);
     }
 
-    /// Writes a text to standard output that is worth nothing unless all of it
-    /// arrives, and waits for that.
+    /// Writes a text to standard output that is useless unless complete. Waits until it
+    /// is written.
     pub fn deliver(&self, text: String) -> io::Result<()> {
         let (sender, delivered) = mpsc::channel();
         self.say(Said::Deliver(text, sender));
         delivered.recv().map_err(io::Error::other)?
     }
 
-    /// Waits until all that was said is written.
+    /// Waits until the queue is empty.
     pub async fn drained(&self) {
         let (sender, drained) = oneshot::channel();
         self.say(Said::Drain(sender));
@@ -125,7 +124,7 @@ impl Output {
 #[derive(Debug)]
 pub struct Log(Output);
 
-/// It is given an event at a time, with a line break at its end.
+/// Each write is one event, with a line break at its end.
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
@@ -140,10 +139,10 @@ impl io::Write for Log {
     }
 }
 
-/// The thread.
+/// The writing thread.
 fn write_all(said: &Receiver<Said>, streams: impl Streams) {
-    // A process in the background that writes to its terminal may be sent
-    // SIGTTOU, which stops it, Docker's way back included.
+    // Block signals: a background process that writes to its terminal may get SIGTTOU.
+    // That would stop the whole process, and with it the restart of Docker.
     let _ = SigSet::all().thread_block();
     let mut screen = Screen::new(streams);
     loop {
@@ -184,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// A reader who takes each text only when the test lets it.
+    /// A reader that takes each text only when the test lets it.
     struct Stopped {
         written: Sender<(Stream, String)>,
         goes_on: Receiver<io::Result<()>>,

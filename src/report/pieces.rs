@@ -1,13 +1,13 @@
-//! A long text, given to the output in pieces: the whole of it is never in memory.
+//! Pieces of a long text for the output, so that the whole text is never in memory.
 
 use std::io::{self, Write};
 
 use crate::report::output::{Output, Stream};
 
-/// The size of a piece, in bytes, more or less.
+/// The approximate size of a piece, in bytes.
 pub(super) const PIECE: usize = 64 * 1024;
 
-/// Standard output. Each write is a piece of whole characters.
+/// Standard output. Each write must consist of whole characters.
 pub(super) struct Pieces<'a>(pub &'a Output);
 
 impl Write for Pieces<'_> {

@@ -1,51 +1,51 @@
-//! How a run ended: one enum, of which the exit code, journald's event and the word in
-//! metrics are views.
+//! Run result: one enum, from which the exit code, journald's event and the word in
+//! metrics follow.
 
 use crate::report::events::Event;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done, or nothing to do.
+    /// Success, or nothing to do.
     Done = 0,
-    /// Failed; the host is as it was found.
+    /// Failed. The host is as before.
     Failed = 1,
-    /// Refused; nothing was touched.
+    /// Refused. Nothing was changed.
     Refused = 3,
     /// Changes are pending.
     Pending = 4,
-    /// The host could not be restored, or something is not as it was found.
+    /// The host could not be restored, or something is not as before.
     Broken = 5,
-    /// Done, and a container is not what it was.
+    /// Success, but a container has changed.
     ContainersChanged = 6,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunResult {
     /// There was nothing to do.
     Unchanged,
-    /// Something is to be done, by another command than this one.
+    /// Another command is needed to make changes that are pending.
     Pending,
-    /// What was asked is done: the references are changed, or what is there was told.
+    /// The command succeeded: it changed the references, or showed what was asked for.
     Done,
-    /// An interrupted run was brought to an end, and nothing else was to be done.
+    /// An interrupted run was recovered, and there was nothing else to do.
     Recovered,
-    /// The references are changed, and a container is not what it was.
+    /// The references are changed, but so is a container.
     ContainersChanged,
-    /// Nothing was touched, since it should not be.
+    /// Refused before anything was changed.
     Refused,
-    /// It failed before anything was touched.
+    /// Failed before anything was changed.
     Failed,
-    /// It failed, and the host is as it was found.
+    /// Failed, and all changes were undone.
     Undone,
-    /// The references are the new or the old ones, and not all else is as it was found.
+    /// The references are consistent, new or old, but something else is not as before.
     Incomplete,
     /// The host could not be restored.
     Broken,
 }
 
 impl RunResult {
-    /// All that a run may come to that may change a host.
+    /// The possible results of a run that may change a host.
     pub const ALL: [Self; 9] = [
         Self::Unchanged,
         Self::Done,
@@ -73,7 +73,7 @@ impl RunResult {
         }
     }
 
-    /// What was wanted is so now.
+    /// Whether the run reached its goal.
     pub const fn is_success(self) -> bool {
         matches!(
             self,
@@ -92,7 +92,7 @@ impl RunResult {
         }
     }
 
-    /// What a problem is headed by.
+    /// The heading of a problem with this result.
     pub const fn heading(self) -> &'static str {
         match self {
             Self::Unchanged | Self::Pending | Self::Done | Self::Recovered => "done",
@@ -104,7 +104,7 @@ impl RunResult {
         }
     }
 
-    /// What journald is told.
+    /// The event for journald.
     pub const fn event(self) -> Event {
         match self {
             Self::Unchanged | Self::Pending | Self::Done | Self::Recovered => Event::Done,

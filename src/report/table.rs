@@ -8,26 +8,26 @@ use crate::report::text::{Text, Tone};
 
 const GAP: usize = 2;
 
-/// How far the lines of a folded row are indented after the first.
+/// The indentation of a folded row's further lines, in columns.
 const INDENT: usize = 4;
 
-/// A digest and an image ID are told apart by so many digits.
+/// The number of digits to show of a digest or an image ID: enough to distinguish them.
 const DIGITS: usize = 12;
 
-/// A name of fewer columns says nothing any more.
+/// The least width of a name, in columns. A shorter name tells nothing.
 const LEAST_NAME: usize = 16;
 
 const ALGORITHM: &str = "sha256:";
 
-/// How `status` shows the references.
+/// The options of `status` for its table.
 #[derive(Debug, Clone)]
 pub struct Shown {
     pub columns: Vec<Column>,
-    /// Names, digests and image IDs are not shortened.
+    /// Whether names, digests and image IDs are shown in full.
     pub whole: bool,
 }
 
-/// The table of `status`, which is laid out once all rows were seen.
+/// The table of `status`. It is laid out after all rows were seen.
 pub(super) struct Table<'a> {
     shown: &'a Shown,
     widths: Widths,
@@ -44,7 +44,8 @@ impl<'a> Table<'a> {
         self.widths.take(&self.cells(row));
     }
 
-    /// Gives the lines, those of problems first, one row at a time: there may be a million.
+    /// Passes the lines to `give`, those with problems first. One row at a time, because
+    /// there may be a million.
     pub fn lines(mut self, rows: &dyn Rows, room: Option<usize>, mut give: impl FnMut(Text)) {
         if !self.shown.whole {
             self.shorten_names(room);
@@ -60,7 +61,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Leaves names the room that other columns do not take.
+    /// Shortens names to the width that other columns leave.
     fn shorten_names(&mut self, room: Option<usize>) {
         let widths = &mut self.widths.0;
         let all: usize = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
@@ -160,8 +161,8 @@ fn state(row: &Row) -> Text {
     tone.of(format!("{sign} {word}{}", known.unwrap_or_default()))
 }
 
-/// A name that takes at most so many columns, without some of its middle: the tag
-/// and the registry tell more.
+/// Shortens a name to this width by leaving out its middle: the tag and the registry are
+/// more important.
 fn shortened(name: &str, width: usize) -> String {
     const CUT: char = '…';
     if name.width() <= width {
@@ -182,9 +183,9 @@ fn shortened(name: &str, width: usize) -> String {
     begin.into_iter().chain([CUT]).chain(end).collect()
 }
 
-/// Rows of cells below each other, the last ones as they are. Rows that are wider than
-/// there is room for are folded between two columns, each at the same, so that
-/// nothing is cut off and whole digests can be copied.
+/// Aligns cells in columns; the last column is not padded. If rows are wider than the
+/// room, all of them are folded at the same columns, so that nothing is cut off and whole
+/// digests can be copied.
 pub(super) fn columns<const N: usize>(lines: &[[Text; N]], room: Option<usize>) -> Vec<Text> {
     let mut widths = Widths::default();
     for line in lines {
@@ -194,11 +195,11 @@ pub(super) fn columns<const N: usize>(lines: &[[Text; N]], room: Option<usize>) 
     lines.iter().map(|line| columns.row(line)).collect()
 }
 
-/// How wide the columns are, of the lines so far.
+/// The widths of the columns in the lines so far.
 #[derive(Debug, Clone, Default)]
 struct Widths(Vec<usize>);
 
-/// Columns that lines are laid out in.
+/// The layout of lines in columns.
 struct Columns {
     widths: Vec<usize>,
     folds: Vec<bool>,
@@ -238,7 +239,7 @@ impl Columns {
     }
 }
 
-/// The columns that begin a new line.
+/// Whether each column begins a new line.
 fn folds(widths: &[usize], room: Option<usize>) -> Vec<bool> {
     let mut folds = vec![false; widths.len()];
     let Some(room) = room else {

@@ -1,16 +1,16 @@
-//! What the rows of `status` come to, in one line, and what to type next.
+//! Tally of the rows of `status`: a line with the counts, and the next commands.
 
 use crate::image::reference::Reference;
 use crate::plan::status::{Row, Selection, State, names};
 
-/// Counts the rows that are shown.
+/// Counts the shown rows.
 pub(super) struct Tally<'a> {
     selection: &'a Selection,
-    /// Whether each name was seen.
+    /// Whether a row was seen for each name of the selection.
     seen: Vec<bool>,
     well: usize,
     odd: [usize; State::ODD.len()],
-    /// What the engine does not understand, in the words of the row.
+    /// Notes about entries that the engine cannot parse.
     pub notes: Vec<String>,
 }
 
@@ -25,7 +25,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// Counts a row, and says whether it is shown.
+    /// Counts a row, and returns whether it is shown.
     pub fn see(&mut self, row: &Row) -> bool {
         for (name, seen) in self.selection.names.iter().zip(&mut self.seen) {
             *seen |= names(name, row);
@@ -56,12 +56,12 @@ impl<'a> Tally<'a> {
         problems.any(|state| self.count(*state) > 0) || self.names_are_lost()
     }
 
-    /// There are images, and not one has a name.
+    /// Whether there are images, but none with a name.
     fn names_are_lost(&self) -> bool {
         self.rows() > 0 && self.count(State::Nameless) == self.rows()
     }
 
-    /// The names that nothing here has.
+    /// The selected names that nothing here has.
     pub fn unknown(&self) -> Vec<String> {
         let names = self.selection.names.iter().zip(&self.seen);
         names
@@ -98,7 +98,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// What to type, for each kind of problem that a command mends.
+    /// The next command for each kind of problem that a command solves.
     pub fn next(&self) -> impl Iterator<Item = &'static str> {
         let next = [
             (

@@ -1,7 +1,7 @@
-//! Text for people, with what is to stand out in it.
+//! Text for people, in parts with different colours.
 //!
-//! Each part is made printable as it comes in, line breaks included: a text is one
-//! line. Only this module adds line breaks.
+//! Each part is made printable when it is added, including line breaks. So a text is one
+//! line; only this module adds line breaks.
 
 use std::fmt::Write;
 
@@ -10,21 +10,21 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::sys::printable::printable;
 
-/// What a part of a text is, which is what decides its colour.
+/// The meaning of a part of a text. It decides the colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
-    /// What the eye looks for.
+    /// Titles and labels, which the eye looks for.
     Strong,
     /// As it should be, or added.
     Good,
     /// Not as it should be, or worth a look.
     Doubtful,
-    /// Wrong, or taken away.
+    /// Wrong, or removed.
     Bad,
-    /// What a person has to see to now.
+    /// Needs a person's attention now.
     Alarming,
-    /// What can be passed over.
+    /// Unimportant.
     Faint,
 }
 
@@ -60,23 +60,23 @@ impl Text {
         self.0.extend(more.into().0);
     }
 
-    /// Goes on in the next line, indented.
+    /// Continues in the next line, indented.
     pub fn break_line(&mut self, indent: usize) {
         self.0.push((Tone::Plain, format!("\n{:indent$}", "")));
     }
 
-    /// The columns that it takes, if it is one line.
+    /// The width of the text in columns, if it is one line.
     pub fn width(&self) -> usize {
         self.0.iter().map(|(_, part)| part.width()).sum()
     }
 
-    /// What is written for it.
+    /// The text with or without colours.
     pub fn render(&self, colours: bool) -> String {
         let mut text = String::new();
         for (tone, part) in &self.0 {
             if colours {
                 let style = tone.style();
-                // A text takes whatever is written to it.
+                // Writing to a string cannot fail.
                 let _ = write!(text, "{style}{part}{style:#}");
             } else {
                 text.push_str(part);

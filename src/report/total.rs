@@ -1,4 +1,4 @@
-//! What a plan comes to, in one line.
+//! Summary of a plan, in one line.
 
 use crate::claims::trust::Trust;
 use crate::docker::container::Container;
@@ -8,7 +8,7 @@ use crate::report::Report;
 use crate::state::method::Method;
 
 impl Report {
-    /// What the plan comes to, its impact, and the command that makes it so.
+    /// Writes the summary of the plan, its impact, and the command that applies it.
     pub fn total(&self, plan: &Plan, means: Option<Method>, impact: Option<&Impact>, apply: &str) {
         let impact = impact_in_short(means, impact);
         self.conclude(&format!(
@@ -18,8 +18,8 @@ impl Report {
     }
 }
 
-/// How many references are added, changed and dropped, and how far the digests of
-/// those are known.
+/// The number of references to add, change and drop, and the trust in the digests among
+/// them.
 pub(super) fn of_references(plan: &Plan) -> String {
     let count = |is: fn(bool, bool) -> bool| {
         let changes = plan.changes.iter();

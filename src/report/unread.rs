@@ -1,4 +1,4 @@
-//! References that the running engine has not read.
+//! References in the file that the running engine has not read.
 
 use std::collections::BTreeSet;
 
@@ -6,13 +6,13 @@ use crate::image::reference::Reference;
 use crate::report::Report;
 
 impl Report {
-    /// What the file has and the running engine has not read.
+    /// Sets the references that the file has and the running engine has not read.
     pub fn unread(&mut self, references: &BTreeSet<Reference>) {
         let names = references.iter().map(Reference::familiar);
         self.document.unread = Some(names.collect()).filter(|names: &Vec<_>| !names.is_empty());
     }
 
-    /// There is something that the running engine has not read.
+    /// Whether there are references that the running engine has not read.
     pub fn has_unread(&self) -> bool {
         self.document.unread.is_some()
     }

@@ -1,10 +1,10 @@
 //! Prometheus's text format (`prometheus.io/docs/instrumenting/exposition_formats`),
-//! as much of it as is written here.
+//! limited to what digestfix writes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// What a family's values mean.
+/// The type of a metric family.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     /// A value that goes up and down.
@@ -13,7 +13,7 @@ pub(super) enum Kind {
     Counter,
 }
 
-/// A text that grows, family by family.
+/// A text to which metric families are appended.
 #[derive(Debug, Default)]
 pub(super) struct Exposition {
     text: String,
@@ -21,7 +21,7 @@ pub(super) struct Exposition {
 }
 
 impl Exposition {
-    /// Begins a family; its samples follow.
+    /// Begins a family. Its samples follow.
     pub fn family(&mut self, name: &'static str, kind: Kind, help: &str) -> &mut Self {
         let kind = match kind {
             Kind::Gauge => "gauge",
@@ -33,12 +33,12 @@ impl Exposition {
         self
     }
 
-    /// A value of the family.
+    /// Adds a sample without a label.
     pub fn value(&mut self, value: f64) {
         let _ = writeln!(self.text, "{} {value}", self.family);
     }
 
-    /// A value of the family, for one value of a label.
+    /// Adds a sample with one label.
     pub fn labelled(&mut self, label: &str, of: &str, value: f64) {
         let series = series(self.family, label, of);
         let _ = writeln!(self.text, "{series} {value}");
@@ -49,7 +49,7 @@ impl Exposition {
     }
 }
 
-/// What a series with one label is called.
+/// The name of a series with one label.
 pub(super) fn series(family: &str, label: &str, of: &str) -> String {
     let of = of
         .replace('\\', r"\\")
@@ -58,8 +58,7 @@ pub(super) fn series(family: &str, label: &str, of: &str) -> String {
     format!("{family}{{{label}=\"{of}\"}}")
 }
 
-/// The values in a text as it is written here, by the series that they are of.
-/// What is something else is passed over.
+/// Reads the values of a text in this format, by series. Skips other lines.
 pub(super) fn read(text: &str) -> BTreeMap<&str, f64> {
     let samples = text.lines().filter_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
@@ -92,7 +91,7 @@ mod tests {
             .labelled("of", "x y", 0.25);
         let text = text.into_text() + "c NaN\nd -1\ne +Inf\nf\ng one\n\0\n";
         let mut expected = BTreeMap::from([("a", 7.0), ("b{of=\"x y\"}", 0.25)]);
-        // Nothing is asked for by such a name.
+        // No series has such a name.
         expected.insert("# HELP a help", 3.0);
         assert_eq!(read(&text), expected);
     }

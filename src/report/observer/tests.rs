@@ -1,4 +1,4 @@
-//! Which ends are told to journald, as what.
+//! Tests of the events: which results are sent to journald, and as which events.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 

@@ -1,4 +1,4 @@
-//! The streams that this process was given.
+//! Output streams of this process.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -11,10 +11,10 @@ use rustix::termios::{tcgetpgrp, tcgetwinsize};
 
 use super::screen::{Stream, Streams};
 
-/// How soon a stream is tried again that takes nothing now and does not wait.
+/// The delay before another try on a non-blocking stream that is full.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
-/// Those streams.
+/// Standard output and standard error.
 pub(super) struct Process;
 
 impl Streams for Process {
@@ -33,8 +33,7 @@ impl Streams for Process {
     }
 }
 
-/// How many columns the terminal has that standard output is; none where that
-/// is not known.
+/// The width of the terminal on standard output, in columns. `None` if unknown.
 pub fn columns() -> Option<usize> {
     columns_of(io::stdout())
 }
@@ -45,7 +44,7 @@ fn columns_of(terminal: impl AsFd) -> Option<usize> {
 }
 
 fn foreground_columns(terminal: impl AsFd) -> Option<usize> {
-    // Without an answer, this process is taken to be in the foreground.
+    // If the terminal does not tell, assume that this process is in the foreground.
     let of_others = tcgetpgrp(&terminal).is_ok_and(|group| group != getpgrp());
     if of_others {
         None
@@ -54,7 +53,7 @@ fn foreground_columns(terminal: impl AsFd) -> Option<usize> {
     }
 }
 
-/// Standard output is a terminal.
+/// Whether standard output is a terminal.
 pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
@@ -64,15 +63,15 @@ pub fn write_bytes(bytes: &[u8]) -> io::Result<()> {
     write(&io::stdout(), bytes)
 }
 
-/// Without the buffer of [`io::Stdout`]: its lock is held for as long as a
-/// reader keeps it.
+/// Writes without the buffer of [`io::Stdout`], whose lock would be held as long as a
+/// reader blocks.
 fn write(stream: &impl AsFd, mut text: &[u8]) -> io::Result<()> {
     while !text.is_empty() {
         match rustix::io::write(stream, text) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => text = text.get(count..).unwrap_or_default(),
             Err(Errno::INTR) => {}
-            // Somebody who shares the stream has set O_NONBLOCK on it.
+            // Another process that shares the stream has set O_NONBLOCK on it.
             Err(Errno::AGAIN) => thread::sleep(TRY_AGAIN),
             Err(error) => return Err(error.into()),
         }

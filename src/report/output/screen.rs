@@ -1,35 +1,35 @@
-//! Lines, and below them on a terminal the step under way.
+//! Screen: lines, and on a terminal the current step below them.
 //!
-//! The step is drawn over itself, and erased before anything else is written. So the
-//! lines on a terminal are the same as in a file.
+//! The step is redrawn in place, and erased before anything else is written. So the lines
+//! on a terminal are the same as in a file.
 
 use std::io;
 use std::time::Instant;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Where a text goes.
+/// The stream for a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     Stdout,
     Stderr,
 }
 
-/// What texts are written to.
+/// The destination of texts.
 pub(super) trait Streams {
     /// Writes all of a text, however long that takes.
     fn write(&mut self, to: Stream, text: &[u8]) -> io::Result<()>;
-    /// The width of the stream's terminal, in columns. None when the stream is no terminal,
-    /// or this process is in the background.
+    /// The width of the stream's terminal, in columns. `None` if the stream is not a
+    /// terminal, or this process is in the background.
     fn columns(&self, on: Stream) -> Option<usize>;
 }
 
 const TURNS: [char; 4] = ['|', '/', '-', '\\'];
 
-/// To the beginning of the line, and nothing on it.
+/// The control sequence that goes to the beginning of the line, and clears it.
 const ERASE: &str = "\r\u{1b}[K";
 
-/// Where the text of a finished step begins.
+/// The column at which the text of a finished step begins.
 const INDENT: usize = 12;
 
 struct Doing {
@@ -38,7 +38,7 @@ struct Doing {
     since: Instant,
 }
 
-/// The streams with what is drawn on them.
+/// The streams, and the step that is drawn on them.
 pub(super) struct Screen<S> {
     streams: S,
     doing: Option<Doing>,
@@ -70,7 +70,7 @@ impl<S: Streams> Screen<S> {
         self.doing = None;
     }
 
-    /// Something is being done, and wants to be drawn from time to time.
+    /// Whether there is a step to be redrawn.
     pub const fn is_live(&self) -> bool {
         self.doing.is_some()
     }
@@ -86,7 +86,7 @@ impl<S: Streams> Screen<S> {
         let turn = TURNS[self.turn % TURNS.len()];
         let seconds = now.saturating_duration_since(doing.since).as_secs_f64();
         let time = format!("  {seconds:.1} s");
-        // A line that reaches the edge would go on in the next one.
+        // A line that reaches the last column would continue in the next line.
         let room = columns.saturating_sub(INDENT + time.width() + 1);
         let what = beginning(&doing.what, room);
         let line = format!("{ERASE}{turn:>8}    {what}{time}");
@@ -102,7 +102,7 @@ impl<S: Streams> Screen<S> {
     }
 }
 
-/// As much of a text as there is room for.
+/// The beginning of a text, limited to this width.
 fn beginning(text: &str, room: usize) -> &str {
     let mut taken = 0;
     let end = text.char_indices().find(|(_, character)| {
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    /// What a step leaves that is drawn twice, with a warning in between.
+    /// The output for a step that is drawn twice, with a warning in between.
     fn drawn(columns: Option<usize>) -> String {
         let mut paper = Paper {
             columns,
@@ -176,7 +176,7 @@ mod tests {
             let drawn = drawn(Some(columns));
             let frames = drawn.split("\r\u{1b}[K").filter(|one| one.contains(" s"));
             for frame in frames.filter(|frame| !frame.ends_with('\n')) {
-                // Without room for its time, there is none for a step.
+                // If its duration does not fit, the step is not shortened further.
                 let least = INDENT + "  3.2 s".len();
                 assert!(frame.width() < columns.max(least + 1), "{frame:?}");
             }
