@@ -30,21 +30,19 @@ use crate::transaction::watchdog;
 /// What node_exporter takes for metrics.
 const METRICS_ENDING: &str = ".prom";
 
-const EXIT_CODES: &str = "\
-Exit codes:
+const EXIT_CODES: &str = "Exit codes:
   0  done, or nothing to do
   1  failed; the host is as it was found
   2  usage
   3  refused; nothing was touched
   4  changes are pending, no claim could be applied, or status shows a problem
-  5  not all of the host is as it should be; a person is needed
-  6  done, but a container is not what it was";
+  5  the host is not completely as it should be; do what Next says
+  6  done, but a container is not as it was";
 
-const DOCTOR_EXIT_CODES: &str = "\
-Exit codes:
+const DOCTOR_EXIT_CODES: &str = "Exit codes:
   0  nothing would stop an apply
   2  usage
-  3  something would stop it";
+  3  something would stop an apply";
 
 const CLAIMS: &str = "\
 A CLAIM is one of:
@@ -88,8 +86,9 @@ impl Cli {
                 .error(
                     ErrorKind::UnknownArgument,
                     format!(
-                        "{} is an option of docker's, and digestfix works on this host's Docker; give its own \
-                         options behind its name: docker digestfix COMMAND --socket PATH",
+                        "{} is an option of docker, but digestfix works on this host's Docker; \
+                         give digestfix's options after its name: docker digestfix COMMAND \
+                         --socket PATH",
                         printable(&option)
                     ),
                 )
@@ -134,42 +133,42 @@ pub enum Command {
     /// Show what applying claims would change and disturb; touches nothing
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Plan(PlanArgs),
-    /// Make claims true and verify them; restarts Docker only where images are not in
-    /// containerd
+    /// Make claims true and verify them; restarts Docker, except on the containerd
+    /// image store
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Apply(ApplyArgs),
-    /// Have Docker load archives of images, and give the images the digests that
-    /// digestfix save put into them
+    /// Load image archives into Docker, with the digests that digestfix save put
+    /// into them
     #[command(after_help = EXIT_CODES)]
     Load(LoadArgs),
-    /// Say whether claims hold, in the file and by the running engine's answer
+    /// Check whether claims hold, in the image store and in the running engine
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Verify(VerifyArgs),
-    /// Print the digests of this host for others, with the manifests that prove
+    /// Print this host's digests for other hosts, with the manifests that prove
     /// them where the engine keeps them; touches nothing
     #[command(after_help = EXIT_CODES)]
     Export(ExportArgs),
-    /// Save images to an archive that keeps their digests, for any docker load;
+    /// Save images with their digests to an archive that any Docker can load;
     /// touches nothing
     #[command(after_help = EXIT_CODES, mut_arg("json", |json| json.requires("output_file")))]
     Save(SaveArgs),
-    /// Bring the host back from where a run that was killed left it
+    /// Finish or undo an interrupted run
     #[command(after_help = EXIT_CODES)]
     Recover(RecoverArgs),
-    /// Wait until a run has ended, and bring the host back if it was killed
+    /// Wait for a run to end, and recover the host if the run was killed
     #[command(hide = true)]
     Watchdog(WatchdogArgs),
-    /// Tell Docker's command line what this plugin of it is
+    /// Print what docker asks of its plugins
     #[command(hide = true, name = plugin::METADATA)]
     Metadata,
-    /// Show the transactions of this host, or all of one; touches nothing
+    /// Show this host's transactions, or one in full; touches nothing
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
-    /// Take one transaction back, by another
+    /// Undo one transaction; that is recorded as a transaction too
     #[command(after_help = EXIT_CODES)]
     Rollback(RollbackArgs),
-    /// Look for all that would stop a change on this host, and say how to cure
-    /// it; touches nothing
+    /// Find everything that would stop a change on this host, and how to fix it;
+    /// touches nothing
     #[command(after_help = DOCTOR_EXIT_CODES)]
     Doctor(DoctorArgs),
 }
@@ -180,10 +179,10 @@ pub struct StatusArgs {
     /// [default: all]
     #[arg(value_name = "NAME", value_parser = named, add = ArgValueCompleter::new(completion::names))]
     pub names: Vec<Reference>,
-    /// Show only what has no digest, or is wrong
+    /// Show only problems: images without a digest, and what is wrong
     #[arg(long)]
     pub problems: bool,
-    /// Show names, digests and image IDs whole
+    /// Do not shorten names, digests and image IDs
     #[arg(long)]
     pub no_trunc: bool,
     /// The columns to show
@@ -204,7 +203,7 @@ pub struct StatusArgs {
 /// A column of `digestfix status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Column {
-    /// What is wrong, or how far the digest is known
+    /// What is wrong, or how well the digest is known
     State,
     /// NAME:TAG
     Name,
@@ -214,7 +213,7 @@ pub enum Column {
     ImageId,
     /// proven, matched or asserted
     Trust,
-    /// What the digest is known by
+    /// The source of the digest
     Origin,
 }
 
@@ -258,7 +257,7 @@ pub struct LoadArgs {
     /// [default: standard input]
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// An archive, as docker load has it (repeatable)
+    /// An archive; the same option as docker load's (repeatable)
     #[arg(short, long, value_name = "FILE")]
     pub input: Vec<PathBuf>,
     #[command(flatten)]
@@ -288,10 +287,10 @@ pub struct ExportArgs {
     /// Repositories or references to export [default: all]
     #[arg(value_name = "NAME", value_parser = named, add = ArgValueCompleter::new(completion::names))]
     pub names: Vec<Reference>,
-    /// The format: a claims file
+    /// The output format
     #[arg(long, value_enum, default_value_t = ExportFormat::Json)]
     pub format: ExportFormat,
-    /// Write to a file, which is there complete or not at all [default: standard output]
+    /// Write to a file, completely or not at all [default: standard output]
     #[arg(short, long = "output", value_name = "FILE", value_parser = path())]
     pub output_file: Option<PathBuf>,
     #[command(flatten)]
@@ -311,22 +310,22 @@ pub enum ExportFormat {
 
 #[derive(Debug, Args)]
 pub struct SaveArgs {
-    /// Images by tag, by digest, by both (NAME:TAG@sha256:HEX) or by ID; a repository
-    /// stands for all of it
+    /// Images by tag, by digest, by both (NAME:TAG@sha256:HEX) or by ID; a repository's
+    /// name means all of its images
     #[arg(value_name = "IMAGE", required_unless_present_any = ["all", "from"], add = ArgValueCompleter::new(completion::names))]
     pub images: Vec<Wanted>,
-    /// Save the images that a file names: Kubernetes or compose YAML, a list, or what else
-    /// has digests (repeatable)
+    /// Save the images that a file names: Kubernetes or compose YAML, a list, or any other
+    /// source of digests (repeatable)
     #[arg(short, long, value_name = "FILE")]
     pub from: Vec<PathBuf>,
     /// Save every image that has a name
     #[arg(long, conflicts_with_all = ["images", "from"])]
     pub all: bool,
-    /// Write to a file, which is there complete or not at all [default: standard output]
+    /// Write to a file, completely or not at all [default: standard output]
     #[arg(short, long = "output", value_name = "FILE", value_parser = path())]
     pub output_file: Option<PathBuf>,
-    /// How to compress, on all processors [default: by the file's name, .gz, .tgz, .zst or
-    /// .tzst; else none]
+    /// Compression, on all processors [default: by the file's name, .gz, .tgz, .zst or
+    /// .tzst; otherwise none]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub compress: Option<Compress>,
     #[command(flatten)]
@@ -349,12 +348,11 @@ pub enum Compress {
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
-    /// Only what runs before this start of the machine left, and only as far as
-    /// it can be brought back before Docker starts (digestfix-recover.service)
+    /// Recover only runs from before this boot, and only what can be restored
+    /// before Docker starts (digestfix-recover.service)
     #[arg(long, conflicts_with_all = HOST)]
     pub before_docker: bool,
-    /// Only what runs before this start of the machine left
-    /// (digestfix-resume.service)
+    /// Recover only runs from before this boot (digestfix-resume.service)
     #[arg(long, conflicts_with_all = HOST)]
     pub after_boot: bool,
     /// Wait up to this long for another digestfix on the same data root to end
@@ -379,7 +377,7 @@ pub struct WatchdogArgs {
 
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
-    /// The transaction to show all of
+    /// The transaction to show in full
     #[arg(value_name = "ID", value_parser = transaction, add = ArgValueCompleter::new(completion::transactions))]
     pub id: Option<String>,
     #[command(flatten)]
@@ -390,8 +388,8 @@ pub struct HistoryArgs {
 
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
-    /// The transaction to take back, as `digestfix history` names it [default:
-    /// the newest that is in effect and no rollback]
+    /// The transaction to undo, as `digestfix history` names it [default: the
+    /// newest one in effect that is not a rollback]
     #[arg(value_name = "ID", value_parser = transaction, add = ArgValueCompleter::new(completion::transactions))]
     pub id: Option<String>,
     #[command(flatten)]
@@ -414,13 +412,13 @@ pub struct DoctorArgs {
 
 #[derive(Debug, Args)]
 pub struct RequestArgs {
-    /// What should be true of which image; with none of CLAIM, --from and
-    /// --remove, the files in /etc/digestfix/claims.d say it
+    /// Which digest or tag an image should have [default, without --from and
+    /// --remove: the files in /etc/digestfix/claims.d]
     #[arg(value_name = "CLAIM", add = ArgValueCompleter::new(completion::claims))]
     pub claims: Vec<Claim>,
     #[command(flatten)]
     pub terms: TermsArgs,
-    /// Drop a reference (repeatable)
+    /// Remove a reference (repeatable)
     #[arg(long, value_name = "REF", value_parser = removable, add = ArgValueCompleter::new(completion::references))]
     pub remove: Vec<Reference>,
 }
@@ -431,17 +429,16 @@ pub struct TermsArgs {
     /// Read claims from a file, a directory, or "-" (repeatable)
     #[arg(short, long, value_name = "FILE")]
     pub from: Vec<PathBuf>,
-    /// What --from has for repositories that begin with FROM is for TO here
-    /// (repeatable)
+    /// Rename repositories read with --from: prefix FROM becomes TO (repeatable)
     #[arg(long, value_name = "FROM=TO")]
     pub rewrite: Vec<Rewrite>,
-    /// Take tags from files too, where they say which image each is of
+    /// Also take tags from files that name an image ID for each
     #[arg(long)]
     pub tags: bool,
-    /// Refuse changes that are known less well
+    /// Refuse claims below this trust (asserted < matched < proven)
     #[arg(long, value_enum, value_name = "TRUST")]
     pub require: Option<Trust>,
-    /// Let claims displace what stands in their way
+    /// Overwrite conflicting references
     #[arg(long)]
     pub replace: bool,
     /// Accept a digest that is the ID of an image on this host
@@ -477,10 +474,10 @@ pub struct LockArgs {
 /// What is kept of earlier runs.
 #[derive(Debug, Args)]
 pub struct RetentionArgs {
-    /// Keep at most this many former reference stores
+    /// Keep at most this many backups of the references
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub keep_backups: u32,
-    /// Keep none that is older, but the newest three
+    /// Delete older backups; always keep the newest three
     #[arg(long, value_name = "DAYS", default_value_t = 90)]
     pub keep_days: u32,
 }
@@ -488,7 +485,7 @@ pub struct RetentionArgs {
 /// What may happen to containers.
 #[derive(Debug, Args)]
 pub struct ContainerArgs {
-    /// What to do about running containers
+    /// What may happen to running containers
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = ContainerPolicy::Keep)]
     pub containers: ContainerPolicy,
 }
@@ -506,17 +503,17 @@ impl ContainerArgs {
 /// What may happen to Docker.
 #[derive(Debug, Args)]
 pub struct RestartArgs {
-    /// Restart Docker although it may not start again: with a configuration or a
-    /// unit that changed after dockerd started, and that only a start can check
+    /// Restart Docker although its configuration or unit changed after dockerd
+    /// started and only a start can check it: Docker may not start again
     #[arg(long)]
     pub force_restart: bool,
 }
 
 /// Where images are.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Where images are (found out by itself)")]
+#[command(next_help_heading = "Docker location (detected automatically)")]
 pub struct HostArgs {
-    /// Whose images are meant [default: Docker's; a Kubernetes node's where there is no
+    /// Which images to work on [default: Docker's; a Kubernetes node's where there is no
     /// Docker]
     #[arg(long, value_enum, value_name = "STORE")]
     pub store: Option<StoreChoice>,
@@ -540,7 +537,7 @@ pub struct HostArgs {
     /// The Unix socket of Docker's API [default: the unit's, or /var/run/docker.sock]
     #[arg(long, value_name = "PATH", value_parser = path())]
     pub socket: Option<PathBuf>,
-    /// There is no daemon to manage: a mounted disk, an image being built
+    /// Work without a daemon: on a mounted disk, or in an image being built
     #[arg(long, conflicts_with_all = ["unit", "socket"])]
     pub offline: bool,
 }
@@ -557,7 +554,7 @@ pub struct ContentArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// One JSON object on standard output, in the end
+    /// Print one JSON object to standard output at the end
     #[arg(long)]
     pub json: bool,
     /// Log to standard error (-vv: more)
@@ -566,8 +563,8 @@ pub struct OutputArgs {
     /// Use colours
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     pub color: ColorChoice,
-    /// Say nothing when nothing was changed and all is well (-qq: nor when
-    /// something was)
+    /// Print nothing when nothing changed and all is well (-qq: nor after a
+    /// change that went well)
     #[arg(short, long, conflicts_with = "verbose", action = clap::ArgAction::Count)]
     pub quiet: u8,
 }
@@ -575,7 +572,7 @@ pub struct OutputArgs {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct MetricsArgs {
-    /// Write how the run ended to a file (*.prom) for node_exporter's textfile
+    /// Write metrics of the run to a file (*.prom) for node_exporter's textfile
     /// collector
     #[arg(long, value_name = "FILE", value_parser = metrics_file)]
     metrics: Option<PathBuf>,
@@ -633,7 +630,7 @@ fn transaction(text: &str) -> Result<String, &'static str> {
     if id::is_id(text) {
         Ok(text.to_owned())
     } else {
-        Err("it is no name of a transaction; digestfix history shows them")
+        Err("not the name of a transaction; digestfix history shows them")
     }
 }
 

@@ -68,7 +68,7 @@ const LOOKS: &str = "looking at the host";
 fn with_all(help: Option<String>) -> Option<String> {
     let first = help.map(|help| format!("{help}; ")).unwrap_or_default();
     Some(format!(
-        "{first}to see all that stands in the way: digestfix doctor"
+        "{first}to see everything that stands in the way: digestfix doctor"
     ))
 }
 
@@ -107,11 +107,9 @@ enum Stop {
     Source(#[from] SourceError),
     #[error("there are no claims: none is given, and there is no /etc/digestfix/claims.d")]
     NoClaims,
-    #[error("no claim was found in what --from names")]
+    #[error("the files given with --from contain no claim")]
     NothingFrom,
-    #[error(
-        "no claim could be applied: none is about an image that can be told to be on this host"
-    )]
+    #[error("no claim could be applied: none is about an image that is known to be on this host")]
     Unmet,
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -136,9 +134,9 @@ enum Stop {
     },
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("only a running Docker gives its images out")]
+    #[error("only a running Docker can save images")]
     NoEngine,
-    #[error("only a running Docker loads archives")]
+    #[error("only a running Docker can load archives")]
     NoDocker,
     #[error("this is a Kubernetes node, and digestfix load is for Docker")]
     LoadOnNode(String),
@@ -148,9 +146,9 @@ enum Stop {
     NoArchives(PathBuf),
     #[error("these are not here")]
     NotHere(Vec<Wanted>),
-    #[error("there is no image here that has a name")]
+    #[error("no image here has a name")]
     NoImages,
-    #[error("no image is named in what --from names")]
+    #[error("the files given with --from name no image")]
     NothingNamed,
     #[error("there is no digest here to export")]
     NoDigests,
@@ -164,7 +162,7 @@ enum Stop {
     OtherUnit(String),
     #[error("the interrupted run had changed {path}", path = .0.display())]
     OtherConfigFile(PathBuf),
-    #[error("{} is not Docker's data root any more, which is {}", .0.display(), .1.display())]
+    #[error("{} is no longer Docker's data root; that is {} now", .0.display(), .1.display())]
     OtherDataRoot(PathBuf, PathBuf),
     #[error("{failure}")]
     Recovery {
@@ -179,7 +177,7 @@ enum Stop {
     Marker(#[from] MarkerError),
     #[error("{0}")]
     Gone(String),
-    #[error("signals cannot be listened for: {0}")]
+    #[error("signals cannot be handled: {0}")]
     Signals(io::Error),
 }
 
@@ -199,7 +197,8 @@ impl Stop {
                     .map(|help| format!("{help}; "))
                     .unwrap_or_default();
                 return Some(format!(
-                    "{first}or, for the images of the Kubernetes node that this host is as well: --store kubernetes"
+                    "{first}or, for the images that this host has as a Kubernetes node: --store \
+                     kubernetes"
                 ));
             }
             Self::Read(error) => return with_all(error.help()),
@@ -213,7 +212,7 @@ impl Stop {
                 return match error.displaces().and_then(line) {
                     Some((Displaced::ImageId, line)) => Some(format!("to drop the ID: {line}")),
                     Some((Displaced::Other, line)) => Some(format!(
-                        "only if the claim is right and what is here is wrong: {line}"
+                        "only if the claim is right and the reference here is wrong: {line}"
                     )),
                     None => error.help(),
                 };
@@ -241,8 +240,8 @@ impl Stop {
                 "bring what is named above, or see which images are here: digestfix status"
             }
             Self::NothingFrom => {
-                "bring what has digests: digestfix export, or docker image inspect, from a host that pulled the \
-                 images; skopeo's dir:"
+                "bring a file with digests: the output of digestfix export or docker image \
+                 inspect from a host that pulled the images, or skopeo's dir:"
             }
             Self::NoSuchName(_) | Self::NoImages => "see what is here: digestfix status",
             Self::NothingNamed => "give the file that is deployed, or name the images",
@@ -287,15 +286,14 @@ impl Stop {
                 ));
             }
             Self::Output(_) | Self::File { .. } | Self::Mark(_) => {
-                "see to where the output goes (space, permissions), then the same command again"
+                "check where the output goes (space, permissions), then run the same command again"
             }
             Self::Interrupted(_) => "run the same command again when it suits",
-            Self::Signals(_) => {
-                "run the same command again; if it fails again, it is worth a report"
-            }
+            Self::Signals(_) => "run the same command again; if it fails again, report it",
             Self::OtherDataRoot(old, _) => {
                 return Some(format!(
-                    "give Docker its data root of before again ({}), then: digestfix recover, without options",
+                    "give Docker its former data root again ({}), then: digestfix recover, \
+                     without options",
                     shell::path(old)
                 ));
             }
@@ -638,7 +636,7 @@ fn warn_of_pending(site: &Site, report: &mut Report) {
     match Journal::read(site.images().data_root()) {
         Ok(None) => {}
         Ok(Some(journal)) => report.warning(&format!(
-            "a run of digestfix ({}) has not ended. If none is at work, it was interrupted; then: \
+            "a run of digestfix ({}) has not ended. If none is running, it was interrupted: \
              digestfix recover",
             journal.id
         )),

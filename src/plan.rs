@@ -136,7 +136,7 @@ pub enum Why {
     )]
     BesideImageId(String, Whose),
     /// The tag of a pin, on a host where Docker or containerd sets tags.
-    #[error("tags are not digestfix's to set here ({command})")]
+    #[error("digestfix does not set tags here ({command})")]
     SetByOthers {
         tag: Box<Reference>,
         /// A digest reference that the same request gives to the image.

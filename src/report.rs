@@ -229,7 +229,8 @@ impl Report {
             host.other_image_store = Some(KUBERNETES);
         }
         self.line(
-            "This host is a Kubernetes node as well, with images of its own: digestfix status --store kubernetes",
+            "This host is also a Kubernetes node, with other images: digestfix status --store \
+             kubernetes",
         );
     }
 
@@ -385,7 +386,7 @@ impl Report {
             match self.is_unread(&target.reference) {
                 false => self.say(format!("  {} holds already{basis}", target.claim)),
                 true => self.say(Tone::Doubtful.of(format!(
-                    "! {} is in the file, and Docker has not read that{basis}",
+                    "! {} is in the file, but Docker has not read it{basis}",
                     target.claim
                 ))),
             }
@@ -399,7 +400,7 @@ impl Report {
                 match self.is_unread(removal) {
                     false => self.say(format!("  {removal} is not there, nothing to remove")),
                     true => self.say(Tone::Doubtful.of(format!(
-                        "! {removal} is not in the file, and Docker has it still"
+                        "! {removal} is not in the file, but Docker still has it"
                     ))),
                 }
             }
@@ -446,7 +447,7 @@ impl Report {
                 "Nothing stops: images are in containerd, and the running Docker loads the manifests.",
             ),
             Some(Method::Record) => {
-                self.say("Nothing stops: only names change that containerd has for images.");
+                self.say("Nothing stops: only containerd's names of images change.");
             }
             Some(Method::Restart) | None => {}
         }
@@ -522,14 +523,14 @@ impl Report {
         }
         if self.quiet == 1 {
             self.quiet = 0;
-            self.say("An interrupted run was brought to an end.");
+            self.say("An interrupted run was finished or undone first.");
         }
     }
 
     /// The state of a host that this run has not changed.
     pub fn untouched(&self) -> &'static str {
         if self.recovered {
-            "the interrupted run was brought to an end; nothing else was touched"
+            "the interrupted run was finished or undone; nothing else was touched"
         } else {
             "nothing was touched"
         }
@@ -548,7 +549,7 @@ impl Report {
     /// Writes the line with the command that rolls the change back.
     pub fn say_way_back(&self) {
         if let (Some(id), None) = (&self.document.transaction, &self.document.rollback_of) {
-            self.line(&format!("To take this back: digestfix rollback {id}"));
+            self.line(&format!("To undo this: digestfix rollback {id}"));
         }
     }
 
@@ -686,7 +687,7 @@ fn shortened(text: &str) -> String {
 fn basis_of(target: &Target) -> String {
     match target.trust {
         Trust::Asserted if target.typed => {
-            "asserted: typed by somebody, nothing here proves it".to_owned()
+            "asserted: typed by hand, nothing here proves it".to_owned()
         }
         Trust::Asserted => format!("asserted by {}, nothing here proves it", target.origin),
         Trust::Matched => format!("matched: same image ID in {}", target.origin),

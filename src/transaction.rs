@@ -332,7 +332,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         let recorded = Provenance::record(self.images, &self.lock, &self.plan);
         if let Err(error) = recorded {
             self.progress.warning(&format!(
-                "what the new references rest on could not be noted for `digestfix status`: {error}"
+                "the sources of the new references could not be saved for `digestfix status`: {error}"
             ));
         }
     }
@@ -366,8 +366,9 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
 
     fn warn_of_end(&mut self, noted: Result<(), Failure>) {
         if let Err(failure) = noted {
-            self.progress
-                .warning(&format!("how this ended could not be noted: {failure}"));
+            self.progress.warning(&format!(
+                "the end of this run could not be recorded: {failure}"
+            ));
         }
     }
 

@@ -14,7 +14,10 @@ pub struct Rewrite {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("write FROM=TO, two beginnings of repository names (docker.io/library=registry:5000/hub)")]
+#[error(
+    "write FROM=TO: the beginning of a repository name, and what replaces it \
+         (docker.io/library=registry:5000/hub)"
+)]
 pub struct RewriteError;
 
 impl FromStr for Rewrite {

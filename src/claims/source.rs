@@ -77,13 +77,13 @@ impl SourceError {
             | Problem::WrongSize { .. }
             | Problem::ConfigSwapped { .. }
             | Problem::Exchanged { .. } => {
-                "do not trust that file: find out who changed it, and bring it again".to_owned()
+                "do not trust that file: find out who changed it, and copy it again".to_owned()
             }
             Problem::Writable(path) => format!(
-                "look at what it says before you trust it; then: chown root {path}; chmod go-w {path}",
+                "read it before you trust it; then: chown root {path}; chmod go-w {path}",
                 path = shell::word(path)
             ),
-            _ => "mend that file or leave it out, then run the same command again".to_owned(),
+            _ => "fix that file or leave it out, then run the same command again".to_owned(),
         })
     }
 }
@@ -101,26 +101,30 @@ pub enum Problem {
          repositories.json, digestfix export, YAML, a Dockerfile, nor a list of references"
     )]
     Unknown,
-    #[error("neither text in UTF-8 nor an archive (see byte {0})")]
+    #[error("neither UTF-8 text nor an archive (byte {0})")]
     NotText(usize),
     #[error(
-        "a text that is not in UTF-8 (see byte {0}); write it anew: iconv -f ENCODING -t UTF-8 FILE \
-         (GBK, ISO-8859-1, SHIFT_JIS, …)"
+        "text that is not UTF-8 (byte {0}); convert it: iconv -f ENCODING -t UTF-8 FILE (GBK, \
+         ISO-8859-1, SHIFT_JIS, …)"
     )]
     Encoding(usize),
-    #[error("a text in UTF-16 that is damaged or cut short: copy it again")]
+    #[error("UTF-16 text that is damaged or cut short: copy it again")]
     Utf16,
-    #[error("{what}: larger than the {limit} bytes that are read")]
+    #[error("{what}: larger than {limit} bytes, the most that digestfix reads")]
     TooLarge { what: String, limit: u64 },
-    #[error("a ZIP archive, which is not read: unpack it first (unzip), and name the directory")]
+    #[error(
+        "a ZIP archive, which digestfix does not read: unpack it (unzip), and give the directory"
+    )]
     Zip,
-    #[error("compressed with {0}; gzip and zstd are read: unpack it first ({0} -d)")]
+    #[error(
+        "compressed with {0}; digestfix reads only gzip and zstd: decompress it first ({0} -d)"
+    )]
     Compressed(&'static str),
     #[error("more than {limit} {what}")]
     TooMany { what: &'static str, limit: usize },
     #[error("{what} more than {limit} deep")]
     TooDeep { what: &'static str, limit: usize },
-    #[error("no archive of images; a file that has claims is given with --from")]
+    #[error("not an archive of images; give a file with claims by --from FILE")]
     NoArchive,
     #[error("the archive is cut short or damaged ({0}): copy it again")]
     NotWhole(io::Error),
@@ -128,7 +132,9 @@ pub enum Problem {
     Truncated,
     #[error("the archive is damaged: a header's checksum or size is wrong")]
     BadHeader,
-    #[error("the archive has sparse members (tar -S), which are not read: make it without")]
+    #[error(
+        "the archive has sparse members, which digestfix does not read: make it without tar -S"
+    )]
     Sparse,
     #[error("{0}")]
     Json(#[from] JsonError),
@@ -158,13 +164,13 @@ pub enum Problem {
     #[error("\"Id\": {0}")]
     NotAnImageId(DigestError),
     #[error(
-        "a claims file of version {0}, and this digestfix reads version {version}",
+        "a claims file of version {0}; this digestfix reads version {version}",
         version = claims_file::VERSION
     )]
     Version(u64),
     #[error("{0}: {1}")]
     Entry(String, String),
-    #[error("--rewrite makes a name that is none: {0}")]
+    #[error("--rewrite makes a name that is not valid: {0}")]
     Name(#[from] ReferenceError),
     #[error("TAMPERED WITH: what is named {named} hashes to {found}")]
     Tampered { named: String, found: String },
@@ -175,7 +181,7 @@ pub enum Problem {
         found: u64,
     },
     #[error(
-        "TAMPERED WITH: manifest {manifest} is of image {image}, and the config that lies there \
+        "TAMPERED WITH: manifest {manifest} names the config {image}, but the config stored \
          under that name hashes to {found}"
     )]
     ConfigSwapped {
@@ -193,7 +199,7 @@ pub enum Problem {
         digest: String,
         images: String,
     },
-    #[error("{0} may be written by others than root")]
+    #[error("users other than root can write {0}")]
     Writable(String),
 }
 

@@ -171,7 +171,7 @@ impl Held {
         }
         report.say_host();
         if let Goal::TakeBack(reversal) = &goal {
-            report.line(&format!("Taking back transaction {}:", reversal.id));
+            report.line(&format!("Rolling back transaction {}:", reversal.id));
         }
         report.say_plan(&plan);
         report.say_skipped(&plan);

@@ -91,10 +91,10 @@ async fn begin() -> (Option<SystemBus>, Vec<Finding>) {
     }
     findings.push(Finding::problem(
         Check::Root,
-        "only root may change anything, and see most of what is looked at",
+        "only root may change anything, or check most of this",
         "sudo digestfix doctor",
     ));
-    let why = "only root may look";
+    let why = "only root can check this";
     findings.extend(OF_ROOT.map(|check| Finding::not_seen(check, why)));
     findings.extend(of_claims(None));
     (bus, findings)
@@ -178,7 +178,7 @@ async fn of_node(found: Result<Host, HostError>, report: &mut Report) -> Vec<Fin
 
 fn program() -> Finding {
     program::look().as_ref().map_or_else(
-        || Finding::not_seen(Check::Watchdog, "this program does not know where it lies"),
+        || Finding::not_seen(Check::Watchdog, "the path of this program is not known"),
         program::judge,
     )
 }
@@ -198,7 +198,8 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
         }
         findings.push(Finding::ok(
             Check::Engine,
-            "this host is a Kubernetes node as well, whose images are others: digestfix doctor --store kubernetes",
+            "this host is also a Kubernetes node, with other images: digestfix doctor --store \
+             kubernetes",
         ));
     }
     let unread = examined.unit.as_ref().map(host::unread_drop_ins);
@@ -219,7 +220,7 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
                 history::known_to_start(images.data_root(), start)
             };
             if examined.image_store == StoreKind::Containerd {
-                let why = "images are in containerd: Docker is asked, and not stopped";
+                let why = "images are in containerd: digestfix asks Docker, and does not stop it";
                 findings.push(Finding::not_seen(Check::OtherUnits, why));
                 findings.push(Finding::not_seen(Check::Containers, why));
                 None
@@ -242,7 +243,7 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
             }
         }
         _ => {
-            let why = "Docker itself has to be looked at first";
+            let why = "Docker itself has to be checked first";
             findings.push(Finding::not_seen(Check::OtherUnits, why));
             findings.push(Finding::not_seen(Check::Containers, why));
             None
@@ -293,7 +294,7 @@ fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
         Ok(false) => Finding::ok(
             Check::DataRoot,
             format!(
-                "{}, storage driver {}, used by nobody",
+                "{}, storage driver {}, no process uses it",
                 images.data_root().display(),
                 images.driver()
             ),
@@ -323,7 +324,7 @@ async fn reach(is_root: bool) -> (Option<SystemBus>, Vec<Finding>) {
             None,
             vec![Finding::problem(
                 Check::Systemd,
-                "this host is not run by systemd",
+                "systemd does not run this host",
                 "for a disk that no Docker uses: digestfix doctor --offline --data-root DIR",
             )],
         );
@@ -453,7 +454,7 @@ fn of_disk(places: &[Need]) -> Vec<Finding> {
             Err(error) => findings.push(Finding::problem(
                 Check::Disk,
                 format!("{}: {error}", needed.path.display()),
-                "dmesg | tail (a disk that fails, a file system that is away)",
+                "dmesg | tail (a failing disk, a file system that is not mounted)",
             )),
         }
     }

@@ -15,8 +15,8 @@ pub(super) fn on_event_loop(command: impl Future<Output = RunResult>) -> RunResu
         Err(error) => {
             let error = error.to_string();
             eprintln!(
-                "digestfix: failed: the event loop could not be started: {}\n  Now:  nothing was touched\n  \
-                 Next: run the same command again; if it fails again, it is worth a report",
+                "digestfix: failed: the event loop could not be started: {}\n  Now:  nothing was \
+                 touched\n  Next: run the same command again; if it fails again, report it",
                 printable(&error)
             );
             return RunResult::Failed;

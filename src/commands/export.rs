@@ -72,7 +72,7 @@ fn told(exported: &Exported, file: &str) -> Vec<String> {
     )];
     if let Some((reference, ..)) = known(Known::Recorded).chain(known(Known::Asserted)).next() {
         lines.push(format!(
-            "{} without it: docker pull {reference} (and so on) brings it; then export again",
+            "{} without it: to get it, docker pull {reference} (and so on), then export again",
             recorded + asserted
         ));
     }
@@ -103,8 +103,8 @@ async fn exported(args: &ExportArgs, report: &mut Report) -> Result<Exported, St
         report.warning(&format!("{reference} is left out: {why}"));
     };
     for unread in store.gaps(None).unread {
-        let why = "no image for this machine is in containerd's content store for it (--containerd-root DIR \
-                   says where that is)";
+        let why = "containerd's content store has no image of it for this machine's platform (if \
+                   the store is elsewhere: --containerd-root DIR)";
         left_out(report, &unread, why);
     }
     let all = store.references().references().collect();

@@ -109,8 +109,8 @@ impl Exported {
         let (images, manifests) = store.exported(digest, image.clone());
         if images.is_empty() {
             return Known::LeftOut(
-                "no manifest of an image is in containerd's content store for it (--containerd-root \
-                 DIR says where that is)",
+                "containerd's content store has no image manifest for it (if the store is \
+                 elsewhere: --containerd-root DIR)",
             );
         }
         self.file

@@ -33,7 +33,8 @@ use sending::{Sending, Sent};
 const TOLD_EVERY: Duration = Duration::from_millis(250);
 
 /// The next step for an image without a digest.
-const WITHOUT: &str = "give it one (digestfix apply NAME:TAG@sha256:HEX), or save it anew by digestfix save where it was pulled";
+const WITHOUT: &str = "give it one (digestfix apply NAME:TAG@sha256:HEX), or save it again with \
+                       digestfix save where it was pulled";
 
 pub(super) async fn run(args: &LoadArgs) -> RunResult {
     let invocation = Options::from(&args.change).invocation();
@@ -42,13 +43,12 @@ pub(super) async fn run(args: &LoadArgs) -> RunResult {
         Ok(Loaded::Changed(changed)) => tell(*changed, report),
         Ok(Loaded::Nothing) => {
             report.done(false, None);
-            report
-                .line("Nothing to do: the images are here, and all that is claimed of them holds.");
+            report.line("Nothing to do: the images are here, and every claim about them holds.");
             report.end(RunResult::Unchanged)
         }
         Ok(Loaded::Images) => {
             report.done(true, None);
-            report.conclude("Done. The images are here, and all that is claimed of them holds.");
+            report.conclude("Done. The images are here, and every claim about them holds.");
             report.end(RunResult::Done)
         }
         Ok(Loaded::Unmet) => {

@@ -26,13 +26,14 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
             what.extend(end.containers(&mut report));
             let is_of_node = report.is_of_node();
             report.fail(
- RunResult::Incomplete,
+                RunResult::Incomplete,
                 Problem {
                     what,
                     state: match is_of_node {
-                        true => "the records are changed, but the run could not be concluded",
+                        true => "the records are changed, but the run could not be finished",
                         false => {
-                            "the references are changed and Docker runs on them, but not all else is as it was found"
+                            "the references are changed and Docker runs on them, but something \
+                             else is not as it was found"
                         }
                     }
                     .to_owned(),
@@ -75,7 +76,7 @@ impl Told<'_> {
         match (&outcome.backup, &self.unit) {
             _ if !changed => report.conclude("Nothing had to be changed in the end."),
             _ if plan.is_empty() => {
-                report.conclude("Done. Docker has read the file, which is as it was.");
+                report.conclude("Done. Docker has read the file again; nothing in it changed.");
             }
             (Some(backup), unit) => report.conclude(&format!(
                 "Done{}. The former references are kept in {}",
@@ -128,17 +129,19 @@ impl Told<'_> {
         if !left.is_empty() {
             let is_of_node = report.is_of_node();
             return report.fail(
- RunResult::Incomplete,
+                RunResult::Incomplete,
                 Problem {
                     what,
                     state: match is_of_node {
                         true => "all other references are as they were, and nothing was stopped",
-                        false => "all other references are as they were, and Docker was not stopped",
+                        false => {
+                            "all other references are as they were, and Docker was not stopped"
+                        }
                     }
                     .to_owned(),
                     next: Some(format!(
-                        "what stays is true, and does no harm. Once what is named above does not stand in \
-                         the way: digestfix rollback {}",
+                        "what stays is true, and does no harm. Once the cause named above is \
+                         gone: digestfix rollback {}",
                         outcome.id
                     )),
                 },
@@ -232,7 +235,7 @@ fn state(now: &HostNow) -> String {
 
 fn look(now: &HostNow, unit: &str) -> String {
     match now.docker {
-        None => "see to the file system".to_owned(),
+        None => "check the file system".to_owned(),
         Some(DockerNow::None) => {
             "look at what is there (ctr -n k8s.io images ls; crictl images --digests)".to_owned()
         }
@@ -241,7 +244,7 @@ fn look(now: &HostNow, unit: &str) -> String {
             format!("look at what is there (systemctl status {unit})")
         }
         Some(DockerNow::Down) => {
-            format!("look why it does not start (journalctl -u {unit} -n 50), mend that")
+            format!("see why it does not start (journalctl -u {unit} -n 50), fix that")
         }
         Some(DockerNow::ShuttingDown) => "once the machine is up again".to_owned(),
     }

@@ -58,7 +58,7 @@ pub(super) async fn run(args: &RecoverArgs) -> RunResult {
                         }
                     }
                     .to_owned(),
-                    next: Some("see to what is named above by hand".to_owned()),
+                    next: Some("fix what is named above by hand".to_owned()),
                 },
             )
         }
@@ -188,12 +188,12 @@ fn files_of_run(id: &str, marker: &Marker, report: &mut Report) -> Result<bool, 
             _ => "Docker",
         };
         report.line(&format!(
-            "A run was interrupted ({id}); what it asked of {whom} follows once that runs."
+            "A run was interrupted ({id}); the rest of its recovery follows once {whom} runs."
         ));
         return Ok(false);
     }
     report.line(&format!(
-        "A run was interrupted ({id}); bringing its files back before Docker starts."
+        "A run was interrupted ({id}); restoring its files before Docker starts."
     ));
     report.recovers(id);
     if restart::recovery::recover_files(&journal, &images, &lock, report)
@@ -319,7 +319,7 @@ pub(super) async fn recover(
     }
     refuse_other_file(&journal, &host.config_file)?;
     report.line(&format!(
-        "A run was interrupted ({}); bringing the host back first.",
+        "A run was interrupted ({}); recovering the host first.",
         journal.id
     ));
     let impact = Impact::of_units(
@@ -358,7 +358,7 @@ async fn recover_load(
     };
     let problems = if site.host.image_store == StoreKind::Containerd {
         report.line(&format!(
-            "A run was interrupted ({}); bringing it to an end first.",
+            "A run was interrupted ({}); finishing it first.",
             journal.id
         ));
         let root = load.containerd_root.as_deref();
@@ -375,8 +375,9 @@ async fn recover_load(
             .await
             .map_err(Stop::LoadRecovery)?;
         report.warning(&format!(
-            "run {} was interrupted, and this Docker does not use the containerd image store any more: whether \
-             its references are there shows once that is switched on again (digestfix status)",
+            "run {} was interrupted, and this Docker does not use the containerd image store any \
+             more. Whether its references are there can be seen once that store is on again: \
+             digestfix status",
             journal.id
         ));
         Vec::new()
@@ -397,7 +398,7 @@ async fn recover_records(
         return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
     };
     report.line(&format!(
-        "A run was interrupted ({}); bringing it to an end first.",
+        "A run was interrupted ({}); finishing it first.",
         journal.id
     ));
     let client = node.client(ANSWER_WITHIN);
@@ -438,10 +439,10 @@ fn state(failure: &Failure, journal: &Journal) -> String {
 pub(super) fn load_problem(failure: &Failure) -> Problem {
     Problem {
         what: vec![format!(
-            "an interrupted run could not be brought to an end: {failure}"
+            "an interrupted run could not be finished: {failure}"
         )],
         state: "some of its references may be there; Docker was not stopped".to_owned(),
-        next: Some("see that Docker runs and answers, then: digestfix recover".to_owned()),
+        next: Some("make sure that Docker runs and answers, then: digestfix recover".to_owned()),
     }
 }
 
@@ -449,11 +450,11 @@ pub(super) fn load_problem(failure: &Failure) -> Problem {
 pub(super) fn record_problem(failure: &Failure) -> Problem {
     Problem {
         what: vec![format!(
-            "an interrupted run could not be brought to an end: {failure}"
+            "an interrupted run could not be finished: {failure}"
         )],
         state: "some of its records may be there; nothing was stopped".to_owned(),
         next: Some(
-            "see that containerd runs and answers (crictl info), then: digestfix recover"
+            "make sure that containerd runs and answers (crictl info), then: digestfix recover"
                 .to_owned(),
         ),
     }
@@ -462,7 +463,7 @@ pub(super) fn record_problem(failure: &Failure) -> Problem {
 /// The report of a failed recovery after a restart.
 pub(super) fn problem(failure: &Failure, state: String, unit: &str) -> Problem {
     let what = vec![format!(
-        "an interrupted run could not be brought to an end: {failure}"
+        "an interrupted run could not be finished: {failure}"
     )];
     if let Failure::WaitsForDocker(_) = failure {
         return Problem {
@@ -475,8 +476,8 @@ pub(super) fn problem(failure: &Failure, state: String, unit: &str) -> Problem {
         what,
         state,
         next: Some(format!(
-            "look at Docker (systemctl status {unit}; journalctl -u {unit} -n 50), mend that, then: \
-             digestfix recover"
+            "see what is wrong with Docker (systemctl status {unit}; journalctl -u {unit} -n \
+             50), fix it, then: digestfix recover"
         )),
     }
 }

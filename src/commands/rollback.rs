@@ -18,7 +18,9 @@ pub(super) async fn run(args: &RollbackArgs) -> RunResult {
     match roll_back(args, &mut report).await {
         Ok(None) => {
             report.done(false, None);
-            report.line("Nothing to do: all that the transaction changed is as it was before it.");
+            report.line(
+                "Nothing to do: everything that the transaction changed is as it was before.",
+            );
             report.end(RunResult::Unchanged)
         }
         Ok(Some(changed)) => tell(changed, report),

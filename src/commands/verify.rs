@@ -37,23 +37,23 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<RunResult, Stop>
     }
     if !plan.is_empty() {
         report.line(&format!(
-            "Not all of it holds. To make it so: {}",
+            "Not every claim holds. To make them hold: {}",
             apply_instead_of("verify")
         ));
         return Ok(RunResult::Pending);
     }
     report.line(&match store.means(&goal, plan).await {
         Ok(means) if means.stale.is_empty() => {
-            "The running engine does not find what is in the file: look into Docker's journal."
+            "The running engine does not find what is in the file: look at Docker's journal."
                 .to_owned()
         }
         Ok(_) => format!(
-            "The running engine has not read the file as it is now. To have it read: {}",
+            "The running engine has not read the file as it is now. To make it read it: {}",
             apply_instead_of("verify")
         ),
         Err(_) => {
-            "The running engine has not read the file as it is now. What stands in the way of that, with \
-             the same claims: digestfix plan"
+            "The running engine has not read the file as it is now. To see what stands in the \
+             way, with the same claims: digestfix plan"
                 .to_owned()
         }
     });

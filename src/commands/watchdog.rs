@@ -22,7 +22,7 @@ use crate::transaction::watchdog;
 pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
     // If the message is lost, the run treats this watchdog as one that does not start.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-        tracing::info!("systemd is not told that the watchdog is ready: {error}");
+        tracing::info!("systemd could not be told that the watchdog is ready: {error}");
     }
     let pending = Path::new(PENDING);
     let ended = watchdog::try_until_done(
@@ -37,7 +37,7 @@ pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
         }
         report.line(match problems.as_slice() {
             [] => "Done. The host is whole again.",
-            _ => "Done. See to what is named above by hand.",
+            _ => "Done. Fix what is named above by hand.",
         });
     }
     if let Err(error) = forget_lasting(Path::new(RUNTIME_UNITS), &watchdog::unit(&args.id)) {
@@ -104,9 +104,9 @@ impl Trouble {
                     RunResult::Broken,
                     Problem {
                         what: vec![other.to_string()],
-                        state: "Docker may be down, where it was stopped; its references are whole"
+                        state: "Docker may be down, if it was stopped; its references are whole"
                             .to_owned(),
-                        next: Some("mend what is named above, then: digestfix recover".to_owned()),
+                        next: Some("fix what is named above, then: digestfix recover".to_owned()),
                     },
                 );
             }

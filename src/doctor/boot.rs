@@ -30,8 +30,8 @@ pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> 
         findings.push(Finding::warning(
             Check::Boot,
             format!(
-                "not enabled: {}. After a power cut in the middle of a run, only the next run or a recovery by \
-                 hand brings the rest back",
+                "not enabled: {}. After a power cut in the middle of a run, only the next run or \
+                 digestfix recover restores the rest",
                 idle.join(", ")
             ),
             format!("{install}systemctl enable {}", idle.join(" ")),
@@ -59,7 +59,7 @@ pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> 
         };
         findings.push(Finding::ok(
             Check::Boot,
-            format!("what finishes a run after a power cut is enabled; {applying}"),
+            format!("the units that finish a run after a power cut are enabled; {applying}"),
         ));
     }
     findings

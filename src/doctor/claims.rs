@@ -23,7 +23,7 @@ pub fn judge(
         if findings.is_empty() {
             findings.push(Finding::ok(
                 Check::Claims,
-                "there is no /etc/digestfix/claims.d: apply has to be told claims",
+                "there is no /etc/digestfix/claims.d: give apply its claims",
             ));
         }
         return findings;
@@ -31,7 +31,7 @@ pub fn judge(
     match plan {
         None => findings.push(Finding::not_seen(
             Check::Claims,
-            format!("{count} read; whether they hold, only the references say"),
+            format!("{count} read; whether they hold is not known without the references"),
         )),
         Some(Ok(_)) if count == 0 && !errors.is_empty() => {}
         Some(Ok(plan)) => {
@@ -63,8 +63,8 @@ pub fn judge(
                 Finding::problem(
                     Check::Claims,
                     format!("{refusal} (as apply without options takes it)"),
-                    "digestfix plan (with the options of the apply that runs here); take that claim out of \
-                     /etc/digestfix/claims.d, or mend it",
+                    "digestfix plan (with the options of the apply that runs here); take that \
+                     claim out of /etc/digestfix/claims.d, or fix it",
                 )
             }));
             if let Some(more @ 1..) = refusals.len().checked_sub(MOST) {

@@ -89,8 +89,9 @@ fn lack(place: &Place) -> Option<Finding> {
             Check::Disk,
             format!("{path} cannot be written: {refused}"),
             format!(
-                "findmnt -T {path}; lsattr -d {path} (an i there: chattr -i); dmesg | tail (a disk that fails becomes \
-                 read-only). If it is only mounted so: mount -o remount,rw \"$(findmnt -n -o TARGET -T {path})\""
+                "findmnt -T {path}; lsattr -d {path} (an i there: chattr -i); dmesg | tail (a \
+                 failing disk becomes read-only). If it is only mounted so: mount -o remount,rw \
+                 \"$(findmnt -n -o TARGET -T {path})\""
             ),
         ));
     }

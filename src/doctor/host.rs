@@ -37,9 +37,10 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
     let mut well = Vec::new();
     if is_clear(Check::Unit) {
         well.push(match &examined.unit {
-            Some(unit) if unit.is_active() => {
-                Finding::ok(Check::Unit, format!("{} runs, and is as on disk", unit.id))
-            }
+            Some(unit) if unit.is_active() => Finding::ok(
+                Check::Unit,
+                format!("{} runs, and its unit file has not changed since", unit.id),
+            ),
             Some(unit) => Finding::ok(
                 Check::Unit,
                 format!("{} does not run, and stays so", unit.id),
@@ -55,18 +56,18 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
             ),
             Some(path) => Finding::ok(
                 Check::Configuration,
-                format!("there is no {}, and need not be", path.display()),
+                format!("there is no {}, and none is needed", path.display()),
             ),
-            None => Finding::not_seen(Check::Configuration, "nobody says where it is"),
+            None => Finding::not_seen(Check::Configuration, "its location is not known"),
         });
     }
     if is_clear(Check::Engine) {
         let runs = examined.unit.as_ref().is_some_and(Unit::is_active);
         well.push(match &examined.engine {
             Some(info) => Finding::ok(Check::Engine, format!("Docker {} answers", info.version)),
-            None if runs => Finding::not_seen(Check::Engine, "nobody says where it answers"),
+            None if runs => Finding::not_seen(Check::Engine, "its socket is not known"),
             None if examined.unit.is_some() => Finding::ok(Check::Engine, "does not run"),
-            None => Finding::not_seen(Check::Engine, "nobody knows whether it runs"),
+            None => Finding::not_seen(Check::Engine, "it is not known whether it runs"),
         });
     }
     if is_clear(Check::DataRoot) {
@@ -85,7 +86,7 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
             None if examined.image_store == StoreKind::Containerd => {
                 Finding::not_seen(Check::DataRoot, "images are in containerd")
             }
-            None => Finding::not_seen(Check::DataRoot, "nobody says where it is"),
+            None => Finding::not_seen(Check::DataRoot, "its location is not known"),
         });
     }
     findings.extend(well);

@@ -161,7 +161,7 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     for id in left.unended.iter().filter(|id| !known(id)) {
         findings.push(Finding::warning(
             Check::Unfinished,
-            format!("the record of run {id} has no end; the next change gives it one"),
+            format!("the record of run {id} is not complete; the next change completes it"),
             format!("digestfix history {id}"),
         ));
     }
@@ -178,24 +178,21 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
         };
         findings.push(Finding::warning(
             Check::Unfinished,
-            format!("{} is left of a run {effect}", path.display()),
+            format!("{} was left behind by a run {effect}", path.display()),
             next,
         ));
     }
     for path in &left.half_written {
         findings.push(Finding::warning(
             Check::Unfinished,
-            format!(
-                "{} was not written to the end; nothing reads it",
-                path.display()
-            ),
+            format!("{} is incomplete; nothing reads it", path.display()),
             format!("rm {}", shell::path(path)),
         ));
     }
     if is_clear && left.markers.is_empty() {
         for (file, path) in &left.set_aside {
             let what = format!(
-                "{} is left of a run that changed {}",
+                "{} was left behind by a run that changed {}",
                 path.display(),
                 file.display()
             );
@@ -238,7 +235,7 @@ fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
         ),
         _ => Finding::warning(
             Check::Unfinished,
-            format!("{what}; the next change brings it to an end first"),
+            format!("{what}; the next change finishes or undoes it first"),
             "digestfix recover",
         ),
     }

@@ -28,7 +28,7 @@ pub fn judge(
     };
     let mut findings = vec![Finding::ok(
         Check::History,
-        format!("{last}; former reference stores that are kept: {backups}"),
+        format!("{last}; backups of the references: {backups}"),
     )];
     if let Some(record) = records.last()
         && let Some(End::Broken { why } | End::Incomplete { why }) = &record.result
@@ -37,7 +37,7 @@ pub fn judge(
             Check::History,
             format!("run {} did not end well: {why}", record.id),
             format!(
-                "digestfix history {}; see that Docker is as it should be",
+                "digestfix history {}; check that Docker is as it should be",
                 record.id
             ),
         ));

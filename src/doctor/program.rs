@@ -54,7 +54,8 @@ pub fn judge(program: &Program) -> Finding {
         return Finding::problem(
             Check::Watchdog,
             format!(
-                "systemd does not see this program at {path}: it was replaced, or is in a mount of its own"
+                "systemd does not see this program at {path}: it was replaced, or it is in \
+                 another mount namespace"
             ),
             "run the digestfix that is installed, on the host itself",
         );

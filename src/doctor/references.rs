@@ -36,15 +36,15 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
         findings.push(Finding::warning(
             Check::References,
             format!(
-                "others than its owner may write {} (mode {mode:04o})",
+                "users other than its owner can write {} (mode {mode:04o})",
                 path.display()
             ),
             format!("chmod 600 {}", shell::path(path)),
         ));
     }
     for (state, what) in [
-        (State::DigestIsImageId, "have an image ID for a digest"),
-        (State::ImageMissing, "lead to an image that is not here"),
+        (State::DigestIsImageId, "have an image ID as digest"),
+        (State::ImageMissing, "point at an image that is not here"),
         (State::Unparsable, "are not understood by Docker"),
     ] {
         if let some @ 1.. = count(rows, state) {

@@ -15,7 +15,8 @@ pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding
         .filter(|one| !matches!(one, Blocker::UnitChanged { .. }));
     let mut findings: Vec<Finding> = others.map(refused::blocker).collect();
     findings.extend(impact.not_known().map(|what| {
-        let next = "mend it if that is new; where Docker does not take it, apply says so and stops nothing";
+        let next = "fix it if it is new; if Docker does not accept it, apply says so and stops \
+                    nothing";
         Finding::warning(Check::Configuration, what, next)
     }));
     let is_clear = |findings: &[Finding], check| findings.iter().all(|one| one.check != check);
@@ -41,7 +42,7 @@ pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding
                 "on Linux {}, new connections to published ports are refused while Docker restarts",
                 kernel.trim()
             ),
-            "digestfix apply when they are not needed, or on a kernel from 5.12 on",
+            "run digestfix apply while they are not needed, or use Linux 5.12 or later",
         ));
     }
     findings
@@ -49,13 +50,13 @@ pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding
 
 fn containers(impact: &Impact) -> String {
     let count = match impact.containers.len() {
-        0 if !impact.running => return "Docker does not run, and nor do they".to_owned(),
+        0 if !impact.running => return "Docker does not run, and neither do they".to_owned(),
         0 => return "none runs".to_owned(),
         1 => "1 runs, and".to_owned(),
         several => format!("{several} run, and"),
     };
     if impact.switches_live_restore() {
-        format!("{count} would keep running: live-restore is switched on for the moment")
+        format!("{count} would keep running: apply switches live-restore on for the restart")
     } else if impact.containers_survive() {
         format!("{count} would keep running: live-restore is on")
     } else {

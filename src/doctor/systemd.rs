@@ -29,7 +29,7 @@ pub fn judge(facts: &Facts) -> Finding {
         return Finding::problem(
             Check::Systemd,
             format!(
-                "systemd knows this process as {seen}, it is {} to itself: this is a container",
+                "systemd knows this process as {seen}, but it is {} to itself: this is a container",
                 facts.own_pid
             ),
             "run digestfix on the host",
@@ -38,7 +38,7 @@ pub fn judge(facts: &Facts) -> Finding {
     match number(version) {
         Some(old) if old < TRIED_FROM => Finding::warning(
             Check::Systemd,
-            format!("version {version}; none before {TRIED_FROM} was tried"),
+            format!("version {version}; digestfix was not tried on any before {TRIED_FROM}"),
             "try it first where an outage of Docker does not matter",
         ),
         _ => Finding::ok(

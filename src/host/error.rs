@@ -25,14 +25,14 @@ pub enum HostError {
     },
     #[error("no containerd of a Kubernetes node answers here ({})", .0.join("; "))]
     NoNode(Vec<String>),
-    #[error("{0} is about Docker's images, and --store kubernetes about a node's")]
+    #[error("{0} is for Docker's images, and --store kubernetes is for a node's")]
     OnlyForDocker(&'static str),
     #[error("systemd has {unit} as {load_state}, so Docker would not start again")]
     UnusableUnit { unit: String, load_state: String },
     #[error("{0} is not a service")]
     NotAService(String),
     #[error(
-        "{unit} does not run and starts {program}, not dockerd itself, so nobody says where its data root is"
+        "{unit} does not run and starts {program}, not dockerd itself, so its data root is not known"
     )]
     Wrapped { unit: String, program: String },
     #[error(
@@ -151,7 +151,7 @@ impl HostError {
                 word(unit)
             ),
             Self::UnusableUnit { unit, .. } => format!(
-                "systemctl status {}; mend what it names, then: systemctl daemon-reload",
+                "systemctl status {}; fix what it names, then: systemctl daemon-reload",
                 word(unit)
             ),
             Self::NotAService(_) => {
@@ -163,7 +163,7 @@ impl HostError {
             }
             Self::Transient { unit } => format!("systemctl stop {}; then: {OFFLINE}", word(unit)),
             Self::Unsettled { unit, .. } => format!(
-                "wait until it has settled, or look why it does not: systemctl status {}",
+                "wait until it has started or stopped; to see what it waits for: systemctl status {}",
                 word(unit)
             ),
             Self::EngineSilent { unit, .. } => format!(
@@ -195,7 +195,8 @@ impl HostError {
                 word(unit)
             ),
             Self::ConfigFile { path, .. } => format!(
-                "mend {path}; to check it (Docker 23.0 and later): dockerd --validate --config-file {path}",
+                "fix {path}; to check it (Docker 23.0 and later): dockerd --validate \
+                 --config-file {path}",
                 path = shell::path(path)
             ),
             Self::ConfigFileMissing { named_by, .. } if *named_by == FLAG => {
@@ -203,7 +204,7 @@ impl HostError {
             }
             Self::ConfigFileMissing { path, .. } => format!("put {} back", path.display()),
             Self::EnvironmentFile { unit, .. } => format!(
-                "systemctl cat {}; put the file back that EnvironmentFile= names",
+                "systemctl cat {}; restore the file that EnvironmentFile= names",
                 word(unit)
             ),
             Self::ContainerdImageStore => {
@@ -239,7 +240,7 @@ impl HostError {
                     owner = word(owner)
                 ),
                 (_, Some(pid)) => format!("ps -fp {pid}; end it first"),
-                _ => "ps -C dockerd -f; end the one first that is not the unit's".to_owned(),
+                _ => "ps -C dockerd -f; first end the one that is not the unit's".to_owned(),
             },
             Self::InUse { .. } => "leave --offline out, or stop that Docker".to_owned(),
             Self::Read(error) => return error.help(),

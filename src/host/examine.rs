@@ -121,7 +121,7 @@ pub async fn find<M: ServiceManager, E: Engine>(
     match found.errors.into_iter().next() {
         Some(error) => Err(error),
         None => host.ok_or_else(|| {
-            let problem = "nobody says whether this is Docker's data root";
+            let problem = "it is not known whether this is Docker's data root";
             no_data_root(Path::new(DEFAULT_DATA_ROOT), problem)
         }),
     }

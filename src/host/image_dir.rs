@@ -182,7 +182,7 @@ pub fn no_data_root(path: &Path, problem: impl Into<String>) -> HostError {
 fn unreadable(path: &Path, error: &io::Error, missing: impl FnOnce() -> String) -> HostError {
     let problem = match error.kind() {
         io::ErrorKind::NotFound => missing(),
-        io::ErrorKind::PermissionDenied => "only root may look into it: use sudo".to_owned(),
+        io::ErrorKind::PermissionDenied => "only root can read it: use sudo".to_owned(),
         _ => error.to_string(),
     };
     no_data_root(path, problem)

@@ -17,8 +17,8 @@ use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 /// What happens to running containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ContainerPolicy {
-    /// Keep them running: switch live-restore on for the moment; where Docker does not
-    /// take it, refuse while containers run
+    /// Keep them running: switch live-restore on for the restart; if Docker cannot do
+    /// that, refuse while containers run
     #[default]
     Keep,
     /// Let them stop with Docker, and start them again
@@ -219,7 +219,7 @@ pub enum Blocker {
          Docker than the one that runs"
     )]
     UnitChanged { unit: String },
-    #[error("{unit} has a {kind} job of somebody else's queued")]
+    #[error("another process has queued a {kind} job for {unit}")]
     JobQueued { unit: String, kind: String },
     #[error("{unit} is {state}, and would be stopped along with Docker half-way")]
     Unsettled { unit: String, state: String },
@@ -243,8 +243,8 @@ pub enum Blocker {
     #[error("{unit} would not start again: {doubt}. Docker runs on until it is stopped")]
     WouldNotStart { unit: String, doubt: Doubt },
     #[error(
-        "{unit} may move its images to containerd when it starts again ({} is on), and every digest of \
-         before is lost then", features.join(", ")
+        "{unit} may move its images to containerd when it starts again ({} is on), and then \
+         every digest recorded before is lost", features.join(", ")
     )]
     WouldMoveImages {
         unit: String,
@@ -254,8 +254,8 @@ pub enum Blocker {
     #[error("{unit} may not start again: {doubt}")]
     MayNotStart { unit: String, doubt: Doubt },
     #[error(
-        "made with --rm, and removed by a restart of Docker ({}): {names}",
-        if *.kept { "what never ran, always; what runs, before Docker 24.0.8" } else { "live-restore being off" }
+        "a restart of Docker removes these containers that were made with --rm ({}): {names}",
+        if *.kept { "those that never ran, always; running ones, before Docker 24.0.8" } else { "live-restore being off" }
     )]
     WouldBeRemoved {
         names: String,
@@ -269,13 +269,16 @@ impl Blocker {
         let word = shell::word;
         Some(match self {
             Self::UnitChanged { unit } => format!(
-                "look at the change (systemctl cat {unit}), then, when Docker's loss can be borne: systemctl \
-                 daemon-reload && systemctl restart {unit}",
+                "look at the change (systemctl cat {unit}), then, when Docker may be down for a \
+                 moment: systemctl daemon-reload && systemctl restart {unit}",
                 unit = word(unit)
             ),
             Self::JobQueued { .. } => "wait until it has ended: systemctl list-jobs".to_owned(),
             Self::Unsettled { unit, .. } => {
-                format!("wait until it has settled: systemctl status {}", word(unit))
+                format!(
+                    "wait until it has started or stopped: systemctl status {}",
+                    word(unit)
+                )
             }
             Self::Ourselves { unit } => format!(
                 "take Requires=, BindsTo= or PartOf= on Docker out of it (Wants= and After= will do): systemctl \
@@ -294,7 +297,7 @@ impl Blocker {
                     .unwrap_or_default()
             ),
             Self::WouldNotStart { unit, .. } => format!(
-                "mend what it says, in the configuration file or in: systemctl cat {}",
+                "fix what it says, in the configuration file or in: systemctl cat {}",
                 word(unit)
             ),
             Self::WouldMoveImages {
@@ -306,7 +309,8 @@ impl Blocker {
                 word(unit)
             ),
             Self::MayNotStart { unit, .. } => format!(
-                "when Docker's loss can be borne: systemctl restart {}; or go ahead regardless: --force-restart",
+                "when Docker may be down for a moment: systemctl restart {}; or go ahead all the \
+                 same: --force-restart",
                 word(unit)
             ),
             Self::WouldBeRemoved { .. } => {

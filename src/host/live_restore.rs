@@ -33,7 +33,8 @@ pub enum LiveRestoreBlocker {
     /// `reloadConfig`). Seen on 20.10, 26.1 and 28.5: Docker allowed what the plugins had
     /// denied, and `docker info` still listed them.
     #[error(
-        "a reload makes Docker forget --authorization-plugin of {unit}, and allow everybody everything"
+        "a reload makes Docker forget --authorization-plugin of {unit}, and allow every user \
+         everything"
     )]
     Authorization { unit: String },
     /// systemd would kill the containers even with live-restore (`systemd.kill(5)`).
@@ -59,8 +60,8 @@ impl LiveRestoreBlocker {
                 "take the flag out (systemctl edit --full {unit}) at the next restart of Docker"
             )),
             Self::Authorization { unit } => Some(format!(
-                "have \"authorization-plugins\" in Docker's configuration instead (systemctl edit --full \
-                 {unit}) at its next restart"
+                "move that option to \"authorization-plugins\" in Docker's configuration file \
+                 (systemctl edit --full {unit}) at its next restart"
             )),
             Self::KillMode { unit, .. } => {
                 Some(format!("set KillMode=process (systemctl edit {unit})"))

@@ -65,7 +65,7 @@ pub enum DigestError {
         expected: usize,
         found: usize,
     },
-    #[error("{0:?} has something else than the digits 0-9 and a-f in it")]
+    #[error("{0:?} has a character other than 0-9 and a-f in it")]
     Hex(String),
 }
 

@@ -110,13 +110,13 @@ pub enum ManifestError {
     Keys(String),
     /// Docker's first format. Its digest is not the hash of its bytes.
     #[error(
-        "a manifest of schema 1, which has no config and proves no image ID; push the image again \
-         with a Docker of this decade"
+        "a manifest of schema 1, which has no config and proves no image ID; push the image \
+         again with Docker 1.10 or later"
     )]
     Schema1,
     #[error("both an image's manifest and an index: it can be read in two ways (CVE-2021-41190)")]
     Ambiguous,
-    #[error("an index of {0} manifests, and no more than {MAX_INDEX_ENTRIES} are read")]
+    #[error("an index of {0} manifests; digestfix reads at most {MAX_INDEX_ENTRIES}")]
     TooManyEntries(usize),
 }
 

@@ -26,7 +26,7 @@ pub struct OciArchive {
 pub enum ArchiveError {
     #[error("what is to be loaded as {named} hashes to {found}")]
     Tampered { named: Digest, found: Digest },
-    #[error("the manifest of {0} is not at hand")]
+    #[error("the manifest of {0} is missing")]
     Missing(Reference),
     #[error(
         "the image of {0} is not here any more: its config is not in containerd's content store"

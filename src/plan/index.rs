@@ -56,11 +56,11 @@ impl fmt::Display for MissingManifest {
         if let Some((digest, platform)) = &self.wanted {
             return write!(
                 f,
-                "only a manifest in it tells which image it is of: bring the manifest of {platform}, where the \
-                 registry is: skopeo inspect --raw docker://{name}@{digest} >FILE; then: --from FILE beside it"
+                "only its manifest for {platform} tells the image. Where the registry answers: \
+                 skopeo inspect --raw docker://{name}@{digest} >FILE; then add --from FILE"
             );
         }
-        f.write_str("the manifest of this host's platform was not brought with it: ")?;
+        f.write_str("the manifest for this host's platform is missing: ")?;
         for (at, (digest, platform)) in self.parts.iter().take(MAX_PARTS).enumerate() {
             let separator = if at == 0 { "" } else { ", " };
             match platform {

@@ -78,7 +78,10 @@ pub enum Refusal {
     },
     #[error("{claim}: the image has another digest in this repository already, {present}")]
     OtherDigest { claim: String, present: String },
-    #[error("{claim}: the image has {present} there; that is {whose}, which no registry serves")]
+    #[error(
+        "{claim}: the image has {present} in this repository; that is {whose}, which no \
+             registry serves"
+    )]
     ImageIdInTheWay {
         claim: String,
         present: String,
@@ -254,8 +257,8 @@ impl Refusal {
                  one of the claims out"
             }
             Self::TooWeak { .. } => {
-                "bring what shows it (digestfix export, on a host that pulled the image; then --from FILE), or ask \
-                 for less: --require"
+                "bring evidence (digestfix export, on a host that pulled the image; then --from \
+                 FILE), or lower --require"
             }
             Self::MovingGround { .. } => {
                 "name the image by its ID (NAME@sha256:HEX=IMAGE): digestfix status --no-trunc"
@@ -267,10 +270,10 @@ impl Refusal {
 
 /// Explains skopeo's oci: and oci-archive:. They convert an image in Docker's format: its
 /// config and so its ID change, its manifest and so its digest too.
-pub const CONVERTED: &str = "A manifest in OCI's format was brought along: where it was converted \
-    from Docker's (skopeo's oci: and oci-archive: do), it has another digest and another image ID \
-    than the registry's. These keep the registry's bytes: skopeo copy docker://IMAGE dir:DIR, \
-    skopeo inspect --raw docker://IMAGE";
+pub const CONVERTED: &str = "One manifest is in OCI's format. If it was converted from Docker's \
+                             format (as skopeo's oci: and oci-archive: do), its digest and image \
+                             ID are not the registry's. These keep the registry's bytes: skopeo \
+                             copy docker://IMAGE dir:DIR, skopeo inspect --raw docker://IMAGE";
 
 fn converted(may_be: bool) -> String {
     if may_be {

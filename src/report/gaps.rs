@@ -13,8 +13,8 @@ impl Report {
         let unread: Vec<String> = gaps.unread.iter().map(Reference::familiar).collect();
         if !unread.is_empty() {
             self.warning(&format!(
-                "no image for this machine is in containerd's content store for: {} (--containerd-root DIR says \
-                 where that is)",
+                "containerd's content store has no image for this machine's platform of: {} (if \
+                 the store is elsewhere: --containerd-root DIR)",
                 unread.join(", ")
             ));
         }
@@ -37,7 +37,8 @@ impl Report {
                 false => "docker tag",
             };
             self.warning(&format!(
-                "images here have no name to have a digest under: {}{more}. Name one first: {tag} {first} NAME:TAG",
+                "images here have no name, so they cannot have a digest: {}{more}. Name one \
+                 first: {tag} {first} NAME:TAG",
                 shown.join(", ")
             ));
         }

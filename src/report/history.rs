@@ -59,7 +59,7 @@ impl Transaction {
         };
         let what = match &record.kind {
             Kind::Apply => what,
-            Kind::Rollback(of) => format!("{what}, taking back {of}"),
+            Kind::Rollback(of) => format!("{what}, rolling back {of}"),
         };
         [
             (&record.id).into(),
@@ -93,7 +93,7 @@ impl Transaction {
             },
         };
         match &self.rolled_back_by {
-            Some(by) => format!("{result}; taken back by {by}"),
+            Some(by) => format!("{result}; rolled back by {by}"),
             None => result.to_owned(),
         }
     }

@@ -82,13 +82,14 @@ fn effects(impact: &Impact) -> Vec<String> {
         (impact.switches_live_restore(), &impact.live_restore)
     {
         lines.push(format!(
-            "For that, live-restore is switched on in {} for the moment, and the file put back.",
+            "To keep them, digestfix switches live-restore on in {}, and restores the file \
+             afterwards.",
             config_file.display()
         ));
     }
     if impact.switches_live_restore() && !impact.forgotten_by_reload.is_empty() {
         lines.push(format!(
-            "dockerd forgets {} of its unit's command line then, until its next start.",
+            "Until its next start, dockerd then ignores {} on its command line.",
             impact.forgotten_by_reload.join(", ")
         ));
     }
@@ -104,8 +105,9 @@ fn effects(impact: &Impact) -> Vec<String> {
         let ports: BTreeSet<String> = ports.iter().map(ToString::to_string).collect();
         let ports: Vec<String> = ports.into_iter().collect();
         lines.push(format!(
-            "New connections to published ports ({}) wait until it is back, and a second more (on old kernels a few); \
-             open ones go on, but those through docker-proxy (from this host itself, mostly) are cut.",
+            "New connections to published ports ({}) wait until it is back, and about a second \
+             longer (a few on old kernels). Open connections continue; those through \
+             docker-proxy (mostly from this host itself) are cut.",
             ports.join(", ")
         ));
     }

@@ -97,7 +97,7 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
     text.family(
         "digestfix_build_info",
         Kind::Gauge,
-        "The digestfix that ran last.",
+        "The version of digestfix that ran last.",
     )
     .labelled("version", env!("CARGO_PKG_VERSION"), 1.0);
     text.family(
@@ -121,7 +121,7 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
     text.family(
         "digestfix_last_run_result",
         Kind::Gauge,
-        "What came of the last run: 1 for that, 0 for all else.",
+        "The result of the last run: 1 for this result, 0 for the others.",
     );
     for result in RunResult::ALL {
         let value = if result == run.result { 1.0 } else { 0.0 };
@@ -130,7 +130,7 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
     text.family(
         RUNS,
         Kind::Counter,
-        "The runs that wrote this file, by what came of them.",
+        "The runs that wrote this file, by their result.",
     );
     for result in RunResult::ALL {
         let of = count(&series(RUNS, "result", result.word()));
@@ -148,7 +148,7 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
         text.family(
             LAST_SUCCESS,
             Kind::Gauge,
-            "When a run last ended with all that was wanted being so.",
+            "When a run last ended with everything as it was asked for.",
         )
         .value(at);
     }
@@ -168,8 +168,8 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
         text.family(
             OUTAGE,
             Kind::Gauge,
-            "How long Docker's API was away in the last run that stopped Docker; \
-             until the end of the run where it did not come back.",
+            "How long Docker's API was away in the last run that stopped Docker; if it did not \
+             come back, until the end of the run.",
         )
         .value(seconds);
         text.family(OUTAGE_AT, Kind::Gauge, "When that run ended.")
@@ -178,15 +178,15 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
     text.family(
         OUTAGES,
         Kind::Counter,
-        "How long these runs had Docker's API away, in all.",
+        "How long Docker's API was away in all of these runs.",
     )
     .value(milliseconds(count(OUTAGES) + outage.unwrap_or(0.0)));
     if let Some(missing) = run.missing_digests {
         text.family(
             "digestfix_missing_digests",
             Kind::Gauge,
-            "The digests that were claimed for images of this host and are not there \
-             after the last run; absent where it did not come to know.",
+            "The digests claimed for images of this host that are missing after the last run; \
+             absent if the run did not find out.",
         )
         .value(number(missing));
     }

@@ -22,7 +22,7 @@ const MAX_REFERENCES: usize = 100;
 const MAX_REASON: usize = 1000;
 
 /// The next step if the problem has none.
-const NEXT: &str = "see to what is named, then run the same command again";
+const NEXT: &str = "fix what is named above, then run the same command again";
 
 /// Observes one run.
 pub(super) struct Observer {
@@ -69,9 +69,9 @@ impl Observer {
     pub fn begins(&mut self, document: &Document, transaction: &str) {
         self.transaction = Some(transaction.to_owned());
         let message = match document.changes.as_ref().map_or(0, Vec::len) {
-            1 => format!("{} begins: 1 reference is to change", document.command),
+            1 => format!("{} begins: 1 reference will change", document.command),
             count => format!(
-                "{} begins: {count} references are to change",
+                "{} begins: {count} references will change",
                 document.command
             ),
         };
@@ -85,7 +85,7 @@ impl Observer {
 
     pub fn recovered(&mut self, document: &Document) {
         self.recovered = true;
-        let message = "an interrupted run was brought to an end";
+        let message = "an interrupted run was finished or undone";
         let result = ("DIGESTFIX_RESULT", RunResult::Recovered.word());
         self.tell(document, Event::Recovered, message, &[result]);
     }

@@ -107,7 +107,7 @@ impl<'a> Tally<'a> {
             ),
             (
                 State::DigestIsImageId,
-                "To put the right digest in an image ID's place: digestfix apply --replace \
+                "To replace an image ID by the right digest: digestfix apply --replace \
                  NAME:TAG@sha256:HEX",
             ),
             (

@@ -51,15 +51,15 @@ enum Problem {
     Io(#[from] io::Error),
     #[error("not understood: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("of version {0}, and this digestfix knows version {VERSION}")]
+    #[error("of version {0}; this digestfix knows version {VERSION}")]
     Version(u32),
-    #[error("{0:?} is no name of a transaction")]
+    #[error("{0:?} is not the name of a transaction")]
     Id(String),
-    #[error("it speaks of another transaction, {0}")]
+    #[error("it is about another transaction, {0}")]
     OtherId(String),
-    #[error("{0:?} is no time")]
+    #[error("{0:?} is not a time")]
     Time(String),
-    #[error("{0:?} is no storage driver")]
+    #[error("{0:?} is not a storage driver")]
     Driver(String),
     #[error("{0} is neither a tag nor a digest")]
     Reference(String),
@@ -70,7 +70,7 @@ enum Problem {
     TooLarge,
     #[error("not a directory that only root may write")]
     Directory,
-    #[error("there is a transaction of that name already")]
+    #[error("a transaction of that name is there already")]
     Exists,
 }
 
@@ -78,12 +78,10 @@ impl HistoryError {
     pub fn help(&self) -> Option<String> {
         let help = match &self.problem {
             Problem::Directory => {
-                "chown root: and chmod 700 that directory, once its records are looked at"
+                "check the records in that directory; then chown root: and chmod 700 it"
             }
             Problem::Id(_) => "name one that there is: digestfix history",
-            _ => {
-                "take that file away, once it is looked at, or name another transaction: digestfix history"
-            }
+            _ => "check that file and move it away, or name another transaction: digestfix history",
         };
         Some(help.to_owned())
     }

@@ -232,22 +232,22 @@ enum Problem {
     Io(#[from] io::Error),
     #[error("not understood: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("of version {0}, and this digestfix knows version {VERSION}")]
+    #[error("of version {0}; this digestfix knows version {VERSION}")]
     Version(u32),
-    #[error("{0:?} is no name of a transaction")]
+    #[error("{0:?} is not the name of a transaction")]
     Id(String),
-    #[error("{0:?} is no name of a storage driver")]
+    #[error("{0:?} is not the name of a storage driver")]
     Driver(String),
-    #[error("{0:?} is no ID of a container")]
+    #[error("{0:?} is not the ID of a container")]
     Container(String),
 }
 
 impl JournalError {
     pub fn help(&self) -> Option<String> {
         Some(format!(
-            "bring the host of this data root back by hand: put back what lies beside its daemon.json as \
-             daemon.json.digestfix-…, see that Docker runs, look for containers without their restart policy; then \
-             remove the journal: rm {}",
+            "recover this host by hand: rename daemon.json.digestfix-…, if it is there, to \
+             daemon.json; check that Docker runs, and that containers have their restart \
+             policies; then remove the journal: rm {}",
             shell::path(&self.path)
         ))
     }

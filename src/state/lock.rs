@@ -44,12 +44,16 @@ impl LockError {
             }
             Self::Io { path, .. } if is_barred(path) => {
                 let path = shell::path(path);
-                Some(format!("look what it is: ls -ld {path}; if nothing needs it, move it away: mv {path} {path}.old"))
+                Some(format!(
+                    "see what it is: ls -ld {path}; if nothing needs it, move it away: \
+                              mv {path} {path}.old"
+                ))
             }
             Self::Io { path, error } => sandbox(path, error).or_else(|| {
                 let directory = shell::path(path.parent().unwrap_or(path));
                 Some(format!(
-                    "see to the file system (ls -ld {directory}; df -h {directory}), then the same command again"
+                    "check the file system (ls -ld {directory}; df -h {directory}), then run the \
+                     same command again"
                 ))
             }),
         }
@@ -227,7 +231,7 @@ fn holder(file: &mut File) -> String {
         .and_then(|()| file.take(HOLDER_MAX_BYTES).read_to_string(&mut text));
     match read {
         Ok(_) if !text.is_empty() => text.escape_debug().to_string(),
-        _ => "it has not said which process it is".to_owned(),
+        _ => "its process is not known".to_owned(),
     }
 }
 

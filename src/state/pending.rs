@@ -57,8 +57,8 @@ pub struct MarkerError {
 impl MarkerError {
     pub fn help(&self) -> Option<String> {
         Some(format!(
-            "look at that file: it says where Docker lives that a run was at work on. digestfix recover \
-             --data-root DIR does without it; then: rm {}",
+            "read that file: it names the Docker that a run worked on. To recover without it: \
+             digestfix recover --data-root DIR; then: rm {}",
             shell::path(&self.path)
         ))
     }
@@ -161,13 +161,13 @@ impl Marker {
         let marker: Self = serde_json::from_slice(&bytes)?;
         if marker.digestfix_pending != VERSION {
             return Err(io::Error::other(format!(
-                "of version {}, and this digestfix knows version {VERSION}",
+                "of version {}; this digestfix knows version {VERSION}",
                 marker.digestfix_pending
             )));
         }
         let config_file = marker.config_file.as_ref();
         if marker.data_root.is_relative() || config_file.is_some_and(|path| path.is_relative()) {
-            return Err(io::Error::other("it names no whole paths"));
+            return Err(io::Error::other("its paths are not absolute"));
         }
         Ok(Some(marker))
     }

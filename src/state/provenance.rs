@@ -87,7 +87,7 @@ impl Provenance {
         let provenance: Self = serde_json::from_slice(&bytes)?;
         if provenance.version != VERSION {
             return Err(io::Error::other(format!(
-                "of version {}, and this digestfix knows version {VERSION}",
+                "of version {}; this digestfix knows version {VERSION}",
                 provenance.version
             )));
         }

@@ -8,15 +8,15 @@ use crate::sys::shell;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RollbackBlocker {
-    #[error("there is no transaction here that could be taken back")]
+    #[error("there is no transaction here to roll back")]
     None,
     #[error("there is no transaction {0} in the history of this data root")]
     NotFound(String),
-    #[error("transaction {0} has not ended: it is at work, or was interrupted")]
+    #[error("transaction {0} has not ended: it is running, or it was interrupted")]
     NotEnded(String),
     #[error("transaction {id} did not change anything: {why}")]
     ChangedNothing { id: String, why: String },
-    #[error("transaction {id} was taken back already, by transaction {by}")]
+    #[error("transaction {id} is rolled back already, by transaction {by}")]
     RolledBack { id: String, by: String },
     #[error("transaction {id} changed the references of storage driver {driver}")]
     OtherDriver { id: String, driver: String },
@@ -26,17 +26,17 @@ impl RollbackBlocker {
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::NotEnded(_) => {
-                "wait until it has ended; if none is at work: digestfix recover".to_owned()
+                "wait until it has ended; if none is running: digestfix recover".to_owned()
             }
             Self::RolledBack { by, .. } => {
-                format!("to have its changes again, take that one back: digestfix rollback {by}")
+                format!("to have its changes again, roll that one back: digestfix rollback {by}")
             }
             Self::OtherDriver { id, driver } => {
                 let driver = shell::word(driver);
                 format!("where that is what Docker uses: digestfix rollback --driver {driver} {id}")
             }
             Self::None | Self::NotFound(_) | Self::ChangedNothing { .. } => {
-                "look what there is: digestfix history".to_owned()
+                "see which there are: digestfix history".to_owned()
             }
         })
     }

@@ -36,7 +36,7 @@ pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     let metadata = file.metadata()?;
     let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
     if !trusted || metadata.mode() & 0o022 != 0 {
-        return Err(io::Error::other("others than root may write it"));
+        return Err(io::Error::other("users other than root can write it"));
     }
     if metadata.len() > max {
         return Err(io::Error::other("too large"));

@@ -61,8 +61,9 @@ pub enum ReadError {
 }
 
 /// Advice while Docker runs: it read the file before the file broke.
-const WHILE_IT_RUNS: &str = "a Docker that runs still has the names, and writes the file anew: docker tag \
-    $(docker images -q | head -n 1) digestfix:now && docker rmi digestfix:now. With Docker stopped: ";
+const WHILE_IT_RUNS: &str = "a running Docker still has the names, and writes the file again: \
+                             docker tag $(docker images -q | head -n 1) digestfix:now && docker \
+                             rmi digestfix:now. With Docker stopped: ";
 
 /// What a broken file costs, and how to recover the names.
 const NAMES_BACK: &str = "the images have no names then; a former repositories.json gives them back: digestfix \
@@ -113,18 +114,19 @@ impl ReadError {
                 let quoted = shell::path(path);
                 let otherwise = match damage {
                     Damage::Marked => format!(
-                        "take the mark away, and start it: sed -i '1s/^\\xEF\\xBB\\xBF//' {quoted}"
+                        "remove the mark, and start it: sed -i '1s/^\\xEF\\xBB\\xBF//' {quoted}"
                     ),
                     _ => former_or(former.as_deref(), path, || {
                         format!(
-                            "mend the file, or mv {quoted} {quoted}.broken and start Docker; {NAMES_BACK}"
+                            "fix the file, or mv {quoted} {quoted}.broken and start Docker; \
+                             {NAMES_BACK}"
                         )
                     }),
                 };
                 format!("{WHILE_IT_RUNS}{otherwise}")
             }
             Self::Io { path, .. } => format!(
-                "ls -ld {}; dmesg | tail (a disk that fails)",
+                "ls -ld {}; dmesg | tail (a failing disk)",
                 shell::path(path)
             ),
         })

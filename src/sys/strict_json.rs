@@ -19,8 +19,8 @@ use serde::{Deserialize, forward_to_deserialize_any};
 pub enum JsonError {
     /// A key that Go takes for another one.
     #[error(
-        "the key \"{}\" is not \"{known}\", and Docker reads it as that: whoever wrote this \
-         can have Docker see another value than digestfix does",
+        "the key \"{}\" is not \"{known}\", but Docker reads it as that: Docker and digestfix \
+         would read different values",
         key.escape_default()
     )]
     ReadAs {

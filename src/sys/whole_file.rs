@@ -22,7 +22,7 @@ const MODE: u32 = 0o600;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WholeFileError {
-    #[error("there is something there that is no plain file")]
+    #[error("what is there is not a plain file")]
     NotPlain,
     #[error("it is a link that leads nowhere")]
     LeadsNowhere,

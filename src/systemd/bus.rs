@@ -124,7 +124,7 @@ impl SystemBus {
                 Err(error) => error,
             };
             if Instant::now() >= deadline {
-                tracing::info!("no more luck with its private socket: {private}");
+                tracing::info!("its private socket failed too: {private}");
                 return Err(bus);
             }
             sleep(AGAIN).await;

@@ -110,17 +110,17 @@ pub enum PlanError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Assess(#[from] AssessError),
-    #[error("the claims cannot be met")]
+    #[error("the claims cannot be made true")]
     Refused(Vec<Refusal>),
-    #[error("the transaction cannot be taken back")]
+    #[error("the transaction cannot be rolled back")]
     InTheWay {
         refusals: Vec<Refusal>,
         /// The later transaction to roll back first.
         first: Option<String>,
     },
-    #[error("the running engine cannot be asked for that")]
+    #[error("the running engine cannot do that")]
     Unloadable(Vec<LoadBlocker>),
-    #[error("containerd cannot be asked for that")]
+    #[error("containerd cannot do that")]
     Unrecordable(Vec<RecordBlocker>),
     #[error(transparent)]
     Containerd(#[from] ContainerdError),
@@ -184,10 +184,11 @@ impl PlanError {
             }
             Self::InTheWay {
                 first: Some(id), ..
-            } => format!("take that one back first: digestfix rollback {id}"),
+            } => format!("roll that one back first: digestfix rollback {id}"),
             Self::InTheWay { first: None, .. } => {
-                "look at what it did (digestfix history ID) and at what is there (digestfix status); single \
-                 references are changed by apply: --remove REF, REF=IMAGE --replace"
+                "compare what it did (digestfix history ID) with what is there (digestfix \
+                 status); to change single references: digestfix apply --remove REF, or \
+                 REF=IMAGE --replace"
                     .to_owned()
             }
             Self::OnlyInEngine(references) => {

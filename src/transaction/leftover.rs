@@ -92,8 +92,8 @@ impl fmt::Display for Leftover {
             ),
             Why::Lost(why) => write!(
                 f,
-                "{reference} is gone and could not be had back: {why} (once its image is loaded again, \
-                 with its manifest: digestfix apply --from FILE)"
+                "{reference} is gone and could not be restored: {why} (once its image is loaded \
+                 again, with its manifest: digestfix apply --from FILE)"
             ),
         }
     }

@@ -140,10 +140,8 @@ impl<'a, M: ServiceManager, E: Images> Load<'a, M, E> {
         tx.progress.begin("asking the running engine");
         let Work { added, dropped, .. } = &self.work;
         self.run_only = self.steps().verify(added, dropped).await?;
-        tx.progress.step(
-            Step::Verify,
-            "the running engine finds the references as they are to be",
-        );
+        tx.progress
+            .step(Step::Verify, "the running engine has the new references");
         Ok(())
     }
 }
@@ -213,7 +211,10 @@ impl<M: ServiceManager, E: Images> Method<M> for Load<'_, M, E> {
             Step::UndoLoad,
             match left.as_slice() {
                 [] => "the running engine has the references as they were",
-                _ => "the running engine has the references as they were, but for what cannot be",
+                _ => {
+                    "the running engine has the references as they were, except those that \
+                      could not be restored"
+                }
             },
         );
         Ok(left)

@@ -121,14 +121,14 @@ pub enum Failure {
     /// References that the engine cannot drop, or not without harm.
     #[error("{}", leftover::joined(.0))]
     Leftovers(Vec<Leftover>),
-    #[error("Docker could not be held while the references change: {0}")]
+    #[error("Docker could not be kept from starting while the references change: {0}")]
     StartBlock(#[from] StartBlockError),
     /// dockerd was told to reload its configuration, but live-restore is not as the file
     /// says.
     #[error(
         "live-restore could not be switched {}: {unit} {}{} (see: journalctl -u {unit})",
         if *.on { "on" } else { "off" },
-        if *.reloaded { "read its configuration and did not heed it" } else { "did not take its configuration" },
+        if *.reloaded { "read its configuration but ignored it" } else { "did not accept its configuration" },
         said(.says)
     )]
     ReloadWithoutEffect {
@@ -148,7 +148,7 @@ pub enum Failure {
         says: Option<String>,
     },
     /// The configuration file has changed since digestfix checked it.
-    #[error("somebody else has changed {} a moment ago", .0.display())]
+    #[error("another process changed {} a moment ago", .0.display())]
     ConfigurationChanged(PathBuf),
     /// Containers have started since the check, and would stop with Docker.
     #[error("started a moment ago, and would stop with Docker: {0}")]
@@ -159,7 +159,7 @@ pub enum Failure {
     #[error("{0} did not run, and was started a moment ago")]
     StartedMeanwhile(String),
     /// Another program has switched live-restore off.
-    #[error("somebody else has switched live-restore off a moment ago")]
+    #[error("another process switched live-restore off a moment ago")]
     SwitchedOff,
     #[error("a dockerd{} has the data root open although Docker was to be stopped", process(*.pid))]
     StillRunning { pid: Option<u32> },
@@ -194,7 +194,7 @@ impl Failure {
             }
             Self::Interrupted(_) => "run the same command again when it suits",
             Self::File(_) | Self::Journal(_) | Self::Marker(_) | Self::History(_) => {
-                "see to the file system (space, permissions, errors), then try again"
+                "check the file system (space, permissions, errors), then try again"
             }
             Self::NoLongerFits(_) => "look at the references (digestfix status), then try again",
             Self::Engine(_) | Self::EngineDisagrees(_) => {
@@ -204,21 +204,21 @@ impl Failure {
                 "look at containerd (systemctl status containerd, crictl info), then try again"
             }
             Self::Systemd(_) | Self::StartBlock(_) | Self::Watchdog(_) => {
-                "see to systemd, then try again"
+                "check systemd (systemctl status), then try again"
             }
             Self::NotRunning { .. } | Self::Silent { .. } => {
-                "look why Docker did not start (its journal), then try again"
+                "see why Docker did not start (its journal), then try again"
             }
             Self::ReloadWithoutEffect { .. } | Self::ConfigurationRefused { .. } => {
-                "mend Docker's configuration file, then the same command again. Docker would perhaps not start \
-                 with it: do not restart it before. Where all that it says is userland-proxy-path, take \
-                 \"userland-proxy\": true out: it is the default"
+                "fix Docker's configuration file, then run the same command again. Docker may \
+                 not start with it: do not restart Docker before. Where all that it says is \
+                 userland-proxy-path, take \"userland-proxy\": true out: it is the default"
             }
             Self::MoreContainers(_)
             | Self::SwitchedOff
             | Self::StartedMeanwhile(_)
             | Self::ConfigurationChanged(_) => "run the same command again",
-            _ => "try again with -v; if it fails again, it is worth a report",
+            _ => "run it again with -v; if it fails again, report it",
         };
         Some(help.to_owned())
     }

@@ -126,7 +126,7 @@ impl<M: ServiceManager, N: Node> Method<M> for Recording<'_, N> {
         tx.progress.begin("asking the CRI");
         let Work { added, dropped } = &self.work;
         self.steps(&tx.id).verify(added, dropped).await?;
-        let told = "containerd has the records as they are to be, and the CRI answers by them";
+        let told = "containerd has the new records, and the CRI finds the images by them";
         tx.progress.step(Step::Verify, told);
         Ok(())
     }
@@ -155,7 +155,10 @@ impl<M: ServiceManager, N: Node> Method<M> for Recording<'_, N> {
             Step::UndoRecord,
             match left.as_slice() {
                 [] => "containerd has the records as they were",
-                _ => "containerd has the records as they were, but for what cannot be",
+                _ => {
+                    "containerd has the records as they were, except those that could not be \
+                      restored"
+                }
             },
         );
         Ok(left)

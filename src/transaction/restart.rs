@@ -535,7 +535,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         };
         if let Err(error) = block.remove(daemon.docker.manager).await {
             tx.progress.warning(&format!(
-                "the hold on {} could not be taken away; it has no effect any more: {error}",
+                "the start block of {} could not be removed; it has no effect any more: {error}",
                 daemon.unit()
             ));
         }

@@ -29,7 +29,7 @@ pub struct Watchdog {
 #[derive(Debug, thiserror::Error)]
 pub enum WatchdogError {
     /// The path of this program is unknown, so systemd could not start it.
-    #[error("this program's own file cannot be named: {0}")]
+    #[error("the path of this program is not known: {0}")]
     Program(io::Error),
     #[error("{0}; systemd has to be able to run this program from where it is installed")]
     Systemd(#[from] SystemdError),

@@ -80,9 +80,12 @@ fn work(
 /// What a run that did its work may leave behind where it says so: what it
 /// says, and where the difference is. The next run puts these in order.
 const TOLD: [(&str, &str); 2] = [
-    ("how this ended could not be noted", "/digestfix/history/"),
     (
-        "could not be taken away; it has no effect any more",
+        "the end of this run could not be recorded",
+        "/digestfix/history/",
+    ),
+    (
+        "could not be removed; it has no effect any more",
         "/zz-digestfix-start-block.conf",
     ),
 ];

@@ -93,12 +93,12 @@ fn whole_way(suite: Suite) {
             "--from",
             "/served/manifest.json",
         ],
-        "not the one that this Docker takes",
+        "not the one that this Docker would choose",
     );
     for command in ["plan", "apply", "verify"] {
         let elsewhere = ["--containerd-root", "/nowhere"];
         let words = [&[command], &from[..], &elsewhere].concat();
-        refuses(&machine, &words, "not one of them");
+        refuses(&machine, &words, "finds none of them");
     }
     // What docker images shows.
     let made_up = machine.sh(&format!("docker image inspect -f '{{{{.Id}}}}' {tag}"));

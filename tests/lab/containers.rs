@@ -500,7 +500,7 @@ fn are_kept_when_the_reload_is_refused() {
         .digestfix(&["apply", "--force-restart", &claim])
         .exits(1);
     assert!(started.elapsed().as_secs() < 8, "its words are heard");
-    for says in ["did not take its configuration", "no-such-option"] {
+    for says in ["did not accept its configuration", "no-such-option"] {
         assert!(run.stderr.contains(says), "{}", run.stderr);
     }
     assert!(!run.stderr.contains("--containers"), "{}", run.stderr);

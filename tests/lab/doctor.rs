@@ -148,7 +148,7 @@ fn what_stops_an_apply_is_told_and_cured() {
             "configuration",
             "--validate says",
             format!("echo '{{\"Debug\": true}}' >{DAEMON_JSON}"),
-            "mend what it says",
+            "fix what it says",
             format!("rm {DAEMON_JSON}"),
         ),
         fault(
@@ -194,7 +194,7 @@ fn what_stops_an_apply_is_told_and_cured() {
         ),
         fault(
             "claims",
-            "written by others",
+            "other than root can write",
             format!("chmod 666 {CLAIMS}"),
             "chmod go-w /etc/digestfix/claims.d/app",
             format!("chmod go-w {CLAIMS}"),
@@ -267,7 +267,7 @@ fn what_stops_an_apply_is_told_and_cured() {
     );
 
     machine.install_units();
-    Doctor::asked(&machine, &[]).next("ok", "boot", "is enabled");
+    Doctor::asked(&machine, &[]).next("ok", "boot", "are enabled");
     machine.digestfix(&["apply"]).exits(0);
     assert!(machine.engine_has("app"));
     let doctor = Doctor::asked(&machine, &[]);
@@ -359,7 +359,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
     let recover = doctor.next(
         "warning",
         "unfinished",
-        "the next change brings it to an end first",
+        "the next change finishes or undoes it first",
     );
     machine.sh("systemctl stop 'digestfix-watchdog-*'");
     machine.sh(&recover);

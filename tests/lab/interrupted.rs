@@ -358,7 +358,7 @@ fn a_journal_that_lies() {
     }
     machine.sh(&format!("chown daemon {journal}"));
     let run = machine.digestfix(&["recover"]).exits(3);
-    assert!(run.stderr.contains("may write it"), "{}", run.stderr);
+    assert!(run.stderr.contains("can write it"), "{}", run.stderr);
 }
 
 /// Leaves a journal while nothing has been done yet.

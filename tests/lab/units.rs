@@ -327,7 +327,7 @@ fn cron_mails_what_changed(machine: &Machine) {
     let changed = mails();
     for words in [
         "Done.",
-        "To take this back: digestfix rollback",
+        "To undo this: digestfix rollback",
         "Subject: Cron <root@",
     ] {
         assert!(changed.contains(words), "{changed}");

@@ -109,7 +109,7 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
                     Verdict::Supports(Trust::Proven, _) => {}
                     _ => {
                         return Err(wrong(
-                            "it is said to be proven, and no manifest in the file proves it",
+                            "it is marked as proven, but no manifest in the file proves it",
                         ));
                     }
                 }
@@ -120,7 +120,7 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
             }
             (None, Some(Trust::Asserted) | None) => collected.pin(&reference, place)?,
             (None, Some(_)) => {
-                return Err(wrong("only with an image_id can it be more than asserted"));
+                return Err(wrong("without an image_id it can only be asserted"));
             }
         }
     }

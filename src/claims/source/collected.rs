@@ -262,7 +262,8 @@ impl Collected {
         let is_yaml = [".yaml", ".yml"].iter().any(|end| place.ends_with(end));
         let chart = match is_yaml {
             true => {
-                ". Where it is a chart's, render that first: helm template … | digestfix apply --from -"
+                ". If the file belongs to a chart, render the chart first: helm template … | \
+                 digestfix apply --from -"
             }
             false => "",
         };

@@ -249,8 +249,8 @@ impl<'a> Objects<'a> {
         self.collected.unnamed(self.place, &self.unnamed);
         if self.unplaced > 0 {
             self.collected.remark(format!(
-                "{}: {} of its digests have a path and no registry beside them; say which it is: \
-                 --rewrite PATH=REGISTRY/PATH",
+                "{}: {} of its digests have a path but no registry beside them; name the \
+                 registry: --rewrite PATH=REGISTRY/PATH",
                 self.place, self.unplaced
             ));
         }

@@ -197,9 +197,9 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
             Bytes::AsTheyCame => "CRLF line ends",
         };
         collected.remark(format!(
-            "{place}: a manifest that was written anew with {how}; no registry serves such bytes. \
-             Without them its digest is {}: proof of a claim that names that. Copy the manifest as \
-             bytes, or name its digest beside it: NAME@DIGEST",
+            "{place}: a manifest that was rewritten with {how}; no registry serves such bytes. \
+             Without them its digest is {}, which proves a claim that names it. Copy the \
+             manifest byte for byte, or give its digest as well: NAME@DIGEST",
             Digest::of(Algorithm::Sha256, plain.as_bytes())
         ));
         return Ok(());
@@ -229,9 +229,9 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
     collected.prove(ended.as_bytes(), place)?;
     let other = Digest::of(Algorithm::Sha256, ended.as_bytes());
     collected.remark(format!(
-        "{place}: a manifest with white space around it, which its registry need not have served \
-         so. Its digest is {digest}, or {other} with what follows it. Either is taken as proof of \
-         a claim that names it"
+        "{place}: a manifest with white space around it, which the registry may not have served. \
+         Its digest is {digest}, or {other} with the white space after it. Either proves a claim \
+         that names it"
     ));
     Ok(())
 }
@@ -257,8 +257,8 @@ fn read_inspected(document: &str, place: &str, collected: &mut Collected) -> Res
         // With the containerd image store, the "ID" is the manifest's digest.
         Ok(_) | Err(_) if image.descriptor.is_some() || id_is_digest => {
             collected.remark(format!(
-                "{place}: of a host with the containerd image store, which names no image IDs; its \
-                 digests are matched by tag, and so only asserted"
+                "{place}: from a host with the containerd image store, so it has no image IDs. \
+                 digestfix finds its images by tag, so its digests are only asserted"
             ));
             for reference in &references {
                 let tags = image.repo_tags.iter().flatten();

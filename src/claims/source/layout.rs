@@ -24,8 +24,9 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The next step, for the user of an archive that proves nothing.
-const BRING: &str = "docker save of this image store proves no digest. Bring what does: digestfix export, docker \
-                     image inspect, skopeo's dir:";
+const BRING: &str = "docker save from this image store keeps no registry's manifest, so it \
+                     proves no digest. Use instead: digestfix save or export, docker image \
+                     inspect, or skopeo's dir:";
 
 fn images_in_words(count: usize) -> String {
     match count {
@@ -253,8 +254,9 @@ impl<B: Blobs> Walk<'_, B> {
         }
         let images = images_in_words(self.made_up);
         self.collected.remark(format!(
-            "{}: {images} with a manifest that docker save made up (no layer of it is compressed, \
-             as registries have them); no registry served it, so it is not taken for a digest",
+            "{}: {images} with a manifest that docker save made up (its layers are not \
+             compressed, as a registry's are); no registry served it, so digestfix does not use \
+             its digest",
             self.place
         ));
         self.collected.remark(BRING.to_owned());
@@ -286,7 +288,7 @@ impl<B: Blobs> Walk<'_, B> {
             // A tool that saves one platform leaves out the other parts of an index.
             if depth == 0 {
                 self.collected.remark(format!(
-                    "{}: its index names {digest}, and that manifest is not in it",
+                    "{}: its index names {digest}, but that manifest is missing",
                     self.place
                 ));
             }

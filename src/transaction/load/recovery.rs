@@ -29,7 +29,7 @@ pub async fn recover<M: ServiceManager, E: Images>(
     running: Running<'_, M, E>,
     progress: &mut dyn Progress,
 ) -> Result<Vec<String>, Failure> {
-    progress.begin("bringing the change to an end");
+    progress.begin("finishing the interrupted change");
     let record = record(journal, images, progress);
     let manifests = record.as_ref().map(|record| record.manifests.clone());
     let added = load.added.iter().chain(&load.dropped);
@@ -68,7 +68,7 @@ pub async fn recover<M: ServiceManager, E: Images>(
         (Some(()), _) => (
             Side::New,
             Step::Verify,
-            "the running engine has the references as they were to be".to_owned(),
+            "the running engine has the new references".to_owned(),
         ),
         (None, []) => (
             Side::Old,
@@ -78,7 +78,7 @@ pub async fn recover<M: ServiceManager, E: Images>(
         (None, left) => (
             Side::Other,
             Step::UndoLoad,
-            format!("taken back, but for what cannot be: {}", joined(left)),
+            format!("undone, except: {}", joined(left)),
         ),
     };
     progress.step(step, &told);

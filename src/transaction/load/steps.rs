@@ -254,7 +254,7 @@ impl<E: Images> Steps<'_, E> {
         Ok(still
             .map(|pin| Leftover {
                 reference: pin.reference,
-                why: Why::Lost("Docker took it, and does not have it".to_owned()),
+                why: Why::Lost("Docker accepted it, but does not have it".to_owned()),
             })
             .collect())
     }

@@ -696,7 +696,7 @@ fn what_cannot_be_had_back_is_named_and_leaves_no_name() {
         }
         let (recovered, _) = world.recover();
         let left = recovered.unwrap();
-        assert!(left[0].contains("could not be had back"), "{left:?}");
+        assert!(left[0].contains("could not be restored"), "{left:?}");
         assert!(world.engine.records.borrow().is_empty());
         world.is_finished();
     }
@@ -858,7 +858,7 @@ fn an_image_that_the_engine_would_not_run_is_refused() {
     let claim = format!("lab/app:v1@{}", of(&better));
     let refused = world.refused(&world.request(&claim, &[&better, &world.manifest]));
     assert!(
-        refused.contains("not the one that this Docker takes"),
+        refused.contains("not the one that this Docker would choose"),
         "{refused}"
     );
 
@@ -956,7 +956,7 @@ fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
             // A record without an end counts as a run that changed nothing, which is true
             // of this one.
             assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
-            assert!(told.1.last().unwrap().contains("could not be noted"));
+            assert!(told.1.last().unwrap().contains("could not be saved"));
             world.is_finished();
             std::fs::remove_dir_all(in_the_way).unwrap();
             assert!(world.is_as_before());

@@ -71,7 +71,7 @@ pub enum LoadBlocker {
          here could bring them back"
     )]
     OnlyLayers(Reference),
-    #[error("{0}: the image here is not the one that this Docker takes of that index")]
+    #[error("{0}: the image here is not the one that this Docker would choose from that index")]
     OtherChild(Reference),
     #[error(
         "{0}: its image is for another platform than this Docker's, which would not run it by the digest"
@@ -81,9 +81,7 @@ pub enum LoadBlocker {
     OldConfig(Reference),
     #[error("{0}: Docker has it, and no image for it is in containerd's content store")]
     Unread(Reference),
-    #[error(
-        "Docker has images, and not one of them is in containerd's content store as far as can be seen"
-    )]
+    #[error("Docker has images, but digestfix finds none of them in containerd's content store")]
     NothingRead,
     #[error("{0}: its manifest is not in containerd's content store, so this could not be undone")]
     NoWayBack(Reference),
@@ -122,8 +120,8 @@ impl LoadBlocker {
                 "load the image for this host's platform, and claim the digest for that".to_owned()
             }
             Self::OldConfig(reference) => format!(
-                "only with its layers does it come in: where the registry answers, docker pull {reference}, or \
-                 skopeo copy, and docker load of the copy"
+                "it has to be loaded with its layers: where the registry answers, docker pull \
+                 {reference}, or skopeo copy, and docker load of the copy"
             ),
             Self::Unread(_) | Self::NothingRead | Self::NoWayBack(_) => root.to_owned(),
         }

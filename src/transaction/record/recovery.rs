@@ -29,7 +29,7 @@ pub async fn recover<M: ServiceManager, N: Node>(
     supervisor: Supervisor<'_, M>,
     progress: &mut dyn Progress,
 ) -> Result<Vec<String>, Failure> {
-    progress.begin("bringing the change to an end");
+    progress.begin("finishing the interrupted change");
     let record = record(journal, images, progress);
     let steps = Steps {
         node,
@@ -61,7 +61,7 @@ pub async fn recover<M: ServiceManager, N: Node>(
         (true, _) => (
             Side::New,
             Step::Verify,
-            "containerd has the records as they were to be".to_owned(),
+            "containerd has the new records".to_owned(),
         ),
         (false, []) => (
             Side::Old,
@@ -71,7 +71,7 @@ pub async fn recover<M: ServiceManager, N: Node>(
         (false, left) => (
             Side::Other,
             Step::UndoRecord,
-            format!("taken back, but for what cannot be: {}", joined(left)),
+            format!("undone, except: {}", joined(left)),
         ),
     };
     progress.step(step, &told);

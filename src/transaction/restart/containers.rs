@@ -45,8 +45,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         for container in &restart.kept_down {
             if let Err(error) = self.give_policy_back(container).await {
                 without_policy.push(format!(
-                    "container {name} could not be given its restart policy back: {error}. Then: docker \
-                     update --restart {policy} {name}",
+                    "the restart policy of container {name} could not be restored: {error}. To \
+                     restore it: docker update --restart {policy} {name}",
                     name = container.name,
                     policy = container.policy.word()
                 ));

@@ -260,7 +260,7 @@ impl Switch {
     }
 
     fn changed_just_now(&self) -> FileError {
-        let error = io::Error::other("somebody else has changed it just now");
+        let error = io::Error::other("another process changed it just now");
         FileError::new("replace", &self.contents.config_file)(error)
     }
 }

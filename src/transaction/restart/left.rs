@@ -33,12 +33,8 @@ fn of_daemon_json(switch: &DaemonJson, now: Result<Option<Digest>, FileError>) -
         Ok(Some(now)) if now == switch.on => {
             Some(format!("{path} has live-restore on, which it had not"))
         }
-        Ok(Some(now)) if now == switch.off => {
-            Some(format!("{path} has live-restore off, in so many words"))
-        }
-        Ok(Some(_)) => Some(format!(
-            "{path} is another one than before, by another hand"
-        )),
+        Ok(Some(now)) if now == switch.off => Some(format!("{path} says live-restore: false")),
+        Ok(Some(_)) => Some(format!("{path} was changed by another process")),
     }
 }
 
@@ -72,8 +68,8 @@ mod tests {
         for (now, said) in [
             ("before", None),
             ("on", Some("has live-restore on, which it had not")),
-            ("off", Some("has live-restore off, in so many words")),
-            ("mine", Some("is another one than before, by another hand")),
+            ("off", Some("says live-restore: false")),
+            ("mine", Some("was changed by another process")),
         ] {
             fs::write(&config_file, now).unwrap();
             let said: Vec<String> = said.iter().map(|said| format!("{path} {said}")).collect();

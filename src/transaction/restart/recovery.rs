@@ -34,11 +34,11 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     daemon: Daemon<'_, M, E>,
     progress: &mut dyn Progress,
 ) -> Result<Vec<String>, Failure> {
-    progress.begin("bringing the host back");
+    progress.begin("recovering the host");
     if let Err(error) =
         StartBlock::sweep(daemon.docker.manager, daemon.runtime_units, daemon.unit()).await
     {
-        progress.warning(&format!("the hold of the interrupted run: {error}"));
+        progress.warning(&format!("the start block of the interrupted run: {error}"));
     }
     let references = leftovers::mend(journal, images, lock, progress);
     // End the records before Docker runs: its clients change the references as well.

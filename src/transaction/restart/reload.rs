@@ -30,7 +30,7 @@ fn put_back(switch: &Switch, detail: &str, progress: &mut dyn Progress) -> Resul
         progress.step(Step::TakeBack, detail);
     } else {
         progress.warning(&format!(
-            "somebody else changed {} meanwhile: it is left as it is",
+            "another process changed {} meanwhile: digestfix leaves it as it is",
             switch.contents().config_file.display()
         ));
     }

@@ -38,8 +38,8 @@ pub enum StartBlockError {
     /// systemd knows this process by another ID: the process is in its own PID namespace,
     /// and systemd would check the wrong path.
     #[error(
-        "systemd knows this process as {seen}, it is {own} to itself: run digestfix on the host, \
-         not in a container"
+        "systemd knows this process as {seen}, but it is {own} to itself: run digestfix on the \
+         host, not in a container"
     )]
     OtherPidNamespace {
         /// The process ID that the bus reports.
@@ -52,7 +52,7 @@ pub enum StartBlockError {
          with other settings. Look at it (systemctl cat {unit}) before trying again"
     )]
     UnitChanged { unit: String, changed: String },
-    #[error("systemd does not heed {path}", path = .0.display())]
+    #[error("systemd ignores {path}", path = .0.display())]
     NotHeeded(PathBuf),
 }
 

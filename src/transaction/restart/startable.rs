@@ -24,9 +24,9 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
             return Ok(());
         }
         if impact.startable.needs_reload {
-            tx.progress.begin("having Docker read its configuration");
+            tx.progress.begin("making Docker reload its configuration");
             daemon.read_again().await?;
-            let detail = format!("{} has read its configuration again", daemon.unit());
+            let detail = format!("{} has reloaded its configuration", daemon.unit());
             tx.progress.step(Step::Reload, &detail);
         }
         self.knows_to_start(tx, daemon);
@@ -62,7 +62,7 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         record.daemon_json.clone_from(&checked.hash);
         if let Err(error) = record.write(&tx.lock) {
             tx.progress.warning(&format!(
-                "that Docker starts with {} could not be noted: {error}",
+                "the answer that Docker starts with {} could not be saved: {error}",
                 checked.path.display()
             ));
         }

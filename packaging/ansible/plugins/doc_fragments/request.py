@@ -67,7 +67,7 @@ options:
     type: bool
     default: false
   store:
-    description: Whose images are meant. Left out, Docker's; a Kubernetes node's where there is no Docker.
+    description: Which images to work on. Default: Docker's; a Kubernetes node's where there is no Docker.
     type: str
     choices: [docker, kubernetes]
   containerd_socket:
@@ -89,7 +89,7 @@ options:
     description: The Unix socket of Docker's API.
     type: path
   offline:
-    description: There is no daemon to manage, as on a mounted disk.
+    description: Work without a daemon, as on a mounted disk.
     type: bool
     default: false
   containerd_root:

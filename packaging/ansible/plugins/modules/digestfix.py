@@ -29,7 +29,7 @@ options:
   containers:
     description:
       - What may happen to running containers.
-      - With V(keep) they keep running; where that is not to be had, the task fails and nothing is touched.
+      - With V(keep) they keep running; if that is impossible, the task fails and nothing is touched.
       - With V(restart) they stop with Docker and are started again.
       - With V(ignore) they stop with Docker, and those with a restart policy come back.
     type: str
@@ -58,7 +58,7 @@ options:
     type: int
   keep_days:
     description:
-      - Former reference stores that are older than this many days are removed, but for the newest three.
+      - Backups of the references that are older than this many days are deleted, except the newest three.
         Left out, it is digestfix's own default.
     type: int
   metrics:
@@ -105,7 +105,7 @@ exit_code:
   sample: 0
 changes:
   description: The references that change, with the image they pointed at and point at now.
-  returned: when digestfix got as far as a plan
+  returned: when digestfix made a plan
   type: list
   elements: dict
   sample:
@@ -116,17 +116,17 @@ changes:
       origin: /etc/digestfix/claims.d/digests.json
 claims:
   description: Each claim, the image it is about, how far it is known, and whether it held before.
-  returned: when digestfix got as far as a plan
+  returned: when digestfix made a plan
   type: list
   elements: dict
 skipped_claims:
   description: Claims of files that come to nothing on this host, and why.
-  returned: when digestfix got as far as a plan
+  returned: when digestfix made a plan
   type: list
   elements: dict
 stops:
   description: What applying will stop. Nothing does where nothing is to be changed, and on the containerd image store.
-  returned: in check mode, when digestfix got as far as a plan
+  returned: in check mode, when digestfix made a plan
   type: dict
   contains:
     docker:

@@ -236,7 +236,7 @@ fn an_end_that_cannot_be_noted_is_a_warning() {
     let (outcome, told) = apply(&world, &[&format!("a:1@{DIGEST}")], "one");
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let warnings = told.1.join("\n");
-    assert!(warnings.contains("could not be noted"), "{warnings}");
+    assert!(warnings.contains("could not be recorded"), "{warnings}");
     assert!(records(&world).is_empty());
 }
 
