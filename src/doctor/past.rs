@@ -62,7 +62,10 @@ mod tests {
         let found = judge(Ok(()), &[record("1-1", 1), failed.clone()], &[], 3);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].what.contains("1-1; "), "{found:?}");
-        assert!(found[0].what.ends_with("kept: 3"), "{found:?}");
+        assert!(
+            found[0].what.ends_with("backups of the references: 3"),
+            "{found:?}"
+        );
         failed.result = Some(End::Broken {
             why: "no disk".to_owned(),
         });

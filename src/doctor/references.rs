@@ -116,7 +116,7 @@ pub(super) mod tests {
             findings[0].what.contains("4 in all, 2 without"),
             "{findings:?}"
         );
-        assert!(findings[1].what.starts_with("1 lead"), "{findings:?}");
+        assert!(findings[1].what.starts_with("1 point"), "{findings:?}");
         let writable = judge(Path::new("/r"), Some(0o620), &[]);
         assert_eq!(writable[1].next.as_deref(), Some("chmod 600 /r"));
         assert!(!doctor::would_stop(&writable));

@@ -91,7 +91,11 @@ mod tests {
         let told = |found: &Impact| judge(found, &[], "6.1.0-9-amd64")[1].what.clone();
         assert_eq!(told(&found), "none runs");
         found.containers.push(Container::default());
-        assert!(told(&found).contains("switched on"), "{}", told(&found));
+        assert!(
+            told(&found).contains("switches live-restore on"),
+            "{}",
+            told(&found)
+        );
         found.live_restore = LiveRestore::On;
         assert!(told(&found).contains("is on"), "{}", told(&found));
         found.policy = ContainerPolicy::Ignore;

@@ -187,8 +187,7 @@ impl PlanError {
             } => format!("roll that one back first: digestfix rollback {id}"),
             Self::InTheWay { first: None, .. } => {
                 "compare what it did (digestfix history ID) with what is there (digestfix \
-                 status); to change single references: digestfix apply --remove REF, or \
-                 REF=IMAGE --replace"
+                 status); apply changes single references: --remove REF, or REF=IMAGE --replace"
                     .to_owned()
             }
             Self::OnlyInEngine(references) => {

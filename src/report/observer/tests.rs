@@ -145,9 +145,9 @@ fn what_went_wrong_is_told_with_state_and_cure() {
     let heard = listener.heard().concat();
     for part in [
         "apply refused: one\\nPRIORITY=7\\u{1b}[2Jxxx",
-        "xx (and 1 more)\n  Now:  as it was\n  Next: see to what is named",
+        "xx (and 1 more)\n  Now:  as it was\n  Next: fix what is named",
         "\nDIGESTFIX_STATE=as it was\n",
-        "\nDIGESTFIX_NEXT=see to what is named",
+        "\nDIGESTFIX_NEXT=fix what is named",
     ] {
         assert!(heard.contains(part), "{heard}");
     }

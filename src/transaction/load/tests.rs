@@ -956,7 +956,7 @@ fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
             // A record without an end counts as a run that changed nothing, which is true
             // of this one.
             assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
-            assert!(told.1.last().unwrap().contains("could not be saved"));
+            assert!(told.1.last().unwrap().contains("could not be recorded"));
             world.is_finished();
             std::fs::remove_dir_all(in_the_way).unwrap();
             assert!(world.is_as_before());
