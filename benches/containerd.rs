@@ -16,68 +16,57 @@
 )]
 #![allow(dead_code, reason = "the lab's own parts are used here in part")]
 
-use std::env;
-use std::fs;
-use std::time::{Duration, Instant};
-
 #[path = "containerd/images.rs"]
 mod images;
 #[path = "../tests/lab/machine.rs"]
 mod machine;
+#[path = "containerd/rounds.rs"]
+mod rounds;
 #[path = "outage/spread.rs"]
 mod spread;
 
 use images::{Image, archive_of_images, archive_of_manifests, claims};
 use machine::{Machine, Suite, eventually};
-use spread::spread;
+use rounds::{Wanted, Way};
 
-const ROUNDS: usize = 3;
 const COUNTS: [usize; 2] = [100, 1000];
 const SUITES: [Suite; 2] = [Suite::Trixie, Suite::Forky];
 
-/// What is measured, in the order in which a round does it.
-const WAYS: [&str; 7] = [
-    "docker load",
-    "docker image inspect, each",
-    "plan",
-    "apply",
-    "verify",
-    "apply, nothing to do",
-    "status",
+/// In the order in which a round takes them.
+const WAYS: [Way; 7] = [
+    Way::peer(
+        "docker load",
+        "docker load -q -i /manifests.tar >/dev/null",
+        false,
+    ),
+    Way::peer(
+        "docker image inspect, each",
+        "while read -r name; do docker image inspect $name; done </names >/dev/null",
+        true,
+    ),
+    Way::digestfix("plan", &["plan", "--from", "/claims.json"], 4),
+    Way::digestfix("apply", &["apply", "--from", "/claims.json"], 0),
+    Way::digestfix("verify", &["verify", "--from", "/claims.json"], 0),
+    Way::digestfix(
+        "apply, nothing to do",
+        &["apply", "--from", "/claims.json"],
+        0,
+    ),
+    Way::digestfix("status", &["status"], 0),
 ];
 
 fn main() {
-    let mut words: Vec<String> = env::args()
-        .skip(1)
-        .filter(|word| word != "--bench")
-        .collect();
-    let mut program = None;
-    if words.first().is_some_and(|word| word == "--program") {
-        program = Some(words.remove(1));
-        words.remove(0);
-    }
-    let mut numbers = words.iter().map(|word| word.parse().unwrap());
-    let rounds = numbers.next().unwrap_or(ROUNDS);
-    let counts: Vec<usize> = numbers.collect();
-    let counts = if counts.is_empty() {
-        COUNTS.to_vec()
-    } else {
-        counts
-    };
-    println!("medians of {rounds} rounds, in seconds; ratio to docker load of each round\n");
-    println!("engine    digests   what                          median (range)            ratio");
+    let wanted = Wanted::of_process(&COUNTS);
+    wanted.heading();
     for suite in SUITES {
-        for count in &counts {
-            bench(suite, *count, rounds, program.as_deref());
+        for count in &wanted.counts {
+            bench(suite, *count, &wanted);
         }
     }
 }
 
-fn bench(suite: Suite, count: usize, rounds: usize, program: Option<&str>) {
-    let machine = Machine::boot(suite);
-    if let Some(program) = program {
-        fs::copy(program, machine.file("/usr/local/bin/digestfix")).unwrap();
-    }
+fn bench(suite: Suite, count: usize, wanted: &Wanted) {
+    let machine = wanted.boot(suite);
     machine.sh(
         "echo '{\"features\":{\"containerd-snapshotter\":true}}' >/etc/docker/daemon.json
          systemctl reset-failed docker.service docker.socket 2>/dev/null || true
@@ -92,50 +81,8 @@ fn bench(suite: Suite, count: usize, rounds: usize, program: Option<&str>) {
     machine.sh("docker load -q -i /images.tar >/dev/null");
     let engine = machine.sh("docker version -f '{{.Server.Version}}'");
     let engine = engine.split('+').next().unwrap_or_default();
-    let mut took: Vec<Vec<f64>> = WAYS.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
-        for (way, took) in WAYS.iter().zip(&mut took) {
-            took.push(take(&machine, way).as_secs_f64());
-        }
-        forget(&machine);
-    }
-    for (way, own) in WAYS.iter().zip(&took) {
-        let ratios = own.iter().zip(&took[0]).map(|(own, load)| own / load);
-        let (low, middle, high) = spread(own.iter().copied());
-        println!(
-            "{engine:<9} {count:>7}   {way:<27} {middle:8.3} ({low:.3} to {high:.3})   {:6.2}",
-            spread(ratios).1
-        );
-    }
-}
-
-fn take(machine: &Machine, way: &str) -> Duration {
-    let claims = ["--from", "/claims.json"];
-    let (words, code) = match way {
-        "plan" => (vec!["plan", claims[0], claims[1]], 4),
-        "apply" | "apply, nothing to do" => (vec!["apply", claims[0], claims[1]], 0),
-        "verify" => (vec!["verify", claims[0], claims[1]], 0),
-        "status" => (vec!["status"], 0),
-        _ => (Vec::new(), 0),
-    };
-    let began = Instant::now();
-    match way {
-        "docker load" => {
-            machine.sh("docker load -q -i /manifests.tar >/dev/null");
-        }
-        "docker image inspect, each" => {
-            machine
-                .sh("while read -r name; do docker image inspect $name; done </names >/dev/null");
-        }
-        _ => {
-            machine.digestfix(&words).exits(code);
-        }
-    }
-    let took = began.elapsed();
-    if way == "docker image inspect, each" {
-        forget(machine);
-    }
-    took
+    let subject = format!("{engine}, {count}");
+    wanted.compare(&subject, &WAYS, &machine, &|| forget(&machine));
 }
 
 /// Removes the digests again.

@@ -14,66 +14,51 @@
 )]
 #![allow(dead_code, reason = "parts of others are used here in part")]
 
-use std::env;
-use std::fs;
-use std::time::{Duration, Instant};
-
 #[path = "containerd/images.rs"]
 mod images;
 #[path = "../tests/lab/machine.rs"]
 mod machine;
+#[path = "containerd/rounds.rs"]
+mod rounds;
 #[path = "outage/spread.rs"]
 mod spread;
 
 use images::{Image, archive_of_images, claims};
 use machine::{Machine, Suite, eventually};
-use spread::spread;
+use rounds::{Wanted, Way};
 
-const ROUNDS: usize = 3;
 const COUNTS: [usize; 2] = [1, 1000];
 const SUITES: [Suite; 3] = [Suite::Bookworm, Suite::Trixie, Suite::Forky];
 
-/// What is measured, in the order in which a round does it.
-const WAYS: [&str; 5] = [
-    "ctr images tag, each",
-    "apply",
-    "apply, nothing to do",
-    "verify",
-    "status",
+/// In the order in which a round takes them.
+const WAYS: [Way; 5] = [
+    Way::peer(
+        "ctr images tag, each",
+        "while read -r tag pin; do ctr -n k8s.io images tag $tag $pin; done </tags >/dev/null",
+        true,
+    ),
+    Way::digestfix("apply", &["apply", "--from", "/claims.json"], 0),
+    Way::digestfix(
+        "apply, nothing to do",
+        &["apply", "--from", "/claims.json"],
+        0,
+    ),
+    Way::digestfix("verify", &["verify", "--from", "/claims.json"], 0),
+    Way::digestfix("status", &["status"], 0),
 ];
 
 fn main() {
-    let mut words: Vec<String> = env::args()
-        .skip(1)
-        .filter(|word| word != "--bench")
-        .collect();
-    let mut program = None;
-    if words.first().is_some_and(|word| word == "--program") {
-        program = Some(words.remove(1));
-        words.remove(0);
-    }
-    let mut numbers = words.iter().map(|word| word.parse().unwrap());
-    let rounds = numbers.next().unwrap_or(ROUNDS);
-    let counts: Vec<usize> = numbers.collect();
-    let counts = if counts.is_empty() {
-        COUNTS.to_vec()
-    } else {
-        counts
-    };
-    println!("medians of {rounds} rounds, in seconds; ratio to ctr of each round\n");
-    println!("containerd  digests   what                   median (range)            ratio   load");
+    let wanted = Wanted::of_process(&COUNTS);
+    wanted.heading();
     for suite in SUITES {
-        for count in &counts {
-            bench(suite, *count, rounds, program.as_deref());
+        for count in &wanted.counts {
+            bench(suite, *count, &wanted);
         }
     }
 }
 
-fn bench(suite: Suite, count: usize, rounds: usize, program: Option<&str>) {
-    let machine = Machine::boot(suite);
-    if let Some(program) = program {
-        fs::copy(program, machine.file("/usr/local/bin/digestfix")).unwrap();
-    }
+fn bench(suite: Suite, count: usize, wanted: &Wanted) {
+    let machine = wanted.boot(suite);
     let images: Vec<Image> = (0..count).map(Image::number).collect();
     let pins: Vec<String> = images.iter().map(Image::pinned).collect();
     let tagged = |pin: &String| format!("{}:v1 {pin}", pin.split('@').next().unwrap_or_default());
@@ -90,48 +75,8 @@ fn bench(suite: Suite, count: usize, rounds: usize, program: Option<&str>) {
     });
     let version = machine.sh("containerd --version | awk '{ print $3 }'");
     let version = version.split(['+', '~']).next().unwrap_or_default();
-    let mut took: Vec<Vec<f64>> = WAYS.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
-        for (way, took) in WAYS.iter().zip(&mut took) {
-            took.push(take(&machine, way).as_secs_f64());
-        }
-        forget(&machine);
-    }
-    let load = fs::read_to_string("/proc/loadavg").unwrap();
-    for (way, own) in WAYS.iter().zip(&took) {
-        let ratios = own.iter().zip(&took[0]).map(|(own, ctr)| own / ctr);
-        let (low, middle, high) = spread(own.iter().copied());
-        println!(
-            "{version:<11} {count:>7}   {way:<22} {middle:7.3} ({low:.3} to {high:.3})   {:6.2}   {}",
-            spread(ratios).1,
-            load.split(' ').next().unwrap_or_default(),
-        );
-    }
-}
-
-fn take(machine: &Machine, way: &str) -> Duration {
-    let began = Instant::now();
-    match way {
-        "ctr images tag, each" => {
-            machine.sh(
-                "while read -r tag pin; do ctr -n k8s.io images tag $tag $pin; done </tags >/dev/null",
-            );
-        }
-        "status" => {
-            machine.digestfix(&["status"]).exits(0);
-        }
-        _ => {
-            let command = way.split(',').next().unwrap_or_default();
-            machine
-                .digestfix(&[command, "--from", "/claims.json"])
-                .exits(0);
-        }
-    }
-    let took = began.elapsed();
-    if way == "ctr images tag, each" {
-        forget(machine);
-    }
-    took
+    let subject = format!("{version}, {count}");
+    wanted.compare(&subject, &WAYS, &machine, &|| forget(&machine));
 }
 
 /// Removes the digests again.
