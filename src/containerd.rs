@@ -19,6 +19,9 @@ mod messages;
 
 pub use client::Client;
 
+/// The most requests in flight at the same time.
+pub const AT_ONCE: usize = 16;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerdError {
     #[error("no containerd answers at {socket}: {error}", socket = socket.display())]

@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::containerd::{ContainerdError, CriImage, Node, Record, Target};
+use crate::containerd::{AT_ONCE, ContainerdError, CriImage, Node, Record, Target};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::{MAX_INDEX_DEPTH, Manifest};
 use crate::image::reference::Reference;
 use crate::store::repositories::Store;
+use crate::sys::in_flight::all;
 
 /// The label of the CRI's records. For a record without it, the CRI creates further
 /// records (containerd 1.6 to 2.1, `cri/store/image`, `imageLabelKey`).
@@ -39,8 +40,8 @@ pub struct NodeStore {
     pub images: BTreeSet<ImageId>,
     /// Every record, by its name.
     records: BTreeMap<String, Record>,
-    /// The image of each target.
-    targets: BTreeMap<Digest, ImageId>,
+    /// The names of the records that lead to each image.
+    leading: BTreeMap<ImageId, Vec<String>>,
     /// The digests that were looked up in the content store.
     looked_for: BTreeSet<Digest>,
     read: BTreeMap<Digest, (Manifest, String)>,
@@ -92,15 +93,21 @@ impl NodeStore {
             images.insert(image.id.to_string(), image.id.clone());
             images.extend(image.names.into_iter().map(|name| (name, image.id.clone())));
         }
-        for record in records {
+        let mut targets: BTreeMap<Digest, &ImageId> = BTreeMap::new();
+        for record in &records {
             if let Some(image) = images.get(&record.name) {
-                let target = record.target.digest.clone();
-                read.targets.insert(target, image.clone());
+                targets.insert(record.target.digest.clone(), image);
                 if let Some(reference) = reference(&record.name) {
                     // Record names are unique and so are full references: `insert`
                     // succeeds.
                     let _ = read.store.insert(&reference, image);
                 }
+            }
+        }
+        for record in records {
+            if let Some(image) = targets.get(&record.target.digest) {
+                let leading = read.leading.entry((*image).clone()).or_default();
+                leading.push(record.name.clone());
             }
             read.records.insert(record.name.clone(), record);
         }
@@ -113,32 +120,35 @@ impl NodeStore {
         node: &impl Node,
         digests: impl IntoIterator<Item = Digest>,
     ) -> Result<(), ContainerdError> {
-        let mut wanted: Vec<(Digest, usize)> =
-            digests.into_iter().map(|digest| (digest, 0)).collect();
+        let mut wanted: Vec<Digest> = digests.into_iter().collect();
         let mut left = MOST_MANIFESTS;
-        while let Some((digest, depth)) = wanted.pop() {
-            if !self.looked_for.insert(digest.clone()) {
-                continue;
+        for _ in 0..=MAX_INDEX_DEPTH {
+            wanted.retain(|digest| self.looked_for.insert(digest.clone()));
+            let mut listed = Vec::new();
+            // No more texts than these are in memory before they are counted.
+            for some in wanted.chunks(AT_ONCE) {
+                let asked = some.iter().map(|digest| node.manifest(digest));
+                for (digest, text) in some.iter().zip(all(asked, AT_ONCE).await?) {
+                    let Some(text) = text else {
+                        continue;
+                    };
+                    let Ok(manifest) = Manifest::parse(text.as_bytes()) else {
+                        continue;
+                    };
+                    self.bytes = self.bytes.saturating_add(text.len());
+                    if self.bytes > MOST_BYTES {
+                        return Ok(());
+                    }
+                    if let Manifest::Index(children) = &manifest
+                        && let Some(fewer) = left.checked_sub(children.len())
+                    {
+                        left = fewer;
+                        listed.extend(children.iter().map(|child| child.digest.clone()));
+                    }
+                    self.read.insert(digest.clone(), (manifest, text));
+                }
             }
-            let Some(text) = node.manifest(&digest).await? else {
-                continue;
-            };
-            let Ok(manifest) = Manifest::parse(text.as_bytes()) else {
-                continue;
-            };
-            self.bytes = self.bytes.saturating_add(text.len());
-            if self.bytes > MOST_BYTES {
-                break;
-            }
-            if let Manifest::Index(children) = &manifest
-                && depth < MAX_INDEX_DEPTH
-                && let Some(fewer) = left.checked_sub(children.len())
-            {
-                left = fewer;
-                let children = children.iter().map(|child| child.digest.clone());
-                wanted.extend(children.map(|child| (child, depth + 1)));
-            }
-            self.read.insert(digest, (manifest, text));
+            wanted = listed;
         }
         Ok(())
     }
@@ -241,14 +251,16 @@ impl NodeStore {
     /// else that of any of its names.
     pub fn target_for(&self, reference: &Reference, image: &ImageId) -> Option<&Target> {
         let repository = reference.repository();
-        let leads = |record: &&Record| self.targets.get(&record.target.digest) == Some(image);
+        let leading = self.leading.get(image)?.iter();
         let rank = |record: &&Record| {
             let is_served = Some(&record.target.digest) == reference.digest();
             let own = Reference::parse(&record.name);
             let is_beside = own.is_ok_and(|own| own.repository() == repository);
             (!is_served, !is_beside)
         };
-        let best = self.records.values().filter(leads).min_by_key(rank);
+        let best = leading
+            .filter_map(|name| self.records.get(name))
+            .min_by_key(rank);
         best.map(|record| &record.target)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::claims::claim::Claim;
 use crate::claims::trust::Trust;
-use crate::containerd::{ContainerdError, Node};
+use crate::containerd::{AT_ONCE, ContainerdError, Node};
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::plan::{Plan, Target};
@@ -10,7 +10,7 @@ use crate::store::node::NodeStore;
 use crate::sys::in_flight::all;
 use crate::transaction::goal::Goal;
 use crate::transaction::image_store::PlanError;
-use crate::transaction::record::steps::{AT_ONCE, forms, to_be_asked_for};
+use crate::transaction::record::steps::{forms, to_be_asked_for};
 use crate::transaction::record::work::RecordBlocker;
 
 /// Plans a goal. First reads the manifests that the goal is about, if the node has them:

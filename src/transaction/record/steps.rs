@@ -5,16 +5,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::containerd::{ContainerdError, Node, Record};
+use crate::containerd::{AT_ONCE, ContainerdError, Node, Record};
 use crate::image::reference::Reference;
 use crate::state::journal::NodeRecord;
 use crate::store::node::{NodeStore, is_made_by};
 use crate::sys::in_flight::all;
 use crate::transaction::leftover::{Leftover, Why};
 use crate::transaction::outcome::Failure;
-
-/// The most requests in flight at the same time.
-pub(super) const AT_ONCE: usize = 16;
 
 /// The most references that the CRI is asked for by name, each in each form. Its list is
 /// checked for all.
@@ -237,20 +234,25 @@ impl<N: Node> Steps<'_, N> {
         added: &[NodeRecord],
         dropped: &[NodeRecord],
     ) -> Result<Vec<Leftover>, Failure> {
-        let mut left = Vec::new();
-        for one in dropped {
-            if self.node.create(&one.record).await? {
-                continue;
-            }
-            let found = self.node.record(&one.record.name).await?;
-            if !found.is_some_and(|found| leads_alike(&found, &one.record)) {
-                let reference = one.reference.clone();
-                let why = Why::Changed;
-                left.push(Leftover { reference, why });
-            }
-        }
+        let put_back = dropped.iter().map(|one| self.put_back(one));
+        let left = all(put_back, AT_ONCE).await?.into_iter().flatten();
+        let mut left: Vec<Leftover> = left.collect();
         left.extend(self.remove(&self.made(added).await?).await?);
         Ok(left)
+    }
+
+    /// Creates a dropped record again. Returns the leftover if another client has created a
+    /// record of that name for another target.
+    async fn put_back(&self, one: &NodeRecord) -> Result<Option<Leftover>, ContainerdError> {
+        if self.node.create(&one.record).await? {
+            return Ok(None);
+        }
+        let found = self.node.record(&one.record.name).await?;
+        let is_back = found.is_some_and(|found| leads_alike(&found, &one.record));
+        Ok((!is_back).then(|| Leftover {
+            reference: one.reference.clone(),
+            why: Why::Changed,
+        }))
     }
 
     /// The records that this transaction made. What other clients made meanwhile is
