@@ -519,6 +519,7 @@ impl Site {
     ) -> Result<Draft<'_>, Stop> {
         let root = containerd_root.or(goal.containerd_root());
         let mut store = self.image_store(root, seen).await?;
+        report.sees(&store);
         let plan = store.plan(goal).await?;
         report.plan(&plan);
         let means = store.means(goal, &plan).await?;

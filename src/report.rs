@@ -26,6 +26,7 @@ use crate::report::output::{Output, Stream};
 use crate::report::run_result::RunResult;
 use crate::state::method::Method;
 use crate::sys::printable::{printable, to_json};
+use crate::transaction::image_store::ImageStore;
 use crate::transaction::outcome::{Progress, Step};
 
 mod doctor;
@@ -314,6 +315,17 @@ impl Report {
         result
     }
 
+    /// Sets the references of a store for the metrics. Docker's own are a file, which is
+    /// read once the run has ended.
+    pub fn sees(&mut self, store: &ImageStore) {
+        if let Some(observer) = &mut self.observer
+            && !matches!(store, ImageStore::Own { .. })
+            && let Ok(images) = store.images()
+        {
+            observer.sees(store.references(), images);
+        }
+    }
+
     /// Sets the targets of the claims, and the changes.
     pub fn plan(&mut self, plan: &Plan) {
         self.document.claims = Some(plan.targets.iter().map(ClaimDocument::from).collect());
@@ -556,6 +568,13 @@ impl Report {
     /// Sets the transaction to roll back.
     pub fn rollback_of(&mut self, id: &str) {
         self.document.rollback_of = Some(id.to_owned());
+    }
+
+    /// Sets the references for the metrics again, as a change has left them.
+    pub fn sees_changed(&mut self, plan: &Plan) {
+        if let Some(observer) = &mut self.observer {
+            observer.sees_changed(&plan.after);
+        }
     }
 
     /// Sets whether anything was changed, and the backup.

@@ -3,8 +3,9 @@
 //!
 //! The scripts in `packaging/completions` run digestfix with [`VARIABLE`] set, in the
 //! protocol of `clap_complete`'s dynamic engine. The user waits in the middle of a
-//! line. So this only reads files, asks neither systemd nor Docker, writes nothing, and
-//! offers nothing for what it cannot read.
+//! line. So this reads files, and on a Kubernetes node asks containerd, which answers in
+//! milliseconds. It asks neither systemd nor Docker, writes nothing, and offers nothing
+//! for what it cannot read.
 //!
 //! [`cli`]: crate::cli
 
@@ -12,21 +13,26 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use clap::CommandFactory;
+use clap::{CommandFactory, ValueEnum as _};
 use clap_complete::CompletionCandidate;
 use clap_complete::env::{Bash, CompleteEnv, Fish, Shells, Zsh};
+use tokio::runtime::Builder;
 
 use crate::cli::Cli;
-use crate::host::{Flags, find_offline};
+use crate::host::{Flags, Host, HostError, Management, StoreChoice, find_node, find_offline};
 use crate::image::reference::Reference;
 use crate::state::history;
-use crate::store::data_root::ImageDir;
+use crate::store::node::NodeStore;
 use crate::store::repositories::{self, Store};
 use crate::sys::printable::is_printable;
 
 /// A completion script sets it to the name of its shell.
 pub const VARIABLE: &str = "_DIGESTFIX_COMPLETE";
+
+/// The timeout for each answer of containerd.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Answers a shell that asks, and ends the process then.
 pub fn answer() {
@@ -54,10 +60,10 @@ pub(crate) fn names(typed: &OsStr) -> Vec<CompletionCandidate> {
 
 /// ID of `history` and `rollback`, the newest first.
 pub(crate) fn transactions(typed: &OsStr) -> Vec<CompletionCandidate> {
-    let (Some(typed), Some(images)) = (typed.to_str(), images()) else {
+    let (Some(typed), Some(host)) = (typed.to_str(), host()) else {
         return Vec::new();
     };
-    let (ids, _) = history::scan(images.data_root(), |record| Some(record.id));
+    let (ids, _) = history::scan(host.images.data_root(), |record| Some(record.id));
     candidates(ids.into_iter().rev().filter(|id| id.starts_with(typed)))
 }
 
@@ -94,7 +100,7 @@ fn offered(
     typed: &OsStr,
     offer: impl FnOnce(&Store, &str) -> Vec<String>,
 ) -> Vec<CompletionCandidate> {
-    let store = images().and_then(|images| images.read().ok());
+    let store = host().and_then(|host| store(&host));
     match (typed.to_str(), store) {
         (Some(typed), Some(store)) => candidates(offer(&store, typed)),
         _ => Vec::new(),
@@ -110,9 +116,33 @@ fn candidates(texts: impl IntoIterator<Item = String>) -> Vec<CompletionCandidat
         .collect()
 }
 
-/// Where references are, by the flags on the line and daemon.json.
-fn images() -> Option<ImageDir> {
-    Some(find_offline(&flags(env::args_os())).ok()?.images)
+/// The host, by the flags on the line, daemon.json and containerd's sockets.
+fn host() -> Option<Host> {
+    let flags = flags(env::args_os());
+    if flags.choice() != Some(StoreChoice::Kubernetes) {
+        match find_offline(&flags) {
+            Ok(host) => return Some(host),
+            Err(HostError::ContainerdImageStore) => return None,
+            Err(_) if flags.choice().is_some() => return None,
+            Err(_) => {}
+        }
+    }
+    waited_for(find_node(&flags, PATIENCE))?.ok()
+}
+
+fn store(host: &Host) -> Option<Store> {
+    match &host.management {
+        Management::Node(node) => {
+            let client = node.client(PATIENCE);
+            Some(waited_for(NodeStore::read(&client))?.ok()?.store)
+        }
+        Management::Offline | Management::Managed(_) => host.images.read().ok(),
+    }
+}
+
+fn waited_for<T>(answer: impl Future<Output = T>) -> Option<T> {
+    let runtime = Builder::new_current_thread().enable_all().build().ok()?;
+    Some(runtime.block_on(answer))
 }
 
 /// What the line says of where Docker lives. It need not be one that parses.
@@ -129,6 +159,11 @@ fn flags(line: impl IntoIterator<Item = OsString>) -> Flags {
             "--data-root" => flags.data_root = value().map(PathBuf::from),
             "--driver" => flags.driver = value(),
             "--config-file" => flags.config_file = value().map(PathBuf::from),
+            "--containerd-socket" => flags.containerd_socket = value().map(PathBuf::from),
+            "--store" => {
+                let choice = value().map(|value| StoreChoice::from_str(&value, false));
+                flags.store = choice.and_then(Result::ok);
+            }
             _ => {}
         }
     }
@@ -299,6 +334,22 @@ mod tests {
         );
         assert_eq!(drivers_in(image.path(), "o"), ["overlay2"]);
         assert!(drivers_in(&image.path().join("nothing"), "").is_empty());
+    }
+
+    #[test]
+    fn the_line_says_whose_images_are_meant() {
+        let read = |line: &[&str]| flags(line.iter().map(OsString::from));
+        let node = read(&["digestfix", "status", "--store", "kubernetes"]);
+        assert_eq!(node.choice(), Some(StoreChoice::Kubernetes));
+        let node = read(&["digestfix", "status", "--containerd-socket=/run/c.sock"]);
+        assert_eq!(node.choice(), Some(StoreChoice::Kubernetes));
+        assert_eq!(node.containerd_socket, Some(PathBuf::from("/run/c.sock")));
+        let docker = read(&["digestfix", "status", "--store=docker"]);
+        assert_eq!(docker.choice(), Some(StoreChoice::Docker));
+        assert_eq!(
+            read(&["digestfix", "status", "--store", "no"]).choice(),
+            None
+        );
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
         Ended::Done => end.done(&outcome, report),
         Ended::Incomplete { problem } => {
             report.plan(&outcome.plan);
+            report.sees_changed(&outcome.plan);
             report.done(true, None);
             let mut what = vec![problem.to_string()];
             what.extend(end.containers(&mut report));
@@ -69,6 +70,7 @@ impl Told<'_> {
         let plan = &outcome.plan;
         report.layers_missing("has", &outcome.run_only);
         report.plan(plan);
+        report.sees_changed(plan);
         let changed = !plan.is_empty() || report.has_unread();
         if changed {
             report.speak_of_change(plan);

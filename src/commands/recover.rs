@@ -298,9 +298,15 @@ pub(super) async fn recover(
     };
     report.recovers(&journal.id);
     let restart = match journal.intent.clone() {
-        Intent::Load(load) => return recover_load(&journal, &load, site, lock, report).await,
+        Intent::Load(load) => {
+            let problems = recover_load(&journal, &load, site, lock, report).await?;
+            see(site, report).await;
+            return Ok(problems);
+        }
         Intent::Record(records) => {
-            return recover_records(&journal, &records, site, lock, report).await;
+            let problems = recover_records(&journal, &records, site, lock, report).await?;
+            see(site, report).await;
+            return Ok(problems);
         }
         Intent::Restart(restart) => restart,
         Intent::Edit => {
@@ -339,6 +345,14 @@ pub(super) async fn recover(
     let problems = recovered.map_err(|failure| stop(failure, &journal))?;
     report.recovered();
     Ok(Some(problems))
+}
+
+/// Counts the references for the metrics, where no file has them. A store that cannot be
+/// read does not fail the recovery.
+async fn see(site: &Site, report: &mut Report) {
+    if let Ok(store) = site.image_store(None, None).await {
+        report.sees(&store);
+    }
 }
 
 /// Recovers a run of the load method. Such a run never stops Docker, so the recovery does

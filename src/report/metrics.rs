@@ -194,7 +194,7 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
         text.family(
             "digestfix_references",
             Kind::Gauge,
-            "The references in Docker's reference store.",
+            "The references of the host.",
         )
         .value(number(references.all));
         text.family(

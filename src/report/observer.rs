@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::image::digest::ImageId;
 use crate::plan::status::{self, State};
 use crate::report::document::{ChangeDocument, Document, HostDocument, Problem};
 use crate::report::events::Event;
@@ -12,6 +13,7 @@ use crate::report::journald::{Entry, Journald, SOCKET};
 use crate::report::metrics::{self, References, Run};
 use crate::report::run_result::RunResult;
 use crate::store::data_root::ImageDir;
+use crate::store::repositories::Store;
 use crate::sys::who;
 use crate::transaction::outcome::Step;
 
@@ -29,6 +31,8 @@ pub(super) struct Observer {
     journald: Journald,
     own_service: Option<String>,
     metrics: Option<PathBuf>,
+    /// The references and images of a host whose references are not in a file.
+    asked: Option<(Store, BTreeSet<ImageId>)>,
     /// The present or last transaction.
     transaction: Option<String>,
     recovered: bool,
@@ -60,9 +64,22 @@ impl Observer {
             journald: Journald::at(Path::new(SOCKET)),
             own_service: who::own_service(),
             metrics: metrics.map(Path::to_owned),
+            asked: None,
             transaction: None,
             recovered: false,
             outage: Outage::default(),
+        }
+    }
+
+    /// Sets the references of a host where they are not in a file.
+    pub fn sees(&mut self, references: &Store, images: BTreeSet<ImageId>) {
+        self.asked = Some((references.clone(), images));
+    }
+
+    /// Sets these references as a change has left them.
+    pub fn sees_changed(&mut self, references: &Store) {
+        if let Some((asked, _)) = &mut self.asked {
+            *asked = references.clone();
         }
     }
 
@@ -257,7 +274,10 @@ impl Observer {
             changed: changed(document).len(),
             outage: self.outage.before.map(|outage| outage.as_secs_f64()),
             missing_digests: missing_digests(document),
-            references: document.host.as_ref().and_then(references),
+            references: match &self.asked {
+                Some((store, images)) => Some(counted(store, images)),
+                None => document.host.as_ref().and_then(references),
+            },
         }
     }
 }
@@ -306,20 +326,23 @@ fn missing_digests(document: &Document) -> Option<usize> {
 fn references(host: &HostDocument) -> Option<References> {
     let images = ImageDir::new(&host.data_root, &host.driver);
     let store = images.read().ok()?;
+    Some(counted(&store, &images.image_ids().ok()?))
+}
+
+fn counted(store: &Store, images: &BTreeSet<ImageId>) -> References {
     let mut without_digest = 0;
-    let ids = images.image_ids().ok()?;
     status::for_each_row(
-        &store,
-        &ids,
+        store,
+        images,
         |_, _| None,
         |row| {
             without_digest += usize::from(row.state == State::NoDigest);
         },
     );
-    Some(References {
+    References {
         all: store.references().count(),
         without_digest,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -414,23 +414,36 @@ fn beside_docker(machine: &Machine) {
     assert!(refused.contains("--store kubernetes"), "{refused}");
 }
 
-/// Where k3s and RKE2 have their containerd's socket. They themselves are not run.
+/// Socket and directories as k3s and RKE2 have them. They themselves are not run.
 fn where_k3s_is(machine: &Machine) {
     let socket = "/run/k3s/containerd/containerd.sock";
+    let root = "/var/lib/rancher/k3s/agent/containerd";
     machine.sh(&format!(
         "systemctl mask -q docker.socket docker.service
+         systemctl stop containerd; rm -f /run/containerd/containerd.sock
+         mkdir -p {root}; mount --bind /var/lib/containerd {root}
+         sed -i '/^root\\|^state/d; 1i root = \"{root}\"\\nstate = \"/run/k3s/containerd\"' /etc/containerd/config.toml
          printf '\\n[grpc]\\n  address = \"{socket}\"\\n' >>/etc/containerd/config.toml
-         systemctl restart containerd; rm -f /run/containerd/containerd.sock"
+         systemctl start containerd"
     ));
     let status = machine.digestfix(&["status"]).stdout;
     assert!(status.contains(socket), "{status}");
     let history = machine.digestfix(&["history"]).exits(0).stdout;
     assert!(history.contains("No transaction"), "another's: {history}");
     let claim = machine.claim("app");
-    machine.digestfix(&["apply", &claim]).exits(0);
+    machine
+        .digestfix(&["apply", "--metrics", "/root/digestfix.prom", &claim])
+        .exits(0);
     machine
         .digestfix(&["verify", &claim, "--containerd-socket", socket])
         .exits(0);
+    machine.sh("grep -q '^digestfix_references [1-9]' /root/digestfix.prom");
+    let pinned = format!("{APP}@{}", machine.digest("app"));
+    let completed = machine.sh(&format!(
+        "_DIGESTFIX_COMPLETE=fish digestfix -- digestfix verify {APP}@"
+    ));
+    let mut offered = completed.lines();
+    assert!(offered.any(|one| one == pinned), "{completed}");
 }
 
 /// Claims that a fleet brings are made true as on Docker, within the sandbox.

@@ -153,6 +153,48 @@ fn what_went_wrong_is_told_with_state_and_cure() {
     }
 }
 
+/// On a Kubernetes node no file has the references.
+#[test]
+fn references_that_were_asked_for_are_counted_as_the_run_left_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("digestfix.prom");
+    let image = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let store = |pin: &str| {
+        let (a, b) = (image("a"), image("b"));
+        let text = format!(
+            r#"{{"Repositories":{{"app":{{"app:1":"{a}"{pin}}},"other":{{"other:1":"{b}"}}}}}}"#
+        );
+        Store::parse(text).unwrap()
+    };
+    let pinned = store(&format!(r#","app@{}":"{}""#, image("d"), image("a")));
+    let images = ["a", "b"].map(|digit| image(digit).parse().unwrap());
+    let metrics = |change: Option<&Store>| {
+        let mut observer = Observer {
+            metrics: Some(file.clone()),
+            ..listener().observer
+        };
+        observer.sees(&store(""), images.clone().into());
+        change
+            .into_iter()
+            .for_each(|after| observer.sees_changed(after));
+        let document = Document {
+            claims: Some(Vec::new()),
+            ..Document::default()
+        };
+        observer.end(&document, RunResult::Done, Duration::ZERO);
+        std::fs::read_to_string(&file).unwrap()
+    };
+    for (change, all, without_digest) in [(None, 2, 2), (Some(&pinned), 3, 1)] {
+        let written = metrics(change);
+        for line in [
+            format!("\ndigestfix_references {all}\n"),
+            format!("\ndigestfix_tags_without_digest {without_digest}\n"),
+        ] {
+            assert!(written.contains(&line), "{line}: {written}");
+        }
+    }
+}
+
 #[test]
 fn a_large_change_is_told_in_part() {
     assert_eq!(told(&changed(MAX_REFERENCES + 1)).len(), MAX_REFERENCES);
