@@ -22,6 +22,8 @@ pub struct Claim {
 pub enum Origin {
     /// A user typed the claim for this host, so its image must be here.
     Typed,
+    /// Like `Typed`, as a pasted row of a table, with the image's ID beside its digest.
+    Pasted,
     /// The claim is from this file, at this place. It may be about an image of another
     /// host.
     Source(String),
@@ -31,6 +33,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Typed => f.write_str("typed"),
+            Self::Pasted => f.write_str("the pasted row"),
             Self::Source(place) => f.write_str(place),
         }
     }
@@ -177,7 +180,7 @@ impl Claim {
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match &self.origin {
-            Origin::Typed => f.write_str(&self.text),
+            Origin::Typed | Origin::Pasted => f.write_str(&self.text),
             Origin::Source(place) => write!(f, "{} ({place})", self.text),
         }
     }
@@ -187,21 +190,28 @@ impl FromStr for Claim {
     type Err = ClaimError;
 
     fn from_str(text: &str) -> Result<Self, ClaimError> {
-        statement(text)
-            .map(|statement| Self {
-                text: text.to_owned(),
+        let (statement, origin) = match pasted(text) {
+            Some(record @ Statement::PointsAt { .. }) => (Ok(record), Origin::Pasted),
+            Some(pin) => (Ok(pin), Origin::Typed),
+            None => (statement(text), Origin::Typed),
+        };
+        let text = text.to_owned();
+        match statement {
+            Ok(statement) => Ok(Self {
+                text,
                 statement,
-                origin: Origin::Typed,
-            })
-            .map_err(|problem| ClaimError {
-                text: text.to_owned(),
-                problem,
-            })
+                origin,
+            }),
+            Err(problem) => Err(ClaimError { text, problem }),
+        }
     }
 }
 
 /// The meaning of a pasted row of `docker images --digests`.
 fn pasted(text: &str) -> Option<Statement> {
+    if !text.contains(char::is_whitespace) {
+        return None;
+    }
     let words: Vec<&str> = words(text).take(MOST_COLUMNS + 1).collect();
     let (reference, image) = match row(&words, true)?.meaning() {
         Meaning::Record(reference, image) => (reference, ImageName::Id(image)),
@@ -214,11 +224,6 @@ fn pasted(text: &str) -> Option<Statement> {
 }
 
 fn statement(text: &str) -> Result<Statement, Problem> {
-    if text.contains(char::is_whitespace)
-        && let Some(statement) = pasted(text)
-    {
-        return Ok(statement);
-    }
     let text = without_scheme(text);
     let Some((reference, image)) = text.split_once('=') else {
         let reference = Reference::parse(text)?;

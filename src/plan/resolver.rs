@@ -245,7 +245,12 @@ impl<'a> Resolver<'a> {
                         origin,
                     });
                 }
-                Verdict::Silent => self.refuse_other_platform(claim, digest, &image, request)?,
+                Verdict::Silent => {
+                    self.refuse_other_platform(claim, digest, &image, request)?;
+                    if claim.origin == Origin::Pasted {
+                        trust = Trust::Matched;
+                    }
+                }
             }
         } else if let (Origin::Source(_), Statement::PointsAt { .. }) =
             (&claim.origin, &claim.statement)
@@ -265,7 +270,7 @@ impl<'a> Resolver<'a> {
             image,
             trust,
             origin,
-            typed: claim.origin == Origin::Typed,
+            typed: matches!(claim.origin, Origin::Typed | Origin::Pasted),
         })
     }
 

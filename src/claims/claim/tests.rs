@@ -224,23 +224,26 @@ fn a_pointer_is_one_tag_or_one_digest() {
 #[test]
 fn a_row_that_was_pasted() {
     let id = &HEX[..12];
-    for (row, expected) in [
+    for (row, expected, origin) in [
         (
             format!("a/b   1   sha256:#   {id}   2 weeks ago   12MB").replace("#", &"d".repeat(64)),
             format!("a/b@sha256:{} is prefix {id}", "d".repeat(64)),
+            Origin::Pasted,
         ),
         (
             format!("a:1 sha256:{}", "d".repeat(64)),
             format!("a:1 has a@sha256:{}", "d".repeat(64)),
+            Origin::Typed,
         ),
         (
             format!("docker-pullable://a@sha256:{}", "d".repeat(64)),
             format!("only a@sha256:{}", "d".repeat(64)),
+            Origin::Typed,
         ),
     ] {
         let claim: Claim = row.parse().unwrap();
         assert_eq!(summary(&claim.statement), expected, "{row}");
-        assert_eq!(claim.text, row);
+        assert_eq!((claim.text, claim.origin), (row, origin));
     }
     assert!("pulled layer sha256:1".parse::<Claim>().is_err());
 }
