@@ -26,6 +26,10 @@ cp /var/lib/docker/image/overlay2/repositories.json .
 digestfix export >export.json
 docker push $A >docker-push.txt
 docker manifest inspect --insecure -v $A >manifest-inspect-v.json || rm manifest-inspect-v.json
+D=$(cat /lab/app.digest) ID=$(cat /lab/app.id)
+
+# Other tools, but where Docker alone is wanted.
+if [ -z "${DOCKER_ALONE:-}" ]; then
 skopeo inspect --tls-verify=false docker://$A >skopeo-inspect.json
 skopeo inspect --raw --tls-verify=false docker://$A >skopeo-raw.json
 mkdir sync
@@ -46,7 +50,6 @@ ctr -n lab images ls >ctr-images.txt
 ctr -n lab images rm --sync $A >/dev/null
 
 cd ../written
-D=$(cat /lab/app.digest) ID=$(cat /lab/app.id)
 SHORT=$(echo "$ID" | cut -c8-19)
 printf 'REPOSITORY  TAG  DIGEST  IMAGE ID  CREATED  SIZE\n%s/app  v1  %s  %s  2 days ago  1 MB\n' $R "$D" "$SHORT" >podman-images.txt
 printf '[{"Id":"%s","Digest":"%s","Names":["%s"],"RepoTags":["%s"],"RepoDigests":["%s/app@%s"]}]' \
@@ -56,6 +59,7 @@ printf 'REPOSITORY    TAG    DIGEST    IMAGE ID    CREATED    PLATFORM    SIZE\n
   $R "$D" "$(echo "$D" | cut -c8-19)" >nerdctl-images.txt
 printf '{"status":{"containerStatuses":[{"image":"%s","imageID":"docker-pullable://%s/app@%s"}]},"kind":"Pod"}' $A $R "$D" >pods.json
 printf '{"containerimage.config.digest":"%s","containerimage.digest":"%s","image.name":"%s"}' "$ID" "$D" $A >buildx-metadata.json
+fi
 
 docker rmi -f "$ID" >/dev/null
 docker load -q -i /lab/app.tar >/dev/null
