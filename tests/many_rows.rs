@@ -1,0 +1,139 @@
+//! Every kind of row is read in a time that grows with the file. What is told is the
+//! processor time of the program, to which what else runs adds next to nothing. A process
+//! of its own, as the kernel tells it of all children together.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use tempfile::TempDir;
+
+const FEW: u32 = 1_000;
+const MANY: u32 = 10_000;
+
+/// Ten times as many rows take so many times as long, at most. What looks at each row for
+/// each row takes a hundred times as long.
+const AT_MOST: i64 = 25;
+
+type Row = fn(u32) -> String;
+
+/// What stands before the rows, a row, and what stands after them.
+const SHAPES: [(&str, &str, Row, &str); 12] = [
+    (
+        "docker images --digests",
+        "REPOSITORY  TAG  DIGEST  IMAGE ID  CREATED\n",
+        |n| format!("a{n}  1  sha256:{n:064x}  {n:012x}  1 day ago\n"),
+        "",
+    ),
+    (
+        "the same without a heading",
+        "",
+        |n| format!("a{n}  1  sha256:{n:064x}  {n:012x}  1 day ago\n"),
+        "",
+    ),
+    (
+        "--format json",
+        "",
+        |n| {
+            format!(
+                "{{\"Repository\":\"a{n}\",\"Tag\":\"1\",\"Digest\":\"sha256:{n:064x}\",\"ID\":\"{n:012x}\"}}\n"
+            )
+        },
+        "",
+    ),
+    (
+        "an array",
+        "[0",
+        |n| {
+            format!(
+                ",{{\"Id\":\"{n:064x}\",\"RepoTags\":[\"a{n}:1\"],\"RepoDigests\":[\"a{n}@sha256:{n:064x}\"]}}"
+            )
+        },
+        "]",
+    ),
+    (
+        "CSV",
+        "image,digest\n",
+        |n| format!("a{n}:1,sha256:{n:064x}\n"),
+        "",
+    ),
+    (
+        "two columns",
+        "",
+        |n| format!("a{n}:1 sha256:{n:064x}\n"),
+        "",
+    ),
+    ("pins", "", |n| format!("a{n}:1@sha256:{n:064x}\n"), ""),
+    (
+        ".env",
+        "",
+        |n| format!("KEY{n}=a{n}:1@sha256:{n:064x}\n"),
+        "",
+    ),
+    (
+        "docker pull",
+        "",
+        |n| format!("Digest: sha256:{n:064x}\nStatus: Downloaded newer image for a{n}:1\n"),
+        "",
+    ),
+    (
+        "Helm values",
+        "",
+        |n| format!("- repository: a{n}\n  tag: '1'\n  digest: sha256:{n:064x}\n"),
+        "",
+    ),
+    (
+        "TOML",
+        "",
+        |n| format!("[[image]]\nname = \"a{n}\"\ntag = \"1\"\ndigest = \"sha256:{n:064x}\"\n"),
+        "",
+    ),
+    (
+        "lines of a log",
+        "",
+        |n| format!("Jan 01 00:00:00 host app[1]: request {n} took 7 ms\n"),
+        "",
+    ),
+];
+
+/// The processor time that reading so many rows takes, in microseconds.
+fn takes(root: &Path, shape: &(&str, &str, Row, &str), rows: u32) -> i64 {
+    let (name, before, row, after) = shape;
+    let file = root.join("file");
+    let rows: String = (1..=rows).map(row).collect();
+    fs::write(&file, [*before, &rows, after].concat()).unwrap();
+    let taken = || getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().user_time();
+    let earlier = taken();
+    let status = Command::new(env!("CARGO_BIN_EXE_digestfix"))
+        .args(["plan", "--offline", "--data-root"])
+        .arg(root)
+        .arg("--from")
+        .arg(&file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(matches!(status.code(), Some(0 | 3 | 4)), "{name}: {status}");
+    (taken() - earlier).num_microseconds()
+}
+
+#[test]
+fn time_grows_with_the_rows() {
+    let root = TempDir::new().unwrap();
+    let images = root.path().join("image/overlay2");
+    fs::create_dir_all(images.join("imagedb/content/sha256")).unwrap();
+    fs::write(images.join("repositories.json"), "{}").unwrap();
+    for shape in &SHAPES {
+        let few = takes(root.path(), shape, FEW);
+        let many = takes(root.path(), shape, MANY);
+        assert!(
+            many <= few.max(1) * AT_MOST,
+            "{}: {few} us for {FEW} rows, {many} us for {MANY}",
+            shape.0
+        );
+    }
+}
