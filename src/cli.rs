@@ -4,9 +4,11 @@ pub mod completion;
 pub mod invocation;
 pub mod plugin;
 
+use std::convert::Infallible;
 use std::env;
 use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
@@ -418,9 +420,9 @@ pub struct RequestArgs {
     pub claims: Vec<Claim>,
     #[command(flatten)]
     pub terms: TermsArgs,
-    /// Remove a reference (repeatable)
-    #[arg(long, value_name = "REF", value_parser = removable, add = ArgValueCompleter::new(completion::references))]
-    pub remove: Vec<Reference>,
+    /// Remove a reference, or an entry that Docker ignores (repeatable)
+    #[arg(long, value_name = "REF", add = ArgValueCompleter::new(completion::references))]
+    pub remove: Vec<Removal>,
 }
 
 /// Claims from files, and what they may do.
@@ -598,6 +600,25 @@ fn named(text: &str) -> Result<Reference, String> {
     Reference::parse(text).map_err(|error| error.to_string())
 }
 
+/// A reference or key to drop, as it was typed.
+#[derive(Debug, Clone)]
+pub struct Removal {
+    pub text: String,
+    /// The reference, or why the text is not one that can be dropped.
+    pub reference: Result<Reference, String>,
+}
+
+impl FromStr for Removal {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self {
+            text: text.to_owned(),
+            reference: removable(text),
+        })
+    }
+}
+
 fn removable(text: &str) -> Result<Reference, String> {
     let reference = Reference::parse(text).map_err(|error| error.to_string())?;
     if !reference.repository().is_found_by_familiar_name() {
@@ -608,7 +629,7 @@ fn removable(text: &str) -> Result<Reference, String> {
     }
     match (reference.tag(), reference.digest()) {
         (Some(_), None) | (None, Some(_)) => Ok(reference),
-        _ => Err("write one tag (NAME:TAG) or one digest (NAME@sha256:HEX)".to_owned()),
+        _ => Err("it is not one tag (NAME:TAG) or one digest (NAME@sha256:HEX)".to_owned()),
     }
 }
 

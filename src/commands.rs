@@ -28,7 +28,7 @@ use nix::unistd::geteuid;
 use crate::claims::source::collected::Collected;
 use crate::claims::source::{self, SourceError, claims_dir};
 use crate::cli::invocation::{typed, typed_with};
-use crate::cli::{Cli, Command, HostArgs, RequestArgs, TermsArgs};
+use crate::cli::{Cli, Command, HostArgs, Removal, RequestArgs, TermsArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
 use crate::host::impact::Blocker;
@@ -37,7 +37,7 @@ use crate::host::{
     find_node, find_offline,
 };
 use crate::plan::carried::Wanted;
-use crate::plan::{Displaced, Plan, Request};
+use crate::plan::{Displaced, Key, Plan, Request};
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
 use crate::state::history::HistoryError;
@@ -604,7 +604,13 @@ fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
     };
     let mut request = requested(terms, collected, report);
     request.claims.splice(0..0, args.claims.iter().cloned());
-    request.removals = args.remove.clone();
+    for Removal { text, reference } in &args.remove {
+        request.removals.extend(reference.clone());
+        request.keys.push(Key {
+            text: text.clone(),
+            is_none: reference.clone().err(),
+        });
+    }
     Ok(request)
 }
 
@@ -616,6 +622,7 @@ fn requested(terms: &TermsArgs, collected: Collected, report: &mut Report) -> Re
     Request {
         claims: collected.claims,
         removals: Vec::new(),
+        keys: Vec::new(),
         replace: terms.replace,
         allow_image_id_digest: terms.allow_image_id_digest,
         evidence: collected.evidence,

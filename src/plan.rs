@@ -9,6 +9,8 @@ pub mod status;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::claims::claim::Claim;
 use crate::claims::evidence::Evidence;
 use crate::claims::trust::Trust;
@@ -16,7 +18,7 @@ use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::Reference;
 use crate::store::containerd::ContainerdStore;
 use crate::store::images::Images;
-use crate::store::repositories::{Misfit, Store};
+use crate::store::repositories::{Entry, Misfit, Store};
 
 mod conflicts;
 mod hints;
@@ -41,6 +43,9 @@ use resolver::Resolver;
 pub struct Request {
     pub claims: Vec<Claim>,
     pub removals: Vec<Reference>,
+    /// Keys of the reference store. An entry of that key that Docker ignores is dropped
+    /// as well.
+    pub keys: Vec<Key>,
     /// Whether claims may replace conflicting references.
     pub replace: bool,
     /// Whether a digest may equal the ID of an image that is here.
@@ -48,6 +53,14 @@ pub struct Request {
     pub evidence: Evidence,
     /// The least trust that each change needs. `None` accepts any.
     pub require: Option<Trust>,
+}
+
+/// A key of the reference store, as it was typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    pub text: String,
+    /// Why the text is not a reference that can be dropped, if it is not one.
+    pub is_none: Option<String>,
 }
 
 impl Request {
@@ -76,6 +89,8 @@ pub struct Plan {
     pub after: Store,
     /// The difference, in the order of the file.
     pub changes: Vec<Change>,
+    /// The changes of entries that Docker ignores.
+    pub entries: Vec<EntryChange>,
     /// The target of each claim, in the order of the claims.
     pub targets: Vec<Target>,
     pub removals: Vec<Reference>,
@@ -159,6 +174,27 @@ pub struct Change {
     pub to: Option<ImageId>,
 }
 
+/// The change of an entry that Docker ignores.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntryChange {
+    pub repository: String,
+    pub key: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
+}
+
+impl EntryChange {
+    /// The value in a store.
+    fn now<'a>(&self, store: &'a Store) -> Option<&'a str> {
+        store.entry(&self.repository, &self.key)
+    }
+
+    fn set(&self, store: &mut Store, value: Option<&str>) {
+        store.set_entry(&self.repository, &self.key, value.map(str::to_owned));
+    }
+}
+
 impl Plan {
     /// Plans a request for this store. `images` are the images whose config is in the
     /// image store (`imagedb`).
@@ -227,10 +263,18 @@ impl Plan {
             }
         }
         refusals.extend(moving_ground(&targets, &wanted, &routes, &drops));
+        let entries = match passed_over(store, request) {
+            Ok(entries) => entries,
+            Err(more) => {
+                refusals.extend(more);
+                Vec::new()
+            }
+        };
         if !refusals.is_empty() {
             return Err(refusals);
         }
-        let plan = Self::assemble(store, targets, skipped, &request.removals, drops.keys());
+        let removals = &request.removals;
+        let plan = Self::assemble(store, targets, skipped, removals, drops.keys(), entries);
         Ok(Self { hints, ..plan })
     }
 
@@ -240,6 +284,7 @@ impl Plan {
         skipped: Vec<Skipped>,
         removals: &[Reference],
         drops: impl Iterator<Item = &'a Reference>,
+        entries: Vec<EntryChange>,
     ) -> Self {
         let mut after = store.clone();
         let mut changes: BTreeMap<Reference, Change> = BTreeMap::new();
@@ -263,19 +308,26 @@ impl Plan {
                     .to = Some(target.image.clone());
             }
         }
-        Self::of(after, changes.into_values(), targets, skipped, removals)
+        for entry in &entries {
+            entry.set(&mut after, None);
+        }
+        let changes = changes.into_values();
+        Self::of(after, changes, entries, targets, skipped, removals)
     }
 
     /// The plan for these changes, which are already made in `after`.
     fn of(
         after: Store,
         changes: impl Iterator<Item = Change>,
+        entries: Vec<EntryChange>,
         targets: Vec<Target>,
         skipped: Vec<Skipped>,
         removals: &[Reference],
     ) -> Self {
         let mut changes: Vec<Change> = changes.collect();
-        let left = changes.iter().filter_map(|change| change.from.clone());
+        let left = changes.iter().map(|change| &change.from);
+        let left = left.chain(entries.iter().map(|entry| &entry.from));
+        let left = left.flatten().cloned();
         let orphans = orphans(&after, left.collect());
         // Sort by bytes, like the file. The order of [`Reference`] puts digests before
         // tags, and sorts names by their registry.
@@ -297,6 +349,7 @@ impl Plan {
         Self {
             after,
             changes,
+            entries,
             targets,
             skipped,
             removals: removals.to_vec(),
@@ -332,6 +385,7 @@ impl Plan {
         let Self {
             mut after,
             changes,
+            entries,
             targets,
             mut skipped,
             removals,
@@ -364,17 +418,23 @@ impl Plan {
         }
         let changes = changes.into_iter();
         let changes = changes.filter(|change| !left.contains(&change.reference));
-        let plan = Self::of(after, changes, targets, skipped, &removals);
+        let plan = Self::of(after, changes, entries, targets, skipped, &removals);
         Self { hints, ..plan }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.len() == 0
+    }
+
+    /// The number of references and other entries that change.
+    pub fn len(&self) -> usize {
+        self.changes.len() + self.entries.len()
     }
 
     /// Whether no claim could be applied, and no removal was requested.
     pub fn is_unmet(&self) -> bool {
-        self.targets.is_empty() && self.removals.is_empty() && !self.skipped.is_empty()
+        let asks_for_more = !(self.removals.is_empty() && self.entries.is_empty());
+        self.targets.is_empty() && !asks_for_more && !self.skipped.is_empty()
     }
 
     /// Whether a claim was skipped because this image has no name.
@@ -408,6 +468,47 @@ impl Plan {
                 store.put_back(&change.reference, former);
             }
         }
+        for entry in &self.entries {
+            if entry.now(store) == entry.to.as_deref() {
+                entry.set(store, entry.from.as_deref());
+            }
+        }
+    }
+}
+
+/// The entries to drop that Docker ignores.
+fn passed_over(store: &Store, request: &Request) -> Result<Vec<EntryChange>, Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    let mut found: Vec<EntryChange> = Vec::new();
+    for Key { text, is_none } in &request.keys {
+        let entries = store.entries();
+        let entries = entries.filter(|entry| entry.key == *text && entry.is_passed_over());
+        let entries: Vec<Entry> = entries.collect();
+        match (entries.first(), is_none) {
+            (None, Some(why)) => refusals.push(Refusal::NoSuchKey {
+                key: text.clone(),
+                why: why.clone(),
+            }),
+            (Some(entry), None)
+                if Reference::parse(text).is_ok_and(|one| store.get(&one).is_some()) =>
+            {
+                refusals.push(Refusal::BesideReference {
+                    key: text.clone(),
+                    repository: entry.repository.to_owned(),
+                });
+            }
+            _ => found.extend(entries.iter().map(|entry| EntryChange {
+                repository: entry.repository.to_owned(),
+                key: entry.key.to_owned(),
+                from: Some(entry.value.to_owned()),
+                to: None,
+            })),
+        }
+    }
+    found.dedup();
+    match refusals.is_empty() {
+        true => Ok(found),
+        false => Err(refusals),
     }
 }
 

@@ -20,8 +20,9 @@ use crate::cli::OutputArgs;
 use crate::cli::invocation::Invocation;
 use crate::docker::container::Change;
 use crate::host::{Host, Management, StoreKind};
+use crate::image::reference::Reference;
 use crate::plan::status::{Rows, Selected};
-use crate::plan::{CONVERTED, Plan, Target, Why};
+use crate::plan::{CONVERTED, EntryChange, Plan, Target, Why};
 use crate::report::output::{Output, Stream};
 use crate::report::run_result::RunResult;
 use crate::state::method::Method;
@@ -330,11 +331,9 @@ impl Report {
     pub fn plan(&mut self, plan: &Plan) {
         self.document.claims = Some(plan.targets.iter().map(ClaimDocument::from).collect());
         let changes = plan.changes.iter();
-        self.document.changes = Some(
-            changes
-                .map(|change| ChangeDocument::of(change, plan))
-                .collect(),
-        );
+        let changes = changes.map(|change| ChangeDocument::of(change, plan));
+        let entries = plan.entries.iter().map(ChangeDocument::from);
+        self.document.changes = Some(changes.chain(entries).collect());
         let skipped = plan.skipped.iter().map(SkippedDocument::from);
         self.document.skipped = Some(skipped.collect());
         self.document.pending = Some(!plan.is_empty());
@@ -404,10 +403,13 @@ impl Report {
             }
         }
         for removal in &plan.removals {
-            if !plan
-                .changes
+            let mut keys = plan
+                .entries
                 .iter()
-                .any(|change| change.reference == *removal)
+                .map(|entry| Reference::parse(&entry.key));
+            let mut changes = plan.changes.iter();
+            if !changes.any(|change| change.reference == *removal)
+                && !keys.any(|key| key.is_ok_and(|key| key == *removal))
             {
                 match self.is_unread(removal) {
                     false => self.say(format!("  {removal} is not there, nothing to remove")),
@@ -435,6 +437,15 @@ impl Report {
                 self.say(added.and(trust.unwrap_or_default()));
             }
         }
+        for EntryChange { key, from, to, .. } in &plan.entries {
+            let lines = [("-", from, Tone::Bad), ("+", to, Tone::Good)];
+            for (sign, image, tone) in lines {
+                if let Some(image) = image {
+                    let key = format!("{sign}   {key:?}  {image}");
+                    self.say(tone.of(key).and("  (Docker ignores it)"));
+                }
+            }
+        }
         for image in &plan.orphans {
             self.say(Tone::Doubtful.of(format!(
                 "! image {image} is left without any reference{}",
@@ -445,7 +456,7 @@ impl Report {
                 }
             )));
         }
-        if plan.changes.len() > 1 {
+        if plan.len() > 1 {
             self.say(format!("In all: {}", of_references(plan)));
         }
     }

@@ -436,6 +436,7 @@ fn of_history(images: &ImageDir) -> Vec<Finding> {
     let (records, broken) = history::scan(data_root, |mut record| {
         record.claims.clear();
         record.changes.clear();
+        record.entries.clear();
         Some(record)
     });
     past::judge(

@@ -53,7 +53,7 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
                 format!("{some} {what}"),
                 match state {
                     State::Unparsable => {
-                        "digestfix status names them; Docker passes over such an entry"
+                        "digestfix status names them; to drop one: digestfix apply --remove KEY"
                     }
                     _ => "digestfix status; to drop one: digestfix apply --remove REF",
                 },

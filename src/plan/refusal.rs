@@ -157,6 +157,17 @@ pub enum Refusal {
         /// here.
         strange_oci: bool,
     },
+    #[error("--remove {key}: {why}, and the reference store has no such key")]
+    NoSuchKey { key: String, why: String },
+    #[error(
+        "--remove {key} is ambiguous: it is a reference, and also the key of an entry under {repository:?} that \
+         Docker ignores"
+    )]
+    BesideReference {
+        key: String,
+        /// The repository of the entry.
+        repository: String,
+    },
     #[error("{claim} finds its image by {reference}, which {mover} changes at the same time")]
     MovingGround {
         claim: String,
@@ -263,6 +274,11 @@ impl Refusal {
             Self::MovingGround { .. } => {
                 "name the image by its ID (NAME@sha256:HEX=IMAGE): digestfix status --no-trunc"
             }
+            Self::NoSuchKey { .. } => {
+                "write one tag (NAME:TAG), one digest (NAME@sha256:HEX) or a key. To see the keys that Docker \
+                 ignores: digestfix status"
+            }
+            Self::BesideReference { .. } => "the entry does no harm: leave it",
             Self::ChangedSince { .. } => "see what changed it: digestfix history",
         }
     }

@@ -8,7 +8,7 @@ use crate::claims::evidence::Evidence;
 use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
-use crate::plan::{Change, Plan, Refusal, Target};
+use crate::plan::{Change, EntryChange, Plan, Refusal, Target};
 use crate::store::images::Images;
 use crate::store::repositories::Store;
 
@@ -18,6 +18,8 @@ use crate::store::repositories::Store;
 pub struct Reversal {
     pub id: String,
     pub changes: Vec<Change>,
+    /// The changes of entries that Docker ignores.
+    pub entries: Vec<EntryChange>,
     /// The changes of later transactions, newest first.
     pub later: Vec<Later>,
     /// The bases on which earlier transactions wrote the former references.
@@ -75,7 +77,9 @@ impl Reversal {
             holds: false,
             trust: basis.trust,
             origin: basis.origin.clone(),
-            typed: basis.origin == Origin::Typed.to_string(),
+            typed: [Origin::Typed, Origin::Pasted]
+                .iter()
+                .any(|origin| basis.origin == origin.to_string()),
         })
     }
 }
@@ -134,12 +138,36 @@ impl Plan {
                 to: former,
             });
         }
+        let mut entries = Vec::new();
+        for entry in &reversal.entries {
+            let now = entry.now(store);
+            if now == entry.from.as_deref() {
+                continue;
+            }
+            if now != entry.to.as_deref() {
+                refusals.push(Refusal::ChangedSince {
+                    reference: entry.key.clone(),
+                    transaction: reversal.id.clone(),
+                    made: entry.to.clone(),
+                    now: now.map(str::to_owned),
+                    by: None,
+                });
+                continue;
+            }
+            entry.set(&mut after, entry.from.as_deref());
+            entries.push(EntryChange {
+                from: entry.to.clone(),
+                to: entry.from.clone(),
+                ..entry.clone()
+            });
+        }
         if !refusals.is_empty() {
             return Err(refusals);
         }
         Ok(Self::of(
             after,
             changes.into_iter(),
+            entries,
             targets,
             Vec::new(),
             &[],

@@ -107,6 +107,7 @@ fn plan(store: &Store, request: &Request) -> Plan {
 fn is_reversible(store: &Store, plan: &Plan) {
     let reversal = Reversal {
         changes: plan.changes.clone(),
+        entries: plan.entries.clone(),
         ..Reversal::default()
     };
     match Plan::reversing(&plan.after, &images(), &reversal) {
@@ -434,6 +435,58 @@ fn removals() {
         &removing(&["a:1", "a@&c"], claims(&["b:1@&b"])),
         &["a:1 %1 -", "a@&c %1 -", "b@&b - %2"],
     );
+}
+
+/// As `--remove` has it.
+fn dropping(keys: &[&str]) -> Request {
+    let reference = |key: &str| {
+        let reference = Reference::parse(key).ok();
+        reference.filter(|one| one.tag().is_some() || one.digest().is_some())
+    };
+    Request {
+        removals: keys.iter().filter_map(|key| reference(key)).collect(),
+        keys: keys
+            .iter()
+            .map(|key| Key {
+                text: (*key).to_owned(),
+                is_none: reference(key).is_none().then(|| "no reference".to_owned()),
+            })
+            .collect(),
+        ..Request::default()
+    }
+}
+
+/// What Docker ignores: a key that is no reference, one under another's name, and one
+/// that is a name only.
+#[test]
+fn what_docker_passes_over_is_dropped_by_its_key() {
+    let (one, two) = (spelled("%1"), spelled("%2"));
+    let text = format!(
+        r#"{{"Repositories":{{"a":{{"a":"{one}","a:1":"{one}","a:@bad":"{one}"}},"b":{{"a:1":"{one}","c:1":"{two}"}}}}}}"#
+    );
+    let store = Store::parse(text).unwrap();
+    let keys = |plan: &Plan| -> Vec<String> {
+        let entries = plan.entries.iter();
+        entries
+            .map(|one| format!("{}/{}", one.repository, one.key))
+            .collect()
+    };
+    let misplaced = plan(&store, &dropping(&["c:1"]));
+    assert_eq!(keys(&misplaced), ["b/c:1"]);
+    assert_eq!(misplaced.orphans, [two.parse().unwrap()]);
+    let odd = Plan::new(&store, &images(), &dropping(&["a:@bad", "a"])).unwrap();
+    assert_eq!(keys(&odd), ["a/a:@bad", "a/a"]);
+    assert!(odd.changes.is_empty() && odd.orphans.is_empty() && !odd.is_empty());
+    let left = odd.after.entries_of("a").map(|entry| entry.key);
+    assert_eq!(left.collect::<Vec<_>>(), ["a:1"]);
+    is_reversible(&store, &odd);
+    let mut back = odd.after.clone();
+    odd.take_back(&mut back);
+    assert_eq!(back, store);
+    let again = refusal(&odd.after, &dropping(&["a:@bad"]));
+    assert!(matches!(again, Refusal::NoSuchKey { .. }), "{again}");
+    let both = refusal(&store, &dropping(&["a:1"]));
+    assert!(matches!(both, Refusal::BesideReference { .. }), "{both}");
 }
 
 #[test]

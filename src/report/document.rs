@@ -11,8 +11,8 @@ use crate::docker::container::{Container, RestartPolicy};
 use crate::doctor::Finding;
 use crate::host::impact::ContainerImpact;
 use crate::plan::status::Rows;
-use crate::plan::{Change, Plan, Skipped, Target};
-use crate::state::history::{Changed, Claimed, Side};
+use crate::plan::{Change, EntryChange, Plan, Skipped, Target};
+use crate::state::history::{Claimed, Record, Side};
 use crate::state::method::Method;
 use crate::transaction::outcome::Step;
 
@@ -156,9 +156,33 @@ pub(super) struct TransactionDocument {
     pub why: Option<String>,
     pub references: Option<Side>,
     pub backup: Option<PathBuf>,
-    pub changes: Vec<Changed>,
+    pub changes: Vec<ChangedDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claims: Option<Vec<Claimed>>,
+}
+
+/// A change of a transaction: a reference, or an entry that Docker ignores.
+#[derive(Debug, Serialize)]
+pub(super) struct ChangedDocument {
+    pub reference: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
+}
+
+impl ChangedDocument {
+    pub fn all(record: &Record) -> Vec<Self> {
+        let changes = record.changes.iter().map(|change| Self {
+            reference: change.reference.familiar(),
+            from: change.from.clone(),
+            to: change.to.as_ref().map(ToString::to_string),
+        });
+        let entries = record.entries.iter().map(|entry| Self {
+            reference: entry.key.clone(),
+            from: entry.from.clone(),
+            to: entry.to.clone(),
+        });
+        changes.chain(entries).collect()
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -259,6 +283,18 @@ impl From<&Skipped> for SkippedDocument {
         Self {
             claim: skipped.claim.clone(),
             why: skipped.why.to_string(),
+        }
+    }
+}
+
+impl From<&EntryChange> for ChangeDocument {
+    fn from(change: &EntryChange) -> Self {
+        Self {
+            reference: change.key.clone(),
+            from: change.from.clone(),
+            to: change.to.clone(),
+            trust: None,
+            origin: None,
         }
     }
 }

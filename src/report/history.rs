@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use crate::report::Report;
-use crate::report::document::TransactionDocument;
+use crate::report::document::{ChangedDocument, TransactionDocument};
 use crate::report::table::columns;
 use crate::report::text::{Text, Tone};
-use crate::state::history::{Changed, Claimed, End, Kind, Record, Side};
+use crate::state::history::{Claimed, End, Kind, Record, Side};
 use crate::state::method::Method;
 
 /// A transaction, with facts that are not in its record.
@@ -45,16 +45,11 @@ impl Report {
 impl Transaction {
     fn line(&self) -> [Text; 5] {
         let record = &self.record;
-        let what = match record.changes.as_slice() {
+        let changes = ChangedDocument::all(record);
+        let what = match changes.as_slice() {
             [] => "nothing".to_owned(),
-            [
-                Changed {
-                    reference,
-                    to: Some(_),
-                    ..
-                },
-            ] => reference.familiar(),
-            [Changed { reference, .. }] => format!("without {reference}"),
+            [one] if one.to.is_some() => one.reference.clone(),
+            [one] => format!("without {}", one.reference),
             several => format!("{} references", several.len()),
         };
         let what = match &record.kind {
@@ -145,16 +140,10 @@ impl Transaction {
             );
         }
         lines.push("Changes:".into());
-        for change in &record.changes {
-            let Changed {
-                reference,
-                from,
-                to,
-            } = change;
-            let from = from
-                .as_ref()
-                .map(|image| format!("-   {reference}  {image}"));
-            let to = to.as_ref().map(|image| format!("+   {reference}  {image}"));
+        for change in ChangedDocument::all(record) {
+            let reference = &change.reference;
+            let from = change.from.map(|image| format!("-   {reference}  {image}"));
+            let to = change.to.map(|image| format!("+   {reference}  {image}"));
             lines.extend(from.map(|line| Tone::Bad.of(line)));
             lines.extend(to.map(|line| Tone::Good.of(line)));
         }
@@ -164,6 +153,7 @@ impl Transaction {
     fn document(self, whole: bool) -> TransactionDocument {
         let record = self.record;
         let why = why(&record).map(str::to_owned);
+        let changes = ChangedDocument::all(&record);
         let (kind, rollback_of) = match record.kind {
             Kind::Apply => ("apply", None),
             Kind::Rollback(of) => ("rollback", Some(of)),
@@ -194,7 +184,7 @@ impl Transaction {
             why,
             references,
             backup: self.backup,
-            changes: record.changes,
+            changes,
             claims,
         }
     }

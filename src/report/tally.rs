@@ -118,6 +118,10 @@ impl<'a> Tally<'a> {
                 State::ImageMissing,
                 "To drop the name of an image that is not here: digestfix apply --remove NAME:TAG",
             ),
+            (
+                State::Unparsable,
+                "To drop what Docker does not understand: digestfix apply --remove KEY",
+            ),
         ];
         let next = next.map(|(state, next)| (self.count(state) > 0).then_some(next));
         let lost = self.names_are_lost().then_some(

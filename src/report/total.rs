@@ -23,8 +23,12 @@ impl Report {
 pub(super) fn of_references(plan: &Plan) -> String {
     let count = |is: fn(bool, bool) -> bool| {
         let changes = plan.changes.iter();
+        let changes = changes.map(|change| (change.from.is_some(), change.to.is_some()));
+        let entries = plan.entries.iter();
+        let entries = entries.map(|entry| (entry.from.is_some(), entry.to.is_some()));
         changes
-            .filter(|change| is(change.from.is_some(), change.to.is_some()))
+            .chain(entries)
+            .filter(|(from, to)| is(*from, *to))
             .count()
     };
     let changes = [

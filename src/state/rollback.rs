@@ -104,6 +104,7 @@ pub fn reversal(
     let mut reversal = Reversal {
         id,
         changes: record.changes.iter().cloned().map(Changed::into).collect(),
+        entries: record.entries.clone(),
         containerd_root: record.containerd_root.clone(),
         ..Reversal::default()
     };
@@ -141,7 +142,7 @@ fn changed_nothing(record: &Record) -> Option<String> {
         Some(End::Recovered {
             references: Side::Old,
         }) => Some("it was interrupted before it did".to_owned()),
-        _ if record.changes.is_empty() => Some("there was nothing left to do".to_owned()),
+        _ if record.is_empty() => Some("there was nothing left to do".to_owned()),
         _ => None,
     }
 }

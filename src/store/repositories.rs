@@ -201,6 +201,17 @@ impl Store {
         self.get(reference) == Some(image.to_string().as_str())
     }
 
+    /// The value of an entry, whether the engine can use it or not.
+    pub fn entry(&self, repository: &str, key: &str) -> Option<&str> {
+        self.value(repository, key)
+    }
+
+    /// Sets an entry that the engine cannot use, or drops it.
+    pub(crate) fn set_entry(&mut self, repository: &str, key: &str, value: Option<String>) {
+        let edits = self.edits.entry(repository.to_owned()).or_default();
+        edits.insert(key.to_owned(), value);
+    }
+
     /// Points a reference at an image, under its own repository's key. Returns whether
     /// that changed anything. Returns [`Occupied`] if the reference points at another
     /// image, so that it never moves silently: remove it first.
@@ -230,10 +241,8 @@ impl Store {
     }
 
     fn edit(&mut self, reference: &Reference, image: Option<String>) {
-        self.edits
-            .entry(reference.repository().familiar())
-            .or_default()
-            .insert(reference.familiar(), image);
+        let repository = reference.repository().familiar();
+        self.set_entry(&repository, &reference.familiar(), image);
     }
 
     fn value(&self, repository: &str, key: &str) -> Option<&str> {
@@ -331,6 +340,12 @@ fn in_order<'a, A, B>(
 }
 
 impl Entry<'_> {
+    /// Whether the engine finds no image by the key, whatever its value.
+    pub fn is_passed_over(&self) -> bool {
+        self.meaning()
+            .is_err_and(|misfit| !matches!(misfit, Misfit::ImageId(_)))
+    }
+
     /// The reference and image that the engine reads in the entry.
     pub fn meaning(&self) -> Result<(Reference, ImageId), Misfit> {
         meaning(self.repository, self.key, self.value)

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::docker::container::Container;
 use crate::docker::engine::Engine;
+use crate::plan::EntryChange;
 use crate::state::history::How;
 use crate::state::journal::{self, Intent, Phase};
 use crate::state::method;
@@ -399,7 +400,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         }
         tx.progress.step(
             Step::Commit,
-            &match tx.plan.changes.len() {
+            &match tx.plan.len() {
                 1 => "1 reference changed in the file".to_owned(),
                 count => format!("{count} references changed in the file"),
             },
@@ -507,6 +508,15 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         for reference in tx.plan.dropped() {
             if now.get(reference).is_some() {
                 return Err(Failure::FileDiffers(format!("{reference} is still there")));
+            }
+        }
+        let gone = tx.plan.entries.iter().filter(|entry| entry.to.is_none());
+        for EntryChange {
+            repository, key, ..
+        } in gone
+        {
+            if now.entry(repository, key).is_some() {
+                return Err(Failure::FileDiffers(format!("{key:?} is still there")));
             }
         }
         Ok(())

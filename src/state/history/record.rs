@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::claims::trust::Trust;
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::{Reference, familiar};
-use crate::plan::{Change, Plan};
+use crate::plan::{Change, EntryChange, Plan};
 use crate::state::history::{
     HistoryError, MAX_BYTES, Problem, VERSION, directory, path, prepare, scan,
 };
@@ -46,6 +46,9 @@ pub struct Record {
     pub claims: Vec<Claimed>,
     /// The planned changes.
     pub changes: Vec<Changed>,
+    /// The planned changes of entries that Docker ignores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entries: Vec<EntryChange>,
     /// The outcome; `None` until the transaction ends.
     pub result: Option<End>,
     /// The method; `None` if there was no Docker to manage.
@@ -170,6 +173,7 @@ impl Record {
             after: references.after.clone(),
             claims: Vec::new(),
             changes: Vec::new(),
+            entries: Vec::new(),
             result: None,
             method: how.method,
             manifests: how.manifests,
@@ -200,6 +204,7 @@ impl Record {
             .collect();
         let changes = plan.changes.iter().cloned();
         self.changes = changes.map(Changed::from).collect();
+        self.entries.clone_from(&plan.entries);
     }
 
     /// Writes the outcome of the transaction.
@@ -239,7 +244,12 @@ impl Record {
                     }
             )
         );
-        changed && !self.changes.is_empty()
+        changed && !self.is_empty()
+    }
+
+    /// Whether no change was planned.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.entries.is_empty()
     }
 
     /// Whether these bytes of the store are the references from before or after the

@@ -35,6 +35,7 @@ pub(crate) fn record(id: &str, number: u64) -> Record {
             trust: Trust::Matched,
             origin: "somewhere".to_owned(),
         }],
+        entries: Vec::new(),
         changes: vec![Changed {
             reference: "a:1".parse().unwrap(),
             from: Some("what".to_owned()),
