@@ -169,9 +169,24 @@ pub(super) fn read_skopeo_dir(
         made_up: 0,
     };
     let digest = Digest::of(Algorithm::Sha256, &bytes);
-    walk.take(&digest, &bytes, None, 0)?;
+    let repository = scoped(place, &digest);
+    walk.take(&digest, &bytes, repository.as_ref(), 0)?;
     walk.tell_of_made_up();
     Ok(())
+}
+
+/// The repository in the path of a directory that `skopeo sync --scoped` wrote for
+/// `REGISTRY/PATH@DIGEST`. The digest must be that of the manifest in it.
+fn scoped(place: &str, digest: &Digest) -> Option<Repository> {
+    let is_registry = |name: &str| name == "localhost" || name.contains(['.', ':']);
+    let starts = place.rmatch_indices('/').map(|(at, _)| at + 1).chain([0]);
+    let mut names = starts.map(|start| &place[start..]);
+    let name = names.find(|name| {
+        let mut parts = name.split('/');
+        parts.next().is_some_and(is_registry) && parts.next().is_some()
+    })?;
+    let reference = Reference::parse(name).ok()?;
+    (reference.digest() == Some(digest)).then(|| reference.repository().clone())
 }
 
 /// Checks that `manifest.json` and the layout agree. `docker save` lists each tag with
