@@ -406,7 +406,7 @@ fn beside_docker(machine: &Machine) {
             "--data-root",
             "/var/lib/docker",
         ],
-        "--data-root is about Docker's images",
+        "--data-root is for Docker's images",
     );
     machine.sh("systemctl stop docker.socket docker.service");
     machine.sh("rm -r /var/lib/docker/image");
