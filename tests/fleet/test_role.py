@@ -122,6 +122,15 @@ class Plan(unittest.TestCase):
         for name, (_, _, stops) in ANSWERS.items():
             self.assertIn("%s stops=%s" % (name, stops), said)
 
+    def test_the_claims_in_archives_count_for_the_plan(self):
+        hosts = {}
+        for name, (exit_code, fields, _) in ANSWERS.items():
+            hosts[name] = self.host(self.program(name, exit_code, **fields))
+            hosts[name]["digestfix_archives"] = ["/srv/images.tar"]
+        said = self.play(hosts)
+        for name, (_, _, stops) in ANSWERS.items():
+            self.assertIn("%s stops=%s" % (name, stops), said)
+
 
 if __name__ == "__main__":
     PROGRAM = sys.argv.pop()

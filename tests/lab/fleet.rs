@@ -394,8 +394,18 @@ fn stops_at_a_host_that_fails(fleet: &Fleet) {
     middle.without_drop_in();
 }
 
+/// An image that comes in an archive, with its digest.
+const CARRIED: &str = "
+  systemctl start docker-registry
+  until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
+  docker pull -q localhost:5000/lab/other:v1
+  systemctl stop docker-registry
+  digestfix save -qo /lab/carried.tar localhost:5000/lab/other:v1
+  docker rmi localhost:5000/lab/other:v1";
+
 /// The main job. Somebody else has cordoned the last one, and so it stays.
 fn repairs_all_one_after_another(fleet: &Fleet) {
+    fleet.machines[1].sh(CARRIED);
     fs::write(fleet.path("cordoned.forky"), "").unwrap();
     let containers = || -> Vec<String> {
         let inspect = "docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web";
@@ -406,6 +416,7 @@ fn repairs_all_one_after_another(fleet: &Fleet) {
     let (run, tallies) = fleet.roll(
         &[],
         &json!({
+            "digestfix_archives": "{{ ['/lab/carried.tar'] if inventory_hostname == 'trixie' else [] }}",
             "digestfix_kubernetes": true,
             "digestfix_unit_files": [
                 repository("systemd/digestfix-recover.service"),
@@ -435,6 +446,7 @@ fn repairs_all_one_after_another(fleet: &Fleet) {
         );
     }
     assert_eq!(containers(), before);
+    assert!(fleet.machines[1].engine_has("other"));
     let times: Vec<_> = fleet.machines.iter().map(newest).collect();
     for pair in times.windows(2) {
         assert!(pair[0].1 <= pair[1].0, "one after another: {times:?}");
