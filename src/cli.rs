@@ -16,7 +16,7 @@ use clap::error::ErrorKind;
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCompleter;
 
-use crate::claims::claim::Claim;
+use crate::claims::claim::{Claim, ClaimError};
 use crate::claims::rewrite::Rewrite;
 use crate::claims::trust::Trust;
 use crate::cli::plugin::Line;
@@ -27,6 +27,7 @@ use crate::plan::carried::Wanted;
 use crate::state::id;
 use crate::state::retention::Limits;
 use crate::sys::printable::printable;
+use crate::sys::shell;
 use crate::transaction::watchdog;
 
 /// What node_exporter takes for metrics.
@@ -245,6 +246,9 @@ pub struct PlanArgs {
 pub struct ApplyArgs {
     #[command(flatten)]
     pub request: RequestArgs,
+    /// Only show it, as digestfix plan does
+    #[arg(long, hide = true, conflicts_with = "metrics")]
+    pub dry_run: bool,
     #[command(flatten)]
     pub change: ChangeArgs,
     #[command(flatten)]
@@ -416,7 +420,7 @@ pub struct DoctorArgs {
 pub struct RequestArgs {
     /// Which digest or tag an image should have [default, without --from and
     /// --remove: the files in /etc/digestfix/claims.d]
-    #[arg(value_name = "CLAIM", add = ArgValueCompleter::new(completion::claims))]
+    #[arg(value_name = "CLAIM", value_parser = claimed, add = ArgValueCompleter::new(completion::claims))]
     pub claims: Vec<Claim>,
     #[command(flatten)]
     pub terms: TermsArgs,
@@ -596,6 +600,17 @@ fn seconds(text: &str) -> Result<Duration, ParseIntError> {
     Ok(Duration::from_secs(seconds.into()))
 }
 
+fn claimed(text: &str) -> Result<Claim, String> {
+    text.parse()
+        .map_err(|error: ClaimError| match Path::new(text).exists() {
+            true => format!(
+                "that is a file; to read the claims in it: --from {}",
+                shell::word(text)
+            ),
+            false => error.to_string(),
+        })
+}
+
 fn named(text: &str) -> Result<Reference, String> {
     Reference::parse(text).map_err(|error| error.to_string())
 }
@@ -630,6 +645,19 @@ fn removable(text: &str) -> Result<Reference, String> {
     match (reference.tag(), reference.digest()) {
         (Some(_), None) | (None, Some(_)) => Ok(reference),
         _ => Err("it is not one tag (NAME:TAG) or one digest (NAME@sha256:HEX)".to_owned()),
+    }
+}
+
+impl From<ApplyArgs> for PlanArgs {
+    fn from(args: ApplyArgs) -> Self {
+        Self {
+            request: args.request,
+            containers: args.change.containers,
+            restart: args.change.restart,
+            content: args.change.content,
+            host: args.change.host,
+            output: args.output,
+        }
     }
 }
 

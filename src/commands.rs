@@ -76,6 +76,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Status(args) => on_event_loop(status::run(&args)),
         Command::Plan(args) => on_event_loop(plan::run(&args)),
+        Command::Apply(args) if args.dry_run => on_event_loop(plan::run(&args.into())),
         Command::Apply(args) => on_event_loop(apply::run(&args)),
         Command::Load(args) => on_event_loop(load::run(&args)),
         Command::Verify(args) => on_event_loop(verify::run(&args)),
@@ -253,7 +254,9 @@ impl Stop {
                 error: WholeFileError::NotPlain,
                 ..
             } => "name another file; for a pipe or a device: >FILE",
-            Self::NoFile { .. } => return None,
+            Self::NoFile { .. } => {
+                "name a file in a directory that is there and that you may write"
+            }
             Self::NoEngine => {
                 "start Docker (systemctl start docker); a Kubernetes node has ctr -n k8s.io images export"
             }

@@ -148,7 +148,11 @@ pub fn apply_instead_of(command: &str) -> String {
 /// None, too, where claims came from standard input.
 fn typed_as_apply(instead_of: &str) -> Option<String> {
     let mut words: Vec<OsString> = words().into_iter().skip(1).collect();
-    *words.iter_mut().find(|word| *word == instead_of)? = "apply".into();
+    let all = words.len();
+    words.retain(|word| word != "--dry-run");
+    if words.len() == all {
+        *words.iter_mut().find(|word| *word == instead_of)? = "apply".into();
+    }
     if words.iter().any(is_read_once) {
         return None;
     }

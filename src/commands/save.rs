@@ -47,7 +47,7 @@ pub(super) async fn run(args: &SaveArgs) -> RunResult {
             Problem {
                 what: vec![what],
                 state,
-                next,
+                next: Some(next),
             },
         ),
     }
@@ -59,7 +59,7 @@ enum SaveStop {
     Amid {
         what: String,
         state: String,
-        next: Option<String>,
+        next: String,
     },
 }
 
@@ -133,29 +133,29 @@ impl Target {
         }
     }
 
-    fn amid(&self, what: String, next: Option<&str>) -> SaveStop {
+    fn amid(&self, what: String, next: &str) -> SaveStop {
         SaveStop::Amid {
             what,
             state: self.left(),
-            next: next.map(str::to_owned),
+            next: next.to_owned(),
         }
     }
 
     fn failed(&self, error: &CarryError) -> SaveStop {
         match error {
-            CarryError::Engine(error) => self.amid(error.to_string(), None),
-            CarryError::Archive(_) => self.amid(
+            CarryError::Engine(_) | CarryError::Archive(_) => self.amid(
                 error.to_string(),
-                Some("look at what Docker says: journalctl -u docker"),
+                "look at what Docker says: journalctl -u docker; then the same command again",
             ),
             CarryError::Write(error) => self.unwritten(error),
         }
     }
 
     fn unwritten(&self, error: &io::Error) -> SaveStop {
-        let next = match error.kind() {
-            io::ErrorKind::StorageFull => Some("make room, or name a file on another disk"),
-            _ => None,
+        let next = match (error.kind(), self) {
+            (io::ErrorKind::StorageFull, _) => "make room, or name a file on another disk",
+            (_, Self::File(..)) => "see to that disk, or name a file on another one",
+            (_, Self::Stdout) => "see why its reader ended, then the same command again",
         };
         self.amid(format!("{}: {error}", self.name()), next)
     }
@@ -243,7 +243,10 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
     let carried = tokio::select! {
         biased;
         signal = interrupt.wait() => {
-            return Err(target.amid(format!("{signal} received"), None));
+            return Err(target.amid(
+                format!("{signal} received"),
+                "run the same command again when it suits",
+            ));
         }
         carried = carry(engine, &names, member, sink, told) => carried,
     };
@@ -257,7 +260,7 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
             finished.map_err(|error| SaveStop::Amid {
                 what: format!("{name}: {error}"),
                 state: format!("{name} is as it was, or the new one"),
-                next: None,
+                next: "see to that disk, then the same command again".to_owned(),
             })?;
             way_on = format!(" On the other host: digestfix load {}", shell::path(&path));
         }
