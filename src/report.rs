@@ -48,7 +48,7 @@ use document::{
     ArchiveDocument, ChangeDocument, ClaimDocument, ContainerChangeDocument, Document,
     HostDocument, SkippedDocument, StepDocument,
 };
-pub use document::{JSON_VERSION, Problem, SavedDigest, SavedImage};
+pub use document::{ArchiveResult, JSON_VERSION, LoadedArchive, Problem, SavedDigest, SavedImage};
 pub use history::Transaction;
 use look::Look;
 use observer::Observer;
@@ -529,6 +529,11 @@ impl Report {
     pub fn saved(&mut self, file: Option<&Path>, bytes: u64) {
         let file = file.map(Path::to_owned);
         self.document.archive = Some(ArchiveDocument { file, bytes });
+    }
+
+    /// Reports an archive whose images are here.
+    pub fn archive(&mut self, archive: LoadedArchive) {
+        self.document.archives.push(archive);
     }
 
     /// Reports that the recovery of an interrupted run begins.

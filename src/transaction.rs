@@ -20,6 +20,7 @@ use crate::plan::Plan;
 use crate::state::history::{End, How, Kind, Record};
 use crate::state::id::new_id;
 use crate::state::journal::{self, Intent, Journal, References};
+use crate::state::loading::Loading;
 use crate::state::lock::RootLock;
 use crate::state::pending::{self, Marker};
 use crate::state::provenance::Provenance;
@@ -279,6 +280,10 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         };
         match self.conclude(restored, end, changed).await {
             Ok(()) => {
+                // Its claims wait no more, whichever run has recorded them.
+                if let Err(error) = Loading::end(&self.lock) {
+                    self.progress.warning(&error);
+                }
                 self.retire(true);
                 Ended::Done
             }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::image::digest::DigestError;
 use crate::image::manifest::ManifestError;
 use crate::image::reference::ReferenceError;
-use crate::image::saved_archive::read_through;
+use crate::image::saved_archive::Tail;
 use crate::store::repositories::StoreError;
 use crate::sys::plain_file::{self, Links};
 use crate::sys::shell;
@@ -62,6 +62,12 @@ const IMGPKG: &str = ".imgpkg";
 pub const HEAD_BYTES: usize = 512;
 
 const STDIN: &str = "-";
+
+/// What a gzip file begins with (RFC 1952).
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
+/// How much of an archive is read at once.
+const AT_ONCE: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {problem}")]
@@ -402,7 +408,7 @@ pub fn read_stream(
 /// The content of a stream, decompressed if it is compressed.
 fn expanded<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Problem> {
     let head = head_of(&mut stream)?;
-    let is_gzip = head.starts_with(&[0x1f, 0x8b]);
+    let is_gzip = head.starts_with(GZIP);
     let is_zstd = zstd::is_zstd(&head);
     let unread = unread_compression(&head);
     let whole = Cursor::new(head).chain(stream);
@@ -434,26 +440,47 @@ pub fn for_an_engine<'a>(
     })
 }
 
-/// Reads an archive of images that an engine is to load. First reads it to its end, to
-/// check that it is complete.
-pub fn read_whole_archive(
+/// Reads an archive of images that an engine is to load: its structure, its claims, and all
+/// but its layers. Checks the layers only of a compressed archive.
+pub fn read_archive(
     mut file: impl Read + Seek,
     place: &str,
     collected: &mut Collected,
 ) -> Result<(), Problem> {
-    let mut stream = expanded(&mut file)?;
+    let head = head_of(&mut file)?;
+    file.rewind()?;
+    if !is_archive(&head) {
+        return read_whole_archive(file, place, collected);
+    }
+    let mut archive = SeekableArchive::index(file)?;
+    archive.ends().map_err(Problem::NotWhole)?;
+    archive::read(&mut archive, place, collected)
+}
+
+/// Reads an archive of images to its end, and checks its layers, too.
+pub fn read_whole_archive(
+    stream: impl Read,
+    place: &str,
+    collected: &mut Collected,
+) -> Result<(), Problem> {
+    let mut stream = expanded(stream)?;
     let head = head_of(&mut stream)?;
     if !is_archive(&head) {
         return Err(Problem::NoArchive);
     }
-    read_through(Cursor::new(head).chain(stream)).map_err(Problem::NotWhole)?;
-    file.rewind()?;
-    read_file(file, place, collected)
+    let mut whole = Tail::new(Cursor::new(head).chain(stream));
+    let read = StreamedArchive::read(io::BufReader::with_capacity(AT_ONCE, &mut whole));
+    let mut archive = read.map_err(|problem| match problem {
+        Problem::Io(error) => Problem::NotWhole(error),
+        other => other,
+    })?;
+    whole.ends_behind(archive.end).map_err(Problem::NotWhole)?;
+    archive::read(&mut archive, place, collected)
 }
 
 /// Whether a file begins like an archive, compressed or not.
 pub fn may_be_archive(head: &[u8]) -> bool {
-    is_archive(head) || head.starts_with(&[0x1f, 0x8b]) || zstd::is_zstd(head)
+    is_archive(head) || head.starts_with(GZIP) || zstd::is_zstd(head)
 }
 
 fn read_plain(
@@ -602,6 +629,10 @@ fn unread_compression(head: &[u8]) -> Option<&'static str> {
         [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
         _ => None,
     }
+}
+
+fn is_compressed(head: &[u8]) -> bool {
+    head.starts_with(GZIP) || zstd::is_zstd(head) || unread_compression(head).is_some()
 }
 
 fn head_of(stream: &mut impl Read) -> io::Result<Vec<u8>> {

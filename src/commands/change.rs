@@ -64,6 +64,14 @@ impl Options<'_> {
 pub(super) struct Changed {
     pub outcome: Outcome,
     pub impact: Option<Impact>,
+    /// What Docker has loaded for it, and how to go on where the change is undone.
+    pub loaded: Option<LoadedImages>,
+}
+
+/// Images that stay, whatever becomes of their claims.
+pub(super) struct LoadedImages {
+    pub told: String,
+    pub next: String,
 }
 
 impl<'a> Wanted<'a> {
@@ -95,8 +103,7 @@ pub(super) async fn change(
     };
     let held = Held::take(&data_root, options, report).await?;
     if let Some(left) = Loading::read(&data_root) {
-        let next = left.next();
-        report.warning(&format!("{}. Next: {next}", left.told()));
+        warn_of_load(&left, report);
     }
     held.change(wanted, options, seen, report).await
 }
@@ -176,8 +183,6 @@ impl Held {
         report.say_plan(&plan);
         report.say_skipped(&plan);
         report.made_by(store.method());
-        // From here on, the journal records the run in case it is killed.
-        end_loading(&lock, report);
         let tx = Tx::new(
             site.images(),
             lock,
@@ -189,16 +194,23 @@ impl Held {
             plan,
         );
         let outcome = store.run(tx, &goal, means, impact.as_ref()).await;
-        Ok(Some(Changed { outcome, impact }))
+        Ok(Some(Changed {
+            outcome,
+            impact,
+            loaded: None,
+        }))
     }
+}
+
+/// Warns that the claims of a load are not recorded yet.
+pub(super) fn warn_of_load(left: &Loading, report: &mut Report) {
+    report.warning(&format!("{}. Next: {}", left.told(), left.next()));
 }
 
 /// Removes the mark of a load: its claims need not be applied any more.
 pub(super) fn end_loading(lock: &RootLock, report: &mut Report) {
-    if Loading::read(lock.data_root()).is_some()
-        && let Err(error) = Loading::remove(lock)
-    {
-        report.warning(&format!("the mark of a load could not be removed: {error}"));
+    if let Err(error) = Loading::end(lock) {
+        report.warning(&error);
     }
 }
 

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
-use std::path::absolute;
+use std::path::{Path, absolute};
 use std::time::{Duration, Instant};
 
-use crate::claims::source;
 use crate::claims::source::collected::{Collected, Whole};
+use crate::claims::source::{self, SourceError};
 use crate::cli::LoadArgs;
-use crate::commands::change::{Changed, Held, Options, Wanted, change, end_loading};
+use crate::commands::change::{
+    Changed, Held, LoadedImages, Options, Wanted, change, end_loading, warn_of_load,
+};
 use crate::commands::outcome::tell;
 use crate::commands::save::told;
 use crate::commands::{Reach, Site, Stop, requested};
@@ -17,17 +19,18 @@ use crate::docker::engine::UnixEngine;
 use crate::image::digest::ImageId;
 use crate::plan::{Request, Why};
 use crate::report::run_result::RunResult;
-use crate::report::{Problem, Report};
+use crate::report::{ArchiveResult, LoadedArchive, Problem, Report};
 use crate::state::loading::Loading;
+use crate::state::lock::RootLock;
 use crate::sys::shell;
 use crate::transaction::goal::Goal;
-use crate::transaction::outcome::Progress;
+use crate::transaction::outcome::{Ended, Progress};
 
 mod archives;
 mod sending;
 
 use archives::{Archive, Place};
-use sending::{Sending, Sent};
+use sending::{SendError, Sending, Sent};
 
 /// The interval of progress messages.
 const TOLD_EVERY: Duration = Duration::from_millis(250);
@@ -127,11 +130,20 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
             is_here = is_here && store.has_whole(image)?;
         }
         match is_here {
-            true => report.line(&format!("{}: its images are here", archive.place)),
+            true => {
+                report.line(&format!("{}: its images are here", archive.place));
+                report.archive(LoadedArchive {
+                    file: archive.place.path().map(Path::to_owned),
+                    result: ArchiveResult::Here,
+                    images: archive.whole.iter().flat_map(Whole::names).collect(),
+                    bytes: archive.bytes,
+                });
+            }
             false => to_send.push(archive),
         }
     }
-    if to_send.is_empty() {
+    let left = Loading::read(site.images().data_root());
+    if to_send.is_empty() && left.is_none() {
         if claims_nothing {
             return Ok(
                 match without_digest(&whole, &site, &options, report).await? {
@@ -150,9 +162,12 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     let Some((_, engine)) = held.site.engine() else {
         return Err(Stop::NoDocker.into());
     };
-    let files = to_send.iter().filter_map(|archive| archive.place.path());
+    let files = archives.iter().filter_map(|archive| archive.place.path());
     let files = files.filter_map(|path| Some(absolute(path).ok()?.display().to_string()));
     let mark = Loading::new(files.collect());
+    if let Some(left) = left.filter(|left| left.waits_besides(&mark)) {
+        warn_of_load(&left, report);
+    }
     mark.write(&held.lock).map_err(Stop::Mark)?;
     let mut request = request;
     let mut arrived = Collected::new(&args.terms.rewrite).with_tags(args.terms.tags);
@@ -173,23 +188,60 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     if request.claims.is_empty() {
         end_loading(&held.lock, report);
         drop(held);
-        return Ok(
-            match without_digest(&whole, &site, &options, report).await? {
-                true => Loaded::Unmet,
-                false => Loaded::Images,
-            },
-        );
+        return Ok(match is_without(&whole, &site, &options, report).await {
+            true => Loaded::Unmet,
+            false => Loaded::Images,
+        });
     }
     let next = mark.next();
     let wanted = Wanted::Claims(&request);
     let changed = held.change(&wanted, &options, None, report);
     let changed = changed.await.map_err(|stop| stays(stop, &names, &next))?;
-    set_tags(&request, &site, &options, report).await?;
-    let is_without = without_digest(&whole, &site, &options, report).await?;
-    Ok(match changed {
-        Some(changed) => Loaded::Changed(Box::new(changed)),
-        None if is_without && report.is_unmet() => Loaded::Unmet,
-        None => Loaded::Images,
+    if let Some(mut changed) = changed {
+        changed.loaded = Some(LoadedImages {
+            told: stay(&names),
+            next,
+        })
+        .filter(|_| !names.is_empty());
+        if matches!(changed.outcome.ended, Ended::Done) {
+            finish(&request, &whole, &site, &options, report).await;
+        }
+        return Ok(Loaded::Changed(Box::new(changed)));
+    }
+    let is_without = finish(&request, &whole, &site, &options, report).await;
+    Ok(match is_without && report.is_unmet() {
+        true => Loaded::Unmet,
+        false => Loaded::Images,
+    })
+}
+
+/// What follows once the digests are recorded. Whether an image has none.
+async fn finish(
+    request: &Request,
+    whole: &[Whole],
+    site: &Site,
+    options: &Options<'_>,
+    report: &mut Report,
+) -> bool {
+    if let Err(stop) = set_tags(request, site, options, report).await {
+        report.warning(&format!("whether tags are missing is not known: {stop}"));
+    }
+    is_without(whole, site, options, report).await
+}
+
+/// The same as [`without_digest`]. What was done by then is done.
+async fn is_without(
+    whole: &[Whole],
+    site: &Site,
+    options: &Options<'_>,
+    report: &mut Report,
+) -> bool {
+    let without = without_digest(whole, site, options, report).await;
+    without.unwrap_or_else(|stop| {
+        report.warning(&format!(
+            "whether an image has no digest is not known: {stop}"
+        ));
+        false
     })
 }
 
@@ -214,8 +266,11 @@ async fn send(
             ),
         },
     };
-    let sending = Sending::begin(&archive.place, collected);
-    let sending = sending.map_err(|error| amid(format!("{name}: {error}")))?;
+    let failed = |error| match error {
+        SendError::Engine(error) => amid(format!("{name}: {error}")),
+        SendError::Archive(problem) => refused(&name, problem, before, &held.lock),
+    };
+    let sending = Sending::begin(&archive.place, collected).map_err(failed)?;
     let count = sending.count();
     let total = archive.bytes;
     let mut every = tokio::time::interval(TOLD_EVERY);
@@ -232,11 +287,37 @@ async fn send(
             }
         }
     };
-    let sent = names.map_err(|error| amid(format!("{name}: {error}")))?;
+    let sent = names.map_err(failed)?;
     let images = archive.whole.len().max(sent.names.len());
     let amount = told::amount(count.bytes(), images, began.elapsed());
     report.beside(&format!("{name}: loaded, {amount}"));
+    report.archive(LoadedArchive {
+        file: archive.place.path().map(Path::to_owned),
+        result: ArchiveResult::Loaded,
+        images: sent.names.clone(),
+        bytes: Some(count.bytes()),
+    });
     Ok(sent)
+}
+
+/// The end of a run with an incomplete archive: Docker did not get the end of it, and has
+/// loaded nothing of it.
+fn refused(name: &str, problem: source::Problem, before: &[String], lock: &RootLock) -> LoadStop {
+    let error = SourceError {
+        place: name.to_owned(),
+        problem,
+    };
+    if before.is_empty() && Loading::end(lock).is_ok() {
+        return Stop::Source(error).into();
+    }
+    LoadStop::Amid {
+        result: RunResult::Failed,
+        problem: Problem {
+            next: error.help(),
+            what: vec![error.to_string()],
+            state: state(before, "Docker has loaded nothing of this archive"),
+        },
+    }
 }
 
 /// The end of a run whose claims could not be applied after all. The loaded images stay.
@@ -254,10 +335,14 @@ fn stays(stop: Stop, names: &[String], next: &str) -> LoadStop {
     }
 }
 
+fn stay(names: &[String]) -> String {
+    format!("loaded, and stays: {}", names.join(", "))
+}
+
 fn state(names: &[String], more: &str) -> String {
     match names {
         [] => more.to_owned(),
-        names => format!("loaded, and stays: {}; {more}", names.join(", ")),
+        names => format!("{}; {more}", stay(names)),
     }
 }
 

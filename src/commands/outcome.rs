@@ -1,6 +1,6 @@
 //! Outcome of a change of references, in words.
 
-use crate::commands::change::Changed;
+use crate::commands::change::{Changed, LoadedImages};
 use crate::docker::container::{Change, Happened};
 use crate::host::impact::Impact;
 use crate::report::run_result::RunResult;
@@ -10,12 +10,17 @@ use crate::transaction::outcome::{DockerNow, Ended, Failure, HostNow, Outcome, S
 
 /// Reports the outcome.
 pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
-    let Changed { outcome, impact } = changed;
+    let Changed {
+        outcome,
+        impact,
+        loaded,
+    } = changed;
     let impact = impact.as_ref();
     let end = Told {
         unit: report.unit().map(str::to_owned),
         containers: &outcome.containers,
         impact,
+        loaded: loaded.as_ref(),
     };
     match &outcome.ended {
         Ended::Done => end.done(&outcome, report),
@@ -49,7 +54,7 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
                 RunResult::Broken,
                 Problem {
                     what: vec![failure.to_string(), format!("and then, undoing it: {undo}")],
-                    state: state(now),
+                    state: end.with_loaded(state(now)),
                     next: Some(next_after(&look, outcome.watchdog.as_deref())),
                 },
             )
@@ -63,6 +68,7 @@ struct Told<'a> {
     unit: Option<String>,
     containers: &'a [Change],
     impact: Option<&'a Impact>,
+    loaded: Option<&'a LoadedImages>,
 }
 
 impl Told<'_> {
@@ -163,10 +169,23 @@ impl Told<'_> {
             RunResult::Undone,
             Problem {
                 what,
-                state: state.to_owned(),
-                next: failure.help(),
+                state: self.with_loaded(state.to_owned()),
+                next: match (failure.help(), self.loaded) {
+                    (Some(help), Some(loaded)) => {
+                        Some(format!("{help}; the claims wait: {}", loaded.next))
+                    }
+                    (help, _) => help,
+                },
             },
         )
+    }
+
+    fn with_loaded(&self, mut state: String) -> String {
+        if let Some(loaded) = self.loaded {
+            state.push_str("; ");
+            state.push_str(&loaded.told);
+        }
+        state
     }
 
     /// Reports the expected changes of containers, and returns the others.

@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 
 use crate::cli::invocation::Invocation;
 use crate::cli::{HostArgs, RecoverArgs};
-use crate::commands::change::end_loading;
+use crate::commands::change::{end_loading, warn_of_load};
 use crate::commands::{ANSWER_WITHIN, LOOKS, Reach, Site, Stop, WAITS_FOR_LOCK};
 use crate::docker::content_store::ContentStore;
 use crate::host::impact::Impact;
@@ -113,11 +113,10 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
         report.begin(WAITS_FOR_LOCK);
         let lock = wait(data_root).await?;
         let recovered = recover(&site, &lock, report).await?;
-        let Some(left) = loading else {
+        if loading.is_none() {
             return Ok(recovered);
-        };
-        report.warning(&format!("{}. Next: {}", left.told(), left.next()));
-        end_loading(&lock, report);
+        }
+        give_up_load(&lock, report);
         return Ok(Some(recovered.unwrap_or_default()));
     }
     let mut recovered = None;
@@ -129,7 +128,14 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
         }
         report.begin(WAITS_FOR_LOCK);
         let problems = match wait(&marker.data_root).await {
-            Ok(lock) => recover_run(&id, &lock, report).await,
+            Ok(lock) => {
+                let recovered = recover_run(&id, &lock, report).await;
+                // The service's output may not be read.
+                if recovered.is_ok() && !args.after_boot {
+                    give_up_load(&lock, report);
+                }
+                recovered
+            }
             Err(stop) => Err(stop),
         };
         match problems {
@@ -139,6 +145,14 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
         }
     }
     failed.map_or(Ok(recovered), Err)
+}
+
+/// Warns, once, that the claims of a load are not recorded, if there is such a load.
+fn give_up_load(lock: &RootLock, report: &mut Report) {
+    if let Some(left) = Loading::read(lock.data_root()) {
+        warn_of_load(&left, report);
+        end_loading(lock, report);
+    }
 }
 
 /// Restores the files that Docker is about to read. Starts and stops nothing: systemd

@@ -5,6 +5,7 @@
 //! this program exists to prevent, so neither type converts into the other.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -113,6 +114,31 @@ impl Digest {
             Algorithm::Sha512 => hashed::<Sha512>(pieces),
         };
         Self { algorithm, hex }
+    }
+
+    /// The digest of all that a reader gives, and how many bytes these are.
+    pub fn of_stream(algorithm: Algorithm, stream: impl Read) -> io::Result<(Self, u64)> {
+        fn hashed<D: sha2::Digest>(mut stream: impl Read) -> io::Result<(String, u64)> {
+            let (mut hasher, mut bytes) = (D::new(), 0);
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                match stream.read(&mut buffer) {
+                    Ok(0) => return Ok((hex_of(&hasher.finalize()), bytes)),
+                    Ok(read) => {
+                        hasher.update(buffer.get(..read).unwrap_or_default());
+                        bytes += read as u64;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let (hex, bytes) = match algorithm {
+            Algorithm::Sha256 => hashed::<Sha256>(stream),
+            Algorithm::Sha384 => hashed::<Sha384>(stream),
+            Algorithm::Sha512 => hashed::<Sha512>(stream),
+        }?;
+        Ok((Self { algorithm, hex }, bytes))
     }
 
     pub const fn algorithm(&self) -> Algorithm {

@@ -32,11 +32,7 @@ pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
 /// fails half-way appends its error to the stream and ends the response as if it had
 /// succeeded (moby `api/server/router/image`, `getImagesGet`).
 pub fn read_through(stream: impl Read) -> io::Result<()> {
-    let mut stream = Tail {
-        stream,
-        read: 0,
-        zeros: 0,
-    };
+    let mut stream = Tail::new(stream);
     let mut archive = Archive::new(&mut stream);
     let mut members_end = 0;
     for member in archive.entries()? {
@@ -44,24 +40,40 @@ pub fn read_through(stream: impl Read) -> io::Result<()> {
         let end = member.raw_file_position().saturating_add(member.size());
         members_end = end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
     }
-    io::copy(&mut stream, &mut io::sink())?;
-    match stream.read.checked_sub(members_end) {
-        Some(rest) if rest >= END && stream.zeros >= rest => Ok(()),
-        Some(rest) if rest >= END => {
-            Err(io::Error::other("something follows the end of the archive"))
-        }
-        _ => Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the archive is cut short",
-        )),
-    }
+    stream.ends_behind(members_end)
 }
 
 /// Counts the bytes that were read from a stream, and the zeros at the end of them.
-struct Tail<R> {
+pub struct Tail<R> {
     stream: R,
     read: u64,
     zeros: u64,
+}
+
+impl<R: Read> Tail<R> {
+    pub const fn new(stream: R) -> Self {
+        Self {
+            stream,
+            read: 0,
+            zeros: 0,
+        }
+    }
+
+    /// Reads the rest of an archive whose members end there. An error where it is cut short,
+    /// or goes on.
+    pub fn ends_behind(mut self, members_end: u64) -> io::Result<()> {
+        io::copy(&mut self, &mut io::sink())?;
+        match self.read.checked_sub(members_end) {
+            Some(rest) if rest >= END && self.zeros >= rest => Ok(()),
+            Some(rest) if rest >= END => {
+                Err(io::Error::other("something follows the end of the archive"))
+            }
+            _ => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the archive is cut short",
+            )),
+        }
+    }
 }
 
 impl<R: Read> Read for Tail<R> {

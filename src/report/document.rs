@@ -43,6 +43,8 @@ pub(super) struct Document {
     pub images: Vec<SavedImage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveDocument>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub archives: Vec<LoadedArchive>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transactions: Option<Vec<TransactionDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,6 +138,23 @@ pub struct SavedDigest {
 pub(super) struct ArchiveDocument {
     pub file: Option<PathBuf>,
     pub bytes: u64,
+}
+
+/// An archive whose images are here.
+#[derive(Debug, Serialize)]
+pub struct LoadedArchive {
+    pub file: Option<PathBuf>,
+    pub result: ArchiveResult,
+    pub images: Vec<String>,
+    pub bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArchiveResult {
+    Loaded,
+    /// It was not sent.
+    Here,
 }
 
 #[derive(Debug, Serialize)]

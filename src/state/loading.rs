@@ -1,9 +1,10 @@
 //! Loading mark: names the archives that a run has Docker load, before it records their
 //! digests.
 //!
-//! A run that is killed between the two leaves images without digests. The images stay:
-//! only the user knows whether something uses them by now. The mark lets the next run say
-//! how to go on.
+//! A run that is killed before it records the digests, or that undoes them, leaves images
+//! without digests. The images stay: only the user knows whether something uses them by now.
+//! The mark lets the next run say how to go on. It stays until the digests are recorded, so
+//! mark and journal can both be there.
 
 use std::io;
 use std::path::Path;
@@ -49,13 +50,24 @@ impl Loading {
         state_file::write(&path, lock, &serde_json::to_vec_pretty(self)?)
     }
 
-    pub fn remove(lock: &RootLock) -> io::Result<()> {
-        state_file::remove(&state_file::path(lock.data_root(), NAME), lock)
+    /// Removes the mark, if there is one: the claims of the load need not be applied any
+    /// more. The error is a text for the user.
+    pub fn end(lock: &RootLock) -> Result<(), String> {
+        if Self::read(lock.data_root()).is_none() {
+            return Ok(());
+        }
+        let removed = state_file::remove(&state_file::path(lock.data_root(), NAME), lock);
+        removed.map_err(|error| format!("the mark of a load could not be removed: {error}"))
+    }
+
+    /// Whether this mark names archives that the other does not.
+    pub fn waits_besides(&self, other: &Self) -> bool {
+        self.files.is_empty() || self.files.iter().any(|file| !other.files.contains(file))
     }
 
     /// What to tell the user.
     pub fn told(&self) -> &'static str {
-        "a load was interrupted: the images that Docker has loaded stay, and their digests may not be recorded"
+        "a load did not come to its end: the images that Docker has loaded stay, and their digests may not be recorded"
     }
 
     /// The command to type next.
@@ -87,8 +99,9 @@ mod tests {
         mark.write(&lock).unwrap();
         assert_eq!(Loading::read(root.path()).unwrap(), mark);
         assert_eq!(mark.next(), "digestfix load '/media/a b.tar'");
-        Loading::remove(&lock).unwrap();
+        Loading::end(&lock).unwrap();
         assert_eq!(Loading::read(root.path()), None);
+        Loading::end(&lock).unwrap();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Carried in one file: `digestfix save` on one host, `digestfix load` on another.
 
-use crate::machine::{APP, Machine, OTHER, Suite};
+use crate::machine::{APP, Machine, OTHER, Suite, eventually};
 
 /// A Docker that has nothing yet.
 const FRESH: &str = "
@@ -8,6 +8,56 @@ const FRESH: &str = "
   systemctl restart docker; systemctl reset-failed docker";
 
 const STOPS: &str = "journalctl -u docker | grep -c 'Daemon shutdown complete' || true";
+
+const STATE: &str = "/var/lib/docker/second/digestfix";
+
+/// A byte of a layer is another one.
+fn refuses_what_was_changed(machine: &Machine) {
+    machine.sh(
+        "cp /lab/images.tar /lab/changed.tar
+         printf changed | dd of=/lab/changed.tar bs=1 seek=$(($(stat -c %s /lab/images.tar) / 3)) conv=notrunc status=none",
+    );
+    for load in [
+        "digestfix load /lab/changed.tar",
+        "digestfix load </lab/changed.tar",
+    ] {
+        let refused = machine.run(&["sh", "-c", load]).exits(3).stderr;
+        assert!(refused.contains("TAMPERED WITH"), "{refused}");
+        assert!(refused.contains("nothing was touched"), "{refused}");
+        assert_eq!(machine.sh("docker images -aq"), "");
+        assert_eq!(
+            machine
+                .run(&["test", "-e", &format!("{STATE}/loading")])
+                .code,
+            1
+        );
+    }
+}
+
+/// Killed before its claims are recorded, and while they are.
+fn outlives_a_kill(machine: &Machine) {
+    let load = ["load", "/lab/images.tar.gz"];
+    let (mark, journal) = (format!("{STATE}/loading"), format!("{STATE}/journal.json"));
+    let waits = |told: &str| {
+        assert!(told.contains("a load did not come to its end"), "{told}");
+        assert!(told.contains("digestfix load /lab/images.tar.gz"), "{told}");
+    };
+    machine.injected_at(&journal, "rename:signal=KILL", &load);
+    eventually("the watchdog has ended", || machine.is_finished());
+    assert_ne!(machine.sh("docker images -q"), "");
+    waits(&machine.digestfix(&["doctor"]).stdout);
+    waits(&machine.digestfix(&["recover"]).exits(0).stderr);
+    assert_eq!(machine.run(&["test", "-e", &mark]).code, 1);
+
+    machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix load'\n");
+    machine.sh("systemctl reset-failed docker.service docker.socket");
+    let killed = machine.digestfix(&load);
+    assert_ne!(killed.code, 0, "{}", killed.stdout);
+    machine.without_drop_in();
+    eventually("the watchdog has ended", || machine.is_finished());
+    waits(&machine.digestfix(&["doctor"]).stdout);
+    machine.sh("systemctl reset-failed docker.service docker.socket");
+}
 
 fn carries(machine: &Machine, fresh: &str, may_stop: u32) {
     let tag = format!("{APP}:v1");
@@ -26,6 +76,11 @@ fn carries(machine: &Machine, fresh: &str, may_stop: u32) {
     assert!(told.contains("cut short"), "{told}");
     assert_eq!(machine.sh("docker images -q"), "");
 
+    refuses_what_was_changed(machine);
+    if may_stop > 0 {
+        outlives_a_kill(machine);
+    }
+
     let stops: u32 = machine.sh(STOPS).parse().unwrap();
     machine.digestfix(&["load", "/lab/images.tar.gz"]).exits(0);
     let stopped = machine.sh(STOPS).parse::<u32>().unwrap() - stops;
@@ -34,17 +89,33 @@ fn carries(machine: &Machine, fresh: &str, may_stop: u32) {
         let said = machine.sh(&format!("docker run --rm --network none {name}"));
         assert!(said.starts_with("hello from"), "{said}");
     }
+    machine.sh(&format!(
+        "[ ! -e {STATE}/loading ]; mkdir /lab/stick; cp /lab/images.tar /etc/os-release /lab/stick"
+    ));
     let again = machine
-        .digestfix(&["load", "/lab/images.tar"])
-        .exits(0)
-        .stdout;
-    assert!(again.contains("Nothing to do"), "{again}");
+        .digestfix(&["load", "--json", "/lab/stick"])
+        .exits(0);
+    let again: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
+    assert_eq!(again["archives"][0]["file"], "/lab/stick/images.tar");
+    assert_eq!(again["archives"][0]["result"], "here");
+    assert_eq!(again["changed"], false);
     let verify = machine.digestfix(&["verify", "--from", "/lab/images.tar"]);
     verify.exits(0);
 
     machine.sh("docker rmi -f $(docker images -q)");
-    let piped = machine.run(&["bash", "-c", "digestfix load <lab/images.tar"]);
-    piped.exits(0);
+    let slow = "(head -c 30000 /lab/images.tar; sleep 1) | timeout --preserve-status -s INT 0.5 digestfix load";
+    let told = machine.run(&["sh", "-c", slow]).exits(1).stderr;
+    assert!(told.contains("SIGINT received"), "{told}");
+    assert_eq!(machine.sh("docker images -aq"), "");
+    machine.digestfix(&["recover"]).exits(0);
+    let piped = machine.run(&[
+        "sh",
+        "-c",
+        "zstd -qc /lab/images.tar | digestfix load --json",
+    ]);
+    let piped: serde_json::Value = serde_json::from_str(&piped.exits(0).stdout).unwrap();
+    assert_eq!(piped["archives"][0]["file"], serde_json::Value::Null);
+    assert_eq!(piped["archives"][0]["result"], "loaded");
     machine.sh("docker rmi -f $(docker images -q)");
     let plain = machine.digestfix(&["load", "/lab/plain.tar"]);
     let told = plain.exits(if may_stop == 0 { 0 } else { 4 });
@@ -54,12 +125,6 @@ fn carries(machine: &Machine, fresh: &str, may_stop: u32) {
         "{}",
         told.stderr
     );
-}
-
-#[test]
-fn to_docker_20_10() {
-    let machine = Machine::boot(Suite::Bookworm);
-    carries(&machine, FRESH, 1);
 }
 
 #[test]
@@ -76,4 +141,131 @@ fn to_containerd_28() {
         "echo '{\"features\":{\"containerd-snapshotter\":true}}' >/etc/docker/daemon.json; systemctl restart docker",
     );
     carries(&machine, "docker rmi -f $(docker images -q)", 0);
+}
+
+/// An image for two platforms, made of two that are there.
+const MULTI: &str = r#"
+  systemctl start docker-registry
+  R=localhost:5000/lab
+  copy() { skopeo copy -q --src-tls-verify=false --dest-tls-verify=false docker://$R/$1 docker://$R/$2; }
+  until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
+  copy app:v1 multi:amd64
+  copy other:v1 multi:arm64
+  list=application/vnd.docker.distribution.manifest.list.v2+json
+  platform() {
+    skopeo inspect --raw --tls-verify=false docker://$R/multi:$1 >/lab/$1.json
+    printf '{"mediaType":%s,"size":%s,"digest":"sha256:%s","platform":{"architecture":"%s","os":"linux"}}' \
+      "$(jq .mediaType /lab/$1.json)" "$(stat -c %s /lab/$1.json)" "$(sha256sum </lab/$1.json | cut -c1-64)" $1
+  }
+  printf '{"schemaVersion":2,"mediaType":"%s","manifests":[%s,%s]}' $list "$(platform amd64)" "$(platform arm64)" >/lab/list.json
+  curl -sf -X PUT -H "Content-Type: $list" --data-binary @/lab/list.json localhost:5000/v2/lab/multi/manifests/v1
+  echo "sha256:$(sha256sum </lab/list.json | cut -c1-64)" >/lab/multi.digest
+  systemctl stop docker-registry"#;
+
+/// Pulls by tag, by digest, and for several platforms.
+const PULL: &str = "
+  systemctl start docker-registry
+  until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
+  docker pull -q localhost:5000/lab/app:v1
+  docker pull -q localhost:5000/lab/other@$(cat /lab/other.digest)
+  docker pull -q localhost:5000/lab/multi:v1
+  systemctl stop docker-registry";
+
+const IN_CONTAINERD: &str = "
+  echo '{\"features\":{\"containerd-snapshotter\":true}}' >/etc/docker/daemon.json
+  systemctl reset-failed docker.service docker.socket 2>/dev/null || true
+  systemctl restart docker";
+
+/// What one Docker has saved: the archive, and what runs by which pin.
+struct Cargo {
+    from: &'static str,
+    archive: Vec<u8>,
+    pins: [String; 3],
+}
+
+fn cargo(machine: &Machine, from: &'static str) -> Cargo {
+    machine.sh(PULL);
+    let pins = [
+        format!("{APP}@{}", machine.digest("app")),
+        format!("{OTHER}:v9@{}", machine.digest("other")),
+        format!("localhost:5000/lab/multi:v1@{}", machine.digest("multi")),
+    ];
+    let [_, other, multi] = &pins;
+    let tag = format!("{APP}:v1");
+    let said = machine
+        .digestfix(&["save", "-o", "/lab/cargo.tar", &tag, other, multi])
+        .exits(0)
+        .stderr;
+    assert_eq!(said.matches("digest proven").count(), 2, "{from}: {said}");
+    Cargo {
+        from,
+        archive: machine.take("/lab/cargo.tar"),
+        pins,
+    }
+}
+
+fn forget(machine: &Machine) {
+    machine.sh("docker rmi -f $(docker images -aq) 2>/dev/null || true");
+    assert_eq!(machine.sh("docker images -aq"), "");
+}
+
+/// Loads it by plain Docker and by digestfix. Gives how often Docker was stopped.
+fn arrives(machine: &Machine, cargo: &Cargo) -> u32 {
+    let Cargo { from, .. } = cargo;
+    machine.put("/lab/came.tar", &cargo.archive);
+    forget(machine);
+    machine.sh("docker load -q -i /lab/came.tar");
+    let plain = machine.run(&[
+        "docker",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "localhost:5000/lab/app:v1",
+    ]);
+    assert_eq!(plain.exits(0).stdout, "hello from app\n", "{from}");
+
+    forget(machine);
+    let stops: u32 = machine.sh(STOPS).parse().unwrap();
+    machine.digestfix(&["load", "/lab/came.tar"]).exits(0);
+    let stopped = machine.sh(STOPS).parse::<u32>().unwrap() - stops;
+    for pin in &cargo.pins {
+        let said = machine.run(&["docker", "run", "--rm", "--network", "none", pin]);
+        let said = said.exits(0).stdout;
+        assert!(said.starts_with("hello from"), "{from}: {pin}: {said}");
+    }
+    machine.sh("systemctl reset-failed docker.service docker.socket");
+    stopped
+}
+
+/// Four engines save, and each loads what each has saved.
+#[test]
+fn from_each_to_each() {
+    let suites = [Suite::Bookworm, Suite::Trixie, Suite::Forky];
+    let machines = suites.map(|suite| {
+        let machine = Machine::boot(suite);
+        machine.allow_containers();
+        machine.sh(MULTI);
+        machine
+    });
+    let [old, newer, new] = &machines;
+    let mut cargos = vec![
+        cargo(old, "20.10"),
+        cargo(newer, "26.1"),
+        cargo(new, "28.5"),
+    ];
+    new.sh(IN_CONTAINERD);
+    cargos.push(cargo(new, "28.5, containerd"));
+
+    let to = |machine: &Machine, most: u32| {
+        for cargo in &cargos {
+            let stops = arrives(machine, cargo);
+            assert!(stops <= most, "from {}: {stops}", cargo.from);
+        }
+    };
+    to(new, 0);
+    new.sh("rm /etc/docker/daemon.json; systemctl restart docker");
+    for machine in &machines {
+        to(machine, 1);
+    }
 }

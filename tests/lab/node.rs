@@ -135,6 +135,11 @@ fn whole_way(suite: Suite) -> Machine {
         "made up",
     );
     refuses(&machine, &["apply", "--remove", &shown], "ctr -n k8s.io");
+    refuses(
+        &machine,
+        &["load", "/lab/app.tar"],
+        "images import /lab/app.tar; then: digestfix apply",
+    );
     let plan = machine.digestfix(&["plan", "--json", &claim]).exits(4);
     let document: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
     assert_eq!(document["method"], "record");

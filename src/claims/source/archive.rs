@@ -11,10 +11,14 @@ use tar::{EntryType, Header, PaxExtensions};
 use crate::claims::source::Problem;
 use crate::claims::source::blobs::{Blobs, most_of, name_in_layout};
 use crate::claims::source::collected::Collected;
-use crate::claims::source::{layout, registry, take_anything_else};
-use crate::image::digest::Digest;
+use crate::claims::source::{is_compressed, layout, registry, take_anything_else};
+use crate::image::digest::{Algorithm, Digest};
+use crate::image::saved_archive::Tail;
 
 const BLOCK: usize = 512;
+
+/// So many bytes tell whether a layer is compressed.
+const COMPRESSED_HEAD: u64 = 8;
 
 pub const MAX_MEMBERS: usize = 1_000_000;
 
@@ -47,6 +51,8 @@ fn has_checksum(block: &[u8]) -> bool {
 pub(super) struct SeekableArchive<R> {
     file: BufReader<R>,
     members: BTreeMap<String, (u64, u64)>,
+    /// Where the last member ends.
+    end: u64,
 }
 
 impl<R: Read + Seek> SeekableArchive<R> {
@@ -67,7 +73,14 @@ impl<R: Read + Seek> SeekableArchive<R> {
                 members.insert(name, (start, size));
             }
         }
-        Ok(Self { file, members })
+        let end = walk.end;
+        Ok(Self { file, members, end })
+    }
+
+    /// An error where the archive is cut short behind its members, or goes on.
+    pub(super) fn ends(&mut self) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.end))?;
+        Tail::new(&mut self.file).ends_behind(0)
     }
 
     fn get(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
@@ -100,6 +113,10 @@ impl<R: Read + Seek> Archive for SeekableArchive<R> {
 pub(super) trait Archive {
     fn names(&self) -> Vec<String>;
     fn member(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
+    /// The digest of a layer, if the layer was read and is not compressed.
+    fn layer(&self, _name: &str) -> Option<&Digest> {
+        None
+    }
 }
 
 /// A directory in an archive: a layout, or one that skopeo's `dir:` wrote.
@@ -112,6 +129,10 @@ struct Within<'a, A> {
 impl<A: Archive> Blobs for Within<'_, A> {
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
         self.archive.member(&format!("{}{name}", self.directory))
+    }
+
+    fn layer(&self, name: &str) -> Option<&Digest> {
+        self.archive.layer(&format!("{}{name}", self.directory))
     }
 
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem> {
@@ -187,14 +208,18 @@ pub(super) fn read(
     }
 }
 
-/// The kept members of an archive that can be read only once.
+/// The kept members of an archive that can be read only once. Each blob is checked against
+/// its name.
 pub(super) struct StreamedArchive {
     members: BTreeMap<String, Vec<u8>>,
+    layers: BTreeMap<String, Digest>,
+    /// Where the last member ends.
+    pub(super) end: u64,
 }
 
 impl StreamedArchive {
     pub(super) fn read(mut stream: impl Read) -> Result<Self, Problem> {
-        let mut members = BTreeMap::new();
+        let (mut members, mut layers) = (BTreeMap::new(), BTreeMap::new());
         let mut kept = 0;
         let mut walk = Members::new(&mut stream, |stream, bytes| {
             let passed = io::copy(&mut stream.take(bytes), &mut io::sink())?;
@@ -205,10 +230,22 @@ impl StreamedArchive {
             }
         });
         while let Some((name, size)) = walk.next()? {
+            let digest = str::from_utf8(&name).ok().and_then(named_digest);
             let Some(name) = wanted(&name).filter(|name| size <= most_of(name)) else {
+                if let Some(digest) = digest {
+                    let (found, _) = walk.digest(digest.algorithm())?;
+                    is_named(&digest, &found)?;
+                } else if let Some(name) = layer_name(&name)
+                    && let (found, false) = walk.digest(Algorithm::Sha256)?
+                {
+                    layers.insert(name.to_owned(), found);
+                }
                 continue;
             };
             let bytes = walk.content()?;
+            if let Some(digest) = digest {
+                is_named(&digest, &Digest::of(digest.algorithm(), &bytes))?;
+            }
             let may_be_other = !is_text(&name) && name.contains('/');
             if may_be_other && !bytes.trim_ascii_start().starts_with(b"{") {
                 continue;
@@ -222,7 +259,12 @@ impl StreamedArchive {
             }
             members.insert(name, bytes);
         }
-        Ok(Self { members })
+        let end = walk.end;
+        Ok(Self {
+            members,
+            layers,
+            end,
+        })
     }
 }
 
@@ -234,6 +276,36 @@ impl Archive for StreamedArchive {
     fn member(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
         Ok(self.members.get(name).cloned())
     }
+
+    fn layer(&self, name: &str) -> Option<&Digest> {
+        self.layers.get(name)
+    }
+}
+
+fn is_named(digest: &Digest, found: &Digest) -> Result<(), Problem> {
+    match digest == found {
+        true => Ok(()),
+        false => Err(Problem::Tampered {
+            named: digest.to_string(),
+            found: found.to_string(),
+        }),
+    }
+}
+
+/// The digest that a blob is named by, in a layout.
+fn named_digest(name: &str) -> Option<Digest> {
+    let mut parts = name.rsplit('/');
+    let (file, algorithm, blobs) = (parts.next()?, parts.next()?, parts.next()?);
+    (blobs == "blobs")
+        .then(|| format!("{algorithm}:{file}").parse().ok())
+        .flatten()
+}
+
+/// The name of a layer as Docker before 25 and skopeo write it. Its digest is in the config.
+fn layer_name(name: &[u8]) -> Option<&str> {
+    let name = str::from_utf8(name).ok()?;
+    let name = name.strip_prefix("./").unwrap_or(name);
+    name.ends_with(".tar").then_some(name)
 }
 
 /// Returns `None` for a member that is larger than any manifest, such as a layer.
@@ -248,12 +320,8 @@ fn small(member: Result<Option<Vec<u8>>, Problem>) -> Result<Option<Vec<u8>>, Pr
 fn wanted(name: &[u8]) -> Option<String> {
     let name = str::from_utf8(name).ok()?;
     let name = name.strip_prefix("./").unwrap_or(name);
-    let mut parts = name.rsplit('/');
-    let (file, algorithm, blobs) = (parts.next()?, parts.next(), parts.next());
-    let is_blob = || {
-        let algorithm = algorithm.filter(|_| blobs == Some("blobs"));
-        algorithm.is_some_and(|name| format!("{name}:{file}").parse::<Digest>().is_ok())
-    };
+    let file = name.rsplit('/').next()?;
+    let is_blob = || named_digest(name).is_some();
     // skopeo's `dir:` names blobs by their bare digits.
     let is_bare_blob = || format!("sha256:{file}").parse::<Digest>().is_ok();
     let of_registry = || registry::blob_of(name).is_some();
@@ -279,6 +347,8 @@ struct Members<'a, R, S> {
     left: u64,
     size: u64,
     count: usize,
+    /// Where the last member ends, once there is no next one.
+    end: u64,
 }
 
 impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
@@ -290,6 +360,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
             left: 0,
             size: 0,
             count: 0,
+            end: 0,
         }
     }
 
@@ -300,6 +371,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         loop {
             self.pass(self.left)?;
             self.left = 0;
+            self.end = self.position;
             let Some(block) = self.header()? else {
                 return Ok(None);
             };
@@ -406,6 +478,21 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         self.position += self.size;
         self.left -= self.size;
         Ok(bytes)
+    }
+
+    /// What the current member hashes to, and whether it is compressed.
+    fn digest(&mut self, algorithm: Algorithm) -> Result<(Digest, bool), Problem> {
+        let head = exactly(self.reader, self.size.min(COMPRESSED_HEAD))?;
+        let compressed = is_compressed(&head);
+        let rest = self.size - head.len() as u64;
+        let whole = head.as_slice().chain(self.reader.by_ref().take(rest));
+        let (digest, bytes) = Digest::of_stream(algorithm, whole)?;
+        if bytes != self.size {
+            return Err(Problem::Truncated);
+        }
+        self.position += self.size;
+        self.left -= self.size;
+        Ok((digest, compressed))
     }
 
     fn small(&mut self) -> Result<Vec<u8>, Problem> {

@@ -14,6 +14,10 @@ pub(super) trait Blobs {
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
     /// A blob, not checked against its digest. `None` if it is missing.
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem>;
+    /// The digest of a layer, if the layer was read and is not compressed.
+    fn layer(&self, _name: &str) -> Option<&Digest> {
+        None
+    }
 }
 
 /// The name of a blob in OCI's layout (image-spec 1.1, `image-layout.md`).

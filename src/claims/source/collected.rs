@@ -27,6 +27,16 @@ pub struct Whole {
     pub tags: Vec<Reference>,
 }
 
+impl Whole {
+    /// Its tags, or its ID.
+    pub fn names(&self) -> Vec<String> {
+        match self.tags.as_slice() {
+            [] => vec![self.image.to_string()],
+            tags => tags.iter().map(Reference::familiar).collect(),
+        }
+    }
+}
+
 /// Everything that was read.
 #[derive(Debug, Default)]
 pub struct Collected {

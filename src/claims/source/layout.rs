@@ -47,6 +47,20 @@ struct SavedImage {
     config: String,
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+/// What a config says of its layers (image-spec 1.1, `config.md`).
+#[derive(Deserialize)]
+struct Config {
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Vec<String>,
 }
 
 impl SavedImage {
@@ -131,10 +145,30 @@ fn take_whole(
                 found: found.to_string(),
             });
         }
+        check_layers(saved, &bytes, blobs)?;
     }
     let tags = saved.repo_tags.iter().flatten();
     let tags = tags.filter_map(|tag| Reference::parse(tag).ok()).collect();
     collected.whole.push(Whole { image, tags });
+    Ok(())
+}
+
+/// Checks the layers of an archive of Docker before 25 against the config.
+fn check_layers(saved: &SavedImage, config: &[u8], blobs: &impl Blobs) -> Result<(), Problem> {
+    let Ok(Config { rootfs }) = serde_json::from_slice(config) else {
+        return Ok(());
+    };
+    for (name, expected) in saved.layers.iter().flatten().zip(&rootfs.diff_ids) {
+        match blobs.layer(name).map(Digest::to_string) {
+            Some(found) if found != *expected => {
+                return Err(Problem::Tampered {
+                    named: format!("{expected} ({name})"),
+                    found,
+                });
+            }
+            _ => {}
+        }
+    }
     Ok(())
 }
 

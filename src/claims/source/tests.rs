@@ -1404,3 +1404,62 @@ fn the_claims_in_an_archive_are_read_as_from_a_file() {
     );
     assert!(problem(&saved(&image, &tampered)).contains("TAMPERED"));
 }
+
+/// What Docker before 25 saves has its layers beside the config that names them; since then
+/// each is named by what it hashes to.
+#[test]
+fn a_layer_that_was_changed_is_found_in_an_archive_that_is_read_whole() {
+    const LAYER: &[u8] = b"a layer";
+    let whole = |bytes: &[u8]| {
+        let mut collected = Collected::default();
+        read_whole_archive(bytes, "F", &mut collected).map(|()| collected.whole.len())
+    };
+    let config = format!(
+        r#"{{"rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+        sha256(LAYER)
+    );
+    let name = format!("{}.json", sha256(config.as_bytes()).hex());
+    let blob = format!("blobs/sha256/{}", sha256(LAYER).hex());
+    for layer in ["1234/layer.tar", &blob] {
+        let listed = format!(r#"[{{"Config":"{name}","RepoTags":null,"Layers":["{layer}"]}}]"#);
+        let large = vec![0; 5_000_000];
+        let of = |bytes: &[u8]| {
+            tar(&Files::from([
+                (name.clone(), config.clone().into_bytes()),
+                ("large.tar".to_owned(), large.clone()),
+                ("manifest.json".to_owned(), listed.clone().into_bytes()),
+                (layer.to_owned(), bytes.to_vec()),
+            ]))
+        };
+        let archive = of(LAYER);
+        for form in [archive.clone(), gzipped(&archive), zstandard(&archive)] {
+            assert_eq!(whole(&form).unwrap(), 1);
+            for end in [form.len() - 1, form.len() / 2, 600] {
+                let error = whole(&form[..end]).unwrap_err();
+                assert!(
+                    matches!(error, Problem::NotWhole(_) | Problem::Truncated),
+                    "{error}"
+                );
+            }
+        }
+        let changed = of(b"a Layer");
+        for form in [changed.clone(), gzipped(&changed)] {
+            let error = whole(&form).unwrap_err().to_string();
+            assert!(error.contains("TAMPERED WITH"), "{error}");
+        }
+        // In a file, layers are passed over.
+        let mut collected = Collected::default();
+        read_archive(Cursor::new(changed), "F", &mut collected).unwrap();
+        for cut in [&archive[..archive.len() - 512], &archive[..3000]] {
+            assert!(read_archive(Cursor::new(cut), "F", &mut collected).is_err());
+        }
+    }
+    // What a compressed one unfolds to is Docker's to check.
+    let listed = format!(r#"[{{"Config":"{name}","RepoTags":null,"Layers":["a.tar"]}}]"#);
+    let compressed = tar(&Files::from([
+        (name, config.into_bytes()),
+        ("a.tar".to_owned(), gzipped(LAYER)),
+        ("manifest.json".to_owned(), listed.into_bytes()),
+    ]));
+    assert_eq!(whole(&compressed).unwrap(), 1);
+}

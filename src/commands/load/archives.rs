@@ -96,8 +96,8 @@ fn within(directory: &Path, report: &mut Report) -> std::io::Result<Vec<PathBuf>
     Ok(found)
 }
 
-/// Reads every file to its end, with its claims. Refuses one that is incomplete or
-/// tampered with.
+/// Reads the structure and the claims of every file. Refuses one that is incomplete or
+/// tampered with; [`sending`](super::sending) checks the layers.
 pub(super) fn read(
     places: &[Place],
     collected: &mut Collected,
@@ -117,7 +117,7 @@ pub(super) fn read(
             .map_err(source::Problem::from)
             .and_then(|file| {
                 let bytes = file.metadata()?.len();
-                source::read_whole_archive(file, &path.display().to_string(), collected)?;
+                source::read_archive(file, &path.display().to_string(), collected)?;
                 Ok(bytes)
             });
         let bytes = read.map_err(|problem| SourceError {

@@ -1,5 +1,6 @@
 //! Sends an archive to Docker. A separate thread reads it, a few pieces ahead. Another
-//! thread reads the claims of an archive from standard input at the same time.
+//! thread checks it at the same time. Docker gets the last member only after the check has
+//! succeeded, and loads nothing of an archive that breaks off.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use hyper::body::Bytes;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 
 use super::archives::Place;
 use crate::claims::source::collected::Collected;
@@ -20,32 +22,29 @@ use crate::sys::plain_file::{self, Links};
 const PIECE: usize = 1024 * 1024;
 const WAITING: usize = 4;
 
+static ZEROS: [u8; PIECE] = [0; PIECE];
+
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
+    /// Docker has loaded nothing of it.
     #[error("{0}")]
-    Read(#[from] Problem),
+    Archive(#[from] Problem),
     #[error("{0}")]
     Engine(#[from] EngineError),
-    #[error("its claims could not be read: {0}")]
-    Claims(Problem),
 }
 
 impl From<io::Error> for SendError {
     fn from(error: io::Error) -> Self {
-        Self::Read(error.into())
+        Self::Archive(error.into())
     }
 }
 
 pub(super) struct Sending {
     pieces: Receiver<io::Result<Bytes>>,
     count: Count,
-    collected: Looking,
-}
-
-/// The claims of the archive: known, or still being read.
-enum Looking {
-    Known(Box<Collected>),
-    Stream(JoinHandle<Result<Collected, Problem>>),
+    /// The claims of a file, which were read before.
+    known: Option<Collected>,
+    verdict: oneshot::Receiver<Result<Collected, Problem>>,
 }
 
 /// The result of a load.
@@ -68,27 +67,31 @@ impl Count {
 impl Sending {
     pub(super) fn begin(place: &Place, collected: Collected) -> Result<Self, SendError> {
         let (sender, pieces) = channel(WAITING);
-        let count = Count::default();
-        let counted = count.clone();
-        let collected = match place {
+        let (tells, verdict) = oneshot::channel();
+        let (count, name) = (Count::default(), place.to_string());
+        let (archive, known, collected) = match place {
             Place::File(path) => {
                 let file = plain_file::open(path, Links::Followed).map_err(Problem::from)?;
                 let archive = source::for_an_engine(file)?;
-                spawn(move || pass_on(archive, &sender, &counted, None))?;
-                Looking::Known(Box::new(collected))
+                (archive, Some(collected), Collected::default())
             }
-            Place::Stdin => {
-                let archive = source::for_an_engine(io::stdin())?;
-                let (shown, looked) = sync_channel(WAITING);
-                spawn(move || pass_on(archive, &sender, &counted, Some(&shown)))?;
-                let looking = thread::Builder::new().spawn(move || look_into(looked, collected))?;
-                Looking::Stream(looking)
-            }
+            Place::Stdin => (source::for_an_engine(io::stdin())?, None, collected),
         };
+        let (shown, looked) = sync_channel(WAITING);
+        let check = thread::Builder::new().name("check".to_owned());
+        let checking = check.spawn(move || look_into(looked, &name, collected))?;
+        let way = Way {
+            to_docker: sender,
+            count: count.clone(),
+            kept_back: Vec::new(),
+        };
+        let send = thread::Builder::new().name("archive".to_owned());
+        send.spawn(move || way.pass_on(archive, shown, checking, tells))?;
         Ok(Self {
             pieces,
             count,
-            collected,
+            known,
+            verdict,
         })
     }
 
@@ -96,53 +99,90 @@ impl Sending {
         self.count.clone()
     }
 
-    pub(super) async fn send(self, engine: &UnixEngine) -> Result<Sent, SendError> {
-        let names = engine.load_pieces(self.pieces).await?;
-        let collected = match self.collected {
-            Looking::Known(collected) => *collected,
-            // Docker has read the whole stream, so the thread is about to end.
-            Looking::Stream(looking) => match looking.join() {
-                Ok(collected) => collected.map_err(SendError::Claims)?,
-                Err(_) => return Err(io::Error::other("its reader ended early").into()),
-            },
+    pub(super) async fn send(mut self, engine: &UnixEngine) -> Result<Sent, SendError> {
+        let answer = engine.load_pieces(self.pieces).await;
+        // The thread sends its verdict before it sends the last member.
+        let collected = match (self.verdict.try_recv(), &answer) {
+            (Ok(verdict), _) => verdict?,
+            (Err(_), Ok(_)) => return Err(io::Error::other("its reader ended early").into()),
+            (Err(_), Err(_)) => Collected::default(),
         };
-        Ok(Sent { names, collected })
+        Ok(Sent {
+            names: answer?,
+            collected: self.known.unwrap_or(collected),
+        })
     }
 }
 
-fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let thread = thread::Builder::new().name("archive".to_owned());
-    thread.spawn(work).map(drop)
+/// To Docker.
+struct Way {
+    to_docker: Sender<io::Result<Bytes>>,
+    count: Count,
+    /// The last piece with anything but zeros, and those after it. Docker may not read the
+    /// zeros at the end of an archive.
+    kept_back: Vec<Bytes>,
 }
 
-/// Reads an archive to its end. Stops early when the receiver is gone.
-fn pass_on(
-    mut archive: impl Read,
-    sender: &Sender<io::Result<Bytes>>,
-    count: &Count,
-    shown: Option<&SyncSender<Bytes>>,
-) {
-    loop {
-        let mut piece = vec![0; PIECE];
-        let read = match archive.read(&mut piece) {
-            Ok(0) => return,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                let _ = sender.blocking_send(Err(error));
+impl Way {
+    /// Reads an archive to its end. Stops early if Docker is gone.
+    fn pass_on(
+        mut self,
+        mut archive: impl Read,
+        shown: SyncSender<Bytes>,
+        checking: JoinHandle<Result<Collected, Problem>>,
+        tells: oneshot::Sender<Result<Collected, Problem>>,
+    ) {
+        let read = loop {
+            let mut piece = vec![0; PIECE];
+            match archive.read(&mut piece) {
+                Ok(0) => break Ok(()),
+                Ok(read) => piece.truncate(read),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => break Err(error),
+            }
+            let piece = Bytes::from(piece);
+            // The check has failed.
+            if shown.send(piece.clone()).is_err() {
+                break Ok(());
+            }
+            if !self.keep_back(piece) {
                 return;
             }
         };
-        piece.truncate(read);
-        let piece = Bytes::from(piece);
-        // The reader of claims may have ended early, which is no reason to stop.
-        if let Some(shown) = shown {
-            let _ = shown.send(piece.clone());
+        drop(shown);
+        let checked = checking.join();
+        let checked = checked.unwrap_or_else(|_| Err(io::Error::other("its check failed").into()));
+        let verdict = read.map_err(Problem::from).and(checked);
+        let is_whole = verdict.is_ok();
+        let _ = tells.send(verdict);
+        if is_whole {
+            self.let_go();
+        } else {
+            let refused = io::Error::other("the archive is not whole");
+            let _ = self.to_docker.blocking_send(Err(refused));
         }
-        if sender.blocking_send(Ok(piece)).is_err() {
-            return;
-        }
-        count.0.fetch_add(read as u64, Ordering::Relaxed);
+    }
+
+    /// Holds a piece back and sends those before it. Returns false if Docker is gone.
+    fn keep_back(&mut self, piece: Bytes) -> bool {
+        let is_sent = match ZEROS.get(..piece.len()) {
+            Some(zeros) if piece == zeros => {
+                self.kept_back.push(Bytes::from_static(zeros));
+                return true;
+            }
+            _ => self.let_go(),
+        };
+        self.kept_back.push(piece);
+        is_sent
+    }
+
+    fn let_go(&mut self) -> bool {
+        self.kept_back.drain(..).all(|piece| {
+            let bytes = piece.len() as u64;
+            let is_sent = self.to_docker.blocking_send(Ok(piece)).is_ok();
+            self.count.0.fetch_add(bytes, Ordering::Relaxed);
+            is_sent
+        })
     }
 }
 
@@ -165,12 +205,83 @@ impl Read for Shown {
     }
 }
 
-fn look_into(pieces: Looked<Bytes>, mut collected: Collected) -> Result<Collected, Problem> {
+/// Checks an archive that passes, and reads its claims.
+fn look_into(
+    pieces: Looked<Bytes>,
+    name: &str,
+    mut collected: Collected,
+) -> Result<Collected, Problem> {
     let mut shown = Shown {
         pieces,
         piece: Bytes::new(),
     };
-    source::read_stream(&mut shown, "standard input", &mut collected)?;
+    source::read_whole_archive(&mut shown, name, &mut collected)?;
     io::copy(&mut shown, &mut io::sink())?;
     Ok(collected)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::image::digest::{Algorithm, Digest};
+    use crate::image::saved_archive::member;
+
+    /// An archive of one image, whose layer is the last member, and many zeros.
+    fn archive(layer: &[u8]) -> Vec<u8> {
+        let named = Digest::of(Algorithm::Sha256, b"a layer");
+        let config = b"{}";
+        let id = Digest::of(Algorithm::Sha256, config);
+        let listed = format!(r#"[{{"Config":"{0}.json"}}]"#, id.hex());
+        [
+            member("manifest.json", listed.as_bytes()).unwrap(),
+            member(&format!("{}.json", id.hex()), config).unwrap(),
+            member("padding.tar", &vec![1; 3 * PIECE]).unwrap(),
+            member(&format!("blobs/sha256/{}", named.hex()), layer).unwrap(),
+            vec![0; 3 * PIECE + 7 * 512],
+        ]
+        .concat()
+    }
+
+    /// What Docker gets of it, and whether all of it is said to be there.
+    fn sent(archive: Vec<u8>) -> (Vec<u8>, Result<Collected, Problem>) {
+        let (to_docker, mut pieces) = channel(WAITING);
+        let (tells, mut verdict) = oneshot::channel();
+        let (shown, looked) = sync_channel(WAITING);
+        let checking = thread::spawn(move || look_into(looked, "F", Collected::default()));
+        let way = Way {
+            to_docker,
+            count: Count::default(),
+            kept_back: Vec::new(),
+        };
+        let passing = thread::spawn(move || way.pass_on(&archive[..], shown, checking, tells));
+        let mut got = Vec::new();
+        while let Some(Ok(piece)) = pieces.blocking_recv() {
+            got.extend_from_slice(&piece);
+        }
+        let verdict = verdict.try_recv().unwrap();
+        passing.join().unwrap();
+        (got, verdict)
+    }
+
+    #[test]
+    fn docker_gets_the_end_of_what_is_whole() {
+        let whole = archive(b"a layer");
+        let (got, verdict) = sent(whole.clone());
+        assert!(got == whole);
+        assert_eq!(verdict.unwrap().whole.len(), 1);
+    }
+
+    #[test]
+    fn docker_does_not_get_the_last_member_of_what_is_not() {
+        let changed = archive(b"a Layer");
+        let last = changed.windows(7).position(|bytes| bytes == b"a Layer");
+        let cut = changed[..changed.len() - 4 * PIECE].to_vec();
+        for (archive, expected) in [(changed, "TAMPERED"), (cut, "cut short")] {
+            let (got, verdict) = sent(archive);
+            assert!(got.len() < last.unwrap());
+            let problem = verdict.unwrap_err().to_string();
+            assert!(problem.contains(expected), "{problem}");
+        }
+    }
 }

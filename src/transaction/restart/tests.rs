@@ -19,6 +19,7 @@ use crate::image::reference::Reference;
 use crate::plan::Request;
 use crate::state::id::{beside, new_id};
 use crate::state::journal::{Journal, KeptDown, Ran, hash};
+use crate::state::loading::Loading;
 use crate::state::lock::RootLock;
 use crate::state::retention::Limits;
 use crate::store::data_root::ImageDir;
@@ -516,6 +517,30 @@ fn a_failing_call_is_undone_wherever_it_is() {
         world.systemd.fails.set(Some((call, 0)));
         let (outcome, _) = transact(&world);
         is_undone(&world, &outcome);
+    }
+}
+
+/// A kill at any instant leaves the mark or the claims.
+#[test]
+fn the_mark_of_a_load_goes_once_its_claims_are_recorded() {
+    for (fails, is_there) in [(None, false), (Some(("stop", 0)), true)] {
+        let world = World::new();
+        let data_root = world.root.path().to_owned();
+        let lock = RootLock::acquire_now(&data_root).unwrap();
+        let mark = Loading::new(vec!["/a.tar".to_owned()]);
+        mark.write(&lock).unwrap();
+        drop(lock);
+        let seen = Rc::new(Cell::new(false));
+        let (sees, root) = (Rc::clone(&seen), data_root.clone());
+        world.systemd.at("stop", move || {
+            let journal = Journal::read(&root).unwrap();
+            sees.set(journal.is_some() && Loading::read(&root).is_some());
+        });
+        world.systemd.fails.set(fails);
+        transact(&world);
+        assert!(seen.get(), "journal and mark are both there");
+        assert_eq!(Loading::read(&data_root).is_some(), is_there);
+        assert!(Journal::read(&data_root).unwrap().is_none());
     }
 }
 
