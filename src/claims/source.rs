@@ -39,7 +39,7 @@ pub mod table;
 mod verbose;
 mod zstd;
 
-use archive::{SeekableArchive, StreamedArchive, is_archive};
+use archive::{Layers, SeekableArchive, StreamedArchive, is_archive};
 use blobs::{LayoutDir, SkopeoDir};
 use collected::Collected;
 
@@ -463,19 +463,24 @@ pub fn read_whole_archive(
     place: &str,
     collected: &mut Collected,
 ) -> Result<(), Problem> {
+    let mut archive = checked(stream).map_err(|problem| match problem {
+        Problem::Io(error) => Problem::NotWhole(error),
+        other => other,
+    })?;
+    archive::read(&mut archive, place, collected)
+}
+
+fn checked(stream: impl Read) -> Result<StreamedArchive, Problem> {
     let mut stream = expanded(stream)?;
     let head = head_of(&mut stream)?;
     if !is_archive(&head) {
         return Err(Problem::NoArchive);
     }
     let mut whole = Tail::new(Cursor::new(head).chain(stream));
-    let read = StreamedArchive::read(io::BufReader::with_capacity(AT_ONCE, &mut whole));
-    let mut archive = read.map_err(|problem| match problem {
-        Problem::Io(error) => Problem::NotWhole(error),
-        other => other,
-    })?;
-    whole.ends_behind(archive.end).map_err(Problem::NotWhole)?;
-    archive::read(&mut archive, place, collected)
+    let reader = io::BufReader::with_capacity(AT_ONCE, &mut whole);
+    let archive = StreamedArchive::read(reader, Layers::Checked)?;
+    whole.ends_behind(archive.end)?;
+    Ok(archive)
 }
 
 /// Whether a file begins like an archive, compressed or not.
@@ -494,7 +499,7 @@ fn read_plain(
     let head_bytes = head.clone();
     let whole = Cursor::new(head).chain(stream);
     if archive {
-        let mut archive = StreamedArchive::read(io::BufReader::new(whole))?;
+        let mut archive = StreamedArchive::read(io::BufReader::new(whole), Layers::PassedOver)?;
         return archive::read(&mut archive, place, collected);
     }
     let is_wide = encoding::is_utf16(&head_bytes);

@@ -73,7 +73,7 @@ impl Loading {
     /// The command to type next.
     pub fn next(&self) -> String {
         match self.files.as_slice() {
-            [] => "the same digestfix load again".to_owned(),
+            [] => "the same load again, from standard input".to_owned(),
             files => {
                 let files = files.iter().map(|file| shell::word(file).to_string());
                 format!("digestfix load {}", files.collect::<Vec<_>>().join(" "))

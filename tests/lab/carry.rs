@@ -37,12 +37,13 @@ fn refuses_what_was_changed(machine: &Machine) {
 /// Killed before its claims are recorded, and while they are.
 fn outlives_a_kill(machine: &Machine) {
     let load = ["load", "/lab/images.tar.gz"];
-    let (mark, journal) = (format!("{STATE}/loading"), format!("{STATE}/journal.json"));
+    let mark = format!("{STATE}/loading");
+    let journal = format!("{STATE}/journal.json.new");
     let waits = |told: &str| {
         assert!(told.contains("a load did not come to its end"), "{told}");
         assert!(told.contains("digestfix load /lab/images.tar.gz"), "{told}");
     };
-    machine.injected_at(&journal, "rename:signal=KILL", &load);
+    machine.injected_at(&journal, "rename:signal=SIGKILL", &load);
     eventually("the watchdog has ended", || machine.is_finished());
     assert_ne!(machine.sh("docker images -q"), "");
     waits(&machine.digestfix(&["doctor"]).stdout);
@@ -50,7 +51,9 @@ fn outlives_a_kill(machine: &Machine) {
     assert_eq!(machine.run(&["test", "-e", &mark]).code, 1);
 
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix load'\n");
-    machine.sh("systemctl reset-failed docker.service docker.socket");
+    machine.sh(
+        "docker rmi -f $(docker images -q); systemctl reset-failed docker.service docker.socket",
+    );
     let killed = machine.digestfix(&load);
     assert_ne!(killed.code, 0, "{}", killed.stdout);
     machine.without_drop_in();
@@ -143,14 +146,15 @@ fn to_containerd_28() {
     carries(&machine, "docker rmi -f $(docker images -q)", 0);
 }
 
-/// An image for two platforms, made of two that are there.
+/// An image for two platforms, made of two that are there; the second in another format,
+/// so that no machine has its manifest.
 const MULTI: &str = r#"
   systemctl start docker-registry
   R=localhost:5000/lab
-  copy() { skopeo copy -q --src-tls-verify=false --dest-tls-verify=false docker://$R/$1 docker://$R/$2; }
+  copy() { skopeo --insecure-policy copy -q --src-tls-verify=false --dest-tls-verify=false $3 docker://$R/$1 docker://$R/$2; }
   until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
-  copy app:v1 multi:amd64
-  copy other:v1 multi:arm64
+  copy other:v1 multi:amd64
+  copy app:v1 multi:arm64 --format=oci
   list=application/vnd.docker.distribution.manifest.list.v2+json
   platform() {
     skopeo inspect --raw --tls-verify=false docker://$R/multi:$1 >/lab/$1.json
@@ -215,15 +219,9 @@ fn arrives(machine: &Machine, cargo: &Cargo) -> u32 {
     machine.put("/lab/came.tar", &cargo.archive);
     forget(machine);
     machine.sh("docker load -q -i /lab/came.tar");
-    let plain = machine.run(&[
-        "docker",
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "localhost:5000/lab/app:v1",
-    ]);
-    assert_eq!(plain.exits(0).stdout, "hello from app\n", "{from}");
+    let tag = "localhost:5000/lab/app:v1";
+    let plain = machine.run(&["docker", "run", "--rm", "--network", "none", tag]);
+    assert_eq!(plain.stdout, "hello from app\n", "{from}: {}", plain.stderr);
 
     forget(machine);
     let stops: u32 = machine.sh(STOPS).parse().unwrap();

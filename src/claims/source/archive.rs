@@ -208,8 +208,15 @@ pub(super) fn read(
     }
 }
 
-/// The kept members of an archive that can be read only once. Each blob is checked against
-/// its name.
+/// What to do with layers on the way through an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layers {
+    /// Blobs must hash to their names, and layers of Docker before 25 to what the config says.
+    Checked,
+    PassedOver,
+}
+
+/// The kept members of an archive that can be read only once.
 pub(super) struct StreamedArchive {
     members: BTreeMap<String, Vec<u8>>,
     layers: BTreeMap<String, Digest>,
@@ -218,7 +225,7 @@ pub(super) struct StreamedArchive {
 }
 
 impl StreamedArchive {
-    pub(super) fn read(mut stream: impl Read) -> Result<Self, Problem> {
+    pub(super) fn read(mut stream: impl Read, check: Layers) -> Result<Self, Problem> {
         let (mut members, mut layers) = (BTreeMap::new(), BTreeMap::new());
         let mut kept = 0;
         let mut walk = Members::new(&mut stream, |stream, bytes| {
@@ -230,12 +237,14 @@ impl StreamedArchive {
             }
         });
         while let Some((name, size)) = walk.next()? {
-            let digest = str::from_utf8(&name).ok().and_then(named_digest);
+            let text = str::from_utf8(&name).ok();
+            let text = text.filter(|_| check == Layers::Checked);
+            let digest = text.and_then(named_digest);
             let Some(name) = wanted(&name).filter(|name| size <= most_of(name)) else {
                 if let Some(digest) = digest {
                     let (found, _) = walk.digest(digest.algorithm())?;
                     is_named(&digest, &found)?;
-                } else if let Some(name) = layer_name(&name)
+                } else if let Some(name) = text.and_then(layer_name)
                     && let (found, false) = walk.digest(Algorithm::Sha256)?
                 {
                     layers.insert(name.to_owned(), found);
@@ -302,8 +311,7 @@ fn named_digest(name: &str) -> Option<Digest> {
 }
 
 /// The name of a layer as Docker before 25 and skopeo write it. Its digest is in the config.
-fn layer_name(name: &[u8]) -> Option<&str> {
-    let name = str::from_utf8(name).ok()?;
+fn layer_name(name: &str) -> Option<&str> {
     let name = name.strip_prefix("./").unwrap_or(name);
     name.ends_with(".tar").then_some(name)
 }
