@@ -92,10 +92,7 @@ fn through_dockers_own_door(machine: &Machine) {
     );
     let lost = machine.run(&["docker", "--context", "default", "digestfix", "status"]);
     let lost = lost.exits(2).stderr;
-    assert!(
-        lost.contains("--context is an option of docker's"),
-        "{lost}"
-    );
+    assert!(lost.contains("--context is an option of docker"), "{lost}");
 }
 
 #[test]
