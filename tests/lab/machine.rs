@@ -471,6 +471,13 @@ pub fn injecting(injection: &str) -> Vec<String> {
     .to_vec()
 }
 
+/// Of the system calls that a test interrupts, it takes each this many-th: each third, or
+/// what `DIGESTFIX_LAB_EVERY` says.
+pub fn every() -> usize {
+    let every = env::var("DIGESTFIX_LAB_EVERY");
+    every.map_or(3, |every| every.parse().expect("a number"))
+}
+
 /// Waits for something that is to become true soon.
 #[track_caller]
 pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
