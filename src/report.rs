@@ -177,7 +177,7 @@ impl Report {
     }
 
     /// A line for people on standard error, because standard output may be used for data.
-    /// A command in it is for another host.
+    /// A command in the line is to be run on another host.
     pub fn beside(&self, text: &str) {
         if self.is_read() {
             self.end_live();

@@ -248,7 +248,7 @@ impl HostError {
     }
 }
 
-/// The options for a disk of another host.
+/// The command-line options for a disk that belongs to another host.
 const OFFLINE: &str = "--offline --data-root DIR";
 
 fn but(others: &[String]) -> String {

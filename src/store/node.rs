@@ -114,7 +114,8 @@ impl NodeStore {
         read
     }
 
-    /// Reads the manifests of these digests, and the manifests below them that are here.
+    /// Reads the manifests with these digests, and the manifests on this node that they
+    /// refer to.
     pub async fn learn(
         &mut self,
         node: &impl Node,

@@ -227,8 +227,8 @@ impl Store {
         }
     }
 
-    /// Removes a reference, and with its last reference the repository's key. Returns the
-    /// image that it pointed at.
+    /// Removes a reference. If it was the repository's last one, removes the repository's
+    /// key too. Returns the image that the reference pointed at.
     pub fn remove(&mut self, reference: &Reference) -> Option<String> {
         let image = self.get(reference)?.to_owned();
         self.edit(reference, None);

@@ -199,9 +199,9 @@ impl Switch {
         )
     }
 
-    /// Whether the original file is aside, although daemon.json has its contents: they
-    /// may be those of our file that says `false`. The original is aside if the file
-    /// there is not our other one.
+    /// Whether the original file is still set aside, although daemon.json has the same
+    /// contents. Those contents may come from digestfix's own file that says `false`. The
+    /// original is set aside if the file there is not digestfix's other one.
     fn is_aside(&self) -> Result<bool, FileError> {
         if self.contents.before.as_ref() != Some(&self.contents.off) {
             return Ok(false);

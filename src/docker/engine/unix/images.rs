@@ -234,7 +234,7 @@ impl UnixEngine {
         let Some(told) = self.look_up::<CountAnswer>(INFO).await? else {
             return Ok(None);
         };
-        // From 27.0 on, the engine tells the place of its containerd.
+        // Since 27.0, the engine reports the address of its containerd.
         let places: Vec<(&Path, &str)> = match &told.containerd {
             Some(told) => vec![(&told.address, &told.namespaces.containers)],
             None => {
