@@ -638,7 +638,7 @@ fn removable(text: &str) -> Result<Reference, String> {
     let reference = Reference::parse(text).map_err(|error| error.to_string())?;
     if !reference.repository().is_found_by_familiar_name() {
         return Err(format!(
-            "the engine takes {} for another repository's",
+            "the engine would read {} as a name of another repository",
             reference.familiar()
         ));
     }

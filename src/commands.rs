@@ -159,7 +159,7 @@ enum Stop {
     Journal(#[from] JournalError),
     #[error("a run that changed this data root was interrupted ({})", .0.display())]
     InterruptedRun(PathBuf),
-    #[error("the interrupted run was at work on {0}")]
+    #[error("the interrupted run worked on {0}")]
     OtherUnit(String),
     #[error("the interrupted run had changed {path}", path = .0.display())]
     OtherConfigFile(PathBuf),

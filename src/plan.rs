@@ -139,8 +139,8 @@ pub enum Why {
     Nameless(String),
     /// The claim has an image ID in place of a digest.
     #[error(
-        "its digest is {0}, which no registry serves; docker images --digests shows the right one \
-         on a host that pulled the image"
+        "its digest is {0}, which no registry serves. To see the right one: docker images \
+         --digests, on a host that pulled the image"
     )]
     ImageId(Whose),
     /// The host has an image ID as the image's digest. The claimed digest may be right,

@@ -155,7 +155,7 @@ pub enum Problem {
     InFile(&'static str, JsonError),
     #[error("not YAML: {0}")]
     Yaml(String),
-    #[error("neither a list of references (line {line}: {misfit}) nor YAML ({yaml})")]
+    #[error("cannot be read as a list of references (line {line}: {misfit}) nor as YAML ({yaml})")]
     Text {
         line: usize,
         misfit: String,
@@ -178,9 +178,9 @@ pub enum Problem {
     Entry(String, String),
     #[error("--rewrite makes a name that is not valid: {0}")]
     Name(#[from] ReferenceError),
-    #[error("TAMPERED WITH: what is named {named} hashes to {found}")]
+    #[error("TAMPERED WITH: the blob named {named} hashes to {found}")]
     Tampered { named: String, found: String },
-    #[error("TAMPERED WITH: {digest} is said to have {said} bytes, and has {found}")]
+    #[error("TAMPERED WITH: {digest} should have {said} bytes, but has {found}")]
     WrongSize {
         digest: String,
         said: u64,

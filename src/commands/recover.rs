@@ -52,7 +52,7 @@ pub(super) async fn run(args: &RecoverArgs) -> RunResult {
                 Problem {
                     what: problems,
                     state: match is_of_node {
-                        true => "all other records are whole, and nothing was stopped",
+                        true => "all other records are complete, and nothing was stopped",
                         false => {
                             "the references and Docker's configuration are whole, and Docker runs if it ran before"
                         }

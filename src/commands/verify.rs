@@ -68,7 +68,7 @@ fn all_holds(plan: &Plan, report: &Report) -> RunResult {
     }
     report.line(match plan.skipped.is_empty() {
         true => "All of it holds.",
-        false => "What is claimed of images on this host holds; the other claims do not.",
+        false => "Every claim about an image on this host holds; the other claims do not.",
     });
     RunResult::Done
 }

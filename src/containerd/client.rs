@@ -103,7 +103,7 @@ impl Client {
 
     fn read_record(&self, call: &'static str, image: Image) -> Result<Record, ContainerdError> {
         let Some(target) = image.target else {
-            let problem = format!("{:?} leads nowhere", image.name);
+            let problem = format!("{:?} points at nothing", image.name);
             return Err(self.channel.unusable(call, problem));
         };
         Ok(Record {

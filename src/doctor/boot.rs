@@ -54,7 +54,7 @@ pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> 
         let applying = APPLYING[1..].iter().filter(|name| is_enabled(name));
         let applying: Vec<&str> = applying.copied().collect();
         let applying = match applying.as_slice() {
-            [] => "nothing applies claims by itself".to_owned(),
+            [] => "no unit applies claims automatically".to_owned(),
             names => format!("{} enabled", names.join(" and ")),
         };
         findings.push(Finding::ok(

@@ -41,8 +41,8 @@ pub fn judge(
             findings.push(Finding::ok(
                 Check::Claims,
                 format!(
-                    "{count} in the claims directories: {hold} hold, {} do not yet, {elsewhere} are about \
-                     images of other hosts (as apply without options takes them)",
+                    "{count} in the claims directories: {hold} hold, {} do not yet, {elsewhere} \
+                     are about images of other hosts (as apply without options reads them)",
                     plan.targets.len() - hold
                 ),
             ));

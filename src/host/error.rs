@@ -27,7 +27,7 @@ pub enum HostError {
     NoNode(Vec<String>),
     #[error("{0} is for Docker's images, and --store kubernetes is for a node's")]
     OnlyForDocker(&'static str),
-    #[error("systemd has {unit} as {load_state}, so Docker would not start again")]
+    #[error("systemd reports {unit} as {load_state}, so Docker would not start again")]
     UnusableUnit { unit: String, load_state: String },
     #[error("{0} is not a service")]
     NotAService(String),

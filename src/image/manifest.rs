@@ -106,7 +106,7 @@ impl Descriptor {
 pub enum ManifestError {
     #[error("not a manifest: {0}")]
     Json(String),
-    #[error("a manifest that can be read in two ways: {0}")]
+    #[error("an ambiguous manifest, which can be read in two ways: {0}")]
     Keys(String),
     /// Docker's first format. Its digest is not the hash of its bytes.
     #[error(

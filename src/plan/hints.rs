@@ -74,7 +74,7 @@ impl fmt::Display for Hints {
             let example = self.example.as_deref().unwrap_or("NAME@DIGEST");
             write!(
                 f,
-                "{have}: {}. If it is the one, say so: {example}={first}",
+                "{have}: {}. If that is the image: {example}={first}",
                 Ids(&self.nameless)
             )?;
         }
@@ -85,7 +85,8 @@ impl fmt::Display for Hints {
             };
             write!(
                 f,
-                "{separator}the name {name} is here: if it is the same image, --rewrite {rule}"
+                "{separator}this host has the name {name}: if that is the same image, --rewrite \
+                 {rule}"
             )?;
         }
         Ok(())

@@ -121,8 +121,8 @@ pub enum Refusal {
         own: String,
     },
     #[error(
-        "{claim}: this gives {digest} to image {image}, and {other} gives it to {other_image}. Only \
-         the digest of an index can be of two images"
+        "{claim}: this gives {digest} to image {image}, and {other} gives it to {other_image}. \
+         Only the digest of an index can belong to two images"
     )]
     OneDigestTwoImages {
         claim: String,
@@ -227,7 +227,8 @@ impl Refusal {
             Self::NoSuchReference { nameless, .. } | Self::EmptyRepository { nameless, .. }
                 if !nameless.is_empty() =>
             {
-                "if it is one of those without a name: NAME@sha256:HEX=IMAGE-ID; or load the image first"
+                "if it is one of the images without a name: NAME@sha256:HEX=IMAGE-ID; or load \
+                 the image first"
             }
             Self::NoSuchReference { others, .. } if !others.is_empty() => {
                 "name one that is here, or load the image first"
@@ -249,15 +250,15 @@ impl Refusal {
             }
             Self::ImageIdInTheWay { .. } => "the same command with --replace",
             Self::OtherPlatform { .. } => {
-                "claim the digest that the index has for this host's platform, or load the image that this digest \
-                 is of"
+                "claim the digest that the index has for this host's platform, or load the image \
+                 that has this digest"
             }
             Self::PointsElsewhere { .. } => "to move the reference: --replace",
             Self::OtherDigest { .. } => "to drop the other digest: --replace",
             Self::Contradiction { .. } => "leave one of the two out",
             Self::OtherImages { .. } => {
-                "claim the digest that this image has where it was pulled (docker images --digests), or load the \
-                 image that this digest is of"
+                "claim the digest that docker images --digests shows on the host that pulled \
+                 this image, or load the image that has this digest"
             }
             Self::OneDigestTwoImages { .. } => {
                 "bring the index with its manifests (digestfix export, on a host that pulled it; then --from FILE), or \

@@ -114,7 +114,8 @@ impl ReadError {
                 let quoted = shell::path(path);
                 let otherwise = match damage {
                     Damage::Marked => format!(
-                        "remove the mark, and start it: sed -i '1s/^\\xEF\\xBB\\xBF//' {quoted}"
+                        "remove the byte-order mark, then start Docker: sed -i \
+                         '1s/^\\xEF\\xBB\\xBF//' {quoted}"
                     ),
                     _ => former_or(former.as_deref(), path, || {
                         format!(

@@ -29,8 +29,8 @@ pub enum JsonError {
         known: &'static str,
     },
     #[error(
-        "the key \"{}\" is there twice in one object: Docker takes the last value, and other \
-         programs the first",
+        "the key \"{}\" appears twice in one object: Docker uses the last value, other programs \
+         the first",
         .0.escape_default()
     )]
     Twice(String),

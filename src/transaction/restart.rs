@@ -393,9 +393,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         if let Some(staged) = self.staged.take() {
             let swapped = self.swapped.insert(staged.swap(&tx.lock)?);
             if !swapped.is_in_use()? {
-                return Err(Failure::FileDiffers(
-                    "looked at right after the swap".into(),
-                ));
+                return Err(Failure::FileDiffers("checked right after the swap".into()));
             }
         }
         tx.progress.step(
