@@ -238,8 +238,8 @@ fn the_daemon_cannot_start_at_all() {
     is_as_before(&machine, &before);
 }
 
-/// At messages to systemd, syncs, renames, locks and connections of an apply in turn, a
-/// SIGTERM: at each third, or at each with `DIGESTFIX_LAB_EVERY=1`.
+/// A SIGTERM at each rename, lock and connection of an apply in turn, and at each third
+/// sync and message to systemd, or at each with `DIGESTFIX_LAB_EVERY=1`.
 #[test]
 fn told_to_stop_at_each_step() {
     let machine = Machine::boot(Suite::Trixie);
@@ -247,15 +247,15 @@ fn told_to_stop_at_each_step() {
     let reference = format!("{APP}@{}", machine.digest("app"));
     let (mut undone, mut ended, mut too_late) = (0, 0, 0);
     let mut last_steps = BTreeSet::new();
-    for (call, points) in [
-        ("sendmsg", 75),
-        ("fsync", 13),
-        ("rename", 5),
-        ("renameat2", 1),
-        ("connect", 24),
-        ("flock", 4),
+    for (call, points, step) in [
+        ("sendmsg", 75, every()),
+        ("fsync", 13, every()),
+        ("rename", 5, 1),
+        ("renameat2", 1, 1),
+        ("connect", 24, 1),
+        ("flock", 4, 1),
     ] {
-        for point in (1..=points).step_by(every()) {
+        for point in (1..=points).step_by(step) {
             let injection = format!("{call}:signal=SIGTERM:when={point}");
             let run = machine.injected(&injection, &["apply", "--json", &before.claim]);
             machine.is_whole();
