@@ -1,11 +1,11 @@
-//! Transaction engine. Each transaction begins, applies, restores and concludes. After a
-//! failure at any step, it undoes, restores and concludes.
+//! Transaction engine. A transaction begins, applies its changes, restores everything
+//! else and concludes. If a step fails, it undoes its changes, restores and concludes.
 //!
-//! A [`Method`] changes the references: [`restart`] stops Docker and exchanges its file,
-//! [`load`] has the running Docker load manifests, [`record`] has a node's containerd
-//! record names. The engine does the rest, which is the same for all methods: watchdog,
-//! pending marker, history record, journal, and how each of them ends. [`recovery`]
-//! finishes a killed run.
+//! A [`Method`] changes the references. [`restart`] stops Docker and replaces its
+//! reference file, [`load`] has the running Docker load manifests, and [`record`] adds
+//! names in the containerd of a Kubernetes node. The engine does the rest, which is the
+//! same for all methods: watchdog, pending marker, history record, journal, and how each
+//! of them ends. [`recovery`] finishes a killed run.
 
 pub mod reserve;
 pub mod watchdog;
@@ -68,7 +68,7 @@ impl<'a, M> Docker<'a, M> {
         }
     }
 
-    /// Adds the marker by which a recovery finds this Docker again.
+    /// Adds the pending marker, by which a recovery finds the images of this Docker.
     pub fn supervised(&self, images: &ImageDir) -> Supervised<'a, M> {
         Supervised {
             by: self.supervisor(),
@@ -77,7 +77,8 @@ impl<'a, M> Docker<'a, M> {
     }
 }
 
-/// What recovers a killed run: a watchdog that systemd runs, and a pending marker.
+/// What ensures that a killed run is recovered: a watchdog that systemd runs, and a
+/// directory of pending markers.
 #[derive(Debug)]
 pub struct Supervisor<'a, M> {
     /// systemd, which runs the watchdog.
@@ -95,7 +96,7 @@ impl<M> Clone for Supervisor<'_, M> {
 
 impl<M> Copy for Supervisor<'_, M> {}
 
-/// A [`Supervisor`], and the marker that leads a recovery to the images.
+/// A [`Supervisor`], and the pending marker by which a recovery finds the images.
 #[derive(Debug)]
 pub struct Supervised<'a, M> {
     pub by: Supervisor<'a, M>,
@@ -124,16 +125,16 @@ pub trait Method<M> {
     /// engine calls [`Method::undo`].
     async fn apply(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure>;
 
-    /// Restores the references found at the beginning, from whichever step
-    /// [`Method::apply`] failed at. Returns the references that it could not restore.
-    /// Fails if the references may be neither the old nor the new ones, or if Docker does
-    /// not run.
+    /// Restores the references found at the beginning, no matter at which step
+    /// [`Method::apply`] failed. Returns the references that it could not restore. Fails
+    /// if Docker does not run afterwards, or if the references may be a mixture of old
+    /// and new ones.
     async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure>;
 
     /// Restores everything except the references.
     async fn restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure>;
 
-    /// Returns what to report about the host once the transaction has ended.
+    /// Returns what to report about the host at the end of the transaction.
     async fn found(&mut self, tx: &mut Tx<'_, M>) -> Found;
 
     /// Returns the state of the host after a failed undo.
@@ -146,15 +147,16 @@ pub struct Found {
     pub containers: Vec<Change>,
     /// The path of the former reference store, kept as a backup.
     pub backup: Option<PathBuf>,
-    /// The loaded references whose layers the engine has in unpacked form only.
+    /// The loaded references whose layers the engine has only in unpacked form, so that
+    /// containers run but `docker push` fails.
     pub run_only: Vec<Reference>,
-    /// Undo started Docker again, so Docker was away for a while.
+    /// Undo started Docker again, so Docker was unavailable for a while.
     pub restarted: bool,
 }
 
-/// One transaction, by any method.
+/// One transaction, whichever method it uses.
 pub struct Tx<'a, M> {
-    /// The files of the transaction are named after its ID.
+    /// The ID, after which the files of the transaction are named.
     id: String,
     images: &'a ImageDir,
     lock: RootLock,
@@ -172,7 +174,7 @@ pub struct Tx<'a, M> {
 }
 
 impl<'a, M: ServiceManager> Tx<'a, M> {
-    /// A transaction that applies `plan`, which was planned under `lock`. Without
+    /// A transaction that applies `plan`, which was made while `lock` was held. Without
     /// `supervised`, it only edits files: there is no Docker to manage, and no watchdog.
     #[allow(clippy::too_many_arguments, reason = "each is another kind of thing")]
     pub fn new(
@@ -233,9 +235,10 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Prepares for being killed, before the method acts: starts the watchdog, then
-    /// writes the pending marker, the history record and the journal. `close` goes in the
-    /// opposite order, so a recovery finds every journal.
+    /// Ensures, before the method acts, that a killed run can be recovered: starts the
+    /// watchdog, then writes the pending marker, the history record and the journal.
+    /// `close` works in the opposite order. So while a journal is on disk, a recovery
+    /// finds it by its marker.
     async fn begin<R: Method<M>>(&mut self, method: &mut R) -> Result<(), Failure> {
         self.progress.transaction_begins(&self.id);
         let begun = method.begin(self).await?;
@@ -267,7 +270,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// The references are changed and verified: from here on nothing is undone.
+    /// Concludes after the references were changed and verified. From here on, digestfix
+    /// undoes nothing.
     async fn end(&mut self, method: &mut impl Method<M>) -> Ended {
         let restored = method.restore(self).await;
         self.record_provenance();
@@ -342,9 +346,9 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Writes the end to the history record, and closes the transaction. After an error,
-    /// the watchdog keeps trying. `changed` means that the references are not those found
-    /// at the beginning.
+    /// Writes how the run ended to the history record, and closes the transaction. On an
+    /// error, the watchdog keeps trying. `changed` means that the references differ from
+    /// those found at the beginning.
     async fn conclude(
         &mut self,
         ended: Result<(), Failure>,
@@ -352,9 +356,10 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         changed: bool,
     ) -> Result<(), Failure> {
         match self.end_record(end(ended.as_ref().err())) {
-            // A later run ends a record without an end: by what the file says, or, for a
-            // load or a node's records, as a run that changed nothing. That would be
-            // wrong here, so the journal stays.
+            // If a record has no end, a later run adds one. Usually, it derives the end
+            // from the contents of Docker's file. For a load or a change of a node's
+            // records, it notes that the run changed nothing. That would be wrong here,
+            // so keep the journal.
             Err(failure) if ended.is_ok() && changed && self.is_told_by_its_record_alone() => {
                 return Err(failure);
             }
@@ -389,8 +394,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Removes the journal and the pending marker, then ends the watchdog. After an
-    /// error, the watchdog keeps running.
+    /// Removes the journal and the pending marker, then ends the watchdog. On an error,
+    /// the watchdog keeps running.
     async fn close(&mut self) -> Result<(), Failure> {
         if self.journal.is_some() {
             Journal::close(&self.lock)?;
@@ -407,8 +412,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         Ok(())
     }
 
-    /// Removes old records and backups. After a failure, keeps every backup: this run has
-    /// made no newer one.
+    /// Removes old records and backups. If the transaction failed, keeps every backup,
+    /// because this run made no newer one.
     fn retire(&mut self, done: bool) {
         let limits = done.then_some(self.limits);
         for problem in retention::enforce(self.images, &self.lock, &self.id, limits) {
@@ -416,7 +421,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// The load in the journal, if the method is [`load`].
+    /// The journal's data about the load, if the method is [`load`].
     fn load(&mut self) -> Option<&mut journal::Load> {
         match &mut self.journal.as_mut()?.intent {
             Intent::Load(load) => Some(load),
@@ -424,7 +429,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// The node's records in the journal, if the method is [`record`].
+    /// The journal's data about a node's records, if the method is [`record`].
     fn records(&mut self) -> Option<&mut journal::Records> {
         match &mut self.journal.as_mut()?.intent {
             Intent::Record(records) => Some(records),
@@ -432,8 +437,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Writes a new plan to the record and the journal: the references have changed since
-    /// the first plan.
+    /// Writes a new plan to the record and the journal, because the references have
+    /// changed since the first plan.
     fn planned_again(&mut self, references: References) -> Result<(), Failure> {
         if let Some(record) = &mut self.record {
             record.plan(&references, &self.plan);
@@ -445,8 +450,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         self.write_journal()
     }
 
-    /// The restart in the journal, if the method is [`restart`] and there is a Docker to
-    /// manage.
+    /// The journal's data about the restart, if the method is [`restart`] and there is a
+    /// Docker to manage.
     fn restart(&mut self) -> Option<&mut journal::Restart> {
         self.journal.as_mut()?.restart_mut()
     }

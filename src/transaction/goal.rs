@@ -1,4 +1,4 @@
-//! Goal: what a transaction is to bring about. The transaction plans the goal at the
+//! Goal: what a transaction has to achieve. The transaction plans the goal at the
 //! beginning, and again if the references change before the commit.
 
 use std::path::Path;
@@ -13,9 +13,9 @@ use crate::transaction::image_store::PlanError;
 
 #[derive(Debug)]
 pub enum Goal<'a> {
-    /// Claims come true.
+    /// Make claims true.
     Claims(&'a Request),
-    /// The changes of another transaction are reverted.
+    /// Revert the changes of another transaction.
     TakeBack(Reversal),
 }
 
@@ -28,7 +28,7 @@ impl Goal<'_> {
         }
     }
 
-    /// Whether the goal changes the reference, or one of its claims is about it.
+    /// Whether the goal changes the reference, or contains a claim about it.
     pub fn is_about(&self, reference: &Reference) -> bool {
         match self {
             Self::Claims(request) => {
@@ -43,7 +43,7 @@ impl Goal<'_> {
         }
     }
 
-    /// The evidence that came with the claims, or that the history has.
+    /// The evidence that came with the claims, or that is in the history.
     pub fn evidence(&self) -> &Evidence {
         match self {
             Self::Claims(request) => &request.evidence,
@@ -51,7 +51,7 @@ impl Goal<'_> {
         }
     }
 
-    /// containerd's root directory, if the user gave one to the transaction to revert.
+    /// containerd's root directory, if the transaction to revert was given one.
     pub fn containerd_root(&self) -> Option<&Path> {
         match self {
             Self::Claims(_) => None,

@@ -1,8 +1,8 @@
-//! Image store of a host: Docker's own, containerd's below Docker, or a Kubernetes
-//! node's, behind one type.
+//! Image store of a host, behind one type: Docker's own, that of the containerd that
+//! Docker uses, or that of a Kubernetes node's containerd.
 //!
-//! An [`ImageStore`] is the store as digestfix read it. Only [`ImageStore::run`] changes
-//! the store.
+//! An [`ImageStore`] is a snapshot of the store. Only [`ImageStore::run`] changes the
+//! store itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -51,9 +51,9 @@ pub type Engine<'a> = (Docker<'a, SystemBus>, UnixEngine);
 /// trouble.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// The image store of a host, as it was read.
+/// The image store of a host, as digestfix read it.
 pub enum ImageStore<'a> {
-    /// Docker's own store. Its references are a file, which Docker reads when it starts.
+    /// Docker's own store. The references are in a file that Docker reads when it starts.
     Own {
         images: &'a ImageDir,
         content: ContentStore,
@@ -61,7 +61,7 @@ pub enum ImageStore<'a> {
         engine: Option<Engine<'a>>,
         before: Snapshot,
     },
-    /// containerd's store, below a running Docker.
+    /// The store of the containerd that a running Docker uses.
     Containerd {
         content: ContentStore,
         /// containerd's root directory, if the user gave one.
@@ -69,7 +69,7 @@ pub enum ImageStore<'a> {
         engine: Engine<'a>,
         here: Box<ContainerdStore>,
     },
-    /// A Kubernetes node's store, in its containerd.
+    /// The containerd store of a Kubernetes node.
     Node {
         node: Client,
         socket: &'a Path,
@@ -85,15 +85,16 @@ const MAX_HELPS: usize = 3;
 pub struct Gaps {
     /// References whose image digestfix could not find.
     pub unread: Vec<Reference>,
-    /// Images without a name, so that no digest can be recorded for them; each as Docker
-    /// or containerd identifies it.
+    /// Images without a name, for which no digest can be recorded. Each is given as the
+    /// digest by which Docker or containerd identifies it.
     pub nameless: Vec<Digest>,
 }
 
 /// What has to be done to apply a plan.
 #[derive(Default)]
 pub struct Means {
-    /// References that the file has as planned, but that Docker has not read.
+    /// References that are in the file as planned, but that the running Docker has not
+    /// read.
     pub stale: BTreeSet<Reference>,
     /// Requests to the running Docker.
     pub work: Work,
@@ -115,7 +116,7 @@ pub enum PlanError {
     #[error("the transaction cannot be rolled back")]
     InTheWay {
         refusals: Vec<Refusal>,
-        /// The later transaction to roll back first.
+        /// The ID of a later transaction, which has to be rolled back first.
         first: Option<String>,
     },
     #[error("the running engine cannot do that")]
@@ -124,7 +125,8 @@ pub enum PlanError {
     Unrecordable(Vec<RecordBlocker>),
     #[error(transparent)]
     Containerd(#[from] ContainerdError),
-    /// References, each with its image, that a restart would lose.
+    /// References that only the running Docker has, each with its image. A restart would
+    /// lose them.
     #[error("the running Docker has references that the file does not have")]
     OnlyInEngine(Vec<(String, String)>),
 }
@@ -200,7 +202,8 @@ impl PlanError {
         })
     }
 
-    /// What `--replace` would displace. `None` unless that resolves every refusal.
+    /// The references that `--replace` would displace. `None` unless `--replace` resolves
+    /// every refusal.
     pub fn displaces(&self) -> Option<Displaced> {
         let Self::Refused(refusals) = self else {
             return None;
@@ -248,7 +251,8 @@ fn together(helps: impl Iterator<Item = String>) -> Option<String> {
 }
 
 impl<'a> ImageStore<'a> {
-    /// Reads the store of a host. Reuses `seen` if the file has not changed since.
+    /// Reads the store of a host. Reuses the snapshot `seen` if the file has not changed
+    /// since.
     pub async fn read(
         host: &'a Host,
         engine: Option<Engine<'a>>,
@@ -331,13 +335,13 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// Docker keeps its images in containerd, where the ID of an image is the digest of
-    /// its manifest or index.
+    /// Whether Docker keeps its images in containerd, where the ID of an image is the
+    /// digest of its manifest or index.
     pub const fn is_in_containerd(&self) -> bool {
         matches!(self, Self::Containerd { .. })
     }
 
-    /// Digest references that the engine records on their own, not through a tag.
+    /// The digest references that the engine records separately from any tag.
     pub fn apart(&self) -> BTreeSet<Reference> {
         match self {
             Self::Containerd { here, .. } => here
@@ -348,8 +352,8 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// Reads the manifests of all recorded digests, if that takes requests: only a
-    /// Kubernetes node needs them.
+    /// Reads the manifests of all recorded digests where that takes requests, which is
+    /// only on a Kubernetes node.
     pub async fn read_manifests(&mut self) -> Result<(), PlanError> {
         match self {
             Self::Node { node, here, .. } => Ok(here.learn_all(node).await?),
@@ -357,13 +361,14 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// The digest is of a manifest that an import made up: no registry serves it.
+    /// Whether an import made up the manifest that has this digest, so that no registry
+    /// serves it.
     pub fn is_made_up(&self, digest: &Digest) -> bool {
         matches!(self, Self::Node { here, .. } if here.is_made_up(digest))
     }
 
-    /// Lists the references in rows. A digest has the trust of a proof found here, or
-    /// else the trust that was noted when digestfix wrote it.
+    /// Lists the references as rows. The trust of a digest comes from a proof on this
+    /// host, or else from what digestfix noted when it recorded the digest.
     pub fn listing(self, provenance: &Provenance) -> Result<Listing, PlanError> {
         let images = self.images()?;
         let mut unnamed = Vec::new();
@@ -385,8 +390,8 @@ impl<'a> ImageStore<'a> {
                 let known = |reference: &Reference, image: &ImageId| {
                     let digest = reference.digest()?;
                     if here.proof(digest, image).is_some() {
-                        // The manifest proves the image, but no registry serves this
-                        // digest.
+                        // The manifest proves the image, but no registry serves the
+                        // manifest.
                         if here.is_made_up(digest) {
                             return None;
                         }
@@ -410,8 +415,9 @@ impl<'a> ImageStore<'a> {
         Ok(Listing::new(store, images, hollow, known).with_nameless(unnamed))
     }
 
-    /// Returns the images of a digest, and the manifests that prove them. On this host,
-    /// the digest leads to `image`. Returns no image if there is no proof of one.
+    /// Returns the images of a digest, and the manifests that prove them. `image` is the
+    /// image to which the digest leads on this host. In Docker's containerd store,
+    /// returns only images that the manifests prove.
     pub fn exported(
         &self,
         digest: &Digest,
@@ -431,8 +437,8 @@ impl<'a> ImageStore<'a> {
                 let images = images.unwrap_or_default().into_keys().cloned();
                 (images.collect(), manifests)
             }
-            // After an import, a digest may be in the record's name only: containerd has
-            // no manifest for it.
+            // After an import, the digest may appear in the record's name only, and
+            // containerd has no manifest for it.
             Self::Node { here, .. } => {
                 let mut images = here.proven(digest);
                 let proof = here.proof(digest, &image).unwrap_or_default();
@@ -454,7 +460,8 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// Predicts whether a goal changes anything once the `arriving` images are loaded.
+    /// Predicts whether a goal will change anything once the `arriving` images are
+    /// loaded.
     pub fn foreseen(&self, goal: &Goal<'_>, arriving: &[Whole]) -> Result<bool, PlanError> {
         let mut store = self.references().clone();
         let mut images = BTreeSet::new();
@@ -481,7 +488,7 @@ impl<'a> ImageStore<'a> {
         Ok(!plan.is_empty())
     }
 
-    /// The image of an archive is here, complete and under all its tags.
+    /// Whether the image of an archive is on this host, complete and with all its tags.
     pub fn has_whole(&self, whole: &Whole) -> Result<bool, PlanError> {
         let Whole { image, tags } = whole;
         let references = self.references();
@@ -490,7 +497,8 @@ impl<'a> ImageStore<'a> {
         }
         match self {
             Self::Own { images, .. } => Ok(ImageDb::ask(images, |db| db.has(image))?),
-            // A digest alone may have its manifest but no layers.
+            // The image may be recorded by a digest alone, with a manifest but without
+            // layers.
             Self::Containerd { here, .. } => {
                 let mut references = references.references();
                 Ok(references
@@ -500,7 +508,7 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// The gaps that matter for the claims of a plan. Without a plan, all gaps.
+    /// The gaps that affect the claims of a plan. Without a plan, all gaps.
     pub fn gaps(&self, plan: Option<&Plan>) -> Gaps {
         let counts = |image: &ImageId| plan.is_none_or(|plan| plan.lacks_name_of(image));
         let here = match self {

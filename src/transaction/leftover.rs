@@ -17,18 +17,20 @@ pub enum Why {
     Tagged(Reference),
     /// The reference stays: Docker would remove the image with it.
     Last,
-    /// The reference stays: Docker would remove layers that nothing else leads to.
+    /// The reference stays: Docker would also remove layers that no other reference
+    /// needs.
     HasLayers,
-    /// The reference stays: a container was created with it, as the engine's message
-    /// says.
+    /// The reference stays: a container was created with it. The text is the engine's
+    /// message.
     InUse(String),
-    /// The reference is gone, and Docker dropped these along with it.
+    /// The reference is gone, and Docker dropped these other references along with it.
     TookAlong(Vec<String>),
-    /// The reference is gone: Docker dropped it along with this one.
+    /// The reference is gone, because Docker dropped it along with this other reference.
     WentAlong(Reference),
     /// The reference is gone, and could not be restored.
     Lost(String),
-    /// The record stays: containerd would free the image with it.
+    /// The record stays: it is the last one of its image, and containerd would free the
+    /// image without it.
     LastRecord,
     /// The record stays: another client has changed it.
     Changed,
@@ -47,7 +49,7 @@ impl Leftover {
     }
 }
 
-/// A reference that stays is right: its manifest proves it.
+/// A reference that stays does no harm: its manifest proves that it is right.
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let reference = &self.reference;
@@ -99,15 +101,15 @@ impl fmt::Display for Leftover {
     }
 }
 
-/// The references that Docker dropped along with others, which undo restores.
+/// The references that Docker dropped along with others, for undo to restore.
 pub fn went_along(leftovers: &[Leftover]) -> Vec<Leftover> {
     let along = leftovers.iter().filter_map(|one| match &one.why {
         Why::TookAlong(along) => Some((&one.reference, along)),
         _ => None,
     });
     let each = along.flat_map(|(other, along)| along.iter().map(move |name| (other, name)));
-    // A text that is no name is a manifest's digest. The manifest comes back with its
-    // reference.
+    // A text that is not a name is a manifest's digest. Restoring the reference restores
+    // the manifest too.
     let named = each.filter_map(|(other, name)| Some((other, Reference::parse(name).ok()?)));
     named
         .filter(|(_, one)| one.tag().is_some() || one.digest().is_some())

@@ -1,9 +1,9 @@
-//! Load method: load, drop, verify. A failure is undone. The running Docker makes the
-//! change itself: digestfix neither stops it nor touches its files.
+//! Load method: load, drop, verify, and undo on failure. The running Docker makes the
+//! change itself: digestfix neither stops Docker nor touches its files.
 //!
 //! digestfix loads manifests only (`docker load` of an archive of some kilobytes). The
-//! engine then has the references, on the layers that are here already. [`recovery`]
-//! finishes a killed run.
+//! engine then has the references, and uses the layers that are already on this host.
+//! [`recovery`] finishes a killed run.
 
 use std::path::Path;
 
@@ -52,18 +52,18 @@ impl<M, E> Clone for Running<'_, M, E> {
 
 impl<M, E> Copy for Running<'_, M, E> {}
 
-/// One change by a running engine.
+/// One change that a running engine makes.
 pub struct Load<'a, M, E> {
     running: Running<'a, M, E>,
     before: Vec<u8>,
     work: Work,
-    /// The references that this load adds. Other clients may have pulled the rest
-    /// meanwhile.
+    /// The references that this load adds. The planned references that are missing here
+    /// were pulled by other clients meanwhile.
     made: Vec<Pin>,
     run_only: Vec<Reference>,
     /// References that the engine may have without listing them.
     known: Vec<Reference>,
-    /// A request may have reached the engine, so undo has to act.
+    /// A request may have reached the engine, so undo has to send requests too.
     asked: bool,
 }
 
@@ -185,7 +185,7 @@ impl<M: ServiceManager, E: Images> Method<M> for Load<'_, M, E> {
     async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure> {
         if let Some(load) = tx.load() {
             load.is_taken_back = true;
-            // Undo goes on if a full disk keeps the journal from being written.
+            // Undo continues even if a full disk prevents writing the journal.
             if let Err(error) = tx.write_journal() {
                 tracing::info!("{error}");
             }

@@ -1,4 +1,4 @@
-//! What a transaction reports: its steps as they begin and end, and its outcome.
+//! What a transaction reports: the beginning and end of each step, and the outcome.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,19 +34,20 @@ pub enum Step {
     BlockStart,
     /// Docker has stopped.
     Stop,
-    /// The store is the one that the plan was made from, or digestfix planned again.
+    /// The store is still the one from which the plan was made, or digestfix has planned
+    /// again.
     Reread,
     /// The new store is in use.
     Commit,
     /// The engine answers.
     Start,
-    /// File and engine have what the plan says.
+    /// The file and the engine match the plan.
     Verify,
     /// The units that stopped along with Docker run again.
     Restore,
     /// Containers that stopped with Docker run again.
     StartContainers,
-    /// live-restore and daemon.json are what they were.
+    /// live-restore and daemon.json are as they were before.
     TakeBack,
     /// The running engine has loaded new references.
     Load,
@@ -68,16 +69,16 @@ pub enum Step {
     UndoRecord,
 }
 
-/// Receives each step. Must not block: Docker may be stopped meanwhile.
+/// Receives each step. Must not block, because Docker may be stopped meanwhile.
 pub trait Progress {
-    /// Work begins that may take long. It lasts until a step ends or other work begins.
+    /// Work that may take long begins. It lasts until a step ends or other work begins.
     fn begin(&mut self, doing: &str);
     /// The transaction with this ID has begun.
     fn transaction_begins(&mut self, id: &str);
     /// A running Docker is about to be stopped. [`Step::Start`] or [`Step::UndoStart`]
-    /// says when its engine answers again.
+    /// reports when its engine answers again.
     fn docker_stops(&mut self);
-    /// A step has ended well.
+    /// A step has succeeded.
     fn step(&mut self, step: Step, detail: &str);
     /// A problem that does not change the outcome.
     fn warning(&mut self, text: &str);
@@ -95,7 +96,7 @@ pub enum Failure {
     /// The pending marker could not be written.
     #[error("{0}")]
     Marker(#[from] MarkerError),
-    /// No watchdog: nothing would start Docker again if this process were killed.
+    /// Without a watchdog, nothing would start Docker again if this process were killed.
     #[error("{0}")]
     Watchdog(#[from] WatchdogError),
     /// The machine has rebooted, and Docker does not run.
@@ -118,13 +119,13 @@ pub enum Failure {
     Containerd(#[from] ContainerdError),
     #[error("{0}")]
     Archive(#[from] ArchiveError),
-    /// References that the engine cannot drop, or not without harm.
+    /// References that the engine cannot drop, or that it cannot drop without harm.
     #[error("{}", leftover::joined(.0))]
     Leftovers(Vec<Leftover>),
     #[error("Docker could not be kept from starting while the references change: {0}")]
     StartBlock(#[from] StartBlockError),
-    /// dockerd was told to reload its configuration, but live-restore is not as the file
-    /// says.
+    /// dockerd was told to reload its configuration, but live-restore differs from the
+    /// file.
     #[error(
         "live-restore could not be switched {}: {unit} {}{} (see: journalctl -u {unit})",
         if *.on { "on" } else { "off" },
@@ -139,7 +140,7 @@ pub enum Failure {
         /// dockerd's log message.
         says: Option<String>,
     },
-    /// dockerd was told to reload its configuration, and refused: a start may fail for
+    /// dockerd was told to reload its configuration, and refused. A start may fail for
     /// the same reason.
     #[error("{unit} refuses to read {} again{}, so it may not start with it", path.display(), said(.says))]
     ConfigurationRefused {
@@ -150,12 +151,12 @@ pub enum Failure {
     /// The configuration file has changed since digestfix checked it.
     #[error("another process changed {} a moment ago", .0.display())]
     ConfigurationChanged(PathBuf),
-    /// Containers have started since the check, and would stop with Docker.
+    /// Containers have started since the check, and would stop along with Docker.
     #[error("started a moment ago, and would stop with Docker: {0}")]
     MoreContainers(String),
     #[error("{}", .0.join("; "))]
     Containers(Vec<String>),
-    /// Docker has started since the check, when there was nothing to stop.
+    /// Docker has started since the check, when it was not running.
     #[error("{0} did not run, and was started a moment ago")]
     StartedMeanwhile(String),
     /// Another program has switched live-restore off.
@@ -163,17 +164,18 @@ pub enum Failure {
     SwitchedOff,
     #[error("a dockerd{} has the data root open although Docker was to be stopped", process(*.pid))]
     StillRunning { pid: Option<u32> },
-    /// The store changed before Docker had stopped, and the claims no longer fit.
+    /// The store changed before Docker had stopped, and the claims do not fit the changed
+    /// store.
     #[error("the references changed in the meantime, and now: {}", joined(.0))]
     NoLongerFits(Vec<Refusal>),
     #[error("{unit} is {state} instead of running (see: journalctl -u {unit})")]
     NotRunning { unit: String, state: String },
     #[error("the engine does not answer {} s after its start: {last}", .after.as_secs())]
     Silent { after: Duration, last: EngineError },
-    /// The file is not what was written.
+    /// The file differs from what digestfix wrote.
     #[error("the references on disk are not what was written: {0}")]
     FileDiffers(String),
-    /// The engine's answer is not what digestfix wrote.
+    /// The engine's answer contradicts what digestfix wrote.
     #[error("the running engine disagrees: {0}")]
     EngineDisagrees(String),
     /// A node's containerd or its CRI does not have what digestfix recorded.
@@ -224,7 +226,7 @@ impl Failure {
     }
 }
 
-/// What to type to drop references that the engine would not drop.
+/// The commands with which the user can drop the references that the engine did not drop.
 fn what_stays(left: &[Leftover]) -> String {
     let mut containers: Vec<&str> = left.iter().filter_map(Leftover::container).collect();
     containers.sort_unstable();
@@ -254,7 +256,7 @@ fn joined(refusals: &[Refusal]) -> String {
     lines.join("; ")
 }
 
-/// How a transaction ended, and what it has left.
+/// How a transaction ended, and what remains on the host because of it.
 #[derive(Debug)]
 pub struct Outcome {
     pub id: String,
@@ -266,11 +268,12 @@ pub struct Outcome {
     /// The path of the former reference store, kept as a backup. `None` if no file
     /// changed.
     pub backup: Option<PathBuf>,
-    /// The loaded references whose layers the engine says it has in unpacked form only.
+    /// The loaded references whose layers, according to the engine, it has only in
+    /// unpacked form.
     pub run_only: Vec<Reference>,
-    /// The transaction failed, and Docker was stopped and started again meanwhile.
+    /// The transaction failed after Docker was stopped, and Docker was started again.
     pub restarted: bool,
-    /// The watchdog that keeps trying, if work is left.
+    /// The watchdog that keeps trying, if work remains.
     pub watchdog: Option<String>,
 }
 
@@ -278,7 +281,7 @@ pub struct Outcome {
 pub enum Ended {
     /// The references are changed, and everything else is as it was.
     Done,
-    /// The references are changed and Docker runs; something else is not as it was.
+    /// The references are changed and Docker runs, but something else is not as it was.
     Incomplete { problem: Failure },
     /// The transaction failed, and the host is as it was before.
     Undone {
@@ -300,7 +303,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct HostNow {
     pub store: StoreNow,
-    /// What else may differ from before.
+    /// What else may differ from the time before the transaction.
     pub left: Vec<String>,
     pub docker: Option<DockerNow>,
 }
@@ -325,7 +328,7 @@ pub enum DockerNow {
 pub enum StoreNow {
     /// The old ones.
     Old,
-    /// The new ones; the old ones are in this file.
+    /// The new ones. The old ones are in the file with this path.
     New(PathBuf),
     /// Some of the new ones may be in use.
     Mixed,

@@ -1,9 +1,9 @@
-//! Record method: on a Kubernetes node, containerd records the digest of an image as one
-//! more name for it. Only records change, and nothing stops.
+//! Record method: on a Kubernetes node, containerd records the digest of an image as an
+//! additional name for it. Only records change, and nothing stops.
 //!
-//! digestfix labels each record that it makes with the transaction, so that undo,
-//! recovery and rollback never remove another client's record. [`recovery`] finishes a
-//! killed run.
+//! digestfix labels each record that it makes with the transaction's ID. Undo, recovery
+//! and rollback remove only records with that label, never those of other clients.
+//! [`recovery`] finishes a killed run.
 
 use std::path::PathBuf;
 
@@ -27,13 +27,13 @@ pub mod work;
 use steps::Steps;
 use work::Work;
 
-/// One change of a node's records.
+/// One change of the records in a node's containerd.
 pub struct Recording<'a, N> {
     node: &'a N,
     socket: PathBuf,
     before: Vec<u8>,
     work: Work,
-    /// A request may have reached containerd, so undo has to act.
+    /// A request may have reached containerd, so undo has to send requests too.
     asked: bool,
 }
 
@@ -134,7 +134,7 @@ impl<M: ServiceManager, N: Node> Method<M> for Recording<'_, N> {
     async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure> {
         if let Some(records) = tx.records() {
             records.is_taken_back = true;
-            // Undo goes on if a full disk keeps the journal from being written.
+            // Undo continues even if a full disk prevents writing the journal.
             if let Err(error) = tx.write_journal() {
                 tracing::info!("{error}");
             }

@@ -1,4 +1,4 @@
-//! The common end of every recovery of a killed run.
+//! The last steps that every recovery of a killed run has in common.
 //!
 //! Each method recovers what it changed:
 //! [`restart`](crate::transaction::restart::recovery),
@@ -17,7 +17,8 @@ use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::reserve;
 use crate::transaction::watchdog;
 
-/// Reads the run's history record. If that fails, warns, and recovery goes on without it.
+/// Reads the run's history record. If that fails, warns, and recovery continues without
+/// the record.
 pub(super) fn record(
     journal: &Journal,
     images: &ImageDir,
@@ -32,9 +33,9 @@ pub(super) fn record(
     }
 }
 
-/// Writes to the record which references the recovery has left. This comes before the
-/// journal is removed: without a journal, a record without an end counts as a run that
-/// changed nothing.
+/// Writes to the record which references are in use after the recovery. Must be called
+/// before the journal is removed: without a journal, a record without an end counts as a
+/// run that changed nothing.
 pub(super) fn note(
     record: Option<Record>,
     references: Side,
@@ -69,8 +70,8 @@ pub fn end(lock: &RootLock, progress: &mut dyn Progress) -> Result<(), Failure> 
     Ok(Journal::close(lock)?)
 }
 
-/// Ends each record that has no end. `broken` is the run being recovered, whose record
-/// may say that its undo failed.
+/// Adds an end to each record that has none. `broken` is the ID of the run being
+/// recovered, whose record may already say that its undo failed.
 pub(super) fn end_records(broken: Option<&str>, lock: &RootLock, progress: &mut dyn Progress) {
     for error in history::end_interrupted(lock, broken) {
         progress.warning(&error.to_string());

@@ -1,16 +1,16 @@
-//! Reserve: disk space that digestfix holds while Docker is stopped, and frees
-//! right before it starts Docker, so that a disk that fills meanwhile does not
-//! keep Docker down.
+//! Reserve: disk space that digestfix holds while Docker is stopped, and frees right
+//! before it starts Docker. Without it, other programs could fill the disk meanwhile, and
+//! Docker would not start.
 //!
-//! A reserve lies in a directory with a name on each file system that a start of Docker
-//! writes to. A file without a name would free itself when digestfix is killed, long
-//! before the watchdog starts Docker, and another process could fill the disk in between.
-//! Files with a name outlive digestfix. Only the holder of the data root's lock makes,
-//! frees or removes them: the run itself, or the watchdog or recovery after it.
+//! A reserve is a directory of named files on each file system that a start of Docker
+//! writes to. The kernel would free an unnamed file when digestfix is killed, long before
+//! the watchdog starts Docker, and another process could fill the disk in between. Named
+//! files outlive digestfix. Only the holder of the data root's lock makes, frees or
+//! removes them: the run itself, or the watchdog or recovery after it.
 //!
 //! A reserve has two parts. digestfix frees the first before it starts Docker on the
-//! changed store. Undo and the watchdog free both. So if another process takes the space
-//! of the first part, a second start still has room.
+//! changed store. Undo and the watchdog free both. So there is still room for a second
+//! start if another process takes the space of the first part.
 //!
 //! Each part is several files, so it holds inodes as well as blocks.
 
@@ -35,32 +35,32 @@ const NAME: &str = ".digestfix-reserve";
 /// 16 KiB they did not start. The margin also covers digestfix's own small files.
 const START: u64 = 4 * MIB;
 
-/// What a start writes for each container, in bytes: two files, beside the old ones, for
-/// all containers at the same time. 26.1 took 254 KB and 62 inodes for 31 containers: 8
-/// KiB and 2 inodes each. The margin is for long configurations.
+/// What a start writes for each container, in bytes. It writes two files beside the old
+/// ones, for all containers at the same time. 26.1 took 254 KB and 62 inodes for 31
+/// containers: 8 KiB and 2 inodes each. The margin is for long configurations.
 const PER_CONTAINER: u64 = 32 * KIB;
 
 const FILES_PER_CONTAINER: u64 = 2;
 
-/// The most containers that inodes are held for: dockerd restores only a limited number
+/// The most containers for which inodes are held: dockerd restores only a limited number
 /// at a time.
 const CONTAINERS_AT_ONCE: u64 = 1024;
 
 /// What a start writes to each other file system, in bytes: sockets, process IDs,
-/// metadata of containerd, daemon.json.
+/// containerd's metadata, daemon.json.
 const ELSEWHERE: u64 = MIB;
 
-/// The files of one part, each with an inode, without those for containers.
+/// The number of files in one part, apart from those for containers. Each takes an inode.
 const FILES: u64 = 32;
 
-/// The parts of a reserve: one for the start on the changed store, one for a start after
-/// that has failed.
+/// The parts of a reserve: one for the start on the changed store, one for another start
+/// if that one fails.
 const PARTS: [&str; 2] = ["1", "2"];
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// The space to hold, or to be free, on the file system of one directory.
+/// The space that the file system of one directory must have free for the reserve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
     pub path: PathBuf,
@@ -68,8 +68,8 @@ pub struct Need {
     pub inodes: u64,
 }
 
-/// What each file system needs for starts of Docker: that of the data root, and those of
-/// the other directories that exist. Each file system counts once.
+/// What starts of Docker need on the file systems of the data root and of the other
+/// directories that exist. Lists each file system once.
 pub fn needs(data_root: &Path, others: &[PathBuf]) -> Vec<Need> {
     let own = (
         data_root,
@@ -95,7 +95,8 @@ pub fn needs(data_root: &Path, others: &[PathBuf]) -> Vec<Need> {
         needs.push(Need {
             path,
             bytes: bytes.saturating_mul(parts),
-            // The files, one directory for each part, and the directory around the parts.
+            // The files, a directory for each part, and the directory that contains the
+            // parts.
             inodes: (files + 1) * parts + 1,
         });
     }
@@ -128,16 +129,16 @@ pub struct ReserveError {
     error: io::Error,
 }
 
-/// Space that is held until it is freed or dropped. A killed process leaves it
-/// to [`sweep`].
+/// Disk space that is held until it is freed or dropped. If the process is killed,
+/// [`sweep`] frees the space later.
 #[derive(Debug, Default)]
 pub struct Reserve {
     directories: Vec<PathBuf>,
 }
 
 impl Reserve {
-    /// Holds space for starts of Docker on the file system of the data root, and on those
-    /// of the other directories that are there. On an error, nothing is held.
+    /// Holds space for starts of Docker on the file systems of the data root and of the
+    /// other directories that exist. On an error, holds nothing.
     pub fn hold(data_root: &Path, others: &[PathBuf]) -> Result<Self, ReserveError> {
         let mut reserve = Self::default();
         for need in needs(data_root, others) {
@@ -148,7 +149,7 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// Frees what is held for the start of the changed store.
+    /// Frees the part for the start on the changed store.
     pub fn free_first(&self) {
         for directory in &self.directories {
             // Ignored: the start may succeed without this space.
@@ -156,7 +157,7 @@ impl Reserve {
         }
     }
 
-    /// Frees both parts. The next call retries what this one could not remove.
+    /// Frees both parts. What this call could not remove, the next call tries again.
     pub fn free(&mut self) {
         self.directories
             .retain(|directory| remove(directory).is_err());
@@ -213,7 +214,8 @@ fn fill(directory: &Path, need: &Need) -> io::Result<()> {
 /// Allocates this many bytes on the file system.
 fn take(file: &File, bytes: u64) -> io::Result<()> {
     let length = i64::try_from(bytes).unwrap_or(i64::MAX);
-    // ZFS accepts the call and reserves nothing; other file systems lack it.
+    // Skip the call on ZFS, which accepts it but reserves nothing. Other file systems may
+    // not support it.
     if allocates(fstatfs(file)?.filesystem_type()) {
         match fallocate(file, FallocateFlags::empty(), 0, length) {
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}

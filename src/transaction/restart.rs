@@ -1,5 +1,6 @@
-//! Restart method: stage, enable live-restore, block starts, stop, re-read, commit,
-//! start, verify. A failure at any step is undone.
+//! Restart method: stage the new store, enable live-restore, block starts, stop Docker,
+//! re-read the references, commit, start, verify. If a step fails, digestfix undoes the
+//! steps so far.
 //!
 //! `Restart::apply` and `Restart::undo` show the whole sequence. `apply` sets `Reached`
 //! before each step acts, so `undo` knows what may have been done. digestfix reads,
@@ -51,8 +52,8 @@ use rendered::Rendered;
 use start_block::StartBlock;
 use swap::{Staged, Swapped};
 
-/// How long new connections to published ports wait for a starting Docker. After that,
-/// they are refused, and the user is warned.
+/// How long new connections to published ports wait for Docker to start. After that, the
+/// ports refuse them, and digestfix warns the user.
 const HOLD_PORTS_AT_MOST: Duration = Duration::from_secs(10);
 
 /// The furthest step that `apply` has begun. Set before the step acts.
@@ -72,7 +73,7 @@ pub struct Restart<'a, M, E> {
     daemon: Option<Daemon<'a, M, E>>,
     before: Snapshot,
     reached: Reached,
-    /// The state of each unit before the stop.
+    /// The state of each systemd unit before the stop.
     active_before: BTreeMap<String, String>,
     /// The containers that ran before the stop.
     ran: Vec<Container>,
@@ -81,19 +82,20 @@ pub struct Restart<'a, M, E> {
     /// Undo failed.
     undo_failed: bool,
     switch: Option<Switch>,
-    /// The contents of `staged`, rendered on first use.
+    /// The contents of the staged store, rendered on first use.
     rendered: Option<Rendered>,
     staged: Option<Staged>,
     swapped: Option<Swapped>,
     start_block: Option<StartBlock>,
     /// Disk space for the start of Docker.
     reserve: Reserve,
-    /// New connections to published ports wait until this is closed.
+    /// The kernel holds new connections to published ports until this descriptor is
+    /// closed.
     held_ports: Option<OwnedFd>,
 }
 
 impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
-    /// A restart for `goal`. The transaction's plan was made from `before`.
+    /// A restart that achieves `goal`. The transaction's plan was made from `before`.
     pub fn new(goal: &'a Goal<'a>, daemon: Option<Daemon<'a, M, E>>, before: Snapshot) -> Self {
         Self {
             goal,
@@ -313,7 +315,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.see_configuration(daemon)?;
         self.active_before = daemon.docker.manager.active_states().await?;
         // A dockerd that waits for clients of its API before it ends still serves
-        // published ports, so hold only ports that no process serves.
+        // published ports. So hold only the ports that no process serves.
         let unserved = match daemon.impact.stops_late() {
             true => ports::hold_unserved(&daemon.impact.ports_to_hold()).ok(),
             false => None,
@@ -335,8 +337,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         tx.heed_interrupt().await
     }
 
-    /// Holds new connections to published ports. If that fails, they are refused for a
-    /// moment, as at each restart of Docker.
+    /// Holds new connections to published ports. If that fails, the ports refuse
+    /// connections for a moment, as during any restart of Docker.
     fn hold_ports(&mut self, tx: &mut Tx<'_, M>) {
         let Some(daemon) = self.daemon else {
             return;
@@ -433,7 +435,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// Starts Docker. New connections to published ports wait for it, at most for
+    /// Starts Docker. New connections to published ports wait for Docker, for at most
     /// [`HOLD_PORTS_AT_MOST`].
     async fn start_and_let_in(
         &mut self,
@@ -453,8 +455,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         started
     }
 
-    /// Stops holding published ports, because Docker takes too long to start. Warns that
-    /// new connections are refused again.
+    /// Stops holding published ports because Docker takes too long to start. Warns that
+    /// the ports refuse new connections again.
     fn let_go(&mut self, tx: &mut Tx<'_, M>) {
         if self.held_ports.take().is_some() {
             tx.progress.warning(&format!(
@@ -520,7 +522,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// Starts the units again that stopped along with Docker.
+    /// Starts the units that stopped along with Docker.
     async fn start_units_again(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         let Some(daemon) = self.daemon else {
             return Ok(());
@@ -561,8 +563,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         } else {
             Ok(())
         };
-        // Start Docker even if restoring the file failed: the old and the new store are
-        // both whole, and a host without Docker is the worst outcome.
+        // Start Docker even if restoring the file failed: both the old and the new store
+        // are complete, and a host without Docker is the worst outcome.
         let started = if self.reached >= Reached::Stopping || self.is_gone().await {
             self.undo_stop(tx).await
         } else {
@@ -571,7 +573,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         stopped.and(put_back).and(started)
     }
 
-    /// Docker ran before the transaction, and does not run now.
+    /// Whether Docker ran before the transaction, and does not run now.
     async fn is_gone(&self) -> bool {
         match self.daemon {
             Some(daemon) => daemon.impact.running && daemon.has_ended().await.unwrap_or_default(),
@@ -596,15 +598,15 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// Restores the old store. If other clients changed the new store while the engine
-    /// ran on it, keeps their changes and reverts only those of this plan.
+    /// Restores the old store. If other clients changed the new store while Docker used
+    /// it, keeps their changes and reverts only those of this plan.
     fn undo_commit(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         let images = tx.images;
         let is_ours = images.is(&self.rendered(tx).text.pieces())?;
         match self.swapped.take() {
             Some(swapped) if is_ours => swapped.swap_back(&tx.lock)?,
             swapped => {
-                // Keep the old store's file as long as it may be the only whole copy.
+                // Keep the old store's file as long as it may be the only complete copy.
                 self.swapped = swapped;
                 let mut store = tx.images.read()?;
                 if store.as_read() != self.before.store.as_read() {

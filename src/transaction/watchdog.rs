@@ -1,10 +1,10 @@
-//! Watchdog: a unit below `/run` that recovers a killed run. It waits for the lock on the
-//! data root, which the kernel releases when its holder ends, and then finishes the
-//! transaction.
+//! Watchdog: a systemd unit below `/run` that recovers a killed run. It waits for the
+//! lock on the data root, which the kernel releases when the run ends, and then finishes
+//! the transaction.
 //!
-//! The watchdog has its own control group, so what ends the run (a closed session, a
-//! stopped unit, the OOM killer) does not end the watchdog. systemd restarts it when it
-//! is killed itself.
+//! The watchdog has its own control group. So the things that can kill the run (a closed
+//! session, a stopped unit, the OOM killer) do not kill the watchdog. If the watchdog
+//! itself is killed, systemd restarts it.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::systemd::{LASTING, OwnService, ServiceManager, SystemdError};
 
-/// Timeout for stopping a watchdog, which has nothing to finish.
+/// Timeout for stopping a watchdog that has nothing to finish.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub enum WatchdogError {
 }
 
 impl Watchdog {
-    /// Starts the watchdog, which waits for the lock from then on.
+    /// Starts the watchdog, which then waits for the lock.
     pub async fn start(
         manager: &impl ServiceManager,
         id: &str,
@@ -63,36 +63,38 @@ impl Watchdog {
         &self.unit
     }
 
-    /// Ends the watchdog after its transaction. If systemd does not stop it, it finds
-    /// nothing to do and ends by itself.
+    /// Ends the watchdog after its transaction. If systemd fails to stop the watchdog,
+    /// the watchdog finds nothing to do and ends by itself.
     pub async fn end(self, manager: &impl ServiceManager) -> Result<(), SystemdError> {
-        // The unit file goes first: a kill between the two steps leaves a watchdog
-        // without a file, which ends by itself. In the other order, the file would stay.
+        // Remove the unit file first. If this process is killed between the two steps,
+        // that leaves a watchdog without a file, which ends by itself. In the opposite
+        // order, the file would remain.
         manager.forget_lasting(&self.unit).await?;
         manager.stop(&self.unit, &[], STOP_WITHIN).await
     }
 }
 
-/// Ends the watchdog of a run that this process has recovered. Does nothing where this
-/// process is that watchdog, which ends next.
+/// Ends the watchdog of a run that this process has recovered. Does nothing if this
+/// process is that watchdog, because it is about to end anyway.
 pub async fn dismiss(manager: &impl ServiceManager, id: &str) {
     let unit = unit(id);
     let own = manager.unit_of_process(std::process::id()).await;
     if own.is_ok_and(|own| own == unit) {
         return;
     }
-    // A watchdog that is not stopped finds nothing to do and ends.
+    // Ignore the error: a watchdog that is not stopped finds nothing to do and ends.
     let _ = Watchdog { unit }.end(manager).await;
 }
 
 /// The longest pause between two attempts.
 pub const MOST: Duration = Duration::from_secs(60);
 
-/// How often a pause checks whether the run has ended.
+/// How often digestfix checks during a pause whether the run has ended.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Tries until an attempt succeeds, with pauses that grow to [`MOST`]. A pause ends when
-/// another process has ended the run. `tell` gets each reason once.
+/// Retries until an attempt succeeds, with pauses that grow to [`MOST`]. A pause ends
+/// early if another process ends the run. Passes an error to `tell` unless it repeats the
+/// previous one.
 pub async fn try_until_done<T, E: fmt::Display>(
     mut attempt: impl AsyncFnMut(u32) -> Result<T, E>,
     mut tell: impl FnMut(E),
@@ -127,8 +129,8 @@ fn pause(failures: u32) -> Duration {
 pub async fn hold_off_shutdown(manager: &impl ServiceManager, why: &str) -> Option<OwnedFd> {
     match manager.delay_shutdown(why).await {
         Ok(lock) => Some(lock),
-        // Not every host has logind. A shutdown in the middle of a run is recovered as
-        // well.
+        // Some hosts have no logind. If the machine shuts down in the middle of a run,
+        // the run is recovered anyway.
         Err(error) => {
             tracing::info!("a shutdown would not be held off: {error}");
             None
@@ -136,10 +138,10 @@ pub async fn hold_off_shutdown(manager: &impl ServiceManager, why: &str) -> Opti
     }
 }
 
-/// Encodes a path in letters, digits and `/._-`; every other byte becomes `=` and two
-/// hexadecimal digits. Otherwise systemd would expand variables and specifiers in the
-/// command line. Escaping them does not help: when systemd expands depends on its
-/// version, and a reload in between changes what was escaped.
+/// Encodes a path: letters, digits and `/._-` stay, and every other byte becomes `=` and
+/// two hexadecimal digits. Otherwise systemd would expand variables and specifiers in the
+/// command line. Escaping them does not help: systemd versions expand at different times,
+/// and a reload in between changes what was escaped.
 pub fn encoded(path: &Path) -> String {
     let mut text = String::new();
     for byte in path.as_os_str().as_bytes() {
@@ -208,7 +210,7 @@ mod tests {
         assert!(ends.elapsed() <= LOOK);
     }
 
-    /// Attempts that fail after the run is over must not spin.
+    /// Once the run is over, failing attempts must not repeat without a pause.
     #[tokio::test(start_paused = true)]
     async fn it_pauses_where_no_notice_is_left() {
         let attempts = Cell::new(0);

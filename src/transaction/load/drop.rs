@@ -1,8 +1,8 @@
 //! Drops references without removing an image or a layer.
 //!
-//! The engine removes an image with its last reference, and layers with the last manifest
-//! that names them. Other clients use the engine as well. So just before each drop,
-//! digestfix checks that another reference or manifest is there.
+//! The engine removes an image along with its last reference, and layers along with the
+//! last manifest that names them. Other clients may drop references at the same time. So
+//! just before each drop, digestfix checks that another reference or manifest exists.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,8 @@ use crate::transaction::load::steps::Steps;
 use crate::transaction::outcome::Failure;
 
 impl<E: Images> Steps<'_, E> {
-    /// Drops references. Returns those that it left, or that took others along.
+    /// Drops references. Returns those that it did not drop, and those with which Docker
+    /// dropped other references too.
     pub(super) async fn drop_all(&self, pins: &[Pin]) -> Result<Vec<Leftover>, Failure> {
         let mut left = Vec::new();
         if pins.is_empty() {
@@ -50,15 +51,15 @@ impl<E: Images> Steps<'_, E> {
         let Some(digest) = pin.reference.digest() else {
             return Ok(Some(Why::Last));
         };
-        // Docker 26 does not find a name whose manifest is missing, although it has the
-        // name.
+        // Docker 26 does not find a reference whose manifest is missing, although it has
+        // recorded the reference.
         let Some(found) = self.engine.find(&pin.reference).await? else {
             return Ok(None);
         };
         if let Some(tag) = found.tag_beside(&pin.reference) {
             return Ok(Some(Why::Tagged(tag)));
         }
-        // Docker 28 finds such a name.
+        // Docker 28 finds a reference whose manifest is missing.
         if self.content.text(digest).is_none() && !here.nothing_was_read() {
             return Ok(None);
         }
@@ -80,7 +81,7 @@ impl<E: Images> Steps<'_, E> {
         Ok(None)
     }
 
-    /// Asks the engine again whether another reference leads to the image.
+    /// Asks the engine once more whether another reference leads to the image.
     async fn another_stands(&self, pin: &Pin, here: &ContainerdStore) -> Result<bool, Failure> {
         for (other, target) in here.others(&pin.reference, &pin.image_id) {
             let found = self.engine.find(other).await?;
@@ -91,7 +92,7 @@ impl<E: Images> Steps<'_, E> {
         Ok(false)
     }
 
-    /// Fails unless the image of each reference is here, under any reference.
+    /// Fails unless the image of each reference is on this host, under any reference.
     pub(super) async fn see_images(&self, pins: &[Pin]) -> Result<(), Failure> {
         let here = self.look(true).await?;
         for pin in pins {
@@ -105,8 +106,8 @@ impl<E: Images> Steps<'_, E> {
         Ok(())
     }
 
-    /// Reads what the engine lists. With `all`, also asks for the references that it may
-    /// have without listing them.
+    /// Reads what the engine lists. If `all` is set, also asks for the references that
+    /// the engine may have without listing them.
     pub(super) async fn look(&self, all: bool) -> Result<ContainerdStore, Failure> {
         let mut here = ContainerdStore::read(self.engine, self.content.clone()).await?;
         if all {

@@ -1,4 +1,4 @@
-//! References that digestfix has recorded, and that the engine may not list.
+//! References that digestfix has recorded, but that the engine may not list.
 
 use crate::image::reference::Reference;
 use crate::state::history::{self, End, Record};

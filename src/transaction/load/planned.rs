@@ -10,8 +10,8 @@ use crate::transaction::goal::Goal;
 use crate::transaction::image_store::PlanError;
 use crate::transaction::load::work::LoadBlocker;
 
-/// Plans a goal. Asks the engine for each reference that the plan would add or remove:
-/// the engine may have it without listing it.
+/// Plans a goal. Asks the engine for each reference that the plan would add or remove,
+/// because the engine may have a reference without listing it.
 pub async fn planned(
     here: &mut ContainerdStore,
     goal: &Goal<'_>,
@@ -46,7 +46,7 @@ pub async fn planned(
     }
 }
 
-/// Which targets of a plan the engine finds as planned.
+/// For each target of a plan, whether the engine finds it as planned.
 pub async fn answers(
     here: &ContainerdStore,
     plan: &Plan,
@@ -66,8 +66,8 @@ pub async fn answers(
     Ok(answers)
 }
 
-/// Accepts digests that look made up, if a manifest proves them or the user insists.
-/// Refuses the others. Returns whether it accepted any.
+/// Accepts digests that look made up if a manifest proves them, or if the user allows
+/// them with an option. Refuses the others. Returns whether it accepted any.
 fn accepted(here: &mut ContainerdStore, plan: &Plan, goal: &Goal<'_>) -> Result<bool, PlanError> {
     let insists = matches!(goal, Goal::Claims(request) if request.allow_image_id_digest);
     let (mut any, mut reasons) = (false, Vec::new());
@@ -85,8 +85,8 @@ fn accepted(here: &mut ContainerdStore, plan: &Plan, goal: &Goal<'_>) -> Result<
     refuse(reasons).map(|()| any)
 }
 
-/// Fails if digestfix could not read containerd's content store, or the image of a
-/// reference that the goal is about.
+/// Fails if digestfix could not read containerd's content store, or could not read the
+/// image of a reference that the goal is about.
 fn see_root(here: &ContainerdStore, goal: &Goal<'_>) -> Result<(), PlanError> {
     if here.nothing_was_read() {
         return refuse(vec![LoadBlocker::NothingRead]);
@@ -110,7 +110,7 @@ mod tests {
     use crate::plan::Request;
     use crate::testing::images::{FakeImages, reference, served};
 
-    /// One request for each reference would take the engine 50 to 90 ms.
+    /// Separate requests would take the engine 50 to 90 ms for each reference.
     #[tokio::test]
     async fn hundreds_are_planned_and_verified_in_two_requests() {
         for (is_new, has_containerd) in [(true, false), (true, true), (false, true)] {

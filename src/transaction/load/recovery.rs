@@ -1,10 +1,10 @@
 //! Recovery of a killed load.
 //!
-//! The engine may still be at work on a request. So recovery repeats the load: it keeps
-//! what is there, and loads what is missing. If that fails, or the killed run was undoing
-//! the load, recovery undoes it, and names what it could not undo. Recovery leaves the
-//! load to the next run only if the engine does not answer, or the record cannot be
-//! written.
+//! The engine may still be working on a request. So recovery repeats the load: it keeps
+//! the references that are there, and loads those that are missing. If that fails, or if
+//! the killed run was already undoing the load, recovery undoes it, and reports what it
+//! could not undo. Recovery leaves the load to the next run only if the engine does not
+//! answer, or if the history record cannot be written.
 
 use crate::docker::engine::images::Images;
 use crate::state::history::Side;
@@ -20,7 +20,7 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::recovery::{finish, note, record};
 
 /// Finishes the load of `journal` while Docker runs. Returns the references that are
-/// neither as they were nor as planned. On an error, the journal stays.
+/// neither in their old nor in their planned state. On an error, the journal stays.
 pub async fn recover<M: ServiceManager, E: Images>(
     journal: &Journal,
     load: &Load,
@@ -87,8 +87,8 @@ pub async fn recover<M: ServiceManager, E: Images>(
     Ok(left.iter().map(Leftover::to_string).collect())
 }
 
-/// Ends a load that the engine cannot finish: Docker has changed to another image store.
-/// On an error, the journal stays.
+/// Ends a load that the engine cannot finish, because Docker now uses another image
+/// store. On an error, the journal stays.
 pub async fn abandon<M: ServiceManager>(
     journal: &Journal,
     images: &ImageDir,

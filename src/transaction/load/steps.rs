@@ -19,21 +19,21 @@ use crate::transaction::load::work::archive;
 use crate::transaction::outcome::Failure;
 
 /// The most references in one load request. The engine takes about 20 ms for each, and
-/// has 30 s for a request.
+/// has to answer a request within 30 s.
 const LOADED_AT_ONCE: usize = 50;
 
-/// Up to this many references are asked for one by one. If there are more, a sample of
-/// this size is asked for by name.
+/// Up to this many references, digestfix asks for each by name. If there are more, it
+/// asks for a sample of this size.
 const ASKED_FOR: usize = 8;
 
-/// How long to wait until an engine that did not answer has finished the request, or is
-/// back.
+/// After a request without an answer, how long to wait until the engine has finished the
+/// request, or answers again.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The engine has settled when this many checks in a row find no change.
 const QUIET_LOOKS: u32 = 4;
 
-/// The engine, and the data for the requests.
+/// The engine, and the data for requests to it.
 #[derive(Debug)]
 pub(super) struct Steps<'a, E> {
     pub engine: &'a E,
@@ -44,8 +44,8 @@ pub(super) struct Steps<'a, E> {
 }
 
 impl<E: Images> Steps<'_, E> {
-    /// Loads references. Does not send a config that the engine has: the engine would
-    /// write it again, and a load takes as long as the disk.
+    /// Loads references. Does not send a config that the engine already has: the engine
+    /// would write it again, and the load would have to wait for the disk.
     pub(super) async fn load(&self, pins: &[Pin]) -> Result<(), Failure> {
         let listing = self.listing(pins.len()).await?;
         let config = |image: &ImageId| self.content.config(image);
@@ -57,9 +57,9 @@ impl<E: Images> Steps<'_, E> {
         Ok(())
     }
 
-    /// Checks that the engine has the added references with their manifests, runs their
-    /// images, and has none of the dropped references. Returns the added references whose
-    /// layers the engine says it does not have.
+    /// Checks that the engine has the added references with their manifests, runs the
+    /// right images by them, and has none of the dropped references. Returns the added
+    /// references whose layers the engine says it does not have.
     pub(super) async fn verify(
         &self,
         added: &[Pin],
@@ -86,9 +86,9 @@ impl<E: Images> Steps<'_, E> {
         hollow(&here, added)
     }
 
-    /// The engine finds the reference under its digest, and containerd has the proving
-    /// manifests and the config. Docker 28 also finds a reference whose manifest is
-    /// missing, so the contents are checked as well.
+    /// Whether the engine finds the reference under its digest, and containerd has the
+    /// proving manifests and the config. Docker 28 also finds a reference whose manifest
+    /// is missing, so this checks the contents too.
     fn is_whole(&self, pin: &Pin, found: Option<Listed>) -> bool {
         let Some(digest) = pin.reference.digest() else {
             return false;
@@ -98,10 +98,10 @@ impl<E: Images> Steps<'_, E> {
             && self.content.config(&pin.image_id).is_some()
     }
 
-    /// The references to ask for by name. A manifest names its config by hash, so the
-    /// image is certain. But if an index leads to several images here, the engine picks
-    /// one by its own rules. A few others are asked for too, to notice an engine that
-    /// behaves otherwise.
+    /// The references for which digestfix asks by name. Usually the image is certain,
+    /// because a manifest names its config by hash. But if an index leads to several
+    /// images on this host, the engine picks one by its own rules. digestfix also asks
+    /// for a few other references, to notice an engine that behaves differently.
     fn to_be_asked_for<'p>(&self, pins: &'p [Pin]) -> impl Iterator<Item = &'p Pin> {
         let every = pins.len().div_ceil(ASKED_FOR);
         let pins = pins.iter().enumerate();
@@ -120,7 +120,8 @@ impl<E: Images> Steps<'_, E> {
         texts.filter(is_image).count() > 1
     }
 
-    /// Checks that the config by which the engine runs the reference is the proven one.
+    /// Checks that the engine runs the reference with the config that the manifest
+    /// proves.
     async fn runs(&self, pin: &Pin) -> Result<(), Failure> {
         let proven = self.content.config(&pin.image_id);
         let proven = proven.map_or_else(Resolved::default, |text| Resolved::of_config(&text));
@@ -135,8 +136,8 @@ impl<E: Images> Steps<'_, E> {
         }
     }
 
-    /// Lists what the engine has, if many references are asked for. For a few, returns an
-    /// empty listing, and each is asked for by itself.
+    /// Lists all references that the engine has, if `count` is high. If it is low,
+    /// returns an empty listing, and the caller asks for each reference separately.
     async fn listing(&self, count: usize) -> Result<Listing, Failure> {
         Ok(match count {
             ..=ASKED_FOR => Listing::default(),
@@ -144,8 +145,8 @@ impl<E: Images> Steps<'_, E> {
         })
     }
 
-    /// Returns what the engine finds for each reference: in one request for many, or in
-    /// one each for a few.
+    /// Returns what the engine finds for each reference. Sends one request for all if
+    /// there are many, or one request for each if there are few.
     async fn found<'p>(
         &self,
         pins: impl IntoIterator<Item = &'p Pin>,
@@ -178,7 +179,7 @@ impl<E: Images> Steps<'_, E> {
         Ok(missing.cloned().collect())
     }
 
-    /// Restores the references to their former state. Returns those that it could not
+    /// Restores the former state of the references. Returns those that it could not
     /// restore.
     pub(super) async fn take_back(
         &self,
@@ -193,8 +194,8 @@ impl<E: Images> Steps<'_, E> {
         }
     }
 
-    /// Like [`Steps::take_back`], for an engine that did not answer: it may still carry
-    /// out the request. Repeats the undo until the engine has settled.
+    /// Like [`Steps::take_back`], but for an engine that did not answer and may still
+    /// carry out the request. Repeats the undo until the engine has settled.
     pub(super) async fn take_back_late(
         &self,
         added: &[Pin],
@@ -244,7 +245,7 @@ impl<E: Images> Steps<'_, E> {
         let fresh: BTreeSet<&Reference> = fresh.map(|(pin, _)| &pin.reference).collect();
         match self.load(&missing).await {
             Ok(()) => {}
-            // One bad reference fails the whole load, so load each alone.
+            // One bad reference makes the whole load fail, so load each separately.
             Err(Failure::Engine(EngineError::Answer { .. }) | Failure::Archive(_)) => {
                 return self.restore_each(&missing, &fresh).await;
             }
@@ -259,8 +260,8 @@ impl<E: Images> Steps<'_, E> {
             .collect())
     }
 
-    /// Loads each reference alone. `fresh` are the references whose names the engine did
-    /// not have before.
+    /// Loads each reference separately. `fresh` contains the references that the engine
+    /// did not have before.
     async fn restore_each(
         &self,
         missing: &[Pin],
@@ -274,7 +275,7 @@ impl<E: Images> Steps<'_, E> {
                 Err(Failure::Archive(error)) => error.to_string(),
                 Err(failure) => return Err(failure),
             };
-            // A failed load leaves a name by which nothing can be run.
+            // A failed load leaves a reference that cannot be run.
             if fresh.contains(&pin.reference) {
                 self.engine.untag(&pin.reference).await?;
             }
@@ -291,16 +292,17 @@ fn still_has(pin: &Pin) -> Failure {
     Failure::EngineDisagrees(format!("it still has {}", pin.reference))
 }
 
-/// The references whose layers the engine says it does not have.
+/// The references whose layers, according to the engine, are missing.
 fn hollow(here: &ContainerdStore, pins: &[Pin]) -> Result<Vec<Reference>, Failure> {
     let mut hollow = Vec::new();
     for pin in pins {
         let reference = &pin.reference;
-        // The engine has each reference. Docker 26 lists only those that it has whole.
+        // The engine has each of these references. Docker 26 lists only those that are
+        // complete.
         if here.store.get(reference).is_some() && !here.is_hollow(reference) {
             continue;
         }
-        // The engine unpacks nothing for a platform that it does not run.
+        // The engine does not unpack images for a platform that it does not run.
         if !here.runs(&pin.image_id) {
             return Err(Failure::EngineDisagrees(format!(
                 "it does not have the layers of {reference}, which is for another platform"

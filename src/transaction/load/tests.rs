@@ -47,7 +47,7 @@ impl Progress for Told {
     }
 }
 
-/// A host with one image that was loaded, and what its registry serves.
+/// A host with one loaded image, and the manifest that its registry serves.
 struct World {
     root: TempDir,
     engine: FakeImages,
@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    /// A claim that its manifest proves.
+    /// A claim that comes with a manifest that proves it.
     fn proven(&self) -> Request {
         self.request(&format!("lab/app:v1@{}", self.digest()), &[&self.manifest])
     }
@@ -300,15 +300,15 @@ fn an_index_is_loaded_with_the_way_through_it() {
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let content = world.engine.content();
     assert!(content.proof(&of(&text), &world.image).is_some());
-    // Alone, the index proves nothing, and the manifest to bring is another one.
+    // The index alone proves nothing. digestfix asks for the manifest of this platform.
     let refused = World::new().refused(&world.request(&claim, &[&text]));
     let named = format!("linux/amd64 {}", world.digest());
     assert!(refused.contains(&named), "{refused}");
     assert!(refused.contains("docker://lab/app@DIGEST"), "{refused}");
 }
 
-/// The engine could not load all references within one request's time. Asking for each
-/// one takes long, so digestfix does that for a sample only.
+/// One request for all references would take longer than the engine's timeout. Asking for
+/// each reference takes long too, so digestfix asks for a sample only.
 #[test]
 fn hundreds_are_made_in_few_requests() {
     for is_new in [true, false] {
@@ -329,8 +329,8 @@ fn hundreds_are_made_in_few_requests() {
         assert_eq!(outcome.run_only.len(), 300);
         let loads = world.engine.calls.borrow().len();
         assert_eq!(loads, 6);
-        // Three lists and the platform; two requests for each of the eight asked for by
-        // name.
+        // Three listings, one request for the platform, and two requests for each of the
+        // eight references that it asks for by name.
         let others = world.engine.requests.get() - loads;
         assert!(others <= 4 + 2 * 8, "{others} requests");
         assert_eq!(world.engine.sent.get(), 0, "its config is there");
@@ -339,7 +339,7 @@ fn hundreds_are_made_in_few_requests() {
     }
 }
 
-/// digestfix sends a config if it cannot tell that the engine has it.
+/// digestfix sends a config if it cannot tell whether the engine has it.
 #[test]
 fn a_config_goes_along_where_it_may_not_be_there() {
     let world = World::new();
@@ -386,7 +386,7 @@ fn a_load_that_fails_leaves_nothing() {
     assert!(matches!(world.ends()[..], [Some(End::Undone { .. })]));
 }
 
-/// Seen with a manifest that has a config twice.
+/// This was seen with a manifest that lists a config twice.
 #[test]
 fn an_engine_that_runs_another_image_is_noticed() {
     let world = World::new();
@@ -405,8 +405,8 @@ fn an_engine_that_runs_another_image_is_noticed() {
     world.is_finished();
 }
 
-/// Happens with bytes that do not match the digest: the engine takes the name without a
-/// manifest.
+/// This happens with bytes that do not match the digest: the engine records the name but
+/// no manifest.
 #[test]
 fn an_engine_without_the_manifest_is_not_believed() {
     for is_new in [false, true] {
@@ -513,8 +513,8 @@ fn what_is_not_for_digestfix_is_refused_with_what_to_do() {
     assert!(refused.contains("docker rmi"), "{refused}");
 }
 
-/// A recovery makes the change, whether the run was killed before or after its request.
-/// The engine may still be at work on it.
+/// A recovery makes the change, no matter whether the run was killed before or after it
+/// sent the request. The engine may still be working on that request.
 #[test]
 fn a_killed_change_is_made() {
     for was_loaded in [false, true] {
@@ -585,7 +585,7 @@ fn a_recovery_that_fails_leaves_the_journal() {
     assert!(world.is_as_before());
 }
 
-/// Another client drops the tag at the last moment, so the digest alone leads to the
+/// Another client has dropped the tag at the last moment, so only the digest leads to the
 /// image.
 #[test]
 fn the_last_reference_of_an_image_stays() {
@@ -608,7 +608,7 @@ fn the_last_reference_of_an_image_stays() {
     }
 }
 
-/// The engine has the reference without listing it.
+/// The engine has the digest but does not list it.
 #[test]
 fn a_reference_that_is_not_listed_keeps_its_image() {
     let world = World::new();
@@ -662,7 +662,7 @@ fn what_a_container_uses_stays_and_all_else_is_taken_back() {
     world.is_finished();
 }
 
-/// The shutdown waits from before the first request until the run has ended.
+/// The shutdown is delayed from before the first request until the run has ended.
 #[test]
 fn a_shutdown_waits_for_the_end() {
     let world = World::new();
@@ -674,13 +674,13 @@ fn a_shutdown_waits_for_the_end() {
     );
     let mut waits = world.systemd.shutdown_waits.borrow_mut().take().unwrap();
     let mut rest = Vec::new();
-    // The other end of the pipe is closed.
+    // The read ends only if digestfix has closed the other end of the pipe.
     std::io::Read::read_to_end(&mut waits, &mut rest).unwrap();
     assert_eq!(rest, b"");
 }
 
 /// A dropped reference cannot be restored once its image is gone, although the engine
-/// takes the name.
+/// accepts the name.
 #[test]
 fn what_cannot_be_had_back_is_named_and_leaves_no_name() {
     let config = |world: &World| world.image.to_string().parse().unwrap();
@@ -726,7 +726,7 @@ fn a_killed_change_of_an_image_that_is_gone_is_not_made() {
     );
 }
 
-/// Docker 28 says that it has such a digest.
+/// Docker 28 claims to have such a digest.
 #[test]
 fn a_digest_without_its_image_is_not_believed() {
     let world = World::new();
@@ -750,7 +750,7 @@ fn a_digest_without_its_image_is_not_believed() {
     assert!(matches!(loaded, Err(Failure::Archive(_))), "{loaded:?}");
 }
 
-/// An engine still carries out a request whose connection broke.
+/// If a connection breaks, the engine still carries out the request.
 #[test]
 fn what_lands_late_is_taken_back_too() {
     let world = World::new();
@@ -810,7 +810,7 @@ fn an_end_that_cannot_be_noted_leaves_the_journal() {
 fn layers_that_are_here_by_a_digest_alone_are_not_dropped() {
     let world = World::new();
     world.apply(&world.proven());
-    // A pull leaves such a layer.
+    // A pull leaves a layer in this form.
     let layer = world.engine.blob(&world.image.to_string());
     let mut request = world.request("", &[]);
     request.removals = vec![world.pinned()];
@@ -880,7 +880,7 @@ fn an_image_that_the_engine_would_not_run_is_refused() {
     assert!(world.drawn(&request).2.is_ok(), "it has its layers");
 }
 
-/// The engine's answer counts, regardless of the blobs on disk.
+/// Only the engine's answer counts, regardless of the blobs on disk.
 #[test]
 fn what_runs_only_is_told_after_the_load() {
     for (is_new, has_layers) in [(false, false), (true, false), (true, true), (false, true)] {
@@ -941,7 +941,8 @@ fn a_store_that_was_switched_off_keeps_nothing_waiting() {
     assert_eq!(world.ends(), [Some(End::Recovered { references })]);
 }
 
-/// Like `an_end_that_cannot_be_noted_leaves_the_journal`, for a run that is not killed.
+/// Like `an_end_that_cannot_be_noted_leaves_the_journal`, but for a run that is not
+/// killed.
 #[test]
 fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
     for fails in [false, true] {
@@ -953,8 +954,8 @@ fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
         world.engine.fails.set(fails.then_some("load"));
         let (outcome, told) = world.apply(&world.proven());
         if fails {
-            // A record without an end counts as a run that changed nothing, which is true
-            // of this one.
+            // A record without an end counts as a run that changed nothing. That is true
+            // for this run.
             assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
             assert!(told.1.last().unwrap().contains("could not be recorded"));
             world.is_finished();
@@ -976,8 +977,8 @@ fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
     }
 }
 
-/// digestfix cannot keep other clients from the engine: one sets a tag just before the
-/// drop.
+/// digestfix cannot keep other clients from using the engine: here, one sets a tag just
+/// before the drop.
 #[test]
 fn what_went_along_is_told() {
     let world = World::new();
@@ -1028,7 +1029,8 @@ fn what_went_along_on_the_way_is_told_too() {
     ));
 }
 
-/// The other reference that the list had is gone by the time of the DELETE.
+/// The tag that the listing still contained is gone when digestfix sends the DELETE
+/// request.
 #[test]
 fn another_reference_is_looked_for_just_before_each_is_dropped() {
     let world = World::new();
@@ -1045,8 +1047,8 @@ fn another_reference_is_looked_for_just_before_each_is_dropped() {
     records.insert(world.pinned(), world.digest());
     records.insert(of_index.clone(), of(&text));
     drop(records);
-    // The tag goes at the first drop. Either digest may be dropped, but not the last
-    // reference.
+    // The first drop makes the tag disappear. Then one digest may be dropped, but not the
+    // other, which is the last reference.
     let content = world.engine.content();
     let steps = Steps {
         engine: &world.engine,
@@ -1071,7 +1073,7 @@ fn another_reference_is_looked_for_just_before_each_is_dropped() {
     assert!(world.engine.records.borrow().contains_key(&world.pinned()));
 }
 
-/// Another client has pulled the digest meanwhile, and keeps it.
+/// Another client has pulled the digest meanwhile, so undo keeps it.
 #[test]
 fn what_was_never_asked_for_is_not_taken_back() {
     let world = World::new();
@@ -1088,7 +1090,8 @@ fn what_was_never_asked_for_is_not_taken_back() {
     assert!(world.engine.records.borrow().contains_key(&world.pinned()));
 }
 
-/// Its layers belong to another namespace, so nothing is unpacked.
+/// The layers of the image belong to another containerd namespace, so Docker has nothing
+/// unpacked.
 #[test]
 fn an_image_for_another_platform_has_to_be_whole() {
     let world = World::new();

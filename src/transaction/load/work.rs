@@ -1,4 +1,5 @@
-//! Requests to the running engine that apply a plan, and what prevents them.
+//! Requests that make the running engine apply a plan, and the reasons against such a
+//! plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +24,7 @@ pub struct Work {
     pub dropped: Vec<Pin>,
     /// The manifests of all these references.
     pub manifests: BTreeMap<Digest, String>,
-    /// References to load whose layers are here in unpacked form only.
+    /// References to load whose layers are on this host in unpacked form only.
     pub run_only: Vec<Reference>,
 }
 
@@ -130,7 +131,7 @@ impl LoadBlocker {
 
 impl Work {
     /// Turns a plan into requests. The outer error means that the engine could not be
-    /// asked. The inner error has every reason against the plan.
+    /// asked. The inner error lists every reason against the plan.
     pub async fn of(
         plan: &Plan,
         here: &ContainerdStore,
@@ -219,7 +220,8 @@ impl Work {
     }
 }
 
-/// The reason, if the engine would accept a reference but not run its image.
+/// The reason against a reference that the engine would accept, but whose image it could
+/// not run.
 fn blocker(
     reference: &Reference,
     image: &ImageId,
@@ -264,8 +266,9 @@ fn no_manifest(plan: &Plan, reference: Reference, evidence: &Evidence) -> LoadBl
     }
 }
 
-/// Builds the archive for these references. Adds the config of each image, unless the
-/// engine has it. Fails if a config is missing: its image is not on this host.
+/// Builds the archive for these references. Adds the config of each image unless the
+/// engine has it already. Fails if a config is missing, because then its image is not on
+/// this host.
 pub(super) fn archive<'a>(
     pins: impl IntoIterator<Item = &'a Pin>,
     manifests: &BTreeMap<Digest, String>,

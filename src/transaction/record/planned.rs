@@ -13,8 +13,8 @@ use crate::transaction::image_store::PlanError;
 use crate::transaction::record::steps::{forms, to_be_asked_for};
 use crate::transaction::record::work::RecordBlocker;
 
-/// Plans a goal. First reads the manifests that the goal is about, if the node has them:
-/// they prove a digest, or show that an import made it up.
+/// Plans a goal. First reads those manifests that the goal is about and that the node
+/// has: they prove a digest, or show that an import made it up.
 pub async fn planned(
     here: &mut NodeStore,
     goal: &Goal<'_>,
@@ -36,7 +36,8 @@ pub async fn planned(
     };
     let mut plan = goal.plan(&here.store, &here.images);
     if plan.is_err() {
-        // A digest that an import made up blocks no claim, and may stay: plan without it.
+        // A digest that an import made up does not block a claim, and may stay. So plan
+        // as if it were not there.
         here.learn_all(node).await?;
         let store = here.without_made_up(|reference| goal.is_about(reference));
         plan = goal.plan(&store, &here.images);
@@ -63,8 +64,8 @@ pub async fn planned(
     }
 }
 
-/// Which targets of a plan the CRI lists as planned. Also asks the CRI by name for a
-/// sample of them, in each form that a pod may write.
+/// For each target of a plan, whether the CRI lists it as planned. For a sample of the
+/// targets, also asks the CRI by name, in each form that a pod may use.
 pub async fn answers(
     here: &NodeStore,
     plan: &Plan,

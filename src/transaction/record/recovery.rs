@@ -1,9 +1,9 @@
-//! Recovery of a killed change of a node's records.
+//! Recovery of a run that was killed while it changed a node's records.
 //!
 //! Recovery keeps the records that are there, and makes those that are missing. If that
-//! fails, or the killed run was undoing the change, recovery undoes it, and names what it
-//! could not undo. Recovery leaves the change to the next run only if containerd does not
-//! answer, or the history record cannot be written.
+//! fails, or if the killed run was already undoing the change, recovery undoes the
+//! change, and reports what it could not undo. Recovery leaves the change to the next run
+//! only if containerd does not answer, or if the history record cannot be written.
 
 use crate::containerd::Node;
 use crate::state::history::Side;
@@ -18,8 +18,8 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::record::steps::Steps;
 use crate::transaction::recovery::{finish, note, record};
 
-/// Finishes the change of `journal`. Returns the references that are neither as they were
-/// nor as planned. On an error, the journal stays.
+/// Finishes the change of `journal`. Returns the references that are neither in their old
+/// nor in their planned state. On an error, the journal stays.
 pub async fn recover<M: ServiceManager, N: Node>(
     journal: &Journal,
     records: &Records,
@@ -80,7 +80,8 @@ pub async fn recover<M: ServiceManager, N: Node>(
     Ok(left.iter().map(Leftover::to_string).collect())
 }
 
-/// Repeats the change. Fails if an image is gone, because its record would lead nowhere.
+/// Repeats the change. Fails if an image is gone, because its record would point at
+/// nothing.
 async fn make<N: Node>(steps: &Steps<'_, N>, records: &Records) -> Result<(), Failure> {
     let here = NodeStore::read(steps.node).await?;
     for one in &records.added {

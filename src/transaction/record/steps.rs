@@ -1,4 +1,4 @@
-//! Requests to a node's containerd: make, remove, verify and undo.
+//! Requests to a node's containerd: make records, remove records, verify and undo.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,15 +17,16 @@ use crate::transaction::outcome::Failure;
 /// checked for all.
 const ASKED_FOR: usize = 64;
 
-/// Timeout for the CRI to notice records. containerd's events tell it within a second.
+/// How long to wait for the CRI to notice new records. containerd's events usually reach
+/// it within a second.
 const HEARS_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long to wait until a containerd that did not answer has finished the request, or
-/// is back.
+/// After a request without an answer, how long to wait until containerd has finished the
+/// request, or answers again.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 const SETTLES: Duration = Duration::from_millis(500);
-/// How often undo has to succeed again until containerd has settled.
+/// How many times in a row undo has to succeed before containerd counts as settled.
 const QUIET_LOOKS: u32 = 4;
 
 #[derive(Debug)]
@@ -35,7 +36,8 @@ pub(super) struct Steps<'a, N> {
     pub id: &'a str,
 }
 
-/// The forms in which a pod may write a reference. The CRI ignores a tag beside a digest.
+/// The forms in which a pod may write a reference. The CRI ignores a tag next to a
+/// digest.
 pub(super) fn forms(reference: &Reference, tag: Option<&str>) -> Vec<String> {
     let mut forms = vec![reference.full()];
     if let (Some(digest), Some(tag)) = (reference.digest(), tag) {
@@ -44,7 +46,8 @@ pub(super) fn forms(reference: &Reference, tag: Option<&str>) -> Vec<String> {
     forms
 }
 
-/// A sample of at most [`ASKED_FOR`] elements at equal distances, from the first one on.
+/// A sample of at most [`ASKED_FOR`] elements at equal distances, beginning with the
+/// first.
 pub(super) fn to_be_asked_for<T>(all: &[T]) -> impl Iterator<Item = &T> {
     all.iter().step_by(all.len().div_ceil(ASKED_FOR).max(1))
 }
@@ -75,7 +78,8 @@ fn see_records(
 }
 
 impl<N: Node> Steps<'_, N> {
-    /// Makes records. Accepts a record of another client that leads to the same target.
+    /// Makes records. Accepts an existing record of another client if it points at the
+    /// same target.
     pub(super) async fn make(&self, added: &[NodeRecord]) -> Result<(), Failure> {
         all(added.iter().map(|one| self.make_one(&one.record)), AT_ONCE).await?;
         Ok(())
@@ -95,7 +99,7 @@ impl<N: Node> Steps<'_, N> {
         }
     }
 
-    /// Removes records. Returns those that it left, and why.
+    /// Removes records. Returns those that it did not remove, and why.
     pub(super) async fn remove(&self, dropped: &[NodeRecord]) -> Result<Vec<Leftover>, Failure> {
         if dropped.is_empty() {
             return Ok(Vec::new());
@@ -113,7 +117,7 @@ impl<N: Node> Steps<'_, N> {
         Ok(left.collect())
     }
 
-    /// Removes a record, or returns why it left the record.
+    /// Removes a record, or returns the reason for not removing it.
     async fn remove_one(
         &self,
         one: &NodeRecord,
@@ -133,8 +137,8 @@ impl<N: Node> Steps<'_, N> {
         Ok(None)
     }
 
-    /// Asks containerd again whether another record leads to the same target: containerd
-    /// frees what no record leads to.
+    /// Asks containerd once more whether another record points at the same target,
+    /// because containerd frees content that no record points at.
     async fn another_stands(
         &self,
         here: &NodeStore,
@@ -149,8 +153,8 @@ impl<N: Node> Steps<'_, N> {
     }
 
     /// Checks that containerd has the added records and none of the dropped ones, and
-    /// that the CRI lists the added ones. Also asks the CRI by name for a sample of both:
-    /// for added ones in each form.
+    /// that the CRI lists the added ones. For a sample of both, also asks the CRI by
+    /// name; for the added ones, in each form.
     pub(super) async fn verify(
         &self,
         added: &[NodeRecord],
@@ -171,9 +175,9 @@ impl<N: Node> Steps<'_, N> {
         Ok(())
     }
 
-    /// Waits until the CRI lists all added records, as long as it keeps listing more. The
-    /// CRI handles one event after the other, and takes some 20 ms for an image with many
-    /// names.
+    /// Waits until the CRI lists all added records. Keeps waiting as long as the number
+    /// of listed records grows. The CRI handles events one by one, and takes some 20 ms
+    /// for an image with many names.
     async fn listed(
         &self,
         added: &[NodeRecord],
@@ -227,8 +231,7 @@ impl<N: Node> Steps<'_, N> {
         }
     }
 
-    /// Restores the records to their former state. Returns those that it could not
-    /// restore.
+    /// Restores the former state of the records. Returns those that it could not restore.
     pub(super) async fn take_back(
         &self,
         added: &[NodeRecord],
@@ -270,7 +273,7 @@ impl<N: Node> Steps<'_, N> {
         Ok(made.collect())
     }
 
-    /// Like [`Steps::take_back`], for a containerd that did not answer: it may still
+    /// Like [`Steps::take_back`], but for a containerd that did not answer and may still
     /// carry out the request. Repeats the undo until containerd has settled.
     pub(super) async fn take_back_late(
         &self,

@@ -42,7 +42,7 @@ impl Progress for Told {
     fn warning(&mut self, _: &str) {}
 }
 
-/// A node with one image that was imported.
+/// A node with one imported image.
 struct World {
     node: FakeNode,
     systemd: FakeSystemd,
@@ -116,7 +116,7 @@ impl World {
         })
     }
 
-    /// Whether the goal is true, by the CRI.
+    /// Whether the goal is achieved, according to the CRI.
     fn holds(&self, request: &Request) -> bool {
         let (here, plan) = self.plan(&Goal::Claims(request)).unwrap();
         let answers = block_on(answers(&here, &plan, &self.node)).unwrap();
@@ -172,7 +172,7 @@ impl World {
         self.change(goal.kind(), &here, plan)
     }
 
-    /// Carries out a plan that was made on `here`.
+    /// Carries out a plan that was made from `here`.
     fn change(&self, kind: Kind, here: &NodeStore, plan: Plan) -> (Outcome, Told) {
         let work = Work::of(&plan, here).unwrap();
         let (images, mut told) = (self.images(), Told::default());
@@ -291,7 +291,8 @@ fn a_digest_is_one_record_more() {
     world.is_as_before();
 }
 
-/// The CRI handles one record after the other, and takes longer than the timeout for one.
+/// The CRI handles records one by one. For all of them, it takes longer than the timeout
+/// for one.
 #[test]
 fn a_cri_that_goes_on_listing_more_is_waited_for() {
     let world = World::new();
@@ -323,7 +324,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     // The digest that ctr and crictl show.
     let made_up = refused(&format!("lab/app:v1@{}", world.target));
     assert!(made_up.contains("made up"), "{made_up}");
-    // A record that leads to another image.
+    // A record that points at another image.
     world.node.tag(&world.full(), &other);
     let conflict = world.blocked(&world.request());
     assert!(conflict.contains(&image('b').to_string()), "{conflict}");
@@ -333,7 +334,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     };
     let moves = world.blocked(&replaced);
     assert!(moves.contains("--remove"), "{moves}");
-    // One that the CRI does not list.
+    // A record that the CRI does not list.
     let strange = world.node.blob("{}");
     world.node.tag(&world.full(), &strange);
     let unlisted = world.blocked(&world.request());
@@ -349,7 +350,8 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     assert!(foreign.contains("did not make that record"), "{foreign}");
 }
 
-/// A digest as `ctr images import --digests` leaves it: it stays, and blocks no claim.
+/// A digest as `ctr images import --digests` records it. It stays, and does not block a
+/// claim.
 #[test]
 fn a_made_up_digest_is_in_no_claims_way() {
     let world = World::new();
@@ -383,7 +385,7 @@ fn the_last_record_stays() {
     assert!(refused.contains("last record"), "{refused}");
 }
 
-/// After a pull by the same name, the record leads to the registry's manifest.
+/// After a pull by the same name, the record points at the registry's manifest.
 #[test]
 fn what_was_pulled_since_is_not_taken_back() {
     let world = World::new();
@@ -412,7 +414,7 @@ fn a_call_that_fails_is_undone() {
     }
 }
 
-/// containerd is restarted in the middle.
+/// containerd is restarted in the middle of the change.
 #[test]
 fn a_containerd_that_is_away_for_a_while_is_waited_for() {
     for calls in 0..12 {
@@ -457,7 +459,7 @@ fn a_record_that_another_client_removes_in_the_middle_is_not_said_to_be_there() 
 
 #[test]
 fn a_record_that_another_client_makes_in_the_middle_is_that_clients() {
-    // The record leads to the same target, so the plan has come true.
+    // The record points at the same target, so the plan is achieved.
     let world = World::new();
     let (name, target) = (world.full(), world.target.clone());
     let act = move |node: &FakeNode| node.tag(&name, &target);
@@ -529,7 +531,7 @@ fn a_change_killed_on_its_way_back_goes_back() {
     world.is_finished();
 }
 
-/// The image was removed between the kill and the recovery: a record would lead to
+/// The image was removed between the kill and the recovery, so a record would point at
 /// nothing.
 #[test]
 fn a_killed_change_of_an_image_that_is_gone_is_taken_back() {

@@ -1,4 +1,5 @@
-//! Requests to a node's containerd that apply a plan, and what prevents them.
+//! Requests that make a node's containerd apply a plan, and the reasons against such a
+//! plan.
 
 use std::collections::BTreeSet;
 

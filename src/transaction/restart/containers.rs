@@ -1,5 +1,5 @@
-//! Containers over a restart of Docker. If the user asked for it, digestfix starts those
-//! again that stopped along with Docker. It reports any other difference.
+//! Containers across a restart of Docker. If the user asked for it, digestfix starts the
+//! containers that stopped along with Docker. It reports any other difference.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::transaction::restart::Restart;
 use crate::transaction::restart::daemon::Daemon;
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
-    /// Takes away the restart policy of containers that are to stay down.
+    /// Removes the restart policies of containers that must stay down.
     pub(super) async fn keep_down(&self, containers: &[KeptDown]) -> Result<(), Failure> {
         for container in containers {
             self.engine
@@ -27,9 +27,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(())
     }
 
-    /// Restores the containers of a journal: each of them, even if another one fails.
-    /// Returns what the user has to fix. Fails if a container is left without its restart
-    /// policy.
+    /// Restores all containers listed in a journal, even if some fail. Returns the
+    /// problems that the user has to fix. Fails if a container is left without its
+    /// restart policy.
     pub(super) async fn settle_containers(
         &self,
         journal: &Journal,
@@ -38,8 +38,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let Some(restart) = journal.restart() else {
             return Ok(Vec::new());
         };
-        // A Docker that was never stopped has ended no container. After a reboot, Docker
-        // itself has started the containers that it would have started.
+        // If Docker was never stopped, no container has ended. After a reboot, Docker
+        // itself has already started containers according to their restart policies.
         let may_have_ended = restart.phase == Phase::Stopping && !journal.is_of_another_boot();
         let mut without_policy = Vec::new();
         for container in &restart.kept_down {
@@ -85,8 +85,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
     }
 
-    /// Gives a container its restart policy back, unless a user has removed the container
-    /// or given it another policy meanwhile.
+    /// Restores a container's restart policy, unless a user has removed the container or
+    /// has set another policy meanwhile.
     async fn give_policy_back(&self, container: &KeptDown) -> Result<(), EngineError> {
         let now = self.engine.container(&container.id).await?;
         let needs_none = |now: Container| {
@@ -102,8 +102,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             .await
     }
 
-    /// Starts a container that is down, and returns whether it was. Pauses it again if it
-    /// was paused, even if its restart policy has started it already.
+    /// Starts a container if it is down, and returns whether it was down. Pauses the
+    /// container again if it was paused before, even if its restart policy has already
+    /// started it.
     async fn start_again(&self, ran: &Ran) -> Result<bool, EngineError> {
         let Some(now) = self.engine.container(&ran.id).await? else {
             return Ok(false);
@@ -118,8 +119,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(down)
     }
 
-    /// Resumes a container's health checks by pausing and unpausing it: Docker starts
-    /// them after a pause.
+    /// Resumes a container's health checks by pausing and unpausing the container,
+    /// because Docker starts health checks after a pause.
     async fn resume_health_check(&self, id: &str) -> Result<(), EngineError> {
         let Some(container) = self.engine.container(id).await? else {
             return Ok(());
@@ -148,9 +149,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     }
 }
 
-/// The containers that Docker listed before it stopped, does not list now, and whose
-/// files are there. Docker has removed the files of a container that a client has
-/// removed.
+/// The containers that Docker listed before it stopped and does not list now, although
+/// their files still exist. If a client had removed a container, Docker would have
+/// removed its files.
 pub(super) async fn unlisted(
     engine: &impl Engine,
     before: &[Listed],
@@ -172,8 +173,8 @@ pub(super) async fn unlisted(
 }
 
 impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
-    /// Takes away the restart policies of containers that are down: Docker would start
-    /// them with itself.
+    /// Removes the restart policies of containers that are down, because Docker would
+    /// start those containers when it starts.
     pub(super) async fn keep_down(
         &mut self,
         tx: &mut Tx<'_, M>,
@@ -196,8 +197,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         daemon.keep_down(&kept_down).await
     }
 
-    /// Records the containers that run now, which are to run afterwards. Fails if one
-    /// would end that has to keep running.
+    /// Records the containers that run now, because they must run afterwards too. Fails
+    /// if the stop would end a container that must keep running.
     pub(super) async fn look_at_containers(
         &mut self,
         tx: &mut Tx<'_, M>,
@@ -241,8 +242,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         tx.write_journal()
     }
 
-    /// The last check before the stop, and a short one: fails if live-restore is off, or
-    /// another container has started.
+    /// A short last check before the stop. Fails if live-restore is off, or if another
+    /// container has started.
     pub(super) async fn see_no_more_containers(
         &self,
         daemon: Daemon<'a, M, E>,
@@ -265,8 +266,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         }
     }
 
-    /// Before the stop of an undo, checks for containers that clients have started since
-    /// the first look.
+    /// Before undo stops Docker, looks for containers that clients have started since the
+    /// first check.
     pub(super) async fn look_for_more_containers(
         &mut self,
         tx: &mut Tx<'_, M>,
@@ -306,7 +307,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// How the containers that ran have changed. Warns if that cannot be checked.
+    /// How the containers that ran before have changed. Warns if that cannot be checked.
     pub(super) async fn container_changes(&mut self, tx: &mut Tx<'_, M>) -> Vec<Change> {
         let Some(daemon) = self.daemon else {
             return Vec::new();

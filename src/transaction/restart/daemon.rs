@@ -1,5 +1,5 @@
-//! Docker as a transaction sees it: a unit to stop and start with all that depends on
-//! it, and an engine to ask.
+//! Docker as a transaction sees it: a systemd unit to stop and start together with the
+//! units that depend on it, and an engine to ask.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,22 +25,22 @@ const START_WITHIN: Duration = Duration::from_secs(300);
 /// Stop timeout for a unit with `TimeoutStopSec=infinity`.
 const STOP_WITHIN: Duration = Duration::from_secs(600);
 
-/// Added to two stop timeouts of the unit: systemd waits one after SIGTERM, and another
-/// one after SIGKILL.
+/// Added to twice the unit's stop timeout: systemd waits for one timeout after SIGTERM,
+/// and for another one after SIGKILL.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
-/// How often another process's start may cancel the stop. Docker's unit does not start
-/// all the same, because of the start block; a socket unit has none.
+/// How often a start by another process may cancel the stop. Docker's unit cannot start
+/// anyway, because the start block prevents it. A socket unit has no start block.
 const MOST_CANCELED: u32 = 20;
 
-/// Pause between a canceled stop and the next one.
+/// Pause between a canceled stop and the next attempt.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// How long to wait until systemd has noticed that the main process has ended. systemd
+/// How long to wait for systemd to notice that the main process has ended. Usually it
 /// notices at once.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Pause between two pings of an engine, which does not announce that it is ready.
+/// Pause between two pings of an engine. The engine does not announce when it is ready.
 const READY_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         writes_at_start(self.docker.host)
     }
 
-    /// Docker runs. False if systemd does not answer.
+    /// Whether Docker runs. False if systemd does not answer.
     pub(super) async fn is_active(&self) -> bool {
         let unit = self.docker.manager.unit(self.unit()).await;
         unit.is_ok_and(|unit| unit.is_active())
@@ -98,8 +98,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
     }
 
-    /// Containers outlive Docker's stop because of live-restore in the configuration
-    /// file, not because of a flag.
+    /// Whether containers survive a stop of Docker because of live-restore in the
+    /// configuration file, not because of a command-line flag.
     pub(super) fn lives_by_file(&self) -> bool {
         self.docker.host.live_restore_flag.is_none() && self.impact.containers_survive()
     }
@@ -130,7 +130,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(found)
     }
 
-    /// The engine does not answer, and will not without a start of Docker.
+    /// Whether the engine does not answer, and will not answer until Docker is started.
     pub(super) async fn has_ended(&self) -> Result<bool, Failure> {
         let deadline = Instant::now() + NOTICED_WITHIN;
         // Ask systemd first: a ping would start Docker through its socket unit.
@@ -144,8 +144,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(true)
     }
 
-    /// Stops Docker and its triggers. A stop job is `done` as soon as the unit is
-    /// inactive or failed, so this also checks that the main process is gone.
+    /// Stops Docker and its triggers. systemd reports a stop job as `done` as soon as the
+    /// unit is inactive or failed. So this also checks that the main process is gone.
     pub(super) async fn stop(&self) -> Result<(), Failure> {
         let within = self
             .docker
@@ -179,7 +179,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
 
     /// Starts Docker with its triggers, and waits until the engine answers.
     pub(super) async fn start(&self) -> Result<(), Failure> {
-        // systemd refuses to start a socket whose service runs already.
+        // systemd refuses to start a socket whose service is already running.
         let sockets = self.impact.triggers.iter();
         let mut units: Vec<String> = sockets
             .filter(|name| name.ends_with(".socket"))
@@ -212,7 +212,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(())
     }
 
-    /// Starts every trigger that was active before and is not now.
+    /// Starts every trigger that was active before and is not active now.
     pub(super) async fn start_triggers(&self) -> Result<(), Failure> {
         self.start_inactive(&self.impact.triggers).await
     }
@@ -236,9 +236,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(self.docker.manager.start(units, START_WITHIN).await?)
     }
 
-    /// The units that ran before and do not now, because Docker was stopped:
-    /// those known to depend on it, and those that systemd stopped because
-    /// nothing needed them any more.
+    /// The units that ran before and do not run now because Docker was stopped: those
+    /// known to depend on Docker, and those that systemd stopped because no other unit
+    /// needed them.
     pub(super) async fn lost(
         &self,
         before: &BTreeMap<String, String>,
@@ -262,8 +262,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(lost)
     }
 
-    /// Fails unless the engine finds the image of every claimed or changed reference,
-    /// finds no dropped reference, and lists everything else.
+    /// Fails unless the engine finds the planned image for every claimed or changed
+    /// reference, finds no dropped reference, and lists all other references.
     pub(super) async fn agrees(
         &self,
         plan: &Plan,
@@ -345,8 +345,8 @@ fn in_start_order(mut units: Vec<Unit>) -> Vec<String> {
                 .iter()
                 .any(|other| other.id != unit.id && unit.after.contains(&other.id))
         };
-        // systemd refuses units that wait for each other in a circle, so there is always
-        // a first one. If not, any order will do.
+        // systemd refuses units that wait for each other in a circle, so at least one
+        // unit waits for none. Otherwise, any order will do.
         let next = units.iter().position(|unit| !waits(unit)).unwrap_or(0);
         ordered.push(units.remove(next).id);
     }

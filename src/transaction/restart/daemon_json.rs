@@ -1,15 +1,16 @@
-//! daemon.json with live-restore on while a transaction lasts.
+//! daemon.json with live-restore switched on for the duration of a transaction.
 //!
-//! digestfix never writes to the file that it finds. A second file, which differs in that
-//! setting, exchanges names with it, and later exchanges them back. So in the end the
-//! very same file is there, link or not, with its owner, mode, attributes and time.
+//! digestfix never writes to the original file. It writes a second file that differs only
+//! in that setting, and exchanges the names of the two. Later it exchanges them back. So
+//! in the end the very same file is in place, link or not, with its owner, mode,
+//! attributes and time.
 //!
 //! dockerd keeps the value of a setting that is no longer in the file (moby
 //! `daemon/reload.go`, `reloadLiveRestore`). So before digestfix restores a file that may
 //! lack the setting, it has dockerd read a file in which live-restore is off.
 //!
-//! A file that another process puts in place meanwhile stays: digestfix restores that
-//! file in the end.
+//! If another process replaces the file meanwhile, digestfix restores that process's file
+//! in the end.
 
 use std::fs;
 use std::io;
@@ -26,10 +27,10 @@ use crate::transaction::restart::exchange::{FileError, exchange, sync_directory,
 /// Switches daemon.json to a file with live-restore on, and back.
 #[derive(Debug)]
 pub struct Switch {
-    /// The path of the original file while another one is daemon.json; until then, the
-    /// path of that other one.
+    /// The path of the original file while a file of digestfix is daemon.json. Before
+    /// that, the path of the file that digestfix is about to put in place.
     aside: PathBuf,
-    /// The path of the next file until it becomes daemon.json.
+    /// The path of the next file, until that file becomes daemon.json.
     next: PathBuf,
     contents: journal::DaemonJson,
 }
@@ -45,8 +46,9 @@ pub(super) enum Now {
 }
 
 impl Switch {
-    /// Reads daemon.json. `None` if it has live-restore on already, so that dockerd only
-    /// has to reload it. `engine` says whether the running engine has live-restore on.
+    /// Reads daemon.json. Returns `None` if live-restore is already on in the file, so
+    /// that dockerd only has to reload it. `engine` is whether the running engine has
+    /// live-restore on.
     pub fn plan(config_file: &Path, id: &str, engine: bool) -> Result<Option<Self>, FileError> {
         let found = read(config_file)?;
         let on = edit(config_file, found.as_deref(), true)?;
@@ -65,7 +67,7 @@ impl Switch {
         Ok(Some(Self::resume(id, contents)))
     }
 
-    /// The switch that a journal has recorded.
+    /// Creates the switch from what a journal has recorded about it.
     pub fn resume(id: &str, contents: journal::DaemonJson) -> Self {
         let aside = beside(&contents.config_file, id);
         Self {
@@ -75,18 +77,18 @@ impl Switch {
         }
     }
 
-    /// What the journal records of the switch.
+    /// What the journal records about the switch.
     pub fn contents(&self) -> &journal::DaemonJson {
         &self.contents
     }
 
-    /// The path where the original file may be.
+    /// The path at which the original file is while it is set aside.
     pub(super) fn aside(&self) -> &Path {
         &self.aside
     }
 
-    /// Puts the file with live-restore on in place. On an error, such as a file that has
-    /// changed meanwhile, there may be something to undo.
+    /// Puts the file with live-restore on in place. On an error, such as a change of the
+    /// file meanwhile, there may be something to undo.
     pub fn put_on(&self) -> Result<(), FileError> {
         match self.now()? {
             Now::Found => self.put_in_place(true),
@@ -108,15 +110,15 @@ impl Switch {
     }
 
     /// Restores the original file. Returns false if another program has changed or
-    /// removed it.
+    /// removed the file.
     pub(super) fn put_back(&self) -> Result<bool, FileError> {
         let config_file = &self.contents.config_file;
         match self.now()? {
             Now::Found => remove(&self.aside)?,
             Now::On | Now::Off if self.contents.found && !is_there(&self.aside) => {
                 // Another program has removed the original file. The file in place has
-                // the same settings, so switch live-restore off in it, and leave it
-                // there.
+                // the same other settings, so switch live-restore off in it, and leave it
+                // in place.
                 self.put_off()?;
                 return Ok(false);
             }
@@ -130,20 +132,20 @@ impl Switch {
         };
         sync_directory(config_file)?;
         if !self.contents.directory {
-            // Ignored: another program may have put files into it.
+            // Ignore the error: another program may have put files into the directory.
             let _ = fs::remove_dir(directory);
         }
         Ok(true)
     }
 
-    /// Replaces the original file by one of ours.
+    /// Replaces the original file with one of digestfix's own.
     fn put_in_place(&self, on: bool) -> Result<(), FileError> {
         let config_file = &self.contents.config_file;
         if let Some(directory) = config_file.parent() {
             directory::make(directory).map_err(FileError::new("create", directory))?;
         }
         let found = read(config_file)?;
-        // Written under another name, so that the file aside is always whole.
+        // Write under another name, so that the file set aside is always complete.
         remove(&self.next)?;
         self.write(&self.next, found.as_deref(), on)?;
         rename(&self.next, &self.aside)?;
@@ -159,7 +161,8 @@ impl Switch {
         sync_directory(config_file)
     }
 
-    /// Replaces one of our files by the other. The original file stays aside.
+    /// Replaces one of digestfix's own files with the other. The original file stays set
+    /// aside.
     fn replace(&self, on: bool) -> Result<(), FileError> {
         let config_file = &self.contents.config_file;
         let ours = read(config_file)?;
@@ -200,8 +203,9 @@ impl Switch {
     }
 
     /// Whether the original file is still set aside, although daemon.json has the same
-    /// contents. Those contents may come from digestfix's own file that says `false`. The
-    /// original is set aside if the file there is not digestfix's other one.
+    /// contents. daemon.json may be digestfix's own file with live-restore off. The
+    /// original is set aside if the file at that path is not digestfix's file with
+    /// live-restore on.
     fn is_aside(&self) -> Result<bool, FileError> {
         if self.contents.before.as_ref() != Some(&self.contents.off) {
             return Ok(false);
@@ -210,8 +214,8 @@ impl Switch {
         Ok(aside.is_some() && aside.as_ref() != Some(&self.contents.on))
     }
 
-    /// Renames files that a killed run left under a third name, if it could not exchange
-    /// names in one step.
+    /// Renames files that a killed run left under a third name because it could not
+    /// exchange two names in one step.
     fn tidy(&self) -> Result<(), FileError> {
         remove(&with_suffix(&self.next, ".old"))?;
         let old = with_suffix(&self.aside, ".old");
@@ -225,9 +229,9 @@ impl Switch {
         }
     }
 
-    /// Accepts that another process has replaced the file: digestfix restores that
-    /// version in the end. Keeps the version found before under another name, and returns
-    /// the name.
+    /// Accepts that another process has replaced the file, so that digestfix restores the
+    /// replacement in the end. Keeps the original file under another name, and returns
+    /// that name.
     pub(super) fn adopt(&mut self, theirs: Option<&[u8]>) -> Result<Option<PathBuf>, FileError> {
         let config_file = self.contents.config_file.clone();
         let on = hash(&edit(&config_file, theirs, true)?);

@@ -1,4 +1,4 @@
-//! Exchange of the names of two files in one directory, and writing of such files.
+//! Exchanges the names of two files in one directory, and writes such files.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -17,7 +17,8 @@ use crate::store::data_root::is_made_of;
 use crate::sys::directory;
 
 /// Extended attributes that vouch for the content of one file (IMA, EVM). On a file with
-/// other content they are wrong, and the kernel would not let anyone read it.
+/// other content they would be wrong, and the kernel would not let any process read the
+/// file.
 const VOUCHERS: [&str; 2] = ["security.ima", "security.evm"];
 
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +40,9 @@ impl FileError {
     }
 }
 
-/// Writes, syncs and reads back a new file, with the owner, mode and extended attributes
-/// (an SELinux label is one of them) of another, if there is one. A label that the kernel
-/// refuses is left out. On an error, nothing is left behind.
+/// Writes, syncs and reads back a new file. Copies owner, mode and extended attributes
+/// (an SELinux label is one of them) from `model`, if given. Leaves out a label that the
+/// kernel refuses. On an error, leaves no file behind.
 pub(super) fn write_new(
     path: &Path,
     pieces: &[&[u8]],
@@ -62,9 +63,9 @@ pub(super) fn write_new(
     written.map(|()| file)
 }
 
-/// Writes, syncs and reads back a file without a name, with the owner, mode and extended
-/// attributes of the file that it will lie beside. The kernel removes it when the process
-/// ends, however that happens. `None` if the file system does not support such files
+/// Writes, syncs and reads back an unnamed file in the directory of `model`, with the
+/// owner, mode and extended attributes of `model`. The kernel removes the file when the
+/// process ends for any reason. `None` if the file system does not support such files
 /// (`O_TMPFILE` in `open(2)`).
 pub(super) fn write_unnamed(model: &Path, pieces: &[&[u8]]) -> Result<Option<File>, FileError> {
     let directory = model.parent().unwrap_or(model);
@@ -85,8 +86,8 @@ pub(super) fn write_unnamed(model: &Path, pieces: &[&[u8]]) -> Result<Option<Fil
     }
 }
 
-/// Gives an unnamed file its name. Returns false if this process has no `/proc`, which
-/// that needs (`AT_SYMLINK_FOLLOW` in `link(2)`).
+/// Gives an unnamed file its name. Returns false if this process cannot see `/proc`,
+/// which the call needs (`AT_SYMLINK_FOLLOW` in `link(2)`).
 pub(super) fn name(file: &File, path: &Path) -> Result<bool, FileError> {
     let open = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = AtFlags::AT_SYMLINK_FOLLOW;
@@ -162,16 +163,16 @@ fn set_attribute(file: &File, name: &OsStr, value: &[u8]) -> io::Result<()> {
     file.set_xattr(name, value)
 }
 
-/// An attribute that belongs to a security module of the kernel.
+/// Whether the attribute belongs to a security module of the kernel.
 fn is_label(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"security.")
 }
 
-/// The kernel or its policy refuses this label for this file. The new file then has the
-/// label that its directory gives, as when Docker writes the file. Without
-/// `CAP_SYS_ADMIN`, which digestfix's services do not have, that happens where SELinux
-/// was switched off and the labels are still on the disk. `EACCES` is the policy's own
-/// answer; `EINVAL` means that the policy does not know the label.
+/// Whether the kernel or its security policy refuses this label for this file. The new
+/// file then has the default label of its directory, as when Docker writes the file.
+/// Without `CAP_SYS_ADMIN`, which digestfix's services do not have, that happens if
+/// SELinux was switched off and the labels are still on the disk. `EACCES` comes from the
+/// policy itself. `EINVAL` means that the policy does not know the label.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(Errno::from_raw),
@@ -179,7 +180,7 @@ fn is_refusal(error: &io::Error) -> bool {
     )
 }
 
-/// Exchanges the files that two names lead to.
+/// Exchanges the files of two names.
 pub(super) fn exchange(live: &Path, other: &Path) -> Result<(), FileError> {
     match renameat2(
         AT_FDCWD,
@@ -196,8 +197,8 @@ pub(super) fn exchange(live: &Path, other: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Does the same in three steps. Only the second one changes what `live` leads to, and
-/// that step is atomic.
+/// Exchanges the files in three steps. Only the second step changes which file is `live`,
+/// and that step is atomic.
 fn exchange_by_link(live: &Path, other: &Path) -> Result<(), FileError> {
     let mut aside = other.as_os_str().to_owned();
     aside.push(".old");

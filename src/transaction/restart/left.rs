@@ -1,11 +1,12 @@
-//! What a run that could not be undone has left on the host, as text.
+//! Describes what a run leaves on the host when its undo fails.
 
 use crate::image::digest::Digest;
 use crate::state::journal::{DaemonJson, Restart};
 use crate::transaction::restart::daemon_json::hash_at;
 use crate::transaction::restart::exchange::FileError;
 
-/// What differs from before, besides the reference store and Docker itself.
+/// What differs from the time before the run, besides the reference store and the state
+/// of Docker.
 pub fn left(restart: &Restart) -> Vec<String> {
     let switch = restart.live_restore.as_ref();
     let mut left: Vec<String> = switch

@@ -1,9 +1,9 @@
 //! Files that an interrupted run left beside the reference store.
 //!
-//! The name of each file tells what it is. The transaction's own name is that of the new
-//! store until the swap, and of the old one from then on. With `+` after it, the file is
-//! what undo was about to swap in. With `.old`, it is the old store, where names cannot
-//! be exchanged in one step.
+//! The name of each file shows what it is. The file named after the transaction is the
+//! new store until the swap, and the old store after it. With `+` appended, it is the
+//! store that undo was about to swap in. With `.old` appended, it is the old store, on
+//! file systems where names cannot be exchanged in one step.
 
 use std::fs;
 use std::io;
@@ -20,9 +20,9 @@ use crate::sys::plain_file::{self, Links};
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::exchange::{FileError, write_new};
 
-/// Ensures that there is a readable reference store. A store that a power cut or a
-/// failing disk has torn is put aside. A whole copy takes its place: the old one if it is
-/// there, else the new one. An error when there is no copy.
+/// Restores the reference store if it is missing or unreadable, for example after a power
+/// cut. Sets an unreadable store aside, and writes a complete copy in its place: that of
+/// the old store if there is one, else that of the new store. Fails if there is no copy.
 pub fn mend(
     journal: &Journal,
     images: &ImageDir,
@@ -62,14 +62,13 @@ pub fn mend(
     Ok(())
 }
 
-/// Removes the files that nothing will read any more. The old store is a backup, and
-/// stays.
+/// Removes the files that nothing will read any more. Keeps the old store as a backup.
 pub fn remove(journal: &Journal, images: &ImageDir) {
     if images.driver() != journal.references.driver || images.read().is_err() {
         return;
     }
     let own = beside(&images.store_path(), &journal.id);
-    // A backup has to be a whole store that was in use.
+    // A backup has to be a complete store that was in use.
     if let Ok(bytes) = plain_file::read(&own, Links::Refused, repositories::MAX_BYTES + 1) {
         let found = hash(&bytes);
         let is_former = match &journal.intent {
@@ -89,8 +88,9 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
     }
 }
 
-/// Finishes a three-step exchange whose second step has put the new store in use: the old
-/// store gets its name as a backup, or loses its second name.
+/// Finishes or cancels an interrupted three-step exchange. If the new store is in use,
+/// the old store gets the name of the backup. Otherwise, the old store loses its second
+/// name.
 fn finish_exchange(live: &Path, own: &Path) -> Result<(), FileError> {
     let mut staged = own.to_owned();
     loop {
@@ -118,7 +118,7 @@ fn read(path: &Path, wanted: &Digest) -> Option<Vec<u8>> {
     (hash(&bytes) == *wanted && Store::parse(bytes.as_slice()).is_ok()).then_some(bytes)
 }
 
-/// Removes a file that nothing reads. Returns false if it stays.
+/// Removes a file that nothing reads. Returns false if that fails.
 fn remove_quietly(path: &Path) -> bool {
     match fs::remove_file(path) {
         Ok(()) => true,

@@ -1,6 +1,6 @@
-//! live-restore, switched on in daemon.json while a transaction lasts.
+//! live-restore, switched on in daemon.json for the duration of a transaction.
 //!
-//! A dockerd that starts without the setting ends every container that still runs. So
+//! If dockerd starts without the setting, it ends every container that still runs. So
 //! before each start, digestfix ensures that the file says `true`.
 
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::transaction::restart::daemon_json::{Now, Switch};
 use crate::transaction::restart::reload::adopt;
 use crate::transaction::restart::{Reached, Restart};
 
-/// Ensures that a dockerd that starts now has live-restore on.
+/// Ensures that live-restore will be on if dockerd starts now.
 pub(super) fn ensure_on(
     switch: &mut Option<Switch>,
     config_file: &Path,
@@ -25,7 +25,7 @@ pub(super) fn ensure_on(
     progress: &mut dyn Progress,
 ) -> Result<(), Failure> {
     if switch.is_none() {
-        // The file had the setting before the transaction, and may have lost it since.
+        // The file had the setting before the transaction, but may have lost it since.
         *switch = Switch::plan(config_file, &journal.id, true)?;
         if let Some(switch) = switch {
             journal.note_daemon_json(switch.contents().clone(), lock)?;

@@ -1,14 +1,14 @@
-//! New connections to published ports, held back while Docker is away.
+//! Holds back new connections to published ports while Docker is away.
 //!
-//! dockerd takes its docker-proxy processes with it when it stops, and takes down and
-//! sets up again its packet filter's rules when it starts. In between, a new connection
-//! to a published port would be refused. digestfix has the kernel drop its first packet
-//! (TCP's SYN) instead, and the client's kernel sends it again a second later: the
-//! connection is late, but not lost.
+//! When dockerd stops, its docker-proxy processes end too. When it starts, it removes its
+//! packet filter rules and sets them up again. In between, a new connection to a
+//! published port would be refused. digestfix has the kernel drop the first packet (TCP's
+//! SYN) instead, and the client's kernel sends it again a second later. So the connection
+//! is late, but not lost.
 //!
 //! The rules are in digestfix's own table. They match only packets that no other rule has
-//! redirected: what is forwarded to a container passes neither chain. The kernel removes
-//! the table when the process ends.
+//! redirected: packets that are forwarded to a container pass neither chain. The kernel
+//! removes the table when the process ends.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,12 +18,13 @@ use std::os::fd::OwnedFd;
 use crate::docker::container::Published;
 use crate::sys::nf_tables::{Header, Hook, Meta, Rule, Table};
 
-/// Priority before a host's own filter, which might refuse the packets that are to wait.
+/// Priority before the host's own filter rules, which might refuse the packets that have
+/// to wait.
 const BEFORE_FILTER: i32 = -150;
 
 /// Priority after Docker's own address translation (-100), and before connection tracking
-/// records a connection that was not translated: a recorded one would not be translated
-/// later either.
+/// records a connection. If a connection were recorded untranslated, its later packets
+/// would not be translated either.
 const AFTER_NAT: i32 = 0;
 
 const LOOPBACK: u32 = 1;
@@ -31,7 +32,7 @@ const TCP: u8 = 6;
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 
-/// Holds back new connections until the descriptor that this returns is closed.
+/// Holds back new connections until the returned descriptor is closed.
 pub fn hold(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     let mut table = incoming("digestfix", None, ports);
     table.chain("output", Some((Hook::Output, AFTER_NAT)));
@@ -42,17 +43,17 @@ pub fn hold(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     table.create()
 }
 
-/// Like [`hold`], but only for ports on which no process listens: docker-proxy serves its
-/// ports until it ends with dockerd. Only for a Docker that stops: its address
-/// translation is still there. A dockerd that starts listens on ports before it serves
-/// them.
+/// Like [`hold`], but only for ports on which no process listens, because docker-proxy
+/// serves its ports until it ends with dockerd. Use it only while Docker stops, when its
+/// address translation is still in place. A starting dockerd listens on ports before it
+/// serves them.
 pub fn hold_unserved(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     let served = Rule::new().listened().accepts();
     incoming("digestfix-stop", Some(served), ports).create()
 }
 
-/// A table that drops incoming first packets for these ports, except those that `first`
-/// accepts.
+/// A table that drops the first packets of incoming connections to these ports, except
+/// the packets that `first` accepts.
 fn incoming(name: &str, first: Option<Rule>, ports: &BTreeSet<Published>) -> Table {
     let mut table = Table::new(&format!("{name}-{}", std::process::id()));
     table.chain("ports", None);
@@ -64,7 +65,8 @@ fn incoming(name: &str, first: Option<Rule>, ports: &BTreeSet<Published>) -> Tab
     table
 }
 
-/// Of the flags FIN, SYN, RST and ACK, the first packet has SYN alone.
+/// Matches the first packet of a connection: of the flags FIN, SYN, RST and ACK, only SYN
+/// is set.
 fn first_packets(rule: Rule) -> Rule {
     rule.meta(Meta::Protocol, &[TCP])
         .bits(Header::Transport, 13, 0x17, 0x02)

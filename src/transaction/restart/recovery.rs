@@ -1,12 +1,13 @@
 //! Recovery of a killed restart.
 //!
-//! The reference store is whole at every instant, old or new, so it stays, unless a file
-//! system has lost it. Recovery starts Docker and everything that stopped along with it,
-//! and restores daemon.json. Each part checks what is there and does what is missing, so
-//! a recovery can itself be killed and run again.
+//! The reference store is complete at every instant, either old or new. So recovery
+//! leaves it as it is, unless a file system has lost it. Recovery starts Docker and
+//! everything that stopped along with it, and restores daemon.json. Each part checks the
+//! current state and does only what is missing, so a recovery can itself be killed and
+//! run again.
 //!
-//! After a boot, systemd decides what runs. Recovery then only restores files, and
-//! restart policies once Docker runs.
+//! After a reboot, systemd decides what runs. Recovery then only restores files and, once
+//! Docker runs, restart policies.
 
 use crate::docker::engine::Engine;
 use crate::state::journal::{Journal, Phase};
@@ -25,8 +26,8 @@ use crate::transaction::restart::reload::put_file_back;
 use crate::transaction::restart::start_block::StartBlock;
 
 /// Finishes the killed run of `journal`. The triggers and other units of `daemon` come
-/// from the journal. Returns what the user has to fix: units and containers that do not
-/// start. On an error, the journal stays.
+/// from the journal. Returns the problems that the user has to fix: units and containers
+/// that do not start. On an error, the journal stays.
 pub async fn recover<M: ServiceManager, E: Engine>(
     journal: &mut Journal,
     images: &ImageDir,
@@ -41,10 +42,11 @@ pub async fn recover<M: ServiceManager, E: Engine>(
         progress.warning(&format!("the start block of the interrupted run: {error}"));
     }
     let references = leftovers::mend(journal, images, lock, progress);
-    // End the records before Docker runs: its clients change the references as well.
+    // End the records before Docker runs, because Docker's clients change the references
+    // too.
     end_records(Some(&journal.id), lock, progress);
-    // Free the space before Docker starts. daemon.json is restored after that, and its
-    // directory may have to be removed.
+    // Free the space before Docker starts. daemon.json is restored later, and if the run
+    // created its directory, that directory has to be empty by then.
     reserve::sweep(lock.data_root(), &daemon.writes_at_start());
     let problems = if journal.is_of_another_boot() {
         after_a_boot(journal, lock, daemon, progress).await?
@@ -84,7 +86,7 @@ async fn bring_back<M: ServiceManager, E: Engine>(
     }
     let mut problems = containers?;
     problems.extend(missing(journal, lock, daemon).await?);
-    // Units that fail for another reason are reported, and do not stop the recovery.
+    // Report units that fail for another reason, and continue.
     problems.extend(
         [triggers, units]
             .into_iter()
@@ -93,7 +95,7 @@ async fn bring_back<M: ServiceManager, E: Engine>(
     Ok(problems)
 }
 
-/// The containers that Docker has not loaded at its start.
+/// The containers that Docker did not load when it started.
 async fn missing<M: ServiceManager, E: Engine>(
     journal: &Journal,
     lock: &RootLock,
@@ -137,9 +139,9 @@ async fn after_a_boot<M: ServiceManager, E: Engine>(
     containers
 }
 
-/// Recovers the files on a host without a running Docker: one that is about to start it,
-/// or a mounted disk. Returns false if the rest waits for Docker. On an error, the
-/// journal stays.
+/// Recovers the files on a host where Docker is not running: Docker is about to start, or
+/// the disk of another host is mounted. Returns false if the rest has to wait for Docker.
+/// On an error, the journal stays.
 pub fn recover_files(
     journal: &Journal,
     images: &ImageDir,
@@ -162,7 +164,7 @@ fn switch(journal: &Journal) -> Option<Switch> {
     Some(Switch::resume(&journal.id, contents))
 }
 
-/// Restores daemon.json at once: no container is alive that live-restore could matter to.
+/// Restores daemon.json at once, because no container is running that needs live-restore.
 fn put_daemon_json_back(journal: &Journal, progress: &mut dyn Progress) -> Result<(), Failure> {
     match &switch(journal) {
         Some(switch) => put_file_back(switch, progress),

@@ -1,4 +1,4 @@
-//! Reload: a running dockerd reads daemon.json again, with live-restore on or off.
+//! Reload: has a running dockerd read daemon.json again, with live-restore on or off.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,14 +14,15 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::daemon_json::{Now, Switch};
 
-/// Timeout for a reload, which takes milliseconds. The API does not report a refused one.
+/// Timeout for a reload, which takes milliseconds. If dockerd refuses a reload, its API
+/// does not report that.
 const RELOAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Pause between two checks whether a reload has taken effect.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Pause between two looks at dockerd's log. The event of an accepted reload comes before
-/// the first.
+/// Pause between two checks of dockerd's log. The event of an accepted reload arrives
+/// before the first check.
 const LISTEN_AGAIN: Duration = Duration::from_millis(300);
 
 /// Restores the original daemon.json, or warns that another program has changed it.
@@ -62,8 +63,9 @@ pub(super) fn adopt(
 }
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
-    /// Switches live-restore on. On an error, there may be something to undo. Without a
-    /// switch, the file has it on already, and dockerd only has to reload.
+    /// Switches live-restore on. On an error, there may be something to undo. If `switch`
+    /// is `None`, live-restore is already on in the file, and dockerd only has to reload
+    /// it.
     pub(super) async fn switch_on(&self, switch: Option<&Switch>) -> Result<(), Failure> {
         if let Some(switch) = switch {
             switch.put_on()?;
@@ -71,7 +73,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         self.reload(true).await
     }
 
-    /// Switches live-restore off again, if it came on, and restores the original
+    /// Switches live-restore off again if it is on, and restores the original
     /// daemon.json.
     pub(super) async fn take_back(
         &self,
@@ -107,7 +109,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         )
     }
 
-    /// Has dockerd reload its configuration file as it is.
+    /// Has dockerd reload its configuration file without a change.
     pub(super) async fn read_again(&self) -> Result<(), Failure> {
         let mut reloads = self.engine.watch_reloads().await?;
         let told = SystemTime::now();
@@ -124,8 +126,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         })
     }
 
-    /// Has dockerd reload its configuration, and waits until live-restore is as the file
-    /// says.
+    /// Has dockerd reload its configuration, and waits until live-restore matches the
+    /// file.
     async fn reload(&self, on: bool) -> Result<(), Failure> {
         let mut reloads = self.engine.watch_reloads().await?;
         let told = SystemTime::now();
@@ -134,9 +136,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let takes = async {
             reloads.next().await?;
             reloaded = true;
-            // The event may be that of another client's reload, a moment before ours.
-            // Engines from 25 on also give requests at the same time one shared, older
-            // answer.
+            // The event may belong to a reload that another client requested a moment
+            // earlier. Also, engines from 25 on answer simultaneous requests with one
+            // shared, older answer.
             while self.engine.info().await?.live_restore != on {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
@@ -155,8 +157,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         })
     }
 
-    /// Waits for dockerd to refuse its configuration. Returns its log message, or `None`
-    /// once a reload has taken too long.
+    /// Waits for dockerd to refuse its configuration. Returns dockerd's log message, or
+    /// `None` if a reload takes too long.
     async fn refusal(&self, since: SystemTime) -> Option<String> {
         let deadline = Instant::now() + RELOAD_WITHIN;
         while Instant::now() < deadline {

@@ -1,4 +1,4 @@
-//! The new reference store as a plan makes it, and the hashes of the old and the new
+//! The new reference store that a plan results in, and the hashes of the old and the new
 //! store for the journal.
 
 use std::fs::File;
@@ -12,20 +12,20 @@ use crate::sys::at_once::at_once;
 use crate::transaction::restart::exchange::{FileError, write_unnamed};
 
 pub(super) struct Rendered {
-    /// The hash of the file as it was read.
+    /// The hash of the old file, as digestfix read it.
     pub before: Digest,
     /// The new file.
     pub text: Text,
     /// The new file's hash.
     pub after: Digest,
-    /// The new file on disk, without a name as yet. `None` if the file system does not
-    /// support that.
+    /// The new file on disk, still unnamed. `None` if the file system does not support
+    /// unnamed files.
     pub written: Result<Option<File>, FileError>,
 }
 
 impl Rendered {
-    /// Hashes both files and writes the new one beside `live`, all at the same time:
-    /// these three steps take the longest.
+    /// Hashes both files and writes the new one beside `live`, all three in parallel
+    /// because they take the longest.
     pub(super) fn new(live: &Path, before: &Store, plan: &Plan) -> Self {
         // Without a change, keep the bytes of the old file.
         let text = match plan.is_empty() {

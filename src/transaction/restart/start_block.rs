@@ -1,11 +1,11 @@
 //! Start block: keeps docker.service down while digestfix changes the reference store,
-//! even if a socket's client, an `Upholds=` or a person asks for its start.
+//! even if a socket's client, another unit's `Upholds=` or a person requests a start.
 //!
 //! A runtime drop-in adds `AssertPathExists=!/proc/PID/fd/N` to the unit, where N is a
 //! descriptor of this process (`systemd.unit(5)`: a failed assert fails the start job and
 //! leaves the unit as it is). The path exists as long as the descriptor is open. So the
-//! block ends as soon as the descriptor is closed, and also when this process dies: no
-//! leftover can keep Docker from starting.
+//! block ends as soon as the descriptor is closed or this process dies, and a drop-in
+//! that is left behind cannot keep Docker from starting.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -22,11 +22,12 @@ use crate::systemd::{ServiceManager, SystemdError, Unit};
 
 pub const DROP_IN: &str = "zz-digestfix-start-block.conf";
 
-/// The most that is read of a drop-in, in bytes.
+/// The most bytes that digestfix reads from a drop-in.
 const MAX_DROP_IN: u64 = 64 * 1024;
 
-/// The lowest number for the descriptor. Few processes have this many descriptors, so the
-/// path does not exist again in another process with the same ID.
+/// The lowest number for the descriptor. Few processes have this many descriptors. So
+/// after this process has ended, another process with the same ID hardly ever has the
+/// same path.
 const FIRST_DESCRIPTOR: i32 = 200;
 
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +36,8 @@ pub enum StartBlockError {
     Io { path: PathBuf, error: io::Error },
     #[error("{0}")]
     Systemd(#[from] SystemdError),
-    /// systemd knows this process by another ID: the process is in its own PID namespace,
-    /// and systemd would check the wrong path.
+    /// systemd knows this process by another ID, because the process runs in its own PID
+    /// namespace. systemd would check the wrong path.
     #[error(
         "systemd knows this process as {seen}, but it is {own} to itself: run digestfix on the \
          host, not in a container"
@@ -66,8 +67,8 @@ pub struct StartBlock {
 }
 
 impl StartBlock {
-    /// Writes the drop-in, and has systemd load it: from then on, the unit cannot start.
-    /// On an error, nothing is left behind.
+    /// Writes the drop-in and has systemd load it, so that the unit cannot start any
+    /// more. On an error, leaves nothing behind.
     pub async fn place(
         manager: &impl ServiceManager,
         runtime_units: &Path,
@@ -96,7 +97,7 @@ impl StartBlock {
         match placed {
             Ok(()) => Ok(hold),
             Err(error) => {
-                // Report the first error.
+                // Ignore a second error, and report the first one.
                 let _ = hold.remove(manager).await;
                 Err(error)
             }
@@ -104,7 +105,7 @@ impl StartBlock {
     }
 
     /// Removes the drop-in of a killed run. If that fails, the drop-in has no effect
-    /// anyway.
+    /// anyway, because its descriptor is closed.
     pub async fn sweep(
         manager: &impl ServiceManager,
         runtime_units: &Path,
@@ -128,7 +129,7 @@ impl StartBlock {
         if let Some(directory) = self.drop_in.parent() {
             directory::make(directory)?;
         }
-        // A killed run may have left one.
+        // A killed run may have left a drop-in.
         directory::remove(&self.drop_in)?;
         let mut file = OpenOptions::new()
             .write(true)
@@ -151,8 +152,8 @@ impl StartBlock {
     ) -> Result<(), StartBlockError> {
         manager.reload().await?;
         let unit = manager.unit(&self.unit).await?;
-        // systemd does not always notice a new drop-in by itself
-        // (NeedDaemonReload, before v255), but reads it now.
+        // systemd does not always notice a new drop-in by itself (NeedDaemonReload,
+        // before v255). It reads the drop-in now.
         let own = self.drop_in.to_string_lossy();
         let others = |unit: &Unit| -> BTreeSet<String> {
             let paths = unit.drop_in_paths.iter();
@@ -175,7 +176,7 @@ impl StartBlock {
         }
     }
 
-    /// Lets the unit start again, at once and without a request to systemd.
+    /// Lets the unit start again, immediately and without a request to systemd.
     pub fn release(&mut self) {
         self.descriptor = None;
     }
@@ -196,7 +197,8 @@ impl StartBlock {
         Ok(())
     }
 
-    /// Removes the drop-in. If that fails, the drop-in has no effect anyway.
+    /// Removes the drop-in. If that fails, the drop-in has no effect anyway, because its
+    /// descriptor is closed.
     pub async fn remove(mut self, manager: &impl ServiceManager) -> Result<(), StartBlockError> {
         self.release();
         take_away(&self.drop_in)?;
@@ -222,13 +224,13 @@ fn take_away(drop_in: &Path) -> Result<(), StartBlockError> {
         error,
     })?;
     if let Some(directory) = drop_in.parent() {
-        // Ignored: the directory may have other drop-ins.
+        // Ignore the error: the directory may contain other drop-ins.
         let _ = fs::remove_dir(directory);
     }
     Ok(())
 }
 
-/// A descriptor with the lowest free number from `first` upwards.
+/// Returns a descriptor with the lowest free number that is at least `first`.
 fn descriptor(first: i32) -> io::Result<OwnedFd> {
     Ok(fcntl_dupfd_cloexec(File::open("/dev/null")?, first)?)
 }

@@ -1,6 +1,6 @@
-//! Checks before the stop that Docker will start again: has the running dockerd reload
-//! its configuration file. digestfix records a file that dockerd has accepted, for later
-//! runs.
+//! Checks before the stop that Docker will be able to start again, by having the running
+//! dockerd reload its configuration file. If dockerd accepts the file, digestfix records
+//! that for later runs.
 
 use crate::docker::engine::Engine;
 use crate::image::digest::Digest;
@@ -12,8 +12,8 @@ use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::daemon_json::Now;
 
 impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
-    /// Has dockerd reload a configuration file that changed after its start. A switch of
-    /// live-restore does so anyway.
+    /// Has dockerd reload a configuration file that changed after dockerd started. Skips
+    /// that if live-restore is about to be switched, because that includes a reload.
     pub(super) async fn see_taken(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         tx.heed_interrupt().await?;
         let Some(daemon) = self.daemon else {
@@ -33,9 +33,9 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         Ok(())
     }
 
-    /// The hash of the file that Docker is known to start with, for the record. If this
-    /// run is killed, recovery restores daemon.json, which makes the file newer than
-    /// dockerd.
+    /// The hash of the file with which Docker is known to start, for the history record.
+    /// A later run needs it if this run is killed: recovery then restores daemon.json,
+    /// which makes the file newer than dockerd.
     pub(super) fn known_to_start(&self) -> Option<Digest> {
         let startable = &self.daemon?.impact.startable;
         let is_known = startable.doubts.is_empty() && !startable.needs_reload;
@@ -43,7 +43,7 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         checked.hash.clone()
     }
 
-    /// Records the file, if nothing speaks against a start with it.
+    /// Records the file as one that dockerd starts with, unless there are doubts.
     pub(super) fn knows_to_start(&mut self, tx: &mut Tx<'_, M>, daemon: Daemon<'_, M, E>) {
         if daemon.impact.startable.doubts.is_empty() {
             self.has_started(tx, daemon);
@@ -68,8 +68,8 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         }
     }
 
-    /// Fails unless the configuration file is still the one that was checked, or ours
-    /// with live-restore.
+    /// Fails unless the configuration file is still the checked one, or digestfix's own
+    /// version of it with live-restore changed.
     pub(super) fn see_configuration(&self, daemon: Daemon<'_, M, E>) -> Result<(), Failure> {
         let Some(checked) = &daemon.impact.startable.checked else {
             return Ok(());

@@ -1,9 +1,8 @@
-//! Swap: the one change on disk, an exchange of two names.
+//! Swap: the only change on disk, an exchange of two names.
 //!
 //! digestfix writes and syncs the new store beside the old one, while Docker still runs.
 //! The commit is then a single exchange of the two names, and so is its undo. At every
-//! instant, the name `repositories.json` leads to a whole file, the old one or the new
-//! one.
+//! instant, `repositories.json` is a complete file, either the old one or the new one.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -25,7 +24,7 @@ pub struct Staged {
     written: Written,
 }
 
-/// A new store in use, the old one beside it.
+/// A new store that is in use, with the old store beside it.
 #[derive(Debug)]
 pub struct Swapped {
     live: PathBuf,
@@ -33,8 +32,8 @@ pub struct Swapped {
     written: Written,
 }
 
-/// The identity of a file: device and inode, size, and time of the last change of its
-/// bytes. A new name changes none of these.
+/// Identifies a file by its device, inode, size, and the time of the last change to its
+/// bytes. Renaming the file changes none of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Written {
     inode: (u64, u64),
@@ -53,9 +52,9 @@ impl Written {
 }
 
 impl Staged {
-    /// Writes and syncs a new store beside the one in use, with its owner, mode and
-    /// extended attributes (an SELinux label is one of them). On an error, nothing is
-    /// left behind.
+    /// Writes and syncs a new store beside the one in use, with the same owner, mode and
+    /// extended attributes (an SELinux label is one of them). On an error, leaves no file
+    /// behind.
     pub fn write(
         images: &ImageDir,
         lock: &RootLock,
@@ -67,8 +66,9 @@ impl Staged {
         Self::of(live, path, &file)
     }
 
-    /// Like [`Staged::write`], with a new store that is already written and has no name.
-    /// `None` if the file cannot be given a name. On an error, nothing is left behind.
+    /// Like [`Staged::write`], but for a new store that is already written to an unnamed
+    /// file. `None` if the file cannot be given a name. On an error, leaves no file
+    /// behind.
     pub fn name(
         images: &ImageDir,
         lock: &RootLock,
@@ -95,8 +95,8 @@ impl Staged {
         })
     }
 
-    /// Makes the staged store the one in use. The old one takes the name of the staged
-    /// one, and stays there. On an error, the old store is in use.
+    /// Makes the staged store the one in use. The old store gets the name of the staged
+    /// file, and stays on disk. On an error, the old store is still in use.
     pub fn swap(mut self, lock: &RootLock) -> Result<Swapped, FileError> {
         let Some(other) = self.other.take() else {
             unreachable!("a staged store is there until it is swapped in or dropped")
@@ -120,7 +120,7 @@ impl Staged {
     }
 }
 
-/// The path of the store in use, and a free path beside it.
+/// The path of the store in use, and an unused path beside it.
 fn places(images: &ImageDir, lock: &RootLock, id: &str) -> Result<(PathBuf, PathBuf), FileError> {
     let live = images.store_path();
     if lock.data_root() != images.data_root() {
@@ -128,7 +128,8 @@ fn places(images: &ImageDir, lock: &RootLock, id: &str) -> Result<(PathBuf, Path
         return Err(FileError::new("write beside", &live)(error));
     }
     let mut path = beside(&live, id);
-    // The second store of a transaction, such as that of an undo.
+    // The first name may be taken by another store of the same transaction: undo writes a
+    // second one.
     while path.symlink_metadata().is_ok() {
         path.as_mut_os_string().push("+");
     }
@@ -144,7 +145,7 @@ impl Drop for Staged {
 }
 
 impl Swapped {
-    /// Whether the store in use is the very file that was staged, unchanged.
+    /// Whether the store in use is the very file that was staged, without changes.
     pub fn is_in_use(&self) -> Result<bool, FileError> {
         let metadata = fs::symlink_metadata(&self.live);
         let metadata = metadata.map_err(FileError::new("look at", &self.live))?;
@@ -155,12 +156,12 @@ impl Swapped {
         &self.backup
     }
 
-    /// Drops the old store's file.
+    /// Removes the old store's file.
     pub fn discard(self) -> Result<(), FileError> {
         fs::remove_file(&self.backup).map_err(FileError::new("remove", &self.backup))
     }
 
-    /// Puts the old store back in use and drops the new one.
+    /// Puts the old store back in use, and removes the new one.
     pub fn swap_back(self, _lock: &RootLock) -> Result<(), FileError> {
         exchange(&self.live, &self.backup)?;
         sync_directory(&self.live)?;

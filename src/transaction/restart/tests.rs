@@ -39,7 +39,8 @@ mod unread;
 const STORE: &str = r#"{"Repositories":{"a":{"a:1":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}}"#;
 const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
 
-/// A host whose Docker has one reference, and the facts known before its restart.
+/// A host whose Docker has one reference, and what is known about the host before the
+/// restart.
 struct World {
     root: TempDir,
     systemd: FakeSystemd,
@@ -48,11 +49,11 @@ struct World {
     units: PathBuf,
     policy: ContainerPolicy,
     swarm: bool,
-    /// The engine does not resume health checks.
+    /// The engine is so old that it does not resume health checks.
     old: bool,
-    /// The facts about the next start.
+    /// What is known about the next start of Docker.
     startable: Startable,
-    /// New connections to published ports are held.
+    /// digestfix holds new connections to published ports.
     holds_ports: bool,
 }
 
@@ -101,7 +102,7 @@ impl World {
         world
     }
 
-    /// Adds an image whose ID has this digit only.
+    /// Adds an image whose ID consists of this digit only.
     fn has_image(&self, digit: char) {
         let ids = self.images().path().join("imagedb/content/sha256");
         fs::write(ids.join(digit.to_string().repeat(64)), "").unwrap();
@@ -156,7 +157,7 @@ impl World {
     }
 }
 
-/// The steps that ended, the warnings, and what was said to begin.
+/// The steps that ended, the warnings, and the texts of work that began.
 #[derive(Default)]
 struct Steps(Vec<Step>, Vec<String>, Vec<String>);
 
@@ -225,8 +226,8 @@ fn impact(world: &World) -> Impact {
     }
 }
 
-/// One test at a time: a start block depends on the number of a descriptor of this
-/// process, and another test could get that number as soon as it is free.
+/// Lets only one test run at a time. A start block depends on the number of a descriptor
+/// of this process, and another test could get the same number as soon as it is free.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
@@ -261,7 +262,7 @@ fn transact_all(world: &World) -> (Outcome, Steps) {
     transact_for(world, &Goal::Claims(&request), &new_id())
 }
 
-/// Runs a transaction with this ID, which keeps two backups.
+/// Runs a transaction with this ID. Retention keeps two backups.
 fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
     let _alone = alone();
     block_on(async {
@@ -293,7 +294,7 @@ fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
         );
         id.clone_into(&mut tx.id);
         let mut restart = Restart::new(goal, Some(daemon), before);
-        // In place of the socket that owns the nf_tables table.
+        // Takes the place of the socket that owns the nf_tables table.
         let held = || fs::File::open("/dev/null").unwrap().into();
         restart.held_ports = world.holds_ports.then(held);
         let outcome = tx.run(restart).await;
@@ -359,7 +360,7 @@ fn all_goes_well() {
     );
 }
 
-/// The bytes that are held for the start of Docker.
+/// The number of bytes that the reserve holds for the start of Docker.
 fn reserve(data_root: &Path) -> u64 {
     let directory = data_root.join("digestfix/.digestfix-reserve");
     let parts = fs::read_dir(directory).into_iter().flatten();
@@ -369,7 +370,8 @@ fn reserve(data_root: &Path) -> u64 {
         .sum()
 }
 
-/// The bytes held at the last call of this name.
+/// The number of bytes that the reserve holds at the most recent call of the method
+/// `call`.
 fn reserve_at(world: &World, call: &'static str) -> Rc<Cell<Option<u64>>> {
     let (found, root) = (Rc::default(), world.root.path().to_owned());
     let finds: Rc<Cell<_>> = Rc::clone(&found);
@@ -390,7 +392,7 @@ fn space_is_held_while_docker_is_stopped_and_freed_before_its_start() {
     assert!(started > 0 && started <= all / 2 + all / 8, "{started}");
     assert_eq!(reserve(world.root.path()), 0);
 
-    // Undo frees all of it before its start, and nothing is left.
+    // Undo frees the whole reserve before it starts Docker, so nothing of it remains.
     let world = World::new();
     world.engine.lies.set(true);
     let started = reserve_at(&world, "start");
@@ -443,7 +445,7 @@ fn what_a_killed_run_held_is_freed_before_docker_is_started() {
     assert_eq!(reserve(world.root.path()), 0);
 }
 
-/// Docker answers, but has not loaded a container. That container was not running before.
+/// Docker answers, but has not loaded a container that was not running before.
 #[test]
 fn a_container_that_docker_does_not_list_any_more_is_told() {
     let mut world = World::new();
@@ -463,7 +465,7 @@ fn a_container_that_docker_does_not_list_any_more_is_told() {
             one.id.clone()
         })
         .collect();
-    // The files of the third are gone: a client has removed it.
+    // The files of the third container are missing, as if a client had removed it.
     for id in &ids[..2] {
         let files = world.root.path().join("containers").join(in_hex(id));
         fs::create_dir_all(&files).unwrap();
@@ -611,8 +613,8 @@ fn an_engine_that_answers_otherwise() {
     assert!(steps.contains(&Step::UndoStop));
 }
 
-/// The second stop, that of the undo, fails. The file cannot be restored under a running
-/// Docker, so the outcome says where the old one is.
+/// The second stop fails, which is the stop during undo. The file cannot be restored
+/// while Docker runs, so the outcome names the file with the old store.
 #[test]
 fn an_undo_that_cannot_stop_docker() {
     let world = World::new();
@@ -846,8 +848,8 @@ fn each_failing_reload_leaves_daemon_json_and_containers() {
     }
 }
 
-/// The references are changed by then: the outcome says so, and the journal stays for
-/// `digestfix recover`.
+/// The reload fails after the references were changed. The outcome says so, and the
+/// journal stays for `digestfix recover`.
 #[test]
 fn a_reload_that_fails_on_the_way_back() {
     let world = world_with(Some("{}"));
@@ -885,8 +887,7 @@ fn somebody_elses_edit_stays_and_containers_too() {
     }
 }
 
-/// dockerd keeps a setting that is no longer in its file, until it starts
-/// again.
+/// If a setting is removed from the file, dockerd keeps its value until it starts again.
 #[test]
 fn an_engine_that_says_otherwise_than_its_file() {
     for config in CONFIGS {
@@ -900,8 +901,8 @@ fn an_engine_that_says_otherwise_than_its_file() {
     }
 }
 
-/// For every state in which a killed run may have left daemon.json and dockerd: a
-/// recovery restores the original file, and a second one does so too.
+/// A killed run may leave daemon.json and dockerd in any of these states. For each of
+/// them, a recovery restores the original file, and so does a second recovery.
 #[test]
 fn every_state_of_daemon_json_is_recovered() {
     let variants = |config: Option<&str>| {
@@ -910,8 +911,8 @@ fn every_state_of_daemon_json_is_recovered() {
     for config in CONFIGS {
         let [on, off] = variants(config);
         let found = config.map(|text| text.as_bytes().to_vec());
-        // daemon.json, the file aside, the one under the next name, the one under the
-        // third name.
+        // The contents of daemon.json, of the file set aside, of the next file, and of
+        // the file under the third name.
         let states = [
             (found.clone(), None, None, None),
             (found.clone(), Some(on.clone()), None, None),
@@ -932,8 +933,8 @@ fn every_state_of_daemon_json_is_recovered() {
             ] {
                 let says_on = state.0.as_ref() == Some(&on);
                 if !runs && !says_on && number != 0 {
-                    // Docker is down only while the file says true, or after another
-                    // program has restored the file.
+                    // Docker can only be down while the file says `true`, or after
+                    // another program has restored the file.
                     continue;
                 }
                 let world = world_with(config);
@@ -964,7 +965,7 @@ type State = (
     Option<Vec<u8>>,
 );
 
-/// Writes the files that a killed run may have left, and its journal.
+/// Writes the files that a killed run may leave, and its journal.
 fn leave(world: &World, id: &str, state: &State, [on, off]: [&Vec<u8>; 2], config: Option<&str>) {
     let id = id.trim_start_matches("digestfix-");
     let beside = |suffix: &str| {
@@ -1059,7 +1060,7 @@ fn ignored_containers_stay_down_and_are_told() {
     assert_eq!(containers[0].name, "web");
 }
 
-/// The container starts after digestfix has assessed which ones could be lost.
+/// The container starts after digestfix has checked which containers the stop would end.
 #[test]
 fn a_container_that_comes_in_between_is_not_lost() {
     for (swarm, late) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -1083,7 +1084,7 @@ fn a_container_that_comes_in_between_is_not_lost() {
     }
 }
 
-/// Docker starts a container of this policy at each of its starts.
+/// Docker starts a container with this restart policy whenever Docker itself starts.
 #[test]
 fn what_is_down_stays_down() {
     for failing in [None, Some("stop"), Some("start")] {

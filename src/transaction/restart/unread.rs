@@ -1,6 +1,6 @@
-//! References in the file that the running engine has not read: another program has
-//! changed the file since the engine started. A transaction without a change makes the
-//! engine read it.
+//! References that the file has and the running engine does not, because another program
+//! changed the file after the engine started. digestfix restarts the engine so that it
+//! reads them, even if the plan changes nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,12 +14,12 @@ use crate::store::data_root::ImageDir;
 use crate::store::repositories::Store;
 use crate::transaction::image_store::PlanError;
 
-/// More references than this are asked for in one listing.
+/// If there are more references than this, digestfix asks for all of them in one listing.
 const ONE_BY_ONE: usize = 16;
 
-/// The references of a plan without changes that Docker will have only after a restart.
-/// The engine has read what changed before its start. If it lacks such a reference all
-/// the same, a restart would not help, and neither would a second one.
+/// For a plan without changes: the references that the running Docker will have only
+/// after a restart. Everything that was in the file when the engine started has been
+/// read. If the engine lacks such a reference anyway, another restart would not help.
 pub async fn stale<E: Engine>(
     engine: &E,
     host: &Managed,
@@ -39,7 +39,8 @@ pub async fn stale<E: Engine>(
         return Ok(unread);
     }
     let listed = engine.references().await?;
-    // Read the file after the listing: by then the engine has written what it lists.
+    // Read the file after the listing: by then the engine has written to the file what it
+    // lists.
     let file = images.read()?;
     let lost = only_in_engine(&listed, &file, &unread);
     match lost.is_empty() {
@@ -49,8 +50,8 @@ pub async fn stale<E: Engine>(
 }
 
 /// For a plan without changes: the claimed references that the engine lacks or has for
-/// another image, and the dropped ones that it still has. Without references whose image
-/// the engine does not know: a restart would not make it find them.
+/// another image, and the dropped references that it still has. Leaves out references
+/// whose image the engine does not know, because a restart would not change that.
 pub async fn unread<E: Engine>(
     engine: &E,
     plan: &Plan,
@@ -82,8 +83,8 @@ pub async fn unread<E: Engine>(
     Ok(unread)
 }
 
-/// The references that the engine lists and the file does not have alike, each with the
-/// engine's image: a restart would lose them. Without those that are `unread`.
+/// The references, each with its image, that the engine lists but that are not the same
+/// in the file: a restart would lose them. Leaves out those that are `unread`.
 pub fn only_in_engine(
     listed: &References,
     file: &Store,
@@ -92,7 +93,7 @@ pub fn only_in_engine(
     listed
         .iter()
         .filter(|(name, image)| {
-            // The engine lists images without a name under `<none>`, which is no
+            // The engine lists images without a name as `<none>`, which is not a
             // reference.
             Reference::parse(name).is_ok_and(|reference| {
                 file.get(&reference) != Some(image.as_str()) && !unread.contains(&reference)

@@ -9,11 +9,11 @@ use super::*;
 
 const SELINUX: &str = "security.selinux";
 
-/// The label that container-selinux has for daemon.json.
+/// The label that container-selinux assigns to daemon.json.
 const LABEL: &[u8] = b"system_u:object_r:container_config_t:s0\0";
 
-/// A directory on a file system that takes labels. If this user or a policy sets no
-/// SELinux label, another attribute takes its place.
+/// A directory on a file system that supports labels. If this user or a security policy
+/// does not allow an SELinux label, the tests use another attribute instead.
 pub(in crate::transaction) struct Labels {
     pub directory: TempDir,
     name: &'static str,
@@ -59,7 +59,7 @@ impl Labels {
     }
 }
 
-/// A file with the label, and a pipe, on which no kernel sets a label.
+/// A file with the label, and a pipe, on which no kernel allows a label.
 fn labelled_and_one_without_labels(labels: &Labels) -> (PathBuf, File) {
     let model = labels.directory.path().join("model");
     fs::write(&model, "").unwrap();
@@ -121,13 +121,13 @@ fn another_attribute_that_is_refused_is_a_failure() {
     take_after(&model, &file).unwrap_err();
 }
 
-/// The kernel refuses to open a file whose `security.ima` is that of another content.
+/// The kernel refuses to open a file whose `security.ima` belongs to other content.
 #[test]
 fn what_vouches_for_the_old_content_is_not_taken_over() {
     let labels = Labels::find();
     let old = labels.directory.path().join("old");
     fs::write(&old, "old").unwrap();
-    // Only root may set it, and a kernel with IMA may refuse such a value.
+    // Only root may set this attribute, and a kernel with IMA may refuse such a value.
     if xattr::set(&old, VOUCHERS[0], &[1; 21]).is_err() {
         return;
     }

@@ -72,7 +72,7 @@ fn policy(world: &World) -> RestartPolicy {
     found.unwrap().restart_policy
 }
 
-/// Runs the part of a recovery that comes before Docker's start.
+/// Runs the part of a recovery that happens before Docker starts.
 fn recover_files(world: &World) -> Result<bool, Failure> {
     block_on(async {
         let images = world.images();
@@ -170,7 +170,7 @@ fn files_are_all_there_is_without_docker() {
     is_clean(&world);
 }
 
-/// A file system that has lost a synced file in a power cut.
+/// A file system may lose a file in a power cut, even if the file was synced.
 #[test]
 fn a_torn_store_is_mended_from_its_copy() {
     for (torn, copy) in [
@@ -213,11 +213,12 @@ fn a_torn_store_without_a_copy_is_told() {
     }
 }
 
-/// Where names cannot be exchanged, the old store may be left under a third name. An undo
-/// has its own new store.
+/// If two names cannot be exchanged in one step, the old store may remain under a third
+/// name. Undo writes a new store under yet another name.
 #[test]
 fn what_lies_beside_the_store_is_tidied() {
-    // The store in use, the content under each name, and the backup that stays.
+    // The store in use, the content under each name, and the content of the backup that
+    // remains.
     for (live, own, old, undo, backup) in [
         (STORE, Some(NEW), None, None, None),
         (STORE, Some(NEW), Some(STORE), None, None),
@@ -243,8 +244,8 @@ fn what_lies_beside_the_store_is_tidied() {
     }
 }
 
-/// daemon.json had live-restore, and an administrator removed it between the kill and the
-/// recovery.
+/// live-restore was on in daemon.json, and an administrator removed it between the kill
+/// and the recovery.
 #[test]
 fn containers_are_kept_where_the_file_no_longer_says_so() {
     let world = world_with(Some("{}"));
@@ -299,7 +300,7 @@ fn mutate(world: &World, mut journal: Journal) {
     write_journal(world, &journal);
 }
 
-/// A store that was never in use is no backup, regardless of its contents.
+/// A store that was never in use does not count as a backup, regardless of its contents.
 #[test]
 fn what_was_never_in_use_is_no_backup() {
     for (phase, left_beside) in [

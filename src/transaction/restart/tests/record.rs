@@ -1,4 +1,4 @@
-//! What each outcome leaves in the history, and rollback by the history.
+//! What each outcome writes to the history, and rollback from the history.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -43,7 +43,7 @@ fn to_take_back(world: &World, id: Option<&str>) -> Reversal {
     reversal(&records(world), id, "overlay2").unwrap()
 }
 
-/// Two images, of which the digest is the second one's.
+/// Two images. The digest belongs to the second one.
 fn two_images() -> World {
     let world = World::new();
     world.has_image('b');
@@ -148,7 +148,7 @@ fn what_is_incomplete_stays_so_on_record() {
     assert_eq!(only(&world), record);
 }
 
-/// The record of a run that was killed says which references it has left.
+/// After a recovery, the record of the killed run says which references are in use.
 #[test]
 fn a_recovery_ends_the_record() {
     let new = format!(r#"{{"Repositories":{{"a":{{"a:1":"{A}","a@{DIGEST}":"{A}"}}}}}}"#);
@@ -240,7 +240,7 @@ fn an_end_that_cannot_be_noted_is_a_warning() {
     assert!(records(&world).is_empty());
 }
 
-/// Records of others that cannot be read do not matter.
+/// Unreadable records of other transactions do not matter.
 #[test]
 fn a_broken_record_is_in_nobodys_way() {
     let world = World::new();
@@ -257,7 +257,7 @@ fn a_broken_record_is_in_nobodys_way() {
     assert_eq!(broken.len(), 1);
 }
 
-/// An administrator writes these references when Docker is stopped.
+/// An administrator writes these references while digestfix stops Docker.
 fn edit_at_stop(world: &World, store: &str) {
     let (path, store) = (world.images().store_path(), store.to_owned());
     let edit = move || fs::write(&path, &store).unwrap();
@@ -331,8 +331,8 @@ fn an_engine_that_does_not_go_back() {
     }
 }
 
-/// After Docker has stopped, digestfix plans the rollback again. If another program has
-/// changed the same references meanwhile, the rollback no longer fits.
+/// After Docker has stopped, digestfix plans the rollback again. The new plan is refused
+/// if another program has changed the same references meanwhile.
 #[test]
 fn a_rollback_is_planned_again() {
     let tagged = |extra: &str| {
@@ -419,7 +419,7 @@ fn old_backups_go_once_there_is_a_newer_one() {
     assert_eq!(records(&world).len(), 5, "the records stay");
 }
 
-/// The undo has failed, and a later recovery succeeds.
+/// Undo failed, and a later recovery succeeds.
 #[test]
 fn what_was_broken_and_is_whole_again_says_so() {
     let world = World::new();

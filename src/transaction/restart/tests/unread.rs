@@ -1,4 +1,4 @@
-//! A file that another program has changed since the engine read it.
+//! A file that another program changed after the engine had read it.
 
 use super::*;
 use crate::plan::Plan;
@@ -6,7 +6,7 @@ use crate::transaction::restart::unread::{only_in_engine, unread};
 
 const IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-/// The file has a digest that the engine has not read.
+/// The file contains a digest that the engine has not read.
 fn edited() -> World {
     let world = World::new();
     let edited =
@@ -61,7 +61,8 @@ fn what_is_gone_from_the_file_only_is_unread() {
     assert!(names(&world, &request).is_empty());
 }
 
-/// The engine could not load the image at its start, and could not at the next one.
+/// The engine could not load the image when it started, and will not be able to at the
+/// next start.
 #[test]
 fn an_image_that_the_engine_does_not_have_is_no_reason_for_a_new_start() {
     let world = edited();
