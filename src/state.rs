@@ -1,14 +1,14 @@
 //! What digestfix keeps on disk:
 //!
 //! - [`lock`]: one digestfix at a time on a data root
-//! - [`journal`]: a transaction that has not ended
-//! - [`pending`]: markers that lead to such transactions
-//! - [`loading`]: the archives that Docker is loading
+//! - [`journal`]: what a transaction that has not ended is about to do
+//! - [`pending`]: markers by which a later run finds such transactions
+//! - [`loading`]: the archives that a run has Docker load
 //! - [`history`]: the record of each transaction
 //! - [`provenance`]: how digestfix knew each digest that it wrote
 //! - [`retention`]: how long records and backups are kept
 //!
-//! Each format has a version, and a fixture that has to load (tests/formats).
+//! Each format has a version, and a fixture that must remain readable (tests/formats).
 
 pub mod history;
 pub mod id;

@@ -1,10 +1,10 @@
 //! History: one record for each transaction on a data root. It says who ran the
-//! transaction, on which claims, what changed and how the transaction ended.
+//! transaction, with which claims, what changed, and how the transaction ended.
 //!
-//! digestfix writes a record before it touches anything, and adds the outcome in the end.
-//! So the record outlives the [`journal`](crate::state::journal) and the run. People read
-//! it, and `digestfix rollback` uses it. Each record's number is one more than the
-//! highest, so the order survives a clock that jumps.
+//! digestfix writes a record before it changes anything, and adds the outcome at the end.
+//! The record stays after the [`journal`](crate::state::journal) is removed and the run
+//! has ended. People read it, and `digestfix rollback` uses it. Each new record gets the
+//! highest number so far plus one, so the order is right even if the clock jumps.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -27,15 +27,16 @@ mod record;
 
 pub use record::{Changed, Claimed, End, How, Kind, Record, Side};
 
-/// The directory beside the journal.
+/// The name of the directory, which is in the same directory as the journal.
 const DIRECTORY: &str = "history";
 
 const VERSION: u32 = 1;
 
-/// The largest record that is read or written, in bytes.
+/// The largest record that digestfix reads or writes, in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How much later than its record says a run may have ended.
+/// The precision of times in records: a run may have ended this much later than its
+/// record says.
 const PRECISION: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -114,8 +115,8 @@ fn prepare(lock: &RootLock) -> Result<(), Problem> {
     see_own(&path)
 }
 
-/// Fails unless only root may write the directory: a user who can rename a file in it
-/// could put a record there.
+/// Fails unless only root may write to the directory. A user who could rename a file in
+/// it could add a forged record.
 fn see_own(directory: &Path) -> Result<(), Problem> {
     let metadata = directory.symlink_metadata()?;
     let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
@@ -126,7 +127,7 @@ fn see_own(directory: &Path) -> Result<(), Problem> {
     }
 }
 
-/// Fails unless only root can put records here.
+/// Fails unless only root can add records on this data root.
 pub fn see_directory(data_root: &Path) -> Result<(), HistoryError> {
     let path = directory(data_root);
     match see_own(&path) {
@@ -154,8 +155,8 @@ pub fn read(data_root: &Path, id: &str) -> Result<Option<Record>, HistoryError> 
     read().map_err(Problem::at(&path))
 }
 
-/// Applies `keep` to each record, oldest first. Returns what `keep` took, and an error
-/// for each record that cannot be read: one such record does not hide others.
+/// Applies `keep` to each record, oldest first. Returns the results of `keep`, and an
+/// error for each record that cannot be read. An unreadable record does not hide others.
 pub fn scan<T>(
     data_root: &Path,
     mut keep: impl FnMut(Record) -> Option<T>,
@@ -175,7 +176,7 @@ pub fn scan<T>(
                 let order = (record.number, record.id.clone());
                 kept.extend(keep(record).map(|one| (order, one)));
             }
-            // Removed since the listing.
+            // The record was removed after the listing.
             Ok(None) => {}
             Err(error) => broken.push(error),
         }
@@ -185,8 +186,8 @@ pub fn scan<T>(
 }
 
 /// The hash of the configuration file with which the running dockerd is known to start,
-/// by the last run that ended. Needed because digestfix itself restores that file, which
-/// makes it newer than dockerd.
+/// according to the last run that ended. It is needed because digestfix itself restores
+/// that file, which makes the file newer than dockerd.
 pub fn known_to_start(data_root: &Path, start: &EngineStart) -> Option<Digest> {
     let (records, _) = scan(data_root, |record| record.ended.zip(record.daemon_json));
     let (ended, daemon_json) = records.into_iter().next_back()?;
@@ -194,7 +195,7 @@ pub fn known_to_start(data_root: &Path, start: &EngineStart) -> Option<Digest> {
     start.is_before(ended + PRECISION).then_some(daemon_json)
 }
 
-/// The names in a directory that have an ending, without the ending.
+/// The names in a directory that have this ending, without the ending.
 fn names(directory: &Path, ending: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for file in fs::read_dir(directory)? {
@@ -206,14 +207,15 @@ fn names(directory: &Path, ending: &str) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Ends the records of interrupted runs: under the lock, a record without an end has no
-/// other cause. Removes the records that such a run wrote only in part. `broken` is a run
-/// being recovered, whose record may say that its undo failed. Returns the errors.
+/// Adds an end to the records of interrupted runs. While the lock is held, only an
+/// interrupted run can have a record without an end. Removes records that such a run
+/// wrote only in part. `broken` is the ID of a run being recovered, whose record may say
+/// that its undo failed. Returns the errors.
 pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryError> {
     let directory = directory(lock.data_root());
     if see_own(&directory).is_ok() {
         for half in names(&directory, ".json.new").unwrap_or_default() {
-            // Ignored: nothing reads this file.
+            // Ignore the error: nothing reads this file.
             let _ = directory::remove(&directory.join(format!("{half}.json.new")));
         }
     }
@@ -226,8 +228,9 @@ pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryErro
     let (interrupted, _) = scan(lock.data_root(), unended);
     let ended = interrupted.into_iter().map(|mut record| {
         let references = match record.method {
-            // A run that may have sent a request to Docker or containerd has a journal,
-            // and ends by that. So this one has changed nothing.
+            // If a run may have sent a request to Docker or containerd, it has a journal,
+            // and its recovery writes the end. So a run that gets here has changed
+            // nothing.
             Some(Method::Load | Method::Record) => Side::Old,
             Some(Method::Restart) | None => ImageDir::new(lock.data_root(), &record.driver)
                 .read_bytes()

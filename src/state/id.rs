@@ -1,5 +1,5 @@
-//! ID of a transaction: when it began, and in which process. Its files are named after
-//! the ID.
+//! ID of a transaction, which consists of the time when it began and its process ID. The
+//! transaction's files are named after the ID.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +11,8 @@ pub fn is_id(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
-/// An ID for a transaction that begins now. A second ID of this process within a second
-/// has the time of the next second.
+/// Returns an ID for a transaction that begins now. If this process needs a second ID
+/// within one second, that ID gets the time of the next second.
 pub fn new_id() -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -30,8 +30,8 @@ pub fn new_id() -> String {
     format!("{now}-{}", std::process::id())
 }
 
-/// The path of a transaction's file beside another one. The name of a backup thus says
-/// when it was made, and by which process.
+/// The path of a transaction's file that lies beside another file. So the name of a
+/// backup shows when it was made, and by which process.
 pub fn beside(live: &Path, id: &str) -> PathBuf {
     let mut name = live.as_os_str().to_owned();
     name.push(format!(".digestfix-{id}"));

@@ -1,9 +1,10 @@
-//! Journal: what a transaction is about to do, on disk before it does it. With it,
-//! another run can bring the host back when this one is killed.
+//! Journal: a file that says what a transaction is about to do, written before the
+//! transaction does it. If the run is killed, another run can restore the host from it.
 //!
-//! The journal names no file to be written. The reader finds the data root, the
-//! reference store and daemon.json by itself, and the files beside them are named after
-//! the transaction. Contents are known by their hashes.
+//! A recovery never writes to a path that it reads from the journal. It finds the data
+//! root, the reference store and daemon.json by itself, and derives the names of the
+//! files beside them from the transaction's ID. The journal identifies file contents by
+//! their hashes.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -24,7 +25,7 @@ const FILE_NAME: &str = "journal.json";
 
 const VERSION: u32 = 1;
 
-/// The largest journal that is read or written, in bytes.
+/// The largest journal that digestfix reads or writes, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// One transaction that has not ended.
@@ -32,25 +33,25 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 #[serde(deny_unknown_fields)]
 pub struct Journal {
     digestfix_journal: u32,
-    /// The transaction's ID: when it began, and in which process.
+    /// The transaction's ID, which consists of the time when it began and its process ID.
     pub id: String,
-    /// The boot in which it began ([`boot_id`]).
+    /// The boot in which the transaction began ([`boot_id`]).
     pub boot: String,
     pub intent: Intent,
     pub references: References,
 }
 
-/// What a transaction is about to do, and what its undo has to know.
+/// What a transaction is about to do, and what its undo needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
-    /// Exchange the file of the references, where there is no Docker to manage.
+    /// Replace the file with the references, on a host without a Docker to manage.
     Edit,
-    /// Stop Docker, exchange the file of the references and start Docker.
+    /// Stop Docker, replace the file with the references, and start Docker.
     Restart(Restart),
     /// Have the running Docker load manifests.
     Load(Load),
-    /// Have a node's containerd record names.
+    /// Have a node's containerd record more names.
     Record(Records),
 }
 
@@ -59,26 +60,26 @@ pub enum Intent {
 pub struct Restart {
     pub phase: Phase,
     pub unit: String,
-    /// The unit ran when the transaction began.
+    /// Whether the unit ran when the transaction began.
     pub running: bool,
-    /// The active units that would start it for a client.
+    /// The active units that start Docker's unit when a client needs it.
     pub triggers: Vec<String>,
-    /// Other active units that stop along with it.
+    /// The other active units that stop along with Docker's unit.
     pub units: Vec<String>,
-    /// Containers outlive Docker's stop because daemon.json has live-restore, and end if
-    /// Docker starts without it.
+    /// Containers survive a stop of Docker because daemon.json has live-restore. They
+    /// would end if Docker started without it.
     pub live_restore_by_file: bool,
     /// daemon.json, if the transaction switches live-restore on in it.
     pub live_restore: Option<DaemonJson>,
     /// The containers that Docker listed before it stopped.
     pub listed: Vec<Listed>,
-    /// The containers that are to run again, in the order of their start.
+    /// The containers that digestfix has to start again, in this order.
     pub start_again: Vec<Ran>,
-    /// The containers that are down, and that Docker would start with itself. They have
-    /// no restart policy until the transaction ends.
+    /// The containers that are down now, but that Docker would start when it starts.
+    /// digestfix removes their restart policies until the transaction ends.
     pub kept_down: Vec<KeptDown>,
     /// The containers whose health checks Docker does not resume by itself. digestfix
-    /// pauses them for an instant to resume the checks.
+    /// pauses them for an instant, which resumes the checks.
     pub health_checked: Vec<Ran>,
 }
 
@@ -91,7 +92,7 @@ pub struct Load {
     pub added: Vec<Pin>,
     /// References to drop.
     pub dropped: Vec<Pin>,
-    /// The change failed, and is being undone.
+    /// The change failed, and digestfix is undoing it.
     pub is_taken_back: bool,
     /// containerd's root directory, if the user gave one.
     pub containerd_root: Option<PathBuf>,
@@ -106,11 +107,11 @@ pub struct Records {
     pub added: Vec<NodeRecord>,
     /// Records to remove.
     pub dropped: Vec<NodeRecord>,
-    /// The change failed, and is being undone.
+    /// The change failed, and digestfix is undoing it.
     pub is_taken_back: bool,
 }
 
-/// A record of a node's containerd, and the image that it has to lead to.
+/// A record in a node's containerd, and the image that it has to point at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeRecord {
@@ -132,10 +133,10 @@ pub struct Pin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Get ready, while Docker runs.
+    /// Preparations, while Docker runs.
     Preparing,
-    /// Stop Docker, exchange the references, start Docker, restore everything else: from
-    /// here on containers may have ended.
+    /// Stop Docker, replace the references, start Docker, restore everything else. From
+    /// here on, containers may have ended.
     Stopping,
 }
 
@@ -144,30 +145,30 @@ struct Version {
     digestfix_journal: u32,
 }
 
-/// The contents of the reference store, by their hashes.
+/// The contents of the reference store, as hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct References {
     pub driver: String,
-    /// What the transaction found.
+    /// The store that the transaction found.
     pub before: Digest,
-    /// What the transaction makes.
+    /// The store that the transaction makes.
     pub after: Digest,
 }
 
-/// daemon.json, in which one setting changes; its contents by their hashes.
+/// daemon.json, in which digestfix changes one setting. Its contents are given as hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DaemonJson {
-    /// The file, for the reader to compare with the one it found.
+    /// The path of the file, so that a reader can compare it with the path that it finds.
     pub config_file: PathBuf,
-    /// The running engine had the setting on.
+    /// Whether the setting was on in the running engine.
     pub engine: bool,
     /// The original file; `None` if there was nothing to read.
     pub before: Option<Digest>,
-    /// The name existed: as a file, or as a dangling link.
+    /// Whether the path existed, either as a file or as a dangling link.
     pub found: bool,
-    /// The directory existed.
+    /// Whether the directory existed.
     pub directory: bool,
     pub on: Digest,
     pub off: Digest,
@@ -188,7 +189,7 @@ pub struct Ran {
     pub paused: bool,
 }
 
-/// A container that is to stay down.
+/// A container that has to stay down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeptDown {
@@ -254,7 +255,7 @@ impl JournalError {
 }
 
 impl Restart {
-    /// A restart that has not touched anything yet.
+    /// A restart that has not changed anything yet.
     pub fn new(unit: &str) -> Self {
         Self {
             phase: Phase::Preparing,
@@ -300,7 +301,7 @@ impl Journal {
         }
     }
 
-    /// The restart, if the transaction is one.
+    /// The data about the restart, if the transaction is one.
     pub const fn restart(&self) -> Option<&Restart> {
         match &self.intent {
             Intent::Restart(restart) => Some(restart),
@@ -308,7 +309,7 @@ impl Journal {
         }
     }
 
-    /// Like [`Journal::restart`], to change it.
+    /// The data about the restart, to be changed.
     pub const fn restart_mut(&mut self) -> Option<&mut Restart> {
         match &mut self.intent {
             Intent::Restart(restart) => Some(restart),
@@ -316,7 +317,8 @@ impl Journal {
         }
     }
 
-    /// Adds what is known of daemon.json to the journal, before daemon.json changes.
+    /// Adds the data about daemon.json to the journal. Must be called before daemon.json
+    /// changes.
     pub fn note_daemon_json(
         &mut self,
         contents: DaemonJson,
@@ -342,7 +344,7 @@ impl Journal {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, Problem> {
-        // A journal of another version may have other fields.
+        // Check the version first, because other versions may have other fields.
         let Version { digestfix_journal } = serde_json::from_slice(bytes)?;
         if digestfix_journal != VERSION {
             return Err(Problem::Version(digestfix_journal));
@@ -364,7 +366,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The machine has rebooted since the transaction began.
+    /// Whether the machine has rebooted since the transaction began.
     pub fn is_of_another_boot(&self) -> bool {
         self.boot != boot_id()
     }
@@ -386,7 +388,7 @@ impl Journal {
         })
     }
 
-    /// Removes the journal: the transaction has ended.
+    /// Removes the journal, because the transaction has ended.
     pub fn close(lock: &RootLock) -> Result<(), JournalError> {
         let path = path(lock.data_root());
         state_file::remove(&path, lock).map_err(|error| JournalError {
@@ -400,24 +402,24 @@ pub fn path(data_root: &Path) -> PathBuf {
     state_file::path(data_root, FILE_NAME)
 }
 
-/// Identifies this boot: by the kernel's ID (`random(4)`, `boot_id`), and by the start of
-/// the first process, because a container may start again under the same kernel
-/// (`proc_pid_stat(5)`, field 22).
+/// Identifies this boot by the kernel's ID (`random(4)`, `boot_id`), and by the start
+/// time of the first process. The kernel's ID is not enough, because a container may
+/// restart under the same kernel (`proc_pid_stat(5)`, field 22).
 pub fn boot_id() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let init = fs::read_to_string("/proc/1/stat").unwrap_or_default();
-    // The second field is a name in parentheses, and may have spaces.
+    // The second field is a name in parentheses, which may contain spaces.
     let after_name = init.rsplit(')').next().unwrap_or_default();
     let started = after_name.split_whitespace().nth(19).unwrap_or_default();
     format!("{} {started}", kernel.trim())
 }
 
-/// The hash that identifies a content.
+/// The hash that identifies the contents of a file.
 pub fn hash(bytes: &[u8]) -> Digest {
     hash_pieces(&[bytes])
 }
 
-/// Like [`hash`], for a file in pieces.
+/// Like [`hash`], for contents that consist of several pieces.
 pub fn hash_pieces(pieces: &[&[u8]]) -> Digest {
     Digest::of_pieces(Algorithm::Sha256, pieces)
 }
@@ -453,7 +455,7 @@ mod tests {
         }
     }
 
-    /// These fixtures stay from the first release on.
+    /// From the first release on, these fixtures must not change.
     #[test]
     fn each_intent_is_read_as_it_was_written() {
         let mut restart = Restart::new("docker.service");

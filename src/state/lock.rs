@@ -1,4 +1,4 @@
-//! Lock: one digestfix at a time on a data root.
+//! Lock: allows only one digestfix at a time to work on a data root.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -20,8 +20,8 @@ const LOCK_FILE: &str = "lock";
 const RETRY: Duration = Duration::from_millis(50);
 const HOLDER_MAX_BYTES: u64 = 1024;
 
-/// Proof that no other digestfix works on the data root. Released when
-/// dropped, or by the kernel when the process ends.
+/// Proof that no other digestfix works on the data root. The lock is released when this
+/// is dropped, or by the kernel when the process ends.
 #[derive(Debug)]
 pub struct RootLock {
     file: File,
@@ -60,8 +60,8 @@ impl LockError {
     }
 }
 
-/// Advice for a file in a data root that cannot be written, if a service's sandbox may be
-/// the reason (`ProtectSystem=` in `systemd.exec(5)`).
+/// Advice if digestfix cannot write a file in a data root and the reason may be a
+/// service's sandbox (`ProtectSystem=` in `systemd.exec(5)`).
 fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     let data_root = path.parent()?.parent()?;
     if error.kind() != io::ErrorKind::ReadOnlyFilesystem {
@@ -75,7 +75,7 @@ fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     ))
 }
 
-/// Makes the directory that takes the place of a data root on a Kubernetes node.
+/// Creates the directory that a Kubernetes node has in place of a data root.
 pub fn make_root(data_root: &Path) -> Result<(), LockError> {
     if data_root.is_dir() {
         return Ok(());
@@ -93,7 +93,7 @@ pub fn make_root(data_root: &Path) -> Result<(), LockError> {
 }
 
 impl RootLock {
-    /// Takes the lock, waiting up to `wait` for another run to end.
+    /// Takes the lock. If another run has it, waits for at most `wait`.
     pub async fn acquire(data_root: &Path, wait: Duration) -> Result<Self, LockError> {
         let deadline = Instant::now() + wait;
         loop {
@@ -106,13 +106,13 @@ impl RootLock {
         }
     }
 
-    /// Takes the lock, or fails at once if another process has it.
+    /// Takes the lock, or fails immediately if another process has it.
     pub fn acquire_now(data_root: &Path) -> Result<Self, LockError> {
         Self::take(data_root, FileExt::try_lock_exclusive)
     }
 
-    /// Takes the lock when the run that has it ends for any reason. Blocks this thread
-    /// until then.
+    /// Takes the lock as soon as the run that has it ends for any reason. Blocks this
+    /// thread until then.
     pub fn await_end(data_root: &Path) -> Result<Self, LockError> {
         Self::take(data_root, |file| {
             loop {
@@ -140,7 +140,7 @@ impl RootLock {
             path: own.clone(),
             error,
         })?;
-        // Opening a device may have effects.
+        // Opening a device may have side effects.
         if is_barred(&path) {
             return Err(barred(path));
         }
@@ -170,7 +170,7 @@ impl RootLock {
             Ok(found) if found.ino() == locked.ino() && found.dev() == locked.dev() => {}
             _ => return Self::take(data_root, lock),
         }
-        // Ignored: a full disk must not prevent a recovery.
+        // Ignore the error: a full disk must not prevent a recovery.
         let _ = introduce(&mut file);
         Ok(Self {
             file,
@@ -185,14 +185,14 @@ impl RootLock {
 
 impl Drop for RootLock {
     fn drop(&mut self) {
-        // The text about the holder must not outlive it. The kernel releases the lock
-        // with the file in any case.
+        // Remove the text about the run that held the lock. The kernel releases the lock
+        // together with the file in any case.
         let _ = self.file.set_len(0);
     }
 }
 
-/// Describes the run that has the lock or waits for it. Does not try the lock: that could
-/// get in the way of a run that begins.
+/// Describes the run that has the lock or waits for it. Does not try to take the lock,
+/// because that could disturb a run that is just beginning.
 pub fn seen_at_work(data_root: &Path) -> Option<String> {
     let path = data_root.join(STATE_DIR).join(LOCK_FILE);
     let pid = user_of(&path)?;
@@ -201,7 +201,7 @@ pub fn seen_at_work(data_root: &Path) -> Option<String> {
     Some(known.unwrap_or_else(|| format!("process {pid}")))
 }
 
-/// An error if the path of the lock is not a plain file.
+/// Returns an error if the path of the lock is not a plain file.
 pub fn seen_barred(data_root: &Path) -> Option<LockError> {
     let path = data_root.join(STATE_DIR).join(LOCK_FILE);
     is_barred(&path).then(|| barred(path))
@@ -249,7 +249,7 @@ mod tests {
         assert!(seen_at_work(root.path()).unwrap().starts_with(&own));
         drop(lock);
         assert_eq!(seen_at_work(root.path()), None);
-        // A killed run leaves its text in the file.
+        // A killed run leaves the text about itself in the file.
         fs::write(root.path().join("digestfix/lock"), "process 1").unwrap();
         assert_eq!(seen_at_work(root.path()), None);
     }

@@ -1,14 +1,14 @@
-//! How a change is made.
+//! Methods by which digestfix changes references.
 
 use serde::{Deserialize, Serialize};
 
-/// How a change is made: each image store has one way.
+/// The method of a change. Each kind of image store has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// The running Docker loads manifests into the containerd image store.
     Load,
-    /// digestfix has containerd record names, on a Kubernetes node.
+    /// On a Kubernetes node, digestfix has containerd record more names.
     Record,
     /// digestfix stops Docker, changes `repositories.json` and starts Docker again.
     Restart,

@@ -1,5 +1,6 @@
-//! Pending markers: where on this host transactions have not ended. The journal of each
-//! transaction is in its data root, which may be anywhere; the marker leads to it.
+//! Pending markers: files that list the transactions on this host that have not ended.
+//! The journal of each transaction is in its data root, which may be anywhere. The marker
+//! names that data root.
 //!
 //! Each transaction has one small file in `/var/lib/digestfix/pending`. digestfix writes
 //! it before the journal, and removes it after the journal. At boot, systemd checks
@@ -26,7 +27,7 @@ pub const PENDING: &str = "/var/lib/digestfix/pending";
 
 const VERSION: u32 = 1;
 
-/// The largest such file that is read, in bytes.
+/// The largest marker that digestfix reads, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 const SUFFIX: &str = ".json";
@@ -37,13 +38,13 @@ const SUFFIX: &str = ".json";
 pub struct Marker {
     digestfix_pending: u32,
     boot: String,
-    /// Docker's data root, or the directory in place of one on a Kubernetes node. The
-    /// journal is there.
+    /// Docker's data root, or the directory that takes its place on a Kubernetes node. It
+    /// contains the journal.
     pub data_root: PathBuf,
-    /// Docker's configuration file; `None` if there is no Docker.
+    /// Docker's configuration file. `None` if there is no Docker.
     pub config_file: Option<PathBuf>,
     pub flags: Flags,
-    /// What digestfix detected. Some of it only a running engine can tell.
+    /// What digestfix detected. Only a running engine can supply some of it.
     pub found: Flags,
 }
 
@@ -67,7 +68,8 @@ impl MarkerError {
 impl Marker {
     pub fn new(images: &ImageDir, host: &Managed) -> Self {
         let flags = &host.flags;
-        // A later run, in another working directory, reads the marker.
+        // Make the path absolute: a later run reads the marker in another working
+        // directory.
         let whole = |path: &PathBuf| absolute(path).unwrap_or_else(|_| path.clone());
         Self {
             digestfix_pending: VERSION,
@@ -78,8 +80,8 @@ impl Marker {
                 data_root: Some(whole(&images.data_root().to_owned())),
                 driver: Some(images.driver().to_owned()),
                 unit: Some(host.unit.id.clone()),
-                // Leave out a file that does not exist: a recovery would refuse a named
-                // file.
+                // Leave out a file that does not exist, because a recovery would fail if
+                // the named file is missing.
                 config_file: host.config_file.exists().then(|| whole(&host.config_file)),
                 socket: Some(whole(&host.socket)),
                 ..Flags::default()
@@ -111,19 +113,19 @@ impl Marker {
         }
     }
 
-    /// The machine has rebooted since the transaction began.
+    /// Whether the machine has rebooted since the transaction began.
     pub fn is_of_another_boot(&self) -> bool {
         self.boot != boot_id()
     }
 
-    /// The data root is there: it has digestfix's own directory, which each run makes
-    /// before anything else. The mount point of a disk that is not mounted does not have
-    /// it.
+    /// Whether the data root is available, which means that it contains digestfix's own
+    /// directory. Each run creates that directory before anything else. If the disk is
+    /// not mounted, its mount point does not contain it.
     pub fn leads_to_a_data_root(&self) -> bool {
         self.data_root.join(STATE_DIR).is_dir()
     }
 
-    /// What to tell the user if the data root is not there.
+    /// The message for the user if the data root is not available.
     pub fn gone(&self, id: &str) -> String {
         let put_back = self.config_file.as_ref().map_or_else(String::new, |file| {
             let (aside, file) = (beside(file, id), file.display());
@@ -173,7 +175,7 @@ impl Marker {
     }
 }
 
-/// The transactions that have not ended, in the order of their IDs, and errors for the
+/// The transactions that have not ended, in the order of their IDs, and the errors for
 /// markers that cannot be read.
 pub fn read_all(pending: &Path) -> (Vec<(String, Marker)>, Vec<MarkerError>) {
     let failed = |path: &Path| {
@@ -208,12 +210,13 @@ pub fn read_all(pending: &Path) -> (Vec<(String, Marker)>, Vec<MarkerError>) {
     (found, errors)
 }
 
-/// Removes the half-written markers of killed runs. No run may be at work.
+/// Removes the half-written markers of killed runs. Must not be called while another run
+/// is active.
 pub fn sweep(pending: &Path) {
     for file in fs::read_dir(pending).into_iter().flatten().flatten() {
         let path = file.path();
         if path.as_os_str().as_bytes().ends_with(b".json.new") {
-            // Ignored: nothing reads this file.
+            // Ignore the error: nothing reads this file.
             let _ = directory::remove(&path);
         }
     }
@@ -290,7 +293,7 @@ mod tests {
         assert_eq!(read_all(&pending).0.len(), 1);
     }
 
-    /// The fixture has all that a marker may have.
+    /// The fixture has every field that a marker can have.
     #[test]
     fn a_marker_of_this_version_loads() {
         let flags = Flags {

@@ -1,7 +1,7 @@
-//! Provenance: what the digests on a host rest on. For each digest that `apply` wrote, a
-//! file in the data root has the trust and the source of its claim.
+//! Provenance: how digestfix knows the digests on a host. For each digest that `apply`
+//! wrote, a file in the data root contains the trust and the source of its claim.
 //!
-//! The file is for people: digestfix works without it.
+//! The file is only for people: digestfix works without it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,10 +19,10 @@ use crate::store::data_root::ImageDir;
 
 const VERSION: u32 = 1;
 
-/// The largest such file that is read, in bytes.
+/// The largest provenance file that digestfix reads, in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The digests that digestfix wrote, by reference in familiar form.
+/// The digests that digestfix wrote. The keys are references in familiar form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     version: u32,
@@ -46,19 +46,21 @@ impl Default for Provenance {
 }
 
 impl Provenance {
-    /// What a reference rests on, if it still points at the image that digestfix wrote.
+    /// How digestfix knew a reference, if the reference still points at the image that
+    /// digestfix wrote.
     pub fn of(&self, reference: &Reference, image: &ImageId) -> Option<&ProvenanceEntry> {
         let written = self.references.get(&reference.familiar())?;
         (written.image_id == *image).then_some(written)
     }
 
-    /// The references that digestfix wrote. Some may be gone.
+    /// The references that digestfix wrote, some of which may no longer exist.
     pub fn references(&self) -> impl Iterator<Item = Reference> {
         let names = self.references.keys();
         names.filter_map(|name| Reference::parse(name).ok())
     }
 
-    /// Adds what a plan wrote, and removes entries that no longer hold.
+    /// Adds the references that a plan wrote, and removes entries that are no longer
+    /// true.
     fn note(&mut self, plan: &Plan) {
         for change in &plan.changes {
             if let (Some(image), Some(target)) = (&change.to, plan.basis(&change.reference))
@@ -78,8 +80,8 @@ impl Provenance {
         });
     }
 
-    /// Reads the file. The result is empty if there is no file, as before the first
-    /// `apply`.
+    /// Reads the file. If there is no file, as before the first `apply`, the result is
+    /// empty.
     pub fn read(images: &ImageDir) -> io::Result<Self> {
         let Some(bytes) = state_file::read(&path(images), MAX_BYTES)? else {
             return Ok(Self::default());
@@ -94,7 +96,8 @@ impl Provenance {
         Ok(provenance)
     }
 
-    /// Adds what a plan wrote to the file. On an error, the file is as it was.
+    /// Adds the references that a plan wrote to the file. On an error, the file is
+    /// unchanged.
     pub fn record(images: &ImageDir, lock: &RootLock, plan: &Plan) -> io::Result<()> {
         let mut provenance = Self::read(images).unwrap_or_default();
         provenance.note(plan);

@@ -1,8 +1,9 @@
-//! Retention: how many former reference stores are kept beside the one in use, and how
-//! many records in the [`history`].
+//! Retention: how many former reference stores digestfix keeps beside the one in use, and
+//! how many records in the [`history`].
 //!
-//! `Limits::expendable` decides; the rest reads the directories and removes files. The
-//! last good store stays, regardless of the limits and the clock.
+//! `Limits::expendable` decides what to remove; the rest reads the directories and
+//! removes files. The last good store is always kept, regardless of the limits and the
+//! clock.
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
@@ -21,10 +22,10 @@ use crate::store::repositories::{self, Store};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 
-/// How many of the newest backups stay at any age.
+/// How many of the newest backups are kept regardless of their age.
 const WHATEVER_THEIR_AGE: usize = 3;
 
-/// How many of the newest records stay, with or without a backup.
+/// How many of the newest records are kept, with or without a backup.
 const RECORDS: usize = 200;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -49,14 +50,14 @@ impl Default for Limits {
 struct Backup {
     /// The ID of the transaction that made the backup.
     id: String,
-    /// When that transaction began, by the clock of that time.
+    /// When that transaction began, according to the clock at that time.
     began: SystemTime,
-    /// The number of its record, if the history has one.
+    /// The number of the transaction's record, if the history has one.
     number: Option<u64>,
 }
 
 impl Limits {
-    /// The IDs of the backups to remove. `is_good` says whether a backup is a whole
+    /// The IDs of the backups to remove. `is_good` returns whether a backup is a complete
     /// reference store.
     fn expendable(
         self,
@@ -66,8 +67,8 @@ impl Limits {
         is_good: impl Fn(&str) -> bool,
     ) -> Vec<String> {
         newest_first(&mut backups);
-        // The position of the newest good backup. Evaluated only if some backup is about
-        // to go, because it reads whole files.
+        // The position of the newest good backup. Evaluated only if a backup is about to
+        // be removed, because `is_good` reads whole files.
         let ids: Vec<String> = backups.iter().map(|backup| backup.id.clone()).collect();
         let last_good = LazyCell::new(|| ids.iter().position(|id| is_good(id)));
         let longest = DAY * self.days;
@@ -84,8 +85,8 @@ impl Limits {
     }
 }
 
-/// Sorts backups by the numbers of their records. A backup without a number counts as new
-/// as the newest of those whose names come before its own.
+/// Sorts backups by the numbers of their records. A backup without a number counts as
+/// just after the highest number among the backups whose IDs sort before its own.
 fn newest_first(backups: &mut [Backup]) {
     let mut by_id: Vec<(String, Option<u64>)> = backups
         .iter()
@@ -104,7 +105,7 @@ fn newest_first(backups: &mut [Backup]) {
     });
 }
 
-/// When a transaction began, by its name: `20261124T113000Z-7`.
+/// When a transaction began, according to its ID, such as `20261124T113000Z-7`.
 fn began(id: &str) -> Option<SystemTime> {
     let (time, process) = id.split_once("Z-")?;
     let (date, time) = time.split_once('T')?;
@@ -120,9 +121,9 @@ fn began(id: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(&rfc_3339).ok()
 }
 
-/// Removes old backups and records. Returns what could not be removed. `present` is the
-/// transaction that has just ended. Without limits, as after a failure, every backup
-/// stays.
+/// Removes old backups and records. Returns an error for each file that could not be
+/// removed. `present` is the transaction that has just ended. If `limits` is `None`, as
+/// after a failure, keeps every backup.
 pub fn enforce(
     images: &ImageDir,
     lock: &RootLock,
@@ -160,7 +161,8 @@ fn remove(path: &Path) -> Option<String> {
     ))
 }
 
-/// The backups here: plain files with the name and the owner of digestfix's backups.
+/// The backups of this store: plain files with the name and the owner of digestfix's
+/// backups.
 fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
     let Ok(listing) = fs::read_dir(images.path()) else {
         return Vec::new();
@@ -169,7 +171,7 @@ fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
     for file in listing.flatten() {
         let name = file.file_name();
         let id = name.to_str().and_then(id_of);
-        // `DirEntry::metadata` does not follow a link, so a link does not count.
+        // `DirEntry::metadata` does not follow links, so a link is not counted.
         let Some((id, metadata)) = id.zip(file.metadata().ok()) else {
             continue;
         };
@@ -185,7 +187,7 @@ fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
     found
 }
 
-/// How many former reference stores are kept here.
+/// The number of former reference stores that are kept.
 pub fn count(images: &ImageDir) -> usize {
     backups(images, &BTreeMap::new()).len()
 }

@@ -1,4 +1,4 @@
-//! Which transaction of the history to roll back, and the reversal that does it.
+//! Finds the transaction in the history to roll back, and plans its reversal.
 
 use std::collections::BTreeMap;
 
@@ -42,8 +42,8 @@ impl RollbackBlocker {
     }
 }
 
-/// The transactions that were rolled back, each with the rollback that did it. A rollback
-/// that was itself rolled back does not count. `records` are oldest first.
+/// The IDs of the transactions that were rolled back, each with the ID of its rollback.
+/// Leaves out rollbacks that were themselves rolled back. `records` are oldest first.
 pub fn rolled_back(records: &[Record]) -> BTreeMap<&str, &str> {
     let mut found = BTreeMap::new();
     for record in records.iter().rev() {
@@ -57,8 +57,8 @@ pub fn rolled_back(records: &[Record]) -> BTreeMap<&str, &str> {
     found
 }
 
-/// Finds the transaction to roll back: the one with this ID, or the newest that is in
-/// effect. `records` are oldest first.
+/// Finds the transaction to roll back: the one with this ID, or else the newest one that
+/// is in effect. `records` are oldest first.
 pub fn reversal(
     records: &[Record],
     id: Option<&str>,
@@ -123,7 +123,7 @@ pub fn reversal(
             change: change.into(),
         }));
     }
-    // A later claim on a reference replaces an earlier one.
+    // A later claim about a reference replaces an earlier one.
     for claim in earlier.iter().filter(own).flat_map(|record| &record.claims) {
         let basis = Basis {
             claim: claim.claim.clone(),

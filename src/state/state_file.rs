@@ -1,5 +1,4 @@
-//! Small files in the data root. Each is read whole or not at all, and replaced whole or
-//! not at all.
+//! Small files in the data root. Each is read or replaced completely, or not at all.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -14,16 +13,16 @@ use crate::store::data_root::STATE_DIR;
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 
-/// How the name of such a file ends until the file is whole.
+/// The ending of such a file's name until the file is complete.
 const HALF_WRITTEN: &str = ".json.new";
 
-/// The path of such a file in a data root.
+/// The path of a file with this name in a data root.
 pub fn path(data_root: &Path, name: &str) -> PathBuf {
     data_root.join(STATE_DIR).join(name)
 }
 
-/// Reads the file, if there is one. Fails if it is not a plain file, has more than `max`
-/// bytes, or others than root may write it.
+/// Reads the file, if there is one. Fails if the file is not a plain file, has more than
+/// `max` bytes, or is writable by users other than root.
 pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     if let Some(directory) = path.parent() {
         plain_file::refuse_link(directory)?;
@@ -46,12 +45,13 @@ pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Replaces the file, and returns once that is on disk. On an error the file is as it
-/// was; if only its new name could not be synced, the new file may be gone after a power
-/// cut.
+/// Replaces the file, and returns once the new file is on disk. On an error, the file is
+/// unchanged, with one exception: if only its new name could not be synced, the new file
+/// may be lost in a power cut.
 pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
     let new = half_written(path);
-    // A killed run may have left one. The lock proves that no other run is at work.
+    // A killed run may have left such a file. The lock proves that no other run is
+    // active.
     directory::remove(&new)?;
     let mut file = OpenOptions::new()
         .write(true)
@@ -69,8 +69,8 @@ pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
     directory::sync(path)
 }
 
-/// Removes the file, and what a killed run has written of a new one. Returns once that is
-/// on disk.
+/// Removes the file, and the half-written file that a killed run may have left. Returns
+/// once the removal is on disk.
 pub fn remove(path: &Path, _lock: &RootLock) -> io::Result<()> {
     directory::remove(path)?;
     directory::remove(&half_written(path))?;

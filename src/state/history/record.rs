@@ -1,4 +1,4 @@
-//! The record of one transaction, as it lies on disk.
+//! The record of one transaction, in the form that it has on disk.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,28 +21,28 @@ use crate::state::state_file;
 use crate::store::data_root::is_driver_name;
 use crate::sys::who;
 
-/// The most that is kept of a reason, in characters.
+/// The most characters of a reason that the record keeps.
 const MAX_WHY: usize = 10_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     pub(super) digestfix_history: u32,
-    /// The transaction's ID: when it began, and in which process.
+    /// The transaction's ID, which consists of the time when it began and its process ID.
     pub id: String,
-    /// The position in the order of all records.
+    /// The position of the record in the order of all records.
     pub number: u64,
-    /// When it began (RFC 3339).
+    /// When the transaction began (RFC 3339).
     pub began: String,
     pub ended: Option<String>,
     pub by: String,
     pub kind: Kind,
     pub driver: String,
-    /// The hash of the reference store as found.
+    /// The hash of the reference store that the transaction found.
     pub before: Digest,
-    /// The hash of the reference store as planned.
+    /// The hash of the reference store that the transaction plans.
     pub after: Digest,
-    /// The claims that did not hold already.
+    /// The claims that were not already true.
     pub claims: Vec<Claimed>,
     /// The planned changes.
     pub changes: Vec<Changed>,
@@ -54,19 +54,20 @@ pub struct Record {
     /// The method; `None` if there was no Docker to manage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
-    /// For a load, the manifests of the references that changed: a rollback needs them.
+    /// The manifests of the references that a load changed, because a rollback needs
+    /// them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub manifests: BTreeMap<Digest, String>,
     /// containerd's root directory, if the user gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containerd_root: Option<PathBuf>,
-    /// The hash of Docker's configuration file, if the dockerd that ran at the end was
-    /// known to start with it.
+    /// The hash of Docker's configuration file, if it was known at the end that the
+    /// running dockerd can start with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daemon_json: Option<Digest>,
 }
 
-/// How a transaction changes the references, and what a rollback has to know.
+/// How a transaction changes the references, and what a rollback needs to know.
 #[derive(Debug, Clone, Default)]
 pub struct How {
     pub method: Option<Method>,
@@ -104,9 +105,9 @@ pub struct Claimed {
 pub struct Changed {
     #[serde(with = "familiar")]
     pub reference: Reference,
-    /// The image that it pointed at; `None` if it did not exist.
+    /// The image that the reference pointed at. `None` if the reference did not exist.
     pub from: Option<String>,
-    /// The image to point at; `None` to drop the reference.
+    /// The image that the reference has to point at. `None` to drop the reference.
     pub to: Option<ImageId>,
 }
 
@@ -114,7 +115,7 @@ pub struct Changed {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum End {
     Done,
-    /// The transaction failed, and the host was as found.
+    /// The transaction failed, and the host was restored to its former state.
     Undone {
         why: String,
     },
@@ -145,7 +146,7 @@ pub enum Side {
 }
 
 impl Record {
-    /// Begins the record of a transaction that has not touched anything yet.
+    /// Begins the record of a transaction that has not changed anything yet.
     pub fn begin(
         lock: &RootLock,
         id: &str,
@@ -182,7 +183,8 @@ impl Record {
         };
         record.plan(references, plan);
         record.write(lock).inspect_err(|_| {
-            // Remove what was written: a record would say that there was a transaction.
+            // Remove what was written, because a record would mean that there was a
+            // transaction.
             let _ = state_file::remove(&path, lock);
         })?;
         Ok(record)
@@ -232,7 +234,7 @@ impl Record {
         write().map_err(Problem::at(&path))
     }
 
-    /// The transaction changed references, and they were still changed when it ended.
+    /// Whether the transaction changed references that were still changed when it ended.
     pub fn took_effect(&self) -> bool {
         let changed = matches!(
             self.result,
@@ -252,8 +254,8 @@ impl Record {
         self.changes.is_empty() && self.entries.is_empty()
     }
 
-    /// Whether these bytes of the store are the references from before or after the
-    /// transaction.
+    /// Whether these bytes are the reference store from before the transaction, the one
+    /// that it made, or neither.
     pub(super) fn side(&self, bytes: &[u8]) -> Side {
         match hash(bytes) {
             found if found == self.before => Side::Old,
@@ -263,7 +265,7 @@ impl Record {
     }
 
     pub(super) fn parse(bytes: &[u8], id: &str) -> Result<Self, Problem> {
-        // A record of another version may have other fields.
+        // Check the version first, because other versions may have other fields.
         let Version { digestfix_history } = serde_json::from_slice(bytes)?;
         if digestfix_history != VERSION {
             return Err(Problem::Version(digestfix_history));

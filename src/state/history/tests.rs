@@ -87,7 +87,7 @@ fn a_record_is_read_as_it_was_written() {
     assert_eq!(read(root.path(), "another").unwrap(), None);
 }
 
-/// The fixture has all that a record may have.
+/// The fixture has every field that a record can have.
 #[test]
 fn a_record_of_this_version_loads() {
     let digest = hash(b"manifest");
@@ -163,7 +163,7 @@ fn a_name_of_a_transaction_is_taken() {
     }
 }
 
-/// Files that are no records of digestfix are reported, and hide no others.
+/// Files that are not digestfix's records are reported, and do not hide other records.
 #[test]
 fn files_that_are_no_records() {
     let (root, lock) = root();
@@ -179,7 +179,7 @@ fn files_that_are_no_records() {
     fs::set_permissions(path(root.path(), "writable"), writable).unwrap();
     let huge = fs::File::create(path(root.path(), "huge")).unwrap();
     huge.set_len(MAX_BYTES + 1).unwrap();
-    // Left by a run that was killed while it wrote.
+    // A run that was killed while it wrote a record leaves such a file.
     fs::write(directory(root.path()).join("x.json.new"), "{").unwrap();
     let mut expected = 6;
     if geteuid().is_root() {
@@ -230,7 +230,7 @@ fn numbers_go_on_where_the_highest_is() {
         let record = Record::begin(&lock, id, Kind::Apply, &references, &plan, How::default());
         record.unwrap().number
     };
-    // A clock that runs ahead, and is then put right.
+    // A clock that runs ahead, and is corrected later.
     assert_eq!(begin("20990101T000000Z-1"), 1);
     assert_eq!(begin("20200101T000000Z-1"), 2);
     assert_eq!(begin("20500101T000000Z-1"), 3);
@@ -251,7 +251,7 @@ fn a_reason_of_any_length_is_noted() {
     assert_eq!(why.chars().count(), 10_001);
 }
 
-/// Under the lock no run is at work, with any storage driver.
+/// While this process holds the lock, no other run is active, with any storage driver.
 #[test]
 fn what_was_interrupted_is_ended() {
     let (root, lock) = root();
@@ -290,7 +290,8 @@ proptest! {
         let _ = Record::parse(&bytes, ID);
     }
 
-    /// A changed byte is an error or another valid record of this name.
+    /// If a byte changes, reading fails, or the result is another valid record with the
+    /// same ID.
     #[test]
     fn what_is_near_a_record(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut bytes = serde_json::to_vec(&record(ID, 1)).unwrap();

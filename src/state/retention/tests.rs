@@ -16,7 +16,7 @@ fn at(day: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + DAY * u32::try_from(day).unwrap()
 }
 
-/// A backup of a day, by the clock of that time.
+/// A backup whose name gives this day, which is what the clock showed when it was made.
 fn backup(day: u64, number: impl Into<Option<u64>>) -> Backup {
     let time: String = humantime::format_rfc3339_seconds(at(day))
         .to_string()
@@ -31,7 +31,7 @@ fn backup(day: u64, number: impl Into<Option<u64>>) -> Backup {
     }
 }
 
-/// The days of the backups that stay, of backups with these days and numbers.
+/// The days of the backups that remain, given the days and numbers of all backups.
 fn kept(
     (most, days): (usize, u32),
     backups: &[(u64, Option<u64>)],
@@ -57,8 +57,8 @@ fn kept(
         .collect()
 }
 
-/// A name; the limits; days and numbers of backups; today; the days of backups that are
-/// not whole stores; the days of backups that stay.
+/// A description; the limits; the days and numbers of the backups; the current day; the
+/// days of backups that are not complete stores; the days of the backups that remain.
 type Case<'a> = (
     &'a str,
     (usize, u32),
@@ -108,7 +108,7 @@ fn what_stays() {
             &[20_011, 20_010, 20_009, 20_008],
             &[20_007, 20_010, 20_011],
         ),
-        // The clock ran years ahead for the first two.
+        // For the first two backups, the clock ran years ahead.
         (
             "a clock put right",
             (3, 90),
@@ -117,7 +117,7 @@ fn what_stays() {
             &[],
             &[20_000, 20_001, 20_002],
         ),
-        // The clock runs years ahead now.
+        // The clock now runs years ahead.
         (
             "a clock gone wrong",
             (10, 90),
@@ -126,7 +126,7 @@ fn what_stays() {
             &[],
             &[20_002, 20_003, 30_000],
         ),
-        // From before the history, or with a record that is gone.
+        // Backups from before the history existed, or whose records are gone.
         (
             "without numbers",
             (3, 90),
@@ -150,7 +150,7 @@ fn what_stays() {
             &[],
             &[20_002, 20_003],
         ),
-        // The backup of the present transaction stays at any place.
+        // The backup of the current transaction remains at any position.
         (
             "the present one",
             (1, 90),
@@ -195,11 +195,12 @@ proptest! {
 
         prop_assert!(!gone.contains(&present));
         prop_assert!(good.is_empty() || left.iter().any(|one| is_good(&one.id)));
-        // More than the limit only for the present one and the last good one.
+        // More backups than the limit remain only if they include the current one and the
+        // last good one.
         prop_assert!(left.len() <= most + 2);
         prop_assert!(left.len() >= most.min(3).min(all.len()));
-        // If each has a number, the very newest good one stays, and a second look at the
-        // same moment removes nothing more.
+        // If all backups have numbers, the newest good one remains, and a second call at
+        // the same moment removes nothing more.
         if all.iter().all(|one| one.number.is_some()) {
             let newest = all.iter().rev().find(|one| is_good(&one.id));
             prop_assert!(newest.is_none_or(|one| !gone.contains(&one.id)));
@@ -242,7 +243,7 @@ fn lock(root: &TempDir) -> RootLock {
         .unwrap()
 }
 
-/// A file that only looks like a backup stays, and does not count.
+/// A file that only looks like a backup is kept, and does not count as one.
 #[test]
 fn only_what_is_digestfixs_own_is_removed() {
     let root = scratch();
@@ -293,7 +294,7 @@ fn only_what_is_digestfixs_own_is_removed() {
     assert_eq!(left, [&ids[3], &ids[4]]);
 }
 
-/// The newest backups are not whole stores: the newest whole one stays.
+/// The newest backups are not complete stores, so the newest complete one is kept.
 #[test]
 fn the_last_good_store_stays() {
     let root = scratch();

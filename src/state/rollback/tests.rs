@@ -78,7 +78,7 @@ fn the_newest_that_stands_is_chosen() {
             ],
             None,
         ),
-        // A failed rollback has reverted nothing.
+        // A failed rollback reverts nothing.
         (
             vec![
                 done("a", 1),
@@ -88,7 +88,7 @@ fn the_newest_that_stands_is_chosen() {
             ],
             Some("a"),
         ),
-        // Records that roll each other back do not make it go round in circles.
+        // Records that claim to roll each other back must not cause an endless loop.
         (vec![back("a", 1, "b"), back("b", 2, "a")], None),
         (vec![back("a", 1, "a")], None),
     ] {
@@ -129,12 +129,12 @@ fn what_cannot_be_taken_back_is_refused_by_name() {
     }
     assert!(refusal("c").to_string().contains("SIGINT"));
     assert!(matches!(refusal("f"), RollbackBlocker::OtherDriver { .. }));
-    // The references on the host decide whether these can be reverted.
+    // Whether these transactions can be reverted depends on the references on the host.
     assert!(reversal(&records, Some("g"), "overlay2").is_ok());
     assert!(reversal(&records, Some("b"), "overlay2").is_ok());
 }
 
-/// The newest transaction is not known while one may be at work.
+/// As long as a transaction may still be running, the newest transaction is not known.
 #[test]
 fn one_that_has_not_ended_is_waited_for() {
     let records = [done("a", 1), with("b", 2, None)];
