@@ -1,4 +1,4 @@
-//! systemd: its units and jobs, and what digestfix asks of it.
+//! systemd: its units and jobs, and the requests that digestfix sends to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,21 +14,21 @@ pub mod setting;
 pub use bus::SystemBus;
 pub use lasting::{PREFIX as LASTING, names as lasting_units, remove as forget_lasting};
 
-/// Where systemd looks for units and drop-ins that last until the next boot.
+/// The directory of units and drop-ins that exist until the next boot.
 pub const RUNTIME_UNITS: &str = "/run/systemd/system";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SystemdError {
-    /// No connection, or a broken one.
+    /// The connection failed or broke.
     #[error("systemd cannot be reached over D-Bus: {0}")]
     Bus(zbus::Error),
-    /// The socket accepts a connection, but there is no answer.
+    /// The socket accepts a connection, but systemd does not answer.
     #[error("systemd cannot be reached over D-Bus: no answer within {} s", .0.as_secs())]
     Silent(Duration),
     /// systemd can be reached, but not over the system bus.
     #[error("the system bus is gone")]
     NoBus,
-    /// systemd answered, and said no.
+    /// systemd answered with a refusal.
     #[error("systemd refused: {0}")]
     Refused(zbus::Error),
     #[error("{path}: {error}", path = path.display())]
@@ -38,8 +38,8 @@ pub enum SystemdError {
         /// `start` or `stop`.
         verb: &'static str,
         unit: String,
-        /// systemd's word for the outcome. `lost` if no signal has told it, and the unit
-        /// is not in the expected state.
+        /// systemd's name for the outcome. `lost` if no signal has reported an outcome
+        /// and the unit is not in the expected state.
         result: String,
     },
     #[error("systemd's job to {verb} {unit} has not ended after {} s", .after.as_secs())]
@@ -68,41 +68,41 @@ impl From<zbus::Error> for SystemdError {
     fn from(error: zbus::Error) -> Self {
         match error {
             zbus::Error::MethodError(..) => Self::Refused(error),
-            // Errors that D-Bus itself defines.
+            // Errors that the D-Bus specification defines.
             zbus::Error::FDO(_) if !bus::is_absent(&error) => Self::Refused(error),
             _ => Self::Bus(error),
         }
     }
 }
 
-/// The properties of a unit that matter for stopping and starting it.
+/// The properties of a unit that matter for stopping and starting the unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unit {
-    /// Its canonical name.
+    /// The unit's canonical name.
     pub id: String,
     /// `loaded`, `not-found`, `masked`, …
     pub load_state: String,
     /// `active`, `inactive`, `failed`, `activating`, `deactivating`, `reloading`.
     pub active_state: String,
     pub sub_state: String,
-    /// `enabled`, `disabled`, `static`, …; empty when it has no file.
+    /// `enabled`, `disabled`, `static`, …; empty if the unit has no file.
     pub file_state: String,
     pub need_daemon_reload: bool,
-    /// The unit was made over D-Bus, has no file, and is gone once it stops.
+    /// The unit was created over D-Bus, has no file, and disappears when it stops.
     pub transient: bool,
-    /// The file that systemd has read for it; empty when it has none.
+    /// The unit file that systemd has read; empty if there is none.
     pub fragment_path: String,
     pub drop_in_paths: Vec<String>,
-    /// Units whose activity starts this one: sockets, paths, timers.
+    /// Units that can activate this one: sockets, paths, timers.
     pub triggered_by: Vec<String>,
     /// Units that systemd stops when this one stops.
     pub takes_along: Vec<String>,
     /// Units that are started before this one.
     pub after: Vec<String>,
-    /// Units that this one requires, wants, or is bound to.
+    /// Units that this one requires, wants, or is bound to (`BindsTo=`).
     pub needs: Vec<String>,
     pub stop_when_unneeded: bool,
-    /// The paths of its `AssertPathExists=` settings.
+    /// The paths of the unit's `AssertPathExists=` settings.
     pub asserted_paths: Vec<String>,
 }
 
@@ -111,18 +111,18 @@ impl Unit {
         is_active(&self.active_state)
     }
 
-    /// The unit is not between two states.
+    /// Whether the unit is not changing its state at the moment.
     pub fn is_settled(&self) -> bool {
         matches!(self.active_state.as_str(), "active" | "inactive" | "failed")
     }
 }
 
-/// Whether a unit is active, and stays so.
+/// Whether this state means that the unit is active, and not about to stop.
 pub fn is_active(active_state: &str) -> bool {
     matches!(active_state, "active" | "reloading" | "refreshing")
 }
 
-/// Whether a unit runs, by the answer of [`ServiceManager::active_states`].
+/// Whether a unit runs, according to [`ServiceManager::active_states`].
 pub fn runs(active_states: &BTreeMap<String, String>, unit: &str) -> bool {
     active_states
         .get(unit)
@@ -132,18 +132,19 @@ pub fn runs(active_states: &BTreeMap<String, String>, unit: &str) -> bool {
 /// The properties that only a service unit has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Service {
-    /// The main process; 0 for none.
+    /// The ID of the main process; 0 if there is none.
     pub main_pid: u32,
     /// Which processes a stop kills (`systemd.kill(5)`).
     pub kill_mode: String,
-    /// The control group below `/sys/fs/cgroup`; empty for none.
+    /// The control group below `/sys/fs/cgroup`; empty if there is none.
     pub control_group: String,
-    /// After this, systemd kills a service that does not stop; `None` for never.
+    /// The timeout after which systemd kills a service that does not stop; `None` if it
+    /// never does.
     pub timeout_stop: Option<Duration>,
-    /// The command line, variables not yet expanded.
+    /// The command line, in which variables are not expanded yet.
     pub exec_start: Vec<String>,
     pub environment: Vec<String>,
-    /// `EnvironmentFile=`, and whether each may be missing.
+    /// The files of `EnvironmentFile=`, and whether each file may be missing.
     pub environment_files: Vec<(String, bool)>,
 }
 
@@ -154,67 +155,68 @@ pub struct QueuedJob {
     pub kind: String,
 }
 
-/// A service that digestfix defines. It is gone when it has ended.
+/// A service that digestfix defines, and that disappears when it has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnService {
     pub name: String,
     pub description: String,
-    /// The program, by its whole path, and its arguments.
+    /// The program's full path, and its arguments.
     pub command: Vec<String>,
 }
 
-/// What a transaction needs of systemd, and no more.
+/// The calls to systemd that a transaction needs.
 pub trait ServiceManager {
     /// Every loaded unit with its active state.
     async fn active_states(&self) -> Result<BTreeMap<String, String>, SystemdError>;
     async fn queued_jobs(&self) -> Result<Vec<QueuedJob>, SystemdError>;
-    /// The properties of a unit, which systemd loads if it has not.
+    /// The properties of a unit. systemd loads the unit if necessary.
     async fn unit(&self, name: &str) -> Result<Unit, SystemdError>;
     async fn service(&self, name: &str) -> Result<Service, SystemdError>;
     /// The paths at which a socket unit listens.
     async fn listening_paths(&self, socket: &str) -> Result<Vec<String>, SystemdError>;
     async fn unit_of_process(&self, pid: u32) -> Result<String, SystemdError>;
-    /// The process ID by which the bus, and so systemd, knows this process.
+    /// The process ID that the bus, and therefore systemd, uses for this process.
     async fn own_pid(&self) -> Result<u32, SystemdError>;
     /// Has systemd read unit files again (`systemctl daemon-reload`).
     async fn reload(&self) -> Result<(), SystemdError>;
     /// Sends SIGHUP to a unit's main process.
     async fn hang_up(&self, unit: &str) -> Result<(), SystemdError>;
-    /// Forgets a failure and the count of recent starts.
+    /// Makes systemd forget that a unit has failed, and how often it was started
+    /// recently.
     async fn reset_failed(&self, unit: &str) -> Result<(), SystemdError>;
-    /// Stops a unit and its active triggers together, and waits for every job that this
-    /// makes.
+    /// Stops a unit and its active triggers together, and waits for all jobs that result.
     async fn stop(
         &self,
         unit: &str,
         triggers: &[String],
         within: Duration,
     ) -> Result<(), SystemdError>;
-    /// Starts units in the given order, unless systemd's dependencies demand another.
-    /// Waits for each job.
+    /// Starts units in the given order, unless systemd's dependencies require another
+    /// order. Waits for each job.
     async fn start(&self, units: &[String], within: Duration) -> Result<(), SystemdError>;
-    /// Starts a service that outlives this process, and that systemd restarts each time
-    /// it fails. Waits until its program says that it is ready.
+    /// Starts a service that outlives this process, and that systemd restarts whenever it
+    /// fails. Waits until the service reports that it is ready.
     async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError>;
-    /// Removes the unit file of such a service. The service runs on until it ends.
+    /// Removes the unit file of such a service. The service keeps running until it ends
+    /// by itself.
     async fn forget_lasting(&self, name: &str) -> Result<(), SystemdError>;
-    /// Runs a program once with the environment of another service, its output on
-    /// `output`. Waits until the program has ended, and returns whether it succeeded.
+    /// Runs a program once with the environment of another service, and writes its output
+    /// to `output`. Waits until the program has ended, and returns whether it succeeded.
     async fn run_like(
         &self,
         service: &OwnService,
         other: &Service,
         output: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError>;
-    /// Delays a shutdown as long as the returned descriptor is open. logind waits for
-    /// `InhibitDelayMaxSec=` at most.
+    /// Delays a shutdown as long as the returned descriptor is open, but logind waits no
+    /// longer than `InhibitDelayMaxSec=`.
     async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError>;
-    /// The machine is shutting down: systemd starts nothing any more.
+    /// Whether the machine is shutting down, so that systemd starts no units any more.
     async fn is_shutting_down(&self) -> bool;
 }
 
-/// Every active unit that a stop of `unit` and its active triggers would stop
-/// as well, by the dependencies that systemd has loaded.
+/// Every other active unit that would stop along with `unit` and its active triggers,
+/// according to the dependencies that systemd has loaded.
 pub async fn carried_along(
     manager: &impl ServiceManager,
     unit: &Unit,

@@ -1,9 +1,10 @@
-//! Connection to systemd over D-Bus. It survives the loss of the bus.
+//! Connection to systemd over D-Bus that keeps working if the bus fails.
 //!
-//! A run begins on the system bus. If that breaks while Docker is stopped, digestfix
-//! still has to start Docker. So it connects again: to the bus, or directly to systemd.
-//! Every call made here may be repeated: to stop, start or reload twice does no harm, and
-//! a repeated request for a job returns the same job.
+//! A run begins on the system bus. If the bus breaks while Docker is stopped, digestfix
+//! still has to start Docker. So it connects again, either to the bus or directly to
+//! systemd. Every call in this module may be repeated: stopping, starting or reloading
+//! twice does no harm, and systemd answers a repeated request for a job with the same
+//! job.
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -31,37 +32,38 @@ pub(super) use link::is_absent;
 use jobs::{EndedJobs, Job, Verb};
 use link::{Link, Way};
 
-/// How long to try for a new connection.
+/// How long to try to open a new connection.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(30);
 
-/// Pause between two tries, and between two looks at a job whose end was missed.
+/// Pause between two attempts to connect, and between two checks of a job whose signal
+/// was missed.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Timeout for the bus. Its socket unit accepts connections even if the bus does not
-/// start, and Docker may be down meanwhile.
+/// Timeout for connecting to the bus, while Docker may be down. The bus's socket unit
+/// accepts connections even if the bus does not start.
 const BUS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Timeout for systemd's private socket. There is no other way left then, and systemd may
-/// be busy reading unit files.
+/// Timeout for connecting to systemd's private socket. It is longer because no other way
+/// is left then, and systemd may be busy reading unit files.
 const PRIVATE_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long to wait for news of a job before asking for it. Its signal can get lost
-/// between two connections, and also on a connection that holds: when systemd re-executes
-/// itself.
+/// How long to wait for the signal about a job before asking systemd for the job's state.
+/// The signal can be lost between two connections, and also on a working connection if
+/// systemd re-executes itself.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
-/// Timeout for logind, which answers at once unless it is in trouble.
+/// Timeout for logind, which normally answers at once.
 const LOGIND_WITHIN: Duration = Duration::from_secs(5);
 
-/// A connection to systemd that is renewed when it breaks.
+/// A connection to systemd that is opened again when it breaks.
 pub struct SystemBus {
     link: Mutex<Option<Arc<Link>>>,
     ended: Arc<EndedJobs>,
 }
 
 impl SystemBus {
-    /// Connects to the system bus, and from then on collects the result of every job that
-    /// ends.
+    /// Connects to the system bus, and collects the result of every job that ends from
+    /// then on.
     pub async fn connect() -> Result<Self, SystemdError> {
         let ended = Arc::new(EndedJobs::default());
         let link = open(Way::Bus, &ended, RECONNECT_WITHIN).await?;
@@ -71,7 +73,8 @@ impl SystemBus {
         })
     }
 
-    /// Connects to systemd over the bus or, without one, over systemd's own socket.
+    /// Connects to systemd over the bus or, if there is no bus, over systemd's private
+    /// socket.
     pub async fn connect_anyhow() -> Result<Self, SystemdError> {
         let bus = Self {
             link: Mutex::new(None),
@@ -81,7 +84,7 @@ impl SystemBus {
         Ok(bus)
     }
 
-    /// systemd's version, as its distribution writes it.
+    /// systemd's version in the form that its distribution uses.
     pub async fn version(&self) -> Result<String, SystemdError> {
         let version = self.call(async |link| link.version().await).await?;
         Ok(version.unwrap_or_default())
@@ -92,13 +95,13 @@ impl SystemBus {
         for name in lasting::names(Path::new(RUNTIME_UNITS)) {
             let unit = self.unit(&name).await;
             if unit.is_ok_and(|unit| matches!(unit.active_state.as_str(), "inactive" | "failed")) {
-                // Ignored: a file that stays has no effect.
+                // Ignore the error: a file that remains has no effect.
                 let _ = self.forget_lasting(&name).await;
             }
         }
     }
 
-    /// The connection, or a new one if it broke.
+    /// The connection. Opens a new one if the old one broke.
     async fn link(&self) -> Result<Arc<Link>, SystemdError> {
         let mut current = self.link.lock().await;
         if let Some(link) = current.as_ref().filter(|link| !link.is_closed()) {
@@ -131,7 +134,7 @@ impl SystemBus {
         }
     }
 
-    /// Drops this connection, so that the next call makes another one.
+    /// Drops this connection, so that the next call opens another one.
     async fn give_up(&self, link: &Arc<Link>) {
         let mut current = self.link.lock().await;
         if current
@@ -142,7 +145,7 @@ impl SystemBus {
         }
     }
 
-    /// Calls systemd. If the connection breaks, calls again over another one.
+    /// Calls systemd. If the connection breaks, repeats the call over a new connection.
     async fn call<T>(
         &self,
         method: impl AsyncFn(&Link) -> zbus::Result<T>,
@@ -191,8 +194,8 @@ impl SystemBus {
         }
     }
 
-    /// The result of a job that has ended, from systemd's signal, or else from the state
-    /// of its unit.
+    /// Waits until a job has ended and returns its result, from systemd's signal or else
+    /// from the state of its unit.
     async fn result(&self, job: &Job) -> Result<String, SystemdError> {
         let mut look_after = LOOK_AFTER;
         loop {
@@ -294,7 +297,7 @@ impl ServiceManager for SystemBus {
     async fn own_pid(&self) -> Result<u32, SystemdError> {
         let link = self.link().await?;
         if link.way == Way::Private {
-            // The bus may be there again.
+            // Drop this connection, because the bus may be available again.
             self.give_up(&link).await;
         }
         let pid = self.call(async |link| link.own_pid().await).await?;
@@ -316,8 +319,8 @@ impl ServiceManager for SystemBus {
             .call(async |link| link.manager.reset_failed_unit(unit).await)
             .await;
         match reset {
-            // systemd forgets a unit that nothing refers to when the unit stops, and its
-            // failures too.
+            // When a unit stops that nothing refers to, systemd forgets the unit and its
+            // failures.
             Err(SystemdError::Refused(zbus::Error::MethodError(name, ..)))
                 if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" =>
             {
@@ -351,7 +354,7 @@ impl ServiceManager for SystemBus {
                 let affected = affected.into_iter();
                 jobs.extend(affected.map(|(_, path, name, ..)| job(name, path)));
             }
-            // systemd before 242 does not have the method, and before 244 not the mode.
+            // systemd before 242 lacks the method, and before 244 the mode.
             Err(SystemdError::Refused(zbus::Error::FDO(error)))
                 if matches!(
                     *error,
@@ -380,7 +383,7 @@ impl ServiceManager for SystemBus {
             let started = self
                 .call(async |link| link.manager.start_unit(unit, "replace").await)
                 .await;
-            // A unit that is refused does not keep the others from starting.
+            // If systemd refuses a unit, start the others anyway.
             match started {
                 Ok(path) => jobs.push(Job {
                     verb: Verb::Start,
@@ -402,7 +405,7 @@ impl ServiceManager for SystemBus {
         lasting::write(Path::new(RUNTIME_UNITS), service)?;
         let units = [service.name.clone()];
         let mut started = self.start(&units, lasting::READY_WITHIN).await;
-        // Some versions find a new file only after a reload.
+        // Some versions of systemd find a new unit file only after a reload.
         if let Err(SystemdError::Refused(_)) = started {
             started = match self.reload().await {
                 Ok(()) => self.start(&units, lasting::READY_WITHIN).await,
@@ -410,7 +413,8 @@ impl ServiceManager for SystemBus {
             };
         }
         if started.is_err() {
-            // Stopped, because systemd would go on trying. Report the first error.
+            // Stop the unit, because systemd would otherwise keep trying to start it.
+            // Report the first error.
             let _ = self.stop(&service.name, &[], lasting::READY_WITHIN).await;
             let _ = self.forget_lasting(&service.name).await;
         }
@@ -444,7 +448,7 @@ impl ServiceManager for SystemBus {
         };
         let ran = self.wait(&job, transient::WITHIN).await;
         if ran.is_err() {
-            // systemd keeps a failed unit until it is told to forget it.
+            // systemd keeps a failed unit until it is told to reset the unit.
             let _ = self.reset_failed(&service.name).await;
         }
         match ran {
@@ -463,7 +467,7 @@ impl ServiceManager for SystemBus {
     }
 
     async fn is_shutting_down(&self) -> bool {
-        // Late in a shutdown, there is no systemd left to ask.
+        // Late in a shutdown, systemd does not answer any more.
         let state = self.call(async |link| link.system_state().await).await;
         state.is_ok_and(|state| state.as_deref() == Some("stopping"))
     }

@@ -1,21 +1,21 @@
-//! Finds in systemd's journal why dockerd refused a configuration. The API does not tell
-//! it.
+//! Finds in systemd's journal why dockerd refused a configuration, because Docker's API
+//! does not report the reason.
 
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How dockerd's messages of a refusal begin (20.10, 26.1 and 28.5).
+/// How dockerd's messages about a refused configuration begin (20.10, 26.1 and 28.5).
 const REFUSALS: [&str; 3] = [
     "unable to configure the Docker daemon with file",
     "file configuration validation failed",
     "Error reconfiguring the daemon",
 ];
 
-/// The most characters of a line that are shown.
+/// The most characters of a log line that digestfix shows.
 const MAX_LINE: usize = 400;
 
 /// dockerd's message when it refuses to reload its configuration. `None` if dockerd has
-/// logged none since, or does not log to the journal.
+/// logged no such message since then, or does not log to the journal.
 pub fn refused_reload(pid: u32, since: SystemTime) -> Option<String> {
     if pid == 0 {
         return None;
@@ -35,8 +35,8 @@ pub fn refused_reload(pid: u32, since: SystemTime) -> Option<String> {
     refusal(&String::from_utf8_lossy(&output.ok()?.stdout))
 }
 
-/// The message of the last refusal. A line is `time="…" level=error msg="…"`, with quotes
-/// within escaped.
+/// The message of the last refusal. A log line has the form `time="…" level=error
+/// msg="…"`, and quotes within the message are escaped.
 fn refusal(said: &str) -> Option<String> {
     let mut lines = said.lines().rev();
     let line = lines.find(|line| {
@@ -45,7 +45,7 @@ fn refusal(said: &str) -> Option<String> {
     let message = line.split_once("msg=").map_or(line, |(_, message)| message);
     let message = message.strip_prefix('"').unwrap_or(message);
     let message = message.strip_suffix('"').unwrap_or(message);
-    // Newer versions have the cause in a field of its own.
+    // Newer versions log the cause in a separate field.
     let message = message.replace("\" error=\"", ": ").replace("\\\"", "\"");
     Some(message.chars().take(MAX_LINE).collect())
 }

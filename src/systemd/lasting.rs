@@ -12,7 +12,8 @@ use std::time::Duration;
 use crate::sys::directory;
 use crate::systemd::{OwnService, SystemdError};
 
-/// Timeout for the program to say that it is ready. It does so at once, or does not run.
+/// Timeout for the program to report that it is ready. It does so at once, or it did not
+/// start.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// The prefix of the names of all these units.
@@ -36,7 +37,7 @@ pub(super) fn write(directory: &Path, service: &OwnService) -> Result<(), System
         })
         .and_then(|mut file| {
             file.write_all(text(service).as_bytes()).inspect_err(|_| {
-                // Report the first error.
+                // Ignore a second error, and report the first one.
                 let _ = directory::remove(&path);
             })
         });
@@ -48,11 +49,12 @@ pub fn remove(directory: &Path, name: &str) -> Result<(), SystemdError> {
     directory::remove(&path).map_err(|error| SystemdError::UnitFile { path, error })
 }
 
-/// The text of the unit file. `StartLimitInterval=` is what `StartLimitIntervalSec=` was
-/// called before 230, and every version accepts it in this section. A service that waits
-/// has no handler for SIGHUP, SIGINT and SIGTERM. systemd counts an end by these signals
-/// as clean, but the signal may have been meant for another service, so
-/// `RestartForceExitStatus=` has the service restarted.
+/// The text of the unit file. `StartLimitInterval=` is the name of
+/// `StartLimitIntervalSec=` before systemd 230, and every version accepts it in this
+/// section. While the service waits for the lock, it has no handler for SIGHUP, SIGINT
+/// and SIGTERM. systemd treats an end by one of these signals as clean, but the signal
+/// may have been meant for another service. So `RestartForceExitStatus=` makes systemd
+/// restart the service.
 fn text(service: &OwnService) -> String {
     let words: Vec<String> = service.command.iter().map(|word| quoted(word)).collect();
     format!(

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-/// A path for a setting that takes a list of paths: quoted where systemd would take it
-/// for several, and with specifiers escaped.
+/// A path for a setting that takes a list of paths. Quotes the path if systemd would read
+/// it as several paths, and escapes specifiers.
 pub fn path(path: &Path) -> String {
     let text = path.to_string_lossy().replace('%', "%%");
     let is_plain = |character: char| !character.is_whitespace() && !"\"'\\;#".contains(character);

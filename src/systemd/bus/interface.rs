@@ -1,4 +1,4 @@
-//! `org.freedesktop.systemd1(5)` as it goes over the wire, systemd 219 to 262.
+//! The D-Bus interface `org.freedesktop.systemd1(5)`, as in systemd 219 to 262.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Results of jobs: from systemd's signal, or from the state of the unit if the signal
-//! was lost.
+//! Results of systemd jobs, from systemd's signal or, if that was lost, from the unit's
+//! state.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -35,8 +35,8 @@ impl Verb {
         }
     }
 
-    /// The result of a job that is gone, judged by the state of its unit. `None` while
-    /// the unit is between two states.
+    /// The result of a job that no longer exists, derived from the state of its unit.
+    /// `None` while the unit is changing its state.
     pub(super) fn result(self, unit: &Unit) -> Option<&'static str> {
         let state = unit.active_state.as_str();
         match self {
@@ -48,7 +48,7 @@ impl Verb {
             Self::Start => match state {
                 state if is_active(state) => Some("done"),
                 "failed" => Some("failed"),
-                // The start has failed, and systemd is going to try again.
+                // The start has failed, and systemd is about to try again.
                 "activating" if unit.sub_state.starts_with("auto-restart") => Some("failed"),
                 "activating" => None,
                 _ => Some(LOST),
@@ -57,11 +57,11 @@ impl Verb {
     }
 }
 
-/// The result of a job whose signal may have come while nothing listened.
+/// The result of a job whose signal may have been sent while no connection listened.
 const LOST: &str = "lost";
 
-/// The results of ended jobs. A result can come before the reply that names its job, so
-/// all are kept.
+/// The results of jobs that have ended. A result may arrive before the reply that names
+/// its job, so all results are kept.
 #[derive(Default)]
 pub(super) struct EndedJobs {
     results: Mutex<HashMap<OwnedObjectPath, String>>,
@@ -69,7 +69,7 @@ pub(super) struct EndedJobs {
 }
 
 impl EndedJobs {
-    /// Collects the result of every job that ends, as long as the connection lasts.
+    /// Collects the result of every job that ends, until the connection breaks.
     pub(super) fn listen(self: &Arc<Self>, mut removals: JobRemovedStream) -> JoinHandle<()> {
         let ended = Arc::clone(self);
         tokio::spawn(async move {
@@ -80,13 +80,13 @@ impl EndedJobs {
                     ended.put(args.job.clone(), args.result.clone());
                 }
             }
-            // The callers that wait have to look for another connection.
+            // Wake the waiting callers, because they need another connection now.
             ended.news.notify_waiters();
         })
     }
 
-    /// Waits for the result of a job. `None` after `within`, or as soon as `is_over` says
-    /// that there is no use in waiting.
+    /// Waits for the result of a job. `None` after `within`, or as soon as `is_over`
+    /// returns true because waiting has become useless.
     pub(super) async fn result(
         &self,
         job: &Job,

@@ -13,15 +13,15 @@ use super::interface::{Login1Proxy, ManagerDict, Systemd1Proxy, UnitPropertiesPr
 use super::jobs::EndedJobs;
 use super::private;
 
-/// Timeout for a reply. The slowest call has all unit files read again: seconds on a
-/// large host. No reply waits for a job.
+/// Timeout for a reply. The slowest call makes systemd read all unit files again, which
+/// takes seconds on a large host. systemd replies without waiting for jobs.
 const REPLY_WITHIN: Duration = Duration::from_secs(120);
 
-/// A way to systemd.
+/// The transport of a connection to systemd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     Bus,
-    /// systemd's own socket, without a bus.
+    /// systemd's private socket, without a bus.
     Private,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Link {
     listener: JoinHandle<()>,
 }
 
-/// Stops the listener, which would keep an unused connection open.
+/// Stops the listener task, because it would keep an unused connection open.
 impl Drop for Link {
     fn drop(&mut self) {
         self.listener.abort();
@@ -50,7 +50,7 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Connects, and from then on puts the result of every job that ends into `ended`.
+    /// Connects, and from then on adds the result of every job that ends to `ended`.
     pub(super) async fn open(way: Way, ended: &Arc<EndedJobs>) -> zbus::Result<Self> {
         let builder = match way {
             Way::Bus => Builder::system(),
@@ -86,12 +86,12 @@ impl Link {
             .await
     }
 
-    /// `SystemState` in `org.freedesktop.systemd1(5)`.
+    /// The property `SystemState` in `org.freedesktop.systemd1(5)`.
     pub(super) async fn system_state(&self) -> zbus::Result<Option<String>> {
         Ok(self.manager_properties().await?.system_state)
     }
 
-    /// `Version` in `org.freedesktop.systemd1(5)`.
+    /// The property `Version` in `org.freedesktop.systemd1(5)`.
     pub(super) async fn version(&self) -> zbus::Result<Option<String>> {
         Ok(self.manager_properties().await?.version)
     }
@@ -111,7 +111,7 @@ impl Link {
         Ok(lock.into())
     }
 
-    /// The process ID by which the bus knows this process; `None` without a bus.
+    /// The process ID that the bus reports for this process. `None` without a bus.
     pub(super) async fn own_pid(&self) -> zbus::Result<Option<u32>> {
         let Some(name) = self.connection.unique_name() else {
             return Ok(None);
@@ -127,13 +127,14 @@ impl Link {
         self.connection.is_closed()
     }
 
-    /// Whether another connection is worth a try after this error.
+    /// Whether this error means that the connection is lost, so that another one may
+    /// work.
     pub(super) fn is_lost(&self, error: &zbus::Error) -> bool {
         self.is_closed() || matches!(error, zbus::Error::InputOutput(_)) || is_absent(error)
     }
 }
 
-/// The bus has answered, because systemd is not on it, or no longer.
+/// Whether the bus answered that systemd is not connected to it.
 pub(in crate::systemd) fn is_absent(error: &zbus::Error) -> bool {
     let zbus::Error::FDO(error) = error else {
         return false;

@@ -1,9 +1,10 @@
-//! systemd's private socket: D-Bus from peer to peer, for root alone. It exists as long
-//! as systemd does, and `systemctl` uses it as well.
+//! systemd's private socket: D-Bus without a bus daemon, for root only. It exists as long
+//! as systemd runs, and `systemctl` uses it too.
 //!
-//! systemd puts its well-known name into the sender of each message that it sends here.
-//! The specification wants a unique name, and zbus closes a connection over that. So this
-//! module reads the messages itself, and renames the sender before zbus sees it.
+//! In each message on this socket, systemd gives its well-known name as the sender. The
+//! D-Bus specification requires a unique name, and zbus closes the connection otherwise.
+//! So this module reads the messages itself, and replaces the sender before zbus sees
+//! them.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -21,16 +22,17 @@ pub(super) const PATH: &str = "/run/systemd/private";
 /// The sender that systemd puts into its messages.
 const GIVEN: &[u8] = b"org.freedesktop.systemd1";
 
-/// A unique name of the same length, put in its place.
+/// The replacement: a unique name of the same length.
 pub(super) const NAME: &str = ":rg.freedesktop.systemd1";
 
-/// The length of the fixed part of a header. It has the lengths of the rest.
+/// The length of the fixed part of a header, which contains the lengths of the rest.
 const FIXED: usize = 16;
 
 /// The longest possible message, in bytes (D-Bus specification, "Message Format").
 const LONGEST: usize = 128 << 20;
 
-/// The longest line of the handshake, in bytes. systemd's one answer fits.
+/// The longest line of the handshake, in bytes. systemd sends only one line, which is
+/// shorter.
 const LONGEST_LINE: usize = 256;
 
 /// Connects and authenticates. Returns the builder of the connection.
@@ -68,7 +70,7 @@ async fn write(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a line byte by byte: a message may come right after the last one.
+/// Reads a line byte by byte, because a message may follow the last line immediately.
 async fn read_line(stream: &UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") {
@@ -91,7 +93,7 @@ async fn read_line(stream: &UnixStream) -> io::Result<String> {
 struct Reader {
     stream: OwnedReadHalf,
     received: Vec<u8>,
-    /// How many of the first bytes are ready for zbus.
+    /// How many of the first bytes zbus may read.
     ready: usize,
 }
 
@@ -157,7 +159,7 @@ impl WriteHalf for Writer {
     }
 }
 
-/// A number in the fixed part of the header, in the byte order that the header names.
+/// A number in the fixed part of the header, in the byte order given by the header.
 fn number(message: &[u8], at: usize) -> Option<usize> {
     let bytes = message.get(at..at + 4)?.try_into().ok()?;
     let number = match message.first()? {
@@ -167,7 +169,8 @@ fn number(message: &[u8], at: usize) -> Option<usize> {
     usize::try_from(number).ok()
 }
 
-/// The length of the message that begins here. `None` until enough of it is here.
+/// The length of the message at the beginning of these bytes. `None` until enough bytes
+/// have arrived.
 fn length(received: &[u8]) -> io::Result<Option<usize>> {
     let (Some(body), Some(fields)) = (number(received, 4), number(received, 12)) else {
         return Ok(None);
@@ -179,8 +182,8 @@ fn length(received: &[u8]) -> io::Result<Option<usize>> {
     Ok(Some(length))
 }
 
-/// Renames the sender of the message that begins here. No other field can have these
-/// bytes: they begin with the number and type of the sender field.
+/// Replaces the sender in the message at the beginning of these bytes. No other field can
+/// match, because the replaced bytes begin with the number and type of the sender field.
 fn rename_sender(message: &mut [u8]) {
     let order = message.first().copied();
     let Some(fields) = number(message, 12).and_then(|len| message.get_mut(FIXED..FIXED + len))
@@ -205,8 +208,8 @@ fn rename_sender(message: &mut [u8]) {
 mod tests {
     use super::*;
 
-    /// A message with one field before the sender, and with the same sender field in the
-    /// body.
+    /// A message with one field before the sender. Its body contains a copy of the sender
+    /// field.
     fn message(big: bool, sender: &[u8]) -> Vec<u8> {
         let number = |number: usize| {
             let number = u32::try_from(number).unwrap();

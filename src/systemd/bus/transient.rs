@@ -8,10 +8,11 @@ use zbus::Variant;
 
 use crate::systemd::{OwnService, Service};
 
-/// Timeout for a program that only reads. It may read much, and Docker runs meanwhile.
+/// Timeout for a program that only reads. It may read a lot, but Docker keeps running
+/// meanwhile.
 pub(super) const WITHIN: Duration = Duration::from_secs(15);
 
-/// A service that runs once, with the environment of another one.
+/// Properties of a service that runs once, with the environment of another service.
 pub(super) fn like<'a>(
     service: &'a OwnService,
     other: &'a Service,
@@ -19,7 +20,7 @@ pub(super) fn like<'a>(
 ) -> [(&'static str, Variant<'a>); 8] {
     [
         ("Description", service.description.as_str().into()),
-        // The start job ends when the program has ended.
+        // With this type, the start job ends when the program ends.
         ("Type", "oneshot".into()),
         ("ExecStart", command(service)),
         ("TimeoutStartUSec", microseconds(WITHIN)),
@@ -32,7 +33,7 @@ pub(super) fn like<'a>(
 
 fn command(service: &OwnService) -> Variant<'_> {
     let program = service.command.first().map(String::as_str);
-    // systemd expands variables in every word except the path of the program.
+    // systemd expands variables in every word except the program's path.
     let words = service.command.iter().map(|word| word.replace('$', "$$"));
     let words: Vec<String> = words.collect();
     vec![(program.unwrap_or_default(), words, false)].into()
