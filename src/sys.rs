@@ -1,4 +1,4 @@
-//! System calls, text and concurrency: each task in one place.
+//! System calls, text handling and concurrency, each task in its own module.
 
 pub mod directory;
 pub mod in_flight;

@@ -1,4 +1,4 @@
-//! Directories: make one, unlink a file in one, fsync one.
+//! Directories: create one, unlink a file in one, fsync one.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -21,8 +21,8 @@ pub fn remove(file: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a directory and its missing parents: everyone may read them, only root may write
-/// them.
+/// Creates a directory and its missing parents. Everyone may read them, but only root may
+/// write to them.
 pub(crate) fn make(directory: &Path) -> io::Result<()> {
     DirBuilder::new()
         .mode(0o755)
@@ -44,11 +44,11 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Set in a test that runs alone in its process, because the umask belongs to the
-    /// process.
+    /// Set in a test that runs alone in its process, because all threads of a process
+    /// share the umask.
     const ALONE: &str = "DIGESTFIX_TEST_UMASK";
 
-    /// Runs the body of the test of this name with a umask of 0.
+    /// Runs the body of the test with this name, with a umask of 0.
     #[track_caller]
     pub(crate) fn with_umask_of_0(test: &str, body: impl FnOnce()) {
         if env::var_os(ALONE).is_some() {
@@ -65,7 +65,7 @@ pub(crate) mod tests {
         assert!(said.contains("1 passed"), "{said}");
     }
 
-    /// The modes of all that is below a directory, each directory before its files.
+    /// The modes of everything below a directory, each directory before the files in it.
     pub(crate) fn modes(directory: &Path) -> Vec<u32> {
         let mut found = Vec::new();
         let mut paths: Vec<_> = fs::read_dir(directory).unwrap().flatten().collect();

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 /// Runs all futures, at most `most` at a time, and returns their results in order. After
-/// an error, begins no other future, and runs those that have begun to their end.
+/// an error, starts no more futures, but waits for those that were already started.
 pub async fn all<F, T, E>(futures: impl IntoIterator<Item = F>, most: usize) -> Result<Vec<T>, E>
 where
     F: Future<Output = Result<T, E>>,
@@ -68,7 +68,7 @@ mod tests {
         let futures = (0..10_u64).map(async |number| {
             now.set(now.get() + 1);
             most.set(now.get().max(most.get()));
-            // The first takes longest.
+            // The first future takes longest.
             sleep(Duration::from_secs(10 - number)).await;
             now.set(now.get() - 1);
             Ok::<_, ()>(number)

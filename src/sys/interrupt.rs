@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// These signals no longer end this process by themselves.
+/// Whether this process handles these signals, so that they do not end it by themselves.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
 fn signals() -> [(&'static str, SignalKind); 3] {
@@ -25,7 +25,7 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Listens for these signals from now on, instead of dying of them.
+    /// Listens for these signals from now on, so that they do not end the process.
     pub fn listen() -> std::io::Result<Self> {
         let (sender, received) = watch::channel(None);
         LISTENS.store(true, Ordering::Relaxed);
@@ -42,16 +42,18 @@ impl Interrupt {
                 }
             });
         }
-        // A process stopped by a terminal's Ctrl-Z would keep Docker down.
+        // Handle SIGTSTP: if Ctrl-Z in a terminal stopped this process, Docker could stay
+        // down.
         let mut stops = signal(SignalKind::from_raw(Signal::SIGTSTP as i32))?;
         tokio::spawn(async move { while stops.recv().await.is_some() {} });
         Ok(Self { received })
     }
 
-    /// The first signal that has come by now, if any.
+    /// The first signal that has arrived so far, if any.
     pub async fn received(&self) -> Option<&'static str> {
-        // On a runtime of one thread, the listener runs only when this task yields: once
-        // for the driver, which sees the signal, and once for the task that waits for it.
+        // On a single-threaded runtime, the listener runs only when this task yields:
+        // once for the driver, which sees the signal, and once for the task that waits
+        // for the signal.
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         *self.received.borrow()
@@ -71,8 +73,8 @@ impl Interrupt {
     }
 }
 
-/// Waits for a signal that comes from now on. Without a listener, a signal still ends the
-/// process by itself.
+/// Waits for a signal that arrives after this call. Without a listener, a signal still
+/// ends the process by itself.
 pub async fn again() {
     let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] =
         signals().map(|(_, kind)| match LISTENS.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! nf_tables over netlink: as much of the kernel's packet filter as one small table
+//! nf_tables over netlink: the part of the kernel's packet filter that one small table
 //! needs.
 //!
 //! The messages are those of `linux/netfilter/nf_tables.h` in a batch of
@@ -49,17 +49,17 @@ const NFT_JUMP: u32 = (-3_i32).cast_unsigned();
 // linux/netfilter/nf_conntrack_common.h
 const IPS_DST_NAT: u32 = 1 << 5;
 
-/// The point at which packets enter a chain.
+/// The point in the kernel's packet processing at which packets enter a chain.
 #[derive(Debug, Clone, Copy)]
 pub enum Hook {
     Input,
     Output,
 }
 
-/// Metadata of a packet: what the kernel knows beside its bytes.
+/// Metadata of a packet: what the kernel knows about it besides its bytes.
 #[derive(Debug, Clone, Copy)]
 pub enum Meta {
-    /// The number of the interface that it leaves by, in host order.
+    /// The number of the interface by which the packet leaves, in host byte order.
     OutInterface = 5,
     /// IPv4 or IPv6, as one byte.
     Family = 15,
@@ -76,14 +76,14 @@ pub enum Header {
     Transport = 2,
 }
 
-/// A table as a batch of messages that the kernel does not have yet.
+/// A table that is not in the kernel yet, as a batch of messages.
 #[derive(Debug)]
 pub struct Table {
     name: String,
     batch: Vec<u8>,
 }
 
-/// The expressions of a rule. The rule applies to packets that match all of them.
+/// The expressions of a rule. The rule applies to a packet that matches all of them.
 #[derive(Debug, Default)]
 pub struct Rule(Vec<u8>);
 
@@ -103,8 +103,8 @@ impl Table {
         table
     }
 
-    /// Adds a chain. With a hook and a priority, packets enter the chain by themselves;
-    /// without, rules jump to it.
+    /// Adds a chain. If `base` is a hook and a priority, packets enter the chain there.
+    /// Otherwise, only packets that a rule sends to the chain enter it.
     pub fn chain(&mut self, name: &str, base: Option<(Hook, i32)>) {
         let table = self.name.clone();
         message(&mut self.batch, NFT_MSG_NEWCHAIN, NLM_F_CREATE, |chain| {
@@ -136,11 +136,12 @@ impl Table {
         });
     }
 
-    /// Creates the whole table at once. It stays until the returned socket is closed.
-    /// `EPERM` without the privilege, `EOPNOTSUPP` without nf_tables or owned tables.
+    /// Creates the whole table at once. The table exists until the returned socket is
+    /// closed. Fails with `EPERM` without the privilege, and with `EOPNOTSUPP` if the
+    /// kernel lacks nf_tables or owned tables.
     pub fn create(mut self) -> io::Result<OwnedFd> {
-        // Only the last message asks for an answer: an answer to each could overflow the
-        // socket's buffer.
+        // Only the last message requests an answer, because an answer to each message
+        // could overflow the socket's buffer.
         let table = self.name.clone();
         let flags = NLM_F_CREATE | NLM_F_ACK;
         message(&mut self.batch, NFT_MSG_NEWCHAIN, flags, |chain| {
@@ -148,19 +149,19 @@ impl Table {
             string(chain, 3, "end"); // NFTA_CHAIN_NAME
         });
         control(&mut self.batch, NFNL_MSG_BATCH_END);
-        // Closed on exec: a child that kept it open would keep the table.
+        // Close on exec: a child process that kept the socket open would keep the table.
         let owner = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkNetFilter,
         )?;
-        // The batch has to go in one datagram.
+        // The whole batch has to be sent in one datagram.
         setsockopt(&owner, sockopt::SndBufForce, &self.batch.len())?;
         send(owner.as_raw_fd(), &self.batch, MsgFlags::empty())?;
         let mut answer = [0; 65536];
         loop {
-            // The kernel has answered by the time that send returns.
+            // The kernel has already answered when `send` returns.
             match recv(owner.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => match outcome(&answer[..length]) {
                     None => {}
@@ -189,20 +190,21 @@ impl Rule {
         self.compare(expected)
     }
 
-    /// Matches packets whose header has these bytes from `offset` on.
+    /// Matches packets whose header has these bytes at `offset`.
     pub fn header(mut self, header: Header, offset: u32, expected: &[u8]) -> Self {
         self.load(header, offset, expected.len());
         self.compare(expected)
     }
 
-    /// Matches packets in whose header the bits in `mask` of one byte are `expected`.
+    /// Matches packets in whose header the masked bits of the byte at `offset` equal
+    /// `expected`.
     pub fn bits(mut self, header: Header, offset: u32, mask: u8, expected: u8) -> Self {
         self.load(header, offset, 1);
         self.mask(&[mask]);
         self.compare(&[expected])
     }
 
-    /// Matches packets of a connection whose destination was not translated.
+    /// Matches packets that belong to a connection whose destination was not translated.
     pub fn untranslated(mut self) -> Self {
         expression(&mut self.0, "ct", |load| {
             number(load, 1, NFT_REG_1); // NFTA_CT_DREG
@@ -221,7 +223,7 @@ impl Rule {
         self
     }
 
-    /// Accepts the packet here; other tables may still drop it.
+    /// Accepts the packet in this table. Other tables may still drop it.
     pub fn accepts(self) -> Self {
         self.verdict(NF_ACCEPT, None)
     }
@@ -278,7 +280,7 @@ impl Rule {
     }
 }
 
-/// What the first error message says: 0 for none, or a negative error number.
+/// The result in the first error message: 0 for success, or a negative error number.
 fn outcome(mut answer: &[u8]) -> Option<i32> {
     while answer.len() >= HEADER_BYTES + 4 {
         let length = u32::from_ne_bytes(answer[..4].try_into().ok()?);
@@ -318,7 +320,8 @@ fn string(to: &mut Vec<u8>, kind: u16, text: &str) {
     });
 }
 
-/// `struct nlattr`: length and kind, then the content, padded to four bytes.
+/// `struct nlattr`: length and type, then the content, padded to a multiple of four
+/// bytes.
 fn attribute(to: &mut Vec<u8>, kind: u16, content: impl FnOnce(&mut Vec<u8>)) {
     let start = to.len();
     to.extend([0; 2]);
@@ -330,19 +333,19 @@ fn attribute(to: &mut Vec<u8>, kind: u16, content: impl FnOnce(&mut Vec<u8>)) {
     to.resize(start + length.next_multiple_of(4), 0);
 }
 
-/// A message of nf_tables, family inet.
+/// A message of nf_tables for the family inet.
 fn message(batch: &mut Vec<u8>, kind: u16, flags: u16, content: impl FnOnce(&mut Vec<u8>)) {
     let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
     netlink(batch, kind, flags, NFPROTO_INET, 0, content);
 }
 
-/// The beginning or the end of a batch.
+/// The message that begins or ends a batch.
 fn control(batch: &mut Vec<u8>, kind: u16) {
     netlink(batch, kind, 0, NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES, |_| ());
 }
 
-/// `struct nlmsghdr` (length, kind, flags, sequence, sender), `struct nfgenmsg`
-/// (family, version 0, resource), then the attributes.
+/// `struct nlmsghdr` (length, type, flags, sequence, sender), `struct nfgenmsg` (family,
+/// version 0, resource), then the attributes.
 fn netlink(
     batch: &mut Vec<u8>,
     kind: u16,
@@ -369,7 +372,7 @@ mod tests {
     use super::*;
 
     /// Checks that the length of each message is right, and that its attributes fill it
-    /// to the end.
+    /// exactly.
     #[test]
     fn a_batch_is_made_of_whole_messages() {
         let mut table = Table::new("test");

@@ -1,10 +1,11 @@
-//! Plain file: the one opener of files in places where other users may have put anything.
+//! Plain file: the only opener for files in places where other users may have put
+//! anything.
 //!
-//! A device may act when it is opened, a pipe keeps its reader waiting, and a link may
-//! lead anywhere. So digestfix first opens a path as a mere handle (`O_PATH` in
-//! `open(2)`), which touches nothing. The handle tells what is there, and digestfix opens
-//! only a plain file through it. What another process puts in its place meanwhile is
-//! never opened.
+//! Opening a device may have side effects, opening a pipe may block, and a link may point
+//! anywhere. So digestfix first opens a path as a handle (`O_PATH` in `open(2)`), which
+//! has no side effects. It checks the type of the file by the handle, and opens the file
+//! itself through the handle only if it is a plain file. So it never reads another file
+//! that a process puts at the path meanwhile.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -15,19 +16,20 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-/// Which symbolic links may lead to a file.
+/// Which symbolic links are allowed in the path of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links<'a> {
-    /// None: the last part of the path is the file itself.
+    /// No link in the last part of the path: that part has to be the file itself.
     Refused,
     Followed,
-    /// Links that stay below this directory, which has to be a canonical path.
+    /// Links are followed if the file is below this directory, which has to be a
+    /// canonical path.
     Beneath(&'a Path),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlainFileError {
-    /// A link that is not followed, a pipe, a device or a directory.
+    /// A link that is not followed, a pipe, a device, or a directory.
     #[error("it is not a plain file")]
     NotPlain,
     #[error("it is a link that leads out of the directory")]
@@ -51,7 +53,7 @@ impl PlainFileError {
     }
 }
 
-/// Opens a plain file to be read.
+/// Opens a plain file for reading.
 pub(crate) fn open(path: &Path, links: Links<'_>) -> Result<File, PlainFileError> {
     let mut flags = OFlag::O_PATH;
     if links == Links::Refused {
@@ -70,11 +72,11 @@ pub(crate) fn open(path: &Path, links: Links<'_>) -> Result<File, PlainFileError
     if !found.is_file() {
         return Err(PlainFileError::NotPlain);
     }
-    // A lease of another process could make an open wait.
+    // Without O_NONBLOCK, a lease of another process could make the open call wait.
     let mut reopened = OpenOptions::new();
     reopened.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
     match reopened.open(by_handle(&handle)) {
-        // Without /proc, open the file by its path. Then it has to be the same file.
+        // Without /proc, open the file by its path, and check that it is the same file.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let file = reopened.open(path)?;
             let opened = file.metadata()?;
@@ -108,8 +110,8 @@ pub(crate) fn read_whole(
     }
 }
 
-/// Refuses a link where a directory of the data root should be: it could lead from a
-/// disk that was brought along into the system that runs.
+/// Refuses a link in place of a directory in a data root. On a disk from another host,
+/// the link could lead into the running system.
 pub(crate) fn refuse_link(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(found) if found.is_symlink() => Err(io::Error::other(
@@ -123,7 +125,7 @@ fn by_handle(handle: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }
 
-/// The path of the file that is open; without /proc, the canonical form of `path`.
+/// The path of the open file. Without /proc, the canonical form of `path`.
 fn place_of(handle: &File, path: &Path) -> io::Result<PathBuf> {
     fs::read_link(by_handle(handle)).or_else(|_| path.canonicalize())
 }

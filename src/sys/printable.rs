@@ -1,11 +1,10 @@
-//! Escapes text that others wrote, for display: characters that break a line, steer a
-//! terminal, turn the direction of writing or cannot be seen.
+//! Escapes text from other programs and users for display: characters that break a line,
+//! control a terminal, change the writing direction, or are invisible.
 //!
-//! Names of files, claims, containers and units, error texts of Docker and systemd,
-//! records and arguments all reach a terminal, a log or a mail through digestfix. A line
-//! break in one of them would forge a line of digestfix's own. So digestfix escapes a
-//! text where it becomes part of the output. Line breaks of digestfix's own are never
-//! part of such a text.
+//! digestfix shows names of files, claims, containers and units, error messages of Docker
+//! and systemd, records and arguments in a terminal, a log or a mail. A line break in
+//! such a text could imitate a line of digestfix's own. So digestfix escapes each text
+//! when it adds the text to its output. It adds its own line breaks separately.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,9 +12,8 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-/// Replaces each character that must not be shown as it is by an escape such as `\n` or
-/// `\u{202e}`. Text without such characters, or with escapes in their place, stays
-/// unchanged.
+/// Replaces each character that must not be shown with an escape such as `\n` or
+/// `\u{202e}`. Leaves all other text unchanged, including such escapes.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
         return Cow::Borrowed(text);
@@ -31,19 +29,19 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Whether a character can be shown as it is: it is neither a control or format
-/// character, nor a separator other than the space, nor one that changes the character
-/// before it.
+/// Whether a character may be shown. Not allowed are control and format characters,
+/// separators other than the space, and characters that modify the one before them.
 pub fn is_printable(character: char) -> bool {
     match character {
         ' '..='~' => true,
-        // Rust's own table knows the categories. An escape takes more than one character.
+        // Rust's own table knows the categories of characters. An escape has more than
+        // one character.
         _ => character.escape_debug().len() == 1,
     }
 }
 
-/// Writes a value as JSON. The same characters are escaped in JSON's own way, so a parser
-/// gets them back unchanged.
+/// Writes a value as JSON. Escapes the same characters in JSON's own way, so a parser
+/// gets the original text.
 pub fn to_json(writer: impl io::Write, value: &impl Serialize) -> serde_json::Result<()> {
     let formatter = Json(PrettyFormatter::new());
     value.serialize(&mut serde_json::Serializer::with_formatter(
@@ -72,7 +70,7 @@ pub(crate) fn write_escaped(
     writer.write_all(rest.as_bytes())
 }
 
-/// serde_json's pretty layout, with these characters escaped.
+/// serde_json's pretty layout, in which characters that must not be shown are escaped.
 struct Json(PrettyFormatter<'static>);
 
 impl Formatter for Json {

@@ -1,11 +1,11 @@
-//! Words of a command that a message tells the user to type.
+//! Quotes the words of commands that messages tell the user to type.
 
 use std::path::Path;
 
 use crate::sys::printable::is_printable;
 
-/// A word that a shell reads back unchanged: quoted if it has a character that is special
-/// to a shell. A character that cannot be shown is escaped in bash's `$'…'`.
+/// Quotes a word so that a shell reads it unchanged, if it contains a character that is
+/// special to a shell. Uses bash's `$'…'` to escape a character that must not be shown.
 pub fn word(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+=,-".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_plain) {

@@ -1,9 +1,10 @@
-//! JSON that Go programs read too, as Docker, containerd and registries do.
+//! JSON that Go programs such as Docker, containerd and registries read too.
 //!
-//! Go finds the field for a key without regard to case, and of several keys it takes the
-//! last (`encoding/json`, 1.15 to 1.26). A reader of exact keys takes another value out
-//! of `{"config":A,"Config":B}` than an engine does. [`read`] refuses a text in which an
-//! object has a key twice, or a key that Go takes for another one.
+//! Go ignores case when it looks for the field of a key, and uses the last of several
+//! matching keys (`encoding/json`, 1.15 to 1.26). A parser that compares keys exactly
+//! would read another value from `{"config":A,"Config":B}` than Docker does. [`read`]
+//! refuses a text in which an object has the same key twice, or a key that Go treats as
+//! another one.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -17,14 +18,14 @@ use serde::{Deserialize, forward_to_deserialize_any};
 
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
-    /// A key that Go takes for another one.
+    /// A key that Go treats as another one.
     #[error(
         "the key \"{}\" is not \"{known}\", but Docker reads it as that: Docker and digestfix \
          would read different values",
         key.escape_default()
     )]
     ReadAs {
-        /// The key, unescaped.
+        /// The key without escapes.
         key: String,
         known: &'static str,
     },
@@ -38,8 +39,8 @@ pub enum JsonError {
     Json(#[from] serde_json::Error),
 }
 
-/// Whether Go takes the key for this name, which is in ASCII (`encoding/json`,
-/// `fold.go`): only two characters beyond ASCII fold into it.
+/// Whether Go treats the key as this ASCII name (`encoding/json`, `fold.go`). Only two
+/// characters outside ASCII fold to ASCII letters.
 pub fn folds_to(key: &str, name: &str) -> bool {
     let folded = key.chars().map(|char| match char {
         '\u{17f}' => 's',
@@ -49,8 +50,8 @@ pub fn folds_to(key: &str, name: &str) -> bool {
     folded.eq(name.chars().map(|char| char.to_ascii_lowercase()))
 }
 
-/// Reads one JSON text. A key of an object may not fold to a field of the struct that the
-/// object is read into, unless it is the same. Ignored values are not checked.
+/// Reads one JSON text. Refuses an object with a key that folds to the name of a field of
+/// the target struct but is not equal to it. Does not check values that are ignored.
 pub fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> {
     let refused = Refused::default();
     let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -65,7 +66,8 @@ pub fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> 
     }
 }
 
-/// The first refused key. serde's own errors have room for a text only.
+/// The first refused key. It is stored here because serde's own errors can carry only a
+/// text.
 #[derive(Default)]
 struct Refused(RefCell<Option<JsonError>>);
 
@@ -77,7 +79,7 @@ impl Refused {
     }
 }
 
-/// A deserializer, or a seed for one, whose objects are checked.
+/// A deserializer, or a deserializer seed, that checks all objects.
 struct Strict<'r, T> {
     inner: T,
     refused: &'r Refused,
@@ -112,7 +114,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<'_, D> {
         self.inner.deserialize_any(visitor)
     }
 
-    /// serde would read an array into a struct, and Go does not.
+    /// Read only an object into a struct. serde would also read an array, but Go does
+    /// not.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -156,7 +159,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<'_, D> {
     }
 }
 
-/// A visitor whose objects are checked.
+/// A visitor that checks all objects.
 struct Checked<'r, V> {
     visitor: V,
     known: &'static [&'static str],

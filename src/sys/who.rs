@@ -1,5 +1,5 @@
-//! Who runs this process, without looking up a name: a lookup would use the name services
-//! of the host.
+//! Who runs this process. Does not look up names of users, because a lookup would use the
+//! name services of the host.
 
 use std::env;
 use std::fs::File;
@@ -7,13 +7,14 @@ use std::io::Read;
 
 use nix::unistd::getuid;
 
-/// The login user ID without a login: in a daemon, or in a process that one started.
+/// The login user ID of a process that no login started, such as a daemon or its
+/// children.
 const NO_LOGIN: u32 = u32::MAX;
 
-/// The most of a name that is kept, in characters.
+/// The most characters of a name that digestfix keeps.
 const MAX_NAME: usize = 64;
 
-/// The most that is read of a file in /proc.
+/// The most bytes that digestfix reads from a file in /proc.
 const MAX_PROC: u64 = 64 * 1024;
 
 /// Who runs this process, in a few words: `root`, `alice (sudo), login uid
@@ -64,7 +65,7 @@ fn who(uid: u32, sudo_user: Option<&str>, login: Option<u32>, cgroups: &str) -> 
     who
 }
 
-/// A name that can be shown, regardless of who set it: other characters become `?`.
+/// A name that can be shown, no matter who set it: all other characters become `?`.
 fn plain(name: &str) -> String {
     let is_plain =
         |character: char| character.is_ascii_alphanumeric() || "._-@+\\".contains(character);
@@ -74,8 +75,8 @@ fn plain(name: &str) -> String {
         .collect()
 }
 
-/// The system service that a process is part of, by the control group that systemd put it
-/// in (version 2, or systemd's own hierarchy of version 1).
+/// The system service to which a process belongs, according to the control group in which
+/// systemd put it (version 2, or systemd's own hierarchy of version 1).
 fn service(cgroups: &str) -> Option<String> {
     let paths = cgroups
         .lines()

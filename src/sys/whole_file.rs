@@ -1,8 +1,8 @@
-//! Whole file: a file that another program finds complete, or not at all.
+//! Whole file: other programs see the file when it is complete, or not at all.
 //!
-//! Until it is complete it has no name (`O_TMPFILE`), so a process that is killed leaves
-//! nothing. On a file system without `O_TMPFILE` (a stick with FAT, NFS), it has a hidden
-//! name in the same directory.
+//! Until the file is complete, it has no name (`O_TMPFILE`), so nothing remains if the
+//! process is killed. On a file system that does not support `O_TMPFILE` (a FAT stick,
+//! NFS), the file has a hidden name in the same directory instead.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,7 +17,7 @@ use nix::unistd::linkat;
 
 use crate::sys::directory;
 
-/// Only its owner reads it, as with `docker save -o`.
+/// Only the owner may read the file, as with `docker save -o`.
 const MODE: u32 = 0o600;
 
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +36,14 @@ pub(crate) struct WholeFile {
     file: File,
     /// The final path, with links followed.
     path: PathBuf,
-    /// The hidden name of the file: until it is complete, or for an instant at the end.
+    /// The hidden name of the file. Used until the file is complete, or only for an
+    /// instant at the end.
     hidden: PathBuf,
     is_named: bool,
 }
 
 impl WholeFile {
-    /// Begins the file for `path`. A file that is there stays until
+    /// Begins the file for `path`. An existing file at that path stays until
     /// [`WholeFile::finish`].
     pub(crate) fn begin(path: &Path) -> Result<Self, WholeFileError> {
         let path = destination(path)?;
@@ -70,8 +71,8 @@ impl WholeFile {
         &self.file
     }
 
-    /// Gives the file its name, in place of another file with that name. Returns once
-    /// that is on disk.
+    /// Gives the file its name, replacing any file that has this name. Returns once that
+    /// is on disk.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.file.sync_all()?;
         if !self.is_named {
@@ -98,7 +99,7 @@ impl Drop for WholeFile {
     }
 }
 
-/// The final path of a file: a link is followed, as `docker save -o` does.
+/// The final path of a file. Follows a link, as `docker save -o` does.
 fn destination(path: &Path) -> Result<PathBuf, WholeFileError> {
     match path.metadata() {
         Ok(found) if found.is_file() => Ok(path.canonicalize()?),
@@ -112,8 +113,8 @@ fn destination(path: &Path) -> Result<PathBuf, WholeFileError> {
     }
 }
 
-/// A file without a name in this directory. `None` if the file system does not support
-/// that, or the file could not be named later.
+/// Creates an unnamed file in this directory. `None` if the file system does not support
+/// that, or if the file could not be given a name later.
 fn nameless(directory: &Path) -> Option<io::Result<File>> {
     let opened = OpenOptions::new()
         .write(true)
@@ -160,7 +161,7 @@ mod tests {
         names
     }
 
-    /// Begins a file without a name, or one under a hidden name.
+    /// Begins an unnamed file, or one with a hidden name.
     fn begun(path: &Path, is_named: bool) -> WholeFile {
         let mut begun = WholeFile::begin(path).unwrap();
         if is_named {
