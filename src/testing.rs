@@ -1,5 +1,5 @@
-//! What tests share: a fake systemd, a fake engine, its images in containerd, a fake
-//! Kubernetes node, and a clock that runs ahead.
+//! Helpers for tests: a fake systemd, a fake engine, its images in containerd, a fake
+//! Kubernetes node, and a runtime whose clock skips waiting times.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
@@ -13,13 +13,13 @@ mod systemd;
 pub(crate) use engine::FakeEngine;
 pub(crate) use systemd::FakeSystemd;
 
-/// A directory for a test, in memory if the host has `/dev/shm`: a disk is slow to sync,
-/// and nothing here has to outlive a power cut.
+/// A directory for a test. It is in memory if the host has `/dev/shm`, because a disk is
+/// slow to sync, and test data need not survive a power cut.
 pub(crate) fn scratch() -> TempDir {
     TempDir::new_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
 }
 
-/// Runs a future on a runtime whose clock runs ahead when there is nothing to do.
+/// Runs a future on a runtime whose clock jumps ahead whenever all tasks are waiting.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

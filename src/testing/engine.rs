@@ -1,4 +1,4 @@
-//! Fake engine: reads its files when it starts and when it gets SIGHUP, as dockerd does.
+//! Fake engine: reads its files when it starts and when it gets SIGHUP, like dockerd.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,47 +13,47 @@ use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::store::data_root::ImageDir;
 
-/// The effect of a reload.
+/// What happens at a reload.
 #[derive(Clone)]
 pub(crate) enum OnReload {
     Takes,
     Refuses,
     HasNoEffect,
     Dies,
-    /// An administrator writes this to daemon.json right after it.
+    /// An administrator writes this text to daemon.json right after the reload.
     IsFollowedByAnEdit(&'static str),
 }
 
-/// dockerd, with what it holds in memory.
+/// A dockerd, with the state that it keeps in memory.
 #[derive(Default)]
 pub(crate) struct FakeEngine {
     pub socket: PathBuf,
-    /// The engine runs, and answers unless it hangs.
+    /// Whether the engine runs. It then answers, unless it hangs.
     pub runs: Cell<bool>,
     pub hangs: Cell<bool>,
-    /// The answer to a request for its info.
+    /// The engine's answer to an info request.
     pub info: RefCell<Info>,
-    /// The references that a start reads.
+    /// The store from which a start reads the references.
     pub images: Option<ImageDir>,
-    /// The configuration that a start and a reload read.
+    /// The configuration file that a start and a reload read.
     pub config_file: PathBuf,
     /// The references that the engine has read.
     pub has: RefCell<References>,
-    /// The engine finds a wrong image for each reference.
+    /// Whether the engine reports a wrong image for each reference.
     pub lies: Cell<bool>,
     /// How many pings fail before the engine answers.
     pub early_pings: Cell<u32>,
-    /// The engine ends at the next ping.
+    /// Whether the engine ends at the next ping.
     pub dies_at_ping: Cell<bool>,
     pub containers: RefCell<Vec<Container>>,
-    /// A container that starts right after the running ones have been listed.
+    /// A container that starts right after the running containers were listed.
     pub appears_late: Cell<Option<&'static str>>,
-    /// The containers that were unpaused.
+    /// The IDs of the containers that were unpaused.
     pub resumed: RefCell<Vec<String>>,
     /// The containers that the next start does not load.
     pub cannot_load: RefCell<Vec<String>>,
     pub not_loaded: RefCell<Vec<String>>,
-    /// The effects of the next reloads, the last one first. Further reloads take.
+    /// What happens at the next reloads, in reverse order. Later reloads succeed.
     pub on_reload: RefCell<Vec<OnReload>>,
     pub reloads: watch::Sender<()>,
 }
@@ -83,7 +83,7 @@ impl FakeEngine {
             .collect();
     }
 
-    /// A setting that is gone from the file keeps its value.
+    /// If a setting was removed from the file, the engine keeps its value.
     fn reads_config(&self) {
         let text = fs::read_to_string(&self.config_file).unwrap_or_default();
         let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
@@ -92,7 +92,7 @@ impl FakeEngine {
         }
     }
 
-    /// The process ends. Containers outlive it with live-restore only.
+    /// Ends the process. Its containers survive only if live-restore is on.
     pub fn stops(&self) {
         self.runs.set(false);
         if !self.live_restore() {
@@ -112,7 +112,8 @@ impl FakeEngine {
         self.reads_store();
         self.set_live_restore(false);
         self.reads_config();
-        // Without live-restore, dockerd ends the containers that it finds alive.
+        // Without live-restore, a starting dockerd ends the containers that are still
+        // running.
         if !self.live_restore() {
             self.end_containers(|container| container.pid == 100);
         }
@@ -170,7 +171,7 @@ impl FakeEngine {
     }
 }
 
-/// An ID in hexadecimal, as those of an engine are.
+/// An ID in hexadecimal digits, like the IDs of a real engine.
 pub(crate) fn in_hex(id: &str) -> String {
     id.bytes().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,5 +1,5 @@
 //! Fake engine with the containerd image store. It keeps its blobs in a directory, and
-//! does what Docker 26.1 and 28.5 were seen to do.
+//! behaves as Docker 26.1 and 28.5 were observed to behave.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,32 +24,33 @@ const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) struct FakeImages {
     root: TempDir,
     pub records: RefCell<BTreeMap<Reference, Digest>>,
-    /// Like 28.5: lists images without layers, and finds a name whose manifest is
-    /// missing.
+    /// Behaves like Docker 28.5: lists images without layers, and finds a reference whose
+    /// manifest is missing.
     pub is_new: Cell<bool>,
-    /// Clients can ask containerd as well as the engine.
+    /// Whether clients can also ask containerd itself.
     pub has_containerd: Cell<bool>,
-    /// Like 29.7: lists images without layers under their names, and says of their
-    /// manifests that they are not available.
+    /// Behaves like Docker 29.7: lists images without layers under their names, and
+    /// reports that their manifests are not available.
     pub is_29: Cell<bool>,
-    /// The request that fails. A load that fails adds the references all the same.
+    /// The name of the request that fails. A failing load adds the references anyway.
     pub fails: Cell<Option<&'static str>>,
-    /// Loaded blobs get lost, as a blob does whose bytes do not match its digest.
+    /// Whether the engine loses loaded blobs, as happens if a blob's bytes do not match
+    /// its digest.
     pub loses_blobs: Cell<bool>,
-    /// The blobs of layers are there, but in a namespace that Docker does not see.
+    /// The blobs of the layers are present, but in a namespace that Docker does not see.
     pub is_of_another_namespace: Cell<bool>,
-    /// Images that no reference leads to.
+    /// Images without any reference.
     pub dangling: RefCell<Vec<Digest>>,
     /// The references with which containers were created.
     pub in_use: RefCell<Vec<Reference>>,
-    /// A load is not answered, and takes effect after this many more lookups.
+    /// A load gets no answer, and takes effect after this many more lookups.
     pub lands_after: Cell<Option<usize>>,
     late: RefCell<Vec<Reference>>,
-    /// A tag that another client gives a loaded image at once.
+    /// A tag that another client adds to an image as soon as the image is loaded.
     pub tagged: RefCell<Option<Reference>>,
     /// The image that the engine runs, regardless of the manifest.
     pub runs: RefCell<Option<ImageId>>,
-    /// What another client does just before a request of this name takes effect.
+    /// What another client does just before a request with this name takes effect.
     pub meanwhile: RefCell<Option<(&'static str, Meanwhile)>>,
     pub calls: RefCell<Vec<String>>,
     /// How many configs were sent to the engine.
@@ -147,8 +148,8 @@ impl FakeImages {
         self.blob(&text).to_string().parse().unwrap()
     }
 
-    /// Adds a loaded image: a manifest that `docker save` made up, on layers that are
-    /// here.
+    /// Adds a loaded image, with a manifest that `docker save` made up, for layers that
+    /// are already present.
     pub(crate) fn loaded(&self, tag: &str, image: &ImageId) -> Digest {
         let layer = self.blob(&format!("layer of {image}"));
         let text = manifest(image, &layer, "application/vnd.oci.image.layer.v1.tar");
@@ -159,8 +160,8 @@ impl FakeImages {
         digest
     }
 
-    /// The layers of a manifest, or of all manifests in an index, are there under the
-    /// digests that they are named by.
+    /// Whether the layers of a manifest, or of all manifests in an index, are present
+    /// with the digests that the manifests give.
     fn has_layers(&self, target: &Digest) -> bool {
         let content = self.content();
         let texts = content.manifests(target);
@@ -175,7 +176,7 @@ impl FakeImages {
             || texts.values().all(|text| !text.contains("gzip"))
     }
 
-    /// A record other than these leads to the image of a manifest or index.
+    /// Whether any record not in `loaded` leads to the image of a manifest or index.
     fn is_unpacked(&self, target: &Digest, loaded: &[Reference]) -> bool {
         let content = self.content();
         let images = |target: &Digest| {
@@ -185,8 +186,8 @@ impl FakeImages {
             images.filter(|image| !image.is_null()).collect::<Vec<_>>()
         };
         let wanted = images(target);
-        // Bytes that do not match their digest have no image, so there is nothing to
-        // unpack.
+        // If the bytes do not match their digest, there is no image, so there is nothing
+        // to unpack.
         if wanted.is_empty() {
             return true;
         }
@@ -264,8 +265,8 @@ impl FakeImages {
         listed
     }
 
-    /// The target of a reference: from its own record, or from that of a tag with the
-    /// same digest.
+    /// The digest that a reference points at, from its own record or from the record of a
+    /// tag with the same digest.
     fn target(&self, reference: &Reference) -> Option<Digest> {
         let records = self.records.borrow();
         let same = |(other, target): &(&Reference, &Digest)| {
@@ -280,7 +281,7 @@ impl FakeImages {
     }
 }
 
-/// The manifest that a registry serves for an image: the layer is compressed.
+/// The manifest that a registry serves for an image. Its layer is compressed.
 pub(crate) fn served(image: &ImageId) -> String {
     let layer = Digest::of(Algorithm::Sha256, image.to_string().as_bytes());
     manifest(image, &layer, "application/vnd.oci.image.layer.v1.tar+gzip")
@@ -295,7 +296,7 @@ fn manifest(image: &ImageId, layer: &Digest, kind: &str) -> String {
     .to_string()
 }
 
-/// An index of manifests, each for an architecture.
+/// An index of these manifests, each with its architecture.
 pub(crate) fn index(manifests: &[(Digest, &str)]) -> String {
     let manifests: Vec<Value> = manifests
         .iter()
@@ -335,7 +336,7 @@ impl Images for FakeImages {
         Ok(target.map(|target| self.listed_as(&target)))
     }
 
-    /// An engine takes two requests for this.
+    /// A real engine needs two requests for this.
     async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError> {
         self.counted();
         self.counted();

@@ -1,5 +1,5 @@
-//! Fake containerd of a node, with its CRI, in memory: does what containerd 1.6 to 2.1
-//! were seen to do, and fails where a test tells it to.
+//! Fake containerd of a node, with its CRI, in memory. It behaves as containerd 1.6 to
+//! 2.1 were observed to behave, and fails when a test tells it to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,20 +17,20 @@ type Act = Box<dyn FnMut(&FakeNode)>;
 pub(crate) struct FakeNode {
     pub records: RefCell<BTreeMap<String, Record>>,
     pub blobs: RefCell<BTreeMap<Digest, String>>,
-    /// The calls that change something, in their order.
+    /// The calls that change something, in order.
     pub calls: RefCell<Vec<String>>,
-    /// The call that fails from now on, and whether it takes effect all the same.
+    /// The name of the call that fails from now on, and whether it takes effect anyway.
     pub fails: Cell<Option<(&'static str, bool)>>,
-    /// How many more calls succeed before containerd is away, and how many fail while it
-    /// is.
+    /// How many more calls succeed before containerd becomes unavailable, and how many
+    /// calls fail then.
     pub away: Cell<Option<(u32, u32)>>,
-    /// For this many questions, the CRI has not noticed changes yet.
+    /// For this many requests, the CRI does not know of recent changes yet.
     pub lags: Cell<u32>,
-    /// How many names the CRI lists; 5 more at each further question. `None` for all.
+    /// How many names the CRI lists. Each further request adds 5. `None` for all names.
     pub lists: Cell<Option<usize>>,
-    /// How often the CRI was asked by name.
+    /// How often the CRI was asked for a reference by name.
     pub questions: Cell<u32>,
-    /// What happens once, before the call of this name.
+    /// An action that runs once, before the call with this name.
     pub meanwhile: RefCell<Option<(&'static str, Act)>>,
 }
 
@@ -51,7 +51,7 @@ impl FakeNode {
         }
     }
 
-    /// Takes note of a call. Returns true if it has to fail after it has taken effect.
+    /// Records a call. Returns true if the call has to fail after it has taken effect.
     fn asked(&self, call: &'static str) -> Result<bool, ContainerdError> {
         if let Some((left, away)) = self.away.get() {
             match (left, away) {
@@ -83,7 +83,7 @@ impl FakeNode {
         digest
     }
 
-    /// A record as a client makes it.
+    /// Adds a record, as a client would.
     pub fn tag(&self, name: &str, target: &Digest) {
         let record = Record {
             name: name.to_owned(),
@@ -98,7 +98,7 @@ impl FakeNode {
         self.records.borrow_mut().insert(name.to_owned(), record);
     }
 
-    /// Adds what an import of a `docker save` archive leaves.
+    /// Adds the records that an import of a `docker save` archive makes.
     pub fn import(&self, name: &str, image: &ImageId) -> Digest {
         let target = self.blob(&imported(image));
         self.tag(name, &target);
@@ -189,7 +189,7 @@ impl Node for FakeNode {
         if self.lags() {
             return Ok(None);
         }
-        // The CRI ignores a tag beside a digest.
+        // The CRI ignores a tag next to a digest.
         let name = match Reference::parse(reference) {
             Ok(one) => match one.digest() {
                 Some(digest) => one.repository().clone().with_digest(digest.clone()).full(),

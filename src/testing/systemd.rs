@@ -1,5 +1,5 @@
-//! Fake systemd: does what the real one was seen to do, and fails where a test tells it
-//! to.
+//! Fake systemd: behaves as the real one was observed to behave, and fails when a test
+//! tells it to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,40 +17,41 @@ const DOCKER: &str = "docker.service";
 
 type Act = Box<dyn FnMut()>;
 
-/// Units, and services that outlive a run.
+/// A systemd with units, and with services that outlive a run.
 #[derive(Default)]
 pub(crate) struct FakeSystemd {
     pub units: RefCell<BTreeMap<String, Unit>>,
-    /// The service part of Docker's unit.
+    /// The service properties of Docker's unit.
     pub service: Service,
     /// The engine that docker.service runs, if the test stops and starts it.
     pub docker: Option<Rc<FakeEngine>>,
-    /// The directory below which a reload finds Docker's drop-in.
+    /// The directory in which a reload looks for Docker's drop-in.
     pub runtime_units: Option<PathBuf>,
-    /// Where each socket listens.
+    /// The path at which each socket unit listens.
     pub listening: BTreeMap<String, String>,
-    /// The unit that processes belong to.
+    /// The unit to which all processes belong.
     pub owner: Option<&'static str>,
-    /// How `dockerd --validate` ends, and what it says.
+    /// Whether `dockerd --validate` succeeds, and what it prints.
     pub validates: Option<(bool, &'static str)>,
-    /// The commands that were run to validate.
+    /// The validation commands that were run.
     pub validated: RefCell<Vec<Vec<String>>>,
-    /// The calls that change something, in their order.
+    /// The calls that change something, in order.
     pub calls: RefCell<Vec<&'static str>>,
-    /// The call that fails, and how often it succeeds before.
+    /// The name of the call that fails, and how many times it succeeds first.
     pub fails: Cell<Option<(&'static str, u32)>>,
-    /// That call fails each time from then on, and not only once.
+    /// Whether that call fails every time from then on, not only once.
     pub fails_for_good: Cell<bool>,
-    /// What happens at calls, by the name of the call.
+    /// Actions that are run at calls, with the name of the call.
     pub meanwhile: RefCell<Vec<(&'static str, Act)>>,
-    /// How many stops another process's start cancels.
+    /// How many stops are canceled by another process that starts the unit.
     pub cancels: Cell<u32>,
     /// How long a start of Docker takes.
     pub start_takes: Cell<Duration>,
     pub shuts_down: Cell<bool>,
     /// The watchdogs that run.
     pub watchdogs: RefCell<Vec<String>>,
-    /// The reading end of the pipe whose other end delays a shutdown.
+    /// The reading end of a pipe. As long as the other end is open, the shutdown is
+    /// delayed.
     pub shutdown_waits: RefCell<Option<PipeReader>>,
 }
 
@@ -68,7 +69,7 @@ impl FakeSystemd {
         units.get_mut(name).unwrap()
     }
 
-    /// Calls `act` at each call of that name, before the call takes effect.
+    /// Runs `act` at each call with this name, before the call takes effect.
     pub fn at(&self, call: &'static str, act: impl FnMut() + 'static) {
         self.meanwhile.borrow_mut().push((call, Box::new(act)));
     }
