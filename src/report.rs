@@ -1,8 +1,8 @@
-//! Report: what people and machines read. Text while things happen, or one JSON object at
-//! the end.
+//! Report: what people and machines read. It is either text that is written while things
+//! happen, or one JSON object at the end.
 //!
-//! Nothing here fails or panics, so a closed terminal cannot stop a transaction
-//! half-way.
+//! No function of a report fails or panics, so a closed terminal cannot stop a
+//! transaction half-way.
 
 pub mod events;
 pub mod journald;
@@ -81,10 +81,10 @@ pub struct Report {
     observer: Option<Observer>,
 }
 
-/// The most claims that could not be applied in one line.
+/// The most claims that one line names if they could not be applied.
 const MOST_NAMED: usize = 5;
 
-/// The claims about images that are not here, with the text of the first ones.
+/// The claims about images that are not on this host, with the text of the first ones.
 fn named(plan: &Plan) -> String {
     let skipped = plan.skipped.iter();
     let elsewhere: Vec<&str> = skipped
@@ -99,8 +99,8 @@ fn named(plan: &Plan) -> String {
 }
 
 impl Report {
-    /// A report of `command`, in the form that the flags choose. The invocation supplies
-    /// the host options of commands in its texts.
+    /// A report about `command`, in the form that the flags choose. The invocation
+    /// supplies the host options for the commands that the texts contain.
     pub fn new(command: &'static str, output: &OutputArgs, invocation: Invocation) -> Self {
         Self {
             json: output.json,
@@ -126,7 +126,7 @@ impl Report {
         self
     }
 
-    /// Whether to write lines for people.
+    /// Whether to write text for people.
     const fn is_read(&self) -> bool {
         !self.json && self.quiet == 0
     }
@@ -225,7 +225,7 @@ impl Report {
         });
     }
 
-    /// Reports that this host is also a Kubernetes node, with images of its own.
+    /// Reports that this host is also a Kubernetes node, which has images of its own.
     pub fn beside_node(&mut self) {
         if let Some(host) = &mut self.document.host {
             host.other_image_store = Some(KUBERNETES);
@@ -380,7 +380,7 @@ impl Report {
         }
     }
 
-    /// Shows a change that was made, if a single `--quiet` has hidden it so far.
+    /// Shows the change that was made, if a single `--quiet` has hidden it so far.
     pub fn speak_of_change(&mut self, plan: &Plan) {
         if self.quiet == 1 {
             self.quiet = 0;
@@ -485,8 +485,8 @@ impl Report {
         self.document.container_changes = Some(changes.collect());
     }
 
-    /// Reports whether each claim holds. `engine` has the running engine's answer for
-    /// each target, if it was asked.
+    /// Reports whether each claim is true. `engine` contains the running engine's answer
+    /// for each target, if the engine was asked.
     pub fn verified(&mut self, plan: &Plan, engine: Option<&[bool]>) {
         let host = self.document.host.as_ref();
         let place = match host.and_then(|host| host.image_store) {
@@ -525,7 +525,7 @@ impl Report {
         self.document.images.push(image);
     }
 
-    /// Sets the completed archive.
+    /// Sets the archive, which is complete.
     pub fn saved(&mut self, file: Option<&Path>, bytes: u64) {
         let file = file.map(Path::to_owned);
         self.document.archive = Some(ArchiveDocument { file, bytes });
@@ -555,7 +555,7 @@ impl Report {
         }
     }
 
-    /// The state of a host that this run has not changed.
+    /// Describes the state of a host that this run has not changed.
     pub fn untouched(&self) -> &'static str {
         if self.recovered {
             "the interrupted run was finished or undone; nothing else was touched"
@@ -564,7 +564,7 @@ impl Report {
         }
     }
 
-    /// A line for people.
+    /// Writes a line for people.
     pub fn line(&self, text: &str) {
         self.say(&*self.invocation.in_full(text));
     }
@@ -574,7 +574,7 @@ impl Report {
         self.paragraph(&*self.invocation.in_full(text));
     }
 
-    /// Writes the line with the command that rolls the change back.
+    /// Writes a line with the command that rolls this change back.
     pub fn say_way_back(&self) {
         if let (Some(id), None) = (&self.document.transaction, &self.document.rollback_of) {
             self.line(&format!("To undo this: digestfix rollback {id}"));

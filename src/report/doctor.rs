@@ -6,7 +6,7 @@ use crate::report::text::{Text, Tone};
 use crate::report::{Report, shortened};
 
 impl Report {
-    /// Writes a line for each finding, and below it the next step.
+    /// Writes a line for each finding, followed by the next step.
     pub fn findings(&mut self, mut findings: Vec<Finding>) {
         for finding in &mut findings {
             let in_full = |text: &String| self.invocation.in_full(text).into_owned();
@@ -22,7 +22,7 @@ impl Report {
                 ]
             })
             .collect();
-        // Without a width, so that sentences are not folded.
+        // Pass no width, so that sentences are not folded.
         for (line, finding) in columns(&rows, None).into_iter().zip(&findings) {
             let next = finding.next.as_ref();
             let next = next.map(|next| Tone::Strong.of("  Next:").and(format!(" {next}")));

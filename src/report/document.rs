@@ -82,7 +82,7 @@ pub(super) struct Document {
     pub problem: Option<Problem>,
 }
 
-/// Serializes rows as a list, without keeping any.
+/// Serializes rows as a list, one at a time, so that the list is never in memory.
 fn one_by_one<S: Serializer>(
     rows: &Option<Box<dyn Rows>>,
     serializer: S,
@@ -113,7 +113,7 @@ pub(super) struct HostDocument {
     pub containerd_socket: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub containerd: Option<String>,
-    /// The other image store of this host, if there is one.
+    /// The other image store on this host, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_image_store: Option<&'static str>,
 }
@@ -122,12 +122,12 @@ pub(super) struct HostDocument {
 #[derive(Debug, Serialize)]
 pub struct SavedImage {
     pub image_id: String,
-    /// The names by which Docker saved it.
+    /// The names under which Docker saved the image.
     pub names: Vec<String>,
     pub digests: Vec<SavedDigest>,
 }
 
-/// One of its digests, and the evidence for it.
+/// A digest of a saved image, and the evidence for it.
 #[derive(Debug, Serialize)]
 pub struct SavedDigest {
     pub reference: String,

@@ -1,7 +1,7 @@
 //! Events for journald.
 //!
-//! Each kind has a fixed `MESSAGE_ID`. Users find events by it (`journalctl
-//! MESSAGE_ID=…`), and `journalctl -x` explains them by it, from
+//! Each kind has a fixed `MESSAGE_ID`. With it, users find events (`journalctl
+//! MESSAGE_ID=…`), and `journalctl -x` finds their explanations, which come from
 //! `packaging/digestfix.catalog`.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub enum Event {
     Began,
     /// A step of a run, or of its recovery, succeeded.
     Step,
-    /// Something in a run failed without an effect on its outcome.
+    /// Something in a run failed, but that did not affect the outcome.
     Warning,
     /// A reference has changed.
     ReferenceChanged,
@@ -18,11 +18,11 @@ pub enum Event {
     ContainersChanged,
     /// An interrupted run was recovered.
     Recovered,
-    /// A run was refused, and touched nothing.
+    /// A run was refused, and changed nothing.
     Refused,
-    /// A run failed, and the host is as before.
+    /// A run failed, and the host is as it was before.
     Failed,
-    /// The references are changed, but something else is not as before.
+    /// The references are changed, but something else is not as it was before.
     Incomplete,
     /// The host could not be restored.
     Broken,
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(explained, ids);
     }
 
-    /// Whether Docker stops depends on the store and on the options, so the text promises
+    /// The store and the options determine whether Docker stops, so the text promises
     /// neither.
     #[test]
     fn a_begin_promises_no_stop_and_no_watchdog_where_there_is_none() {

@@ -1,4 +1,4 @@
-//! Gaps: images that the containerd image store lacks, or has incompletely.
+//! Gaps: images that are missing or incomplete in the containerd image store.
 
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
@@ -8,7 +8,7 @@ use crate::transaction::outcome::Progress;
 
 impl Report {
     /// Warns about references whose manifests are missing, and about images without a
-    /// name, which cannot have a digest.
+    /// name, for which no digest can be recorded.
     pub fn gaps(&mut self, gaps: &Gaps) {
         let unread: Vec<String> = gaps.unread.iter().map(Reference::familiar).collect();
         if !unread.is_empty() {
@@ -21,8 +21,8 @@ impl Report {
         self.nameless(&gaps.nameless);
     }
 
-    /// Warns about images without a name. Shows Docker's ID for them, the digest of the
-    /// manifest, because claims have another ID.
+    /// Warns about images without a name. Names each by the digest of its manifest, which
+    /// is the ID that Docker shows. Claims contain another ID.
     fn nameless(&mut self, images: &[Digest]) {
         const NAMED: usize = 3;
         let shown: Vec<String> = images.iter().take(NAMED).map(ToString::to_string).collect();

@@ -9,7 +9,7 @@ use crate::report::text::{Text, Tone};
 use crate::state::history::{Claimed, End, Kind, Record, Side};
 use crate::state::method::Method;
 
-/// A transaction, with facts that are not in its record.
+/// A transaction, with some facts that its record does not contain.
 #[derive(Debug, Clone)]
 pub struct Transaction {
     pub record: Record,
@@ -35,7 +35,7 @@ impl Report {
         self.document.transactions = Some(documents.collect());
     }
 
-    /// Writes all about one transaction.
+    /// Writes all facts about one transaction.
     pub fn one_transaction(&mut self, transaction: Transaction) {
         self.say_all(transaction.lines());
         self.document.transactions = Some(vec![transaction.document(true)]);

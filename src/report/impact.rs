@@ -1,4 +1,4 @@
-//! Impact of a change, in words and as a JSON object.
+//! Impact of a change, as text and as a JSON object.
 
 use std::collections::BTreeSet;
 
@@ -50,7 +50,7 @@ impl Report {
     }
 }
 
-/// The lines about running containers, and about connections to them.
+/// The lines about running containers, and about connections to these containers.
 fn effects(impact: &Impact) -> Vec<String> {
     let mut by_fate: Vec<(ContainerImpact, Vec<&str>)> = Vec::new();
     for container in &impact.containers {
@@ -114,7 +114,7 @@ fn effects(impact: &Impact) -> Vec<String> {
     lines
 }
 
-/// The line about connected clients of the API.
+/// The line about clients that are connected to the API.
 fn clients(impact: &Impact) -> Option<String> {
     let execs: usize = impact
         .containers

@@ -1,8 +1,8 @@
 //! Entries with fields for systemd's journal, in journald's native protocol
 //! (`systemd.io/JOURNAL_NATIVE_PROTOCOL`): one datagram per entry.
 //!
-//! Nothing here waits or fails. An entry is lost if journald does not run, or cannot take
-//! it at once.
+//! Sending never waits and never fails. If journald does not run or cannot accept an
+//! entry at once, the entry is lost.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -12,7 +12,7 @@ use crate::sys::printable::printable;
 
 pub const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// The most bytes of one value. A datagram has room for some fifty fields of this size. A
+/// The most bytes of one value. Some fifty fields of this size fit into a datagram. A
 /// larger entry would have to be passed as a file.
 const MAX_VALUE: usize = 4096;
 
@@ -28,7 +28,8 @@ impl Entry {
         self.add(name, &printable(value));
     }
 
-    /// Adds a field with one line for each text. Adds no field if there are no texts.
+    /// Adds a field that contains each text in a separate line. Adds no field if there
+    /// are no texts.
     pub fn lines<T: AsRef<str>>(&mut self, name: &str, lines: impl IntoIterator<Item = T>) {
         let lines = lines.into_iter();
         let lines: Vec<String> = lines
@@ -74,7 +75,7 @@ pub struct Journald {
 }
 
 impl Journald {
-    /// A connection to the journald that listens at `path`. Opens nothing yet.
+    /// A connection to the journald that listens at `path`. Does not open it yet.
     pub fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -82,7 +83,7 @@ impl Journald {
         }
     }
 
-    /// Sends an entry if journald can take it at once. Returns whether it did.
+    /// Sends an entry if journald can accept it at once. Returns whether it was sent.
     pub fn send(&mut self, entry: &Entry) -> bool {
         match self.try_send(&entry.bytes) {
             Ok(()) => true,
@@ -102,7 +103,7 @@ impl Journald {
                 socket
             }
         };
-        // Send by path each time, because journald may have restarted.
+        // Name the path in each call, because journald may have restarted.
         self.socket
             .insert(socket)
             .send_to(bytes, &self.path)

@@ -1,4 +1,4 @@
-//! Look of a stream: what it can show, and what the user wants it to show.
+//! Look of an output stream: what the stream can show, and what the user wants.
 
 use std::env;
 use std::ffi::OsString;
@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 
 use clap::ColorChoice;
 
-/// How one stream looks.
+/// The look of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Look {
     pub colours: bool,
@@ -21,8 +21,9 @@ impl Look {
         Self::with(stream.is_terminal(), choice, |name| env::var_os(name))
     }
 
-    /// The flag comes before variables. `NO_COLOR` follows <https://no-color.org>;
-    /// `CLICOLOR` and `CLICOLOR_FORCE` follow <https://bixense.com/clicolors>.
+    /// The flag takes precedence over environment variables. `NO_COLOR` follows
+    /// <https://no-color.org>; `CLICOLOR` and `CLICOLOR_FORCE` follow
+    /// <https://bixense.com/clicolors>.
     fn with(
         terminal: bool,
         choice: ColorChoice,

@@ -1,8 +1,8 @@
 //! Metrics of the last run, as a file for node_exporter's textfile collector.
 //!
-//! The file is replaced atomically. Values that last across runs (counts, the time of the
-//! last change) are read from the former file; if it cannot be read, they start again.
-//! Two runs that end at the same instant may lose one of their counts.
+//! The file is replaced atomically. Values that span several runs (counts, the time of
+//! the last change) are read from the former file. If it cannot be read, they start again
+//! from zero. If two runs end at the same instant, one of them may not be counted.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
@@ -17,7 +17,7 @@ mod exposition;
 
 use exposition::{Exposition, Kind, series};
 
-/// The largest former file that is read, in bytes.
+/// The largest former file that digestfix reads, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
 const RUNS: &str = "digestfix_runs_total";
@@ -39,10 +39,11 @@ pub struct Run {
     pub seconds: f64,
     /// The number of changed references.
     pub changed: usize,
-    /// How long the engine's API was away, in seconds. `None` if it was not stopped.
+    /// How long the engine's API was unavailable, in seconds. `None` if the engine was
+    /// not stopped.
     pub outage: Option<f64>,
     /// The number of claimed digests that are missing. `None` if the run ended before it
-    /// knew.
+    /// knew that number.
     pub missing_digests: Option<usize>,
     /// The host's references. `None` if they could not be read.
     pub references: Option<References>,
@@ -57,7 +58,7 @@ pub struct References {
     pub without_digest: usize,
 }
 
-/// Replaces the metrics in `file` by those of a run. After an error, the file is
+/// Replaces the metrics in `file` with those of a run. On an error, the file is
 /// unchanged.
 pub fn write(file: &Path, run: &Run) -> io::Result<()> {
     let former = state_file::read(file, MAX_BYTES).ok().flatten();
@@ -65,8 +66,8 @@ pub fn write(file: &Path, run: &Run) -> io::Result<()> {
     replace(file, text(run, &exposition::read(&former)).as_bytes())
 }
 
-/// Replaces a file, so that node_exporter never sees a part of it, or one that it may not
-/// read.
+/// Replaces a file so that node_exporter never sees an incomplete file, or one that it
+/// may not read.
 fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(format!(".{}.new", std::process::id()));
@@ -80,7 +81,7 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(&new)?;
     let written = opened
         .write_all(bytes)
-        // The mode at creation is subject to the umask, so set it again.
+        // The umask may have reduced the mode at creation, so set the mode again.
         .and_then(|()| opened.set_permissions(Permissions::from_mode(0o644)))
         .and_then(|()| fs::rename(&new, file));
     if written.is_err() {

@@ -17,13 +17,14 @@ use crate::store::repositories::Store;
 use crate::sys::who;
 use crate::transaction::outcome::Step;
 
-/// The most changed references that get an event each. The history has all of them.
+/// The most changed references for which separate events are sent. The history has all of
+/// them.
 const MAX_REFERENCES: usize = 100;
 
-/// The most characters of a reason in a message. The field has more.
+/// The most characters of a reason in a message. The journal field may contain more.
 const MAX_REASON: usize = 1000;
 
-/// The next step if the problem has none.
+/// The text for the next step if the problem does not name one.
 const NEXT: &str = "fix what is named above, then run the same command again";
 
 /// Observes one run.
@@ -39,7 +40,7 @@ pub(super) struct Observer {
     outage: Outage,
 }
 
-/// How long the engine's API was away.
+/// How long the engine's API was unavailable.
 #[derive(Default)]
 struct Outage {
     since: Option<Instant>,
@@ -95,7 +96,7 @@ impl Observer {
         self.tell(document, Event::Began, &message, &[]);
     }
 
-    /// An interrupted transaction is being recovered.
+    /// Records that an interrupted transaction is being recovered.
     pub fn recovers(&mut self, transaction: &str) {
         self.transaction = Some(transaction.to_owned());
     }
@@ -137,7 +138,7 @@ impl Observer {
     ) -> Option<String> {
         self.outage.ends();
         if self.recovered && result == RunResult::Refused {
-            // The recovered transaction is not the one that was refused.
+            // A transaction that was recovered is not the one that was refused.
             self.transaction = None;
         }
         self.tell_end(document, result);
@@ -232,7 +233,7 @@ impl Observer {
         self.journald.send(&entry);
     }
 
-    /// An entry without its message.
+    /// Creates an entry without a message.
     fn entry(&self, document: &Document, event: Event, more: &[(&str, &str)]) -> Entry {
         let mut entry = Entry::default();
         entry.field("SYSLOG_IDENTIFIER", "digestfix");
@@ -247,14 +248,14 @@ impl Observer {
         }
         if let Some(host) = &document.host {
             entry.field("DIGESTFIX_DATA_ROOT", &host.data_root.to_string_lossy());
-            // With this field, `journalctl -u docker` shows root's messages about Docker
-            // too.
+            // With this field, `journalctl -u docker` also shows the messages about
+            // Docker that root sends.
             if let Some(unit) = &host.unit {
                 entry.field("OBJECT_SYSTEMD_UNIT", unit);
             }
         }
-        // journald finds a sender's unit by its process. If this process has ended before
-        // journald reads the entry, only this field names the unit.
+        // journald finds the unit of a sender by its process ID. If this process has
+        // ended when journald reads the entry, only this field names the unit.
         if let Some(unit) = &self.own_service {
             entry.field("OBJECT_SYSTEMD_UNIT", unit);
         }
@@ -282,7 +283,7 @@ impl Observer {
     }
 }
 
-/// The first reason in one line.
+/// The first reason, in one line.
 fn in_short(problem: &Problem) -> String {
     let first = problem.what.first().map_or("", String::as_str);
     let first: String = first.chars().take(MAX_REASON).collect();
@@ -305,8 +306,8 @@ fn told(changes: &[ChangeDocument]) -> &[ChangeDocument] {
     &changes[..changes.len().min(MAX_REFERENCES)]
 }
 
-/// The number of claimed digests that are missing. `None` if the run ended before it knew
-/// the claims.
+/// The number of claimed digests that are missing. `None` if the run ended before it had
+/// read the claims.
 fn missing_digests(document: &Document) -> Option<usize> {
     let claims = document.claims.as_ref()?;
     if document.rollback_of.is_some() {

@@ -1,14 +1,14 @@
 //! Output: standard output and standard error, written by a separate thread.
 //!
-//! A terminal that the user has stopped with Ctrl-S, a full pipe, a slow connection: each
-//! blocks a writer without limit. A run that has stopped Docker must not wait for a
-//! reader, so everything is only queued here. The queue has no limit: a full queue would
-//! have to wait or lose lines, and a run writes little. Both streams share one queue, so
-//! their lines keep their order. At its end, when the host is consistent, the run waits
-//! for the queue ([`Output::drained`]).
+//! A writer may block without limit, for example on a terminal that the user has stopped
+//! with Ctrl-S, on a full pipe, or on a slow connection. A run that has stopped Docker
+//! must not wait for a reader, so this module only queues texts. The queue has no limit,
+//! because a full queue would have to block or lose lines, and a run writes little. Both
+//! streams share one queue, so their lines keep their order. At its end, when the host is
+//! consistent, the run waits for the queue ([`Output::drained`]).
 //!
-//! The thread starts with [`Output::wait_for_nobody`], which every command calls. Before
-//! that, texts are written directly.
+//! [`Output::wait_for_nobody`] starts the thread. Every command calls it. Until then,
+//! texts are written directly.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -43,8 +43,9 @@ enum Said {
 /// Both streams of this process.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
-    /// The queue to the thread. `None` inside if no thread could be started: waiting for
-    /// readers is better than leaving a host in the middle of a change.
+    /// The queue of the thread. Contains `None` if no thread could be started. Texts are
+    /// then written directly: waiting for readers is better than leaving a host in the
+    /// middle of a change.
     queue: Arc<OnceLock<Option<Sender<Said>>>>,
 }
 
@@ -55,7 +56,7 @@ impl Output {
         OUTPUT.get_or_init(Self::default).clone()
     }
 
-    /// Starts the thread: from here on, no writer waits for a reader.
+    /// Starts the thread. From then on, no writer waits for a reader.
     pub fn wait_for_nobody(&self) {
         self.queue_to(Process);
     }
@@ -72,7 +73,7 @@ impl Output {
     fn say(&self, said: Said) {
         match self.queue.get().and_then(Option::as_ref) {
             Some(queue) => {
-                // Cannot fail: the thread ends only with the process.
+                // This cannot fail, because the thread ends only with the process.
                 let _ = queue.send(said);
             }
             None => tell(&mut Screen::new(Process), said),
@@ -84,8 +85,8 @@ impl Output {
         self.say(Said::Text(to, text));
     }
 
-    /// Shows a step that begins now, with its duration, until [`Self::end`]. On a
-    /// terminal only.
+    /// Shows the step that begins now and its duration, until [`Self::end`]. Does so only
+    /// on a terminal.
     pub fn begin(&self, doing: String) {
         self.say(Said::Begin(Stream::Stdout, doing, Instant::now()));
     }
@@ -95,13 +96,13 @@ impl Output {
         self.say(Said::Begin(Stream::Stderr, doing, since));
     }
 
-    /// Ends the step that is shown.
+    /// Ends the step that is being shown.
     pub fn end(&self) {
         self.say(Said::End);
     }
 
-    /// Writes a text to standard output that is useless unless complete. Waits until it
-    /// is written.
+    /// Writes a text to standard output, and waits until it is written. For texts that
+    /// are useless unless complete.
     pub fn deliver(&self, text: String) -> io::Result<()> {
         let (sender, delivered) = mpsc::channel();
         self.say(Said::Deliver(text, sender));
@@ -124,7 +125,7 @@ impl Output {
 #[derive(Debug)]
 pub struct Log(Output);
 
-/// Each write is one event, with a line break at its end.
+/// Each call of `write` gets one event, which ends with a line break.
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
@@ -183,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    /// A reader that takes each text only when the test lets it.
+    /// A reader that accepts each text only when the test allows it.
     struct Stopped {
         written: Sender<(Stream, String)>,
         goes_on: Receiver<io::Result<()>>,

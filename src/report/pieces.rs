@@ -7,7 +7,7 @@ use crate::report::output::{Output, Stream};
 /// The approximate size of a piece, in bytes.
 pub(super) const PIECE: usize = 64 * 1024;
 
-/// Standard output. Each write must consist of whole characters.
+/// A writer to standard output. Each write must consist of whole characters.
 pub(super) struct Pieces<'a>(pub &'a Output);
 
 impl Write for Pieces<'_> {

@@ -1,5 +1,5 @@
-//! Run result: one enum, from which the exit code, journald's event and the word in
-//! metrics follow.
+//! Run result: one enum, which determines the exit code, journald's event and the word in
+//! metrics.
 
 use crate::report::events::Event;
 
@@ -7,13 +7,13 @@ use crate::report::events::Event;
 pub enum Exit {
     /// Success, or nothing to do.
     Done = 0,
-    /// Failed. The host is as before.
+    /// Failed. The host is as it was before.
     Failed = 1,
     /// Refused. Nothing was changed.
     Refused = 3,
     /// Changes are pending.
     Pending = 4,
-    /// The host could not be restored, or something is not as before.
+    /// The host could not be restored, or something on it is not as it was before.
     Broken = 5,
     /// Success, but a container has changed.
     ContainersChanged = 6,
@@ -24,13 +24,13 @@ pub enum Exit {
 pub enum RunResult {
     /// There was nothing to do.
     Unchanged,
-    /// Another command is needed to make changes that are pending.
+    /// Changes are pending, which another command has to make.
     Pending,
     /// The command succeeded: it changed the references, or showed what was asked for.
     Done,
     /// An interrupted run was recovered, and there was nothing else to do.
     Recovered,
-    /// The references are changed, but so is a container.
+    /// The references are changed, but a container has changed too.
     ContainersChanged,
     /// Refused before anything was changed.
     Refused,
@@ -38,7 +38,8 @@ pub enum RunResult {
     Failed,
     /// Failed, and all changes were undone.
     Undone,
-    /// The references are consistent, new or old, but something else is not as before.
+    /// The references are consistent, either new or old, but something else is not as it
+    /// was before.
     Incomplete,
     /// The host could not be restored.
     Broken,

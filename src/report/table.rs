@@ -11,7 +11,8 @@ const GAP: usize = 2;
 /// The indentation of a folded row's further lines, in columns.
 const INDENT: usize = 4;
 
-/// The number of digits to show of a digest or an image ID: enough to distinguish them.
+/// The number of digits of a digest or an image ID that are shown, which is enough to
+/// tell them apart.
 const DIGITS: usize = 12;
 
 /// The least width of a name, in columns. A shorter name tells nothing.
@@ -19,7 +20,7 @@ const LEAST_NAME: usize = 16;
 
 const ALGORITHM: &str = "sha256:";
 
-/// The options of `status` for its table.
+/// The options of `status` that concern its table.
 #[derive(Debug, Clone)]
 pub struct Shown {
     pub columns: Vec<Column>,
@@ -27,7 +28,7 @@ pub struct Shown {
     pub whole: bool,
 }
 
-/// The table of `status`. It is laid out after all rows were seen.
+/// The table of `status`. Its layout is computed after all rows were seen.
 pub(super) struct Table<'a> {
     shown: &'a Shown,
     widths: Widths,
@@ -44,8 +45,8 @@ impl<'a> Table<'a> {
         self.widths.take(&self.cells(row));
     }
 
-    /// Passes the lines to `give`, those with problems first. One row at a time, because
-    /// there may be a million.
+    /// Passes the lines to `give`, those with problems first. Handles one row at a time,
+    /// because there may be a million rows.
     pub fn lines(mut self, rows: &dyn Rows, room: Option<usize>, mut give: impl FnMut(Text)) {
         if !self.shown.whole {
             self.shorten_names(room);
@@ -61,7 +62,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Shortens names to the width that other columns leave.
+    /// Shortens names to the width that the other columns leave.
     fn shorten_names(&mut self, room: Option<usize>) {
         let widths = &mut self.widths.0;
         let all: usize = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
@@ -145,7 +146,7 @@ fn digits(text: &str) -> &str {
         .unwrap_or(text)
 }
 
-/// A sign, which can be seen without colours, and a word.
+/// The state of a row as a word, with a sign that is visible without colours.
 fn state(row: &Row) -> Text {
     let (tone, sign, word) = match row.state {
         State::Ok => (Tone::Good, ' ', "ok"),
@@ -183,8 +184,8 @@ fn shortened(name: &str, width: usize) -> String {
     begin.into_iter().chain([CUT]).chain(end).collect()
 }
 
-/// Aligns cells in columns; the last column is not padded. If rows are wider than the
-/// room, all of them are folded at the same columns, so that nothing is cut off and whole
+/// Aligns cells in columns, except that the last column is not padded. If rows are wider
+/// than `room`, folds all rows at the same columns, so that nothing is cut off and whole
 /// digests can be copied.
 pub(super) fn columns<const N: usize>(lines: &[[Text; N]], room: Option<usize>) -> Vec<Text> {
     let mut widths = Widths::default();
@@ -195,7 +196,7 @@ pub(super) fn columns<const N: usize>(lines: &[[Text; N]], room: Option<usize>) 
     lines.iter().map(|line| columns.row(line)).collect()
 }
 
-/// The widths of the columns in the lines so far.
+/// The widths of the columns in all lines so far.
 #[derive(Debug, Clone, Default)]
 struct Widths(Vec<usize>);
 

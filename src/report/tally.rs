@@ -1,4 +1,4 @@
-//! Tally of the rows of `status`: a line with the counts, and the next commands.
+//! Tally of the rows of `status`: a line with the counts, and the commands to run next.
 
 use crate::image::reference::Reference;
 use crate::plan::status::{Row, Selection, State, names};
@@ -61,7 +61,7 @@ impl<'a> Tally<'a> {
         self.rows() > 0 && self.count(State::Nameless) == self.rows()
     }
 
-    /// The selected names that nothing here has.
+    /// The selected names that match no row.
     pub fn unknown(&self) -> Vec<String> {
         let names = self.selection.names.iter().zip(&self.seen);
         names
@@ -98,7 +98,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// The next command for each kind of problem that a command solves.
+    /// The command to run next, for each kind of problem that a command can solve.
     pub fn next(&self) -> impl Iterator<Item = &'static str> {
         let next = [
             (

@@ -1,7 +1,7 @@
 //! Text for people, in parts with different colours.
 //!
-//! Each part is made printable when it is added, including line breaks. So a text is one
-//! line; only this module adds line breaks.
+//! Each part is made printable when it is added, which escapes its line breaks too. So a
+//! text is one line, unless this module adds line breaks.
 
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ use crate::sys::printable::printable;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
-    /// Titles and labels, which the eye looks for.
+    /// Titles and labels, which readers look for.
     Strong,
     /// As it should be, or added.
     Good,

@@ -1,4 +1,4 @@
-//! References in the file that the running engine has not read.
+//! References that are in the file, but that the running engine has not read.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,8 @@ use crate::image::reference::Reference;
 use crate::report::Report;
 
 impl Report {
-    /// Sets the references that the file has and the running engine has not read.
+    /// Sets the references that are in the file, but that the running engine has not
+    /// read.
     pub fn unread(&mut self, references: &BTreeSet<Reference>) {
         let names = references.iter().map(Reference::familiar);
         self.document.unread = Some(names.collect()).filter(|names: &Vec<_>| !names.is_empty());

@@ -1,5 +1,5 @@
-//! Tests of the metrics: what is written, what is kept, and which rules and dashboards
-//! use it.
+//! Tests of the metrics: what is written, what is kept from former runs, and which
+//! metrics the rules and dashboards use.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
@@ -167,7 +167,7 @@ fn where_it_cannot_be_written_nothing_is_left() {
     write(&directory.path().join("gone/digestfix.prom"), &a_change()).unwrap_err();
 }
 
-/// The metrics in an expression.
+/// The names of the metrics in an expression.
 fn named(text: &str) -> BTreeSet<&str> {
     let is_part = |character: char| character.is_ascii_alphanumeric() || character == '_';
     text.split(|character| !is_part(character))

@@ -11,7 +11,7 @@ use rustix::termios::{tcgetpgrp, tcgetwinsize};
 
 use super::screen::{Stream, Streams};
 
-/// The delay before another try on a non-blocking stream that is full.
+/// The delay before the next attempt to write to a non-blocking stream that is full.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// Standard output and standard error.
@@ -44,7 +44,8 @@ fn columns_of(terminal: impl AsFd) -> Option<usize> {
 }
 
 fn foreground_columns(terminal: impl AsFd) -> Option<usize> {
-    // If the terminal does not tell, assume that this process is in the foreground.
+    // If the terminal does not report its foreground process group, assume that it is
+    // this process's group.
     let of_others = tcgetpgrp(&terminal).is_ok_and(|group| group != getpgrp());
     if of_others {
         None
@@ -63,8 +64,8 @@ pub fn write_bytes(bytes: &[u8]) -> io::Result<()> {
     write(&io::stdout(), bytes)
 }
 
-/// Writes without the buffer of [`io::Stdout`], whose lock would be held as long as a
-/// reader blocks.
+/// Writes without the buffer of [`io::Stdout`], because its lock would be held as long as
+/// a reader blocks.
 fn write(stream: &impl AsFd, mut text: &[u8]) -> io::Result<()> {
     while !text.is_empty() {
         match rustix::io::write(stream, text) {
@@ -92,7 +93,7 @@ mod tests {
     fn a_stream_that_does_not_wait_loses_nothing() {
         let (mut reader, writer) = pipe().unwrap();
         ioctl_fionbio(&writer, true).unwrap();
-        // More than a pipe holds.
+        // More text than a pipe can hold.
         let text = "a line\n".repeat(100_000);
         let written = text.clone();
         let writing = thread::spawn(move || write(&writer, written.as_bytes()));

@@ -1,4 +1,4 @@
-//! Screen: lines, and on a terminal the current step below them.
+//! Screen: lines of text and, on a terminal, the current step below the lines.
 //!
 //! The step is redrawn in place, and erased before anything else is written. So the lines
 //! on a terminal are the same as in a file.
@@ -15,9 +15,9 @@ pub enum Stream {
     Stderr,
 }
 
-/// The destination of texts.
+/// Where texts are written.
 pub(super) trait Streams {
-    /// Writes all of a text, however long that takes.
+    /// Writes a whole text, no matter how long that takes.
     fn write(&mut self, to: Stream, text: &[u8]) -> io::Result<()>;
     /// The width of the stream's terminal, in columns. `None` if the stream is not a
     /// terminal, or this process is in the background.
@@ -38,7 +38,7 @@ struct Doing {
     since: Instant,
 }
 
-/// The streams, and the step that is drawn on them.
+/// The streams, and the step that is shown on them.
 pub(super) struct Screen<S> {
     streams: S,
     doing: Option<Doing>,
@@ -141,7 +141,8 @@ mod tests {
         }
     }
 
-    /// The output for a step that is drawn twice, with a warning in between.
+    /// The output for a step that is drawn twice, with a warning between the two
+    /// drawings.
     fn drawn(columns: Option<usize>) -> String {
         let mut paper = Paper {
             columns,
@@ -176,7 +177,7 @@ mod tests {
             let drawn = drawn(Some(columns));
             let frames = drawn.split("\r\u{1b}[K").filter(|one| one.contains(" s"));
             for frame in frames.filter(|frame| !frame.ends_with('\n')) {
-                // If its duration does not fit, the step is not shortened further.
+                // If not even the duration fits, the step is not shortened further.
                 let least = INDENT + "  3.2 s".len();
                 assert!(frame.width() < columns.max(least + 1), "{frame:?}");
             }
