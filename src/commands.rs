@@ -1,4 +1,4 @@
-//! Commands: one function each, from arguments to an exit code.
+//! Commands: for each one, a function that takes the arguments and returns the exit code.
 
 mod apply;
 mod change;
@@ -55,16 +55,16 @@ use crate::transaction::image_store::{Engine, Gaps, ImageStore, Means, PlanError
 use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::{Docker, Supervised, Supervisor};
 
-/// The timeout of engine calls: the engine normally answers in milliseconds.
+/// The timeout of engine calls. The engine normally answers in milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// The timeout for finding out whether this is a Kubernetes node.
+/// The timeout for detecting whether this host is a Kubernetes node.
 const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
 /// The steps before a transaction that may take long, as shown to the user.
 const WAITS_FOR_LOCK: &str = "waiting for another digestfix to end";
 const LOOKS: &str = "looking at the host";
 
-/// Appends the command that shows all reasons: the first refusal may hide others.
+/// Appends the command that shows all reasons, because the first refusal may hide others.
 fn with_all(help: Option<String>) -> Option<String> {
     let first = help.map(|help| format!("{help}; ")).unwrap_or_default();
     Some(format!(
@@ -92,14 +92,14 @@ pub fn run(cli: Cli) -> ExitCode {
     ExitCode::from(result.exit() as u8)
 }
 
-/// Why a command ended before it touched anything.
+/// Why a command ended before it changed anything.
 #[derive(Debug, thiserror::Error)]
 enum Stop {
     #[error("only root may do this")]
     NotRoot,
     #[error(transparent)]
     Host(#[from] HostError),
-    /// An error about Docker, on a host that is also a Kubernetes node.
+    /// An error about Docker on a host that is also a Kubernetes node.
     #[error("{0}")]
     BesideNode(HostError),
     #[error(transparent)]
@@ -357,9 +357,10 @@ struct Site {
 /// The ways to connect to systemd.
 #[derive(Debug, Clone, Copy)]
 enum Reach {
-    /// Only the system bus. Enough as long as nothing was changed.
+    /// Only the system bus, which is enough as long as nothing was changed.
     Bus,
-    /// The bus, or else systemd's own socket: an interrupted run must be finished.
+    /// The system bus, or else systemd's private socket, because an interrupted run has
+    /// to be finished.
     Anyhow,
 }
 
@@ -410,7 +411,7 @@ impl Site {
         })
     }
 
-    /// The Kubernetes node on this host, if it has no Docker.
+    /// The Kubernetes node on this host, if this host has no Docker.
     async fn instead_of(error: HostError, flags: &Flags) -> Result<Host, Stop> {
         let is_without = error.is_without_docker();
         if !is_without && !matches!(error, HostError::Stopped(_) | HostError::NoReferences(_)) {
@@ -425,7 +426,7 @@ impl Site {
         }
     }
 
-    /// The Kubernetes node, for a user who chose it.
+    /// The Kubernetes node, which the user has chosen.
     async fn node(args: &HostArgs, flags: &Flags, reach: Reach) -> Result<Self, Stop> {
         if let Some(flag) = only_for_docker(args) {
             return Err(HostError::OnlyForDocker(flag).into());
@@ -439,7 +440,7 @@ impl Site {
         })
     }
 
-    /// The node's containerd, if this is a Kubernetes node.
+    /// The node's containerd, if the host is a Kubernetes node.
     fn containerd(&self) -> Option<&Node> {
         match &self.host.management {
             Management::Node(node) => Some(node),
@@ -456,8 +457,8 @@ impl Site {
         find_node(&flags, FOUND_WITHIN).await.is_ok()
     }
 
-    /// The watchdog's marker and systemd, for a run that may be killed. `None` without a
-    /// daemon.
+    /// systemd and the pending marker, which a recovery needs if this run is killed.
+    /// `None` without a daemon.
     fn supervised(&self) -> Option<Supervised<'_, SystemBus>> {
         if let Some((docker, _)) = self.engine() {
             return Some(docker.supervised(self.images()));
@@ -498,7 +499,8 @@ impl Site {
         Some((docker, engine_at(&host.socket)))
     }
 
-    /// Reads the image store. Reuses the snapshot `seen` if the file has not changed.
+    /// Reads the image store. Reuses the snapshot `seen` if the file has not changed
+    /// since.
     async fn image_store(
         &self,
         containerd_root: Option<&Path>,
@@ -511,8 +513,8 @@ impl Site {
         Ok(read.await?)
     }
 
-    /// Reads the store and plans the goal. A rollback uses the containerd root of its
-    /// transaction, unless the user names another one.
+    /// Reads the store and plans the goal. A rollback uses the containerd root of the
+    /// transaction that it reverts, unless the user gives another one.
     async fn draft(
         &self,
         goal: &Goal<'_>,
@@ -530,7 +532,7 @@ impl Site {
     }
 }
 
-/// The changes to the store that was read.
+/// The planned changes, and the store for which they were planned.
 struct Draft<'a> {
     store: ImageStore<'a>,
     plan: Plan,
@@ -547,7 +549,7 @@ impl Draft<'_> {
     }
 }
 
-/// Whether a run that stops Docker has not ended on this host's store.
+/// Whether a run on this host's store has not ended, and may have to stop Docker.
 fn is_at_work_on(host: &Host) -> bool {
     let images = &host.images;
     host.image_store == StoreKind::Own
@@ -558,7 +560,7 @@ fn is_at_work_on(host: &Host) -> bool {
         )
 }
 
-/// An option that has no meaning for a Kubernetes node.
+/// An option that makes no sense for a Kubernetes node.
 fn only_for_docker(args: &HostArgs) -> Option<&'static str> {
     let options = [
         (args.offline, "--offline"),
@@ -572,7 +574,7 @@ fn only_for_docker(args: &HostArgs) -> Option<&'static str> {
     given.map(|(_, option)| option)
 }
 
-/// Logs each fact about the host with its source.
+/// Logs each fact about the host, with the source of the fact.
 fn log(sources: &[Finding]) {
     for finding in sources {
         tracing::info!(
@@ -588,7 +590,7 @@ fn engine_at(socket: &Path) -> UnixEngine {
     UnixEngine::new(socket, ANSWER_WITHIN)
 }
 
-/// The request in the arguments, with the claims of its sources.
+/// The request that the arguments describe, with the claims from its sources.
 fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
     let terms = &args.terms;
     let nothing_yet = Collected::new(&terms.rewrite).with_tags(terms.tags);
@@ -617,7 +619,7 @@ fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
     Ok(request)
 }
 
-/// A request for the claims of sources, with these options.
+/// A request that contains the collected claims and these options.
 fn requested(terms: &TermsArgs, collected: Collected, report: &mut Report) -> Request {
     for remark in &collected.remarks {
         report.warning(remark);
@@ -633,7 +635,8 @@ fn requested(terms: &TermsArgs, collected: Collected, report: &mut Report) -> Re
     }
 }
 
-/// The recorded provenance of digests. Empty, with a warning, if it cannot be read.
+/// The recorded provenance of digests. If it cannot be read, warns and returns an empty
+/// one.
 fn provenance(images: &ImageDir, report: &mut Report) -> Provenance {
     Provenance::read(images).unwrap_or_else(|error| {
         let path = provenance::path(images);
@@ -642,7 +645,7 @@ fn provenance(images: &ImageDir, report: &mut Report) -> Provenance {
     })
 }
 
-/// Warns if a run has not ended: the references may be in the middle of a change.
+/// Warns if a run has not ended, because the references may be in the middle of a change.
 fn warn_of_pending(site: &Site, report: &mut Report) {
     match Journal::read(site.images().data_root()) {
         Ok(None) => {}

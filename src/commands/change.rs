@@ -1,4 +1,4 @@
-//! Change of references: what `apply`, `load` and `rollback` have in common.
+//! Change of references: the code that `apply`, `load` and `rollback` share.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::transaction::outcome::{Outcome, Progress};
 
 pub(super) enum Wanted<'a> {
     Claims(&'a Request),
-    /// Roll back the transaction with this ID, or the newest.
+    /// Roll back the transaction with this ID, or the newest one.
     Rollback(Option<&'a str>),
 }
 
@@ -75,7 +75,7 @@ pub(super) struct LoadedImages {
 }
 
 impl<'a> Wanted<'a> {
-    /// The goal on this host, as it is now.
+    /// The goal on this host, in the host's current state.
     fn goal(&self, site: &Site, report: &mut Report) -> Result<Goal<'a>, Stop> {
         match self {
             Self::Claims(request) => Ok(Goal::Claims(request)),
@@ -94,8 +94,8 @@ pub(super) async fn change(
     options: &Options<'_>,
     report: &mut Report,
 ) -> Result<Option<Changed>, Stop> {
-    // First look without the lock: a run with nothing to do does not block others, and an
-    // impossible change is refused at once.
+    // Look without the lock first: a run that has nothing to do then does not block
+    // others, and an impossible change is refused at once.
     let (data_root, seen) = match look(wanted, options, report).await {
         Ok(None) => return Ok(None),
         Ok(Some(looked)) => looked,
@@ -108,7 +108,7 @@ pub(super) async fn change(
     held.change(wanted, options, seen, report).await
 }
 
-/// A locked host, on which interrupted runs were recovered.
+/// A host whose lock this run holds, and on which interrupted runs were recovered.
 pub(super) struct Held {
     pub site: Site,
     pub lock: RootLock,
@@ -228,7 +228,7 @@ async fn look(
         return Ok(Some((data_root, None)));
     }
     let goal = match wanted.goal(&site, report) {
-        // The transaction has not ended: wait for the lock, then look again.
+        // The transaction has not ended: wait for the lock, and then look again.
         Err(Stop::RollbackBlocker(RollbackBlocker::NotEnded(_))) => {
             return Ok(Some((data_root, None)));
         }
@@ -252,8 +252,8 @@ async fn look(
     }
 }
 
-/// The data root to lock, if another run may have caused this error: in the middle of a
-/// change, a host looks broken. The caller then waits for the lock and looks again.
+/// The data root to lock, if another run may have caused this error. In the middle of a
+/// change, a host looks broken. The caller then waits for the lock, and looks again.
 async fn data_root_behind(options: &Options<'_>, stop: Stop) -> Result<PathBuf, Stop> {
     let may_be_another_run = match &stop {
         Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. })

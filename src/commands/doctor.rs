@@ -36,10 +36,10 @@ use crate::transaction::image_store::{ImageStore, PlanError};
 use crate::transaction::reserve::{self, Need};
 use crate::transaction::restart::daemon::writes_at_start;
 
-/// Exists exactly while systemd is process 1 (`sd_booted(3)`).
+/// This directory exists only while systemd is process 1 (`sd_booted(3)`).
 const BOOTED: &str = "/run/systemd/system";
 
-/// The checks that only root can make.
+/// The checks that need root.
 const OF_ROOT: [Check; 12] = [
     Check::Unit,
     Check::Configuration,
@@ -114,7 +114,7 @@ async fn node(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
     findings
 }
 
-/// The checks of a node, after those of systemd and root.
+/// The checks of a node that follow those of systemd and root.
 async fn of_node(found: Result<Host, HostError>, report: &mut Report) -> Vec<Finding> {
     let mut findings = vec![program()];
     let mut places: Vec<Need> = [PENDING, RUNTIME_UNITS]
@@ -228,7 +228,8 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
                 match assess(bus, engine, managed, allowed, recorded).await {
                     Ok((impact, blockers)) => {
                         let told = stop::judge(&impact, &blockers, &kernel());
-                        // These findings replace the ok of checks that read only files.
+                        // These findings replace earlier ones with the state `ok`, which
+                        // came from checks that read only files.
                         findings.retain(|one| {
                             one.state != State::Ok || told.iter().all(|new| new.check != one.check)
                         });
@@ -317,7 +318,8 @@ fn unreachable(check: Check) -> Finding {
     Finding::not_seen(check, "systemd cannot be asked")
 }
 
-/// Connects to systemd by the bus, or else by its own socket, which is enough for checks.
+/// Connects to systemd by the bus, or else by systemd's private socket, which is enough
+/// for checks.
 async fn reach(is_root: bool) -> (Option<SystemBus>, Vec<Finding>) {
     if !Path::new(BOOTED).is_dir() {
         return (
@@ -362,7 +364,7 @@ async fn own_units(bus: &SystemBus) -> Vec<Finding> {
     boot::judge(&units, &states)
 }
 
-/// The checks of the data root, and of the other places that a run writes to.
+/// The checks of the data root and of the other directories to which a run writes.
 fn of_data_root(
     images: Option<&ImageDir>,
     store: StoreKind,
@@ -414,7 +416,7 @@ fn of_data_root(
     }
     let (directory, state) = (images.path(), history::directory(data_root));
     let beside = disk::beside(&directory, size);
-    // The store's files need space at the same time as the reserve.
+    // The new store and the reserve need their space at the same time.
     for place in &mut places {
         if place.path.starts_with(data_root) {
             place.bytes = place.bytes.saturating_add(beside.bytes);

@@ -26,8 +26,8 @@ pub(super) fn on_event_loop(command: impl Future<Output = RunResult>) -> RunResu
     output.wait_for_nobody();
     runtime.block_on(async {
         let exit = command.await;
-        // The host is consistent by now. Wait for a slow reader of the output, but let a
-        // further signal end the wait.
+        // The host is consistent by now. Wait for slow readers of the output, unless
+        // another signal arrives.
         tokio::select! {
             () = output.drained() => {}
             () = interrupt::again() => {}

@@ -52,7 +52,7 @@ async fn export(args: &ExportArgs, report: &mut Report) -> Result<(), Stop> {
     Ok(())
 }
 
-/// A summary: what the file contains, what it lacks, and what to type next.
+/// The summary: what the file contains, what it lacks, and the command to run next.
 fn told(exported: &Exported, file: &str) -> Vec<String> {
     let known = |known: Known| {
         let digests = exported.digests.iter();
@@ -120,7 +120,7 @@ async fn exported(args: &ExportArgs, report: &mut Report) -> Result<Exported, St
     Ok(exported)
 }
 
-/// The references that the names mean. All references if there are no names.
+/// The references that match the names. All references if there are no names.
 fn chosen(
     all: Vec<(Reference, ImageId)>,
     names: &[Reference],
@@ -138,7 +138,7 @@ fn chosen(
                     .filter(|(reference, _)| reference.repository() == name.repository()),
             );
         } else if let Some((_, image)) = all.iter().find(|(reference, _)| reference == name) {
-            // A tag means its image, with all of the image's digests.
+            // A tag selects its image, and all digests of that image.
             found.extend(all.iter().filter(|(reference, other)| {
                 reference.repository() == name.repository() && other == image
             }));

@@ -1,4 +1,4 @@
-//! Export of this host's digests for other hosts: a claims file, and the evidence for
+//! Export of this host's digests for other hosts: a claims file, with the evidence for
 //! each digest.
 
 use std::io;
@@ -25,7 +25,7 @@ pub(super) struct Exported {
 pub(super) enum Known {
     /// The digest's manifest.
     Proven,
-    /// Docker's record of the digest for the image, without a manifest.
+    /// Docker has recorded the digest for the image, but the manifest is missing.
     Recorded,
     /// Only a user's claim.
     Asserted,
@@ -80,7 +80,7 @@ impl Exported {
         Ok(text)
     }
 
-    /// Claims the pin's tag for its image too.
+    /// Makes the claim for the pin's digest claim the pin's tag too.
     pub fn give_tag(&mut self, pin: &Reference) {
         let Some(digest) = pin.digest() else {
             return;
@@ -102,7 +102,8 @@ impl Exported {
         let Some(digest) = reference.digest() else {
             return Known::Recorded;
         };
-        // A digest that is only asserted here is only asserted on other hosts too.
+        // If a digest is only asserted on this host, it is only asserted on other hosts
+        // too.
         let written = provenance.of(reference, image);
         let trust = written.map(|written| written.trust);
         let trust = trust.filter(|trust| *trust == Trust::Asserted);

@@ -35,7 +35,7 @@ use sending::{SendError, Sending, Sent};
 /// The interval of progress messages.
 const TOLD_EVERY: Duration = Duration::from_millis(250);
 
-/// The next step for an image without a digest.
+/// The next step for an image that has no digest.
 const WITHOUT: &str = "give it one (digestfix apply NAME:TAG@sha256:HEX), or save it again with \
                        digestfix save where it was pulled";
 
@@ -66,16 +66,16 @@ pub(super) async fn run(args: &LoadArgs) -> RunResult {
 
 /// How the command ended.
 enum Loaded {
-    /// The images are here, and references had to change.
+    /// The images are on this host, and references were changed.
     Changed(Box<Changed>),
-    /// Images were loaded, and no reference had to change.
+    /// Images were loaded, and no reference needed a change.
     Images,
     /// Images were loaded, but no claim about them could be applied.
     Unmet,
     Nothing,
 }
 
-/// Why some archives were not loaded, or some claims not applied.
+/// Why some archives were not loaded, or some claims were not applied.
 enum LoadStop {
     /// Nothing was sent to Docker.
     Before(Stop),
@@ -346,8 +346,8 @@ fn state(names: &[String], more: &str) -> String {
     }
 }
 
-/// Where Docker itself sets tags: lets Docker set the tags of pins whose digest is here
-/// by now.
+/// In the containerd image store, has Docker set the tags of pins whose digest is now
+/// recorded on this host.
 async fn set_tags(
     request: &Request,
     site: &Site,
@@ -377,7 +377,8 @@ async fn set_tags(
     Ok(())
 }
 
-/// Warns about images of archives that have no digest here. Returns whether there is one.
+/// Warns about images of archives that have no digest on this host. Returns whether there
+/// are any.
 async fn without_digest(
     whole: &[Whole],
     site: &Site,

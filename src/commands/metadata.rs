@@ -1,5 +1,5 @@
-//! `docker-digestfix docker-cli-plugin-metadata`, with which Docker's command line asks a
-//! plugin for its description (docker/cli `cli-plugins/metadata`).
+//! `docker-digestfix docker-cli-plugin-metadata`: the command by which Docker's command
+//! line asks a plugin for its description (docker/cli `cli-plugins/metadata`).
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Outcome of a change of references, in words.
+//! Describes the outcome of a change of references.
 
 use crate::commands::change::{Changed, LoadedImages};
 use crate::docker::container::{Change, Happened};
@@ -271,7 +271,7 @@ fn look(now: &HostNow, unit: &str) -> String {
     }
 }
 
-/// The next step on a host that is in the middle of a change.
+/// The next step for a host that is in the middle of a change.
 fn next_after(first: &str, watchdog: Option<&str>) -> String {
     let next = format!("{first}, then: digestfix recover");
     match watchdog {

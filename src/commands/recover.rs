@@ -1,4 +1,5 @@
-//! `digestfix recover`, and the recovery of a killed run with which `apply` begins.
+//! `digestfix recover`, and the recovery with which `apply` begins if an earlier run was
+//! killed.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,7 +31,8 @@ use crate::transaction::{load, record, recovery, restart};
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// True after every crash: the references' file is replaced atomically.
+/// This is true after every crash, because the file with the references is replaced
+/// atomically.
 const WHOLE: &str = "the references are whole";
 
 pub(super) async fn run(args: &RecoverArgs) -> RunResult {
@@ -230,8 +232,8 @@ fn refuse_other_file(journal: &Journal, config_file: &Path) -> Result<(), Stop> 
     }
 }
 
-/// Recovers the host from one run that may have been killed. Returns `None` if the run
-/// ended well.
+/// Recovers the host from one run that may have been killed. Returns `None` if no
+/// recovery was necessary.
 pub(super) async fn recover_run(
     id: &str,
     lock: &RootLock,
@@ -254,7 +256,8 @@ pub(super) async fn recover_run(
     let marker = Marker::read(pending, id)?;
     let (flags, found) = marker.map_or_else(Default::default, |one| (one.flags, one.found));
     let site = match settled_node(flags.into(), SETTLED_WITHIN).await {
-        // Only a running engine can tell some facts: use those that the marker recorded.
+        // Only a running engine can supply some facts: use those that the marker
+        // recorded.
         Err(Stop::Host(error)) => settled_site(&found.into(), Reach::Anyhow)
             .await
             .map_err(|_| Stop::Host(error))?,
@@ -271,7 +274,8 @@ pub(super) async fn recover_run(
     recover(&site, lock, report).await
 }
 
-/// The host, after systemd has finished its current job on Docker, such as a restart.
+/// Finds the host, once systemd has finished its current job on Docker, such as a
+/// restart.
 pub(super) async fn settled_site(args: &HostArgs, reach: Reach) -> Result<Site, Stop> {
     let deadline = Instant::now() + SETTLED_WITHIN;
     loop {
@@ -286,8 +290,8 @@ pub(super) async fn settled_site(args: &HostArgs, reach: Reach) -> Result<Site, 
     }
 }
 
-/// Like [`settled_site`], but also waits for a containerd that may be starting, as after
-/// a boot.
+/// Like [`settled_site`], but also waits for a containerd that may still be starting,
+/// such as after a boot.
 async fn settled_node(args: HostArgs, within: Duration) -> Result<Site, Stop> {
     let deadline = Instant::now() + within;
     loop {
@@ -438,7 +442,7 @@ async fn recover_records(
     Ok(Some(problems))
 }
 
-/// The error of a failed recovery with this journal.
+/// The error to report if a recovery with this journal fails.
 fn stop(failure: Failure, journal: &Journal) -> Stop {
     let state = state(&failure, journal);
     Stop::Recovery {
@@ -447,7 +451,7 @@ fn stop(failure: Failure, journal: &Journal) -> Stop {
     }
 }
 
-/// The state in which the journal's run may have left the host.
+/// The state in which the run of the journal may have left the host.
 fn state(failure: &Failure, journal: &Journal) -> String {
     let references = match failure {
         Failure::NoReferences(_) => "the references cannot be read",
@@ -463,7 +467,7 @@ fn state(failure: &Failure, journal: &Journal) -> String {
     state.join("; ")
 }
 
-/// The report of a failed recovery of the load method.
+/// The problem to report if the recovery of a load fails.
 pub(super) fn load_problem(failure: &Failure) -> Problem {
     Problem {
         what: vec![format!(
@@ -474,7 +478,7 @@ pub(super) fn load_problem(failure: &Failure) -> Problem {
     }
 }
 
-/// The report of a failed recovery of a node's records.
+/// The problem to report if the recovery of a node's records fails.
 pub(super) fn record_problem(failure: &Failure) -> Problem {
     Problem {
         what: vec![format!(
@@ -488,7 +492,7 @@ pub(super) fn record_problem(failure: &Failure) -> Problem {
     }
 }
 
-/// The report of a failed recovery after a restart.
+/// The problem to report if the recovery of a restart fails.
 pub(super) fn problem(failure: &Failure, state: String, unit: &str) -> Problem {
     let what = vec![format!(
         "an interrupted run could not be finished: {failure}"

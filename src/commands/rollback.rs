@@ -40,7 +40,8 @@ pub(super) fn find(id: Option<&str>, images: &ImageDir) -> Result<Reversal, Stop
         // An unreadable record is an error, unlike a missing one.
         history::read(images.data_root(), id)?;
     } else if let Some(newest) = broken.into_iter().next_back() {
-        // The unreadable record may be the newest one, which the user means.
+        // The unreadable record may be that of the newest transaction, which is the one
+        // to roll back.
         return Err(newest.into());
     }
     Ok(reversal(&records, id, images.driver())?)

@@ -53,7 +53,7 @@ pub(super) async fn run(args: &SaveArgs) -> RunResult {
     }
 }
 
-/// Why nothing, or only a part, was written.
+/// Why nothing was written, or only a part of the archive.
 enum SaveStop {
     Before(Stop),
     Amid {
@@ -103,7 +103,7 @@ impl Target {
         Ok(Box::new(Compressed::new(format, plain)?))
     }
 
-    /// The compression for the file's extension.
+    /// The compression that the file's extension stands for.
     fn compress(&self) -> Compress {
         let Self::File(_, path) = self else {
             return Compress::None;
@@ -123,7 +123,7 @@ impl Target {
         }
     }
 
-    /// What is left at the destination after a failure.
+    /// Describes what is at the destination after a failure.
     fn left(&self) -> String {
         match self {
             Self::File(_, path) => format!("{} is as it was", path.display()),
@@ -214,7 +214,8 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
     let engine = store.engine().ok_or(Stop::NoEngine)?;
     let selection = selected(args, &store, report)?;
     let (names, claims) = described(&selection, &store, &site, report)?;
-    // The claims come first in the archive, so that a reader of a stream has them early.
+    // Write the claims at the beginning of the archive, so that a reader of a stream gets
+    // them early.
     let member = member(MEMBER, &claims).map_err(|error| target.unwritten(&error))?;
 
     let interrupt = Interrupt::listen().map_err(Stop::Signals)?;
@@ -271,7 +272,7 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
     Ok(())
 }
 
-/// The images that the user typed, and those that files name.
+/// The images that the user named on the command line or in files.
 fn wanted(args: &SaveArgs, report: &mut Report) -> Result<Vec<Wanted>, Stop> {
     let mut wanted = args.images.clone();
     if !args.from.is_empty() {
@@ -319,8 +320,8 @@ fn selected(
     Ok(selection)
 }
 
-/// The names to save, and the claims to add. Reports the evidence for each image's
-/// digest.
+/// The names to save, and the claims to add to the archive. Reports the evidence for the
+/// digest of each image.
 fn described(
     selection: &Selection,
     store: &ImageStore<'_>,

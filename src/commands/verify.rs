@@ -60,7 +60,7 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<RunResult, Stop>
     Ok(RunResult::Pending)
 }
 
-/// Reports that the claims hold: nothing on this host contradicts one.
+/// Reports that the claims are true: nothing on this host contradicts them.
 fn all_holds(plan: &Plan, report: &Report) -> RunResult {
     if plan.is_unmet() {
         report.line("Nothing is verified: no claim could be applied.");

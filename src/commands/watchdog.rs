@@ -1,5 +1,5 @@
-//! `digestfix watchdog`: recovers a killed run. [`crate::transaction::watchdog`] lets systemd
-//! start it beside an apply.
+//! `digestfix watchdog`: recovers a killed run. [`crate::transaction::watchdog`] has
+//! systemd start it when a change begins.
 
 use std::fmt;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::transaction::outcome::Progress;
 use crate::transaction::watchdog;
 
 pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
-    // If the message is lost, the run treats this watchdog as one that does not start.
+    // If the message is lost, the run assumes that this watchdog did not start.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::info!("systemd could not be told that the watchdog is ready: {error}");
     }
@@ -46,8 +46,8 @@ pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
     report.end(RunResult::Unchanged)
 }
 
-/// Tries to recover the run. The data root may be on a disk that is not mounted any more.
-/// Its mount point then has no journal, which does not mean that the run has ended.
+/// Tries to recover the run. If the data root is on a disk that is no longer mounted, the
+/// mount point contains no journal. That does not mean that the run has ended.
 async fn attempt(
     args: &WatchdogArgs,
     failures: u32,
@@ -76,7 +76,7 @@ async fn attempt(
     }
 }
 
-/// An attempt that failed.
+/// The error of a failed attempt, and its report.
 struct Trouble {
     stop: Stop,
     report: Report,

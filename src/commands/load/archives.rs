@@ -1,4 +1,4 @@
-//! Archives of a load: finds them, and reads each one before Docker is asked to load any.
+//! Archives of a load: finds them, and reads each one before Docker loads the first.
 
 use std::fmt;
 use std::fs;
@@ -38,16 +38,16 @@ impl fmt::Display for Place {
     }
 }
 
-/// An archive. If it is a file, it is known to be complete.
+/// An archive. A file was read to its end, so it is known to be complete.
 #[derive(Debug)]
 pub(super) struct Archive {
     pub place: Place,
-    /// The images that it lists. Empty for standard input.
+    /// The images that the archive lists. Empty for standard input.
     pub whole: Vec<Whole>,
     pub bytes: Option<u64>,
 }
 
-/// The archives that the arguments mean.
+/// The archives that the arguments name.
 pub(super) fn places(
     files: &[PathBuf],
     input: &[PathBuf],

@@ -54,7 +54,7 @@ pub(super) struct Sent {
     pub collected: Collected,
 }
 
-/// The number of bytes that were sent so far.
+/// The number of bytes sent so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Count(Arc<AtomicU64>);
 
@@ -195,7 +195,8 @@ struct Shown {
 impl Read for Shown {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.piece.is_empty() {
-            // At the end, the sender is gone, and an empty piece ends the stream.
+            // At the end of the stream, the sender is gone, and the empty piece ends this
+            // reader.
             self.piece = self.pieces.recv().unwrap_or_default();
         }
         let count = buffer.len().min(self.piece.len());

@@ -1,5 +1,5 @@
-//! Carries an archive from the engine to a file. A separate thread writes, because a disk
-//! or a reader may block, and the command must react to signals meanwhile.
+//! Writes an archive from the engine to a file. A separate thread does the writing,
+//! because a disk or a reader may block while the command has to react to signals.
 
 use std::io::{self, Read, Write};
 use std::thread;
@@ -30,8 +30,8 @@ pub(super) enum CarryError {
     Write(io::Error),
 }
 
-/// Writes `first`, and then the engine's archive of these images. Calls `told` with the
-/// number of bytes so far. Returns the number of bytes in all.
+/// Writes `first`, followed by the engine's archive of these images. Calls `told` with
+/// the number of bytes so far. Returns the total number of bytes.
 pub(super) async fn carry(
     engine: &impl Archives,
     names: &[String],
@@ -54,7 +54,8 @@ pub(super) async fn carry(
     while let Some(piece) = next {
         bytes += piece.len() as u64;
         if pieces.send(piece).await.is_err() {
-            // The writer has failed. Its result below tells why.
+            // The writer has failed. Its result, which is read below, contains the
+            // reason.
             break;
         }
         told(bytes);
@@ -81,7 +82,7 @@ fn write(pieces: mpsc::Receiver<Bytes>, sink: impl Sink) -> Result<(), CarryErro
     }
 }
 
-/// A reader that writes each piece to the sink before it returns it.
+/// A reader that writes each piece to the sink before it returns the piece.
 struct Through<S> {
     pieces: mpsc::Receiver<Bytes>,
     piece: Bytes,
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
     use crate::image::saved_archive::member;
 
-    /// An engine with one archive in pieces. The last piece may be an error.
+    /// An engine whose archive consists of these pieces. The last piece may be an error.
     struct Source(RefCell<Vec<Result<Bytes, EngineError>>>);
 
     struct Pieces(Vec<Result<Bytes, EngineError>>);
@@ -139,7 +140,7 @@ mod tests {
         }
     }
 
-    /// A disk with room for this number of bytes.
+    /// A disk that has room for this number of bytes.
     #[derive(Clone)]
     struct Disk {
         room: usize,

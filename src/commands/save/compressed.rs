@@ -1,5 +1,6 @@
 //! Compression on all processors. Each block of the archive becomes a gzip member or a
-//! zstd frame; every reader of these formats joins them (RFC 1952, 2.2; RFC 8878, 3).
+//! zstd frame. Every reader of these formats concatenates the decompressed blocks (RFC
+//! 1952, 2.2; RFC 8878, 3).
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -17,7 +18,8 @@ use super::carry::Sink;
 /// The size of a block in bytes. Larger blocks would not make the file smaller.
 const BLOCK: usize = 1024 * 1024;
 
-/// The most threads. It bounds the memory: each thread has one block, and one more waits.
+/// The most threads. This also limits memory, because each thread holds one block, and
+/// one more block waits.
 const MOST_THREADS: usize = 8;
 
 /// The format of a compressed block.
@@ -43,12 +45,12 @@ impl Format {
 /// A block, and the channel for the compressed block.
 type Job = (Vec<u8>, SyncSender<io::Result<Vec<u8>>>);
 
-/// A sink that compresses, and writes to another sink.
+/// A sink that compresses data and writes it to another sink.
 pub(super) struct Compressed<S> {
     sink: S,
     block: Vec<u8>,
     jobs: SyncSender<Job>,
-    /// The blocks that are being compressed, in their order.
+    /// The blocks that are being compressed, in order.
     under_way: VecDeque<Receiver<io::Result<Vec<u8>>>>,
     most: usize,
 }
@@ -82,7 +84,7 @@ impl<S: Sink> Compressed<S> {
         })
     }
 
-    /// Hands a block to the threads.
+    /// Gives a block to the threads.
     fn begin(&mut self) -> io::Result<()> {
         if self.under_way.len() >= self.most {
             self.end()?;
@@ -94,7 +96,7 @@ impl<S: Sink> Compressed<S> {
         Ok(())
     }
 
-    /// Waits for the oldest block, and writes it.
+    /// Waits until the oldest block is compressed, and writes it.
     fn end(&mut self) -> io::Result<()> {
         match self.under_way.pop_front() {
             Some(compressed) => {
@@ -162,7 +164,7 @@ mod tests {
         }
     }
 
-    /// A text of several blocks after compression, and the text itself.
+    /// A text that is compressed in several blocks: the result, and the text itself.
     fn compressed(format: Format) -> (Vec<u8>, String) {
         let lines = (0..200_000).map(|number| format!("# line {number} of many\n"));
         let text: String = lines.collect();

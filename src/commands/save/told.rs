@@ -44,7 +44,7 @@ pub(super) fn image(names: &[String], digests: &[(&Reference, Known)]) -> String
     format!("{named}: {said}")
 }
 
-/// The progress: bytes so far, of about how many, the rate, and the time left.
+/// The progress: the bytes so far, the estimated total, the rate, and the time left.
 pub(in crate::commands) fn progress(
     name: &str,
     bytes: u64,
@@ -65,7 +65,7 @@ pub(in crate::commands) fn progress(
     format!("{text}, {}/s", size(rate))
 }
 
-/// The amount that was carried, and the rate.
+/// The total amount of data and the rate.
 pub(in crate::commands) fn amount(bytes: u64, images: usize, took: Duration) -> String {
     let images = match images {
         1 => "1 image".to_owned(),
@@ -158,7 +158,7 @@ mod tests {
             progress("a.tar", 400_000_000, Some(1_000_000_000), took),
             "a.tar: 400 MB of about 1.0 GB, 200 MB/s, about 3 s left"
         );
-        // The total is an estimate, and was too small.
+        // The total was an estimate, which was too small.
         assert_eq!(progress("a.tar", 9, Some(8), took), "a.tar: 9 B, 4 B/s");
         assert_eq!(
             progress("a.tar", 0, Some(8), took),
