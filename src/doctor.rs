@@ -1,8 +1,8 @@
-//! Doctor: what would stop a change on this host, and how to cure it.
+//! Doctor: checks what would prevent a change on this host, and how to fix it.
 //!
-//! Each check is independent, so that one error hides no other. A check that could not
-//! run is reported as such. The doctor starts, stops and writes nothing, and does not
-//! take digestfix's lock.
+//! Each check is independent, so one error does not hide another. If a check cannot run,
+//! that is reported. The doctor does not start, stop or write anything, and does not take
+//! digestfix's lock.
 
 use serde::Serialize;
 
@@ -24,18 +24,18 @@ pub mod systemd;
 pub enum Check {
     /// Whether the user is root.
     Root,
-    /// systemd and its bus.
+    /// systemd and the system bus.
     Systemd,
     Unit,
     /// daemon.json.
     Configuration,
     /// The running dockerd.
     Engine,
-    /// Docker's data root, by all sources that name it.
+    /// Docker's data root, according to all sources that name it.
     DataRoot,
     /// `repositories.json`.
     References,
-    /// Units that a stop of Docker also stops, and conflicting jobs.
+    /// Units that would stop along with Docker, and conflicting jobs.
     OtherUnits,
     Containers,
     /// A run that holds the lock.
@@ -81,9 +81,9 @@ impl Check {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Ok,
-    /// Worth a look, but does not stop an apply.
+    /// Worth a look, but would not prevent an apply.
     Warning,
-    /// Would stop an apply.
+    /// Would prevent an apply.
     Problem,
     /// Could not be checked, because another check failed.
     NotSeen,
@@ -121,7 +121,8 @@ impl Finding {
         Self::new(check, State::Problem, what.into(), Some(next.into()))
     }
 
-    /// An error for which apply would refuse a change, with its help.
+    /// An error for which `apply` would refuse a change, with the help that belongs to
+    /// the error.
     pub fn refused(check: Check, error: &impl ToString, help: Option<String>) -> Self {
         Self::new(check, State::Problem, error.to_string(), help)
     }
@@ -140,7 +141,7 @@ impl Finding {
     }
 }
 
-/// Whether a finding would stop an apply.
+/// Whether any finding would prevent an apply.
 pub fn would_stop(findings: &[Finding]) -> bool {
     findings
         .iter()

@@ -1,18 +1,19 @@
-//! digestfix's own units: those that recover a run after a power cut, and those that
-//! apply claims automatically.
+//! digestfix's own units: those that recover interrupted runs after a power cut, and
+//! those that apply claims automatically.
 
 use std::collections::BTreeMap;
 
 use crate::doctor::{Check, Finding};
 use crate::systemd::{LASTING, Unit};
 
-/// The units that recover a host at boot.
+/// The units that recover interrupted runs at boot.
 pub const RECOVERING: [&str; 2] = ["digestfix-recover.service", "digestfix-resume.service"];
 
-/// The units that apply the claims directories.
+/// The units that apply the claims in the claims directories.
 pub const APPLYING: [&str; 3] = ["digestfix.service", "digestfix.timer", "digestfix.path"];
 
-/// Findings about these units, and about watchdogs among the states of all units.
+/// Findings about these units, and about the watchdogs that appear among the states of
+/// all units.
 pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let of = |name: &str| units.iter().find(|unit| unit.id == name);

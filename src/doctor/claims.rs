@@ -1,15 +1,15 @@
-//! Files that an `apply` without arguments applies.
+//! The files that an `apply` without arguments applies.
 
 use crate::claims::source::SourceError;
 use crate::doctor::{Check, Finding};
 use crate::plan::{Plan, Refusal, Why};
 
-/// The most refusals that are reported one by one.
+/// The most refusals that are reported separately.
 const MOST: usize = 20;
 
-/// Findings about the claims directories, for an `apply` without options: the options
-/// that this host's apply has are unknown. `count` is the number of claims, or `None`
-/// without a directory. `plan` is `None` if the references cannot be read.
+/// Findings about the claims directories, for an `apply` without options, because the
+/// options that are used on this host are unknown. `count` is the number of claims, or
+/// `None` if there is no directory. `plan` is `None` if the references cannot be read.
 pub fn judge(
     count: Option<usize>,
     errors: &[SourceError],

@@ -1,5 +1,5 @@
 //! Disk: whether a run could write its files. Checks permissions, space and inodes in
-//! each place without writing.
+//! each place, without writing anything.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,13 @@ const FILES: u64 = 16;
 
 const MIB: u64 = 1024 * 1024;
 
-/// A place that a run writes to.
+/// A place to which a run writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The file, or its nearest existing parent directory.
     pub path: PathBuf,
-    /// Why it cannot be written: read-only, immutable, no permission. `None` if it can.
+    /// Why the place cannot be written to: read-only, immutable, no permission. `None` if
+    /// it can.
     pub refused: Option<String>,
     pub free: u64,
     /// The number of free inodes. `None` if the file system creates inodes as needed.
@@ -31,8 +32,8 @@ pub struct Place {
     pub needed: Need,
 }
 
-/// The space that a change of a store of this size needs in addition: the new store, the
-/// backup, one more for the undo, and the small files.
+/// The space that a change of a store with this size needs besides the reserve: for the
+/// new store, the backup, another store for undo, and the small files.
 pub fn beside(path: &Path, store: u64) -> Need {
     let small = small_files(path);
     Need {

@@ -1,4 +1,4 @@
-//! Docker on this host: its unit, its configuration, its engine, and its data root.
+//! Docker on this host: its unit, its configuration, its engine and its data root.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::host::{Examined, StoreKind};
 use crate::systemd::Unit;
 use crate::transaction::restart::start_block::DROP_IN;
 
-/// Directories of units and drop-ins (`systemd.unit(5)`), without those in which only
+/// Directories for units and drop-ins (`systemd.unit(5)`). Leaves out those to which only
 /// programs write.
 const UNIT_DIRECTORIES: [&str; 4] = [
     "/etc/systemd/system",
@@ -19,7 +19,7 @@ const UNIT_DIRECTORIES: [&str; 4] = [
     "/usr/lib/systemd/system",
 ];
 
-/// Findings about Docker. `unread` are [`unread_drop_ins`].
+/// Findings about Docker. `unread` is the result of [`unread_drop_ins`].
 pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = examined.errors.iter().map(refused::host).collect();
     if let Some(unit) = &examined.unit
@@ -93,8 +93,9 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
     findings
 }
 
-/// Drop-ins that systemd has not read, or has read but are deleted now. systemd before
-/// v255 does not report that itself, and an apply would only notice it half-way.
+/// Drop-ins that systemd has not read yet, or that it has read but that are deleted now.
+/// systemd before v255 does not report this by itself, and an apply would only notice it
+/// half-way.
 pub fn unread_drop_ins(unit: &Unit) -> Vec<String> {
     let directories = UNIT_DIRECTORIES.map(|path| Path::new(path).join(format!("{}.d", unit.id)));
     differing(&read_from(&directories), &unit.drop_in_paths, |path| {
@@ -102,7 +103,7 @@ pub fn unread_drop_ins(unit: &Unit) -> Vec<String> {
     })
 }
 
-/// The drop-ins in effect: of several with the same name, the first one.
+/// The drop-ins that take effect: if several have the same name, the first one.
 fn read_from(directories: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = BTreeMap::new();
     let files = directories
@@ -116,8 +117,8 @@ fn read_from(directories: &[PathBuf]) -> Vec<PathBuf> {
     found.into_values().filter(|path| counts(path)).collect()
 }
 
-/// Whether systemd reads a drop-in. One that is empty, or leads to `/dev/null`, only
-/// hides others.
+/// Whether systemd reads settings from a drop-in. An empty one, or one that links to
+/// `/dev/null`, only hides others with the same name.
 fn counts(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension == "conf")

@@ -25,23 +25,23 @@ pub struct Here<'a> {
 
 #[derive(Debug)]
 pub struct Left {
-    /// Why no run can take the lock. `None` if one can.
+    /// Why no run can take the lock. `None` if a run can take it.
     pub barred: Option<LockError>,
-    /// What the run that holds the data root's lock says about itself.
+    /// The text about itself that a run has written to the lock that it holds.
     pub at_work: Option<String>,
     pub journal: Result<Option<Journal>, JournalError>,
-    /// The markers of runs that do not run any more, on any data root.
+    /// The markers of runs that are not active any more, on any data root.
     pub markers: Vec<(String, Marker)>,
     pub broken_markers: Vec<MarkerError>,
-    /// The archives of a load that has not ended.
+    /// The archives of a load that has not finished.
     pub loading: Option<Loading>,
     /// The IDs of records without an end.
     pub unended: Vec<String>,
-    /// Files that were not written completely.
+    /// Files that were only partly written.
     pub half_written: Vec<PathBuf>,
-    /// Copies beside daemon.json, each after its original.
+    /// Copies of daemon.json that lie beside it. In each pair, the original comes first.
     pub set_aside: Vec<(PathBuf, PathBuf)>,
-    /// The drop-in that keeps Docker from starting, and whether it is in effect.
+    /// The drop-in of a start block, and whether it keeps Docker from starting.
     pub hold: Option<(PathBuf, bool)>,
 }
 
@@ -91,7 +91,7 @@ fn set_aside(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     files(directory, |name| name.starts_with(&*prefix)).into_iter()
 }
 
-/// Without options, recover finds the runs by their pending markers.
+/// Without options, `digestfix recover` finds the runs by their pending markers.
 const RECOVER_ALL: &str = "digestfix recover, without options";
 
 fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
@@ -210,7 +210,8 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The finding about an interrupted run. The next change recovers it first, if it can.
+/// The finding about an interrupted run. If possible, the next change recovers that run
+/// first.
 fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
     let what = format!("run {} was interrupted", journal.id);
     let switch = journal.restart().and_then(|one| one.live_restore.as_ref());

@@ -1,4 +1,5 @@
-//! Kubernetes node: its containerd, and its references by the rows that `status` shows.
+//! Kubernetes node: its containerd, and its references, judged by the rows that `status`
+//! shows.
 
 use std::path::Path;
 

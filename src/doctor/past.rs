@@ -4,7 +4,7 @@
 use crate::doctor::{Check, Finding};
 use crate::state::history::{End, HistoryError, Record};
 
-/// Findings about the records, oldest first, and about the number of backups.
+/// Findings about the records, which are oldest first, and about the number of backups.
 pub fn judge(
     directory: Result<(), HistoryError>,
     records: &[Record],

@@ -1,4 +1,4 @@
-//! Program file: whether systemd can run it. systemd starts the watchdog of each run from
+//! Program file: whether systemd can run it. For the watchdog of each run, systemd starts
 //! the file of the running program.
 
 use std::env;
@@ -10,10 +10,10 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::doctor::{Check, Finding};
 
-/// Types in the labels of files that SELinux does not let systemd run.
+/// SELinux types of files that systemd may not run under SELinux's policy.
 const HOMES_OF_USERS: [&str; 4] = [":user_home_t:", ":admin_home_t:", ":user_tmp_t:", ":tmp_t:"];
 
-/// This program, as systemd sees it.
+/// This program, from systemd's point of view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     pub path: PathBuf,
@@ -25,7 +25,7 @@ pub struct Program {
     pub label: Option<String>,
 }
 
-/// Examines the file of the running program, through the root directory of process 1.
+/// Examines the file of the running program in the root directory of process 1.
 pub fn look() -> Option<Program> {
     let path = env::current_exe().ok()?;
     let seen = Path::new("/proc/1/root").join(path.strip_prefix("/").unwrap_or(&path));

@@ -1,4 +1,4 @@
-//! Reference store, by the rows that `status` shows.
+//! Reference store, judged by the rows that `status` shows.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use crate::doctor::{Check, Finding};
 use crate::plan::status::{Row, State};
 use crate::sys::shell;
 
-/// The mode bits with which others than its owner may write the store's file.
+/// The mode bits that allow users other than the owner to write to the store's file.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// The mode bits of a file. `None` if they cannot be read.
@@ -20,7 +20,7 @@ pub(super) fn count(rows: &[Row], state: State) -> usize {
     rows.iter().filter(|row| row.state == state).count()
 }
 
-/// The number of references, and the number without a digest.
+/// The number of references, and how many of them have no digest.
 pub(super) fn in_all(place: &str, rows: &[Row]) -> Finding {
     let without = match count(rows, State::NoDigest) {
         0 => "none without a digest".to_owned(),
@@ -63,8 +63,8 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
     findings
 }
 
-/// The finding about a store that was reset: it has no reference, but images are here.
-/// `former` is a complete backup.
+/// The finding about a store that was reset: it contains no reference, although there are
+/// images. `former` is a complete backup.
 pub fn reset(path: &Path, images: usize, former: Option<&Path>) -> Finding {
     let old = former.map_or_else(|| "OLD".to_owned(), shell::path);
     Finding::warning(

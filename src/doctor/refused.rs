@@ -1,5 +1,5 @@
-//! Refusals: the reasons for which `apply` refuses a run, in its words, each with the
-//! check that fails.
+//! Refusals: the reasons for which `apply` would refuse a change, in the words of
+//! `apply`, each with the check that fails.
 
 use crate::doctor::{Check, Finding};
 use crate::host::impact::{AssessError, Blocker};

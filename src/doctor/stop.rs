@@ -1,15 +1,15 @@
-//! Stop of Docker: the other units and the containers that it would affect.
+//! Stop of Docker: the other units and the containers that a stop would affect.
 
 use crate::doctor::{Check, Finding, refused};
 use crate::host::impact::{Blocker, Impact};
 
-/// The first kernel with tables that have an owner (`NFT_TABLE_F_OWNER`). With such a
-/// table, digestfix holds new connections to published ports.
+/// The first kernel that supports tables with an owner (`NFT_TABLE_F_OWNER`). digestfix
+/// needs such a table to hold new connections to published ports.
 const OWNED_TABLES: (u32, u32) = (5, 12);
 
 /// Findings about the impact. `kernel` is the kernel's release.
 pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding> {
-    // The finding about the unit reports a changed unit.
+    // Leave out a changed unit, which the finding about the unit reports.
     let others = blockers
         .iter()
         .filter(|one| !matches!(one, Blocker::UnitChanged { .. }));

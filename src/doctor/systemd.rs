@@ -2,17 +2,17 @@
 
 use crate::doctor::{Check, Finding};
 
-/// The first version that was tested.
+/// The first systemd version that was tested.
 const TRIED_FROM: u32 = 219;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// The version, in the form of the distribution. Empty if unknown.
+    /// The version, as the distribution writes it. Empty if unknown.
     pub version: String,
     pub is_shutting_down: bool,
-    /// This process's ID on the bus, if the bus tells it.
+    /// The ID of this process on the bus, if the bus reports it.
     pub seen_as: Option<u32>,
-    /// This process's ID in its own PID namespace.
+    /// The ID of this process in its own PID namespace.
     pub own_pid: u32,
 }
 
