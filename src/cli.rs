@@ -30,7 +30,7 @@ use crate::sys::printable::printable;
 use crate::sys::shell;
 use crate::transaction::watchdog;
 
-/// What node_exporter takes for metrics.
+/// The file name extension that node_exporter expects.
 const METRICS_ENDING: &str = ".prom";
 
 const EXIT_CODES: &str = "Exit codes:
@@ -58,7 +58,7 @@ A FILE is known by its content: an OCI layout or archive, skopeo's dir:, a raw m
 or index, what docker image inspect or digestfix export printed, a repositories.json,
 Kubernetes or compose YAML, a Dockerfile, a list of references.";
 
-/// What says where images are.
+/// The arguments that say where images are.
 const HOST: [&str; 8] = [
     "store",
     "containerd_socket",
@@ -79,8 +79,9 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// The command line of this process. A shell that asks for completions is answered,
-    /// and a line that cannot be understood is told of; both end the process.
+    /// Parses the command line of this process. Answers a shell that asks for
+    /// completions, and reports a command line that cannot be parsed. Both end the
+    /// process.
     pub fn of_process() -> Self {
         completion::answer();
         let words = match plugin::line(env::args_os()) {
@@ -109,7 +110,7 @@ impl Cli {
         })
     }
 
-    /// How often `--verbose` was given.
+    /// How many times `--verbose` was given.
     pub fn verbosity(&self) -> u8 {
         match &self.command {
             Command::Status(args) => args.output.verbose,
@@ -497,7 +498,7 @@ pub struct ContainerArgs {
 }
 
 impl ContainerArgs {
-    /// What is allowed where nothing is restarted anyway.
+    /// What is allowed for commands that do not restart Docker.
     pub const fn allowed(&self) -> Allowed {
         Allowed {
             containers: self.containers,
@@ -590,7 +591,7 @@ impl MetricsArgs {
     }
 }
 
-/// A path that a journal, a record and a unit can have in them: UTF-8.
+/// A path that can be written to journals, records and unit files, which requires UTF-8.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     NonEmptyStringValueParser::new().map(PathBuf::from)
 }
@@ -662,14 +663,15 @@ impl From<ApplyArgs> for PlanArgs {
 }
 
 impl RequestArgs {
-    /// Claims were typed or read with `--from`, and not taken from `claims.d`.
+    /// Whether claims were typed or read with `--from`, rather than taken from
+    /// `claims.d`.
     pub fn names_claims(&self) -> bool {
         !self.claims.is_empty() || !self.terms.from.is_empty() || !self.remove.is_empty()
     }
 }
 
 impl HostArgs {
-    /// Where Docker lives is to be found out.
+    /// Whether no option says where Docker is, so that digestfix has to detect it.
     pub fn says_nothing(&self) -> bool {
         !self.offline && Flags::from(self) == Flags::default()
     }
@@ -720,7 +722,7 @@ impl From<Flags> for HostArgs {
         }
     }
 }
-/// A name that node_exporter reads.
+/// Parses a file name that node_exporter accepts.
 fn metrics_file(text: &str) -> Result<PathBuf, String> {
     match Path::new(text).file_name().and_then(|name| name.to_str()) {
         Some(name) if name.len() > METRICS_ENDING.len() && name.ends_with(METRICS_ENDING) => {

@@ -1,5 +1,5 @@
-//! What a shell may complete a word to: commands and options, as [`cli`] has
-//! them, and what the reference store and the history of this host name.
+//! Shell completion: what a shell can offer for a word. That includes commands and
+//! options from [`cli`], and names from the reference store and the history of this host.
 //!
 //! The scripts in `packaging/completions` run digestfix with [`VARIABLE`] set, in the
 //! protocol of `clap_complete`'s dynamic engine. The user waits in the middle of a
@@ -28,7 +28,7 @@ use crate::store::node::NodeStore;
 use crate::store::repositories::{self, Store};
 use crate::sys::printable::is_printable;
 
-/// A completion script sets it to the name of its shell.
+/// Environment variable in which a completion script passes the name of its shell.
 pub const VARIABLE: &str = "_DIGESTFIX_COMPLETE";
 
 /// The timeout for each answer of containerd.
@@ -42,23 +42,23 @@ pub fn answer() {
         .complete();
 }
 
-/// CLAIM: a tag and the beginning of a digest, a digest that is there, and
-/// after `REF=` what it may point at.
+/// Completions for CLAIM: a tag and the beginning of a digest, an existing digest, and
+/// after `REF=` the images that REF may point at.
 pub(crate) fn claims(typed: &OsStr) -> Vec<CompletionCandidate> {
     offered(typed, claims_in)
 }
 
-/// REF of `--remove`: what can be dropped.
+/// Completions for REF of `--remove`: the references that can be dropped.
 pub(crate) fn references(typed: &OsStr) -> Vec<CompletionCandidate> {
     offered(typed, references_in)
 }
 
-/// NAME of `export`: repositories too.
+/// Completions for NAME of `export`, which include repositories.
 pub(crate) fn names(typed: &OsStr) -> Vec<CompletionCandidate> {
     offered(typed, names_in)
 }
 
-/// ID of `history` and `rollback`, the newest first.
+/// Completions for ID of `history` and `rollback`, the newest first.
 pub(crate) fn transactions(typed: &OsStr) -> Vec<CompletionCandidate> {
     let (Some(typed), Some(host)) = (typed.to_str(), host()) else {
         return Vec::new();
@@ -67,7 +67,7 @@ pub(crate) fn transactions(typed: &OsStr) -> Vec<CompletionCandidate> {
     candidates(ids.into_iter().rev().filter(|id| id.starts_with(typed)))
 }
 
-/// NAME of `--driver`: those that have references.
+/// Completions for NAME of `--driver`: the drivers that have references.
 pub(crate) fn drivers(typed: &OsStr) -> Vec<CompletionCandidate> {
     let root = flags(env::args_os()).data_root;
     let image = root
@@ -89,8 +89,8 @@ fn drivers_in(image: &Path, typed: &str) -> Vec<String> {
     )
 }
 
-/// Nothing that a shell would take for its own: the directory may be on a disk
-/// from elsewhere, and the line is root's.
+/// Whether a name contains no character that is special to a shell. The directory may be
+/// on a disk from another host, and the shell may run as root.
 fn is_plain(name: &str) -> bool {
     name.bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
@@ -145,7 +145,7 @@ fn waited_for<T>(answer: impl Future<Output = T>) -> Option<T> {
     Some(runtime.block_on(answer))
 }
 
-/// What the line says of where Docker lives. It need not be one that parses.
+/// Reads the flags that say where Docker is from a command line, which may be incomplete.
 fn flags(line: impl IntoIterator<Item = OsString>) -> Flags {
     let mut flags = Flags::default();
     let mut words = line.into_iter().filter_map(|word| word.into_string().ok());
@@ -173,7 +173,7 @@ fn flags(line: impl IntoIterator<Item = OsString>) -> Flags {
 fn claims_in(store: &Store, typed: &str) -> Vec<String> {
     if let Some((reference, image)) = typed.split_once('=') {
         let mut images = references_in(store, image);
-        // All of them at once would hide the names.
+        // Offering all image IDs at once would hide the names.
         if !image.is_empty() {
             images.extend(
                 store
@@ -229,8 +229,8 @@ fn names_in(store: &Store, typed: &str) -> Vec<String> {
     sorted(names)
 }
 
-/// The reference as the user began to write it: with `docker.io/library/` only when that
-/// was typed.
+/// Writes a reference the way the user began to type it: with `docker.io/library/` only
+/// if the user typed that.
 fn written(reference: &Reference, typed: &str) -> Option<String> {
     forms(reference)
         .into_iter()

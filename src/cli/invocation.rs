@@ -1,5 +1,5 @@
-//! Invocation: how this program was called. A command in a message is completed with
-//! the same options, so it is about the same host.
+//! Invocation: how this program was called. Commands in messages get the same options, so
+//! that they are about the same host.
 
 use std::borrow::Cow;
 use std::env;
@@ -12,25 +12,26 @@ use crate::cli::plugin::{self, Line};
 use crate::cli::{Cli, HostArgs};
 use crate::sys::shell;
 
-/// The most that a repeated command line may have, in bytes.
+/// The largest command line that a message repeats, in bytes.
 const MAX_LINE: usize = 2000;
 
-/// A command is written so in a text.
+/// The beginning of a command in a text.
 const PROGRAM: &str = "digestfix ";
 
-/// After a command that is to be typed as it is: it is about all of this host.
+/// Follows a command that must be typed without options, because it is about the whole
+/// host.
 const WITHOUT_OPTIONS: &str = ", without options";
 
 /// How this program was called.
 #[derive(Debug, Clone, Default)]
 pub struct Invocation {
     by_sudo: bool,
-    /// Where Docker lives, as flags with their values, quoted.
+    /// The options that say where Docker is, with their quoted values.
     options: Vec<(&'static str, Option<String>)>,
 }
 
 impl Invocation {
-    /// With what is said of where Docker lives.
+    /// Records the options that say where Docker is.
     pub fn of(host: &HostArgs, containerd_root: Option<&Path>) -> Self {
         let path = |path: &Path| {
             let whole = absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -63,9 +64,9 @@ impl Invocation {
         }
     }
 
-    /// A text with each of its commands as it has to be typed here: by sudo where
-    /// that was used, and with the options that were given for the host. An option
-    /// that the command names already is not repeated.
+    /// Completes each command in a text, so that the user can type it as it is: with sudo
+    /// if sudo was used, and with the host options of this process. Does not repeat an
+    /// option that the command already contains.
     pub fn in_full<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if (self.options.is_empty() && !self.by_sudo) || !text.contains(PROGRAM) {
             return Cow::Borrowed(text);
@@ -77,7 +78,7 @@ impl Invocation {
         for part in parts {
             let end = part.find(|character: char| !character.is_ascii_lowercase());
             let (name, rest) = part.split_at(end.unwrap_or(part.len()));
-            // An export is made on another host.
+            // Leave out `export`, which is run on another host.
             let command = cli
                 .find_subcommand(name)
                 .filter(|command| !command.is_hide_set() && name != "export");
@@ -96,7 +97,7 @@ impl Invocation {
         Cow::Owned(full)
     }
 
-    /// The options that a command has, and that are not among its words.
+    /// The options that a command supports and that it does not contain yet.
     fn options_for(&self, command: &clap::Command, words: &str) -> String {
         let says = |flag: &str| {
             let mut words = words.split_whitespace();
@@ -124,13 +125,14 @@ impl Invocation {
     }
 }
 
-/// The command line of this process, to be typed again; none where it is too long.
+/// The command line of this process, for the user to type again. `None` if it is too
+/// long.
 pub fn typed() -> Option<String> {
     line(words().into_iter().skip(1))
 }
 
-/// The command line of this process with one option more; none where it cannot be typed
-/// again as it was.
+/// The command line of this process with one more option. `None` if typing the command
+/// again would not work, for example because it reads standard input.
 pub fn typed_with(option: &str) -> Option<String> {
     let mut words: Vec<OsString> = env::args_os().skip(1).collect();
     if words.iter().any(is_read_once) || words.iter().any(|word| word == "--") {
@@ -145,7 +147,7 @@ pub fn apply_instead_of(command: &str) -> String {
     typed_as_apply(command).unwrap_or_else(|| "digestfix apply (with the same claims)".to_owned())
 }
 
-/// None, too, where claims came from standard input.
+/// Also returns `None` if the claims came from standard input.
 fn typed_as_apply(instead_of: &str) -> Option<String> {
     let mut words: Vec<OsString> = words().into_iter().skip(1).collect();
     let all = words.len();
@@ -172,7 +174,7 @@ fn line(words: impl IntoIterator<Item = OsString>) -> Option<String> {
     (line.len() <= MAX_LINE).then_some(line)
 }
 
-/// The words of this process, as a person types them.
+/// The command line of this process, as a person would type it.
 fn words() -> Vec<OsString> {
     match plugin::line(env::args_os()) {
         Line::Words(words) => words,
@@ -180,7 +182,8 @@ fn words() -> Vec<OsString> {
     }
 }
 
-/// sudo was asked for this very program, or for docker, whose plugin it is, rather than for a shell.
+/// Whether sudo was run with this program, or with docker, which runs this program as a
+/// plugin, and not with a shell.
 fn is_by_sudo(command: Option<&OsStr>) -> bool {
     let command = command.map(OsStr::to_string_lossy).unwrap_or_default();
     let program = command.split(' ').next().map(Path::new);

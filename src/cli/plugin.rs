@@ -1,29 +1,31 @@
-//! The door of Docker's own command line: `docker digestfix …` runs this program under
-//! the name `docker-digestfix`.
+//! Plugin for Docker's own command line: `docker digestfix …` runs this program under the
+//! name `docker-digestfix`.
 //!
-//! `docker` asks each plugin what it is by one command, and then passes its own line on:
-//! its options, the plugin's name, and what follows (docker/cli `cli-plugins`).
+//! `docker` runs each plugin with one special command to ask for its description. When
+//! the user calls the plugin, `docker` passes on its own command line: docker's options,
+//! the plugin's name, and everything after it (docker/cli `cli-plugins`).
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// What `docker` looks for in its directories of plugins.
+/// The file name that `docker` looks for in its plugin directories.
 const FILE_NAME: &str = "docker-digestfix";
-/// The plugin's name, after which its own words come.
+/// The plugin's name, which comes before the plugin's own arguments.
 const NAME: &str = "digestfix";
-/// The command by which `docker` asks a plugin what it is.
+/// The command with which `docker` asks a plugin for its description.
 pub const METADATA: &str = "docker-cli-plugin-metadata";
 
-/// What the words of a process ask for.
+/// What the command line of a process means.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
-    /// Words as a person types them, behind the name of the program.
+    /// The command line as a person would type it: the program's name, then the
+    /// arguments.
     Words(Vec<OsString>),
-    /// An option of `docker`'s that would be lost.
+    /// An option of `docker` that would have no effect.
     Option(String),
 }
 
-/// Understands the words of a process, its own name among them.
+/// Interprets the command line of a process, including the program's name.
 pub fn line(words: impl IntoIterator<Item = OsString>) -> Line {
     let mut words: Vec<OsString> = words.into_iter().collect();
     let called = words.first().map(Path::new).and_then(Path::file_name);
@@ -63,7 +65,7 @@ mod tests {
         );
         assert_eq!(of(&[plugin, "digestfix"]), words(&[plugin]));
         assert_eq!(of(&[plugin, METADATA]), words(&[plugin, METADATA]));
-        // Under its own name, a word is a word.
+        // Under its own name, the program treats the word `digestfix` like any other.
         assert_eq!(
             of(&["digestfix", "digestfix", "save"]),
             words(&["digestfix", "digestfix", "save"])
