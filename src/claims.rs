@@ -1,5 +1,5 @@
-//! Claims about images: a [`claim`], the [`source`] that contains it, the [`evidence`]
-//! for it, and the [`trust`] that follows from the evidence.
+//! Claims about images: what a [`claim`] is, the [`source`] files that contain claims,
+//! the [`evidence`] for them, and the [`trust`] that follows from the evidence.
 
 pub mod claim;
 pub mod evidence;

@@ -1,7 +1,8 @@
 //! Claims: statements about which image a reference should point at.
 //!
-//! A typed claim has the form of a pinned reference (`NAME:TAG@DIGEST`, `NAME@DIGEST`) or
-//! is `REF=IMAGE`. Other claims come from files ([`crate::claims::source`]).
+//! A claim typed on the command line is a pinned reference (`NAME:TAG@DIGEST`,
+//! `NAME@DIGEST`) or `REF=IMAGE`. Other claims come from files
+//! ([`crate::claims::source`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +21,7 @@ pub struct Claim {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A user typed the claim for this host, so its image must be here.
+    /// A user typed the claim for this host, so its image must be in this host's store.
     Typed,
     /// Like `Typed`, as a pasted row of a table, with the image's ID beside its digest.
     Pasted,
@@ -60,12 +61,12 @@ pub enum Statement {
         reference: Reference,
         image: ImageName,
     },
-    /// A source contains this manifest: the image that it proves has the digest, in each
-    /// of its repositories here.
+    /// A source contains this manifest. The image that the manifest proves gets the
+    /// digest, in each of its repositories on this host.
     ManifestBrought {
         digest: Digest,
-        /// The repository that the source names. If the image is in it, only this one
-        /// gets the digest.
+        /// The repository that the source names. If the image is in this repository, the
+        /// digest is recorded for no other repository.
         repository: Option<Repository>,
         /// Whether an index lists the manifest, so that it may be for another platform.
         in_index: bool,
@@ -80,7 +81,7 @@ pub enum ImageName {
     Prefix(String),
     /// A reference that points at the image; it has a tag or a digest.
     Reference(Reference),
-    /// One of the two: `cafe` may be a repository or the beginning of an ID.
+    /// Either of the two: `cafe` may be a repository or the beginning of an image ID.
     ReferenceOrPrefix(Reference, String),
 }
 
@@ -129,7 +130,7 @@ impl Claim {
         }
     }
 
-    /// Whether the claim adds this reference, or finds its image by it.
+    /// Whether the claim adds this reference, or finds its image by this reference.
     pub fn is_about(&self, one: &Reference) -> bool {
         match &self.statement {
             Statement::TaggedHasDigest {
@@ -152,13 +153,13 @@ impl Claim {
                 };
                 names || reference == one
             }
-            // The claim names no repository that it is limited to: all are searched.
+            // Such a claim is not limited to one repository: all of them are searched.
             Statement::ManifestBrought { .. } => false,
         }
     }
 
-    /// A claim from a file: its text and its statement. Refused if the engine cannot keep
-    /// the name that it is about.
+    /// Builds the claim for a statement in a file. Fails if the engine cannot store the
+    /// name in the statement.
     pub fn sourced(text: String, statement: Statement, place: &str) -> Result<Self, ClaimError> {
         let repository = match &statement {
             Statement::TaggedHasDigest { repository, .. }
@@ -207,7 +208,7 @@ impl FromStr for Claim {
     }
 }
 
-/// The meaning of a pasted row of `docker images --digests`.
+/// Reads a pasted row of `docker images --digests` as a statement.
 fn pasted(text: &str) -> Option<Statement> {
     if !text.contains(char::is_whitespace) {
         return None;
@@ -253,9 +254,10 @@ fn statement(text: &str) -> Result<Statement, Problem> {
     }
 }
 
-/// Checks that the engine can keep a repository's name. moby's store refuses one name
-/// (`refstore/store.go`, `addReference`). And it finds a name by its familiar form, which
-/// for some names of docker.io is that of a repository in another registry.
+/// Checks that the engine can store a repository's name. moby's store refuses the name
+/// `sha256` (`refstore/store.go`, `addReference`). moby also finds a repository by its
+/// familiar name, and the familiar form of some docker.io names is the name of a
+/// repository in another registry.
 fn usable(repository: &Repository) -> Result<Repository, Problem> {
     if repository.familiar() == "sha256" {
         return Err(Problem::AmbiguousName);
@@ -271,8 +273,8 @@ fn usable(repository: &Repository) -> Result<Repository, Problem> {
 
 fn image_name(text: &str) -> Result<ImageName, Problem> {
     if let Some(hex) = text.strip_prefix("sha256:") {
-        // As a reference, the text would be a tag of the repository `sha256`, which
-        // cannot exist.
+        // If this text were a reference, it would be a tag of the repository `sha256`,
+        // which cannot exist.
         if !is_id_prefix(hex) {
             return Err(Problem::IdDigits);
         }
@@ -294,8 +296,8 @@ fn image_name(text: &str) -> Result<ImageName, Problem> {
     })
 }
 
-/// Parses a reference as `docker tag` and `docker run` do: a name alone means its tag
-/// `latest`, and a digest outweighs a tag beside it.
+/// Parses a reference as `docker tag` and `docker run` do: a name without a tag means the
+/// tag `latest`, and a digest overrides a tag beside it.
 pub(crate) fn pointer(text: &str) -> Result<Reference, ReferenceError> {
     let reference = Reference::parse(text)?;
     let repository = reference.repository().clone();

@@ -1,7 +1,8 @@
 //! Evidence: what sources contain that shows which image a digest belongs to.
 //!
-//! A manifest proves: its bytes hash to the digest, and it names its image's ID. Another
-//! host's record matches: that host's Docker had the digest for the same image ID.
+//! A manifest is proof: its bytes hash to the digest, and its config is the image's ID. A
+//! record from another host is a match: that host's Docker recorded the digest for the
+//! same image ID.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::{Descriptor, Format, MAX_INDEX_DEPTH, MAX_INDEX_ENTRIES, Manifest};
 use crate::image::platform::Platform;
 
-/// The most images that one digest may be recorded for. An index has one image for each
-/// platform, and each may be on a host of its own.
+/// The most images that one digest may be recorded for. An index lists one image for each
+/// platform, and each of them may be on a different host.
 pub const MAX_RECORDS_OF_A_DIGEST: usize = 1_000;
 
-/// The most bytes of manifests that are kept verbatim, to be given to an engine.
+/// The most bytes of manifests to keep verbatim, so that digestfix can give them to an
+/// engine.
 pub const MAX_KEPT_BYTES: usize = 256 * 1024 * 1024;
 
 /// Manifests, and records of other hosts.
@@ -28,7 +30,7 @@ pub struct Evidence {
     /// Records with only the first digits of an image ID.
     beginnings: BTreeMap<Digest, BTreeMap<String, String>>,
     parts_here: BTreeMap<Digest, BTreeMap<ImageId, String>>,
-    /// What indexes say of the manifests that they list.
+    /// The entries of indexes, by the digest of the manifest that they list.
     listed: BTreeMap<Digest, Listed>,
 }
 
@@ -46,14 +48,15 @@ struct Brought {
     origin: String,
 }
 
-/// The images that manifests prove a digest to be of.
+/// The images that have a digest, according to manifests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof<'a> {
     /// The images, each with the source of its manifest.
     pub images: BTreeMap<&'a ImageId, &'a str>,
-    /// Whether no part of an index is missing, so that the digest is of no other image.
+    /// Whether every manifest below an index was read, so that no other image can have
+    /// the digest.
     pub complete: bool,
-    /// The source of the manifest or index that has the digest.
+    /// The source that contains the manifest or index with this digest.
     pub origin: &'a str,
 }
 
@@ -63,19 +66,19 @@ struct Walk<'a> {
     entries_left: usize,
 }
 
-/// What the evidence says of a digest and an image.
+/// What the evidence says about one digest and one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The digest is the image's, with this trust, by this source.
+    /// The image has the digest, with this trust, according to this source.
     Supports(Trust, String),
-    /// The digest is not the image's: it is of these other images, with this trust, by
-    /// this source.
+    /// The image does not have the digest: these other images have it, with this trust,
+    /// according to this source.
     Denies(Trust, Vec<String>, String),
     Silent,
 }
 
 impl Evidence {
-    /// Adds a manifest. `digest` must be that of its bytes.
+    /// Adds a manifest. The caller has computed `digest` from the manifest's bytes.
     pub fn add_manifest(&mut self, digest: Digest, manifest: Manifest, origin: &str) {
         if let Manifest::Index(children) = &manifest
             && !self.manifests.contains_key(&digest)
@@ -99,7 +102,8 @@ impl Evidence {
         });
     }
 
-    /// Adds manifests and keeps their bytes. Each digest must be that of its text.
+    /// Adds manifests and keeps their bytes. The caller has computed each digest from its
+    /// text.
     pub fn add_texts(&mut self, texts: impl IntoIterator<Item = (Digest, String)>, origin: &str) {
         for (digest, text) in texts {
             if let Ok(manifest) = Manifest::parse(text.as_bytes()) {
@@ -109,7 +113,7 @@ impl Evidence {
         }
     }
 
-    /// Keeps the bytes of a manifest that was added, up to [`MAX_KEPT_BYTES`] in all.
+    /// Keeps the bytes of a manifest that was added, up to a total of [`MAX_KEPT_BYTES`].
     pub fn keep(&mut self, digest: &Digest, bytes: &[u8]) {
         let Ok(text) = std::str::from_utf8(bytes) else {
             return;
@@ -121,9 +125,9 @@ impl Evidence {
         }
     }
 
-    /// The bytes of the manifests that prove a digest to be of an image: those of its own
-    /// manifest, or of an index and each manifest on the way to the image. `None` if one
-    /// of them is missing.
+    /// The bytes of the manifests that prove that an image has a digest: the image's own
+    /// manifest, or an index and each manifest between the index and the image. `None` if
+    /// one of them is missing.
     pub fn way(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, Arc<str>>> {
         self.way_below(digest, image, 0, &mut BTreeSet::new())
     }
@@ -150,12 +154,12 @@ impl Evidence {
         Some(way)
     }
 
-    /// The entry that an index in the sources has for a manifest.
+    /// The entry for a manifest in an index that some source contains.
     pub fn listed(&self, digest: &Digest) -> Option<&Listed> {
         self.listed.get(digest)
     }
 
-    /// The entries of an index. Empty for any other digest.
+    /// The entries of an index. Empty if the digest does not belong to an index.
     pub fn children(&self, digest: &Digest) -> &[Descriptor] {
         match self.manifests.get(digest) {
             Some(Brought {
@@ -166,7 +170,7 @@ impl Evidence {
         }
     }
 
-    /// Adds a record of another host's Docker. Returns false if the digest has too many
+    /// Adds a record from another host's Docker. Returns false if the digest has too many
     /// records.
     #[must_use]
     pub fn add_record(&mut self, digest: Digest, image: ImageId, origin: &str) -> bool {
@@ -192,20 +196,20 @@ impl Evidence {
         images.flat_map(BTreeMap::keys).map(String::as_str)
     }
 
-    /// Adds that this host has an image under a digest that the index lists.
+    /// Adds that an image on this host has a digest that the index lists.
     pub fn add_part_here(&mut self, index: Digest, image: ImageId, origin: String) {
         let images = self.parts_here.entry(index).or_default();
         images.entry(image).or_insert(origin);
     }
 
-    /// The images on this host that have a digest which the index lists.
+    /// The images on this host whose digest is listed in the index.
     pub fn parts_here(&self, index: &Digest) -> impl Iterator<Item = &ImageId> {
         let images = self.parts_here.get(index).into_iter();
         images.flat_map(BTreeMap::keys)
     }
 
-    /// The manifests that an index lists and that no source contains, in the index's
-    /// order. Attestations are left out: they belong to no image.
+    /// The manifests that an index lists but no source contains, in the index's order.
+    /// Attestations are left out, because they do not belong to an image.
     pub fn missing_parts(&self, index: &Digest) -> impl Iterator<Item = &Descriptor> {
         let of_no_platform = |child: &Descriptor| {
             let platform = child.platform.as_ref();
@@ -225,7 +229,8 @@ impl Evidence {
             .map(|(digest, _)| digest)
     }
 
-    /// The images that the digest is proven to be of. `None` without its manifest.
+    /// The images that provably have the digest. `None` if no source contains the
+    /// digest's manifest.
     pub fn proof(&self, digest: &Digest) -> Option<Proof<'_>> {
         let (digest, brought) = self.manifests.get_key_value(digest)?;
         let mut proof = Proof {
@@ -300,7 +305,7 @@ impl Evidence {
         self.recorded_verdict(digest, image)
     }
 
-    /// The verdict of other hosts' records alone.
+    /// The verdict that follows from other hosts' records alone.
     fn recorded_verdict(&self, digest: &Digest, image: &ImageId) -> Verdict {
         let whole = self.records.get(digest);
         let beginnings = self.beginnings.get(digest);
@@ -323,8 +328,8 @@ impl Evidence {
         }
     }
 
-    /// Whether the digest's manifest is in OCI's format. A conversion from Docker's
-    /// format also leaves an OCI manifest, but under another digest.
+    /// Whether the digest's manifest is in OCI's format. If a tool converted the image
+    /// from Docker's format, its OCI manifest has another digest.
     pub fn is_oci(&self, digest: &Digest) -> bool {
         matches!(
             self.manifests.get(digest),

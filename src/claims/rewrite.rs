@@ -1,12 +1,12 @@
-//! `--rewrite FROM=TO`: renames a source's repositories to their names on this host, for
-//! example if images were tagged again for a private registry.
+//! `--rewrite FROM=TO`: renames the repositories in a source to their names on this host,
+//! for example if the images were tagged for a private registry.
 
 use std::str::FromStr;
 
 use crate::image::reference::{Reference, ReferenceError, Repository};
 
-/// One rule. It applies to a repository whose name begins with `FROM`, followed by a
-/// slash or the end.
+/// One rule. It applies to the repository `FROM`, and to every repository whose name
+/// begins with `FROM` and a slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
     from: String,
@@ -26,7 +26,7 @@ impl FromStr for Rewrite {
     fn from_str(text: &str) -> Result<Self, RewriteError> {
         let (from, to) = text.split_once('=').ok_or(RewriteError)?;
         let (from, to) = (from.trim_end_matches('/'), to.trim_end_matches('/'));
-        // A name below TO must be a valid repository.
+        // `TO` must be the beginning of a valid repository name.
         let repository = Reference::parse(&format!("{to}/name")).map_err(|_| RewriteError)?;
         if from.is_empty() || repository.tag().is_some() || repository.digest().is_some() {
             return Err(RewriteError);
@@ -50,8 +50,8 @@ impl Rewrite {
     }
 }
 
-/// The name on this host of a source's repository, by the longest rule that applies. An
-/// error if the rule makes an invalid name.
+/// The name on this host for a repository in a source, by the rule with the longest
+/// `FROM` that applies. An error if the rule makes an invalid name.
 pub fn rewritten(repository: &Repository, rules: &[Rewrite]) -> Result<Repository, ReferenceError> {
     let fitting = rules
         .iter()

@@ -1,12 +1,13 @@
 //! Row: one line of a tool's output about one image, with a name, a tag, a digest and
 //! perhaps an image ID.
 //!
-//! A name and a digest that are apart are joined only if no other reading is possible.
+//! A row joins a name with a digest in another column only if the row can be read in no
+//! other way.
 
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::reference::{Reference, Tag};
 
-/// The fewest digits that count as an image ID: as many as `docker images` shows.
+/// The fewest digits that can be an image ID: `docker images` shows this many.
 const SHORT_ID: usize = 12;
 
 /// Prefixes that tools put before a reference.
@@ -18,7 +19,7 @@ const SCHEMES: [&str; 5] = [
     "cri-o://",
 ];
 
-/// A line with more words than this is not a row of a list.
+/// A line with more words than this is not a row of a table.
 pub(super) const MOST_COLUMNS: usize = 16;
 
 /// The texts of one row, unparsed.
@@ -37,17 +38,17 @@ pub(super) enum Meaning {
     Record(Reference, ImageId),
     /// The image whose ID begins with these digits has the digest.
     Beginning(Reference, String),
-    /// The digest belongs to the name. The row does not say to which image.
+    /// The name has the digest. The row names no image.
     Pin(Reference),
     Nothing(Lack),
 }
 
-/// What a row lacks, so that it means nothing.
+/// What a row would need to have a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lack {
     /// The row has no digest, for example because the image was loaded.
     Digest,
-    /// The row has a digest, but not one clear name for it.
+    /// The row has a digest, but no name that clearly belongs to it.
     Name,
     /// The row has only the first digits of a digest.
     Digits,
@@ -62,7 +63,8 @@ impl Row<'_> {
         let reference = with_digest(&named, &digest);
         let id = none_or(self.id).unwrap_or_default();
         let id = id.strip_prefix("sha256:").unwrap_or(id);
-        // A containerd image store shows the digest in place of the ID.
+        // With the containerd image store, Docker shows the digest instead of the image
+        // ID.
         if !is_bare_id(id) || digest.hex().starts_with(id) {
             return Meaning::Pin(reference);
         }
@@ -73,7 +75,7 @@ impl Row<'_> {
         }
     }
 
-    /// The name, with its tag if it has one, and the digest.
+    /// The name (with its tag, if the row has one) and the digest.
     fn parts(&self) -> Result<(Reference, Digest), Lack> {
         let name = none_or(self.name).map(without_scheme);
         // `ctr images ls` shows each image a second time, with its digest as the name.
@@ -96,7 +98,7 @@ impl Row<'_> {
             });
         };
         match none_or(self.tag) {
-            // A tag in Helm's values may contain a digest, and a row may have the tag
+            // A tag in Helm's values may contain a digest, and a row may contain the tag
             // twice.
             Some(text) => {
                 let tag = text.split_once('@').map_or(text, |(tag, _)| tag);
@@ -131,7 +133,7 @@ pub(super) fn without_scheme(text: &str) -> &str {
     stripped.unwrap_or(text)
 }
 
-/// What a row lacks whose digest column has this invalid text.
+/// What a row lacks if the text in its digest column is not a digest.
 fn cut_or_none(text: &str) -> Lack {
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     let hex = hex.trim_end_matches(['.', '\u{2026}']);
@@ -157,8 +159,8 @@ pub(super) const fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// Reads words as a row, if they cannot be anything else. `apart` tells whether more than
-/// a single space separates them.
+/// Reads words as a row, if they can be nothing else. `apart` is true if more than a
+/// single space separates the words.
 pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
     let end = |word: Option<&&'a str>| -> &'a str {
         let id = word.copied().unwrap_or_default();
@@ -194,7 +196,8 @@ pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
             digest,
             ..Row::default()
         }),
-        // NAME:TAG DIGEST, and perhaps an ID. With two digests, either could be the ID.
+        // NAME:TAG DIGEST, and perhaps an ID. If there are two digests, either could be
+        // the ID.
         [name, digest, rest @ ..]
             if rest.len() <= 1 && whole == 1 && is_digest(digest) && is_tagged(name) =>
         {
@@ -224,8 +227,8 @@ pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
     }
 }
 
-/// Whether a word reads like a tag. Most words of prose would be valid tags, so a digit,
-/// `latest` or a slash in the name is required.
+/// Whether a word looks like a tag. Most English words would be valid tags, so the word
+/// must have a digit or be `latest`, or the name must have a slash.
 fn is_tag(text: &str, name: &str) -> bool {
     !is_digest(text)
         && (name.contains('/')
@@ -281,7 +284,7 @@ const SHORTEST_PIN: usize = "@sha256:".len() + 64;
 
 /// Reads a string as a pin: a reference with a digest.
 pub(super) fn pinned(text: &str) -> Option<Reference> {
-    // Most strings are no pins, and the end of the string is cheap to check.
+    // Most strings are not pins, and a look at the end of the string is cheap.
     let (_, digest) = text.rsplit_once('@')?;
     if text.len() <= SHORTEST_PIN || digest.parse::<Digest>().is_err() {
         return None;

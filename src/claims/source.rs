@@ -1,11 +1,11 @@
-//! Sources: the files that people carry to an air-gapped site. A file's content tells its
-//! kind.
+//! Sources: the files with claims that people carry to an air-gapped site. digestfix
+//! recognizes a file's kind by its content.
 //!
-//! Everything that is read from a file is bounded: see [`MAX_TEXT_BYTES`], [`MAX_FILES`],
-//! [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
+//! Everything that is read from a file has a limit: see [`MAX_TEXT_BYTES`],
+//! [`MAX_FILES`], [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
 //! [`manifest::MAX_BYTES`](crate::image::manifest::MAX_BYTES),
-//! [`MAX_INDEX_DEPTH`](crate::image::manifest::MAX_INDEX_DEPTH),
-//! and the constants of [`archive`], [`layout`], [`pins`] and [`collected`].
+//! [`MAX_INDEX_DEPTH`](crate::image::manifest::MAX_INDEX_DEPTH), and the constants of
+//! [`archive`], [`layout`], [`pins`] and [`collected`].
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};
@@ -43,7 +43,7 @@ use archive::{Layers, SeekableArchive, StreamedArchive, is_archive};
 use blobs::{LayoutDir, SkopeoDir};
 use collected::Collected;
 
-/// The largest text that is read, in bytes. Reference stores are smaller.
+/// The largest text that is read, in bytes. Docker's reference stores are smaller.
 pub const MAX_TEXT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The most files that are read below one directory.
@@ -55,10 +55,10 @@ pub const MAX_DIRECTORY_DEPTH: usize = 8;
 pub const MAX_EXPANDED_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
 
 /// The directory in which imgpkg lists the images of a bundle. Other hidden files are
-/// settings of programs.
+/// skipped: they are settings of programs.
 const IMGPKG: &str = ".imgpkg";
 
-/// The number of bytes at the beginning that are enough to tell a file's kind.
+/// The number of bytes that suffice to recognize a file's kind.
 pub const HEAD_BYTES: usize = 512;
 
 const STDIN: &str = "-";
@@ -222,8 +222,9 @@ impl Problem {
     }
 }
 
-/// Reads sources: files, directories, and `-` for standard input. The first unusable one
-/// is an error. In a directory, a file that is not a source gives only a remark.
+/// Reads sources: files, directories, and `-` for standard input. Fails at the first
+/// source that is unusable. In a directory, a file that is not a source only causes a
+/// remark.
 pub fn read(paths: &[PathBuf], mut collected: Collected) -> Result<Collected, SourceError> {
     for path in paths {
         let (said, remarks) = (collected.said, collected.remarks.len());
@@ -267,9 +268,9 @@ fn read_path(path: &Path, collected: &mut Collected) -> Result<(), SourceError> 
     read_directory(path, &real, 1, &mut budget, collected)
 }
 
-/// Reads a directory that is a layout, a directory of skopeo's `dir:`, or the storage of
-/// a registry. For any other directory, reads what Concourse leaves there, and returns
-/// false.
+/// Reads a directory that is an OCI layout, a directory that skopeo's `dir:` wrote, or
+/// the storage of a registry. In any other directory, reads only the files that Concourse
+/// leaves, and returns false.
 fn read_as_image(path: &Path, place: &str, collected: &mut Collected) -> Result<bool, Problem> {
     if path.join("index.json").is_file() && path.join("blobs").is_dir() {
         let real = path.canonicalize()?;
@@ -290,8 +291,8 @@ fn read_as_image(path: &Path, place: &str, collected: &mut Collected) -> Result<
     Ok(true)
 }
 
-/// Reads all files below a directory. No link may lead out of `top`, the directory that
-/// the user named.
+/// Reads all files below a directory. A symbolic link may not point outside of `top`, the
+/// directory that the user named.
 fn read_directory(
     directory: &Path,
     top: &Path,
@@ -327,8 +328,8 @@ fn read_directory(
     Ok(())
 }
 
-/// Makes an error into a remark if a file among others is not a source. A broken source
-/// stays an error.
+/// Turns the error of a file that is not a source into a remark, because the file is one
+/// of many. A source that is damaged remains an error.
 fn pass_over(
     read: Result<(), Problem>,
     place: &str,
@@ -356,7 +357,7 @@ fn pass_over(
     }
 }
 
-/// Reads a text from an archive that has other members too.
+/// Reads a text from an archive that contains other files too.
 fn take_anything_else(bytes: &[u8], place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let read = read_plain(bytes, place, collected);
     pass_over(read, place, collected)
@@ -381,7 +382,7 @@ fn entries(directory: &Path, budget: &mut usize) -> Result<Vec<PathBuf>, Problem
     Ok(paths)
 }
 
-/// Reads a source that can seek: a plain file.
+/// Reads a source that can seek, such as a regular file.
 pub fn read_file(
     mut file: impl Read + Seek,
     place: &str,
@@ -426,8 +427,8 @@ fn expanded<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Proble
     Ok(Box::new(expanded.take(MAX_EXPANDED_BYTES)))
 }
 
-/// An archive of images in a form that every engine reads: plain or gzip. Docker 20.10
-/// does not read zstd.
+/// Returns an image archive as plain tar or gzip, which every engine reads. A zstd
+/// archive is decompressed, because Docker 20.10 cannot load it.
 pub fn for_an_engine<'a>(
     mut stream: impl Read + Send + 'a,
 ) -> Result<Box<dyn Read + Send + 'a>, Problem> {
@@ -483,7 +484,7 @@ fn checked(stream: impl Read) -> Result<StreamedArchive, Problem> {
     Ok(archive)
 }
 
-/// Whether a file begins like an archive, compressed or not.
+/// Whether a file begins like a tar archive, compressed or not.
 pub fn may_be_archive(head: &[u8]) -> bool {
     is_archive(head) || head.starts_with(GZIP) || zstd::is_zstd(head)
 }
@@ -534,11 +535,11 @@ fn text_of(bytes: &[u8]) -> Result<&str, Problem> {
     })
 }
 
-/// Whether the bytes of a text are those of the original file.
+/// Whether a text still has the bytes of the original file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bytes {
     AsTheyCame,
-    /// A program wrote the text again, in UTF-16 or with a byte-order mark.
+    /// A program rewrote the text as UTF-16, or added a byte-order mark.
     Recoded,
 }
 
@@ -563,7 +564,7 @@ fn read_text_as(
         collected.remark(format!("{place}: it is empty"));
         return Ok(());
     }
-    // Two braces begin a template that is not rendered yet.
+    // `{{` begins a template that has not been rendered.
     if begins.starts_with(['{', '[']) && !begins.starts_with("{{") {
         // INI, TOML, logs, and JSON with comments begin with a bracket or brace too.
         return match json::read(text, bytes, place, collected) {
@@ -618,16 +619,17 @@ fn read_text_as(
     Err(Problem::Text { line, misfit, yaml })
 }
 
-/// The position at which the beginning of a file shows that the file is not text.
+/// The position of the first byte in the head of a file that cannot be text. `None` if
+/// the head is text.
 fn binary_at(head: &[u8]) -> Option<usize> {
     let cut = str::from_utf8(head).err();
-    // The head may end in the middle of a character.
+    // The head may end within a multi-byte character.
     let invalid = cut.filter(|error| error.error_len().is_some());
     let zero = head.iter().position(|byte| *byte == 0);
     invalid.map(|error| error.valid_up_to()).or(zero)
 }
 
-/// The program that made a compressed file, if digestfix cannot read its format.
+/// The program that compressed a file, if digestfix cannot read its format.
 fn unread_compression(head: &[u8]) -> Option<&'static str> {
     match head {
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),

@@ -1,4 +1,4 @@
-//! How far a digest can be trusted.
+//! How much evidence supports a digest.
 
 use std::fmt;
 

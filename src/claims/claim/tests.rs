@@ -121,7 +121,7 @@ fn refused_forms() {
         ("a:1", "it names no digest"),
         ("a=b:1", "left of \"=\" must be a tag"),
         ("a:1@sha256:#=b:1", "not both"),
-        // Bare IDs and digests are no references.
+        // Bare IDs and digests are not references.
         ("#", "an image ID, not a repository name"),
         ("#=a:1", "an image ID, not a repository name"),
         ("sha256:#", "cannot be a repository name"),

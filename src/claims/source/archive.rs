@@ -1,7 +1,7 @@
-//! Tar archives of layouts. Only headers and small members are read; layers are skipped.
+//! Tar archives of OCI layouts. Only headers and small members are read.
 //!
-//! In a plain file, layers are skipped by seeking. A compressed file or a pipe is read
-//! once, and only members that may be manifests are kept.
+//! Layers are skipped. In a regular file, digestfix seeks past them. A compressed file or
+//! a pipe is read once, and only members that may be manifests are kept.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -25,10 +25,10 @@ pub const MAX_MEMBERS: usize = 1_000_000;
 /// The longest name of a member, and the longest extended header, in bytes.
 pub const MAX_HEADER_BYTES: u64 = 64 * 1024;
 
-/// The most bytes that are kept of an archive that can be read only once.
+/// The most bytes to keep from an archive that can be read only once.
 pub const MAX_KEPT_BYTES: usize = 256 * 1024 * 1024;
 
-/// Whether these bytes begin a tar archive: the checksum of the first header is right
+/// Whether these bytes begin a tar archive: the first header has a correct checksum
 /// (POSIX.1-2017, pax, "ustar Interchange Format").
 pub(super) fn is_archive(head: &[u8]) -> bool {
     head.get(..BLOCK)
@@ -119,10 +119,10 @@ pub(super) trait Archive {
     }
 }
 
-/// A directory in an archive: a layout, or one that skopeo's `dir:` wrote.
+/// A directory in an archive: an OCI layout, or a directory that skopeo's `dir:` wrote.
 struct Within<'a, A> {
     archive: &'a mut A,
-    /// The directory's path: empty, or with a slash at its end.
+    /// The directory's path: empty, or ending with a slash.
     directory: &'a str,
 }
 
@@ -147,7 +147,7 @@ impl<A: Archive> Blobs for Within<'_, A> {
     }
 }
 
-/// Reads an archive: a layout, or a directory with layouts and texts in it.
+/// Reads an archive: one layout, or a directory that contains layouts and texts.
 pub(super) fn read(
     archive: &mut impl Archive,
     place: &str,
@@ -337,8 +337,8 @@ fn wanted(name: &[u8]) -> Option<String> {
         .then(|| name.to_owned())
 }
 
-/// Whether a member is a text, by its name. Other members of an archive are too large to
-/// examine.
+/// Whether a member's name is the name of a text. Other members are not read, because an
+/// archive has too many bytes of layers.
 fn is_text(name: &str) -> bool {
     let extension = name.rsplit_once('.').map(|(_, extension)| extension);
     extension.is_some_and(|extension| {
@@ -346,7 +346,7 @@ fn is_text(name: &str) -> bool {
     })
 }
 
-/// Walks the headers of the members. `skip` skips content.
+/// Reads the headers of the members, one by one. `skip` skips a member's content.
 struct Members<'a, R, S> {
     reader: &'a mut R,
     skip: S,
@@ -372,7 +372,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         }
     }
 
-    /// The name and size of the next plain file. `None` at the end.
+    /// The name and size of the next regular file. `None` at the end of the archive.
     fn next(&mut self) -> Result<Option<(Vec<u8>, u64)>, Problem> {
         let mut long_name = None;
         let mut long_size = None;
@@ -431,7 +431,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
                         .unwrap_or_else(|| header.path_bytes().into_owned());
                     return Ok(Some((name, size)));
                 }
-                // No content follows the header of a link, even if it has a size.
+                // No content follows the header of a link, even if the header has a size.
                 EntryType::Link | EntryType::Symlink => {
                     self.left = 0;
                     long_name = None;
@@ -442,7 +442,8 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         }
     }
 
-    /// Reads the next header. `None` at the end: no more bytes, or a block of zeros.
+    /// Reads the next header. `None` at the end of the archive: end of file, or a block
+    /// of zeros.
     fn header(&mut self) -> Result<Option<[u8; BLOCK]>, Problem> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
@@ -480,7 +481,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         Ok(())
     }
 
-    /// The content of the current member. The caller has bounded its size.
+    /// The content of the current member. The caller has checked the member's size.
     fn content(&mut self) -> Result<Vec<u8>, Problem> {
         let bytes = exactly(self.reader, self.size)?;
         self.position += self.size;

@@ -1,7 +1,7 @@
 //! Assignments: `KEY = "VALUE"` below `[SECTION]`, as in TOML and INI files. Each section
-//! is one object.
+//! is read as one object.
 //!
-//! Only values that are strings on one line are read. Others are skipped.
+//! Only values that are strings on one line are read. Other values are skipped.
 
 use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
@@ -58,7 +58,7 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
     (!key.is_empty() && key.bytes().all(is_key)).then_some((key, value.trim()))
 }
 
-/// The text of a value. Without quotes, it must be a single word.
+/// The text of a value. A value without quotes must be a single word.
 fn string(value: &str) -> Option<&str> {
     for quote in ['"', '\''] {
         if let Some(rest) = value.strip_prefix(quote) {

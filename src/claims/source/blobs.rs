@@ -1,4 +1,4 @@
-//! The place of manifests in a directory: OCI's layout or skopeo's.
+//! The location of manifests in a directory that is an OCI layout or that skopeo wrote.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use crate::image::digest::Digest;
 use crate::image::manifest;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 
-/// Blobs by their digest, and the files beside them.
+/// Access to blobs by their digest, and to the other files of the directory.
 pub(super) trait Blobs {
-    /// A file beside the blobs. `None` if it is missing.
+    /// A file that is not a blob. `None` if it is missing.
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
-    /// A blob, not checked against its digest. `None` if it is missing.
+    /// A blob, whose digest the caller must check. `None` if the blob is missing.
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem>;
     /// The digest of a layer, if the layer was read and is not compressed.
     fn layer(&self, _name: &str) -> Option<&Digest> {
@@ -25,7 +25,7 @@ pub(super) fn name_in_layout(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
-/// The most bytes to read of a file beside the blobs, a manifest or a config.
+/// The most bytes to read from a file: a manifest, a config, or a file beside the blobs.
 pub(super) fn most_of(name: &str) -> u64 {
     match name {
         MEMBER => MAX_TEXT_BYTES,
@@ -33,7 +33,7 @@ pub(super) fn most_of(name: &str) -> u64 {
     }
 }
 
-/// A directory in OCI's layout, by its canonical path.
+/// A directory in OCI's layout. The path is canonical.
 pub(super) struct LayoutDir<'a>(pub &'a Path);
 
 impl Blobs for LayoutDir<'_> {
@@ -46,8 +46,8 @@ impl Blobs for LayoutDir<'_> {
     }
 }
 
-/// A directory that skopeo's `dir:` wrote, by its canonical path (containers/image 5,
-/// `directory/directory_transport.go`).
+/// A directory that skopeo's `dir:` wrote (containers/image 5,
+/// `directory/directory_transport.go`). The path is canonical.
 pub(super) struct SkopeoDir<'a>(pub &'a Path);
 
 impl Blobs for SkopeoDir<'_> {
@@ -73,7 +73,7 @@ impl From<PlainFileError> for Problem {
     }
 }
 
-/// Reads a file below a directory, which any user may own.
+/// Reads a file below a directory. The directory may belong to any user.
 fn read_small(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Problem> {
     let path = directory.join(name);
     let limit = most_of(name);

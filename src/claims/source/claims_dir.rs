@@ -1,4 +1,4 @@
-//! The directories that `digestfix apply` reads when it is given no claims.
+//! The directories that `digestfix apply` reads if the command line has no claims.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,34 +15,34 @@ use crate::claims::source::{
     MAX_DIRECTORY_DEPTH, MAX_FILES, Problem, SourceError, entries, read_path,
 };
 
-/// The directories, the strongest first. A file hides files of the same name in later
-/// directories. An empty file, or a link to `/dev/null`, only hides (as in
-/// `systemd.unit(5)` and `tmpfiles.d(5)`).
+/// The directories, by precedence. A file hides the files of the same name in later
+/// directories. An empty file, or a link to `/dev/null`, hides them and contains no
+/// claims (as in `systemd.unit(5)` and `tmpfiles.d(5)`).
 pub const DIRECTORIES: [&str; 3] = [
     "/etc/digestfix/claims.d",
     "/run/digestfix/claims.d",
     "/usr/lib/digestfix/claims.d",
 ];
 
-/// The user that alone may write these files.
+/// The only user who may have write access to these files.
 const ROOT: u32 = 0;
 
 /// Mode bits: writable by the group, or by everyone.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// Mode bit: in such a directory, only owners rename and remove.
+/// Mode bit: only its owner can rename or remove a file in this directory.
 const STICKY: u32 = 0o1000;
 
-/// The most symbolic links on the way to one file: Linux's own limit
+/// The most symbolic links to follow to one file: Linux's own limit
 /// (`path_resolution(7)`).
 const MAX_LINKS: u32 = 40;
 
 /// Reads every source in the claims directories. Returns `None` if none of the
-/// directories exists. A source that others than root may write is an error.
+/// directories exists. Fails if users other than root can write to a source.
 pub fn read(nothing_yet: Collected) -> Result<Option<Collected>, SourceError> {
     read_from(&DIRECTORIES.map(PathBuf::from), ROOT, nothing_yet)
 }
 
-/// Like [`read`], but reads on after a source that cannot be used, and returns all
+/// Like [`read`], but continues after a source that cannot be used, and returns all
 /// errors.
 pub fn examine() -> (Option<Collected>, Vec<SourceError>) {
     examine_from(&DIRECTORIES.map(PathBuf::from), ROOT)
@@ -75,7 +75,7 @@ fn read_from(
     Ok(Some(collected))
 }
 
-/// The sources that are not hidden by others. `None` if none of the directories exists.
+/// The sources that no other file hides. `None` if none of the directories exists.
 fn list(directories: &[PathBuf], owner: u32) -> Result<Option<Vec<PathBuf>>, SourceError> {
     let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
     let mut any = false;
@@ -104,18 +104,18 @@ fn read_one(path: &Path, owner: u32, collected: &mut Collected) -> Result<(), So
     if is_null || metadata.is_file() && metadata.len() == 0 {
         return Ok(());
     }
-    // A pipe would keep apply waiting for another process.
+    // Reading a pipe would make `apply` wait for another process.
     if !metadata.is_file() && !metadata.is_dir() {
         return Err(fail(Problem::NotAFile));
     }
     let real = led_only_by(path, owner).map_err(fail)?;
     all_only_by(&real, owner, 0).map_err(fail)?;
-    // Read the resolved path: by now, the link may lead elsewhere.
+    // Read the resolved path, because the link may have changed since it was checked.
     read_path(&real, collected)
 }
 
-/// Resolves a path's links. Refuses a link that neither root nor the owner owns, and a
-/// directory on the way that others may write.
+/// Resolves the links of a path. Refuses a link that belongs to a user other than root or
+/// `owner`, and a directory on the path that other users can write to.
 fn led_only_by(path: &Path, owner: u32) -> Result<PathBuf, Problem> {
     let mut ahead: Vec<OsString> = parts(&absolute(path)?);
     let mut real = PathBuf::from("/");
@@ -148,7 +148,7 @@ fn led_only_by(path: &Path, owner: u32) -> Result<PathBuf, Problem> {
     Ok(real)
 }
 
-/// The parts of a path, the last one first.
+/// The parts of a path, in reverse order.
 fn parts(path: &Path) -> Vec<OsString> {
     let parts = path.components().rev();
     parts
@@ -176,13 +176,13 @@ fn all_only_by(path: &Path, owner: u32, depth: usize) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Checks that only root and the owner may write here. A path with the mode bit `excuse`
-/// may be writable by others.
+/// Checks that only root and `owner` can write to a path. A path with the mode bit
+/// `excuse` may be writable by other users.
 fn only_by(path: &Path, owner: u32, excuse: u32) -> Result<(), Problem> {
     let metadata = fs::symlink_metadata(path)?;
     let owned = [ROOT, owner].contains(&metadata.uid());
     let writable = metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & excuse == 0;
-    // A link below the directory could lead anywhere.
+    // A link below the claims directory could point anywhere.
     if !owned || writable || metadata.is_symlink() {
         return Err(Problem::Writable(path.display().to_string()));
     }

@@ -1,5 +1,5 @@
-//! digestfix's own claims file, which `digestfix export` writes: JSON, with a
-//! version.
+//! digestfix's own claims file, which `digestfix export` writes. It is JSON, and contains
+//! the version of its format.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use crate::image::manifest;
 use crate::image::reference::Reference;
 use crate::sys::strict_json;
 
-/// The version of the format. Adding, removing or redefining a field raises it, because a
-/// reader must not ignore fields that it does not know.
+/// The version of the format. It is raised when a field is added, removed or redefined,
+/// because a reader must not ignore a field that it does not know.
 pub const VERSION: u64 = 1;
 
 /// The file's name in an archive of images that `digestfix save` writes.
@@ -24,10 +24,10 @@ pub(crate) const MEMBER: &str = "digestfix.json";
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimsFile {
-    /// [`VERSION`]. The key distinguishes the file from other JSON.
+    /// [`VERSION`]. This key distinguishes the file from other JSON.
     pub digestfix_claims: u64,
     pub claims: Vec<Entry>,
-    /// The text of manifests and indexes, by their digests.
+    /// The texts of manifests and indexes, by digest.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub manifests: BTreeMap<Digest, String>,
 }
@@ -47,14 +47,16 @@ impl Default for ClaimsFile {
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// `NAME@DIGEST`, or `NAME:TAG@DIGEST`. With a tag and an image ID, the entry also
-    /// claims `NAME:TAG` for the image. `save` writes such an entry if `docker load`
-    /// would not restore the tag.
+    /// claims that `NAME:TAG` points at the image. `save` writes such an entry if `docker
+    /// load` would not restore the tag.
     pub reference: String,
-    /// The image that has the reference. Without it, the image is found by name and tag.
+    /// The image that the reference points at. Without an ID, digestfix finds the image
+    /// by name and tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_id: Option<ImageId>,
-    /// The trust that the writer vouches for. The default is `matched` with an image ID,
-    /// and `asserted` without. `proven` needs the manifest in the file.
+    /// The trust that the writer vouches for. By default, it is `matched` if the entry
+    /// has an image ID, and `asserted` otherwise. `proven` requires the manifest to be in
+    /// the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<Trust>,
 }

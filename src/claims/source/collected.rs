@@ -1,5 +1,5 @@
-//! The result of reading sources: claims, evidence, and remarks about files that contain
-//! neither.
+//! The result of reading sources: claims, evidence, and remarks about files without
+//! either.
 
 use std::collections::BTreeSet;
 
@@ -44,17 +44,18 @@ pub struct Collected {
     pub claims: Vec<Claim>,
     /// The evidence for the claims.
     pub evidence: Evidence,
-    /// Images that a source names without a digest.
+    /// Names of images that a source contains without a digest.
     pub named: BTreeSet<Reference>,
-    /// What the user should know about the sources.
+    /// Remarks for the user about the sources.
     pub remarks: Vec<String>,
     /// The images that archives contain completely.
     pub whole: Vec<Whole>,
-    /// The number of statements that were read, including duplicates.
+    /// The number of statements in the sources, including duplicates.
     pub(super) said: usize,
     rewrites: Vec<Rewrite>,
     tags: bool,
-    /// The number of tags in records that are not claimed, because `--tags` was not given.
+    /// The number of tags in records that were not claimed because `--tags` was not
+    /// given.
     tags_left: usize,
     seen: BTreeSet<(Kind, String)>,
 }
@@ -66,7 +67,7 @@ enum Kind {
     Manifest,
 }
 
-/// Where a source has a manifest.
+/// The context in which a source contains a manifest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Came<'a> {
     /// The repository that the source names for the manifest.
@@ -85,14 +86,14 @@ impl Collected {
         }
     }
 
-    /// Sets whether the tags of other hosts' images are claimed, like their digests.
+    /// Sets whether to claim the tags of images on other hosts, as well as their digests.
     #[must_use]
     pub const fn with_tags(mut self, tags: bool) -> Self {
         self.tags = tags;
         self
     }
 
-    /// Whether no claim was found. Evidence alone claims nothing.
+    /// Whether no claim was found. Evidence without a claim does not count.
     pub const fn is_empty(&self) -> bool {
         self.claims.is_empty()
     }
@@ -103,7 +104,7 @@ impl Collected {
         }
     }
 
-    /// Claims a pinned reference that is written in a file. Ignores a reference without a
+    /// Claims a pinned reference that a file contains. Ignores a reference without a
     /// digest.
     pub(super) fn pin(&mut self, reference: &Reference, place: &str) -> Result<(), Problem> {
         let Some(digest) = reference.digest().cloned() else {
@@ -122,8 +123,8 @@ impl Collected {
         self.claim(key, reference.familiar(), statement, place)
     }
 
-    /// Notes an image that a file names without a digest. A name alone means its tag
-    /// `latest`.
+    /// Notes an image that a file names without a digest. A name without a tag means the
+    /// tag `latest`.
     pub(super) fn name(&mut self, name: &str) {
         if let Ok(reference) = pointer(name)
             && reference.digest().is_none()
@@ -134,7 +135,7 @@ impl Collected {
         }
     }
 
-    /// Adds a record: another host's Docker has this reference for that image.
+    /// Adds a record: on another host, this reference points at that image.
     pub(super) fn record(
         &mut self,
         reference: &Reference,
@@ -158,7 +159,7 @@ impl Collected {
         self.points_at(reference, image, place)
     }
 
-    /// Adds a record: another host's Docker has this tag for that image.
+    /// Adds a record: on another host, this tag points at that image.
     fn tag(&mut self, reference: &Reference, image: ImageId, place: &str) -> Result<(), Problem> {
         if !self.tags {
             self.tags_left += 1;
@@ -167,7 +168,7 @@ impl Collected {
         self.tag_of_pin(reference, image, place)
     }
 
-    /// Claims the tag of a pin for that image.
+    /// Claims the tag of a pinned reference for that image.
     pub(super) fn tag_of_pin(
         &mut self,
         reference: &Reference,
@@ -182,8 +183,8 @@ impl Collected {
         self.leads_to(&tagged, here, image, place)
     }
 
-    /// Adds a remark if a file has tags and nothing else. `before` is [`Self::tags_left()`]
-    /// before the file was read.
+    /// Adds a remark if a file contains tags and nothing else. `before` is the value of
+    /// [`Self::tags_left()`] before the file was read.
     pub(super) fn only_tags(&mut self, place: &str, before: usize) -> bool {
         let count = self.tags_left - before;
         if count == 0 {
@@ -204,8 +205,8 @@ impl Collected {
         self.tags_left
     }
 
-    /// Adds a record: another host has this digest for the image whose ID begins with
-    /// `id`.
+    /// Adds a record: on another host, the image whose ID begins with `id` has this
+    /// digest.
     pub(super) fn record_beginning(
         &mut self,
         reference: &Reference,
@@ -230,7 +231,8 @@ impl Collected {
         self.claim(key, text, statement, place)
     }
 
-    /// Takes a row's claims. Returns false if its digest has no name, or is cut short.
+    /// Adds the claims of a row. Returns false if its digest has no name, or is cut
+    /// short.
     pub(super) fn row(
         &mut self,
         row: &Row,
@@ -251,8 +253,8 @@ impl Collected {
         Ok(true)
     }
 
-    /// Adds a remark about digests of a file that have no name beside them, with their
-    /// lines. Line 0 means that the line is unknown.
+    /// Adds a remark about digests without a name in a file, with their line numbers.
+    /// Line 0 means that the line is unknown.
     pub(super) fn unnamed(&mut self, place: &str, lines: &[usize]) {
         if lines.is_empty() {
             return;
@@ -293,7 +295,7 @@ impl Collected {
             .is_ok_and(|renamed| renamed != *repository)
     }
 
-    /// Claims a digest for that image, without evidence.
+    /// Claims that a reference with a digest points at that image, without evidence.
     pub(super) fn points_at(
         &mut self,
         reference: &Reference,
@@ -307,8 +309,8 @@ impl Collected {
         self.leads_to(reference, here, image, place)
     }
 
-    /// Claims a reference for that image. `there` is the reference in the file, `here`
-    /// the renamed one.
+    /// Claims that a reference points at that image. `there` is the reference in the
+    /// file, and `here` is the reference after `--rewrite`.
     fn leads_to(
         &mut self,
         there: &Reference,
@@ -335,7 +337,7 @@ impl Collected {
         Ok(manifest)
     }
 
-    /// Claims that the image of a manifest in the sources has its digest.
+    /// Claims that the image of a manifest has the manifest's digest.
     pub(super) fn manifest(&mut self, digest: &Digest, came: Came) -> Result<(), Problem> {
         let repository = match came.repository {
             Some(repository) => Some(self.name_here(repository)?),

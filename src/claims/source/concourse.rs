@@ -1,5 +1,6 @@
 //! Files that Concourse's image resources leave in a directory: one each for the
-//! repository, the tag, the digest, and with `docker-image` the image ID.
+//! repository, the tag and the digest. The `docker-image` resource also leaves the image
+//! ID.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,10 +10,10 @@ use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 use crate::sys::plain_file::{self, Links};
 
-/// The most bytes to read of a file: more than any of these texts has.
+/// The most bytes to read from a file. All of these texts are shorter.
 const LONGEST: u64 = 1024;
 
-/// Takes the claims of the files, if they exist.
+/// Adds the claims of the files, if the files exist.
 pub(super) fn read(
     directory: &Path,
     place: &str,

@@ -1,12 +1,12 @@
-//! Text encodings other than UTF-8. Windows PowerShell writes UTF-16 with `>`.
+//! Text encodings other than UTF-8. In Windows PowerShell, `>` writes UTF-16.
 
 /// Whether a file begins with a byte-order mark of UTF-16.
 pub(super) const fn is_utf16(head: &[u8]) -> bool {
     matches!(head, [0xff, 0xfe, ..] | [0xfe, 0xff, ..])
 }
 
-/// Decodes a file in UTF-16, in the byte order of its byte-order mark. `None` if the text
-/// is damaged.
+/// Decodes a file in UTF-16, in the byte order that its byte-order mark shows. `None` if
+/// the text is damaged.
 pub(super) fn utf16(bytes: &[u8]) -> Option<String> {
     let (mark, rest) = bytes.split_at_checked(2)?;
     let unit: fn([u8; 2]) -> u16 = match mark {

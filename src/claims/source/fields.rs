@@ -1,16 +1,16 @@
-//! Objects in JSON and YAML with a digest beside a name: Helm's values, a kustomization,
-//! `docker images --format json`, `docker buildx --metadata-file`, podman, crictl,
-//! skopeo, the pods of a cluster.
+//! Objects in JSON and YAML that contain a digest and a name: Helm's values, a
+//! kustomization, `docker images --format json`, `docker buildx --metadata-file`, podman,
+//! crictl, skopeo, the pods of a cluster.
 //!
-//! Only an object's own fields are read together. Fields of nested objects are not joined
-//! with them.
+//! Only fields of the same object are combined. A field of a nested object is not
+//! combined with a field of the outer object.
 
 use crate::claims::row::{Row, is_bare_id, is_digest, pinned, without_scheme};
 use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 use crate::image::reference::Reference;
 
-/// The most values of one object that are kept until the object ends.
+/// The most values of one object to keep until the object ends.
 const MOST_VALUES: usize = 200;
 
 /// A field with information about an image.
@@ -18,10 +18,10 @@ const MOST_VALUES: usize = 200;
 enum Field {
     /// A repository, or a name with a tag.
     Repository,
-    /// A repository or a name with a tag, too. In an object that runs an image, the image
-    /// itself.
+    /// A repository, or a name with a tag. In an object that describes a container, the
+    /// image of the container.
     Image,
-    /// A name, which may be that of anything.
+    /// A name, perhaps of something that is not an image.
     Name,
     /// A kustomization's field that replaces `name`.
     NewName,
@@ -38,9 +38,10 @@ enum Field {
     NestedTag,
     /// The path of a repository, without its registry.
     Path,
-    /// The names of a built image, separated by commas.
+    /// The names of an image that was built, separated by commas.
     Built,
-    /// A field that only an entry of an index has, or an object that is not an image.
+    /// A field that occurs only in an entry of an index, or in an object that is not an
+    /// image.
     Part,
 }
 
@@ -68,8 +69,8 @@ impl Field {
     }
 
     /// Whether a pin in this field is held back until the object ends, because the object
-    /// may have a tag or an ID for it. A tag in Helm's values may contain a digest:
-    /// `1.4@sha256:…` is no pin of a repository "1.4".
+    /// may have a tag or an ID for the pin. A tag in Helm's values may contain a digest:
+    /// `1.4@sha256:…` is not a pin of a repository "1.4".
     const fn waits(self) -> bool {
         matches!(self, Self::ImageId | Self::Names | Self::Name | Self::Tag)
     }
@@ -83,7 +84,7 @@ struct Object {
     values: Vec<(Field, String, Option<usize>)>,
 }
 
-/// An object or a list that has not ended yet, with its key if it has one.
+/// An object or list that has not ended yet, with its key if the key is known.
 #[derive(Debug)]
 struct Open {
     key: Option<String>,
@@ -113,7 +114,7 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// Begins an object, under this key if it has one.
+    /// Begins an object. `key` is `None` unless it is a field of an object.
     pub(super) fn begin_object(&mut self, key: Option<&str>) {
         let of_images = self.is_of_images(key);
         self.begin(
@@ -146,7 +147,7 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// Takes a text, under this key if it is in an object.
+    /// Reads a text value. `key` is `None` unless it is a field of an object.
     pub(super) fn text(
         &mut self,
         key: Option<&str>,
@@ -181,8 +182,9 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// Takes a digest in the YAML of `skopeo sync`, where it is nested below a registry,
-    /// `images`, and a path. Returns false if it is elsewhere.
+    /// Reads a digest in the YAML of `skopeo sync`, where the digest is nested below a
+    /// registry, `images`, and a path. Returns false if the digest is not nested like
+    /// this.
     fn of_a_synced_repository(
         &mut self,
         digest: &str,
@@ -205,7 +207,7 @@ impl<'a> Objects<'a> {
         self.collected.row(&row, self.place, line)
     }
 
-    /// Takes a pin from inside a string: the value of an option, after `=`.
+    /// Reads a pin inside a string: the value of an option, after `=`.
     fn within(&mut self, value: &str, line: Option<usize>) -> Result<(), Problem> {
         if value.contains(char::is_whitespace) {
             return Ok(());
@@ -269,7 +271,7 @@ impl<'a> Objects<'a> {
         let (pins, tagged): (Vec<_>, Vec<_>) =
             names.into_iter().partition(|name| name.digest().is_some());
         if !pins.is_empty() {
-            // The object is one entry of an index. It does not tell which entry is for
+            // The object is one entry of an index. It does not show which entry is for
             // this host.
             let of_platform = is_part
                 && object
@@ -314,7 +316,7 @@ impl<'a> Objects<'a> {
         Ok(())
     }
 
-    /// Notes the image of an object that has no digest.
+    /// Notes the image that an object names without a digest.
     fn unpinned(&mut self, object: &Object, tag: Option<&str>) {
         match tag.filter(|tag| !tag.is_empty()) {
             Some(tag) => {
@@ -330,7 +332,7 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// Takes an object's pins, with the image ID or the tag that the object also has.
+    /// Reads the pins of an object, with the object's image ID or tag.
     fn pins(
         &mut self,
         object: &Object,
@@ -377,8 +379,8 @@ impl<'a> Objects<'a> {
         Ok(())
     }
 
-    /// Takes a digest from Harbor, which names a repository without its registry. A rule
-    /// of `--rewrite` must supply the registry.
+    /// Reads a digest from Harbor's output, where a repository's name lacks the registry.
+    /// Without a `--rewrite` rule that adds the registry, the digest is only counted.
     fn in_no_registry(
         &mut self,
         path: &str,
@@ -417,7 +419,7 @@ impl Object {
             .map(|(_, value, _)| value.as_str())
     }
 
-    /// The value of a field. An error if there are several different values.
+    /// The value of a field. An error if the field has several different values.
     fn one(&self, fields: &[Field]) -> Result<Option<&str>, ()> {
         let mut values = self.all(fields);
         let first = values.next();
@@ -427,7 +429,7 @@ impl Object {
         }
     }
 
-    /// The image ID. Empty when there is none, or more than one.
+    /// The image ID. Empty if the object has no ID, or several.
     fn id(&self) -> &str {
         let is_id = |text: &&str| is_bare_id(text.strip_prefix("sha256:").unwrap_or(text));
         let mut ids = self.all(&[Field::Id, Field::ImageId]).filter(is_id);
@@ -438,8 +440,8 @@ impl Object {
         }
     }
 
-    /// The names that the digest belongs to. Empty if the only name may be that of
-    /// anything.
+    /// The names that the digest belongs to. Empty if the only name may not be an
+    /// image's.
     fn names(&self, tag: Option<&str>) -> Vec<String> {
         if let Ok(Some(built)) = self.one(&[Field::Built]) {
             return built

@@ -1,5 +1,5 @@
-//! Sources in JSON. The keys tell the kind: manifests, the output of `docker image
-//! inspect`, another host's reference store, digestfix's own claims, and Kubernetes
+//! Sources in JSON. A document's keys show its kind: a manifest, the output of `docker
+//! image inspect`, another host's reference store, digestfix's own claims, or Kubernetes
 //! objects.
 
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::image::reference::{Reference, Tag};
 use crate::store::repositories::Store;
 use crate::sys::strict_json::{self, JsonError};
 
-/// The keys that tell one kind from another.
+/// The keys that distinguish one kind of document from another.
 #[derive(Deserialize)]
 struct Keys {
     #[serde(default, rename = "Repositories")]
@@ -39,7 +39,7 @@ struct Keys {
     descriptor: Present,
 }
 
-/// Whether a key exists, with any value: Go writes an empty list as null.
+/// Whether a key exists, with any value: Go writes an empty list as `null`.
 #[derive(Default)]
 struct Present(bool);
 
@@ -80,7 +80,7 @@ pub(super) fn is_json(text: &str) -> bool {
     }
 }
 
-/// Whether the text has a key that only sources have.
+/// Whether the text contains a key that only sources have.
 fn is_source(text: &str) -> bool {
     let keys = [
         "\"Repositories\"",
@@ -93,7 +93,7 @@ fn is_source(text: &str) -> bool {
     keys.iter().any(|key| text.contains(key))
 }
 
-/// Reads one JSON document or several in a row.
+/// Reads one JSON document, or several documents in sequence.
 pub fn read_json(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     read(text, Bytes::AsTheyCame, place, collected)
 }
@@ -164,7 +164,7 @@ fn read_array(document: &str, place: &str, collected: &mut Collected) -> Result<
     problem.map_or(Ok(()), Err)
 }
 
-/// A document, and the white space around it.
+/// A document with the white space before and after it.
 struct Spaced<'a> {
     bytes: Bytes,
     before: &'a str,
@@ -172,7 +172,7 @@ struct Spaced<'a> {
     after: &'a str,
 }
 
-/// Reads the raw bytes of a manifest, as a registry serves them.
+/// Reads the raw bytes of a manifest, exactly as a registry serves them.
 fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let document = spaced.document;
     let ended = format!("{document}{}", spaced.after);
@@ -187,7 +187,8 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         return read_objects(document, place, collected);
     }
     if spaced.bytes == Bytes::Recoded || document.contains("\r\n") {
-        // A registry may serve the bytes without these additions, but never with them.
+        // A registry never serves a byte-order mark, UTF-16 or CR LF, so the manifest is
+        // also tried without them.
         let plain = document.replace("\r\n", "\n");
         collected.prove(plain.as_bytes(), place)?;
         let ended = ended.replace("\r\n", "\n");
@@ -214,8 +215,8 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         };
         return collected.manifest(&digest, came);
     }
-    // An index that was read before lists these bytes, so the white space around them is
-    // not the registry's.
+    // An index that was read earlier lists the digest of these bytes, so the registry
+    // serves them without the white space around them.
     if collected.evidence.listed(&digest).is_some() {
         let came = Came {
             repository: None,
@@ -224,8 +225,8 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         };
         return collected.manifest(&digest, came);
     }
-    // The registry may serve the bytes with this white space. Or an editor added it, and
-    // may have changed the rest too.
+    // The white space may belong to the bytes that the registry serves. Or an editor
+    // added it, and may have changed other bytes too.
     collected.prove(ended.as_bytes(), place)?;
     let other = Digest::of(Algorithm::Sha256, ended.as_bytes());
     collected.remark(format!(
@@ -244,7 +245,7 @@ fn read_inspected(document: &str, place: &str, collected: &mut Collected) -> Res
         .flatten()
         .filter_map(|text| pinned(text))
         .collect();
-    // Podman writes the ID without its algorithm.
+    // Podman prints the ID without its algorithm.
     let id = match image.id.contains(':') {
         true => image.id.parse::<ImageId>(),
         false => format!("sha256:{}", image.id).parse(),
@@ -299,7 +300,7 @@ fn read_store(document: &str, place: &str, collected: &mut Collected) -> Result<
         .try_for_each(|(reference, image)| collected.record(&reference, image, place))
 }
 
-/// Reads the objects of any JSON document.
+/// Reads the objects in a JSON document of any other kind.
 fn read_objects(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let mut walk = Walk {
         objects: Objects::new(place, collected),
@@ -317,7 +318,7 @@ fn read_objects(document: &str, place: &str, collected: &mut Collected) -> Resul
     walk.problem.map_or(Ok(()), Err)
 }
 
-/// Passes every element of an array to `take`, without keeping any.
+/// Passes every element of an array to `take`, without keeping the elements.
 struct Elements<'a, F> {
     take: &'a mut F,
 }
@@ -337,7 +338,7 @@ impl<'de, F: FnMut(&'de str)> Visitor<'de> for Elements<'_, F> {
     }
 }
 
-/// A walk through JSON without keeping it, up to the first problem.
+/// Visits the values of a JSON document without keeping them, until the first problem.
 struct Walk<'a> {
     objects: Objects<'a>,
     problem: Option<Problem>,
@@ -351,7 +352,7 @@ impl Walk<'_> {
     }
 }
 
-/// One value, with its key if it is in an object.
+/// One value. `key` is `None` unless the value is in an object.
 struct Value<'a, 'b> {
     walk: &'a mut Walk<'b>,
     key: Option<&'a str>,

@@ -1,5 +1,5 @@
-//! OCI's layout and skopeo's `dir:`. Follows the entry files to every manifest, and
-//! checks each manifest against the digest that led to it.
+//! OCI's layout and skopeo's `dir:`. Reads every manifest that the entry files lead to,
+//! and checks it against the digest in the entry that names it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,12 +18,12 @@ use crate::sys::strict_json;
 /// The most manifests to read in one layout.
 pub const MAX_MANIFESTS: usize = 100_000;
 
-/// The annotation with the full name, which containerd and BuildKit write.
+/// The annotation with the full name of an image. containerd and BuildKit write it.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// The annotation with a tag, or a name with a tag, depending on the tool.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The next step, for the user of an archive that proves nothing.
+/// The advice for a user whose archive proves no digest.
 const BRING: &str = "docker save from this image store keeps no registry's manifest, so it \
                      proves no digest. Use instead: digestfix save or export, docker image \
                      inspect, or skopeo's dir:";
@@ -127,8 +127,8 @@ pub(super) fn read_layout(
     agree(&saved, &named, collected)
 }
 
-/// Takes an image that `docker save` lists. Checks its config against the ID in the file
-/// name.
+/// Adds an image that `docker save` lists in `manifest.json`. Checks that the image's
+/// config has the digest in the config's file name.
 fn take_whole(
     saved: &SavedImage,
     blobs: &mut impl Blobs,
@@ -224,8 +224,8 @@ fn scoped(place: &str, digest: &Digest) -> Option<Repository> {
 }
 
 /// Checks that `manifest.json` and the layout agree. `docker save` lists each tag with
-/// its config, and the layout has a manifest for the same name. If the two differ, one of
-/// them was exchanged.
+/// its config in `manifest.json`, and the layout has a manifest with the same name. If
+/// they name different images, someone replaced one of them.
 fn agree(
     saved: &[SavedImage],
     named: &BTreeMap<String, BTreeSet<Digest>>,
@@ -280,16 +280,16 @@ struct Walk<'a, B> {
     place: &'a str,
     collected: &'a mut Collected,
     seen: BTreeMap<Digest, Seen>,
-    /// The manifests that were visited, each with the repository that it was visited for.
+    /// The manifests visited so far, each with the repository for which it was visited.
     named: BTreeSet<(Digest, Option<Repository>)>,
-    /// Whether a local engine may have written the layout. An engine has no registry's
-    /// manifests.
+    /// Whether a local engine may have written the layout. An engine creates its own
+    /// manifests and does not keep the registry's.
     from_an_engine: bool,
-    /// The number of manifests that the engine made up.
+    /// The number of manifests that a local engine created.
     made_up: usize,
 }
 
-/// A manifest that was read and checked. Several entries may name it.
+/// A manifest that was read and checked. Several entries of an index may name it.
 #[derive(Clone, Copy)]
 struct Seen {
     size: u64,
@@ -323,8 +323,8 @@ impl<B: Blobs> Walk<'_, B> {
         }
         if let Some(seen) = self.seen.get(digest).copied() {
             has_size(digest, seen.size, descriptor.size)?;
-            // The same manifest under another name. The manifests of an index have that
-            // name too.
+            // The same manifest under another name. The manifests below an index have
+            // that name too.
             if !seen.claimed || !self.named.insert((digest.clone(), repository.cloned())) {
                 return Ok(());
             }
@@ -354,7 +354,7 @@ impl<B: Blobs> Walk<'_, B> {
         self.take(digest, &bytes, repository, depth)
     }
 
-    /// Takes a manifest that is the first with its digest, and hashes to it.
+    /// Adds a manifest whose digest was not read before, and whose bytes hash to it.
     fn take(
         &mut self,
         digest: &Digest,
@@ -417,14 +417,15 @@ impl<B: Blobs> Walk<'_, B> {
         self.collected.manifest(digest, came)
     }
 
-    /// Checks that the config, if the layout has it, is the one that the manifest names.
+    /// If the layout contains the config, checks that it is the config that the manifest
+    /// names.
     fn check_config(
         &mut self,
         manifest: &Digest,
         image: &ImageId,
         size: u64,
     ) -> Result<(), Problem> {
-        // The ID of an image is the digest of its config.
+        // An image's ID is the digest of its config.
         let Ok(digest) = image.to_string().parse::<Digest>() else {
             return Ok(());
         };

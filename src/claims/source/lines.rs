@@ -1,8 +1,9 @@
-//! Lines with one name and one digest: lists in two columns, scripts, `.env` files, logs,
-//! and the output of `docker pull` and `docker push`.
+//! Lines that contain one name and one digest: lists in two columns, scripts, `.env`
+//! files, logs, and the output of `docker pull` and `docker push`.
 //!
-//! A name and a digest that are apart are joined only if no other reading is possible:
-//! the name has a tag, and the line has no more words than a list has columns.
+//! A name and a digest in different words are joined only if the line can be read in no
+//! other way: the name has a tag, and the line has no more words than a table has
+//! columns.
 
 use crate::claims::row::{
     MOST_COLUMNS, Row, is_digest, pin, row, with_digest, without_scheme, words,
@@ -18,7 +19,7 @@ const PULLED: [&str; 2] = [
 ];
 const PUSHED: &str = "The push refers to repository [";
 
-/// A line that cannot be right, and why.
+/// A line that is certainly wrong, and the reason.
 pub(super) struct Misfit {
     pub line: usize,
     pub text: String,
@@ -34,7 +35,7 @@ pub(super) fn is_console(text: &str) -> bool {
     }) && text.contains("igest: sha256:")
 }
 
-/// The state of reading the output of `docker pull` or `docker push`.
+/// The state while reading the output of `docker pull` or `docker push`.
 #[derive(Default)]
 struct Console<'a> {
     /// `docker pull` prints the digest first, then the name.
@@ -43,8 +44,7 @@ struct Console<'a> {
     repository: Option<&'a str>,
 }
 
-/// Reads lines. A word that looks like a pin and is invalid makes a misfit, and then no
-/// claim is taken.
+/// Reads lines. If a word looks like a pin but is invalid, the whole text is rejected.
 pub(super) fn read(
     text: &str,
     place: &str,
@@ -88,7 +88,8 @@ pub(super) fn read(
 }
 
 impl<'a> Console<'a> {
-    /// Takes a line of `docker pull` or `docker push`. Returns false for any other line.
+    /// Reads a line that `docker pull` or `docker push` printed. Returns false for any
+    /// other line.
     fn read(
         &mut self,
         line: &'a str,
@@ -131,7 +132,7 @@ impl<'a> Console<'a> {
     }
 }
 
-/// Takes the claims of one line. Returns false if the line has a digest without a name.
+/// Adds the claims of one line. Returns false if the line has a digest without a name.
 fn of_words(
     line: &str,
     number: usize,
@@ -152,7 +153,8 @@ fn of_words(
     if !any {
         return Ok(!words(line).any(is_digest));
     }
-    // oc-mirror's mapping: the source, and its name in the mirror.
+    // A line of oc-mirror's mapping: the source image, and the name of its copy in the
+    // mirror.
     if let [source, mirror] = first.as_slice()
         && line.contains('=')
         && let Some(pin) = pin(source)
@@ -174,8 +176,8 @@ fn is_broken_pin(word: &str) -> bool {
     pin(word).is_none() && !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// Whether a line has a pin as the value of a key, or as an item of a list. Then the text
-/// is YAML that is broken elsewhere.
+/// Whether a pin on this line is the value of a key or an item of a list. If so, the text
+/// is YAML that is invalid in another place.
 fn is_entry(line: &str) -> bool {
     let entry = line.trim().trim_start_matches("- ");
     let value = match entry.split_once(": ") {
@@ -186,7 +188,7 @@ fn is_entry(line: &str) -> bool {
     pin(value.trim_matches(['"', '\'', ' ', ']', '}'])).is_some()
 }
 
-/// A line without the comment at its end. Empty if the whole line is a comment.
+/// A line without its trailing comment. Empty if the whole line is a comment.
 fn code(line: &str) -> &str {
     let line = line.trim();
     if line.starts_with('#') || line.starts_with("//") {

@@ -1,8 +1,8 @@
 //! Pinned references in files that people write: Kubernetes manifests, compose files,
 //! Dockerfiles, plain lists.
 //!
-//! A pin is a whole string that is a reference with a digest. Comments and keys are not
-//! searched.
+//! A string counts as a pin only if the whole string is a reference with a digest.
+//! Comments and keys are not searched.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,14 @@ use crate::claims::source::collected::Collected;
 use crate::claims::source::fields::Objects;
 use crate::image::reference::{Reference, ReferenceError};
 
-/// How deep a YAML document may be nested.
+/// The deepest nesting of a YAML document that is read.
 pub const MAX_YAML_DEPTH: usize = 1_000;
 
-/// The longest default of a Dockerfile's argument that is kept, in bytes:
-/// longer than any reference.
+/// The longest default of a Dockerfile's `ARG` to keep, in bytes. References are shorter.
 const LONGEST_ARG: usize = 1_024;
 
-/// Reads the objects of YAML documents. Takes nothing from a text that is not YAML, or is
-/// nested too deep.
+/// Reads the objects in YAML documents. Fails, and adds nothing, if the text is not YAML
+/// or is nested too deeply.
 pub fn read_yaml(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     walk_yaml(text, None)?;
     let mut objects = Objects::new(place, collected);
@@ -39,7 +38,7 @@ fn walk_yaml(text: &str, mut objects: Option<&mut Objects>) -> Result<(), Proble
         Key,
         Value(Option<String>),
     }
-    /// Moves on in a mapping: from a key to its value, or from a value to the next key.
+    /// Advances in a mapping: from a key to its value, or from a value to the next key.
     fn turn(open: &mut [Within], key: Option<&str>) {
         match open.last_mut() {
             Some(within @ Within::Key) => *within = Within::Value(key.map(str::to_owned)),
@@ -106,7 +105,7 @@ fn walk_yaml(text: &str, mut objects: Option<&mut Objects>) -> Result<(), Proble
     Ok(())
 }
 
-/// The lines of a text that are not empty, each with its number. `#` begins a comment.
+/// The non-empty lines of a text, each with its number. `#` begins a comment.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().filter_map(|(index, line)| {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -114,10 +113,11 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The first line that is not a reference, and the reason. Without such a line, the text
-/// is a list of references.
+/// The first line that is not a reference, and the reason. If there is no such line, the
+/// text is a list of references.
 pub(super) fn misfit(text: &str) -> Option<(usize, ReferenceError)> {
-    // A YAML mapping is not a list: its `KEY:` is no valid reference.
+    // A YAML mapping does not pass as a list, because its `KEY:` is not a valid
+    // reference.
     lines(text).find_map(|(number, line)| Some((number, Reference::parse(line).err()?)))
 }
 
@@ -132,7 +132,7 @@ pub(super) fn read_list(text: &str, place: &str, collected: &mut Collected) -> R
     Ok(())
 }
 
-/// Whether the first instruction is one that a Dockerfile may begin with.
+/// Whether the first instruction is one with which a Dockerfile may begin.
 pub(super) fn is_dockerfile(text: &str) -> bool {
     let first = text
         .lines()
@@ -148,7 +148,7 @@ pub(super) fn is_dockerfile(text: &str) -> bool {
 }
 
 /// Reads the pins of a Dockerfile: base images (`FROM`) and images to copy from (`COPY
-/// --from=`), with the defaults of the `ARG`s before the first stage.
+/// --from=`). Replaces variables by the defaults of the `ARG`s before the first stage.
 pub fn read_dockerfile(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let broken = |error: parse_dockerfile::Error| Problem::Dockerfile(error.to_string());
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();
@@ -220,7 +220,7 @@ fn substituted(text: &str, defaults: &BTreeMap<String, String>) -> String {
     whole
 }
 
-/// Line numbers of byte positions. Each position must be behind the one before.
+/// Converts byte positions to line numbers. The positions must be in ascending order.
 struct Lines<'a> {
     text: &'a str,
     at: usize,

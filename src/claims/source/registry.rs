@@ -1,5 +1,6 @@
-//! Storage of a registry (registry:2, Harbor): `docker/registry/v2`, with each blob under
-//! its digest (distribution 2 and 3, `registry/storage/paths.go`).
+//! The storage directory of a registry (registry:2, Harbor): `docker/registry/v2`, where
+//! each blob is stored under its digest (distribution 2 and 3,
+//! `registry/storage/paths.go`).
 
 use std::path::{Path, PathBuf};
 
@@ -9,18 +10,18 @@ use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{self, Manifest};
 use crate::sys::plain_file::{self, Links};
 
-/// Places of the storage in the directory that people copy: the whole volume, or a part
-/// of it.
+/// Paths of the storage in the directory that people copy, which is the whole volume or a
+/// part of it.
 const WITHIN: [&str; 4] = ["docker/registry/v2", "registry/v2", "v2", "."];
 
-/// The directory of the storage inside this one, if there is one.
+/// The storage directory at or below this directory. `None` if there is no storage.
 pub(super) fn storage(path: &Path) -> Option<PathBuf> {
     let within = WITHIN.iter().map(|within| path.join(within));
     let mut storages = within.filter(|path| path.join("repositories").is_dir());
     storages.find(|path| path.join("blobs/sha256").is_dir())
 }
 
-/// Reads every manifest of a storage, by its canonical path. Skips layers.
+/// Reads every manifest of a storage. `storage` is canonical. Skips layers.
 pub(super) fn read(storage: &Path, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let blobs = storage.join("blobs/sha256");
     let mut budget = MAX_FILES;
@@ -57,7 +58,7 @@ fn listed(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
     Ok(paths)
 }
 
-/// The digest of a registry's blob in an archive, from the member's name.
+/// The digest of a registry's blob, from its name in an archive.
 pub(super) fn blob_of(name: &str) -> Option<Digest> {
     let (directory, hex) = name.strip_suffix("/data")?.rsplit_once('/')?;
     let (directory, _) = directory.rsplit_once('/')?;
@@ -66,7 +67,7 @@ pub(super) fn blob_of(name: &str) -> Option<Digest> {
     digest.flatten()
 }
 
-/// Takes a file, if it is a manifest.
+/// Reads a file. Adds its manifest if it is one.
 fn take_file(
     storage: &Path,
     path: &Path,
@@ -76,7 +77,7 @@ fn take_file(
 ) -> Result<(), Problem> {
     let size = match path.symlink_metadata() {
         Ok(metadata) => metadata.len(),
-        // The directory of a deleted blob stays.
+        // A deleted blob leaves its directory.
         Err(_) => return Ok(()),
     };
     if size > manifest::MAX_BYTES {
@@ -86,14 +87,14 @@ fn take_file(
     take(&bytes, named, place, collected)
 }
 
-/// Takes a blob, if it is a manifest.
+/// Adds a blob if it is a manifest.
 pub(super) fn take(
     bytes: &[u8],
     named: &Digest,
     place: &str,
     collected: &mut Collected,
 ) -> Result<(), Problem> {
-    // Configs and artifacts are JSON as well.
+    // A config or an artifact is JSON too.
     if !bytes.starts_with(b"{")
         || !matches!(
             Manifest::parse(bytes),
@@ -112,7 +113,7 @@ pub(super) fn take(
     collected.prove(bytes, place)?;
     let came = Came {
         repository: None,
-        // A registry has images of other platforms and of other hosts.
+        // A registry also contains images for other platforms and other hosts.
         in_index: true,
         place,
     };

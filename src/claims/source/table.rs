@@ -5,7 +5,7 @@ use crate::claims::row::{Lack, Meaning, Row, is_digest};
 use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 
-/// The number of lines in which a header may be: prompts and greetings may come before
+/// The number of lines in which to look for a header: prompts and greetings may precede
 /// it.
 const HEADER_WITHIN: usize = 50;
 
@@ -13,7 +13,7 @@ const HEADER_WITHIN: usize = 50;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
     Repository,
-    /// A column with this title may contain names of anything.
+    /// A column whose title does not show what its names belong to.
     Name,
     Tag,
     Digest,
@@ -23,7 +23,7 @@ enum Column {
 /// The most columns of a table.
 const MOST_COLUMNS: usize = 64;
 
-/// What separates the cells of a table.
+/// What separates the cells of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Apart {
     /// Each cell begins below its header.
@@ -34,8 +34,8 @@ enum Apart {
 #[derive(Debug)]
 struct Header {
     apart: Apart,
-    /// The columns, each with its beginning: in characters for an aligned table, by
-    /// number for CSV.
+    /// The columns, each with its position: the first character in an aligned table, the
+    /// column number in CSV.
     columns: Vec<(usize, Option<Column>)>,
 }
 
@@ -80,7 +80,7 @@ impl Header {
             .into_iter()
             .all(|one| header.count(one) <= 1);
         let named = header.count(Column::Repository) + header.count(Column::Name) == 1;
-        // `docker images` prints name, tag and ID, and leaves the digest out by default.
+        // By default, `docker images` prints name, tag and ID, but no digest.
         let known = header.has(Column::Digest) || header.has(Column::Tag) && header.has(Column::Id);
         (once && named && known).then_some(header)
     }
@@ -100,7 +100,8 @@ impl Header {
             Apart::By(by) => self.fill(&mut row, &cells(line, by)),
             Apart::Aligned => {
                 self.fill(&mut row, &self.below(line));
-                // A cell that is longer than its column moves the others to the right.
+                // A cell that is wider than its column moves the following cells to the
+                // right.
                 let words: Vec<&str> = line.split_whitespace().take(MOST_COLUMNS).collect();
                 if !is_digest(row.digest) && words.iter().any(|word| is_digest(word)) {
                     row = Row::default();
@@ -123,7 +124,7 @@ impl Header {
         }
     }
 
-    /// The cells below the titles.
+    /// The cells, each cut where its title begins.
     fn below<'a>(&self, line: &'a str) -> Vec<&'a str> {
         let mut bounds = line.char_indices().map(|(at, _)| at).chain([line.len()]);
         let (mut passed, mut at) = (0, bounds.next().unwrap_or_default());
@@ -144,8 +145,8 @@ impl Header {
     }
 }
 
-/// The titles of a header, each with its beginning in characters. Two or more spaces
-/// separate them.
+/// The titles of a header, each with the position of its first character. Two or more
+/// spaces separate titles.
 fn titles(line: &str) -> Vec<(usize, &str)> {
     let mut found: Vec<(usize, &str)> = Vec::new();
     let mut chars = 0;
@@ -164,7 +165,7 @@ fn titles(line: &str) -> Vec<(usize, &str)> {
     found
 }
 
-/// The cells of a line of CSV. A quoted cell may hold the separator.
+/// The cells of a CSV line. A quoted cell may contain the separator.
 fn cells(line: &str, by: char) -> Vec<&str> {
     let line = match by {
         '|' => line.trim().trim_matches('|'),
@@ -191,7 +192,7 @@ fn bare(cell: &str) -> &str {
     cell.trim().trim_matches(['"', '`']).trim()
 }
 
-/// Reads a table. Returns false if the text has none.
+/// Reads a table. Returns false if the text contains no table.
 pub fn read(text: &str, place: &str, collected: &mut Collected) -> Result<bool, Problem> {
     let lines = || text.lines().enumerate().map(|(at, line)| (at + 1, line));
     let head = lines()

@@ -83,7 +83,7 @@ fn named(name: &str) -> String {
     format!(r#","annotations":{{"io.containerd.image.name":"{name}"}}"#)
 }
 
-/// A layout with these entries, these blobs, and a layer.
+/// An OCI layout with these entries, these blobs, and one layer.
 fn layout(entries: &[String], blobs: &[&[u8]]) -> Files {
     let mut files = Files::from([
         (
@@ -164,7 +164,7 @@ fn problem(files: &Files) -> String {
     collected(&tar(files)).unwrap_err().to_string()
 }
 
-/// The references that the claims add to a host with these tags.
+/// The references that these claims add on a host with these tags.
 fn added(collected: Collected, tags: &[(&str, &ImageId)]) -> Result<Vec<String>, Vec<String>> {
     let mut store = Store::parse(b"{}").unwrap();
     let mut images = BTreeSet::new();
@@ -277,7 +277,7 @@ fn an_index_and_its_manifest_are_both_proven() {
     ]);
     let nested = index(&[entry(OCI_INDEX, &platforms, "")]);
     let id = image.id();
-    // Only one platform was saved, as by `docker pull` and `skopeo copy`.
+    // The layout has only one platform, as after `docker pull` and `skopeo copy`.
     let layout = layout(
         &[entry(OCI_INDEX, &nested, "")],
         &[&nested, &platforms, &image.manifest],
@@ -302,7 +302,8 @@ fn an_index_and_its_manifest_are_both_proven() {
         added(collected(&raw).unwrap(), &[("app:1", &id)]),
         Ok(expected)
     );
-    // jq reformats the manifests, and no registry has the hash of the result.
+    // jq reformats the manifests, so no registry serves a manifest with the resulting
+    // digest.
     for spaced in [
         [&platforms[..], b"\n", &image.manifest].concat(),
         [b"\n", &image.manifest[..]].concat(),
@@ -310,7 +311,7 @@ fn an_index_and_its_manifest_are_both_proven() {
         let collected = collected(&spaced).unwrap();
         assert!(collected.remarks[0].contains("white space"));
         assert!(collected.claims.is_empty());
-        // The text still proves a claim that names its digest.
+        // The reformatted text still proves a claim that names its digest.
         let mut collected = collected;
         let pin = format!("app:1@{}", image.digest()).parse().unwrap();
         collected.pin(&pin, "chart.yaml:7").unwrap();
@@ -408,7 +409,8 @@ fn other_hosts_records_match_by_image_id() {
         r#"[{{"Id":"{id}","RepoTags":["there:9"],"RepoDigests":["app@{digest}","mirror.example/app@{digest}"],"Size":1}}]"#
     );
     let line = |name| line(name, &digest, &id, Trust::Matched);
-    // Images are found by ID, under the source's names, whatever their tags are.
+    // Images are found by ID and get the names in the source, no matter which tags they
+    // have.
     assert_eq!(
         added(collected(inspected.as_bytes()).unwrap(), &[("here:1", &id)]),
         Ok(vec![line("app"), line("mirror.example/app")])
@@ -426,7 +428,8 @@ fn other_hosts_records_match_by_image_id() {
     );
 }
 
-/// Docker would take the last of two equal keys, or the key in other letter case.
+/// Of two equal keys, Docker would use the last. It also accepts a key in another letter
+/// case.
 #[test]
 fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
     let image = Image::new("amd64");
@@ -489,7 +492,7 @@ fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
     }
 }
 
-/// The text with another key before `key`.
+/// The text, with another key inserted before `key`.
 fn with_another(text: &str, key: &str, other: &str) -> String {
     let key = format!(r#""{key}":"#);
     assert!(text.contains(&key), "{text}");
@@ -626,7 +629,7 @@ fn an_archive_whose_list_and_index_name_different_images() {
     );
 }
 
-/// The archive's manifest is of another image than the one that the tag has here.
+/// The tag points at another image on this host than the archive's manifest names.
 #[test]
 fn an_archive_proves_a_pin_wrong() {
     let (image, other) = (Image::new("amd64"), Image::new("arm64"));
@@ -660,8 +663,8 @@ fn two_pins_that_contradict_each_other() {
     }
 }
 
-/// The registry has a manifest in Docker's format; the archive has skopeo's conversion of
-/// it.
+/// The registry has a manifest in Docker's format, but the archive contains skopeo's
+/// conversion of it.
 #[test]
 fn an_archive_that_was_converted_on_the_way() {
     let image = Image::new("amd64");
@@ -717,7 +720,8 @@ fn names_are_rewritten_to_the_private_registrys() {
     );
 }
 
-/// Files like rendered charts give their pins, and no text that only looks like a pin.
+/// Files such as rendered charts contain pins, and other texts that only look like pins.
+/// Only the pins are claimed.
 #[test]
 fn pins_are_found_exactly() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pins");
@@ -886,7 +890,7 @@ fn what_is_nested_deeper_than_the_bound_is_refused() {
     assert!(error.to_string().contains("8 deep"), "{error}");
 }
 
-/// A header may name any size, but only existing bytes are held in memory.
+/// A header may state any size, but only bytes that exist are held in memory.
 #[test]
 fn a_size_that_lies_costs_nothing() {
     for size in [u64::MAX, u64::MAX / 2, 1 << 40, 5_000_000_000] {
@@ -902,7 +906,7 @@ fn a_size_that_lies_costs_nothing() {
     }
 }
 
-/// A file that fails when too much of it is read. Seeking does not count.
+/// A file whose reads fail once a limit is exceeded. Seeking does not count.
 struct Thrifty {
     file: Cursor<Vec<u8>>,
     left: usize,
@@ -964,8 +968,8 @@ fn a_manifest_that_is_named_many_times_is_read_once() {
     assert!(problem(&lying).contains("1000001 bytes"));
 }
 
-/// As `regctl image export` and docker's containerd store write it: the registry's
-/// manifest, and beside it a list for older engines.
+/// The archive that `regctl image export` and Docker with the containerd image store
+/// write: the registry's manifest, and also a list of images for older engines.
 #[test]
 fn a_layout_that_lists_its_image_for_docker_too_proves_it() {
     let image = Image::new("amd64");
@@ -1047,7 +1051,8 @@ fn each_element_of_an_array_is_what_it_is() {
         r#""app:1""#.to_owned(),
     ] {
         let collected = collected(format!("[{before},{image}]").as_bytes()).unwrap();
-        // Images are found by ID, not by a name that another image has here.
+        // The image is found by ID, not by a name that belongs to another image on this
+        // host.
         assert_eq!(added(collected, &[("app:1", &other)]), Ok(Vec::new()));
     }
 }
@@ -1107,8 +1112,8 @@ fn names_that_are_alike_only_as_people_write_them() {
     assert_eq!((collected.claims.len(), collected.remarks.len()), (1, 1));
 }
 
-/// skopeo's `docker-daemon:` gets no registry's manifest from the engine, and makes one
-/// up.
+/// skopeo's `docker-daemon:` cannot read the registry's manifest from the engine, so it
+/// creates a new one.
 #[test]
 fn a_directory_out_of_an_engine_proves_nothing() {
     let image = Image::with_layer("amd64", "application/vnd.docker.image.rootfs.diff.tar");
@@ -1186,7 +1191,7 @@ fn arguments_stand_anywhere_in_a_dockerfiles_image() {
 }
 
 /// The templates of `no-pins.txt`, filled in: `%N` is the name of an image, `%B` a name
-/// that may be that of anything, `%V` a version, and `%H` sixty-four digits.
+/// that may belong to something else, `%V` a version, and `%H` 64 digits.
 fn files_without_pins() -> Vec<(String, String)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/no-pins.txt");
     let templates = fs::read_to_string(path).unwrap();
@@ -1340,7 +1345,8 @@ fn manifest_inspect_has_the_bytes_of_each_platform() {
     assert_eq!(added, Ok(matched));
 }
 
-/// What `docker save` of the classic store writes, with the claims of `digestfix save`.
+/// The archive that `docker save` writes with the classic image store, plus the claims
+/// that `digestfix save` adds.
 fn saved(image: &Image, claims: &str) -> Files {
     let config = format!("{}.json", sha256(&image.config).hex());
     let listed = format!(r#"[{{"Config":"{config}","RepoTags":["lab/app:v1"],"Layers":[]}}]"#);
@@ -1366,7 +1372,7 @@ fn the_claims_in_an_archive_are_read_as_from_a_file() {
     let manifest = str::from_utf8(&image.manifest).unwrap();
     let files = saved(&image, &claims_of(&image, "", manifest));
     let archive = tar(&files);
-    // The claims are beside a layout by an engine that makes manifests up.
+    // The claims are beside a layout from an engine that creates its own manifests.
     let made_up = Image::with_layer("amd64", "application/vnd.oci.image.layer.v1.tar");
     let mut with_layout = files.clone();
     with_layout.extend(layout_of(&made_up));
@@ -1386,7 +1392,8 @@ fn the_claims_in_an_archive_are_read_as_from_a_file() {
     let read = super::read(&[directory.path().to_owned()], Collected::default()).unwrap();
     let proven = added(read, &[("lab/app:v1", &id)]).unwrap();
     assert_eq!(proven, [line("lab/app", &digest, &id, Trust::Proven)]);
-    // The image was saved by its digest because of a pin, and has no name.
+    // The image was saved by its digest because of a pin, so the archive has no name for
+    // it.
     let pinned = claims_of(&image, "", manifest).replace("lab/app@", "lab/app:v1@");
     let read = collected(&tar(&saved(&image, &pinned))).unwrap();
     let mut named = added(read, &[("lab/other:v1", &id)]).unwrap();

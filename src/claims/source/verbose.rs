@@ -1,5 +1,6 @@
-//! Output of `docker manifest inspect -v`: each manifest of a name. Newer versions of
-//! docker add its bytes in base64 (docker/cli, `cli/manifest/types`).
+//! The output of `docker manifest inspect -v`, which prints each manifest of a name.
+//! Newer versions of docker add the manifest's bytes in base64 (docker/cli,
+//! `cli/manifest/types`).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,7 +20,7 @@ struct Inspected {
     reference: String,
     #[serde(rename = "Descriptor")]
     descriptor: Descriptor,
-    /// Older versions of docker print the fields of the manifest only.
+    /// Older versions of docker print only the fields of the manifest.
     #[serde(default, rename = "Raw")]
     raw: Option<String>,
     #[serde(default, rename = "SchemaV2Manifest")]
@@ -43,8 +44,8 @@ struct Config {
     digest: ImageId,
 }
 
-/// Reads one manifest. It counts as part of an index, because it may be for another
-/// host's platform.
+/// Reads one manifest. The manifest counts as part of an index, because it may be for the
+/// platform of another host.
 pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let inspected: Inspected = strict_json::read(document.as_bytes())?;
     let wrong = |what: String| Problem::Entry(inspected.reference.clone(), what);
@@ -54,8 +55,8 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
     let Some(raw) = &inspected.raw else {
         let pinned = with_digest(&reference, &named);
         return match (inspected.docker.or(inspected.oci), reference.digest()) {
-            // The manifest is an entry of an index, for an unknown platform, and no bytes
-            // prove it.
+            // The manifest is an entry of an index. Its platform is unknown, and without
+            // its bytes it proves nothing.
             (_, Some(_)) => Ok(()),
             (Some(fields), None) => collected.record(&pinned, fields.config.digest, place),
             (None, None) => collected.pin(&pinned, place),

@@ -1,4 +1,4 @@
-//! Zstandard: reads all frames of a file. Parallel compressors write several frames, and
+//! Zstandard: reads all frames of a file. Parallel compressors write several frames, but
 //! the decoder reads only one (RFC 8878, section 3).
 
 use std::io::{self, BufRead, Read};
@@ -15,8 +15,8 @@ pub(super) const fn is_zstd(head: &[u8]) -> bool {
     )
 }
 
-/// The decompressed content of a file. For each frame, the decoder holds a window of at
-/// most 128 MiB in memory.
+/// The decompressed content of a file. The decoder holds a window of at most 128 MiB in
+/// memory for each frame.
 pub(super) struct Frames<R> {
     source: R,
     decoder: FrameDecoder,
@@ -32,7 +32,7 @@ impl<R: BufRead> Frames<R> {
         }
     }
 
-    /// Begins the next frame. Returns false if there are no more.
+    /// Begins the next frame. Returns false if the file has no more frames.
     fn begin(&mut self) -> io::Result<bool> {
         while !self.source.fill_buf()?.is_empty() {
             match self.decoder.reset(&mut self.source) {
