@@ -1,8 +1,8 @@
-//! Content digests and image IDs: they look the same and are two different things.
+//! Content digests and image IDs: two different things that look the same.
 //!
-//! A digest names a manifest as a registry serves it; an image ID is the
-//! SHA-256 of an image's config. Typing one for the other is the mistake that
-//! this program exists to prevent, so neither type converts into the other.
+//! A digest names a manifest as a registry serves it. An image ID is the SHA-256 of an
+//! image's config. This program exists because people confuse the two, so neither type
+//! converts into the other.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -11,8 +11,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Sha256, Sha384, Sha512};
 
-/// The algorithms that are registered for digests
-/// (opencontainers/go-digest v1.0.0, `algorithm.go`).
+/// The hash algorithms that digests may use (opencontainers/go-digest v1.0.0,
+/// `algorithm.go`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
     Sha256,
@@ -23,7 +23,7 @@ pub enum Algorithm {
 impl Algorithm {
     const ALL: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Sha512];
 
-    /// The name before the colon.
+    /// The algorithm's name, which precedes the colon of a digest.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -71,8 +71,8 @@ pub enum DigestError {
 }
 
 fn check_hex(algorithm: Algorithm, hex: &str) -> Result<(), DigestError> {
-    // Count characters, not bytes: otherwise the message could say that 64 digits are not
-    // 64.
+    // Count characters, not bytes. Otherwise the message could say that 64 digits are not
+    // 64 digits.
     let found = hex.chars().count();
     if found != algorithm.hex_len() {
         return Err(DigestError::Length {
@@ -99,7 +99,7 @@ impl Digest {
         Self::of_pieces(algorithm, &[bytes])
     }
 
-    /// The digest of several byte slices, as if they were one.
+    /// The digest of the concatenation of several byte slices.
     pub fn of_pieces(algorithm: Algorithm, pieces: &[&[u8]]) -> Self {
         fn hashed<D: sha2::Digest>(pieces: &[&[u8]]) -> String {
             let mut hasher = D::new();

@@ -1,8 +1,8 @@
-//! What a registry serves under a digest: the manifest of one image, or an index of
-//! several manifests.
+//! Manifests: what a registry serves under a digest. It is the manifest of one image, or
+//! an index that lists several manifests.
 //!
 //! OCI's format (image-spec 1.1, `manifest.md` and `image-index.md`) and Docker's
-//! (distribution 2.8, `manifest-v2-2.md`) have the same fields and differ in their media
+//! (distribution 2.8, `manifest-v2-2.md`) have the same fields, but different media
 //! types.
 
 use std::collections::BTreeMap;
@@ -13,15 +13,15 @@ use crate::image::digest::{Digest, DigestError, ImageId};
 use crate::image::platform::Platform;
 use crate::sys::strict_json::{self, JsonError};
 
-/// How deep indexes may be nested.
+/// The deepest nesting of indexes that is read.
 pub const MAX_INDEX_DEPTH: usize = 8;
 
-/// The largest manifest that digestfix reads, in bytes. Registries accept no larger ones
-/// (distribution 2.8, `registry/handlers/manifests.go`: 4 MiB).
+/// The largest manifest that digestfix reads, in bytes. Registries refuse larger
+/// manifests (distribution 2.8, `registry/handlers/manifests.go`: 4 MiB).
 pub const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The most manifests that an index may list, including those of nested indexes. The
-/// largest published indexes list some dozens.
+/// The most manifests that an index may list, including those in nested indexes. The
+/// largest published indexes list a few dozen.
 pub const MAX_INDEX_ENTRIES: usize = 1_000;
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -30,9 +30,9 @@ pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// Further media types that Docker accepts for an image's config (moby 20.10,
-/// `distribution/registry.go`, `defaultImageTypes`). Manifests that were pushed long ago
-/// have them.
+/// Other media types that Docker accepts for an image's config (moby 20.10,
+/// `distribution/registry.go`, `defaultImageTypes`). Manifests that were pushed years ago
+/// use them.
 const OLD_CONFIGS: [&str; 4] = [
     "application/octet-stream",
     "application/json",
@@ -48,7 +48,7 @@ pub enum Manifest {
     Image(ImageManifest),
     /// A list of manifests, for example one for each platform.
     Index(Vec<Descriptor>),
-    /// Something else that registries store: a chart, a signature.
+    /// Another object that registries store, such as a chart or a signature.
     Artifact,
 }
 
@@ -59,14 +59,14 @@ pub struct ImageManifest {
     pub config_size: u64,
     pub format: Format,
     /// Whether containerd accepts the config's media type when it unpacks an image
-    /// (containerd 1.7, `images/mediatypes.go`, `IsConfigType`). Docker's classic store
-    /// accepts more types.
+    /// (containerd 1.7, `images/mediatypes.go`, `IsConfigType`). Docker's classic image
+    /// store accepts more media types.
     pub has_known_config: bool,
-    /// Whether no layer is compressed. Registry clients push such images only on request;
-    /// `docker save` writes them (moby 25, `image/tarexport/save.go`).
+    /// Whether all layers are uncompressed. `docker save` writes such images (moby 25,
+    /// `image/tarexport/save.go`). Registry clients push them only if an option says so.
     pub plain_layers: bool,
-    /// Whether the manifest looks like those that Docker 29 writes when it migrates
-    /// images from its data root to containerd (moby
+    /// Whether the manifest has the form that Docker 29 writes when it migrates images
+    /// from its data root to containerd (moby
     /// `daemon/containerd/migration/migration.go`).
     pub is_of_a_migration: bool,
 }
@@ -87,13 +87,13 @@ pub struct Descriptor {
     pub size: u64,
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
-    /// In an index: the platform of the manifest.
+    /// The platform of the manifest, if the descriptor is in an index.
     #[serde(default)]
     pub platform: Option<Platform>,
 }
 
 impl Descriptor {
-    /// Whether the media type is that of a manifest or an index.
+    /// Whether the media type belongs to a manifest or an index.
     pub fn is_of_a_manifest(&self) -> bool {
         matches!(
             self.media_type.as_str(),
@@ -108,7 +108,8 @@ pub enum ManifestError {
     Json(String),
     #[error("an ambiguous manifest, which can be read in two ways: {0}")]
     Keys(String),
-    /// Docker's first format. Its digest is not the hash of its bytes.
+    /// Docker's first manifest format. The digest of such a manifest is not the hash of
+    /// its bytes.
     #[error(
         "a manifest of schema 1, which has no config and proves no image ID; push the image \
          again with Docker 1.10 or later"
@@ -134,7 +135,8 @@ struct Document {
     manifests: Option<Vec<Descriptor>>,
 }
 
-/// A config or a layer. The config's media type tells whether the manifest is an image's.
+/// A config or a layer. The config's media type shows whether the manifest belongs to an
+/// image.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Blob {
@@ -155,8 +157,9 @@ impl From<JsonError> for ManifestError {
     }
 }
 
-/// The media type that a registry would serve a manifest or an index with: the one in its
-/// text, or else one that fits its content. OCI lets a manifest leave the type out.
+/// The media type with which a registry would serve a manifest or an index. It is the
+/// type in the text or, because OCI allows a manifest to omit it, the type that fits the
+/// content.
 pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -176,16 +179,16 @@ pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
 }
 
 impl ImageManifest {
-    /// Whether the manifest looks as if an engine generated it, so that no registry
-    /// serves it.
+    /// Whether the manifest looks as if an engine generated it. No registry serves such a
+    /// manifest.
     pub const fn is_made_up(&self) -> bool {
         self.plain_layers || self.is_of_a_migration
     }
 }
 
-/// Whether a manifest has the form that the migration writes: three spaces per level, no
-/// annotations, every layer in zstd. Builders and registry clients that write zstd use
-/// other layouts.
+/// Whether a manifest has the form that Docker's migration writes: indented by three
+/// spaces, no annotations, every layer compressed with zstd. Builders and registry
+/// clients that use zstd indent differently.
 fn looks_migrated(bytes: &[u8], layers: &[Blob]) -> bool {
     let head = format!(
         "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{OCI_MANIFEST}\",\n   \"config\": {{\n      \
@@ -214,7 +217,7 @@ impl Manifest {
                     Err(ManifestError::TooManyEntries(manifests.len()))
                 }
                 _ => {
-                    // Annotations can be of any size, and no caller reads them: drop
+                    // Drop the annotations: they can be of any size, and no caller reads
                     // them.
                     for descriptor in &mut manifests {
                         descriptor.annotations = None;
@@ -265,7 +268,7 @@ mod tests {
         digit.to_string().repeat(64)
     }
 
-    /// Manifests as moby 29 writes them: `json.MarshalIndent(manifest, "", "   ")`.
+    /// Formats manifests as moby 29 does: `json.MarshalIndent(manifest, "", "   ")`.
     #[test]
     fn what_a_migration_made_up_is_told_from_what_was_pushed() {
         let migrated = format!(
@@ -411,8 +414,8 @@ mod tests {
         assert_eq!(parsed(&says_index), Err(ManifestError::Ambiguous));
     }
 
-    /// For a key in other letter case, an engine would take the value B where digestfix
-    /// takes A.
+    /// An engine ignores the letter case of keys, so it would read the value B where
+    /// digestfix reads A.
     #[test]
     fn a_key_that_an_engine_takes_for_another_is_refused() {
         let a = image(OCI_CONFIG, OCI_PLAIN_LAYER);

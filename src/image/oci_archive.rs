@@ -1,5 +1,6 @@
-//! OCI archive: a few kilobytes with manifests and configs, under the names to load, for
-//! an engine that already has the layers (image-spec 1.1, `image-layout.md`).
+//! OCI archive: a tar archive of a few kilobytes for an engine that already has the
+//! layers. It contains manifests, configs, and the names to load (image-spec 1.1,
+//! `image-layout.md`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,8 +12,8 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Manifest, ManifestError, OCI_INDEX, media_type};
 use crate::image::reference::Reference;
 
-/// The annotation with the full name under which the engine loads a manifest (containerd
-/// 1.7, `images/annotations.go`).
+/// The annotation that contains the full name under which the engine loads a manifest
+/// (containerd 1.7, `images/annotations.go`).
 const NAME: &str = "io.containerd.image.name";
 
 /// The content of an archive that [`OciArchive::build`] writes.
@@ -48,13 +49,13 @@ impl OciArchive {
         is_new
     }
 
-    /// Adds a name with a digest, under which the engine will load that manifest or
-    /// index. Its bytes must be added as a blob.
+    /// Adds a reference with a digest, under which the engine is to load that manifest or
+    /// index. The manifest or index itself must be added with [`Self::blob`].
     pub fn name(&mut self, reference: &Reference) {
         self.names.push(reference.clone());
     }
 
-    /// Writes the archive. Checks each blob against its digest.
+    /// Returns the bytes of the archive. Checks each blob against its digest.
     pub fn build(&self) -> Result<Vec<u8>, ArchiveError> {
         let mut archive = Builder::new(Vec::new());
         let layout = json!({"imageLayoutVersion": "1.0.0"}).to_string();
@@ -147,7 +148,8 @@ mod tests {
         assert_eq!(member(&bytes, &path), MANIFEST.as_bytes());
     }
 
-    /// With the media type from the text, Docker would not take the blob for a manifest.
+    /// If the archive used the media type in the text, Docker would not recognize the
+    /// blob as a manifest.
     #[test]
     fn a_manifest_is_called_one_whatever_it_says() {
         let strange = MANIFEST.replacen('{', r#"{"mediaType":"text/plain","#, 1);

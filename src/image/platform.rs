@@ -1,4 +1,4 @@
-//! Platforms of images, and the rule by which an engine chooses a manifest from an index
+//! Platforms of images, and the rule by which an engine selects a manifest from an index
 //! (containerd 1.7, `platforms/compare.go` and `images/image.go`, `Manifest`).
 
 use std::fmt;
@@ -9,8 +9,8 @@ use crate::image::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::sys::strict_json;
 
-/// An operating system and a processor architecture, in the terms of image configs (Go's
-/// `GOOS` and `GOARCH`).
+/// An operating system and a processor architecture, with the names that image configs
+/// use (Go's `GOOS` and `GOARCH`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Platform {
     #[serde(default)]
@@ -28,7 +28,7 @@ impl fmt::Display for Platform {
 }
 
 impl Platform {
-    /// A platform. The variant may be empty.
+    /// A platform from its parts. The variant may be empty.
     pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
         Self {
             os: os.to_owned(),
@@ -42,13 +42,13 @@ impl Platform {
         strict_json::read(text.as_bytes()).ok()
     }
 
-    /// Whether the platform is `unknown`, as that of BuildKit's attestations.
+    /// Whether the platform is `unknown`, as BuildKit writes it for attestations.
     pub fn is_unknown(&self) -> bool {
         self.os == "unknown"
     }
 
-    /// How well an engine on this platform runs an image for another: the lower, the
-    /// better. `None` if it cannot run the image.
+    /// How well an engine on this platform runs an image for the platform `image`. A
+    /// lower rank is better. `None` if the engine cannot run the image.
     pub fn rank(&self, image: &Self) -> Option<usize> {
         if self.os != image.os {
             return None;
@@ -63,7 +63,8 @@ impl Platform {
                 ("arm", &["v6"]),
                 ("arm", &["v5"]),
             ],
-            // The engine does not report its ARM variant, so all variants rank alike.
+            // The engine does not report its ARM variant, so the order of the variants is
+            // fixed.
             "arm" => &[("arm", &["", "v7", "v6", "v5"])],
             other => &[(other, &[""])],
         };
@@ -72,10 +73,10 @@ impl Platform {
         })
     }
 
-    /// The manifest that an engine on this platform chooses from an index, whether or not
-    /// the host has it: the best by [`Self::rank`], and the first of several equal ones.
-    /// Manifests without a platform come last. Attestations, whose platform is `unknown`,
-    /// are never chosen.
+    /// The manifest that an engine on this platform selects from an index, even if this
+    /// host does not have it. It is the first manifest with the best [`Self::rank`].
+    /// Manifests without a platform are the last choice. Attestations, whose platform is
+    /// `unknown`, are never selected.
     pub fn choice<'i>(&self, index: &'i [Descriptor]) -> Option<&'i Digest> {
         let ranked = index.iter().filter_map(|child| {
             let rank = match &child.platform {

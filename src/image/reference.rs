@@ -1,10 +1,10 @@
 //! Docker's reference grammar: `[DOMAIN/]PATH[:TAG][@DIGEST]`.
 //!
 //! The rules are those of github.com/distribution/reference v0.6.0
-//! (`ParseNormalizedNamed` and `FamiliarString`): a name without a registry is in
-//! docker.io, and one without a namespace is in its `library`. The *familiar* form leaves
-//! both out; the reference store uses that form. Engines before 25 accept fewer names,
-//! and read those that they accept in the same way (`tests/reference_agreement.rs`).
+//! (`ParseNormalizedNamed` and `FamiliarString`). A name without a registry belongs to
+//! docker.io. A docker.io name without a namespace belongs to `library`. The *familiar*
+//! form, which Docker's reference store uses, omits both. Engines before 25 accept fewer
+//! names, and parse those in the same way (`tests/reference_agreement.rs`).
 //!
 //! The familiar form is not always reversible: docker.io/foo.com/a becomes foo.com/a,
 //! which is a repository of the registry foo.com.
@@ -27,7 +27,7 @@ const TAG_MAX: usize = 128;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// Docker takes sixty-four hexadecimal digits for an image ID, not for a name.
+    /// Docker reads 64 hexadecimal digits as an image ID, not as a name.
     #[error("64 hexadecimal digits are an image ID, not a repository name")]
     Identifier,
     #[error("a repository name must be lower-case")]
@@ -47,7 +47,7 @@ pub enum ReferenceError {
     Digest(#[from] DigestError),
 }
 
-/// A repository: a registry's domain and a path in it.
+/// A repository: the domain of a registry, and a path in that registry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Repository {
     domain: String,
@@ -86,15 +86,15 @@ impl Repository {
         }
     }
 
-    /// Whether the familiar name leads back to this repository. That of
-    /// `docker.io/foo.com/x` does not: `foo.com/x` is a repository of the registry
+    /// Whether the familiar name parses as this repository. It does not for
+    /// `docker.io/foo.com/x`, because `foo.com/x` is a repository of the registry
     /// foo.com.
     pub fn is_found_by_familiar_name(&self) -> bool {
         Reference::parse(&self.familiar()).is_ok_and(|found| found.repository == *self)
     }
 
-    /// The registry's domain, with its port. Empty for a name whose first component looks
-    /// like a domain but is not a valid one.
+    /// The registry's domain, including its port. Empty if the name's first component
+    /// looks like a domain but is not a valid one.
     pub fn domain(&self) -> &str {
         &self.domain
     }
@@ -121,7 +121,7 @@ impl Repository {
 }
 
 impl Tag {
-    /// The tag that Docker assumes for a name without tag and digest.
+    /// The tag that Docker assumes for a name that has neither a tag nor a digest.
     pub fn latest() -> Self {
         Self("latest".to_owned())
     }
@@ -150,7 +150,7 @@ impl FromStr for Tag {
 }
 
 impl Reference {
-    /// Reads a reference as Docker does, in familiar or full form.
+    /// Parses a reference as Docker does, in familiar or full form.
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         if text.len() == 64 && text.bytes().all(is_lower_hex) {
             return Err(ReferenceError::Identifier);
@@ -218,12 +218,12 @@ impl Reference {
         self.digest.as_ref()
     }
 
-    /// The familiar form, which the reference store uses: `httpd:2.4`.
+    /// The familiar form, which Docker's reference store uses: `httpd:2.4`.
     pub fn familiar(&self) -> String {
         self.after(self.repository.familiar())
     }
 
-    /// The form with domain and namespace: `docker.io/library/httpd:2.4`.
+    /// The full form, with domain and namespace: `docker.io/library/httpd:2.4`.
     pub fn full(&self) -> String {
         self.after(self.repository.full())
     }
@@ -255,7 +255,7 @@ impl FromStr for Reference {
     }
 }
 
-/// The registry that a text names or implies, and the rest of the text.
+/// Splits a text into the registry that it names or implies, and the rest of the text.
 fn split_domain(text: &str) -> (&str, String) {
     let Some((first, rest)) = text.split_once('/') else {
         return (DEFAULT_DOMAIN, format!("{OFFICIAL_NAMESPACE}{text}"));
@@ -320,8 +320,8 @@ fn is_domain_component(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Whether a text is lower-case letters and digits, in runs joined by one `.`, one or two
-/// `_`, or any number of `-`.
+/// Whether a text consists of lower-case letters and digits, in groups joined by one `.`,
+/// one or two `_`, or any number of `-`.
 fn is_path_component(text: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
@@ -337,7 +337,8 @@ fn all_dashes(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == b'-')
 }
 
-/// Serde functions for references in familiar form, as in the reference store.
+/// Serde functions for references in familiar form, as Docker's reference store writes
+/// them.
 pub(crate) mod familiar {
     use serde::{Deserialize, Deserializer, Serializer, de};
 

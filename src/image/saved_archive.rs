@@ -1,5 +1,5 @@
-//! Archive that an engine saves images to, as a stream: digestfix puts a member before
-//! it, and checks that it is complete.
+//! Image archive that an engine writes as a stream. digestfix puts a member of its own
+//! before it, and checks that the stream is complete.
 
 use std::io::{self, Read};
 
@@ -11,7 +11,7 @@ const END: u64 = 1024;
 
 const BLOCK: u64 = 512;
 
-/// The bytes of one member, to be written before the engine's archive.
+/// The bytes of one tar member, for writing before the engine's archive.
 pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
     let mut header = Header::new_ustar();
     header.set_size(u64::try_from(content.len()).map_err(io::Error::other)?);
@@ -19,7 +19,7 @@ pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(Vec::new());
     archive.append_data(&mut header, name, content)?;
     let mut bytes = archive.into_inner()?;
-    // The engine's archive ends with zeros of its own.
+    // Remove the zeros at the end, because the engine's archive ends with its own.
     bytes.truncate(
         bytes
             .len()
@@ -28,9 +28,10 @@ pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads an archive to its end. An archive without its end is an error: an engine that
-/// fails half-way appends its error to the stream and ends the response as if it had
-/// succeeded (moby `api/server/router/image`, `getImagesGet`).
+/// Reads an archive to its end. An archive without an end marker is an error: an engine
+/// that fails during the export appends its error message to the stream, and ends the
+/// response as if the export had succeeded (moby `api/server/router/image`,
+/// `getImagesGet`).
 pub fn read_through(stream: impl Read) -> io::Result<()> {
     let mut stream = Tail::new(stream);
     let mut archive = Archive::new(&mut stream);
