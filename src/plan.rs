@@ -1,7 +1,8 @@
-//! Plan: compares claims with the store, and tells what must change, or why it cannot.
+//! Plan: compares claims with the store, and decides what must change or why a claim
+//! cannot be met.
 //!
-//! Functions over plain data. A plan holds every change. When a claim cannot be met, there
-//! is no plan, and the refusals name every reason.
+//! The functions here work on plain data. A plan contains every change. If a claim cannot
+//! be met, there is no plan, and the refusals name all reasons.
 
 pub mod carried;
 pub mod status;
@@ -48,10 +49,10 @@ pub struct Request {
     pub keys: Vec<Key>,
     /// Whether claims may replace conflicting references.
     pub replace: bool,
-    /// Whether a digest may equal the ID of an image that is here.
+    /// Whether a claimed digest may be identical to the ID of an image on this host.
     pub allow_image_id_digest: bool,
     pub evidence: Evidence,
-    /// The least trust that each change needs. `None` accepts any.
+    /// The lowest trust that a change may have. `None` accepts any trust.
     pub require: Option<Trust>,
 }
 
@@ -64,7 +65,8 @@ pub struct Key {
 }
 
 impl Request {
-    /// The request, with the manifests that containerd has for its digests as evidence.
+    /// The request, with the manifests of its digests that containerd stores as further
+    /// evidence.
     pub(crate) fn with_manifests_of(&self, here: &ContainerdStore) -> Self {
         let claimed = self.claims.iter().filter_map(Claim::digest);
         let indexes = self.evidence.indexes();
@@ -73,7 +75,7 @@ impl Request {
         self.with_manifests(digests.flat_map(|digest| here.manifests(digest)))
     }
 
-    /// The request, with manifests from containerd as evidence.
+    /// The request, with manifests that containerd stores as further evidence.
     pub(crate) fn with_manifests(&self, found: impl IntoIterator<Item = (Digest, String)>) -> Self {
         let mut request = self.clone();
         request
@@ -87,7 +89,7 @@ impl Request {
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub after: Store,
-    /// The difference, in the order of the file.
+    /// The difference, in the order of the store's file.
     pub changes: Vec<Change>,
     /// The changes of entries that Docker ignores.
     pub entries: Vec<EntryChange>,
@@ -95,12 +97,13 @@ pub struct Plan {
     pub targets: Vec<Target>,
     pub removals: Vec<Reference>,
     pub skipped: Vec<Skipped>,
-    /// Images that the change leaves without a reference that the engine counts. They are
-    /// dangling: the next `docker image prune` removes them.
+    /// Images that the change leaves without a reference that the engine counts. They
+    /// become dangling images, which the next `docker image prune` removes.
     pub orphans: Vec<ImageId>,
-    /// Images and names here that claims without an image may be about.
+    /// Images and names on this host that may be meant by claims for which no image was
+    /// found.
     pub hints: Hints,
-    /// For each reference, the target with the highest trust, as an index.
+    /// For each reference, the index in `targets` of the target with the highest trust.
     bases: BTreeMap<Reference, usize>,
 }
 
@@ -122,8 +125,8 @@ pub struct Target {
 pub struct Skipped {
     pub claim: String,
     pub why: Why,
-    /// Whether the claim is a manifest in OCI's format, of an image that is not here. A
-    /// conversion may have made it.
+    /// Whether the claim is about an OCI manifest whose image is not on this host. If so,
+    /// a conversion may have changed the manifest.
     pub strange_oci: bool,
 }
 
@@ -134,23 +137,24 @@ pub enum Why {
     /// The claim may be about several images.
     #[error("several images here could be meant: {}", .0.join(", "))]
     Several(Vec<String>),
-    /// The image has no name here, so there is no repository for the digest.
+    /// The image has no name on this host, so no repository can have its digest.
     #[error("image {0} has no name here; give it one beside the file: NAME@DIGEST={0}, or tag it")]
     Nameless(String),
-    /// The claim has an image ID in place of a digest.
+    /// The claim contains an image ID instead of a digest.
     #[error(
         "its digest is {0}, which no registry serves. To see the right one: docker images \
          --digests, on a host that pulled the image"
     )]
     ImageId(Whose),
-    /// The host has an image ID as the image's digest. The claimed digest may be right,
-    /// but is not proven.
+    /// On this host, the image's digest is an image ID. The claimed digest may be the
+    /// right one, but nothing proves it.
     #[error(
         "the image has {0} there; that is {1}, which no registry serves. Next: the same command \
          with --replace"
     )]
     BesideImageId(String, Whose),
-    /// The tag of a pin, on a host where Docker or containerd sets tags.
+    /// The claim would add the tag of a pin, but on this host Docker or containerd sets
+    /// tags.
     #[error("digestfix does not set tags here ({command})")]
     SetByOthers {
         tag: Box<Reference>,
@@ -158,8 +162,8 @@ pub enum Why {
         pin: Option<Box<Reference>>,
         command: String,
     },
-    /// The digest is that of an index, and no manifest shows which image here it belongs
-    /// to.
+    /// The digest belongs to an index, and no manifest shows which image on this host it
+    /// stands for.
     #[error("it is an index, and {0}")]
     ManifestMissing(Box<MissingManifest>),
 }
@@ -168,9 +172,11 @@ pub enum Why {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
     pub reference: Reference,
-    /// The image that it points at now. `None` if the reference is new.
+    /// The image that the reference points at before the change. `None` if the reference
+    /// is new.
     pub from: Option<String>,
-    /// The image that it will point at. `None` if the reference is dropped.
+    /// The image that the reference points at after the change. `None` if the change
+    /// removes the reference.
     pub to: Option<ImageId>,
 }
 
@@ -234,7 +240,7 @@ impl Plan {
         if hints.example.is_some() {
             hints.nameless = resolver.nameless().to_vec();
         }
-        // Another claim gives the image a name.
+        // Another claim of the same request gives the image a name.
         let named: BTreeSet<String> = targets.iter().map(|one| one.image.to_string()).collect();
         skipped.retain(|one| !matches!(&one.why, Why::Nameless(image) if named.contains(image)));
         let strange_oci = skipped.iter().any(|skipped| skipped.strange_oci);
@@ -244,7 +250,7 @@ impl Plan {
         refusals.extend(two_digests(&targets, request));
         refusals.extend(one_digest_two_images(&targets, store, &request.removals));
 
-        // Each reference to drop, with the claim or option that requires it.
+        // The references to remove, each with the claim or option that requires it.
         let mut drops: BTreeMap<Reference, String> = request
             .removals
             .iter()
@@ -315,7 +321,7 @@ impl Plan {
         Self::of(after, changes, entries, targets, skipped, removals)
     }
 
-    /// The plan for these changes, which are already made in `after`.
+    /// Builds the plan for changes that `after` already contains.
     fn of(
         after: Store,
         changes: impl Iterator<Item = Change>,
@@ -359,8 +365,8 @@ impl Plan {
         }
     }
 
-    /// Removes new tags of claims in files from the plan, on a host where Docker or
-    /// containerd sets tags. `command` returns the command that sets one.
+    /// Removes tags that claims in files would add, for a host where Docker or containerd
+    /// sets tags. `command` returns the command that sets a tag.
     pub(crate) fn without_new_tags(
         self,
         command: impl Fn(&Reference, Option<&Reference>) -> String,
@@ -444,7 +450,8 @@ impl Plan {
         skipped.any(|one| matches!(&one.why, Why::Nameless(other) if *other == image))
     }
 
-    /// The target with the highest trust for a reference that is new or moves.
+    /// The target with the highest trust for a reference that is new or changes its
+    /// image.
     pub fn basis(&self, reference: &Reference) -> Option<&Target> {
         self.targets.get(*self.bases.get(reference)?)
     }
@@ -454,8 +461,8 @@ impl Plan {
         dropped.map(|change| &change.reference)
     }
 
-    /// Undoes this plan's changes in a store that others may have changed since. Keeps
-    /// the changes of others.
+    /// Undoes this plan's changes in a store that other programs may have changed since.
+    /// Keeps the changes that they made.
     pub fn take_back(&self, store: &mut Store) {
         for change in &self.changes {
             let present = store.get(&change.reference).map(str::to_owned);
@@ -512,8 +519,8 @@ fn passed_over(store: &Store, request: &Request) -> Result<Vec<EntryChange>, Vec
     }
 }
 
-/// The images that no counted reference points at, in their order. The engine does not
-/// count references that it cannot parse.
+/// The images that no counted reference points at, in ascending order. The engine does
+/// not count references that it cannot parse.
 fn orphans(store: &Store, mut images: BTreeSet<String>) -> Vec<ImageId> {
     if !images.is_empty() {
         for entry in store.entries() {
@@ -527,7 +534,8 @@ fn orphans(store: &Store, mut images: BTreeSet<String>) -> Vec<ImageId> {
     ids.collect()
 }
 
-/// Whether the digest is the ID of an image here: the user mixed the two up.
+/// Whether the digest is the ID of an image on this host, which means that the user
+/// confused the two.
 pub fn digest_is_image_id(digest: &Digest, images: &dyn Images) -> bool {
     digest
         .to_string()

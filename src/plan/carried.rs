@@ -1,5 +1,5 @@
-//! Selection of images to carry to another host, and the names under which to save them,
-//! so that they keep these names.
+//! Selects the images to carry to another host, and the names under which to save them so
+//! that they have the same names there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,12 +17,12 @@ pub enum Wanted {
     Named(Reference),
     /// The first digits of an ID.
     Id(String),
-    /// One of the two: `cafe` may be a repository or the beginning of an ID.
+    /// Either of the two: `cafe` may be a repository or the beginning of an image ID.
     NamedOrId(Reference, String),
 }
 
 impl Wanted {
-    /// The name that can be pulled.
+    /// The name, if it is one that Docker can pull.
     pub const fn name(&self) -> Option<&Reference> {
         match self {
             Self::Named(name) | Self::NamedOrId(name, _) => Some(name),
@@ -40,7 +40,7 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// The images that files name, as names to look up.
+/// The images that files name, each as a name to look up.
 pub fn wanted_by(collected: &Collected) -> Vec<Wanted> {
     let named = collected.named.iter().cloned();
     let claimed = collected.claims.iter().filter_map(|claim| {
@@ -83,14 +83,15 @@ impl FromStr for Wanted {
     }
 }
 
-/// The references and images of a host.
+/// The references and images on a host.
 pub struct Stock<'a> {
     pub references: &'a [(Reference, ImageId)],
     pub images: &'a BTreeSet<ImageId>,
-    /// Whether Docker's image IDs are the digests of manifests or indexes, as with the
-    /// containerd image store.
+    /// Whether Docker's image IDs are the digests of manifests or indexes, as they are
+    /// with the containerd image store.
     pub ids_are_digests: bool,
-    /// Digest references whose manifest the engine does not save along with any tag.
+    /// Digest references whose manifest the engine saves only if this reference is saved
+    /// itself.
     pub apart: &'a BTreeSet<Reference>,
 }
 
@@ -100,15 +101,16 @@ pub struct Carried {
     /// The image's tags, which loading the archive restores.
     pub tags: BTreeSet<Reference>,
     pub digests: BTreeSet<Reference>,
-    /// Those digests whose manifest the engine does not save along with a tag.
+    /// The digest references whose manifest the engine does not save along with a tag.
     apart: BTreeSet<Reference>,
-    /// Pins whose tag is not here: the other host gives it to the image.
+    /// Pins whose tag does not exist on this host. The other host gives the tag to the
+    /// image.
     pub pins: BTreeSet<Reference>,
 }
 
 impl Carried {
-    /// The names under which to save the image: its tags, so that loading restores them.
-    /// Without tags, its digests, or else its ID.
+    /// The names under which to save the image: its tags, because loading the archive
+    /// restores them. If the image has no tags, its digests. If it has neither, its ID.
     pub fn asked(&self, image: &ImageId) -> Vec<String> {
         let names: Vec<&Reference> = match (self.tags.is_empty(), self.digests.is_empty()) {
             (false, _) => self.tags.iter().chain(&self.apart).collect(),
@@ -123,9 +125,10 @@ impl Carried {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     pub images: BTreeMap<ImageId, Carried>,
-    /// Pins whose tag points at another image here. They are carried without the tag.
+    /// Pins whose tag points at another image on this host. They are carried without the
+    /// tag.
     pub moved: Vec<Reference>,
-    /// Names that no image here has.
+    /// Names that no image on this host has.
     pub missing: Vec<Wanted>,
 }
 
@@ -173,7 +176,7 @@ impl Selection {
             .tag()
             .map(|tag| repository.clone().with_tag(tag.clone()));
         let Some(image) = digest.as_ref().or(tag.as_ref()).map(image_of) else {
-            // A repository alone means all its images, as for `docker save`.
+            // A repository without a tag means all its images, as in `docker save`.
             for (reference, image) in of_repository() {
                 self.take(reference, image, stock);
             }
@@ -183,7 +186,7 @@ impl Selection {
             return false;
         };
         for (reference, other) in of_repository() {
-            // If the user named no tag, take all tags of the image.
+            // If the user named no tag, the image is carried with all its tags.
             let is_meant = reference.digest().is_some() || tag.is_none();
             if other == image && is_meant {
                 self.take(reference, image, stock);
@@ -212,7 +215,7 @@ impl Selection {
             });
             found.extend(by_digest.map(|(_, image)| image));
         }
-        // A prefix of several IDs is ambiguous.
+        // A prefix is ambiguous if several image IDs begin with it.
         let [image] = Vec::from_iter(found)[..] else {
             return false;
         };
@@ -273,7 +276,7 @@ mod tests {
         cut(&reference.familiar())
     }
 
-    /// Cuts each digest to its first digit.
+    /// Shortens each digest to its first digit.
     fn cut(text: &str) -> String {
         match text.split_once("sha256:") {
             Some((before, digits)) => format!("{before}{}", &digits[..1]),

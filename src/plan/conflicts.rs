@@ -51,7 +51,8 @@ pub(super) fn contradictions(wanted: &Wanted, removals: &[Reference]) -> Vec<Ref
     let removals: BTreeSet<&Reference> = removals.iter().collect();
     let mut found = Vec::new();
     for (reference, group) in &wanted.targets {
-        // Keep one claim for each image: a chart may repeat a claim a thousand times.
+        // Keep one claim for each image, because a chart may repeat a claim a thousand
+        // times.
         let mut images: BTreeSet<&ImageId> = BTreeSet::new();
         let claims: Vec<&String> = group
             .iter()
@@ -78,9 +79,9 @@ fn is_unsupported(target: &Target) -> bool {
     target.trust == Trust::Asserted && !target.holds
 }
 
-/// Refuses different digests for one image in one repository if one of them is only
-/// asserted. With `--replace`, the user means two digests typed in one request. Without
-/// it, they are as doubtful as two typed one after the other.
+/// Refuses two different digests for one image in one repository if one of them is only
+/// asserted. With `--replace`, two typed digests are accepted, because the user asks for
+/// both.
 pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal> {
     let mut groups: BTreeMap<(&Repository, &ImageId), Vec<&Target>> = BTreeMap::new();
     for target in targets {
@@ -93,15 +94,15 @@ pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal>
     }
     let mut found = Vec::new();
     for ((_, image), group) in groups {
-        // Report each unsupported digest beside the best one: a supported digest, or else
-        // one from a file.
+        // Report each unsupported digest together with the best digest, which is a
+        // supported one or, if there is none, one from a file.
         let Some(best) = group
             .iter()
             .min_by_key(|target| (is_unsupported(target), target.typed))
         else {
             continue;
         };
-        // Report each digest once: a chart may repeat a pin.
+        // Report each digest once, because a chart may repeat a pin.
         let mut told: BTreeSet<&Reference> = BTreeSet::from([&best.reference]);
         for weak in group.iter().filter(|target| is_unsupported(target)) {
             if request.replace && weak.typed && best.typed || !told.insert(&weak.reference) {
@@ -126,8 +127,8 @@ pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal>
     found
 }
 
-/// Refuses unsupported digests that already belong to another image, by a reference on
-/// this host or by another claim.
+/// Refuses unsupported digests that already belong to another image, according to a
+/// reference on this host or another claim.
 pub(super) fn one_digest_two_images(
     targets: &[Target],
     store: &Store,
@@ -152,7 +153,8 @@ pub(super) fn one_digest_two_images(
         let (reference, image) = (target.reference.clone(), target.image.clone());
         (target.claim.clone(), reference, image)
     });
-    // Two different images are enough to contradict any third.
+    // Keep at most two different images for each digest: one of them differs from any
+    // third image.
     let mut known: BTreeMap<Digest, Vec<(String, Reference, ImageId)>> = BTreeMap::new();
     for (name, reference, image) in here.chain(claimed) {
         let Some(digest) = reference.digest().cloned() else {
@@ -170,7 +172,8 @@ pub(super) fn one_digest_two_images(
         let Some(digest) = digest.filter(|_| is_unsupported(target)) else {
             continue;
         };
-        // Two images for one reference are a [`Refusal::Contradiction`] already.
+        // Another refusal, [`Refusal::Contradiction`], covers two images for one
+        // reference.
         let other = known.get(digest).into_iter().flatten().find(|other| {
             let (_, reference, image) = other;
             *image != target.image && *reference != target.reference
@@ -194,8 +197,9 @@ pub(super) fn one_digest_two_images(
 /// before and after the change.
 ///
 /// If a claim finds its image by a reference, nothing in the request may move or drop
-/// that reference. A claim about the only image of a repository is met once its digest is
-/// there. It is in doubt only if another claim moves a reference of that image.
+/// that reference. A claim about the only image of a repository is met as soon as its
+/// digest is recorded. It is ambiguous only if another claim moves a reference of that
+/// image.
 pub(super) fn moving_ground(
     targets: &[Target],
     wanted: &Wanted,
@@ -216,7 +220,7 @@ pub(super) fn moving_ground(
                 .filter(|other| !other.holds)
                 .map(|other| &other.claim)
                 .collect();
-            // A reference that moves is dropped first: report only the move.
+            // A reference that moves is also dropped first. Report only the move.
             let dropped = dropped.filter(|_| movers.is_empty());
             found.extend(
                 movers

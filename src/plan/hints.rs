@@ -1,4 +1,5 @@
-//! Hints: images and names on this host that a claim without an image may be about.
+//! Hints: images and names on this host that may be meant by a claim for which no image
+//! was found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,18 +9,20 @@ use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, Repository};
 use crate::store::repositories::Store;
 
-/// The most images or names in one sentence.
+/// The most images or names that one sentence lists.
 const MOST_NAMED: usize = 3;
 
-/// Images and names here that claims may be about whose repository is not here.
+/// Images and names on this host that may be meant by claims whose repository this host
+/// does not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hints {
-    /// The images without a name here, if a claim may be about one of them.
+    /// The images without a name on this host. Empty if no claim may be about one of
+    /// them.
     pub nameless: Vec<ImageId>,
-    /// The first such claim, as `NAME@DIGEST`.
+    /// The first claim whose repository this host does not have, as `NAME@DIGEST`.
     pub example: Option<String>,
-    /// Names here with the same last part as the name in a claim, each with the rule of
-    /// `--rewrite` that leads to it.
+    /// Names on this host whose last part equals the last part of a claim's name. Each
+    /// has the `--rewrite` rule that renames the claim's name to it.
     pub alike: BTreeMap<String, String>,
 }
 
@@ -48,7 +51,7 @@ impl Hints {
     }
 }
 
-/// A list of images in words, with the IDs of the first ones.
+/// Displays a list of images: the IDs of the first ones, and the number of the others.
 pub(super) struct Ids<'a>(pub &'a [ImageId]);
 
 impl fmt::Display for Ids<'_> {
@@ -121,8 +124,9 @@ impl<'a> Here<'a> {
         self.store.entries_of(&name).next().is_some()
     }
 
-    /// A name here with the same last part, and the rule that renames `repository` to it.
-    /// `None` if there are several.
+    /// A name on this host with the same last part, and the rule that renames
+    /// `repository` to that name. `None` if several names on this host have this last
+    /// part.
     fn alike(&self, repository: &Repository) -> Option<(String, String)> {
         let full = repository.full();
         match self.by_last_part.get(last_part(&full))?.as_slice() {
@@ -136,8 +140,8 @@ fn last_part(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-/// The rule that renames one name to another, without the parts at the end that both
-/// have.
+/// The rule that renames one name to another. The rule omits the last parts that both
+/// names share.
 fn rule(from: &str, to: &str) -> String {
     let (mut from, mut to) = (from, to);
     while let (Some((one, last)), Some((other, other_last))) =

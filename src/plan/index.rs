@@ -1,4 +1,4 @@
-//! Index in the sources without the manifest for this host's platform.
+//! An index in the sources that lacks the manifest for this host's platform.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,17 +10,18 @@ use crate::image::reference::Repository;
 use crate::plan::Request;
 use crate::store::repositories::Store;
 
-/// The manifest to bring with an index: the one for this host's platform.
+/// The manifest that the user must bring along with an index: the one for this host's
+/// platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingManifest {
     repository: Option<Repository>,
-    /// The manifests that the index lists and no source contains, with their platforms.
+    /// The manifests that the index lists but no source contains, with their platforms.
     parts: Vec<(Digest, Option<Platform>)>,
-    /// The manifest for the platform of the images here.
+    /// The manifest for the platform of the images on this host.
     wanted: Option<(Digest, Platform)>,
 }
 
-/// The most manifests in one sentence.
+/// The most manifests that one sentence lists.
 const MAX_PARTS: usize = 5;
 
 impl MissingManifest {
@@ -78,9 +79,9 @@ impl fmt::Display for MissingManifest {
     }
 }
 
-/// Adds to the request what this host's references show about its indexes: if a digest
-/// that an index lists is here, the index is of that digest's image too. `None` if they
-/// show nothing.
+/// Adds evidence from this host's own references to the request. If a reference has a
+/// digest that an index lists, its image belongs to the index's digest too. `None` if no
+/// reference has such a digest.
 pub(super) fn with_parts_here(store: &Store, request: &Request) -> Option<Request> {
     let mut parts: BTreeMap<&Digest, Vec<&Digest>> = BTreeMap::new();
     for index in request.evidence.indexes() {

@@ -1,4 +1,4 @@
-//! Refusal: why a request cannot be met, and what to do about it.
+//! Refusal: why a request cannot be met, and how the user can resolve that.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
 use crate::plan::hints::Ids;
 
-/// The image whose ID was given as a digest.
+/// Which image has the ID that was given as a digest: the claim's own image or another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     Own,
@@ -31,7 +31,7 @@ pub enum Refusal {
         reference: String,
         /// The other references of the repository.
         others: Vec<String>,
-        /// If the repository has no reference, the images without a name.
+        /// The images without a name, if the repository has no reference.
         nameless: Vec<ImageId>,
     },
     #[error("{claim}: no image on this host has the name {repository}{}", maybe(.nameless))]
@@ -100,7 +100,7 @@ pub enum Refusal {
     OtherImages {
         claim: String,
         digest: String,
-        /// The image that the claim leads to.
+        /// The image that the claim means.
         image: String,
         /// The images that the digest belongs to.
         images: Vec<String>,
@@ -115,7 +115,7 @@ pub enum Refusal {
         claim: String,
         digest: String,
         listed: Box<Listed>,
-        /// The image that the claim leads to.
+        /// The image that the claim means.
         image: String,
         /// The platform of that image.
         own: String,
@@ -153,8 +153,8 @@ pub enum Refusal {
         claim: String,
         trust: Trust,
         required: Trust,
-        /// Whether the sources have a manifest in OCI's format of an image that is not
-        /// here.
+        /// Whether the sources contain an OCI manifest of an image that is not on this
+        /// host.
         strange_oci: bool,
     },
     #[error("--remove {key}: {why}, and the reference store has no such key")]
@@ -202,17 +202,17 @@ pub enum Refusal {
     },
 }
 
-/// What occupies the reference or digest that a claim wants.
+/// What the reference or digest in the way of a claim is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Displaced {
-    /// An image ID in place of a digest. Replacing it loses nothing.
+    /// An image ID that was recorded as a digest. Replacing it loses nothing.
     ImageId,
     /// A reference or digest that may be right.
     Other,
 }
 
 impl Refusal {
-    /// What `--replace` would displace. `None` if `--replace` is not enough to meet the
+    /// What `--replace` would replace. `None` if `--replace` is not enough to meet the
     /// claim.
     pub const fn displaces(&self) -> Option<Displaced> {
         match self {
@@ -285,8 +285,9 @@ impl Refusal {
     }
 }
 
-/// Explains skopeo's oci: and oci-archive:. They convert an image in Docker's format: its
-/// config and so its ID change, its manifest and so its digest too.
+/// Explains why skopeo's oci: and oci-archive: do not prove a digest. They convert an
+/// image from Docker's format. This changes its config and therefore its ID, and its
+/// manifest and therefore its digest.
 pub const CONVERTED: &str = "One manifest is in OCI's format. If it was converted from Docker's \
                              format (as skopeo's oci: and oci-archive: do), its digest and image \
                              ID are not the registry's. These keep the registry's bytes: skopeo \
@@ -308,7 +309,7 @@ fn known(others: &[String]) -> String {
     }
 }
 
-/// The images without a name, which a claim without an image may be about.
+/// The text that lists images without a name, one of which the claim may mean.
 fn maybe(nameless: &[ImageId]) -> String {
     match nameless {
         [] => String::new(),

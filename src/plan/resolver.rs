@@ -28,7 +28,8 @@ pub(super) enum Route {
     Id,
     /// By a reference that the claim names.
     Named(Reference),
-    /// As the only image of a repository, with all its references there.
+    /// As the only image of a repository. Contains all references to the image in that
+    /// repository.
     OnlyImage(Vec<Reference>),
 }
 
@@ -36,14 +37,14 @@ pub(super) struct Resolver<'a> {
     store: &'a Store,
     images: &'a dyn Images,
     lookup: Lookup<'a>,
-    /// Digests in the request that are also image IDs, because a reference points at
-    /// them.
+    /// Digests in the request that are also image IDs, because a reference points at them
+    /// as an image.
     pointed_at: BTreeSet<&'a str>,
     nameless: OnceCell<Vec<ImageId>>,
     platform: OnceCell<Option<Platform>>,
 }
 
-/// The most images in one refusal.
+/// The most images that one refusal lists.
 const MAX_NAMED: usize = 5;
 
 fn some_of(images: &[String]) -> Vec<String> {
@@ -61,7 +62,7 @@ pub(super) struct Found {
     pub skipped: Option<Skipped>,
 }
 
-/// A claim's reference and image, before they are checked against the evidence.
+/// A claim's reference and image, before a check against the evidence.
 type Lead = (Reference, ImageId, Route);
 
 impl<'a> Resolver<'a> {
@@ -79,7 +80,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The platform of the first image here.
+    /// The platform of the first image on this host.
     pub(super) fn platform(&self) -> Option<Platform> {
         let first = || self.images.platform(self.images.leaves().first()?);
         self.platform.get_or_init(first).clone()
@@ -91,7 +92,7 @@ impl<'a> Resolver<'a> {
             .get_or_init(|| nameless(self.store, self.images))
     }
 
-    /// Resolves a claim to its targets, each with the way it was found.
+    /// Resolves a claim to its targets, each with the route by which its image was found.
     pub(super) fn targets(&self, claim: &Claim, request: &Request) -> Result<Found, Refusal> {
         let leads = match (&claim.statement, &claim.origin) {
             (
@@ -175,9 +176,9 @@ impl<'a> Resolver<'a> {
         Ok(found)
     }
 
-    /// Why to skip a claim from a list: it has an image ID for a digest, or the host has,
-    /// and no evidence shows which digest is right. Skipping it lets the other claims of
-    /// the list apply.
+    /// Why to skip a claim from a list: the claim or this host has an image ID where a
+    /// digest belongs, and no evidence shows which digest is right. Because the claim is
+    /// skipped and not refused, the other claims of the list still apply.
     fn is_of_an_id(
         &self,
         reference: &Reference,
@@ -205,7 +206,8 @@ impl<'a> Resolver<'a> {
             })
     }
 
-    /// The image whose ID the digest is, if any.
+    /// Whether the digest is an image ID, of this image or of another. `None` if it is
+    /// not.
     fn id_for_digest(&self, digest: &Digest, image: &ImageId) -> Option<Whose> {
         if digest.to_string() == image.to_string() {
             return Some(Whose::Own);
@@ -274,7 +276,8 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// Refuses a digest that an index in the sources lists for another platform.
+    /// Refuses a digest that an index in the sources lists for a platform other than the
+    /// image's.
     fn refuse_other_platform(
         &self,
         claim: &Claim,
@@ -310,8 +313,8 @@ impl<'a> Resolver<'a> {
         self.lookup.find(reference)
     }
 
-    /// The references to drop before the target is added, each with the refusal if they
-    /// may not be dropped.
+    /// The references to remove before the target can be added. Each comes with the
+    /// refusal to report if the reference must not be removed.
     pub(super) fn in_the_way(
         &self,
         target: &Target,
@@ -330,8 +333,8 @@ impl<'a> Resolver<'a> {
                 },
             ));
         }
-        // An image may have two digests, its index's and its manifest's. But a digest
-        // that a user just typed, without evidence, may be meant in place of the other.
+        // An image may have two digests: its index's and its manifest's. But a digest
+        // that a user typed without evidence may be meant to replace the other digest.
         if target.reference.digest().is_none() || target.trust > Trust::Asserted && !request.replace
         {
             return found;

@@ -1,4 +1,4 @@
-//! Reversal: undoes the changes of a transaction.
+//! Reversal: plans how to undo the changes of a transaction.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,8 +12,7 @@ use crate::plan::{Change, EntryChange, Plan, Refusal, Target};
 use crate::store::images::Images;
 use crate::store::repositories::Store;
 
-/// The changes of one transaction, and what other transactions did to the same
-/// references.
+/// The changes of one transaction, and the later changes to the same references.
 #[derive(Debug, Clone, Default)]
 pub struct Reversal {
     pub id: String,
@@ -22,9 +21,9 @@ pub struct Reversal {
     pub entries: Vec<EntryChange>,
     /// The changes of later transactions, newest first.
     pub later: Vec<Later>,
-    /// The bases on which earlier transactions wrote the former references.
+    /// For each former reference, the claim for which an earlier transaction wrote it.
     pub bases: BTreeMap<(Reference, ImageId), Basis>,
-    /// The manifests of the changed references, if Docker loaded them.
+    /// The manifests of the changed references, if Docker loaded the references.
     pub evidence: Box<Evidence>,
     /// containerd's root directory, if the user named it.
     pub containerd_root: Option<PathBuf>,
@@ -36,7 +35,7 @@ pub struct Later {
     pub change: Change,
 }
 
-/// The claim that a former reference was based on.
+/// The claim for which a former reference was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Basis {
     pub claim: String,
@@ -45,8 +44,8 @@ pub struct Basis {
 }
 
 impl Reversal {
-    /// The newest of the later transactions that these refusals name. It must be undone
-    /// first.
+    /// The newest of the later transactions that these refusals name. The user must undo
+    /// it first.
     pub fn first_in_the_way(&self, refusals: &[Refusal]) -> Option<&str> {
         let named = |id: &str| {
             refusals.iter().any(

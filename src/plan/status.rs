@@ -1,5 +1,5 @@
-//! Status: a host's references as rows, one for each tag with each of its digests, and
-//! the state of each.
+//! Status: lists a host's references as rows, one for each combination of a tag and a
+//! digest, with the state of each row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,11 +21,11 @@ pub struct Row {
     pub repository: String,
     pub tag: Option<String>,
     pub digest: Option<String>,
-    /// The image ID, as written in the file.
+    /// The image ID, as the reference store contains it.
     pub image_id: String,
     pub state: State,
-    /// The trust in the digest. `None` if digestfix did not write it and no manifest
-    /// proves it.
+    /// The trust in the digest. `None` if digestfix did not record the digest and no
+    /// manifest proves it.
     pub trust: Option<Trust>,
     pub origin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,10 +38,10 @@ pub enum State {
     Ok,
     /// The image has no digest in this repository.
     NoDigest,
-    /// The layers are here unpacked, but not in the form that the registry serves. The
-    /// image runs by the digest, but cannot be saved or pushed by it.
+    /// This host has the layers unpacked, but not in the form that the registry serves.
+    /// The image runs by the digest, but Docker cannot save or push it by the digest.
     RunsOnly,
-    /// An import made up the digest's manifest. No registry serves it.
+    /// The import of an archive created the digest's manifest, so no registry serves it.
     MadeUp,
     /// The digest is the ID of an image on this host.
     DigestIsImageId,
@@ -52,7 +52,7 @@ pub enum State {
     Nameless,
 }
 
-/// The text in place of the name of an image without one.
+/// The text that stands for the name of an image without a name.
 const NO_NAME: &str = "<none>";
 
 /// The images that no reference points at and no other image is built on.
@@ -70,7 +70,7 @@ pub(crate) fn nameless(store: &Store, images: &dyn Images) -> Vec<ImageId> {
 }
 
 impl State {
-    /// All states except [`State::Ok`], the worst first.
+    /// All states except [`State::Ok`], beginning with the worst.
     pub const ODD: [Self; 7] = [
         Self::ImageMissing,
         Self::DigestIsImageId,
@@ -81,7 +81,7 @@ impl State {
         Self::Nameless,
     ];
 
-    /// Whether the state makes a pin fail, or the image unusable.
+    /// Whether the state makes a pin fail or the image unusable.
     pub const fn is_problem(self) -> bool {
         match self {
             Self::Ok | Self::RunsOnly | Self::Nameless => false,
@@ -123,7 +123,7 @@ impl Selection {
     }
 }
 
-/// Whether a name is the row's. The last parts of the row's repository are enough.
+/// Whether the name matches the row. The last parts of the row's repository suffice.
 pub fn names(name: &Reference, row: &Row) -> bool {
     let repository = name.repository().familiar();
     let begins = row.repository.strip_suffix(repository.as_str());
@@ -151,24 +151,24 @@ impl<R: Rows> Rows for Selected<R> {
     }
 }
 
-/// The rows of a store, made one repository at a time. A store may have a million
-/// references, so only one repository's rows are in memory.
+/// The rows of a store, created one repository at a time. A store may have a million
+/// references, so the rows of only one repository are in memory.
 #[derive(Debug)]
 pub struct Listing {
     store: Store,
     images: BTreeSet<ImageId>,
-    /// The references, in familiar form, whose layers are here unpacked only.
+    /// The references whose layers this host has only unpacked, in familiar form.
     hollow: BTreeSet<String>,
-    /// The references, in familiar form, with made-up digests.
+    /// The references whose digest's manifest an import created, in familiar form.
     made_up: BTreeSet<String>,
-    /// The images without a name. They come last.
+    /// The images without a name, whose rows come last.
     nameless: Vec<ImageId>,
     /// The trust and origin of each row's digest, in the order of the rows.
     known: Vec<Option<(Trust, Arc<str>)>>,
 }
 
 impl Listing {
-    /// The rows of a store. `known` returns the trust and origin of a digest. It is
+    /// The rows of a store. `known` returns the trust and origin of a digest, and is
     /// called once for each digest.
     pub fn new(
         store: Store,
@@ -199,13 +199,13 @@ impl Listing {
         }
     }
 
-    /// The same rows, and these images without a name.
+    /// Returns the same rows, plus a row for each of these images without a name.
     pub(crate) fn with_nameless(mut self, nameless: Vec<ImageId>) -> Self {
         self.nameless = nameless;
         self
     }
 
-    /// The same rows, with these references marked as made up.
+    /// Returns the same rows, with these references marked as [`State::MadeUp`].
     pub fn with_made_up(mut self, made_up: BTreeSet<String>) -> Self {
         self.made_up = made_up;
         self
@@ -224,7 +224,7 @@ impl Rows for Listing {
                     row.trust = Some(*trust);
                     row.origin = Some(origin.to_string());
                 }
-                // Most stores have no such references, but up to a million rows.
+                // Few stores have such references, but a store may have a million rows.
                 if !(self.hollow.is_empty() && self.made_up.is_empty())
                     && let (State::Ok, Some(digest)) = (row.state, &row.digest)
                 {
@@ -302,7 +302,7 @@ pub fn for_each_row(
     }
 }
 
-/// The rows of an image in a repository: one for each tag with each digest.
+/// The rows of an image in a repository: one for each combination of a tag and a digest.
 fn of_image(
     repository: &str,
     image: &ImageId,
@@ -343,8 +343,8 @@ fn of_image(
     rows
 }
 
-/// The values, or a single `None` if there are none, so that the other column still
-/// shows.
+/// The values, or a single `None` if there are no values. A single `None` makes the row
+/// of an image without a tag or without a digest.
 fn some_or_none<T>(values: impl Iterator<Item = T>) -> Vec<Option<T>> {
     let mut found: Vec<Option<T>> = values.map(Some).collect();
     if found.is_empty() {

@@ -8,8 +8,8 @@ use crate::image::platform::Platform;
 const BEFORE: &str = include_str!("../../tests/fixtures/seed/before.json");
 const AFTER: &str = include_str!("../../tests/fixtures/seed/after.json");
 
-/// Replaces short names: `%1` by an image ID, `&1` by a digest. IDs begin with the name,
-/// eight times; digests end with it.
+/// Replaces short names: `%1` by an image ID, `&1` by a digest. An ID begins with the
+/// name repeated eight times; a digest ends with it.
 fn spelled(text: &str) -> String {
     let mut spelled = String::new();
     let mut characters = text.chars();
@@ -76,7 +76,7 @@ fn removing(removals: &[&str], request: Request) -> Request {
     }
 }
 
-/// Plans, and checks what must be true of every plan.
+/// Makes a plan, and checks the properties that every plan must have.
 fn plan(store: &Store, request: &Request) -> Plan {
     let plan = Plan::new(store, &images(), request).unwrap();
     let again = Plan::new(&plan.after, &images(), request).unwrap();
@@ -102,8 +102,8 @@ fn plan(store: &Store, request: &Request) -> Plan {
     plan
 }
 
-/// A transaction can also undo a plan, except for references to images that are not here.
-/// Undoing it a second time changes nothing.
+/// Checks that a transaction can undo the plan, except for references to images that are
+/// not on this host, and that a second undo changes nothing.
 fn is_reversible(store: &Store, plan: &Plan) {
     let reversal = Reversal {
         changes: plan.changes.clone(),
@@ -169,7 +169,7 @@ fn expect(store: &Store, request: &Request, expected: &[&str]) -> Plan {
     plan
 }
 
-// The edit in the write-up.
+// The edit of `repositories.json` by hand that digestfix replaces.
 
 const TAG_CLAIM: &str = "jettech/kube-webhook-certgen:v1.5.1=sha256:dabbfbe0c57b6e5cd4bc089818d3f664acfad496dc741c9a501e72d15e803b34";
 const DIGEST_CLAIM: &str = "jettech/kube-webhook-certgen@sha256:dabbfbe0c57b6e5cd4bc089818d3f664acfad496dc741c9a501e72d15e803b34=sha256:a013daf8730dbb3908d66f67c57053f09055fddb28fde0b5808cb24c27900dc8";
@@ -274,12 +274,12 @@ fn one_image_may_get_two_digests_in_one_request() {
         assert!(matches!(refused, Refusal::TwoDigests { .. }), "{refused}");
         expect(&before, &replacing(&pair), &added);
     }
-    // One of the two is already there, and claimed too.
+    // One of the two digests is already recorded, and is claimed too.
     let half = store(&["a:1 %1", "a@&c %1"]);
     let refused = refusal(&half, &claims(&["a:1@&c", "a:1@&d"]));
     assert!(matches!(refused, Refusal::TwoDigests { .. }), "{refused}");
     expect(&half, &replacing(&["a:1@&c", "a:1@&d"]), &["a@&d - %1"]);
-    // Of three digests, the one without a claim is dropped.
+    // Of three digests, the one that no claim names is dropped.
     let third = store(&["a:1 %1", "a@&e %1"]);
     expect(
         &third,
@@ -349,7 +349,8 @@ fn a_digest_moves_only_with_leave() {
     expect(&store, &replacing(&["a:2@&c"]), &["a@&c %1 %2"]);
 }
 
-/// With many claims, the lookup groups whole repositories instead of searching them.
+/// With many claims, the lookup groups the images of whole repositories instead of
+/// searching for each claim.
 #[test]
 fn among_many_claims_a_claim_means_what_it_means_alone() {
     let store = store(&["a:1 %1", "a:2 %2", "a@&c %1", "b:1 %1"]);
@@ -390,7 +391,7 @@ fn a_digest_that_stands_in_two_ways_at_once() {
         &replacing(&["a:2@&c"]),
         &["a@&c %1 %2", "a@&d %2 -"],
     );
-    // Exchanged: each displaced digest is wanted elsewhere.
+    // The claims swap two digests: each replaced digest is claimed for the other image.
     expect(
         &store,
         &replacing(&["a:2@&c", "a:1@&d"]),
@@ -500,14 +501,15 @@ fn an_image_whose_only_tag_goes_may_keep_a_digest() {
     assert_eq!(plan.orphans, []);
 }
 
-// Orphans: what `docker image prune` would take.
+// Orphans: the images that `docker image prune` would remove.
 
 #[test]
 fn an_image_is_an_orphan_if_nothing_that_the_engine_counts_is_left() {
     for (rest, orphaned) in [
         (r#""b":{}"#, true),
         (r#""b":{"b:1":"%1"}"#, false),
-        // A misplaced reference still counts for its image, though no lookup finds it.
+        // A reference under the wrong repository still counts for its image, although no
+        // lookup finds it.
         (r#""b":{"c:1":"%1"}"#, false),
         (r#""b":{"b":"%1"}"#, false),
         // The engine skips this reference when it reads the file.
@@ -650,7 +652,7 @@ fn a_name_that_is_both_a_repository_and_the_beginning_of_an_id() {
     );
     expect(&ambiguous, &claims(&["a:1=11:latest"]), &["a:1 - %2"]);
     expect(&ambiguous, &claims(&["a:1=sha256:11"]), &["a:1 - %1"]);
-    // The repository and the ID are the same image, or only one of them exists.
+    // Either the repository and the ID mean the same image, or only one of them exists.
     expect(
         &store(&["11:latest %1"]),
         &claims(&["a:1=11"]),
@@ -664,7 +666,7 @@ fn a_name_that_is_both_a_repository_and_the_beginning_of_an_id() {
     expect(&store(&["11:1 %2"]), &claims(&["a:1=11"]), &["a:1 - %1"]);
 }
 
-/// Lists every meaning, even if the prefix matches several IDs.
+/// Lists every possible meaning, even if several image IDs begin with the prefix.
 #[test]
 fn a_name_that_is_a_repository_and_the_beginning_of_two_ids() {
     let store = store(&["11:latest %2"]);
@@ -695,7 +697,7 @@ fn an_image_without_a_config() {
 
 #[test]
 fn an_image_id_for_a_digest() {
-    // %b has no config but a reference, so it is an ID too.
+    // %b has no config, but a reference points at it, so it counts as an image ID too.
     let store = store(&["a:1 %1", "b:1 %b"]);
     for (claim, id, whose) in [
         ("a:1@%1", "%1", Whose::Own),
@@ -777,7 +779,7 @@ fn a_digest_is_of_one_image_unless_that_is_shown() {
             "{found:?}"
         );
     }
-    // A reference that is removed, or moves too, is no conflict.
+    // A reference that the request removes or moves is not a conflict.
     plan(&here, &removing(&["b@&b"], claims(&["a:1@&b"])));
     plan(&here, &replacing(&["a:1@&b", "b@&b=%1"]));
     plan(
@@ -802,8 +804,8 @@ fn a_claim_does_not_go_by_what_moves() {
             "a:1",
             "--remove a:1",
         ),
-        // Another claim displaces the reference, or the claim that finds its image by it
-        // does.
+        // A reference by which a claim finds its image is displaced by another claim, or
+        // by that claim itself.
         (replacing(&["c:1=b@&b", "b@&d=%1"]), "b@&b", "b@&d=%1"),
         (replacing(&["b@&d=b@&b"]), "b@&b", "b@&d=b@&b"),
     ] {
@@ -817,7 +819,7 @@ fn a_claim_does_not_go_by_what_moves() {
             "{found:?}"
         );
     }
-    // In a swap, each claim finds its image by a reference that moves.
+    // In a swap, each claim finds its image by a reference that the other claim moves.
     assert_eq!(
         refusals(&store, &replacing(&["a:1=a:2", "a:2=a:1"])).len(),
         2
@@ -827,7 +829,7 @@ fn a_claim_does_not_go_by_what_moves() {
         &replacing(&["a:1=%2", "a:2=%1"]),
         &["a:1 %1 %2", "a:2 %2 %1"],
     );
-    // A claim that is already met moves nothing.
+    // A claim that is already met does not move its reference.
     expect(&store, &claims(&["a:1@&c", "a:1=%1"]), &["a@&c - %1"]);
     expect(
         &store,
@@ -836,7 +838,7 @@ fn a_claim_does_not_go_by_what_moves() {
     );
 }
 
-/// `NAME@DIGEST` means the only image that the repository has now. The claim is in doubt
+/// `NAME@DIGEST` means the only image that the repository has now. The claim is ambiguous
 /// if the same request gives the repository's tag to another image.
 #[test]
 fn the_only_image_is_not_one_that_loses_its_tag_to_another() {
@@ -846,7 +848,7 @@ fn the_only_image_is_not_one_that_loses_its_tag_to_another() {
         Refusal::MovingGround { reference, mover, .. }
             if reference == "a:1" && mover == spelled("a:1=%2")
     ));
-    // The digest is already there, so the claim is not in doubt.
+    // The digest is already recorded, so the claim is not ambiguous.
     expect(&store, &replacing(&["a@&c", "a:1=%2"]), &["a:1 %1 %2"]);
     expect(
         &store,
@@ -855,8 +857,8 @@ fn the_only_image_is_not_one_that_loses_its_tag_to_another() {
     );
 }
 
-/// A claim must mean the same after the change: `11` is the beginning of an ID only as
-/// long as no repository has that name.
+/// A claim must mean the same before and after the change. `11` means the beginning of an
+/// ID only while no repository has the name `11`.
 #[test]
 fn a_beginning_of_an_id_does_not_become_a_repository_on_the_way() {
     let store = store(&["a:1 %1"]);
@@ -889,8 +891,8 @@ fn all_reasons_are_given_together() {
         ]),
     );
     let found = refusals(&store, &request);
-    // One refusal for each claim, and two for a:1@&d: its tag moves, and another digest
-    // is there.
+    // One refusal for each claim, and two for a:1@&d, because its tag moves and the image
+    // has another digest.
     assert_eq!(found.len(), 10, "{found:#?}");
     for (index, refusal) in found.iter().enumerate() {
         assert!(!refusal.to_string().is_empty());
@@ -898,7 +900,7 @@ fn all_reasons_are_given_together() {
     }
 }
 
-// Undoing a change.
+// Undoing a plan's changes.
 
 #[test]
 fn take_back_leaves_what_others_did_since() {
@@ -930,8 +932,9 @@ fn take_back_leaves_what_others_did_since() {
         plan.take_back(&mut store);
         store
     };
-    // The changes of others stay. In turn, they added references, changed the plan's,
-    // removed the plan's, and added back what the plan dropped.
+    // The changes of other programs stay: references that they added, references of the
+    // plan that they changed or removed, and references that they added again after the
+    // plan dropped them.
     assert_eq!(
         with(&["e:1 %6", "a:2 %6"], &[]),
         store(&["a:1 %1", "a:2 %6", "a@&c %1", "b:1 %2", "c:1 %3", "e:1 %6"])
@@ -985,8 +988,8 @@ fn id(name: &str) -> ImageId {
     spelled(name).parse().unwrap()
 }
 
-/// Claims in `PLACE CLAIM` lines. A claim is a pin, a record (`NAME@DIGEST=IMAGE`) or the
-/// digest of a manifest.
+/// Claims from `PLACE CLAIM` lines. A claim is a pin, a record (`NAME@DIGEST=IMAGE`) or
+/// the digest of a manifest.
 fn sourced(lines: &[&str], evidence: Evidence) -> Request {
     let claim = |line: &&str| {
         let line = spelled(line);
@@ -1015,7 +1018,7 @@ fn requiring(require: Trust, request: Request) -> Request {
     }
 }
 
-/// Manifests in the file F, from `DIGEST IMAGE` lines.
+/// Evidence with manifests in the file F, from `DIGEST IMAGE` lines.
 fn proof(format: Format, lines: &[&str]) -> Evidence {
     let mut evidence = Evidence::default();
     for line in lines {
@@ -1033,7 +1036,7 @@ fn proof(format: Format, lines: &[&str]) -> Evidence {
     evidence
 }
 
-/// Another host's records in the file R, from `DIGEST IMAGE` lines.
+/// Evidence with another host's records in the file R, from `DIGEST IMAGE` lines.
 fn records(lines: &[&str]) -> Evidence {
     let mut evidence = Evidence::default();
     for line in lines {
@@ -1043,7 +1046,7 @@ fn records(lines: &[&str]) -> Evidence {
     evidence
 }
 
-/// `NAME TRUST ORIGIN` of each target.
+/// The targets of a plan, as `NAME TRUST ORIGIN` lines.
 fn bases(plan: &Plan) -> Vec<String> {
     plan.targets
         .iter()
@@ -1124,8 +1127,8 @@ fn a_pin_without_a_tag_goes_by_what_is_known_and_then_by_the_only_image() {
         &sourced(&["P b@&b"], records(&["&b %3"])),
         &["b@&b - %3"],
     );
-    // The digest is known to belong to an image elsewhere, so it is not that of the only
-    // image here.
+    // Another host recorded the digest for another image, so the digest does not belong
+    // to the only image on this host.
     let known = spelled("sha256:") + &"5".repeat(64);
     let mut elsewhere = Evidence::default();
     assert!(elsewhere.add_record(digest("&a"), known.parse().unwrap(), "R"));
@@ -1260,7 +1263,7 @@ fn two_pins_of_one_image_need_a_proof() {
     };
     assert!(first.contains("P:1") && second.contains("P:2"), "{refused}");
 
-    // Proof of one digest is no evidence for the other.
+    // Proof for one digest is not evidence for the other.
     for (format, hinted) in [(Format::Oci, true), (Format::Docker, false)] {
         let request = sourced(&pins, proof(format, &["&a %1"]));
         let refused = refusal(&host, &request).to_string();
@@ -1268,7 +1271,7 @@ fn two_pins_of_one_image_need_a_proof() {
     }
     let both = proof(Format::Oci, &["&a %1", "&b %1"]);
     plan(&host, &sourced(&pins, both));
-    // In another repository, an image may well have another digest.
+    // In another repository, the same image may have another digest.
     let host = store(&["a:1 %1", "b:1 %1"]);
     plan(
         &host,
@@ -1284,7 +1287,7 @@ fn a_pin_beside_another_digest_that_is_here() {
     for evidence in [proof(Format::Oci, &["&a %1"]), records(&["&a %1"])] {
         expect(&host, &sourced(&["P a:1@&a"], evidence), &["a@&a - %1"]);
     }
-    // The digest that is here is proven; the new one may be the index's.
+    // The recorded digest is proven. The new one may belong to the index.
     expect(
         &host,
         &sourced(&["P a:1@&a"], proof(Format::Oci, &["&c %1"])),
@@ -1362,7 +1365,7 @@ fn what_was_brought_along_resolves_a_typed_pin_as_one_in_a_file() {
         let file = sourced(&[&format!("P {claim}")], evidence());
         expect(&host, &file, added);
     }
-    // The tag belongs to another image.
+    // The tag points at another image.
     let taken = store(&["a:1 %2"]);
     let typed = Request {
         evidence: evidence(),
@@ -1372,7 +1375,7 @@ fn what_was_brought_along_resolves_a_typed_pin_as_one_in_a_file() {
         let refused = refusal(&taken, &request);
         assert!(matches!(refused, Refusal::OtherImages { .. }), "{refused}");
     }
-    // Evidence outweighs that a repository has only one image.
+    // Evidence takes precedence over the rule that the repository's only image is meant.
     let typed = Request {
         evidence: evidence(),
         ..claims(&["a@&a"])
@@ -1400,7 +1403,7 @@ fn an_image_id_for_a_digest_does_not_refuse_a_list() {
         ]
     );
     assert_eq!(found.changes.len(), 1);
-    // A typed claim is refused, with a next step.
+    // A typed claim is refused, and the refusal says what to do next.
     let found = refusals(&host, &claims(&["b:1@&b", "c:1@&c"]));
     assert!(matches!(found[0], Refusal::ImageIdInTheWay { .. }));
     let displaced = found.iter().map(Refusal::displaces);
@@ -1412,7 +1415,7 @@ fn an_image_id_for_a_digest_does_not_refuse_a_list() {
         ..sourced(&["P:3 b:1@&b"], Evidence::default())
     };
     expect(&host, &listed, &right);
-    // A proven digest is added beside it.
+    // A digest with proof is added beside the image ID.
     let proven = sourced(&["P:3 b:1@&b"], proof(Format::Docker, &["&b %2"]));
     expect(&host, &proven, &["b@&b - %2"]);
 }
@@ -1432,12 +1435,13 @@ fn a_claim_that_finds_no_image_may_be_about_one_without_a_name() {
         hints.ends_with("--rewrite r.io=docker.io/mirror"),
         "{hints}"
     );
-    // The claim's repository is here, so the claim is about another version.
+    // This host has the claim's repository, so the claim is about another version of the
+    // image.
     let known = plan(&host, &sourced(&["P b:2@&b"], Evidence::default()));
     assert!(known.hints.is_empty());
 }
 
-/// Images that are all of one platform.
+/// A set of images for the same platform.
 struct OnArm(BTreeSet<ImageId>);
 
 impl Images for OnArm {
@@ -1501,7 +1505,7 @@ fn tags_that_others_set_are_left_to_them() {
     assert_eq!(found.targets.len(), 2, "what is here holds");
     let tag = Reference::parse("a:1").unwrap();
     assert!(found.after.get(&tag).is_none());
-    // The caller refuses a typed tag.
+    // `without_new_tags` keeps a typed tag, because its caller refuses it.
     let typed = plan(&host, &claims(&["a:1=%1"]));
     let typed = typed.without_new_tags(|_, _| String::new());
     assert_eq!(typed.changes.len(), 1);

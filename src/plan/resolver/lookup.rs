@@ -1,5 +1,5 @@
-//! Lookups in the store, limited to what a claim is about: a store may have a hundred
-//! thousand references, and a request one claim.
+//! Lookups in the store, limited to what a claim is about. This limit matters because a
+//! store may have a hundred thousand references, and a request one claim.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,11 +9,11 @@ use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, Repository};
 use crate::store::repositories::{Entry, Store};
 
-/// The images of a repository, each with its references there, sorted.
+/// The images of a repository, each with its references in that repository, sorted.
 pub(super) type Group = BTreeMap<ImageId, Vec<Reference>>;
 
-/// The most claims for which each repository is searched again. For more claims, it is
-/// grouped once by image.
+/// With at most this many claims, each lookup searches its repository again. With more
+/// claims, a repository is grouped by image once.
 const FEW: usize = 16;
 
 pub(super) struct Lookup<'a> {
@@ -113,8 +113,8 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// The meaning of an entry under a repository's familiar name, if it belongs to that
-/// repository.
+/// The reference and image of an entry. `None` unless the entry belongs to this
+/// repository: another repository may have the same familiar name.
 fn meant(entry: &Entry<'_>, repository: &Repository) -> Option<(Reference, ImageId)> {
     let meaning = entry.meaning().ok();
     meaning.filter(|(reference, _)| reference.repository() == repository)

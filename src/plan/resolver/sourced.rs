@@ -1,4 +1,5 @@
-//! Resolves claims from files. They may be about images that only other hosts have.
+//! Resolves claims from files. Such a claim may be about an image that only another host
+//! has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,9 +9,9 @@ use crate::image::reference::{Reference, Repository, Tag};
 use crate::plan::{MissingManifest, Request, Why};
 
 impl Resolver<'_> {
-    /// Resolves a pin from a file. Its tag leads to the image, which is then compared
-    /// with the evidence. If the tag is not here, the evidence may have an image ID for
-    /// the digest.
+    /// Resolves a pin from a file. Its tag names the image, which is then compared with
+    /// the evidence. If this host does not have the tag, the evidence may name an image
+    /// for the digest.
     pub(super) fn pinned(
         &self,
         repository: &Repository,
@@ -67,8 +68,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// The leads of a pin whose image was found without its name. An image without any
-    /// name also gets the pin's tag.
+    /// The leads of a pin whose image was found by other means than the pin's name. If
+    /// the image has no name on this host, it also gets the pin's tag.
     pub(super) fn pin_of(
         &self,
         repository: &Repository,
@@ -87,7 +88,7 @@ impl Resolver<'_> {
         leads
     }
 
-    /// Resolves a record that has only the first digits of the image ID.
+    /// Resolves a record that contains only the first digits of the image ID.
     pub(super) fn recorded(&self, reference: &Reference, id: &str) -> Result<Vec<Lead>, Why> {
         let images = self.images.beginning_with(id);
         match images.as_slice() {
@@ -99,7 +100,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// The image here that the evidence names for a digest. `None` if there are several.
+    /// The image on this host that the evidence names for a digest. `None` if the
+    /// evidence names no such image, or several.
     pub(super) fn known_here(&self, digest: &Digest, request: &Request) -> Option<ImageId> {
         let (known, _) = self.images_of(digest, request);
         let mut here = known.into_iter().filter(|image| self.images.has(image));
@@ -109,8 +111,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// The images that the evidence names for a digest, and whether these are all of
-    /// them.
+    /// The images that the evidence names for a digest, and whether the digest belongs to
+    /// no other image.
     fn images_of(&self, digest: &Digest, request: &Request) -> (BTreeSet<ImageId>, bool) {
         let mut images: BTreeSet<ImageId> = request.evidence.recorded(digest).cloned().collect();
         let mut all_known = !images.is_empty();
@@ -125,7 +127,8 @@ impl Resolver<'_> {
         (images, all_known)
     }
 
-    /// Resolves a manifest in the sources: its digest in each repository of its image.
+    /// Resolves a manifest in the sources: its digest is claimed in each repository of
+    /// its image.
     pub(super) fn brought(
         &self,
         digest: &Digest,

@@ -1,4 +1,4 @@
-//! Resolves claims that a user typed. They are about this host.
+//! Resolves claims that a user typed. Such a claim is about an image on this host.
 
 use super::{Lead, Resolver, Route};
 use crate::claims::claim::{Claim, ImageName, Statement};
@@ -16,13 +16,14 @@ impl Resolver<'_> {
                 digest,
             } => match self.meant_by_name(claim) {
                 Ok(lead) => Ok(vec![lead]),
-                // No name leads to an image, but evidence may.
+                // The tag does not lead to an image, but the evidence may name one.
                 Err(refusal) => {
                     let image = self.known_here(digest, request).ok_or(refusal)?;
                     Ok(self.pin_of(repository, Some(tag), digest, &image))
                 }
             },
-            // Evidence outweighs that the repository has only one image.
+            // Evidence takes precedence over the rule that the repository's only image is
+            // meant.
             Statement::OnlyImageHasDigest { repository, digest } => {
                 let reference = repository.clone().with_digest(digest.clone());
                 match self.known_here(digest, request) {
@@ -126,8 +127,8 @@ impl Resolver<'_> {
                 self.pointed_at(claim, reference)?,
                 Route::Named(reference.clone()),
             )),
-            // The route is the reference even if the prefix decides: if the request adds
-            // that reference, the claim's words change their meaning.
+            // The claim depends on this reference even if the text was a prefix: if the
+            // request adds the reference, the text no longer means the prefix.
             ImageName::ReferenceOrPrefix(reference, prefix) => Ok((
                 self.by_reference_or_prefix(claim, reference, prefix)?,
                 Route::Named(reference.clone()),
