@@ -1,6 +1,7 @@
-//! Image stores, for reading: Docker's own with its [`repositories`] file, containerd's
-//! below Docker ([`containerd`]), and containerd's below a kubelet ([`node`]).
-//! [`archive_size`] estimates the size of an archive of their images.
+//! Read access to image stores: Docker's own store with its [`repositories`] file, the
+//! containerd image store that Docker uses ([`containerd`]), and the containerd store
+//! that a kubelet uses ([`node`]). [`archive_size`] estimates how large an archive of
+//! images is.
 
 pub mod archive_size;
 pub mod containerd;

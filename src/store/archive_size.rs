@@ -1,5 +1,5 @@
-//! Size of an archive of images: the sum of their layers, each counted once. An estimate,
-//! to tell how long saving takes.
+//! The size of an archive of images: the sum of the sizes of their layers, each layer
+//! counted once. It is an estimate, to predict how long saving takes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,8 +24,8 @@ struct Layer {
     size: u64,
 }
 
-/// The size for Docker's own image store, which saves layers unpacked. Its layer database
-/// has their sizes (moby `layer/filestore.go`).
+/// The size of an archive from Docker's own image store, which saves layers unpacked. Its
+/// layer database contains their sizes (moby `layer/filestore.go`).
 pub fn unpacked<'a>(
     store: &ImageDir,
     images: impl IntoIterator<Item = &'a ImageId>,
@@ -35,8 +35,8 @@ pub fn unpacked<'a>(
         let config = fs::read_to_string(store.configs().join(image.hex())).ok()?;
         let mut chain: Option<String> = None;
         for layer in Resolved::of_config(&config).layers? {
-            // The name of a layer is a hash over all layers below it (image-spec 1.1,
-            // `config.md`, ChainID).
+            // A layer's name is a hash over this layer and all layers below it
+            // (image-spec 1.1, `config.md`, ChainID).
             let name = match chain {
                 Some(below) => {
                     let both = format!("{below} {layer}");
@@ -54,7 +54,7 @@ pub fn unpacked<'a>(
     Some(sizes.values().sum())
 }
 
-/// The size for containerd, which saves blobs as they are.
+/// The size of an archive from the containerd image store, which saves blobs as they are.
 pub fn packed<'a>(
     content: &ContentStore,
     targets: impl IntoIterator<Item = &'a Digest>,

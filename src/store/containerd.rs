@@ -1,9 +1,9 @@
-//! containerd image store below Docker: the engine's references, each with its image.
+//! The containerd image store of Docker: the engine's references, each with its image.
 //!
-//! The engine's ID for an image is the digest of its manifest or index. For a loaded
-//! image, the engine has another manifest than the registry. The config shows that both
-//! are the same image: its digest is the image's ID in Docker's own store and in claims.
-//! digestfix reads configs from containerd's content store.
+//! In this store, the engine's ID for an image is the digest of its manifest or index. If
+//! an image was loaded from an archive, that manifest is not the registry's. The config
+//! identifies the image in both cases: its digest is the image's ID in Docker's own store
+//! and in claims. digestfix reads configs from containerd's content store.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,16 +24,16 @@ mod layers;
 pub struct ContainerdStore {
     /// The references, each with the ID of its image.
     pub store: Store,
-    /// The images that are here.
+    /// The images in the store.
     pub images: BTreeSet<ImageId>,
     content: ContentStore,
     platform: Platform,
-    /// The references with a record of their own. A digest that the engine finds by a tag
-    /// has none.
+    /// The references that have their own record in containerd. A digest that the engine
+    /// finds by a tag's record is not among them.
     own: BTreeMap<Reference, Own>,
     known: BTreeMap<Digest, Option<Found>>,
     listing: Listing,
-    /// What the engine found for the references that digestfix asked it for by name.
+    /// The engine's answers for the references about which digestfix asked by name.
     asked: BTreeMap<Reference, Option<Listed>>,
     made_up: BTreeMap<Reference, ImageId>,
     hollow: BTreeSet<Reference>,
@@ -43,20 +43,20 @@ pub struct ContainerdStore {
     layers: RefCell<BTreeMap<Digest, BTreeSet<Digest>>>,
 }
 
-/// What a reference with a record of its own leads to.
+/// The image and the manifest or index of a reference that has its own record.
 #[derive(Debug, Clone)]
 struct Own {
     image: ImageId,
     target: Digest,
 }
 
-/// The image that the content store has for a manifest or index.
+/// The image of a manifest or index, according to the content store.
 #[derive(Debug, Clone)]
 struct Found {
     image: ImageId,
     /// The digest of the image's own manifest.
     manifest: Digest,
-    /// Whether an engine made that manifest up.
+    /// Whether an engine created that manifest, so that no registry serves it.
     made_up: bool,
     /// Whether a layer that the manifest names is missing from the content store.
     lacks_layers: bool,
@@ -100,8 +100,8 @@ impl ContainerdStore {
         Ok(read)
     }
 
-    /// Asks the engine, once each, for digest references that it may have but not list.
-    /// Returns whether it asked for any.
+    /// Asks the engine about digest references that its list may omit, once for each.
+    /// Returns whether it asked about any.
     pub async fn ask(
         &mut self,
         engine: &impl Images,
@@ -127,7 +127,7 @@ impl ContainerdStore {
     }
 
     /// The image that the engine finds by a reference. Asks the engine only if its list
-    /// does not tell.
+    /// of images does not show the answer.
     pub async fn find(
         &self,
         engine: &impl Images,
@@ -142,7 +142,7 @@ impl ContainerdStore {
         }
     }
 
-    /// Takes an image that no reference leads to: a claim can give it a name and a
+    /// Adds an image without a reference, because a claim can give it a name and a
     /// digest.
     fn take_nameless(&mut self, listed: &Listed) {
         let target = listed.target();
@@ -164,7 +164,7 @@ impl ContainerdStore {
         };
         let tag = listed.tag_beside(reference);
         let follows = reference.digest().is_some() && tag.is_some();
-        // As far as digestfix can tell, the image was never pulled by this digest.
+        // Nothing shows that the image was ever pulled by this digest.
         if follows && found.made_up {
             self.made_up.insert(reference.clone(), found.image);
             return;
@@ -186,13 +186,14 @@ impl ContainerdStore {
         }
     }
 
-    /// Whether the engine finds the digest by a tag, and its manifest looks as if `docker
-    /// save` made it up. Such a digest does not count as a reference.
+    /// Whether the engine finds the digest by a tag, and the digest's manifest looks as
+    /// if `docker save` created it. Such a digest does not count as a reference.
     pub fn is_made_up(&self, reference: &Reference) -> bool {
         self.made_up.contains_key(reference)
     }
 
-    /// Makes a digest count that looks made up, because a registry serves it.
+    /// Counts this digest as a reference although its manifest looks generated, because a
+    /// registry serves it.
     pub fn accept(&mut self, reference: &Reference) {
         if let Some(image) = self.made_up.remove(reference) {
             // The reference is not in the store yet, so `insert` succeeds.
@@ -200,8 +201,8 @@ impl ContainerdStore {
         }
     }
 
-    /// The manifest or index of a digest, and the manifests below it that are here,
-    /// without those that look made up.
+    /// The manifest or index with a digest, and those of its manifests that the content
+    /// store contains. Manifests that look generated are left out.
     pub fn manifests(&self, digest: &Digest) -> BTreeMap<Digest, String> {
         let mut found = self.content.manifests(digest);
         found.retain(|_, text| {
@@ -222,8 +223,8 @@ impl ContainerdStore {
         found
     }
 
-    /// The image that the engine runs for a manifest or index. Of several images in an
-    /// index, the one for this machine.
+    /// The image that the engine runs for a manifest or index. If the index has several
+    /// images, this is the image for the engine's platform.
     fn look_for(&self, target: &Digest) -> Option<Found> {
         let manifests = self.content.manifests(target);
         let mut here = Vec::new();
@@ -244,7 +245,7 @@ impl ContainerdStore {
             if digest == target {
                 return Some(found);
             }
-            // BuildKit's attestations have the platform `unknown`.
+            // `unknown` is the platform of BuildKit's attestations.
             if !platform.is_unknown() {
                 here.push((platform, found));
             }
@@ -261,14 +262,14 @@ impl ContainerdStore {
         Platform::of_config(&self.config(image)?)
     }
 
-    /// Whether the image runs on the engine's platform.
+    /// Whether the image can run on the engine's platform.
     pub fn runs(&self, image: &ImageId) -> bool {
         let platform = self.platform(image);
         platform.is_some_and(|platform| self.platform.rank(&platform).is_some())
     }
 
-    /// Whether, from each index in `way`, the engine chooses the manifest that is in
-    /// `way` too.
+    /// Whether the engine selects, from each index in `way`, a manifest that is also in
+    /// `way`.
     pub fn takes(&self, way: &BTreeMap<Digest, String>) -> bool {
         way.values().all(|text| {
             let Ok(Manifest::Index(children)) = Manifest::parse(text.as_bytes()) else {
@@ -279,19 +280,19 @@ impl ContainerdStore {
         })
     }
 
-    /// The text of an image's config, if the engine can read it too.
+    /// The text of an image's config. `None` if the engine cannot read the config.
     pub fn config(&self, image: &ImageId) -> Option<String> {
         let is_read = self.listing.reads(&image.to_string().parse().ok()?);
         self.content.config(image).filter(|_| is_read)
     }
 
-    /// The manifests in containerd that prove a digest to be of an image.
+    /// The manifests in containerd that prove that an image has a digest.
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.content.proof(digest, image)
     }
 
-    /// Whether a reference with a record of its own, other than `without`, leads to the
-    /// image.
+    /// Whether the image has a reference with its own record, other than the references
+    /// in `without`.
     pub fn has_another(&self, without: &BTreeSet<&Reference>, image: &ImageId) -> bool {
         let mut others = self
             .own
@@ -300,8 +301,8 @@ impl ContainerdStore {
         others.any(|(_, other)| other.image == *image)
     }
 
-    /// The references with a record of their own that lead to the image of a digest,
-    /// except those that are dropped with it. Each with its manifest or index.
+    /// The references with their own record that point at the image of a digest, except
+    /// those that are dropped with the digest. Each comes with its manifest or index.
     pub fn others<'a>(
         &'a self,
         pinned: &'a Reference,
@@ -316,7 +317,7 @@ impl ContainerdStore {
         others.map(|(other, own)| (other, &own.target))
     }
 
-    /// The references with a record of their own.
+    /// The references that have their own record in containerd.
     pub fn known(&self) -> impl Iterator<Item = Reference> {
         self.own.keys().cloned()
     }
@@ -327,9 +328,10 @@ impl ContainerdStore {
         self.own.remove(reference);
     }
 
-    /// Whether the layers of a reference are missing: they are not here in the form that
-    /// the registry serves, or the engine says that it does not have them. In the latter
-    /// case, the files may belong to another client of containerd.
+    /// Whether the layers of a reference are missing. Either the content store does not
+    /// contain the layers in the form that the registry serves, or the engine reports
+    /// them as missing. If only the engine does, the files may belong to another client
+    /// of containerd.
     pub fn is_hollow(&self, reference: &Reference) -> bool {
         self.hollow.contains(reference)
     }
@@ -339,19 +341,20 @@ impl ContainerdStore {
         &self.hollow
     }
 
-    /// Images that no reference leads to, each with Docker's ID for it.
+    /// The images that no reference points at, each with the ID that Docker shows for it.
     pub fn nameless(&self) -> impl Iterator<Item = (&ImageId, &Digest)> {
         let named: BTreeSet<ImageId> = self.store.references().map(|(_, image)| image).collect();
         let nameless = self.nameless.iter();
         nameless.filter(move |(image, _)| !named.contains(image))
     }
 
-    /// Whether the engine has references, but none of them could be read.
+    /// Whether the engine has references, but the image of none of them could be read.
     pub fn nothing_was_read(&self) -> bool {
         self.own.is_empty() && !self.unread.is_empty()
     }
 
-    /// References whose manifests cannot be found, or are of no image for this machine.
+    /// References whose manifest cannot be found, or has no image for the engine's
+    /// platform.
     pub const fn unread(&self) -> &BTreeSet<Reference> {
         &self.unread
     }

@@ -1,5 +1,5 @@
-//! Data root: reads the directory of the reference store, `<data-root>/image/<driver>/`,
-//! without a lock.
+//! Data root: reads the directory of Docker's reference store,
+//! `<data-root>/image/<driver>/`, without locking it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +31,8 @@ pub struct ImageDir {
     driver: String,
 }
 
-/// Whether a storage driver's name is safe as a directory name: it leads nowhere else.
+/// Whether a storage driver's name is safe as a directory name, because it names a direct
+/// subdirectory.
 pub fn is_driver_name(driver: &str) -> bool {
     !matches!(driver, "" | "." | "..") && !driver.contains(['/', '\0'])
 }
@@ -60,12 +61,12 @@ pub enum ReadError {
     Io { path: PathBuf, error: io::Error },
 }
 
-/// Advice while Docker runs: it read the file before the file broke.
+/// Advice while Docker runs. Docker read the file before the file was damaged.
 const WHILE_IT_RUNS: &str = "a running Docker still has the names, and writes the file again: \
                              docker tag $(docker images -q | head -n 1) digestfix:now && docker \
                              rmi digestfix:now. With Docker stopped: ";
 
-/// What a broken file costs, and how to recover the names.
+/// The consequences of a damaged file, and how to recover the names.
 const NAMES_BACK: &str = "the images have no names then; a former repositories.json gives them back: digestfix \
     apply --from OLD --tags";
 
@@ -144,7 +145,7 @@ impl ReadError {
 }
 
 impl ImageDir {
-    /// The image directory of a driver. Reads nothing yet.
+    /// The image directory of a storage driver. Does not read the directory yet.
     pub fn new(data_root: &Path, driver: &str) -> Self {
         Self {
             data_root: data_root.to_owned(),
@@ -168,13 +169,13 @@ impl ImageDir {
         self.path().join(repositories::FILE_NAME)
     }
 
-    /// The directory with the config of each image, named by the digits of its ID (moby
-    /// `image/fs.go`, v28.5).
+    /// The directory that contains the config of each image. A config's file name is the
+    /// hexadecimal part of the image ID (moby `image/fs.go`, v28.5).
     pub fn configs(&self) -> PathBuf {
         self.path().join("imagedb/content/sha256")
     }
 
-    /// The IDs of the images whose config the image store has.
+    /// The IDs of the images whose config the image store contains.
     pub fn image_ids(&self) -> Result<BTreeSet<ImageId>, ReadError> {
         let path = self.configs();
         let listing = match fs::read_dir(&path) {
@@ -193,8 +194,9 @@ impl ImageDir {
         Ok(ids)
     }
 
-    /// The images on which no other image is built. `docker build` leaves an image for
-    /// each of its steps (moby `image/fs.go`, v28.5: `metadata/sha256/ID/parent`).
+    /// The images that are not the parent of another image. `docker build` leaves an
+    /// image for each of its steps (moby `image/fs.go`, v28.5:
+    /// `metadata/sha256/ID/parent`).
     pub fn leaves(&self) -> Result<BTreeSet<ImageId>, ReadError> {
         let mut leaves = self.image_ids()?;
         let path = self.path().join("imagedb/metadata/sha256");
@@ -213,14 +215,14 @@ impl ImageDir {
         Ok(leaves)
     }
 
-    /// The volume database, which a dockerd keeps locked as long as it runs.
+    /// The volume database, which dockerd keeps locked while it runs.
     pub fn volume_database(&self) -> PathBuf {
         self.data_root.join("volumes/metadata.db")
     }
 
-    /// Whether a dockerd uses this data root. Every dockerd, whatever its name, unit or
-    /// namespace, keeps its volume database (`volumes/metadata.db`, a bolt file) locked
-    /// as long as it runs.
+    /// Whether a dockerd uses this data root. Every dockerd keeps its volume database
+    /// (`volumes/metadata.db`, a bolt file) locked while it runs. The name, unit or
+    /// namespace of the dockerd does not matter.
     pub fn is_in_use(&self) -> Result<bool, ReadError> {
         let path = self.volume_database();
         let database = match plain_file::open(&path, Links::Followed) {
@@ -237,13 +239,14 @@ impl ImageDir {
         }
     }
 
-    /// The ID of the process that uses this data root, if digestfix can see it.
+    /// The ID of the process that uses this data root. `None` if digestfix cannot see a
+    /// process.
     pub fn user(&self) -> Option<u32> {
         user_of(&self.volume_database())
     }
 }
 
-/// The ID of a process that has a file open, if digestfix can see it.
+/// The ID of a process that has this file open. `None` if digestfix cannot see a process.
 pub(crate) fn user_of(path: &Path) -> Option<u32> {
     let file = fs::metadata(path).ok()?;
     let processes = fs::read_dir("/proc").ok()?.flatten();
@@ -252,8 +255,8 @@ pub(crate) fn user_of(path: &Path) -> Option<u32> {
         .find(|pid| holds_open(*pid, &file))
 }
 
-/// Whether a process visibly has a file open. A service with few capabilities cannot see
-/// that (`ptrace(2)`, access mode checking).
+/// Whether a process has a file open. Also false if digestfix may not see that, for
+/// example in a service with few capabilities (`ptrace(2)`, access mode checking).
 fn holds_open(pid: u32, sought: &fs::Metadata) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;

@@ -1,4 +1,4 @@
-//! Image database of a data root, for lookups of single images.
+//! The image database of a data root, for looking up single images.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
@@ -12,19 +12,20 @@ use crate::store::data_root::{ImageDir, ReadError};
 use crate::store::images::Images;
 use crate::sys::plain_file::{self, Links};
 
-/// The images whose config is on the disk. Looks each one up by itself: with a hundred
-/// thousand images, listing the directory would take longer than everything else.
+/// The images whose config is on the disk. Each image is looked up by itself, because
+/// listing a directory of a hundred thousand images would take longer than the rest of
+/// the run.
 #[derive(Debug)]
 pub struct ImageDb<'a> {
     images: &'a ImageDir,
     listed: OnceCell<BTreeSet<ImageId>>,
-    /// The first error of a lookup.
+    /// The first error of any lookup.
     error: RefCell<Option<ReadError>>,
 }
 
 impl<'a> ImageDb<'a> {
-    /// Runs lookups in the image store of an image directory. Returns the first error of
-    /// any of them.
+    /// Calls `questions` with the images of this directory. Returns the first error of any
+    /// lookup that it makes.
     pub fn ask<T>(
         images: &'a ImageDir,
         questions: impl FnOnce(&Self) -> T,

@@ -1,24 +1,24 @@
-//! Images of a host, as a plan looks them up.
+//! The images of a host, as a plan looks them up.
 
 use std::collections::BTreeSet;
 
 use crate::image::digest::ImageId;
 use crate::image::platform::Platform;
 
-/// The images whose config an image store has.
+/// The images whose config an image store contains.
 ///
-/// A plan looks up only the images that it is about: there may be a hundred thousand
-/// others.
+/// A plan looks up only the images that its claims are about, because a host may have a
+/// hundred thousand others.
 pub trait Images {
     fn has(&self, image: &ImageId) -> bool;
 
-    /// The images whose hexadecimal digits begin with `prefix`, sorted.
+    /// The images whose ID begins with these hexadecimal digits, sorted.
     fn beginning_with(&self, prefix: &str) -> Vec<ImageId>;
 
-    /// The images on which no other image is built.
+    /// The images that are not the parent of another image.
     fn leaves(&self) -> BTreeSet<ImageId>;
 
-    /// The platform of an image. `None` if it cannot be read.
+    /// The platform of an image. `None` if the platform cannot be read.
     fn platform(&self, image: &ImageId) -> Option<Platform>;
 }
 

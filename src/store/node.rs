@@ -1,9 +1,10 @@
-//! Image store of a Kubernetes node: containerd's image records, as the CRI reads them.
+//! The image store of a Kubernetes node: containerd's image records, as the CRI reads
+//! them.
 //!
-//! A record is a name for a manifest or index. An import makes up a manifest, so a record
-//! `NAME@DIGEST` need not lead to the manifest of that digest: the CRI, and so a kubelet,
-//! goes by the name alone. The CRI tells which image a record leads to: its image IDs are
-//! digests of configs, like Docker's.
+//! A record is a name for a manifest or index. An import creates a new manifest, so a
+//! record `NAME@DIGEST` may point at a manifest with another digest. The CRI, and
+//! therefore the kubelet, uses only the name. The CRI reports which image a record
+//! belongs to: its image IDs are digests of configs, like Docker's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,27 +15,28 @@ use crate::image::reference::Reference;
 use crate::store::repositories::Store;
 use crate::sys::in_flight::all;
 
-/// The label of the CRI's records. For a record without it, the CRI creates further
-/// records (containerd 1.6 to 2.1, `cri/store/image`, `imageLabelKey`).
+/// The label of records that the CRI manages. For a record without this label, the CRI
+/// creates additional records (containerd 1.6 to 2.1, `cri/store/image`,
+/// `imageLabelKey`).
 pub const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
 
-/// The label with the transaction that created a record.
+/// The label that contains the transaction that created a record.
 pub const TRANSACTION: &str = "digestfix.transaction";
 
-/// The label with the digest that a record led to when it was created.
+/// The label that contains the digest at which a record pointed when it was created.
 pub const MADE_FOR: &str = "digestfix.target";
 
-/// The most manifests to read at once. A node has some hundred images, each for a dozen
-/// platforms.
+/// The most manifests to read at once. A node has a few hundred images, each for about a
+/// dozen platforms.
 const MOST_MANIFESTS: usize = 20_000;
 
-/// The most bytes of manifests to keep.
+/// The most bytes of manifests to keep in memory.
 const MOST_BYTES: usize = 256 * 1024 * 1024;
 
 /// The records of a node, and their images.
 #[derive(Debug, Clone, Default)]
 pub struct NodeStore {
-    /// The references that the CRI knows, each with its image's ID.
+    /// The references that the CRI knows, each with the ID of its image.
     pub store: Store,
     /// The images that the CRI has.
     pub images: BTreeSet<ImageId>,
@@ -48,8 +50,8 @@ pub struct NodeStore {
     bytes: usize,
 }
 
-/// The name of a record as a reference, if the CRI finds the record by it: with domain
-/// and namespace, and with either a tag or a digest.
+/// The name of a record as a reference. `None` if the CRI does not find the record by
+/// this name: a name needs a domain and namespace, and either a tag or a digest.
 fn reference(name: &str) -> Option<Reference> {
     let reference = Reference::parse(name).ok()?;
     let is_either = reference.tag().is_some() != reference.digest().is_some();
@@ -57,14 +59,14 @@ fn reference(name: &str) -> Option<Reference> {
     (is_either && is_normal).then_some(reference)
 }
 
-/// Whether this transaction created the record, and the record still leads to the same
+/// Whether this transaction created the record, and the record still points at the same
 /// digest.
 pub fn is_made_by(record: &Record, id: &str) -> bool {
     maker(record) == Some(id)
 }
 
-/// The transaction that created the record, if the record still leads to the same digest.
-/// A pull by the same name redirects the record, but keeps its labels.
+/// The transaction that created the record, if the record still points at the same
+/// digest. A pull by the same name changes the digest, but keeps the labels.
 pub fn maker(record: &Record) -> Option<&str> {
     let target = record.labels.get(MADE_FOR)?;
     let id = record.labels.get(TRANSACTION)?;
@@ -76,7 +78,7 @@ const fn is_made_up(manifest: &Manifest) -> bool {
 }
 
 impl NodeStore {
-    /// Reads the records of containerd and the images of the CRI.
+    /// Reads containerd's records and the CRI's images.
     pub async fn read(node: &impl Node) -> Result<Self, ContainerdError> {
         let records = node.records().await?;
         Ok(Self::of(records, node.cri_images().await?))
@@ -89,7 +91,7 @@ impl NodeStore {
         };
         let mut images: BTreeMap<String, ImageId> = BTreeMap::new();
         for image in cri {
-            // For each image, the CRI keeps a record that has the image ID as its name.
+            // The CRI keeps one more record for each image, whose name is the image ID.
             images.insert(image.id.to_string(), image.id.clone());
             images.extend(image.names.into_iter().map(|name| (name, image.id.clone())));
         }
@@ -98,8 +100,8 @@ impl NodeStore {
             if let Some(image) = images.get(&record.name) {
                 targets.insert(record.target.digest.clone(), image);
                 if let Some(reference) = reference(&record.name) {
-                    // Record names are unique and so are full references: `insert`
-                    // succeeds.
+                    // `insert` succeeds, because record names are unique, and so are full
+                    // references.
                     let _ = read.store.insert(&reference, image);
                 }
             }
@@ -154,7 +156,7 @@ impl NodeStore {
         Ok(())
     }
 
-    /// Like [`Self::learn`], for the digest in each reference.
+    /// Like [`Self::learn`], for the digest of each digest reference.
     pub async fn learn_all(&mut self, node: &impl Node) -> Result<(), ContainerdError> {
         let references = self.store.references();
         let digests = references.filter_map(|(reference, _)| reference.digest().cloned());
@@ -162,22 +164,22 @@ impl NodeStore {
         self.learn(node, digests).await
     }
 
-    /// The manifests that were read and that a registry may serve.
+    /// The manifests that were read, except those that no registry serves.
     pub fn manifests(&self) -> impl Iterator<Item = (Digest, String)> {
         let read = self.read.iter();
         let served = read.filter(|(_, (manifest, _))| !is_made_up(manifest));
         served.map(|(digest, (_, text))| (digest.clone(), text.clone()))
     }
 
-    /// Whether the manifest of this digest looks as if an import or `docker save` made it
-    /// up, so that no registry serves it. `ctr images import --digests` records such
-    /// digests.
+    /// Whether the manifest with this digest looks as if an import or `docker save`
+    /// created it, so that no registry serves it. `ctr images import --digests` records
+    /// such digests.
     pub fn is_made_up(&self, digest: &Digest) -> bool {
         let read = self.read.get(digest);
         read.is_some_and(|(manifest, _)| is_made_up(manifest))
     }
 
-    /// The references without the made-up ones that no claim asks for.
+    /// The references, except generated digests that no claim names.
     pub fn without_made_up(&self, is_asked_for: impl Fn(&Reference) -> bool) -> Store {
         let mut store = self.store.clone();
         for (reference, _) in self.store.references() {
@@ -189,15 +191,16 @@ impl NodeStore {
         store
     }
 
-    /// The references with made-up digests, in familiar form.
+    /// The references whose digest belongs to a generated manifest, in familiar form.
     pub fn made_up(&self) -> BTreeSet<String> {
         let references = self.store.references().map(|(reference, _)| reference);
         let made_up = references.filter(|one| one.digest().is_some_and(|own| self.is_made_up(own)));
         made_up.map(|one| one.familiar()).collect()
     }
 
-    /// Of the manifests that were read, those that prove a digest to be of an image: its
-    /// own, or an index and each manifest on the way to the image.
+    /// The manifests that prove that an image has a digest: the image's own manifest, or
+    /// an index and each manifest between the index and the image. Only manifests that
+    /// were read count.
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.way(digest, image, 0, &mut BTreeSet::new())
     }
@@ -224,7 +227,7 @@ impl NodeStore {
         Some(way)
     }
 
-    /// The images that a digest belongs to, as proven by the manifests that were read.
+    /// The images that have a digest, as proven by the manifests that were read.
     pub fn proven(&self, digest: &Digest) -> BTreeSet<ImageId> {
         let (mut images, mut seen, mut wanted) = (BTreeSet::new(), BTreeSet::new(), vec![digest]);
         while let Some(digest) = wanted.pop() {
@@ -242,14 +245,14 @@ impl NodeStore {
         images
     }
 
-    /// The record with this name, whether or not the CRI knows it.
+    /// The record with this name. The CRI may not know the record.
     pub fn record(&self, reference: &Reference) -> Option<&Record> {
         self.records.get(&reference.full())
     }
 
-    /// The target for a new record of an image: the manifest that has the digest, if a
-    /// record leads to it; else the target of the image's name in the same repository;
-    /// else that of any of its names.
+    /// The target for a new record of an image, in order of preference: the manifest with
+    /// the reference's digest, if a record points at it; the target of a name of the
+    /// image in the same repository; the target of any other name of the image.
     pub fn target_for(&self, reference: &Reference, image: &ImageId) -> Option<&Target> {
         let repository = reference.repository();
         let leading = self.leading.get(image)?.iter();
@@ -265,7 +268,7 @@ impl NodeStore {
         best.map(|record| &record.target)
     }
 
-    /// The name of another record, not in `without`, with the same target.
+    /// The name of another record with the same target. Ignores the records in `without`.
     pub fn another(&self, record: &Record, without: &BTreeSet<String>) -> Option<&str> {
         let mut others = self.records.values().filter(|other| {
             other.target.digest == record.target.digest && !without.contains(&other.name)
@@ -275,8 +278,8 @@ impl NodeStore {
             .map(|other| other.name.as_str())
     }
 
-    /// A tag in the repository of this reference. A pod may write it together with the
-    /// digest.
+    /// A tag in the repository of this reference. A pod may use this tag together with
+    /// the digest.
     pub fn tag_beside(&self, reference: &Reference) -> Option<String> {
         let repository = reference.repository().familiar();
         let mut entries = self.store.entries_of(&repository);
@@ -284,7 +287,7 @@ impl NodeStore {
         Some(tag.as_str().to_owned())
     }
 
-    /// Images that no reference leads to.
+    /// Images that no reference points at.
     pub fn nameless(&self) -> impl Iterator<Item = &ImageId> {
         let named: BTreeSet<ImageId> = self.store.references().map(|(_, image)| image).collect();
         self.images

@@ -1,14 +1,15 @@
-//! `repositories.json`: Docker's reference store, read and written exactly as
-//! the engine does.
+//! `repositories.json`: Docker's reference store, read and written exactly as the engine
+//! does.
 //!
 //! The format belongs to moby (`daemon/internal/refstore/store.go`, v28.5;
-//! `reference/store.go` up to v23): one JSON object whose `Repositories` maps
-//! a familiar repository name to its references, each pointing at an image
-//! ID. The engine reads the file once, at its start, and rewrites it whole.
+//! `reference/store.go` up to v23). The file is one JSON object, whose key `Repositories`
+//! maps each familiar repository name to its references. Each reference points at an
+//! image ID. The engine reads the file once, when it starts, and rewrites the whole file
+//! on every change.
 //!
-//! The model is strict where a guess could lose a reference: duplicate keys, wrong types
-//! and broken text are errors that name the place. It keeps what it does not know:
-//! entries that it cannot interpret and unknown top-level keys stay unchanged and can be
+//! The parser is strict wherever a guess could lose a reference: duplicate keys, wrong
+//! types and invalid text are errors that name the position. Unknown data is kept:
+//! entries without a meaning and unknown top-level keys are not changed, and can be
 //! listed.
 
 use std::cmp::Ordering;
@@ -29,14 +30,14 @@ pub use moby_json::Text;
 /// The file's name in `<data-root>/image/<driver>/`.
 pub const FILE_NAME: &str = "repositories.json";
 
-/// The largest file that is read, in bytes. A reference takes about 170 bytes, so a file
-/// may have some 1,500,000 of them.
+/// The largest file that is read, in bytes. A reference takes about 170 bytes, so such a
+/// file has about 1,500,000 references.
 pub const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
 const REPOSITORIES: &str = "Repositories";
 
 /// The reference store of one storage driver: the file that was read, and the edits to
-/// it. Copies share the file.
+/// it. Clones share the file.
 #[derive(Debug, Clone)]
 pub struct Store {
     file: Arc<File>,
@@ -64,19 +65,19 @@ impl Default for Store {
     }
 }
 
-/// Two stores are equal when they would be written as the same bytes.
+/// Two stores are equal if they would be written as the same bytes.
 impl PartialEq for Store {
     fn eq(&self, other: &Self) -> bool {
         self.to_bytes() == other.to_bytes()
     }
 }
 
-/// One reference, as written in the file.
+/// One reference, as the file contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
     pub repository: &'a str,
     pub key: &'a str,
-    /// The image ID, as written.
+    /// The image ID, as the file contains it.
     pub value: &'a str,
 }
 
@@ -86,7 +87,7 @@ pub enum Misfit {
     /// The engine silently skips a reference that it cannot parse.
     #[error("not a reference: {0}")]
     Reference(#[from] ReferenceError),
-    /// The engine looks a reference up only by its familiar form, under its own
+    /// The engine looks for a reference only in its familiar form and under its own
     /// repository.
     #[error("the engine looks for it as {key:?} under {repository:?}, not here")]
     Misplaced { repository: String, key: String },
@@ -102,7 +103,8 @@ pub enum StoreError {
     TooLarge { size: u64 },
     #[error("not UTF-8 at byte {offset}")]
     NotUtf8 { offset: usize },
-    /// Invalid JSON, or JSON of another shape. The message names line and column.
+    /// The text is not JSON, or is JSON with the wrong content. The message contains the
+    /// line and the column.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
 }
@@ -113,8 +115,8 @@ pub enum StoreError {
 pub struct Occupied(pub String);
 
 impl Store {
-    /// Reads a store: one JSON object of the right shape, with only white space around
-    /// it.
+    /// Parses a store: one JSON object with the right keys and types. Only white space
+    /// may surround it.
     pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, StoreError> {
         Ok(Self {
             file: Arc::new(read::read(bytes.into())?),
@@ -127,19 +129,19 @@ impl Store {
         self.file.text.as_bytes()
     }
 
-    /// The bytes that the engine itself would write: Go's `json.Marshal`,
-    /// keys in byte order, no newline at the end. Unknown top-level keys
-    /// stay where they were read, their values letter for letter.
+    /// The bytes that the engine itself would write: Go's `json.Marshal`, with keys in
+    /// byte order and without a final newline. Unknown top-level keys keep their
+    /// position, and their values are copied verbatim.
     pub fn text(&self) -> Text {
         moby_json::write(self)
     }
 
-    /// The file that the store was read from, unchanged.
+    /// The file that the store was read from, without the edits.
     pub fn text_as_read(&self) -> Text {
         moby_json::as_read(self)
     }
 
-    /// The bytes of [`Store::text`], in one piece.
+    /// The bytes of [`Store::text`] as one vector.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.text().pieces().concat()
     }
@@ -161,7 +163,7 @@ impl Store {
         .entries()
     }
 
-    /// The entries whose keys end with one of these digests.
+    /// The entries for one of these digests.
     pub fn entries_with(&self, digests: &BTreeSet<String>) -> impl Iterator<Item = Entry<'_>> {
         let lengths: BTreeSet<usize> = digests.iter().map(String::len).collect();
         self.entries().filter(move |entry| {
@@ -178,7 +180,7 @@ impl Store {
         self.entries().filter_map(|entry| entry.meaning().ok())
     }
 
-    /// The top-level keys that this model does not know and keeps.
+    /// The top-level keys that this parser does not know. They are kept.
     pub fn unknown_keys(&self) -> impl Iterator<Item = &str> {
         self.file.top_level.iter().filter_map(|entry| match entry {
             TopLevel::Repositories => None,
@@ -186,12 +188,12 @@ impl Store {
         })
     }
 
-    /// The image that a reference points at, as written in the file.
+    /// The image that a reference points at, as the file contains it.
     pub fn get(&self, reference: &Reference) -> Option<&str> {
         self.value(&reference.repository().familiar(), &reference.familiar())
     }
 
-    /// Whether the store has this entry, with this value.
+    /// Whether the store contains this entry with this value.
     pub fn has(&self, entry: &Entry<'_>) -> bool {
         self.value(entry.repository, entry.key) == Some(entry.value)
     }
@@ -213,8 +215,8 @@ impl Store {
     }
 
     /// Points a reference at an image, under its own repository's key. Returns whether
-    /// that changed anything. Returns [`Occupied`] if the reference points at another
-    /// image, so that it never moves silently: remove it first.
+    /// the store changed. Returns [`Occupied`] if the reference already points at another
+    /// image: the caller must remove such a reference first.
     pub fn insert(&mut self, reference: &Reference, image: &ImageId) -> Result<bool, Occupied> {
         let image = image.to_string();
         match self.get(reference) {
@@ -235,7 +237,8 @@ impl Store {
         Some(image)
     }
 
-    /// Restores the value that [`Store::remove`] returned, even if it is not an image ID.
+    /// Restores a value that [`Store::remove`] returned. The value need not be an image
+    /// ID.
     pub(crate) fn put_back(&mut self, reference: &Reference, image: &str) {
         self.edit(reference, Some(image.to_owned()));
     }
@@ -273,22 +276,23 @@ impl Store {
 /// A repository, with its edits.
 struct Whole<'a> {
     name: &'a str,
-    /// The repository's key in the file. `None` if it is new, or a caller looked up one
-    /// repository.
+    /// The repository's key in the file. `None` if the repository is new, or if a caller
+    /// looked up this repository alone.
     key: Option<Span>,
     file: &'a File,
     read: &'a [Pair],
     edits: Option<&'a Edits>,
 }
 
-/// A reference: its key, its value, and its place in the file if it was read from there.
+/// A reference: its key, its value, and its position if it is in the file.
 type Held<'a> = (&'a str, &'a str, Option<Pair>);
 
 impl<'a> Whole<'a> {
     fn references(&self) -> impl Iterator<Item = Held<'a>> + use<'a> {
         let file = self.file;
         let read = move |pair: &Pair| (file.str(pair.key), file.str(pair.value), Some(*pair));
-        // Most repositories have no edits, and this function is called often.
+        // The fast path: most repositories have no edits, and this function is called
+        // often.
         let (as_read, with_edits) = match self.edits {
             None => (self.read, None),
             Some(edits) => (&[][..], Some((self.read, edits))),
@@ -317,7 +321,7 @@ impl<'a> Whole<'a> {
     }
 }
 
-/// Merges two sequences that are sorted by their keys.
+/// Merges two sequences. Both are sorted by their keys.
 fn in_order<'a, A, B>(
     one: impl Iterator<Item = (&'a str, A)>,
     other: impl Iterator<Item = (&'a str, B)>,
@@ -357,7 +361,8 @@ fn meaning(repository: &str, key: &str, value: &str) -> Result<(Reference, Image
     if reference.tag().is_none() && reference.digest().is_none() {
         return Err(Misfit::NameOnly);
     }
-    // If a reference has both, the engine drops the tag before the lookup.
+    // The engine drops the tag of a reference that also has a digest before it looks it
+    // up.
     let sought = match (reference.tag(), reference.digest()) {
         (Some(_), Some(digest)) => reference.repository().clone().with_digest(digest.clone()),
         _ => reference,

@@ -1,4 +1,4 @@
-//! Layers: which of them are in the content store, and by which references.
+//! Layers: which layers the content store contains, and which references need them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,9 +28,10 @@ fn layers(manifest: &str) -> Option<impl Iterator<Item = Digest>> {
 }
 
 impl ContainerdStore {
-    /// Whether an image's layers are here as these manifests name them. The check is by
-    /// files alone, which may belong to another client of containerd. Without the layers,
-    /// an image that is here unpacked still runs, but can be neither saved nor pushed.
+    /// Whether the content store contains an image's layers in the form that these
+    /// manifests name. The check looks only for files, which may belong to another client
+    /// of containerd. An image that is unpacked runs without these layers, but Docker can
+    /// neither save nor push it.
     pub fn has_layers<T: AsRef<str>>(
         &self,
         manifests: &BTreeMap<Digest, T>,
@@ -45,21 +46,21 @@ impl ContainerdStore {
         })
     }
 
-    /// Whether the layers that one manifest names are here.
+    /// Whether the content store contains the layers that one manifest names.
     pub(super) fn has_all_layers(&self, manifest: &str) -> bool {
         let is_here = |layer| self.listing.reads(&layer) && self.content.has(&layer);
         layers(manifest).is_some_and(|mut layers| layers.all(is_here))
     }
 
-    /// Whether a layer is here that this digest's manifests name.
+    /// Whether the content store contains any layer that this digest's manifests name.
     pub fn holds_layers(&self, digest: &Digest) -> bool {
         let named = self.named_by(digest);
         named.iter().any(|layer| self.content.has(layer))
     }
 
-    /// Whether dropping these references also removes layers of this digest from the
-    /// content store: no other reference with a record of its own has a manifest that
-    /// names them. Loading manifests would not restore them.
+    /// Whether dropping the references in `without` also removes layers of this digest
+    /// from the content store. It does if no other reference with its own record has a
+    /// manifest that names these layers. Loading manifests would not restore them.
     pub fn loses_layers(&self, digest: &Digest, without: &BTreeSet<&Reference>) -> bool {
         let mut held = self.named_by(digest);
         held.retain(|layer| self.content.has(layer));
@@ -77,8 +78,8 @@ impl ContainerdStore {
         !held.is_empty()
     }
 
-    /// Every layer that a manifest names. For an index, those that its manifests here
-    /// name.
+    /// Every layer that a manifest names. For an index, every layer that its manifests in
+    /// the content store name.
     fn named_by(&self, target: &Digest) -> BTreeSet<Digest> {
         let mut cache = self.layers.borrow_mut();
         let named = cache.entry(target.clone()).or_insert_with(|| {

@@ -34,7 +34,7 @@ fn a_loaded_image_has_the_id_of_its_config_and_no_digest() {
     }
 }
 
-/// `docker images` shows the made-up digest, so a user may claim it.
+/// `docker images` shows the generated digest, so a user may claim it.
 #[test]
 fn a_digest_that_was_made_up_counts_when_it_is_vouched_for() {
     let engine = FakeImages::new();
@@ -63,7 +63,8 @@ fn a_pulled_image_has_the_digest_that_its_tag_leads_to() {
     let here = read(&engine);
     let pinned = reference(&format!("lab/app@{digest}"));
     assert!(here.store.points_at(&pinned, &image));
-    // The digest has no record of its own: it goes with the tag.
+    // The digest does not have its own record, so removing the tag also removes the
+    // digest.
     assert!(!here.has_another(&[&reference("lab/app:v1")].into(), &image));
     assert!(here.has_another(&[&pinned].into(), &image));
 }
@@ -96,8 +97,8 @@ fn what_is_not_listed_is_found_when_it_is_asked_for() {
     assert!(here.has_layers(&proof, &image), "its layer came");
 }
 
-/// containerd lists every name. Whether the engine finds a name without blobs, only the
-/// engine can tell.
+/// containerd lists every name. Only the engine knows whether it finds a name without its
+/// blobs.
 #[test]
 fn what_is_not_listed_is_had_from_containerd() {
     let engine = FakeImages::new();
@@ -128,8 +129,8 @@ fn what_is_not_listed_is_had_from_containerd() {
     assert_eq!(found, None, "the engine itself says so");
 }
 
-/// Docker 28.5 shows missing layers in its list, 29 does not: the content store tells,
-/// and 29 marks each manifest.
+/// Docker 28.5 shows missing layers in its list. Docker 29 does not, but it marks each
+/// manifest whose layers are missing. The content store shows them in both cases.
 #[test]
 fn missing_layers_are_seen_on_every_engine() {
     for (is_29, of_another, has_containerd) in [
@@ -174,7 +175,7 @@ fn missing_layers_are_seen_on_every_engine() {
     }
 }
 
-/// The state after `docker load` of an image that was saved by its digest.
+/// The store after `docker load` of an image that was saved by its digest.
 #[test]
 fn an_image_without_a_name_is_here_and_told_by_what_docker_calls_it() {
     let engine = FakeImages::new();
@@ -209,7 +210,7 @@ fn of_an_index_the_image_for_this_machine_counts() {
         .borrow_mut()
         .insert(pinned.clone(), digest.clone());
     assert!(read(&engine).store.points_at(&pinned, &image));
-    // Without the other, the engine takes the image for another machine.
+    // Without the image for its own platform, the engine uses the other image.
     engine.lose(&of(&served(&image)));
     assert!(read(&engine).store.points_at(&pinned, &foreign));
     engine.lose(&of(&served(&foreign)));

@@ -1,4 +1,5 @@
-//! Damage: the state of a reference store that cannot be read, and the backup to restore.
+//! Damage: what is wrong with a reference store that cannot be read, and which backup to
+//! restore.
 
 use std::fmt;
 use std::fs;
@@ -9,22 +10,23 @@ use super::ImageDir;
 use crate::store::repositories::{FILE_NAME, MAX_BYTES, Store, StoreError};
 use crate::sys::plain_file::{self, Links};
 
-/// The text between the file's name and the transaction in the name of a backup.
+/// The text between the name of the file and the ID of the transaction in a backup's
+/// name.
 const BACKUP: &str = ".digestfix-";
 
-/// The number of backups to check, newest first.
+/// The number of backups to check, beginning with the newest.
 const MOST_BACKUPS: usize = 10;
 
-/// What the content of an unreadable file looks like.
+/// The kind of damage that the content of an unreadable file shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damage {
     Empty,
     /// The file system allocated space, but nothing was written to it.
     Zeros,
     CutShort,
-    /// The file begins with a byte-order mark, which Docker does not read.
+    /// The file begins with a byte-order mark, which Docker cannot parse.
     Marked,
-    /// JSON of another shape, or not JSON.
+    /// JSON with other content than a reference store, or not JSON at all.
     Other,
 }
 
@@ -53,7 +55,7 @@ impl fmt::Display for Damage {
 }
 
 impl ImageDir {
-    /// The newest backup that is complete and has a reference.
+    /// The newest backup that is complete and contains a reference.
     pub(crate) fn former(&self) -> Option<PathBuf> {
         let names = fs::read_dir(self.path()).ok()?.flatten();
         let is_backup = |path: &PathBuf| {

@@ -1,4 +1,4 @@
-//! File of the reference store: reads it, and compares it with expected content.
+//! The file of a reference store: reads it, and compares it with expected content.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -12,36 +12,36 @@ use crate::store::repositories::{self, Store, StoreError};
 use crate::sys::at_once::at_once;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 
-/// The size of the buffer for comparing a file piece by piece, in bytes.
+/// The size of the buffer that compares a file in pieces, in bytes.
 const AT_ONCE: usize = 256 * 1024;
 
-/// The size in bytes from which two threads read a file. Most of the time goes into the
-/// memory that receives it.
+/// The size in bytes from which two threads read a file. Most of the time is spent on the
+/// memory that receives the bytes, so two threads are faster.
 const LARGE: usize = 1 << 20;
 
-/// Two changes of a file that are at most this far apart may have the same timestamp. The
-/// kernel's clock for timestamps advances at least every 10 ms.
+/// Two changes of a file within this time may have the same timestamp. The kernel's clock
+/// for timestamps advances at least every 10 ms.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The same for a file system with timestamps in seconds (ext4 with inodes of 128 bytes)
-/// or in steps of two seconds (vfat).
+/// Like [`TICK`], for a file system with timestamps in seconds (ext4 with inodes of 128
+/// bytes) or in steps of two seconds (vfat).
 const COARSE_TICK: Duration = Duration::from_secs(3);
 
-/// The reference store at one moment.
+/// The reference store at one point in time.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub store: Store,
     stamp: Stamp,
 }
 
-/// A file's metadata before the file was read.
+/// The metadata of a file, from before the file was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
-    /// Whether every later change would get another timestamp.
+    /// Whether every later change of the file will have another timestamp.
     is_settled: bool,
 }
 
@@ -67,8 +67,8 @@ impl Stamp {
     }
 }
 
-/// Whether a change from now on gets a later timestamp than this one. Both count from
-/// 1970.
+/// Whether a change from now on will have a later timestamp than this one. Both values
+/// count from 1970.
 fn is_past((seconds, nanos): (i64, i64), now: Duration) -> bool {
     let tick = if nanos == 0 { COARSE_TICK } else { TICK };
     let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
@@ -82,8 +82,8 @@ impl ImageDir {
         Ok(self.look()?.store)
     }
 
-    /// Reads the reference store. [`ImageDir::is_still`] can tell later whether it has
-    /// changed.
+    /// Reads the reference store. Later, [`ImageDir::is_still`] can check whether the
+    /// file has changed.
     pub fn look(&self) -> Result<Snapshot, ReadError> {
         let path = self.store_path();
         let (file, metadata) = self.open_store(&path)?;
@@ -118,7 +118,7 @@ impl ImageDir {
         read(file, metadata.len()).map_err(ReadError::io(&path))
     }
 
-    /// Whether the reference store is unchanged since the snapshot.
+    /// Whether the reference store has not changed since the snapshot.
     pub fn is_still(&self, seen: &Snapshot) -> Result<bool, ReadError> {
         let (_, metadata) = self.open_store(&self.store_path())?;
         if seen.stamp.shows_no_change(&metadata) {
@@ -127,7 +127,7 @@ impl ImageDir {
         self.is(&[seen.store.as_read()])
     }
 
-    /// Whether the reference store's file consists of these pieces.
+    /// Whether the reference store's file is the concatenation of these pieces.
     pub fn is(&self, pieces: &[&[u8]]) -> Result<bool, ReadError> {
         let path = self.store_path();
         let (file, _) = self.open_store(&path)?;
@@ -162,7 +162,7 @@ impl ImageDir {
     }
 }
 
-/// Whether a file consists of these pieces.
+/// Whether a file is the concatenation of these pieces.
 pub(crate) fn is_made_of(file: &File, pieces: &[&[u8]]) -> io::Result<bool> {
     let mut buffer = vec![0; AT_ONCE];
     let mut at = 0;
@@ -180,8 +180,9 @@ pub(crate) fn is_made_of(file: &File, pieces: &[&[u8]]) -> io::Result<bool> {
     Ok(file.read_at(&mut buffer, at)? == 0)
 }
 
-/// Reads a file up to its end, even if it is longer or shorter than `size` by now. Reads
-/// at most one byte more than a store may have.
+/// Reads a file to its end, even if it has become longer or shorter than `size`. Stops
+/// one byte after the largest allowed size, so that the caller sees that the file is too
+/// large.
 fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
     let size = usize::try_from(size.min(repositories::MAX_BYTES + 1)).unwrap_or_default();
     let mut bytes = Vec::new();
@@ -194,7 +195,7 @@ fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
             || file.read_exact_at(other, halfway),
         );
         match one.and(other) {
-            // The file is shorter by now.
+            // The file has become shorter.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => bytes.clear(),
             read => read?,
         }

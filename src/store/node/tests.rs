@@ -27,7 +27,7 @@ fn only_names_that_the_cri_finds_are_references() {
         node.tag(name, &target);
     }
     node.tag(&format!("docker.io/lab/app:v1@{target}"), &target);
-    // A record that leads to no image, such as that of an artifact.
+    // A record that does not lead to an image, such as the record of an artifact.
     let strange = node.blob("{}");
     node.tag("docker.io/lab/chart:v1", &strange);
     let here = read(&node);
@@ -94,7 +94,7 @@ fn a_new_record_leads_to_what_its_digest_is_of_if_that_is_here() {
     node.tag("docker.io/lab/first:v1", &elsewhere);
     let here = read(&node);
     assert_eq!(target(&here, &pulled, 'a'), Some(pulled.clone()));
-    // The new record leads to the same target as the other names in its repository.
+    // The new record points at the same target as the other names in its repository.
     assert_eq!(target(&here, &other, 'a'), Some(pulled.clone()));
     assert_eq!(here.tag_beside(&wanted(&other)), Some("v1".to_owned()));
 }

@@ -1,23 +1,23 @@
-//! File of a reference store as it was read: its text, and an index of the places of its
-//! references.
+//! The file of a reference store, as it was read: its text, and an index with the
+//! positions of its references.
 //!
-//! A host may have hundreds of thousands of references, and a run is about a few of them.
-//! So a reference is copied and parsed only on request. Its entry in the index takes 16
-//! bytes.
+//! A host may have hundreds of thousands of references, but a run needs only a few of
+//! them. So a reference is copied and parsed only when it is needed. Its entry in the
+//! index takes 16 bytes.
 
 use std::ops::Range;
 
 use serde_json::value::RawValue;
 
-/// A key of the file's outermost object. The keys keep the order of the file.
+/// A key of the file's outermost object. Keys stay in the order of the file.
 #[derive(Debug, Clone)]
 pub(super) enum TopLevel {
     Repositories,
     Unknown { key: String, value: Box<RawValue> },
 }
 
-/// A piece of [`File::text`]. Positions behind its end are in [`File::unescaped`]. Files
-/// have fewer than 2^32 bytes.
+/// A part of [`File::text`]. A position behind the end of the text is in
+/// [`File::unescaped`]. Files have fewer than 2^32 bytes, so 32 bits suffice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub start: u32,
@@ -25,7 +25,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// A span, or `None` if a number does not fit.
+    /// A span. `None` if a number does not fit into 32 bits.
     pub(super) fn new(start: usize, len: usize) -> Option<Self> {
         Some(Self {
             start: start.try_into().ok()?,
@@ -57,13 +57,13 @@ pub(super) struct Pair {
 #[derive(Debug)]
 pub(super) struct File {
     pub text: String,
-    /// The unescaped form of strings that the text has with escapes.
+    /// Strings that contain escapes in the text, in unescaped form.
     pub unescaped: String,
-    /// Whether the text has no unescaped character that Go would escape.
+    /// Whether the text contains no unescaped character that Go would escape.
     pub is_plain: bool,
     /// The repositories, sorted by name.
     pub repositories: Vec<Repository>,
-    /// The references: those of one repository side by side, sorted by key.
+    /// The references, sorted by repository and key.
     pub pairs: Vec<Pair>,
     pub top_level: Vec<TopLevel>,
 }
@@ -101,16 +101,16 @@ impl File {
         found.ok().map(|at| self.str(pairs[at].value))
     }
 
-    /// The place of a string in the text, with its quotation marks, if the text has
-    /// exactly the form that Go writes.
+    /// The position of a string in the text, including its quotation marks. `None` unless
+    /// the text has exactly the form that Go writes.
     pub(super) fn written(&self, string: Span) -> Option<Range<usize>> {
         let range = string.range();
         let is_written = self.is_plain && range.end < self.text.len();
         is_written.then(|| range.start - 1..range.end + 1)
     }
 
-    /// The place of a reference with its image ID, if the text has exactly the form that
-    /// Go writes.
+    /// The position of a reference and its image ID in the text. `None` unless the text
+    /// has exactly the form that Go writes.
     pub(super) fn written_pair(&self, pair: Pair) -> Option<Range<usize>> {
         let (key, value) = (self.written(pair.key)?, self.written(pair.value)?);
         let between = self.text.as_bytes().get(key.end..value.start);
@@ -118,7 +118,7 @@ impl File {
     }
 }
 
-/// The text of a span.
+/// The text at a span.
 pub(super) fn piece<'a>(text: &'a str, unescaped: &'a str, span: Span) -> &'a str {
     let range = span.range();
     match range.start.checked_sub(text.len()) {

@@ -1,11 +1,12 @@
-//! Writer of a store in the form of Go's `json.Marshal` (Go 1.15 to 1.24,
-//! `encoding/json/encode.go`): compact, with characters escaped that have a meaning in
-//! HTML or JavaScript.
+//! Writes a store as Go's `json.Marshal` does (Go 1.15 to 1.24,
+//! `encoding/json/encode.go`): compact, and with escapes for characters that have a
+//! meaning in HTML or JavaScript.
 //!
-//! Go before 1.22 writes backspace and form feed as `\u0008` and `\u000c`, later versions
-//! as `\b` and `\f`. This writer uses the later form. No reference has either character.
+//! Go before 1.22 writes backspace and form feed as `\u0008` and `\u000c`. Later versions
+//! write `\b` and `\f`, and so does this writer. No reference contains either character.
 //!
-//! Text that the file already has in this form is reused, in pieces as large as possible.
+//! If the file's text already has this form, the writer reuses it, in pieces as large as
+//! possible.
 
 use std::io;
 use std::ops::Range;
@@ -18,7 +19,7 @@ use super::file::{File, TopLevel};
 use super::{REPOSITORIES, Store};
 use crate::sys::printable::write_escaped;
 
-/// The text of a store, ready to be written.
+/// The text of a store, ready for writing.
 #[derive(Debug)]
 pub struct Text {
     file: Arc<File>,
@@ -27,7 +28,7 @@ pub struct Text {
 
 #[derive(Debug)]
 enum Piece {
-    /// A range of the file that was read.
+    /// A range of the file from which the store was read.
     Read(Range<usize>),
     New(Vec<u8>),
 }
@@ -118,14 +119,15 @@ impl Writer<'_> {
     fn string(&mut self, text: &str) {
         let mut json = Vec::with_capacity(text.len() + 2);
         let mut serializer = serde_json::Serializer::with_formatter(&mut json, GoFormatter);
-        // Serializing a string into memory cannot fail.
+        // Serializing a string to memory cannot fail.
         if let Err(error) = text.serialize(&mut serializer) {
             unreachable!("a string could not be put into memory: {error}");
         }
         self.literal(&json);
     }
 
-    /// Appends bytes. Extends the last piece of the file if they follow it there.
+    /// Appends bytes. If the same bytes follow the last piece in the file, extends that
+    /// piece instead.
     fn literal(&mut self, bytes: &[u8]) {
         match self.pieces.last_mut() {
             Some(Piece::Read(range)) => {
@@ -140,7 +142,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Appends a piece of the file.
+    /// Appends a range of the file.
     fn read(&mut self, written: Range<usize>) {
         match self.pieces.last_mut() {
             Some(Piece::Read(range)) if range.end == written.start => range.end = written.end,

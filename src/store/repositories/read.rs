@@ -1,4 +1,4 @@
-//! Reader of a reference store's file: builds its index.
+//! Parses the file of a reference store, and builds an index of it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,14 +11,15 @@ use crate::store::repositories::{MAX_BYTES, REPOSITORIES, StoreError};
 use crate::sys::at_once::at_once;
 use crate::sys::strict_json::folds_to;
 
-/// The nesting limit of Go's parser for objects and arrays (`encoding/json`,
-/// `scanner.go`, since Go 1.15), including the outermost object.
+/// The deepest nesting of objects and arrays that Go's parser accepts (`encoding/json`,
+/// `scanner.go`, since Go 1.15). The outermost object counts.
 const MAX_NESTING: usize = 10_000;
 
-/// The size in bytes from which a second thread saves time.
+/// The size in bytes from which a second thread makes parsing faster.
 const LARGE: usize = 1 << 20;
 
-/// Reads a file: one JSON object of the right shape, with only white space around it.
+/// Parses a file: one JSON object with the right keys and types. Only white space may
+/// surround it.
 pub(super) fn read(bytes: Vec<u8>) -> Result<File, StoreError> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(StoreError::TooLarge {
@@ -62,13 +63,13 @@ pub(super) fn read(bytes: Vec<u8>) -> Result<File, StoreError> {
     })
 }
 
-/// Whether the text has none of the characters that Go escapes and other writers do not.
-/// (0xe2 begins U+2028 and U+2029, among others.)
+/// Whether the text contains none of the characters that Go escapes but other writers do
+/// not. (0xe2 is the first byte of U+2028 and U+2029, among others.)
 fn is_plain(text: &[u8]) -> bool {
     memchr::memchr3(b'<', b'>', b'&', text).is_none() && memchr::memchr(0xe2, text).is_none()
 }
 
-/// The nesting depth of objects and arrays in valid JSON.
+/// The nesting depth of objects and arrays in a text that is valid JSON.
 fn nesting(json: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let mut in_string = false;
@@ -76,7 +77,7 @@ fn nesting(json: &str) -> usize {
     while let Some(byte) = bytes.next() {
         match byte {
             b'"' => in_string = !in_string,
-            // The character after a backslash neither begins nor ends a string.
+            // A quotation mark after a backslash neither begins nor ends a string.
             b'\\' => drop(bytes.next()),
             b'[' | b'{' if !in_string => {
                 depth += 1;
@@ -89,7 +90,7 @@ fn nesting(json: &str) -> usize {
     deepest
 }
 
-/// The part of the index that was built so far.
+/// The part of the index that is built so far.
 struct Index<'t> {
     text: &'t str,
     unescaped: String,
@@ -102,13 +103,13 @@ impl Index<'_> {
         piece(self.text, &self.unescaped, span)
     }
 
-    /// The place in the text of a string that was borrowed from it.
+    /// The position of a string that is a slice of the text.
     fn span_in_text(&self, string: &str) -> Option<Span> {
         let start = string.as_ptr().addr() - self.text.as_ptr().addr();
         Span::new(start, string.len())
     }
 
-    /// Stores a string that the text has only with escapes.
+    /// Stores a string that contains escapes in the text.
     fn keep(&mut self, string: &str) -> Option<Span> {
         let start = self.text.len() + self.unescaped.len();
         self.unescaped.push_str(string);
@@ -116,22 +117,23 @@ impl Index<'_> {
     }
 
     fn count(&self) -> u32 {
-        // Each pair takes more than one byte of the text, which has fewer than 2^32.
+        // A pair takes more than one byte of the text, and the text has fewer than 2^32
+        // bytes.
         u32::try_from(self.pairs.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// Finds duplicate keys of an object. Go writes keys sorted, so comparing each with the
-/// one before is enough. From the first key that is not in order on, all keys are kept in
-/// a set.
+/// Finds duplicate keys of an object. Go writes sorted keys, so comparing each key with
+/// the previous one is enough. As soon as a key is out of order, all keys are kept in a
+/// set.
 #[derive(Default)]
 struct Order {
     all: Option<BTreeSet<String>>,
 }
 
 impl Order {
-    /// Adds the next key. Returns false if it is a duplicate. `earlier` are the keys
-    /// before it, in their order.
+    /// Adds the next key. Returns false if the key is a duplicate. `earlier` contains the
+    /// keys before it, in their order.
     fn takes<'k>(
         &mut self,
         key: &str,
@@ -191,8 +193,8 @@ impl<'de> Visitor<'de> for TopLevelSeed<'_, 'de> {
                     return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
                 }
                 let value: Box<RawValue> = map.next_value()?;
-                // serde_json does not limit the nesting of raw values. The engine's
-                // parser does, and the engine would not start with this file.
+                // serde_json does not limit the nesting of raw values, but the engine's
+                // parser does. The engine would not start with such a file.
                 if nesting(value.get()) >= MAX_NESTING {
                     return Err(A::Error::custom(format_args!(
                         "the value of {key:?} is nested deeper than the engine reads ({MAX_NESTING})"
@@ -305,10 +307,11 @@ impl<'de> Visitor<'de> for RepositorySeed<'_, 'de> {
     }
 }
 
-/// Reads a string as a place in the text.
+/// Reads a string as a position in the text.
 struct StringSeed<'i, 't> {
     index: &'i mut Index<'t>,
-    /// If the string is an image ID: its repository and reference, for the error message.
+    /// The repository and the reference of an image ID, for the error message. `None` if
+    /// the string is not an image ID.
     value_of: Option<(Span, Span)>,
 }
 

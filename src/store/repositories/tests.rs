@@ -126,7 +126,7 @@ fn characters_are_escaped_as_go_does() {
     assert_eq!(text(&parse(file)), file);
 }
 
-/// An editor may have left these characters unescaped.
+/// Go would have escaped these characters, but another editor may not have.
 #[test]
 fn characters_that_go_escapes_are_escaped_wherever_they_come_from() {
     for (read, written) in [("<", "\\u003c"), ("&", "\\u0026"), ("\u{2028}", "\\u2028")] {
@@ -256,8 +256,8 @@ fn every_misfit_is_kept_and_says_what_is_wrong() {
     );
 }
 
-/// The message ends with line and column. Both count from 1, and the column is that of
-/// the last byte that was read.
+/// The message ends with a line and a column. Both count from 1. The column is the
+/// position of the last byte that was read.
 #[test]
 fn what_is_no_store_is_refused_with_its_place() {
     let id = format!("\"{ID}\"");
@@ -269,7 +269,7 @@ fn what_is_no_store_is_refused_with_its_place() {
         ("{\"Repositories\":{\"a\":{},\n \"a\":{}}}", r#"duplicate repository "a""#, "line 2 column 4"),
         ("{\"Repositories\":{\"a\":{\"a:1\":ID,\n\"a:1\":ID}}}", r#"duplicate reference "a:1" in repository "a""#, "line 2 column 5"),
         ("{\"Repositories\":{\"a\":{\"a:1\":ID,\n\n\"a\\u003a1\":ID}}}", r#"duplicate reference "a:1" in repository "a""#, "line 3 column 10"),
-        // Keys that Go takes for "Repositories".
+        // Keys that Go reads as "Repositories".
         ("{\"repositories\":{}}", r#"reads the key "repositories" as "Repositories""#, "line 1 column 15"),
         ("{\"REPOSITORIES\":null}", r#"reads the key "REPOSITORIES" as "Repositories""#, "line 1 column 15"),
         ("{\"Repo\u{17f}itories\":{}}", "reads the key \"Repo\u{17f}itories\" as \"Repositories\"", "line 1 column 16"),
@@ -292,7 +292,7 @@ fn what_is_no_store_is_refused_with_its_place() {
         ("{\"Repositories\":{\"a\":{\"a:1\":[]}}}", "invalid type: sequence, expected an image ID", "line 1 column 28"),
         ("{\"Repositories\":{\"a\":{\"a:1\":{}}}}", "invalid type: map, expected an image ID", "line 1 column 28"),
         ("{\"Repositories\":{\"a\":{\"a:1\":false}}}", "invalid type: boolean `false`, expected an image ID", "line 1 column 33"),
-        // Broken text.
+        // Invalid text.
         ("", "EOF", "line 1 column 0"),
         (" \n", "EOF", "line 2 column 0"),
         ("\u{feff}{}", "expected value", "line 1 column 1"),
@@ -369,7 +369,7 @@ fn deep_nesting_is_an_error_and_nothing_worse() {
     }
 }
 
-/// The engine's parser reads 10,000 levels, including the file's own object.
+/// The engine's parser accepts 10,000 levels, including the outermost object.
 #[test]
 fn an_unknown_value_may_nest_as_deep_as_the_engine_reads() {
     let file = |depth: usize, open: &str, close: &str| {

@@ -31,7 +31,7 @@ fn a_large_file_is_read_whole() {
     let (_root, images, path) = root(&text);
     assert_eq!(images.read_bytes().unwrap(), text.as_bytes());
     assert_eq!(images.read().unwrap().entries().count(), 10_000);
-    // The file has another size than its metadata said.
+    // The file's size differs from the size in its metadata.
     for size in [0, 1, LARGE as u64, text.len() as u64 + 1, u64::MAX] {
         let file = File::open(&path).unwrap();
         assert_eq!(read(file, size).unwrap(), text.as_bytes(), "{size}");
@@ -78,7 +78,7 @@ fn a_change_is_seen_however_soon_it_comes() {
         assert!(images.is_still(&seen).unwrap());
         fs::write(&path, r#"{"repositories":{}}"#).unwrap();
         assert!(!images.is_still(&seen).unwrap(), "{wait:?}");
-        // The same content as before, with another timestamp.
+        // The content is the same, but the timestamp is not.
         fs::write(&path, r#"{"Repositories":{}}"#).unwrap();
         assert!(images.is_still(&seen).unwrap(), "{wait:?}");
     }
@@ -118,7 +118,7 @@ fn times_are_believed_once_they_are_past() {
     }
 }
 
-/// A file system with timestamps in whole seconds.
+/// On a file system with timestamps in whole seconds.
 #[test]
 fn coarse_times_are_believed_later() {
     let stamp = |nanos: i64, age: Duration| is_past((1_000, nanos), Duration::new(1_000, 0) + age);
