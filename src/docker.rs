@@ -1,4 +1,5 @@
-//! Docker's API ([`engine`]), its [`container`]s, and the [`content_store`] that it uses.
+//! Docker: its API ([`engine`]), its [`container`]s, and the [`content_store`] in which
+//! it keeps manifests.
 
 pub mod container;
 pub mod content_store;

@@ -1,4 +1,4 @@
-//! Containers: the properties that matter for a restart of Docker.
+//! Containers: their properties that matter when Docker restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,47 +7,50 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The label that swarm sets on its services' containers.
+/// The label of containers that belong to a swarm service.
 const SWARM_TASK: &str = "com.docker.swarm.task.id";
 
 const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 const COMPOSE_DEPENDS_ON: &str = "com.docker.compose.depends_on";
 
-/// A container that runs, or ran when it was inspected (`GET /containers/{id}/json`).
+/// A container that runs, or that ran when digestfix inspected it (`GET
+/// /containers/{id}/json`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Container {
     pub id: String,
     pub name: String,
     pub status: Status,
-    /// The ID of its first process. 0 if there is none.
+    /// The ID of the container's first process. 0 if the container does not run.
     pub pid: u32,
-    /// The time of its last start, in Docker's format.
+    /// The time at which the container last started, in Docker's format.
     pub started_at: String,
     pub restart_policy: RestartPolicy,
-    /// The limit of restarts (`--restart on-failure:N`). 0 for no limit.
+    /// The limit of restarts (`--restart on-failure:N`). 0 means no limit.
     pub max_retries: u32,
-    /// Whether Docker removes it, and its anonymous volumes, when it stops (`--rm`).
+    /// Whether Docker removes the container and its anonymous volumes when it stops
+    /// (`--rm`).
     pub auto_remove: bool,
-    /// Whether it belongs to a swarm service: swarm replaces it.
+    /// Whether the container belongs to a swarm service. Swarm replaces such a container.
     pub swarm_task: bool,
     pub health_check: bool,
-    /// The host's ports that lead to it, or will once a restarting container runs again.
+    /// The host's ports that are published for the container. For a restarting container,
+    /// the ports that Docker will publish when it runs again.
     pub published: BTreeSet<Published>,
     /// The number of running `docker exec` sessions.
     pub execs: usize,
-    /// The containers that must run for it to start, each by ID or name.
+    /// The containers that must run before this one can start, each by ID or name.
     needs: Vec<String>,
-    /// Its Compose project and service.
+    /// The container's Compose project and service.
     service: Option<(String, String)>,
-    /// The services of that project that must start before it.
+    /// The services of that Compose project that must start before this container.
     after_services: Vec<String>,
 }
 
-/// A port of the host that leads to a container.
+/// A port of the host that Docker forwards to a container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Published {
-    /// The address. Unspecified for all addresses of the family.
+    /// The host's address. The unspecified address means all addresses of the family.
     pub ip: IpAddr,
     pub port: u16,
     /// `tcp`, `udp` or `sctp`.
@@ -65,7 +68,7 @@ pub enum Status {
     #[default]
     Running,
     Paused,
-    /// It ended, and Docker will start it again by its restart policy.
+    /// The container ended, and Docker will start it again because of its restart policy.
     Restarting,
     /// `created`, `exited`, `removing`, `dead`, …
     Down(String),
@@ -82,7 +85,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// `--restart`.
+/// A restart policy (`docker run --restart`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
@@ -95,7 +98,7 @@ pub enum RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// The word for `--restart`.
+    /// The value for `--restart`.
     pub fn word(self) -> &'static str {
         match self {
             Self::No => "no",
@@ -116,16 +119,16 @@ pub struct Change {
 pub enum Happened {
     Removed,
     Stopped(String),
-    /// It runs, but with another process.
+    /// The container runs, but with a different process.
     Restarted,
-    /// Docker no longer lists it, but its files are still in this directory.
+    /// Docker no longer lists the container, but its files are still in this directory.
     Unlisted(PathBuf),
-    /// The process is the same, but was paused or unpaused.
+    /// The process is the same, but the container was paused or unpaused.
     Now(Status),
 }
 
 impl Happened {
-    /// One word for machines.
+    /// One word, for machine-readable output.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Removed => "removed",
@@ -157,14 +160,14 @@ impl fmt::Display for Change {
 }
 
 impl Container {
-    /// The difference to `now`, the present container with the same ID.
+    /// What changed in this container. `now` is its present state, found by the same ID.
     pub fn change(&self, now: Option<&Self>) -> Option<Change> {
         let what = match now {
             None => Happened::Removed,
             Some(now) => match (&self.status, &now.status) {
                 (_, Status::Down(word)) => Happened::Stopped(word.clone()),
-                // It starts and ends again and again, with or without a restart of
-                // Docker.
+                // A restarting container starts and ends repeatedly, even if Docker does
+                // not restart.
                 (Status::Restarting, _) => return None,
                 _ if (self.pid, &self.started_at) != (now.pid, &now.started_at) => {
                     Happened::Restarted
@@ -194,9 +197,9 @@ impl Container {
     }
 }
 
-/// Sorts containers by their last start, but each after those that it needs. It needs
-/// those whose network, process or IPC namespace or volumes it uses, those that it has
-/// links to, and those in its Compose dependencies.
+/// Sorts containers by the time of their last start, but puts each container after those
+/// that it needs. A container needs those whose network, process or IPC namespace or
+/// volumes it uses, those that it has links to, and those in its Compose dependencies.
 pub fn in_start_order(mut containers: Vec<Container>) -> Vec<Container> {
     containers.sort_by(|a, b| (&a.started_at, &a.id).cmp(&(&b.started_at, &b.id)));
     let mut ordered = Vec::with_capacity(containers.len());
@@ -215,7 +218,7 @@ pub fn in_start_order(mut containers: Vec<Container>) -> Vec<Container> {
     ordered
 }
 
-/// The used parts of the answer to `GET /containers/{id}/json`.
+/// The fields of the answer to `GET /containers/{id}/json` that digestfix uses.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Inspection {
@@ -282,7 +285,7 @@ struct NetworkSettingsAnswer {
     ports: Option<Ports>,
 }
 
-/// The host's ports, by the container's port and protocol.
+/// The published ports of the host, by the container's port and protocol.
 type Ports = BTreeMap<String, Option<Vec<PortAnswer>>>;
 
 #[derive(Deserialize)]
@@ -295,7 +298,7 @@ struct PortAnswer {
 }
 
 impl PortAnswer {
-    /// The ports of the host. An empty address means all addresses.
+    /// The published ports of the host. An empty address means all addresses.
     fn published(&self, protocol: &str) -> Vec<Published> {
         let Ok(port) = self.host_port.parse() else {
             return Vec::new();
@@ -340,7 +343,7 @@ impl From<Inspection> for Container {
             .map(|list| list.split(',').map(first_part).collect())
             .unwrap_or_default();
         let published = match answer.state.status.as_str() {
-            // With the host's own network, Docker publishes no ports.
+            // Docker publishes no ports for a container in the host's network.
             "restarting" if host.network_mode != "host" => host.port_bindings,
             _ => answer.network_settings.ports,
         };

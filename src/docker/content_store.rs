@@ -1,8 +1,8 @@
-//! containerd's content store, where Docker keeps the manifests of its pulls (namespace
-//! `moby`; moby 20.10, `distribution/manifest.go`).
+//! containerd's content store, where Docker keeps the manifests of images that it pulls
+//! (namespace `moby`; moby 20.10, `distribution/manifest.go`).
 //!
-//! Its files are read directly, below `io.containerd.content.v1.content/blobs/`, and
-//! each is hashed: a blob whose bytes do not match its name counts as missing.
+//! digestfix reads the files below `io.containerd.content.v1.content/blobs/` directly,
+//! and hashes each of them. A blob whose bytes do not match its name counts as missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,9 +12,11 @@ use crate::image::manifest::MAX_INDEX_DEPTH;
 use crate::image::manifest::{self, Manifest};
 use crate::sys::plain_file::{self, Links};
 
-/// The root of a separate containerd (`containerd config default`).
+/// The root directory of a containerd that runs as its own service (`containerd config
+/// default`).
 const CONTAINERD_ROOT: &str = "/var/lib/containerd";
-/// The root of a containerd that dockerd starts, below Docker's data root.
+/// The root directory of a containerd that dockerd starts, relative to Docker's data
+/// root.
 const DOCKERS_CONTAINERD_ROOT: &str = "containerd/daemon";
 
 #[derive(Debug, Clone)]
@@ -41,7 +43,8 @@ impl ContentStore {
         }
     }
 
-    /// The text of a manifest or a config, if it is here and has the digest.
+    /// The text of a manifest or a config. `None` if the store does not contain it, or if
+    /// its bytes do not match the digest.
     pub fn text(&self, digest: &Digest) -> Option<String> {
         self.directories.iter().find_map(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
@@ -55,7 +58,8 @@ impl ContentStore {
         self.text(&image.to_string().parse().ok()?)
     }
 
-    /// Whether there is a blob with this name. Does not read it, because it may be large.
+    /// Whether a blob with this name exists. The blob is not read, because it may be
+    /// large.
     pub fn has(&self, digest: &Digest) -> bool {
         self.directories.iter().any(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
@@ -63,7 +67,8 @@ impl ContentStore {
         })
     }
 
-    /// Whether a manifest or index leads to a config, and both blobs satisfy `counts`.
+    /// Whether a manifest, or one below an index, has a config in the store, and `counts`
+    /// accepts both the manifest and the config.
     pub fn has_image(&self, target: &Digest, counts: impl Fn(&Digest) -> bool) -> bool {
         let manifests = self.manifests(target);
         manifests.iter().any(|(digest, text)| {
@@ -76,13 +81,15 @@ impl ContentStore {
         })
     }
 
-    /// The manifests that prove a digest to be of an image: its own, or an index and each
-    /// manifest on the way to the image. `None` if one of them is missing.
+    /// The manifests that prove that an image has a digest: the image's own manifest, or
+    /// an index and each manifest between the index and the image. `None` if one of them
+    /// is missing.
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.way(digest, image, 0, &mut BTreeSet::new())
     }
 
-    /// The manifest or index of a digest, and the manifests below it that are here.
+    /// The manifest or index with a digest, and those of its manifests that the store
+    /// contains.
     pub fn manifests(&self, digest: &Digest) -> BTreeMap<Digest, String> {
         let mut found = BTreeMap::new();
         self.collect(digest, 0, &mut found);

@@ -1,6 +1,6 @@
-//! Docker API: the boundary to the running engine.
+//! The Docker API: the boundary to the running engine.
 //!
-//! digestfix sends a handful of requests and reads only a few fields of each answer
+//! digestfix sends a few different requests, and reads only a few fields of each answer
 //! (Docker Engine API, versions 1.41 to 1.51).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ pub enum EngineError {
         request: String,
         problem: String,
     },
-    /// No answer, or only part of one. The engine may still execute the request.
+    /// The answer is missing or incomplete. The engine may still execute the request.
     #[error("the engine at {socket} did not answer {request}: {problem}", socket = socket.display())]
     Unanswered {
         socket: PathBuf,
@@ -39,8 +39,8 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether there was no complete answer: the engine may be starting, or still execute
-    /// the request.
+    /// Whether another attempt may succeed: the answer was incomplete, because the engine
+    /// may be starting or may still execute the request.
     pub const fn may_pass(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unanswered { .. })
     }
@@ -51,32 +51,32 @@ impl EngineError {
 pub struct Info {
     pub data_root: PathBuf,
     pub driver: String,
-    /// Whether images are in containerd, not in the data root.
+    /// Whether the engine keeps images in containerd instead of the data root.
     pub containerd_image_store: bool,
-    /// Whether running containers survive a stop of the engine.
+    /// Whether running containers keep running while the engine is stopped.
     pub live_restore: bool,
-    /// Whether it is part of a swarm, or joining one.
+    /// Whether the host is part of a swarm, or is joining one.
     pub swarm: bool,
     pub version: String,
 }
 
 impl Info {
     /// Whether a container with `--rm` survives a restart of Docker with live-restore.
-    /// dockerd before 24.0.8 removes it at its start although it runs (moby issue 46308,
-    /// `daemon/daemon.go`, `restore`).
+    /// When dockerd before 24.0.8 starts, it removes such a container although it runs
+    /// (moby issue 46308, `daemon/daemon.go`, `restore`).
     pub fn keeps_auto_removed(&self) -> bool {
         self.is_at_least([24, 0, 8])
     }
 
     /// Whether health checks resume in a container that survived a restart of Docker.
-    /// Before 23.0, they only do after the container is paused and unpaused (moby issue
-    /// 41871).
+    /// Before 23.0, they resume only after the container is paused and unpaused (moby
+    /// issue 41871).
     pub fn resumes_health_checks(&self) -> bool {
         self.is_at_least([23, 0, 0])
     }
 
-    /// Whether a stop of the engine waits up to 5 s for connected clients (seen on 26.1
-    /// and 28.5, not on 20.10).
+    /// Whether the engine, when it stops, waits up to 5 s for connected clients (seen on
+    /// 26.1 and 28.5, not on 20.10).
     pub fn waits_for_clients(&self) -> bool {
         self.is_at_least([23, 0, 0])
     }
@@ -93,7 +93,7 @@ impl Info {
     }
 }
 
-/// The references that the engine lists, each with its image.
+/// The references that the engine lists, each with its image's ID.
 pub type References = BTreeMap<String, String>;
 
 /// The part of the API that a transaction needs.
@@ -105,14 +105,14 @@ pub trait Engine {
     /// The running containers, including paused and restarting ones.
     async fn running_containers(&self) -> Result<Vec<Container>, EngineError>;
     async fn container(&self, id: &str) -> Result<Option<Container>, EngineError>;
-    /// Starts a container. Does nothing if it runs already.
+    /// Starts a container. Does nothing if the container already runs.
     async fn start_container(&self, id: &str) -> Result<(), EngineError>;
     async fn pause_container(&self, id: &str) -> Result<(), EngineError>;
     async fn unpause_container(&self, id: &str) -> Result<(), EngineError>;
-    /// The ID and the name of each container, running or not.
+    /// The ID and the name of each container, including those that do not run.
     async fn listed_containers(&self) -> Result<BTreeMap<String, String>, EngineError>;
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError>;
-    /// The containers that ended or were never started, and are not removed.
+    /// The containers that exited or were never started.
     async fn down_containers(&self) -> Result<Vec<Container>, EngineError>;
     async fn set_restart_policy(
         &self,
@@ -120,23 +120,23 @@ pub trait Engine {
         policy: RestartPolicy,
         max_retries: u32,
     ) -> Result<(), EngineError>;
-    /// Subscribes, from now on, to reloads of the engine's configuration.
+    /// Subscribes to reloads of the engine's configuration that happen from now on.
     async fn watch_reloads(&self) -> Result<Self::Reloads, EngineError>;
     async fn image(&self, reference: &Reference) -> Result<Option<String>, EngineError>;
     /// Whether the engine has an image with this ID, with or without a name.
     async fn has_image(&self, id: &ImageId) -> Result<bool, EngineError>;
-    /// Every tag and digest of the engine.
+    /// Every tag and digest that the engine lists.
     async fn references(&self) -> Result<References, EngineError>;
 }
 
-/// Events about reloads of the engine's configuration.
+/// Events that report a reload of the engine's configuration.
 pub trait Reloads {
-    /// Waits for the next successful reload. The engine sends no event about a refused
-    /// one.
+    /// Waits for the next successful reload. The engine sends no event if it refuses to
+    /// reload.
     async fn next(&mut self) -> Result<(), EngineError>;
 }
 
-/// Expected references that the engine lacks, or has for another image.
+/// Expected references that the engine does not have, or that point at another image.
 pub fn missing<'a>(
     references: &References,
     expected: impl IntoIterator<Item = &'a (Reference, ImageId)>,

@@ -1,20 +1,21 @@
-//! Part of the Docker API that saves whole images.
+//! The part of the Docker API that saves whole images.
 
 use hyper::body::Bytes;
 
 use crate::docker::engine::EngineError;
 
-/// The part of the API that carrying images needs.
+/// The API calls that `digestfix save` needs to carry images.
 pub trait Archives {
     type Archive: Archive;
 
-    /// Saves images, by references or IDs, as one archive. Docker's classic image store
-    /// gathers all of it before it sends the first byte, which can take long.
+    /// Saves images, named by references or IDs, as one archive. Docker's classic image
+    /// store collects the whole archive before it sends the first byte, which can take
+    /// long.
     async fn save(&self, names: &[String]) -> Result<Self::Archive, EngineError>;
 }
 
-/// An archive that comes in pieces.
+/// An archive that arrives in pieces.
 pub trait Archive {
-    /// The next piece. `None` at the end.
+    /// The next piece. `None` at the end of the archive.
     async fn next(&mut self) -> Result<Option<Bytes>, EngineError>;
 }

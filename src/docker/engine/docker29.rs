@@ -1,6 +1,6 @@
-//! Test double of Docker 29.7.2: recorded answers (`tests/fixtures/docker29`) on a Unix
-//! socket. Only the digests and the ID of a config are replaced, because the blobs of the
-//! recorded host are not here.
+//! Test double of Docker 29.7.2: serves recorded answers (`tests/fixtures/docker29`) on a
+//! Unix socket. In the answers, the digests and the ID of the config are replaced,
+//! because the tests do not have the blobs of the recorded host.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -19,7 +19,7 @@ use crate::store::containerd::ContainerdStore;
 use crate::testing::images::{FakeImages, reference, served};
 
 const NAME: &str = "localhost:5000/tools/app";
-/// The digests of the made-up manifest and of the registry's, in the answers.
+/// Digests in the recorded answers: of the generated manifest, and of the registry's.
 const LOADED: &str = "01188b28a4c4999975bd21c8a855388847db4bc849251871123887eb89e8dd87";
 const PINNED: &str = "801bebe934926615f1dece6e1375e642856a0609614016dc4bcbac1cbcf0d334";
 
@@ -29,7 +29,7 @@ struct Docker29 {
 }
 
 impl Docker29 {
-    /// Serves fixtures: the answer to each path.
+    /// Serves the recorded answer for each path.
     fn serve(answers: &[(&str, &str)], digests: &[(&str, String)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("docker.sock");
@@ -98,8 +98,8 @@ fn it_says_which_image_store_it_has() {
     }
 }
 
-/// Docker 29 lists an image without layers by its name, and inspect shows its whole
-/// config. `Available` and the content store tell that layers are missing.
+/// Docker 29 lists an image without layers by its name, and `inspect` shows its whole
+/// config. That layers are missing is visible in `Available` and in the content store.
 #[test]
 fn a_repaired_image_is_there_and_runs_only() {
     let blobs = FakeImages::new();
@@ -138,7 +138,7 @@ fn a_repaired_image_is_there_and_runs_only() {
     assert_eq!(block_on(docker.engine.find(&nowhere)).unwrap(), None);
 }
 
-/// After `docker load` of a classic archive, Docker 29 shows a made-up digest.
+/// After `docker load` of a classic archive, Docker 29 shows a generated digest.
 #[test]
 fn the_digest_of_a_loaded_image_is_not_a_registrys() {
     let blobs = FakeImages::new();

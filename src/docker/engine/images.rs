@@ -1,4 +1,4 @@
-//! Part of the Docker API that reads and changes references while the engine runs.
+//! The part of the Docker API that reads and changes references while the engine runs.
 
 use crate::docker::engine::EngineError;
 use crate::image::digest::Digest;
@@ -12,43 +12,45 @@ pub use listing::Listing;
 pub use resolved::{Made, Resolved};
 
 /// An image in the engine's list. With the containerd image store, it is one manifest or
-/// index, with all references to it.
+/// index with all references to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// The image's ID. With the containerd image store, the digest of its manifest or
-    /// index.
+    /// The image's ID. With the containerd image store, the ID is the digest of its
+    /// manifest or index.
     pub id: String,
-    /// The image's tags. From Docker 28 on, also digests with a record of their own.
+    /// The image's tags. Docker 28 and later also list digest references that have their
+    /// own record.
     pub tags: Vec<String>,
-    /// The image's digests, including those that follow from its tags.
+    /// The image's digest references, including those that the engine derives from its
+    /// tags.
     pub digests: Vec<String>,
-    /// The architecture in its config, if digestfix asked for the image by name. Empty if
-    /// the engine does not have the whole image.
+    /// The architecture in the image's config, if digestfix asked for the image by name.
+    /// Empty if the engine does not have the complete image.
     pub architecture: Option<String>,
-    /// Manifests for which the engine reports that it lacks layers in the form that the
-    /// registry serves. Only Docker 29 reports that for each manifest.
+    /// Manifests whose layers the engine reports as missing in the form that the registry
+    /// serves. Only Docker 29 reports this for each manifest.
     pub unavailable: Vec<Digest>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dropped {
-    /// The reference is gone, or was not there.
+    /// The reference is removed, or did not exist.
     Alone,
-    /// The engine keeps the reference because a container uses it. Contains the engine's
-    /// message.
+    /// The engine keeps the reference because a container uses it. The text is the
+    /// engine's message.
     InUse(String),
-    /// The reference is gone, and with it these other references or images.
+    /// The reference is removed, and these other references or images with it.
     Along(Vec<String>),
 }
 
 impl Listed {
-    /// The digest of its manifest or index.
+    /// The digest of the image's manifest or index.
     pub fn target(&self) -> Option<Digest> {
         self.id.parse().ok()
     }
 
-    /// Its tags and digests. Docker 28 also lists digests without a name if layers are
-    /// missing; those are not references.
+    /// The image's tags and digest references. If layers are missing, Docker 28 also
+    /// lists digests without a name, which are not references.
     pub fn references(&self) -> impl Iterator<Item = Reference> {
         let tags = self.tags.iter().filter_map(|name| parsed(name));
         let digests = self.digests.iter().filter_map(|name| parsed(name));
@@ -56,15 +58,16 @@ impl Listed {
     }
 
     /// Whether the engine reports that it lacks the layers in the form that the registry
-    /// serves. Docker 28 then lists a digest without a name, and no architecture (seen on
-    /// 28.5, for manifests and indexes). Docker 26 does not list the image at all.
+    /// serves. In this case, Docker 28 lists a digest without a name, and no architecture
+    /// (seen on 28.5, for manifests and indexes). Docker 26 does not list the image at
+    /// all.
     pub fn is_hollow(&self) -> bool {
         let is_nameless = |digest: &String| digest.parse::<Digest>().is_ok();
         self.digests.iter().any(is_nameless) || self.architecture.as_deref() == Some("")
     }
 
-    /// A tag in the same repository for the same manifest. The engine finds the digest by
-    /// the tag, and drops both together (moby 26.1 and 28.5,
+    /// A tag in the same repository for the same manifest. The engine finds the digest
+    /// through this tag, and removes both together (moby 26.1 and 28.5,
     /// `daemon/containerd/image_delete.go`, `getSameReferences`).
     pub fn tag_beside(&self, reference: &Reference) -> Option<Reference> {
         let repository = reference.repository().familiar();
@@ -82,18 +85,18 @@ fn parsed(name: &str) -> Option<Reference> {
     (reference.tag().is_some() || reference.digest().is_some()).then_some(reference)
 }
 
-/// The part of the API that the load method needs.
+/// The API calls of the load method.
 pub trait Images {
-    /// Every image that the engine lists. Before 27.2, Docker leaves out images whose
-    /// layers it does not have in the form that the registry serves.
+    /// Every image that the engine lists. Docker before 27.2 omits images whose layers it
+    /// lacks in the form that the registry serves.
     async fn listed(&self) -> Result<Listing, EngineError>;
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError>;
-    /// The config that the engine reads for the image of a reference.
+    /// The config that the engine shows for the image of a reference.
     async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError>;
-    /// Loads an archive. Even if this fails, the engine may have added its references.
+    /// Loads an archive. If this fails, the engine may still have added some references.
     async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError>;
     async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError>;
-    /// The platform of images that run on the engine.
+    /// The platform for which the engine runs images.
     async fn platform(&self) -> Result<Platform, EngineError>;
 }
 
@@ -106,7 +109,7 @@ mod tests {
         Reference::parse(text).unwrap()
     }
 
-    /// Docker 28.5 lists an image without its layers like this.
+    /// Docker 28.5 lists an image without layers like this.
     #[test]
     fn a_digest_without_a_name_is_no_reference() {
         let digest = format!("sha256:{}", "a".repeat(64));

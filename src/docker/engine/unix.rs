@@ -1,7 +1,7 @@
-//! Docker API over HTTP on a Unix socket.
+//! The Docker API over HTTP on a Unix socket.
 //!
-//! The API version is negotiated as Docker's own client does it: `/_ping` names the
-//! newest version that the engine supports.
+//! The API version is negotiated as Docker's own client does: `/_ping` returns the newest
+//! version that the engine supports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -34,14 +34,15 @@ use images::{Kept, in_path};
 
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// The content type of requests, except archives.
+/// The content type of every request whose body is not an archive.
 const JSON: &str = "application/json";
 
-/// The filter for events about a reloaded configuration, in the form of a query:
+/// The filter for events that report a reload of the configuration, percent-encoded:
 /// `{"type":["daemon"],"event":["reload"]}`.
 const RELOADS: &str = "%7B%22type%22%3A%5B%22daemon%22%5D%2C%22event%22%3A%5B%22reload%22%5D%7D";
 
-/// The filter for containers that do not run: `{"status":["created","exited"]}`.
+/// The filter for containers that do not run, percent-encoded:
+/// `{"status":["created","exited"]}`.
 const DOWN: &str = "%7B%22status%22%3A%5B%22created%22%2C%22exited%22%5D%7D";
 
 #[derive(Debug, Clone)]
@@ -49,7 +50,8 @@ pub struct UnixEngine {
     socket: PathBuf,
     timeout: Duration,
     kept: Kept,
-    /// Whether a check has shown that containerd is the one that this engine uses.
+    /// Whether a check has shown that this engine uses the containerd at the known
+    /// address.
     has_containerd: Arc<AtomicBool>,
 }
 
@@ -83,8 +85,8 @@ struct ContainerAnswer {
 }
 
 impl ContainerAnswer {
-    /// Its ID and its name. The list also contains the names that other containers link
-    /// to it by, below the name of the other container.
+    /// The container's ID and name. The list also contains link aliases, which are names
+    /// below the name of another container.
     fn named(self) -> (String, String) {
         let names = self.names.unwrap_or_default();
         let own = names
@@ -110,7 +112,7 @@ struct ImageAnswer {
     manifests: Option<Vec<ManifestAnswer>>,
 }
 
-/// One of an image's manifests. An answer about an attestation has further fields.
+/// One of an image's manifests. The answer for an attestation has additional fields.
 #[derive(Deserialize)]
 struct ManifestAnswer {
     #[serde(rename = "ID", default)]
@@ -120,8 +122,8 @@ struct ManifestAnswer {
 }
 
 impl UnixEngine {
-    /// An engine at this socket. Sends nothing yet. Each request is given up after
-    /// `timeout`.
+    /// An engine at this socket. Does not connect yet. `timeout` is the limit for each
+    /// request.
     pub fn new(socket: &Path, timeout: Duration) -> Self {
         Self {
             socket: socket.to_owned(),
@@ -191,7 +193,8 @@ impl UnixEngine {
             .to_bytes())
     }
 
-    /// A connection whose ping was answered, and the prefix of every path on it.
+    /// Opens a connection and pings the engine. Returns the connection and the prefix of
+    /// every path on it, which contains the API version.
     async fn negotiate(&self) -> Result<(SendRequest<Full<Bytes>>, String), EngineError> {
         const PING: &str = "/_ping";
         let mut connection = self.connect().await?;
@@ -264,7 +267,7 @@ impl UnixEngine {
         let listed: Vec<ContainerAnswer> = self.require_json(path).await?;
         let mut containers = Vec::with_capacity(listed.len());
         for ContainerAnswer { id, .. } in listed {
-            // A container that is being removed is left out.
+            // A container that the engine is removing is left out.
             containers.extend(self.container(&id).await?);
         }
         Ok(containers)
@@ -274,7 +277,7 @@ impl UnixEngine {
         self.post_body(path, Bytes::new()).await
     }
 
-    /// Sends a command. `NOT_MODIFIED` means that there was nothing to do.
+    /// Sends a command. `NOT_MODIFIED` means that the engine had nothing to do.
     async fn post_body(&self, path: &str, body: Bytes) -> Result<(), EngineError> {
         match self.request(Method::POST, path, body).await? {
             (StatusCode::NO_CONTENT | StatusCode::OK | StatusCode::NOT_MODIFIED, _) => Ok(()),
@@ -390,8 +393,9 @@ impl Engine for UnixEngine {
     }
 
     async fn watch_reloads(&self) -> Result<ReloadEvents, EngineError> {
-        // dockerd answers before it listens for its own events (moby
-        // `api/server/router/system`, `getEvents`); `since` closes that gap.
+        // dockerd answers before it subscribes to its own events (moby
+        // `api/server/router/system`, `getEvents`). `since` requests the events in
+        // between.
         let since = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();

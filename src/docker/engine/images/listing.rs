@@ -1,5 +1,5 @@
-//! Listing: the images of an engine at one moment. It tells which image the engine finds
-//! by a reference.
+//! Listing: the images of an engine at one point in time, and which of them the engine
+//! finds by a reference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,19 +14,20 @@ use crate::image::reference::Reference;
 pub struct Listing {
     images: Vec<Listed>,
     is_complete: bool,
-    /// The blobs that the engine can read, if containerd told.
+    /// The blobs that the engine can read. `None` if containerd did not list them.
     blobs: Option<BTreeSet<Digest>>,
-    /// The image that the engine finds by each tag and digest, as an index.
+    /// For each tag and digest reference, the index of the image that the engine finds by
+    /// it.
     places: BTreeMap<Reference, usize>,
 }
 
 impl Listing {
-    /// A list of images. `is_complete` tells whether it has every reference of the
-    /// engine.
+    /// A list of images. `is_complete` is true if the list contains every reference of
+    /// the engine.
     ///
-    /// An engine finds a digest by any reference of the same repository with that
-    /// target (moby 26.1 to 29, `daemon/containerd/image.go`, `resolveImage`), and
-    /// lists the digest of one repository only.
+    /// An engine finds a digest through any reference of the same repository that points
+    /// at this digest (moby 26.1 to 29, `daemon/containerd/image.go`, `resolveImage`). It
+    /// lists the digest in one repository only.
     pub fn new(images: Vec<Listed>, is_complete: bool) -> Self {
         let mut places = BTreeMap::new();
         for (place, listed) in images.iter().enumerate() {
@@ -49,7 +50,7 @@ impl Listing {
         }
     }
 
-    /// The records of an engine's containerd: names with their manifests or indexes, and
+    /// The records in an engine's containerd: names with their manifests or indexes, and
     /// the blobs that the engine can read.
     pub fn by_containerd(images: Vec<Listed>, blobs: BTreeSet<Digest>) -> Self {
         Self {
@@ -62,31 +63,31 @@ impl Listing {
         &self.images
     }
 
-    /// The image that the engine finds by a reference.
+    /// The image that the list shows for a reference.
     pub fn find(&self, reference: &Reference) -> Option<&Listed> {
         self.images.get(*self.places.get(reference)?)
     }
 
-    /// Whether the engine can read a blob. Also true if that is unknown.
+    /// Whether the engine can read a blob. True if the blobs are unknown.
     pub fn reads(&self, blob: &Digest) -> bool {
         self.blobs.as_ref().is_none_or(|blobs| blobs.contains(blob))
     }
 
-    /// Whether the engine is known to read a blob.
+    /// Whether the engine certainly can read a blob.
     pub fn is_known_to_read(&self, blob: &Digest) -> bool {
         self.blobs.is_some() && self.reads(blob)
     }
 
-    /// Whether the engine certainly finds this image. It finds each image in its own
-    /// list. For a name in containerd whose blobs are missing, it depends on the version:
-    /// 28.5 finds it, 26.1 does not.
+    /// Whether the engine certainly finds this image. It finds every image in its own
+    /// list. But if a name comes from containerd and its blobs are missing, the answer
+    /// depends on the version: 28.5 finds the image, 26.1 does not.
     pub fn is_found(&self, listed: &Listed, content: &ContentStore) -> bool {
         let has_image = |target| content.has_image(&target, |blob| self.reads(blob));
         self.blobs.is_none() || listed.target().is_some_and(has_image)
     }
 
-    /// The image that the engine finds by a reference. Asks the engine by name if the
-    /// list does not tell.
+    /// The image that the engine finds by a reference. Asks the engine about this
+    /// reference if the list does not show the answer.
     pub async fn find_or_ask(
         &self,
         engine: &impl Images,

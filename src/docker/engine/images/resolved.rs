@@ -1,28 +1,28 @@
-//! Config that an engine reads for an image, to compare with the config that was proven.
+//! The config that an engine shows for an image, for comparison with the proven config.
 
 use serde::Deserialize;
 
 use crate::sys::strict_json;
 
 /// The parts of an image's config that an engine shows. It does not show the config's
-/// digest. `None` for a part that it does not show.
+/// digest. A part that the engine does not show is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resolved {
     /// The digests of the unpacked layers.
     pub layers: Option<Vec<String>>,
-    /// How each part of the image was made, the first one first.
+    /// How each part of the image was made, beginning with the lowest layer.
     pub history: Option<Vec<Made>>,
 }
 
 /// How a part of an image was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
-    /// The command that made it.
+    /// The command that made this part.
     pub by: String,
     pub comment: String,
 }
 
-/// The compared fields of an image's config (image-spec 1.1, `config.md`).
+/// The fields of an image's config that are compared (image-spec 1.1, `config.md`).
 #[derive(Deserialize)]
 struct Config {
     #[serde(default)]
@@ -46,8 +46,8 @@ struct History {
 }
 
 impl Resolved {
-    /// The parts of this config that an engine would show. Empty for a config that an
-    /// engine may read differently.
+    /// The parts of this config that an engine would show. Empty if an engine may read
+    /// the config differently.
     pub fn of_config(text: &str) -> Self {
         let Ok(config) = strict_json::read::<Config>(text.as_bytes()) else {
             return Self::default();
@@ -63,7 +63,7 @@ impl Resolved {
         }
     }
 
-    /// The first part that both show and that differs.
+    /// The first part that both configs show and that differs.
     pub fn difference(&self, other: &Self) -> Option<&'static str> {
         let differ = [
             ("layers", differ(&self.layers, &other.layers)),

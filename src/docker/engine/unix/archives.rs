@@ -1,4 +1,4 @@
-//! Saves whole images by the API.
+//! Saves whole images through the Docker API.
 
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
@@ -23,7 +23,7 @@ impl Archive for SavedArchive {
                 return Ok(None);
             };
             let frame = frame.map_err(|error| self.engine.unanswered(GET, error))?;
-            // The only other frames are trailers.
+            // All other frames are trailers.
             if let Ok(bytes) = frame.into_data() {
                 return Ok(Some(bytes));
             }
@@ -53,8 +53,8 @@ impl Archives for UnixEngine {
     }
 }
 
-/// Escapes the brackets of an IPv6 registry. All other characters of a reference may be
-/// in a query.
+/// Escapes the brackets in the name of an IPv6 registry. A query may contain all other
+/// characters of a reference.
 fn in_query(name: &str) -> String {
     let name = name.replace('[', "%5B").replace(']', "%5D");
     format!("names={name}")

@@ -1,6 +1,6 @@
-//! Docker's records in containerd, by containerd's own API: every name and every blob in
-//! two requests. dockerd asks containerd again for each image, which takes some
-//! milliseconds each, and before 27.2 does not list all images.
+//! Reads Docker's records directly from containerd: every name and every blob in two
+//! requests. dockerd would ask containerd about each image, which takes some milliseconds
+//! for each, and before 27.2 dockerd does not list all images.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,26 +11,26 @@ use tokio::time::timeout;
 use crate::containerd::{Client, Node, Record};
 use crate::image::digest::Digest;
 
-/// The socket of a separate containerd, and of the one that dockerd starts without it
-/// (moby 26.1, `cmd/dockerd/daemon_unix.go`).
+/// The socket of a containerd that runs as its own service, and the socket of one that
+/// dockerd starts (moby 26.1, `cmd/dockerd/daemon_unix.go`).
 pub(super) const SOCKETS: [&str; 2] = [
     "/run/containerd/containerd.sock",
     "/run/docker/containerd/containerd.sock",
 ];
 
-/// Docker's namespace by default (`dockerd --containerd-namespace`).
+/// The namespace that Docker uses by default (`dockerd --containerd-namespace`).
 pub(super) const NAMESPACE: &str = "moby";
 
-/// The label in which the classic builder records the image that another was built from
-/// (moby 26.1 to 29, `daemon/containerd/image_builder.go`).
+/// The label with which the classic builder records the parent of an image (moby 26.1 to
+/// 29, `daemon/containerd/image_builder.go`).
 const PARENT: &str = "org.mobyproject.image.parent";
 
 /// containerd's records in Docker's namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Records {
-    /// Each name, unparsed, with its manifest or index.
+    /// Each name, unparsed, with the digest of its manifest or index.
     pub images: BTreeMap<String, Digest>,
-    /// The images from which others were built.
+    /// The images that are the parent of another image.
     pub parents: BTreeSet<String>,
     pub blobs: BTreeSet<Digest>,
 }
@@ -49,7 +49,7 @@ impl Records {
     }
 }
 
-/// Reads the records. `None` if they cannot be read, for any reason.
+/// Reads containerd's records. `None` if reading fails for any reason.
 pub(super) async fn records(socket: &Path, namespace: &str, within: Duration) -> Option<Records> {
     let client = Client::new(socket, namespace, within);
     let asked = async {

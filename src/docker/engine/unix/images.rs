@@ -1,4 +1,4 @@
-//! Reads and changes references by the API.
+//! Reads and changes references through the Docker API.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,22 +21,22 @@ use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
-/// A negotiated connection, and the prefix of every path on it. It serves one request
-/// after another. An engine that stops waits for open connections, so only requests about
-/// images use it.
+/// A negotiated connection, and the prefix of every path on it. The connection carries
+/// one request after another. Only requests about images use it, because an engine that
+/// stops waits for open connections.
 pub(super) type Kept = Arc<Mutex<Option<(SendRequest<Full<Bytes>>, String)>>>;
 
-/// Docker's name for an image without a name (moby `daemon/containerd/image_delete.go`,
-/// `danglingImageName`).
+/// The prefix of Docker's name for an image without a name (moby
+/// `daemon/containerd/image_delete.go`, `danglingImageName`).
 const DANGLING: &str = "moby-dangling@";
 
 pub(super) const LOAD: &str = "/images/load?quiet=1";
 
-/// The message about an image that was loaded but cannot run. It is in the answer to a
-/// successful load (moby 28.5, `daemon/containerd/image_exporter.go`).
+/// The message about an image that was loaded but cannot run. The engine puts it into the
+/// answer to a successful load (moby 28.5, `daemon/containerd/image_exporter.go`).
 const NOT_UNPACKED: &str = "Error unpacking";
 
-/// One of the messages in the answer to a load.
+/// A message in the answer to a load.
 #[derive(Deserialize)]
 struct Message {
     #[serde(default)]
@@ -45,7 +45,7 @@ struct Message {
     error: Option<String>,
 }
 
-/// One reference or image that a deletion removed.
+/// A reference or image that a deletion removed.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Gone {
@@ -55,8 +55,8 @@ struct Gone {
     deleted: Option<String>,
 }
 
-/// The config that an engine shows for an image. Docker 28 shows no layers if it does not
-/// have them in the form that the registry serves.
+/// The config that an engine shows for an image. Docker 28 shows no layers if it lacks
+/// them in the form that the registry serves.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ConfigAnswer {
@@ -91,7 +91,7 @@ struct VersionAnswer {
     arch: String,
 }
 
-/// The number of images of an engine, and the place of its containerd.
+/// The number of images of an engine, and the address of its containerd.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct CountAnswer {
@@ -114,8 +114,8 @@ struct NamespacesAnswer {
 }
 
 impl CountAnswer {
-    /// Whether the engine has as many images as containerd. It counts names, and from 29
-    /// on manifests or indexes.
+    /// Whether the engine has as many images as containerd. The engine counts names;
+    /// since Docker 29, it counts manifests or indexes.
     fn counts(&self, records: &Records) -> bool {
         let targets: BTreeSet<&Digest> = records.images.values().collect();
         self.images == records.images.len() || self.images == targets.len()
@@ -150,7 +150,7 @@ impl From<HistoryAnswer> for Made {
     }
 }
 
-/// The error message of a failed load, from the answer.
+/// The error message in the answer to a load. `None` if the load succeeded.
 pub(super) fn failed(answer: &[u8]) -> Option<String> {
     for message in serde_json::Deserializer::from_slice(answer).into_iter() {
         match message {
@@ -167,7 +167,7 @@ pub(super) fn failed(answer: &[u8]) -> Option<String> {
     None
 }
 
-/// The names or IDs of the loaded images, from the answer.
+/// The names or IDs of the loaded images in the answer to a load.
 pub(super) fn loaded(answer: &[u8]) -> Vec<String> {
     let messages = serde_json::Deserializer::from_slice(answer).into_iter::<Message>();
     let mut names = Vec::new();
@@ -187,7 +187,7 @@ pub(super) fn loaded(answer: &[u8]) -> Vec<String> {
 }
 
 impl UnixEngine {
-    /// Sends a request on the kept connection, or on a new one if there is none.
+    /// Sends a request on the kept connection. Opens a new connection if none is kept.
     async fn request_kept(
         &self,
         method: Method,
@@ -227,8 +227,8 @@ impl UnixEngine {
         }
     }
 
-    /// The records of this engine's containerd. `None` if containerd does not answer, or
-    /// may be another engine's.
+    /// The records in this engine's containerd. `None` if containerd does not answer, or
+    /// if this containerd may belong to another engine.
     async fn by_containerd(&self) -> Result<Option<Listing>, EngineError> {
         const INFO: &str = "/info";
         let Some(told) = self.look_up::<CountAnswer>(INFO).await? else {
@@ -257,8 +257,8 @@ impl UnixEngine {
         Ok(None)
     }
 
-    /// Whether the engine finds some of these images, and none with another ID. Checks a
-    /// sample.
+    /// Whether the engine finds some of these images, and finds none with another ID.
+    /// Checks only a sample of them.
     async fn has_some_of(&self, images: &[Listed], records: &Records) -> Result<bool, EngineError> {
         const ASKED_FOR: usize = 3;
         let is_whole = |one: &&Listed| {
@@ -300,7 +300,7 @@ impl Images for UnixEngine {
         Ok(answer.map(Listed::from))
     }
 
-    /// Some engines refuse the history of an image for another platform, or of one that
+    /// Some engines do not show the history of an image that is for another platform or
     /// was never unpacked (moby 26.1, `daemon/containerd/image_history.go`).
     async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError> {
         let path = format!("/images/{}/json", in_path(reference));
@@ -339,8 +339,7 @@ impl Images for UnixEngine {
     }
 
     async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError> {
-        // Without noprune, the engine would also delete the images that it was built
-        // from.
+        // Without noprune, the engine would also delete the parents of the image.
         let path = format!("/images/{}?noprune=1", in_path(reference));
         match self.request_kept(Method::DELETE, &path).await? {
             (StatusCode::OK, answer) => {
@@ -362,8 +361,8 @@ impl Images for UnixEngine {
     }
 }
 
-/// containerd's names in the form of the engine's list: one image for each manifest or
-/// index.
+/// containerd's names in the form of the engine's own list: one image for each manifest
+/// or index.
 fn named(records: &Records) -> Vec<Listed> {
     let mut images: BTreeMap<&Digest, Listed> = BTreeMap::new();
     for (name, target) in &records.images {
@@ -385,7 +384,7 @@ fn named(records: &Records) -> Vec<Listed> {
 }
 
 /// Whether an engine with this API version lists every reference, even if parts of an
-/// image are missing. True from 27.2 on (moby `daemon/containerd/image_list.go`,
+/// image are missing. True since Docker 27.2 (moby `daemon/containerd/image_list.go`,
 /// `imageSummary`).
 fn lists_everything(version: &str) -> bool {
     const FIRST: (u32, u32) = (1, 47);
@@ -395,9 +394,9 @@ fn lists_everything(version: &str) -> bool {
     numbers.is_some_and(|numbers: (u32, u32)| numbers >= FIRST)
 }
 
-/// What a deletion removed besides the reference. With the containerd image store, the
-/// manifest or index counts as an image, and goes with its last reference (seen on 26.1
-/// and 28.5).
+/// What a deletion removed besides the reference. With the containerd image store, a
+/// manifest or index counts as an image, and is removed with its last reference (seen on
+/// 26.1 and 28.5).
 fn dropped(reference: &Reference, gone: Vec<Gone>) -> Dropped {
     let is_other_name = |name: &String| Reference::parse(name).as_ref() != Ok(reference);
     let is_other_manifest = |id: &String| {
@@ -415,7 +414,7 @@ fn dropped(reference: &Reference, gone: Vec<Gone>) -> Dropped {
     }
 }
 
-/// The engine's error message.
+/// The error message in an answer of the engine.
 pub(super) fn told(answer: &[u8]) -> String {
     match serde_json::from_slice(answer) {
         Ok(Told { message }) => message,
@@ -423,8 +422,8 @@ pub(super) fn told(answer: &[u8]) -> String {
     }
 }
 
-/// Escapes the brackets of an IPv6 registry. All other characters of a reference may be
-/// in a path.
+/// Escapes the brackets in the name of an IPv6 registry. A path may contain all other
+/// characters of a reference.
 pub(super) fn in_path(reference: &Reference) -> String {
     escaped(&reference.familiar())
 }
@@ -443,7 +442,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers this number of requests on each connection, and counts the connections.
+    /// Answers up to `requests` requests on each connection, and counts the connections.
     fn serve(listener: &UnixListener, requests: usize, connections: &AtomicUsize) {
         for stream in listener.incoming() {
             connections.fetch_add(1, Ordering::SeqCst);
@@ -456,7 +455,7 @@ mod tests {
                     false => "404 Not Found",
                 };
                 let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
-                // After its last request, the client has closed the connection.
+                // The client has closed the connection after its last request.
                 let _ = stream.get_mut().write_all(answer.as_bytes());
             }
         }
@@ -480,7 +479,7 @@ mod tests {
                 let reference = Reference::parse("lab/app:v1").unwrap();
                 for _ in 0..6 {
                     assert_eq!(engine.find(&reference).await.unwrap(), None);
-                    // Give the client time to notice that the server closed the
+                    // Give the client time to notice that the server has closed the
                     // connection.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -489,8 +488,8 @@ mod tests {
         }
     }
 
-    /// The list has the same form as that of 28.5. It leaves out images that the classic
-    /// builder left behind.
+    /// The list has the same form as the list of Docker 28.5. It omits images that the
+    /// classic builder left behind.
     #[test]
     fn containerds_names_are_the_engines() {
         let [app, other, parent, nameless] = ["a", "b", "c", "d"].map(|digit| {
@@ -542,7 +541,7 @@ mod tests {
         }
     }
 
-    /// The API versions of 26.1, 27.1, 27.2, 28.5 and 29.7.
+    /// The API versions of Docker 26.1, 27.1, 27.2, 28.5 and 29.7.
     #[test]
     fn an_engine_that_lists_everything_is_known_by_its_version() {
         for (version, expected) in [
@@ -558,7 +557,7 @@ mod tests {
         }
     }
 
-    /// Answers of 26.1 and 28.5.
+    /// The answers of Docker 26.1 and 28.5.
     #[test]
     fn what_goes_along_with_a_reference_is_told() {
         let [own, other] =

@@ -1,4 +1,4 @@
-//! Loads archives of images in pieces, so that none is ever in memory as a whole.
+//! Loads image archives in pieces, so that an archive is never completely in memory.
 
 use std::io;
 use std::pin::Pin;
@@ -34,7 +34,7 @@ impl Body for Pieces {
 }
 
 impl UnixEngine {
-    /// Gives an image one more tag.
+    /// Gives an image an additional tag.
     pub async fn tag(&self, image: &Reference, tag: &Reference) -> Result<(), EngineError> {
         let name = tag.tag().map(Tag::as_str).unwrap_or_default();
         let repository = escaped(&tag.repository().familiar());
@@ -49,8 +49,8 @@ impl UnixEngine {
     }
 
     /// Loads an archive that arrives in pieces, and returns the names of the images that
-    /// the engine loaded. Even if this fails, the engine may have loaded some of them.
-    /// There is no timeout, because loading can take long.
+    /// the engine loaded. If the load fails, the engine may still have loaded some
+    /// images. Has no timeout, because loading can take long.
     pub async fn load_pieces(
         &self,
         archive: Receiver<io::Result<Bytes>>,
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// An engine that reads a whole archive and then gives this answer.
+    /// An engine that reads a whole archive and then sends this answer.
     fn engine(listener: &UnixListener, says: &str) -> usize {
         let mut taken = 0;
         for (answer, stream) in ["", says].into_iter().zip(listener.incoming()) {
