@@ -1,9 +1,8 @@
-//! containerd API: the boundary to the daemon that keeps the images of a Kubernetes node,
-//! and those of Docker with the containerd image store.
+//! The containerd API: the boundary to the daemon that keeps the images of a Kubernetes
+//! node. With the containerd image store, the same daemon keeps Docker's images.
 //!
-//! gRPC over a Unix socket. digestfix uses a handful of calls (containerd 1.6 to 2.1,
-//! `api/services`; Kubernetes' `runtime.v1`, which containerd answers on the same
-//! socket).
+//! digestfix makes a few different gRPC calls over a Unix socket (containerd 1.6 to 2.1,
+//! `api/services`; Kubernetes' `runtime.v1`, which containerd serves on the same socket).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,14 +25,14 @@ pub const AT_ONCE: usize = 16;
 pub enum ContainerdError {
     #[error("no containerd answers at {socket}: {error}", socket = socket.display())]
     Unreachable { socket: PathBuf, error: io::Error },
-    /// No answer, or only part of one. containerd may still execute the call.
+    /// The answer is missing or incomplete. containerd may still execute the call.
     #[error("containerd at {socket} did not answer {call}: {problem}", socket = socket.display())]
     Unanswered {
         socket: PathBuf,
         call: &'static str,
         problem: String,
     },
-    /// containerd answers that it refuses the call.
+    /// containerd received the call and refused it.
     #[error("containerd at {socket} refused {call}: {said}", socket = socket.display())]
     Refused {
         socket: PathBuf,
@@ -49,13 +48,13 @@ pub enum ContainerdError {
     },
 }
 
-/// gRPC's codes for errors that may pass (`codes.go`): cancelled, deadline exceeded,
+/// The gRPC codes of temporary errors (`codes.go`): cancelled, deadline exceeded,
 /// unavailable.
 const PASSING: [u32; 3] = [1, 4, 14];
 
 impl ContainerdError {
-    /// Whether another try may succeed: containerd may be starting, or still execute the
-    /// call.
+    /// Whether another attempt may succeed, because containerd may be starting or may
+    /// still execute the call.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Unanswered { .. } => true,
@@ -74,7 +73,7 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
 }
 
-/// The manifest or index that a record leads to (containerd's `types.Descriptor`).
+/// The manifest or index at which a record points (containerd's `types.Descriptor`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
@@ -85,7 +84,7 @@ pub struct Target {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// An image in the CRI's list, which is what a kubelet sees.
+/// An image in the CRI's list, as a kubelet sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CriImage {
     pub id: ImageId,
@@ -93,27 +92,28 @@ pub struct CriImage {
     pub names: Vec<String>,
 }
 
-/// The calls to a node's containerd that digestfix needs.
+/// The calls to a node's containerd that digestfix makes.
 pub trait Node {
-    /// Every image record.
+    /// All image records.
     async fn records(&self) -> Result<Vec<Record>, ContainerdError>;
 
     async fn record(&self, name: &str) -> Result<Option<Record>, ContainerdError>;
 
-    /// Creates a record. Returns false if there is one with that name.
+    /// Creates a record. Returns false if a record with that name exists.
     async fn create(&self, record: &Record) -> Result<bool, ContainerdError>;
 
-    /// Removes a record. A record that does not exist is no error. containerd 2 removes
-    /// it only if it leads to this target.
+    /// Removes a record. Succeeds if the record does not exist. containerd 2 removes the
+    /// record only if it points at this target.
     async fn remove(&self, record: &Record) -> Result<(), ContainerdError>;
 
-    /// Every image of the CRI.
+    /// All images that the CRI lists.
     async fn cri_images(&self) -> Result<Vec<CriImage>, ContainerdError>;
 
-    /// The CRI's image for a reference. A kubelet asks this before it pulls.
+    /// The image that the CRI finds by a reference. A kubelet makes this call before it
+    /// pulls.
     async fn cri_image(&self, reference: &str) -> Result<Option<ImageId>, ContainerdError>;
 
-    /// The text of a manifest. `None` if it is not here, or its bytes do not match the
-    /// digest.
+    /// The text of a manifest. `None` if containerd does not have the manifest, or if its
+    /// bytes do not match the digest.
     async fn manifest(&self, digest: &Digest) -> Result<Option<String>, ContainerdError>;
 }

@@ -1,4 +1,4 @@
-//! Client for one namespace of one containerd.
+//! Client for one namespace of a containerd.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -36,7 +36,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for this socket. Sends nothing yet. Each call is given up after `within`.
+    /// A client for this socket. Does not connect yet. `within` is the timeout of each
+    /// call.
     pub fn new(socket: &Path, namespace: &str, within: Duration) -> Self {
         Self {
             channel: Channel::new(socket, within),
@@ -62,7 +63,7 @@ impl Client {
         Ok(names.any(|one| one.name == self.namespace))
     }
 
-    /// Every blob of the namespace.
+    /// The digests of all blobs in the namespace.
     pub async fn blobs(&self) -> Result<BTreeSet<Digest>, ContainerdError> {
         let messages: Vec<Blobs> = self.call(BLOBS, &Empty {}).await?;
         let blobs = messages.into_iter().flat_map(|message| message.blobs);
@@ -130,7 +131,7 @@ impl From<&Target> for Descriptor {
     }
 }
 
-/// Makes the answer that something does not exist a `None`.
+/// Turns the answer that an object does not exist into `None`.
 fn if_found<T>(answer: Result<T, ContainerdError>) -> Result<Option<T>, ContainerdError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -210,8 +211,8 @@ impl Node for Client {
     }
 
     async fn manifest(&self, digest: &Digest) -> Result<Option<String>, ContainerdError> {
-        // A blob that is larger than a manifest is cut here, and no longer matches its
-        // digest.
+        // A blob that is larger than a manifest is cut off here. Its bytes then do not
+        // match its digest.
         let most = manifest::MAX_BYTES + 1;
         let request = Read {
             digest: digest.to_string(),

@@ -1,5 +1,5 @@
-//! gRPC calls over a Unix socket: HTTP/2 requests, with limits on the time and size of
-//! their answers.
+//! gRPC calls over a Unix socket: HTTP/2 requests, with limits on the time and the size
+//! of an answer.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -18,17 +18,18 @@ use tokio::time::timeout;
 
 use crate::containerd::ContainerdError;
 
-/// The most bytes of one answer.
+/// The largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// The most characters of containerd's message about a refusal.
+/// The most characters of containerd's error message to show.
 const MAX_SAID: usize = 1000;
 
-/// The length of a message's head: a byte that tells whether it is compressed, and its
-/// length in four bytes.
+/// The length of a message's header: one byte that is set if the message is compressed,
+/// and four bytes with the message's length.
 const HEAD: usize = 5;
 
-/// A connection. The first call opens it, and the call after a failed one opens it again.
+/// A connection to containerd. The first call opens it. After a failed call, the next
+/// call opens it again.
 pub(super) struct Channel {
     socket: PathBuf,
     within: Duration,
@@ -145,7 +146,7 @@ impl Channel {
         if response.status() != StatusCode::OK {
             return Err(self.unusable(call, format!("HTTP {}", response.status())));
         }
-        // An answer without a message has its status in the head.
+        // An answer without a message has its status in the HTTP headers.
         if response.headers().contains_key(STATUS) {
             self.judge(call, response.headers())?;
             return Ok(Bytes::new());
@@ -160,13 +161,13 @@ impl Channel {
         )?;
         match body.trailers() {
             Some(trailers) => self.judge(call, trailers)?,
-            // Without trailers, the answer may be incomplete.
+            // An answer without trailers may be incomplete.
             None => return Err(self.unanswered(call, "the answer has no end")),
         }
         Ok(body.to_bytes())
     }
 
-    /// Checks the status of a call, in the last fields of its answer.
+    /// Checks the status of a call, which is in the trailers or headers of its answer.
     fn judge(&self, call: &'static str, fields: &HeaderMap) -> Result<(), ContainerdError> {
         let code = fields.get(STATUS).and_then(|code| code.to_str().ok());
         match code.map(str::parse) {
@@ -184,7 +185,7 @@ impl Channel {
 
 const STATUS: &str = "grpc-status";
 
-/// containerd's message about a refusal, percent-decoded.
+/// containerd's error message, percent-decoded.
 fn said(fields: &HeaderMap) -> Option<String> {
     let text = fields.get("grpc-message")?.to_str().ok()?;
     let mut parts = text.split('%');
@@ -212,14 +213,14 @@ fn framed(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     let mut framed = Vec::with_capacity(HEAD + message.len());
     framed.push(0);
-    // digestfix's requests are far shorter than four bytes can express.
+    // The length always fits into four bytes, because digestfix's requests are short.
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     framed.extend_from_slice(&length.to_be_bytes());
     framed.extend_from_slice(&message);
     framed
 }
 
-/// Splits received bytes into messages.
+/// Splits the bytes of an answer into messages.
 fn messages<A: Message + Default>(mut received: &[u8]) -> Result<Vec<A>, String> {
     let mut messages = Vec::new();
     while !received.is_empty() {
@@ -272,7 +273,7 @@ mod tests {
         let mut compressed = framed(&images());
         compressed[0] = 1;
         messages::<Images>(&compressed).unwrap_err();
-        // Field 1 claims more bytes than there are.
+        // Field 1 claims to have more bytes than the message has.
         let lies = [0, 0, 0, 0, 2, 0x0a, 0x7f];
         messages::<Images>(&lies).unwrap_err();
         // A name that is not UTF-8.

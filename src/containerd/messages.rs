@@ -1,6 +1,7 @@
-//! Messages, with the fields that digestfix uses: of containerd 1.6 to 2.1,
-//! `api/services/{images,content,namespaces,version}/v1` and `api/types`; of Kubernetes,
-//! `cri-api/pkg/apis/runtime/v1/api.proto`. Decoding skips fields of later versions.
+//! gRPC messages with the fields that digestfix uses: from containerd 1.6 to 2.1,
+//! `api/services/{images,content,namespaces,version}/v1` and `api/types`; from
+//! Kubernetes, `cri-api/pkg/apis/runtime/v1/api.proto`. Decoding skips fields that later
+//! versions add.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +55,7 @@ pub(super) struct Name {
 pub(super) struct Delete {
     #[prost(string, tag = "1")]
     pub name: String,
-    /// From containerd 2.0 on, the record is deleted only if it leads to this target.
+    /// containerd 2.0 and later delete the record only if it points at this target.
     #[prost(message, optional, tag = "3")]
     pub target: Option<Descriptor>,
 }
@@ -65,7 +66,7 @@ pub(super) struct Blob {
     pub digest: String,
 }
 
-/// Some of the blobs. An answer may have several such messages.
+/// Some of the namespace's blobs. An answer may consist of several such messages.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Blobs {
     #[prost(message, repeated, tag = "1")]
