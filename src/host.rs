@@ -1,10 +1,10 @@
-//! Host: finds Docker's directories, files and unit on this host, and the source of each
-//! fact.
+//! Host: finds Docker's directories, files and unit on this host, and which source names
+//! each of them.
 //!
-//! Each fact (data root, storage driver, configuration file, API socket) is taken from
-//! the first source that has it, in this order: flags, the running engine, the unit's
-//! command line, daemon.json, defaults. If two sources disagree, that is an error: a
-//! restart would start another Docker than the one that runs.
+//! Each fact (data root, storage driver, configuration file, API socket) comes from the
+//! first source that names it, in this order: flags, the running engine, the unit's
+//! command line, daemon.json, defaults. Two sources that disagree are an error, because a
+//! restart would start Docker with other settings than the running one.
 
 pub mod api_clients;
 pub mod impact;
@@ -70,7 +70,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// The image store that the flags choose, if they do.
+    /// The image store that the flags select. `None` if the flags do not select one.
     pub fn choice(&self) -> Option<StoreChoice> {
         let says_docker = self.data_root.is_some()
             || self.driver.is_some()
@@ -108,19 +108,21 @@ pub struct Host {
     pub image_store: StoreKind,
     pub images: ImageDir,
     pub management: Management,
-    /// The facts with their sources, for people.
+    /// The facts with their sources, as shown to the user.
     pub sources: Vec<Finding>,
-    /// Set if Docker is stopped and may use another image store at its next start.
+    /// Set if Docker is stopped, and if it may use another image store when it starts.
     pub stopped: Option<Stopped>,
 }
 
 /// The daemon that digestfix may have to stop and start.
 #[derive(Debug, Clone)]
 pub enum Management {
-    /// No daemon: a mounted disk, or an image that is being built.
+    /// There is no daemon: the data root is on a mounted disk, or in an image that is
+    /// being built.
     Offline,
     Managed(Box<Managed>),
-    /// A Kubernetes node's containerd. digestfix sends it calls, and never stops it.
+    /// The containerd of a Kubernetes node. digestfix sends requests to it, but never
+    /// stops it.
     Node(Node),
 }
 
@@ -129,27 +131,29 @@ pub struct Managed {
     pub flags: Flags,
     pub unit: Unit,
     pub service: Service,
-    /// The running engine's information. `None` if it does not run.
+    /// The running engine's information. `None` if the engine does not run.
     pub engine: Option<Info>,
     pub socket: PathBuf,
-    /// dockerd's configuration file, which need not exist.
+    /// dockerd's configuration file. The file need not exist.
     pub config_file: PathBuf,
-    /// `--live-restore` on its command line.
+    /// The value of `--live-restore` on dockerd's command line.
     pub live_restore_flag: Option<bool>,
-    /// Whether the next dockerd would have live-restore on, by flag or file.
+    /// Whether dockerd will have live-restore on after its next start, because of a flag
+    /// or its configuration file.
     pub live_restore_at_start: bool,
-    /// Command-line options that dockerd forgets at a reload.
+    /// Command-line options that dockerd forgets when it reloads its configuration.
     pub forgotten_by_reload: Vec<String>,
-    /// Such options whose loss is not acceptable even for a moment.
+    /// Options that a reload must not make dockerd forget, even for a moment.
     pub undone_by_reload: Vec<String>,
-    /// Whether its configuration file enables docker-proxy without its path.
+    /// Whether the configuration file enables docker-proxy without naming the program's
+    /// path.
     pub leaves_proxy_to_be_found: bool,
-    /// The command and configuration of the next start of dockerd.
+    /// The command and the configuration with which dockerd will start next.
     pub start: Start,
 }
 
-/// Finds a data root without a daemon. With `--data-root`, this host's own configuration
-/// is ignored.
+/// Finds a data root for which no daemon runs. With `--data-root`, ignores this host's
+/// own configuration.
 pub fn find_offline(flags: &Flags) -> Result<Host, HostError> {
     let args = DockerdArgs::default();
     let config = if flags.data_root.is_some() {

@@ -1,18 +1,20 @@
-//! Clients that are connected to the Docker API now: `docker logs -f`, `docker exec`, a
-//! build, a dashboard. A stop of Docker disconnects them.
+//! Clients that are connected to the Docker API: `docker logs -f`, `docker exec`, a
+//! build, a dashboard. Stopping Docker disconnects them.
 
 use std::fs;
 use std::path::Path;
 
-/// The state of a Unix socket that is connected (`linux/net.h`, `SS_CONNECTED`).
+/// The state of a connected Unix socket in /proc/net/unix (`linux/net.h`,
+/// `SS_CONNECTED`).
 const CONNECTED: &str = "03";
 
-/// The number of clients that are connected to a socket. 0 if it cannot be seen.
+/// The number of clients that are connected to a socket. 0 if the number cannot be read.
 pub fn count(socket: &Path) -> usize {
-    // The kernel has the name that the socket was bound to, and /var/run is a
+    // The kernel shows the path to which the socket was bound, and /var/run is a symbolic
     // link.
     let name = fs::canonicalize(socket).unwrap_or_else(|_| socket.to_owned());
-    // Read the host's network namespace, even if this process has its own.
+    // Read the table of the host's network namespace, because this process may have its
+    // own.
     let table = fs::read_to_string("/proc/1/net/unix").unwrap_or_default();
     connections(
         &table,

@@ -1,5 +1,5 @@
-//! Daemon on this host: its unit, the command of the unit, its configuration file and its
-//! API socket.
+//! The Docker daemon on this host: its unit, the command that the unit runs, its
+//! configuration file and its API socket.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,22 +19,24 @@ const SNAP_UNIT: &str = "snap.docker.dockerd.service";
 pub(super) const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// What systemd, files and the engine itself tell about the daemon.
+/// Information about the daemon from systemd, from files, and from the engine itself.
 pub(super) struct Daemon<'a> {
     pub flags: &'a Flags,
-    /// Reasons why digestfix cannot work with the daemon, in the order of finding them.
+    /// The reasons why digestfix cannot work with the daemon, in the order in which they
+    /// were found.
     pub errors: Vec<HostError>,
-    /// `None` if there is no such unit, or no systemd.
+    /// `None` if this host has no such unit, or no systemd.
     pub unit: Option<Unit>,
     pub service: Option<Service>,
     pub command: Option<CommandLine>,
     pub args: DockerdArgs,
     pub config_file: Option<Finding>,
     pub config: DaemonJson,
-    /// Whether both its command line and its configuration file could be read.
+    /// Whether digestfix could read both dockerd's command line and its configuration
+    /// file.
     pub is_known: bool,
     pub socket: Option<Finding>,
-    /// The running engine's information. `None` if it does not run.
+    /// The running engine's information. `None` if the engine does not run.
     pub engine: Option<Info>,
 }
 
@@ -44,8 +46,8 @@ pub(super) fn note<T>(errors: &mut Vec<HostError>, found: Result<T, HostError>) 
 }
 
 impl<'a> Daemon<'a> {
-    /// Looks for the daemon without connecting to it. Without a `manager`, reads only
-    /// files.
+    /// Collects facts about the daemon without connecting to it. Without a `manager`,
+    /// reads only files.
     pub(super) async fn look(flags: &'a Flags, manager: Option<&impl ServiceManager>) -> Self {
         let mut errors = Vec::new();
         let (mut unit, mut service, mut command) = (None, None, None);
@@ -95,8 +97,8 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Asks the engine for its information, but only if the unit runs: a connection to
-    /// the socket would start Docker.
+    /// Asks the engine for its information if the unit runs. If the unit does not run, a
+    /// connection to the socket would start Docker.
     pub(super) async fn ask<E: Engine>(&mut self, connect: impl Fn(&Path) -> E) {
         let running = self.unit.as_ref().filter(|unit| unit.is_active());
         if let (Some(unit), Some(socket)) = (running, &self.socket) {
@@ -118,13 +120,14 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// The ID of the unit, if it does not run.
+    /// The ID of the unit. `None` if the unit runs.
     pub(super) fn stopped(&self) -> Option<&str> {
         let unit = self.unit.as_ref().filter(|unit| !unit.is_active())?;
         Some(&unit.id)
     }
 
-    /// The daemon, if enough is known to tell what a stop would affect.
+    /// The daemon. `None` unless enough is known to predict what stopping it would
+    /// affect.
     pub(super) fn managed(&self) -> Option<Managed> {
         let (unit, service) = (self.unit.as_ref()?, self.service.as_ref()?);
         let (config_file, socket) = (self.config_file.as_ref()?, self.socket.as_ref()?);
@@ -156,7 +159,8 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// The image store by the engine's answer, or else by its configuration.
+    /// The image store that the engine reports. If it does not run, the store in its
+    /// configuration.
     pub(super) fn image_store(&self) -> StoreKind {
         let in_containerd = self.engine.as_ref().map_or_else(
             || self.args.containerd_image_store() || self.config.containerd_image_store(),
@@ -169,7 +173,7 @@ impl<'a> Daemon<'a> {
     }
 }
 
-/// The unit. `None` if there is no such service.
+/// Examines the unit. Returns `None` if systemd does not know such a service.
 async fn look_at_unit(
     flags: &Flags,
     manager: &impl ServiceManager,
@@ -204,7 +208,7 @@ const UNIT_TYPES: [&str; 11] = [
     ".device",
 ];
 
-/// The name of the unit. `.service` is added if it has no type, as systemctl does.
+/// The name of the unit. Like systemctl, adds `.service` to a name without a unit type.
 pub(super) fn unit_name(flags: &Flags) -> (String, &'static str) {
     match flags.unit.as_deref() {
         None => (DEFAULT_UNIT.to_owned(), DEFAULT),
@@ -257,7 +261,7 @@ async fn check_unit(
     })
 }
 
-/// The command that a unit starts.
+/// The command that a unit runs.
 pub(super) struct CommandLine {
     program: String,
     arguments: Vec<String>,
@@ -272,7 +276,7 @@ impl CommandLine {
         }
     }
 
-    /// The program, and its arguments.
+    /// The program and its arguments as one list.
     fn words(&self) -> Vec<String> {
         [std::slice::from_ref(&self.program), &self.arguments].concat()
     }
@@ -286,15 +290,15 @@ impl CommandLine {
     }
 
     /// Whether the data root is known: a flag or an argument names it, or the command is
-    /// dockerd itself, so that the default applies.
+    /// dockerd itself and so uses the default.
     pub(super) fn says_data_root(&self, flags: &Flags) -> bool {
         self.is_dockerd() || flags.data_root.is_some() || self.args().data_root.is_some()
     }
 }
 
-/// The unit's command line. If the unit starts dockerd by another program (snap), the
-/// running process shows dockerd's own command line. If that does not run, the data root
-/// is unknown.
+/// The unit's command line. If the unit starts dockerd through another program (snap),
+/// dockerd's own command line is that of the running process. If dockerd does not run,
+/// the data root is unknown.
 fn command_line(unit: &Unit, service: &Service, flags: &Flags) -> Result<CommandLine, HostError> {
     let words = exec_start::words(service).map_err(|error| HostError::EnvironmentFile {
         unit: unit.id.clone(),
@@ -316,7 +320,7 @@ fn command_line(unit: &Unit, service: &Service, flags: &Flags) -> Result<Command
     })
 }
 
-/// The command line of a process, if it is a dockerd.
+/// The command line of a process. `None` if the process is not a dockerd.
 fn running_command(pid: u32) -> Option<CommandLine> {
     let bytes = fs::read(format!("{PROC}/{pid}/cmdline")).ok()?;
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
@@ -352,8 +356,8 @@ pub(super) fn read_config(file: &Finding) -> Result<DaemonJson, HostError> {
     }
 }
 
-/// Refuses options that are set on the command line and in the file (moby
-/// `daemon/config/config.go`, `findConfigurationConflicts`).
+/// Refuses options that are set both on the command line and in the file, as dockerd does
+/// (moby `daemon/config/config.go`, `findConfigurationConflicts`).
 fn refuse_set_twice(
     args: &DockerdArgs,
     config: &DaemonJson,
@@ -393,8 +397,9 @@ fn refuse_set_twice(
     }
 }
 
-/// The API socket, which must be a Unix socket. `DOCKER_HOST` is ignored: it names the
-/// engine of the user's client, which may be on another host.
+/// The API socket, which must be a Unix socket. `DOCKER_HOST` is ignored, because it
+/// names the engine that the user's client talks to, and that engine may be on another
+/// host.
 async fn socket(
     flags: &Flags,
     manager: &impl ServiceManager,
@@ -415,7 +420,7 @@ async fn socket(
         return Ok(finding(FACT, DEFAULT_SOCKET, DEFAULT));
     }
     match hosts.iter().find_map(|host| host.strip_prefix("unix://")) {
-        // dockerd listens on its default socket then.
+        // For an empty path, dockerd listens on its default socket.
         Some("") => return Ok(finding(FACT, DEFAULT_SOCKET, source)),
         Some(path) => return Ok(finding(FACT, path, source)),
         None => {}
@@ -428,7 +433,7 @@ async fn socket(
     Err(HostError::NoUnixSocket(hosts.join(", ")))
 }
 
-/// The path on which the unit's socket units listen. Active ones come first.
+/// The path on which the unit's socket units listen. Active socket units take precedence.
 async fn trigger_socket(
     manager: &impl ServiceManager,
     unit: &Unit,

@@ -1,4 +1,4 @@
-//! daemon.json: the settings about dockerd's directories, store and sockets.
+//! daemon.json: dockerd's settings for directories, image store and sockets.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,16 +13,16 @@ use crate::sys::plain_file::{self, Links};
 /// The largest file that is read, in bytes.
 pub const MAX_DAEMON_JSON: u64 = 16 * 1024 * 1024;
 
-/// The settings that digestfix uses. Others are ignored.
+/// The settings that digestfix uses. All other settings are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct DaemonJson {
     pub data_root: Option<String>,
-    /// `graph`, the name of `data-root` before 17.05.
+    /// `graph`, which was the name of `data-root` before 17.05.
     pub graph: Option<String>,
     pub storage_driver: Option<String>,
     pub userns_remap: Option<String>,
-    /// `live-restore`. A value of another type is an error.
+    /// The value of `live-restore`. A value that is not a boolean is an error.
     pub live_restore: Option<bool>,
     userland_proxy: Option<bool>,
     userland_proxy_path: Option<String>,
@@ -31,12 +31,12 @@ pub struct DaemonJson {
     /// All members of the file, with their values.
     #[serde(skip)]
     pub members: Map<String, Value>,
-    /// The hash of the file's bytes. `None` without a file.
+    /// The hash of the file's bytes. `None` if there is no file.
     #[serde(skip)]
     pub hash: Option<Digest>,
 }
 
-/// Why dockerd would not start with this file.
+/// The reason why dockerd would not start with this file.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonJsonError {
     #[error("it cannot be read: {0}")]
@@ -49,7 +49,7 @@ pub enum DaemonJsonError {
 }
 
 impl DaemonJson {
-    /// Reads the file. `None` if it is missing.
+    /// Reads the file. Returns `None` if the file is missing.
     pub fn read(path: &Path) -> Result<Option<Self>, DaemonJsonError> {
         match plain_file::read_whole(path, Links::Followed, MAX_DAEMON_JSON)? {
             Some(bytes) => Self::parse(&bytes).map(Some),
@@ -61,10 +61,11 @@ impl DaemonJson {
         if bytes.trim_ascii().is_empty() {
             return Err(DaemonJsonError::Empty);
         }
-        // Parse into a `Value` first: of duplicate keys the last one counts, as for
-        // dockerd.
+        // Parse into a `Value` first. If a key appears twice, its last value counts, as
+        // in dockerd.
         let value: Value = serde_json::from_slice(bytes)?;
-        // Then into a map: serde would accept an array as the struct's fields in order.
+        // Then convert to a map. From an array, serde would fill the struct's fields by
+        // position.
         let members: Map<String, Value> = serde_json::from_value(value)?;
         let parsed: Self = serde_json::from_value(Value::Object(members.clone()))?;
         Ok(Self {
@@ -74,13 +75,13 @@ impl DaemonJson {
         })
     }
 
-    /// Whether the file has this key, even with an empty value. dockerd goes by the key
-    /// when it looks for options that are set twice.
+    /// Whether the file contains this key, even with an empty value. When dockerd looks
+    /// for options that are set twice, it only looks at the key.
     pub fn has(&self, key: &str) -> bool {
         self.members.contains_key(key)
     }
 
-    /// The data root, under either name.
+    /// The data root, from `data-root` or from `graph`.
     pub fn root(&self) -> Option<&str> {
         self.data_root.as_deref().or(self.graph.as_deref())
     }
@@ -90,7 +91,7 @@ impl DaemonJson {
     }
 
     /// Whether `userland-proxy` is on without the path of the program. dockerd finds the
-    /// program at its start, but some versions do not find it at a reload.
+    /// program when it starts, but some versions do not find it when they reload.
     pub fn leaves_proxy_to_be_found(&self) -> bool {
         let path = self.userland_proxy_path.as_deref().unwrap_or_default();
         self.userland_proxy == Some(true) && path.is_empty()
@@ -102,12 +103,13 @@ impl DaemonJson {
         features.get("containerd-snapshotter").copied()
     }
 
-    /// Whether `features.containerd-snapshotter` is on: images are in containerd.
+    /// Whether `features.containerd-snapshotter` is on, so that images are in containerd.
     pub fn containerd_image_store(&self) -> bool {
         self.says_image_store() == Some(true)
     }
 
-    /// The enabled features about containerd: the image store, and the migration to it.
+    /// The enabled features that concern containerd: the image store, and the migration
+    /// to it.
     pub fn features_of_containerd(&self) -> Vec<String> {
         let features = self.features.iter().flatten();
         let on = features.filter(|(name, is_on)| **is_on && name.starts_with("containerd"));

@@ -1,4 +1,4 @@
-//! Edits one setting of daemon.json, and keeps every other byte.
+//! Edits one setting of daemon.json, and does not change any other byte.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 
 use crate::host::daemon_json::{DaemonJson, DaemonJsonError};
 
-/// daemon.json with `live-restore` set. Adds the key if the file or the key is missing.
+/// Returns daemon.json with `live-restore` set. Adds the key or the file if it is
+/// missing.
 pub fn with_live_restore(file: Option<&[u8]>, on: bool) -> Result<Vec<u8>, DaemonJsonError> {
     let value = if on { "true" } else { "false" };
     let parsed: Parsed<'_> = Parsed::of(file)?;
@@ -23,17 +24,17 @@ pub fn says_live_restore(file: Option<&[u8]>) -> bool {
         .is_some_and(|config| config.live_restore == Some(true))
 }
 
-/// The position of a part that is borrowed from a text.
+/// The position in a text of a part that is a slice of the text.
 fn place(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr() as usize - text.as_ptr() as usize;
     start..start + part.len()
 }
 
-/// The key to edit.
+/// The key that is edited.
 const KEY: &str = "live-restore";
 
-/// A file, and the value of [`KEY`] as written. Of duplicate keys the last one counts, as
-/// for dockerd.
+/// A file, and the value of [`KEY`] as the file contains it. If the key appears twice,
+/// its last value counts, as in dockerd.
 struct Parsed<'a> {
     text: Option<&'a str>,
     members: usize,
@@ -59,7 +60,7 @@ impl<'a> Parsed<'a> {
         })
     }
 
-    /// The file with this value of [`KEY`].
+    /// The text of the file with this value of [`KEY`].
     fn with(&self, value: &str) -> Vec<u8> {
         let Some(text) = self.text else {
             return format!("{{\"{KEY}\": {value}}}\n").into_bytes();

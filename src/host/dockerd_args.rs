@@ -1,40 +1,40 @@
-//! Options of a dockerd command line about its directories, store and sockets.
+//! dockerd's command-line options for directories, image store and sockets.
 
 use std::collections::BTreeMap;
 
-/// The option for the plugins that decide who may send which request to Docker.
+/// The option that names plugins which authorize requests to Docker.
 pub const AUTHORIZATION: &str = "--authorization-plugin";
 
-/// The options of a dockerd command line. Others are ignored.
+/// The options of a dockerd command line that digestfix uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DockerdArgs {
-    /// `--data-root`, or `--graph`/`-g` before 23.0.
+    /// The value of `--data-root`, or of `--graph`/`-g` before 23.0.
     pub data_root: Option<String>,
-    /// `--storage-driver`, `-s`.
+    /// The value of `--storage-driver` or `-s`.
     pub driver: Option<String>,
     pub config_file: Option<String>,
     pub userns_remap: Option<String>,
     pub exec_root: Option<String>,
-    /// `--host`, `-H`, in their order.
+    /// The values of `--host` and `-H`, in their order.
     pub hosts: Vec<String>,
     pub live_restore: Option<bool>,
-    /// Options that a reload resets until dockerd's next start (moby `daemon/reload.go`:
-    /// `reloadMaxConcurrentDownloadsAndUploads`, `reloadMaxDownloadAttempts`). Their loss
-    /// only costs speed.
+    /// Options that a reload resets until dockerd starts again (moby `daemon/reload.go`:
+    /// `reloadMaxConcurrentDownloadsAndUploads`, `reloadMaxDownloadAttempts`). Without
+    /// these options, dockerd is only slower.
     pub forgotten_by_reload: Vec<String>,
-    /// Options that a reload resets and whose loss changes more than speed: a reload
-    /// takes these settings from the file alone, even if it lacks them (moby
-    /// `daemon/reload.go`: `reloadFeatures`, and up to 20.10 `reloadClusterDiscovery`;
-    /// `cmd/dockerd/daemon.go`: `reloadConfig`).
+    /// Options that a reload resets and that matter for more than speed. For these
+    /// settings, a reload uses only the file, even if the file does not contain them
+    /// (moby `daemon/reload.go`: `reloadFeatures`, and up to 20.10
+    /// `reloadClusterDiscovery`; `cmd/dockerd/daemon.go`: `reloadConfig`).
     pub undone_by_reload: Vec<String>,
-    /// `--feature`, each `NAME` or `NAME=BOOL`, in their order.
+    /// The values of `--feature` in their order, each `NAME` or `NAME=BOOL`.
     pub features: Vec<String>,
 }
 
 impl DockerdArgs {
-    /// Reads the arguments after the program's name, in the forms that
-    /// dockerd's own parser takes (spf13/pflag): `--name=value`,
-    /// `--name value`, `-nvalue`, `-n=value`, `-n value`.
+    /// Parses the arguments after the program's name, in the forms that dockerd's own
+    /// parser (spf13/pflag) accepts: `--name=value`, `--name value`, `-nvalue`,
+    /// `-n=value`, `-n value`.
     pub fn parse<S: AsRef<str>>(arguments: &[S]) -> Self {
         let mut found = Self::default();
         let mut rest = arguments.iter().map(AsRef::as_ref);
@@ -98,19 +98,22 @@ impl DockerdArgs {
         found
     }
 
-    /// The value of the last `--feature containerd-snapshotter`, if there is one.
+    /// The value of the last `--feature containerd-snapshotter`. `None` if it is not
+    /// given.
     pub fn says_image_store(&self) -> Option<bool> {
         let mut said = self.features.iter().rev().map(|feature| named(feature));
         let (_, value) = said.find(|(name, _)| *name == "containerd-snapshotter")?;
         Some(is_true(value))
     }
 
-    /// Whether `--feature containerd-snapshotter` is on: images are in containerd.
+    /// Whether `--feature containerd-snapshotter` is on, so that images are in
+    /// containerd.
     pub fn containerd_image_store(&self) -> bool {
         self.says_image_store() == Some(true)
     }
 
-    /// The enabled features about containerd: the image store, and the migration to it.
+    /// The enabled features that concern containerd: the image store, and the migration
+    /// to it.
     pub fn features_of_containerd(&self) -> Vec<String> {
         let features: BTreeMap<&str, &str> =
             self.features.iter().map(|feature| named(feature)).collect();
@@ -126,12 +129,12 @@ fn named(feature: &str) -> (&str, &str) {
     feature.split_once('=').unwrap_or((feature, "true"))
 }
 
-/// Whether Go's `strconv.ParseBool` reads true.
+/// Whether Go's `strconv.ParseBool` parses the value as true.
 fn is_true(value: &str) -> bool {
     matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
-/// Whether Go's `strconv.ParseBool` reads false.
+/// Whether Go's `strconv.ParseBool` parses the value as false.
 fn is_false(value: &str) -> bool {
     matches!(value, "0" | "f" | "F" | "false" | "FALSE" | "False")
 }

@@ -1,16 +1,17 @@
-//! Start of a running dockerd, compared with the last change of a file.
+//! The start time of a running dockerd, for comparison with the time of a file's last
+//! change.
 //!
-//! dockerd reads `repositories.json` once, at its start, after it has written its pid
+//! dockerd reads `repositories.json` once, when it starts, after it has written its pid
 //! file (moby 20.10 and 28.5 `daemonCLI.start`: `pidfile`, then `NewDaemon`,
-//! `NewReferenceStore`). It has read all changes before that. Later changes were made by
-//! dockerd itself (at a tag, pull or load), or by another program. dockerd does not know
-//! the latter, and overwrites them at its own next change. The file does not tell which
-//! of the two it is.
+//! `NewReferenceStore`). So it has read every change that happened before. A later change
+//! was made either by dockerd itself (for a tag, pull or load), or by another program.
+//! dockerd does not know the changes of other programs, and overwrites them at its own
+//! next change. The file does not show who changed it.
 //!
-//! The `ctime` is the time of the last change: renames and exchanges of names set it as
-//! writes do, and no program can set it back. Two clocks tell the start: the time of the
-//! pid file and the start of the process. If the clock was set in between, one of them is
-//! wrong, but not both.
+//! The time of the last change is the file's `ctime`. Renaming or exchanging files sets
+//! it just like writing does, and no program can set it back. Two times show when dockerd
+//! started: the time of the pid file, and the start time of the process. If someone set
+//! the clock in between, one of these times is wrong, but never both.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -23,30 +24,31 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::sys::plain_file::{self, Links};
 
-/// dockerd's default path for its process ID (moby `cmd/dockerd/config_unix.go`).
+/// The default path of dockerd's pid file (moby `cmd/dockerd/config_unix.go`).
 pub const PID_FILE: &str = "/var/run/docker.pid";
 
-/// The most bytes of a pid file: more than any process ID has.
+/// The most bytes to read from a pid file. A process ID is shorter.
 const MAX_PID_FILE: u64 = 64;
 
-/// The kernel's file system about processes (`proc(5)`).
+/// The kernel's file system with information about processes (`proc(5)`).
 pub const PROC: &str = "/proc";
 
-/// The start of a process, and the precision with which it is known.
+/// The start time of a process, and how precisely it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineStart {
-    /// The earliest possible start of the process.
+    /// The earliest time at which the process may have started.
     process: SystemTime,
-    /// How much later the start may have been.
+    /// How much later the process may have started.
     process_within: Duration,
     pid_file: Option<SystemTime>,
-    /// How much later than its time stamp a file may have changed.
+    /// The precision of file timestamps: a file may have changed this much later than its
+    /// timestamp.
     stamp_within: Duration,
 }
 
 impl EngineStart {
-    /// The start of a process. The time of the pid file counts too, if the file names the
-    /// process.
+    /// Determines the start of a process. Also uses the time of the pid file, if that
+    /// file contains this process ID.
     pub fn of(proc: &Path, pid: u32, pid_file: &Path) -> Option<Self> {
         let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
         let ticks = start_time(&stat)?;
@@ -54,8 +56,8 @@ impl EngineStart {
         let tick = Duration::from_secs(1).checked_div(per_second)?;
         let within_second = u32::try_from(ticks % u64::from(per_second)).ok()?;
         let since_boot = Duration::from_secs(ticks / u64::from(per_second)) + tick * within_second;
-        // Read the clocks in this order: the time between the reads makes the computed
-        // start too early, which is safe, and never too late.
+        // Read the clocks in this order. Time that passes between the two reads then
+        // makes the computed start too early, which is safe, but never too late.
         let now = SystemTime::now();
         let booted = now.checked_sub(duration(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?)?)?;
         let by_pid_file = match read_pid(pid_file) {
@@ -70,7 +72,7 @@ impl EngineStart {
         })
     }
 
-    /// Whether the file last changed before this process could read it.
+    /// Whether the file's last change happened before this process could read the file.
     pub fn comes_after_change_of(&self, file: &Metadata) -> bool {
         let Some(changed) = time(file.ctime(), file.ctime_nsec()) else {
             return false;
@@ -81,27 +83,27 @@ impl EngineStart {
         } else {
             self.stamp_within
         };
-        // dockerd writes the pid file some time after the process began, so this
-        // comparison may be strict. The start of the process counts too, because the
-        // clock of the pid file may have been set.
+        // dockerd writes the pid file a while after its process starts, so this
+        // comparison may be strict. The start of the process is compared too, because the
+        // clock may have been set before dockerd wrote the pid file.
         changed < self.process + self.process_within
             && self.pid_file.is_none_or(|at| changed + within < at)
     }
 
-    /// Whether the process had begun by then.
+    /// Whether the process started before this time.
     pub fn is_before(&self, instant: SystemTime) -> bool {
         self.process < instant
     }
 }
 
-/// The process ID in a pid file.
+/// The process ID that a pid file contains.
 fn read_pid(pid_file: &Path) -> Option<u32> {
     let bytes = plain_file::read(pid_file, Links::Followed, MAX_PID_FILE).ok()?;
     str::from_utf8(&bytes).ok()?.trim().parse().ok()
 }
 
-/// `starttime`, in clock ticks since the boot (`proc_pid_stat(5)`). The name before it
-/// may contain any character, even parentheses.
+/// `starttime`, in clock ticks since the boot (`proc_pid_stat(5)`). The process name
+/// precedes it, and may contain any character, even parentheses.
 fn start_time(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(19)?.parse().ok()

@@ -1,5 +1,5 @@
-//! Host errors: why digestfix cannot work on a host as it is, for the person who must
-//! repair it.
+//! Host errors: why digestfix cannot work on a host in its present state. The reader is
+//! the person who must repair the host.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::store::data_root::ReadError;
 use crate::sys::shell;
 use crate::systemd::SystemdError;
 
-/// Why digestfix cannot work on this host as it is.
+/// The reason why digestfix cannot work on this host in its present state.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     #[error(transparent)]
@@ -20,7 +20,7 @@ pub enum HostError {
     #[error("there is no unit {unit} here{}", but(.others))]
     NoUnit {
         unit: String,
-        /// Docker's other known units on this host.
+        /// The other units on this host that are known names for Docker.
         others: Vec<String>,
     },
     #[error("no containerd of a Kubernetes node answers here ({})", .0.join("; "))]
@@ -119,7 +119,7 @@ pub enum HostError {
 }
 
 impl HostError {
-    /// Whether there is no Docker here that could be started.
+    /// Whether this host has no Docker that could be started.
     pub fn is_without_docker(&self) -> bool {
         match self {
             Self::NoUnit { others, .. } => others.is_empty(),
@@ -258,7 +258,7 @@ fn but(others: &[String]) -> String {
     }
 }
 
-/// A flag with each of its values.
+/// A flag, repeated with each of its possible values.
 fn one_of(flag: &str, values: &[String]) -> String {
     let flags: Vec<String> = values
         .iter()

@@ -1,5 +1,5 @@
-//! Examination of Docker on this host: all facts, and all reasons why digestfix cannot
-//! work on it. One error hides no other.
+//! Examines Docker on this host: collects all facts, and all reasons why digestfix cannot
+//! work on the host. After an error, the examination continues.
 
 use std::path::{Path, PathBuf};
 
@@ -12,21 +12,23 @@ use crate::host::{Flags, Host, HostError, Managed, Management, StoreKind};
 use crate::store::data_root::ImageDir;
 use crate::systemd::{ServiceManager, Unit};
 
-/// The facts that could be found.
+/// The facts that were found.
 #[derive(Debug, Default)]
 pub struct Examined {
-    /// Reasons why digestfix cannot work on the host, in the order of finding them.
+    /// The reasons why digestfix cannot work on the host, in the order in which they were
+    /// found.
     pub errors: Vec<HostError>,
     pub unit: Option<Unit>,
-    /// dockerd's configuration file, which need not exist.
+    /// dockerd's configuration file. The file need not exist.
     pub config_file: Option<PathBuf>,
     pub engine: Option<Info>,
     pub image_store: StoreKind,
     pub images: Option<ImageDir>,
     pub sources: Vec<Finding>,
-    /// The daemon, if enough is known to tell what a stop would affect.
+    /// The daemon. `None` unless enough is known to predict what stopping it would
+    /// affect.
     pub managed: Option<Managed>,
-    /// Set if Docker is stopped and may use another image store at its next start.
+    /// Set if Docker is stopped, and if it may use another image store when it starts.
     pub stopped: Option<Stopped>,
 }
 
@@ -75,7 +77,7 @@ impl Examined {
         found
     }
 
-    /// The host, if enough is known about it, even if there are errors.
+    /// The host, even if there are errors. `None` if too little is known about it.
     pub fn host(&self) -> Option<Host> {
         Some(Host {
             image_store: self.image_store,
@@ -87,8 +89,8 @@ impl Examined {
     }
 }
 
-/// Examines a host and changes nothing. It does not connect to the API of a stopped
-/// Docker, because that would start it. Without a `manager`, reads only files.
+/// Examines a host without changing it. Does not connect to the API of a stopped Docker,
+/// because a connection would start Docker. Without a `manager`, reads only files.
 pub async fn examine<M: ServiceManager, E: Engine>(
     flags: &Flags,
     manager: Option<&M>,
@@ -103,16 +105,16 @@ pub async fn examine<M: ServiceManager, E: Engine>(
     found
 }
 
-/// Finds a host whose daemon systemd manages, as [`examine`] does. [`Host::certain`]
-/// tells whether a stopped Docker uses that image store.
+/// Finds a host whose daemon systemd manages, as [`examine`] does. If Docker is stopped,
+/// [`Host::certain`] shows whether Docker will use the image store that was found.
 pub async fn find<M: ServiceManager, E: Engine>(
     flags: &Flags,
     manager: &M,
     connect: impl Fn(&Path) -> E,
 ) -> Result<Host, HostError> {
     let mut daemon = Daemon::look(flags, Some(manager)).await;
-    // After an error, the engine's answer would not help, and an engine that hangs would
-    // cost the whole timeout.
+    // If an error was found, do not ask the engine: its answer would not help, and an
+    // engine that hangs would cost the whole timeout.
     if daemon.errors.is_empty() {
         daemon.ask(connect).await;
     }
@@ -127,8 +129,8 @@ pub async fn find<M: ServiceManager, E: Engine>(
     }
 }
 
-/// The data root by all sources except the engine. Used to find another run's lock while
-/// the engine does not answer.
+/// The data root according to all sources except the engine. With it, a run finds the
+/// lock of another run while the engine does not answer.
 pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) -> Option<PathBuf> {
     let daemon = Daemon::look(flags, Some(manager)).await;
     let says = daemon.command.as_ref()?.says_data_root(flags);
@@ -138,8 +140,8 @@ pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) ->
     Some(daemon.sources().data_root().ok()?.0)
 }
 
-/// Finds the image directory, but only if all sources could be read, or the engine or a
-/// flag names the data root.
+/// Finds the image directory. Requires that all sources could be read, or that the engine
+/// or a flag names the data root.
 fn look_for_images(
     daemon: &Daemon<'_>,
     image_store: StoreKind,
@@ -165,8 +167,8 @@ fn look_for_images(
     note(errors, found)
 }
 
-/// Refuses a data root that a process outside of the unit has open: stopping the unit
-/// would not be enough.
+/// Refuses a data root that a process outside of the unit has open, because stopping the
+/// unit would not stop that process.
 async fn refuse_other_users(
     manager: &impl ServiceManager,
     unit: &Unit,
@@ -180,8 +182,8 @@ async fn refuse_other_users(
         Some(pid) => manager.unit_of_process(pid).await.ok(),
         None => None,
     };
-    // If the process is hidden, assume that it is the unit's. A later check after the
-    // stop covers the other case.
+    // If digestfix cannot see the process, assume that it belongs to the unit. After the
+    // stop, another check detects a process that does not.
     let is_ours = pid.is_none() || owner.as_ref() == Some(&unit.id);
     if unit.is_active() && is_ours {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Command line of a unit as systemd runs it, with `$NAME` and `${NAME}` replaced
-//! (`systemd.service(5)`, "Command lines").
+//! The command line of a unit as systemd runs it, with the values of `$NAME` and
+//! `${NAME}` (`systemd.service(5)`, "Command lines").
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,17 +8,17 @@ use std::path::Path;
 use crate::sys::plain_file::{self, Links};
 use crate::systemd::Service;
 
-/// The most bytes of an environment file.
+/// The most bytes to read from an environment file.
 const MAX_ENVIRONMENT: u64 = 1024 * 1024;
 
-/// The words of the command line, the program first. An error if a required
-/// `EnvironmentFile=` cannot be read: the service would not start either, even without
-/// using a variable.
+/// The words of the command line, beginning with the program. An error if a required
+/// `EnvironmentFile=` cannot be read: the service would not start either, even if its
+/// command uses no variable.
 pub fn words(service: &Service) -> io::Result<Vec<String>> {
     Ok(expand(&service.exec_start, &variables(service)?))
 }
 
-/// The variables that the unit sets.
+/// The environment variables that the unit sets.
 pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
     let mut variables = BTreeMap::new();
     for assignment in &service.environment {
@@ -31,8 +31,8 @@ pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
         match read.map_err(io::Error::from) {
             Ok(bytes) => variables.extend(environment_file(&String::from_utf8_lossy(&bytes))),
             Err(_) if *may_be_missing => {}
-            // systemd accepts patterns here, and this code does not expand them. So a
-            // failed read does not mean that the pattern matches nothing.
+            // systemd allows a pattern here, which this code does not expand. So the
+            // pattern may match a file even if reading fails.
             Err(_) if path.contains(['*', '?', '[']) => {}
             Err(error) => return Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
         }
@@ -40,8 +40,8 @@ pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
     Ok(variables)
 }
 
-/// Reads `NAME=VALUE` lines. A value may consist of several pieces, quoted or not
-/// (`systemd.exec(5)`, `EnvironmentFile=`).
+/// Parses `NAME=VALUE` lines. A value may consist of several pieces, with or without
+/// quotes (`systemd.exec(5)`, `EnvironmentFile=`).
 fn environment_file(text: &str) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     let mut rest = text.chars();
@@ -66,11 +66,11 @@ fn environment_file(text: &str) -> BTreeMap<String, String> {
     variables
 }
 
-/// The value up to the end of its line. A quote or a backslash can continue the line.
+/// Reads a value to the end of its line. A quote or a backslash can continue the line.
 fn file_value(rest: &mut impl Iterator<Item = char>) -> String {
     let mut value = String::new();
-    // The length of the value without trailing blanks. Only the end of the line shows
-    // which blanks are trailing.
+    // The length of the value without trailing blanks. A blank turns out to be trailing
+    // only at the end of the line.
     let mut solid = 0;
     let mut started = false;
     while let Some(character) = rest.next() {
@@ -117,8 +117,9 @@ fn quoted(quote: char, rest: &mut impl Iterator<Item = char>, value: &mut String
     }
 }
 
-/// Replaces variables. `$NAME` alone becomes as many words as its value has; `${NAME}`
-/// stays within its word; `$$` is a dollar. An unset variable is empty.
+/// Replaces variables. A word that is just `$NAME` becomes as many words as the value
+/// has. `${NAME}` remains part of its word. `$$` becomes a dollar sign. An unset variable
+/// is empty.
 fn expand(words: &[String], variables: &BTreeMap<String, String>) -> Vec<String> {
     let value = |name: &str| variables.get(name).map_or("", String::as_str);
     let mut expanded = Vec::new();
@@ -131,7 +132,7 @@ fn expand(words: &[String], variables: &BTreeMap<String, String>) -> Vec<String>
     expanded
 }
 
-/// Splits a variable's value into words as systemd does: at blanks outside of quotes.
+/// Splits a variable's value into words as systemd does, at blanks outside of quotes.
 fn split_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

@@ -1,4 +1,4 @@
-//! Image directory: finds which of the directories on the disk is Docker's.
+//! Finds out which directory on the disk is Docker's image directory.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
 
 pub const DEFAULT_DATA_ROOT: &str = "/var/lib/docker";
 
-/// The sources that may name the image directory.
+/// The sources that may name Docker's image directory.
 pub struct Sources<'a> {
     pub flags: &'a Flags,
     pub engine: Option<&'a Info>,
@@ -28,7 +28,7 @@ pub struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// The image directory, and the sources of its parts.
+    /// The image directory, and the source of each of its parts.
     pub fn image_dir(&self) -> Result<(ImageDir, Vec<Finding>), HostError> {
         let (root, root_source) = self.data_root()?;
         let (driver, driver_source) = self.driver(&root)?;
@@ -57,8 +57,9 @@ impl Sources<'_> {
         Ok((images, findings))
     }
 
-    /// The data root of an engine with images in containerd, and the name of its
-    /// snapshotter. The data root has no images then, but digestfix's own files.
+    /// The data root of an engine that keeps its images in containerd, and the name of
+    /// its snapshotter. Such a data root contains no images, but it contains digestfix's
+    /// own files.
     pub fn containerd_dir(&self) -> Result<(ImageDir, Vec<Finding>), HostError> {
         let (root, root_source) = self.data_root()?;
         let (driver, driver_source) = self
@@ -71,8 +72,8 @@ impl Sources<'_> {
         Ok((ImageDir::new(&root, &driver), findings))
     }
 
-    /// The canonical data root, and its source. An error if sources disagree, or if the
-    /// directory does not exist.
+    /// The data root as a canonical path, and its source. An error if sources disagree,
+    /// or if the directory does not exist.
     pub fn data_root(&self) -> Result<(PathBuf, &'static str), HostError> {
         let is_remapping = [&self.args.userns_remap, &self.config.userns_remap]
             .into_iter()
@@ -84,8 +85,8 @@ impl Sources<'_> {
             .as_ref()
             .map(|path| path.to_string_lossy());
         let reported = self.engine.map(|info| info.data_root.to_string_lossy());
-        // The engine comes before the flag: with userns-remap, the flag may name the
-        // parent of the engine's directory.
+        // The engine takes precedence over the flag: with userns-remap, the flag may name
+        // the parent of the engine's directory.
         let said = [
             (ENGINE, reported.as_deref()),
             (FLAG, flag.as_deref()),
@@ -121,8 +122,8 @@ impl Sources<'_> {
             (UNIT, self.args.driver.as_deref()),
             (FILE, self.config.storage_driver.as_deref()),
         ];
-        // An empty flag is a mistake, such as an unset variable, and does not mean "not
-        // given".
+        // An empty flag is a mistake, such as an unset shell variable. It does not count
+        // as "not given".
         if let Some(driver) = self.flags.driver.as_deref()
             && !is_driver_name(driver)
         {
@@ -138,14 +139,14 @@ impl Sources<'_> {
     }
 }
 
-/// Whether two paths are the same place, with symbolic links resolved.
+/// Whether two paths name the same file, after symbolic links are resolved.
 pub fn same_path(one: &str, other: &str) -> bool {
     let real = |path: &str| fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
     real(one) == real(other)
 }
 
-/// Whether the engine's data root is `UID.GID` in the configured one, as with user
-/// namespaces (moby `daemon/daemon_unix.go`, `setupDaemonRoot`).
+/// Whether the engine's data root is a directory `UID.GID` in the configured one, as it
+/// is with user namespaces (moby `daemon/daemon_unix.go`, `setupDaemonRoot`).
 fn is_remapped(effective: &str, configured: &str) -> bool {
     let effective = fs::canonicalize(effective).unwrap_or_else(|_| PathBuf::from(effective));
     let named_so = effective
@@ -164,7 +165,7 @@ fn is_uid_gid(name: &str) -> bool {
         .is_some_and(|(uid, gid)| number(uid) && number(gid))
 }
 
-/// Whether this is the `UID.GID` directory itself, not its parent.
+/// Whether this is the `UID.GID` directory itself, and not its parent.
 fn is_effective(root: &Path) -> bool {
     root.file_name()
         .and_then(|name| name.to_str())
@@ -248,7 +249,7 @@ fn only_driver(root: &Path) -> Result<String, HostError> {
         .cloned()
         .collect();
     if drivers.is_empty() {
-        // The reference store's file is missing, but images are here.
+        // The reference store's file is missing, but the directory contains images.
         drivers = all;
         drivers.retain(|driver| ImageDir::new(root, driver).image_count() > 0);
     }

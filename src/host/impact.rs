@@ -1,4 +1,4 @@
-//! Impact: what a stop of Docker would do to the host. Assessed before anything is
+//! Impact: what stopping Docker would do to the host. It is assessed before anything is
 //! stopped.
 
 use std::collections::BTreeSet;
@@ -27,68 +27,69 @@ pub enum ContainerPolicy {
     Ignore,
 }
 
-/// What a stop and start of Docker would affect.
+/// What stopping and starting Docker would affect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impact {
     pub unit: String,
-    /// Whether Docker runs, so that it must be stopped and started again.
+    /// Whether Docker runs. If it does, it must be stopped and started again.
     pub running: bool,
-    /// The active units that would start Docker for a client. They are stopped and
-    /// started with it.
+    /// The active units that would start Docker when a client connects. They are stopped
+    /// and started together with Docker.
     pub triggers: Vec<String>,
-    /// Other units that systemd stops along with it. They are started again.
+    /// Other units that systemd stops together with Docker. digestfix starts them again.
     pub carried_along: Vec<String>,
     pub containers: Vec<Container>,
     pub policy: ContainerPolicy,
     pub live_restore: LiveRestore,
-    /// Whether containers with `--rm` survive too, if containers survive
+    /// Whether containers with `--rm` survive like the others
     /// ([`Info::keeps_auto_removed`](crate::docker::engine::Info::keeps_auto_removed)).
     pub keeps_auto_removed: bool,
     /// Whether the health checks of surviving containers resume
     /// ([`Info::resumes_health_checks`](crate::docker::engine::Info::resumes_health_checks)).
     pub resumes_health_checks: bool,
-    /// The number of clients that are connected to the API now.
+    /// The number of clients that are connected to the Docker API.
     pub api_clients: usize,
     /// Whether the engine waits for these clients when it stops
     /// ([`Info::waits_for_clients`](crate::docker::engine::Info::waits_for_clients)).
     pub waits_for_clients: bool,
-    /// Containers that never ran and that Docker removes at its start (`docker create
-    /// --rm`).
+    /// Containers that were never started and that Docker removes when it starts (`docker
+    /// create --rm`).
     pub removed_at_start: Vec<Container>,
-    /// Options of the unit that a reload resets until dockerd's next start.
+    /// Options of the unit that a reload resets until dockerd starts again.
     pub forgotten_by_reload: Vec<String>,
     pub startable: Startable,
-    /// Whether some versions refuse to reload the present configuration file.
+    /// Whether some versions of dockerd refuse to reload the present configuration file.
     pub may_refuse_reload: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Allowed {
     pub containers: ContainerPolicy,
-    /// Whether to restart Docker even if it may not start again.
+    /// Whether to restart Docker even if it may fail to start.
     pub force_restart: bool,
 }
 
-/// What happens to a container when Docker is stopped and started.
+/// What happens to a container if Docker is stopped and started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ContainerImpact {
     KeepsRunning,
-    /// It stops, and digestfix starts it again.
+    /// The container stops, and digestfix starts it again.
     StartedAgain,
-    /// It stops, and its restart policy starts it again.
+    /// The container stops, and Docker starts it again because of its restart policy.
     RestartsByPolicy,
-    /// It stops, and its restart policy starts it again if it exits with an error.
+    /// The container stops. If it exits with an error, Docker starts it again because of
+    /// its restart policy.
     RestartsIfItFails,
-    /// It stops, and swarm runs another one in its place.
+    /// The container stops, and swarm replaces it with another container.
     ReplacedBySwarm,
     StaysDown,
-    /// It stops, and Docker removes it (`--rm`).
+    /// The container stops, and Docker removes it (`--rm`).
     Removed,
 }
 
 impl Impact {
-    /// An impact on units only.
+    /// An impact that consists of units only.
     pub fn of_units(
         unit: &str,
         running: bool,
@@ -114,14 +115,15 @@ impl Impact {
         }
     }
 
-    /// Whether the run must switch live-restore on temporarily.
+    /// Whether the run must temporarily switch live-restore on.
     pub fn switches_live_restore(&self) -> bool {
         self.policy == ContainerPolicy::Keep
             && !self.containers.is_empty()
             && matches!(self.live_restore, LiveRestore::Switchable(_))
     }
 
-    /// What only a reload of the running dockerd could tell. `plan` does not reload it.
+    /// What only a reload of the running dockerd would show. `plan` does not cause a
+    /// reload.
     pub fn not_known(&self) -> Option<String> {
         let path = &self.startable.checked.as_ref()?.path;
         let path = path.display();
@@ -140,12 +142,12 @@ impl Impact {
         })
     }
 
-    /// Whether all running containers survive the stop.
+    /// Whether all running containers keep running while Docker is stopped.
     pub fn containers_survive(&self) -> bool {
         self.live_restore == LiveRestore::On || self.switches_live_restore()
     }
 
-    /// Whether the engine runs on for seconds after it was told to stop.
+    /// Whether the engine keeps running for seconds after systemd tells it to stop.
     pub fn stops_late(&self) -> bool {
         self.waits_for_clients && self.api_clients > 0
     }
@@ -170,7 +172,7 @@ impl Impact {
         }
     }
 
-    /// The containers whose health checks do not resume when Docker starts.
+    /// The containers whose health checks do not resume by themselves when Docker starts.
     pub fn health_checks_to_resume<'a>(
         &self,
         containers: &'a [Container],
@@ -181,7 +183,7 @@ impl Impact {
         })
     }
 
-    /// Whether a change of a container was to be expected.
+    /// Whether the policy for containers allows this change of a container.
     pub fn accepts(&self, change: &Change) -> bool {
         if matches!(change.what, Happened::Unlisted(_)) {
             return false;
@@ -195,14 +197,14 @@ impl Impact {
         }
     }
 
-    /// The host's TCP ports of containers that survive. New connections to these can be
-    /// held back.
+    /// The published TCP ports of containers that keep running. digestfix can hold back
+    /// new connections to these ports.
     pub fn ports_to_hold(&self) -> BTreeSet<Published> {
         let kept = self
             .containers
             .iter()
             .filter(|container| self.on(container) == ContainerImpact::KeepsRunning)
-            // While a container restarts, another process may have its port.
+            // Another process may use the port of a container that is restarting.
             .filter(|container| container.status != Status::Restarting);
         kept.flat_map(|container| &container.published)
             .filter(|published| published.protocol == "tcp")
@@ -211,7 +213,7 @@ impl Impact {
     }
 }
 
-/// Why Docker should not be stopped now.
+/// A reason not to stop Docker now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Blocker {
     #[error(
@@ -236,7 +238,7 @@ pub enum Blocker {
     )]
     CannotKeep {
         count: usize,
-        /// The names of some of them.
+        /// The names of some of these containers.
         names: String,
         blocker: LiveRestoreBlocker,
     },
@@ -259,7 +261,7 @@ pub enum Blocker {
     )]
     WouldBeRemoved {
         names: String,
-        /// Whether the other containers survive.
+        /// Whether the other containers keep running.
         kept: bool,
     },
 }
@@ -339,8 +341,8 @@ impl AssessError {
 
 const NAMES_SHOWN: usize = 5;
 
-/// Assesses what a stop of Docker would affect, and the reasons against it. Changes
-/// nothing. `recorded` is as for [`startable::look`].
+/// Assesses what stopping Docker would affect, and the reasons not to stop it. Changes
+/// nothing. [`startable::look`] describes `recorded`.
 pub async fn assess(
     manager: &impl ServiceManager,
     engine: &impl Engine,
@@ -386,7 +388,7 @@ pub async fn assess(
     if let Some(limit) = open_files::too_few() {
         blockers.push(Blocker::TooFewFiles { limit });
     }
-    // If this process is in no unit, no stopped unit contains it.
+    // If this process belongs to no unit, stopping a unit cannot stop this process.
     let own = manager.unit_of_process(std::process::id()).await;
     if let Some(unit) = own.ok().filter(|unit| carried.contains(unit)) {
         blockers.push(Blocker::Ourselves { unit });
@@ -468,7 +470,7 @@ fn containers_at_risk(impact: &Impact) -> Option<Blocker> {
     }
 }
 
-/// The names of the first containers.
+/// The names of the first few containers.
 pub(crate) fn some_names<'a>(containers: impl Iterator<Item = &'a Container>) -> String {
     let mut names: Vec<&str> = containers
         .map(|container| container.name.as_str())

@@ -1,5 +1,5 @@
-//! live-restore: whether containers survive a stop of Docker, and if not, whether it can
-//! be switched on temporarily.
+//! live-restore: whether containers keep running while Docker is stopped. If not, whether
+//! digestfix can switch live-restore on temporarily.
 
 use std::fs;
 use std::io;
@@ -12,32 +12,32 @@ use crate::host::{AUTHORIZATION, Managed, is_dockerd, is_shim, program};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LiveRestore {
-    /// live-restore is on, and stays on in the next dockerd.
+    /// live-restore is on, and will be on after the next start of dockerd.
     On,
-    /// live-restore is off, now or in the next dockerd. It can be switched on temporarily
-    /// in this file.
+    /// live-restore is off, now or after the next start of dockerd. It can be switched on
+    /// temporarily in this file.
     Switchable(PathBuf),
     Impossible(LiveRestoreBlocker),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LiveRestoreBlocker {
-    /// A node of a swarm cannot have live-restore (moby `daemon/cluster/utils.go`).
+    /// A swarm node cannot use live-restore (moby `daemon/cluster/utils.go`).
     #[error("Docker is in swarm mode, which excludes live-restore")]
     Swarm,
     #[error(
         "a flag of {unit} (--live-restore=false) sets it, which daemon.json may not contradict"
     )]
     Flag { unit: String },
-    /// A reload takes the plugins from the file alone (moby `cmd/dockerd/daemon.go`,
-    /// `reloadConfig`). Seen on 20.10, 26.1 and 28.5: Docker allowed what the plugins had
-    /// denied, and `docker info` still listed them.
+    /// A reload uses only the plugins that the file names (moby `cmd/dockerd/daemon.go`,
+    /// `reloadConfig`). Seen on 20.10, 26.1 and 28.5: after a reload, Docker allowed what
+    /// the plugins had denied, although `docker info` still listed them.
     #[error(
         "a reload makes Docker forget --authorization-plugin of {unit}, and allow every user \
          everything"
     )]
     Authorization { unit: String },
-    /// systemd would kill the containers even with live-restore (`systemd.kill(5)`).
+    /// systemd would kill the containers, even with live-restore (`systemd.kill(5)`).
     #[error("KillMode={kill_mode} of {unit} makes systemd kill them with Docker")]
     KillMode { unit: String, kill_mode: String },
     #[error(
@@ -46,7 +46,7 @@ pub enum LiveRestoreBlocker {
     NotDockerd { unit: String, program: String },
     #[error("{path} cannot be changed: {error}", path = path.display())]
     Unwritable {
-        /// daemon.json, which is replaced in its directory.
+        /// daemon.json. Replacing it requires a new file in the same directory.
         path: PathBuf,
         error: String,
     },
@@ -74,7 +74,7 @@ impl LiveRestoreBlocker {
     }
 }
 
-/// Examines a running Docker. Changes nothing.
+/// Examines a running Docker without changing it.
 pub fn look(host: &Managed) -> LiveRestore {
     if kills_shims(host) {
         return LiveRestore::Impossible(LiveRestoreBlocker::KillMode {
@@ -106,7 +106,7 @@ fn blocker(host: &Managed, engine: &Info) -> Option<LiveRestoreBlocker> {
     reload_hindrance(host)
 }
 
-/// Why Docker cannot be told to reload a temporarily changed daemon.json.
+/// The reason why Docker cannot reload a daemon.json that is changed temporarily.
 pub(crate) fn reload_hindrance(host: &Managed) -> Option<LiveRestoreBlocker> {
     let program = program(host.service.main_pid);
     if !is_dockerd(&program) {
@@ -118,8 +118,9 @@ pub(crate) fn reload_hindrance(host: &Managed) -> Option<LiveRestoreBlocker> {
     unwritable(&host.config_file)
 }
 
-/// Checks that the file's directory is writable, because the file is replaced there. If
-/// the directory is missing, checks the directory in which it must be created.
+/// Checks that the file's directory is writable, because replacing the file creates a new
+/// one there. If the directory is missing, checks the directory in which it would be
+/// created.
 fn unwritable(config_file: &Path) -> Option<LiveRestoreBlocker> {
     let mut directory = config_file.parent()?;
     while !directory.exists() {
@@ -132,8 +133,8 @@ fn unwritable(config_file: &Path) -> Option<LiveRestoreBlocker> {
     })
 }
 
-/// Whether a stop of the unit kills containers. If dockerd starts containerd as its
-/// child, the containers' shims are in the unit's control group, and `KillMode=` decides
+/// Whether stopping the unit kills containers. If dockerd starts its own containerd, the
+/// shims of the containers are in the unit's control group. `KillMode=` then decides
 /// whether systemd kills them (`systemd.kill(5)`).
 fn kills_shims(host: &Managed) -> bool {
     matches!(host.service.kill_mode.as_str(), "control-group" | "mixed")
@@ -167,7 +168,7 @@ mod tests {
     use crate::host::{Flags, Start};
     use crate::systemd::{Service, Unit};
 
-    /// A process with this name, and a directory where daemon.json can be created.
+    /// A process with a given name, and a directory in which daemon.json can be created.
     struct World(TempDir, Child);
 
     impl World {

@@ -1,12 +1,12 @@
-//! Image store that a stopped Docker will use at its next start.
+//! The image store that a stopped Docker will use when it starts.
 //!
-//! Up to 28, dockerd keeps images in its data root unless
-//! `features.containerd-snapshotter` is on. From 29 on it keeps them in containerd,
+//! dockerd up to 28 keeps images in its data root, unless
+//! `features.containerd-snapshotter` is on. dockerd 29 and later keep them in containerd,
 //! unless that feature is off, user namespaces are remapped, or the data root has files
 //! of a storage driver (moby `daemon/image_store_choice.go`,
-//! `daemon/command/daemon_linux.go`). And a start may migrate images (29,
-//! `daemon/daemon.go`, `containerd-migration`). The version of a stopped Docker is
-//! unknown, so a store is certain only if every version agrees.
+//! `daemon/command/daemon_linux.go`). Starting dockerd 29 may also migrate images
+//! (`daemon/daemon.go`, `containerd-migration`). The version of a stopped Docker is
+//! unknown, so the store is certain only if every version would use the same one.
 
 use std::fmt;
 use std::fs;
@@ -21,12 +21,12 @@ use crate::host::{Host, HostError, Managed};
 use crate::store::data_root::ImageDir;
 use crate::sys::shell;
 
-/// dockerd's default storage driver on every Linux since 18.09. Each build has it.
+/// dockerd's default storage driver on every Linux since 18.09. Every build includes it.
 const OVERLAY2: &str = "overlay2";
-/// Storage drivers that always mean the data root, also from 29 on. Other names may mean
-/// a snapshotter of containerd.
+/// Storage drivers that mean the data root with every version. Since 29, another name may
+/// mean a snapshotter of containerd.
 const NAMED_DRIVERS: [&str; 2] = [OVERLAY2, "vfs"];
-/// Environment variables that choose a store or a driver.
+/// Environment variables that select an image store or a storage driver.
 const VARIABLES: [&str; 3] = [
     "DOCKER_DRIVER",
     "TEST_INTEGRATION_USE_GRAPHDRIVER",
@@ -39,9 +39,9 @@ pub enum Unsure {
     Feature(String),
     Variable(&'static str),
     Wrapped(String),
-    /// This storage driver may be a snapshotter of containerd.
+    /// This name of a storage driver may mean a snapshotter of containerd.
     Driver(String),
-    /// The data root has references, but no files of the storage driver.
+    /// The data root contains references, but no files of the storage driver.
     NoLayers(PathBuf),
     NoReferences(PathBuf),
 }
@@ -84,15 +84,15 @@ impl fmt::Display for Unsure {
     }
 }
 
-/// The features about containerd that dockerd would start with.
+/// The features concerning containerd with which dockerd would start.
 fn on(args: &DockerdArgs, config: &DaemonJson) -> Vec<String> {
     let mut on = args.features_of_containerd();
     on.extend(config.features_of_containerd());
     on
 }
 
-/// Turns the error that references are missing into a doubt, if Docker is stopped: it may
-/// use another store.
+/// If Docker is stopped, turns the error that references are missing into uncertainty,
+/// because Docker may use another store.
 pub(super) fn without_references(error: HostError, stopped: Option<&str>) -> HostError {
     match (error, stopped) {
         (HostError::NoReferences(path), Some(unit)) => HostError::Stopped(Stopped {
@@ -103,7 +103,7 @@ pub(super) fn without_references(error: HostError, stopped: Option<&str>) -> Hos
     }
 }
 
-/// A stopped unit whose image store is uncertain or cannot be read.
+/// A stopped unit whose image store is uncertain or unreadable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{unit} does not run, and {why}")]
 pub struct Stopped {
@@ -125,7 +125,7 @@ impl Stopped {
 }
 
 impl Host {
-    /// The host, or an error if the image store of its stopped Docker is uncertain.
+    /// The host. An error if Docker is stopped and its image store is uncertain.
     pub fn certain(self) -> Result<Self, HostError> {
         match self.stopped {
             Some(stopped) => Err(HostError::Stopped(stopped)),
@@ -135,8 +135,8 @@ impl Host {
 }
 
 impl Managed {
-    /// Why this stopped Docker may not use the store of this driver in this data root.
-    /// `None` if it certainly does.
+    /// The reason why this stopped Docker may not use this data root with this storage
+    /// driver. `None` if it certainly will.
     pub(super) fn doubts(&self, images: &ImageDir) -> Option<Unsure> {
         let program = self.start.command.first();
         if let Some(program) = program
@@ -148,7 +148,7 @@ impl Managed {
         if let Some(name) = on(&args, config).into_iter().next() {
             return Some(Unsure::Feature(name));
         }
-        // An unreadable environment file was refused before.
+        // A unit whose environment file is unreadable was refused earlier.
         let set = variables(&self.service).unwrap_or_default();
         let is_set = |name: &&str| set.get(*name).is_some_and(|value| !value.is_empty());
         if let Some(name) = VARIABLES.into_iter().find(is_set) {
@@ -172,8 +172,8 @@ impl Managed {
         }
     }
 
-    /// Features that may migrate the images of this Docker to containerd at its next
-    /// start.
+    /// Features that may make this Docker migrate its images to containerd when it
+    /// starts.
     pub fn moves_images(&self) -> Vec<String> {
         let in_containerd = |info: &Info| info.containerd_image_store;
         if self.engine.as_ref().is_some_and(in_containerd) {
@@ -187,7 +187,7 @@ impl Managed {
     }
 }
 
-/// Whether the configuration chooses the data root: the feature is off, or user
+/// Whether the configuration selects the data root: the feature is off, or user
 /// namespaces are remapped, which the containerd image store does not support.
 fn is_set_to_own_store(args: &DockerdArgs, config: &DaemonJson) -> bool {
     let remaps = [&args.userns_remap, &config.userns_remap];

@@ -1,7 +1,8 @@
-//! Kubernetes node: the containerd whose CRI a kubelet uses.
+//! Kubernetes node: the containerd that a kubelet uses through the CRI.
 //!
-//! Every Docker host has a containerd, and Debian's answers the CRI too. So a containerd
-//! counts only if it has the CRI's namespace, which exists from the first image on.
+//! Every Docker host has a containerd, and Debian's containerd answers CRI calls too. So
+//! a containerd counts as a node's only if it has the CRI's namespace, which exists as
+//! soon as the node has an image.
 
 use std::fs;
 use std::io;
@@ -13,7 +14,7 @@ use crate::host::resolve::Finding;
 use crate::host::{Flags, Host, HostError, Management, StoreKind};
 use crate::store::data_root::ImageDir;
 
-/// containerd's default socket, and that of k3s and RKE2, which bundle containerd.
+/// containerd's default socket, and the socket of k3s and RKE2, which bundle containerd.
 const SOCKETS: [&str; 2] = [
     "/run/containerd/containerd.sock",
     "/run/k3s/containerd/containerd.sock",
@@ -22,8 +23,8 @@ const SOCKETS: [&str; 2] = [
 /// The CRI's namespace, which is fixed (containerd 1.6 to 2.1, `K8sContainerdNamespace`).
 const NAMESPACE: &str = "k8s.io";
 
-/// The directory with lock, journal, history and provenance, in a subdirectory for each
-/// socket.
+/// The directory for lock, journal, history and provenance. Each containerd socket has
+/// its own subdirectory.
 const STATE: &str = "/var/lib/digestfix/kubernetes";
 
 #[derive(Debug, Clone)]
@@ -38,11 +39,11 @@ impl Node {
     }
 }
 
-/// The service that answers at a socket.
+/// What answers at a socket.
 enum Seen {
-    /// A node's containerd, of this version.
+    /// The containerd of a Kubernetes node, with its version.
     Node(String),
-    /// Another service, or none, with the reason.
+    /// Another service, or no service. The text is the reason.
     Not(String),
 }
 
@@ -64,7 +65,7 @@ async fn look_at(socket: &Path, within: Duration) -> Seen {
     seen.unwrap_or_else(|error| Seen::Not(without_socket(&error)))
 }
 
-/// The reason without the socket, because the message names the socket before it.
+/// The error message without the socket, because the caller's message already names it.
 fn without_socket(error: &ContainerdError) -> String {
     match error {
         ContainerdError::Unreachable { error, .. } if error.kind() == io::ErrorKind::NotFound => {
@@ -78,7 +79,8 @@ fn without_socket(error: &ContainerdError) -> String {
     }
 }
 
-/// Examines each socket that a node may have, or only the one that the flags name.
+/// Examines every socket at which a node's containerd may listen, or only the socket that
+/// the flags name.
 async fn look_for_node(flags: &Flags, within: Duration) -> Vec<(PathBuf, Seen)> {
     let sockets = match &flags.containerd_socket {
         Some(socket) => vec![socket.clone()],
@@ -86,7 +88,7 @@ async fn look_for_node(flags: &Flags, within: Duration) -> Vec<(PathBuf, Seen)> 
     };
     let mut seen: Vec<(PathBuf, Seen)> = Vec::new();
     for socket in sockets {
-        // One socket may be a link to the other.
+        // One of the sockets may be a symbolic link to the other.
         let socket = fs::canonicalize(&socket).unwrap_or(socket);
         if seen.iter().all(|(other, _)| *other != socket) {
             let found = look_at(&socket, within).await;
@@ -133,7 +135,8 @@ pub async fn find_node(flags: &Flags, within: Duration) -> Result<Host, HostErro
     })
 }
 
-/// The socket's path as a directory name: `run-k3s-containerd-containerd.sock`.
+/// The socket's path in the form of a directory name:
+/// `run-k3s-containerd-containerd.sock`.
 fn state_name(socket: &Path) -> String {
     let name = socket.to_string_lossy();
     name.trim_start_matches('/').replace('/', "-")

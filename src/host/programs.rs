@@ -1,30 +1,30 @@
-//! Docker's programs, by the names in its packages.
+//! Docker's programs, recognized by the names that packages give them.
 
 use std::fs;
 
 use crate::host::engine_start::PROC;
 
-/// The daemon's names: upstream's, that of RHEL 7's packages, and that of the file behind
-/// the link in 18.09's packages.
+/// The names of dockerd: upstream's name, the name in RHEL 7's packages, and the file to
+/// which `dockerd` links in the packages of 18.09.
 const DOCKERD: [&str; 3] = ["dockerd", "dockerd-current", "dockerd-ce"];
 
-/// The daemon's name in RHEL 7's packages of 1.12 and 1.13, and in no others.
+/// The name of dockerd in RHEL 7's packages of Docker 1.12 and 1.13. No other package
+/// uses it.
 const OLD_DOCKERD: &str = "dockerd-current";
 
-/// The beginning of the names of a container's parent process: `containerd-shim-runc-v2`
-/// and others, and before 18.09 `docker-containerd-shim` (`-current` on RHEL 7).
+/// How the name of a container's parent process begins: `containerd-shim-runc-v2` and
+/// similar names; before 18.09, `docker-containerd-shim` (`-current` on RHEL 7).
 const SHIMS: [&str; 2] = ["containerd-shim", "docker-containerd-shim"];
 
-/// The length to which the kernel cuts a process's name (`proc_pid_comm(5)`).
+/// The length to which the kernel shortens the name of a process (`proc_pid_comm(5)`).
 const MAX_NAME: usize = 15;
 
-/// Whether a program, named by its path, is dockerd.
+/// Whether the program at this path is dockerd.
 pub fn is_dockerd(program: &str) -> bool {
     DOCKERD.contains(&file_name(program))
 }
 
-/// Whether a program, named by its path, is a dockerd that is older than the containerd
-/// image store.
+/// Whether the program at this path is a dockerd too old for the containerd image store.
 pub fn is_old_dockerd(program: &str) -> bool {
     file_name(program) == OLD_DOCKERD
 }
@@ -33,19 +33,19 @@ fn file_name(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or_default()
 }
 
-/// The name of a process in the kernel (`proc_pid_comm(5)`).
+/// The name that the kernel shows for a process (`proc_pid_comm(5)`).
 pub fn program(pid: u32) -> String {
     fs::read_to_string(format!("{PROC}/{pid}/comm"))
         .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())
 }
 
-/// Whether a process is the parent of a container.
+/// Whether a process is a container's parent, a shim.
 pub fn is_shim(pid: u32) -> bool {
     let name = program(pid);
     if name.len() < MAX_NAME {
         return false;
     }
-    // The name is cut, and docker-containerd has the same beginning as its shim.
+    // The kernel has shortened the name, and docker-containerd begins like its shim.
     let Ok(line) = fs::read(format!("{PROC}/{pid}/cmdline")) else {
         return SHIMS.iter().any(|shim| shim.starts_with(&name));
     };
@@ -103,7 +103,7 @@ mod tests {
             std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
             let mut process = Command::new(&path).arg("100").spawn().unwrap();
             let cut = &name[..name.len().min(MAX_NAME)];
-            // An exec sets the name before the arguments.
+            // exec sets the process name before the arguments.
             let line = format!("{PROC}/{}/cmdline", process.id());
             while program(process.id()) != cut || fs::read(&line).unwrap().is_empty() {
                 std::thread::yield_now();

@@ -1,5 +1,5 @@
-//! Resolves a fact that several sources may name, or returns the two that contradict each
-//! other.
+//! Resolves a fact that several sources may state. Returns an error if two of them
+//! disagree.
 
 use super::HostError;
 
@@ -12,19 +12,20 @@ pub struct Finding {
 }
 
 pub const FLAG: &str = "your flag";
-/// `GET /info`.
+/// The answer to `GET /info`.
 pub const ENGINE: &str = "the running engine";
 pub const UNIT: &str = "the unit's command line";
 pub const FILE: &str = "daemon.json";
-/// dockerd's default.
+/// dockerd's default value.
 pub const DEFAULT: &str = "default";
-/// The only candidate on the disk.
+/// The only possible value that was found on the disk.
 pub const DISK: &str = "the only one there";
 
-/// A source and its value. No value and an empty value are the same.
+/// A source and the value that it states. `None` and an empty value mean the same.
 pub type Said<'a> = (&'static str, Option<&'a str>);
 
-/// The first value and its source. An error if another value differs by `same`.
+/// The first value, with its source. An error if another source states a value that is
+/// not `same`.
 pub fn resolved<'a>(
     fact: &'static str,
     said: &[Said<'a>],

@@ -1,10 +1,10 @@
-//! Startable: whether Docker would start again, checked before it is stopped.
+//! Startable: whether Docker would start again. This is checked before Docker is stopped.
 //!
-//! The running dockerd proves that a start works with the files that it read. What
-//! changed since then is checked without a start: by `dockerd --validate` (from 23.0 on),
-//! and by a reload of the running dockerd (only `apply` sends one). Both check some
-//! settings as a start does. What neither can check is a doubt, and Docker is not
-//! stopped.
+//! The running dockerd proves that a start works with the files that it has read. What
+//! has changed since then must be checked without a start. `dockerd --validate` (since
+//! 23.0) and a reload of the running dockerd check some settings as a start would; only
+//! `apply` causes a reload. Anything that neither can check is a doubt, and then
+//! digestfix does not stop Docker.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,10 +24,10 @@ mod validate;
 
 use validate::Verdict;
 
-/// The inputs of a start of dockerd.
+/// The inputs with which dockerd starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Start {
-    /// The command line with its variables replaced, the program first.
+    /// The command line after its variables are replaced, beginning with the program.
     pub command: Vec<String>,
     pub names_config_file: bool,
     /// The configuration file that was read.
@@ -35,7 +35,7 @@ pub struct Start {
 }
 
 impl Start {
-    /// dockerd's directory for files that last until the next boot (`--exec-root`).
+    /// dockerd's directory for files that are lost at the next boot (`--exec-root`).
     pub fn exec_root(&self) -> PathBuf {
         let words = self.command.get(1..).unwrap_or_default();
         let flag = DockerdArgs::parse(words).exec_root;
@@ -51,7 +51,7 @@ pub struct Startable {
     /// Whether the running dockerd must reload its configuration file successfully before
     /// Docker is stopped.
     pub needs_reload: bool,
-    /// The configuration file that was checked. `None` before a check.
+    /// The configuration file that was checked. `None` if no check has run.
     pub checked: Option<Checked>,
 }
 
@@ -62,14 +62,14 @@ pub struct Checked {
     pub hash: Option<Digest>,
 }
 
-/// Why Docker may not start again.
+/// The reason why Docker may not start again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Doubt {
     #[error("{program} --validate says: {says}")]
     Refused { program: String, says: String },
     #[error("there is no {} any more", .0.display())]
     NoProgram(PathBuf),
-    /// Changed files of the unit, which no check covers.
+    /// Files of the unit that changed. No check covers them.
     #[error("changed after dockerd started: {}", paths(.0))]
     Unit(Vec<PathBuf>),
     #[error(
@@ -86,7 +86,7 @@ pub enum Doubt {
 }
 
 impl Doubt {
-    /// Whether Docker certainly would not start.
+    /// Whether Docker will certainly not start.
     pub const fn is_certain(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::NoProgram(_))
     }
@@ -104,8 +104,8 @@ fn paths(paths: &[PathBuf]) -> String {
     paths.join(", ")
 }
 
-/// Examines a running Docker. `recorded` returns the configuration file that digestfix
-/// has seen this dockerd reload, if there is one.
+/// Examines a running Docker. `recorded` returns the hash of the configuration file that
+/// digestfix last saw this dockerd reload, or `None`.
 pub async fn look(
     manager: &impl ServiceManager,
     host: &Managed,
@@ -115,7 +115,7 @@ pub async fn look(
     look_since(manager, host, start.as_ref(), recorded).await
 }
 
-/// Like [`look`], for a dockerd with this start.
+/// Like [`look`], for a dockerd that started at this time.
 async fn look_since(
     manager: &impl ServiceManager,
     host: &Managed,
@@ -158,8 +158,8 @@ async fn look_since(
 }
 
 impl Startable {
-    /// Adds the doubts about a changed configuration file that `--validate` did not
-    /// refuse.
+    /// Adds doubts about a configuration file that has changed and that `--validate` did
+    /// not refuse.
     fn configuration(&mut self, host: &Managed, verdict: &Verdict) {
         let path = host.config_file.clone();
         let left: Vec<String> = (host.start.config.members.iter())
@@ -189,7 +189,7 @@ impl Startable {
 }
 
 impl Checked {
-    /// Whether the file still has the content that was checked.
+    /// Whether the file still has the content that the check covered.
     pub fn is_still(&self) -> bool {
         match DaemonJson::read(&self.path) {
             Ok(now) => now.and_then(|now| now.hash) == self.hash,
@@ -198,7 +198,7 @@ impl Checked {
     }
 }
 
-/// The unit's own files, and the program that it starts.
+/// The unit's own files, and the program that the unit starts.
 fn unit_files(host: &Managed) -> Vec<PathBuf> {
     let unit = &host.unit;
     let mut files: Vec<PathBuf> = [&unit.fragment_path]
@@ -209,7 +209,7 @@ fn unit_files(host: &Managed) -> Vec<PathBuf> {
         .collect();
     files.extend(host.start.command.first().map(PathBuf::from));
     // If the process runs with exactly this command line, the environment files still
-    // give the same values.
+    // define the same values.
     if !runs_as_given(host) {
         let environment = host.service.environment_files.iter();
         files.extend(environment.map(|(path, _)| PathBuf::from(path)));
@@ -217,8 +217,8 @@ fn unit_files(host: &Managed) -> Vec<PathBuf> {
     files
 }
 
-/// Whether systemd rewrites the file: generators write theirs at each `daemon-reload`,
-/// and `systemctl set-property` writes what is already in force.
+/// Whether systemd itself rewrites the file. Generators write their files at each
+/// `daemon-reload`. `systemctl set-property` writes values that are already in effect.
 fn is_rewritten(path: &str) -> bool {
     path.contains("/systemd/generator") || path.contains("/systemd/system.control/")
 }
@@ -233,8 +233,8 @@ fn runs_as_given(host: &Managed) -> bool {
     fs::read(cmdline).is_ok_and(|running| running == given)
 }
 
-/// Whether the file may have changed since dockerd started. A later `mtime` implies a
-/// later `ctime`.
+/// Whether the file may have changed since dockerd started. The `mtime` need not be
+/// compared, because every change also sets the `ctime`.
 fn has_changed(path: &Path, start: Option<&EngineStart>) -> bool {
     let looked = [fs::metadata(path), fs::symlink_metadata(path)];
     looked
@@ -243,7 +243,7 @@ fn has_changed(path: &Path, start: Option<&EngineStart>) -> bool {
         .any(|file| start.is_none_or(|start| !start.comes_after_change_of(file)))
 }
 
-/// Why a reload of the running dockerd cannot check the file.
+/// The reason why a reload of the running dockerd cannot check the file.
 fn no_reload(host: &Managed) -> Option<String> {
     if (host.undone_by_reload.iter()).any(|option| option == AUTHORIZATION) {
         return Some(format!("a reload makes dockerd forget {AUTHORIZATION}"));
@@ -262,20 +262,20 @@ fn no_reload(host: &Managed) -> Option<String> {
     ))
 }
 
-/// The check that covers a setting as a start does.
+/// The check that treats a setting as a start of dockerd does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ToldBy {
-    /// `--validate`, or a reload for a dockerd without that option.
+    /// `--validate`. If dockerd does not have this option, a reload.
     Validate,
-    /// A reload.
+    /// A reload of the running dockerd.
     Reload,
-    /// Only a start.
+    /// Only a start of dockerd.
     Start,
 }
 
-/// The check that covers a setting. Tested on 20.10.24, 26.1.5 and 28.5.2, with a value
-/// with which dockerd starts and one with which it does not. For settings that are not
-/// listed here, only a start counts.
+/// The check that covers a setting. Each was tested on 20.10.24, 26.1.5 and 28.5.2, with
+/// a value with which dockerd starts, and with one with which it does not. Settings that
+/// are not listed here count as checked only by a start.
 fn told_by(name: &str, value: &Value, host: &Managed) -> ToldBy {
     let is_told = match name {
         "registry-mirrors" | "insecure-registries" | "default-runtime" | "runtimes" => {
@@ -301,14 +301,14 @@ fn told_by(name: &str, value: &Value, host: &Managed) -> ToldBy {
         | "shutdown-timeout"
         | "swarm-default-advertise-addr"
         | "userland-proxy" => true,
-        // Already compared with the running engine's values.
+        // These were compared with the running engine's values before.
         "data-root" | "graph" | "storage-driver" => true,
-        // A reload of 20.10 accepts any value.
+        // A reload of Docker 20.10 accepts any value.
         "log-level" => value.is_null() || is_one_of(value, &LOG_LEVELS),
         "log-driver" => is_one_of(value, &["", "json-file", "local", "journald"]),
         "log-opts" => value.is_null() || are_of_json_file(value, host),
         "exec-opts" => are_all(value, |one| is_one_of(one, &CGROUP_DRIVERS)),
-        // Features about containerd switch to another image store.
+        // A feature that concerns containerd selects another image store.
         "features" => value.as_object().is_some_and(|features| {
             features
                 .keys()
@@ -330,7 +330,7 @@ const CGROUP_DRIVERS: [&str; 2] = [
     "native.cgroupdriver=cgroupfs",
 ];
 
-/// Options of the log driver `json-file`. It accepts any text for each.
+/// Options of the log driver `json-file`, which accepts any text as their value.
 const JSON_FILE: [&str; 6] = ["compress", "env", "labels", "max-file", "max-size", "tag"];
 
 fn is_one_of(value: &Value, known: &[&str]) -> bool {
@@ -343,8 +343,8 @@ fn are_all(value: &Value, is_known: impl Fn(&Value) -> bool) -> bool {
         .is_some_and(|values| values.iter().all(is_known))
 }
 
-/// Whether all log options are known to the log driver `json-file`. dockerd checks their
-/// names only at a start, because they depend on the driver.
+/// Whether the log driver `json-file` knows all the log options. dockerd checks their
+/// names only when it starts, because they depend on the driver.
 fn are_of_json_file(value: &Value, host: &Managed) -> bool {
     let driver = host.start.config.members.get("log-driver");
     let is_its = driver.is_none_or(|driver| is_one_of(driver, &["", "json-file"]));
@@ -357,7 +357,7 @@ fn are_of_json_file(value: &Value, host: &Managed) -> bool {
         })
 }
 
-/// The command that validates: the unit's command with `--validate`.
+/// The command that validates the configuration: the unit's command plus `--validate`.
 fn validating(host: &Managed) -> Vec<String> {
     let mut command = host.start.command.clone();
     command.insert(1, "--validate".to_owned());

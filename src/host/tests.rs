@@ -18,8 +18,8 @@ use crate::testing::{FakeEngine, FakeSystemd, block_on};
 mod rhel7;
 mod startable;
 
-/// A host with docker.service, its configuration in `daemon.json`, and its data roots on
-/// the disk.
+/// A host with docker.service, a configuration file `daemon.json`, and data roots on the
+/// disk.
 struct World {
     disk: TempDir,
     systemd: FakeSystemd,
@@ -29,7 +29,8 @@ struct World {
 }
 
 impl World {
-    /// A stopped Docker, with `/root` as the data root on the unit's command line.
+    /// A world with a stopped Docker. The unit's command line names `/root` as the data
+    /// root.
     fn new() -> Self {
         let disk = tempfile::tempdir().unwrap();
         let world = Self {
@@ -60,7 +61,7 @@ impl World {
         let directory = self.disk.path().join(root).join("image").join(driver);
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("repositories.json"), "{}").unwrap();
-        // The files of the storage driver.
+        // Create the files of the storage driver.
         fs::create_dir_all(self.disk.path().join(root).join(driver).join("l")).unwrap();
     }
 
@@ -73,7 +74,7 @@ impl World {
         self.systemd.add(name, active_state)
     }
 
-    /// Sets dockerd's arguments, with this world's `daemon.json`.
+    /// Sets dockerd's arguments, including the path of this world's `daemon.json`.
     fn args(mut self, args: &[&str]) -> Self {
         let config = format!("--config-file={}", self.path("daemon.json"));
         self.systemd.service.exec_start = ["/usr/bin/dockerd", &config]
@@ -93,7 +94,7 @@ impl World {
         self.unit("active")
     }
 
-    /// Locks the volume database, as a running dockerd does.
+    /// Locks the volume database, as dockerd does while it runs.
     fn opened(&self, root: &str) -> File {
         let volumes = self.disk.path().join(root).join("volumes");
         fs::create_dir_all(&volumes).unwrap();
@@ -102,7 +103,7 @@ impl World {
         database
     }
 
-    /// The engine that answers at a socket.
+    /// The test double of the engine at a socket.
     fn engine(&self, socket: &Path) -> FakeEngine {
         FakeEngine {
             socket: socket.to_owned(),
@@ -119,7 +120,7 @@ impl World {
         };
         let found = block_on(find(&self.flags, &self.systemd, &connect));
         let found = found.and_then(Host::certain);
-        // If `find` fails, its error is the first one of `examine`.
+        // If `find` fails, its error is the first error of `examine`.
         let asked = Cell::new(false);
         let connect = |socket: &Path| {
             asked.set(true);
@@ -140,14 +141,14 @@ impl World {
         found
     }
 
-    /// All errors, in the order of finding them.
+    /// All errors, in the order in which they were found.
     fn errors(&self) -> Vec<String> {
         let connect = |socket: &Path| self.engine(socket);
         let examined = block_on(examine(&self.flags, Some(&self.systemd), connect));
         examined.errors.iter().map(ToString::to_string).collect()
     }
 
-    /// The data root, relative to the disk, and the driver.
+    /// The data root as a path below the disk, and the storage driver.
     fn found(&self) -> (String, String) {
         let images = self.find().unwrap().images;
         let root = images.data_root().to_string_lossy().into_owned();
@@ -162,7 +163,7 @@ impl World {
         }
     }
 
-    /// Checks that the host is refused with all these words.
+    /// Checks that the host is refused, and that the error contains all these words.
     #[track_caller]
     fn refuses(&self, words: &[&str]) {
         refuses(self.find(), words);
@@ -423,7 +424,7 @@ fn dockerd_behind_another_program() {
         "systemctl start docker.service",
     ]);
 
-    // A shell that only waits, under the name and with the arguments of dockerd.
+    // A shell that only waits, with the name and the arguments of dockerd.
     let mut process = Command::new("sh")
         .arg0("/snap/docker/1/bin/dockerd")
         .args(["-c", "echo; read line", "--data-root", &world.path("snap")])
@@ -431,7 +432,8 @@ fn dockerd_behind_another_program() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // After its first output, the process has its own command line.
+    // The process prints its first output only after exec, so its command line is set by
+    // now.
     let mut said = [0];
     process
         .stdout
@@ -529,7 +531,7 @@ fn images_that_are_in_containerd() {
     let mut world = World::new();
     world.config(r#"{"features":{"containerd-snapshotter":true}}"#);
     world.refuses(&["containerd image store", "systemctl start docker.service"]);
-    // The running engine outweighs the file.
+    // The running engine takes precedence over the file.
     world = world.running("root", "overlay2");
     assert_eq!(world.find().unwrap().image_store, StoreKind::Own);
     world.config("{}");
@@ -547,7 +549,7 @@ fn images_that_are_in_containerd() {
     world.refuses(&["containerd image store", "systemctl start docker.service"]);
 }
 
-/// Either every version of Docker, including 29, uses the store, or it is refused.
+/// A store is accepted only if every version of Docker, including 29, would use it.
 #[test]
 fn the_store_of_a_stopped_docker_is_certain_or_it_is_refused() {
     let start = "systemctl start docker.service";
@@ -584,7 +586,7 @@ fn the_store_of_a_stopped_docker_is_certain_or_it_is_refused() {
             false => assert_eq!(world.found(), pair("root", "overlay2"), "{name}"),
         }
     }
-    // From 29 on, dockerd uses the data root if it has files of a storage driver.
+    // dockerd 29 and later use the data root if it has files of a storage driver.
     let world = World::new();
     fs::remove_dir_all(world.path("root/overlay2")).unwrap();
     world.refuses(&["overlay2", "29", start]);
@@ -608,14 +610,14 @@ fn the_store_of_a_stopped_docker_is_certain_or_it_is_refused() {
     let root = format!("--data-root={}", world.path("root"));
     world = world.args(&[&root, "--feature", "containerd-migration=1"]);
     world.refuses(&["containerd-migration", start]);
-    // A wrapper around dockerd may add options.
+    // A wrapper that starts dockerd may add options.
     world.systemd.service.exec_start = vec!["/opt/start".to_owned()];
     world.flags.data_root = Some(world.path("root").into());
     world.refuses(&["/opt/start", start]);
 }
 
-/// The running engine tells which store it uses, but its next start may migrate the
-/// images.
+/// The running engine reports which store it uses, but may migrate the images when it
+/// starts again.
 #[test]
 fn a_start_that_may_move_images_is_known() {
     let mut world = World::new().running("root", "overlay2");

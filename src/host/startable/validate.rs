@@ -1,8 +1,8 @@
-//! `dockerd --validate`: dockerd reads its command line and its configuration file as at
-//! a start, and exits.
+//! `dockerd --validate`: dockerd reads its command line and its configuration file as it
+//! does at a start, and exits.
 //!
-//! It runs in a transient unit, to have the environment of Docker's unit, and to be
-//! outside of this process's sandbox.
+//! It runs in a transient unit. There it has the environment of Docker's unit, and is
+//! outside the sandbox of this process.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -14,31 +14,32 @@ use crate::host::Managed;
 use crate::host::startable::validating;
 use crate::systemd::{OwnService, ServiceManager};
 
-/// The most bytes of its output that are read.
+/// The most bytes to read of the command's output.
 const MAX_WORDS: usize = 16 * 1024;
 
-/// The most characters of an output line that are shown.
+/// The most characters to show of an output line.
 const MAX_LINE: usize = 400;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Docker would start, as far as `--validate` checks.
+    /// `--validate` found no reason why Docker would not start.
     Passed,
     Refused {
         program: String,
         says: String,
     },
-    /// dockerd has no `--validate`: it is older than 23.0.
+    /// dockerd is older than 23.0 and does not have `--validate`.
     Unsupported,
     Unknown(String),
 }
 
-/// Runs the unit's own dockerd to validate its command line and configuration.
+/// Runs the dockerd of the unit with `--validate`, which checks its command line and
+/// configuration.
 pub(super) async fn ask(manager: &impl ServiceManager, host: &Managed) -> Verdict {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     let program = host.start.command.first().cloned().unwrap_or_default();
     if !program.starts_with('/') || !program.ends_with("/dockerd") {
-        // Another program may ignore the option, and start Docker.
+        // Another program may ignore the option and start Docker instead.
         return Verdict::Unknown(format!("{} does not start dockerd itself", host.unit.id));
     }
     let number = ASKED.fetch_add(1, Ordering::Relaxed);
@@ -63,8 +64,8 @@ pub(super) async fn ask(manager: &impl ServiceManager, host: &Managed) -> Verdic
     }
 }
 
-/// The output so far. systemd may still have the other end open, so do not wait for its
-/// end.
+/// The output so far. Do not wait for its end, because systemd may still have the other
+/// end of the socket open.
 fn words(mut from: UnixStream) -> String {
     let mut words = Vec::new();
     let mut piece = [0; 1024];
@@ -77,7 +78,7 @@ fn words(mut from: UnixStream) -> String {
     String::from_utf8_lossy(&words).into_owned()
 }
 
-/// The verdict after a failure, by the last line of the output.
+/// The verdict after a failure, according to the last line of the output.
 fn of_words(program: String, words: &str) -> Verdict {
     if words.contains("unknown flag: --validate") {
         return Verdict::Unsupported;
@@ -88,7 +89,7 @@ fn of_words(program: String, words: &str) -> Verdict {
             program,
             says: line.chars().take(MAX_LINE).collect(),
         },
-        // The program may not have run at all.
+        // Without output, the program may not have run at all.
         None => Verdict::Unknown(format!("{program} --validate failed without a word")),
     }
 }

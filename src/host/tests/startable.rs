@@ -20,7 +20,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// `change` runs after dockerd has started.
+    /// `change` runs after dockerd has started, so its changes are newer than dockerd.
     fn new(says: (bool, &'static str), change: impl FnOnce(&World)) -> Self {
         Self::with(&[], says, change)
     }
