@@ -1,10 +1,12 @@
-//! The cost of many digests with the containerd image store: images that were loaded, and
-//! a manifest from the registry for each, on a machine of the lab.
+//! The cost of recording many digests with the containerd image store: images that were
+//! loaded, and the registry's manifest for each, on a machine of the lab.
 //!
-//! - `docker load` of an archive of the same manifests, names and configs: the engine's
-//!   own time to add the references;
-//! - a loop of `docker image inspect`, with one request for each;
-//! - digestfix: `plan`, `apply`, `verify`, and `apply` when all claims hold already.
+//! A round measures:
+//!
+//! - `docker load` of an archive with the same manifests, names and configs, which shows
+//!   how long the engine itself needs to add the references;
+//! - a loop of `docker image inspect`, with one request for each image;
+//! - digestfix: `plan`, `apply`, `verify`, and `apply` when all claims are already met.
 //!
 //! `cargo bench --bench containerd [-- [--program FILE] ROUNDS [COUNT...]]`, as root,
 //! after `tests/lab/prepare`.
@@ -85,7 +87,7 @@ fn bench(suite: Suite, count: usize, wanted: &Wanted) {
     wanted.compare(&subject, &WAYS, &machine, &|| forget(&machine));
 }
 
-/// Removes the digests again.
+/// Removes the digests that a round added.
 fn forget(machine: &Machine) {
     machine.sh("xargs ctr -n moby images rm --sync </names >/dev/null");
     eventually("the digests are gone", || {

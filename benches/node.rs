@@ -1,8 +1,8 @@
-//! The cost of many digests on a Kubernetes node: images that were imported, and a
-//! manifest from the registry for each, on a machine of the lab without Docker.
+//! The cost of recording many digests on a Kubernetes node: images that were imported,
+//! and the registry's manifest for each, on a machine of the lab without Docker.
 //!
-//! - a loop of `ctr images tag`, which makes the same records, and checks nothing;
-//! - digestfix: `apply`, `apply` when all claims hold already, `verify` and `status`.
+//! - a loop of `ctr images tag`, which creates the same records without any check;
+//! - digestfix: `apply`, `apply` when all claims are already met, `verify` and `status`.
 //!
 //! `cargo bench --bench node [-- [--program FILE] ROUNDS [COUNT...]]`, as root, after
 //! `tests/lab/prepare`.
@@ -79,7 +79,7 @@ fn bench(suite: Suite, count: usize, wanted: &Wanted) {
     wanted.compare(&subject, &WAYS, &machine, &|| forget(&machine));
 }
 
-/// Removes the digests again.
+/// Removes the digests that a round added.
 fn forget(machine: &Machine) {
     machine.sh("xargs ctr -n k8s.io images rm </pins >/dev/null");
     eventually("the CRI hears of it", || {

@@ -1,10 +1,10 @@
-//! The cost of a change of the references on a host in use: how long the API is away,
-//! which containers are lost, and what clients of a published port see. Four ways take
+//! The cost of changing references on a host in use: how long the API is unavailable,
+//! which containers stop, and what clients of a published port see. Four methods take
 //! turns on one machine of the lab:
 //!
 //! - `apply`: `digestfix apply`, with live-restore off;
-//! - `restart-lr`: `systemctl restart docker` with live-restore on already;
-//! - `by hand`: stop, edit with jq, start;
+//! - `restart-lr`: `systemctl restart docker`, with live-restore already on;
+//! - `by hand`: stop Docker, edit the file with jq, start Docker;
 //! - `restart`: `systemctl restart docker`.
 //!
 //! `cargo bench --bench outage [-- ROUNDS [SUITE...]]`, as root, after
@@ -42,12 +42,12 @@ const ROUNDS: usize = 10;
 const WAYS: [&str; 4] = ["apply", "restart-lr", "by hand", "restart"];
 const CONFIG: &str = "/etc/docker/daemon.json";
 
-/// The result of one way in one round.
+/// The measurements of one method in one round.
 struct Cost {
-    /// The longest time between two answers of the API.
+    /// The longest time between two successive answers of the API.
     api_away: Duration,
     containers_lost: usize,
-    /// The results of requests to a published port.
+    /// The results of the requests that clients sent to a published port.
     clients: Summary,
 }
 
@@ -96,7 +96,7 @@ fn bench(suite: Suite, rounds: usize) {
     let mut costs: [Vec<Cost>; 4] = Default::default();
     for round in 0..rounds {
         for turn in 0..WAYS.len() {
-            // Each round begins with another way.
+            // Each round begins with a different method.
             let way = (turn + round) % WAYS.len();
             costs[way].push(take(&machine, WAYS[way]));
         }
@@ -119,7 +119,8 @@ fn bench(suite: Suite, rounds: usize) {
     }
 }
 
-/// Measures one way once. First brings the host into the same state.
+/// Measures one method once, after bringing the host into the same state as for the
+/// others.
 fn take(machine: &Machine, way: &str) -> Cost {
     let reference = format!("{APP}@{}", machine.digest("app"));
     machine.sh("systemctl reset-failed; docker start web plain always >/dev/null");
@@ -179,7 +180,7 @@ fn take(machine: &Machine, way: &str) -> Cost {
     }
 }
 
-/// The running containers and their processes.
+/// The running containers, with the IDs of their processes.
 fn running(machine: &Machine) -> BTreeSet<String> {
     machine
         .sh("docker inspect -f '{{.Name}} {{.State.Running}} {{.State.Pid}}' web plain always | grep true || true")

@@ -1,4 +1,5 @@
-//! Images as a host has them after `docker load`, and what their registry serves.
+//! Images as a host has them after `docker load`, and the manifests that their registry
+//! serves.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +10,15 @@ use tar::{Builder, Header};
 const OCI: &str = "application/vnd.oci.image";
 const DOCKER: &str = "application/vnd.docker";
 
-/// One image, with a layer of its own.
+/// One image, whose layer no other image has.
 pub struct Image {
     name: String,
     layer: Vec<u8>,
     config: String,
-    /// The manifest that `docker save` makes up.
+    /// The manifest that `docker save` creates.
     made_up: String,
-    /// The manifest that the registry serves: the layer is compressed, and not here.
+    /// The manifest that the registry serves. It names a compressed layer, which this
+    /// host does not have.
     served: String,
 }
 
@@ -68,13 +70,13 @@ impl Image {
         }
     }
 
-    /// The reference that was lost.
+    /// The digest reference that this host has lost.
     pub fn pinned(&self) -> String {
         format!("{}@{}", self.name, digest(self.served.as_bytes()))
     }
 }
 
-/// A claims file with every manifest.
+/// A claims file that contains every manifest.
 pub fn claims(images: &[Image]) -> String {
     let claims = images.iter().map(
         |image| json!({"reference": image.pinned(), "image_id": digest(image.config.as_bytes())}),
@@ -87,7 +89,7 @@ pub fn claims(images: &[Image]) -> String {
     json!({"digestfix_claims": 1, "claims": claims, "manifests": manifests}).to_string()
 }
 
-/// An archive as `docker save` writes it.
+/// An archive like those that `docker save` writes.
 pub fn archive_of_images(images: &[Image]) -> Vec<u8> {
     let named = images
         .iter()
@@ -99,8 +101,8 @@ pub fn archive_of_images(images: &[Image]) -> Vec<u8> {
     archive(named, blobs, "oci.image.manifest.v1+json")
 }
 
-/// An archive of manifests and configs under their digests, some hundred bytes for each
-/// image.
+/// An archive of manifests and configs, stored under their digests. It has a few hundred
+/// bytes for each image.
 pub fn archive_of_manifests(images: &[Image]) -> Vec<u8> {
     let named = images.iter().map(|image| (image.pinned(), &image.served));
     let blobs = images

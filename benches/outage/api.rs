@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A client that pings the engine's API again and again.
+/// A client that pings the engine's API in a loop.
 pub struct Api {
     stop: Arc<AtomicBool>,
     client: thread::JoinHandle<Duration>,
@@ -32,7 +32,7 @@ impl Api {
         Self { stop, client }
     }
 
-    /// Ends the client. Returns the longest time between two answers.
+    /// Stops the client. Returns the longest time between two successive answers.
     pub fn longest_silence(self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         self.client.join().unwrap()

@@ -1,4 +1,4 @@
-//! The spread of measurements.
+//! Minimum, median and maximum of measurements.
 
 /// The minimum, the median and the maximum.
 pub fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {

@@ -1,4 +1,4 @@
-//! One digest more in the reference store.
+//! Measures adding one digest to the reference store.
 
 use std::fs;
 use std::path::Path;
@@ -84,7 +84,7 @@ fn contest(peers: &Peers, effort: Effort, host: &Host) -> Cost {
     .run(effort)
 }
 
-/// Checks that digestfix and moby's own code write the same bytes.
+/// Checks that digestfix and moby's own code write identical files.
 fn same_bytes(place: &Place, host: &Host, contestants: &[Contestant]) {
     let written = |name: &str| {
         let contestant = contestants.iter().find(|one| one.name == name).unwrap();

@@ -1,4 +1,5 @@
-//! OCI archives: of one image with a layer of any size, and of many images.
+//! Measures reading OCI archives: of one image with a layer of any size, and of many
+//! images.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -20,7 +21,8 @@ const UNPACK: &str = r#"
     find . -type f -print0 | xargs -0 sha256sum | awk '"./" $1 != $2 { exit 1 } END { exit NR == 0 }'
     cat ../../index.json"#;
 
-/// Measures archives by the bytes of a layer, and by the number of images.
+/// Measures archives with layers of increasing size, and archives with more and more
+/// images.
 pub fn run(peers: &Peers, effort: Effort) {
     let directory = peers.inputs.join("archives");
     let _ = fs::remove_dir_all(&directory);
@@ -92,7 +94,7 @@ fn ours<'a>(peers: &Peers, archive: &Path, root: &Path) -> Vec<Contestant<'a>> {
     ours.collect()
 }
 
-/// A skopeo command, which unpacks archives into that directory.
+/// A skopeo command that unpacks the archive into that directory.
 fn skopeo(directory: &Path, archive: &str) -> Vec<String> {
     let (from, directory) = (
         format!("oci-archive:{archive}"),
@@ -127,7 +129,7 @@ fn index(text: &[u8]) -> Answer {
     digests
 }
 
-/// The digests of the claims in a plan.
+/// The digests that the claims of a plan contain.
 fn claims(text: &[u8]) -> Answer {
     let plan: Value = serde_json::from_slice(text).unwrap();
     let claims = plan["claims"].as_array().unwrap().iter();
@@ -142,9 +144,9 @@ fn claims(text: &[u8]) -> Answer {
     digests
 }
 
-/// Writes an archive of images with one layer each: of a few bytes, or a hole of `layer`
-/// bytes. Also writes a data root that has these images without their digests, and
-/// returns its path.
+/// Writes an archive of images with one layer each: a layer of a few bytes, or a hole of
+/// `layer` bytes. Also writes a data root that has these images without their digests,
+/// and returns the path of the data root.
 fn write(path: &Path, images: usize, layer: Option<u64>) -> PathBuf {
     let root = path.with_file_name("docker");
     let _ = fs::remove_dir_all(&root);

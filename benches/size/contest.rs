@@ -1,32 +1,33 @@
-//! Contestants that give the same answer, take turns, and become lines of the
-//! table.
+//! Contests: programs that must give the same answer take turns. Each becomes a line of
+//! the table.
 
 use std::fmt::Write;
 
 use crate::measure::{Calls, Place};
 
-/// A contestant that takes longer than this runs only once, in seconds.
+/// If a contestant takes longer than this, in seconds, it runs only once.
 const PATIENCE: f64 = 60.0;
 
-/// If a contestant takes longer than this, in seconds, its system calls are not counted:
-/// strace makes it many times as slow.
+/// If a contestant takes longer than this, in seconds, its system calls are not counted,
+/// because strace slows it down many times.
 const TRACED: f64 = 5.0;
 
-/// The result that all contestants must have in common, in order.
+/// The result that all contestants must agree on, in order.
 pub type Answer = Vec<String>;
 
-/// Reads an answer from what a program printed, or from what it left.
+/// Extracts an answer from a program's output or from the files that it left.
 pub type Reading<'a> = dyn Fn(&[u8]) -> Answer + 'a;
 
 /// A program that does the work.
 pub struct Contestant<'a> {
-    /// What the table calls it.
+    /// The contestant's name in the table.
     pub name: String,
     /// The program and its arguments.
     pub words: Vec<String>,
-    /// The exit code that it must have.
+    /// The exit code that the contestant must return.
     pub code: i32,
-    /// Reads its answer. `None` for a floor, which does less than the work.
+    /// Extracts the contestant's answer. `None` for a floor, which does only a part of
+    /// the work.
     pub answer: Option<Box<Reading<'a>>>,
 }
 
@@ -41,7 +42,7 @@ impl<'a> Contestant<'a> {
         }
     }
 
-    /// A floor: the least that a program for this work has to do.
+    /// A floor: a program that does the least that this work requires.
     pub fn floor(name: &str, words: Vec<String>) -> Self {
         Self {
             name: name.to_owned(),
@@ -52,15 +53,15 @@ impl<'a> Contestant<'a> {
     }
 }
 
-/// How often things are measured.
+/// How often each contestant is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
-    /// Fewer rounds and runs.
+    /// Whether to make fewer rounds and runs.
     pub quick: bool,
 }
 
 impl Effort {
-    /// The number of rounds, by the seconds of the slowest contestant.
+    /// The number of rounds, depending on the time of the slowest contestant in seconds.
     fn rounds(self, seconds: f64) -> usize {
         match (self.quick, seconds) {
             (false, ..1.0) => 9,
@@ -69,8 +70,8 @@ impl Effort {
         }
     }
 
-    /// The number of runs in a round, by the seconds of one run; and the number of runs
-    /// before them, which fill the kernel's caches.
+    /// The number of runs in a round, and the number of runs before it that fill the
+    /// kernel's caches. Both depend on the time of one run in seconds.
     fn runs(self, seconds: f64) -> (usize, usize) {
         match (self.quick, seconds) {
             (false, ..0.1) => (10, 2),
@@ -86,13 +87,13 @@ impl Effort {
 
 /// Several contestants for the same work. The first one is digestfix.
 pub struct Contest<'a> {
-    /// Where they run.
+    /// The machine on which the contestants run.
     pub place: &'a Place,
-    /// The work's size, as the table has it.
+    /// The size of the work, as the table shows it.
     pub size: String,
     /// The command that restores the input before each run.
     pub prepare: Option<Vec<String>>,
-    /// Whether system calls are counted.
+    /// Whether to count system calls.
     pub calls: bool,
     /// The contestants.
     pub contestants: Vec<Contestant<'a>>,
@@ -101,9 +102,9 @@ pub struct Contest<'a> {
 /// The cost of one contestant: its median time and its peak memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
-    /// Seconds.
+    /// The median time in seconds.
     pub seconds: f64,
-    /// Megabytes.
+    /// The peak memory in megabytes.
     pub megabytes: f64,
 }
 
@@ -113,14 +114,14 @@ struct Result {
     first: f64,
     kib: u64,
     calls: Option<Calls>,
-    /// The times of each round, sorted.
+    /// The times of the runs in each round, sorted.
     rounds: Vec<Vec<f64>>,
     /// The processor time of each round.
     cpu: Vec<f64>,
 }
 
 impl Result {
-    /// The median time, or the time of the only run.
+    /// The median time. If the contestant ran only once, the time of that run.
     fn seconds(&self) -> f64 {
         spread(self.rounds.concat()).map_or(self.first, |(_, middle, _)| middle)
     }
@@ -130,7 +131,7 @@ impl Result {
     }
 }
 
-/// The title of a row and the head of its table.
+/// Prints the title of a row and the head of its table.
 pub fn head(title: &str, calls: bool) {
     let (more, line) = if calls {
         (" system calls | bytes read |", " ---: | ---: |")
@@ -145,8 +146,8 @@ pub fn head(title: &str, calls: bool) {
 }
 
 impl Contest<'_> {
-    /// Checks that all give the same answer, has them take turns, and prints a line for
-    /// each. Returns the cost of the first one.
+    /// Checks that all contestants give the same answer, lets them take turns, and prints
+    /// a line for each. Returns the cost of the first contestant.
     pub fn run(&self, effort: Effort) -> Cost {
         let mut results = self.check();
         let slowest = results
@@ -156,7 +157,7 @@ impl Contest<'_> {
             .fold(0.0, f64::max);
         for round in 0..effort.rounds(slowest) {
             for turn in 0..results.len() {
-                // Each goes first as often as the others.
+                // Rotate the order, so that each contestant goes first equally often.
                 let at = (turn + round) % results.len();
                 if results[at].first > PATIENCE {
                     continue;
@@ -178,7 +179,7 @@ impl Contest<'_> {
         }
     }
 
-    /// Runs each once: exit code, answer, memory and system calls.
+    /// Runs each contestant once, for its exit code, answer, memory and system calls.
     fn check(&self) -> Vec<Result> {
         let mut agreed: Option<Answer> = None;
         let mut results = Vec::new();
@@ -249,7 +250,8 @@ impl Contest<'_> {
     }
 }
 
-/// Panics where two answers differ first, because they may be long.
+/// Panics if two answers differ. Shows only the first difference, because answers may be
+/// long.
 fn same(who: &str, agreed: &Answer, own: &Answer) {
     let parts = agreed.iter().zip(own).position(|(one, other)| one != other);
     if let Some(at) = parts {
@@ -270,7 +272,7 @@ fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
     Some((*values.first()?, median(&values), *values.last()?))
 }
 
-/// A number with three significant digits.
+/// Formats a number with three significant digits.
 pub fn figure(value: f64) -> String {
     let decimals = (2.0 - value.log10().floor()).clamp(0.0, 8.0);
     format!("{value:.*}", decimals as usize)

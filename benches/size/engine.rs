@@ -1,5 +1,5 @@
-//! On a machine of the lab, with an engine that runs: every image with its
-//! digests, and claims that hold already.
+//! Measures on a machine of the lab where an engine runs: listing every image with its
+//! digests, and claims that are already met.
 
 use std::env;
 use std::fs;
@@ -14,13 +14,13 @@ use crate::measure::Place;
 use crate::peers::{Peers, command};
 use crate::{nothing, status};
 
-/// The machine: Docker 26.1, systemd 257.
+/// The machine's system: Docker 26.1, systemd 257.
 const SUITE: Suite = Suite::Trixie;
 
-/// The most references with which an engine starts in a bearable time.
+/// The most references with which an engine starts in reasonable time.
 const MOST: usize = 100_000;
 
-/// Measures all sizes on one machine, whose engine gets one data root after the other.
+/// Measures all sizes on one machine. Its engine uses one data root after another.
 pub fn run(peers: &Peers, effort: Effort, sizes: &[usize]) {
     let lab = env::var_os("DIGESTFIX_LAB")
         .map_or_else(|| PathBuf::from("/var/cache/digestfix-lab"), PathBuf::from);
@@ -50,7 +50,7 @@ pub fn run(peers: &Peers, effort: Effort, sizes: &[usize]) {
         let claims = nothing::claims(&host);
         machine.write("/etc/digestfix/claims.d/claims", &claims);
         no_change(&peers, effort, &place, format!("{size}, nothing to do"));
-        // From now on the file is younger than the engine's start.
+        // From here on, the file is newer than the engine's start.
         let any = host.held[0].clone();
         let tagged = format!("{}:{}", any.repository, any.tag);
         machine.sh(&format!("docker tag {tagged} bench:new"));
@@ -59,7 +59,7 @@ pub fn run(peers: &Peers, effort: Effort, sizes: &[usize]) {
     }
 }
 
-/// Has the machine's engine start with that data root, whose images have no
+/// Makes the machine's engine start with the host's data root, whose images have no
 /// layers.
 fn start_with(machine: &Machine, host: &Host) {
     host.reset_at(&Place::here());

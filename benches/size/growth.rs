@@ -1,13 +1,13 @@
-//! How digestfix's cost grows with the number of references.
+//! How the cost of digestfix grows with the number of references.
 
 use crate::contest::{Cost, figure};
 
-/// The cost by the kind of work and the number of references.
+/// The cost of each kind of work at each number of references.
 #[derive(Debug, Default)]
 pub struct Growth(Vec<(String, Vec<(usize, Cost)>)>);
 
 impl Growth {
-    /// Notes the cost of a kind of work at a size.
+    /// Adds the cost of a kind of work at one size.
     pub fn add(&mut self, work: &str, references: usize, cost: Cost) {
         match self.0.iter_mut().find(|(known, _)| known == work) {
             Some((_, costs)) => costs.push((references, cost)),
@@ -15,7 +15,7 @@ impl Growth {
         }
     }
 
-    /// Prints it as a table.
+    /// Prints the costs as a table.
     pub fn print(&self) {
         if self.0.is_empty() {
             return;

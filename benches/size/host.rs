@@ -1,4 +1,5 @@
-//! Data roots with any number of references. The same number gives the same references.
+//! Data roots with any number of references. The same number always gives the same
+//! references.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,18 +11,18 @@ use serde_json::{Value, json};
 use crate::contest::Answer;
 use crate::measure::Place;
 
-/// What the references are like.
+/// How the references are distributed over repositories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Many repositories with some tags and digests each, by names as companies
-    /// give them: 170 bytes a reference.
+    /// Many repositories, each with some tags and digests. The names look like those of
+    /// companies, and a reference takes 170 bytes.
     Mixed,
-    /// All of them in one repository, as on a build server.
+    /// All references in one repository, as on a build server.
     OneRepository,
 }
 
 impl Shape {
-    /// The name in file names and in the table.
+    /// The shape's name in file names and in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Mixed => "mixed",
@@ -55,24 +56,24 @@ impl Pin {
     }
 }
 
-/// A data root, and the facts about it.
+/// A data root on the disk, and what it contains.
 pub struct Host {
-    /// How many references there are.
+    /// The number of references.
     pub references: usize,
-    /// Their shape.
+    /// The shape of the references.
     pub shape: Shape,
-    /// The directory with all its files.
+    /// The directory that contains all files of this host.
     pub directory: PathBuf,
-    /// Digests that the store does not have, of images without a digest.
+    /// Digests that the store does not contain. Their images have no digest.
     pub lost: Vec<Pin>,
-    /// Digests that the store has, of images with a tag.
+    /// Digests that the store contains. Their images have a tag.
     pub held: Vec<Pin>,
     /// The size of the file, in bytes.
     pub size: u64,
 }
 
 impl Host {
-    /// Makes a data root, or finds one that is made.
+    /// Creates a data root, or uses the one that an earlier run created.
     pub fn at(inputs: &Path, shape: Shape, references: usize) -> Self {
         let plan = Plan::new(shape, references);
         let directory = inputs.join(format!("{}-{references}", shape.name().replace(' ', "-")));
@@ -85,10 +86,10 @@ impl Host {
             size: text.len() as u64,
             directory,
         };
-        // Written last, so it proves that the rest is there.
+        // This file is written last. If it exists, the data root is complete.
         let pristine = host.pristine();
         if fs::read(&pristine).is_ok_and(|there| there == text.as_bytes()) {
-            // A killed run may have left another store.
+            // A run that was killed may have left a changed store.
             fs::copy(&pristine, host.store()).unwrap();
             return host;
         }
@@ -105,23 +106,23 @@ impl Host {
         host
     }
 
-    /// The data root.
+    /// The path of the data root.
     pub fn root(&self) -> PathBuf {
         self.directory.join("docker")
     }
 
-    /// Its reference store.
+    /// The path of the reference store.
     pub fn store(&self) -> PathBuf {
         self.root().join("image/overlay2/repositories.json")
     }
 
-    /// The reference store as it is before each run.
+    /// The path of a copy of the reference store, as it is before each run.
     fn pristine(&self) -> PathBuf {
         self.directory.join("repositories.json")
     }
 
-    /// A command that restores the data root and syncs it, so that the next program does
-    /// not wait for the writes of the last one.
+    /// A command that restores the data root. It also syncs, so that the next program
+    /// does not wait for the writes of the previous one.
     pub fn reset(&self) -> Vec<String> {
         let script = r#"
             rm -rf "$1/digestfix" "$2".* "$2" "$1/copy"
@@ -140,12 +141,12 @@ impl Host {
         ])
     }
 
-    /// Restores the data root.
+    /// Restores the data root, on the machine `place`.
     pub fn reset_at(&self, place: &Place) {
         assert_eq!(place.once(&self.reset()).code, 0, "it can be put back");
     }
 
-    /// The entries of the reference store now.
+    /// The present entries of the reference store.
     pub fn references(&self) -> Answer {
         let store: Value = serde_json::from_slice(&fs::read(self.store()).unwrap()).unwrap();
         let mut references = Vec::new();
@@ -159,7 +160,7 @@ impl Host {
     }
 }
 
-/// The words of a command.
+/// Converts the words of a command to strings.
 pub fn words(words: &[&std::ffi::OsStr]) -> Vec<String> {
     words
         .iter()
@@ -167,7 +168,7 @@ pub fn words(words: &[&std::ffi::OsStr]) -> Vec<String> {
         .collect()
 }
 
-/// The contents of a data root.
+/// The contents of a data root that is to be created.
 struct Plan {
     repositories: BTreeMap<String, BTreeMap<String, String>>,
     images: Vec<(String, String)>,
@@ -202,8 +203,8 @@ impl Plan {
                 digest: format!("sha256:{}", random.hex(64)),
                 image: image.clone(),
             };
-            // One image in ten was loaded and has no digest; one in two has another tag;
-            // one in three also has the digest of an index.
+            // One image in ten was loaded and has no digest. One in two has a second tag.
+            // One in three also has the digest of an index.
             let loaded = first || random.below(10) == 0;
             let mut keys = vec![format!("{repository}:{}", pin.tag)];
             if !loaded {

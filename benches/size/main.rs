@@ -1,8 +1,8 @@
-//! The cost of digestfix by the size of its input, beside other programs that do the
-//! same.
+//! The cost of digestfix for inputs of different sizes, next to other programs that do
+//! the same work.
 //!
-//! `benches/run` installs the peers and runs this; benches/README.md explains each row of
-//! the table.
+//! `benches/run` installs these programs and runs this benchmark. benches/README.md
+//! explains each row of the table.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! The cost of one process: time by hyperfine, peak memory by the kernel's account of
-//! children, system calls and bytes read by strace.
+//! The cost of one process. hyperfine measures its time, the kernel reports the peak
+//! memory of children, and strace counts system calls and the bytes that are read.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -14,34 +14,35 @@ use serde_json::Value;
 
 use crate::machine::Machine;
 
-/// With this argument, this program runs another one, and prints what it took. The
-/// kernel's account is of all children together, so each program needs a parent of its
-/// own.
+/// With this argument, this program runs another program and prints its cost. The kernel
+/// reports the memory of all children of a process together, so each measured program
+/// needs its own parent process.
 pub const MEASURE: &str = "--measure";
 
-/// Where programs run: here, or on a machine of the lab.
+/// The machine on which programs run: this one, or a machine of the lab.
 pub struct Place {
-    /// The words in front of any command.
+    /// The words that precede any command.
     enter: Vec<String>,
-    /// The path of this program there.
+    /// The path of this program on that machine.
     own: PathBuf,
-    /// The `PATH` of programs.
+    /// The `PATH` variable for programs.
     path: OsString,
 }
 
-/// The result of one run.
+/// The result of running a program once.
 pub struct Run {
-    /// What it printed.
+    /// The program's output.
     pub printed: Vec<u8>,
-    /// How long it took.
+    /// The time of the run, in seconds.
     pub seconds: f64,
-    /// Its peak memory, of the largest process if there are several.
+    /// The peak memory in KiB. If the program has several processes, that of the largest
+    /// one.
     pub kib: u64,
-    /// How it exited.
+    /// The program's exit code.
     pub code: i32,
 }
 
-/// The times of some runs.
+/// The times of several runs.
 pub struct Times {
     /// The time of each run, in seconds, sorted.
     pub seconds: Vec<f64>,
@@ -51,13 +52,13 @@ pub struct Times {
 
 /// The system calls of one run.
 pub struct Calls {
-    /// How many there were, in all threads and children.
+    /// The number of system calls, in all threads and children.
     pub calls: usize,
-    /// The bytes of reads and receives, without mapped files.
+    /// The bytes that were read or received, except through mapped files.
     pub bytes_read: u64,
 }
 
-/// Runs a program, and prints what it took.
+/// Runs a program, and prints its cost.
 pub fn measure(words: &[String]) {
     let began = Instant::now();
     let status = Command::new(&words[0]).args(&words[1..]).status().unwrap();
@@ -78,7 +79,7 @@ impl Place {
         }
     }
 
-    /// A machine of the lab. Copies hyperfine and this program to it.
+    /// A machine of the lab. Copies hyperfine and this program to the machine.
     pub fn on(machine: &Machine) -> Self {
         let usr = machine.directory().join("root/usr/bin");
         fs::copy("/usr/bin/hyperfine", usr.join("hyperfine")).unwrap();
@@ -103,8 +104,8 @@ impl Place {
         }
     }
 
-    /// A command without this run's environment: with cargo's, the loader would look for
-    /// every library in a dozen directories first.
+    /// A command without the environment of this run. With cargo's environment, the
+    /// loader would search a dozen directories for every library first.
     pub fn program(&self, name: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(&self.enter[0]);
         command
@@ -139,7 +140,8 @@ impl Place {
         }
     }
 
-    /// Times some runs of a program. `prepare` runs before each, and is not timed.
+    /// Times several runs of a program. `prepare` runs before each of them, and is not
+    /// timed.
     pub fn time(
         &self,
         words: &[String],
@@ -155,7 +157,8 @@ impl Place {
         if let Some(prepare) = prepare {
             hyperfine.arg("--prepare").arg(quoted(prepare));
         }
-        // hyperfine warns of exit codes, which were checked before, and of outliers.
+        // hyperfine warns about outliers, and about exit codes, which have been checked
+        // before.
         let output = hyperfine.arg(quoted(words)).output().unwrap();
         let warned = String::from_utf8_lossy(&output.stderr);
         let said: Value = serde_json::from_slice(&output.stdout).expect(&warned);
@@ -188,8 +191,8 @@ impl Place {
     }
 }
 
-/// What strace saw: `PID read(…) = 12`, or `PID read(… <unfinished ...>` and
-/// later `PID <... read resumed>…) = 12`.
+/// Counts the system calls in a log of strace, which has lines `PID read(…) = 12`, or
+/// `PID read(… <unfinished ...>` and later `PID <... read resumed>…) = 12`.
 fn counted(trace: &str) -> Calls {
     let mut came = Calls {
         calls: 0,
@@ -202,7 +205,7 @@ fn counted(trace: &str) -> Calls {
         let call = call.trim_start().trim_start_matches("<... ");
         let name = call.split([' ', '(']).next().unwrap_or_default();
         if !name.starts_with(|first: char| first.is_ascii_lowercase()) {
-            // Signals and exits.
+            // The line is about a signal or an exit.
             continue;
         }
         came.calls += 1;
@@ -214,7 +217,7 @@ fn counted(trace: &str) -> Calls {
     came
 }
 
-/// Words as one line that hyperfine and a shell split into the same words.
+/// Quotes words as one line, which hyperfine and a shell split into the same words.
 fn quoted(words: &[String]) -> String {
     let quoted: Vec<String> = words
         .iter()

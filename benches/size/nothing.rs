@@ -1,4 +1,4 @@
-//! Claims that hold already.
+//! Measures claims that are already met.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::host::{Host, Shape};
 use crate::measure::Place;
 use crate::peers::{Peers, command};
 
-/// How many claims there are, at most.
+/// The most claims to use.
 const CLAIMS: usize = 10;
 
 /// Measures a data root without an engine.
@@ -55,7 +55,7 @@ fn contest(peers: &Peers, effort: Effort, host: &Host) -> Cost {
     .run(effort)
 }
 
-/// Claims that hold on a host, one a line.
+/// Claims that are already met on a host, one per line.
 pub fn claims(host: &Host) -> String {
     let step = (host.held.len() / CLAIMS).max(1);
     let held = host.held.iter().step_by(step).take(CLAIMS);

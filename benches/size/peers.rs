@@ -1,4 +1,4 @@
-//! The programs that take part.
+//! The programs that take part in the contests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,25 +6,25 @@ use std::path::{Path, PathBuf};
 use crate::host::words;
 use crate::measure::Place;
 
-/// Where the sources of peers are.
+/// The directory with the sources of peers.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/size");
 
 /// The programs that take part.
 #[derive(Debug, Clone)]
 pub struct Peers {
-    /// The digestfix to measure, and maybe another one, by their names in the
+    /// The digestfix to measure, and perhaps a second build of it, by their names in the
     /// table.
     pub digestfix: Vec<(&'static str, PathBuf)>,
-    /// `add.go`, compiled.
+    /// The compiled `add.go`.
     pub moby: PathBuf,
-    /// `add.py`
+    /// The path of `add.py`.
     pub python: PathBuf,
-    /// Where inputs are kept.
+    /// The directory in which inputs are kept.
     pub inputs: PathBuf,
 }
 
 impl Peers {
-    /// Finds the programs, and compiles the one that is there as source only.
+    /// Finds the programs, and compiles the peer that exists only as source.
     pub fn find(program: &Path, beside: Option<&Path>, inputs: PathBuf) -> Self {
         let whole = |path: &Path| {
             fs::canonicalize(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -39,7 +39,7 @@ impl Peers {
             .args(["build", "-o"])
             .arg(&moby)
             .arg(Path::new(SOURCES).join("add.go"))
-            // Debian's packages of moby do not support Go modules.
+            // Debian's packages of moby do not contain Go modules.
             .envs([("GO111MODULE", "off"), ("GOPATH", "/usr/share/gocode")])
             .status()
             .expect("go runs");
@@ -52,7 +52,7 @@ impl Peers {
         }
     }
 
-    /// The same programs, with digestfix copied into a directory of a machine.
+    /// The same programs, after copying digestfix into a directory of a machine.
     pub fn moved(&self, machine: &Path, directory: &str) -> Self {
         let digestfix = self
             .digestfix
@@ -78,7 +78,7 @@ pub fn command(program: &Path, arguments: &[&str]) -> Vec<String> {
     words(&all)
 }
 
-/// The words of a shell script with the arguments `$1` and so on.
+/// The words of a command that runs a shell script with the arguments `$1` and so on.
 pub fn script(script: &str, arguments: &[&str]) -> Vec<String> {
     command(
         Path::new("sh"),

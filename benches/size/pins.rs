@@ -1,4 +1,4 @@
-//! Pins in Kubernetes YAML, and which of them hold on this host.
+//! Measures reading pins in Kubernetes YAML and checking which of them this host has.
 
 use std::fs;
 use std::path::Path;
@@ -11,10 +11,12 @@ use crate::host::{Host, Pin, Shape};
 use crate::measure::Place;
 use crate::peers::{Peers, command, script};
 
-/// The most pins: a directory with claims may have this many files.
+/// The most pins to use, because a directory with claims may contain only this many
+/// files.
 const PINS: usize = 10_000;
 
-/// For each pin: the image of its tag, and whether its digest has the same image.
+/// For each pin, looks up the image of its tag and whether its digest points at the same
+/// image.
 const JQ: &str = r#"
   jq -Rr --slurpfile store "$2" '
     split("@") as [$tagged, $digest] | ($tagged | split(":")[:-1] | join(":")) as $name
@@ -24,10 +26,10 @@ const JQ: &str = r#"
 const YQ: &str = r#"find "$1" -type f -print0 | xargs -0 yq -r '.. | .image? // empty' |
   grep @sha256: | sort -u |"#;
 
-/// Finds pins without reading YAML.
+/// Finds pins without parsing YAML.
 const GREP: &str = r#"grep -rhoE '[^ "]+@sha256:[0-9a-f]{64}' "$1" | sort -u |"#;
 
-/// Measures a file for each pin, and one file with all pins.
+/// Measures a directory with one file for each pin, and one file that contains all pins.
 pub fn run(peers: &Peers, effort: Effort, sizes: &[usize], growth: &mut Growth) {
     head("Pins in Kubernetes YAML", false);
     for size in sizes {
@@ -118,8 +120,8 @@ fn claims(text: &[u8]) -> Answer {
     claims
 }
 
-/// Of ten pins, six hold, three are lost digests, and one is of an image that is not on
-/// this host.
+/// Pins for a host. Of ten pins, six are recorded, three are lost digests, and one is for
+/// an image that this host does not have.
 fn pins(host: &Host) -> Vec<String> {
     let all = (host.references / 10).clamp(5, PINS);
     let part = |pins: &[Pin], tenths: usize| -> Vec<String> {

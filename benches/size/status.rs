@@ -1,4 +1,4 @@
-//! Every image with its digests.
+//! Measures listing every image with its digests.
 
 use serde_json::Value;
 
@@ -8,11 +8,11 @@ use crate::host::{Host, Shape};
 use crate::measure::Place;
 use crate::peers::{Peers, command, script};
 
-/// The columns that jq and `docker images` print.
+/// The columns that jq and `docker images` print too.
 const COLUMNS: &str = "repository,tag,digest,image-id";
 
-/// Rows as `docker images --digests` has them: each tag of an image with each
-/// of its digests in the same repository.
+/// Prints the rows of `docker images --digests`: each tag of an image with each of the
+/// image's digests in the same repository.
 const JQ: &str = r#"jq -r '
   def or_none: if . == [] then ["<none>"] else . end;
   .Repositories | to_entries[] | .key as $name
@@ -43,7 +43,7 @@ pub fn run(peers: &Peers, effort: Effort, sizes: &[usize], growth: &mut Growth) 
     }
 }
 
-/// digestfix with some options, and jq on that file.
+/// digestfix with some options, and jq on the same file.
 pub fn contestants<'a>(peers: &Peers, options: &[&str], store: &str) -> Vec<Contestant<'a>> {
     let mut contestants = Vec::new();
     for (name, program) in &peers.digestfix {
@@ -70,8 +70,8 @@ pub fn contestants<'a>(peers: &Peers, options: &[&str], store: &str) -> Vec<Cont
     contestants
 }
 
-/// Repository, tag, digest and image of a table, which begins after some lines
-/// and ends with an empty one.
+/// Repository, tag, digest and image ID from the rows of a table. Skips `after` lines,
+/// and stops at an empty line.
 pub fn columns(text: &[u8], after: usize) -> Answer {
     let text = String::from_utf8_lossy(text);
     let mut rows: Answer = text
