@@ -1,4 +1,4 @@
-//! The commands that messages tell to type, typed as they are printed.
+//! Types the commands that the program's messages advise, exactly as they are printed.
 
 use std::env;
 use std::fs;
@@ -14,7 +14,7 @@ const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 const B: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 const D1: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 
-/// A mounted disk in a directory that a shell would not take for one word.
+/// A mounted disk in a directory whose name a shell would split into several words.
 struct Disk {
     _directory: TempDir,
     root: PathBuf,
@@ -65,7 +65,7 @@ fn run(mut command: Command) -> Run {
     }
 }
 
-/// Types a line, in another directory.
+/// Types a command line in a shell, in another working directory.
 fn typed(line: &str) -> Run {
     let program = Path::new(env!("CARGO_BIN_EXE_digestfix"));
     let path = format!(
@@ -81,8 +81,8 @@ fn typed(line: &str) -> Run {
     run(command)
 }
 
-/// The commands in a text: each goes on to what no shell would take for a part of
-/// it.
+/// The commands in a text. Each command ends before the first character that cannot be a
+/// part of it.
 fn commands(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices("digestfix ") {
@@ -114,7 +114,7 @@ fn commands(text: &str) -> Vec<String> {
     found
 }
 
-/// The only command in what a run said that begins so.
+/// The only command with this beginning in the output of a run.
 #[track_caller]
 fn told(run: &Run, beginning: &str) -> String {
     let all = format!("{}\n{}", run.stdout, run.stderr);
@@ -170,7 +170,8 @@ fn what_stands_in_the_way_of_a_rollback_goes_first() {
     typed(&told(&first, "digestfix rollback")).exits(0);
     let none = disk.digestfix(&["rollback", "20200101T000000Z-1"]).exits(3);
     typed(&told(&none, "digestfix history")).exits(0);
-    // Somebody else's change: it is named where to look.
+    // Another program changes the reference. The message then names the command that
+    // shows the change.
     let done = disk.digestfix(&["apply", "a:3=a:1"]).exits(0);
     let store = disk
         .store()
@@ -180,7 +181,7 @@ fn what_stands_in_the_way_of_a_rollback_goes_first() {
     typed(&told(&refused, "digestfix status")).exits(4);
 }
 
-/// As a run that is killed before its first change leaves it.
+/// The journal is in the state that a run leaves if it is killed before its first change.
 #[test]
 fn an_interrupted_run_is_brought_to_an_end() {
     for asked in [&["status"][..], &["doctor"], &["plan", "a:2=a:1"]] {
@@ -201,7 +202,7 @@ fn an_interrupted_run_is_brought_to_an_end() {
     }
 }
 
-/// Whatever is looked at, what is told to type concerns this disk, and is a command.
+/// Every command that a message advises is valid, and is about this disk.
 #[test]
 fn each_cure_is_a_command_for_this_disk() {
     let disk = Disk::new();
@@ -219,7 +220,8 @@ fn each_cure_is_a_command_for_this_disk() {
             assert_ne!(said.code, 2, "{command}\n{}", said.stderr);
             let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
             let root = disk.root.to_str().unwrap();
-            // One that finds no store there says of which directory that is.
+            // A command that finds no store on the disk names the directory in its
+            // message.
             let of_this_disk =
                 json["host"]["data_root"] == root || said.stdout.contains("an old disk");
             assert!(of_this_disk, "{command}\n{json:#}");

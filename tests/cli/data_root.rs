@@ -1,4 +1,4 @@
-//! Data roots to run the program on.
+//! Data roots on which tests run the program.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,13 +7,13 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-/// The store of the write-up's host, before its edit.
+/// The reference store of a real host, before its administrator edited it by hand.
 pub const BEFORE: &str = include_str!("../fixtures/seed/before.json");
 
 /// A data root that no daemon uses.
 pub struct DataRoot(pub TempDir);
 
-/// What a run of the program came to.
+/// The result of running the program.
 pub struct Run {
     pub code: i32,
     pub stdout: String,
@@ -32,7 +32,8 @@ impl DataRoot {
         root
     }
 
-    /// The write-up's host; it carries no image configs, so these stand in.
+    /// A data root with that store. The store contains no image configs, so this creates
+    /// a placeholder for each image.
     pub fn of_the_write_up() -> Self {
         let root = Self::with(BEFORE.as_bytes());
         for (at, _) in BEFORE.match_indices("\":\"sha256:") {
@@ -70,7 +71,7 @@ impl DataRoot {
         digestfix(&[words, &["--offline", "--data-root", place]].concat())
     }
 
-    /// Every file below the data root with what is in it.
+    /// Every file below the data root, with its contents.
     pub fn everything(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         fn walk(directory: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
             for child in fs::read_dir(directory).unwrap() {

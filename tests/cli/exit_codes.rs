@@ -1,5 +1,5 @@
-//! What `--help` and README.md say of exit codes is the same. The manual pages are
-//! made of the help.
+//! `--help` and README.md describe the exit codes in the same words. The manual pages are
+//! generated from the help.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ fn the_help_and_the_readme_agree() {
         readme.keys().collect::<Vec<_>>()
     );
     for (code, meaning) in &help {
-        // The README may go on.
+        // The README may continue the sentence.
         assert!(readme[code].starts_with(meaning), "{code}: {meaning}");
     }
     for command in [
@@ -47,7 +47,8 @@ fn the_help_and_the_readme_agree() {
     assert!(doctors.keys().all(|code| help.contains_key(code)));
 }
 
-/// Code 5 is also for a change that is made while something else is not as it was.
+/// The program also returns code 5 if it made the change but could not restore something
+/// else.
 #[test]
 fn five_does_not_say_that_nothing_was_done() {
     let five = &of_help(&["--help"])[&5];

@@ -1,4 +1,4 @@
-//! Files below a data root, by their names.
+//! Files below a data root, found by their names.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use crate::data_root::DataRoot;
 
 const DIGEST: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 
-/// To digestfix a storage driver is the name of a directory.
+/// digestfix uses the name of a storage driver only as the name of a directory.
 #[test]
 fn each_storage_driver_is_taken() {
     let image = format!("sha256:{}", "a".repeat(64));

@@ -1,13 +1,13 @@
-//! The Ansible collection has all that the program can be told.
+//! The Ansible collection supports every option of the program.
 
 use std::fs;
 use std::path::Path;
 
 use crate::data_root::digestfix;
 
-/// How the module itself runs the program.
+/// Options with which the module itself runs the program.
 const OF_THE_MODULE: [&str; 6] = ["method", "json", "verbose", "color", "quiet", "help"];
-/// What a role that applies claims.d on a running host has no use for.
+/// Options that are useless in a role, because it applies claims.d on a running host.
 const NOT_OF_THE_ROLE: [&str; 3] = ["from", "remove", "offline"];
 
 fn collection(path: &str) -> String {
@@ -15,7 +15,7 @@ fn collection(path: &str) -> String {
     fs::read_to_string(root.join(path)).unwrap()
 }
 
-/// The long options of a command, as parameters are written.
+/// The long options of a command, spelled like Ansible parameters.
 fn options(command: &str) -> Vec<String> {
     let help = digestfix(&[command, "--help"]);
     let words = help.stdout.split_whitespace();

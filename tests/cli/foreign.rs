@@ -1,5 +1,5 @@
-//! What others named and wrote, in all that digestfix prints: it breaks no line,
-//! steers no terminal and hides nothing.
+//! Names and texts that other programs or users chose cannot break a line, control a
+//! terminal or hide text in anything that digestfix prints.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use digestfix::printable::is_printable;
 use tempfile::TempDir;
 
-/// The line that a hostile name is to forge.
+/// The line that a hostile name tries to forge.
 const FORGED: &str = "digestfix: done. The host is whole again.";
 
 const HOSTILE: &str =
@@ -20,7 +20,7 @@ const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 const D1: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const D2: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
 
-/// A disk on which all that can have a name has a hostile one.
+/// A disk on which everything that can have a name has a hostile name.
 struct Disk {
     directory: TempDir,
     root: PathBuf,
@@ -58,7 +58,7 @@ impl Disk {
         path
     }
 
-    /// Runs it as people read it, and as programs do.
+    /// Runs the program with the output for people, and with the output for programs.
     #[track_caller]
     fn run(&self, words: &[&OsStr]) -> String {
         let mut all = String::new();
@@ -127,8 +127,8 @@ fn of_a_store_and_a_data_root() {
     assert!(disk.root.join("digestfix/history").is_dir());
 }
 
-/// A journal is JSON, which has to be UTF-8. Nothing is there by the name that a
-/// lossy conversion makes.
+/// A journal is JSON, which must be UTF-8. A lossy conversion makes a path that does not
+/// exist.
 #[test]
 fn of_a_data_root_that_is_not_utf8() {
     let disk = Disk::with(OsStr::from_bytes(b"a\xff\n\xfe"));
@@ -293,7 +293,7 @@ fn of_configuration_journals_and_records() {
         .unwrap();
     let whole: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
     let id = record.file_stem().unwrap().to_str().unwrap();
-    // Wherever a record has a text, it may be somebody else's.
+    // Any text in a record may have been written by another program.
     let mut texts = Vec::new();
     places(&whole, String::new(), &mut texts);
     assert!(texts.len() > 8, "{texts:?}");
@@ -341,7 +341,7 @@ fn of_configuration_journals_and_records() {
     }
 }
 
-/// The places of all texts within a value, as `pointer` takes them.
+/// The JSON pointers to all texts in a value, as `pointer` accepts them.
 fn places(value: &serde_json::Value, here: String, found: &mut Vec<String>) {
     match value {
         serde_json::Value::String(_) => found.push(here),
@@ -360,8 +360,8 @@ fn places(value: &serde_json::Value, here: String, found: &mut Vec<String>) {
     }
 }
 
-/// What is printed goes through `output`, where it is given line by line, or is
-/// made printable on the spot.
+/// Everything that is printed goes through `output`, which either receives single lines
+/// or makes a text printable.
 #[test]
 fn nothing_is_printed_past_it() {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
@@ -382,7 +382,7 @@ fn nothing_is_printed_past_it() {
         for (sink, allowed) in [
             ("print!(", &[][..]),
             ("println!(", &["commands/event_loop.rs"]),
-            // An archive is no text.
+            // An archive is not text.
             (
                 "io::stdout()",
                 &["report/output/process.rs", "report.rs", "commands/save.rs"],

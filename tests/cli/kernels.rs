@@ -1,5 +1,5 @@
-//! Kernels from 3.10 on, and file systems that refuse what others can: strace takes
-//! system calls away from the real program.
+//! Kernels since 3.10, and file systems that do not support every operation. strace makes
+//! system calls of the real program fail.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 use crate::data_root::{DataRoot, Run};
 
-/// A system call, a flag of it, and how a kernel or a file system refuses it. With a
-/// flag, only the first such call of a thread is refused.
+/// A system call, one of its flags, and the error with which a kernel or a file system
+/// refuses it. With a flag, only the first such call of each thread is refused.
 type Refusal = (&'static str, &'static str, &'static str);
 
 const REFUSALS: [Refusal; 15] = [
@@ -23,10 +23,12 @@ const REFUSALS: [Refusal; 15] = [
     ("getrandom", "", "ENOSYS"),
     ("getrandom", "GRND_INSECURE", "EINVAL"),
     ("clone3", "", "ENOSYS"),
-    // Not the kernel's answer, but that of older filters and of a limit.
+    // This error does not come from a kernel, but from an old seccomp filter or a
+    // resource limit.
     ("clone3", "", "EPERM"),
     ("rseq", "", "ENOSYS"),
-    // Not called today, and refused should they ever be.
+    // The program does not make these calls at present. If it ever does, the test refuses
+    // them.
     ("openat2", "", "ENOSYS"),
     ("close_range", "", "ENOSYS"),
     ("copy_file_range", "", "ENOSYS"),
@@ -36,7 +38,7 @@ const REFUSALS: [Refusal; 15] = [
     ("openat", "O_TMPFILE", "EISDIR"),
 ];
 
-/// The number of the last system call that Linux 3.10 has, `finit_module`.
+/// The number of `finit_module`, the last system call that Linux 3.10 added.
 const LAST_OF_3_10: u32 = if cfg!(target_arch = "x86_64") {
     313
 } else {
@@ -53,7 +55,8 @@ const COMMANDS: [&[&str]; 4] = [
     &["rollback"],
 ];
 
-/// The system calls of one thread each, as strace shows them: `[ 316] renameat2(…`.
+/// The system calls, one list for each thread, as strace prints them: `[ 316]
+/// renameat2(…`.
 type Trace = Vec<Vec<String>>;
 
 fn strace(options: &[String], words: &[&str]) -> (Run, Trace) {
@@ -63,7 +66,7 @@ fn strace(options: &[String], words: &[&str]) -> (Run, Trace) {
         .arg(logs.path().join("thread"))
         .args(options)
         .args(words)
-        // Cargo's, which the loader would search before anything else.
+        // The loader would search the directories in cargo's variable first.
         .env_remove("LD_LIBRARY_PATH")
         .stdin(Stdio::null())
         .output()
@@ -90,7 +93,8 @@ fn calls(trace: &Trace, call: &str, flag: &str) -> bool {
     lines.any(|line| is_call(line, call) && line.contains(flag))
 }
 
-/// strace's words for refusals. `unhindered` tells the number of a call with a flag.
+/// strace's options for these refusals. `unhindered` is a trace without refusals, which
+/// shows the number of the call that has the flag.
 fn options(refusals: &[Refusal], unhindered: &Trace) -> Vec<String> {
     let options = refusals.iter().filter_map(|&(call, flag, error)| {
         let number = unhindered.iter().find_map(|thread| {
@@ -106,7 +110,8 @@ fn options(refusals: &[Refusal], unhindered: &Trace) -> Vec<String> {
     options.collect()
 }
 
-/// Runs a program with calls refused, each of those that it makes unhindered.
+/// Runs a program while calls are refused. Checks that it was refused exactly the calls
+/// that it makes in `unhindered`, the trace without refusals.
 #[track_caller]
 fn refused(refusals: &[Refusal], unhindered: &Trace, words: &[&str]) -> Run {
     let (run, trace) = strace(&options(refusals, unhindered), words);
@@ -123,7 +128,7 @@ fn refused(refusals: &[Refusal], unhindered: &Trace, words: &[&str]) -> Run {
     run
 }
 
-/// Times and process IDs differ from run to run.
+/// Replaces the times and process IDs, which differ between runs.
 fn without_numbers(text: &str) -> String {
     let mut kept = text.replace(|c: char| c.is_ascii_digit(), "0");
     while kept.contains("00") {
@@ -132,7 +137,8 @@ fn without_numbers(text: &str) -> String {
     kept
 }
 
-/// The files of a data root: name, mode, and what is in those that have no times.
+/// The files of a data root: name, mode, and contents. The contents of digestfix's own
+/// files are left out, because they contain times.
 type Files = Vec<(String, u32, String)>;
 
 fn files(root: &DataRoot) -> Files {
@@ -149,10 +155,11 @@ fn files(root: &DataRoot) -> Files {
     files
 }
 
-/// What is seen of a data root after each command.
+/// The output and the files of a data root after each command.
 type Seen = Vec<(String, Files)>;
 
-/// All commands on a new data root, each run by `run` with its number.
+/// Runs all commands on a new data root. `run` runs each command, and receives its
+/// number.
 #[track_caller]
 fn all_commands(mut run: impl FnMut(usize, &[&str]) -> Run) -> Seen {
     let root = DataRoot::of_the_write_up();
@@ -171,7 +178,7 @@ fn all_commands(mut run: impl FnMut(usize, &[&str]) -> Run) -> Seen {
 }
 
 fn ends_well(run: Run, words: &[&str]) -> Run {
-    // An image there has no digest.
+    // The data root has an image without a digest.
     run.exits(if words.contains(&"status") { 4 } else { 0 })
 }
 
@@ -184,7 +191,7 @@ fn a_call_that_is_not_there_changes_no_outcome() {
         ends_well(run, words)
     });
 
-    // What is refused below is what the program calls.
+    // The program really makes the calls that are refused below.
     for (call, flag) in [("renameat2", ""), ("openat", "O_TMPFILE")] {
         assert!(calls(&traces[0], call, flag), "{call} {flag}");
     }
@@ -214,7 +221,7 @@ fn a_call_that_is_not_there_changes_no_outcome() {
 
 #[test]
 fn a_reserve_is_held() {
-    // On a tmpfs, which can allocate.
+    // This directory is on a tmpfs, which supports allocation.
     let root = tempfile::tempdir_in("/dev/shm").unwrap();
     fs::create_dir(root.path().join("digestfix")).unwrap();
     let root = DataRoot(root);
@@ -226,7 +233,7 @@ fn a_reserve_is_held() {
     assert!(root.everything().is_empty());
 }
 
-/// Only a run that restarts Docker holds a reserve.
+/// A run that does not restart Docker holds no reserve.
 #[test]
 fn a_reserve_is_held_where_nothing_can_be_allocated() {
     let program = env::current_exe().unwrap();

@@ -1,4 +1,4 @@
-//! SELinux labels, and hosts whose kernel gives none.
+//! SELinux labels, and hosts whose kernel does not set them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use crate::data_root::{BEFORE, DataRoot, Run};
 
 const SELINUX: &str = "security.selinux";
 
-/// What container-selinux says of Docker's data root.
+/// The label that container-selinux gives to Docker's data root.
 const LABEL: &[u8] = b"system_u:object_r:container_var_lib_t:s0\0";
 
-/// The label of no security module.
+/// The name of an attribute that belongs to no security module.
 const UNKNOWN: &str = "security.digestfix";
 
 const OTHER: &[u8] = b"system_u:object_r:container_ro_file_t:s0\0";
@@ -21,8 +21,8 @@ const UNIT: &str = include_str!("../../systemd/digestfix.service");
 const CLAIM: &str = "registry.example/team/new@sha256:\
                      1111111111111111111111111111111111111111111111111111111111111111";
 
-/// A data root whose reference store has a label. Where this user, or a policy, sets no
-/// SELinux label, another attribute stands in for it.
+/// A data root whose reference store has an SELinux label. If this user or the policy
+/// cannot set such a label, the store has another extended attribute instead.
 struct Labelled {
     root: DataRoot,
     name: &'static str,
@@ -57,7 +57,7 @@ impl Labelled {
         self.label(&self.root.store_path())
     }
 
-    /// The stores that were in use before.
+    /// The backups of former reference stores.
     fn backups(&self) -> Vec<PathBuf> {
         let files = fs::read_dir(self.root.images()).unwrap();
         let paths = files.map(|file| file.unwrap().path());
@@ -66,7 +66,7 @@ impl Labelled {
             .collect()
     }
 
-    /// Runs the program with the capabilities of digestfix.service.
+    /// Runs the program with only the capabilities that digestfix.service has.
     fn confined(&self, words: &[&str]) -> Run {
         let mut bounds = "--bounding-set=-all".to_owned();
         let line = UNIT
@@ -100,7 +100,7 @@ fn each_store_has_the_label_of_the_one_before_it() {
     assert!(host.root.store().contains(CLAIM));
     assert_eq!(host.store_label().as_deref(), Some(LABEL), "applied");
 
-    // The one that the next store is to have.
+    // Set the label that the next store must have.
     xattr::set(host.root.store_path(), host.name, OTHER).unwrap();
     host.root.digestfix(&["rollback"]).exits(0);
     assert_eq!(host.root.store(), BEFORE);
@@ -110,7 +110,7 @@ fn each_store_has_the_label_of_the_one_before_it() {
     labels.sort();
     assert_eq!(labels, [Some(OTHER.to_vec()), Some(LABEL.to_vec())]);
 
-    // What digestfix keeps for itself has what its directory gives.
+    // digestfix's own files have the label that their directory gives to new files.
     let given = host.root.0.path().join("given");
     fs::write(&given, "").unwrap();
     let given = host.label(&given);
@@ -125,10 +125,10 @@ fn each_store_has_the_label_of_the_one_before_it() {
     assert!(seen >= 3, "lock and records: {seen}");
 }
 
-/// So it is where SELinux was switched off, the labels are still on the disk, and
-/// digestfix runs with no more capabilities than its services have. A kernel that has
-/// SELinux and no policy lets the owner of a file label it all the same, so the label is
-/// one that no kernel knows.
+/// A host can be in this state if SELinux was switched off but the labels are still on
+/// the disk, and if digestfix runs with only the capabilities of its services. A kernel
+/// with SELinux but without a policy lets the owner of a file set a label. So the test
+/// uses an attribute that no kernel knows.
 #[test]
 fn a_kernel_that_refuses_the_label_stops_nothing() {
     let host = Labelled::new();

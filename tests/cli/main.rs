@@ -1,4 +1,4 @@
-//! The program as it is typed, on data roots that no daemon uses.
+//! The program as a user types it, on data roots that no daemon uses.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 

@@ -1,4 +1,4 @@
-//! A low limit of open files, which a run raises for itself.
+//! A low limit of open files. A run raises the limit for itself.
 
 use std::fs;
 use std::io::Write;
@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 
 use digestfix::open_files::NEEDED;
 
-/// In bytes; a pipe holds 65,536 (`pipe(7)`).
+/// The size of the claims in bytes. A pipe holds 65,536 (`pipe(7)`).
 const MORE_THAN_A_PIPE: usize = 100_000;
 
-/// The soft limit that the program has, started with these.
+/// The program's soft limit of open files, if a shell starts it after this `ulimit`
+/// command.
 fn limit_after(ulimit: &str) -> u64 {
     let program = env!("CARGO_BIN_EXE_digestfix");
     let script = format!("{ulimit} && exec {program} plan --offline --data-root /nowhere --from -");
@@ -20,7 +21,8 @@ fn limit_after(ulimit: &str) -> u64 {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // It begins to read its claims with its own limit, and then waits for their end.
+    // The program raises its limit before it reads its claims, and then waits for their
+    // end.
     let mut claims = child.stdin.take().unwrap();
     claims.write_all(&vec![b'\n'; MORE_THAN_A_PIPE]).unwrap();
     let text = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();

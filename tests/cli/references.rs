@@ -1,4 +1,4 @@
-//! The commands on stores that are too large for a case, or that need another user or
+//! Commands on stores that are too large for a case, or that require another user or
 //! another process.
 
 use std::fs;

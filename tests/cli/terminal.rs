@@ -1,4 +1,4 @@
-//! What a person sees on a terminal, and a file or a pipe gets.
+//! The program's output on a terminal, compared with its output to a file or a pipe.
 
 use std::fs::File;
 use std::io::Read;
@@ -26,7 +26,7 @@ fn command(root: &DataRoot, words: &[&str], variables: &[(&str, &str)]) -> Comma
     command
 }
 
-/// All that comes out on a terminal, and the exit code.
+/// The complete output on a terminal, and the exit code.
 fn on_a_terminal(
     root: &DataRoot,
     words: &[&str],
@@ -47,7 +47,7 @@ fn on_a_terminal(
         .spawn()
         .unwrap();
     let mut output = Vec::new();
-    // It ends with an error once the program has left the terminal.
+    // Reading ends with an error as soon as the program has closed the terminal.
     let _ = File::from(pty.master).read_to_end(&mut output);
     let code = child.wait().unwrap().code().unwrap();
     let text = String::from_utf8(output).unwrap();
@@ -59,7 +59,7 @@ fn in_a_pipe(root: &DataRoot, words: &[&str], variables: &[(&str, &str)]) -> Str
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
 }
 
-/// What is left without the escape sequences that set colours.
+/// The text without the escape sequences that set colours.
 fn without_colours(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -97,7 +97,7 @@ fn a_terminal_gets_colours_and_a_pipe_does_not() {
         ("--color=auto", &[("TERM", "dumb")]),
     ] {
         let (shown, _) = on_a_terminal(&root, &["plan", &claim, flag], 80, variables);
-        // The command to type next has it.
+        // The command to type next contains the flag too.
         let shown = shown.replace(&format!(" {flag}"), "");
         assert_eq!(shown, piped, "{flag} {variables:?}");
     }
@@ -155,7 +155,7 @@ fn rows_are_folded_on_a_narrow_terminal_only() {
     assert!(narrow.contains(&row), "{narrow}");
 }
 
-/// Nobody to tell is no reason to stop.
+/// An output that cannot be written does not stop a run.
 #[test]
 fn a_full_disk_or_a_closed_pipe_at_the_other_end_ends_nothing() {
     let root = one_image();
