@@ -1,4 +1,4 @@
-//! What a host is, and in what it differs from what it was.
+//! The state of a host, and how it differs from an expected state.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -8,28 +8,28 @@ use crate::machine::Machine;
 
 const SNAPSHOT: &str = include_str!("snapshot.sh");
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Of looks.
+/// The number of snapshots to take.
 const SETTLES_WITHIN: usize = 20;
-/// What snapshot.sh says then.
+/// The text that snapshot.sh prints if a command does not answer in time.
 const NO_ANSWER: &str = "no answer in ";
 
-/// Everything about a host that an apply must leave as it is, by name.
+/// Everything on a host that an apply must not change, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host(BTreeMap<String, String>);
 
-/// Whether the digest has to be there.
+/// Whether the host must have the digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Digest {
     There,
     Absent,
-    /// As long as file and engine agree.
+    /// Both states are valid if the file and the engine agree.
     Either,
 }
 
-/// What a host has to be.
+/// The state that a host must have.
 #[derive(Debug, Clone)]
 pub struct Expected {
-    /// Without the digest.
+    /// The host's state without the digest.
     pub host: Host,
     /// The value of `references` with the digest.
     pub references: String,
@@ -40,7 +40,7 @@ impl Host {
         let run = machine.run(&["sh", "-c", SNAPSHOT]);
         let mut values = BTreeMap::new();
         for line in run.stdout.lines() {
-            // What a command says instead of an answer has no tab.
+            // An error message in place of an answer contains no tab.
             let (name, value) = line.split_once('\t').unwrap_or((line, ""));
             values.insert(name.to_owned(), value.to_owned());
         }
@@ -50,8 +50,8 @@ impl Host {
         Self(values)
     }
 
-    /// What a host is once two looks at it see the same, and each command answers.
-    /// One look at a busy host can come too early.
+    /// The state of a host after two successive snapshots were equal and every command
+    /// answered. A single snapshot of a busy host may be too early.
     pub fn settled(machine: &Machine) -> Self {
         let mut before = Self::of(machine);
         for _ in 0..SETTLES_WITHIN {
@@ -74,11 +74,12 @@ impl Host {
         self.0.get(name).map_or("nothing", String::as_str)
     }
 
-    /// Without what no container keeps over a reboot.
+    /// The state without values that no container keeps over a reboot.
     pub fn without_processes(mut self) -> Self {
         self.0.retain(|name, _| !name.ends_with(" process"));
-        // What was stopped by hand, with a policy to restart always, Docker starts
-        // at boot. An apply keeps it down, and it may also stay so.
+        // When the machine boots, Docker starts a container with the policy `always` even
+        // if a user had stopped it. An apply keeps such a container stopped, and it may
+        // also stay so.
         if let Some(status) = self.0.get_mut("container /down status")
             && ["running", "exited"].contains(&status.as_str())
         {
@@ -98,7 +99,7 @@ impl Host {
         self
     }
 
-    /// Every difference, in words.
+    /// A description of every difference.
     pub fn differences(&self, now: &Self) -> Vec<String> {
         let names: std::collections::BTreeSet<&String> =
             self.0.keys().chain(now.0.keys()).collect();
@@ -111,7 +112,7 @@ impl Host {
 }
 
 impl Expected {
-    /// In what a host is not what it has to be.
+    /// The differences between a host's state and the state that it must have.
     pub fn differences(&self, now: &Host, digest: Digest) -> Vec<String> {
         let with = self.host.clone().with_digest(&self.references);
         match digest {
@@ -124,8 +125,8 @@ impl Expected {
         }
     }
 
-    /// Waits until a host is what it has to be; gives how long that took, or
-    /// what is still different.
+    /// Waits until a host has the state that it must have. Returns how long this took, or
+    /// the remaining differences.
     pub fn wait_for(
         &self,
         machine: &Machine,

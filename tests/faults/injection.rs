@@ -1,20 +1,21 @@
-//! Runs digestfix under strace, with a fault or only to see what it does.
+//! Runs digestfix under strace, either with a fault or only to trace its calls.
 //!
-//! Only its first thread, which does all but write what is said: strace counts
-//! the calls of each thread on their own, and could not tell them apart.
+//! Only the first thread is traced. It does everything except writing messages. strace
+//! counts the calls of each thread separately, so it could not number the calls of
+//! several threads.
 
 use std::fs;
 
 use crate::machine::Machine;
 use crate::points::{CALLS, Injection, Traced, traced};
 
-/// How strace shows a write that wakes another part of the same program. No
-/// kernel lets it fail.
+/// How strace shows a write that wakes another part of the same program. No kernel makes
+/// such a write fail.
 const WAKES: &str = "\"\\1\\0\\0\\0\\0\\0\\0\\0\", 8)";
 
 const LOG: &str = "/run/faults.strace";
 
-/// Nothing that digestfix does takes as long, even when it waits.
+/// The timeout of a run. digestfix never takes this long, even if it waits.
 const ENDS_WITHIN: &str = "150";
 
 /// How a run ended.
@@ -24,15 +25,15 @@ pub enum Ended {
     Killed,
 }
 
-/// What became of a run with a fault in it.
+/// The result of a run with a fault.
 #[derive(Debug)]
 pub struct Injected {
     pub ended: Ended,
-    /// The run came to the point.
+    /// The run reached the point with the fault.
     pub reached: bool,
-    /// What failed never does.
+    /// The call that failed can never fail in reality.
     pub impossible: bool,
-    /// What it said.
+    /// The output of the run.
     pub output: String,
 }
 
@@ -74,7 +75,7 @@ pub fn inject(machine: &Machine, injection: &Injection, words: &[&str]) -> Injec
     strace(machine, &[&trace, &inject], words).0
 }
 
-/// The calls of a run that has to end well.
+/// The system calls of a run that must succeed.
 pub fn trace(machine: &Machine, words: &[&str]) -> Vec<Traced> {
     let trace = format!("--trace={}", CALLS.join(","));
     let (run, log) = strace(machine, &[&trace], words);

@@ -1,15 +1,14 @@
 //! Faults at every system call of the real program, on real machines.
 //!
-//! * `matrix`: at each call that writes, syncs, renames, locks or talks to a
-//!   socket, an apply is killed, or the call fails. The host has to be whole
-//!   again by itself.
-//! * `power`: at each such call, the machine loses its power, and with it all
-//!   that was not synced.
-//! * `reboots`: the same at random instants, under load.
-//! * `recover`: what brings the host back is killed at each of its own calls.
+//! * `matrix`: at each call that writes, syncs, renames, locks or uses a socket, an apply
+//!   is killed, or the call fails. The host must recover by itself.
+//! * `power`: at each such call, the machine loses its power, and everything that was not
+//!   synced is lost.
+//! * `reboots`: the machine is reset at random moments, under load.
+//! * `recover`: the recovery of a host is killed at each of its own calls.
 //!
-//! A call is known by its name and its number among those of its name. One that
-//! a run does not come to is counted as not reached, never as tried.
+//! A call is identified by its name and its number among the calls of that name. If a run
+//! does not reach a call, the call counts as not reached, and never as tried.
 
 #![allow(
     clippy::unwrap_used,

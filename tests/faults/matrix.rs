@@ -1,4 +1,4 @@
-//! Every fault at every system call of an apply, on several machines at once.
+//! Tries every fault at every system call of an apply, on several machines at once.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -40,7 +40,8 @@ fn injections(points: &[Point], options: &Options) -> Vec<Injection> {
             .filter(move |point| point.faults(options).contains(&fault))
             .map(move |point| point.with(fault))
     };
-    // One fault after another, so that each Nth of them is spread over all.
+    // List one kind of fault after another, so that taking every Nth one covers all
+    // kinds.
     [
         Fault::Kill,
         Fault::Error("EIO"),
@@ -53,7 +54,7 @@ fn injections(points: &[Point], options: &Options) -> Vec<Injection> {
     .collect()
 }
 
-/// Takes one fault after another until none is left.
+/// Tries one fault after another until the queue is empty.
 fn work(
     queue: &Mutex<VecDeque<Injection>>,
     mut scene: Option<Scene>,
@@ -70,15 +71,15 @@ fn work(
             fault(scene, &injection)
         });
         if matches!(tried, Tried::Failed(_)) {
-            // The next point begins on a host that is known.
+            // The next point begins on a new host, whose state is known.
             scene = None;
         }
         tally.add(&injection.to_string(), tried);
     }
 }
 
-/// What a run that did its work may leave behind where it says so: what it
-/// says, and where the difference is. The next run puts these in order.
+/// What a run may leave behind if it succeeds and reports it: the message of the run, and
+/// the path of the difference. The next run removes these leftovers.
 const TOLD: [(&str, &str); 2] = [
     (
         "the end of this run could not be recorded",
@@ -90,7 +91,8 @@ const TOLD: [(&str, &str); 2] = [
     ),
 ];
 
-/// What is told and stays is not waited for as long as what is to come right.
+/// The time to wait for a host with a reported leftover. It is short, because such a
+/// leftover stays.
 const TOLD_STAYS: Duration = Duration::from_secs(5);
 
 fn is_told(differences: &[String], injected: &Injected) -> bool {
@@ -101,14 +103,14 @@ fn is_told(differences: &[String], injected: &Injected) -> bool {
         })
 }
 
-/// How a difference begins that is a watchdog's unit file.
+/// How the difference begins if the unit file of a watchdog is left.
 const UNIT_FILE: &str = "left: /run/systemd/system/digestfix-watchdog-";
 
-/// A run that was killed between the write of its watchdog's unit file and the start of
-/// that unit leaves the file, and nothing else: no process is there to remove it. Nothing
-/// starts it, the next run and `digestfix recover` remove it, and no file in `/run`
-/// outlives a reboot. A unit that systemd has loaded is another difference, and so is a
-/// marker or a journal.
+/// Whether only the unit file of a watchdog is left. A run leaves this file if it is
+/// killed after it writes the file and before it starts the unit, because then no process
+/// is left to remove the file. Nothing starts the unit. The next run and `digestfix
+/// recover` remove the file, and no file in `/run` survives a reboot. A unit that systemd
+/// has loaded, a marker or a journal would be a further difference.
 fn is_unstarted(differences: &[String], injected: &Injected) -> bool {
     let is_file =
         |one: &String| one.starts_with(UNIT_FILE) && one.ends_with(": was nothing, is yes");
@@ -138,7 +140,7 @@ fn fault(scene: &Scene, injection: &Injection) -> Result<Tried, Vec<String>> {
         Err(differences) if is_told(&differences, &injected) => Duration::ZERO,
         Err(differences) if is_unstarted(&differences, &injected) => {
             println!("recover has the unit file to remove: {injection}");
-            // A run that has no watchdog yet has changed nothing.
+            // A run that does not have a watchdog yet has not changed anything.
             let recovered = scene.recover().and_then(|()| scene.whole(Digest::Absent));
             recovered.map_err(tell)?
         }

@@ -1,4 +1,4 @@
-//! What a person asks for.
+//! The command-line options of the fault tests.
 
 use std::time::Duration;
 
@@ -28,14 +28,14 @@ usage: faults MODE [OPTION...]
   --k8s           a Kubernetes node: images are in containerd, and there is no
                   Docker (matrix only)";
 
-/// How the references are changed, on which image store.
+/// The load method, and the image store that it changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// In the classic store's file, Docker being stopped.
+    /// Docker is stopped, and digestfix edits the file of the classic image store.
     Restart,
-    /// By Docker, given an archive, in the containerd image store.
+    /// Docker loads an archive into the containerd image store.
     Containerd,
-    /// By containerd, on a Kubernetes node.
+    /// containerd records the references of a Kubernetes node.
     Node,
 }
 
@@ -54,7 +54,7 @@ pub struct Options {
     pub machines: usize,
     pub suite: Suite,
     pub fault: String,
-    /// A system call's name, and perhaps a number.
+    /// The name of a system call, and optionally its number.
     pub call: Option<(String, Option<usize>)>,
     pub file_system: Option<String>,
     pub count: usize,

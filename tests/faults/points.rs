@@ -1,11 +1,12 @@
-//! The system calls of a run at which something may go wrong, and how each may.
+//! The system calls of a run at which a fault is injected, and the faults that each can
+//! have.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::options::Options;
 
-/// Those that write, sync, rename, lock or talk to a socket.
+/// System calls that write, sync, rename, lock or use a socket.
 pub const CALLS: &[&str] = &[
     "write",
     "pwrite64",
@@ -40,7 +41,7 @@ pub const CALLS: &[&str] = &[
     "openat",
 ];
 
-/// What takes space, and so may find none.
+/// Calls that need space on the disk, and so may fail with `ENOSPC`.
 const TAKES_SPACE: &[&str] = &[
     "write",
     "pwrite64",
@@ -61,7 +62,7 @@ const TAKES_SPACE: &[&str] = &[
     "fsetxattr",
 ];
 
-/// What may block, and so be interrupted.
+/// Calls that may block, and so may fail with `EINTR`.
 const BLOCKS: &[&str] = &[
     "recvfrom", "recvmsg", "write", "writev", "pwrite64", "sendto", "sendmsg", "connect", "flock",
 ];
@@ -70,7 +71,7 @@ const BLOCKS: &[&str] = &[
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point {
     pub call: String,
-    /// Its number among those of this name, from 1.
+    /// The number of this call among the calls with this name, counted from 1.
     pub occurrence: usize,
 }
 
@@ -80,7 +81,7 @@ pub enum Fault {
     Error(&'static str),
 }
 
-/// A fault at a point, in strace's words.
+/// A fault at a point. It is displayed in strace's syntax.
 #[derive(Debug, Clone)]
 pub struct Injection {
     pub point: Point,
@@ -105,7 +106,7 @@ impl Point {
         }
     }
 
-    /// Every way in which this call may go wrong that is asked for.
+    /// The requested faults that this call can have.
     pub fn faults(&self, options: &Options) -> Vec<Fault> {
         let call = self.call.as_str();
         let mut faults = vec![Fault::Kill, Fault::Error("EIO")];
@@ -126,13 +127,13 @@ impl Point {
     }
 }
 
-/// A traced call with what was traced of it.
+/// A system call in a trace, with its line in strace's log.
 pub struct Traced {
     pub point: Point,
     pub line: String,
 }
 
-/// The calls in a log of strace, in their order.
+/// The calls in a log of strace, in the order of the log.
 pub fn traced(log: &str) -> Vec<Traced> {
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
     let mut traced: Vec<Traced> = Vec::new();
@@ -163,7 +164,7 @@ pub fn traced(log: &str) -> Vec<Traced> {
     traced
 }
 
-/// The points among them that are asked for.
+/// The points in a trace that the user selected.
 pub fn chosen(traced: &[Traced], options: &Options) -> Vec<Point> {
     let wanted = |point: &&Point| {
         options.call.as_ref().is_none_or(|(call, occurrence)| {

@@ -1,5 +1,5 @@
-//! The power fails at each system call of an apply, and what was not synced is
-//! lost. In the end it fails after an apply that said it was done.
+//! The power fails at each system call of an apply, and everything that was not synced is
+//! lost. At the end, the power fails after an apply that reported success.
 
 use crate::host::{Digest, Expected, Host};
 use crate::injection::{Ended, inject, trace};
@@ -8,10 +8,10 @@ use crate::points::{Fault, chosen};
 use crate::scene::{Scene, attempt, promised};
 use crate::tally::{Tally, Tried};
 
-/// What a host is after a reboot.
+/// The state of a host after a reboot.
 pub struct Rebooted {
     pub scene: Scene,
-    /// As Docker has it after a reboot that nothing went before.
+    /// The state that Docker restores after a normal reboot.
     pub expected: Expected,
     cut: bool,
 }
@@ -36,12 +36,12 @@ impl Rebooted {
         }
     }
 
-    /// The power fails now, and comes back.
+    /// Cuts the power now, and restores it.
     pub fn reboot(&mut self) {
         self.scene.machine.reboot(self.cut);
     }
 
-    /// Sees that the host is whole again, and makes it ready for the next point.
+    /// Checks that the host has recovered, and prepares it for the next point.
     pub fn is_whole(&self, ended: Ended, digest: Digest) -> Result<Tried, Vec<String>> {
         self.scene.recover_by_hand(ended)?;
         let took = self.scene.whole_after_reboot(&self.expected, digest)?;

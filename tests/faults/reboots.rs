@@ -1,4 +1,4 @@
-//! The machine is reset at random instants of an apply, while others use Docker.
+//! Resets the machine at random moments of an apply, while other clients use Docker.
 
 use crate::host::Digest;
 use crate::injection::Ended;
@@ -7,10 +7,10 @@ use crate::power::Rebooted;
 use crate::scene::attempt;
 use crate::tally::{Tally, Tried};
 
-/// An apply takes less.
+/// An apply takes less time than this, in milliseconds.
 const AT_MOST_MS: u64 = 1500;
 
-/// Clients of Docker, until the machine is reset.
+/// Clients that use Docker until the machine is reset.
 const LOAD: &str = "app=localhost:5000/lab/app:v1
 ( while :; do docker run --rm --label load $app /bin/busybox true; done ) &
 ( while :; do docker tag $app lab/load:one; docker rmi lab/load:one; done ) &
@@ -18,11 +18,11 @@ const LOAD: &str = "app=localhost:5000/lab/app:v1
 ( while :; do curl -s -m 2 http://127.0.0.1:8080/hello; done ) &
 wait";
 
-/// What they may have left.
+/// Removes what these clients may have left.
 const WITHOUT_LOAD: &str = "docker ps -aq --filter label=load | xargs -r docker rm -f >/dev/null
 docker rmi --no-prune lab/load:one >/dev/null 2>&1 || true";
 
-/// An apply that is killed after a while.
+/// Starts an apply, and kills it after this many seconds.
 const KILLED: &str = "seconds=$1; shift
 digestfix \"$@\" >/run/faults.out 2>&1 & run=$!
 sleep \"$seconds\"; kill -KILL $run 2>/dev/null
@@ -81,12 +81,12 @@ fn reset(host: &mut Rebooted, after: u64) -> Result<Tried, Vec<String>> {
     host.is_whole(ended, digest)
 }
 
-/// The same instants for the same seed (xorshift64*).
+/// Random numbers (xorshift64*). The same seed gives the same moments.
 struct Random(u64);
 
 impl Random {
     fn new(seed: u64) -> Self {
-        // Zero would stay zero.
+        // A seed of zero would make every number zero.
         Self(seed.wrapping_add(0x9E37_79B9_7F4A_7C15))
     }
 

@@ -1,5 +1,5 @@
-//! A recovery that is killed at each of its own system calls, and then two at
-//! once.
+//! Kills a recovery at each of its own system calls. Afterwards, runs two recoveries at
+//! the same time.
 
 use crate::host::Digest;
 use crate::injection::{Ended, inject, trace};
@@ -8,7 +8,8 @@ use crate::points::{Fault, Injection, Traced, chosen};
 use crate::scene::{Scene, attempt};
 use crate::tally::{Tally, Tried};
 
-/// Where an apply is killed: a part of a call, and how many calls later.
+/// The moments at which an apply is killed: a part of the call that marks the moment, and
+/// how many calls later.
 const MOMENTS: [(&str, &str, usize); 4] = [
     ("before the stop", r#"\"phase\": \"stopping\""#, 0),
     ("while Docker is down", "repositories.json\", AT_FDCWD", 0),
@@ -16,7 +17,7 @@ const MOMENTS: [(&str, &str, usize); 4] = [
     ("after the start", "/images/json HTTP", 0),
 ];
 
-/// The same where images are in containerd.
+/// The same for images in containerd.
 const CONTAINERD: [(&str, &str, usize); 3] = [
     ("before the load", "/images/load", 0),
     ("after the load", "/images/load", 3),
@@ -25,7 +26,7 @@ const CONTAINERD: [(&str, &str, usize); 3] = [
 
 const RECOVER: [&str; 3] = ["recover", "--wait", "60"];
 
-/// A watchdog that is there, and leaves what is to be recovered to others.
+/// A watchdog that runs but recovers nothing, so that the test can do it.
 const IDLE_WATCHDOG: &str =
     "[Service]\nType=simple\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n";
 

@@ -1,4 +1,4 @@
-//! A furnished machine on which one point after another is tried.
+//! A machine with containers and images, on which one point after another is tried.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -13,13 +13,14 @@ const FURNISH: &str = include_str!("furnish.sh");
 
 const NODE: &str = include_str!("node.sh");
 
-/// Has the containers be what they were before a reboot.
+/// Restores the containers to their state before a reboot.
 const AS_BEFORE: &str = "docker unpause frozen >/dev/null 2>&1 || true
 docker start plain web frozen down >/dev/null
 docker pause frozen >/dev/null
 docker kill down >/dev/null";
 
-/// More names of the image, so that the running Docker loads several.
+/// Additional names of the image, so that the running Docker must load several
+/// references.
 const FURNISH_CONTAINERD: &str = "docker tag localhost:5000/lab/app:v1 lab/app:v1
 docker tag localhost:5000/lab/app:v1 quay.io/lab/app:v1";
 
@@ -27,7 +28,7 @@ const NAMES: [&str; 3] = [APP, "lab/app", "quay.io/lab/app"];
 
 pub struct Scene {
     pub machine: Machine,
-    /// What an apply is given.
+    /// The arguments of an apply.
     words: Vec<String>,
     references: Vec<String>,
     pub expected: Expected,
@@ -37,7 +38,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Boots and furnishes a machine, and sees what an apply makes of it.
+    /// Boots and prepares a machine, and observes the result of an apply without a fault.
     pub fn new(options: &Options, file_system: Option<&str>) -> Self {
         let machine = match file_system {
             Some(file_system) => Machine::boot_on_disk(options.suite, file_system),
@@ -100,12 +101,12 @@ impl Scene {
         self.words.iter().map(String::as_str).collect()
     }
 
-    /// Waits for the host to be what it has to be.
+    /// Waits until the host has the state that it must have.
     pub fn whole(&self, digest: Digest) -> Result<Duration, Vec<String>> {
         self.whole_within(digest, self.patience)
     }
 
-    /// The same, with another patience.
+    /// Like [`Self::whole`], with another timeout.
     pub fn whole_within(
         &self,
         digest: Digest,
@@ -117,7 +118,7 @@ impl Scene {
         seen.map(|(took, _)| took)
     }
 
-    /// The same after a reboot, which no container's process outlives.
+    /// Like [`Self::whole`], after a reboot, which ends the processes of all containers.
     pub fn whole_after_reboot(
         &self,
         expected: &Expected,
@@ -132,7 +133,7 @@ impl Scene {
         seen.map(|(took, _)| took)
     }
 
-    /// Takes the digest off again, for the next point.
+    /// Removes the digest again, for the next point.
     pub fn take_off(&self) -> Result<(), Vec<String>> {
         let mut words = vec!["apply"];
         for reference in &self.references {
@@ -155,7 +156,7 @@ impl Scene {
         Ok(())
     }
 
-    /// What a person would do about a run that ended so.
+    /// Does what an administrator would do after a run with this end.
     pub fn recover_by_hand(&self, ended: Ended) -> Result<(), Vec<String>> {
         if !self.by_hand || !matches!(ended, Ended::Killed | Ended::Code(5)) {
             return Ok(());
@@ -174,8 +175,7 @@ impl Scene {
         )])
     }
 
-    /// Has the containers be what they were before a reboot, and everything on
-    /// the disk.
+    /// Restores the containers to their state before a reboot, and syncs the disk.
     pub fn as_before_reboot(&self) {
         self.machine.sh(AS_BEFORE);
         self.machine
@@ -183,7 +183,7 @@ impl Scene {
     }
 }
 
-/// What is promised of the digest when a run ends so.
+/// Whether the host must have the digest after a run with this end.
 pub fn promised(injected: &Injected) -> Result<Digest, Vec<String>> {
     match injected.ended {
         Ended::Code(0) => Ok(Digest::There),
@@ -197,7 +197,7 @@ pub fn promised(injected: &Injected) -> Result<Digest, Vec<String>> {
     }
 }
 
-/// Tries a point. What cannot go on is a failure of it, and not the end.
+/// Tries a point. If the test panics, the point has failed, and the next point is tried.
 pub fn attempt(point: impl FnOnce() -> Result<Tried, Vec<String>>) -> Tried {
     match catch_unwind(AssertUnwindSafe(point)) {
         Ok(Ok(tried)) => tried,

@@ -1,13 +1,13 @@
-//! How many points were tried, and what became of them.
+//! Counts the points that were tried, and their results.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// What became of one point.
+/// The result of trying one point.
 #[derive(Debug)]
 pub enum Tried {
-    /// The host is whole, after so long.
+    /// The host recovered within this time.
     Whole(Duration),
     NotReached,
     Failed(Vec<String>),
@@ -86,7 +86,7 @@ impl Tally {
             counts.slowest.as_secs_f64(),
             self.begin.elapsed().as_secs_f64()
         );
-        // Where nothing was tried, nothing is shown.
+        // If nothing was tried, the test has proven nothing.
         if counts.failures.is_empty() && counts.tried > 0 {
             ExitCode::SUCCESS
         } else {
