@@ -1,5 +1,6 @@
-//! What the program prints and leaves on data roots that no Docker uses: one directory a
-//! case in tests/cases, and no Rust. The README.md there says how to add one.
+//! The cases in tests/cases: what the program prints, and which files it leaves, on data
+//! roots that no Docker uses. Each case is a directory without Rust code. The README.md
+//! there explains how to add a case.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
@@ -29,7 +30,7 @@ fn each_case_ends_as_its_directory_says() {
     let (waiting, failed) = (Mutex::new(cases.iter()), Mutex::new(BTreeMap::new()));
     let next = || waiting.lock().unwrap().next();
     thread::scope(|scope| {
-        // They mostly wait for the disk.
+        // Use eight threads, because a case mostly waits for the disk.
         for _ in 0..8 {
             scope.spawn(|| {
                 while let Some(case) = next() {
@@ -53,8 +54,8 @@ fn each_case_ends_as_its_directory_says() {
     );
 }
 
-/// Whoever reads what went wrong reads what to type, and the program takes each of its
-/// own commands there.
+/// Every message about a problem names the command to type next, and the program accepts
+/// each of its own commands in these messages.
 #[test]
 fn each_problem_says_what_to_type() {
     let all = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases")).unwrap();
@@ -92,7 +93,8 @@ fn name(case: &Path) -> String {
     case.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-/// Runs a case. Returns what differs from its directory, or accepts it.
+/// Runs a case. Returns the differences to its directory, or accepts them if ACCEPT is
+/// set.
 fn run(case: &Path) -> String {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join("cases")
@@ -148,7 +150,7 @@ fn shell(script: &str, paths: [&Path; 2]) {
     assert!(status.unwrap().success(), "{script} {paths:?}");
 }
 
-/// The session with what its commands print and return now. Comments stay.
+/// The session with the present output and exit codes of its commands. Comments are kept.
 fn session_now(session: &str, place: &Path, variable: &mut Variable) -> String {
     let mut text = String::new();
     let mut is_step = true;
@@ -180,7 +182,8 @@ fn typed(command: &str, place: &Path, variable: &mut Variable) -> String {
         .env_clear()
         .env("PATH", path)
         .env("LC_ALL", "C")
-        // Records name who ran it: the same whoever does.
+        // Records contain the user who ran the command, so the user must always be the
+        // same.
         .env("SUDO_USER", "admin")
         .env("CASE", place)
         .env("ROOT", place.join("root"))
@@ -209,7 +212,7 @@ fn typed(command: &str, place: &Path, variable: &mut Variable) -> String {
     }
 }
 
-/// Every name below a directory, with what it is in a word, and what is in it.
+/// Every path below a directory, with its kind in a word, and its contents.
 type Tree = BTreeMap<String, (&'static str, Vec<u8>)>;
 
 fn tree(place: &Path) -> Tree {
@@ -242,7 +245,7 @@ fn tree(place: &Path) -> Tree {
     found
 }
 
-/// Writes down what is new, what has changed and what has gone.
+/// Writes the files that are new or changed, and a marker for each file that is gone.
 fn leave(before: &Tree, now: &Tree, place: &Path, variable: &mut Variable) {
     let put = |name: &str, content: &[u8]| {
         let path = place.join(name);
@@ -273,10 +276,10 @@ fn leave(before: &Tree, now: &Tree, place: &Path, variable: &mut Variable) {
     }
 }
 
-/// What differs from run to run, and what stands for it.
+/// Text that varies between runs, and the placeholders that replace it.
 struct Variable {
     place: String,
-    /// What the case itself has is the same in each run.
+    /// The text of the case itself, which is the same in every run.
     fixed: String,
     id: Regex,
     ids: Vec<String>,
@@ -321,7 +324,8 @@ impl Variable {
         }
     }
 
-    /// Numbers the transactions by their age, whether they are printed or not.
+    /// Numbers the transactions by age. Each transaction counts, even if its ID is not
+    /// printed.
     fn learn(&mut self, now: &Tree) {
         let ids = now.keys().flat_map(|path| self.id.find_iter(path));
         let mut ids: Vec<&str> = ids.map(|id| id.as_str()).collect();
@@ -356,7 +360,7 @@ impl Variable {
             });
             text = replaced.into_owned();
         }
-        // Columns are as wide as an ID or a name is, and these vary.
+        // Columns are as wide as their longest ID or name, and the lengths of these vary.
         if text.contains("\nID  ") {
             let gap = Regex::new(r"(\S)  +").unwrap();
             text = gap.replace_all(&text, "$1  ").into_owned();

@@ -1,9 +1,9 @@
-//! A short run of what `tests/fuzz/run` does for long: the parsers on every
-//! input that was ever found to reach new code, and on some near each.
+//! A short version of `tests/fuzz/run`: runs the parsers on every input that ever reached
+//! new code, and on some variations of each.
 //!
-//! What is bounded is memory. No clock tells an input that hangs from a machine that is
-//! busy: one that hangs keeps this test from ending, and `tests/fuzz/run` finds it by
-//! libFuzzer's own timeout.
+//! Only memory has a limit. There is no time limit, because a clock cannot distinguish an
+//! input that hangs from a busy machine. An input that hangs keeps this test from ending,
+//! and `tests/fuzz/run` detects it by libFuzzer's own timeout.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,10 +24,10 @@ use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRng, TestRunner};
 use targets::TARGETS;
 
-/// So many inputs near those of the corpus, for each parser.
+/// The number of variations of corpus inputs, for each parser.
 const NEAR: u32 = 1_500;
 
-/// The bound of `tests/fuzz/run`, in KiB.
+/// The memory limit of `tests/fuzz/run`, in KiB.
 const MEMORY: u64 = 1024 * 1024;
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
@@ -42,8 +42,8 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
     inputs.collect()
 }
 
-/// What is done to an input: a byte exchanged, a piece dropped, doubled, or
-/// taken from another input.
+/// A variation of an input: one byte replaced, or a piece removed, repeated, or copied
+/// from another input.
 #[derive(Debug, Clone)]
 enum Edit {
     Byte(Index, u8),
@@ -102,8 +102,8 @@ fn peak_memory() -> u64 {
     words.unwrap().parse().unwrap()
 }
 
-/// Many claims about one thing, and many references that say nothing: what a
-/// fuzzer's small inputs never come to.
+/// Many claims about one thing, and many references without a meaning. The small inputs
+/// of a fuzzer never contain that many.
 #[test]
 fn as_much_as_a_file_may_say() {
     const MANY: u32 = 10_000;

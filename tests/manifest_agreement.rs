@@ -1,9 +1,10 @@
-//! Manifests against the JSON reader that every engine has: where digestfix
-//! reads a manifest, an index or a config's platform, Go reads the same.
+//! Compares the parser for manifests with Go's JSON parser, which every engine uses. If
+//! digestfix can read a manifest, an index or a config's platform, Go must read the same
+//! values.
 //!
-//! `fixtures/manifests.tsv` has 3,000 generated texts and Go's answers. Go 1.15,
-//! 1.19 and 1.27 (Debian bullseye, bookworm and forky) gave the same answers to
-//! all of them. To make it anew with any Go:
+//! `fixtures/manifests.tsv` has 3,000 generated texts and Go's answers. Go 1.15, 1.19 and
+//! 1.27 (Debian bullseye, bookworm and forky) gave the same answers to all of them. To
+//! generate the file again with any version of Go:
 //!
 //! ```sh
 //! export GO111MODULE=off
@@ -11,8 +12,8 @@
 //! /tmp/oracle generate 3000 1 | /tmp/oracle >tests/fixtures/manifests.tsv
 //! ```
 //!
-//! Where Go is installed, the texts are answered once more, and so are others
-//! from a new seed.
+//! If Go is installed, the test asks it about these texts again, and about others with a
+//! new seed.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,7 +31,7 @@ use digestfix::manifest::{Descriptor, Format, Manifest, OCI_INDEX, OCI_MANIFEST,
 use digestfix::platform::Platform;
 use serde::Deserialize;
 
-/// As `manifests_oracle.go` has them.
+/// The words of `manifests_oracle.go`, in the same order.
 const WORDS: [&str; 10] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -46,7 +47,7 @@ const WORDS: [&str; 10] = [
 const CONFIGS: [&str; 2] = [WORDS[4], WORDS[5]];
 const PLAIN: &str = WORDS[8];
 
-/// What Go read, in the oracle's letters.
+/// The values that Go read, under the oracle's one-letter keys.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct Read {
@@ -93,13 +94,13 @@ fn unpacked(line: &str) -> Vec<u8> {
     text
 }
 
-/// None where Go refuses it.
+/// Go's answer. `None` if Go refuses the text.
 fn answer<T: for<'de> Deserialize<'de>>(packed: &str) -> Option<T> {
     let answer = (packed != "error").then(|| unpacked(packed))?;
     Some(serde_json::from_slice(&answer).unwrap())
 }
 
-/// Whether both read the text, and both the same of it.
+/// Whether both parsers accept the text, and whether they read the same values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Agreement {
     Same,
@@ -128,7 +129,7 @@ fn of_manifest(text: &[u8], as_image: &str, as_index: &str) -> Agreement {
         return Agreement::OnlyOne;
     };
     let (image, index) = (answer::<Read>(as_image), answer::<Read>(as_index));
-    // Which of the two an engine reads it as, its media type tells.
+    // The media type decides whether an engine reads the text as an image or as an index.
     let (Some(image), Some(index)) = (&image, &index) else {
         return Agreement::OnlyOne;
     };
@@ -158,7 +159,7 @@ fn of_manifest(text: &[u8], as_image: &str, as_index: &str) -> Agreement {
     })
 }
 
-/// Compares every line, and gives how many both read.
+/// Compares every line, and returns how many texts both parsers read.
 fn compare(answers: &str) -> usize {
     let mut different = Vec::new();
     let mut same = 0;
@@ -194,7 +195,7 @@ fn nothing_is_read_otherwise_than_go_reads_it() {
     let answers = fixture();
     assert_eq!(answers.lines().count(), 3_000);
     let same = compare(&answers);
-    // Else it would show nothing.
+    // With fewer texts, the test would prove nothing.
     assert!(same > 750, "both read only {same}");
 }
 

@@ -1,12 +1,12 @@
-//! The manual agrees with the program, each page is found from the first one, and words
-//! that the project has given up do not come back.
+//! The manual agrees with the program, every page can be reached from the first page, and
+//! retired words do not return.
 //!
-//! The pages are packaging/man/*.md. What stands there between `<!-- help: … -->` and
-//! `<!-- end -->` comes from the command line's own definition:
+//! The pages are packaging/man/*.md. The text between `<!-- help: … -->` and
+//! `<!-- end -->` comes from the definition of the command line:
 //!
-//!     ACCEPT=1 cargo test --test manual        writes it anew
+//!     ACCEPT=1 cargo test --test manual        writes this text again
 //!
-//! `tests/manpages` looks at what the pages become.
+//! `tests/manpages` checks the pages that are generated from this text.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
@@ -34,7 +34,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// digestfix and its commands, each with the name of its page.
+/// digestfix and its commands, each with the name of its manual page.
 fn commands() -> Vec<(String, Command)> {
     let mut root = Cli::command().disable_help_subcommand(true);
     root.build();
@@ -46,7 +46,7 @@ fn commands() -> Vec<(String, Command)> {
     all
 }
 
-/// Plain text as Markdown has it.
+/// Plain text, escaped for Markdown.
 fn escaped(text: &str) -> String {
     let mut markdown = String::new();
     for character in text.chars() {
@@ -68,7 +68,7 @@ fn takes_value(arg: &Arg) -> bool {
     arg.get_action().takes_values()
 }
 
-/// `**-q**, **--quiet**`, or `*CLAIM*`.
+/// An option's term in the manual: `**-q**, **--quiet**`, or `*CLAIM*`.
 fn term(arg: &Arg) -> String {
     if arg.is_positional() {
         return value(arg);
@@ -188,7 +188,7 @@ fn list_of_commands(root: &Command) -> String {
     format!("{}\n", text.trim_end())
 }
 
-/// The page with each part that comes from the command line as it is now.
+/// The page, in which each part that comes from the command line is up to date.
 fn anew(page: &str, name: &str, command: &Command) -> String {
     let mut text = String::new();
     let mut rest = page;
@@ -263,7 +263,7 @@ fn every_page_is_linked_from_the_first_one() {
     }
 }
 
-/// Every file in the checkout that a page for people links to is there.
+/// Every file to which a README links exists in the checkout.
 #[test]
 fn links_in_the_readmes_lead_somewhere() {
     let link = Regex::new(r"\]\(([^)#:]+)(#[^)]*)?\)").unwrap();
@@ -285,7 +285,7 @@ const READMES: [&str; 6] = [
     "packaging/ansible/README.md",
 ];
 
-/// Keys of the JSON, metrics, and entries of the journal.
+/// All keys of the JSON output, all metrics, and all fields of journal entries.
 #[test]
 fn what_programs_read_is_in_the_manual() {
     let source = |name: &str| read(&project().join("src/report").join(name));
@@ -316,7 +316,7 @@ fn what_programs_read_is_in_the_manual() {
     assert_eq!(missing(r"(?m)^-- ([0-9a-f]{32})$", &entries, page), [""; 0]);
 }
 
-/// The lab runs those of README.md.
+/// The lab runs the commands in README.md, so the Chinese page must not have others.
 #[test]
 fn the_chinese_readme_has_no_other_commands() {
     let commands = |name: &str| -> BTreeSet<String> {
@@ -340,7 +340,7 @@ fn the_readme_is_short() {
     assert!(lines <= 150, "README.md has {lines} lines");
 }
 
-/// Messages that the Chinese page quotes are messages of the program.
+/// A message that the Chinese page quotes is one that the program prints.
 #[test]
 fn quoted_messages_are_the_programs() {
     let mut source = String::new();
@@ -378,7 +378,7 @@ fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Words of this project alone, for which the field has a word.
+/// Words that only this project used, with the usual word for each.
 const RETIRED: [(&str, &str); 12] = [
     ("aims?", "goal"),
     ("wish(es)?", "request"),
@@ -394,7 +394,7 @@ const RETIRED: [(&str, &str); 12] = [
     ("glances?", "check"),
 ];
 
-/// Phrases that hide who does what, or make a sentence be read twice.
+/// Phrases that hide the actor, or that a reader must read twice.
 const RIDDLES: [(&str, &str); 6] = [
     ("(be|is|are|was|were) had", "name who does it"),
     (
@@ -407,8 +407,8 @@ const RIDDLES: [(&str, &str); 6] = [
     ("(is|are) none", "is missing, or is not"),
 ];
 
-/// What is written in the page itself, on the same lines; the help's words are written
-/// in src/.
+/// The text that was written in the page itself, with unchanged line numbers. The text of
+/// the help is removed, because it is written in src/.
 fn without_help(page: &str) -> String {
     let mut text = String::new();
     for part in page.split(END) {
@@ -419,7 +419,7 @@ fn without_help(page: &str) -> String {
     text
 }
 
-/// The lines in which a person reads one of the words; code is quoted in Markdown.
+/// The lines that contain one of the words. In Markdown, quoted code does not count.
 fn lines_with(text: &str, words: &[(&str, &str)], code_too: bool) -> Vec<String> {
     let code = Regex::new("`[^`]*`").unwrap();
     let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
@@ -463,7 +463,8 @@ fn retired_words_do_not_come_back() {
         );
     }
     for path in files(&project().join("src"), "rs") {
-        // A key of the JSON may have one until its version is raised.
+        // A key of the JSON may keep a retired word until the version of the JSON is
+        // raised.
         let text = read(&path).replace("serde(rename = \"disturbance\")", "");
         let text = text.replace("serde(rename = \"fate\")", "");
         let lines = lines_with(&text, &RETIRED, true);

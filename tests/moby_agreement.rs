@@ -1,9 +1,9 @@
-//! The store against its owner: what moby's own reference store makes of a
-//! script of operations, byte for byte.
+//! Compares digestfix's reference store with moby's own. Both must write the same bytes
+//! after the same operations.
 //!
-//! `fixtures/moby_store_oracle.go` made the expected files and says how. Each
-//! scenario is a directory: `before.json`, `operations`, the `results` that
-//! they had there, and `after.json`.
+//! `fixtures/moby_store_oracle.go` wrote the expected files, and explains how to run it.
+//! Each scenario is a directory with `before.json`, `operations`, `after.json` and the
+//! `results` of the operations in moby.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use digestfix::reference::Reference;
 use digestfix::repositories::Store;
 
-/// As the engine looks a reference up: by its digest, if it has one, and by
-/// the tag `latest`, if it has nothing.
+/// The reference that the engine looks up: a digest without the tag beside it, or the tag
+/// `latest` for a name without either.
 fn sought(text: &str) -> Option<Reference> {
     let reference = Reference::parse(text).ok()?;
     let repository = reference.repository().clone();
@@ -87,7 +87,7 @@ fn the_same_operations_make_the_same_bytes() {
     }
 }
 
-/// What moby wrote is read and written again unchanged.
+/// A file that moby wrote does not change if it is read and written again.
 #[test]
 fn what_the_engine_wrote_round_trips() {
     for scenario in scenarios() {
@@ -96,7 +96,7 @@ fn what_the_engine_wrote_round_trips() {
     }
 }
 
-/// An entry has a meaning exactly if the engine finds it where it stands.
+/// An entry has a meaning if and only if the engine finds it in its place.
 #[test]
 fn entries_mean_what_the_engine_finds() {
     for scenario in scenarios() {

@@ -1,4 +1,4 @@
-//! What is true of every store, every request and every file.
+//! Properties that hold for every store, every request and every file.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -13,7 +13,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// Few enough names that requests and stores meet.
+/// Only a few names, so that requests and stores often have names in common.
 const NAMES: [&str; 9] = [
     "a",
     "a-b",
@@ -47,7 +47,7 @@ fn tag() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Some are the IDs of images, as people mistake them.
+/// Digests. Some of them are image IDs, because people confuse the two.
 fn digest() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => (0xd0..0xd4_u8).prop_map(image_text),
@@ -63,7 +63,7 @@ fn reference() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Two of the images have no config.
+/// Image IDs. Two of these images have no config.
 fn image() -> impl Strategy<Value = String> {
     (0x10..0x18_u8).prop_map(image_text)
 }
@@ -79,7 +79,7 @@ fn references() -> impl Strategy<Value = References> {
     btree_map(reference(), image(), 0..16)
 }
 
-/// As the engine writes it: nothing in it needs an escape.
+/// The file as the engine writes it. No text in the file needs an escape.
 fn file(references: &References) -> String {
     let mut repositories: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (reference, image) in references {
@@ -95,7 +95,7 @@ fn file(references: &References) -> String {
     format!("{{\"Repositories\":{{{}}}}}", repositories.join(","))
 }
 
-/// Among good entries, such as no engine can use, and keys of no meaning.
+/// A file with valid entries, entries that no engine can use, and unknown keys.
 fn odd_file() -> impl Strategy<Value = String> {
     let odd = btree_map(
         select(
@@ -180,8 +180,7 @@ fn request() -> impl Strategy<Value = Request> {
         )
 }
 
-/// A store, and a request that has a chance on it: some of its references are
-/// those of the store.
+/// A store, and a request that fits it: some references of the request are in the store.
 fn store_and_request() -> impl Strategy<Value = (Store, Request)> {
     (
         odd_file(),
@@ -225,7 +224,7 @@ fn entries(store: &Store) -> BTreeMap<(String, String), String> {
         .collect()
 }
 
-/// Reading ends well or in an error that names its place.
+/// Parsing succeeds, or fails with an error that names the position.
 fn read_anything(bytes: &[u8]) {
     match Store::parse(bytes) {
         Ok(store) => {
@@ -292,7 +291,7 @@ proptest! {
             return Ok(());
         };
 
-        // What is asked for is so, and only images that are here are pointed at.
+        // Every target is met, and points at an image that exists on this host.
         prop_assert_eq!(plan.targets.len(), request.claims.len());
         for target in &plan.targets {
             let image = target.image.to_string();
@@ -303,7 +302,7 @@ proptest! {
             prop_assert_eq!(plan.after.get(removal), None);
         }
 
-        // Nothing else is lost or moved.
+        // No other reference is lost or moved.
         let (before, after) = (entries(&store), entries(&plan.after));
         let wanted: BTreeSet<String> = plan.targets.iter().map(|t| t.reference.familiar()).collect();
         let removed: BTreeSet<String> = request.removals.iter().map(Reference::familiar).collect();
@@ -332,7 +331,7 @@ proptest! {
         }
         prop_assert!(plan.after.unknown_keys().eq(store.unknown_keys()));
 
-        // The difference is the difference, in the order of the file.
+        // The changes of the plan are exactly the difference, in the order of the file.
         prop_assert_eq!(plan.is_empty(), before == after);
         let mut changed = before.clone();
         let mut places = Vec::new();
@@ -353,7 +352,8 @@ proptest! {
             prop_assert!(plan.after.references().all(|(_, image)| image != *orphan));
         }
 
-        // Once more is nothing more, in any order is the same, and back is back.
+        // Planning again changes nothing. The order of the claims does not matter.
+        // Undoing the plan restores the store.
         let again = Plan::new(&plan.after, &images, &request);
         prop_assert!(again.as_ref().is_ok_and(Plan::is_empty), "{again:?}");
         let mut backwards = request.clone();
@@ -389,7 +389,8 @@ proptest! {
         let (met, back) = (entries(&met), entries(&back));
         let places: BTreeSet<_> = store.keys().chain(after.keys()).chain(met.keys()).collect();
         for place in places {
-            // What stands as the plan left it goes back; what does not, stays.
+            // A reference that is as the plan left it is restored. Any other is left
+            // unchanged.
             let expected = if met.get(place) == after.get(place) { &store } else { &met };
             prop_assert_eq!(back.get(place), expected.get(place), "{:?}", place);
         }
@@ -451,7 +452,7 @@ proptest! {
     }
 }
 
-/// The requests above are not all refused, nor all empty.
+/// Some of the generated requests are met, and some of their plans contain changes.
 #[test]
 fn requests_meet_stores() {
     use proptest::strategy::ValueTree;

@@ -1,12 +1,11 @@
-//! The reference grammar against its owner: what
-//! github.com/distribution/reference v0.6.0 makes of some 5,000 inputs
-//! (`fixtures/references_oracle.go` asked it), this library makes of them too.
+//! Compares the reference grammar with its owner's: this library parses about 5,000
+//! inputs exactly as github.com/distribution/reference v0.6.0 does
+//! (`fixtures/references_oracle.go` recorded the results).
 //!
-//! Engines before 25 use github.com/docker/distribution v2.8, which knows no
-//! IPv6 registries (`[::1]/a`, 115 of these inputs) and no registries in upper
-//! case without a dot or a port (`FOO/a`, 80), and counts the registry into the
-//! 255 characters of a name (5): 200 inputs, all refused there. On every other
-//! one the two agree.
+//! Engines before 25 use github.com/docker/distribution v2.8, which refuses 200 of these
+//! inputs. It does not support IPv6 registries (`[::1]/a`, 115 inputs), or registries in
+//! upper case without a dot or a port (`FOO/a`, 80). It also counts the registry as part
+//! of a name's 255 characters (5). On all other inputs, the two agree.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
@@ -15,7 +14,7 @@ use std::{env, fs};
 
 use digestfix::reference::Reference;
 
-/// `REFERENCES` names another file of the oracle's answers.
+/// The file with the oracle's answers. The variable `REFERENCES` names another file.
 fn corpus() -> PathBuf {
     env::var_os("REFERENCES").map_or_else(
         || {

@@ -1,21 +1,21 @@
-//! The rooms of src/: which there are, and which way they may look.
+//! The rooms of src/: which rooms exist, and which other rooms each may import.
 //!
-//! src/lib.rs lists them from top to bottom. A room imports from rooms below it only,
-//! so there is no circle. What only tests see may look anywhere.
+//! src/lib.rs lists them from top to bottom. A room imports only from rooms below it, so
+//! there are no cycles. Code that is compiled only for tests may import from any room.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The most rooms that a newcomer is asked to keep in mind.
+/// The most rooms that src/ may have, so that a newcomer can remember them.
 const MOST: usize = 15;
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// The rooms as lib.rs lists them.
+/// The rooms, in the order in which lib.rs lists them.
 fn rooms() -> Vec<String> {
     let text = fs::read_to_string(source().join("lib.rs")).unwrap();
     let rows = text
@@ -25,7 +25,7 @@ fn rooms() -> Vec<String> {
         .collect()
 }
 
-/// Every file of Rust below a directory.
+/// Every Rust file below a directory.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -39,8 +39,8 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What is left of a file once its tests are gone: everything from `#[cfg(test)]` before
-/// a module on, which is the last thing in a file.
+/// The part of a file before its tests. The tests begin at a `#[cfg(test)]` in front of a
+/// module, and are the last part of a file.
 fn without_tests(text: &str) -> &str {
     let mut from = 0;
     while let Some(at) = text[from..].find("#[cfg(test)]\n") {
@@ -55,7 +55,7 @@ fn without_tests(text: &str) -> &str {
     text
 }
 
-/// A module that `#[cfg(test)]` precedes where it is declared.
+/// Whether a module has `#[cfg(test)]` in front of its declaration.
 fn is_test(path: &Path) -> bool {
     let relative = path.strip_prefix(source()).unwrap();
     let mut directory = source();
@@ -84,7 +84,7 @@ fn is_test(path: &Path) -> bool {
     false
 }
 
-/// What a file of a room imports that is not below it.
+/// The imports of a file that do not come from a room below the file's own.
 fn upward(rooms: &[String], room: &str, text: &str) -> Vec<String> {
     let place = |name: &str| rooms.iter().position(|room| room == name);
     let own = place(room);

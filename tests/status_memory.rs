@@ -1,5 +1,5 @@
-//! What `status` takes of memory where there are many references. A process of its
-//! own, as the kernel tells the peak of all children together.
+//! The peak memory of `status` with many references. This is a test program of its own,
+//! because the kernel reports the peak of all child processes together.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail so")]
 
@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use nix::sys::resource::{UsageWho, getrusage};
 use tempfile::TempDir;
 
-/// Two tags and a digest for each image, with names as companies give them.
+/// A store with two tags and one digest for each image. The names look like those of
+/// companies.
 fn store(references: usize) -> (String, Vec<String>) {
     let (mut text, mut images) = (String::from(r#"{"Repositories":{"#), Vec::new());
     for number in 0..references / 3 {
@@ -43,7 +44,7 @@ fn data_root(references: usize) -> (TempDir, usize) {
     (root, text.len())
 }
 
-/// The peak of the largest child so far, in bytes.
+/// The peak memory of the largest child process so far, in bytes.
 fn peak(root: &Path, words: &[&str]) -> usize {
     let status = Command::new(env!("CARGO_BIN_EXE_digestfix"))
         .args(words)
@@ -58,10 +59,10 @@ fn peak(root: &Path, words: &[&str]) -> usize {
     usize::try_from(kib).unwrap() * 1024
 }
 
-/// 1,000,000 references are 170 MB of file.
+/// A file with 1,000,000 references has 170 MB.
 #[test]
 fn status_takes_three_times_the_file_at_most() {
-    // What a small store takes is the program's own.
+    // The memory for a small store is the program's own.
     let own = peak(data_root(3).0.path(), &["status"]);
     let (root, file) = data_root(30_000);
     for words in [&["status"][..], &["status", "--json"]] {
