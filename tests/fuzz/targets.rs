@@ -1,6 +1,6 @@
-//! What is fuzzed: each takes any bytes, and must neither crash nor hang nor
-//! take more memory than the bounds say. `tests/fuzz/run` fuzzes; the test
-//! `fuzz_corpus` goes through the corpus and near it each time.
+//! The fuzz targets. Each accepts any bytes, and must not crash, hang or take more memory
+//! than the limits allow. `tests/fuzz/run` fuzzes the targets. The test `fuzz_corpus`
+//! runs them on the corpus and on variations of it.
 
 use std::collections::BTreeSet;
 use std::io::Cursor;
@@ -24,7 +24,8 @@ pub const TARGETS: [(&str, Target); 6] = [
     ("text", text),
 ];
 
-/// What was read has to be fit for a plan, whatever comes of that.
+/// Checks that a plan can be made from everything that was read, whether it succeeds or
+/// not.
 fn settle(collected: Collected) {
     let mut store = Store::parse(b"{}").expect("an empty store");
     let mut images = BTreeSet::new();
@@ -58,7 +59,7 @@ pub fn archive(data: &[u8]) {
     }
 }
 
-/// Anything from a pipe: archives and texts, compressed or not.
+/// Any input from a pipe: archives and texts, compressed or not.
 pub fn compressed(data: &[u8]) {
     for bytes in [data, &mended(data)] {
         let mut collected = Collected::new(&[]);
@@ -67,8 +68,8 @@ pub fn compressed(data: &[u8]) {
     }
 }
 
-/// With the checksum right in every header of an archive: nearly all that is
-/// changed in one would end at its checksum.
+/// Corrects the checksum in every header of an archive. Otherwise, almost every change of
+/// an archive would only make a checksum fail.
 fn mended(data: &[u8]) -> Vec<u8> {
     let mut bytes = data.to_vec();
     for block in bytes.chunks_exact_mut(512) {
@@ -97,7 +98,7 @@ pub fn dockerfile(data: &[u8]) {
     of_text(data, pins::read_dockerfile);
 }
 
-/// Any text, and each of its lines as a claim and a rewriting rule.
+/// Any text. Each of its lines is also parsed as a claim and as a rule of `--rewrite`.
 pub fn text(data: &[u8]) {
     of_text(data, source::read_text);
     for line in String::from_utf8_lossy(data).lines() {

@@ -1,11 +1,11 @@
-//! D-Bus goes away half-way. What Docker's stop has begun is brought to its
-//! end all the same: over systemd's private socket, or a bus that is new.
+//! D-Bus disappears during a run. digestfix still completes what it began, including the
+//! start of Docker: over systemd's private socket, or over a new bus.
 
 use crate::machine::{Background, Machine, Suite, eventually, injecting};
 
 const ALL: [Suite; 3] = [Suite::Bookworm, Suite::Trixie, Suite::Forky];
 
-/// The bus daemon dies, and nothing brings it back.
+/// The bus daemon dies, and nothing starts it again.
 const BUS_DIES: &str = "systemctl kill --signal=KILL dbus.service
      systemctl stop dbus.socket dbus.service 2>/dev/null
      ! pgrep -x dbus-daemon";
@@ -28,7 +28,7 @@ fn reaches(machine: &Machine, wanted: &str) {
     eventually(wanted, || state(machine) == wanted);
 }
 
-/// An apply, and a swap that comes three seconds late.
+/// An apply in which the exchange of the file is delayed by three seconds.
 fn slow_apply(machine: &Machine) -> Background {
     machine.load("app");
     let words = injecting("renameat2:delay_enter=3000000").join(" ");
@@ -79,7 +79,7 @@ fn the_bus_is_restarted_while_docker_is_stopped() {
     }
 }
 
-/// The swap fails as well, so the way back goes without a bus.
+/// The exchange fails as well, so digestfix must undo its steps without a bus.
 #[test]
 fn the_bus_dies_and_there_is_something_to_undo() {
     let machine = Machine::boot(Suite::Trixie);
@@ -97,8 +97,8 @@ fn the_bus_dies_and_there_is_something_to_undo() {
     assert_eq!(machine.store(), before);
 }
 
-/// Neither the end of the connection nor that of the job is seen when it
-/// comes: what is left to go by is the unit.
+/// digestfix receives neither the end of the connection nor the end of the job when they
+/// happen. Only the state of the unit is left to show that the job has ended.
 #[test]
 fn nobody_hears_that_the_job_has_ended() {
     for suite in ALL {
@@ -130,8 +130,8 @@ fn nobody_hears_that_the_job_has_ended() {
     }
 }
 
-/// The connection breaks while a job is waited for, and its end is heard over
-/// the next one.
+/// The connection breaks while digestfix waits for a job. digestfix learns about the end
+/// of the job over the next connection.
 #[test]
 fn the_bus_goes_while_a_job_is_waited_for() {
     let machine = Machine::boot(Suite::Bookworm);
@@ -147,7 +147,7 @@ fn the_bus_goes_while_a_job_is_waited_for() {
     ends_well(&machine, apply);
 }
 
-/// systemd itself goes from every bus, and comes back, all the time.
+/// systemd executes itself again in a loop. Each time, it leaves every bus and returns.
 #[test]
 fn systemd_executes_itself_anew() {
     for suite in ALL {
@@ -167,7 +167,7 @@ fn systemd_executes_itself_anew() {
     }
 }
 
-/// As long as Docker runs, there is no hurry to do without a bus.
+/// While Docker runs, nothing is so urgent that digestfix must work without a bus.
 #[test]
 fn the_bus_dies_before_docker_is_stopped() {
     let machine = Machine::boot(Suite::Trixie);

@@ -1,10 +1,11 @@
-//! The containerd image store: the running engine is asked, and nothing stops.
+//! The containerd image store: the running engine records the references, and nothing
+//! stops.
 
 use crate::machine::{APP, Machine, Run, Suite, eventually};
 
-/// An image that was loaded, what its registry serves for it (`/served/app`, and
-/// the same in files of their own), and an index that lists it beside a manifest
-/// that nobody has. The registry is stopped.
+/// An image that was loaded, the files that its registry serves (`/served/app`, and the
+/// same as separate files), and an index that lists the image's manifest beside a
+/// manifest that no registry has. The registry is stopped.
 const FURNISH: &str = r#"
   echo '{"features":{"containerd-snapshotter":true}}' >/etc/docker/daemon.json
   systemctl reset-failed docker.service docker.socket 2>/dev/null || true
@@ -63,7 +64,7 @@ fn whole_way(suite: Suite) {
         machine.sh("sha256sum </served/index.json | cut -c1-64")
     );
     let from = ["--from", "/served/app"];
-    // Events of this second are not told.
+    // `docker events` omits the events of the present second.
     let loads = |machine: &Machine| {
         let events = machine.sh("sleep 1.1; docker events --since 1h --until 0s");
         events.matches("image load").count()
@@ -100,7 +101,7 @@ fn whole_way(suite: Suite) {
         let words = [&[command], &from[..], &elsewhere].concat();
         refuses(&machine, &words, "finds none of them");
     }
-    // What docker images shows.
+    // The digest that `docker images` shows.
     let made_up = machine.sh(&format!("docker image inspect -f '{{{{.Id}}}}' {tag}"));
     refuses(&machine, &["apply", &format!("{tag}@{made_up}")], "made up");
     machine.digestfix(&["verify", from[0], from[1]]).exits(4);
@@ -152,7 +153,7 @@ fn whole_way(suite: Suite) {
     machine
         .digestfix(&[&["verify"][..], &files].concat())
         .exits(0);
-    // The image stays by its digest alone.
+    // Only the digest still points at the image.
     machine.sh(&format!("docker rmi {tag}; docker image prune -f"));
     runs_by(&machine, &[&pinned, &of_index]);
     machine.sh(&format!("docker create -q --name user {of_index}"));
@@ -183,7 +184,7 @@ fn whole_way(suite: Suite) {
 
     machine.sh("systemctl stop docker.socket docker.service");
     refuses(&machine, &["status"], "systemctl start docker.service");
-    // As on a fresh Docker 29: nothing is configured, and nothing is here.
+    // The state of a newly installed Docker 29: no configuration, and no images.
     machine.sh("rm -r /etc/docker/daemon.json /var/lib/docker/image");
     for command in ["status", "plan", "recover"] {
         let claim = machine.claim("app");
@@ -196,7 +197,7 @@ fn whole_way(suite: Suite) {
     }
 }
 
-/// Where containerd cannot be asked, the engine is.
+/// If digestfix cannot reach containerd, it asks the engine.
 fn says_the_same_without_containerd(machine: &Machine, status: &str, files: &[&str]) {
     let alone = |words: &[&str]| {
         let hidden =
@@ -210,10 +211,10 @@ fn says_the_same_without_containerd(machine: &Machine, status: &str, files: &[&s
     machine.sh(&format!("{calls}; grep containerd.sock /run/calls"));
 }
 
-/// Where nobody looks at it before, a manifest that was tampered with is taken
-/// for none by the engine: it keeps what it is given by its true hash. What it
-/// says then (that it has loaded the image; 28.5, that the image is there) is
-/// not gone by.
+/// If no other program checks a manifest that was tampered with, the engine ignores the
+/// claimed digest and stores the manifest under its true hash. digestfix does not rely on
+/// the engine's message, which says that the image was loaded or, in 28.5, that it
+/// exists.
 fn docker_is_not_taken_in(machine: &Machine, pinned: &str) {
     machine.sh(&format!(
         r#"mkdir -p /tampered/blobs/sha256 && cd /tampered
@@ -234,8 +235,8 @@ fn docker_is_not_taken_in(machine: &Machine, pinned: &str) {
     machine.sh(&format!("ctr -n moby images rm {pinned}"));
 }
 
-/// Killed at each step of an apply that reaches the disk or the engine; whoever
-/// is left then brings the host to one of its two states.
+/// Kills an apply at each step that reaches the disk or the engine. The watchdog then
+/// brings the host to one of its two valid states.
 fn killed_on_the_way(machine: &Machine, pinned: &str) {
     let apply = ["apply", "--from", "/served/app"];
     let (mut made, mut points) = (0, 0);
@@ -264,8 +265,8 @@ fn killed_on_the_way(machine: &Machine, pinned: &str) {
     );
 }
 
-/// Only the engine can tell that an image is named and not unpacked; what it has
-/// taken all the same is taken back.
+/// Only the engine knows that an image has a name but was never unpacked. digestfix
+/// undoes the references that the engine recorded before it failed.
 fn an_image_that_is_not_unpacked(machine: &Machine) {
     machine.sh("ctr -n moby images import --no-unpack /lab/other.tar");
     let before = machine.sh("ctr -n moby images ls -q");
@@ -283,7 +284,8 @@ fn an_image_that_is_not_unpacked(machine: &Machine) {
     assert_eq!(machine.sh("ctr -n moby images ls -q"), before);
 }
 
-/// Its layers could not be had back, and docker save by it would then say nothing.
+/// digestfix does not remove the last reference to a pulled image: it could not restore
+/// the layers, and `docker save` by this reference would write an empty archive.
 fn what_was_pulled(machine: &Machine, pinned: &str) {
     machine.sh(&format!(
         "systemctl start docker-registry

@@ -1,5 +1,5 @@
-//! Containers over an apply: what runs keeps running, and daemon.json is what
-//! it was, also when it fails or is killed on the way.
+//! Containers during an apply: containers that run keep running, and daemon.json is
+//! unchanged afterwards, even if the apply fails or is killed.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,13 +10,14 @@ use crate::machine::{APP, Machine, Suite, eventually, every};
 
 const CONFIG: &str = "/etc/docker/daemon.json";
 
-/// An image with a shell in it.
+/// An image that contains a shell.
 const FULL: &str = "lab/full";
 
-/// Most containers here ignore SIGTERM, and Docker gives each ten seconds unless told so.
+/// The timeout for stopping a container. Most containers in this test ignore SIGTERM, and
+/// Docker would wait ten seconds for each of them.
 const SOON: &str = "--stop-timeout=1";
 
-/// Every kind of container that a host may have.
+/// Starts one container of every kind that a host may have.
 fn start_containers(machine: &Machine, options: &str) {
     machine.write(
         "/root/full/Dockerfile",
@@ -54,7 +55,7 @@ fn containers(machine: &Machine) -> String {
     )
 }
 
-/// daemon.json with all that a file system knows of it, and what is beside it.
+/// daemon.json with all its metadata, and a list of the files beside it.
 fn config(machine: &Machine) -> String {
     machine.sh(&format!(
         "ls -A /etc/docker 2>&1 || true
@@ -72,7 +73,8 @@ fn address(machine: &Machine, container: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
 }
 
-/// A client in another network namespace, and this host's address there.
+/// Creates a client in another network namespace. Returns the namespace, and the address
+/// of this host in it.
 pub fn elsewhere(machine: &Machine, port: u16) -> (PathBuf, SocketAddr) {
     machine.sh("[ -e /run/netns/client ] || {
            ip netns add client
@@ -90,7 +92,7 @@ fn live_restore(machine: &Machine) -> String {
     machine.sh("docker info -f '{{.LiveRestoreEnabled}}'")
 }
 
-/// Ten applies, there and back again.
+/// Runs ten applies, which alternately add and remove the digest.
 fn ten_applies(machine: &Machine, config_before: &str) {
     start_containers(machine, "");
     let claim = machine.claim("app");
@@ -210,8 +212,8 @@ fn keep_running_on_the_write_ups_own_unit() {
     ten_applies(&machine, "live-restore set to false");
 }
 
-/// A Docker that waits for clients of its API, 5 s, serves published ports meanwhile;
-/// then new connections wait, as ever.
+/// If Docker waits up to 5 s for clients of its API, it serves published ports during
+/// that time. After it has stopped, new connections wait as usual.
 #[test]
 fn are_reached_until_docker_has_stopped() {
     let machine = ready(Suite::Forky, |_| {});
@@ -246,7 +248,7 @@ fn are_reached_until_docker_has_stopped() {
     machine.is_whole();
 }
 
-/// Refused with these words, and nothing touched.
+/// Checks that the run is refused with these words, and that nothing changed.
 #[track_caller]
 fn refuses(machine: &Machine, words: &[&str], says: &[&str]) {
     let before = (machine.main_pid(), containers(machine), config(machine));
@@ -259,12 +261,12 @@ fn refuses(machine: &Machine, words: &[&str], says: &[&str]) {
     assert_eq!(after, before);
 }
 
-/// In swarm mode there is no live-restore.
+/// In swarm mode, Docker does not support live-restore.
 #[test]
 fn are_started_again_in_swarm_mode() {
     for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
         let machine = ready(suite, |_| {});
-        // Docker's own ten seconds are waited for on one of them.
+        // On one of the systems, the test uses Docker's default timeout of ten seconds.
         let (options, grace) = match suite {
             Suite::Bookworm => ("", "10s"),
             _ => (SOON, "1s"),
@@ -331,7 +333,8 @@ fn are_let_go_where_that_is_said() {
     assert_eq!(machine.sh("docker ps --format '{{.Names}}'"), "always");
 }
 
-/// A container that ends while Docker is away is nobody's fault, and told.
+/// If a container ends while Docker is stopped, the run still succeeds and reports the
+/// container.
 #[test]
 fn that_end_meanwhile_are_told() {
     let machine = ready(Suite::Forky, |_| {});
@@ -378,10 +381,10 @@ fn cannot_be_kept_where_a_flag_says_so() {
     );
 }
 
-/// Kills an apply at one system call after another. What is left is brought
-/// back by its watchdog, whoever comes in between: containers as they were,
-/// daemon.json the very same file, Docker running. It takes one call in `every()` of each
-/// kind, from the call `skip` on.
+/// Kills an apply at one system call after another. Then its watchdog, a recovery or
+/// another apply restores the host: the containers are as before, daemon.json is the same
+/// file, and Docker runs. Of each kind of call, tests one in `every()`, and skips the
+/// first ones according to `skip`.
 fn killed_at_each(machine: &Machine, config_before: &str, skip: usize) {
     machine.sh(&format!(
         "docker run -d --name web {APP}:v1 /bin/busybox sleep 100000
@@ -425,7 +428,7 @@ fn killed_at_each(machine: &Machine, config_before: &str, skip: usize) {
             assert_eq!(config(machine), config_then, "{injection}, {config_before}");
             assert_eq!(live_restore(machine), "false", "{injection}");
             machine.is_whole();
-            // What comes of an apply after it is seen at each third kill.
+            // After each third kill, also check the result of another apply.
             if is_new {
                 machine
                     .digestfix(&["apply", "--remove", &reference])
@@ -460,8 +463,8 @@ fn outlive_a_kill_with_a_daemon_json() {
     killed_at_each(&machine, "a daemon.json", 1);
 }
 
-/// dockerd keeps a setting that is no longer in its file, until it starts: the
-/// one that starts next would end every container.
+/// dockerd keeps a setting that was removed from its file until it starts again. The next
+/// dockerd would then stop every container.
 #[test]
 fn are_kept_when_the_file_says_otherwise() {
     for suite in [Suite::Bookworm, Suite::Forky] {
@@ -483,8 +486,8 @@ fn are_kept_when_the_file_says_otherwise() {
     }
 }
 
-/// dockerd refuses a daemon.json that somebody broke and has not had it read
-/// yet; so it would at its next start.
+/// dockerd refuses to reload a daemon.json that a user broke but has not loaded yet. It
+/// would also refuse to start with it.
 #[test]
 fn are_kept_when_the_reload_is_refused() {
     let machine = ready(Suite::Bookworm, |_| {});
@@ -515,7 +518,7 @@ fn are_kept_when_the_reload_is_refused() {
     machine.is_whole();
 }
 
-/// dockerd dies the moment that live-restore is on for the while.
+/// dockerd dies at the moment when live-restore has been switched on temporarily.
 #[test]
 fn are_kept_when_the_daemon_dies() {
     for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {

@@ -1,5 +1,5 @@
-//! Hosts on which something is wrong: what `digestfix doctor` says of each, that
-//! its word is the one of `apply`, and that what it says to type cures it.
+//! Hosts with a problem: what `digestfix doctor` reports for each, that `apply` reports
+//! the same, and that the advised command solves the problem.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::machine::{APP, Machine, Run, STORE, Suite, eventually};
 const CLAIMS: &str = "/etc/digestfix/claims.d/app";
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
-/// What it could change by mistake: files, and what runs.
+/// Prints everything that `doctor` might change by mistake: files, and units that run.
 const LOOK: &str = "find /var/lib/docker/image /var/lib/docker/digestfix /var/lib/digestfix /etc/docker \
      /etc/digestfix /etc/systemd/system /run/systemd/system -maxdepth 2 -not -path '*.wants*' \
      -printf '%p %T@ %C@ %s %m\\n' 2>/dev/null | sort
@@ -24,7 +24,7 @@ struct Doctor {
 }
 
 impl Doctor {
-    /// Asks, and sees that asking changes nothing.
+    /// Runs `doctor`, and checks that it changes nothing.
     #[track_caller]
     fn asked(machine: &Machine, words: &[&str]) -> Self {
         let before = machine.sh(LOOK);
@@ -37,7 +37,7 @@ impl Doctor {
         Self { run, findings }
     }
 
-    /// What it says to type about a finding of this kind and with these words.
+    /// The advised command for the finding with this state, this check and these words.
     #[track_caller]
     fn next(&self, state: &str, check: &str, says: &str) -> String {
         let found = self.findings.iter().find(|one| {
@@ -54,7 +54,7 @@ impl Doctor {
     }
 }
 
-/// A machine with a container that runs, and a claim that does not hold.
+/// A machine with a running container, and a claim that is not met.
 fn ready(suite: Suite) -> Machine {
     let machine = Machine::boot(suite);
     machine.allow_containers();
@@ -66,17 +66,17 @@ fn ready(suite: Suite) -> Machine {
     machine
 }
 
-/// Something is wrong with the host.
+/// A problem of a host.
 struct Fault {
-    /// What makes it so.
+    /// The script that causes the problem.
     make: String,
-    /// Where it is seen.
+    /// The check that detects the problem.
     check: &'static str,
-    /// What is said of it.
+    /// A part of the message about the problem.
     says: &'static str,
-    /// What is said to be typed, or to be done: that is a part of it.
+    /// A part of the advised command or action.
     next: &'static str,
-    /// What takes it away.
+    /// The script that solves the problem.
     cure: String,
 }
 
@@ -249,7 +249,7 @@ fn what_stops_an_apply_is_told_and_cured() {
         fault.is_told_and_cured(&machine);
     }
     only_a_reload_tells(&machine);
-    // systemd does not see what is in a mount of a process's own.
+    // systemd cannot see a program in a mount that belongs to the process alone.
     let hidden = "unshare -m sh -c 'mount -t tmpfs none /mnt; cp /usr/local/bin/digestfix /mnt/d; \
                   /mnt/d doctor; echo $?; /mnt/d apply; echo $?'";
     let run = machine.run(&["sh", "-c", hidden]);
@@ -277,8 +277,8 @@ fn what_stops_an_apply_is_told_and_cured() {
     machine.is_whole();
 }
 
-/// An engine that would start with it, and refuses to read it again: an apply
-/// sees that, and is undone at once.
+/// An engine that would start with a configuration but refuses to reload it. An apply
+/// detects this, and is undone at once.
 #[track_caller]
 fn only_a_reload_tells(machine: &Machine) {
     let pid = machine.main_pid();
@@ -308,7 +308,7 @@ fn only_a_reload_tells(machine: &Machine) {
     assert_eq!(doctor.count("problem"), 0, "{}", doctor.run.stdout);
 }
 
-/// None of it stops an apply, and what is said to be typed takes it away.
+/// None of these leftovers stops an apply, and the advised commands remove them.
 #[test]
 fn what_runs_have_left_is_told_and_taken_away() {
     let machine = ready(Suite::Bookworm);
@@ -334,7 +334,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
         ""
     );
 
-    // This systemd does not say itself that there is a new drop-in.
+    // This version of systemd does not report by itself that there is a new drop-in.
     machine.sh("mkdir -p /etc/systemd/system/docker.service.d
          printf '[Service]\\nEnvironment=A=B\\n' >/etc/systemd/system/docker.service.d/late.conf");
     let doctor = Doctor::asked(&machine, &[]);
@@ -346,7 +346,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
     machine.sh(next.rsplit_once(": ").unwrap().1);
     assert_eq!(Doctor::asked(&machine, &[]).count("problem"), 0);
 
-    // A run and its watchdog are killed.
+    // Both a run and its watchdog are killed.
     machine.write(
         "/etc/systemd/system/digestfix-watchdog-.service.d/lab.conf",
         "[Service]\nType=simple\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n",
@@ -366,7 +366,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
     Doctor::asked(&machine, &[]).next("ok", "unfinished", "none was interrupted");
     machine.is_whole();
 
-    // With the bus away, the rest is seen all the same.
+    // Without the bus, the other checks still work.
     machine.sh("systemctl kill --signal=KILL dbus.service
          systemctl stop dbus.socket dbus.service 2>/dev/null; ! pgrep -x dbus-daemon");
     let run = machine.digestfix(&["doctor", "--json"]).exits(3);

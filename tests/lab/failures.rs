@@ -1,5 +1,5 @@
-//! Failures, caused for real. After each, Docker runs on the old references
-//! and the exit code says so; where Docker cannot run at all, it says that.
+//! Real failures. After each of them, Docker runs with the old references, and the exit
+//! code reports the failure. If Docker cannot run at all, digestfix reports that.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ fn ready(machine: &Machine) -> Before {
     }
 }
 
-/// The host is as it was found.
+/// Checks that the host is in the state before the run.
 #[track_caller]
 fn is_as_before(machine: &Machine, before: &Before) {
     machine.is_whole();
@@ -57,7 +57,7 @@ fn the_swap_fails() {
     }
 }
 
-/// A file system that cannot exchange two names has it done in three steps.
+/// If a file system cannot exchange two files, digestfix renames them in three steps.
 #[test]
 fn the_file_system_cannot_exchange() {
     let machine = Machine::boot(Suite::Bookworm);
@@ -115,7 +115,7 @@ fn the_disk_is_full() {
     is_as_before(&machine, &before);
 }
 
-/// Whatever fills the disk while Docker is stopped.
+/// Fills the disk while Docker is stopped.
 const FILLS: &str = "cat /dev/zero >/var/lib/docker/fill 2>/dev/null; \
                      for i in $(seq 100000); do echo >/var/lib/docker/fill-$i || break; done 2>/dev/null";
 
@@ -175,7 +175,7 @@ fn the_daemon_does_not_start_with_the_new_file() {
     }
 }
 
-/// A client takes the digest away the moment that the engine is there.
+/// A client removes the digest as soon as the engine answers.
 #[test]
 fn the_engines_answer_is_wrong() {
     let machine = Machine::boot(Suite::Bookworm);
@@ -191,7 +191,7 @@ fn the_engines_answer_is_wrong() {
     is_as_before(&machine, &before);
 }
 
-/// What a client changes between the start and the undo is not lost with it.
+/// An undo keeps changes that a client made between the start of Docker and the undo.
 #[test]
 fn an_undo_keeps_what_others_did() {
     let machine = Machine::boot(Suite::Bookworm);
@@ -238,8 +238,8 @@ fn the_daemon_cannot_start_at_all() {
     is_as_before(&machine, &before);
 }
 
-/// A SIGTERM at each rename, lock and connection of an apply in turn, and at each third
-/// sync and message to systemd, or at each with `DIGESTFIX_LAB_EVERY=1`.
+/// Sends SIGTERM to an apply at one call per run: at each rename, lock and connection, and
+/// at every third sync and message to systemd. `DIGESTFIX_LAB_EVERY=1` tests each of these.
 #[test]
 fn told_to_stop_at_each_step() {
     let machine = Machine::boot(Suite::Trixie);
@@ -273,7 +273,7 @@ fn told_to_stop_at_each_step() {
                     undone += 1;
                     last_steps.insert(last_step(&run.stdout));
                 }
-                // Before there is anything to undo, a signal just ends it.
+                // While there is nothing to undo, a signal simply ends the run.
                 -1 | 143 => {
                     is_as_before(&machine, &before);
                     ended += 1;
@@ -291,7 +291,7 @@ fn told_to_stop_at_each_step() {
     );
 }
 
-/// The last step forward that a run took; empty for none.
+/// The last step of a run before an undo. Empty if the run took no step.
 fn last_step(json: &str) -> String {
     let report: serde_json::Value = serde_json::from_str(json).unwrap();
     let steps = report["steps"].as_array().cloned().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Data roots on every kind of file system, and elsewhere than is usual: an
-//! apply, one that is killed, and a way back.
+//! Data roots on every kind of file system, and in unusual places: an apply, an apply
+//! that is killed, and an undo.
 
 use crate::machine::{Machine, Suite, eventually};
 
@@ -30,7 +30,8 @@ fn there_killed_and_back(machine: &Machine) {
     assert_eq!(left, "");
 }
 
-/// Has a Docker begin anew on what `mount` mounts.
+/// Boots a machine whose Docker begins with an empty data root on the file system that
+/// `mount` mounts.
 fn mounted(suite: Suite, mount: &str, config: &str) -> Machine {
     let machine = Machine::boot(suite);
     machine.sh("systemctl stop docker.socket docker.service");
@@ -61,7 +62,7 @@ fn tmpfs() {
     there_killed_and_back(&mounted(Suite::Bookworm, mount, "{}"));
 }
 
-/// Docker's own overlay2 does not sit on one.
+/// Docker's storage driver overlay2 does not work on overlayfs.
 #[test]
 fn overlayfs() {
     let mount = "cd /var/lib/containerd; mkdir lab lab/lower lab/upper lab/work
@@ -70,19 +71,21 @@ fn overlayfs() {
     there_killed_and_back(&mounted(Suite::Trixie, mount, config));
 }
 
-/// On another file system than /var/lib, where `--data-root` or daemon.json say.
+/// The data root is on another file system than /var/lib. `--data-root` or daemon.json
+/// names it.
 #[test]
 fn elsewhere() {
     let mount = "mkdir /srv/disk; mount -t tmpfs tmpfs /srv/disk";
-    // With what systemd would expand in a unit's command line.
+    // The path contains text that systemd would expand in a unit's command line.
     let config = "{\"data-root\": \"/srv/disk/docker-${HOME}-%i\"}";
     let machine = mounted(Suite::Forky, mount, config);
     there_killed_and_back(&machine);
     few_open_files(&machine);
 }
 
-/// The start block's descriptor is above a low limit: it is raised, or nothing is
-/// touched.
+/// With a low limit of open files, the descriptor of the start block would exceed the
+/// limit. digestfix raises the soft limit. If the hard limit is too low, it refuses and
+/// changes nothing.
 #[track_caller]
 fn few_open_files(machine: &Machine) {
     let claim = machine.claim("app");

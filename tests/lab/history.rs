@@ -1,8 +1,9 @@
-//! What was done is on record, and taken back by it, on real engines.
+//! On real engines, every change is recorded in the history, and can be undone from
+//! there.
 
 use crate::machine::{APP, Machine, STORE, Suite};
 
-/// What runs, and since when.
+/// The running containers, with the times at which they started.
 fn running(machine: &Machine) -> String {
     machine.sh("docker inspect -f '{{.Name}} {{.State.Pid}} {{.State.StartedAt}}' $(docker ps -q)")
 }
@@ -11,7 +12,7 @@ fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// Applies, and gives the transaction's name.
+/// Runs an apply, and returns the ID of its transaction.
 fn apply(machine: &Machine, words: &[&str]) -> String {
     let run = machine.digestfix(&[&["apply", "--json"], words].concat());
     let document = json(&run.exits(0).stdout);
@@ -110,7 +111,7 @@ fn there_and_back_on_28_5() {
     there_and_back(Suite::Forky);
 }
 
-/// Docker has moved a tag since, or somebody has removed the image.
+/// Since the transaction, Docker has moved a tag, or a user has removed the image.
 #[test]
 fn what_docker_changed_since_stands_in_the_way() {
     let machine = Machine::boot(Suite::Trixie);
@@ -138,13 +139,13 @@ fn what_docker_changed_since_stands_in_the_way() {
     assert_eq!(machine.store(), store);
     assert_eq!(machine.main_pid(), pid, "Docker was not stopped");
 
-    // Once it is put right, the way is free.
+    // After the tag is corrected, the rollback succeeds.
     machine.sh(&format!("docker tag {app} {tag}"));
     machine.digestfix(&["rollback"]).exits(0);
     assert!(!machine.engine_has("app"));
     assert!(!machine.store().contains(tag));
 
-    // What has no image any more cannot be pointed at.
+    // A reference cannot point at an image that no longer exists.
     apply(&machine, &["--replace", &format!("{APP}:v1={other}")]);
     machine.sh(&format!("docker rmi {app}"));
     let refused = machine.digestfix(&["rollback"]).exits(3);
@@ -157,7 +158,7 @@ fn what_docker_changed_since_stands_in_the_way() {
     );
 }
 
-/// Killed right before the references change, and right after.
+/// A run is killed directly before and directly after the references change.
 #[test]
 fn a_run_that_was_killed_is_ended_on_record() {
     let machine = Machine::boot(Suite::Trixie);
@@ -170,8 +171,8 @@ fn a_run_that_was_killed_is_ended_on_record() {
     };
     let images = STORE.trim_end_matches("/repositories.json");
     for (call, when, references) in [("renameat2", 1, "old"), ("fsync", 2, "new")] {
-        // The first sync there is of the staged file's name, the second of the
-        // exchange.
+        // The first sync in this directory is for the name of the staged file, the second
+        // for the exchange.
         let (path, error) = match call {
             "renameat2" => (STORE, "error=EIO:"),
             _ => (images, ""),

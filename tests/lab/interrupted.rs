@@ -1,19 +1,19 @@
-//! Runs that are killed, and machines that go down under them. Nobody types
-//! anything afterwards.
+//! Runs that are killed, and machines that shut down during a run. Afterwards, no user
+//! types a command.
 
 use std::thread;
 use std::time::Duration;
 
 use crate::machine::{APP, Machine, STORE, Suite, eventually, injecting};
 
-/// Kills an apply at the moment that Docker has stopped.
+/// Kills an apply at the moment when Docker has stopped.
 const KILL: &str = "[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n";
 
 /// A watchdog that does nothing.
 const IDLE: &str =
     "[Service]\nType=simple\nExecStart=\nExecStart=/bin/sleep infinity\nRestart=no\n";
 
-/// A machine with a container that runs, and one that is to stay down.
+/// A machine with a running container, and a container that must stay stopped.
 fn ready(suite: Suite) -> Machine {
     let machine = Machine::boot(suite);
     machine.allow_containers();
@@ -47,7 +47,7 @@ fn guards_are_idle(machine: &Machine) {
     machine.sh("systemctl daemon-reload");
 }
 
-/// An apply that ends with Docker down.
+/// Runs an apply that is killed while Docker is stopped.
 #[track_caller]
 fn killed(machine: &Machine) {
     machine.drop_in(KILL);
@@ -79,7 +79,7 @@ fn a_killed_apply_is_brought_back() {
     }
 }
 
-/// Whoever kills everything with this name, again and again.
+/// Another program kills every process with this name, again and again.
 #[test]
 fn a_watchdog_is_started_again_however_often_it_is_killed() {
     let machine = ready(Suite::Trixie);
@@ -98,11 +98,11 @@ fn a_watchdog_is_started_again_however_often_it_is_killed() {
     assert_eq!((containers(&machine), config(&machine)), before);
     let starts =
         machine.sh("journalctl --sync; journalctl -b | grep -c 'Started digestfix-watchdog'");
-    // systemd's own limit is five within ten seconds.
+    // systemd's default limit is five starts within ten seconds.
     assert!(starts.parse::<u32>().unwrap() > 6, "{starts}");
 }
 
-/// An empty mount point has no journal, and is no sign of a run that has ended.
+/// An empty mount point contains no journal. This does not mean that the run has ended.
 #[test]
 fn a_watchdog_waits_for_a_disk_that_was_unmounted() {
     let machine = Machine::boot(Suite::Trixie);
@@ -111,7 +111,7 @@ fn a_watchdog_waits_for_a_disk_that_was_unmounted() {
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL digestfix\n");
     let run = machine.digestfix(&["apply", &machine.claim("app")]);
     assert_ne!(run.code, 0, "{}", run.stdout);
-    // The watchdog is started again after five seconds.
+    // systemd starts the watchdog again after five seconds.
     machine.sh("mount -t tmpfs tmpfs /var/lib/docker");
     machine.without_drop_in();
     let told = "journalctl -u 'digestfix-watchdog-*' | grep -c 'is not there (yet)'";
@@ -126,8 +126,8 @@ fn a_watchdog_waits_for_a_disk_that_was_unmounted() {
     assert_eq!(machine.store(), before);
 }
 
-/// Two storage drivers have images here, and with Docker down nobody can say
-/// which is the one.
+/// Two storage drivers have images on this host. While Docker is stopped, nothing shows
+/// which driver Docker uses.
 #[test]
 fn a_watchdog_knows_what_only_the_engine_knew() {
     let machine = ready(Suite::Bookworm);
@@ -169,7 +169,7 @@ fn a_unit_brings_back_what_it_left() {
     assert_eq!(result, "signal");
 }
 
-/// The files are brought back before Docker reads them, the rest once it runs.
+/// Files are restored before Docker reads them, everything else after Docker has started.
 #[test]
 fn a_machine_that_goes_down_under_it() {
     let mut machine = ready(Suite::Trixie);
@@ -215,15 +215,15 @@ fn a_machine_that_goes_down_under_it() {
     }
 }
 
-/// Starts an apply that takes its time while Docker is down, and has the
-/// machine shut down meanwhile.
+/// Starts an apply that takes long while Docker is stopped, and shuts the machine down
+/// during that time.
 fn shut_down_under(machine: &mut Machine, seconds: u32) -> String {
     let claim = machine.claim("app");
     let delay = format!("renameat2:delay_enter={seconds}s");
     let mut words = injecting(&delay);
     words.insert(1, format!("--trace-path={STORE}"));
     let words = words.join(" ");
-    // As a unit, or else systemd has nothing to do with it.
+    // Run it as a unit. Otherwise systemd would not stop it at shutdown.
     machine.write(
         "/root/apply",
         &format!("{words} apply {claim} >/root/out 2>&1; echo exit $? >>/root/out; sync"),
@@ -247,7 +247,8 @@ fn shut_down_under(machine: &mut Machine, seconds: u32) -> String {
 fn a_shutdown_waits_for_the_end() {
     for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
         let mut machine = ready(suite);
-        // How long an apply takes here is the other machines' to say.
+        // The time limit is generous, because an apply takes longer while other machines
+        // run.
         machine.write(
             "/etc/systemd/logind.conf.d/lab.conf",
             "[Login]\nInhibitDelayMaxSec=60\n",
@@ -265,7 +266,7 @@ fn a_shutdown_waits_for_the_end() {
 fn a_shutdown_that_does_not_wait() {
     let mut machine = ready(Suite::Trixie);
     machine.install_units();
-    // systemd gives what Docker has left running a minute and a half.
+    // At shutdown, systemd waits 90 seconds for the processes that Docker leaves running.
     machine.sh("docker rm -f web");
     let before = config(&machine);
     let said = shut_down_under(&mut machine, 60);
@@ -277,10 +278,10 @@ fn a_shutdown_that_does_not_wait() {
     assert_eq!(policy, "always");
 }
 
-/// A file system that finds an error in itself is read-only from then on.
+/// If a file system detects an error in itself, it becomes read-only.
 const ABORT: &str = "mount -o remount,errors=remount-ro,abort /var/lib/docker";
 
-/// No Docker starts on it, whatever the references are.
+/// Docker cannot start on this file system, no matter which references it has.
 #[test]
 fn a_disk_that_becomes_read_only() {
     let machine = Machine::boot_on_disk(Suite::Trixie, "ext4");
@@ -317,8 +318,8 @@ fn a_disk_that_is_read_only() {
     assert_eq!(machine.main_pid(), pid);
 }
 
-/// A journal of somebody else's making restores nothing, and keeps Docker from
-/// nothing.
+/// A journal that another program forged restores nothing, and does not keep Docker from
+/// starting.
 #[test]
 fn a_journal_that_lies() {
     let machine = ready(Suite::Bookworm);
@@ -344,7 +345,8 @@ fn a_journal_that_lies() {
         assert_ne!(bad, good, "{from}");
         machine.write(journal, &bad);
         let run = machine.digestfix(&["recover"]);
-        // What is none of this host's is left to its own, and the rest refused.
+        // digestfix ignores a journal that does not concern this host, and refuses the
+        // others.
         assert!(
             [0, 3].contains(&run.code),
             "{to}: {} {}",
@@ -361,7 +363,7 @@ fn a_journal_that_lies() {
     assert!(run.stderr.contains("can write it"), "{}", run.stderr);
 }
 
-/// Leaves a journal while nothing has been done yet.
+/// Leaves a journal of a run that has not changed anything yet.
 fn killed_before_anything(machine: &Machine) {
     guards_are_idle(machine);
     let images = STORE.trim_end_matches("/repositories.json");

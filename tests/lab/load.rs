@@ -1,5 +1,5 @@
-//! Clients of containers, in a network namespace of a machine's: what each
-//! request and each open connection met, and when.
+//! Clients of containers, in a network namespace of a machine. They record the result and
+//! the time of each request and of each open connection.
 
 use std::fmt;
 use std::fs::File;
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-/// A kernel sends a first packet again after 1, 3, 7 and 15 s.
+/// The kernel repeats the first packet of a connection after 1, 3, 7 and 15 s.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What came of one request.
+/// The result of one request.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub began: Instant,
@@ -26,11 +26,11 @@ pub struct Answer {
     pub failure: Option<String>,
 }
 
-/// What came of many.
+/// The results of many requests.
 pub struct Summary {
     pub requests: usize,
     pub failed: usize,
-    /// From the first failed one to the last.
+    /// The time from the first failed request to the last.
     pub failing: Duration,
     pub slowest: Duration,
 }
@@ -68,21 +68,21 @@ impl Summary {
     }
 }
 
-/// A run that took too long for its clients, and said that it let them go: from its
-/// beginning to now.
+/// The time of a run, if the run took too long for its clients and reported that it
+/// released them. The time begins at `began` and ends now.
 pub fn let_go(began: Instant, said: &str) -> Option<Range<Instant>> {
     let is_said = said.contains("Docker has not come back for 10 s");
     is_said.then(|| began..Instant::now())
 }
 
-/// Clients that go on until they are asked for their answers.
+/// Clients that send requests until the test asks for their answers.
 pub struct Load {
     stop: Arc<AtomicBool>,
     client: JoinHandle<Vec<Answer>>,
 }
 
 impl Load {
-    /// A new connection and a request over it, again and again.
+    /// Clients that open a new connection for each request, in a loop.
     pub fn requests(namespace: PathBuf, server: SocketAddr) -> Self {
         Self::start(namespace, move || {
             let mut stream = TcpStream::connect_timeout(&server, PATIENCE)?;
@@ -98,7 +98,7 @@ impl Load {
         })
     }
 
-    /// One connection to an echo server, used again and again.
+    /// A client that uses one connection to an echo server in a loop.
     pub fn connection(namespace: PathBuf, server: SocketAddr) -> Self {
         let mut open = None;
         Self::start(namespace, move || {
@@ -137,26 +137,28 @@ impl Load {
         Self { stop, client }
     }
 
-    /// Everything that came of it.
+    /// Stops the clients, and returns all results.
     pub fn answers(self) -> Vec<Answer> {
         self.stop.store(true, Ordering::Relaxed);
         self.client.join().expect("clients do not panic")
     }
 
-    /// Ends it, and sees that it met nothing but good answers.
+    /// Stops the clients, and checks that every request succeeded.
     #[track_caller]
     pub fn met_no_failure(self, who: &str) {
         self.met_no_failure_but(who, &[]);
     }
 
-    /// The same, but for the runs that [`let_go`] of clients.
+    /// Like [`Self::met_no_failure`], except during the runs that released their clients
+    /// ([`let_go`]).
     #[track_caller]
     pub fn met_no_failure_but(self, who: &str, let_go: &[Range<Instant>]) {
         self.met_none_of(who, let_go, |_| true);
     }
 
-    /// The same of connections that could not be made. What a docker-proxy has accepted
-    /// when it ends with dockerd is cut.
+    /// Like [`Self::met_no_failure_but`], but only for connections that could not be
+    /// made. A connection that docker-proxy has accepted is cut when docker-proxy ends
+    /// with dockerd.
     #[track_caller]
     pub fn were_not_refused(self, who: &str, let_go: &[Range<Instant>]) -> Summary {
         self.met_none_of(who, let_go, |failure| {

@@ -1,17 +1,17 @@
-//! No command opens this host: nothing listens on a port, and nobody is led to
-//! one by a name or a mirror.
+//! No command makes this host reachable: digestfix listens on no port, and no host name
+//! or mirror refers to it.
 
 use crate::machine::{APP, Machine, Suite};
 
-/// Docker reads a registry's name from here.
+/// Docker resolves the name of a registry with this file.
 const HOSTS: &str = "/etc/hosts";
 
-/// What strace records: sockets that others could reach, and every file that is
-/// opened, renamed, linked, removed or written.
+/// The calls that strace records: sockets that other hosts could reach, and every file
+/// that is opened, renamed, linked, removed or written.
 const CALLS: &str = "trace=bind,listen,openat,openat2,open,creat,rename,renameat,renameat2,link,linkat,\
 symlink,symlinkat,unlink,unlinkat,truncate,chmod,fchmodat,write,writev,pwrite64,sendmsg,sendto";
 
-/// Runs a command under strace, with all its processes and threads.
+/// Runs a command under strace, including all its processes and threads.
 fn traced(machine: &Machine, code: i32, words: &[&str]) -> String {
     let mut command = vec![
         "strace",

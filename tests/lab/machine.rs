@@ -1,4 +1,4 @@
-//! A throwaway machine with a real systemd and a real dockerd.
+//! A temporary machine with a real systemd and a real dockerd.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-/// Where `tests/lab/prepare` keeps the roots.
+/// The drop-in of docker.service that a test may write.
 const DROP_IN: &str = "/etc/systemd/system.control/docker.service.d/lab.conf";
 
+/// The directory in which `tests/lab/prepare` keeps the root file systems.
 fn cache() -> PathBuf {
     env::var_os("DIGESTFIX_LAB")
         .map_or_else(|| PathBuf::from("/var/cache/digestfix-lab"), PathBuf::from)
 }
 
-/// Where machines are kept while they run.
+/// The directory in which machines are kept while they run.
 fn run_directory() -> PathBuf {
     env::var_os("DIGESTFIX_LAB_RUN").map_or_else(|| cache().join("run"), PathBuf::from)
 }
@@ -48,9 +49,9 @@ impl Suite {
 
 /// The image in every machine's registry.
 pub const APP: &str = "localhost:5000/lab/app";
-/// Another one.
+/// Another image in the registry.
 pub const OTHER: &str = "localhost:5000/lab/other";
-/// The file that it is all about.
+/// Docker's reference store, which digestfix changes.
 pub const STORE: &str = "/var/lib/docker/image/overlay2/repositories.json";
 
 pub struct Machine {
@@ -58,7 +59,7 @@ pub struct Machine {
     init: String,
 }
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Run {
     pub code: i32,
@@ -77,7 +78,7 @@ impl From<Output> for Run {
 }
 
 impl Run {
-    /// Checks the exit code, and shows everything when it is another.
+    /// Checks the exit code. If it is another one, shows the output.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "\n{}\n{}", self.stdout, self.stderr);
@@ -90,8 +91,8 @@ impl Machine {
         Self::boot_from(suite, "")
     }
 
-    /// One that keeps what Docker and digestfix write on a disk of its own, with
-    /// this file system.
+    /// Boots a machine that has a separate disk with this file system, for the files that
+    /// Docker and digestfix write.
     pub fn boot_on_disk(suite: Suite, file_system: &str) -> Self {
         Self::boot_from(suite, file_system)
     }
@@ -124,8 +125,8 @@ impl Machine {
         machine
     }
 
-    /// Kills all that runs in it and boots it again. With `cut`, what is not on
-    /// its disk is lost.
+    /// Kills everything in the machine and boots it again. With `cut`, everything that is
+    /// not on its disk is lost.
     pub fn reboot(&mut self, cut: bool) {
         let booted = Command::new(script())
             .arg("reboot")
@@ -141,7 +142,7 @@ impl Machine {
         self.init = init_of(&self.dir);
     }
 
-    /// Waits until it has shut itself down.
+    /// Waits until the machine has shut down by itself.
     pub fn went_down(&self) {
         let init = Path::new("/proc").join(&self.init);
         let deadline = Instant::now() + Duration::from_secs(150);
@@ -151,7 +152,7 @@ impl Machine {
         }
     }
 
-    /// The units, as a package installs them, all of them enabled.
+    /// Installs the units as a package does, and enables all of them.
     pub fn install_units(&self) {
         let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
         for file in fs::read_dir(units).expect("there are units") {
@@ -179,22 +180,23 @@ impl Machine {
         command
     }
 
-    /// Its first process, by the number that it has outside of it.
+    /// The machine's first process, by its process ID outside of the machine.
     pub fn init(&self) -> &str {
         &self.init
     }
 
-    /// Where all of it is kept, until it is stopped.
+    /// The directory with all files of the machine. It exists until the machine is
+    /// stopped.
     pub fn directory(&self) -> &Path {
         &self.dir
     }
 
-    /// Its network namespace.
+    /// The path of the machine's network namespace.
     pub fn namespace(&self) -> PathBuf {
         Path::new("/proc").join(&self.init).join("ns/net")
     }
 
-    /// What a path of the machine's is called outside of it, mounts included.
+    /// The path outside of the machine for a path inside, including mounts.
     pub fn file(&self, path: &str) -> PathBuf {
         Path::new("/proc")
             .join(&self.init)
@@ -205,7 +207,7 @@ impl Machine {
         self.command(words).output().expect("nsenter runs").into()
     }
 
-    /// Runs a script that must succeed, and gives its trimmed output.
+    /// Runs a script that must succeed, and returns its output, trimmed.
     #[track_caller]
     pub fn sh(&self, script: &str) -> String {
         let run = self.run(&["sh", "-ec", script]);
@@ -213,7 +215,7 @@ impl Machine {
         run.stdout.trim().to_owned()
     }
 
-    /// Starts a script that goes on beside the test.
+    /// Starts a script that runs in parallel to the test.
     pub fn background(&self, script: &str) -> Background {
         let child = self
             .command(&["setsid", "sh", "-c", script])
@@ -231,12 +233,12 @@ impl Machine {
         ));
     }
 
-    /// A file of the machine's, from outside.
+    /// Reads a file of the machine from outside.
     pub fn take(&self, path: &str) -> Vec<u8> {
         fs::read(self.dir.join(format!("root{path}"))).expect("the file is there")
     }
 
-    /// Carries a file into the machine, which no network does.
+    /// Writes a file into the machine from outside, without a network.
     pub fn put(&self, path: &str, content: &[u8]) {
         fs::write(self.dir.join(format!("root{path}")), content).expect("there is room");
     }
@@ -245,7 +247,7 @@ impl Machine {
         self.run(&[&["digestfix"], words].concat())
     }
 
-    /// Runs digestfix, and gives each call that locks a file or changes one.
+    /// Runs digestfix, and returns each call that locks or changes a file.
     #[track_caller]
     pub fn writes(&self, words: &[&str]) -> Vec<String> {
         let trace = "/run/lab-calls";
@@ -269,7 +271,7 @@ impl Machine {
         let changes = calls.lines().filter(|call| {
             let opens = call.contains(" open");
             let to_write = ["O_WRONLY", "O_RDWR", "O_CREAT"];
-            // Whether a dockerd has this one locked tells whether it runs.
+            // digestfix locks this file only to find out whether a dockerd runs.
             let is_dockers = call.contains("flock") && call.contains("/volumes/metadata.db");
             !is_dockers && (!opens || to_write.iter().any(|flag| call.contains(flag)))
         });
@@ -283,7 +285,7 @@ impl Machine {
         self.run(&[&command, words].concat())
     }
 
-    /// The same, with only the calls on a path counted.
+    /// Like [`Self::injected`], but strace counts only the calls on this path.
     pub fn injected_at(&self, path: &str, injection: &str, words: &[&str]) -> Run {
         let mut command = injecting(injection);
         command.insert(1, format!("--trace-path={path}"));
@@ -291,7 +293,8 @@ impl Machine {
         self.run(&[&command, words].concat())
     }
 
-    /// `docker load`s an image whose digest is then `<none>`: the problem.
+    /// Loads an image with `docker load`. Its digest is then `<none>`, which is the
+    /// problem that digestfix solves.
     pub fn load(&self, name: &str) {
         self.sh(&format!("docker load -q -i /lab/{name}.tar"));
         let listed = self.sh(&format!(
@@ -300,8 +303,8 @@ impl Machine {
         assert_eq!(listed, "<none>", "docker load does not bring a digest");
     }
 
-    /// Brings an image's manifest from the machine's registry, to
-    /// `/lab/NAME.manifest`, and stops the registry again.
+    /// Copies an image's manifest from the machine's registry to `/lab/NAME.manifest`,
+    /// and stops the registry again.
     pub fn bring_manifest(&self, name: &str) {
         self.sh(&format!(
             "systemctl start docker-registry
@@ -335,7 +338,7 @@ impl Machine {
         self.sh("systemctl show -p MainPID --value docker.service")
     }
 
-    /// Where the image's digest is by the engine's own answer.
+    /// Whether the engine finds the image by its digest.
     pub fn engine_has(&self, name: &str) -> bool {
         let reference = format!("localhost:5000/lab/{name}@{}", self.digest(name));
         self.run(&["docker", "image", "inspect", &reference]).code == 0
@@ -350,7 +353,8 @@ impl Machine {
              systemctl stop docker-registry");
     }
 
-    /// On control groups of version 1, nspawn hands them over read-only.
+    /// With version 1 of control groups, nspawn mounts them read-only. Remounts them
+    /// writable, so that containers can run.
     pub fn allow_containers(&self) {
         self.sh(
             "[ -e /sys/fs/cgroup/cgroup.controllers ] || for c in /sys/fs/cgroup/*; do \
@@ -358,7 +362,8 @@ impl Machine {
         );
     }
 
-    /// The write-up's own unit: no socket unit, no containerd unit.
+    /// Installs a minimal unit for Docker, without a socket unit and without a containerd
+    /// unit.
     pub fn install_seed_unit(&self) {
         self.sh(
             "systemctl disable -q --now docker.socket docker.service containerd.service 2>/dev/null
@@ -373,9 +378,9 @@ impl Machine {
              systemctl start docker || { journalctl --no-pager -b -u docker >&2; exit 1; }");
     }
 
-    /// Adds a drop-in to docker.service and has systemd read it. It lies where
-    /// `systemctl set-property` writes, so that it is no reason not to restart a
-    /// Docker that began before it.
+    /// Adds a drop-in to docker.service, and makes systemd read it. The drop-in is in the
+    /// directory of `systemctl set-property`. Files there do not keep digestfix from
+    /// restarting a Docker that is older than they are.
     pub fn drop_in(&self, text: &str) {
         self.write(DROP_IN, text);
         self.sh("systemctl daemon-reload");
@@ -385,7 +390,7 @@ impl Machine {
         self.sh(&format!("rm {DROP_IN}; systemctl daemon-reload"));
     }
 
-    /// Nothing is left to be brought to an end, and nobody waits to do so.
+    /// Whether no run is left to finish or undo, and no watchdog is waiting to do so.
     pub fn is_finished(&self) -> bool {
         let left = self.sh(
             "ls -A /var/lib/digestfix/pending /var/lib/docker/digestfix/journal.json 2>/dev/null | grep json || true
@@ -394,7 +399,7 @@ impl Machine {
         left.is_empty()
     }
 
-    /// Docker is up and nothing of digestfix is left but lock and backups.
+    /// Checks that Docker runs, and that digestfix has left only its lock and backups.
     #[track_caller]
     pub fn is_whole(&self) {
         assert!(self.is_finished());
@@ -423,7 +428,7 @@ fn init_of(dir: &Path) -> String {
     init.trim().to_owned()
 }
 
-/// A script that runs beside the test, and ends with it.
+/// A script that runs in parallel to the test, and ends with it.
 pub struct Background {
     child: Child,
 }
@@ -452,8 +457,8 @@ impl Drop for Background {
     }
 }
 
-/// The words before digestfix's own that have a system call fail, be late or
-/// be met by a signal: `renameat2:error=EIO` (`strace(1)`, "Tampering").
+/// The command line that precedes digestfix's own, and that makes a system call fail,
+/// delays it or sends a signal at it: `renameat2:error=EIO` (`strace(1)`, "Tampering").
 pub fn injecting(injection: &str) -> Vec<String> {
     let call = injection.split(':').next().unwrap_or_default();
     let (trace, inject) = (format!("--trace={call}"), format!("--inject={injection}"));
@@ -471,14 +476,14 @@ pub fn injecting(injection: &str) -> Vec<String> {
     .to_vec()
 }
 
-/// Of the system calls that a test interrupts, it takes each this many-th: each third, or
-/// what `DIGESTFIX_LAB_EVERY` says.
+/// A test interrupts only one in this many system calls: every third call, or the number
+/// in `DIGESTFIX_LAB_EVERY`.
 pub fn every() -> usize {
     let every = env::var("DIGESTFIX_LAB_EVERY");
     every.map_or(3, |every| every.parse().expect("a number"))
 }
 
-/// Waits for something that is to become true soon.
+/// Waits until a condition becomes true.
 #[track_caller]
 pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -1,5 +1,5 @@
-//! The whole program on real machines: systemd, dockerd, a registry. Root
-//! only; `tests/lab/prepare` builds what they boot from.
+//! Tests the whole program on real machines with systemd, dockerd and a registry.
+//! Requires root. `tests/lab/prepare` builds the systems that the machines boot.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,9 +1,10 @@
-//! Whoever else is on the host: clients, other units, another digestfix.
+//! Other users of the host during a run: clients, other units, and another digestfix.
 
 use crate::machine::{APP, Machine, STORE, Suite, eventually, injecting};
 
-/// A log of every start of docker.service, and room for one: the swap comes
-/// two seconds late, so a Docker that starts before has the old references.
+/// Logs every start of docker.service, and gives others time for a start: the exchange of
+/// the file is delayed by two seconds, so a Docker that starts earlier has the old
+/// references.
 const WATCHED: &str = "[Service]\nExecStartPre=/bin/sh -c 'echo start >>/run/starts'\n";
 const SLOW: &str = "renameat2:delay_enter=2000000";
 
@@ -49,8 +50,9 @@ fn somebody_who_keeps_starting_docker() {
 fn a_unit_that_upholds_docker() {
     for suite in [Suite::Bookworm, Suite::Trixie] {
         let machine = Machine::boot(suite);
-        // With a socket unit, the socket's own stop job keeps systemd from the
-        // start that the upholding unit wants; without one, nothing does.
+        // With a socket unit, the socket's own stop job keeps systemd from the start that
+        // the upholding unit requests. Without a socket unit, only digestfix's start
+        // block can.
         if suite == Suite::Bookworm {
             machine.install_seed_unit();
         }
@@ -146,7 +148,7 @@ fn two_at_once() {
             .sh("cat /var/lib/docker/digestfix/lock 2>/dev/null || true")
             .is_empty()
     });
-    // The watchdog, which has the same name, comes after it.
+    // The watchdog has the same process name, but started later.
     let holder = machine.sh("pgrep -o -x digestfix");
 
     let refused = machine.digestfix(&["apply", &second]).exits(3);
@@ -164,8 +166,8 @@ fn two_at_once() {
     assert!(machine.engine_has("app") && machine.engine_has("other"));
 }
 
-/// The store changes after it was planned: what is written is made of the
-/// changed one.
+/// The store changes after digestfix has planned. The changes of the other program are
+/// kept.
 #[test]
 fn a_tag_in_the_last_moment_is_not_lost() {
     let machine = Machine::boot(Suite::Bookworm);

@@ -1,12 +1,12 @@
-//! Kubernetes nodes: containerd and its CRI, and no Docker. What a kubelet would be told
-//! is asked by `cri.py`, which knows nothing of digestfix's own client.
+//! Kubernetes nodes: containerd and its CRI, without Docker. `cri.py` asks the CRI what
+//! it would tell a kubelet, independently of digestfix's own client.
 
 use crate::machine::{APP, Machine, OTHER, Run, Suite, eventually};
 use crate::sources::{changes, furnished};
 
 const CRI: &str = "/usr/local/bin/cri.py";
 
-/// All that containerd has in the CRI's namespace, without how old it is.
+/// Prints everything that containerd has in the CRI's namespace, without ages.
 const DUMP: &str = r"for kind in images snapshots leases; do ctr -n k8s.io $kind ls | tr -s ' '; done
     ctr -n k8s.io content ls | awk -F'\t+' '{ print $1, $2, $NF }' | tr ', ' '\n\n' | sort";
 
@@ -16,7 +16,7 @@ const NETWORK: &str = r#"{"cniVersion": "0.4.0", "name": "lab", "type": "bridge"
 const PAUSE: &str =
     "FROM scratch\nCOPY busybox /busybox\nCMD [\"/busybox\",\"sleep\",\"1000000\"]\n";
 
-/// A machine may have no CPU controller, and lower no OOM score.
+/// A machine may lack the CPU controller, and cannot lower an OOM score.
 const RUNC: &str = r#"#!/bin/sh
 for word; do
   [ "$before" != --bundle ] || file=$word/config.json
@@ -28,7 +28,8 @@ fi
 exec /usr/sbin/runc "$@"
 "#;
 
-/// A node with an image that was imported from `docker save`, and no Docker.
+/// A node without Docker, and with an image that was imported from an archive of `docker
+/// save`.
 fn node(suite: Suite) -> Machine {
     let machine = Machine::boot(suite);
     machine.put(CRI, include_bytes!("cri.py"));
@@ -39,7 +40,7 @@ fn node(suite: Suite) -> Machine {
          systemctl mask -q docker.socket docker.service
          systemctl restart containerd"
     ));
-    // Every host with Docker has such a containerd.
+    // Every host with Docker has a containerd, but without the CRI's namespace.
     let refused = machine.digestfix(&["status", "--store", "kubernetes"]);
     let refused = refused.exits(3).stderr;
     assert!(refused.contains("has no namespace k8s.io"), "{refused}");
@@ -56,7 +57,8 @@ fn import(machine: &Machine, name: &str) {
     eventually("the CRI has the image", || {
         cri(machine, "list", "").contains(&id)
     });
-    // containerd frees what the import left over when a record is removed.
+    // When a record is removed, containerd frees the content that the import no longer
+    // needs.
     machine.sh(&format!(
         "ctr -n k8s.io images tag localhost:5000/lab/{name}:v1 localhost:5000/lab/{name}:gone
          ctr -n k8s.io images rm --sync localhost:5000/lab/{name}:gone"
@@ -67,7 +69,8 @@ fn cri(machine: &Machine, what: &str, name: &str) -> String {
     machine.sh(&format!("{CRI} {what} {name}"))
 }
 
-/// What pods need: a network, and an image whose container waits, built here.
+/// Prepares what pods need: a network, and an image whose container waits, built on this
+/// machine.
 fn can_run_pods(machine: &Machine) {
     machine.allow_containers();
     machine.write("/etc/cni/net.d/10-lab.conf", NETWORK);
@@ -81,7 +84,8 @@ fn can_run_pods(machine: &Machine) {
            grep -q pause /etc/containerd/config.toml"#);
 }
 
-/// Runs a pod, and gives what its containers say; the error, if it does not run.
+/// Runs a pod, and returns the output of its containers, or the error if the pod does not
+/// run.
 fn pod(machine: &Machine, names: &[&str]) -> Result<String, String> {
     let run = machine.run(&[&[CRI, "pod"], names].concat());
     match run.code {
@@ -90,7 +94,7 @@ fn pod(machine: &Machine, names: &[&str]) -> Result<String, String> {
     }
 }
 
-/// What a kubelet is told of a digest in both forms that a pod may have.
+/// What the CRI tells a kubelet about a digest, in both forms that a pod may contain.
 fn told(machine: &Machine, repository: &str, digest: &str) -> [String; 2] {
     ["@", ":v9@"].map(|form| cri(machine, "status", &format!("{repository}{form}{digest}")))
 }
@@ -119,7 +123,7 @@ fn whole_way(suite: Suite) -> Machine {
     assert!(status.contains("no digest"), "{status}");
     machine.digestfix(&["doctor"]).exits(0);
     assert_eq!(told(&machine, APP, &digest), none);
-    // What ctr and crictl show.
+    // The references that ctr and crictl show.
     let pins = [pinned.as_str(), claim.as_str()];
     for pin in pins {
         let refused = pod(&machine, &[pin]).unwrap_err();
@@ -155,7 +159,7 @@ fn whole_way(suite: Suite) -> Machine {
     assert!(again.contains("Nothing to do"), "{again}");
     let status = machine.digestfix(&["status"]).stdout;
     assert!(status.contains("ok, asserted"), "{status}");
-    // Nothing but the record is new.
+    // The record is the only addition.
     let after = machine.sh(DUMP);
     let others = after.lines().filter(|line| !line.starts_with(&pinned));
     assert!(others.eq(before.lines()), "{after}");
@@ -175,7 +179,7 @@ fn whole_way(suite: Suite) -> Machine {
     assert_eq!(told(&machine, APP, &digest), none);
     assert_eq!(machine.sh(DUMP), before);
 
-    // By a manifest that proves it.
+    // The digest with a manifest that proves it.
     import(&machine, "other");
     machine.bring_manifest("other");
     machine
@@ -194,8 +198,8 @@ fn whole_way(suite: Suite) -> Machine {
     machine
 }
 
-/// As a kubelet does, and as people do: digestfix's record keeps nothing from going, and
-/// frees nothing that another name leads to.
+/// Removes images as a kubelet does and as users do. digestfix's record does not prevent
+/// a removal, and removing it frees nothing that has another name.
 fn removals(machine: &Machine) {
     let (claim, digest) = (machine.claim("app"), machine.digest("app"));
     let pinned = format!("{APP}@{digest}");
@@ -204,7 +208,7 @@ fn removals(machine: &Machine) {
         cri(machine, "remove", &name);
         let images = machine.sh("ctr -n k8s.io images ls -q");
         assert!(!images.contains(APP), "{name}: {images}");
-        // Its record is gone with the image, and that is no error.
+        // The record was removed with the image, which is not an error.
         refuses(machine, &["verify", &claim], "is not on this host");
         import(machine, "app");
         assert_eq!(told(machine, APP, &digest)[0], "none");
@@ -212,7 +216,7 @@ fn removals(machine: &Machine) {
     machine.digestfix(&["apply", &claim]).exits(0);
     machine.sh(&format!("ctr -n k8s.io images rm --sync {APP}:v1"));
     assert_eq!(told(machine, APP, &digest)[0], machine.id("app"));
-    // The image would go with its last record.
+    // Removing the image's last record would also remove the image.
     machine.sh(&format!(
         "ctr -n k8s.io images rm --sync {}",
         machine.id("app")
@@ -220,7 +224,7 @@ fn removals(machine: &Machine) {
     refuses(machine, &["rollback"], "last record");
     import(machine, "app");
     machine.digestfix(&["rollback"]).exits(0);
-    // From 2.0 on, containerd's transfer service does not heed it.
+    // containerd's transfer service (since 2.0) ignores `--digests`.
     let import = format!("--digests --base-name {APP} /lab/app.tar");
     machine.sh(&format!(
         "ctr -n k8s.io images import --local {import} || ctr -n k8s.io images import {import}"
@@ -239,8 +243,8 @@ fn removals(machine: &Machine) {
     assert!(!exported.stdout.contains(APP), "{}", exported.stdout);
 }
 
-/// Killed at each step that reaches the disk or containerd; the watchdog then brings the
-/// node to one of its two states.
+/// Kills an apply at each step that reaches the disk or containerd. The watchdog then
+/// brings the node to one of its two valid states.
 fn killed_on_the_way(machine: &Machine) {
     let (claim, digest) = (machine.claim("app"), machine.digest("app"));
     let pinned = format!("{APP}@{digest}");
@@ -269,14 +273,14 @@ fn killed_on_the_way(machine: &Machine) {
     );
 }
 
-/// Waits at the third rename, after which the journal is there, and containerd has been
-/// asked for nothing.
+/// Delays an apply at the third rename. At that point the journal exists, and digestfix
+/// has not sent a request to containerd.
 const BEFORE_THE_RECORD: &str = "rename,renameat,renameat2:delay_exit=2000000:when=3";
 
-/// Waits before journald is told that the record is there; the CRI is asked next.
+/// Delays an apply before it logs that the record exists. Its next call goes to the CRI.
 const AFTER_THE_RECORD: &str = "sendto:delay_enter=2000000:when=6";
 
-/// Runs an apply that waits, in which time something else is done.
+/// Runs an apply with this delay, and runs a script during the delay.
 fn meanwhile(machine: &Machine, waits: &str, script: &str) -> Run {
     let beside = machine.background(&format!(
         "for _ in $(seq 200); do
@@ -290,7 +294,7 @@ fn meanwhile(machine: &Machine, waits: &str, script: &str) -> Run {
     run
 }
 
-/// containerd restarts, and another client removes the record, while digestfix is at it.
+/// containerd restarts, or another client removes the record, while an apply runs.
 fn others_on_the_way(machine: &Machine) {
     let digest = machine.digest("app");
     let before = machine.sh(DUMP);
@@ -315,7 +319,8 @@ fn others_on_the_way(machine: &Machine) {
     }
 }
 
-/// Each kind of source makes the records of the images that are here, and is taken back.
+/// Each kind of source creates records for the images on this node, and each can be
+/// undone.
 fn every_source(suite: Suite) {
     let machine = furnished(suite);
     machine.put(CRI, include_bytes!("cri.py"));
@@ -391,7 +396,8 @@ fn every_source(suite: Suite) {
     );
 }
 
-/// Docker is meant where both are, and what the other is about is said.
+/// If a host has both Docker and a node's containerd, a command is about Docker, and
+/// names the option for the other.
 fn beside_docker(machine: &Machine) {
     machine.sh("systemctl unmask -q docker.socket docker.service; systemctl start docker");
     machine.load("app");
@@ -451,7 +457,8 @@ fn where_k3s_is(machine: &Machine) {
     assert!(offered.any(|one| one == pinned), "{completed}");
 }
 
-/// Claims that a fleet brings are made true as on Docker, within the sandbox.
+/// The unit applies claims that a fleet tool installed, just as on Docker, and within its
+/// sandbox.
 fn by_the_unit(machine: &Machine) {
     let claim = machine.claim("app");
     machine.install_units();

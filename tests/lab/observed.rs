@@ -1,5 +1,5 @@
-//! What is left of a run for those who were not there: journald's entries with
-//! their explanations, and metrics that Prometheus's own tool accepts.
+//! What a run leaves for an administrator who was not present: journal entries with
+//! explanations, and metrics that Prometheus's own tool accepts.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ use crate::machine::{APP, Machine, OTHER, STORE, Suite, eventually};
 const METRICS: &str = "/var/lib/node_exporter/digestfix.prom";
 const CATALOG: &str = "/usr/lib/systemd/catalog/digestfix.catalog";
 
-/// The entries of digestfix's own among those that journalctl shows.
+/// The entries that digestfix wrote, among those that journalctl shows.
 fn events(machine: &Machine, matches: &str) -> Vec<Value> {
     let entries = machine.sh(&format!(
         "journalctl --sync; journalctl -q -b -o json --no-pager {matches}"
@@ -29,7 +29,7 @@ fn is(entry: &Value, event: Event) -> bool {
     entry["MESSAGE_ID"] == event.message_id()
 }
 
-/// The newest entry of a kind, as `journalctl -u docker` shows it.
+/// The newest entry of one kind, as `journalctl -u docker` shows it.
 #[track_caller]
 fn newest(machine: &Machine, event: Event) -> Value {
     let found = events(
@@ -40,7 +40,7 @@ fn newest(machine: &Machine, event: Event) -> Value {
     newest.unwrap_or_else(|| panic!("no {event:?}")).clone()
 }
 
-/// What `journalctl -x` says of the newest entry of a kind.
+/// The text that `journalctl -x` adds to the newest entry of one kind.
 fn explained(machine: &Machine, event: Event) -> String {
     machine.sh(&format!(
         "journalctl -q -b -x -n 1 --no-pager MESSAGE_ID={}",
@@ -48,10 +48,10 @@ fn explained(machine: &Machine, event: Event) -> String {
     ))
 }
 
-/// Has digestfix write metrics with this exit code.
+/// Runs digestfix with this exit code, and returns the metrics that it writes.
 #[track_caller]
 fn run(machine: &Machine, code: i32, words: &[&str]) -> String {
-    // As a unit that lets nobody read what it makes.
+    // Use the umask of a unit whose files no other user may read.
     let script = "umask 077; exec digestfix \"$@\"";
     let words = [&["sh", "-c", script, "sh"], words, &["--metrics", METRICS]].concat();
     machine.run(&words).exits(code);
@@ -174,7 +174,7 @@ fn nothing_to_do(machine: &Machine) {
     ended(&metrics, "unchanged");
     assert_eq!(value(&metrics, "digestfix_changed_references_total"), 1.0);
     assert_eq!(value(&metrics, "digestfix_missing_digests"), 0.0);
-    // And a recovery that finds nothing has nothing to say of that run.
+    // A recovery that finds nothing to do does not change the metrics of the last run.
     assert_eq!(run(machine, 0, &["recover"]), metrics);
 }
 
@@ -230,7 +230,7 @@ fn an_undo(machine: &Machine) {
     );
 }
 
-/// The watchdog has no terminal to tell it to.
+/// The watchdog has no terminal for its messages.
 fn a_recovery(machine: &Machine) {
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n");
     machine.digestfix(&["apply", &machine.claim("other")]);
@@ -251,6 +251,6 @@ fn nobody_listens(machine: &Machine) {
     machine.sh("mv /run/systemd/journal/aside /run/systemd/journal/socket");
     machine.is_whole();
     ended(&metrics, "done");
-    // What a rollback wants are no digests that somebody claims.
+    // A rollback has no claims, so its metrics count no missing digests.
     assert!(!metrics.contains("digestfix_missing_digests "), "{metrics}");
 }

@@ -1,6 +1,6 @@
-//! systemd 219, 239 and 243, as far as they answer otherwise: a bus on which the
-//! real systemd's answers are theirs (`old_systemd.py`). What the real ones were
-//! seen to do with the same commands is in digestfix(8).
+//! systemd 219, 239 and 243, as far as their answers differ. `old_systemd.py` is a bus
+//! that changes the answers of the real systemd to those of the old versions.
+//! digestfix(8) describes what real hosts with these versions do with the same commands.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use crate::machine::{APP, Machine, Run, Suite, eventually};
 
 const SOCKET: &str = "/run/old-systemd";
 
-/// A host with a container that runs, and one that is to stay down.
+/// A host with a running container, and a container that must stay stopped.
 fn host(version: u32) -> Machine {
     let machine = Machine::boot(Suite::Bookworm);
     machine.allow_containers();
@@ -25,7 +25,7 @@ fn host(version: u32) -> Machine {
 
 fn start_bus(machine: &Machine, version: u32) {
     machine.write("/lab/old_systemd.py", include_str!("old_systemd.py"));
-    // The watchdog asks on the same bus.
+    // The watchdog must use the same bus.
     machine.write(
         "/etc/systemd/system/digestfix-watchdog-.service.d/lab.conf",
         &format!("[Service]\nEnvironment=DBUS_SYSTEM_BUS_ADDRESS=unix:path={SOCKET}\n"),
@@ -51,7 +51,7 @@ fn containers(machine: &Machine) -> String {
     )
 }
 
-/// Nothing of a run is left, and systemd has nothing to complain of.
+/// Checks that a run left nothing, and that systemd reports no problem.
 #[track_caller]
 fn is_clean(machine: &Machine) {
     eventually("the watchdog has ended", || machine.is_finished());
@@ -77,14 +77,14 @@ fn the_same_promises(version: u32) {
     assert_eq!(containers(&machine), before);
     is_clean(&machine);
 
-    // Killed while Docker is down: the watchdog.
+    // The run is killed while Docker is stopped. The watchdog recovers it.
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL -f 'digestfix apply'\n");
     assert_ne!(digestfix(&machine, &format!("apply {claim}")).code, 0);
     machine.without_drop_in();
     is_clean(&machine);
     assert_eq!(containers(&machine), before);
 
-    // The watchdog, too: a person.
+    // The watchdog is killed too. A user recovers the run.
     machine.drop_in("[Service]\nExecStopPost=-/usr/bin/pkill -KILL digestfix\n");
     assert_ne!(digestfix(&machine, &format!("apply {claim}")).code, 0);
     machine.sh("systemctl stop 'digestfix-watchdog-*'");

@@ -1,4 +1,4 @@
-//! The packages, by the real dpkg and rpm. `tests/packages` builds them.
+//! Installs the packages with the real dpkg and rpm. `tests/packages` builds them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::{env, fs};
 
 use crate::machine::{APP, Machine, OTHER, Suite, eventually};
 
-/// What a package may have put somewhere.
+/// Lists the directories in which a package may have left files.
 const FILES: &str = "find /usr /etc /var/lib/digestfix /var/lib/systemd/deb-systemd-helper-* -xdev ! -path '*/__pycache__*' \
                      ! -name ld.so.cache ! -path /usr/share/doc 2>/dev/null | sort";
 
@@ -23,7 +23,7 @@ fn package(revision: u32, kind: &str) -> PathBuf {
     target.join("packages").join(name)
 }
 
-/// A machine with nothing of digestfix on it but packages to install.
+/// A machine without digestfix, but with packages to install.
 fn machine(suite: Suite, kind: &str) -> Machine {
     let machine = Machine::boot(suite);
     machine.sh("rm /usr/local/bin/digestfix; systemctl -q preset-all");
@@ -34,7 +34,7 @@ fn machine(suite: Suite, kind: &str) -> Machine {
     machine
 }
 
-/// Those that packages bring, the boot's two and the timer among them.
+/// The units that packages install, including the two units for the boot and the timer.
 fn units(machine: &Machine) -> Vec<String> {
     let units = machine.sh("cd /usr/lib/systemd/system; ls -d digestfix*");
     units.lines().map(str::to_owned).collect()
@@ -43,7 +43,8 @@ fn units(machine: &Machine) -> Vec<String> {
 /// The units that finish or undo an interrupted run.
 const BRING_BACK: [&str; 2] = ["digestfix-recover.service", "digestfix-resume.service"];
 
-/// Those are enabled and no others, by the preset as well, and nothing runs.
+/// Checks that only these units are enabled, also after applying the preset, and that no
+/// unit runs.
 #[track_caller]
 fn is_idle(machine: &Machine) {
     for _ in 0..2 {
@@ -66,7 +67,7 @@ fn is_enabled_and_inactive(machine: &Machine) {
     }
 }
 
-/// Nothing is left, and nothing is gone.
+/// Checks that no file is left, and that no file is missing.
 #[track_caller]
 fn is_as_before(machine: &Machine, before: &str) {
     let after = machine.sh(FILES);
@@ -76,7 +77,7 @@ fn is_as_before(machine: &Machine, before: &str) {
     assert!(other.is_empty(), "{other:#?}");
 }
 
-/// A claims file is there, and the timer's time has come.
+/// A claims file exists, and the timer elapses.
 fn the_timer_repairs(machine: &Machine) {
     machine.load("app");
     machine.write("/etc/digestfix/claims.d/site", &machine.claim("app"));
@@ -97,7 +98,7 @@ fn the_timer_repairs(machine: &Machine) {
     machine.is_whole();
 }
 
-/// It is not taken away from an interrupted run that waits for it.
+/// The package cannot be removed while an interrupted run still needs it.
 #[track_caller]
 fn is_not_removed_half_way(machine: &Machine, remove: &[&str]) {
     machine.sh("mkdir -p /var/lib/digestfix/pending; echo '{}' >/var/lib/digestfix/pending/x.json");
@@ -163,7 +164,7 @@ fn a_deb_is_installed_upgraded_removed_and_purged() {
     machine.sh("grep -q '# ours' /etc/default/digestfix; test -s /etc/digestfix/claims.d/site");
     assert_eq!(machine.main_pid(), docker);
 
-    // What was removed and comes again is new.
+    // A package that is installed again after a purge behaves like a new one.
     machine.sh("dpkg -i /lab/2.deb");
     is_idle(&machine);
     machine.sh("dpkg --purge digestfix");
@@ -176,12 +177,12 @@ fn a_deb_is_installed_upgraded_removed_and_purged() {
 #[test]
 fn an_rpm_is_installed_upgraded_and_erased() {
     let machine = machine(Suite::Trixie, "rpm");
-    // Others' there.
+    // Directories that belong to other packages.
     machine.sh("mkdir -p /etc/sysconfig /usr/share/licenses /usr/share/zsh/site-functions");
     let before = machine.sh(FILES);
     let docker = machine.main_pid();
 
-    // rpm's own database knows nothing of Debian's /bin/sh.
+    // rpm's database does not contain Debian's /bin/sh.
     machine.sh("rpm -i --nodeps /lab/1.rpm");
     assert_eq!(
         machine.sh("rpm -V --nodeps digestfix"),
@@ -222,8 +223,8 @@ fn an_rpm_is_installed_upgraded_and_erased() {
     assert_eq!(machine.main_pid(), docker);
 }
 
-/// Debian 11: Docker 20.10.5, systemd 247, and a C library that is too old for
-/// what is built here but for the static binary.
+/// Debian 11: Docker 20.10.5, systemd 247, and a C library that is too old for the
+/// programs built here. Only the static binary works.
 #[test]
 fn a_debian_of_five_years_ago_is_repaired() {
     let machine = machine(Suite::Bullseye, "deb");
@@ -242,7 +243,7 @@ fn a_debian_of_five_years_ago_is_repaired() {
     machine.sh("dpkg --purge digestfix");
 }
 
-/// The last word of a line after a tabulator, on a terminal.
+/// Types a line and a tab on a terminal, and returns the last word of the completed line.
 #[track_caller]
 fn completed(machine: &Machine, shell: &str, line: &str) -> String {
     let run = machine.run(&["python3", "/lab/completion.py", shell, line]);
@@ -263,7 +264,7 @@ fn each_shell_completes(machine: &Machine, cases: &[(&str, &str)]) {
     }
 }
 
-/// Of an image that lost its digest.
+/// Completes the names of an image that lost its digest.
 fn completes(machine: &Machine) {
     machine.put("/lab/completion.py", include_bytes!("completion.py"));
     machine.load("other");
@@ -292,7 +293,7 @@ fn completes(machine: &Machine) {
     assert_eq!(machine.sh(unprivileged), "", "silent where it may not look");
 }
 
-/// Of one that has it back.
+/// Completes the names of an image that has its digest again.
 fn completes_what_was_done(machine: &Machine) {
     let pinned = format!("{APP}@{}", machine.digest("app"));
     let begun = &pinned[..pinned.len() - 60];

@@ -1,11 +1,11 @@
-//! Every command of README.md, typed on a clean machine. Its image is lab/app, its
-//! registry the machine's own.
+//! Types every command of README.md on a clean machine. The README's image is lab/app,
+//! and its registry is the machine's own.
 
 use crate::machine::{APP, Machine, STORE, Suite};
 
 const README: &str = include_str!("../../README.md");
 
-/// The blocks of commands (```sh), in their order.
+/// The blocks of commands (```sh), in the order of the README.
 fn blocks() -> Vec<String> {
     let parts = README.split("```sh\n").skip(1);
     parts
@@ -13,7 +13,7 @@ fn blocks() -> Vec<String> {
         .collect()
 }
 
-/// The commands of the table that says what each is for.
+/// The commands in the table that explains each command.
 fn table() -> Vec<String> {
     let rows = README
         .lines()
@@ -22,7 +22,7 @@ fn table() -> Vec<String> {
         .collect()
 }
 
-/// Fills in what the README leaves open.
+/// Replaces the placeholders in a command of the README.
 fn filled(machine: &Machine, text: &str) -> String {
     let text = text.replace("CLAIM…", "registry.example/app:v1@sha256:47b1…");
     let text = text.replace("-o FILE IMAGE…", "-o again.tar registry.example/app:v1");
@@ -53,7 +53,7 @@ fn every_command_works_as_it_stands_there() {
         panic!("{blocks:?}");
     };
 
-    // The connected host.
+    // The host with internet access.
     machine.sh(&format!(
         "systemctl start docker-registry
          until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
@@ -65,7 +65,7 @@ fn every_command_works_as_it_stands_there() {
     machine.sh("docker rmi -f $(docker images -q)
          systemctl stop docker-registry; ! curl -s localhost:5000");
 
-    // The host without internet, and what it shows.
+    // The host without internet access, and the symptoms on it.
     machine.sh("docker load -i /srv/images.tar");
     let symptoms = README
         .lines()
@@ -103,7 +103,7 @@ fn every_command_works_as_it_stands_there() {
     typed(pinned);
     assert!(machine.engine_has("app"));
 
-    // The image's ID, edited in where its digest belongs.
+    // The image's ID, edited into the file in place of its digest.
     machine.sh(&format!(
         "systemctl stop docker.socket docker
          sed -i s/@{}/@{}/ {STORE}
@@ -134,7 +134,7 @@ fn every_command_works_as_it_stands_there() {
             .exits(code);
     }
 
-    // tests/packages runs what builds it.
+    // tests/packages runs the build itself.
     let (build, copy) = install.split_once('\n').unwrap();
     assert!(build.starts_with("packaging/build-static "), "{build}");
     machine.sh("mv $(command -v digestfix) /srv/digestfix");

@@ -1,8 +1,9 @@
-//! Hosts that digestfix does not touch, and says why.
+//! Hosts that digestfix refuses to change, and the reason that it reports.
 
 use crate::machine::{APP, Machine, OTHER, Suite, eventually};
 
-/// Refused with these words, and Docker runs on as the same process.
+/// Checks that the run is refused with these words, and that Docker still runs as the
+/// same process.
 #[track_caller]
 fn refuses(machine: &Machine, words: &[&str], says: &str) {
     let look = || {
@@ -38,7 +39,7 @@ fn live_restore_that_systemd_would_undo() {
     );
 }
 
-/// No container runs, so that nothing else keeps Docker from being stopped.
+/// No container runs, so only the configuration can keep digestfix from stopping Docker.
 #[track_caller]
 fn docker_stays_up(machine: &Machine, configs: &[&str]) {
     const DAEMON_JSON: &str = "/etc/docker/daemon.json";
@@ -52,20 +53,21 @@ fn docker_stays_up(machine: &Machine, configs: &[&str]) {
         assert!([1, 3].contains(&apply.code), "{told}");
         assert_eq!(machine.main_pid(), pid, "{told}");
         let doctor = machine.digestfix(&["doctor"]);
-        // Where only a reload tells, apply has said so.
+        // If only a reload shows the problem, `apply` has already reported it.
         let says = ["PROBLEM  configuration", "warning  configuration"];
         let says = says[usize::from(apply.code == 1)];
         assert!(doctor.stdout.contains(says), "{told}{}", doctor.stdout);
         assert_eq!(doctor.code, if apply.code == 1 { 0 } else { 3 }, "{told}");
     }
-    // What can be asked, is asked; what it then is, the next run knows.
+    // A setting that a reload can check is checked by a reload. The next run knows the
+    // result.
     machine.write(DAEMON_JSON, "{\"debug\": true}");
     machine.digestfix(&["apply", &claim]).exits(0);
     let reference = format!("{APP}@{}", machine.digest("app"));
     machine
         .digestfix(&["apply", "--remove", &reference])
         .exits(0);
-    // A start is what it takes to know of this.
+    // Only a start of Docker can check this setting.
     machine.write(DAEMON_JSON, "{\"bip\": \"10.9.0.1/24\"}");
     let run = machine.digestfix(&["apply", &claim]).exits(3);
     assert!(run.stderr.contains("--force-restart"), "{}", run.stderr);
@@ -100,7 +102,7 @@ fn a_configuration_that_docker_26_1_would_not_start_with() {
     docker_stays_up(&Machine::boot(Suite::Trixie), &NO_START);
 }
 
-/// It has no `--validate`.
+/// Docker 20.10 does not have `--validate`.
 #[test]
 fn a_configuration_that_docker_20_10_would_not_start_with() {
     let few = [NO_START[0], NO_START[3], NO_START[6], NO_START[8]];
@@ -230,7 +232,7 @@ fn not_root() {
     assert!(run.stderr.contains("sudo"), "{}", run.stderr);
 }
 
-/// It would be killed by what it does.
+/// The run would be killed by its own stop of Docker.
 #[test]
 fn in_a_unit_that_is_stopped_along_with_docker() {
     let machine = Machine::boot(Suite::Forky);
@@ -244,7 +246,7 @@ fn in_a_unit_that_is_stopped_along_with_docker() {
             machine.claim("app")
         ),
     );
-    // A busy journald reads what a process said after that has ended.
+    // When journald is busy, it reads a message only after the process has ended.
     machine.sh("pkill -STOP systemd-journal; systemctl start lab-own.service");
     eventually("it has ended", || {
         machine

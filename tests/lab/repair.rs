@@ -1,8 +1,9 @@
-//! The main job: an image without a digest gets it back, and runs by it.
+//! The main job: an image without a digest gets its digest back, and runs by it.
 
 use crate::machine::{APP, Machine, OTHER, STORE, Suite};
 
-/// Build, push, save, remove, load: done once, when the machine was prepared.
+/// Repairs an image. Building, pushing, saving, removing and loading happened when the
+/// machine was prepared.
 fn repairs(machine: &Machine) {
     machine.allow_containers();
     machine.load("app");
@@ -81,8 +82,8 @@ fn the_write_ups_own_unit() {
     repairs(&machine);
 }
 
-/// The file that digestfix writes is the one that Docker itself would have
-/// written, had it pulled the image by that digest.
+/// digestfix writes the same file that Docker would have written if it had pulled the
+/// image by that digest.
 #[test]
 fn the_file_is_what_docker_would_write() {
     for suite in [Suite::Bookworm, Suite::Trixie, Suite::Forky] {
@@ -105,7 +106,8 @@ fn the_file_is_what_docker_would_write() {
     }
 }
 
-/// Nothing is stopped, locked or written, and another run is not waited for.
+/// If all claims are already met, digestfix stops, locks and writes nothing, and does not
+/// wait for another run.
 #[test]
 fn what_holds_already_is_left_alone() {
     let machine = Machine::boot(Suite::Bookworm);
@@ -134,7 +136,7 @@ fn what_holds_already_is_left_alone() {
     an_edit_that_lost_something_is_refused(&machine);
 }
 
-/// What a script leaves that puts a digest into the file and starts nothing anew.
+/// Adds a digest to the file as a script would, without restarting Docker.
 fn add_digest(machine: &Machine, name: &str) {
     let repository = format!("localhost:5000/lab/{name}");
     let (digest, id) = (machine.digest(name), machine.id(name));
@@ -144,14 +146,15 @@ fn add_digest(machine: &Machine, name: &str) {
     ));
 }
 
-/// It is in the file, and the engine would lose it at its next change.
+/// The digest is in the file, but the engine has not read it, and would lose it at its
+/// next change.
 fn what_is_edited_by_hand_is_read(machine: &Machine) {
     let (claim, other) = (machine.claim("app"), machine.claim("other"));
     machine.load("other");
     add_digest(machine, "other");
     let edited = machine.store();
     assert!(!machine.engine_has("other"));
-    // Of what the engine has there is nothing to say.
+    // The engine already has the digest of this claim, so the edit does not matter.
     let pid = machine.main_pid();
     machine.digestfix(&["apply", &claim]).exits(0);
     assert_eq!(machine.main_pid(), pid);
@@ -171,7 +174,8 @@ fn what_is_edited_by_hand_is_read(machine: &Machine) {
     assert_eq!(machine.writes(&["apply", &claim, &other]), [""; 0]);
 }
 
-/// The engine has a tag that a copy of the file, put back later, lacks.
+/// The engine has a tag that the file lacks, because a user restored an older copy of the
+/// file.
 fn an_edit_that_lost_something_is_refused(machine: &Machine) {
     let reference = format!("{OTHER}@{}", machine.digest("other"));
     machine.sh(&format!(
@@ -187,7 +191,7 @@ fn an_edit_that_lost_something_is_refused(machine: &Machine) {
 
     assert!(refused.stderr.contains("lab/new:1"), "{}", refused.stderr);
     assert_eq!((machine.main_pid(), machine.store()), (pid, store));
-    // What it says to type is what helps.
+    // The advised command solves the problem.
     let (_, cure) = refused.stderr.split_once("docker tag").unwrap();
     let (cure, _) = cure.split_once("; then").unwrap();
     machine.sh(&format!("docker tag{cure}"));
@@ -233,7 +237,7 @@ fn a_docker_that_waits_for_its_first_client_goes_on_waiting() {
     assert!(machine.engine_has("app"), "and starts for a client");
 }
 
-/// Three starts a minute are allowed; six changes are six starts.
+/// systemd allows three starts of Docker per minute, but six changes require six starts.
 #[test]
 fn six_applies_within_a_minute() {
     let machine = Machine::boot(Suite::Bookworm);
@@ -300,7 +304,7 @@ fn the_json_of_an_apply() {
     );
 }
 
-/// User namespaces put the data root in a directory of its own.
+/// With user namespaces, the data root is a subdirectory of the configured one.
 #[test]
 fn a_remapped_docker() {
     let machine = Machine::boot(Suite::Trixie);

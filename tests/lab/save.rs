@@ -1,8 +1,8 @@
-//! Images carried in one file: `digestfix save`, and what plain Docker makes of it.
+//! Images carried in one file: `digestfix save`, and loading the file with plain Docker.
 
 use crate::machine::{APP, Machine, OTHER, Suite};
 
-/// Saves, has the images removed, loads them by plain Docker, and runs one.
+/// Saves images, removes them, loads them with plain Docker, and runs one of them.
 fn carries(machine: &Machine, meanwhile: impl FnOnce(&Machine), remove: &str) {
     let others_pin = format!("{OTHER}:v9@{}", machine.digest("other"));
     let tag = format!("{APP}:v1");
@@ -32,7 +32,7 @@ fn carries(machine: &Machine, meanwhile: impl FnOnce(&Machine), remove: &str) {
             "digestfix save -qo /lab/{file} -f /lab/deploy.yaml; {test} /lab/{file}; tar tf /lab/{file} | grep -qx digestfix.json"
         ));
     }
-    // A reader that goes away.
+    // The reader of the archive exits early.
     let cut = "set -o pipefail; digestfix save --all 2>/lab/said | head -c 9000 >/lab/cut.tar";
     assert_eq!(machine.run(&["bash", "-c", cut]).code, 1);
     let said = machine.sh("cat /lab/said");
@@ -48,8 +48,9 @@ fn carries(machine: &Machine, meanwhile: impl FnOnce(&Machine), remove: &str) {
     assert_eq!(images, "2");
 }
 
-/// Kills a run at twenty instants, tells others to end, and prints how often it was not
-/// complete then. A file that is there is whole, and nothing else is.
+/// Kills a run at twenty moments, and sends other signals to more runs. Prints how many
+/// of them had not finished. The file, if it exists, must be complete, and no other file
+/// may be left.
 const END_AT_INSTANTS: &str = "
   mkdir /lab/ended && cd /lab/ended
   halves=0
@@ -77,7 +78,7 @@ fn leaves_nothing_half(machine: &Machine) {
     );
 }
 
-/// As a package lays it out.
+/// Installs the plugin link as a package does.
 fn through_dockers_own_door(machine: &Machine) {
     let plugins = "/usr/libexec/docker/cli-plugins";
     machine.sh(&format!(

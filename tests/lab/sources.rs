@@ -1,4 +1,4 @@
-//! Claims from files, each made by its own tool, against real engines.
+//! Claims from files, each written by the tool it comes from, on real engines.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ pub fn furnished(suite: Suite) -> Machine {
     machine
 }
 
-/// `REPOSITORY@DIGEST TRUST` for each change that a run reports.
+/// `REPOSITORY@DIGEST TRUST` for each change that the output of a run contains.
 pub fn changes(text: &str) -> BTreeSet<String> {
     let document: Value = serde_json::from_str(text).expect("JSON");
     let changes = document["changes"].as_array().expect("changes").iter();
@@ -33,8 +33,8 @@ pub fn changes(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// One command with this file adds these references, the engine has them, and
-/// they are dropped again.
+/// One command with this file adds these references, the engine finds them, and the
+/// rollback removes them.
 fn repairs(machine: &Machine, file: &str, expected: &[String], trust: &str) {
     let applied = machine.digestfix(&["apply", "--json", "--from", &format!("/src/{file}")]);
     let applied = applied.exits(0);
@@ -52,7 +52,7 @@ fn repairs(machine: &Machine, file: &str, expected: &[String], trust: &str) {
         let origin = format!("/src/{file}");
         match row["origin"].as_str() {
             None => assert!(row["digest"].is_null(), "{row}"),
-            // Some engines keep manifests longer than their images.
+            // Some engines keep a manifest longer than its image.
             Some("the engine's content store") => assert_eq!(row["trust"], "proven"),
             Some(from) => {
                 assert!(from.starts_with(&origin), "{row}");
@@ -134,18 +134,18 @@ fn every_source(suite: Suite) {
 
     what_is_wrong_is_refused(&machine);
 
-    // A pipe that the shell names is a file like others.
+    // digestfix reads a pipe that the shell names like any other file.
     machine.sh("bash -c 'digestfix apply --from <(cat /src/app.json)'");
     machine.sh(&format!(
         "docker image inspect {app} >/dev/null; docker rmi {app} >/dev/null"
     ));
 
-    // What proves nothing says so.
+    // A file that proves nothing causes a message that says so.
     let saved = machine.digestfix(&["apply", "--from", "/src/carried.tar"]);
     let saved = saved.exits(3).stderr;
     assert!(saved.contains("digestfix export"), "{saved}");
 
-    // A manifest that was converted on the way is another image's by now.
+    // A manifest that a tool converted belongs to another image.
     let pin = amd64.replace('@', ":v1@");
     let words = ["apply", &pin, "--require", "proven", "--from"];
     let refused = machine.digestfix(&[&words[..], &["/src/converted.tar"]].concat());
@@ -157,7 +157,8 @@ fn every_source(suite: Suite) {
     machine.is_whole();
 }
 
-/// Each with the two facts that disagree, and Docker runs on untouched.
+/// Each problem is refused with the two facts that disagree, and Docker keeps running
+/// unchanged.
 fn what_is_wrong_is_refused(machine: &Machine) {
     let said = |command: &str| machine.sh(command);
     let digest = |name: &str| said(&format!("cat /src/{name}.digest"));
@@ -220,7 +221,7 @@ fn every_source_on_docker_28_5() {
     every_source(Suite::Forky);
 }
 
-/// Host A exports; host B, which no network joins to it, loads and applies.
+/// Host A exports. Host B, which has no network connection to host A, loads and applies.
 fn round_trip(there: &Machine, to: Suite, columns: &str, but: &str) {
     there.sh("cd /src; systemctl start docker-registry
               until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.1; done
@@ -237,7 +238,7 @@ fn round_trip(there: &Machine, to: Suite, columns: &str, but: &str) {
 
     let applied = here.digestfix(&["apply", "--require", "proven", "--from", "/src/all.json"]);
 
-    // lab/other stayed behind.
+    // The image lab/other was not carried.
     let said = applied.exits(0).stdout;
     let list = format!(
         "docker images --digests --format '{columns}' | grep /lab/ | grep -v -e /other -e /built {but} | sort"
@@ -261,7 +262,7 @@ fn an_air_gapped_round_trip() {
     }
 }
 
-/// The containerd store's IDs are digests: the other host has image IDs.
+/// The IDs of the containerd image store are digests, but the other host has image IDs.
 #[test]
 fn an_air_gapped_round_trip_from_the_containerd_image_store() {
     for (from, to) in [
@@ -274,7 +275,7 @@ fn an_air_gapped_round_trip_from_the_containerd_image_store() {
             "{\"features\": {\"containerd-snapshotter\": true}}",
         );
         there.sh("systemctl reset-failed docker.service docker.socket; systemctl restart docker");
-        // And a name that nobody pulled has a digest there all the same.
+        // In this store, a name has a digest even if the image was never pulled.
         round_trip(&there, to, REFERENCE, "-e /alone");
     }
 }
@@ -291,7 +292,7 @@ fn the_claims_that_are_kept_on_the_host() {
     let pin = |name: &str| machine.claim(name) + "\n";
     machine.write("/usr/lib/digestfix/claims.d/10-app.txt", &pin("app"));
     machine.write("/usr/lib/digestfix/claims.d/20-other.txt", &pin("other"));
-    // The administrator's file of the same name hides the vendor's.
+    // The administrator's file hides the vendor's file of the same name.
     machine.write("/etc/digestfix/claims.d/20-other.txt", "# none of these\n");
     machine.sh("chmod 666 /usr/lib/digestfix/claims.d/10-app.txt");
     let before = machine.store();

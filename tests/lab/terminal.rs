@@ -1,4 +1,4 @@
-//! Readers who do not read: Docker does not wait for them.
+//! A reader that does not read the output does not keep Docker stopped.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use crate::machine::{Machine, Suite, eventually};
 
 const SHOWN: &str = "/run/shown";
 
-/// At the moment that Docker has stopped, somebody presses Ctrl-S.
+/// At the moment when Docker has stopped, a user presses Ctrl-S.
 const CTRL_S: &str = "[Service]\nExecStopPost=/usr/bin/python3 -c \"import termios; \
     termios.tcflow(open('/run/shown.tty'), termios.TCOOFF)\"\n";
 
@@ -28,7 +28,7 @@ fn shown(machine: &Machine) -> String {
     String::from_utf8_lossy(&shown).into_owned()
 }
 
-/// A run is there that has done all, and has more to say than anybody reads.
+/// Waits until a run has done everything but cannot print all its messages.
 fn is_done_and_waits(machine: &Machine, name: &str) {
     eventually("Docker is back", || {
         machine.engine_has(name) && machine.is_finished()
@@ -57,7 +57,7 @@ fn nobody_who_does_not_read_holds_docker_down() {
     let all = shown(&machine);
     let mut rest = all.as_str();
     for step in STEPS {
-        // First the log says it, on standard error.
+        // Most steps appear twice, first in the log on standard error.
         for _ in 0..if step.starts_with(['+', 'D']) { 1 } else { 2 } {
             let (_, after) = rest
                 .split_once(step)
@@ -67,7 +67,7 @@ fn nobody_who_does_not_read_holds_docker_down() {
     }
     machine.without_drop_in();
 
-    // While a step lasts, it is drawn; its end takes its place.
+    // While a step runs, a progress line is shown. The step's final line replaces it.
     let rollback = machine.background(&format!("{on_a_terminal} rollback"));
     rollback.wait().exits(0);
     let all = shown(&machine);
@@ -82,7 +82,8 @@ fn nobody_who_does_not_read_holds_docker_down() {
     );
     assert!(drawn[last + 1].contains(STEPS[5]), "{all:?}");
 
-    // A job in the background may write, though its terminal would stop others.
+    // A background job may write even if its terminal stops other background jobs that
+    // write.
     let job = "bash -mc 'stty tostop; digestfix status & wait $!'";
     let status = machine.background(&format!(
         "timeout 10 python3 /run/terminal.py {SHOWN} {job}"
@@ -91,7 +92,8 @@ fn nobody_who_does_not_read_holds_docker_down() {
     let all = shown(&machine);
     assert!(all.contains(" in all: "), "{all}");
 
-    // A pipe that is full, and that nobody will ever read: it can be left.
+    // The pipe is full, and no process will ever read it. A signal ends the run, which
+    // only waits for the pipe.
     let claim = machine.claim("other");
     let apply = machine.background(&format!(
         "mkfifo /run/pipe; exec 3<>/run/pipe; head -c 65536 /dev/zero >&3
@@ -103,7 +105,7 @@ fn nobody_who_does_not_read_holds_docker_down() {
     });
     apply.wait().exits(0);
 
-    // Without a thread for it, all is said in place.
+    // Without a thread for writing, all messages are written directly.
     let run = machine.injected("clone3:error=EAGAIN", &["status"]);
     assert!(run.stdout.starts_with("Data root"), "{}", run.stdout);
 }

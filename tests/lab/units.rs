@@ -1,5 +1,5 @@
-//! The units and the cron example, as a package installs them: nobody types
-//! `digestfix`, and the sandbox is on.
+//! The units and the cron example, as a package installs them: no user runs `digestfix`,
+//! and the sandbox is active.
 
 use std::time::Instant;
 
@@ -9,14 +9,15 @@ use crate::machine::{APP, Machine, Suite, eventually};
 
 const CLAIMS: &str = "/etc/digestfix/claims.d";
 
-/// Each with the exposure that it may have, in tenths.
+/// Each service, with the highest exposure that it may have (`systemd-analyze security`),
+/// in tenths.
 const SERVICES: [(&str, u32); 3] = [
     ("digestfix.service", 23),
     ("digestfix-recover.service", 20),
     ("digestfix-resume.service", 20),
 ];
 
-/// A machine with the units, and a container that serves a port.
+/// A machine with the units, and a container that serves a published port.
 fn ready(suite: Suite) -> Machine {
     let machine = Machine::boot(suite);
     machine.allow_containers();
@@ -41,7 +42,7 @@ fn is_over(machine: &Machine) -> bool {
     ["inactive", "failed"].contains(&show(machine, "digestfix.service", "ActiveState").as_str())
 }
 
-/// A file arrives. Nothing but the path unit is told.
+/// Writes a claims file. Only the path unit notices it.
 fn arrives(machine: &Machine, name: &str, claim: &str) {
     machine.write(&format!("{CLAIMS}/{name}"), &format!("{claim}\n"));
 }
@@ -83,7 +84,7 @@ fn the_units_are_sound(machine: &Machine) {
     }
 }
 
-/// A file arrives, and everything follows, out of the sandbox.
+/// A claims file arrives, and the unit does everything else, within its sandbox.
 fn the_whole_job(machine: &Machine) {
     let before = (web(machine), machine.sh("ls -A /etc/docker"));
     let (namespace, server) = elsewhere(machine, 8080);
@@ -108,7 +109,7 @@ fn the_whole_job(machine: &Machine) {
     machine.write("/etc/default/digestfix", "DIGESTFIX_OPTIONS=-v");
     machine.sh("systemctl start digestfix.service; rm /etc/default/digestfix");
     assert_eq!(machine.main_pid(), pid, "there was nothing to do");
-    // The options are heard.
+    // The options in the unit's configuration take effect.
     let said = machine.sh("journalctl --sync; journalctl -b -o cat -t digestfix -n 20");
     let source = "data root: /var/lib/docker source=\"the running engine\"";
     assert!(said.contains(source), "{said}");
@@ -151,14 +152,14 @@ fn a_bad_file_is_told_of(machine: &Machine) {
     eventually("it is told", || {
         show(machine, "digestfix.service", "ActiveState") == "failed"
     });
-    // The status shows what journald has by now.
+    // `systemctl status` shows only what journald has already stored.
     machine.sh("journalctl --sync");
     let status = machine.run(&["systemctl", "status", "--no-pager", "digestfix.service"]);
     for words in [&format!("{CLAIMS}/bad"), "refused", "nothing was touched"] {
         assert!(status.stdout.contains(words), "{}", status.stdout);
     }
     assert_eq!((machine.main_pid(), machine.store()), (pid, store));
-    // Not once more, as long as nothing arrives.
+    // The service does not run again until another file arrives.
     let run = show(machine, "digestfix.service", "InvocationID");
     machine.sh("sleep 1");
     assert_eq!(show(machine, "digestfix.service", "InvocationID"), run);
@@ -170,8 +171,8 @@ fn a_bad_file_is_told_of(machine: &Machine) {
     );
 }
 
-/// A slow copy is one arrival; and the path unit looks away while its service
-/// runs.
+/// A file that is copied slowly counts as one arrival. While its service runs, the path
+/// unit does not watch the directory.
 fn what_arrives_meanwhile_is_seen(machine: &Machine) {
     machine.load("other");
     let (app, other) = (machine.claim("app"), machine.claim("other"));
@@ -186,7 +187,7 @@ fn what_arrives_meanwhile_is_seen(machine: &Machine) {
     eventually("it runs", || {
         machine.run(&["pgrep", "-f", "digestfix apply"]).code == 0
     });
-    // By now it has read what there is, and waits for its turn.
+    // The run has read the claims by now, and waits for the lock.
     machine.sh("sleep 1");
     assert!(!is_over(machine));
     arrives(machine, "other", &other);
@@ -200,7 +201,7 @@ fn what_arrives_meanwhile_is_seen(machine: &Machine) {
     assert_eq!(failures, "1", "that of the bad file");
 }
 
-/// The digest is lost again.
+/// Removes the digest again.
 fn lose(machine: &Machine) {
     let reference = format!("--remove={APP}@{}", machine.digest("app"));
     machine.digestfix(&["apply", &reference]).exits(0);
@@ -254,8 +255,8 @@ fn a_killed_run_is_brought_back(machine: &Machine) {
     is_repaired(machine, "app");
 }
 
-/// It is stopped while Docker starts: Docker's next start, the undo's, must not
-/// wait for the end of this one, which waits for it.
+/// The service is stopped while Docker starts. The undo starts Docker again, and that
+/// start must not wait for the stop of this service, which waits for the undo.
 fn a_stop_waits_for_nothing_but_the_undo(machine: &Machine) {
     lose(machine);
     let store = machine.store();
@@ -283,7 +284,7 @@ fn the_timer_runs_it(machine: &Machine) {
     let listed = machine.sh("systemctl list-timers --no-pager digestfix.timer");
     assert!(listed.contains("digestfix.service"), "{listed}");
 
-    // It was off for a few nights.
+    // The machine was off for a few nights.
     let (run, pid) = (
         show(machine, "digestfix.service", "InvocationID"),
         machine.main_pid(),
@@ -303,7 +304,7 @@ fn the_timer_runs_it(machine: &Machine) {
     machine.sh("rm -r /etc/systemd/system/digestfix.timer.d; systemctl daemon-reload");
 }
 
-/// The example at its hour, which is now, with the wait left out.
+/// Runs the cron example at once, without its random delay.
 fn cron_mails_what_changed(machine: &Machine) {
     let example = include_str!("../../packaging/cron/digestfix");
     let now = example.replace("0 2 * * *", "@reboot").replace("3600", "1");
@@ -320,7 +321,7 @@ fn cron_mails_what_changed(machine: &Machine) {
              done
              cat /root/mail.* 2>/dev/null || true",
         );
-        // Long lines are folded.
+        // The mail folds long lines.
         mailed.replace("=\n", "")
     };
     lose(machine);
