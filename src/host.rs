@@ -110,14 +110,14 @@ pub struct Host {
     pub management: Management,
     /// The facts with their sources, as shown to the user.
     pub sources: Vec<Finding>,
-    /// Set if Docker is stopped, and if it may use another image store when it starts.
+    /// Set if Docker is stopped and may use another image store when it starts again.
     pub stopped: Option<Stopped>,
 }
 
 /// The daemon that digestfix may have to stop and start.
 #[derive(Debug, Clone)]
 pub enum Management {
-    /// There is no daemon: the data root is on a mounted disk, or in an image that is
+    /// No daemon runs, because the data root is on a mounted disk or in an image that is
     /// being built.
     Offline,
     Managed(Box<Managed>),

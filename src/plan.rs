@@ -97,8 +97,8 @@ pub struct Plan {
     pub targets: Vec<Target>,
     pub removals: Vec<Reference>,
     pub skipped: Vec<Skipped>,
-    /// Images that the change leaves without a reference that the engine counts. They
-    /// become dangling images, which the next `docker image prune` removes.
+    /// Images that the change leaves without a reference that the engine counts. Docker
+    /// then shows them as dangling, and the next `docker image prune` removes them.
     pub orphans: Vec<ImageId>,
     /// Images and names on this host that may be meant by claims for which no image was
     /// found.

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use crate::image::reference::{Reference, ReferenceError, Repository};
 
-/// One rule. It applies to the repository `FROM`, and to every repository whose name
-/// begins with `FROM` and a slash.
+/// A rule of `--rewrite`. The rule applies to the repository `FROM`, and to every
+/// repository whose name begins with `FROM` and a slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
     from: String,

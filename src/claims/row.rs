@@ -38,12 +38,12 @@ pub(super) enum Meaning {
     Record(Reference, ImageId),
     /// The image whose ID begins with these digits has the digest.
     Beginning(Reference, String),
-    /// The name has the digest. The row names no image.
+    /// The row gives a digest for the name, but names no image.
     Pin(Reference),
     Nothing(Lack),
 }
 
-/// What a row would need to have a meaning.
+/// The missing part without which a row has no meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lack {
     /// The row has no digest, for example because the image was loaded.

@@ -98,7 +98,7 @@ pub enum RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// The value for `--restart`.
+    /// The policy's value for `docker run --restart`.
     pub fn word(self) -> &'static str {
         match self {
             Self::No => "no",

@@ -3,10 +3,10 @@
 //!
 //! dockerd reads `repositories.json` once, when it starts, after it has written its pid
 //! file (moby 20.10 and 28.5 `daemonCLI.start`: `pidfile`, then `NewDaemon`,
-//! `NewReferenceStore`). So it has read every change that happened before. A later change
-//! was made either by dockerd itself (for a tag, pull or load), or by another program.
-//! dockerd does not know the changes of other programs, and overwrites them at its own
-//! next change. The file does not show who changed it.
+//! `NewReferenceStore`). So dockerd has read every change that happened before. A later
+//! change was made either by dockerd itself (for a tag, pull or load), or by another
+//! program. dockerd does not know the changes of other programs, and overwrites them at
+//! its own next change. The file does not show who changed it.
 //!
 //! The time of the last change is the file's `ctime`. Renaming or exchanging files sets
 //! it just like writing does, and no program can set it back. Two times show when dockerd

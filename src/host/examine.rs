@@ -28,7 +28,7 @@ pub struct Examined {
     /// The daemon. `None` unless enough is known to predict what stopping it would
     /// affect.
     pub managed: Option<Managed>,
-    /// Set if Docker is stopped, and if it may use another image store when it starts.
+    /// Set if Docker is stopped and may use another image store when it starts again.
     pub stopped: Option<Stopped>,
 }
 
@@ -129,8 +129,8 @@ pub async fn find<M: ServiceManager, E: Engine>(
     }
 }
 
-/// The data root according to all sources except the engine. With it, a run finds the
-/// lock of another run while the engine does not answer.
+/// The data root according to all sources except the engine. A run uses this data root to
+/// find the lock of another run while the engine does not answer.
 pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) -> Option<PathBuf> {
     let daemon = Daemon::look(flags, Some(manager)).await;
     let says = daemon.command.as_ref()?.says_data_root(flags);

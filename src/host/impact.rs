@@ -1,5 +1,5 @@
-//! Impact: what stopping Docker would do to the host. It is assessed before anything is
-//! stopped.
+//! Impact: what stopping Docker would do to the host. digestfix assesses the impact
+//! before it stops anything.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -33,8 +33,8 @@ pub struct Impact {
     pub unit: String,
     /// Whether Docker runs. If it does, it must be stopped and started again.
     pub running: bool,
-    /// The active units that would start Docker when a client connects. They are stopped
-    /// and started together with Docker.
+    /// The active units that would start Docker when a client connects. digestfix stops
+    /// and starts these units together with Docker.
     pub triggers: Vec<String>,
     /// Other units that systemd stops together with Docker. digestfix starts them again.
     pub carried_along: Vec<String>,

@@ -14,8 +14,8 @@ use crate::host::{AUTHORIZATION, Managed, is_dockerd, is_shim, program};
 pub enum LiveRestore {
     /// live-restore is on, and will be on after the next start of dockerd.
     On,
-    /// live-restore is off, now or after the next start of dockerd. It can be switched on
-    /// temporarily in this file.
+    /// live-restore is off, now or after the next start of dockerd, but can be switched
+    /// on temporarily in this file.
     Switchable(PathBuf),
     Impossible(LiveRestoreBlocker),
 }

@@ -1,4 +1,5 @@
-//! Startable: whether Docker would start again. This is checked before Docker is stopped.
+//! Startable: whether Docker would start again. digestfix checks this before it stops
+//! Docker.
 //!
 //! The running dockerd proves that a start works with the files that it has read. What
 //! has changed since then must be checked without a start. `dockerd --validate` (since
@@ -265,7 +266,7 @@ fn no_reload(host: &Managed) -> Option<String> {
 /// The check that treats a setting as a start of dockerd does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ToldBy {
-    /// `--validate`. If dockerd does not have this option, a reload.
+    /// `--validate`, or a reload if dockerd does not have this option.
     Validate,
     /// A reload of the running dockerd.
     Reload,
@@ -273,9 +274,9 @@ enum ToldBy {
     Start,
 }
 
-/// The check that covers a setting. Each was tested on 20.10.24, 26.1.5 and 28.5.2, with
-/// a value with which dockerd starts, and with one with which it does not. Settings that
-/// are not listed here count as checked only by a start.
+/// The check that covers a setting. Each setting was tested on 20.10.24, 26.1.5 and
+/// 28.5.2, with a value with which dockerd starts, and with one with which it does not.
+/// Settings that are not listed here count as checked only by a start.
 fn told_by(name: &str, value: &Value, host: &Managed) -> ToldBy {
     let is_told = match name {
         "registry-mirrors" | "insecure-registries" | "default-runtime" | "runtimes" => {
@@ -301,7 +302,7 @@ fn told_by(name: &str, value: &Value, host: &Managed) -> ToldBy {
         | "shutdown-timeout"
         | "swarm-default-advertise-addr"
         | "userland-proxy" => true,
-        // These were compared with the running engine's values before.
+        // An earlier check compared these with the running engine's values.
         "data-root" | "graph" | "storage-driver" => true,
         // A reload of Docker 20.10 accepts any value.
         "log-level" => value.is_null() || is_one_of(value, &LOG_LEVELS),

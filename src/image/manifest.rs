@@ -1,5 +1,5 @@
-//! Manifests: what a registry serves under a digest. It is the manifest of one image, or
-//! an index that lists several manifests.
+//! Manifests: what a registry serves under a digest. Such an object is the manifest of
+//! one image, or an index that lists several manifests.
 //!
 //! OCI's format (image-spec 1.1, `manifest.md` and `image-index.md`) and Docker's
 //! (distribution 2.8, `manifest-v2-2.md`) have the same fields, but different media
@@ -63,7 +63,8 @@ pub struct ImageManifest {
     /// store accepts more media types.
     pub has_known_config: bool,
     /// Whether all layers are uncompressed. `docker save` writes such images (moby 25,
-    /// `image/tarexport/save.go`). Registry clients push them only if an option says so.
+    /// `image/tarexport/save.go`). Registry clients push such images only if an option
+    /// tells them to.
     pub plain_layers: bool,
     /// Whether the manifest has the form that Docker 29 writes when it migrates images
     /// from its data root to containerd (moby
@@ -157,9 +158,9 @@ impl From<JsonError> for ManifestError {
     }
 }
 
-/// The media type with which a registry would serve a manifest or an index. It is the
-/// type in the text or, because OCI allows a manifest to omit it, the type that fits the
-/// content.
+/// The media type with which a registry would serve a manifest or an index. The text of
+/// the manifest contains the type. OCI allows a manifest to omit it; then the type is the
+/// one that fits the content.
 pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

@@ -1,6 +1,6 @@
 //! OCI archive: a tar archive of a few kilobytes for an engine that already has the
-//! layers. It contains manifests, configs, and the names to load (image-spec 1.1,
-//! `image-layout.md`).
+//! layers. The archive contains manifests, configs, and the names to load (image-spec
+//! 1.1, `image-layout.md`).
 
 use std::collections::BTreeMap;
 use std::io;

@@ -63,8 +63,8 @@ impl Platform {
                 ("arm", &["v6"]),
                 ("arm", &["v5"]),
             ],
-            // The engine does not report its ARM variant, so the order of the variants is
-            // fixed.
+            // The engine does not report its ARM variant, so all variants have the same
+            // rank.
             "arm" => &[("arm", &["", "v7", "v6", "v5"])],
             other => &[(other, &[""])],
         };
@@ -74,9 +74,9 @@ impl Platform {
     }
 
     /// The manifest that an engine on this platform selects from an index, even if this
-    /// host does not have it. It is the first manifest with the best [`Self::rank`].
-    /// Manifests without a platform are the last choice. Attestations, whose platform is
-    /// `unknown`, are never selected.
+    /// host does not have it. The choice is the first manifest with the best
+    /// [`Self::rank`]. Manifests without a platform are the last choice. Attestations,
+    /// whose platform is `unknown`, are never selected.
     pub fn choice<'i>(&self, index: &'i [Descriptor]) -> Option<&'i Digest> {
         let ranked = index.iter().filter_map(|child| {
             let rank = match &child.platform {

@@ -86,9 +86,9 @@ impl Repository {
         }
     }
 
-    /// Whether the familiar name parses as this repository. It does not for
-    /// `docker.io/foo.com/x`, because `foo.com/x` is a repository of the registry
-    /// foo.com.
+    /// Whether the familiar name parses as this repository. The familiar name of
+    /// `docker.io/foo.com/x` does not, because `foo.com/x` is a repository of the
+    /// registry foo.com.
     pub fn is_found_by_familiar_name(&self) -> bool {
         Reference::parse(&self.familiar()).is_ok_and(|found| found.repository == *self)
     }

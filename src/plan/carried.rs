@@ -125,8 +125,8 @@ impl Carried {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     pub images: BTreeMap<ImageId, Carried>,
-    /// Pins whose tag points at another image on this host. They are carried without the
-    /// tag.
+    /// Pins whose tag points at another image on this host. Such a pin is carried without
+    /// its tag.
     pub moved: Vec<Reference>,
     /// Names that no image on this host has.
     pub missing: Vec<Wanted>,

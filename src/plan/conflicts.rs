@@ -198,8 +198,8 @@ pub(super) fn one_digest_two_images(
 ///
 /// If a claim finds its image by a reference, nothing in the request may move or drop
 /// that reference. A claim about the only image of a repository is met as soon as its
-/// digest is recorded. It is ambiguous only if another claim moves a reference of that
-/// image.
+/// digest is recorded. Such a claim is ambiguous only if another claim moves a reference
+/// of that image.
 pub(super) fn moving_ground(
     targets: &[Target],
     wanted: &Wanted,
@@ -220,7 +220,7 @@ pub(super) fn moving_ground(
                 .filter(|other| !other.holds)
                 .map(|other| &other.claim)
                 .collect();
-            // A reference that moves is also dropped first. Report only the move.
+            // Moving a reference drops it first. Report only the move, not the drop.
             let dropped = dropped.filter(|_| movers.is_empty());
             found.extend(
                 movers

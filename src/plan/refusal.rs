@@ -202,7 +202,7 @@ pub enum Refusal {
     },
 }
 
-/// What the reference or digest in the way of a claim is.
+/// The kind of reference or digest that conflicts with a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Displaced {
     /// An image ID that was recorded as a digest. Replacing it loses nothing.
@@ -212,8 +212,8 @@ pub enum Displaced {
 }
 
 impl Refusal {
-    /// What `--replace` would replace. `None` if `--replace` is not enough to meet the
-    /// claim.
+    /// The kind of reference that `--replace` would replace. `None` if `--replace` is not
+    /// enough to meet the claim.
     pub const fn displaces(&self) -> Option<Displaced> {
         match self {
             Self::ImageIdInTheWay { .. } => Some(Displaced::ImageId),
@@ -285,8 +285,8 @@ impl Refusal {
     }
 }
 
-/// Explains why skopeo's oci: and oci-archive: do not prove a digest. They convert an
-/// image from Docker's format. This changes its config and therefore its ID, and its
+/// Explains why skopeo's oci: and oci-archive: do not prove a digest. skopeo converts an
+/// image from Docker's format, which changes its config and therefore its ID, and its
 /// manifest and therefore its digest.
 pub const CONVERTED: &str = "One manifest is in OCI's format. If it was converted from Docker's \
                              format (as skopeo's oci: and oci-archive: do), its digest and image \

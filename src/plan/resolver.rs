@@ -24,12 +24,12 @@ use lookup::Lookup;
 
 /// How a claim found its image.
 pub(super) enum Route {
-    /// By the image's ID, or because the claim is already met.
+    /// The claim names the image's ID, or is already met.
     Id,
-    /// By a reference that the claim names.
+    /// The claim finds its image by this reference.
     Named(Reference),
-    /// As the only image of a repository. Contains all references to the image in that
-    /// repository.
+    /// The claim means the only image of a repository. Contains all references to the
+    /// image in that repository.
     OnlyImage(Vec<Reference>),
 }
 

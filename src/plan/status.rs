@@ -109,7 +109,7 @@ impl Rows for Vec<Row> {
 /// Which rows to show.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// The names to show. All if empty.
+    /// The names to show. If empty, all names are shown.
     pub names: Vec<Reference>,
     /// Show only rows with a problem.
     pub problems: bool,

@@ -1287,7 +1287,7 @@ fn a_pin_beside_another_digest_that_is_here() {
     for evidence in [proof(Format::Oci, &["&a %1"]), records(&["&a %1"])] {
         expect(&host, &sourced(&["P a:1@&a"], evidence), &["a@&a - %1"]);
     }
-    // The recorded digest is proven. The new one may belong to the index.
+    // The recorded digest is proven. The new digest may belong to the index.
     expect(
         &host,
         &sourced(&["P a:1@&a"], proof(Format::Oci, &["&c %1"])),

@@ -1,5 +1,5 @@
 //! The size of an archive of images: the sum of the sizes of their layers, each layer
-//! counted once. It is an estimate, to predict how long saving takes.
+//! counted once. The size is an estimate, to predict how long saving takes.
 
 use std::collections::BTreeMap;
 use std::fs;

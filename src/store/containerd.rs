@@ -268,8 +268,8 @@ impl ContainerdStore {
         platform.is_some_and(|platform| self.platform.rank(&platform).is_some())
     }
 
-    /// Whether the engine selects, from each index in `way`, a manifest that is also in
-    /// `way`.
+    /// Whether the engine would select the manifests in `way`: from each index in `way`,
+    /// it selects a manifest that is also in `way`.
     pub fn takes(&self, way: &BTreeMap<Digest, String>) -> bool {
         way.values().all(|text| {
             let Ok(Manifest::Index(children)) = Manifest::parse(text.as_bytes()) else {
@@ -302,7 +302,8 @@ impl ContainerdStore {
     }
 
     /// The references with their own record that point at the image of a digest, except
-    /// those that are dropped with the digest. Each comes with its manifest or index.
+    /// those that are dropped with the digest. Returns each reference with its manifest
+    /// or index.
     pub fn others<'a>(
         &'a self,
         pinned: &'a Reference,
@@ -330,8 +331,8 @@ impl ContainerdStore {
 
     /// Whether the layers of a reference are missing. Either the content store does not
     /// contain the layers in the form that the registry serves, or the engine reports
-    /// them as missing. If only the engine does, the files may belong to another client
-    /// of containerd.
+    /// them as missing. If the content store contains layers that the engine reports as
+    /// missing, their files may belong to another client of containerd.
     pub fn is_hollow(&self, reference: &Reference) -> bool {
         self.hollow.contains(reference)
     }

@@ -239,14 +239,15 @@ impl ImageDir {
         }
     }
 
-    /// The ID of the process that uses this data root. `None` if digestfix cannot see a
-    /// process.
+    /// The ID of the process that uses this data root. `None` if digestfix cannot see
+    /// such a process.
     pub fn user(&self) -> Option<u32> {
         user_of(&self.volume_database())
     }
 }
 
-/// The ID of a process that has this file open. `None` if digestfix cannot see a process.
+/// The ID of a process that has this file open. `None` if digestfix cannot see such a
+/// process.
 pub(crate) fn user_of(path: &Path) -> Option<u32> {
     let file = fs::metadata(path).ok()?;
     let processes = fs::read_dir("/proc").ok()?.flatten();

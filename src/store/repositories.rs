@@ -180,7 +180,7 @@ impl Store {
         self.entries().filter_map(|entry| entry.meaning().ok())
     }
 
-    /// The top-level keys that this parser does not know. They are kept.
+    /// The top-level keys that this parser does not know, but keeps.
     pub fn unknown_keys(&self) -> impl Iterator<Item = &str> {
         self.file.top_level.iter().filter_map(|entry| match entry {
             TopLevel::Repositories => None,

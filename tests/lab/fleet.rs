@@ -1,7 +1,7 @@
-//! The Ansible collection, built and installed as it would be published, on
-//! three machines with three engines. Its real ssh connection reaches a real
-//! sshd in each, which is started for the connection. kubectl is a stand-in
-//! that writes down what it is told: there is no Kubernetes here.
+//! The Ansible collection, built and installed as it would be published, on three
+//! machines with three engines. Ansible uses real ssh connections to a real sshd in each
+//! machine, which starts for each connection. kubectl is a test double that records its
+//! arguments, because the machines have no Kubernetes.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -15,8 +15,8 @@ use crate::machine::{APP, Machine, Run, STORE, Suite, eventually};
 
 const SUITES: [Suite; 3] = [Suite::Bookworm, Suite::Trixie, Suite::Forky];
 
-/// What kubectl does here: it keeps who is cordoned, and writes down what it is
-/// asked to change.
+/// The test double of kubectl: it remembers which nodes are cordoned, and records every
+/// change that it is asked to make.
 const KUBECTL: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" || exit
 case $1 in
@@ -27,19 +27,19 @@ esac
 echo "$@" >>calls
 "#;
 
-/// Docker's client on the manager of a swarm, that writes down what it is told.
+/// Docker's client on the manager of a swarm. It records its arguments before it runs.
 const NOTING_DOCKER: &str = r#"echo "$@" >>/run/noted
 exec docker "$@"
 "#;
 
-/// The machines, and the host that they are managed from.
+/// The machines, and the files of the host that manages them.
 struct Fleet {
     machines: [Machine; 3],
     directory: PathBuf,
     programs: PathBuf,
 }
 
-/// What a roll came to on one host.
+/// The counts in the recap of a playbook run for one host.
 type Tally = BTreeMap<String, u32>;
 
 fn repository(path: &str) -> PathBuf {
@@ -57,7 +57,7 @@ impl Fleet {
                 .map(|suite| scope.spawn(move || Machine::boot(suite)))
                 .map(|booting| booting.join().unwrap())
         });
-        // It goes away with the machine.
+        // The directory is removed together with the machine.
         let directory = machines[0].directory().join("fleet");
         fs::create_dir_all(&directory).unwrap();
         let core = env::var("DIGESTFIX_ANSIBLE").unwrap_or_default();
@@ -72,7 +72,7 @@ impl Fleet {
         fleet.gather_claims();
         fs::write(fleet.path("kubectl"), KUBECTL).unwrap();
         fs::set_permissions(fleet.path("kubectl"), PermissionsExt::from_mode(0o755)).unwrap();
-        // The one that the debug build makes has 120 MB, most of it symbols.
+        // The debug build has 120 MB, mostly symbols.
         output(
             Command::new("strip")
                 .args(["-o", &fleet.path("digestfix")])
@@ -93,8 +93,8 @@ impl Fleet {
             .env("ANSIBLE_COLLECTIONS_PATH", self.path("collections"))
             .env("ANSIBLE_SSH_CONTROL_PATH_DIR", self.path("cp"))
             .env("ANSIBLE_PIPELINING", "true")
-            // By itself it compresses the program for a network that is not there, and
-            // comes in anew after a minute.
+            // By default, Ansible compresses the transfer for a slow network, and closes
+            // a connection after a minute.
             .env(
                 "ANSIBLE_SSH_ARGS",
                 "-o ControlMaster=auto -o ControlPersist=600s",
@@ -104,8 +104,8 @@ impl Fleet {
         command
     }
 
-    /// No network reaches the machines, so ssh talks to an sshd that is started
-    /// in the machine's namespaces for it.
+    /// No network reaches the machines. So ssh talks to an sshd that is started for it in
+    /// the machine's namespaces.
     fn open_doors(&self) {
         let key = self.path("key");
         output(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &key]))
@@ -147,8 +147,8 @@ impl Fleet {
         .exits(0);
     }
 
-    /// One file for all of them: each has its own build of the image, and what
-    /// is about another's is left alone.
+    /// Writes one claims file for all machines. Each machine has its own build of the
+    /// image, and ignores the claims about the other builds.
     fn gather_claims(&self) {
         let claims: Vec<Value> = self
             .machines
@@ -164,7 +164,7 @@ impl Fleet {
         fs::write(self.path("digests.json"), file.to_string()).unwrap();
     }
 
-    /// Runs the collection's playbook, one host at a time unless told otherwise.
+    /// Runs the collection's playbook, on one host at a time by default.
     fn roll(&self, options: &[&str], variables: &Value) -> (Run, BTreeMap<String, Tally>) {
         let mut all = json!({
             "digestfix_serial": [1],
@@ -193,7 +193,7 @@ impl Fleet {
     }
 }
 
-/// `HOST : ok=1 changed=0 …`, of the recap.
+/// Parses the lines `HOST : ok=1 changed=0 …` of the recap.
 fn tallies(stdout: &str) -> BTreeMap<String, Tally> {
     let (_, recap) = stdout.split_once("PLAY RECAP").unwrap_or_default();
     let lines = recap.lines().filter_map(|line| line.split_once(" : "));
@@ -208,7 +208,7 @@ fn tallies(stdout: &str) -> BTreeMap<String, Tally> {
         .collect()
 }
 
-/// All that a roll could touch.
+/// Prints everything that a run of the playbook could change.
 fn look(machine: &Machine) -> String {
     machine.sh(&format!(
         "systemctl show -p MainPID,InvocationID,ActiveEnterTimestampMonotonic docker.service
@@ -218,7 +218,7 @@ fn look(machine: &Machine) -> String {
     ))
 }
 
-/// When the newest transaction began and ended.
+/// The times at which the newest transaction began and ended.
 fn newest(machine: &Machine) -> (String, String) {
     let history = machine.digestfix(&["history", "--json"]).exits(0);
     let history: Value = serde_json::from_str(&history.stdout).unwrap();
@@ -277,7 +277,8 @@ fn shows_what_would_change(fleet: &Fleet) {
     assert_eq!(fleet.kubectl_calls(), [""; 0]);
 }
 
-/// Nothing is done to its batch, and no other batch is begun.
+/// The playbook changes nothing in the batch of an unreachable host, and begins no other
+/// batch.
 fn ends_at_a_host_that_cannot_be_reached(fleet: &Fleet) {
     let before: Vec<String> = fleet.machines.iter().map(look).collect();
     fs::write(
@@ -292,7 +293,7 @@ fn ends_at_a_host_that_cannot_be_reached(fleet: &Fleet) {
         &json!({ "digestfix_serial": [2, 1] }),
     );
 
-    // Whichever of the two came last is what a release of Ansible tells.
+    // Releases of Ansible differ in which of the two failures determines the exit code.
     assert!([2, 4].contains(&run.code), "{}", run.stdout);
     assert_eq!(tallies["lost"]["unreachable"], 1, "{}", run.stdout);
     assert!(
@@ -305,8 +306,8 @@ fn ends_at_a_host_that_cannot_be_reached(fleet: &Fleet) {
     assert_eq!(after, before);
 }
 
-/// The first is done, the second is refused before Docker is stopped; the third
-/// is of the same batch, and not touched any more.
+/// The first host is changed. The second is refused before Docker is stopped. The third
+/// is in the same batch, and is not changed any more.
 fn stops_at_a_host_that_refuses(fleet: &Fleet) {
     let [first, middle, last] = &fleet.machines;
     middle.write("/etc/docker/daemon.json", "{");
@@ -334,9 +335,9 @@ fn stops_at_a_host_that_refuses(fleet: &Fleet) {
     middle.sh("rm /etc/docker/daemon.json");
 }
 
-/// Docker does not start on the new references: digestfix puts the old ones
-/// back, the claims files are as before, and the node is well and goes back to
-/// work. So does the other one of the batch, which is done.
+/// Docker does not start with the new references. digestfix restores the old references
+/// and the old claims files, and the node, which is healthy, is uncordoned. So is the
+/// other node of the batch, whose change is complete.
 fn stops_at_a_host_that_fails(fleet: &Fleet) {
     let [_, middle, last] = &fleet.machines;
     middle.drop_in(&format!(
@@ -479,9 +480,9 @@ fn changes_nothing_the_second_time(fleet: &Fleet) {
     assert_eq!(fleet.kubectl_calls(), [""; 0]);
 }
 
-/// The first machine is the manager of a swarm, and the second one a node of it
-/// that somebody has paused: it is drained while Docker stops, and paused again.
-/// Docker cannot be started any more on the third: no pod is to come to that node.
+/// The first machine is the manager of a swarm. The second is a node that a user has
+/// paused: it is drained while Docker is stopped, and paused again afterwards. On the
+/// third, Docker cannot start any more, so the node must stay cordoned.
 fn returns_a_swarm_node_and_leaves_a_broken_node_cordoned(fleet: &Fleet) {
     let [manager, node, broken] = &fleet.machines;
     for machine in [node, broken] {
@@ -547,10 +548,10 @@ fn returns_a_swarm_node_and_leaves_a_broken_node_cordoned(fleet: &Fleet) {
     );
 }
 
-/// A swarm of two machines, with a service whose task runs on the second one.
-/// Gives the second one's name in it.
+/// Creates a swarm of two machines, with a service whose task runs on the second. Returns
+/// the second machine's name in the swarm.
 fn swarm(manager: &Machine, node: &Machine) -> String {
-    // The machines have no network but what is laid here.
+    // The machines have no network, so the test connects them here.
     output(Command::new("nsenter").args([
         "-t",
         manager.init(),
@@ -559,7 +560,7 @@ fn swarm(manager: &Machine, node: &Machine) -> String {
         "-r",
         "-w",
         "--",
-        // The path of the host's programs leads nowhere in a machine.
+        // The host's `PATH` is not valid in a machine.
         "/usr/bin/env",
         "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
         "ip",

@@ -1,6 +1,6 @@
-//! systemd 219, 239 and 243, as far as their answers differ. `old_systemd.py` is a bus
-//! that changes the answers of the real systemd to those of the old versions.
-//! digestfix(8) describes what real hosts with these versions do with the same commands.
+//! systemd 219, 239 and 243, where their answers differ. `old_systemd.py` is a bus that
+//! changes the answers of the real systemd to those of the old versions. digestfix(8)
+//! describes what real hosts with these versions do with the same commands.
 
 use serde_json::Value;
 

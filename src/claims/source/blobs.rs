@@ -10,7 +10,8 @@ use crate::sys::plain_file::{self, Links, PlainFileError};
 
 /// Access to blobs by their digest, and to the other files of the directory.
 pub(super) trait Blobs {
-    /// A file that is not a blob. `None` if it is missing.
+    /// A file of the directory that is not a blob, such as `index.json`. `None` if it is
+    /// missing.
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
     /// A blob, whose digest the caller must check. `None` if the blob is missing.
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem>;

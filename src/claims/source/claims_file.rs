@@ -1,5 +1,5 @@
-//! digestfix's own claims file, which `digestfix export` writes. It is JSON, and contains
-//! the version of its format.
+//! digestfix's own claims file, which `digestfix export` writes. The file is JSON, and
+//! contains the version of its format.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use crate::image::manifest;
 use crate::image::reference::Reference;
 use crate::sys::strict_json;
 
-/// The version of the format. It is raised when a field is added, removed or redefined,
-/// because a reader must not ignore a field that it does not know.
+/// The version of the format. The version is raised when a field is added, removed or
+/// redefined, because a reader must not ignore a field that it does not know.
 pub const VERSION: u64 = 1;
 
 /// The file's name in an archive of images that `digestfix save` writes.

@@ -10,7 +10,7 @@ use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 use crate::sys::plain_file::{self, Links};
 
-/// The most bytes to read from a file. All of these texts are shorter.
+/// The most bytes to read from a file. All texts that Concourse writes are shorter.
 const LONGEST: u64 = 1024;
 
 /// Adds the claims of the files, if the files exist.

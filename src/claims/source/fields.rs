@@ -271,8 +271,8 @@ impl<'a> Objects<'a> {
         let (pins, tagged): (Vec<_>, Vec<_>) =
             names.into_iter().partition(|name| name.digest().is_some());
         if !pins.is_empty() {
-            // The object is one entry of an index. It does not show which entry is for
-            // this host.
+            // The object is one entry of an index. Such an entry does not show whether it
+            // is for this host.
             let of_platform = is_part
                 && object
                     .all(&[Field::Name])
@@ -440,8 +440,8 @@ impl Object {
         }
     }
 
-    /// The names that the digest belongs to. Empty if the only name may not be an
-    /// image's.
+    /// The names that the digest belongs to. Empty if the only name may belong to
+    /// something other than an image.
     fn names(&self, tag: Option<&str>) -> Vec<String> {
         if let Ok(Some(built)) = self.one(&[Field::Built]) {
             return built

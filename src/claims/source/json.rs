@@ -226,7 +226,7 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         return collected.manifest(&digest, came);
     }
     // The white space may belong to the bytes that the registry serves. Or an editor
-    // added it, and may have changed other bytes too.
+    // added the white space, and may have changed other bytes too.
     collected.prove(ended.as_bytes(), place)?;
     let other = Digest::of(Algorithm::Sha256, ended.as_bytes());
     collected.remark(format!(

@@ -10,8 +10,8 @@ use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{self, Manifest};
 use crate::sys::plain_file::{self, Links};
 
-/// Paths of the storage in the directory that people copy, which is the whole volume or a
-/// part of it.
+/// The paths at which to look for the storage: people copy the whole volume, or a part of
+/// it.
 const WITHIN: [&str; 4] = ["docker/registry/v2", "registry/v2", "v2", "."];
 
 /// The storage directory at or below this directory. `None` if there is no storage.

@@ -428,8 +428,8 @@ fn other_hosts_records_match_by_image_id() {
     );
 }
 
-/// Of two equal keys, Docker would use the last. It also accepts a key in another letter
-/// case.
+/// Of two equal keys, Docker would use the last. Docker also accepts a key in another
+/// letter case.
 #[test]
 fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
     let image = Image::new("amd64");

@@ -1,8 +1,8 @@
 //! `dockerd --validate`: dockerd reads its command line and its configuration file as it
 //! does at a start, and exits.
 //!
-//! It runs in a transient unit. There it has the environment of Docker's unit, and is
-//! outside the sandbox of this process.
+//! digestfix runs it in a transient unit, so that it has the environment of Docker's unit
+//! and is outside the sandbox of this process.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -64,8 +64,8 @@ pub(super) async fn ask(manager: &impl ServiceManager, host: &Managed) -> Verdic
     }
 }
 
-/// The output so far. Do not wait for its end, because systemd may still have the other
-/// end of the socket open.
+/// The output so far. Do not wait for the end of the output, because systemd may still
+/// have the other end of the socket open.
 fn words(mut from: UnixStream) -> String {
     let mut words = Vec::new();
     let mut piece = [0; 1024];

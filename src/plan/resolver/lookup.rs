@@ -1,5 +1,5 @@
-//! Lookups in the store, limited to what a claim is about. This limit matters because a
-//! store may have a hundred thousand references, and a request one claim.
+//! Lookups in the store, limited to what a claim is about. A store may have a hundred
+//! thousand references, and a request only one claim.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};

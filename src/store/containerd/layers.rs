@@ -59,8 +59,9 @@ impl ContainerdStore {
     }
 
     /// Whether dropping the references in `without` also removes layers of this digest
-    /// from the content store. It does if no other reference with its own record has a
-    /// manifest that names these layers. Loading manifests would not restore them.
+    /// from the content store. Dropping them removes the layers if no other reference
+    /// with its own record has a manifest that names these layers. Loading manifests
+    /// would not restore them.
     pub fn loses_layers(&self, digest: &Digest, without: &BTreeSet<&Reference>) -> bool {
         let mut held = self.named_by(digest);
         held.retain(|layer| self.content.has(layer));

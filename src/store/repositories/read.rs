@@ -11,8 +11,8 @@ use crate::store::repositories::{MAX_BYTES, REPOSITORIES, StoreError};
 use crate::sys::at_once::at_once;
 use crate::sys::strict_json::folds_to;
 
-/// The deepest nesting of objects and arrays that Go's parser accepts (`encoding/json`,
-/// `scanner.go`, since Go 1.15). The outermost object counts.
+/// The deepest nesting of objects and arrays, including the outermost object, that Go's
+/// parser accepts (`encoding/json`, `scanner.go`, since Go 1.15).
 const MAX_NESTING: usize = 10_000;
 
 /// The size in bytes from which a second thread makes parsing faster.
@@ -90,7 +90,7 @@ fn nesting(json: &str) -> usize {
     deepest
 }
 
-/// The part of the index that is built so far.
+/// The index of a reference store's file while it is being built.
 struct Index<'t> {
     text: &'t str,
     unescaped: String,

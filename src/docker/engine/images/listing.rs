@@ -26,8 +26,8 @@ impl Listing {
     /// the engine.
     ///
     /// An engine finds a digest through any reference of the same repository that points
-    /// at this digest (moby 26.1 to 29, `daemon/containerd/image.go`, `resolveImage`). It
-    /// lists the digest in one repository only.
+    /// at this digest (moby 26.1 to 29, `daemon/containerd/image.go`, `resolveImage`).
+    /// The engine lists the digest in one repository only.
     pub fn new(images: Vec<Listed>, is_complete: bool) -> Self {
         let mut places = BTreeMap::new();
         for (place, listed) in images.iter().enumerate() {
@@ -78,9 +78,9 @@ impl Listing {
         self.blobs.is_some() && self.reads(blob)
     }
 
-    /// Whether the engine certainly finds this image. It finds every image in its own
-    /// list. But if a name comes from containerd and its blobs are missing, the answer
-    /// depends on the version: 28.5 finds the image, 26.1 does not.
+    /// Whether the engine certainly finds this image. The engine finds every image in its
+    /// own list. But if a name comes from containerd and its blobs are missing, the
+    /// answer depends on the version: 28.5 finds the image, 26.1 does not.
     pub fn is_found(&self, listed: &Listed, content: &ContentStore) -> bool {
         let has_image = |target| content.has_image(&target, |blob| self.reads(blob));
         self.blobs.is_none() || listed.target().is_some_and(has_image)

@@ -4,8 +4,8 @@ use serde::Deserialize;
 
 use crate::sys::strict_json;
 
-/// The parts of an image's config that an engine shows. It does not show the config's
-/// digest. A part that the engine does not show is `None`.
+/// The parts of an image's config that an engine shows. The engine does not show the
+/// config's digest. A part that the engine does not show is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resolved {
     /// The digests of the unpacked layers.

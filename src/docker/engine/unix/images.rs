@@ -488,8 +488,8 @@ mod tests {
         }
     }
 
-    /// The list has the same form as the list of Docker 28.5. It omits images that the
-    /// classic builder left behind.
+    /// The list has the same form as the list of Docker 28.5. The list omits images that
+    /// the classic builder left behind.
     #[test]
     fn containerds_names_are_the_engines() {
         let [app, other, parent, nameless] = ["a", "b", "c", "d"].map(|digit| {
