@@ -67,7 +67,7 @@ options:
     type: bool
     default: false
   store:
-    description: Which images to work on. Default: Docker's; a Kubernetes node's where there is no Docker.
+    description: The images to work on. By default those of Docker, or those of the Kubernetes node if the host has no Docker.
     type: str
     choices: [docker, kubernetes]
   containerd_socket:
