@@ -1,17 +1,16 @@
 # bash completion for digestfix                            -*- shell-script -*-
 #
-# The program itself says how a line may go on, in the protocol of
-# src/cli/completion.rs.
+# The program itself prints the candidates, in the protocol of src/cli/completion.rs.
 
 _digestfix() {
     local line=${COMP_LINE:0:COMP_POINT} word breaks= candidate index
     local -a words=()
 
-    # Readline breaks words at some of the characters that a reference has
-    # (COMP_WORDBREAKS); what nothing stands between is one word again.
+    # Readline splits words at some of the characters in a reference (COMP_WORDBREAKS).
+    # Parts without whitespace between them are joined to one word again.
     for ((index = 0; index <= COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
-        # What lies behind the cursor does not count.
+        # Text after the cursor does not count.
         [[ $index == "$COMP_CWORD" && $line != *"$word"* ]] && word=$line
         if [[ $index == 0 || $line == [[:space:]]* ]]; then
             line=${line#"${line%%[![:space:]]*}"}
@@ -25,7 +24,8 @@ _digestfix() {
     done
     word=${words[${#words[@]} - 1]}
 
-    # Only what stands behind the last break is replaced. In quotes, none counts.
+    # bash replaces only the text after the last of these characters. In quotes, they do
+    # not split.
     local quoted=
     case $word in
         [\'\"]*) word=${word:1} quoted=1 ;;
@@ -40,7 +40,7 @@ _digestfix() {
     COMPREPLY=()
     while IFS= read -r -d $'\v' candidate; do
         candidate=${candidate#"$prefix"}
-        # A file's name may be a command to the shell that gets the line.
+        # A file name may contain characters that the shell would execute.
         if [[ $candidate == *[!A-Za-z0-9_.,:=@%/+~-]* ]]; then
             [[ $quoted ]] && continue
             printf -v candidate %q "$candidate"
@@ -51,9 +51,9 @@ _digestfix() {
             digestfix -- "${words[@]}" 2>/dev/null
         printf '\v'
     )
-    # A lone separator is no answer.
+    # A lone separator means that there is no candidate.
     [[ ${#COMPREPLY[@]} == 1 && -z ${COMPREPLY[0]} ]] && COMPREPLY=()
-    # A name that goes on.
+    # The name is unfinished, so no space follows it.
     [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=:@/] ]] && compopt -o nospace
     return 0
 }
