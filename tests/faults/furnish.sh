@@ -1,8 +1,8 @@
-# Makes a machine a host with something to lose: containers of every state, a
+# Sets up a machine as a host that has something to lose: containers in every state, a
 # unit that stops along with Docker, a daemon.json of its own.
 set -eu
 
-# On control groups of version 1, nspawn hands them over read-only; Docker needs
+# With cgroup v1, nspawn mounts the control groups read-only. Docker needs to write to
 # them before its first container, also after a reboot.
 cat >/usr/local/sbin/lab-cgroups <<'X'
 #!/bin/sh
@@ -13,7 +13,8 @@ X
 chmod +x /usr/local/sbin/lab-cgroups
 cat >/etc/systemd/system/lab-cgroups.service <<'X'
 [Unit]
-# Without, it is after all sockets, and so in a circle with what needs docker.socket.
+# With default dependencies, this unit would start after all sockets, which makes a
+# cycle with units that need docker.socket.
 DefaultDependencies=no
 Before=docker.service containerd.service
 [Service]

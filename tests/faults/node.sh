@@ -1,4 +1,4 @@
-# Makes a machine a Kubernetes node, with an image that was imported, and no Docker.
+# Sets up a machine as a Kubernetes node with an imported image and without Docker.
 set -eu
 chmod 755 /usr/local/bin/cri.py
 systemctl stop docker.socket docker.service
@@ -6,11 +6,12 @@ systemctl mask -q docker.socket docker.service
 systemctl restart containerd
 ctr -n k8s.io images import /lab/app.tar >/dev/null
 until cri.py status localhost:5000/lab/app:v1 2>/dev/null | grep -q sha256; do sleep 0.1; done
-# containerd frees what the import left over when a record is removed.
+# containerd frees the leftovers of the import when a record is removed, so remove one.
 ctr -n k8s.io images tag localhost:5000/lab/app:v1 localhost:5000/lab/app:gone >/dev/null
 ctr -n k8s.io images rm --sync localhost:5000/lab/app:gone >/dev/null
 
-# What snapshot.sh has instead: on each line a name, a tab and a value.
+# On a node, snapshot.sh runs this script. It prints a name, a tab and a value on each
+# line.
 cat >/usr/local/sbin/lab-node <<'X'
 #!/bin/sh
 tell() { printf '%s\t%s\n' "$1" "$2"; }
@@ -28,7 +29,7 @@ case $told in
   *) tell digest "$told" ;;
 esac
 
-# Whatever digestfix may leave, each on a line of its own.
+# Everything that digestfix may leave behind, one item per line.
 {
   [ ! -d /var/lib/digestfix/kubernetes ] || find /var/lib/digestfix/kubernetes -type f ! -name lock ! -name 'provenance-*.json' ! -path '*/history/*.json'
   grep -s -L '"ended":"' /var/lib/digestfix/kubernetes/*/digestfix/history/*.json

@@ -1,8 +1,9 @@
-# Prints what a host is: on each line a name, a tab and a value.
-# Docker is asked nothing unless it runs, as a client would start it.
+# Prints the state of a host: on each line a name, a tab and a value. It asks Docker
+# only if Docker runs, because a client would start it.
 [ ! -x /usr/local/sbin/lab-node ] || exec /usr/local/sbin/lab-node
 tell() { printf '%s\t%s\n' "$1" "$2"; }
-# What a slow host does not answer in time is not an empty answer.
+# If a slow host does not answer in time, the output says so, because an empty answer
+# would mean something else.
 ask() {
   timeout 10 "$@" 2>&1
   [ $? != 124 ] || echo "no answer in 10 s"
@@ -40,18 +41,19 @@ container {{$n}} policy	{{.HostConfig.RestartPolicy}}' $(ask docker ps -aq)
   tell tag "$(ask docker image inspect -f '{{.Id}}' localhost:5000/lab/app:v1)"
   pinned=localhost:5000/lab/app@$(cat /lab/app.digest)
   timeout 10 docker image inspect "$pinned" >/dev/null 2>&1 && held=yes || held=no
-  # Docker 28.5 shows an image also where it has nothing but the name of it.
+  # Docker 28.5 shows an image even if it has only the name, so run a container.
   if [ "$held$in_containerd" = yesyes ]; then
     said=$(timeout 20 docker run --rm --network none "$pinned" 2>&1)
     [ "$said" = "hello from app" ] || held="shown, and cannot be run: $said"
   fi
   tell digest $held
-  # Held back, a first packet comes again after a second.
+  # If the first packet is held back, the client sends it again after a second, which is
+  # too late here.
   curl -s -m 0.9 -o /dev/null http://127.0.0.1:8080/hello && answers=yes || answers=no
   tell "published port" "answers: $answers"
 fi
 
-# Whatever digestfix may leave, each on a line of its own.
+# Everything that digestfix may leave behind, one item per line.
 {
   [ ! -d /var/lib/docker/digestfix ] || find /var/lib/docker/digestfix -mindepth 1 ! -name lock ! -name 'provenance-*.json' ! -name history ! -path '*/history/*.json'
   grep -s -L '"ended":"' /var/lib/docker/digestfix/history/*.json

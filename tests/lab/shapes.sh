@@ -1,6 +1,7 @@
-# Writes, in /src, what people carry of one image that has a digest: real/ by the tools
-# themselves, written/ by hand in the shape of tools that this machine does not have. Then
-# the image is loaded from docker save's archive, and has no digest any more.
+# Writes to /src the kinds of files that people carry, about one image that has a digest:
+# real/ is made by the tools themselves, written/ by hand in the format of tools that this
+# machine does not have. Then loads the image from an archive of docker save, so that it
+# has no digest any more.
 set -eu
 R=localhost:5000/lab
 A=$R/app:v1

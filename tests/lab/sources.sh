@@ -1,5 +1,5 @@
-# Makes every kind of source, each with its own tool, in /src; then loads the
-# images from docker save's archive, and none of them has a digest any more.
+# Makes every kind of source in /src, each with its own tool. Then loads the images from
+# an archive of docker save, so that they have no digests any more.
 set -eu
 R=localhost:5000/lab
 copy() { skopeo --insecure-policy copy -q --src-tls-verify=false --dest-tls-verify=false "$@"; }
@@ -11,7 +11,8 @@ cd /src
 systemctl start docker docker-registry
 until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.1; done
 
-# An image in OCI's format, and one for two platforms; lab/app is in Docker's.
+# An image in the OCI format, and an image for two platforms. lab/app is in Docker's
+# format.
 copy --format oci docker://$R/app:v1 docker://$R/oci:v1
 copy docker://$R/other:v1 docker://$R/multi:amd64
 copy --format oci docker://$R/other:v1 docker://$R/multi:arm64
@@ -27,7 +28,7 @@ printf '{"schemaVersion":2,"mediaType":"%s","manifests":[%s,%s]}' \
 curl -sf -X PUT -H "Content-Type: $list" --data-binary @list.json \
   http://localhost:5000/v2/lab/multi/manifests/v1
 
-# What each tool makes of them.
+# The output of each tool.
 copy docker://$R/app:v1 dir:app.dir
 copy --all docker://$R/multi:v1 dir:multi.dir
 copy docker://$R/oci:v1 oci-archive:oci.tar:v1
@@ -53,7 +54,7 @@ digest oci.json >oci.digest
 digest list.json >list.digest
 digest amd64.json >amd64.digest
 
-# The containerd image store, and BuildKit's exporter, which needs it here.
+# The containerd image store, and BuildKit's OCI exporter, which needs that store.
 if docker buildx version >/dev/null 2>&1; then
   docker buildx imagetools inspect --raw $R/multi:v1 >imagetools.json
   cat amd64.json >>imagetools.json
@@ -74,7 +75,7 @@ if docker buildx version >/dev/null 2>&1; then
   systemctl restart docker
 fi
 
-# What people write.
+# Files that people write by hand.
 app=$R/app:v1@$(cat app.digest)
 oci=$R/oci:v1@$(cat oci.digest)
 printf '# images\n%s\n%s\n' "$app" "$oci" >pins.txt
@@ -84,7 +85,7 @@ printf 'kind: Pod\nspec:\n  containers: [{image: "%s"}]\n---\nkind: Deployment\n
 printf 'FROM %s AS one\nFROM %s\nCOPY --from=one /hello /\n' "$app" "$oci" >Dockerfile
 printf '{"digestfix_claims":1,"claims":[{"reference":"%s"},{"reference":"%s"}]}' "$app" "$oci" >claims.json
 
-# What somebody changed on the way, and what is about another image.
+# Sources that were changed on the way, or that are about another image.
 mkdir tampered
 tar xf oci.tar -C tampered
 manifest=tampered/blobs/sha256/$(cut -d: -f2 oci.digest)
