@@ -15,8 +15,8 @@ requirements:
 options:
   claims:
     description:
-      - What should be true, one of C(NAME:TAG@sha256:HEX), C(NAME@sha256:HEX) and C(REF=IMAGE).
-      - One of O(claims), O(from), O(content), O(remove) and O(claims_d) has to say something.
+      - Claims to make true, each in one of the forms C(NAME:TAG@sha256:HEX), C(NAME@sha256:HEX) and C(REF=IMAGE).
+      - At least one of O(claims), O(from), O(content), O(remove) and O(claims_d) must be set.
     type: list
     elements: str
     default: []
@@ -30,14 +30,15 @@ options:
     default: []
   content:
     description:
-      - The text of one such file. It is handed over on standard input, so that no file is left on the host.
-      - Before ansible-core 2.19, a template whose text looks like JSON becomes a dictionary or a list. Let it end in
-        the filter C(string), as in the example. digestfix's own claims file is also taken as a dictionary.
+      - The text of one such file. The module passes it on standard input, so that no file stays on the host.
+      - Before ansible-core 2.19, a template whose text looks like JSON becomes a dictionary or a list. End the
+        template with the filter C(string), as in the example. digestfix's own claims file is also taken as a
+        dictionary.
     type: raw
   claims_d:
     description:
       - Use the files in C(/etc/digestfix/claims.d), C(/run/digestfix/claims.d) and C(/usr/lib/digestfix/claims.d).
-      - Goes without O(claims), O(from), O(content) and O(remove).
+      - Cannot be combined with O(claims), O(from), O(content) and O(remove).
     type: bool
     default: false
   remove:
@@ -47,19 +48,19 @@ options:
     default: []
   rewrite:
     description:
-      - What files have for repositories that begin with the key is for the value here.
+      - Renames repositories that are read from files. A name that begins with the key begins with the value instead.
     type: dict
     default: {}
   tags:
-    description: Take tags from files too, where they say which image each is of.
+    description: Take tags from files too, if the files say which image each tag points at.
     type: bool
     default: false
   require:
-    description: Refuse changes that are known less well.
+    description: Refuse changes whose digests are known less well than this.
     type: str
     choices: [asserted, matched, proven]
   replace:
-    description: Let claims displace what stands in their way.
+    description: Overwrite conflicting references.
     type: bool
     default: false
   allow_image_id_digest:
@@ -67,14 +68,15 @@ options:
     type: bool
     default: false
   store:
-    description: The images to work on. By default those of Docker, or those of the Kubernetes node if the host has no Docker.
+    description: The images to work on. By default those of Docker, or those of the Kubernetes node if the host has no
+      Docker.
     type: str
     choices: [docker, kubernetes]
   containerd_socket:
     description: The socket of a Kubernetes node's containerd.
     type: path
   data_root:
-    description: Docker's data root. This and the following are found out when they are left out.
+    description: Docker's data root. If this option and the following ones are omitted, digestfix detects them.
     type: path
   driver:
     description: The storage driver.
@@ -97,6 +99,6 @@ options:
     type: path
   executable:
     description:
-      - Where digestfix is installed. Left out, it is looked for in C(PATH), C(/usr/bin) and C(/usr/local/bin).
+      - Where digestfix is installed. If omitted, the module looks in C(PATH), C(/usr/bin) and C(/usr/local/bin).
     type: path
 """

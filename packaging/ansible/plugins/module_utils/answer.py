@@ -1,6 +1,6 @@
 # Copyright (c) 2026 The digestfix authors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
-"""What digestfix answered: from its JSON object to a task's result."""
+"""Turns the JSON output of digestfix into the result of a task."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RETURNED = (
 
 
 class Unreadable(Exception):
-    """No answer, or one of a version that this collection does not know."""
+    """digestfix gave no answer, or one in a version that this collection does not know."""
 
 
 def read(exit_code, stdout, stderr):
@@ -59,29 +59,29 @@ def returned(document):
     """What a task returns of it."""
     result = dict((name, document[name]) for name in RETURNED if name in document)
     result["exit_code"] = document["exit_code"]
-    # A task with a result of the name "skipped" counts as one that was skipped.
+    # Ansible counts a task as skipped if its result has the key "skipped".
     if "skipped" in document:
         result["skipped_claims"] = document["skipped"]
     return result
 
 
 def pending(document):
-    """Whether something on the host is to be changed: a reference, or what the engine has read of them.
+    """Whether a reference must change, or the engine must read the references again.
 
-    The exit code does not tell: claims that are all about other hosts' images have one of their own.
+    The exit code does not say that: it has another value if all claims are about images of other hosts.
     """
     return bool(document.get("changes") or document.get("unread"))
 
 
 def unheld(document):
-    """Whether a claim about an image of this host does not hold, by what verify answered."""
+    """Whether a claim about an image of this host does not hold, according to verify."""
     return bool(document.get("changes")) or any(
         not claim["holds_in_file"] or claim.get("holds_in_engine") is False for claim in document.get("claims", [])
     )
 
 
 def stops(document):
-    """What applying a plan will stop. None where digestfix did not get as far as a plan."""
+    """What applying a plan will stop. None if digestfix stopped before it made a plan."""
     if "changes" not in document:
         return None
     disturbance = document.get("disturbance", {}) if pending(document) else {}
@@ -94,7 +94,7 @@ def stops(document):
 
 
 def explain(document):
-    """Why it failed: what, the state of the host now, and what to do."""
+    """Describes a failure: what failed, the state of the host now, and what to do."""
     code = document["exit_code"]
     problem = document.get("problem") or {}
     parts = ["digestfix: %s: %s" % (KINDS.get(code, "exit code %d" % code), "; ".join(problem.get("what", [])))]
@@ -106,7 +106,7 @@ def explain(document):
 
 
 def difference(document):
-    """The changed references before and after, each as a claim is written."""
+    """The changed references before and after, each written like a claim."""
 
     def side(key):
         lines = ["%s=%s\n" % (change["reference"], change[key]) for change in document.get("changes", []) if change[key]]

@@ -10,12 +10,12 @@ import tempfile
 from ansible.module_utils.common.text.converters import to_bytes
 from ansible_collections.digestfix.digestfix.plugins.module_utils import answer
 
-# A package puts it into the first; by hand it goes to the second.
+# A package installs the program in the first directory, a person in the second.
 DIRECTORIES = ["/usr/bin", "/usr/local/bin"]
 
 
 def run(module, words, standard_input):
-    """Runs it, and gives its JSON object. Fails the task when there is none."""
+    """Runs digestfix and returns its JSON object. Fails the task if there is no object."""
     program = module.params["executable"] or module.get_bin_path("digestfix", opt_dirs=DIRECTORIES)
     if program is None:
         module.fail_json(
@@ -38,10 +38,10 @@ def run(module, words, standard_input):
 
 
 def give(module, standard_input):
-    """Makes this the standard input of what the module runs from here on.
+    """Makes standard_input the standard input of the programs that the module runs from here on.
 
-    A file, because run_command would write to a pipe. Where digestfix ends before
-    it has read that, the task fails with "Broken pipe" and not with the reason.
+    It uses a file, because run_command would write to a pipe. If digestfix ends before
+    it has read the pipe, the task fails with "Broken pipe" instead of the reason.
     """
     with tempfile.TemporaryFile(dir=module.tmpdir) as file:
         file.write(to_bytes(standard_input))

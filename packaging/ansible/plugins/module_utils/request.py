@@ -1,6 +1,6 @@
 # Copyright (c) 2026 The digestfix authors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
-"""What is asked of digestfix: from a task's parameters to a command line."""
+"""Turns the parameters of a task into a command line of digestfix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 CLAIMS = {
     "claims": {"type": "list", "elements": "str", "default": []},
     "from": {"type": "list", "elements": "path", "default": []},
-    # Ansible would turn a dictionary into the text that Python has for it.
+    # Otherwise Ansible would turn a dictionary into its Python representation.
     "content": {"type": "raw"},
     "claims_d": {"type": "bool", "default": False},
     "remove": {"type": "list", "elements": "str", "default": []},
@@ -52,18 +52,18 @@ EXECUTABLE = {"executable": {"type": "path"}}
 
 
 class Unusable(Exception):
-    """The parameters name no claims, or contradict each other, or one is not what it has to be."""
+    """The parameters name no claims, or contradict each other, or one of them is invalid."""
 
 
 def standard_input(content):
-    """The content as digestfix reads it.
+    """Returns the content in the form that digestfix reads.
 
     Before ansible-core 2.19, a template whose text looks like a dictionary or a
-    list becomes one, and the bytes of the text are lost. A claims file means the
-    same in any spelling. Of a manifest, each byte counts.
+    list becomes one, and the bytes of the text are lost. That does not change the
+    meaning of a claims file. In a manifest, each byte counts.
     """
     if content == "":
-        # Ansible takes an empty text for none, and digestfix would wait for its end.
+        # Ansible treats an empty text as no input, and digestfix would wait for the end of the input.
         return "\n"
     if content is None or isinstance(content, str):
         return content
@@ -77,7 +77,7 @@ def standard_input(content):
 
 
 def options(params, names):
-    """Parameters as the options of the command line that are named alike."""
+    """Turns parameters into the command-line options of the same names."""
     words = []
     for name in names:
         value = params[name]
@@ -90,7 +90,7 @@ def options(params, names):
 
 
 def claims(params):
-    """The claims as the rest of the command line.
+    """Returns the claims as the rest of the command line.
 
     digestfix reads the claims directories when it is given nothing else. A list
     that a template left empty must not come to that, so it has to be said.

@@ -10,10 +10,11 @@ module: digestfix
 short_description: Give images on a Docker host their registry digests back
 version_added: 0.1.0
 description:
-  - Runs C(digestfix apply) on the host, which locks Docker's data root, stops Docker, changes its references,
-    starts it, asks the engine whether it finds each image by its digest, and undoes everything when that fails.
-  - When all that is claimed holds already, nothing is touched and nothing is stopped.
-  - In check mode it runs C(digestfix plan), which touches nothing, and fails where an apply would be refused.
+  - Runs C(digestfix apply) on the host. It locks Docker's data root, stops Docker, changes Docker's references,
+    starts Docker, and asks the engine whether it finds each image by its digest. If a step fails, it undoes
+    everything.
+  - When all claims hold already, the module touches nothing and stops nothing.
+  - In check mode it runs C(digestfix plan), which touches nothing, and fails if an apply would be refused.
 author:
   - The digestfix authors
 extends_documentation_fragment:
@@ -21,7 +22,7 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    description: Tells what would change, and touches nothing.
+    description: Reports what would change, and touches nothing.
   diff_mode:
     support: full
     description: Shows the references that change, before and after.
@@ -37,15 +38,15 @@ options:
     default: keep
   force_restart:
     description:
-      - Restart Docker although it may not start again, with a configuration or a unit that changed after dockerd
-        started and that only a start can check. It does not help where dockerd itself has refused.
+      - Restart Docker even if its configuration or unit changed after dockerd started and only a start can show
+        whether Docker accepts the change. Docker may then not start again. This does not help if dockerd itself has
+        refused the change.
     type: bool
     default: false
   containers_changed:
     description:
-      - What to make of it when the references are changed but a container is not what it was before
-        (exit code 6).
-      - With V(fail) the task fails, and is reported as changed. With V(warn) it warns.
+      - What the task does if the references were changed but the state of a container changed too (exit code 6).
+      - With V(fail) the task fails and is reported as changed. With V(warn) it prints a warning.
     type: str
     choices: [fail, warn]
     default: fail
@@ -54,16 +55,17 @@ options:
     type: int
     default: 0
   keep_backups:
-    description: How many former reference stores are kept. Left out, it is digestfix's own default.
+    description: How many former reference stores are kept. If omitted, digestfix's own default applies.
     type: int
   keep_days:
     description:
-      - Backups of the references that are older than this many days are deleted, except the newest three.
-        Left out, it is digestfix's own default.
+      - Backups of the references that are older than this many days are deleted, except the newest three. If omitted,
+        digestfix's own default applies.
     type: int
   metrics:
     description:
-      - A file, C(*.prom), to write how the run ended to, for node_exporter's textfile collector. Check mode writes none.
+      - A file, C(*.prom), to which digestfix writes the result of the run, for node_exporter's textfile collector.
+        Check mode does not write it.
     type: path
 seealso:
   - module: digestfix.digestfix.digestfix_info
@@ -96,15 +98,15 @@ RETURN = r"""
 exit_code:
   description:
     - digestfix's exit code.
-    - V(0) done, or nothing to do; V(1) failed, and the host is as it was found; V(2) usage; V(3) refused, nothing
-      was touched; V(4) changes are pending, or none of the claims could be applied (in check mode; C(changed) tells
-      them apart); V(5) not all of the host is as it should be; V(6) done, but a
-      container is not what it was.
+    - V(0) done, or nothing to do; V(1) failed, and the host is as it was found; V(2) usage; V(3) refused, nothing was
+      touched; V(4) changes are pending, or none of the claims could be applied (in check mode; C(changed)
+      distinguishes the two); V(5) the host is not completely as it should be; V(6) done, but the state of a container
+      changed.
   returned: always
   type: int
   sample: 0
 changes:
-  description: The references that change, with the image they pointed at and point at now.
+  description: The references that change, with the image that each pointed at before and points at now.
   returned: when digestfix made a plan
   type: list
   elements: dict
@@ -115,25 +117,25 @@ changes:
       trust: matched
       origin: /etc/digestfix/claims.d/digests.json
 claims:
-  description: Each claim, the image it is about, how far it is known, and whether it held before.
+  description: Each claim, the image it is about, how well it is known, and whether it held before.
   returned: when digestfix made a plan
   type: list
   elements: dict
 skipped_claims:
-  description: Claims of files that come to nothing on this host, and why.
+  description: Claims from files that do not apply to this host, and why.
   returned: when digestfix made a plan
   type: list
   elements: dict
 stops:
-  description: What applying will stop. Nothing does where nothing is to be changed, and on the containerd image store.
+  description: What applying will stop. Nothing stops if there is nothing to change, or on the containerd image store.
   returned: in check mode, when digestfix made a plan
   type: dict
   contains:
     docker:
-      description: Whether Docker's unit stops. A node that is to be drained is drained for this alone.
+      description: Whether Docker's unit stops. This alone decides whether a node is drained.
       type: bool
     units:
-      description: The units that stop and are started again, Docker's own among them.
+      description: The units that stop and are started again, including Docker's own.
       type: list
       elements: str
     containers:

@@ -10,8 +10,8 @@ module: digestfix_info
 short_description: Say whether claims about digests hold on a Docker host
 version_added: 0.1.0
 description:
-  - Runs C(digestfix verify) on the host, which looks into the reference store and asks the running engine.
-  - It touches nothing, and it is no failure when a claim does not hold. Check RV(holds).
+  - Runs C(digestfix verify) on the host, which reads the reference store and asks the running engine.
+  - It touches nothing. The task does not fail if a claim does not hold; check RV(holds).
 author:
   - The digestfix authors
 extends_documentation_fragment:
@@ -40,30 +40,30 @@ EXAMPLES = r"""
 
 RETURN = r"""
 holds:
-  description: Whether all that is claimed holds, in the file and by the engine's answer.
+  description: Whether all claims hold, in the file and according to the engine.
   returned: success
   type: bool
   sample: true
 pending:
   description:
-    - Whether a claim about an image of this host does not hold. Where no claim is about one, RV(holds) and this are
-      both V(false).
+    - Whether a claim about an image on this host does not hold. If no claim is about an image on this host, RV(holds)
+      and this are both V(false).
   returned: success
   type: bool
   sample: false
 claims:
   description:
-    - Each claim, the image it is about, how far it is known, and whether it holds in the file and in the engine.
+    - Each claim, the image it is about, how well it is known, and whether it holds in the file and in the engine.
   returned: success
   type: list
   elements: dict
 changes:
-  description: What would have to change for them to hold.
+  description: What would have to change for the claims to hold.
   returned: success
   type: list
   elements: dict
 skipped_claims:
-  description: Claims of files that come to nothing on this host, and why.
+  description: Claims from files that do not apply to this host, and why.
   returned: success
   type: list
   elements: dict
@@ -72,7 +72,7 @@ host:
   returned: when they were found
   type: dict
 exit_code:
-  description: digestfix's exit code; V(0) when all holds, V(4) when not, or when no claim could be applied.
+  description: digestfix's exit code; V(0) if all claims hold, V(4) if one does not, or if no claim could be applied.
   returned: always
   type: int
 problem:
