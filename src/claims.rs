@@ -3,6 +3,7 @@
 
 pub mod claim;
 pub mod evidence;
+mod mistake;
 pub mod rewrite;
 mod row;
 pub mod source;

@@ -6,8 +6,10 @@ pub mod plugin;
 
 use std::convert::Infallible;
 use std::env;
+use std::error::Error;
 use std::num::ParseIntError;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
+use std::process;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use clap_complete::ArgValueCompleter;
 use crate::claims::claim::{Claim, ClaimError};
 use crate::claims::rewrite::Rewrite;
 use crate::claims::trust::Trust;
+use crate::cli::invocation::{Invocation, typed_instead};
 use crate::cli::plugin::Line;
 use crate::host::impact::{Allowed, ContainerPolicy};
 use crate::host::{Flags, StoreChoice};
@@ -99,6 +102,9 @@ impl Cli {
                 .exit(),
         };
         Self::try_parse_from(&words).unwrap_or_else(|error| {
+            if let Some(claim) = error.source().and_then(<dyn Error>::downcast_ref) {
+                no_claim(claim);
+            }
             // clap repeats what was typed.
             let typed = words
                 .iter()
@@ -421,7 +427,7 @@ pub struct DoctorArgs {
 pub struct RequestArgs {
     /// Which digest or tag an image should have [default, without --from and
     /// --remove: the files in /etc/digestfix/claims.d]
-    #[arg(value_name = "CLAIM", value_parser = claimed, add = ArgValueCompleter::new(completion::claims))]
+    #[arg(value_name = "CLAIM", add = ArgValueCompleter::new(completion::claims))]
     pub claims: Vec<Claim>,
     #[command(flatten)]
     pub terms: TermsArgs,
@@ -526,11 +532,11 @@ pub struct HostArgs {
     pub store: Option<StoreChoice>,
     /// The socket of a Kubernetes node's containerd [default: /run/containerd/containerd.sock,
     /// or that of k3s and RKE2]
-    #[arg(long, value_name = "PATH", value_parser = path(),
+    #[arg(long, value_name = "PATH", value_parser = whole_path(),
         conflicts_with_all = ["data_root", "driver", "unit", "config_file", "socket", "offline"])]
     pub containerd_socket: Option<PathBuf>,
     /// Docker's data root
-    #[arg(long, value_name = "DIR", value_parser = path())]
+    #[arg(long, value_name = "DIR", value_parser = whole_path())]
     pub data_root: Option<PathBuf>,
     /// The storage driver
     #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(completion::drivers))]
@@ -539,10 +545,10 @@ pub struct HostArgs {
     #[arg(long, value_name = "UNIT")]
     pub unit: Option<String>,
     /// Docker's configuration file [default: /etc/docker/daemon.json]
-    #[arg(long, value_name = "FILE", value_parser = path())]
+    #[arg(long, value_name = "FILE", value_parser = whole_path())]
     pub config_file: Option<PathBuf>,
     /// The Unix socket of Docker's API [default: the unit's, or /var/run/docker.sock]
-    #[arg(long, value_name = "PATH", value_parser = path())]
+    #[arg(long, value_name = "PATH", value_parser = whole_path())]
     pub socket: Option<PathBuf>,
     /// Work without a daemon: on a mounted disk, or in an image being built
     #[arg(long, conflicts_with_all = ["unit", "socket"])]
@@ -554,7 +560,7 @@ pub struct HostArgs {
 pub struct ContentArgs {
     /// containerd's root directory, where Docker keeps manifests
     /// [default: /var/lib/containerd, and Docker's own]
-    #[arg(long, value_name = "DIR", value_parser = path())]
+    #[arg(long, value_name = "DIR", value_parser = whole_path())]
     pub containerd_root: Option<PathBuf>,
 }
 
@@ -591,25 +597,52 @@ impl MetricsArgs {
     }
 }
 
-/// A path that can be written to journals, records and unit files, which requires UTF-8.
+/// The exit code for what cannot be understood.
+const USAGE: i32 = 2;
+
+/// Ends the process, as something that was typed is no claim.
+fn no_claim(error: &ClaimError) -> ! {
+    let text = error.text.as_str();
+    let is_file = !text.is_empty() && Path::new(text).exists();
+    let what = match is_file {
+        true => format!("{text:?} is not a claim, and a file here has that name"),
+        false => error.to_string(),
+    };
+    let next = match &error.instead {
+        _ if is_file => typed_instead(text, &["--from", text]),
+        Some(instead) => typed_instead(text, &[instead]),
+        None if error.lacks_digest() => Some(format!(
+            "to see which digest it has here: {}",
+            Invocation::of_process(text)
+                .in_full(&format!("digestfix status {}", shell::word(text)))
+        )),
+        None if error.is_elsewhere => {
+            Some("on a host that pulled the image: docker images --digests --no-trunc".to_owned())
+        }
+        None => None,
+    };
+    let next = next.unwrap_or_else(|| "what a claim is: digestfix apply --help".to_owned());
+    eprintln!(
+        "digestfix: usage: {}\n  Now:  nothing was touched\n  Next: {}",
+        printable(&what),
+        printable(&next)
+    );
+    process::exit(USAGE);
+}
+
+/// A path that a journal, a record and a unit can have in them: UTF-8.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     NonEmptyStringValueParser::new().map(PathBuf::from)
+}
+
+/// The same from the root on, for what is told again in another directory.
+fn whole_path() -> impl TypedValueParser<Value = PathBuf> {
+    path().map(|path| absolute(&path).unwrap_or(path))
 }
 
 fn seconds(text: &str) -> Result<Duration, ParseIntError> {
     let seconds: u32 = text.parse()?;
     Ok(Duration::from_secs(seconds.into()))
-}
-
-fn claimed(text: &str) -> Result<Claim, String> {
-    text.parse()
-        .map_err(|error: ClaimError| match Path::new(text).exists() {
-            true => format!(
-                "that is a file; to read the claims in it: --from {}",
-                shell::word(text)
-            ),
-            false => error.to_string(),
-        })
 }
 
 fn named(text: &str) -> Result<Reference, String> {

@@ -27,14 +27,14 @@ use nix::unistd::geteuid;
 
 use crate::claims::source::collected::Collected;
 use crate::claims::source::{self, SourceError, claims_dir};
-use crate::cli::invocation::{typed, typed_with};
+use crate::cli::invocation::{typed, typed_instead, typed_with};
 use crate::cli::{Cli, Command, HostArgs, Removal, RequestArgs, TermsArgs};
 use crate::commands::event_loop::on_event_loop;
 use crate::docker::engine::UnixEngine;
 use crate::host::impact::Blocker;
 use crate::host::{
-    self, Finding, Flags, Host, HostError, Managed, Management, Node, StoreChoice, StoreKind,
-    find_node, find_offline,
+    self, Dockerd, Finding, Flags, Host, HostError, Managed, Management, Node, PROC, StoreChoice,
+    StoreKind, beside, container, find_node, find_offline, own_rootless, rootless_at, unambiguous,
 };
 use crate::plan::carried::Wanted;
 use crate::plan::{Displaced, Key, Plan, Request};
@@ -190,6 +190,9 @@ impl From<SystemdError> for Stop {
 
 impl Stop {
     fn help(&self) -> Option<String> {
+        if let Some(next) = self.of_rootless() {
+            return Some(next);
+        }
         let help = match self {
             Self::Host(error) => return with_all(error.help()),
             Self::BesideNode(error) => {
@@ -209,7 +212,11 @@ impl Stop {
                 return with_all(error.help());
             }
             Self::Plan(error) => {
-                let line = |displaced| Some((displaced, typed_with("--replace")?));
+                let line = |(claim, meant): (&str, &str)| typed_instead(claim, &[meant]);
+                if let Some(line) = error.meant().and_then(line) {
+                    return Some(format!("if that image is meant: {line}"));
+                }
+                let line = |displaced| Some((displaced, typed_with(&["--replace"])?));
                 return match error.displaces().and_then(line) {
                     Some((Displaced::ImageId, line)) => Some(format!("to drop the ID: {line}")),
                     Some((Displaced::Other, line)) => Some(format!(
@@ -308,6 +315,21 @@ impl Stop {
         Some(help.to_owned())
     }
 
+    /// What to type for a user's own Docker: the same, with that stopped.
+    fn of_rootless(&self) -> Option<String> {
+        match self {
+            Self::Host(HostError::Rootless { rootless, .. }) => {
+                Some(rootless.commands(&typed_with(&rootless.options())?))
+            }
+            Self::Plan(PlanError::Host(HostError::InUse { data_root, .. })) => {
+                let dockerds = Dockerd::running(Path::new(PROC));
+                let rootless = rootless_at(data_root, &dockerds)?;
+                Some(rootless.commands(&typed()?))
+            }
+            _ => None,
+        }
+    }
+
     /// Every reason, as text.
     fn reasons(&self) -> Vec<String> {
         match self {
@@ -391,11 +413,22 @@ impl Site {
                 bus: None,
             });
         }
+        let dockerds = Dockerd::running(Path::new(PROC));
         if !geteuid().is_root() {
-            return Err(Stop::NotRoot);
+            return Err(match own_rootless(&dockerds) {
+                Some(rootless) => Stop::Host(HostError::Rootless {
+                    rootless: Box::new(rootless),
+                    unit: None,
+                }),
+                None => Stop::NotRoot,
+            });
         }
-        let bus = reach.connect().await?;
+        let bus = reach.connect().await.map_err(|error| match container() {
+            Some(kind) => HostError::InContainer(kind),
+            None => HostError::from(error),
+        })?;
         let found = host::find(&flags, &bus, engine_at).await;
+        let found = unambiguous(found, &flags, &dockerds);
         // A run that has not ended must be recovered in the store that it changed.
         let found = found.and_then(|host| match is_at_work_on(&host) {
             true => Ok(host),
@@ -445,6 +478,17 @@ impl Site {
         match &self.host.management {
             Management::Node(node) => Some(node),
             Management::Offline | Management::Managed(_) => None,
+        }
+    }
+
+    /// The Dockers that run here beside the one that this is about, where nothing says which
+    /// is meant.
+    fn dockers_beside(&self, args: &HostArgs) -> Vec<String> {
+        match self.managed() {
+            Some((_, managed)) if Flags::from(args).choice().is_none() => {
+                beside(&managed.unit.id, &Dockerd::running(Path::new(PROC)))
+            }
+            _ => Vec::new(),
         }
     }
 

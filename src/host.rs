@@ -20,10 +20,12 @@ use crate::docker::engine::Info;
 use crate::store::data_root::ImageDir;
 use crate::systemd::{Service, Unit};
 
+mod client;
 mod daemon;
 mod daemon_json;
 mod daemon_json_edit;
 mod dockerd_args;
+mod dockerds;
 mod engine_start;
 mod error;
 mod examine;
@@ -37,15 +39,17 @@ pub mod startable;
 #[cfg(test)]
 mod tests;
 
+pub use client::goes_elsewhere;
 pub use daemon_json::{DaemonJsonError, MAX_DAEMON_JSON};
 pub use daemon_json_edit::{says_live_restore, with_live_restore};
 pub(crate) use dockerd_args::AUTHORIZATION;
+pub use dockerds::{Dockerd, Rootless, beside, own_rootless, rootless_at, unambiguous};
 pub use engine_start::{EngineStart, PID_FILE, PROC};
 pub use error::HostError;
 pub use examine::{Examined, examine, find, probable_data_root};
 pub use next_store::Stopped;
 pub use node::{Node, find_node};
-pub use programs::{is_dockerd, is_shim, program};
+pub use programs::{container, is_dockerd, is_shim, program};
 pub use resolve::Finding;
 pub use startable::{Doubt, Start, Startable};
 

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod output;
 pub mod run_result;
 
+use std::cell::Cell;
 use std::io;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -17,12 +18,11 @@ use std::time::Instant;
 
 use crate::claims::trust::Trust;
 use crate::cli::OutputArgs;
-use crate::cli::invocation::Invocation;
+use crate::cli::invocation::{Invocation, typed, with_whole_lines};
 use crate::docker::container::Change;
-use crate::host::{Host, Management, StoreKind};
-use crate::image::reference::Reference;
+use crate::host::{Host, Management, StoreKind, goes_elsewhere};
 use crate::plan::status::{Rows, Selected};
-use crate::plan::{CONVERTED, EntryChange, Plan, Target, Why};
+use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::report::output::{Output, Stream};
 use crate::report::run_result::RunResult;
 use crate::state::method::Method;
@@ -30,6 +30,7 @@ use crate::sys::printable::{printable, to_json};
 use crate::transaction::image_store::ImageStore;
 use crate::transaction::outcome::{Progress, Step};
 
+mod changes;
 mod doctor;
 mod document;
 mod gaps;
@@ -57,7 +58,6 @@ pub use table::Shown;
 use table::Table;
 use tally::Tally;
 use text::{Text, Tone};
-use total::of_references;
 
 /// The JSON object's name for the image store of a Kubernetes node.
 const KUBERNETES: &str = "kubernetes";
@@ -78,6 +78,8 @@ pub struct Report {
     document: Document,
     started: Instant,
     recovered: bool,
+    /// A line was said.
+    said: Cell<bool>,
     observer: Option<Observer>,
 }
 
@@ -116,6 +118,7 @@ impl Report {
             },
             started: Instant::now(),
             recovered: false,
+            said: Cell::new(false),
             observer: None,
         }
     }
@@ -133,6 +136,7 @@ impl Report {
 
     fn say(&self, text: impl Into<Text>) {
         if self.is_read() {
+            self.said.set(true);
             let text = text.into().render(self.stdout.colours);
             self.output.write(Stream::Stdout, text + "\n");
         }
@@ -140,7 +144,9 @@ impl Report {
 
     /// Writes an empty line, and then the first line of a paragraph.
     fn paragraph(&self, text: impl Into<Text>) {
-        self.say("");
+        if self.said.get() {
+            self.say("");
+        }
         self.say(text);
     }
 
@@ -162,7 +168,7 @@ impl Report {
 
     /// The width of the terminal in columns. `None` if standard output is not a terminal.
     fn room(&self) -> Option<usize> {
-        output::columns().filter(|_| self.stdout.terminal)
+        output::columns()
     }
 
     fn is_live(&self) -> bool {
@@ -206,6 +212,16 @@ impl Report {
         let engine = managed
             .and_then(|managed| managed.engine.as_ref())
             .map(|info| info.version.clone());
+        // Once, and not again after another run has ended.
+        if self.document.host.is_none()
+            && let Some(managed) = managed
+            && let Some(elsewhere) = goes_elsewhere(&managed.socket)
+        {
+            self.warning(&format!(
+                "{elsewhere} leads the docker command elsewhere; this is about {} of this host",
+                managed.unit.id
+            ));
+        }
         let image_store = match host.image_store {
             _ if node.is_some() => Some(KUBERNETES),
             StoreKind::Own => None,
@@ -261,9 +277,7 @@ impl Report {
         let daemon = match (&host.unit, &host.engine) {
             (Some(unit), Some(version)) => format!("{unit} (running, Docker {version})"),
             (Some(unit), None) => format!("{unit} (not running)"),
-            (None, _) => {
-                "offline: --offline does not check which image store a Docker will use".to_owned()
-            }
+            (None, _) => "offline (not checked: which image store its Docker uses)".to_owned(),
         };
         let images = match host.image_store {
             Some(store) => format!("{store} image store, snapshotter"),
@@ -389,88 +403,15 @@ impl Report {
         }
     }
 
-    /// Writes the change as a diff.
-    pub fn say_plan(&self, plan: &Plan) {
-        for target in plan.targets.iter().filter(|target| target.holds) {
-            let basis = target.reference.digest().map(|_| basis_of(target));
-            let basis = basis.map_or(String::new(), |basis| format!("  ({basis})"));
-            match self.is_unread(&target.reference) {
-                false => self.say(format!("  {} holds already{basis}", target.claim)),
-                true => self.say(Tone::Doubtful.of(format!(
-                    "! {} is in the file, but Docker has not read it{basis}",
-                    target.claim
-                ))),
-            }
-        }
-        for removal in &plan.removals {
-            let mut keys = plan
-                .entries
-                .iter()
-                .map(|entry| Reference::parse(&entry.key));
-            let mut changes = plan.changes.iter();
-            if !changes.any(|change| change.reference == *removal)
-                && !keys.any(|key| key.is_ok_and(|key| key == *removal))
-            {
-                match self.is_unread(removal) {
-                    false => self.say(format!("  {removal} is not there, nothing to remove")),
-                    true => self.say(Tone::Doubtful.of(format!(
-                        "! {removal} is not in the file, but Docker still has it"
-                    ))),
-                }
-            }
-        }
-        let mut repository = None;
-        for change in &plan.changes {
-            let own = change.reference.repository().familiar();
-            if repository.as_ref() != Some(&own) {
-                self.say(format!("  {own}"));
-                repository = Some(own);
-            }
-            if let Some(from) = &change.from {
-                self.say(Tone::Bad.of(format!("-   {}  {from}", change.reference)));
-            }
-            if let Some(to) = &change.to {
-                let basis = plan.basis(&change.reference);
-                let basis = basis.filter(|_| change.reference.digest().is_some());
-                let trust = basis.map(|target| format!("  ({})", basis_of(target)));
-                let added = Tone::Good.of(format!("+   {}  {to}", change.reference));
-                self.say(added.and(trust.unwrap_or_default()));
-            }
-        }
-        for EntryChange { key, from, to, .. } in &plan.entries {
-            let lines = [("-", from, Tone::Bad), ("+", to, Tone::Good)];
-            for (sign, image, tone) in lines {
-                if let Some(image) = image {
-                    let key = format!("{sign}   {key:?}  {image}");
-                    self.say(tone.of(key).and("  (Docker ignores it)"));
-                }
-            }
-        }
-        for image in &plan.orphans {
-            self.say(Tone::Doubtful.of(format!(
-                "! image {image} is left without any reference{}",
-                match self.is_of_node() {
-                    true =>
-                        ": it stays by its ID until `crictl rmi --prune` or a kubelet removes it",
-                    false => "; `docker image prune` would delete it",
-                }
-            )));
-        }
-        if plan.len() > 1 {
-            self.say(format!("In all: {}", of_references(plan)));
-        }
-    }
-
     /// Reports the method of the change.
     pub fn made_by(&mut self, method: Option<Method>) {
         self.document.method = method;
-        self.say("");
         match method {
-            Some(Method::Load) => self.say(
+            Some(Method::Load) => self.paragraph(
                 "Nothing stops: images are in containerd, and the running Docker loads the manifests.",
             ),
             Some(Method::Record) => {
-                self.say("Nothing stops: only containerd's names of images change.");
+                self.paragraph("Nothing stops: only containerd's names of images change.");
             }
             Some(Method::Restart) | None => {}
         }
@@ -601,18 +542,19 @@ impl Report {
 
     /// Reports a problem, and ends the report.
     pub fn fail(mut self, result: RunResult, problem: Problem) -> RunResult {
-        self.problem(result.heading(), problem);
+        let in_full = |text: &String| self.invocation.in_full(text).into_owned();
+        let next = problem
+            .next
+            .map_or_else(again, |next| with_whole_lines(&next));
+        self.document.problem = Some(Problem {
+            what: problem.what.iter().map(in_full).collect(),
+            state: problem.state,
+            next: Some(in_full(&next)),
+        });
         self.end(result)
     }
 
-    fn problem(&mut self, kind: &str, problem: Problem) {
-        let in_full = |text: &String| self.invocation.in_full(text).into_owned();
-        let problem = Problem {
-            what: problem.what.iter().map(in_full).collect(),
-            state: problem.state,
-            next: problem.next.as_ref().map(in_full),
-        };
-        self.end_live();
+    fn say_problem(&self, kind: &str, problem: &Problem) {
         let kind = Text::from("digestfix: ").and(Tone::Alarming.of(kind));
         match problem.what.as_slice() {
             [one] => self.complain(kind.and(format!(": {}", shortened(one)))),
@@ -634,7 +576,6 @@ impl Report {
         if let Some(next) = &problem.next {
             self.complain(Tone::Strong.of("  Next:").and(format!(" {next}")));
         }
-        self.document.problem = Some(problem);
     }
 
     pub fn end(mut self, result: RunResult) -> RunResult {
@@ -644,10 +585,18 @@ impl Report {
         };
         self.end_live();
         self.document.exit_code = result.exit() as u8;
-        let observer = self.observer.take();
+        let mut observer = self.observer.take();
+        let is_told = observer
+            .as_mut()
+            .is_some_and(|observer| observer.end(&self.document, result));
+        if let Some(problem) = &self.document.problem
+            && !(self.stderr.journal && is_told && problem.what.len() == 1)
+        {
+            self.say_problem(result.heading(), problem);
+        }
         let took = self.started.elapsed();
         if let Some(text) =
-            observer.and_then(|mut observer| observer.end(&self.document, result, took))
+            observer.and_then(|mut observer| observer.measured(&self.document, result, took))
         {
             self.warning(&text);
         }
@@ -685,12 +634,14 @@ impl Progress for Report {
     fn step(&mut self, step: Step, detail: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::info!(?step, seconds, "{detail}");
-        if let Some(observer) = &mut self.observer {
-            observer.step(&self.document, step, detail);
-        }
+        let observer = self.observer.as_mut();
+        let is_told = observer.is_some_and(|observer| observer.step(&self.document, step, detail));
         self.end_live();
-        let time = Tone::Faint.of(format!("{seconds:>8.3} s"));
-        self.say(time.and(format!("  {detail}")));
+        // journald shows it once.
+        if !(self.stdout.journal && is_told) {
+            let time = Tone::Faint.of(format!("{seconds:>8.3} s"));
+            self.say(time.and(format!("  {detail}")));
+        }
         self.document.steps.push(StepDocument {
             step,
             seconds: (seconds * 1000.0).round() / 1000.0,
@@ -701,12 +652,21 @@ impl Progress for Report {
     fn warning(&mut self, text: &str) {
         let text = &*self.invocation.in_full(text).into_owned();
         tracing::warn!("{text}");
-        if let Some(observer) = &mut self.observer {
-            observer.warning(&self.document, text);
+        let observer = self.observer.as_mut();
+        let is_told = observer.is_some_and(|observer| observer.warning(&self.document, text));
+        if !(self.stderr.journal && is_told) {
+            let kind = Text::from("digestfix: ").and(Tone::Doubtful.of("warning"));
+            self.complain(kind.and(format!(": {text}")));
         }
-        let kind = Text::from("digestfix: ").and(Tone::Doubtful.of("warning"));
-        self.complain(kind.and(format!(": {text}")));
         self.document.warnings.push(text.to_owned());
+    }
+}
+
+/// What to type where nothing more is known.
+fn again() -> String {
+    match typed() {
+        Some(line) => format!("see to what is named, then: {line}"),
+        None => "see to what is named, then the same command again".to_owned(),
     }
 }
 
@@ -720,12 +680,14 @@ fn shortened(text: &str) -> String {
 
 /// The trust of a target, and the source of the evidence.
 fn basis_of(target: &Target) -> String {
-    match target.trust {
-        Trust::Asserted if target.typed => {
-            "asserted: typed by hand, nothing here proves it".to_owned()
-        }
-        Trust::Asserted => format!("asserted by {}, nothing here proves it", target.origin),
-        Trust::Matched => format!("matched: same image ID in {}", target.origin),
-        Trust::Proven => format!("proven by the manifest in {}", target.origin),
+    basis(target.trust, target.typed, &target.origin)
+}
+
+fn basis(trust: Trust, typed: bool, origin: &str) -> String {
+    match trust {
+        Trust::Asserted if typed => "asserted: typed by hand, nothing here proves it".to_owned(),
+        Trust::Asserted => format!("asserted by {origin}, nothing here proves it"),
+        Trust::Matched => format!("matched: same image ID in {origin}"),
+        Trust::Proven => format!("proven by the manifest in {origin}"),
     }
 }

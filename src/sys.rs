@@ -10,6 +10,7 @@ pub mod shell;
 pub mod strict_json;
 
 pub(crate) mod at_once;
+pub(crate) mod json_error;
 pub(crate) mod plain_file;
 pub(crate) mod who;
 pub(crate) mod whole_file;

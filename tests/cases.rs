@@ -9,7 +9,7 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
@@ -72,7 +72,7 @@ fn each_problem_says_what_to_type() {
             }
             if let Some((_, next)) = line.split_once("  Next: ") {
                 let found = command.captures_iter(next);
-                let plain = |words: &str| words.replace(['[', ']'], "");
+                let plain = |words: &str| words.replace(['[', ']'], "").replace(" REF", " a:1");
                 commands.extend(found.map(|found| (plain(&found[1]), session.clone())));
             }
         }
@@ -86,6 +86,176 @@ fn each_problem_says_what_to_type() {
             .unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{session:?}: {words}: {told}");
+    }
+}
+
+/// What a Next says that no command of digestfix's own does, and what shows that it helps.
+const SHOWN_ELSEWHERE: [(&str, &str); 15] = [
+    (
+        "does no harm: leave it",
+        "nothing is to be done: 76-remove-what-docker-ignores",
+    ),
+    (
+        "docker tag $(docker images",
+        "lab doctor::what_stops_an_apply_is_told_and_cured",
+    ),
+    (
+        "chmod 700 it",
+        "lab doctor::what_stops_an_apply_is_told_and_cured",
+    ),
+    (
+        "recover this host by hand",
+        "a person judges: 64-journal-is-not-understood",
+    ),
+    (
+        "do not trust that file",
+        "a person judges: 24-facts-tampered-with",
+    ),
+    (
+        "that the index has for this host",
+        "74-claims-that-find-no-image: the right one is planned",
+    ),
+    (
+        "that this image has where it was pulled",
+        "18-from-a-manifest: the right one is applied",
+    ),
+    (
+        "one of those without a name",
+        "70-image-without-a-name: named and applied",
+    ),
+    ("see what it is: ls -ld", "51-lock-is-no-file"),
+    (
+        "that file or leave it out",
+        "16-from-a-list: a whole one is applied",
+    ),
+    ("for a pipe or a device: >FILE", "lab save::"),
+    (
+        "name one that is here",
+        "05-apply: one that is here is applied",
+    ),
+    (
+        "run it where the images were pulled",
+        "31-export-with-manifests",
+    ),
+    ("load the image first", "lab carry::"),
+    ("docker images --digests", "lab sources::"),
+];
+
+/// The commands of a Next do what it says: each is typed as it is printed, where it was
+/// printed. What comes of it is written to `nexts.md` in `CARGO_TARGET_TMPDIR`.
+#[test]
+fn each_next_does_what_it_says() {
+    let all = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases")).unwrap();
+    let mut cases: Vec<PathBuf> = all.map(|entry| entry.unwrap().path()).collect();
+    cases.retain(|path| path.join("session").is_file());
+    cases.sort();
+    let (waiting, rows) = (Mutex::new(cases.iter()), Mutex::new(BTreeMap::new()));
+    let next = || waiting.lock().unwrap().next();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some(case) = next() {
+                    follow(case, &rows);
+                }
+            });
+        }
+    });
+    let rows = rows.into_inner().unwrap();
+    let mut table = String::from("| what failed | Next | shown by |\n| --- | --- | --- |\n");
+    for (next, row) in &rows {
+        let cell = |text: &str| text.replace('|', "\\|");
+        let row: &Row = row;
+        table += &format!(
+            "| {} | {} | {} |\n",
+            cell(&row.what),
+            cell(next),
+            cell(&row.shown)
+        );
+    }
+    fs::write(
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("nexts.md"),
+        table,
+    )
+    .unwrap();
+    let bad: Vec<_> = rows.iter().filter(|(_, row)| !row.helps).collect();
+    assert!(bad.is_empty() && rows.len() > 20, "{bad:#?}");
+}
+
+/// A Next, and what came of it.
+#[derive(Debug)]
+struct Row {
+    what: String,
+    shown: String,
+    helps: bool,
+}
+
+/// Goes through a case, and types what each problem says is to be typed next.
+fn follow(case: &Path, rows: &Mutex<BTreeMap<String, Row>>) {
+    let command = Regex::new(r"digestfix [a-z]+(?: (?:'[^']*'|[^ ;,()])+)*").unwrap();
+    let digits = Regex::new(r"[0-9a-f]{12,}").unwrap();
+    let blank = Regex::new(r"(?:^|[ :=@])[A-Z]{2,}|…").unwrap();
+    let directory = TempDir::new().unwrap();
+    let place = directory.path().join("here");
+    let saved = directory.path().join("saved");
+    shell(
+        r#"mkdir "$2"; [ ! -d "$1/before" ] || cp -rL "$1/before/." "$2"; chmod -R u=rwX,go= "$2""#,
+        [case, &place],
+    );
+    let session = fs::read_to_string(case.join("session")).unwrap();
+    let mut variable = Variable::new(&place, &session, &tree(&place));
+    for line in session.lines().filter_map(|line| line.strip_prefix("$ ")) {
+        let told = output(line, &place, &variable);
+        variable.learn(&tree(&place));
+        let told = String::from_utf8_lossy(&told.stderr).into_owned();
+        let mut what = String::new();
+        for told in told.lines() {
+            let Some(next) = told.strip_prefix("  Next: ") else {
+                if !told.starts_with("  ") {
+                    what = digits
+                        .replace_all(&variable.replace(told), "…")
+                        .into_owned();
+                }
+                continue;
+            };
+            let key = digits
+                .replace_all(&variable.replace(next), "…")
+                .into_owned();
+            if rows.lock().unwrap().contains_key(&key) {
+                continue;
+            }
+            let mut shown = Vec::new();
+            let mut helps = true;
+            for found in command.find_iter(next) {
+                let typed = found.as_str();
+                if blank.is_match(&typed.replace(&*directory.path().to_string_lossy(), "")) {
+                    continue;
+                }
+                shell(r#"rm -rf "$2"; cp -a "$1" "$2""#, [&place, &saved]);
+                let code = output(typed, &place, &variable).status.code();
+                shell(r#"rm -rf "$2"; mv "$1" "$2""#, [&saved, &place]);
+                let verb = typed.split(' ').nth(1).unwrap_or_default();
+                // Of several reasons each has its own, and so has a claim that is one now.
+                let more = what.ends_with(':') || what.starts_with("digestfix: usage");
+                helps &= match verb {
+                    "apply" if more => matches!(code, Some(0 | 3)),
+                    "apply" | "rollback" | "recover" | "load" => code == Some(0),
+                    _ => matches!(code, Some(0 | 3 | 4)),
+                };
+                let code = code.map_or("none".to_owned(), |code| code.to_string());
+                shown.push(format!("{}: `{verb}`, exit {code}", name(case)));
+            }
+            if shown.is_empty() {
+                let elsewhere = SHOWN_ELSEWHERE.iter().find(|(part, _)| next.contains(part));
+                helps = elsewhere.is_some();
+                shown.extend(elsewhere.map(|(_, shown)| (*shown).to_owned()));
+            }
+            let row = Row {
+                what: what.clone(),
+                shown: shown.join("; "),
+                helps,
+            };
+            rows.lock().unwrap().entry(key).or_insert(row);
+        }
     }
 }
 
@@ -171,27 +341,7 @@ fn session_now(session: &str, place: &Path, variable: &mut Variable) -> String {
 }
 
 fn typed(command: &str, place: &Path, variable: &mut Variable) -> String {
-    let program = Path::new(env!("CARGO_BIN_EXE_digestfix"));
-    let inherited = env::var("PATH").unwrap();
-    let path = format!("{}:{inherited}", program.parent().unwrap().display());
-    let image = |digit: &str| format!("sha256:{}", digit.repeat(64));
-    let output = Command::new("timeout")
-        .args(["60", "bash", "-c", &format!("umask 022; {command}")])
-        .current_dir(place)
-        .stdin(Stdio::null())
-        .env_clear()
-        .env("PATH", path)
-        .env("LC_ALL", "C")
-        // Records contain the user who ran the command, so the user must always be the
-        // same.
-        .env("SUDO_USER", "admin")
-        .env("CASE", place)
-        .env("ROOT", place.join("root"))
-        .envs(["a", "b", "c"].map(|digit| (digit.to_uppercase(), image(digit))))
-        .envs(["1", "2", "3"].map(|digit| (format!("D{digit}"), image(digit))))
-        .envs((1..).map(|number| format!("ID{number}")).zip(&variable.ids))
-        .output()
-        .unwrap();
+    let output = output(command, place, variable);
     variable.learn(&tree(place));
     let mut text = String::new();
     for (mark, stream) in [("  ", output.stdout), ("! ", output.stderr)] {
@@ -212,7 +362,30 @@ fn typed(command: &str, place: &Path, variable: &mut Variable) -> String {
     }
 }
 
-/// Every path below a directory, with its kind in a word, and its contents.
+fn output(command: &str, place: &Path, variable: &Variable) -> Output {
+    let program = Path::new(env!("CARGO_BIN_EXE_digestfix"));
+    let inherited = env::var("PATH").unwrap();
+    let path = format!("{}:{inherited}", program.parent().unwrap().display());
+    let image = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    Command::new("timeout")
+        .args(["60", "bash", "-c", &format!("umask 022; {command}")])
+        .current_dir(place)
+        .stdin(Stdio::null())
+        .env_clear()
+        .env("PATH", path)
+        .env("LC_ALL", "C")
+        // Records name who ran it: the same whoever does.
+        .env("SUDO_USER", "admin")
+        .env("CASE", place)
+        .env("ROOT", place.join("root"))
+        .envs(["a", "b", "c"].map(|digit| (digit.to_uppercase(), image(digit))))
+        .envs(["1", "2", "3"].map(|digit| (format!("D{digit}"), image(digit))))
+        .envs((1..).map(|number| format!("ID{number}")).zip(&variable.ids))
+        .output()
+        .unwrap()
+}
+
+/// Every name below a directory, with what it is in a word, and what is in it.
 type Tree = BTreeMap<String, (&'static str, Vec<u8>)>;
 
 fn tree(place: &Path) -> Tree {

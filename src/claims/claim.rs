@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::claims::mistake;
 use crate::claims::row::{MOST_COLUMNS, Meaning, row, without_scheme, words};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::{Reference, ReferenceError, Repository, Tag};
@@ -88,14 +89,36 @@ pub enum ImageName {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a claim: {problem}")]
 pub struct ClaimError {
-    text: String,
+    pub text: String,
     problem: Problem,
+    /// The claim that was meant, where a mistake is known.
+    pub instead: Option<String>,
+    /// Only a host that pulled the image has what is missing.
+    pub is_elsewhere: bool,
+}
+
+impl ClaimError {
+    fn new(text: String, problem: Problem) -> Self {
+        Self {
+            text,
+            problem,
+            instead: None,
+            is_elsewhere: false,
+        }
+    }
+
+    /// It names an image and says nothing of its digest.
+    pub fn lacks_digest(&self) -> bool {
+        self.problem == Problem::NoDigest
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Problem {
     #[error("{0}")]
     Reference(#[from] ReferenceError),
+    #[error("{0}")]
+    Mistake(String),
     #[error("it names no digest; write NAME:TAG@sha256:HEX, NAME@sha256:HEX or REF=IMAGE")]
     NoDigest,
     #[error("left of \"=\" must be a tag (NAME:TAG) or a digest (NAME@sha256:HEX)")]
@@ -168,7 +191,7 @@ impl Claim {
             Statement::ManifestBrought { repository, .. } => repository.as_ref(),
         };
         if let Some(Err(problem)) = repository.map(usable) {
-            return Err(ClaimError { text, problem });
+            return Err(ClaimError::new(text, problem));
         }
         Ok(Self {
             text,
@@ -203,12 +226,31 @@ impl FromStr for Claim {
                 statement,
                 origin,
             }),
-            Err(problem) => Err(ClaimError { text, problem }),
+            Err(problem) => Err(mistaken(&text, problem)),
         }
     }
 }
 
-/// Reads a pasted row of `docker images --digests` as a statement.
+/// Why a text is no claim: the mistake that was made, or else what does not fit.
+fn mistaken(text: &str, problem: Problem) -> ClaimError {
+    let Some(mistake) = mistake::of(text) else {
+        return ClaimError::new(text.to_owned(), problem);
+    };
+    let parsed = mistake.instead.as_deref().map(statement);
+    let what = match &parsed {
+        Some(Err(other)) => format!("{}; and {other}", mistake.what),
+        _ => mistake.what,
+    };
+    ClaimError {
+        is_elsewhere: mistake.is_elsewhere,
+        instead: mistake
+            .instead
+            .filter(|_| parsed.is_some_and(|parsed| parsed.is_ok())),
+        ..ClaimError::new(text.to_owned(), Problem::Mistake(what))
+    }
+}
+
+/// The meaning of a pasted row of `docker images --digests`.
 fn pasted(text: &str) -> Option<Statement> {
     if !text.contains(char::is_whitespace) {
         return None;

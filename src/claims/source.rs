@@ -312,7 +312,7 @@ fn read_directory(
         if path.is_dir() {
             let stays = path.canonicalize().is_ok_and(|real| real.starts_with(top));
             if !stays {
-                collected.remark(format!("{place}: passed over, {}", Problem::Outside));
+                collected.remark(format!("{place}: passed over: {}", Problem::Outside));
                 continue;
             }
             let is_image = read_as_image(&path, &place, collected);
@@ -350,7 +350,7 @@ fn pass_over(
             | Problem::NotAFile
             | Problem::NotJson(_)),
         ) => {
-            collected.remark(format!("{place}: passed over, {problem}"));
+            collected.remark(format!("{place}: passed over: {problem}"));
             Ok(())
         }
         read => read,

@@ -4,12 +4,12 @@
 use std::borrow::Cow;
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, absolute};
+use std::path::Path;
 
-use clap::{CommandFactory, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 
 use crate::cli::plugin::{self, Line};
-use crate::cli::{Cli, HostArgs};
+use crate::cli::{Cli, Command, HostArgs};
 use crate::sys::shell;
 
 /// The largest command line that a message repeats, in bytes.
@@ -33,10 +33,7 @@ pub struct Invocation {
 impl Invocation {
     /// Records the options that say where Docker is.
     pub fn of(host: &HostArgs, containerd_root: Option<&Path>) -> Self {
-        let path = |path: &Path| {
-            let whole = absolute(path).unwrap_or_else(|_| path.to_owned());
-            Some(shell::path(&whole))
-        };
+        let path = |path: &Path| Some(shell::path(path));
         let word = |text: &String| Some(shell::word(text));
         let mut options = Vec::new();
         if host.offline {
@@ -64,11 +61,30 @@ impl Invocation {
         }
     }
 
-    /// Completes each command in a text, so that the user can type it as it is: with sudo
-    /// if sudo was used, and with the host options of this process. Does not repeat an
-    /// option that the command already contains.
+    /// Of this process, whose line is understood without one of its words.
+    pub fn of_process(without: &str) -> Self {
+        let words = words().into_iter().filter(|word| word != without);
+        let Ok(cli) = Cli::try_parse_from(words) else {
+            return Self::default();
+        };
+        match &cli.command {
+            Command::Plan(args) => Self::of(&args.host, args.content.containerd_root.as_deref()),
+            Command::Verify(args) => Self::of(&args.host, args.content.containerd_root.as_deref()),
+            Command::Apply(args) => Self::of(
+                &args.change.host,
+                args.change.content.containerd_root.as_deref(),
+            ),
+            _ => Self::default(),
+        }
+    }
+
+    /// A text with each of its commands as it has to be typed here: by sudo where
+    /// that was used, and with the options that were given for the host. An option
+    /// that the command names already is not repeated.
     pub fn in_full<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        if (self.options.is_empty() && !self.by_sudo) || !text.contains(PROGRAM) {
+        // A user's own Docker is not root's.
+        let by_sudo = self.by_sudo && !text.contains("systemctl --user");
+        if (self.options.is_empty() && !by_sudo) || !text.contains(PROGRAM) {
             return Cow::Borrowed(text);
         }
         let cli = Cli::command();
@@ -82,7 +98,7 @@ impl Invocation {
             let command = cli
                 .find_subcommand(name)
                 .filter(|command| !command.is_hide_set() && name != "export");
-            if self.by_sudo && command.is_some() {
+            if by_sudo && command.is_some() {
                 full.push_str("sudo ");
             }
             full.push_str(PROGRAM);
@@ -131,15 +147,63 @@ pub fn typed() -> Option<String> {
     line(words().into_iter().skip(1))
 }
 
-/// The command line of this process with one more option. `None` if typing the command
-/// again would not work, for example because it reads standard input.
-pub fn typed_with(option: &str) -> Option<String> {
-    let mut words: Vec<OsString> = env::args_os().skip(1).collect();
+/// The command line of this process with more options; none where it cannot be typed
+/// again as it was.
+pub fn typed_with(options: &[&str]) -> Option<String> {
+    let mut words: Vec<OsString> = words().into_iter().skip(1).collect();
     if words.iter().any(is_read_once) || words.iter().any(|word| word == "--") {
         return None;
     }
-    words.push(option.into());
+    words.extend(options.iter().map(OsString::from));
     line(words)
+}
+
+/// A text in which options that are to be given are whole commands: those of this process
+/// with the options.
+pub fn with_whole_lines(text: &str) -> String {
+    match typed() {
+        Some(line) if !line.contains(" -- ") => with_line(text, &line),
+        _ => text.to_owned(),
+    }
+}
+
+fn with_line(text: &str, line: &str) -> String {
+    let cli = Cli::command();
+    let name = line.split(' ').nth(1).unwrap_or_default();
+    let Some(command) = cli.find_subcommand(name) else {
+        return text.to_owned();
+    };
+    let flag = |word: &str| word.split(['=', ';', ',', ')']).next().map(str::to_owned);
+    let is_taken = |word: &str| {
+        let long = flag(word);
+        let mut arguments = command.get_arguments();
+        arguments.any(|one| one.get_long() == long.as_deref().and_then(|it| it.strip_prefix("--")))
+            && line.split(' ').all(|other| flag(other) != long)
+    };
+    let mut before = ":";
+    let mut words = Vec::new();
+    for word in text.split(' ') {
+        let begins = before.ends_with(':') || before == "or";
+        if begins && word.starts_with("--") && is_taken(word) {
+            words.push(line);
+        }
+        words.push(word);
+        before = word;
+    }
+    words.join(" ")
+}
+
+/// The command line of this process with other words in place of one.
+pub fn typed_instead(word: &str, by: &[&str]) -> Option<String> {
+    let words = words();
+    let mut line_words: Vec<OsString> = Vec::new();
+    for one in words.into_iter().skip(1) {
+        match one == word {
+            true => line_words.extend(by.iter().map(OsString::from)),
+            false => line_words.push(one),
+        }
+    }
+    (!line_words.iter().any(is_read_once)).then(|| line(line_words))?
 }
 
 /// The command line of this process with `apply` in place of another command.
@@ -174,8 +238,8 @@ fn line(words: impl IntoIterator<Item = OsString>) -> Option<String> {
     (line.len() <= MAX_LINE).then_some(line)
 }
 
-/// The command line of this process, as a person would type it.
-fn words() -> Vec<OsString> {
+/// The words of this process, as a person types them.
+pub(super) fn words() -> Vec<OsString> {
     match plugin::line(env::args_os()) {
         Line::Words(words) => words,
         Line::Option(_) => Vec::new(),
@@ -258,6 +322,27 @@ mod tests {
             online.in_full("digestfix doctor"),
             "digestfix doctor --unit my.service"
         );
+    }
+
+    #[test]
+    fn options_to_be_given_are_whole_commands() {
+        let line = "digestfix apply a:1@D --offline";
+        for (text, expected) in [
+            ("nothing to type", "nothing to type"),
+            ("leave --offline out", "leave --offline out"),
+            (
+                "say which: --unit a or --unit b",
+                "say which: digestfix apply a:1@D --offline --unit a or digestfix apply a:1@D --offline --unit b",
+            ),
+            (
+                "--wait SECONDS",
+                "digestfix apply a:1@D --offline --wait SECONDS",
+            ),
+            ("on a disk: --offline", "on a disk: --offline"),
+            ("elsewhere: --nowhere", "elsewhere: --nowhere"),
+        ] {
+            assert_eq!(with_line(text, line), expected);
+        }
     }
 
     #[test]

@@ -183,6 +183,10 @@ impl Held {
         report.say_plan(&plan);
         report.say_skipped(&plan);
         report.made_by(store.method());
+        if !plan.is_empty() {
+            report.total(&plan, store.method(), impact.as_ref(), None);
+        }
+        report.line("");
         let tx = Tx::new(
             site.images(),
             lock,

@@ -17,8 +17,8 @@ use crate::doctor::{
 };
 use crate::host::impact::assess;
 use crate::host::{
-    Examined, Flags, Host, HostError, Management, StoreChoice, StoreKind, examine, find_node,
-    find_offline,
+    Dockerd, Examined, Flags, Host, HostError, Management, PROC, StoreChoice, StoreKind, beside,
+    container, examine, find_node, find_offline,
 };
 use crate::image::digest::ImageId;
 use crate::plan::status::{Rows, rows};
@@ -188,7 +188,19 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
     if !geteuid().is_root() {
         return findings;
     }
-    let examined = examine(flags, bus.as_ref(), engine_at).await;
+    let mut examined = examine(flags, bus.as_ref(), engine_at).await;
+    let dockerds = Dockerd::running(Path::new(PROC));
+    examined.disambiguate(flags, &dockerds);
+    if let Some(unit) = &examined.unit
+        && flags.choice().is_none()
+    {
+        let beside = beside(&unit.id, &dockerds);
+        findings.extend(
+            beside
+                .into_iter()
+                .map(|one| Finding::ok(Check::Engine, one)),
+        );
+    }
     if flags.choice().is_none()
         && let Ok(host) = find_node(flags, FOUND_WITHIN).await
     {
@@ -322,14 +334,15 @@ fn unreachable(check: Check) -> Finding {
 /// for checks.
 async fn reach(is_root: bool) -> (Option<SystemBus>, Vec<Finding>) {
     if !Path::new(BOOTED).is_dir() {
-        return (
-            None,
-            vec![Finding::problem(
+        let told = match container() {
+            Some(kind) => refused::host(&HostError::InContainer(kind)),
+            None => Finding::problem(
                 Check::Systemd,
                 "systemd does not run this host",
                 "for a disk that no Docker uses: digestfix doctor --offline --data-root DIR",
-            )],
-        );
+            ),
+        };
+        return (None, vec![told]);
     }
     let bus = match SystemBus::connect().await {
         Ok(bus) => bus,

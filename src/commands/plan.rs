@@ -57,7 +57,7 @@ async fn show(args: &PlanArgs, report: &mut Report) -> Result<RunResult, Stop> {
     }
     if !plan.is_empty() {
         let apply = apply_instead_of("plan");
-        report.total(&plan, method, impact.as_ref(), &apply);
+        report.total(&plan, method, impact.as_ref(), Some(&apply));
     }
     Ok(RunResult::Pending)
 }

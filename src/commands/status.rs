@@ -45,6 +45,9 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<RunResult, Stop>
         report.warning(&format!("unknown top-level key {key:?}, kept as it is"));
     }
     report.gaps(&gaps);
+    for other in site.dockers_beside(&args.host) {
+        report.line(&other);
+    }
     if site.is_beside_node(&args.host).await {
         report.beside_node();
     }

@@ -89,6 +89,7 @@ mod tests {
         let refusal = Refusal::EmptyRepository {
             claim: "a@b".to_owned(),
             repository: "a".to_owned(),
+            near: Box::default(),
             nameless: Vec::new(),
         };
         let states = |findings: Vec<Finding>| -> Vec<State> {

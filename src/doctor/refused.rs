@@ -8,8 +8,9 @@ use crate::store::data_root::ReadError;
 
 pub fn host(error: &HostError) -> Finding {
     let check = match error {
-        HostError::Systemd(_) => Check::Systemd,
+        HostError::Systemd(_) | HostError::InContainer(_) => Check::Systemd,
         HostError::NoUnit { .. }
+        | HostError::Rootless { .. }
         | HostError::UnusableUnit { .. }
         | HostError::NotAService(_)
         | HostError::Wrapped { .. }

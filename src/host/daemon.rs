@@ -11,11 +11,11 @@ use crate::host::engine_start::PROC;
 use crate::host::image_dir::Sources;
 use crate::host::programs::is_dockerd;
 use crate::host::resolve::{DEFAULT, FILE, FLAG, Finding, UNIT, resolved};
-use crate::host::{Flags, HostError, Managed, Start, StoreKind, exec_start, image_dir};
+use crate::host::{Flags, HostError, Managed, Start, StoreKind, exec_start, image_dir, programs};
 use crate::systemd::{Service, ServiceManager, Unit};
 
-const DEFAULT_UNIT: &str = "docker.service";
-const SNAP_UNIT: &str = "snap.docker.dockerd.service";
+pub(super) const DEFAULT_UNIT: &str = "docker.service";
+pub(super) const SNAP_UNIT: &str = "snap.docker.dockerd.service";
 pub(super) const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
@@ -59,7 +59,11 @@ impl<'a> Daemon<'a> {
                 let line = service
                     .as_ref()
                     .map(|found| command_line(unit, found, flags));
-                command = line.and_then(|line| note(&mut errors, line));
+                command = match line {
+                    // That is said already, and it starts nothing.
+                    Some(Err(_)) if unit.load_state != "loaded" => None,
+                    line => line.and_then(|line| note(&mut errors, line)),
+                };
             }
         }
         let args = command.as_ref().map(CommandLine::args).unwrap_or_default();
@@ -234,6 +238,7 @@ async fn check_unit(
             return Err(HostError::NoUnit {
                 unit: name.to_owned(),
                 others,
+                instead: programs::instead_of_docker(),
             });
         }
         load_state => {
@@ -263,7 +268,7 @@ async fn check_unit(
 
 /// The command that a unit runs.
 pub(super) struct CommandLine {
-    program: String,
+    pub program: String,
     arguments: Vec<String>,
 }
 

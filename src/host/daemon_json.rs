@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::image::digest::{Algorithm, Digest};
+use crate::sys::json_error::in_words;
 use crate::sys::plain_file::{self, Links};
 
 /// The largest file that is read, in bytes.
@@ -44,7 +45,7 @@ pub enum DaemonJsonError {
     /// The file is empty. Only some versions of dockerd start with it.
     #[error("it is empty, which not every version of dockerd accepts (write {{}} into it)")]
     Empty,
-    #[error("it is not valid: {0}")]
+    #[error("it is not valid: {}", in_words(.0))]
     Json(#[from] serde_json::Error),
 }
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use crate::docker::engine::EngineError;
 use crate::host::DaemonJsonError;
+use crate::host::Rootless;
+use crate::host::daemon::SNAP_UNIT;
 use crate::host::next_store::Stopped;
 use crate::host::resolve::FLAG;
 use crate::store::data_root::ReadError;
@@ -17,12 +19,25 @@ use crate::systemd::SystemdError;
 pub enum HostError {
     #[error(transparent)]
     Systemd(#[from] SystemdError),
-    #[error("there is no unit {unit} here{}", but(.others))]
+    #[error("there is no unit {unit} here{}", but(.others, .instead))]
     NoUnit {
         unit: String,
         /// The other units on this host that are known names for Docker.
         others: Vec<String>,
+        /// What else is there that runs containers.
+        instead: Vec<&'static str>,
     },
+    #[error(
+        "the Docker here is {}, a rootless one ({}), and only that user can stop it{}",
+        whom(.rootless), .rootless.data_root.display(), unit_beside(.unit)
+    )]
+    Rootless {
+        rootless: Box<Rootless>,
+        /// The system's own, which does not run.
+        unit: Option<String>,
+    },
+    #[error("this is a container ({0}), and digestfix works on the host that runs Docker")]
+    InContainer(String),
     #[error("no containerd of a Kubernetes node answers here ({})", .0.join("; "))]
     NoNode(Vec<String>),
     #[error("{0} is for Docker's images, and --store kubernetes is for a node's")]
@@ -135,11 +150,27 @@ impl HostError {
                 let first = error.help().map(|help| format!("{help}; ")).unwrap_or_default();
                 format!("{first}for a disk that no Docker uses: {OFFLINE}")
             }
+            Self::NoUnit {
+                others, instead, ..
+            } if others.is_empty() && !instead.is_empty() => format!(
+                "for a Kubernetes node: --store kubernetes; for Podman and CRI-O: skopeo copy --preserve-digests; if \
+                 Docker has another unit here: --unit NAME; for a data root of Docker: {OFFLINE}"
+            ),
             Self::NoUnit { others, .. } if others.is_empty() => format!(
                 "if Docker's unit has another name (systemctl list-unit-files '*docker*'): --unit NAME; if no \
                  Docker runs here: {OFFLINE}"
             ),
+            Self::NoUnit { others, .. } if others.iter().any(|unit| unit == SNAP_UNIT) => {
+                format!("say which: --unit {SNAP_UNIT}{SNAP_OPTIONS}")
+            }
             Self::NoUnit { others, .. } => one_of("--unit", others),
+            Self::Rootless { rootless, .. } => {
+                let line = format!("digestfix apply CLAIM {}", rootless.options_in_words());
+                rootless.commands(&line)
+            }
+            Self::InContainer(_) => {
+                format!("run it on the host; for a data root that is mounted here: {OFFLINE}")
+            }
             Self::NoNode(_) => {
                 "look at containerd (systemctl status containerd) and at its CRI (crictl info); where its socket \
                  is elsewhere: --containerd-socket PATH"
@@ -248,13 +279,34 @@ impl HostError {
     }
 }
 
-/// The command-line options for a disk that belongs to another host.
+/// Where the snap keeps what its dockerd reads and writes.
+const SNAP_OPTIONS: &str = " --data-root /var/snap/docker/common/var-lib-docker --config-file \
+    /var/snap/docker/current/config/daemon.json";
+
+/// The options for a disk of another host.
 const OFFLINE: &str = "--offline --data-root DIR";
 
-fn but(others: &[String]) -> String {
-    match others.is_empty() {
-        true => String::new(),
-        false => format!(", but there is {}", others.join(" and ")),
+fn but(others: &[String], instead: &[&str]) -> String {
+    match (others.is_empty(), instead.is_empty()) {
+        (false, _) => format!(", but there is {}", others.join(" and ")),
+        (true, false) => format!(", but there is {}", instead.join(" and ")),
+        (true, true) => String::new(),
+    }
+}
+
+fn unit_beside(unit: &Option<String>) -> String {
+    unit.as_ref().map_or_else(String::new, |unit| {
+        format!(
+            "; {unit} does not run (for its images: --unit {})",
+            shell::word(unit)
+        )
+    })
+}
+
+fn whom(rootless: &Rootless) -> String {
+    match rootless.is_own {
+        true => "your own".to_owned(),
+        false => format!("{}'s", rootless.user),
     }
 }
 
@@ -264,7 +316,7 @@ fn one_of(flag: &str, values: &[String]) -> String {
         .iter()
         .map(|value| format!("{flag} {}", shell::word(value)))
         .collect();
-    format!("say which: {}", flags.join(" or "))
+    format!("say which: {}", flags.join("; or: "))
 }
 
 fn without_file(named_by: &str) -> &'static str {

@@ -1,10 +1,12 @@
 //! Examines Docker on this host: collects all facts, and all reasons why digestfix cannot
 //! work on the host. After an error, the examination continues.
 
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use crate::docker::engine::{Engine, Info};
 use crate::host::daemon::{Daemon, finding, note, unit_name};
+use crate::host::dockerds::{Away, Dockerd, seen};
 use crate::host::image_dir::{DEFAULT_DATA_ROOT, no_data_root};
 use crate::host::next_store::{Stopped, Unsure, without_references};
 use crate::host::resolve::Finding;
@@ -59,7 +61,8 @@ impl Examined {
         {
             let unit = unit.to_owned();
             let why = managed.doubts(images);
-            found.stopped = why.map(|why| Stopped { unit, why });
+            let program = managed.start.command.first().map(PathBuf::from);
+            found.stopped = why.map(|why| Stopped { unit, why, program });
         }
         let unit = daemon
             .unit
@@ -77,7 +80,21 @@ impl Examined {
         found
     }
 
-    /// The host, even if there are errors. `None` if too little is known about it.
+    /// Names the other dockerds that run here, where it is not clear which is meant.
+    pub fn disambiguate(&mut self, flags: &Flags, dockerds: &[Dockerd]) {
+        let first = self.errors.first();
+        let away = match &self.unit {
+            Some(unit) => Away::unit(unit, first),
+            None => first.and_then(Away::error),
+        };
+        if let Some(error) = away.and_then(|away| away.ambiguity(flags, dockerds)) {
+            // What is said of one that is not meant does not help.
+            self.errors.splice(..self.errors.len().min(1), [error]);
+        }
+        self.errors = mem::take(&mut self.errors).into_iter().map(seen).collect();
+    }
+
+    /// The host, if enough is known about it, even if there are errors.
     pub fn host(&self) -> Option<Host> {
         Some(Host {
             image_store: self.image_store,
@@ -155,13 +172,15 @@ fn look_for_images(
             Err(HostError::Stopped(Stopped {
                 unit: unit.id.clone(),
                 why: Unsure::Containerd,
+                program: None,
             }))
         }
         _ if !is_said => return None,
         (StoreKind::Containerd, Some(_)) => daemon.sources().containerd_dir(),
         (StoreKind::Own, _) => {
             let found = daemon.sources().image_dir();
-            found.map_err(|error| without_references(error, unit))
+            let program = daemon.command.as_ref().map(|command| &command.program);
+            found.map_err(|error| without_references(error, unit, program))
         }
     };
     note(errors, found)

@@ -35,6 +35,8 @@ const VARIABLES: [&str; 3] = [
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unsure {
+    /// Docker was removed, and its unit left.
+    NoProgram(PathBuf),
     Containerd,
     Feature(String),
     Variable(&'static str),
@@ -49,6 +51,11 @@ pub enum Unsure {
 impl fmt::Display for Unsure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
+            Self::NoProgram(path) => write!(
+                f,
+                "its unit starts {}, which is not there: Docker was removed, and its unit left",
+                path.display()
+            ),
             Self::Containerd => f.write_str(
                 "it keeps its images in containerd (the containerd image store), whose references only a \
                  running Docker reads and changes",
@@ -91,13 +98,17 @@ fn on(args: &DockerdArgs, config: &DaemonJson) -> Vec<String> {
     on
 }
 
-/// If Docker is stopped, turns the error that references are missing into uncertainty,
-/// because Docker may use another store.
-pub(super) fn without_references(error: HostError, stopped: Option<&str>) -> HostError {
+/// A data root without references says nothing of a Docker that does not run.
+pub(super) fn without_references(
+    error: HostError,
+    stopped: Option<&str>,
+    program: Option<&String>,
+) -> HostError {
     match (error, stopped) {
         (HostError::NoReferences(path), Some(unit)) => HostError::Stopped(Stopped {
             unit: unit.to_owned(),
             why: Unsure::NoReferences(path),
+            program: program.map(PathBuf::from),
         }),
         (error, _) => error,
     }
@@ -109,11 +120,29 @@ pub(super) fn without_references(error: HostError, stopped: Option<&str>) -> Hos
 pub struct Stopped {
     pub unit: String,
     pub why: Unsure,
+    /// The program that it starts, where that is known.
+    pub program: Option<PathBuf>,
 }
 
 impl Stopped {
+    /// The same, or that its program is gone, which outweighs all else.
+    pub(super) fn or_removed(self) -> Self {
+        match self.program {
+            Some(program) if program.is_absolute() && !program.exists() => Self {
+                unit: self.unit,
+                why: Unsure::NoProgram(program),
+                program: None,
+            },
+            _ => self,
+        }
+    }
+
     pub(super) fn help(&self) -> String {
         let elsewhere = match self.why {
+            Unsure::NoProgram(_) => {
+                return "install Docker again; or, for its images as they are: --offline --data-root DIR"
+                    .to_owned();
+            }
             Unsure::NoReferences(_) => "; if its data root is another one: --data-root DIR",
             _ => "",
         };

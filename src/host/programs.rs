@@ -1,6 +1,7 @@
 //! Docker's programs, recognized by the names that packages give them.
 
 use std::fs;
+use std::path::Path;
 
 use crate::host::engine_start::PROC;
 
@@ -33,7 +34,44 @@ fn file_name(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or_default()
 }
 
-/// The name that the kernel shows for a process (`proc_pid_comm(5)`).
+/// What is here that runs containers, where there is no Docker.
+pub fn instead_of_docker() -> Vec<&'static str> {
+    let is_there = |path: &str| Path::new(path).exists();
+    let mut found = Vec::new();
+    // `docker` may be a script of podman-docker's.
+    let docker = fs::read("/usr/bin/docker").unwrap_or_default();
+    let is_podmans =
+        docker.starts_with(b"#!") && String::from_utf8_lossy(&docker).contains("podman");
+    if is_podmans {
+        found.push("Podman (docker is its)");
+    } else if is_there("/usr/bin/podman") {
+        found.push("Podman");
+    }
+    if is_there("/run/crio/crio.sock") {
+        found.push("CRI-O");
+    }
+    if is_there("/run/containerd/containerd.sock") {
+        found.push("containerd");
+    }
+    found
+}
+
+/// The kind of container that this process runs in, where no systemd runs with it
+/// (`sd_booted(3)`).
+pub fn container() -> Option<String> {
+    if Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let kind = fs::read_to_string("/run/systemd/container");
+    let kind = kind.map(|kind| kind.trim().to_owned()).ok();
+    let marked = [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")];
+    let mut marked = marked
+        .into_iter()
+        .filter(|(mark, _)| Path::new(mark).exists());
+    marked.next().map(|(_, kind)| kind.to_owned()).or(kind)
+}
+
+/// The name of a process in the kernel (`proc_pid_comm(5)`).
 pub fn program(pid: u32) -> String {
     fs::read_to_string(format!("{PROC}/{pid}/comm"))
         .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())

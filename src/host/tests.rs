@@ -280,7 +280,9 @@ fn a_unit_that_is_not_there() {
     world.systemd.units.get_mut().clear();
     world.refuses(&["docker.service", "--unit NAME", "--offline"]);
     world.add("snap.docker.dockerd.service", "inactive");
-    world.refuses(&["--unit snap.docker.dockerd.service"]);
+    world.refuses(&[
+        "--unit snap.docker.dockerd.service --data-root /var/snap/docker/common/var-lib-docker",
+    ]);
     world.add("docker.service", "active");
     world.flags.unit = Some("dockerd".to_owned());
     world.refuses(&["no unit dockerd.service", "there is docker.service"]);
@@ -291,6 +293,13 @@ fn a_unit_that_is_of_no_use() {
     let mut world = World::new();
     world.add("docker.service", "inactive").load_state = "masked".to_owned();
     world.refuses(&["masked", "systemctl unmask docker.service", "--offline"]);
+    world.systemd.service.exec_start.clear();
+    let examined = block_on(examine(
+        &world.flags,
+        Some(&world.systemd),
+        |socket: &Path| world.engine(socket),
+    ));
+    assert_eq!(examined.errors.len(), 1, "{:?}", examined.errors);
     world.add("docker.service", "inactive").load_state = "bad-setting".to_owned();
     world.refuses(&["bad-setting", "systemctl status docker.service"]);
     world.add("docker.socket", "active");

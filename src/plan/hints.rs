@@ -96,6 +96,26 @@ impl fmt::Display for Hints {
     }
 }
 
+/// Names here that a mistyped one is near to, or one of another registry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Near {
+    pub names: Vec<String>,
+    /// The claim with such a name, if that makes it one about an image here.
+    pub instead: Option<String>,
+}
+
+impl fmt::Display for Near {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.names.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; near to it is here: {}", self.names.join(", ")),
+        }
+    }
+}
+
+/// The most letters that two names differ in that are near to each other.
+const NEAR: usize = 2;
+
 /// The repositories of a host, by the last part of their names.
 pub(super) struct Here<'a> {
     by_last_part: BTreeMap<String, Vec<Repository>>,
@@ -124,9 +144,24 @@ impl<'a> Here<'a> {
         self.store.entries_of(&name).next().is_some()
     }
 
-    /// A name on this host with the same last part, and the rule that renames
-    /// `repository` to that name. `None` if several names on this host have this last
-    /// part.
+    /// Those that a name may have been meant for: of another registry or directory, or with
+    /// a letter or two that differ.
+    pub(super) fn near(&self, repository: &Repository) -> Vec<&Repository> {
+        let full = repository.full();
+        let mut found: Vec<&Repository> = match self.by_last_part.get(last_part(&full)) {
+            Some(alike) => alike.iter().collect(),
+            None => {
+                let all = self.by_last_part.values().flatten();
+                all.filter(|other| is_near(&full, &other.full())).collect()
+            }
+        };
+        found.retain(|other| *other != repository);
+        found.truncate(MOST_NAMED);
+        found
+    }
+
+    /// A name here with the same last part, and the rule that renames `repository` to it.
+    /// `None` if there are several.
     fn alike(&self, repository: &Repository) -> Option<(String, String)> {
         let full = repository.full();
         match self.by_last_part.get(last_part(&full))?.as_slice() {
@@ -134,6 +169,13 @@ impl<'a> Here<'a> {
             _ => None,
         }
     }
+}
+
+fn is_near(one: &str, other: &str) -> bool {
+    // In a short name, a letter more is another name.
+    let most = NEAR.min(last_part(one).len().max(last_part(other).len()) / 3);
+    // Most are told apart by their lengths.
+    one.len().abs_diff(other.len()) <= most && strsim::osa_distance(one, other) <= most
 }
 
 fn last_part(name: &str) -> &str {
@@ -164,6 +206,18 @@ pub(super) const fn repository_of(claim: &Claim) -> Option<&Repository> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_near_by_a_letter_or_two() {
+        for (one, other, expected) in [
+            ("docker.io/library/ngnix", "docker.io/library/nginx", true),
+            ("quay.io/team/ap", "quay.io/team/app", true),
+            ("quay.io/team/app", "quay.io/team/api-x", false),
+            ("docker.io/library/a", "docker.io/library/b", false),
+        ] {
+            assert_eq!(is_near(one, other), expected, "{one} {other}");
+        }
+    }
 
     #[test]
     fn a_rule_leads_from_one_name_to_the_other() {

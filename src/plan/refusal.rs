@@ -5,7 +5,7 @@ use std::fmt;
 use crate::claims::evidence::Listed;
 use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
-use crate::plan::hints::Ids;
+use crate::plan::hints::{Ids, Near};
 
 /// Which image has the ID that was given as a digest: the claim's own image or another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,19 +25,25 @@ impl fmt::Display for Whose {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("{claim}: {reference} is not on this host{}{}", known(.others), maybe(.nameless))]
+    #[error(
+        "{claim}: {reference} is not on this host{}{near}{}", known(.others), maybe(.nameless)
+    )]
     NoSuchReference {
         claim: String,
         reference: String,
         /// The other references of the repository.
         others: Vec<String>,
-        /// The images without a name, if the repository has no reference.
+        near: Box<Near>,
+        /// If the repository has no reference, the images without a name.
         nameless: Vec<ImageId>,
     },
-    #[error("{claim}: no image on this host has the name {repository}{}", maybe(.nameless))]
+    #[error(
+        "{claim}: no image on this host has the name {repository}{near}{}", maybe(.nameless)
+    )]
     EmptyRepository {
         claim: String,
         repository: String,
+        near: Box<Near>,
         nameless: Vec<ImageId>,
     },
     #[error(
@@ -222,8 +228,22 @@ impl Refusal {
         }
     }
 
-    pub const fn help(&self) -> &'static str {
+    /// The claim, and the one that may have been meant.
+    pub fn meant(&self) -> Option<(&str, &str)> {
         match self {
+            Self::NoSuchReference { claim, near, .. }
+            | Self::EmptyRepository { claim, near, .. } => Some((claim, near.instead.as_deref()?)),
+            _ => None,
+        }
+    }
+
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::NoSuchReference { near, .. } | Self::EmptyRepository { near, .. }
+                if !near.names.is_empty() =>
+            {
+                "name the one that is meant, or load the image first"
+            }
             Self::NoSuchReference { nameless, .. } | Self::EmptyRepository { nameless, .. }
                 if !nameless.is_empty() =>
             {
@@ -246,7 +266,7 @@ impl Refusal {
             Self::AmbiguousImage { .. } => "write more of the ID",
             Self::DigestIsImageId { .. } => {
                 "on a host that pulled the image: docker images --digests; or digestfix export, and bring its file: \
-                 --from FILE. To record the ID all the same: --allow-image-id-digest"
+                 --from FILE"
             }
             Self::ImageIdInTheWay { .. } => "the same command with --replace",
             Self::OtherPlatform { .. } => {

@@ -546,6 +546,7 @@ fn a_tag_that_is_not_there() {
                 claim: spelled(claim),
                 reference: spelled(sought),
                 others: vec!["a:1".to_owned(), spelled("a@&c")],
+                near: Box::default(),
                 nameless: Vec::new(),
             }
         );
@@ -578,6 +579,7 @@ fn a_repository_without_images() {
             Refusal::EmptyRepository {
                 claim: spelled(&claim),
                 repository: repository.to_owned(),
+                near: Box::default(),
                 nameless: "23456789"
                     .chars()
                     .map(|name| id(&format!("%{name}")))

@@ -1,5 +1,6 @@
 //! Doctor's findings, for people and for machines.
 
+use crate::cli::invocation::with_whole_lines;
 use crate::doctor::{Finding, State};
 use crate::report::table::columns;
 use crate::report::text::{Text, Tone};
@@ -9,7 +10,11 @@ impl Report {
     /// Writes a line for each finding, followed by the next step.
     pub fn findings(&mut self, mut findings: Vec<Finding>) {
         for finding in &mut findings {
-            let in_full = |text: &String| self.invocation.in_full(text).into_owned();
+            let in_full = |text: &String| {
+                self.invocation
+                    .in_full(&with_whole_lines(text))
+                    .into_owned()
+            };
             finding.next = finding.next.as_ref().map(in_full);
         }
         let rows: Vec<[Text; 3]> = findings

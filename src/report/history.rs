@@ -82,7 +82,7 @@ impl Transaction {
             Some(End::Incomplete { .. }) => "done, INCOMPLETE",
             Some(End::Broken { .. }) => "BROKEN",
             Some(End::Recovered { references }) => match references {
-                Side::Old => "interrupted, not done",
+                Side::Old => "interrupted, undone",
                 Side::New => "interrupted, done",
                 Side::Other => "interrupted, changed since",
             },

@@ -17,9 +17,9 @@ impl Report {
             impact.triggers.clone()
         };
         if restarts.is_empty() {
-            self.say("Docker is not running and stays so: nothing is stopped.");
+            self.paragraph("Docker is not running and stays so: nothing is stopped.");
         } else {
-            self.say(format!(
+            self.paragraph(format!(
                 "Applying this stops and starts {}.",
                 restarts.join(", ")
             ));

@@ -3,8 +3,10 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 
 use clap::ColorChoice;
+use nix::sys::stat::fstat;
 
 /// The look of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,13 +14,17 @@ pub(super) struct Look {
     pub colours: bool,
     /// Whether a line can be redrawn.
     pub live: bool,
-    /// Whether the stream is a terminal.
-    pub terminal: bool,
+    /// journald reads it.
+    pub journal: bool,
 }
 
 impl Look {
-    pub fn of(stream: &impl IsTerminal, choice: ColorChoice) -> Self {
-        Self::with(stream.is_terminal(), choice, |name| env::var_os(name))
+    pub fn of(stream: &(impl IsTerminal + AsFd), choice: ColorChoice) -> Self {
+        let variable = |name: &str| env::var_os(name);
+        Self {
+            journal: is_journal(stream, variable("JOURNAL_STREAM")),
+            ..Self::with(stream.is_terminal(), choice, variable)
+        }
     }
 
     /// The flag takes precedence over environment variables. `NO_COLOR` follows
@@ -41,12 +47,19 @@ impl Look {
         Self {
             colours,
             live,
-            terminal,
+            journal: false,
         }
     }
 }
 
+/// systemd says which file leads to journald (`JOURNAL_STREAM`, `systemd.exec(5)`).
+fn is_journal(stream: &impl AsFd, said: Option<OsString>) -> bool {
+    said.zip(fstat(stream).ok())
+        .is_some_and(|(said, file)| said == *format!("{}:{}", file.st_dev, file.st_ino))
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
 
@@ -70,6 +83,16 @@ mod tests {
         assert!(!colours(true, Auto, &[("TERM", "dumb")]));
         assert!(!colours(true, Auto, &[]));
         assert!(!colours(true, Auto, &[xterm, ("CLICOLOR", "0")]));
+    }
+
+    #[test]
+    fn the_journal_is_known_by_its_file() {
+        let (stream, _) = std::io::pipe().unwrap();
+        let file = fstat(&stream).unwrap();
+        let said = format!("{}:{}", file.st_dev, file.st_ino);
+        assert!(is_journal(&stream, Some(said.into())));
+        assert!(!is_journal(&stream, Some("1:2".into())));
+        assert!(!is_journal(&stream, None));
     }
 
     #[test]

@@ -112,36 +112,38 @@ impl Observer {
         self.outage.begins();
     }
 
-    pub fn step(&mut self, document: &Document, step: Step, detail: &str) {
+    /// Says whether journald took it, as the next ones.
+    pub fn step(&mut self, document: &Document, step: Step, detail: &str) -> bool {
         if let Step::Start | Step::UndoStart = step {
             self.outage.ends();
         }
         let word = serde_json::to_value(step).unwrap_or_default();
         let word = word.as_str().unwrap_or_default();
-        self.tell(document, Event::Step, detail, &[("DIGESTFIX_STEP", word)]);
+        self.tell(document, Event::Step, detail, &[("DIGESTFIX_STEP", word)])
     }
 
-    /// Warnings before a transaction are about claims, and do not go to journald.
-    pub fn warning(&mut self, document: &Document, text: &str) {
-        if self.transaction.is_some() {
-            self.tell(document, Event::Warning, text, &[]);
-        }
+    /// What is said of claims before anything is to be done is not for journald.
+    pub fn warning(&mut self, document: &Document, text: &str) -> bool {
+        self.transaction.is_some() && self.tell(document, Event::Warning, text, &[])
     }
 
-    /// Sends the result of the run. Returns the error message if the metrics could not be
-    /// written.
-    pub fn end(
-        &mut self,
-        document: &Document,
-        result: RunResult,
-        took: Duration,
-    ) -> Option<String> {
+    /// Tells journald how the run ended.
+    pub fn end(&mut self, document: &Document, result: RunResult) -> bool {
         self.outage.ends();
         if self.recovered && result == RunResult::Refused {
             // A transaction that was recovered is not the one that was refused.
             self.transaction = None;
         }
-        self.tell_end(document, result);
+        self.tell_end(document, result)
+    }
+
+    /// Tells node_exporter how the run ended. Gives what did not go well in that.
+    pub fn measured(
+        &mut self,
+        document: &Document,
+        result: RunResult,
+        took: Duration,
+    ) -> Option<String> {
         // The metrics are about runs with claims. A recovery that found nothing to do
         // tells nothing about them.
         let nothing_was_asked = document.claims.is_none() && result == RunResult::Unchanged;
@@ -154,11 +156,11 @@ impl Observer {
         ))
     }
 
-    fn tell_end(&mut self, document: &Document, result: RunResult) {
+    fn tell_end(&mut self, document: &Document, result: RunResult) -> bool {
         let is_end_of_nothing = matches!(result, RunResult::Unchanged | RunResult::Recovered)
             && document.transaction.is_none();
         if is_end_of_nothing {
-            return;
+            return false;
         }
         let ended = result.heading().to_lowercase();
         let changes = changed(document);
@@ -195,11 +197,12 @@ impl Observer {
         let mut entry = self.entry(document, result.event(), &fields);
         entry.lines("MESSAGE", [message].iter().chain(&below));
         entry.lines("DIGESTFIX_PROBLEM", what);
-        self.journald.send(&entry);
+        let is_told = self.journald.send(&entry);
         // Send the result before the changes: a full socket may lose some of these.
         for change in told(changes) {
             self.tell_change(document, change);
         }
+        is_told
     }
 
     fn tell_change(&mut self, document: &Document, change: &ChangeDocument) {
@@ -227,10 +230,16 @@ impl Observer {
         self.tell(document, Event::ReferenceChanged, &message, &fields);
     }
 
-    fn tell(&mut self, document: &Document, event: Event, message: &str, more: &[(&str, &str)]) {
+    fn tell(
+        &mut self,
+        document: &Document,
+        event: Event,
+        message: &str,
+        more: &[(&str, &str)],
+    ) -> bool {
         let mut entry = self.entry(document, event, more);
         entry.field("MESSAGE", message);
-        self.journald.send(&entry);
+        self.journald.send(&entry)
     }
 
     /// Creates an entry without a message.

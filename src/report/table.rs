@@ -15,8 +15,8 @@ const INDENT: usize = 4;
 /// tell them apart.
 const DIGITS: usize = 12;
 
-/// The least width of a name, in columns. A shorter name tells nothing.
-const LEAST_NAME: usize = 16;
+/// A name of fewer columns says nothing any more.
+pub(super) const LEAST_NAME: usize = 16;
 
 const ALGORITHM: &str = "sha256:";
 
@@ -32,17 +32,26 @@ pub struct Shown {
 pub(super) struct Table<'a> {
     shown: &'a Shown,
     widths: Widths,
+    /// The states that were seen.
+    states: Vec<State>,
 }
 
 impl<'a> Table<'a> {
     pub fn new(shown: &'a Shown) -> Self {
         let mut widths = Widths::default();
         widths.take(&titles(shown));
-        Self { shown, widths }
+        Self {
+            shown,
+            widths,
+            states: Vec::new(),
+        }
     }
 
     pub fn see(&mut self, row: &Row) {
         self.widths.take(&self.cells(row));
+        if !self.states.contains(&row.state) {
+            self.states.push(row.state);
+        }
     }
 
     /// Passes the lines to `give`, those with problems first. Handles one row at a time,
@@ -53,9 +62,10 @@ impl<'a> Table<'a> {
         }
         let columns = self.widths.columns(room);
         give(columns.row(&titles(self.shown)));
-        for problems in [true, false] {
+        let groups = State::ODD.into_iter().chain([State::Ok]);
+        for state in groups.filter(|state| self.states.contains(state)) {
             rows.each(&mut |row| {
-                if row.state.is_problem() == problems {
+                if row.state == state {
                     give(columns.row(&self.cells_within(row, &columns.widths)));
                 }
             });
@@ -64,10 +74,9 @@ impl<'a> Table<'a> {
 
     /// Shortens names to the width that the other columns leave.
     fn shorten_names(&mut self, room: Option<usize>) {
-        let widths = &mut self.widths.0;
-        let all: usize = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+        let all = self.widths.all();
         let mut over = room.map_or(0, |room| all.saturating_sub(room));
-        for (width, column) in widths.iter_mut().zip(&self.shown.columns) {
+        for (width, column) in self.widths.0.iter_mut().zip(&self.shown.columns) {
             if is_name(*column) {
                 let shorter = width.saturating_sub(over).max(LEAST_NAME).min(*width);
                 over -= *width - shorter;
@@ -140,7 +149,7 @@ fn cell(column: Column, row: &Row, whole: bool) -> Text {
     }
 }
 
-fn digits(text: &str) -> &str {
+pub(super) fn digits(text: &str) -> &str {
     text.strip_prefix(ALGORITHM)
         .and_then(|hex| hex.get(..DIGITS))
         .unwrap_or(text)
@@ -162,9 +171,9 @@ fn state(row: &Row) -> Text {
     tone.of(format!("{sign} {word}{}", known.unwrap_or_default()))
 }
 
-/// Shortens a name to this width by leaving out its middle: the tag and the registry are
-/// more important.
-fn shortened(name: &str, width: usize) -> String {
+/// A name that takes at most so many columns, without some of its middle: the tag
+/// and the registry tell more.
+pub(super) fn shortened(name: &str, width: usize) -> String {
     const CUT: char = '…';
     if name.width() <= width {
         return name.to_owned();
@@ -198,23 +207,28 @@ pub(super) fn columns<const N: usize>(lines: &[[Text; N]], room: Option<usize>) 
 
 /// The widths of the columns in all lines so far.
 #[derive(Debug, Clone, Default)]
-struct Widths(Vec<usize>);
+pub(super) struct Widths(Vec<usize>);
 
-/// The layout of lines in columns.
-struct Columns {
+/// Columns that lines are laid out in.
+pub(super) struct Columns {
     widths: Vec<usize>,
     folds: Vec<bool>,
 }
 
 impl Widths {
-    fn take(&mut self, line: &[Text]) {
+    pub fn take(&mut self, line: &[Text]) {
         self.0.resize(line.len(), 0);
         for (width, cell) in self.0.iter_mut().zip(line) {
             *width = cell.width().max(*width);
         }
     }
 
-    fn columns(&self, room: Option<usize>) -> Columns {
+    /// The columns that whole lines take.
+    pub fn all(&self) -> usize {
+        self.0.iter().sum::<usize>() + GAP * self.0.len().saturating_sub(1)
+    }
+
+    pub fn columns(&self, room: Option<usize>) -> Columns {
         Columns {
             folds: folds(&self.0, room),
             widths: self.0.clone(),
@@ -223,7 +237,7 @@ impl Widths {
 }
 
 impl Columns {
-    fn row(&self, line: &[Text]) -> Text {
+    pub fn row(&self, line: &[Text]) -> Text {
         let mut row = Text::default();
         for (column, cell) in line.iter().enumerate() {
             if self.folds[column] {

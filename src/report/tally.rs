@@ -72,24 +72,24 @@ impl<'a> Tally<'a> {
 
     pub fn total(&self) -> String {
         let mut parts = Vec::new();
-        if self.well > 0 {
-            parts.push(format!("{} ok", self.well));
-        }
         for state in State::ODD {
             let count = self.count(state);
             let what = match state {
                 State::Ok => continue,
-                State::NoDigest => "without a digest",
-                State::DigestIsImageId => "with an image ID for a digest, which no registry serves",
-                State::MadeUp => "with a digest that an import made up, which no registry serves",
-                State::ImageMissing => "of images that are not here",
-                State::Unparsable => "that Docker does not understand",
-                State::RunsOnly => "that run, and cannot be saved or pushed by their digest",
-                State::Nameless => "without a name",
+                State::NoDigest => "no digest",
+                State::DigestIsImageId => "image ID as digest",
+                State::MadeUp => "made-up digest",
+                State::ImageMissing => "image missing",
+                State::Unparsable => "not readable",
+                State::RunsOnly => "runs only",
+                State::Nameless => "no name",
             };
             if count > 0 {
                 parts.push(format!("{count} {what}"));
             }
+        }
+        if self.well > 0 {
+            parts.push(format!("{} ok", self.well));
         }
         match self.rows() {
             0 if self.selection.problems => "No problem.".to_owned(),

@@ -1,26 +1,30 @@
 //! Summary of a plan, in one line.
 
 use crate::claims::trust::Trust;
-use crate::docker::container::Container;
 use crate::host::impact::{ContainerImpact, Impact};
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::state::method::Method;
 
 impl Report {
-    /// Writes the summary of the plan, its impact, and the command that applies it.
-    pub fn total(&self, plan: &Plan, means: Option<Method>, impact: Option<&Impact>, apply: &str) {
+    /// What the plan comes to, and its impact; then the command that makes it so, where that
+    /// is another one.
+    pub fn total(
+        &self,
+        plan: &Plan,
+        means: Option<Method>,
+        impact: Option<&Impact>,
+        apply: Option<&str>,
+    ) {
         let impact = impact_in_short(means, impact);
-        self.conclude(&format!(
-            "{}.{impact} To do it: {apply}",
-            of_references(plan)
-        ));
+        let next = apply.map_or_else(String::new, |apply| format!(" To do it: {apply}"));
+        self.conclude(&format!("{}.{impact}{next}", of_references(plan)));
     }
 }
 
-/// The number of references to add, change and drop, and the trust in the digests among
-/// them.
-pub(super) fn of_references(plan: &Plan) -> String {
+/// How many references are added, changed and dropped, and how far the digests of
+/// those are known.
+fn of_references(plan: &Plan) -> String {
     let count = |is: fn(bool, bool) -> bool| {
         let changes = plan.changes.iter();
         let changes = changes.map(|change| (change.from.is_some(), change.to.is_some()));
@@ -34,7 +38,7 @@ pub(super) fn of_references(plan: &Plan) -> String {
     let changes = [
         (count(|from, to| !from && to), "to add"),
         (count(|from, to| from && to), "to change"),
-        (count(|_, to| !to), "to drop"),
+        (count(|_, to| !to), "to remove"),
     ];
     let trusts = [Trust::Proven, Trust::Matched, Trust::Asserted].map(|trust| {
         let known = plan.changes.iter().filter(|change| {
@@ -64,13 +68,38 @@ fn list(counts: &[(usize, &str)]) -> String {
 fn impact_in_short(means: Option<Method>, impact: Option<&Impact>) -> String {
     match impact {
         Some(impact) if impact.running => {
-            let keeps =
-                |container: &&Container| impact.on(container) == ContainerImpact::KeepsRunning;
-            let kept = impact.containers.iter().filter(keeps).count();
-            let stop = impact.containers.len() - kept;
-            format!(" Docker restarts; {kept} containers keep running, {stop} stop.")
+            let time = match impact.stops_late() {
+                true => "up to 6 s",
+                false => "about 1 s",
+            };
+            format!(" Docker is stopped for {time}; {}.", containers(impact))
         }
         _ if means.is_some_and(|means| means != Method::Restart) => " Nothing stops.".to_owned(),
         _ => String::new(),
     }
+}
+
+/// What becomes of the running containers.
+fn containers(impact: &Impact) -> String {
+    let (mut kept, mut again, mut down) = (0, 0, 0);
+    for container in &impact.containers {
+        match impact.on(container) {
+            ContainerImpact::KeepsRunning => kept += 1,
+            ContainerImpact::StartedAgain
+            | ContainerImpact::RestartsByPolicy
+            | ContainerImpact::RestartsIfItFails
+            | ContainerImpact::ReplacedBySwarm => again += 1,
+            ContainerImpact::StaysDown | ContainerImpact::Removed => down += 1,
+        }
+    }
+    let kept = match (kept, impact.containers.len()) {
+        (_, 0) => return "no container runs".to_owned(),
+        (1, _) => "1 container keeps running".to_owned(),
+        _ => format!("{kept} containers keep running"),
+    };
+    let down = match down {
+        0 => String::new(),
+        _ => format!(", {down} STOP"),
+    };
+    format!("{kept}, {again} restart{down}")
 }

@@ -22,6 +22,7 @@ use crate::state::method::Method;
 use crate::state::state_file;
 use crate::store::data_root::ImageDir;
 use crate::sys::directory;
+use crate::sys::json_error::in_words;
 
 mod record;
 
@@ -50,7 +51,7 @@ pub struct HistoryError {
 enum Problem {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("not understood: {0}")]
+    #[error("not understood: {}", in_words(.0))]
     Json(#[from] serde_json::Error),
     #[error("of version {0}; this digestfix knows version {VERSION}")]
     Version(u32),

@@ -19,6 +19,7 @@ use crate::state::id::is_id;
 use crate::state::lock::RootLock;
 use crate::state::state_file;
 use crate::store::data_root::is_driver_name;
+use crate::sys::json_error::in_words;
 use crate::sys::shell;
 
 const FILE_NAME: &str = "journal.json";
@@ -231,7 +232,7 @@ pub struct JournalError {
 enum Problem {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("not understood: {0}")]
+    #[error("not understood: {}", in_words(.0))]
     Json(#[from] serde_json::Error),
     #[error("of version {0}; this digestfix knows version {VERSION}")]
     Version(u32),

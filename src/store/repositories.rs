@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, ReferenceError};
+use crate::sys::json_error::in_words;
 
 mod file;
 mod moby_json;
@@ -103,9 +104,8 @@ pub enum StoreError {
     TooLarge { size: u64 },
     #[error("not UTF-8 at byte {offset}")]
     NotUtf8 { offset: usize },
-    /// The text is not JSON, or is JSON with the wrong content. The message contains the
-    /// line and the column.
-    #[error("{0}")]
+    /// Not the JSON that the format wants; the message names line and column.
+    #[error("{}", in_words(.0))]
     Json(#[from] serde_json::Error),
 }
 

@@ -16,6 +16,8 @@ use serde::de::{
 };
 use serde::{Deserialize, forward_to_deserialize_any};
 
+use crate::sys::json_error::in_words;
+
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
     /// A key that Go treats as another one.
@@ -35,7 +37,7 @@ pub enum JsonError {
         .0.escape_default()
     )]
     Twice(String),
-    #[error("{0}")]
+    #[error("{}", in_words(.0))]
     Json(#[from] serde_json::Error),
 }
 

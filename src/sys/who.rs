@@ -75,22 +75,36 @@ fn plain(name: &str) -> String {
         .collect()
 }
 
-/// The system service to which a process belongs, according to the control group in which
-/// systemd put it (version 2, or systemd's own hierarchy of version 1).
-fn service(cgroups: &str) -> Option<String> {
-    let paths = cgroups
-        .lines()
-        .filter_map(|line| line.split_once(':')?.1.split_once(':'))
-        .filter(|(controllers, _)| controllers.is_empty() || *controllers == "name=systemd")
-        .map(|(_, path)| path);
-    let mut parts = paths.flat_map(|path| path.split('/'));
-    if parts
-        .clone()
-        .any(|part| part == "user.slice" || part.starts_with("user@"))
-    {
+/// The system's service that a process is part of, by the control group that
+/// systemd put it in (version 2, or version 1's of systemd's own).
+pub(crate) fn service(cgroups: &str) -> Option<String> {
+    let parts = parts(cgroups);
+    if parts.iter().any(|part| is_a_users(part)) {
         return None;
     }
-    parts.rfind(|part| part.ends_with(".service")).map(plain)
+    let mut services = parts.iter().rev().filter(|part| part.ends_with(".service"));
+    services.next().map(|part| plain(part))
+}
+
+/// The same of a user's own systemd.
+pub(crate) fn user_service(cgroups: &str) -> Option<String> {
+    let parts = parts(cgroups);
+    let begin = parts.iter().position(|part| part.starts_with("user@"))?;
+    let mut services = parts.iter().skip(begin + 1).rev();
+    let last = services.find(|part| part.ends_with(".service"))?;
+    Some(plain(last))
+}
+
+fn is_a_users(part: &str) -> bool {
+    part == "user.slice" || part.starts_with("user@")
+}
+
+fn parts(cgroups: &str) -> Vec<&str> {
+    let lines = cgroups
+        .lines()
+        .filter_map(|line| line.split_once(':')?.1.split_once(':'))
+        .filter(|(controllers, _)| controllers.is_empty() || *controllers == "name=systemd");
+    lines.flat_map(|(_, path)| path.split('/')).collect()
 }
 
 #[cfg(test)]

@@ -212,6 +212,14 @@ impl PlanError {
         each.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
+    /// The only claim that is refused, and the one that may have been meant.
+    pub fn meant(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Refused(refusals) if refusals.len() == 1 => refusals.first()?.meant(),
+            _ => None,
+        }
+    }
+
     /// Every reason, as text.
     pub fn reasons(&self) -> Vec<String> {
         match self {

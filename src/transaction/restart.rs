@@ -332,8 +332,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.hold_ports(tx);
         drop(unserved);
         stopped?;
-        tx.progress
-            .step(Step::Stop, &format!("{} stopped", daemon.units()));
+        tx.progress.step(Step::Stop, &daemon.stopped());
         tx.heed_interrupt().await
     }
 

@@ -80,24 +80,34 @@ fn a_terminal_gets_colours_and_a_pipe_does_not() {
     let root = one_image();
     let claim = format!("a:1@{D1}");
     let piped = in_a_pipe(&root, &["plan", &claim], &[XTERM]);
-    assert!(piped.contains(&format!("\n+   a@{D1}  {A}")), "{piped}");
+    assert!(
+        piped.contains(&format!("\n+   a@{D1}  {A}  asserted\n")),
+        "{piped}"
+    );
     assert!(!piped.contains('\u{1b}'), "{piped}");
 
-    let (shown, code) = on_a_terminal(&root, &["plan", &claim], 80, &[XTERM]);
+    let (shown, code) = on_a_terminal(&root, &["plan", &claim], 200, &[XTERM]);
     assert_eq!(code, 4);
-    assert!(
-        shown.contains(&format!("\n\u{1b}[32m+   a@{D1}  {A}\u{1b}[0m  (asserted")),
-        "{shown:?}"
+    let green = |text: &str| format!("\u{1b}[32m{text}\u{1b}[0m");
+    let line = format!(
+        "{}  {}  asserted\n",
+        green(&format!("+   a@{D1}")),
+        green(A)
     );
+    assert!(shown.contains(&line), "{shown:?}");
     assert_eq!(without_colours(&shown), piped);
+    // Where there is no room for them, digests lose their end, as docker shows them.
+    let (narrow, _) = on_a_terminal(&root, &["plan", &claim], 80, &[]);
+    let line = "\n+   a@111111111111  aaaaaaaaaaaa  asserted\n";
+    assert!(narrow.contains(line), "{narrow}");
 
     for (flag, variables) in [
         ("--color=auto", &[XTERM, ("NO_COLOR", "1")][..]),
         ("--color=never", &[XTERM]),
         ("--color=auto", &[("TERM", "dumb")]),
     ] {
-        let (shown, _) = on_a_terminal(&root, &["plan", &claim, flag], 80, variables);
-        // The command to type next contains the flag too.
+        let (shown, _) = on_a_terminal(&root, &["plan", &claim, flag], 200, variables);
+        // The command to type next has it.
         let shown = shown.replace(&format!(" {flag}"), "");
         assert_eq!(shown, piped, "{flag} {variables:?}");
     }

@@ -29,6 +29,7 @@ mod packages;
 mod readme;
 mod refusals;
 mod repair;
+mod rootless;
 mod save;
 mod shapes;
 mod sources;

@@ -178,6 +178,43 @@ fn a_dockerd_that_is_not_the_units() {
     );
 }
 
+/// Each by its unit; and where only the other runs, nothing is guessed.
+#[test]
+fn two_dockers_on_one_host() {
+    let machine = Machine::boot(Suite::Bookworm);
+    machine.write(
+        "/etc/systemd/system/docker-b.service",
+        "[Service]\nType=notify\nExecStart=/usr/sbin/dockerd --data-root=/var/lib/containerd/b \
+         --exec-root=/run/b --pidfile=/run/b.pid -H unix:///run/b.sock --containerd-namespace=b \
+         --bridge=none --iptables=false\n",
+    );
+    machine.sh("systemctl daemon-reload; systemctl start docker-b
+         docker -H unix:///run/b.sock load -q -i /lab/app.tar");
+    let status = machine.digestfix(&["status"]);
+    assert!(
+        status
+            .stdout
+            .contains("digestfix status --unit docker-b.service"),
+        "{}",
+        status.stdout
+    );
+    machine.sh("systemctl stop docker.socket docker.service");
+    let claim = machine.claim("app");
+    refuses(
+        &machine,
+        &["apply", &claim],
+        "docker.service does not run, and another Docker does: docker.service, docker-b.service",
+    );
+    machine
+        .digestfix(&["apply", "--unit", "docker-b.service", &claim])
+        .exits(0);
+    let pin = format!("{APP}@{}", machine.digest("app"));
+    machine.sh(&format!("docker -H unix:///run/b.sock image inspect {pin}"));
+    machine.sh("rm /etc/systemd/system/docker.service /usr/lib/systemd/system/docker.service 2>/dev/null || true
+         systemctl daemon-reload");
+    refuses(&machine, &["plan", &claim], "there is docker-b.service");
+}
+
 #[test]
 fn another_ones_job_and_a_unit_half_way() {
     let machine = Machine::boot(Suite::Bookworm);

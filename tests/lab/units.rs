@@ -104,6 +104,13 @@ fn the_whole_job(machine: &Machine) {
         said.contains("live-restore switched on") && !said.contains("cannot be held back"),
         "{said}"
     );
+    // Each step once, for the program and for its unit, whose output is in the journal as well.
+    for matches in ["-t digestfix", "-u digestfix.service"] {
+        let said = machine.sh(&format!("journalctl -b -o cat {matches}"));
+        for step in ["docker.socket stopped", "the engine answers"] {
+            assert_eq!(said.matches(step).count(), 1, "{matches}: {said}");
+        }
+    }
 
     let pid = machine.main_pid();
     machine.write("/etc/default/digestfix", "DIGESTFIX_OPTIONS=-v");
@@ -197,7 +204,7 @@ fn what_arrives_meanwhile_is_seen(machine: &Machine) {
     is_repaired(machine, "other");
     assert!(machine.engine_has("app"));
     let failures = machine
-        .sh("journalctl --sync; journalctl -b -o cat -t digestfix | grep -c '^digestfix: refused'");
+        .sh("journalctl --sync; journalctl -b -o cat -t digestfix | grep -c '^apply refused'");
     assert_eq!(failures, "1", "that of the bad file");
 }
 

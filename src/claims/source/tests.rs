@@ -452,7 +452,7 @@ fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
     ];
     let refused = |read: Result<Collected, Problem>| {
         let problem = read.unwrap_err().to_string();
-        let tells = ["reads", "twice", "duplicate", "unknown field"];
+        let tells = ["reads", "twice", "duplicate", "not known"];
         assert!(tells.iter().any(|told| problem.contains(told)), "{problem}");
     };
     collected(&tar(&files)).unwrap();
@@ -844,7 +844,7 @@ fn what_is_broken_is_named() {
         ("nor YAML", b"a: [b\n- c\n".to_vec()),
         ("not a manifest", b"{\"schemaVersion\":\"2\"}".to_vec()),
         ("schema 1", b"{\"schemaVersion\":1}".to_vec()),
-        ("EOF", b"{\"Id\":".to_vec()),
+        ("ends too early", b"{\"Id\":".to_vec()),
         ("YAML", b"a: [b\n".to_vec()),
         ("64 hexadecimal", {
             br#"[{"Id":"sha256:1","RepoDigests":[]}]"#.to_vec()

@@ -4,6 +4,7 @@ use super::{Lead, Resolver, Route};
 use crate::claims::claim::{Claim, ImageName, Statement};
 use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, Repository};
+use crate::plan::hints::{Here, Near};
 use crate::plan::{Refusal, Request};
 
 impl Resolver<'_> {
@@ -71,16 +72,38 @@ impl Resolver<'_> {
             let present = group.values().flatten();
             let mut others: Vec<String> = present.map(Reference::familiar).collect();
             others.sort();
-            let nameless = match others.is_empty() {
-                true => self.nameless().to_vec(),
-                false => Vec::new(),
+            let (near, nameless) = match others.is_empty() {
+                true => (self.near(claim, reference), self.nameless().to_vec()),
+                false => Default::default(),
             };
             Refusal::NoSuchReference {
                 claim: claim.to_string(),
                 reference: reference.familiar(),
                 others,
+                near,
                 nameless,
             }
+        })
+    }
+
+    /// What is here that a claim about a repository that is not here may mean.
+    fn near(&self, claim: &Claim, reference: &Reference) -> Box<Near> {
+        let here = Here::of(self.store);
+        let near = here.near(reference.repository());
+        let instead = match (near.as_slice(), &claim.statement) {
+            ([only], Statement::TaggedHasDigest { tag, digest, .. }) => {
+                let tagged = (*only).clone().with_tag(tag.clone());
+                let is_here = self.find(&tagged).is_some();
+                is_here.then(|| tagged.pinned(digest.clone()))
+            }
+            ([only], Statement::OnlyImageHasDigest { digest, .. }) => {
+                Some((*only).clone().with_digest(digest.clone()))
+            }
+            _ => None,
+        };
+        Box::new(Near {
+            names: near.iter().map(|one| one.familiar()).collect(),
+            instead: instead.map(|pin| pin.familiar()),
         })
     }
 
@@ -102,6 +125,7 @@ impl Resolver<'_> {
             (None, _) => Err(Refusal::EmptyRepository {
                 claim: claim.to_string(),
                 repository: repository.familiar(),
+                near: self.near(claim, reference),
                 nameless: self.nameless().to_vec(),
             }),
             (Some(_), Some(_)) => Err(Refusal::SeveralImages {

@@ -80,7 +80,7 @@ fn each_end_is_told_once_and_no_end_of_nothing() {
             transaction: transaction.then(|| "one".to_owned()),
             ..Document::default()
         };
-        listener.observer.end(&document, result, Duration::ZERO);
+        listener.observer.end(&document, result);
         let heard = listener.heard();
         match expected {
             None => assert_eq!(heard, [""; 0]),
@@ -108,9 +108,7 @@ fn each_reference_is_told_after_the_end() {
         ..Document::default()
     };
     listener.observer.begins(&document, "one");
-    listener
-        .observer
-        .end(&document, RunResult::Done, Duration::ZERO);
+    listener.observer.end(&document, RunResult::Done);
     let heard = listener.heard();
     assert_eq!(heard.len(), 2 + 3);
     let last = &heard[4];
@@ -139,9 +137,7 @@ fn what_went_wrong_is_told_with_state_and_cure() {
         }),
         ..Document::default()
     };
-    listener
-        .observer
-        .end(&document, RunResult::Refused, Duration::ZERO);
+    listener.observer.end(&document, RunResult::Refused);
     let heard = listener.heard().concat();
     for part in [
         "apply refused: one\\nPRIORITY=7\\u{1b}[2Jxxx",
@@ -181,7 +177,7 @@ fn references_that_were_asked_for_are_counted_as_the_run_left_them() {
             claims: Some(Vec::new()),
             ..Document::default()
         };
-        observer.end(&document, RunResult::Done, Duration::ZERO);
+        observer.measured(&document, RunResult::Done, Duration::ZERO);
         std::fs::read_to_string(&file).unwrap()
     };
     for (change, all, without_digest) in [(None, 2, 2), (Some(&pinned), 3, 1)] {
@@ -212,7 +208,7 @@ fn an_outage_ends_with_the_engines_answer_or_with_the_run() {
         assert!(observer.outage.since.is_none());
         let first = observer.outage.before.unwrap();
         observer.docker_stops();
-        observer.end(&Document::default(), RunResult::Failed, Duration::ZERO);
+        observer.end(&Document::default(), RunResult::Failed);
         assert!(observer.outage.before.unwrap() > first, "both are counted");
     }
 }

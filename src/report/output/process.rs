@@ -1,5 +1,6 @@
 //! Output streams of this process.
 
+use std::env;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::thread;
@@ -35,7 +36,8 @@ impl Streams for Process {
 
 /// The width of the terminal on standard output, in columns. `None` if unknown.
 pub fn columns() -> Option<usize> {
-    columns_of(io::stdout())
+    let said = || env::var("COLUMNS").ok()?.parse().ok();
+    columns_of(io::stdout()).or_else(|| said().filter(|columns| *columns > 0))
 }
 
 fn columns_of(terminal: impl AsFd) -> Option<usize> {

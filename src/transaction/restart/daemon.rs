@@ -70,8 +70,18 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     /// The names of Docker's unit and its active triggers.
     pub(super) fn units(&self) -> String {
         let triggers = self.impact.triggers.iter().map(String::as_str);
-        let units: Vec<&str> = [self.unit()].into_iter().chain(triggers).collect();
+        let unit = self.impact.running.then(|| self.unit());
+        let units: Vec<&str> = unit.into_iter().chain(triggers).collect();
         units.join(", ")
+    }
+
+    /// That the units are stopped, of which Docker's own may have been before.
+    pub(super) fn stopped(&self) -> String {
+        match (self.impact.running, self.units()) {
+            (false, none) if none.is_empty() => format!("{} does not run", self.unit()),
+            (false, units) => format!("{units} stopped, {} does not run", self.unit()),
+            (true, units) => format!("{units} stopped"),
+        }
     }
 
     /// The directories that a start of Docker writes to, besides the data root.

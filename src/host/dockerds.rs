@@ -1,0 +1,519 @@
+//! The dockerds that run on this host, whichever unit or user they belong to.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::host::daemon::DEFAULT_UNIT;
+use crate::host::daemon_json::DaemonJson;
+use crate::host::dockerd_args::DockerdArgs;
+use crate::host::programs::is_dockerd;
+use crate::host::{Flags, Host, HostError, Management, StoreChoice};
+use crate::sys::{shell, who};
+use crate::systemd::Unit;
+
+/// Where a rootless Docker keeps its data, below its user's home.
+const OF_A_HOME: &str = ".local/share/docker";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dockerd {
+    /// A service of the system's runs it.
+    OfUnit(String),
+    /// It is a user's own.
+    Rootless(Rootless),
+}
+
+/// A Docker that a user runs for herself (`systemctl --user`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rootless {
+    pub uid: u32,
+    /// Her name, or else her number.
+    pub user: String,
+    pub data_root: PathBuf,
+    /// The service of hers that runs it; none where it does not run, or was started by
+    /// hand.
+    pub unit: Option<String>,
+    /// This process is hers, too.
+    pub is_own: bool,
+}
+
+impl Rootless {
+    /// The commands that make a change, of which `line` is one.
+    pub fn commands(&self, line: &str) -> String {
+        let prefix = match self.is_own {
+            true => "",
+            false => &format!(
+                "runuser -u {} -- env XDG_RUNTIME_DIR=/run/user/{} ",
+                shell::word(&self.user),
+                self.uid
+            ),
+        };
+        let line = match self.is_own {
+            true => line,
+            false => &format!("runuser -u {} -- {line}", shell::word(&self.user)),
+        };
+        let unit = self.unit.as_deref().map(shell::word);
+        match unit {
+            Some(unit) => format!(
+                "{prefix}systemctl --user stop {unit}; {line}; {prefix}systemctl --user start {unit}"
+            ),
+            None => line.to_owned(),
+        }
+    }
+
+    /// What makes a command one about it.
+    pub fn options(&self) -> [&str; 3] {
+        let data_root = self.data_root.to_str().unwrap_or_default();
+        ["--offline", "--data-root", data_root]
+    }
+
+    /// The same as they are typed.
+    pub fn options_in_words(&self) -> String {
+        format!("--offline --data-root {}", shell::path(&self.data_root))
+    }
+}
+
+impl Dockerd {
+    /// Those that run here. `proc` is where the kernel shows processes.
+    pub fn running(proc: &Path) -> Vec<Self> {
+        let processes = fs::read_dir(proc).into_iter().flatten().flatten();
+        let processes = processes.filter_map(|entry| {
+            let name = entry.file_name();
+            let is_process = name.to_str()?.bytes().all(|byte| byte.is_ascii_digit());
+            is_process.then(|| entry.path())
+        });
+        let own = fs::read_link(proc.join("self/ns/pid")).ok();
+        let mut found: Vec<Self> = Vec::new();
+        for process in processes {
+            // One in a container is not this host's.
+            let namespace = fs::read_link(process.join("ns/pid")).ok();
+            let is_here = namespace.is_none() || own.is_none() || namespace == own;
+            if is_here
+                && let Some(one) = dockerd(&process)
+                && !found.contains(&one)
+            {
+                found.push(one);
+            }
+        }
+        found.sort_by_key(|one| matches!(one, Self::Rootless(_)));
+        found
+    }
+
+    const fn rootless(&self) -> Option<&Rootless> {
+        match self {
+            Self::Rootless(rootless) => Some(rootless),
+            Self::OfUnit(_) => None,
+        }
+    }
+
+    fn unit(&self) -> Option<&str> {
+        match self {
+            Self::OfUnit(unit) => Some(unit),
+            Self::Rootless(_) => None,
+        }
+    }
+}
+
+fn dockerd(process: &Path) -> Option<Dockerd> {
+    let read = |name| fs::read_to_string(process.join(name)).ok();
+    if !is_dockerd(read("comm")?.trim_end()) {
+        return None;
+    }
+    let uid = uid(&read("status")?)?;
+    let groups = read("cgroup").unwrap_or_default();
+    if uid == 0 {
+        return who::service(&groups).map(Dockerd::OfUnit);
+    }
+    let user = User::of(uid);
+    Some(Dockerd::Rootless(Rootless {
+        uid,
+        data_root: data_root(process, user.as_ref())?,
+        user: user.map_or_else(|| uid.to_string(), |user| user.name),
+        unit: who::user_service(&groups),
+        is_own: is_own(uid),
+    }))
+}
+
+fn uid(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Also by sudo: it is the user who types.
+fn is_own(uid: u32) -> bool {
+    let real = nix::unistd::getuid().as_raw();
+    let by_sudo = std::env::var("SUDO_UID")
+        .ok()
+        .and_then(|uid| uid.parse().ok());
+    real == uid || by_sudo == Some(uid)
+}
+
+/// Where a user's dockerd keeps its data: by its command line, its configuration, or its
+/// environment.
+fn data_root(process: &Path, user: Option<&User>) -> Option<PathBuf> {
+    let words = words(&process.join("cmdline")).unwrap_or_default();
+    let args = DockerdArgs::parse(words.get(1..).unwrap_or_default());
+    let environment = words_of_environment(process);
+    let variable = |name: &str| {
+        let mut set = environment.iter();
+        set.find_map(|one| one.strip_prefix(name)?.strip_prefix('=').map(PathBuf::from))
+    };
+    let home = variable("HOME").or_else(|| Some(user?.home.clone()));
+    let said = args.data_root.map(PathBuf::from).or_else(|| {
+        let default = || Some(home.as_ref()?.join(".config/docker/daemon.json"));
+        let file = args.config_file.map(PathBuf::from).or_else(default)?;
+        let config = DaemonJson::read(&file).ok()??;
+        config.root().map(PathBuf::from)
+    });
+    said.or_else(|| Some(variable("XDG_DATA_HOME")?.join("docker")))
+        .or_else(|| Some(home?.join(OF_A_HOME)))
+}
+
+fn words_of_environment(process: &Path) -> Vec<String> {
+    words(&process.join("environ")).unwrap_or_default()
+}
+
+fn words(file: &Path) -> io::Result<Vec<String>> {
+    let bytes = fs::read(file)?;
+    let words = bytes.split(|byte| *byte == 0);
+    let words = words.map(|word| String::from_utf8_lossy(word).into_owned());
+    Ok(words.filter(|word| !word.is_empty()).collect())
+}
+
+/// A user, by the host's own list: a lookup would ask whatever the host is set up to ask.
+struct User {
+    name: String,
+    home: PathBuf,
+}
+
+impl User {
+    fn of(uid: u32) -> Option<Self> {
+        let list = fs::read_to_string("/etc/passwd").ok()?;
+        list.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let [name, _, number, _, _, home, ..] = fields.as_slice() else {
+                return None;
+            };
+            (number.parse() == Ok(uid)).then(|| Self {
+                name: (*name).to_owned(),
+                home: PathBuf::from(home),
+            })
+        })
+    }
+}
+
+/// The caller's own rootless Docker, where there is one, running or not.
+pub fn own_rootless(dockerds: &[Dockerd]) -> Option<Rootless> {
+    let mut running = dockerds.iter().filter_map(Dockerd::rootless);
+    if let Some(own) = running.find(|one| one.is_own) {
+        return Some(own.clone());
+    }
+    let uid = nix::unistd::getuid().as_raw();
+    let user = User::of(uid)?;
+    let data_root = user.home.join(OF_A_HOME);
+    if !data_root.join("image").is_dir() {
+        return None;
+    }
+    Some(Rootless {
+        uid,
+        user: user.name,
+        data_root,
+        unit: None,
+        is_own: true,
+    })
+}
+
+/// The user's Docker that has this data root.
+pub fn rootless_at<'a>(data_root: &Path, dockerds: &'a [Dockerd]) -> Option<&'a Rootless> {
+    let mut rootless = dockerds.iter().filter_map(Dockerd::rootless);
+    rootless.find(|one| one.data_root == data_root)
+}
+
+/// What was found of Docker, unless another dockerd than that one runs here: which is
+/// meant is not for digestfix to guess.
+pub fn unambiguous(
+    found: Result<Host, HostError>,
+    flags: &Flags,
+    dockerds: &[Dockerd],
+) -> Result<Host, HostError> {
+    let away = match &found {
+        Ok(Host {
+            management: Management::Managed(managed),
+            ..
+        }) => Away::unit(&managed.unit, None),
+        Ok(_) => None,
+        Err(error) => Away::error(error),
+    };
+    match away.and_then(|away| away.ambiguity(flags, dockerds)) {
+        Some(error) => Err(error),
+        None => found.map_err(seen),
+    }
+}
+
+/// What is said of a stopped Docker, with a look at whether it is still installed.
+pub(super) fn seen(error: HostError) -> HostError {
+    match error {
+        HostError::Stopped(stopped) => HostError::Stopped(stopped.or_removed()),
+        other => other,
+    }
+}
+
+/// The system's own Docker does not run.
+pub(super) enum Away {
+    /// Its unit is stopped.
+    Stopped(String),
+    /// It has none that could be started.
+    NoUnit,
+}
+
+impl Away {
+    pub fn unit(unit: &Unit, error: Option<&HostError>) -> Option<Self> {
+        match error {
+            None if !unit.is_active() => Some(Self::Stopped(unit.id.clone())),
+            None => None,
+            Some(error) => Self::error(error),
+        }
+    }
+
+    pub fn error(error: &HostError) -> Option<Self> {
+        match error {
+            HostError::Stopped(stopped) => Some(Self::Stopped(stopped.unit.clone())),
+            error => error.is_without_docker().then_some(Self::NoUnit),
+        }
+    }
+
+    /// Why it is not clear which Docker is meant, where others run and nothing says it.
+    pub fn ambiguity(self, flags: &Flags, dockerds: &[Dockerd]) -> Option<HostError> {
+        if flags.choice() == Some(StoreChoice::Docker) {
+            return None;
+        }
+        let units = dockerds.iter().filter_map(Dockerd::unit);
+        let units: Vec<String> = units.map(str::to_owned).collect();
+        let rootless = dockerds.iter().find_map(Dockerd::rootless).cloned();
+        Some(match self {
+            Self::Stopped(unit) if !units.is_empty() => HostError::Ambiguous {
+                question: format!("{unit} does not run, and another Docker does"),
+                flag: "--unit",
+                candidates: [vec![unit], units].concat(),
+            },
+            Self::NoUnit if !units.is_empty() => HostError::NoUnit {
+                unit: DEFAULT_UNIT.to_owned(),
+                others: units,
+                instead: Vec::new(),
+            },
+            Self::Stopped(unit) => HostError::Rootless {
+                rootless: Box::new(rootless?),
+                unit: Some(unit),
+            },
+            Self::NoUnit => HostError::Rootless {
+                rootless: Box::new(rootless?),
+                unit: None,
+            },
+        })
+    }
+}
+
+/// The dockerds beside the one of a unit, each with the command that shows its images.
+pub fn beside(unit: &str, dockerds: &[Dockerd]) -> Vec<String> {
+    let others = dockerds.iter().filter(|one| one.unit() != Some(unit));
+    others
+        .map(|one| match one {
+            Dockerd::OfUnit(unit) => format!(
+                "{unit} runs a Docker here as well, with images of its own: digestfix status --unit {}",
+                shell::word(unit)
+            ),
+            Dockerd::Rootless(rootless) => format!(
+                "{} runs a rootless Docker here as well, with images of its own: as {} digestfix status {}",
+                rootless.user,
+                rootless.user,
+                rootless.options_in_words()
+            ),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+    use crate::host::next_store::{Stopped, Unsure};
+
+    /// A process as `proc(5)` shows it.
+    fn process(proc: &Path, pid: u32, uid: u32, group: &str, words: &[&str], environment: &[&str]) {
+        let directory = proc.join(pid.to_string());
+        fs::create_dir_all(&directory).unwrap();
+        let write = |name: &str, text: &str| fs::write(directory.join(name), text).unwrap();
+        let name = words[0].rsplit('/').next().unwrap();
+        write("comm", &format!("{name}\n"));
+        write("status", &format!("Name:\t{name}\nUid:\t{uid}\t0\t0\t0\n"));
+        write("cgroup", &format!("0::{group}\n"));
+        write("cmdline", &(words.join("\0") + "\0"));
+        write("environ", &(environment.join("\0") + "\0"));
+    }
+
+    const OF_ALICE: &str = "/user.slice/user-4711.slice/user@4711.service/app.slice/docker.service";
+
+    #[test]
+    fn each_dockerd_is_its_units_or_its_users() {
+        let proc = tempfile::tempdir().unwrap();
+        let proc = proc.path();
+        let system = "/system.slice/docker.service";
+        process(proc, 1, 0, "/init.scope", &["systemd"], &[]);
+        process(
+            proc,
+            2,
+            0,
+            system,
+            &["/usr/bin/dockerd", "-H", "fd://"],
+            &[],
+        );
+        process(
+            proc,
+            3,
+            0,
+            "/system.slice/docker-b.service",
+            &["dockerd"],
+            &[],
+        );
+        // In a container that shares the host's processes.
+        process(
+            proc,
+            4,
+            0,
+            "/system.slice/docker-1f.scope",
+            &["dockerd"],
+            &[],
+        );
+        process(proc, 5, 4711, OF_ALICE, &["dockerd"], &["HOME=/home/alice"]);
+        process(
+            proc,
+            6,
+            4712,
+            "/user.slice/user-4712.slice/session-1.scope",
+            &["dockerd", "--data-root=/srv/d"],
+            &[],
+        );
+        let found = Dockerd::running(proc);
+        let units: Vec<_> = found.iter().filter_map(Dockerd::unit).collect();
+        assert_eq!(units.len(), 2, "{found:?}");
+        let rootless: Vec<_> = found.iter().filter_map(Dockerd::rootless).collect();
+        let mut told: Vec<_> = rootless
+            .iter()
+            .map(|one| {
+                (
+                    one.user.as_str(),
+                    one.unit.as_deref(),
+                    one.data_root.to_str().unwrap(),
+                )
+            })
+            .collect();
+        told.sort();
+        assert_eq!(
+            told,
+            [
+                (
+                    "4711",
+                    Some("docker.service"),
+                    "/home/alice/.local/share/docker"
+                ),
+                ("4712", None, "/srv/d"),
+            ]
+        );
+        let beside = beside("docker.service", &found);
+        assert_eq!(beside.len(), 3, "{beside:?}");
+        assert!(
+            beside
+                .iter()
+                .any(|line| line.contains("--unit docker-b.service"))
+        );
+    }
+
+    fn alice(is_own: bool, unit: Option<&str>) -> Rootless {
+        Rootless {
+            uid: 4711,
+            user: "alice".to_owned(),
+            data_root: "/home/alice/.local/share/docker".into(),
+            unit: unit.map(str::to_owned),
+            is_own,
+        }
+    }
+
+    #[test]
+    fn a_rootless_docker_is_stopped_by_its_user() {
+        let line = "digestfix apply a:1@D --offline";
+        let unit = Some("docker.service");
+        assert_eq!(
+            alice(true, unit).commands(line),
+            "systemctl --user stop docker.service; digestfix apply a:1@D --offline; systemctl --user start \
+             docker.service"
+        );
+        let by_root = alice(false, unit).commands(line);
+        let begins = "runuser -u alice -- env XDG_RUNTIME_DIR=/run/user/4711 systemctl --user stop docker.service; \
+                      runuser -u alice -- digestfix apply a:1@D --offline; runuser";
+        assert!(by_root.starts_with(begins), "{by_root}");
+        assert_eq!(alice(true, None).commands(line), line);
+    }
+
+    #[test]
+    fn which_docker_is_meant_is_not_guessed() {
+        let flags = Flags::default();
+        let none = || {
+            Err(HostError::NoUnit {
+                unit: "docker.service".to_owned(),
+                others: Vec::new(),
+                instead: Vec::new(),
+            })
+        };
+        let rootless = Dockerd::Rootless(alice(true, Some("docker.service")));
+        let two = [
+            Dockerd::OfUnit("docker-b.service".to_owned()),
+            rootless.clone(),
+        ];
+        let refused = |found, dockerds: &[Dockerd]| {
+            let error = unambiguous(found, &flags, dockerds).unwrap_err();
+            format!("{error}. {}", error.help().unwrap())
+        };
+        let told = refused(none(), &two);
+        assert!(told.contains("--unit docker-b.service"), "{told}");
+        let told = refused(none(), &[rootless]);
+        assert!(
+            told.contains("systemctl --user stop docker.service"),
+            "{told}"
+        );
+        let told = refused(none(), &[]);
+        assert!(told.contains("no unit docker.service"), "{told}");
+        let stopped = || {
+            Err(HostError::Stopped(Stopped {
+                unit: "docker.service".to_owned(),
+                why: Unsure::Containerd,
+                program: None,
+            }))
+        };
+        let told = refused(stopped(), &two);
+        assert!(
+            told.contains("--unit docker.service; or: --unit docker-b.service"),
+            "{told}"
+        );
+        let told = refused(stopped(), &two[1..]);
+        assert!(told.contains("your own, a rootless one"), "{told}");
+        assert!(told.contains("--unit docker.service"), "{told}");
+        let removed = HostError::Stopped(Stopped {
+            unit: "docker.service".to_owned(),
+            why: Unsure::Containerd,
+            program: Some("/nowhere/dockerd".into()),
+        });
+        let told = refused(Err(removed), &[]);
+        assert!(
+            told.contains("Docker was removed, and its unit left"),
+            "{told}"
+        );
+        let meant = Flags {
+            unit: Some("docker.service".to_owned()),
+            ..Flags::default()
+        };
+        let told = unambiguous(stopped(), &meant, &two)
+            .unwrap_err()
+            .to_string();
+        assert!(!told.contains("alice"), "{told}");
+    }
+}

@@ -1,0 +1,231 @@
+//! The difference that a plan makes, a line each, and what that rests on.
+
+use std::collections::BTreeMap;
+
+use unicode_width::UnicodeWidthStr;
+
+use crate::claims::trust::Trust;
+use crate::image::reference::Reference;
+use crate::plan::{Change, EntryChange, Plan, Target};
+use crate::report::table::{LEAST_NAME, Widths, digits, shortened};
+use crate::report::text::{Text, Tone};
+use crate::report::{Report, basis};
+
+/// The most claims that are named of those that hold already.
+const MOST_HELD: usize = 5;
+
+/// The most files that are named of those that claims are from.
+const MOST_ORIGINS: usize = 20;
+
+impl Report {
+    /// The change, as a diff.
+    pub fn say_plan(&self, plan: &Plan) {
+        self.say_what_holds(plan);
+        for removal in &plan.removals {
+            let mut keys = plan
+                .entries
+                .iter()
+                .map(|entry| Reference::parse(&entry.key));
+            let mut changes = plan.changes.iter();
+            if !changes.any(|change| change.reference == *removal)
+                && !keys.any(|key| key.is_ok_and(|key| key == *removal))
+            {
+                match self.is_unread(removal) {
+                    false => self.say(format!("  {removal} is not there, nothing to remove")),
+                    true => self.say(Tone::Doubtful.of(format!(
+                        "! {removal} is not in the file, but Docker still has it"
+                    ))),
+                }
+            }
+        }
+        let room = self.room();
+        let cut = Cut::for_room(plan, room);
+        let mut widths = Widths::default();
+        each_line(plan, cut, |line| widths.take(&line));
+        let columns = widths.columns(room);
+        each_line(plan, cut, |line| self.say(columns.row(&line)));
+        for EntryChange { key, from, to, .. } in &plan.entries {
+            let lines = [("-", from, Tone::Bad), ("+", to, Tone::Good)];
+            for (sign, image, tone) in lines {
+                if let Some(image) = image {
+                    let key = format!("{sign}   {key:?}  {image}");
+                    self.say(tone.of(key).and("  (Docker ignores it)"));
+                }
+            }
+        }
+        for origin in origins(plan) {
+            self.say(origin);
+        }
+        for image in &plan.orphans {
+            self.say(Tone::Doubtful.of(format!(
+                "! image {image} is left without any reference{}",
+                match self.is_of_node() {
+                    true =>
+                        ": it stays by its ID until `crictl rmi --prune` or a kubelet removes it",
+                    false => "; `docker image prune` would delete it",
+                }
+            )));
+        }
+    }
+
+    /// The claims that hold already: the first ones by name.
+    fn say_what_holds(&self, plan: &Plan) {
+        let holding = plan.targets.iter().filter(|target| target.holds);
+        let (stale, held): (Vec<_>, Vec<_>) =
+            holding.partition(|target| self.is_unread(&target.reference));
+        for target in stale {
+            self.say(Tone::Doubtful.of(format!(
+                "! {} is in the file, but Docker has not read it",
+                target.claim
+            )));
+        }
+        for target in held.iter().take(MOST_HELD) {
+            self.say(format!("  {} holds already", target.claim));
+        }
+        if let Some(more @ 1..) = held.len().checked_sub(MOST_HELD) {
+            self.say(format!("  and {more} more hold already"));
+        }
+    }
+}
+
+/// How the lines are cut, so that each is one line of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Not at all.
+    Whole,
+    /// Digests and image IDs to their first digits, names to so many columns.
+    To(usize),
+}
+
+impl Cut {
+    fn for_room(plan: &Plan, room: Option<usize>) -> Self {
+        let all = |cut| {
+            let mut widths = Widths::default();
+            each_line(plan, cut, |line| widths.take(&line));
+            widths.all()
+        };
+        match room {
+            Some(room) if all(Self::Whole) > room => {
+                let names = plan.changes.iter();
+                let longest = names.map(|change| name(&change.reference).width()).max();
+                let longest = longest.unwrap_or(0);
+                let over = all(Self::To(longest)).saturating_sub(room);
+                Self::To(longest.saturating_sub(over).max(LEAST_NAME))
+            }
+            _ => Self::Whole,
+        }
+    }
+
+    fn reference(self, reference: &Reference) -> String {
+        match (self, reference.digest()) {
+            (Self::Whole, _) => reference.to_string(),
+            (Self::To(width), None) => shortened(&name(reference), width),
+            (Self::To(width), Some(digest)) => format!(
+                "{}@{}",
+                shortened(&name(reference), width),
+                digits(&digest.to_string())
+            ),
+        }
+    }
+
+    fn image(self, image: &str) -> String {
+        match self {
+            Self::Whole => image.to_owned(),
+            Self::To(_) => digits(image).to_owned(),
+        }
+    }
+}
+
+/// A reference without its digest.
+fn name(reference: &Reference) -> String {
+    let repository = reference.repository().familiar();
+    match reference.tag() {
+        Some(tag) => format!("{repository}:{}", tag.as_str()),
+        None => repository,
+    }
+}
+
+fn each_line(plan: &Plan, cut: Cut, mut give: impl FnMut([Text; 3])) {
+    for change in &plan.changes {
+        let line = |tone: Tone, sign, image: &str, trust: &str| {
+            let reference = cut.reference(&change.reference);
+            [
+                tone.of(format!("{sign}   {reference}")),
+                tone.of(cut.image(image)),
+                trust.into(),
+            ]
+        };
+        if let Some(from) = &change.from {
+            give(line(Tone::Bad, '-', from, ""));
+        }
+        if let Some(to) = &change.to {
+            let trust = basis_of(plan, change).map_or("", |target| target.trust.word());
+            give(line(Tone::Good, '+', &to.to_string(), trust));
+        }
+    }
+}
+
+/// What a digest that is added rests on.
+fn basis_of<'a>(plan: &'a Plan, change: &Change) -> Option<&'a Target> {
+    change.to.as_ref()?;
+    change.reference.digest()?;
+    plan.basis(&change.reference)
+}
+
+/// What the digests rest on: each file once, with how many it is for.
+fn origins(plan: &Plan) -> Vec<String> {
+    let mut by_file: BTreeMap<(Trust, bool, &str), Vec<&Target>> = BTreeMap::new();
+    let bases = plan
+        .changes
+        .iter()
+        .filter_map(|change| basis_of(plan, change));
+    for target in bases {
+        let typed = target.typed && target.trust == Trust::Asserted;
+        let key = (target.trust, typed, file_of(&target.origin));
+        by_file.entry(key).or_default().push(target);
+    }
+    let is_one = by_file.len() == 1;
+    let more = by_file.len().saturating_sub(MOST_ORIGINS);
+    let lines = by_file.into_iter().take(MOST_ORIGINS);
+    let mut lines: Vec<String> = lines
+        .map(|((trust, typed, file), targets)| match targets.as_slice() {
+            [one] => format!("  {}", basis(trust, typed, &one.origin)),
+            _ if is_one => format!("  {}", basis(trust, typed, file)),
+            several => format!("  {}: {}", basis(trust, typed, file), several.len()),
+        })
+        .collect();
+    if more > 0 {
+        lines.push(format!("  and {more} files more"));
+    }
+    lines
+}
+
+/// The file that a claim is from, without its line.
+fn file_of(origin: &str) -> &str {
+    match origin.rsplit_once(':') {
+        Some((file, line))
+            if !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            file
+        }
+        _ => origin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_without_the_line_in_it() {
+        for (origin, file) in [
+            ("a.yaml:12", "a.yaml"),
+            ("standard input:1", "standard input"),
+            ("typed", "typed"),
+            ("a:", "a:"),
+            ("c:\\x", "c:\\x"),
+        ] {
+            assert_eq!(file_of(origin), file);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Why a text is not the JSON that it should be, in plain words.
+
+use serde_json::Error;
+use serde_json::error::Category;
+
+/// The reason, and where in the text it is.
+pub(crate) fn in_words(error: &Error) -> String {
+    let place = format!("line {} column {}", error.line(), error.column());
+    let text = error.to_string();
+    let at = format!(" at {place}");
+    let reason = match error.classify() {
+        Category::Eof => "it ends too early".to_owned(),
+        _ => reason(text.strip_suffix(&at).unwrap_or(&text)),
+    };
+    match error.line() {
+        // It was a value already, and not a text.
+        0 => reason,
+        _ => format!("{reason}{at}"),
+    }
+}
+
+fn reason(text: &str) -> String {
+    let quoted = |rest: &str| rest.split('`').nth(1).unwrap_or(rest).to_owned();
+    for (begin, end) in [
+        ("missing field ", "is missing"),
+        ("unknown field ", "is not known"),
+        ("unknown variant ", "is not known"),
+        ("duplicate field ", "is there twice"),
+    ] {
+        if let Some(rest) = text.strip_prefix(begin) {
+            return format!("{} {end}", quoted(rest));
+        }
+    }
+    let mismatch = ["invalid type: ", "invalid value: ", "invalid length "]
+        .into_iter()
+        .find_map(|begin| text.strip_prefix(begin)?.split_once(", expected "));
+    if let Some((found, expected)) = mismatch {
+        return format!("{} where {expected} belongs", kind(found));
+    }
+    match text {
+        "expected value" => "it is no JSON".to_owned(),
+        "trailing characters" => "something follows its end".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn kind(found: &str) -> String {
+    match found {
+        "sequence" => "a list".to_owned(),
+        "map" => "an object".to_owned(),
+        other => {
+            let quoted = other.split('`').nth(1);
+            let text = other.strip_prefix("string ");
+            text.or(quoted).unwrap_or(other).to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read")]
+    struct One {
+        a: u8,
+    }
+
+    #[test]
+    fn each_reason_is_told_without_the_parsers_own_words() {
+        for (text, expected) in [
+            ("", "it ends too early at line 1 column 0"),
+            ("{\"a\": 1", "it ends too early at line 1 column 7"),
+            ("hello", "it is no JSON at line 1 column 1"),
+            (
+                "{\"a\": 1} x",
+                "something follows its end at line 1 column 10",
+            ),
+            ("{}", "a is missing at line 1 column 2"),
+            ("{\"a\": 1, \"b\": 2}", "b is not known at line 1 column 12"),
+            ("{\"a\": [1]}", "a list where u8 belongs at line 1 column 6"),
+            (
+                "{\"a\": \"x\"}",
+                "\"x\" where u8 belongs at line 1 column 9",
+            ),
+            ("{\"a\": -1}", "-1 where u8 belongs at line 1 column 8"),
+            ("{\"a\": true}", "true where u8 belongs at line 1 column 10"),
+        ] {
+            let error = serde_json::from_str::<One>(text).unwrap_err();
+            assert_eq!(in_words(&error), expected, "{text}");
+        }
+    }
+}
