@@ -90,7 +90,7 @@ fn each_problem_says_what_to_type() {
 }
 
 /// What a Next says that no command of digestfix's own does, and what shows that it helps.
-const SHOWN_ELSEWHERE: [(&str, &str); 15] = [
+const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
     (
         "does no harm: leave it",
         "nothing is to be done: 76-remove-what-docker-ignores",
@@ -116,11 +116,11 @@ const SHOWN_ELSEWHERE: [(&str, &str); 15] = [
         "74-claims-that-find-no-image: the right one is planned",
     ),
     (
-        "that this image has where it was pulled",
+        "docker images --digests shows on the host that pulled",
         "18-from-a-manifest: the right one is applied",
     ),
     (
-        "one of those without a name",
+        "one of the images without a name",
         "70-image-without-a-name: named and applied",
     ),
     ("see what it is: ls -ld", "51-lock-is-no-file"),
@@ -138,6 +138,7 @@ const SHOWN_ELSEWHERE: [(&str, &str); 15] = [
         "31-export-with-manifests",
     ),
     ("load the image first", "lab carry::"),
+    ("start Docker: systemctl start docker", "lab carry::"),
     ("docker images --digests", "lab sources::"),
 ];
 

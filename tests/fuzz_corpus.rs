@@ -25,7 +25,7 @@ use proptest::test_runner::{Config, TestRng, TestRunner};
 use targets::TARGETS;
 
 /// The number of variations of corpus inputs, for each parser.
-const NEAR: u32 = 1_500;
+const NEAR: u32 = 1_000;
 
 /// The memory limit of `tests/fuzz/run`, in KiB.
 const MEMORY: u64 = 1024 * 1024;
@@ -106,7 +106,7 @@ fn peak_memory() -> u64 {
 /// of a fuzzer never contain that many.
 #[test]
 fn as_much_as_a_file_may_say() {
-    const MANY: u32 = 10_000;
+    const MANY: u32 = 5_000;
     let id = format!("sha256:{}", "1".repeat(64));
     let pins = |name: &dyn Fn(u32) -> String| -> String {
         let pin = |number| format!("{}@sha256:{number:064x}\n", name(number));

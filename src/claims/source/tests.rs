@@ -841,7 +841,7 @@ fn what_is_broken_is_named() {
         ("iconv", b"# gr\xfc\xdfe\n".to_vec()),
         ("neither UTF-8 text", b"a: b\n\0".to_vec()),
         ("helm template", b"{{- if .Values.on }}\na: b\n".to_vec()),
-        ("nor YAML", b"a: [b\n- c\n".to_vec()),
+        ("nor as YAML", b"a: [b\n- c\n".to_vec()),
         ("not a manifest", b"{\"schemaVersion\":\"2\"}".to_vec()),
         ("schema 1", b"{\"schemaVersion\":1}".to_vec()),
         ("ends too early", b"{\"Id\":".to_vec()),
