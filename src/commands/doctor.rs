@@ -91,7 +91,7 @@ async fn begin() -> (Option<SystemBus>, Vec<Finding>) {
     }
     findings.push(Finding::problem(
         Check::Root,
-        "only root may change anything, or check most of this",
+        "changes need root, and so do most of these checks",
         "sudo digestfix doctor",
     ));
     let why = "only root can check this";

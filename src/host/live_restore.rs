@@ -57,7 +57,8 @@ impl LiveRestoreBlocker {
         match self {
             Self::Swarm => None,
             Self::Flag { unit } => Some(format!(
-                "take the flag out (systemctl edit --full {unit}) at the next restart of Docker"
+                "remove the flag (systemctl edit --full {unit}); that takes effect when Docker \
+                 next restarts"
             )),
             Self::Authorization { unit } => Some(format!(
                 "move that option to \"authorization-plugins\" in Docker's configuration file \

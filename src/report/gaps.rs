@@ -52,10 +52,11 @@ impl Report {
             several => format!("of {} of these digests", several.len()),
         };
         self.warning(&format!(
-            "Docker {has} the layers {whose} unpacked, and not as the registry serves them. Containers run by \
-             the digest; but docker save and docker commit by it leave the layers out AND SAY NOTHING, and docker \
-             push and a BuildKit FROM fail. Before Docker 29, docker images does not list it, or docker image \
-             inspect shows no configuration. For those, use the tag"
+            "Docker {has} the layers {whose} unpacked only, without the compressed blobs that the registry \
+             serves. Containers can be run by the digest. But docker save and docker commit of it leave the \
+             layers out AND SAY NOTHING, and docker push and FROM in BuildKit fail. Before Docker 29, docker \
+             images may not list the image, or docker image inspect may show no configuration. For all of \
+             these, use the tag"
         ));
     }
 }

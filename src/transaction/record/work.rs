@@ -20,9 +20,9 @@ pub struct Work {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordBlocker {
-    #[error("{reference}: on a Kubernetes node, containerd's own client sets tags")]
+    #[error("{reference}: digestfix does not set tags on a Kubernetes node")]
     SetTag { reference: Reference },
-    #[error("{reference}: on a Kubernetes node, containerd's own client removes tags")]
+    #[error("{reference}: digestfix does not remove tags on a Kubernetes node")]
     RemoveTag { reference: Reference },
     #[error("{reference}: it is here, for another image")]
     Moves { reference: Reference },
