@@ -597,10 +597,10 @@ impl MetricsArgs {
     }
 }
 
-/// The exit code for what cannot be understood.
+/// The exit code for a command line that cannot be understood.
 const USAGE: i32 = 2;
 
-/// Ends the process, as something that was typed is no claim.
+/// Ends the process because an argument is not a claim.
 fn no_claim(error: &ClaimError) -> ! {
     let text = error.text.as_str();
     let is_file = !text.is_empty() && Path::new(text).exists();
@@ -630,12 +630,14 @@ fn no_claim(error: &ClaimError) -> ! {
     process::exit(USAGE);
 }
 
-/// A path that a journal, a record and a unit can have in them: UTF-8.
+/// Parses a path. It must be UTF-8, so that it can be written to a journal, a record and a
+/// unit file.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     NonEmptyStringValueParser::new().map(PathBuf::from)
 }
 
-/// The same from the root on, for what is told again in another directory.
+/// Parses a path, and makes it absolute, so that a command in a message works in any
+/// directory.
 fn whole_path() -> impl TypedValueParser<Value = PathBuf> {
     path().map(|path| absolute(&path).unwrap_or(path))
 }
@@ -649,11 +651,11 @@ fn named(text: &str) -> Result<Reference, String> {
     Reference::parse(text).map_err(|error| error.to_string())
 }
 
-/// A reference or key to drop, as it was typed.
+/// A reference or key to remove, as the user typed it.
 #[derive(Debug, Clone)]
 pub struct Removal {
     pub text: String,
-    /// The reference, or why the text is not one that can be dropped.
+    /// The reference, or the reason why the text is not a reference that can be removed.
     pub reference: Result<Reference, String>,
 }
 

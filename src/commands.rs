@@ -315,7 +315,8 @@ impl Stop {
         Some(help.to_owned())
     }
 
-    /// What to type for a user's own Docker: the same, with that stopped.
+    /// The commands that the user has to type for a rootless Docker: stop it, run the same
+    /// command again, start it.
     fn of_rootless(&self) -> Option<String> {
         match self {
             Self::Host(HostError::Rootless { rootless, .. }) => {
@@ -481,8 +482,8 @@ impl Site {
         }
     }
 
-    /// The Dockers that run here beside the one that this is about, where nothing says which
-    /// is meant.
+    /// The other dockerds that run on this host. Empty if an option says which Docker the
+    /// user means.
     fn dockers_beside(&self, args: &HostArgs) -> Vec<String> {
         match self.managed() {
             Some((_, managed)) if Flags::from(args).choice().is_none() => {

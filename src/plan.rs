@@ -44,8 +44,8 @@ use resolver::Resolver;
 pub struct Request {
     pub claims: Vec<Claim>,
     pub removals: Vec<Reference>,
-    /// Keys of the reference store. An entry of that key that Docker ignores is dropped
-    /// as well.
+    /// Keys in the reference store. Entries with these keys that Docker ignores are also
+    /// removed.
     pub keys: Vec<Key>,
     /// Whether claims may replace conflicting references.
     pub replace: bool,
@@ -56,11 +56,11 @@ pub struct Request {
     pub require: Option<Trust>,
 }
 
-/// A key of the reference store, as it was typed.
+/// A key in the reference store, as the user typed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     pub text: String,
-    /// Why the text is not a reference that can be dropped, if it is not one.
+    /// The reason why the text is not a reference that can be removed. `None` if it is one.
     pub is_none: Option<String>,
 }
 
@@ -91,7 +91,7 @@ pub struct Plan {
     pub after: Store,
     /// The difference, in the order of the store's file.
     pub changes: Vec<Change>,
-    /// The changes of entries that Docker ignores.
+    /// The changes to entries that Docker ignores.
     pub entries: Vec<EntryChange>,
     /// The target of each claim, in the order of the claims.
     pub targets: Vec<Target>,
@@ -180,7 +180,7 @@ pub struct Change {
     pub to: Option<ImageId>,
 }
 
-/// The change of an entry that Docker ignores.
+/// The change to an entry that Docker ignores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EntryChange {
@@ -191,7 +191,7 @@ pub struct EntryChange {
 }
 
 impl EntryChange {
-    /// The value in a store.
+    /// The value of this entry in a store.
     fn now<'a>(&self, store: &'a Store) -> Option<&'a str> {
         store.entry(&self.repository, &self.key)
     }
@@ -483,7 +483,7 @@ impl Plan {
     }
 }
 
-/// The entries to drop that Docker ignores.
+/// The removals of entries that Docker ignores.
 fn passed_over(store: &Store, request: &Request) -> Result<Vec<EntryChange>, Vec<Refusal>> {
     let mut refusals = Vec::new();
     let mut found: Vec<EntryChange> = Vec::new();

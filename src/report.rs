@@ -78,7 +78,7 @@ pub struct Report {
     document: Document,
     started: Instant,
     recovered: bool,
-    /// A line was said.
+    /// Whether standard output already has a line of text.
     said: Cell<bool>,
     observer: Option<Observer>,
 }
@@ -212,7 +212,7 @@ impl Report {
         let engine = managed
             .and_then(|managed| managed.engine.as_ref())
             .map(|info| info.version.clone());
-        // Once, and not again after another run has ended.
+        // Warn only once, although a run may call this function twice.
         if self.document.host.is_none()
             && let Some(managed) = managed
             && let Some(elsewhere) = goes_elsewhere(&managed.socket)
@@ -330,8 +330,8 @@ impl Report {
         result
     }
 
-    /// Sets the references of a store for the metrics. Docker's own are a file, which is
-    /// read once the run has ended.
+    /// Keeps the references of a store for the metrics. Does not keep those of Docker's own
+    /// image store: the metrics read them from a file after the run.
     pub fn sees(&mut self, store: &ImageStore) {
         if let Some(observer) = &mut self.observer
             && !matches!(store, ImageStore::Own { .. })
@@ -472,7 +472,7 @@ impl Report {
         self.document.archive = Some(ArchiveDocument { file, bytes });
     }
 
-    /// Reports an archive whose images are here.
+    /// Reports an archive whose images are on this host.
     pub fn archive(&mut self, archive: LoadedArchive) {
         self.document.archives.push(archive);
     }
@@ -527,7 +527,7 @@ impl Report {
         self.document.rollback_of = Some(id.to_owned());
     }
 
-    /// Sets the references for the metrics again, as a change has left them.
+    /// Replaces the references for the metrics with those after a change.
     pub fn sees_changed(&mut self, plan: &Plan) {
         if let Some(observer) = &mut self.observer {
             observer.sees_changed(&plan.after);
@@ -637,7 +637,7 @@ impl Progress for Report {
         let observer = self.observer.as_mut();
         let is_told = observer.is_some_and(|observer| observer.step(&self.document, step, detail));
         self.end_live();
-        // journald shows it once.
+        // If standard output also goes to journald, the step would appear twice.
         if !(self.stdout.journal && is_told) {
             let time = Tone::Faint.of(format!("{seconds:>8.3} s"));
             self.say(time.and(format!("  {detail}")));
@@ -662,7 +662,7 @@ impl Progress for Report {
     }
 }
 
-/// What to type where nothing more is known.
+/// The next step for a problem that has no advice of its own.
 fn again() -> String {
     match typed() {
         Some(line) => format!("see to what is named, then: {line}"),

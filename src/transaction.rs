@@ -284,7 +284,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         };
         match self.conclude(restored, end, changed).await {
             Ok(()) => {
-                // Its claims wait no more, whichever run has recorded them.
+                // Remove the mark of a load: this run either recorded the load's claims, or
+                // warned about them when it began.
                 if let Err(error) = Loading::end(&self.lock) {
                     self.progress.warning(&error);
                 }

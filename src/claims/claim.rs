@@ -24,7 +24,8 @@ pub struct Claim {
 pub enum Origin {
     /// A user typed the claim for this host, so its image must be in this host's store.
     Typed,
-    /// Like `Typed`, as a pasted row of a table, with the image's ID beside its digest.
+    /// Like `Typed`, but pasted: a row of a table that shows the image's ID next to its
+    /// digest.
     Pasted,
     /// The claim is from this file, at this place. It may be about an image of another
     /// host.
@@ -91,9 +92,9 @@ pub enum ImageName {
 pub struct ClaimError {
     pub text: String,
     problem: Problem,
-    /// The claim that was meant, where a mistake is known.
+    /// The corrected claim, if digestfix knows the mistake and can correct it.
     pub instead: Option<String>,
-    /// Only a host that pulled the image has what is missing.
+    /// Whether only a host that pulled the image can show what the text lacks.
     pub is_elsewhere: bool,
 }
 
@@ -107,7 +108,7 @@ impl ClaimError {
         }
     }
 
-    /// It names an image and says nothing of its digest.
+    /// Whether the text names an image, but no digest.
     pub fn lacks_digest(&self) -> bool {
         self.problem == Problem::NoDigest
     }
@@ -231,7 +232,8 @@ impl FromStr for Claim {
     }
 }
 
-/// Why a text is no claim: the mistake that was made, or else what does not fit.
+/// The error for a text that is not a claim. Names the user's mistake if it is a known one;
+/// otherwise, reports the parser's problem.
 fn mistaken(text: &str, problem: Problem) -> ClaimError {
     let Some(mistake) = mistake::of(text) else {
         return ClaimError::new(text.to_owned(), problem);
@@ -250,7 +252,8 @@ fn mistaken(text: &str, problem: Problem) -> ClaimError {
     }
 }
 
-/// The meaning of a pasted row of `docker images --digests`.
+/// The statement of a pasted row of `docker images --digests`. `None` if the text is not
+/// such a row.
 fn pasted(text: &str) -> Option<Statement> {
     if !text.contains(char::is_whitespace) {
         return None;

@@ -1,14 +1,14 @@
-//! Mistakes that people make when they type or paste a claim, each by its name, and the
-//! claim that they may have meant.
+//! Mistakes: recognizes common mistakes in a typed or pasted claim, and corrects them if
+//! possible.
 
 use crate::claims::row::{is_bare_id, is_digest, is_lower_hex};
 use crate::image::digest::{Algorithm, Digest};
 use crate::image::reference::{Reference, Tag};
 
-/// As many digits of an image ID as `docker images` shows.
+/// The number of digits of an image ID that `docker images` shows.
 const SHORT_ID: usize = 12;
 
-/// Characters that cannot be seen, or that look like a space.
+/// Characters that are invisible or look like a space, with their names.
 const UNSEEN: [(char, &str); 9] = [
     ('\u{200b}', "a zero-width space"),
     ('\u{200c}', "a zero-width non-joiner"),
@@ -21,23 +21,23 @@ const UNSEEN: [(char, &str); 9] = [
     ('\u{3000}', "an ideographic space"),
 ];
 
-/// The full-width form of a character of ASCII is so far from it.
+/// The difference between the code points of an ASCII character and its full-width form.
 const WIDE: u32 = '\u{ff01}' as u32 - '!' as u32;
 
-/// What is wrong with a text that is no claim.
+/// The known mistakes in a text that is not a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mistake {
     pub what: String,
-    /// The text without what is wrong.
+    /// The text with these mistakes corrected. `None` if none of them can be corrected.
     pub instead: Option<String>,
-    /// Only a host that pulled the image has what is missing.
+    /// Whether only a host that pulled the image can show what the text lacks.
     pub is_elsewhere: bool,
 }
 
-/// The mistake in a text, and the text without it.
+/// Recognizes one kind of mistake. Returns its description and the corrected text.
 type Repair = fn(&str) -> Option<(String, String)>;
 
-/// The mistakes in a text that is no claim, as far as they are known.
+/// Looks for known mistakes in a text that is not a claim. `None` if it finds none.
 pub(super) fn of(text: &str) -> Option<Mistake> {
     if let Some(what) = beyond_repair(text) {
         return Some(Mistake {
@@ -72,7 +72,7 @@ pub(super) fn of(text: &str) -> Option<Mistake> {
     })
 }
 
-/// A mistake that leaves nothing to guess from.
+/// A mistake that cannot be corrected, because the text lacks the name or the digest.
 fn beyond_repair(text: &str) -> Option<String> {
     if is_row_without_digest(text) {
         return Some("this row of docker images has no digest".to_owned());
@@ -184,7 +184,7 @@ fn is_hex(text: &str) -> bool {
     text.len() == Algorithm::Sha256.hex_len() && text.bytes().all(is_lower_hex)
 }
 
-/// Another character that no name has, and that may look like one that it has.
+/// Any other character that a name cannot contain. It may look like an allowed one.
 fn strange(text: &str) -> Option<String> {
     let strange = text.chars().find(|char| !char.is_ascii())?;
     Some(format!(
@@ -199,7 +199,7 @@ mod tests {
 
     const HEX: &str = "ac5322604bcab484955e6dbc507f45a906bde79046667322e3918a8578ab08c8";
 
-    /// Each mistake is named, and the claim that was meant is offered.
+    /// The error names each mistake, and offers the corrected claim.
     #[test]
     fn what_can_be_told_is_repaired() {
         let meant = format!("quay.io/app:1@sha256:{HEX}");

@@ -63,10 +63,10 @@ pub const HEAD_BYTES: usize = 512;
 
 const STDIN: &str = "-";
 
-/// What a gzip file begins with (RFC 1952).
+/// The first bytes of each gzip file (RFC 1952).
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
-/// How much of an archive is read at once.
+/// The number of bytes of an archive to read at once.
 const AT_ONCE: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -441,8 +441,9 @@ pub fn for_an_engine<'a>(
     })
 }
 
-/// Reads an archive of images that an engine is to load: its structure, its claims, and all
-/// but its layers. Checks the layers only of a compressed archive.
+/// Reads an archive of images before an engine loads it: the structure and the claims, but
+/// not the layers. A compressed archive has to be read to its end, so its layers are
+/// checked too.
 pub fn read_archive(
     mut file: impl Read + Seek,
     place: &str,
@@ -458,7 +459,7 @@ pub fn read_archive(
     archive::read(&mut archive, place, collected)
 }
 
-/// Reads an archive of images to its end, and checks its layers, too.
+/// Reads an archive of images to its end, including the layers, and checks the layers.
 pub fn read_whole_archive(
     stream: impl Read,
     place: &str,

@@ -2,10 +2,10 @@
 //! options from [`cli`], and names from the reference store and the history of this host.
 //!
 //! The scripts in `packaging/completions` run digestfix with [`VARIABLE`] set, in the
-//! protocol of `clap_complete`'s dynamic engine. The user waits in the middle of a
-//! line. So this reads files, and on a Kubernetes node asks containerd, which answers in
-//! milliseconds. It asks neither systemd nor Docker, writes nothing, and offers nothing
-//! for what it cannot read.
+//! protocol of `clap_complete`'s dynamic engine. The user waits in the middle of a line, so
+//! completion only reads files and, on a Kubernetes node, asks containerd, which answers in
+//! milliseconds. It does not ask systemd or Docker, and writes nothing. It offers no names
+//! from a file that it cannot read.
 //!
 //! [`cli`]: crate::cli
 
@@ -31,7 +31,7 @@ use crate::sys::printable::is_printable;
 /// Environment variable in which a completion script passes the name of its shell.
 pub const VARIABLE: &str = "_DIGESTFIX_COMPLETE";
 
-/// The timeout for each answer of containerd.
+/// The timeout for each request to containerd.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Answers a shell that asks, and ends the process then.
@@ -116,7 +116,7 @@ fn candidates(texts: impl IntoIterator<Item = String>) -> Vec<CompletionCandidat
         .collect()
 }
 
-/// The host, by the flags on the line, daemon.json and containerd's sockets.
+/// Finds the host from the flags on the command line, daemon.json and containerd's sockets.
 fn host() -> Option<Host> {
     let flags = flags(env::args_os());
     if flags.choice() != Some(StoreChoice::Kubernetes) {

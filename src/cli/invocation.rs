@@ -61,7 +61,8 @@ impl Invocation {
         }
     }
 
-    /// Of this process, whose line is understood without one of its words.
+    /// The invocation of this process. Parses the command line without the argument
+    /// `without`, which is not valid.
     pub fn of_process(without: &str) -> Self {
         let words = words().into_iter().filter(|word| word != without);
         let Ok(cli) = Cli::try_parse_from(words) else {
@@ -78,11 +79,11 @@ impl Invocation {
         }
     }
 
-    /// A text with each of its commands as it has to be typed here: by sudo where
-    /// that was used, and with the options that were given for the host. An option
-    /// that the command names already is not repeated.
+    /// Completes each digestfix command in a text, so that the user can type it on this
+    /// host: adds sudo if this process was run with sudo, and the options that this process
+    /// got for the host. Does not add an option that the command already contains.
     pub fn in_full<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        // A user's own Docker is not root's.
+        // With sudo, `systemctl --user` would reach root's Docker instead of the user's.
         let by_sudo = self.by_sudo && !text.contains("systemctl --user");
         if (self.options.is_empty() && !by_sudo) || !text.contains(PROGRAM) {
             return Cow::Borrowed(text);
@@ -147,8 +148,8 @@ pub fn typed() -> Option<String> {
     line(words().into_iter().skip(1))
 }
 
-/// The command line of this process with more options; none where it cannot be typed
-/// again as it was.
+/// The command line of this process with more options. `None` if it is too long, contains
+/// `--`, or reads standard input, which cannot be read again.
 pub fn typed_with(options: &[&str]) -> Option<String> {
     let mut words: Vec<OsString> = words().into_iter().skip(1).collect();
     if words.iter().any(is_read_once) || words.iter().any(|word| word == "--") {
@@ -158,8 +159,8 @@ pub fn typed_with(options: &[&str]) -> Option<String> {
     line(words)
 }
 
-/// A text in which options that are to be given are whole commands: those of this process
-/// with the options.
+/// Completes a text that suggests options: puts the command line of this process before
+/// each suggested option.
 pub fn with_whole_lines(text: &str) -> String {
     match typed() {
         Some(line) if !line.contains(" -- ") => with_line(text, &line),
@@ -193,7 +194,7 @@ fn with_line(text: &str, line: &str) -> String {
     words.join(" ")
 }
 
-/// The command line of this process with other words in place of one.
+/// The command line of this process, with other arguments in place of `word`.
 pub fn typed_instead(word: &str, by: &[&str]) -> Option<String> {
     let words = words();
     let mut line_words: Vec<OsString> = Vec::new();
@@ -238,7 +239,7 @@ fn line(words: impl IntoIterator<Item = OsString>) -> Option<String> {
     (line.len() <= MAX_LINE).then_some(line)
 }
 
-/// The words of this process, as a person types them.
+/// The command line of this process, as a user would type it, including the program's name.
 pub(super) fn words() -> Vec<OsString> {
     match plugin::line(env::args_os()) {
         Line::Words(words) => words,

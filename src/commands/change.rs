@@ -64,11 +64,12 @@ impl Options<'_> {
 pub(super) struct Changed {
     pub outcome: Outcome,
     pub impact: Option<Impact>,
-    /// What Docker has loaded for it, and how to go on where the change is undone.
+    /// The images that Docker loaded before the change, and how to continue if the change
+    /// is undone.
     pub loaded: Option<LoadedImages>,
 }
 
-/// Images that stay, whatever becomes of their claims.
+/// Loaded images. They stay even if their claims are not recorded.
 pub(super) struct LoadedImages {
     pub told: String,
     pub next: String,

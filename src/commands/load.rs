@@ -215,7 +215,8 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     })
 }
 
-/// What follows once the digests are recorded. Whether an image has none.
+/// Sets tags and checks the loaded images after the digests were recorded. Returns whether
+/// an image has no digest.
 async fn finish(
     request: &Request,
     whole: &[Whole],
@@ -229,7 +230,8 @@ async fn finish(
     is_without(whole, site, options, report).await
 }
 
-/// The same as [`without_digest`]. What was done by then is done.
+/// Like [`without_digest`], but an error only causes a warning, because the images are
+/// already loaded.
 async fn is_without(
     whole: &[Whole],
     site: &Site,
@@ -300,8 +302,8 @@ async fn send(
     Ok(sent)
 }
 
-/// The end of a run with an incomplete archive: Docker did not get the end of it, and has
-/// loaded nothing of it.
+/// Ends a run whose archive is incomplete or tampered with. Docker did not get the end of
+/// that archive, so it has loaded nothing of it.
 fn refused(name: &str, problem: source::Problem, before: &[String], lock: &RootLock) -> LoadStop {
     let error = SourceError {
         place: name.to_owned(),

@@ -132,7 +132,8 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
         let problems = match wait(&marker.data_root).await {
             Ok(lock) => {
                 let recovered = recover_run(&id, &lock, report).await;
-                // The service's output may not be read.
+                // After a boot, a service runs this command, and no user may read its
+                // output. So the mark stays, and the next run warns.
                 if recovered.is_ok() && !args.after_boot {
                     give_up_load(&lock, report);
                 }
@@ -149,7 +150,8 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
     failed.map_or(Ok(recovered), Err)
 }
 
-/// Warns, once, that the claims of a load are not recorded, if there is such a load.
+/// If the claims of a load are not recorded, warns about that, and removes the load's mark,
+/// so that no later run warns again.
 fn give_up_load(lock: &RootLock, report: &mut Report) {
     if let Some(left) = Loading::read(lock.data_root()) {
         warn_of_load(&left, report);
@@ -365,8 +367,8 @@ pub(super) async fn recover(
     Ok(Some(problems))
 }
 
-/// Counts the references for the metrics, where no file has them. A store that cannot be
-/// read does not fail the recovery.
+/// Reads the references, so that the metrics can count them on a host without a file of
+/// references. If the store cannot be read, the recovery still succeeds.
 async fn see(site: &Site, report: &mut Report) {
     if let Ok(store) = site.image_store(None, None).await {
         report.sees(&store);

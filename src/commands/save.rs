@@ -179,7 +179,7 @@ impl Sink for Disk {
     }
 }
 
-/// Standard output.
+/// Standard output as the target of an archive.
 struct Pipe;
 
 impl Write for Pipe {

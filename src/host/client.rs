@@ -1,4 +1,5 @@
-//! Where the `docker` command of this user goes, if not to this host's Docker.
+//! Detects whether the user's `docker` command connects to another Docker than this host's,
+//! because of an environment variable or a context.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use serde::Deserialize;
 
 use crate::sys::plain_file::{self, Links};
 
-/// The most that is read of the configuration of the `docker` command.
+/// The most bytes to read from the configuration file of the `docker` command.
 const MAX_CONFIG: u64 = 1024 * 1024;
 
 const DEFAULT_CONTEXT: &str = "default";
@@ -18,7 +19,7 @@ struct Config {
     current_context: String,
 }
 
-/// What leads the command elsewhere than to this socket.
+/// The setting that makes the `docker` command connect to another socket than this one.
 pub fn goes_elsewhere(socket: &Path) -> Option<String> {
     elsewhere(socket, |name| env::var(name).ok(), current_context)
 }

@@ -60,7 +60,8 @@ impl<'a> Daemon<'a> {
                     .as_ref()
                     .map(|found| command_line(unit, found, flags));
                 command = match line {
-                    // That is said already, and it starts nothing.
+                    // `look_at_unit` has already reported that the unit is not loaded. Such
+                    // a unit starts no program.
                     Some(Err(_)) if unit.load_state != "loaded" => None,
                     line => line.and_then(|line| note(&mut errors, line)),
                 };

@@ -1,4 +1,4 @@
-//! The dockerds that run on this host, whichever unit or user they belong to.
+//! The dockerds that run on this host, under any unit and any user.
 
 use std::fs;
 use std::io;
@@ -12,33 +12,34 @@ use crate::host::{Flags, Host, HostError, Management, StoreChoice};
 use crate::sys::{shell, who};
 use crate::systemd::Unit;
 
-/// Where a rootless Docker keeps its data, below its user's home.
+/// The default data root of a rootless Docker, below its user's home directory.
 const OF_A_HOME: &str = ".local/share/docker";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dockerd {
-    /// A service of the system's runs it.
+    /// A dockerd that this system service runs.
     OfUnit(String),
-    /// It is a user's own.
+    /// A dockerd that a user runs without root.
     Rootless(Rootless),
 }
 
-/// A Docker that a user runs for herself (`systemctl --user`).
+/// A rootless Docker, which a user runs without root (`systemctl --user`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rootless {
     pub uid: u32,
-    /// Her name, or else her number.
+    /// The user's name, or the user ID if the name is unknown.
     pub user: String,
     pub data_root: PathBuf,
-    /// The service of hers that runs it; none where it does not run, or was started by
-    /// hand.
+    /// The user's service that runs this Docker. `None` if it does not run, or was started
+    /// by hand.
     pub unit: Option<String>,
-    /// This process is hers, too.
+    /// Whether the same user runs this process, directly or through sudo.
     pub is_own: bool,
 }
 
 impl Rootless {
-    /// The commands that make a change, of which `line` is one.
+    /// Shell commands that stop this Docker, run the command `line`, and start this Docker
+    /// again. Only `line` if no unit runs this Docker.
     pub fn commands(&self, line: &str) -> String {
         let prefix = match self.is_own {
             true => "",
@@ -61,20 +62,20 @@ impl Rootless {
         }
     }
 
-    /// What makes a command one about it.
+    /// The digestfix options that select this Docker's data root.
     pub fn options(&self) -> [&str; 3] {
         let data_root = self.data_root.to_str().unwrap_or_default();
         ["--offline", "--data-root", data_root]
     }
 
-    /// The same as they are typed.
+    /// The same options as text, quoted for a shell.
     pub fn options_in_words(&self) -> String {
         format!("--offline --data-root {}", shell::path(&self.data_root))
     }
 }
 
 impl Dockerd {
-    /// Those that run here. `proc` is where the kernel shows processes.
+    /// The dockerds that run on this host, according to the proc file system at `proc`.
     pub fn running(proc: &Path) -> Vec<Self> {
         let processes = fs::read_dir(proc).into_iter().flatten().flatten();
         let processes = processes.filter_map(|entry| {
@@ -85,7 +86,7 @@ impl Dockerd {
         let own = fs::read_link(proc.join("self/ns/pid")).ok();
         let mut found: Vec<Self> = Vec::new();
         for process in processes {
-            // One in a container is not this host's.
+            // Skip a dockerd that runs in a container: it is not this host's Docker.
             let namespace = fs::read_link(process.join("ns/pid")).ok();
             let is_here = namespace.is_none() || own.is_none() || namespace == own;
             if is_here
@@ -139,7 +140,7 @@ fn uid(status: &str) -> Option<u32> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Also by sudo: it is the user who types.
+/// Whether this user runs this process, directly or through sudo.
 fn is_own(uid: u32) -> bool {
     let real = nix::unistd::getuid().as_raw();
     let by_sudo = std::env::var("SUDO_UID")
@@ -148,8 +149,8 @@ fn is_own(uid: u32) -> bool {
     real == uid || by_sudo == Some(uid)
 }
 
-/// Where a user's dockerd keeps its data: by its command line, its configuration, or its
-/// environment.
+/// The data root of a user's dockerd, according to its command line, its configuration
+/// file, or its environment.
 fn data_root(process: &Path, user: Option<&User>) -> Option<PathBuf> {
     let words = words(&process.join("cmdline")).unwrap_or_default();
     let args = DockerdArgs::parse(words.get(1..).unwrap_or_default());
@@ -180,7 +181,8 @@ fn words(file: &Path) -> io::Result<Vec<String>> {
     Ok(words.filter(|word| !word.is_empty()).collect())
 }
 
-/// A user, by the host's own list: a lookup would ask whatever the host is set up to ask.
+/// A user in /etc/passwd. Does not use the host's name services, because they may ask a
+/// server.
 struct User {
     name: String,
     home: PathBuf,
@@ -202,7 +204,7 @@ impl User {
     }
 }
 
-/// The caller's own rootless Docker, where there is one, running or not.
+/// The caller's own rootless Docker, running or stopped, if there is one.
 pub fn own_rootless(dockerds: &[Dockerd]) -> Option<Rootless> {
     let mut running = dockerds.iter().filter_map(Dockerd::rootless);
     if let Some(own) = running.find(|one| one.is_own) {
@@ -223,14 +225,14 @@ pub fn own_rootless(dockerds: &[Dockerd]) -> Option<Rootless> {
     })
 }
 
-/// The user's Docker that has this data root.
+/// The running rootless Docker with this data root.
 pub fn rootless_at<'a>(data_root: &Path, dockerds: &'a [Dockerd]) -> Option<&'a Rootless> {
     let mut rootless = dockerds.iter().filter_map(Dockerd::rootless);
     rootless.find(|one| one.data_root == data_root)
 }
 
-/// What was found of Docker, unless another dockerd than that one runs here: which is
-/// meant is not for digestfix to guess.
+/// Returns the host that was found, or an error if its Docker does not run while another
+/// dockerd does: digestfix does not guess which one the user means.
 pub fn unambiguous(
     found: Result<Host, HostError>,
     flags: &Flags,
@@ -250,7 +252,7 @@ pub fn unambiguous(
     }
 }
 
-/// What is said of a stopped Docker, with a look at whether it is still installed.
+/// Replaces the error about a stopped Docker if Docker's program is no longer installed.
 pub(super) fn seen(error: HostError) -> HostError {
     match error {
         HostError::Stopped(stopped) => HostError::Stopped(stopped.or_removed()),
@@ -258,11 +260,11 @@ pub(super) fn seen(error: HostError) -> HostError {
     }
 }
 
-/// The system's own Docker does not run.
+/// Why the system's own Docker does not run.
 pub(super) enum Away {
-    /// Its unit is stopped.
+    /// This unit is stopped.
     Stopped(String),
-    /// It has none that could be started.
+    /// There is no unit that could be started.
     NoUnit,
 }
 
@@ -282,7 +284,8 @@ impl Away {
         }
     }
 
-    /// Why it is not clear which Docker is meant, where others run and nothing says it.
+    /// The error if another dockerd runs, so that it is unclear which one the user means.
+    /// `None` if an option selects Docker's images, or if no other dockerd runs.
     pub fn ambiguity(self, flags: &Flags, dockerds: &[Dockerd]) -> Option<HostError> {
         if flags.choice() == Some(StoreChoice::Docker) {
             return None;
@@ -313,7 +316,8 @@ impl Away {
     }
 }
 
-/// The dockerds beside the one of a unit, each with the command that shows its images.
+/// Describes each running dockerd except the one of `unit`, with the command that shows its
+/// images.
 pub fn beside(unit: &str, dockerds: &[Dockerd]) -> Vec<String> {
     let others = dockerds.iter().filter(|one| one.unit() != Some(unit));
     others
@@ -338,7 +342,7 @@ mod tests {
     use super::*;
     use crate::host::next_store::{Stopped, Unsure};
 
-    /// A process as `proc(5)` shows it.
+    /// Writes the files that `proc(5)` shows for a process.
     fn process(proc: &Path, pid: u32, uid: u32, group: &str, words: &[&str], environment: &[&str]) {
         let directory = proc.join(pid.to_string());
         fs::create_dir_all(&directory).unwrap();
@@ -375,7 +379,7 @@ mod tests {
             &["dockerd"],
             &[],
         );
-        // In a container that shares the host's processes.
+        // This dockerd runs in a container that shares the host's process IDs.
         process(
             proc,
             4,

@@ -24,7 +24,7 @@ pub enum HostError {
         unit: String,
         /// The other units on this host that are known names for Docker.
         others: Vec<String>,
-        /// What else is there that runs containers.
+        /// Other programs on this host that run containers.
         instead: Vec<&'static str>,
     },
     #[error(
@@ -33,7 +33,7 @@ pub enum HostError {
     )]
     Rootless {
         rootless: Box<Rootless>,
-        /// The system's own, which does not run.
+        /// The stopped unit of the system's own Docker, if there is one.
         unit: Option<String>,
     },
     #[error("this is a container ({0}), and digestfix works on the host that runs Docker")]
@@ -279,11 +279,11 @@ impl HostError {
     }
 }
 
-/// Where the snap keeps what its dockerd reads and writes.
+/// The options for Docker's snap package: its data root and its configuration file.
 const SNAP_OPTIONS: &str = " --data-root /var/snap/docker/common/var-lib-docker --config-file \
     /var/snap/docker/current/config/daemon.json";
 
-/// The options for a disk of another host.
+/// The command-line options for a disk that belongs to another host.
 const OFFLINE: &str = "--offline --data-root DIR";
 
 fn but(others: &[String], instead: &[&str]) -> String {

@@ -80,7 +80,8 @@ impl Examined {
         found
     }
 
-    /// Names the other dockerds that run here, where it is not clear which is meant.
+    /// If it is unclear which Docker the user means, replaces the first error with one that
+    /// names the other running dockerds.
     pub fn disambiguate(&mut self, flags: &Flags, dockerds: &[Dockerd]) {
         let first = self.errors.first();
         let away = match &self.unit {
@@ -88,7 +89,7 @@ impl Examined {
             None => first.and_then(Away::error),
         };
         if let Some(error) = away.and_then(|away| away.ambiguity(flags, dockerds)) {
-            // What is said of one that is not meant does not help.
+            // The first error is about a Docker that the user may not mean.
             self.errors.splice(..self.errors.len().min(1), [error]);
         }
         self.errors = mem::take(&mut self.errors).into_iter().map(seen).collect();

@@ -35,7 +35,7 @@ const VARIABLES: [&str; 3] = [
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unsure {
-    /// Docker was removed, and its unit left.
+    /// Docker was removed, but its unit is still installed.
     NoProgram(PathBuf),
     Containerd,
     Feature(String),
@@ -98,7 +98,8 @@ fn on(args: &DockerdArgs, config: &DaemonJson) -> Vec<String> {
     on
 }
 
-/// A data root without references says nothing of a Docker that does not run.
+/// For a stopped Docker, replaces the error about a data root without references: Docker
+/// may use another image store or data root when it starts.
 pub(super) fn without_references(
     error: HostError,
     stopped: Option<&str>,
@@ -120,12 +121,13 @@ pub(super) fn without_references(
 pub struct Stopped {
     pub unit: String,
     pub why: Unsure,
-    /// The program that it starts, where that is known.
+    /// The program that the unit starts, if known.
     pub program: Option<PathBuf>,
 }
 
 impl Stopped {
-    /// The same, or that its program is gone, which outweighs all else.
+    /// Changes the reason if the unit's program is gone. That reason is more important than
+    /// any other.
     pub(super) fn or_removed(self) -> Self {
         match self.program {
             Some(program) if program.is_absolute() && !program.exists() => Self {

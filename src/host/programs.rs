@@ -34,11 +34,11 @@ fn file_name(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or_default()
 }
 
-/// What is here that runs containers, where there is no Docker.
+/// The other programs that run containers on a host without Docker.
 pub fn instead_of_docker() -> Vec<&'static str> {
     let is_there = |path: &str| Path::new(path).exists();
     let mut found = Vec::new();
-    // `docker` may be a script of podman-docker's.
+    // `docker` may be a script from the package podman-docker.
     let docker = fs::read("/usr/bin/docker").unwrap_or_default();
     let is_podmans =
         docker.starts_with(b"#!") && String::from_utf8_lossy(&docker).contains("podman");
@@ -56,8 +56,8 @@ pub fn instead_of_docker() -> Vec<&'static str> {
     found
 }
 
-/// The kind of container that this process runs in, where no systemd runs with it
-/// (`sd_booted(3)`).
+/// The kind of container that this process runs in. `None` if systemd runs there too
+/// (`sd_booted(3)`), or outside of a container.
 pub fn container() -> Option<String> {
     if Path::new("/run/systemd/system").is_dir() {
         return None;
@@ -71,7 +71,7 @@ pub fn container() -> Option<String> {
     marked.next().map(|(_, kind)| kind.to_owned()).or(kind)
 }
 
-/// The name of a process in the kernel (`proc_pid_comm(5)`).
+/// The name that the kernel has for a process (`proc_pid_comm(5)`).
 pub fn program(pid: u32) -> String {
     fs::read_to_string(format!("{PROC}/{pid}/comm"))
         .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())

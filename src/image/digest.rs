@@ -116,7 +116,7 @@ impl Digest {
         Self { algorithm, hex }
     }
 
-    /// The digest of all that a reader gives, and how many bytes these are.
+    /// The digest of everything in a stream, and the number of bytes.
     pub fn of_stream(algorithm: Algorithm, stream: impl Read) -> io::Result<(Self, u64)> {
         fn hashed<D: sha2::Digest>(mut stream: impl Read) -> io::Result<(String, u64)> {
             let (mut hasher, mut bytes) = (D::new(), 0);

@@ -60,8 +60,8 @@ impl<R: Read> Tail<R> {
         }
     }
 
-    /// Reads the rest of an archive whose members end there. An error where it is cut short,
-    /// or goes on.
+    /// Reads the rest of an archive whose last member ends at `members_end`. Fails if the
+    /// archive is cut short, or if something follows its end.
     pub fn ends_behind(mut self, members_end: u64) -> io::Result<()> {
         io::copy(&mut self, &mut io::sink())?;
         match self.read.checked_sub(members_end) {

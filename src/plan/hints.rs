@@ -96,11 +96,13 @@ impl fmt::Display for Hints {
     }
 }
 
-/// Names here that a mistyped one is near to, or one of another registry.
+/// Names on this host that resemble the name in a claim, which may be mistyped or belong to
+/// another registry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Near {
     pub names: Vec<String>,
-    /// The claim with such a name, if that makes it one about an image here.
+    /// The claim with the similar name instead, if that claim would be about an image on
+    /// this host.
     pub instead: Option<String>,
 }
 
@@ -113,10 +115,10 @@ impl fmt::Display for Near {
     }
 }
 
-/// The most letters that two names differ in that are near to each other.
+/// The most letters in which two similar names may differ.
 const NEAR: usize = 2;
 
-/// The repositories of a host, by the last part of their names.
+/// The repositories on a host, grouped by the last part of their names.
 pub(super) struct Here<'a> {
     by_last_part: BTreeMap<String, Vec<Repository>>,
     store: &'a Store,
@@ -144,8 +146,8 @@ impl<'a> Here<'a> {
         self.store.entries_of(&name).next().is_some()
     }
 
-    /// Those that a name may have been meant for: of another registry or directory, or with
-    /// a letter or two that differ.
+    /// The repositories that the user may mean: the same last part in another registry or
+    /// directory, or else a name that differs in one or two letters.
     pub(super) fn near(&self, repository: &Repository) -> Vec<&Repository> {
         let full = repository.full();
         let mut found: Vec<&Repository> = match self.by_last_part.get(last_part(&full)) {
@@ -160,8 +162,8 @@ impl<'a> Here<'a> {
         found
     }
 
-    /// A name here with the same last part, and the rule that renames `repository` to it.
-    /// `None` if there are several.
+    /// The only name on this host with the same last part, and the rule that renames
+    /// `repository` to it. `None` if there are several such names.
     fn alike(&self, repository: &Repository) -> Option<(String, String)> {
         let full = repository.full();
         match self.by_last_part.get(last_part(&full))?.as_slice() {
@@ -172,9 +174,9 @@ impl<'a> Here<'a> {
 }
 
 fn is_near(one: &str, other: &str) -> bool {
-    // In a short name, a letter more is another name.
+    // The shorter the names, the fewer letters may differ.
     let most = NEAR.min(last_part(one).len().max(last_part(other).len()) / 3);
-    // Most are told apart by their lengths.
+    // Compare the lengths first: that is cheap, and rules out most names.
     one.len().abs_diff(other.len()) <= most && strsim::osa_distance(one, other) <= most
 }
 

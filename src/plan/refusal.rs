@@ -34,7 +34,7 @@ pub enum Refusal {
         /// The other references of the repository.
         others: Vec<String>,
         near: Box<Near>,
-        /// If the repository has no reference, the images without a name.
+        /// The images without a name, if the repository has no reference.
         nameless: Vec<ImageId>,
     },
     #[error(
@@ -171,7 +171,7 @@ pub enum Refusal {
     )]
     BesideReference {
         key: String,
-        /// The repository of the entry.
+        /// The repository that contains the entry.
         repository: String,
     },
     #[error("{claim} finds its image by {reference}, which {mover} changes at the same time")]
@@ -228,7 +228,7 @@ impl Refusal {
         }
     }
 
-    /// The claim, and the one that may have been meant.
+    /// The refused claim, and the claim that the user may have meant.
     pub fn meant(&self) -> Option<(&str, &str)> {
         match self {
             Self::NoSuchReference { claim, near, .. }

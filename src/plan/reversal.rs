@@ -17,7 +17,7 @@ use crate::store::repositories::Store;
 pub struct Reversal {
     pub id: String,
     pub changes: Vec<Change>,
-    /// The changes of entries that Docker ignores.
+    /// The changes to entries that Docker ignores.
     pub entries: Vec<EntryChange>,
     /// The changes of later transactions, newest first.
     pub later: Vec<Later>,

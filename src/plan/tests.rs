@@ -438,7 +438,7 @@ fn removals() {
     );
 }
 
-/// As `--remove` has it.
+/// The request that `--remove` makes of these keys.
 fn dropping(keys: &[&str]) -> Request {
     let reference = |key: &str| {
         let reference = Reference::parse(key).ok();
@@ -457,8 +457,8 @@ fn dropping(keys: &[&str]) -> Request {
     }
 }
 
-/// What Docker ignores: a key that is no reference, one under another's name, and one
-/// that is a name only.
+/// Docker ignores an entry whose key is not a reference, belongs to another repository, or
+/// is only a name. `--remove` removes such an entry by its key.
 #[test]
 fn what_docker_passes_over_is_dropped_by_its_key() {
     let (one, two) = (spelled("%1"), spelled("%2"));

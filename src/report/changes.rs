@@ -1,4 +1,4 @@
-//! The difference that a plan makes, a line each, and what that rests on.
+//! Prints the changes of a plan, one line each, and the sources of the added digests.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use crate::report::table::{LEAST_NAME, Widths, digits, shortened};
 use crate::report::text::{Text, Tone};
 use crate::report::{Report, basis};
 
-/// The most claims that are named of those that hold already.
+/// The most claims to name among those that hold already.
 const MOST_HELD: usize = 5;
 
-/// The most files that are named of those that claims are from.
+/// The most files to name as sources of the digests.
 const MOST_ORIGINS: usize = 20;
 
 impl Report {
-    /// The change, as a diff.
+    /// Prints the plan as a diff.
     pub fn say_plan(&self, plan: &Plan) {
         self.say_what_holds(plan);
         for removal in &plan.removals {
@@ -68,7 +68,7 @@ impl Report {
         }
     }
 
-    /// The claims that hold already: the first ones by name.
+    /// Prints the claims that hold already: names the first ones, and counts the others.
     fn say_what_holds(&self, plan: &Plan) {
         let holding = plan.targets.iter().filter(|target| target.holds);
         let (stale, held): (Vec<_>, Vec<_>) =
@@ -88,12 +88,13 @@ impl Report {
     }
 }
 
-/// How the lines are cut, so that each is one line of a terminal.
+/// How much to shorten the texts, so that each change fits on one line of the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
-    /// Not at all.
+    /// Shortens nothing.
     Whole,
-    /// Digests and image IDs to their first digits, names to so many columns.
+    /// Shortens digests and image IDs to their first digits, and names to this number of
+    /// columns.
     To(usize),
 }
 
@@ -136,7 +137,7 @@ impl Cut {
     }
 }
 
-/// A reference without its digest.
+/// The text of a reference without its digest.
 fn name(reference: &Reference) -> String {
     let repository = reference.repository().familiar();
     match reference.tag() {
@@ -165,14 +166,14 @@ fn each_line(plan: &Plan, cut: Cut, mut give: impl FnMut([Text; 3])) {
     }
 }
 
-/// What a digest that is added rests on.
+/// The claim's target that justifies an added digest. `None` for any other change.
 fn basis_of<'a>(plan: &'a Plan, change: &Change) -> Option<&'a Target> {
     change.to.as_ref()?;
     change.reference.digest()?;
     plan.basis(&change.reference)
 }
 
-/// What the digests rest on: each file once, with how many it is for.
+/// The sources of the added digests: each file once, with the number of its digests.
 fn origins(plan: &Plan) -> Vec<String> {
     let mut by_file: BTreeMap<(Trust, bool, &str), Vec<&Target>> = BTreeMap::new();
     let bases = plan
@@ -200,7 +201,7 @@ fn origins(plan: &Plan) -> Vec<String> {
     lines
 }
 
-/// The file that a claim is from, without its line.
+/// The file in the origin of a claim, without the line number.
 fn file_of(origin: &str) -> &str {
     match origin.rsplit_once(':') {
         Some((file, line))

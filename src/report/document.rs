@@ -140,7 +140,7 @@ pub(super) struct ArchiveDocument {
     pub bytes: u64,
 }
 
-/// An archive whose images are here.
+/// An archive whose images are on this host.
 #[derive(Debug, Serialize)]
 pub struct LoadedArchive {
     pub file: Option<PathBuf>,
@@ -153,7 +153,7 @@ pub struct LoadedArchive {
 #[serde(rename_all = "snake_case")]
 pub enum ArchiveResult {
     Loaded,
-    /// It was not sent.
+    /// The images were already on this host, so the archive was not sent.
     Here,
 }
 
@@ -180,7 +180,7 @@ pub(super) struct TransactionDocument {
     pub claims: Option<Vec<Claimed>>,
 }
 
-/// A change of a transaction: a reference, or an entry that Docker ignores.
+/// A change in a transaction: to a reference, or to an entry that Docker ignores.
 #[derive(Debug, Serialize)]
 pub(super) struct ChangedDocument {
     pub reference: String,

@@ -14,7 +14,7 @@ pub(super) struct Look {
     pub colours: bool,
     /// Whether a line can be redrawn.
     pub live: bool,
-    /// journald reads it.
+    /// Whether the stream leads to journald.
     pub journal: bool,
 }
 
@@ -52,7 +52,8 @@ impl Look {
     }
 }
 
-/// systemd says which file leads to journald (`JOURNAL_STREAM`, `systemd.exec(5)`).
+/// Whether a stream leads to journald. `said` is `JOURNAL_STREAM`, in which systemd passes
+/// the device and inode of the stream to journald (`systemd.exec(5)`).
 fn is_journal(stream: &impl AsFd, said: Option<OsString>) -> bool {
     said.zip(fstat(stream).ok())
         .is_some_and(|(said, file)| said == *format!("{}:{}", file.st_dev, file.st_ino))

@@ -32,7 +32,7 @@ pub(super) struct Observer {
     journald: Journald,
     own_service: Option<String>,
     metrics: Option<PathBuf>,
-    /// The references and images of a host whose references are not in a file.
+    /// The references and images of a host that has no file of references.
     asked: Option<(Store, BTreeSet<ImageId>)>,
     /// The present or last transaction.
     transaction: Option<String>,
@@ -72,12 +72,12 @@ impl Observer {
         }
     }
 
-    /// Sets the references of a host where they are not in a file.
+    /// Keeps the references and images of a host that has no file of references.
     pub fn sees(&mut self, references: &Store, images: BTreeSet<ImageId>) {
         self.asked = Some((references.clone(), images));
     }
 
-    /// Sets these references as a change has left them.
+    /// Replaces these references with those after a change.
     pub fn sees_changed(&mut self, references: &Store) {
         if let Some((asked, _)) = &mut self.asked {
             *asked = references.clone();
@@ -112,7 +112,7 @@ impl Observer {
         self.outage.begins();
     }
 
-    /// Says whether journald took it, as the next ones.
+    /// Sends a step to journald. Returns whether journald accepted it.
     pub fn step(&mut self, document: &Document, step: Step, detail: &str) -> bool {
         if let Step::Start | Step::UndoStart = step {
             self.outage.ends();
@@ -122,22 +122,24 @@ impl Observer {
         self.tell(document, Event::Step, detail, &[("DIGESTFIX_STEP", word)])
     }
 
-    /// What is said of claims before anything is to be done is not for journald.
+    /// Sends a warning to journald, but only during a transaction: earlier warnings are
+    /// about claims. Returns whether journald accepted it.
     pub fn warning(&mut self, document: &Document, text: &str) -> bool {
         self.transaction.is_some() && self.tell(document, Event::Warning, text, &[])
     }
 
-    /// Tells journald how the run ended.
+    /// Sends the result of the run to journald. Returns whether journald accepted it.
     pub fn end(&mut self, document: &Document, result: RunResult) -> bool {
         self.outage.ends();
         if self.recovered && result == RunResult::Refused {
-            // A transaction that was recovered is not the one that was refused.
+            // This run recovered another run's transaction. The refusal is not about that
+            // one.
             self.transaction = None;
         }
         self.tell_end(document, result)
     }
 
-    /// Tells node_exporter how the run ended. Gives what did not go well in that.
+    /// Writes the metrics of the run for node_exporter. Returns a message if that failed.
     pub fn measured(
         &mut self,
         document: &Document,

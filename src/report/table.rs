@@ -15,7 +15,8 @@ const INDENT: usize = 4;
 /// tell them apart.
 const DIGITS: usize = 12;
 
-/// A name of fewer columns says nothing any more.
+/// The least width of a shortened name, in columns. A shorter name would not be
+/// recognizable.
 pub(super) const LEAST_NAME: usize = 16;
 
 const ALGORITHM: &str = "sha256:";
@@ -32,7 +33,7 @@ pub struct Shown {
 pub(super) struct Table<'a> {
     shown: &'a Shown,
     widths: Widths,
-    /// The states that were seen.
+    /// The states in the rows that were seen.
     states: Vec<State>,
 }
 
@@ -171,8 +172,8 @@ fn state(row: &Row) -> Text {
     tone.of(format!("{sign} {word}{}", known.unwrap_or_default()))
 }
 
-/// A name that takes at most so many columns, without some of its middle: the tag
-/// and the registry tell more.
+/// Shortens a name to at most `width` columns. Removes its middle, because the registry at
+/// the beginning and the tag at the end are more important.
 pub(super) fn shortened(name: &str, width: usize) -> String {
     const CUT: char = '…';
     if name.width() <= width {
@@ -209,7 +210,7 @@ pub(super) fn columns<const N: usize>(lines: &[[Text; N]], room: Option<usize>) 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Widths(Vec<usize>);
 
-/// Columns that lines are laid out in.
+/// The layout of lines in columns.
 pub(super) struct Columns {
     widths: Vec<usize>,
     folds: Vec<bool>,
@@ -223,7 +224,7 @@ impl Widths {
         }
     }
 
-    /// The columns that whole lines take.
+    /// The width of a line that is not folded, including the gaps.
     pub fn all(&self) -> usize {
         self.0.iter().sum::<usize>() + GAP * self.0.len().saturating_sub(1)
     }

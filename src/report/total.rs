@@ -7,8 +7,8 @@ use crate::report::Report;
 use crate::state::method::Method;
 
 impl Report {
-    /// What the plan comes to, and its impact; then the command that makes it so, where that
-    /// is another one.
+    /// Prints a summary of the plan and its impact. `apply` is the command that carries out
+    /// the plan, if the present command does not.
     pub fn total(
         &self,
         plan: &Plan,
@@ -22,8 +22,8 @@ impl Report {
     }
 }
 
-/// How many references are added, changed and dropped, and how far the digests of
-/// those are known.
+/// Describes how many references the plan adds, changes and removes, and how many of the
+/// digests have each trust.
 fn of_references(plan: &Plan) -> String {
     let count = |is: fn(bool, bool) -> bool| {
         let changes = plan.changes.iter();
@@ -79,7 +79,7 @@ fn impact_in_short(means: Option<Method>, impact: Option<&Impact>) -> String {
     }
 }
 
-/// What becomes of the running containers.
+/// Describes how many containers keep running, restart or stop.
 fn containers(impact: &Impact) -> String {
     let (mut kept, mut again, mut down) = (0, 0, 0);
     for container in &impact.containers {

@@ -1,10 +1,10 @@
-//! Loading mark: names the archives that a run has Docker load, before it records their
-//! digests.
+//! Loading mark: a file that names the archives that a run makes Docker load. The run
+//! writes it before Docker loads them.
 //!
 //! A run that is killed before it records the digests, or that undoes them, leaves images
-//! without digests. The images stay: only the user knows whether something uses them by now.
-//! The mark lets the next run say how to go on. It stays until the digests are recorded, so
-//! mark and journal can both be there.
+//! without digests. The images stay: only the user knows whether something uses them by
+//! now. The mark lets the next run say how to continue. It stays until the digests are
+//! recorded, so a mark and a journal can exist at the same time.
 
 use std::io;
 use std::path::Path;
@@ -19,7 +19,7 @@ const NAME: &str = "loading";
 
 const VERSION: u32 = 1;
 
-/// The largest such file that is read, in bytes.
+/// The largest mark that digestfix reads, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +50,8 @@ impl Loading {
         state_file::write(&path, lock, &serde_json::to_vec_pretty(self)?)
     }
 
-    /// Removes the mark, if there is one: the claims of the load need not be applied any
-    /// more. The error is a text for the user.
+    /// Removes the mark, if there is one, because the claims of the load need not be
+    /// applied any more. The error is a text for the user.
     pub fn end(lock: &RootLock) -> Result<(), String> {
         if Self::read(lock.data_root()).is_none() {
             return Ok(());
@@ -60,7 +60,8 @@ impl Loading {
         removed.map_err(|error| format!("the mark of a load could not be removed: {error}"))
     }
 
-    /// Whether this mark names archives that the other does not.
+    /// Whether this mark names archives that the other mark does not. An archive from
+    /// standard input has no name, and counts as another one.
     pub fn waits_besides(&self, other: &Self) -> bool {
         self.files.is_empty() || self.files.iter().any(|file| !other.files.contains(file))
     }

@@ -42,7 +42,7 @@ pub struct NodeStore {
     pub images: BTreeSet<ImageId>,
     /// Every record, by its name.
     records: BTreeMap<String, Record>,
-    /// The names of the records that lead to each image.
+    /// For each image, the names of the records that point at it.
     leading: BTreeMap<ImageId, Vec<String>>,
     /// The digests that were looked up in the content store.
     looked_for: BTreeSet<Digest>,
@@ -128,7 +128,8 @@ impl NodeStore {
         for _ in 0..=MAX_INDEX_DEPTH {
             wanted.retain(|digest| self.looked_for.insert(digest.clone()));
             let mut listed = Vec::new();
-            // No more texts than these are in memory before they are counted.
+            // Read only a few manifests at a time, so that few bytes are in memory before
+            // they are counted.
             for some in wanted.chunks(AT_ONCE) {
                 let asked = some.iter().map(|digest| node.manifest(digest));
                 for (digest, text) in some.iter().zip(all(asked, AT_ONCE).await?) {

@@ -104,7 +104,8 @@ pub enum StoreError {
     TooLarge { size: u64 },
     #[error("not UTF-8 at byte {offset}")]
     NotUtf8 { offset: usize },
-    /// Not the JSON that the format wants; the message names line and column.
+    /// The text is not JSON in the format of a reference store. The message contains the
+    /// line and column.
     #[error("{}", in_words(.0))]
     Json(#[from] serde_json::Error),
 }
@@ -203,12 +204,12 @@ impl Store {
         self.get(reference) == Some(image.to_string().as_str())
     }
 
-    /// The value of an entry, whether the engine can use it or not.
+    /// The value of an entry, even of one that the engine cannot use.
     pub fn entry(&self, repository: &str, key: &str) -> Option<&str> {
         self.value(repository, key)
     }
 
-    /// Sets an entry that the engine cannot use, or drops it.
+    /// Sets an entry that the engine cannot use. Removes it if `value` is `None`.
     pub(crate) fn set_entry(&mut self, repository: &str, key: &str, value: Option<String>) {
         let edits = self.edits.entry(repository.to_owned()).or_default();
         edits.insert(key.to_owned(), value);
@@ -344,7 +345,7 @@ fn in_order<'a, A, B>(
 }
 
 impl Entry<'_> {
-    /// Whether the engine finds no image by the key, whatever its value.
+    /// Whether the engine finds no image by this key, even if the value were an image ID.
     pub fn is_passed_over(&self) -> bool {
         self.meaning()
             .is_err_and(|misfit| !matches!(misfit, Misfit::ImageId(_)))

@@ -1,9 +1,9 @@
-//! Why a text is not the JSON that it should be, in plain words.
+//! JSON errors: describes in plain words why serde_json could not read a text or a value.
 
 use serde_json::Error;
 use serde_json::error::Category;
 
-/// The reason, and where in the text it is.
+/// The reason, and its position in the text.
 pub(crate) fn in_words(error: &Error) -> String {
     let place = format!("line {} column {}", error.line(), error.column());
     let text = error.to_string();
@@ -13,7 +13,8 @@ pub(crate) fn in_words(error: &Error) -> String {
         _ => reason(text.strip_suffix(&at).unwrap_or(&text)),
     };
     match error.line() {
-        // It was a value already, and not a text.
+        // serde_json reports line 0 for a value that was already parsed, which has no
+        // position.
         0 => reason,
         _ => format!("{reason}{at}"),
     }

@@ -75,8 +75,9 @@ fn plain(name: &str) -> String {
         .collect()
 }
 
-/// The system's service that a process is part of, by the control group that
-/// systemd put it in (version 2, or version 1's of systemd's own).
+/// The system service that a process is part of. `cgroups` is the process's
+/// `/proc/PID/cgroup`, from which this reads the control group that systemd chose: that of
+/// version 2, or of the hierarchy `name=systemd` in version 1.
 pub(crate) fn service(cgroups: &str) -> Option<String> {
     let parts = parts(cgroups);
     if parts.iter().any(|part| is_a_users(part)) {
@@ -86,7 +87,7 @@ pub(crate) fn service(cgroups: &str) -> Option<String> {
     services.next().map(|part| plain(part))
 }
 
-/// The same of a user's own systemd.
+/// Like [`service`], but the service of a user's systemd (`systemctl --user`).
 pub(crate) fn user_service(cgroups: &str) -> Option<String> {
     let parts = parts(cgroups);
     let begin = parts.iter().position(|part| part.starts_with("user@"))?;

@@ -36,8 +36,8 @@ pub(crate) struct WholeFile {
     file: File,
     /// The final path, with links followed.
     path: PathBuf,
-    /// The hidden name of the file. Used until the file is complete, or only for an
-    /// instant at the end.
+    /// The hidden name that the file has before it gets its final name. An unnamed file
+    /// gets the hidden name only just before that.
     hidden: PathBuf,
     is_named: bool,
 }

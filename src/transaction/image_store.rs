@@ -131,7 +131,7 @@ pub enum PlanError {
     OnlyInEngine(Vec<(String, String)>),
 }
 
-/// The images of a host, and those that are about to be loaded.
+/// The images of a host, together with images that are about to be loaded.
 struct Joined<'a> {
     here: &'a dyn Images,
     arriving: &'a BTreeSet<ImageId>,
@@ -212,7 +212,8 @@ impl PlanError {
         each.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
-    /// The only claim that is refused, and the one that may have been meant.
+    /// If only one claim is refused: that claim, and the claim that the user may have
+    /// meant.
     pub fn meant(&self) -> Option<(&str, &str)> {
         match self {
             Self::Refused(refusals) if refusals.len() == 1 => refusals.first()?.meant(),

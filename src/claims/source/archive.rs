@@ -17,7 +17,7 @@ use crate::image::saved_archive::Tail;
 
 const BLOCK: usize = 512;
 
-/// So many bytes tell whether a layer is compressed.
+/// The number of bytes that suffice to recognize a compressed layer.
 const COMPRESSED_HEAD: u64 = 8;
 
 pub const MAX_MEMBERS: usize = 1_000_000;
@@ -51,7 +51,7 @@ fn has_checksum(block: &[u8]) -> bool {
 pub(super) struct SeekableArchive<R> {
     file: BufReader<R>,
     members: BTreeMap<String, (u64, u64)>,
-    /// Where the last member ends.
+    /// The position at which the last member ends.
     end: u64,
 }
 
@@ -77,7 +77,8 @@ impl<R: Read + Seek> SeekableArchive<R> {
         Ok(Self { file, members, end })
     }
 
-    /// An error where the archive is cut short behind its members, or goes on.
+    /// Fails if the archive is cut short after its last member, or if something follows its
+    /// end.
     pub(super) fn ends(&mut self) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(self.end))?;
         Tail::new(&mut self.file).ends_behind(0)
@@ -113,7 +114,7 @@ impl<R: Read + Seek> Archive for SeekableArchive<R> {
 pub(super) trait Archive {
     fn names(&self) -> Vec<String>;
     fn member(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
-    /// The digest of a layer, if the layer was read and is not compressed.
+    /// The digest of a layer. `None` if the layer is compressed or was not read.
     fn layer(&self, _name: &str) -> Option<&Digest> {
         None
     }
@@ -208,10 +209,11 @@ pub(super) fn read(
     }
 }
 
-/// What to do with layers on the way through an archive.
+/// What to do with the layers of an archive that can be read only once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layers {
-    /// Blobs must hash to their names, and layers of Docker before 25 to what the config says.
+    /// Compares each blob's digest with its name, and computes the digests of layers that
+    /// Docker before 25 saved, for a comparison with the config.
     Checked,
     PassedOver,
 }
@@ -220,7 +222,7 @@ pub(super) enum Layers {
 pub(super) struct StreamedArchive {
     members: BTreeMap<String, Vec<u8>>,
     layers: BTreeMap<String, Digest>,
-    /// Where the last member ends.
+    /// The position at which the last member ends.
     pub(super) end: u64,
 }
 
@@ -301,7 +303,7 @@ fn is_named(digest: &Digest, found: &Digest) -> Result<(), Problem> {
     }
 }
 
-/// The digest that a blob is named by, in a layout.
+/// The digest in the name of a blob in an OCI layout.
 fn named_digest(name: &str) -> Option<Digest> {
     let mut parts = name.rsplit('/');
     let (file, algorithm, blobs) = (parts.next()?, parts.next()?, parts.next()?);
@@ -310,7 +312,8 @@ fn named_digest(name: &str) -> Option<Digest> {
         .flatten()
 }
 
-/// The name of a layer as Docker before 25 and skopeo write it. Its digest is in the config.
+/// The name of a layer that Docker before 25 or skopeo wrote. This name does not contain
+/// the layer's digest, which is in the config.
 fn layer_name(name: &str) -> Option<&str> {
     let name = name.strip_prefix("./").unwrap_or(name);
     name.ends_with(".tar").then_some(name)
@@ -355,7 +358,7 @@ struct Members<'a, R, S> {
     left: u64,
     size: u64,
     count: usize,
-    /// Where the last member ends, once there is no next one.
+    /// The position at which the last member ends. Set at the end of the archive.
     end: u64,
 }
 
@@ -489,7 +492,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         Ok(bytes)
     }
 
-    /// What the current member hashes to, and whether it is compressed.
+    /// The digest of the current member's content, and whether the content is compressed.
     fn digest(&mut self, algorithm: Algorithm) -> Result<(Digest, bool), Problem> {
         let head = exactly(self.reader, self.size.min(COMPRESSED_HEAD))?;
         let compressed = is_compressed(&head);

@@ -15,7 +15,7 @@ pub(super) trait Blobs {
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
     /// A blob, whose digest the caller must check. `None` if the blob is missing.
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem>;
-    /// The digest of a layer, if the layer was read and is not compressed.
+    /// The digest of a layer. `None` if the layer is compressed or was not read.
     fn layer(&self, _name: &str) -> Option<&Digest> {
         None
     }

@@ -18,7 +18,7 @@ use crate::sys::strict_json;
 /// redefined, because a reader must not ignore a field that it does not know.
 pub const VERSION: u64 = 1;
 
-/// The file's name in an archive of images that `digestfix save` writes.
+/// The name of the claims file in an archive that `digestfix save` writes.
 pub(crate) const MEMBER: &str = "digestfix.json";
 
 #[derive(Debug, Deserialize, Serialize)]

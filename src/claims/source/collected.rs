@@ -28,7 +28,7 @@ pub struct Whole {
 }
 
 impl Whole {
-    /// Its tags, or its ID.
+    /// The image's tags, or its ID if it has no tags.
     pub fn names(&self) -> Vec<String> {
         match self.tags.as_slice() {
             [] => vec![self.image.to_string()],

@@ -51,7 +51,7 @@ struct SavedImage {
     layers: Option<Vec<String>>,
 }
 
-/// What a config says of its layers (image-spec 1.1, `config.md`).
+/// The part of an image's config that lists the layers (image-spec 1.1, `config.md`).
 #[derive(Deserialize)]
 struct Config {
     rootfs: RootFs,
@@ -153,7 +153,8 @@ fn take_whole(
     Ok(())
 }
 
-/// Checks the layers of an archive of Docker before 25 against the config.
+/// Compares the layers in an archive that Docker before 25 saved with the digests in the
+/// config.
 fn check_layers(saved: &SavedImage, config: &[u8], blobs: &impl Blobs) -> Result<(), Problem> {
     let Ok(Config { rootfs }) = serde_json::from_slice(config) else {
         return Ok(());
@@ -210,7 +211,8 @@ pub(super) fn read_skopeo_dir(
 }
 
 /// The repository in the path of a directory that `skopeo sync --scoped` wrote for
-/// `REGISTRY/PATH@DIGEST`. The digest must be that of the manifest in it.
+/// `REGISTRY/PATH@DIGEST`. `None` if the path contains another digest than `digest`, which
+/// belongs to the manifest in the directory.
 fn scoped(place: &str, digest: &Digest) -> Option<Repository> {
     let is_registry = |name: &str| name == "localhost" || name.contains(['.', ':']);
     let starts = place.rmatch_indices('/').map(|(at, _)| at + 1).chain([0]);

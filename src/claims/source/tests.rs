@@ -1412,8 +1412,8 @@ fn the_claims_in_an_archive_are_read_as_from_a_file() {
     assert!(problem(&saved(&image, &tampered)).contains("TAMPERED"));
 }
 
-/// What Docker before 25 saves has its layers beside the config that names them; since then
-/// each is named by what it hashes to.
+/// In an archive that Docker before 25 saved, only the config contains a layer's digest.
+/// Since Docker 25, a layer's file name is its digest.
 #[test]
 fn a_layer_that_was_changed_is_found_in_an_archive_that_is_read_whole() {
     const LAYER: &[u8] = b"a layer";
@@ -1454,14 +1454,15 @@ fn a_layer_that_was_changed_is_found_in_an_archive_that_is_read_whole() {
             let error = whole(&form).unwrap_err().to_string();
             assert!(error.contains("TAMPERED WITH"), "{error}");
         }
-        // In a file, layers are passed over.
+        // If the archive is a file, `read_archive` skips the layers.
         let mut collected = Collected::default();
         read_archive(Cursor::new(changed), "F", &mut collected).unwrap();
         for cut in [&archive[..archive.len() - 512], &archive[..3000]] {
             assert!(read_archive(Cursor::new(cut), "F", &mut collected).is_err());
         }
     }
-    // What a compressed one unfolds to is Docker's to check.
+    // digestfix does not decompress a layer. Docker checks the content when it loads the
+    // layer.
     let listed = format!(r#"[{{"Config":"{name}","RepoTags":null,"Layers":["a.tar"]}}]"#);
     let compressed = tar(&Files::from([
         (name, config.into_bytes()),

@@ -96,8 +96,8 @@ fn within(directory: &Path, report: &mut Report) -> std::io::Result<Vec<PathBuf>
     Ok(found)
 }
 
-/// Reads the structure and the claims of every file. Refuses one that is incomplete or
-/// tampered with; [`sending`](super::sending) checks the layers.
+/// Reads the structure and the claims of every file. Refuses a file that is incomplete or
+/// tampered with. Does not check the layers: [`sending`](super::sending) does that later.
 pub(super) fn read(
     places: &[Place],
     collected: &mut Collected,

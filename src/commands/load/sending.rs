@@ -1,6 +1,6 @@
 //! Sends an archive to Docker. A separate thread reads it, a few pieces ahead. Another
 //! thread checks it at the same time. Docker gets the last member only after the check has
-//! succeeded, and loads nothing of an archive that breaks off.
+//! succeeded, and loads nothing of an archive whose end is missing.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ static ZEROS: [u8; PIECE] = [0; PIECE];
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
-    /// Docker has loaded nothing of it.
+    /// The archive cannot be read or is not valid. Docker has loaded nothing of it.
     #[error("{0}")]
     Archive(#[from] Problem),
     #[error("{0}")]
@@ -42,7 +42,7 @@ impl From<io::Error> for SendError {
 pub(super) struct Sending {
     pieces: Receiver<io::Result<Bytes>>,
     count: Count,
-    /// The claims of a file, which were read before.
+    /// The claims of a file, which were read earlier. `None` for standard input.
     known: Option<Collected>,
     verdict: oneshot::Receiver<Result<Collected, Problem>>,
 }
@@ -101,7 +101,8 @@ impl Sending {
 
     pub(super) async fn send(mut self, engine: &UnixEngine) -> Result<Sent, SendError> {
         let answer = engine.load_pieces(self.pieces).await;
-        // The thread sends its verdict before it sends the last member.
+        // The sending thread reports the result of the check before it sends the last
+        // member. So once Docker has answered, the result is available.
         let collected = match (self.verdict.try_recv(), &answer) {
             (Ok(verdict), _) => verdict?,
             (Err(_), Ok(_)) => return Err(io::Error::other("its reader ended early").into()),
@@ -114,17 +115,19 @@ impl Sending {
     }
 }
 
-/// To Docker.
+/// Passes an archive on to Docker, in its own thread.
 struct Way {
     to_docker: Sender<io::Result<Bytes>>,
     count: Count,
-    /// The last piece with anything but zeros, and those after it. Docker may not read the
-    /// zeros at the end of an archive.
+    /// The last piece with content, and the zeros after it. They are held back until the
+    /// check has succeeded. The zeros alone would not suffice, because Docker may load an
+    /// archive without reading them.
     kept_back: Vec<Bytes>,
 }
 
 impl Way {
-    /// Reads an archive to its end. Stops early if Docker is gone.
+    /// Reads an archive to its end, for the check and for Docker. Stops early if Docker has
+    /// closed the connection.
     fn pass_on(
         mut self,
         mut archive: impl Read,
@@ -141,7 +144,7 @@ impl Way {
                 Err(error) => break Err(error),
             }
             let piece = Bytes::from(piece);
-            // The check has failed.
+            // The checking thread has ended early, because the check failed.
             if shown.send(piece.clone()).is_err() {
                 break Ok(());
             }
@@ -163,7 +166,8 @@ impl Way {
         }
     }
 
-    /// Holds a piece back and sends those before it. Returns false if Docker is gone.
+    /// Holds a piece back. If it has content, first sends the pieces that were held back so
+    /// far. Returns false if Docker has closed the connection.
     fn keep_back(&mut self, piece: Bytes) -> bool {
         let is_sent = match ZEROS.get(..piece.len()) {
             Some(zeros) if piece == zeros => {
@@ -206,7 +210,7 @@ impl Read for Shown {
     }
 }
 
-/// Checks an archive that passes, and reads its claims.
+/// Checks an archive while it is sent to Docker, and reads its claims.
 fn look_into(
     pieces: Looked<Bytes>,
     name: &str,
@@ -228,7 +232,8 @@ mod tests {
     use crate::image::digest::{Algorithm, Digest};
     use crate::image::saved_archive::member;
 
-    /// An archive of one image, whose layer is the last member, and many zeros.
+    /// An archive of one image, with many zeros at its end. The image's layer is the last
+    /// member.
     fn archive(layer: &[u8]) -> Vec<u8> {
         let named = Digest::of(Algorithm::Sha256, b"a layer");
         let config = b"{}";
@@ -244,7 +249,7 @@ mod tests {
         .concat()
     }
 
-    /// What Docker gets of it, and whether all of it is said to be there.
+    /// Sends an archive. Returns the bytes that Docker gets, and the result of the check.
     fn sent(archive: Vec<u8>) -> (Vec<u8>, Result<Collected, Problem>) {
         let (to_docker, mut pieces) = channel(WAITING);
         let (tells, mut verdict) = oneshot::channel();

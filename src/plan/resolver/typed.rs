@@ -86,7 +86,8 @@ impl Resolver<'_> {
         })
     }
 
-    /// What is here that a claim about a repository that is not here may mean.
+    /// For a claim about a repository that this host does not have: similar names on this
+    /// host, and the claim that the user may have meant.
     fn near(&self, claim: &Claim, reference: &Reference) -> Box<Near> {
         let here = Here::of(self.store);
         let near = here.near(reference.repository());

@@ -149,7 +149,8 @@ fn what_went_wrong_is_told_with_state_and_cure() {
     }
 }
 
-/// On a Kubernetes node no file has the references.
+/// A Kubernetes node has no file of references, so the metrics count those that containerd
+/// returned.
 #[test]
 fn references_that_were_asked_for_are_counted_as_the_run_left_them() {
     let directory = tempfile::tempdir().unwrap();

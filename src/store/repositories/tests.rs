@@ -293,7 +293,7 @@ fn what_is_no_store_is_refused_with_its_place() {
             r#"duplicate reference "a:1" in repository "a""#,
             "line 3 column 10",
         ),
-        // Keys that Go takes for "Repositories".
+        // Keys that Go treats as "Repositories".
         (
             "{\"repositories\":{}}",
             r#"reads the key "repositories" as "Repositories""#,
@@ -392,7 +392,7 @@ fn what_is_no_store_is_refused_with_its_place() {
             "false where an image ID",
             "line 1 column 33",
         ),
-        // Broken text.
+        // Texts that are not valid JSON.
         ("", "ends too early", "line 1 column 0"),
         (" \n", "ends too early", "line 2 column 0"),
         ("\u{feff}{}", "it is no JSON", "line 1 column 1"),

@@ -244,8 +244,8 @@ impl<N: Node> Steps<'_, N> {
         Ok(left)
     }
 
-    /// Creates a dropped record again. Returns the leftover if another client has created a
-    /// record of that name for another target.
+    /// Creates a dropped record again. Returns a leftover if another client has meanwhile
+    /// created a record with that name for another target.
     async fn put_back(&self, one: &NodeRecord) -> Result<Option<Leftover>, ContainerdError> {
         if self.node.create(&one.record).await? {
             return Ok(None);

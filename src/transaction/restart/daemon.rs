@@ -75,7 +75,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         units.join(", ")
     }
 
-    /// That the units are stopped, of which Docker's own may have been before.
+    /// The text of the step that stopped the units. Docker's own unit may not have been
+    /// running before.
     pub(super) fn stopped(&self) -> String {
         match (self.impact.running, self.units()) {
             (false, none) if none.is_empty() => format!("{} does not run", self.unit()),

@@ -522,7 +522,8 @@ fn a_failing_call_is_undone_wherever_it_is() {
     }
 }
 
-/// A kill at any instant leaves the mark or the claims.
+/// At any instant, a killed run leaves the mark of the load, unless the claims are
+/// recorded.
 #[test]
 fn the_mark_of_a_load_goes_once_its_claims_are_recorded() {
     for (fails, is_there) in [(None, false), (Some(("stop", 0)), true)] {
