@@ -89,7 +89,8 @@ fn each_problem_says_what_to_type() {
     }
 }
 
-/// What a Next says that no command of digestfix's own does, and what shows that it helps.
+/// For each Next without a digestfix command that can be run here: a part of its text, and
+/// the case or test that shows that it helps.
 const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
     (
         "does no harm: leave it",
@@ -142,8 +143,8 @@ const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
     ("docker images --digests", "lab sources::"),
 ];
 
-/// The commands of a Next do what it says: each is typed as it is printed, where it was
-/// printed. What comes of it is written to `nexts.md` in `CARGO_TARGET_TMPDIR`.
+/// Each digestfix command in a Next succeeds when it is typed as printed, in the directory
+/// in which it was printed. Writes the results to `nexts.md` in `CARGO_TARGET_TMPDIR`.
 #[test]
 fn each_next_does_what_it_says() {
     let all = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases")).unwrap();
@@ -182,7 +183,7 @@ fn each_next_does_what_it_says() {
     assert!(bad.is_empty() && rows.len() > 20, "{bad:#?}");
 }
 
-/// A Next, and what came of it.
+/// The result of doing what a Next says.
 #[derive(Debug)]
 struct Row {
     what: String,
@@ -190,7 +191,8 @@ struct Row {
     helps: bool,
 }
 
-/// Goes through a case, and types what each problem says is to be typed next.
+/// Runs the session of a case. Runs the commands of each Next on a copy of the case's
+/// files.
 fn follow(case: &Path, rows: &Mutex<BTreeMap<String, Row>>) {
     let command = Regex::new(r"digestfix [a-z]+(?: (?:'[^']*'|[^ ;,()])+)*").unwrap();
     let digits = Regex::new(r"[0-9a-f]{12,}").unwrap();
@@ -235,7 +237,8 @@ fn follow(case: &Path, rows: &Mutex<BTreeMap<String, Row>>) {
                 let code = output(typed, &place, &variable).status.code();
                 shell(r#"rm -rf "$2"; mv "$1" "$2""#, [&saved, &place]);
                 let verb = typed.split(' ').nth(1).unwrap_or_default();
-                // Of several reasons each has its own, and so has a claim that is one now.
+                // If there are several reasons, a Next resolves only one of them. A
+                // corrected claim may be refused for another reason.
                 let more = what.ends_with(':') || what.starts_with("digestfix: usage");
                 helps &= match verb {
                     "apply" if more => matches!(code, Some(0 | 3)),
@@ -375,7 +378,7 @@ fn output(command: &str, place: &Path, variable: &Variable) -> Output {
         .env_clear()
         .env("PATH", path)
         .env("LC_ALL", "C")
-        // Records name who ran it: the same whoever does.
+        // Records contain the user's name, which has to be the same on every machine.
         .env("SUDO_USER", "admin")
         .env("CASE", place)
         .env("ROOT", place.join("root"))
@@ -386,7 +389,7 @@ fn output(command: &str, place: &Path, variable: &Variable) -> Output {
         .unwrap()
 }
 
-/// Every name below a directory, with what it is in a word, and what is in it.
+/// Every path below a directory, with its file type in one word, and its content.
 type Tree = BTreeMap<String, (&'static str, Vec<u8>)>;
 
 fn tree(place: &Path) -> Tree {

@@ -381,9 +381,10 @@ fn nothing_is_printed_past_it() {
         let file = file.strip_prefix(&source).unwrap().to_str().unwrap();
         for (sink, allowed) in [
             ("print!(", &[][..]),
-            // What is no claim is told before there is an output, and escaped.
+            // cli.rs reports an argument that is not a claim before an `Output` exists, and
+            // escapes the text itself.
             ("println!(", &["commands/event_loop.rs", "cli.rs"]),
-            // An archive is no text.
+            // An archive is not text, so it is not escaped.
             (
                 "io::stdout()",
                 &["report/output/process.rs", "report.rs", "commands/save.rs"],

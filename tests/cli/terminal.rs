@@ -96,7 +96,7 @@ fn a_terminal_gets_colours_and_a_pipe_does_not() {
     );
     assert!(shown.contains(&line), "{shown:?}");
     assert_eq!(without_colours(&shown), piped);
-    // Where there is no room for them, digests lose their end, as docker shows them.
+    // On a narrow terminal, digests and image IDs are shortened, as in Docker's own tables.
     let (narrow, _) = on_a_terminal(&root, &["plan", &claim], 80, &[]);
     let line = "\n+   a@111111111111  aaaaaaaaaaaa  asserted\n";
     assert!(narrow.contains(line), "{narrow}");
@@ -107,7 +107,7 @@ fn a_terminal_gets_colours_and_a_pipe_does_not() {
         ("--color=auto", &[("TERM", "dumb")]),
     ] {
         let (shown, _) = on_a_terminal(&root, &["plan", &claim, flag], 200, variables);
-        // The command to type next has it.
+        // The command to type next contains the flag.
         let shown = shown.replace(&format!(" {flag}"), "");
         assert_eq!(shown, piped, "{flag} {variables:?}");
     }

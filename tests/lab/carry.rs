@@ -1,8 +1,8 @@
-//! Carried in one file: `digestfix save` on one host, `digestfix load` on another.
+//! Images carried in one file: `digestfix save` on one host, `digestfix load` on another.
 
 use crate::machine::{APP, Machine, OTHER, Suite, eventually};
 
-/// A Docker that has nothing yet.
+/// Makes Docker start with an empty data root.
 const FRESH: &str = "
   echo '{\"data-root\":\"/var/lib/docker/second\"}' >/etc/docker/daemon.json
   systemctl restart docker; systemctl reset-failed docker";
@@ -11,7 +11,7 @@ const STOPS: &str = "journalctl -u docker | grep -c 'Daemon shutdown complete' |
 
 const STATE: &str = "/var/lib/docker/second/digestfix";
 
-/// A byte of a layer is another one.
+/// digestfix refuses an archive in which bytes of a layer were changed.
 fn refuses_what_was_changed(machine: &Machine) {
     machine.sh(
         "cp /lab/images.tar /lab/changed.tar
@@ -34,7 +34,8 @@ fn refuses_what_was_changed(machine: &Machine) {
     }
 }
 
-/// Killed before its claims are recorded, and while they are.
+/// Kills a load before it records its claims, and while it records them. `doctor` and
+/// `recover` then say how to continue.
 fn outlives_a_kill(machine: &Machine) {
     let load = ["load", "/lab/images.tar.gz"];
     let mark = format!("{STATE}/loading");
@@ -136,7 +137,8 @@ fn to_docker_28() {
     carries(&machine, FRESH, 1);
 }
 
-/// Docker itself sets tags there, and nothing stops.
+/// With the containerd image store, Docker itself sets the tags, and digestfix stops
+/// nothing.
 #[test]
 fn to_containerd_28() {
     let machine = Machine::boot(Suite::Forky);
@@ -146,8 +148,8 @@ fn to_containerd_28() {
     carries(&machine, "docker rmi -f $(docker images -q)", 0);
 }
 
-/// An image for two platforms, made of two that are there; the second in another format,
-/// so that no machine has its manifest.
+/// Creates an image for two platforms from two images in the registry. The second is
+/// converted to another format, so that no machine has its manifest.
 const MULTI: &str = r#"
   systemctl start docker-registry
   R=localhost:5000/lab
@@ -166,7 +168,7 @@ const MULTI: &str = r#"
   echo "sha256:$(sha256sum </lab/list.json | cut -c1-64)" >/lab/multi.digest
   systemctl stop docker-registry"#;
 
-/// Pulls by tag, by digest, and for several platforms.
+/// Pulls one image by its tag, one by its digest, and one that has several platforms.
 const PULL: &str = "
   systemctl start docker-registry
   until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done
@@ -180,7 +182,8 @@ const IN_CONTAINERD: &str = "
   systemctl reset-failed docker.service docker.socket 2>/dev/null || true
   systemctl restart docker";
 
-/// What one Docker has saved: the archive, and what runs by which pin.
+/// An archive that digestfix saved from one Docker, and the pins by which its images must
+/// run elsewhere.
 struct Cargo {
     from: &'static str,
     archive: Vec<u8>,
@@ -213,7 +216,8 @@ fn forget(machine: &Machine) {
     assert_eq!(machine.sh("docker images -aq"), "");
 }
 
-/// Loads it by plain Docker and by digestfix. Gives how often Docker was stopped.
+/// Loads the archive with plain Docker, then with digestfix. Returns how often digestfix
+/// stopped Docker.
 fn arrives(machine: &Machine, cargo: &Cargo) -> u32 {
     let Cargo { from, .. } = cargo;
     machine.put("/lab/came.tar", &cargo.archive);
@@ -236,7 +240,7 @@ fn arrives(machine: &Machine, cargo: &Cargo) -> u32 {
     stopped
 }
 
-/// Four engines save, and each loads what each has saved.
+/// Saves images on four engines, and loads each of the four archives on each engine.
 #[test]
 fn from_each_to_each() {
     let suites = [Suite::Bookworm, Suite::Trixie, Suite::Forky];

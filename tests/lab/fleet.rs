@@ -395,7 +395,7 @@ fn stops_at_a_host_that_fails(fleet: &Fleet) {
     middle.without_drop_in();
 }
 
-/// An image that comes in an archive, with its digest.
+/// Saves an image with its digest to an archive, and removes the image.
 const CARRIED: &str = "
   systemctl start docker-registry
   until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done

@@ -344,7 +344,7 @@ impl Machine {
         self.run(&["docker", "image", "inspect", &reference]).code == 0
     }
 
-    /// Pulls one image by its tag and one by its digest, from the machine's registry.
+    /// Pulls one image by its tag and one by its digest from the machine's own registry.
     pub fn pull_both(&self) {
         self.sh("systemctl start docker-registry
              until curl -sf localhost:5000/v2/ >/dev/null; do sleep 0.05; done

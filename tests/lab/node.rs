@@ -425,7 +425,8 @@ fn beside_docker(machine: &Machine) {
     assert!(refused.contains("--store kubernetes"), "{refused}");
 }
 
-/// Socket and directories as k3s and RKE2 have them. They themselves are not run.
+/// Moves containerd's socket and directories to where k3s and RKE2 have them. Does not run
+/// k3s or RKE2 themselves.
 fn where_k3s_is(machine: &Machine) {
     let socket = "/run/k3s/containerd/containerd.sock";
     let root = "/var/lib/rancher/k3s/agent/containerd";

@@ -178,7 +178,8 @@ fn a_dockerd_that_is_not_the_units() {
     );
 }
 
-/// Each by its unit; and where only the other runs, nothing is guessed.
+/// `--unit` selects one of two Dockers. Without it, digestfix refuses to guess if only the
+/// other Docker runs.
 #[test]
 fn two_dockers_on_one_host() {
     let machine = Machine::boot(Suite::Bookworm);

@@ -1,16 +1,19 @@
-//! A Docker that a user runs for herself (`systemctl --user`): root and the user are told
-//! whose it is, and what they are told to type gives its image a digest.
+//! Rootless Docker, which a user runs without root (`systemctl --user`). digestfix tells
+//! root and that user whose Docker it is, and the commands that it prints record a digest
+//! for its image.
 
 use crate::machine::{APP, Machine, Run, Suite};
 
-/// What a rootless Docker needs of this machine: a device for its network, and a /proc and a
-/// /sys that nothing covers, which the kernel asks for before a user may mount others.
+/// Provides what rootless Docker needs on this machine: the device /dev/net/tun for its
+/// network, and another mount of /proc and of /sys. The machine's own have other mounts on
+/// top of them, and the kernel then does not allow a user to mount new ones.
 const GIVEN: &str = "mkdir -p /dev/net /run/whole/proc /run/whole/sys
      [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
      chmod 666 /dev/net/tun
      mount -t proc proc /run/whole/proc; mount -t sysfs sysfs /run/whole/sys";
 
-/// dockerd's own overlay2 does not sit on the machine's overlay.
+/// Uses vfs, because the storage driver overlay2 does not work on the machine's overlay
+/// file system.
 const UNIT: &str = "[Service]
 Environment=PATH=/usr/share/docker.io/contrib:/usr/sbin:/usr/bin:/sbin:/bin
 ExecStart=/usr/share/docker.io/contrib/dockerd-rootless.sh --storage-driver vfs
@@ -41,7 +44,7 @@ fn ready() -> Machine {
     machine
 }
 
-/// The commands that a refusal says are to be typed.
+/// The commands in the `Next:` line of a refusal.
 fn next(run: &Run) -> String {
     let mut lines = run.stderr.lines();
     let next = lines.find_map(|line| line.strip_prefix("  Next: "));
@@ -61,7 +64,7 @@ fn its_user_and_root_are_told_what_mends_it() {
         runs_by_digest(&machine, name).exits(125);
     }
 
-    // Root, who means the only Docker that runs.
+    // Root means the rootless Docker, because it is the only one that runs.
     let refused = machine
         .digestfix(&["apply", &machine.claim("app")])
         .exits(3);
@@ -76,7 +79,7 @@ fn its_user_and_root_are_told_what_mends_it() {
     let run = runs_by_digest(&machine, "app").exits(0);
     assert!(run.stdout.contains("hello from app"), "{}", run.stdout);
 
-    // She herself.
+    // The user alice runs digestfix herself.
     let claim = machine.claim("other");
     let typed = format!("{AS_ALICE} digestfix apply {claim}");
     let refused = machine.run(&["sh", "-c", &typed]).exits(3);
@@ -91,7 +94,8 @@ fn its_user_and_root_are_told_what_mends_it() {
     let run = runs_by_digest(&machine, "other").exits(0);
     assert!(run.stdout.contains("hello from other"), "{}", run.stdout);
 
-    // Both see it, and a run beside it is refused with the same commands.
+    // With `--offline`, alice's status shows the image. digestfix refuses her change while
+    // her Docker runs, and prints the same commands.
     let offline = "--offline --data-root /home/alice/.local/share/docker";
     let status = machine.run(&[
         "sh",
@@ -111,7 +115,7 @@ fn its_user_and_root_are_told_what_mends_it() {
         refused.stderr
     );
 
-    // The system's own runs again, and is what root means.
+    // When the system's own Docker runs again, root's commands are about that one.
     machine.sh("systemctl start docker");
     let status = machine.digestfix(&["status"]);
     assert!(

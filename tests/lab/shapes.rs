@@ -1,12 +1,12 @@
-//! What people carry, in many shapes, against a real engine: one command repairs the image
-//! with each.
+//! Files with digests in many formats, tried on a real engine: with each file, one command
+//! repairs the image.
 
 use serde_json::Value;
 
 use crate::machine::{APP, Machine, Suite};
 
-/// What the tools themselves wrote. What else is read only parses otherwise, and is in
-/// tests/cases.
+/// Files that the tools themselves wrote, with the expected trust. All other formats differ
+/// only in parsing, which tests/cases covers.
 const REAL: [(&str, &str); 29] = [
     ("docker-pull.txt", "asserted"),
     ("docker-push.txt", "asserted"),
@@ -39,7 +39,7 @@ const REAL: [(&str, &str); 29] = [
     ("images-typed", "matched"),
 ];
 
-/// What is written by hand in the shape of other tools.
+/// Files written by hand in the format of tools that the machine does not have.
 const WRITTEN: [(&str, &str); 6] = [
     ("podman-images.txt", "matched"),
     ("podman-inspect.json", "matched"),
@@ -49,11 +49,12 @@ const WRITTEN: [(&str, &str); 6] = [
     ("buildx-metadata.json", "matched"),
 ];
 
-/// At least so many of the real ones are there, and so many of Docker's own.
+/// The least number of files in [`REAL`] that a machine has: with all tools, and with
+/// Docker's own tools only.
 const LEAST: usize = 25;
 const LEAST_OF_DOCKER: usize = 17;
 
-/// A machine with every file in /src, and the first row of `docker images --digests`.
+/// A machine with all files in /src, and the first row of its `docker images --digests`.
 fn furnished(suite: Suite, before: &str) -> (Machine, String) {
     let machine = Machine::boot(suite);
     machine.sh(&[before, include_str!("shapes.sh")].concat());
@@ -65,11 +66,11 @@ fn furnished(suite: Suite, before: &str) -> (Machine, String) {
     (machine, row)
 }
 
-/// What the client of 20.10 prints of a manifest has not the manifest's own bytes.
+/// `docker manifest inspect -v` of 20.10 does not print a manifest's exact bytes.
 const WITHOUT_BYTES: (Suite, &str) = (Suite::Bookworm, "real/manifest-inspect-v.json");
 
-/// Has `command` read each file, and says how many real ones it read. All give the digest
-/// of the one image.
+/// Runs `command` on each file. Each file must lead to the same digest for the one image.
+/// Returns how many files of [`REAL`] were read.
 fn each_shape(
     (machine, suite): (&Machine, Suite),
     row: &str,
@@ -123,7 +124,7 @@ fn every_shape_of_docker_28_5() {
     machine.is_whole();
 }
 
-/// What these engines and their clients print themselves; one of it repairs.
+/// Reads what this version of Docker prints, and repairs the image with one of these files.
 fn what_docker_prints(suite: Suite) {
     let (machine, row) = furnished(suite, "DOCKER_ALONE=1\n");
     let read = each_shape((&machine, suite), &row, ("plan", 4), || {});

@@ -29,7 +29,7 @@ docker push $A >docker-push.txt
 docker manifest inspect --insecure -v $A >manifest-inspect-v.json || rm manifest-inspect-v.json
 D=$(cat /lab/app.digest) ID=$(cat /lab/app.id)
 
-# Other tools, but where Docker alone is wanted.
+# Files of other tools, unless the test is about Docker alone.
 if [ -z "${DOCKER_ALONE:-}" ]; then
 skopeo inspect --tls-verify=false docker://$A >skopeo-inspect.json
 skopeo inspect --raw --tls-verify=false docker://$A >skopeo-raw.json

@@ -104,7 +104,8 @@ fn the_whole_job(machine: &Machine) {
         said.contains("live-restore switched on") && !said.contains("cannot be held back"),
         "{said}"
     );
-    // Each step once, for the program and for its unit, whose output is in the journal as well.
+    // The journal has each step only once, by the program's name and by its unit, although
+    // the unit's output goes to the journal too.
     for matches in ["-t digestfix", "-u digestfix.service"] {
         let said = machine.sh(&format!("journalctl -b -o cat {matches}"));
         for step in ["docker.socket stopped", "the engine answers"] {
