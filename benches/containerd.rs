@@ -34,7 +34,7 @@ use rounds::{Wanted, Way};
 const COUNTS: [usize; 2] = [100, 1000];
 const SUITES: [Suite; 2] = [Suite::Trixie, Suite::Forky];
 
-/// In the order in which a round takes them.
+/// The ways to compare, in the order in which each round runs them.
 const WAYS: [Way; 7] = [
     Way::peer(
         "docker load",

@@ -30,7 +30,7 @@ use rounds::{Wanted, Way};
 const COUNTS: [usize; 2] = [1, 1000];
 const SUITES: [Suite; 3] = [Suite::Bookworm, Suite::Trixie, Suite::Forky];
 
-/// In the order in which a round takes them.
+/// The ways to compare, in the order in which each round runs them.
 const WAYS: [Way; 5] = [
     Way::peer(
         "ctr images tag, each",

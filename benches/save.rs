@@ -1,11 +1,11 @@
-//! What carrying images costs: `digestfix save` and `load` beside plain Docker's, on
-//! machines of the lab, taking turns.
+//! The time to carry images in a file: `digestfix save` and `load` compared with plain
+//! Docker, taking turns on machines of the lab.
 //!
 //! - `docker save -o FILE && sync FILE`, and `digestfix save -o FILE`, which syncs as well;
-//! - `docker load -i FILE`, and on Docker's own image store one restart, which the digests
-//!   need; and `digestfix load FILE`.
+//! - `docker load -i FILE`, with Docker's own image store also one restart, because the
+//!   digests need one; and `digestfix load FILE`.
 //!
-//! The peak memory is that of digestfix's process, with compression, too.
+//! The peak memory is that of the process digestfix, measured for each compression.
 //!
 //! `cargo bench --bench save [-- [--program FILE] ROUNDS MB]`, as root, after
 //! `tests/lab/prepare`.
@@ -30,10 +30,10 @@ use machine::{Machine, Suite};
 use spread::spread;
 
 const ROUNDS: usize = 3;
-/// In all, in four images.
+/// The size of all four images together, in MB.
 const MEGABYTES: usize = 2000;
 
-/// Four images of random bytes, which no compression makes smaller, and claims with the
+/// Loads four images of random bytes, which cannot be compressed, and records digests of
 /// manifests that a registry could serve for them.
 const FURNISH: &str = r#"
   mkdir /big && cd /big
@@ -183,7 +183,8 @@ fn bench(
     println!("{engine:<8} {store:<11} peak memory: {}", peaks.join(", "));
 }
 
-/// How long each takes, each first equally often.
+/// The durations of two ways, in seconds. The ways take turns in going first, because the
+/// first one may find the machine in another state.
 fn turns(machine: &Machine, rounds: usize, before: &str, ways: [&str; 2]) -> [Vec<f64>; 2] {
     let mut took = [Vec::new(), Vec::new()];
     for round in 0..rounds {

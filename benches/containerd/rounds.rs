@@ -1,4 +1,5 @@
-//! Rounds: ways to the same end take turns on a machine of the lab.
+//! Rounds: each round runs several ways to the same result on a machine of the lab, one
+//! after another.
 
 use std::env;
 use std::fs;
@@ -9,17 +10,17 @@ use crate::spread::spread;
 
 const ROUNDS: usize = 3;
 
-/// A way, and what of it is timed.
+/// One way, with its name in the table.
 pub struct Way {
     name: &'static str,
     timed: Timed,
 }
 
 enum Timed {
-    /// Another program, in a script. `is_last` of those that need its digests: these are
-    /// dropped then.
+    /// A script that runs another program. `is_last` is true for the last script that needs
+    /// the digests. The digests are dropped after that script.
     Peer { script: &'static str, is_last: bool },
-    /// digestfix with these words, and the exit code that it is to end with.
+    /// digestfix with these arguments, and the expected exit code.
     Digestfix(&'static [&'static str], i32),
 }
 
@@ -34,7 +35,7 @@ impl Way {
         Self { name, timed }
     }
 
-    /// How long it takes, in seconds.
+    /// Runs this way. Returns its duration in seconds.
     fn take(&self, machine: &Machine, forget: &dyn Fn()) -> f64 {
         let began = Instant::now();
         match self.timed {
@@ -49,16 +50,16 @@ impl Way {
     }
 }
 
-/// What is to be measured: `[--program FILE] [ROUNDS [COUNT...]]`
+/// What to measure, according to the command line: `[--program FILE] [ROUNDS [COUNT...]]`
 pub struct Wanted {
-    /// Another build of digestfix than the lab's.
+    /// A build of digestfix to measure instead of the lab's.
     program: Option<String>,
     pub rounds: usize,
     pub counts: Vec<usize>,
 }
 
 impl Wanted {
-    /// As the command line says; these counts, if it says none.
+    /// Reads the command line of this process. Uses `counts` if it contains no counts.
     pub fn of_process(counts: &[usize]) -> Self {
         let words = env::args().skip(1).filter(|word| word != "--bench");
         let mut words: Vec<String> = words.collect();
@@ -97,8 +98,8 @@ impl Wanted {
         );
     }
 
-    /// Lets the ways take turns, and prints what each took. `forget` drops the digests
-    /// again.
+    /// Runs all ways once in each round, and prints how long each took. `forget` drops the
+    /// digests again.
     pub fn compare(&self, subject: &str, ways: &[Way], machine: &Machine, forget: &dyn Fn()) {
         let mut took: Vec<Vec<f64>> = ways.iter().map(|_| Vec::new()).collect();
         for _ in 0..self.rounds {
