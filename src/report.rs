@@ -218,7 +218,8 @@ impl Report {
             && let Some(elsewhere) = goes_elsewhere(&managed.socket)
         {
             self.warning(&format!(
-                "{elsewhere} leads the docker command elsewhere; this is about {} of this host",
+                "{elsewhere} sends the docker command to another Docker; digestfix works on {} \
+                 of this host",
                 managed.unit.id
             ));
         }

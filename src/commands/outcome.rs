@@ -43,7 +43,7 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
                         }
                     }
                     .to_owned(),
-                    next: Some(next_after("mend that", outcome.watchdog.as_deref())),
+                    next: Some(next_after("fix that", outcome.watchdog.as_deref())),
                 },
             )
         }

@@ -508,7 +508,7 @@ mod tests {
         });
         let told = refused(Err(removed), &[]);
         assert!(
-            told.contains("Docker was removed, and its unit left"),
+            told.contains("Docker was removed, but its unit is still there"),
             "{told}"
         );
         let meant = Flags {

@@ -53,7 +53,8 @@ impl fmt::Display for Unsure {
         match self {
             Self::NoProgram(path) => write!(
                 f,
-                "its unit starts {}, which is not there: Docker was removed, and its unit left",
+                "its unit starts {}, which is not there: Docker was removed, but its unit is \
+                 still there",
                 path.display()
             ),
             Self::Containerd => f.write_str(

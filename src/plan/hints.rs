@@ -110,7 +110,11 @@ impl fmt::Display for Near {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.names.is_empty() {
             true => Ok(()),
-            false => write!(f, "; near to it is here: {}", self.names.join(", ")),
+            false => write!(
+                f,
+                "; this host has a similar name: {}",
+                self.names.join(", ")
+            ),
         }
     }
 }

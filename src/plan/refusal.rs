@@ -333,7 +333,7 @@ fn known(others: &[String]) -> String {
 fn maybe(nameless: &[ImageId]) -> String {
     match nameless {
         [] => String::new(),
-        images => format!("; without a name are here: {}", Ids(images)),
+        images => format!("; images without a name: {}", Ids(images)),
     }
 }
 

@@ -562,7 +562,7 @@ fn a_tag_that_is_not_there() {
     let told = refusal(&store, &claims(&["c:1@&d"])).to_string();
     assert!(
         told.contains(&format!(
-            " c:1 is not on this host; without a name are here: {none}"
+            " c:1 is not on this host; images without a name: {none}"
         )),
         "{told}"
     );

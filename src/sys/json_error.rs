@@ -26,7 +26,7 @@ fn reason(text: &str) -> String {
         ("missing field ", "is missing"),
         ("unknown field ", "is not known"),
         ("unknown variant ", "is not known"),
-        ("duplicate field ", "is there twice"),
+        ("duplicate field ", "appears twice"),
     ] {
         if let Some(rest) = text.strip_prefix(begin) {
             return format!("{} {end}", quoted(rest));
@@ -39,8 +39,8 @@ fn reason(text: &str) -> String {
         return format!("{} where {expected} belongs", kind(found));
     }
     match text {
-        "expected value" => "it is no JSON".to_owned(),
-        "trailing characters" => "something follows its end".to_owned(),
+        "expected value" => "it is not JSON".to_owned(),
+        "trailing characters" => "there is text after its end".to_owned(),
         other => other.to_owned(),
     }
 }
@@ -74,10 +74,10 @@ mod tests {
         for (text, expected) in [
             ("", "it ends too early at line 1 column 0"),
             ("{\"a\": 1", "it ends too early at line 1 column 7"),
-            ("hello", "it is no JSON at line 1 column 1"),
+            ("hello", "it is not JSON at line 1 column 1"),
             (
                 "{\"a\": 1} x",
-                "something follows its end at line 1 column 10",
+                "there is text after its end at line 1 column 10",
             ),
             ("{}", "a is missing at line 1 column 2"),
             ("{\"a\": 1, \"b\": 2}", "b is not known at line 1 column 12"),

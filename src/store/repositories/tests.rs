@@ -395,13 +395,13 @@ fn what_is_no_store_is_refused_with_its_place() {
         // Texts that are not valid JSON.
         ("", "ends too early", "line 1 column 0"),
         (" \n", "ends too early", "line 2 column 0"),
-        ("\u{feff}{}", "it is no JSON", "line 1 column 1"),
-        ("{}x", "something follows its end", "line 1 column 3"),
-        ("{}\n{}", "something follows its end", "line 2 column 1"),
-        ("{}\0", "something follows its end", "line 1 column 3"),
+        ("\u{feff}{}", "it is not JSON", "line 1 column 1"),
+        ("{}x", "there is text after its end", "line 1 column 3"),
+        ("{}\n{}", "there is text after its end", "line 2 column 1"),
+        ("{}\0", "there is text after its end", "line 1 column 3"),
         (
             "{\"Repositories\":{}},",
-            "something follows its end",
+            "there is text after its end",
             "line 1 column 20",
         ),
         (
