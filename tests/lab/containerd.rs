@@ -141,7 +141,7 @@ fn whole_way(suite: Suite) {
         .exits(0);
     assert!(again.stdout.contains("Nothing to do"), "{}", again.stdout);
     let status = machine.digestfix(&["status"]).stdout;
-    assert_eq!(status.matches("runs only").count(), 2, "{status}");
+    assert_eq!(status.matches("runs only,").count(), 2, "{status}");
 
     says_the_same_without_containerd(&machine, &status, &files);
 
