@@ -134,7 +134,7 @@ fn what_stops_an_apply_is_told_and_cured() {
             "configuration",
             "not valid",
             format!("echo '{{' >{DAEMON_JSON}"),
-            "mend /etc/docker/daemon.json",
+            "fix /etc/docker/daemon.json",
             format!("rm {DAEMON_JSON}"),
         ),
         fault(
@@ -322,7 +322,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
     );
     let doctor = Doctor::asked(&machine, &[]);
     for says in [
-        "start-block.conf is left",
+        "start-block.conf was left behind",
         "provenance-overlay2",
         "1-1.json.new",
     ] {
