@@ -233,7 +233,7 @@ fn removals(machine: &Machine) {
         cri(machine, "list", "").contains(&format!("{APP}@"))
     });
     let status = machine.digestfix(&["status"]).exits(4).stdout;
-    assert!(status.contains("an import made up"), "{status}");
+    assert!(status.contains("x made up"), "{status}");
     let exported = machine.digestfix(&["export", APP]).exits(3);
     assert!(
         exported.stderr.contains("is left out"),

@@ -144,7 +144,7 @@ fn a_change(machine: &Machine) {
     assert_eq!(newest(machine, Event::Done), *end, "it is Docker's, too");
     let explained = explained(machine, Event::Done);
     assert!(
-        explained.contains(&format!("To take it back:  digestfix rollback {id}")),
+        explained.contains(&format!("To undo it:       digestfix rollback {id}")),
         "{explained}"
     );
 
