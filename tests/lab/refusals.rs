@@ -211,7 +211,7 @@ fn two_dockers_on_one_host() {
         .exits(0);
     let pin = format!("{APP}@{}", machine.digest("app"));
     machine.sh(&format!("docker -H unix:///run/b.sock image inspect {pin}"));
-    machine.sh("rm /etc/systemd/system/docker.service /usr/lib/systemd/system/docker.service 2>/dev/null || true
+    machine.sh("rm -f /etc/systemd/system/docker.service /usr/lib/systemd/system/docker.service /etc/init.d/docker
          systemctl daemon-reload");
     refuses(&machine, &["plan", &claim], "there is docker-b.service");
 }
