@@ -414,9 +414,9 @@ impl Site {
                 bus: None,
             });
         }
-        let dockerds = Dockerd::running(Path::new(PROC));
+        let dockerds = || Dockerd::running(Path::new(PROC));
         if !geteuid().is_root() {
-            return Err(match own_rootless(&dockerds) {
+            return Err(match own_rootless(&dockerds()) {
                 Some(rootless) => Stop::Host(HostError::Rootless {
                     rootless: Box::new(rootless),
                     unit: None,
@@ -429,7 +429,7 @@ impl Site {
             None => HostError::from(error),
         })?;
         let found = host::find(&flags, &bus, engine_at).await;
-        let found = unambiguous(found, &flags, &dockerds);
+        let found = unambiguous(found, &flags, dockerds);
         // A run that has not ended must be recovered in the store that it changed.
         let found = found.and_then(|host| match is_at_work_on(&host) {
             true => Ok(host),

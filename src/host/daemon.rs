@@ -1,7 +1,6 @@
 //! The Docker daemon on this host: its unit, the command that the unit runs, its
 //! configuration file and its API socket.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::docker::engine::{Engine, Info};
@@ -328,12 +327,8 @@ fn command_line(unit: &Unit, service: &Service, flags: &Flags) -> Result<Command
 
 /// The command line of a process. `None` if the process is not a dockerd.
 fn running_command(pid: u32) -> Option<CommandLine> {
-    let bytes = fs::read(format!("{PROC}/{pid}/cmdline")).ok()?;
-    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
-    let words = bytes
-        .split(|byte| *byte == 0)
-        .map(|word| String::from_utf8_lossy(word).into_owned());
-    let running = CommandLine::new(words.collect());
+    let words = programs::words(&Path::new(PROC).join(format!("{pid}/cmdline")))?;
+    let running = CommandLine::new(words);
     running.is_dockerd().then_some(running)
 }
 

@@ -1,13 +1,12 @@
 //! The dockerds that run on this host, under any unit and any user.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::daemon::DEFAULT_UNIT;
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
-use crate::host::programs::is_dockerd;
+use crate::host::programs::{is_dockerd, words};
 use crate::host::{Flags, Host, HostError, Management, StoreChoice};
 use crate::sys::{shell, who};
 use crate::systemd::Unit;
@@ -70,7 +69,7 @@ impl Rootless {
 
     /// The same options as text, quoted for a shell.
     pub fn options_in_words(&self) -> String {
-        format!("--offline --data-root {}", shell::path(&self.data_root))
+        self.options().map(shell::word).join(" ")
     }
 }
 
@@ -86,13 +85,13 @@ impl Dockerd {
         let own = fs::read_link(proc.join("self/ns/pid")).ok();
         let mut found: Vec<Self> = Vec::new();
         for process in processes {
+            let Some(one) = dockerd(&process) else {
+                continue;
+            };
             // Skip a dockerd that runs in a container: it is not this host's Docker.
             let namespace = fs::read_link(process.join("ns/pid")).ok();
             let is_here = namespace.is_none() || own.is_none() || namespace == own;
-            if is_here
-                && let Some(one) = dockerd(&process)
-                && !found.contains(&one)
-            {
+            if is_here && !found.contains(&one) {
                 found.push(one);
             }
         }
@@ -152,9 +151,9 @@ fn is_own(uid: u32) -> bool {
 /// The data root of a user's dockerd, according to its command line, its configuration
 /// file, or its environment.
 fn data_root(process: &Path, user: Option<&User>) -> Option<PathBuf> {
-    let words = words(&process.join("cmdline")).unwrap_or_default();
-    let args = DockerdArgs::parse(words.get(1..).unwrap_or_default());
-    let environment = words_of_environment(process);
+    let line = words(&process.join("cmdline")).unwrap_or_default();
+    let args = DockerdArgs::parse(line.get(1..).unwrap_or_default());
+    let environment = words(&process.join("environ")).unwrap_or_default();
     let variable = |name: &str| {
         let mut set = environment.iter();
         set.find_map(|one| one.strip_prefix(name)?.strip_prefix('=').map(PathBuf::from))
@@ -168,17 +167,6 @@ fn data_root(process: &Path, user: Option<&User>) -> Option<PathBuf> {
     });
     said.or_else(|| Some(variable("XDG_DATA_HOME")?.join("docker")))
         .or_else(|| Some(home?.join(OF_A_HOME)))
-}
-
-fn words_of_environment(process: &Path) -> Vec<String> {
-    words(&process.join("environ")).unwrap_or_default()
-}
-
-fn words(file: &Path) -> io::Result<Vec<String>> {
-    let bytes = fs::read(file)?;
-    let words = bytes.split(|byte| *byte == 0);
-    let words = words.map(|word| String::from_utf8_lossy(word).into_owned());
-    Ok(words.filter(|word| !word.is_empty()).collect())
 }
 
 /// A user in /etc/passwd. Does not use the host's name services, because they may ask a
@@ -232,11 +220,12 @@ pub fn rootless_at<'a>(data_root: &Path, dockerds: &'a [Dockerd]) -> Option<&'a 
 }
 
 /// Returns the host that was found, or an error if its Docker does not run while another
-/// dockerd does: digestfix does not guess which one the user means.
+/// dockerd does: digestfix does not guess which one the user means. Looks for the running
+/// dockerds only then, because that takes a look at every process.
 pub fn unambiguous(
     found: Result<Host, HostError>,
     flags: &Flags,
-    dockerds: &[Dockerd],
+    dockerds: impl FnOnce() -> Vec<Dockerd>,
 ) -> Result<Host, HostError> {
     let away = match &found {
         Ok(Host {
@@ -246,7 +235,7 @@ pub fn unambiguous(
         Ok(_) => None,
         Err(error) => Away::error(error),
     };
-    match away.and_then(|away| away.ambiguity(flags, dockerds)) {
+    match away.and_then(|away| away.ambiguity(flags, &dockerds())) {
         Some(error) => Err(error),
         None => found.map_err(seen),
     }
@@ -474,7 +463,7 @@ mod tests {
             rootless.clone(),
         ];
         let refused = |found, dockerds: &[Dockerd]| {
-            let error = unambiguous(found, &flags, dockerds).unwrap_err();
+            let error = unambiguous(found, &flags, || dockerds.to_vec()).unwrap_err();
             format!("{error}. {}", error.help().unwrap())
         };
         let told = refused(none(), &two);
@@ -515,7 +504,7 @@ mod tests {
             unit: Some("docker.service".to_owned()),
             ..Flags::default()
         };
-        let told = unambiguous(stopped(), &meant, &two)
+        let told = unambiguous(stopped(), &meant, || two.to_vec())
             .unwrap_err()
             .to_string();
         assert!(!told.contains("alice"), "{told}");

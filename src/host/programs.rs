@@ -1,6 +1,7 @@
 //! Docker's programs, recognized by the names that packages give them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 
 use crate::host::engine_start::PROC;
@@ -34,12 +35,17 @@ fn file_name(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or_default()
 }
 
+/// The most that is read of a script, in bytes.
+const MOST_OF_SCRIPT: u64 = 4096;
+
 /// The other programs that run containers on a host without Docker.
 pub fn instead_of_docker() -> Vec<&'static str> {
     let is_there = |path: &str| Path::new(path).exists();
     let mut found = Vec::new();
-    // `docker` may be a script from the package podman-docker.
-    let docker = fs::read("/usr/bin/docker").unwrap_or_default();
+    // `docker` may be a script from the package podman-docker, or a program of many MiB.
+    let mut docker = Vec::new();
+    let _ = File::open("/usr/bin/docker")
+        .and_then(|file| file.take(MOST_OF_SCRIPT).read_to_end(&mut docker));
     let is_podmans =
         docker.starts_with(b"#!") && String::from_utf8_lossy(&docker).contains("podman");
     if is_podmans {
@@ -84,15 +90,23 @@ pub fn is_shim(pid: u32) -> bool {
         return false;
     }
     // The kernel has shortened the name, and docker-containerd begins like its shim.
-    let Ok(line) = fs::read(format!("{PROC}/{pid}/cmdline")) else {
+    let Some(words) = words(&Path::new(PROC).join(format!("{pid}/cmdline"))) else {
         return SHIMS.iter().any(|shim| shim.starts_with(&name));
     };
-    let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
-    let file = first
-        .rsplit(|byte| *byte == b'/')
-        .next()
-        .unwrap_or_default();
-    SHIMS.iter().any(|shim| file.starts_with(shim.as_bytes()))
+    let file = words.first().map_or("", |first| file_name(first));
+    SHIMS.iter().any(|shim| file.starts_with(shim))
+}
+
+/// The words in `cmdline` or `environ` of a process (`proc_pid_cmdline(5)`).
+pub fn words(file: &Path) -> Option<Vec<String>> {
+    let bytes = fs::read(file).ok()?;
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    let words = bytes.split(|byte| *byte == 0);
+    Some(
+        words
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect(),
+    )
 }
 
 #[cfg(test)]
