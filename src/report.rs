@@ -666,8 +666,8 @@ impl Progress for Report {
 /// The next step for a problem that has no advice of its own.
 fn again() -> String {
     match typed() {
-        Some(line) => format!("see to what is named, then: {line}"),
-        None => "see to what is named, then the same command again".to_owned(),
+        Some(line) => format!("fix what is named above, then: {line}"),
+        None => observer::NEXT.to_owned(),
     }
 }
 

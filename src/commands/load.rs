@@ -258,17 +258,17 @@ async fn send(
 ) -> Result<Sent, LoadStop> {
     let name = archive.place.to_string();
     let began = Instant::now();
-    let amid = |what: String| {
-        LoadStop::Amid {
+    let amid = |what: String| LoadStop::Amid {
         result: RunResult::Failed,
         problem: Problem {
             what: vec![what],
             state: state(before, "what Docker has loaded of it stays too"),
             next: Some(
-                "fix that, then run the same command again: it skips archives whose images are here".to_owned(),
+                "fix that, then run the same command again: it skips archives whose images are \
+                 here"
+                    .to_owned(),
             ),
         },
-    }
     };
     let failed = |error| match error {
         SendError::Engine(error) => amid(format!("{name}: {error}")),

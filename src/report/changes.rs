@@ -40,9 +40,7 @@ impl Report {
         }
         let room = self.room();
         let cut = Cut::for_room(plan, room);
-        let mut widths = Widths::default();
-        each_line(plan, cut, |line| widths.take(&line));
-        let columns = widths.columns(room);
+        let columns = widths(plan, cut).columns(room);
         each_line(plan, cut, |line| self.say(columns.row(&line)));
         for EntryChange { key, from, to, .. } in &plan.entries {
             let lines = [("-", from, Tone::Bad), ("+", to, Tone::Good)];
@@ -100,11 +98,7 @@ enum Cut {
 
 impl Cut {
     fn for_room(plan: &Plan, room: Option<usize>) -> Self {
-        let all = |cut| {
-            let mut widths = Widths::default();
-            each_line(plan, cut, |line| widths.take(&line));
-            widths.all()
-        };
+        let all = |cut| widths(plan, cut).all();
         match room {
             Some(room) if all(Self::Whole) > room => {
                 let names = plan.changes.iter();
@@ -144,6 +138,12 @@ fn name(reference: &Reference) -> String {
         Some(tag) => format!("{repository}:{}", tag.as_str()),
         None => repository,
     }
+}
+
+fn widths(plan: &Plan, cut: Cut) -> Widths {
+    let mut widths = Widths::default();
+    each_line(plan, cut, |line| widths.take(&line));
+    widths
 }
 
 fn each_line(plan: &Plan, cut: Cut, mut give: impl FnMut([Text; 3])) {

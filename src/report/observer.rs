@@ -25,7 +25,7 @@ const MAX_REFERENCES: usize = 100;
 const MAX_REASON: usize = 1000;
 
 /// The text for the next step if the problem does not name one.
-const NEXT: &str = "fix what is named above, then run the same command again";
+pub(super) const NEXT: &str = "fix what is named above, then run the same command again";
 
 /// Observes one run.
 pub(super) struct Observer {
