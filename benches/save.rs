@@ -7,7 +7,7 @@
 //!
 //! The peak memory is that of the process digestfix, measured for each compression.
 //!
-//! `cargo bench --bench save [-- [--program FILE] ROUNDS MB]`, as root, after
+//! `cargo bench --bench save [-- [--program FILE] [ROUNDS [MB...]]]`, as root, after
 //! `tests/lab/prepare`.
 
 #![allow(
@@ -17,19 +17,19 @@
 )]
 #![allow(dead_code, reason = "the lab's own parts are used here in part")]
 
-use std::env;
-use std::fs;
 use std::time::Instant;
 
 #[path = "../tests/lab/machine.rs"]
 mod machine;
+#[path = "containerd/rounds.rs"]
+mod rounds;
 #[path = "outage/spread.rs"]
 mod spread;
 
 use machine::{Machine, Suite};
+use rounds::Wanted;
 use spread::spread;
 
-const ROUNDS: usize = 3;
 /// The size of all four images together, in MB.
 const MEGABYTES: usize = 2000;
 
@@ -71,44 +71,28 @@ subprocess.run(sys.argv[1:], check=True, stdout=2)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)'";
 
 fn main() {
-    let mut words: Vec<String> = env::args()
-        .skip(1)
-        .filter(|word| word != "--bench")
-        .collect();
-    let mut program = None;
-    if words.first().is_some_and(|word| word == "--program") {
-        program = Some(words.remove(1));
-        words.remove(0);
-    }
-    let mut numbers = words.iter().map(|word| word.parse().unwrap());
-    let rounds = numbers.next().unwrap_or(ROUNDS);
-    let megabytes = numbers.next().unwrap_or(MEGABYTES);
-    println!(
-        "{megabytes} MB, medians of {rounds} rounds, in seconds; ratio to docker of each round\n"
-    );
-    println!(
-        "engine               what   docker (range)           digestfix (range)        ratio (range)"
-    );
-    for (suite, in_containerd) in [
-        (Suite::Bookworm, false),
-        (Suite::Forky, false),
-        (Suite::Forky, true),
-    ] {
-        bench(suite, in_containerd, rounds, megabytes, program.as_deref());
+    let wanted = Wanted::of_process(&[MEGABYTES]);
+    for megabytes in &wanted.counts {
+        println!(
+            "{megabytes} MB, medians of {} rounds, in seconds; ratio to docker of each round\n",
+            wanted.rounds
+        );
+        println!(
+            "engine               what   docker (range)           digestfix (range)        ratio (range)"
+        );
+        for (suite, in_containerd) in [
+            (Suite::Bookworm, false),
+            (Suite::Forky, false),
+            (Suite::Forky, true),
+        ] {
+            bench(&wanted, suite, in_containerd, *megabytes);
+        }
     }
 }
 
-fn bench(
-    suite: Suite,
-    in_containerd: bool,
-    rounds: usize,
-    megabytes: usize,
-    program: Option<&str>,
-) {
-    let machine = Machine::boot(suite);
-    if let Some(program) = program {
-        fs::copy(program, machine.file("/usr/local/bin/digestfix")).unwrap();
-    }
+fn bench(wanted: &Wanted, suite: Suite, in_containerd: bool, megabytes: usize) {
+    let rounds = wanted.rounds;
+    let machine = wanted.boot(suite);
     if in_containerd {
         machine.sh(IN_CONTAINERD);
     }
