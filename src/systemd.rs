@@ -90,7 +90,7 @@ pub struct Unit {
     pub need_daemon_reload: bool,
     /// The unit was created over D-Bus, has no file, and disappears when it stops.
     pub transient: bool,
-    /// The unit file that systemd has read; empty if there is none.
+    /// The unit file that systemd has read. Empty if the unit has no file.
     pub fragment_path: String,
     pub drop_in_paths: Vec<String>,
     /// Units that can activate this one: sockets, paths, timers.
@@ -132,11 +132,11 @@ pub fn runs(active_states: &BTreeMap<String, String>, unit: &str) -> bool {
 /// The properties that only a service unit has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Service {
-    /// The ID of the main process; 0 if there is none.
+    /// The ID of the main process. 0 if no main process runs.
     pub main_pid: u32,
     /// Which processes a stop kills (`systemd.kill(5)`).
     pub kill_mode: String,
-    /// The control group below `/sys/fs/cgroup`; empty if there is none.
+    /// The control group below `/sys/fs/cgroup`. Empty if the unit has no control group.
     pub control_group: String,
     /// The timeout after which systemd kills a service that does not stop; `None` if it
     /// never does.

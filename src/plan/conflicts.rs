@@ -94,8 +94,8 @@ pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal>
     }
     let mut found = Vec::new();
     for ((_, image), group) in groups {
-        // Report each unsupported digest together with the best digest, which is a
-        // supported one or, if there is none, one from a file.
+        // Report each unsupported digest together with the best digest: a supported one,
+        // or else one from a file.
         let Some(best) = group
             .iter()
             .min_by_key(|target| (is_unsupported(target), target.typed))

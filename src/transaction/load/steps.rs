@@ -194,7 +194,7 @@ impl<E: Images> Steps<'_, E> {
         }
     }
 
-    /// Like [`Steps::take_back`], but for an engine that did not answer and may still
+    /// Does the same as [`Steps::take_back`] with an engine that did not answer and may still
     /// carry out the request. Repeats the undo until the engine has settled.
     pub(super) async fn take_back_late(
         &self,

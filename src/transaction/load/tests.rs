@@ -941,8 +941,8 @@ fn a_store_that_was_switched_off_keeps_nothing_waiting() {
     assert_eq!(world.ends(), [Some(End::Recovered { references })]);
 }
 
-/// Like `an_end_that_cannot_be_noted_leaves_the_journal`, but for a run that is not
-/// killed.
+/// Tests the same as `an_end_that_cannot_be_noted_leaves_the_journal`, with a run that is
+/// not killed.
 #[test]
 fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
     for fails in [false, true] {

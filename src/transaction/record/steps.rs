@@ -273,7 +273,7 @@ impl<N: Node> Steps<'_, N> {
         Ok(made.collect())
     }
 
-    /// Like [`Steps::take_back`], but for a containerd that did not answer and may still
+    /// Does the same as [`Steps::take_back`] with a containerd that did not answer and may still
     /// carry out the request. Repeats the undo until containerd has settled.
     pub(super) async fn take_back_late(
         &self,

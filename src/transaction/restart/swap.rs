@@ -66,7 +66,7 @@ impl Staged {
         Self::of(live, path, &file)
     }
 
-    /// Like [`Staged::write`], but for a new store that is already written to an unnamed
+    /// Does the same as [`Staged::write`] with a new store that is already written to an unnamed
     /// file. `None` if the file cannot be given a name. On an error, leaves no file
     /// behind.
     pub fn name(
