@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::host::daemon::DEFAULT_UNIT;
 use crate::host::daemon_json::DaemonJson;
 use crate::host::dockerd_args::DockerdArgs;
 use crate::host::programs::{is_dockerd, words};
@@ -253,8 +252,8 @@ pub(super) fn seen(error: HostError) -> HostError {
 pub(super) enum Away {
     /// This unit is stopped.
     Stopped(String),
-    /// There is no unit that could be started.
-    NoUnit,
+    /// This unit, the only one that is known, cannot be started.
+    NoUnit(String),
 }
 
 impl Away {
@@ -269,14 +268,20 @@ impl Away {
     pub fn error(error: &HostError) -> Option<Self> {
         match error {
             HostError::Stopped(stopped) => Some(Self::Stopped(stopped.unit.clone())),
-            error => error.is_without_docker().then_some(Self::NoUnit),
+            HostError::NoUnit { unit, .. } | HostError::UnusableUnit { unit, .. } => error
+                .is_without_docker()
+                .then(|| Self::NoUnit(unit.clone())),
+            _ => None,
         }
     }
 
     /// The error if another dockerd runs, so that it is unclear which one the user means.
     /// `None` if an option selects Docker's images, or if no other dockerd runs.
     pub fn ambiguity(self, flags: &Flags, dockerds: &[Dockerd]) -> Option<HostError> {
-        if flags.choice() == Some(StoreChoice::Docker) {
+        let (Self::Stopped(own) | Self::NoUnit(own)) = &self;
+        // A unit that was masked while it ran still runs.
+        let runs = dockerds.iter().any(|one| one.unit() == Some(own));
+        if runs || flags.choice() == Some(StoreChoice::Docker) {
             return None;
         }
         let units = dockerds.iter().filter_map(Dockerd::unit);
@@ -288,8 +293,8 @@ impl Away {
                 flag: "--unit",
                 candidates: [vec![unit], units].concat(),
             },
-            Self::NoUnit if !units.is_empty() => HostError::NoUnit {
-                unit: DEFAULT_UNIT.to_owned(),
+            Self::NoUnit(unit) if !units.is_empty() => HostError::NoUnit {
+                unit,
                 others: units,
                 instead: Vec::new(),
             },
@@ -297,7 +302,7 @@ impl Away {
                 rootless: Box::new(rootless?),
                 unit: Some(unit),
             },
-            Self::NoUnit => HostError::Rootless {
+            Self::NoUnit(_) => HostError::Rootless {
                 rootless: Box::new(rootless?),
                 unit: None,
             },
@@ -473,6 +478,13 @@ mod tests {
             told.contains("systemctl --user stop docker.service"),
             "{told}"
         );
+        let masked = Err(HostError::UnusableUnit {
+            unit: "docker.service".to_owned(),
+            load_state: "masked".to_owned(),
+        });
+        let own = Dockerd::OfUnit("docker.service".to_owned());
+        let told = refused(masked, &[own, two[0].clone()]);
+        assert!(told.contains("as masked"), "{told}");
         let told = refused(none(), &[]);
         assert!(told.contains("no unit docker.service"), "{told}");
         let stopped = || {

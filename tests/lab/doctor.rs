@@ -272,7 +272,7 @@ fn what_stops_an_apply_is_told_and_cured() {
     assert!(machine.engine_has("app"));
     let doctor = Doctor::asked(&machine, &[]);
     doctor.next("ok", "claims", "1 hold, 0 do not yet");
-    doctor.next("ok", "history", "are kept: 1");
+    doctor.next("ok", "history", "backups of the references: 1");
     assert_eq!(doctor.count("warning"), 0, "{}", doctor.run.stdout);
     machine.is_whole();
 }
