@@ -31,6 +31,7 @@ use crate::transaction::image_store::ImageStore;
 use crate::transaction::outcome::{Progress, Step};
 
 mod changes;
+mod cut;
 mod doctor;
 mod document;
 mod gaps;

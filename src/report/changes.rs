@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use unicode_width::UnicodeWidthStr;
-
 use crate::claims::trust::Trust;
 use crate::image::reference::Reference;
 use crate::plan::{Change, EntryChange, Plan, Target};
-use crate::report::table::{LEAST_NAME, Widths, digits, shortened};
+use crate::report::cut::{Cut, name};
+use crate::report::table::Widths;
 use crate::report::text::{Text, Tone};
 use crate::report::{Report, basis};
 
@@ -39,7 +38,8 @@ impl Report {
             }
         }
         let room = self.room();
-        let cut = Cut::for_room(plan, room);
+        let names = plan.changes.iter().map(|change| name(&change.reference));
+        let cut = Cut::for_room(room, names, |cut| widths(plan, cut).all());
         let columns = widths(plan, cut).columns(room);
         each_line(plan, cut, |line| self.say(columns.row(&line)));
         for EntryChange { key, from, to, .. } in &plan.entries {
@@ -83,60 +83,6 @@ impl Report {
         if let Some(more @ 1..) = held.len().checked_sub(MOST_HELD) {
             self.say(format!("  and {more} more hold already"));
         }
-    }
-}
-
-/// How much to shorten the texts, so that each change fits on one line of the terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cut {
-    /// Shortens nothing.
-    Whole,
-    /// Shortens digests and image IDs to their first digits, and names to this number of
-    /// columns.
-    To(usize),
-}
-
-impl Cut {
-    fn for_room(plan: &Plan, room: Option<usize>) -> Self {
-        let all = |cut| widths(plan, cut).all();
-        match room {
-            Some(room) if all(Self::Whole) > room => {
-                let names = plan.changes.iter();
-                let longest = names.map(|change| name(&change.reference).width()).max();
-                let longest = longest.unwrap_or(0);
-                let over = all(Self::To(longest)).saturating_sub(room);
-                Self::To(longest.saturating_sub(over).max(LEAST_NAME))
-            }
-            _ => Self::Whole,
-        }
-    }
-
-    fn reference(self, reference: &Reference) -> String {
-        match (self, reference.digest()) {
-            (Self::Whole, _) => reference.to_string(),
-            (Self::To(width), None) => shortened(&name(reference), width),
-            (Self::To(width), Some(digest)) => format!(
-                "{}@{}",
-                shortened(&name(reference), width),
-                digits(&digest.to_string())
-            ),
-        }
-    }
-
-    fn image(self, image: &str) -> String {
-        match self {
-            Self::Whole => image.to_owned(),
-            Self::To(_) => digits(image).to_owned(),
-        }
-    }
-}
-
-/// The text of a reference without its digest.
-fn name(reference: &Reference) -> String {
-    let repository = reference.repository().familiar();
-    match reference.tag() {
-        Some(tag) => format!("{repository}:{}", tag.as_str()),
-        None => repository,
     }
 }
 

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use crate::report::Report;
+use crate::report::cut::{Cut, name};
 use crate::report::document::{ChangedDocument, TransactionDocument};
-use crate::report::table::columns;
+use crate::report::table::{Widths, columns};
 use crate::report::text::{Text, Tone};
 use crate::state::history::{Claimed, End, Kind, Record, Side};
 use crate::state::method::Method;
@@ -25,11 +26,15 @@ impl Report {
         if transactions.is_empty() {
             self.say("No transaction is on record here.");
         } else {
-            let titles =
-                ["ID", "BEGAN", "BY", "WHAT", "RESULT"].map(|title| Tone::Strong.of(title));
-            let lines = transactions.iter().map(Transaction::line);
-            let lines: Vec<[Text; 5]> = [titles].into_iter().chain(lines).collect();
-            self.say_all(columns(&lines, self.room()));
+            let room = self.room();
+            let names = transactions.iter().flat_map(Transaction::names);
+            let lines = |cut| {
+                let titles = ["ID", "BY", "WHAT", "RESULT"].map(|title| Tone::Strong.of(title));
+                let lines = transactions.iter().map(|one| one.line(cut));
+                [titles].into_iter().chain(lines).collect::<Vec<_>>()
+            };
+            let cut = Cut::for_room(room, names, |cut| Widths::of(&lines(cut)).all());
+            self.say_all(columns(&lines(cut), room));
         }
         let documents = transactions.into_iter().map(|one| one.document(false));
         self.document.transactions = Some(documents.collect());
@@ -43,26 +48,51 @@ impl Report {
 }
 
 impl Transaction {
-    fn line(&self) -> [Text; 5] {
+    /// The transaction in short. Its ID says when it began.
+    fn line(&self, cut: Cut) -> [Text; 4] {
         let record = &self.record;
-        let changes = ChangedDocument::all(record);
-        let what = match changes.as_slice() {
-            [] => "nothing".to_owned(),
-            [one] if one.to.is_some() => one.reference.clone(),
-            [one] => format!("without {}", one.reference),
-            several => format!("{} references", several.len()),
-        };
-        let what = match &record.kind {
-            Kind::Apply => what,
-            Kind::Rollback(of) => format!("{what}, rolling back {of}"),
+        let result = match self.rolled_back_by {
+            Some(_) => "rolled back",
+            None => self.result(),
         };
         [
             (&record.id).into(),
-            (&record.began).into(),
             (&record.by).into(),
-            what.into(),
-            self.tone().of(self.result()),
+            self.what(cut).into(),
+            self.tone().of(result),
         ]
+    }
+
+    /// The names that `what` may shorten.
+    fn names(&self) -> Vec<String> {
+        let record = &self.record;
+        match (
+            &record.kind,
+            record.changes.as_slice(),
+            record.entries.as_slice(),
+        ) {
+            (Kind::Rollback(of), _, _) => vec![of.clone()],
+            (_, [one], []) => vec![name(&one.reference)],
+            (_, [], [one]) => vec![one.key.clone()],
+            _ => Vec::new(),
+        }
+    }
+
+    fn what(&self, cut: Cut) -> String {
+        let record = &self.record;
+        if let Kind::Rollback(of) = &record.kind {
+            return format!("undoes {}", cut.name(of));
+        }
+        let without = |is_gone, what: String| match is_gone {
+            true => format!("without {what}"),
+            false => what,
+        };
+        match (record.changes.as_slice(), record.entries.as_slice()) {
+            ([], []) => "nothing".to_owned(),
+            ([one], []) => without(one.to.is_none(), cut.reference(&one.reference)),
+            ([], [one]) => without(one.to.is_none(), cut.name(&one.key)),
+            (changes, entries) => format!("{} references", changes.len() + entries.len()),
+        }
     }
 
     const fn tone(&self) -> Tone {
@@ -74,8 +104,8 @@ impl Transaction {
     }
 
     /// The result in a few words.
-    fn result(&self) -> String {
-        let result = match &self.record.result {
+    const fn result(&self) -> &'static str {
+        match &self.record.result {
             None => "has not ended",
             Some(End::Done) => "done",
             Some(End::Undone { .. }) => "failed, undone",
@@ -86,16 +116,16 @@ impl Transaction {
                 Side::New => "interrupted, done",
                 Side::Other => "interrupted, changed since",
             },
-        };
-        match &self.rolled_back_by {
-            Some(by) => format!("{result}; rolled back by {by}"),
-            None => result.to_owned(),
         }
     }
 
     fn lines(&self) -> Vec<Text> {
         let record = &self.record;
-        let result = self.tone().of(self.result());
+        let result = match &self.rolled_back_by {
+            Some(by) => format!("{}; rolled back by {by}", self.result()),
+            None => self.result().to_owned(),
+        };
+        let result = self.tone().of(result);
         let result = match why(record) {
             Some(why) => result.and(format!(": {why}")),
             None => result,

@@ -198,11 +198,7 @@ pub(super) fn shortened(name: &str, width: usize) -> String {
 /// than `room`, folds all rows at the same columns, so that nothing is cut off and whole
 /// digests can be copied.
 pub(super) fn columns<const N: usize>(lines: &[[Text; N]], room: Option<usize>) -> Vec<Text> {
-    let mut widths = Widths::default();
-    for line in lines {
-        widths.take(line);
-    }
-    let columns = widths.columns(room);
+    let columns = Widths::of(lines).columns(room);
     lines.iter().map(|line| columns.row(line)).collect()
 }
 
@@ -217,6 +213,14 @@ pub(super) struct Columns {
 }
 
 impl Widths {
+    pub fn of<const N: usize>(lines: &[[Text; N]]) -> Self {
+        let mut widths = Self::default();
+        for line in lines {
+            widths.take(line);
+        }
+        widths
+    }
+
     pub fn take(&mut self, line: &[Text]) {
         self.0.resize(line.len(), 0);
         for (width, cell) in self.0.iter_mut().zip(line) {
