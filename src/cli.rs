@@ -105,7 +105,7 @@ impl Cli {
             if let Some(claim) = error.source().and_then(<dyn Error>::downcast_ref) {
                 no_claim(claim);
             }
-            // clap repeats what was typed.
+            // clap's message repeats the typed text, so make that text printable first.
             let typed = words
                 .iter()
                 .map(|word| printable(&word.to_string_lossy()).into_owned());
@@ -147,15 +147,14 @@ pub enum Command {
     /// image store
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Apply(ApplyArgs),
-    /// Load image archives into Docker, with the digests that digestfix save put
-    /// into them
+    /// Load image archives into Docker, and record the digests that they contain
     #[command(after_help = EXIT_CODES)]
     Load(LoadArgs),
     /// Check whether claims hold, in the image store and in the running engine
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Verify(VerifyArgs),
-    /// Print this host's digests for other hosts, with the manifests that prove
-    /// them where the engine keeps them; touches nothing
+    /// Print this host's digests for other hosts, with the manifests that prove them, if
+    /// the engine has these; touches nothing
     #[command(after_help = EXIT_CODES)]
     Export(ExportArgs),
     /// Save images with their digests to an archive that any Docker can load;
@@ -168,16 +167,16 @@ pub enum Command {
     /// Wait for a run to end, and recover the host if the run was killed
     #[command(hide = true)]
     Watchdog(WatchdogArgs),
-    /// Print what docker asks of its plugins
+    /// Print the description that docker asks of each plugin
     #[command(hide = true, name = plugin::METADATA)]
     Metadata,
     /// Show this host's transactions, or one in full; touches nothing
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
-    /// Undo one transaction; that is recorded as a transaction too
+    /// Undo one transaction; the undo is recorded as a transaction too
     #[command(after_help = EXIT_CODES)]
     Rollback(RollbackArgs),
-    /// Find everything that would stop a change on this host, and how to fix it;
+    /// Find everything that would stop a change on this host, and say how to fix it;
     /// touches nothing
     #[command(after_help = DOCTOR_EXIT_CODES)]
     Doctor(DoctorArgs),
@@ -189,7 +188,7 @@ pub struct StatusArgs {
     /// [default: all]
     #[arg(value_name = "NAME", value_parser = named, add = ArgValueCompleter::new(completion::names))]
     pub names: Vec<Reference>,
-    /// Show only problems: images without a digest, and what is wrong
+    /// Show only references with a problem, such as a missing digest
     #[arg(long)]
     pub problems: bool,
     /// Do not shorten names, digests and image IDs
@@ -253,7 +252,7 @@ pub struct PlanArgs {
 pub struct ApplyArgs {
     #[command(flatten)]
     pub request: RequestArgs,
-    /// Only show it, as digestfix plan does
+    /// Only show the change, as digestfix plan does
     #[arg(long, hide = true, conflicts_with = "metrics")]
     pub dry_run: bool,
     #[command(flatten)]
@@ -270,7 +269,7 @@ pub struct LoadArgs {
     /// [default: standard input]
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// An archive; the same option as docker load's (repeatable)
+    /// An archive, as with docker load --input (repeatable)
     #[arg(short, long, value_name = "FILE")]
     pub input: Vec<PathBuf>,
     #[command(flatten)]
@@ -352,10 +351,11 @@ pub struct SaveArgs {
 /// How an archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Compress {
-    /// Any Docker loads it
+    /// Any Docker can load the archive
     Gzip,
-    /// Docker 23.0 and later load it
+    /// Only Docker 23.0 and later can load the archive
     Zstd,
+    /// No compression
     None,
 }
 
@@ -384,7 +384,7 @@ pub struct WatchdogArgs {
     /// Docker's data root
     #[arg(value_parser = watchdog::decoded)]
     pub data_root: PathBuf,
-    /// The run's transaction
+    /// The transaction of the run to watch
     pub id: String,
 }
 
@@ -425,8 +425,8 @@ pub struct DoctorArgs {
 
 #[derive(Debug, Args)]
 pub struct RequestArgs {
-    /// Which digest or tag an image should have [default, without --from and
-    /// --remove: the files in /etc/digestfix/claims.d]
+    /// The digest or tag that an image should have [default, without --from and --remove:
+    /// the files in /etc/digestfix/claims.d]
     #[arg(value_name = "CLAIM", add = ArgValueCompleter::new(completion::claims))]
     pub claims: Vec<Claim>,
     #[command(flatten)]
@@ -436,7 +436,7 @@ pub struct RequestArgs {
     pub remove: Vec<Removal>,
 }
 
-/// Claims from files, and what they may do.
+/// Claims from files, and what these claims may change.
 #[derive(Debug, Args)]
 pub struct TermsArgs {
     /// Read claims from a file, a directory, or "-" (repeatable)
@@ -445,7 +445,7 @@ pub struct TermsArgs {
     /// Rename repositories read with --from: prefix FROM becomes TO (repeatable)
     #[arg(long, value_name = "FROM=TO")]
     pub rewrite: Vec<Rewrite>,
-    /// Also take tags from files that name an image ID for each
+    /// Also restore tags, from files that give an image ID for each tag
     #[arg(long)]
     pub tags: bool,
     /// Refuse claims below this trust (asserted < matched < proven)
@@ -484,7 +484,7 @@ pub struct LockArgs {
     pub wait: Duration,
 }
 
-/// What is kept of earlier runs.
+/// How much to keep of earlier runs.
 #[derive(Debug, Args)]
 pub struct RetentionArgs {
     /// Keep at most this many backups of the references
@@ -516,22 +516,21 @@ impl ContainerArgs {
 /// What may happen to Docker.
 #[derive(Debug, Args)]
 pub struct RestartArgs {
-    /// Restart Docker although its configuration or unit changed after dockerd
-    /// started and only a start can check it: Docker may not start again
+    /// Restart Docker even if its configuration or unit has changed and only a start can
+    /// check the change: Docker may fail to start
     #[arg(long)]
     pub force_restart: bool,
 }
 
-/// Where images are.
+/// The options that say where images are.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Docker location (detected automatically)")]
 pub struct HostArgs {
-    /// Which images to work on [default: Docker's; a Kubernetes node's where there is no
-    /// Docker]
+    /// The image store to work on [default: docker; kubernetes on a node without Docker]
     #[arg(long, value_enum, value_name = "STORE")]
     pub store: Option<StoreChoice>,
-    /// The socket of a Kubernetes node's containerd [default: /run/containerd/containerd.sock,
-    /// or that of k3s and RKE2]
+    /// The socket of a Kubernetes node's containerd [default:
+    /// /run/containerd/containerd.sock, or the one of k3s and RKE2]
     #[arg(long, value_name = "PATH", value_parser = whole_path(),
         conflicts_with_all = ["data_root", "driver", "unit", "config_file", "socket", "offline"])]
     pub containerd_socket: Option<PathBuf>,
@@ -547,7 +546,8 @@ pub struct HostArgs {
     /// Docker's configuration file [default: /etc/docker/daemon.json]
     #[arg(long, value_name = "FILE", value_parser = whole_path())]
     pub config_file: Option<PathBuf>,
-    /// The Unix socket of Docker's API [default: the unit's, or /var/run/docker.sock]
+    /// The Unix socket of Docker's API [default: the one in the unit, or
+    /// /var/run/docker.sock]
     #[arg(long, value_name = "PATH", value_parser = whole_path())]
     pub socket: Option<PathBuf>,
     /// Work without a daemon: on a mounted disk, or in an image being built
@@ -555,11 +555,11 @@ pub struct HostArgs {
     pub offline: bool,
 }
 
-/// Where the manifests lie of what Docker pulled.
+/// The location of the manifests that Docker has pulled.
 #[derive(Debug, Args)]
 pub struct ContentArgs {
-    /// containerd's root directory, where Docker keeps manifests
-    /// [default: /var/lib/containerd, and Docker's own]
+    /// containerd's root directory, where Docker keeps manifests [default:
+    /// /var/lib/containerd and DATA-ROOT/containerd/daemon]
     #[arg(long, value_name = "DIR", value_parser = whole_path())]
     pub containerd_root: Option<PathBuf>,
 }
@@ -576,8 +576,8 @@ pub struct OutputArgs {
     /// Use colours
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     pub color: ColorChoice,
-    /// Print nothing when nothing changed and all is well (-qq: nor after a
-    /// change that went well)
+    /// Print nothing if nothing changed and all is well (-qq: nothing after a successful
+    /// change either)
     #[arg(short, long, conflicts_with = "verbose", action = clap::ArgAction::Count)]
     pub quiet: u8,
 }
@@ -600,7 +600,7 @@ impl MetricsArgs {
 /// The exit code for a command line that cannot be understood.
 const USAGE: i32 = 2;
 
-/// Ends the process because an argument is not a claim.
+/// Reports that an argument is not a claim, and ends the process.
 fn no_claim(error: &ClaimError) -> ! {
     let text = error.text.as_str();
     let is_file = !text.is_empty() && Path::new(text).exists();

@@ -93,9 +93,9 @@ impl Flags {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreChoice {
-    /// Docker's
+    /// The images of Docker
     Docker,
-    /// A Kubernetes node's, in containerd
+    /// The images of a Kubernetes node, in containerd
     Kubernetes,
 }
 
@@ -135,7 +135,7 @@ pub struct Managed {
     pub flags: Flags,
     pub unit: Unit,
     pub service: Service,
-    /// The running engine's information. `None` if the engine does not run.
+    /// The information that the engine reports. `None` if the engine is not running.
     pub engine: Option<Info>,
     pub socket: PathBuf,
     /// dockerd's configuration file. The file need not exist.

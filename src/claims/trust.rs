@@ -5,15 +5,16 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// How it is known that an image has a digest, the weakest first.
+/// How it is known that an image has a digest. The weakest trust is first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trust {
-    /// A person or a file says it; nothing here proves it
+    /// A person or a file says so, without evidence
     Asserted,
-    /// Another host's records name the same image ID
+    /// Docker on another host recorded the digest for the same image ID
     Matched,
-    /// The manifest is at hand: its bytes hash to the digest, its config is the image's ID
+    /// digestfix has the manifest: its bytes hash to the digest, and its config is the
+    /// image's ID
     Proven,
 }
 

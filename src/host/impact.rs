@@ -17,21 +17,21 @@ use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 /// What happens to running containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ContainerPolicy {
-    /// Keep them running: switch live-restore on for the restart; if Docker cannot do
-    /// that, refuse while containers run
+    /// Keep containers running: switch live-restore on for the restart; if Docker cannot
+    /// do that, refuse while containers run
     #[default]
     Keep,
-    /// Let them stop with Docker, and start them again
+    /// Let containers stop with Docker, and start them again
     Restart,
-    /// Let them stop with Docker; their restart policy may bring them back
+    /// Let containers stop with Docker; their restart policy may start them again
     Ignore,
 }
 
-/// What stopping and starting Docker would affect.
+/// The units, containers and clients that stopping and starting Docker would affect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impact {
     pub unit: String,
-    /// Whether Docker runs. If it does, it must be stopped and started again.
+    /// Whether Docker is running, so that digestfix must stop it and start it again.
     pub running: bool,
     /// The active units that would start Docker when a client connects. digestfix stops
     /// and starts these units together with Docker.
@@ -41,7 +41,7 @@ pub struct Impact {
     pub containers: Vec<Container>,
     pub policy: ContainerPolicy,
     pub live_restore: LiveRestore,
-    /// Whether containers with `--rm` survive like the others
+    /// Whether containers with `--rm` survive a restart of Docker like other containers
     /// ([`Info::keeps_auto_removed`](crate::docker::engine::Info::keeps_auto_removed)).
     pub keeps_auto_removed: bool,
     /// Whether the health checks of surviving containers resume
@@ -89,7 +89,7 @@ pub enum ContainerImpact {
 }
 
 impl Impact {
-    /// An impact that consists of units only.
+    /// An impact that affects only units.
     pub fn of_units(
         unit: &str,
         running: bool,
@@ -122,8 +122,8 @@ impl Impact {
             && matches!(self.live_restore, LiveRestore::Switchable(_))
     }
 
-    /// What only a reload of the running dockerd would show. `plan` does not cause a
-    /// reload.
+    /// The message about facts that only a reload of the running dockerd would show.
+    /// `plan` does not cause a reload.
     pub fn not_known(&self) -> Option<String> {
         let path = &self.startable.checked.as_ref()?.path;
         let path = path.display();
@@ -238,7 +238,7 @@ pub enum Blocker {
     )]
     CannotKeep {
         count: usize,
-        /// The names of some of these containers.
+        /// The names of some of the containers that would stop.
         names: String,
         blocker: LiveRestoreBlocker,
     },
