@@ -92,7 +92,7 @@ pub fn run(cli: Cli) -> ExitCode {
     ExitCode::from(result.exit() as u8)
 }
 
-/// Why a command ended before it changed anything.
+/// The reason why a command ended before it changed anything.
 #[derive(Debug, thiserror::Error)]
 enum Stop {
     #[error("only root may do this")]
@@ -460,7 +460,7 @@ impl Site {
         }
     }
 
-    /// The Kubernetes node, which the user has chosen.
+    /// The Kubernetes node that the user has chosen by an option.
     async fn node(args: &HostArgs, flags: &Flags, reach: Reach) -> Result<Self, Stop> {
         if let Some(flag) = only_for_docker(args) {
             return Err(HostError::OnlyForDocker(flag).into());
@@ -594,7 +594,7 @@ impl Draft<'_> {
     }
 }
 
-/// Whether a run on this host's store has not ended, and may have to stop Docker.
+/// Whether a run that has not ended yet on this host's store may have to stop Docker.
 fn is_at_work_on(host: &Host) -> bool {
     let images = &host.images;
     host.image_store == StoreKind::Own

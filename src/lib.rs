@@ -1,19 +1,19 @@
 //! digestfix gives images on a Docker host their lost digests back.
 //!
-//! The rooms, from top to bottom. Each imports from rooms below it only, which
-//! tests/rooms.rs checks:
+//! The modules are called rooms, and are listed from top to bottom. A room imports only
+//! from rooms below it; tests/rooms.rs checks that:
 //!
 //! | room | what is in it |
 //! | --- | --- |
-//! | [`commands`] | one file a command: load, plan, lock, run, tell |
+//! | [`commands`] | one file for each command: load, plan, lock, run, report |
 //! | [`report`] | what people and machines read: text, JSON, journald, metrics |
-//! | [`cli`] | what can be typed, and how a shell goes on with it |
-//! | [`doctor`] | what would stop a change, and what to do about it |
-//! | [`transaction`] | the one engine and its methods: begin, apply, undo, restore, conclude, recover |
+//! | [`cli`] | the command line, and its completion by a shell |
+//! | [`doctor`] | what would stop a change, and how to fix that |
+//! | [`transaction`] | the engine for all changes, and its methods: begin, apply, undo, restore, conclude, recover |
 //! | [`state`] | what digestfix keeps on disk |
-//! | [`host`] | where Docker lives, and what a restart of it would touch |
-//! | [`plan`] | claims against references: changes, conflicts, refusals |
-//! | [`claims`] | what is said of images, in which file, and how far it is known |
+//! | [`host`] | where Docker is on this host, and what a restart would affect |
+//! | [`plan`] | claims compared with references: changes, conflicts, refusals |
+//! | [`claims`] | what users and files say about images, and how well it is known |
 //! | [`store`] | the image stores |
 //! | [`docker`] | Docker's API, and its containers |
 //! | [`containerd`] | containerd's API, and the CRI |

@@ -6,8 +6,9 @@ use digestfix::{Cli, Output, open_files};
 use nix::sys::stat::{Mode, umask};
 use tracing::level_filters::LevelFilter;
 
-/// Every file and directory is made with a mode of its own, and none of these modes
-/// has a bit that this takes away. Without a mode of its own, only its owner may write it.
+/// digestfix sets a mode for every file and directory that it creates, and the umask
+/// removes no bit of these modes. If a mode were missing, the umask would ensure that
+/// only the owner can write the file.
 const UMASK: Mode = Mode::S_IWGRP.union(Mode::S_IWOTH);
 
 fn main() -> ExitCode {
@@ -27,8 +28,8 @@ fn log(level: LevelFilter) {
         .with_max_level(level)
         .with_writer(|| Output::of_process().log())
         .with_ansi(false)
-        // They would go to standard error too, and a closed one must not
-        // end the program half-way.
+        // tracing's own errors would also go to standard error. If that is closed, they
+        // must not end the program half-way.
         .log_internal_errors(false)
         .init();
 }

@@ -44,8 +44,8 @@ use resolver::Resolver;
 pub struct Request {
     pub claims: Vec<Claim>,
     pub removals: Vec<Reference>,
-    /// Keys in the reference store. Entries with these keys that Docker ignores are also
-    /// removed.
+    /// Keys in the reference store. If Docker ignores an entry with one of these keys,
+    /// the plan removes that entry too.
     pub keys: Vec<Key>,
     /// Whether claims may replace conflicting references.
     pub replace: bool,
@@ -97,8 +97,9 @@ pub struct Plan {
     pub targets: Vec<Target>,
     pub removals: Vec<Reference>,
     pub skipped: Vec<Skipped>,
-    /// Images that the change leaves without a reference that the engine counts. Docker
-    /// then shows them as dangling, and the next `docker image prune` removes them.
+    /// Images that will have no reference that the engine counts. After the change,
+    /// Docker shows these images as dangling, and the next `docker image prune` removes
+    /// them.
     pub orphans: Vec<ImageId>,
     /// Images and names on this host that may be meant by claims for which no image was
     /// found.
@@ -140,7 +141,7 @@ pub enum Why {
     /// The image has no name on this host, so no repository can have its digest.
     #[error("image {0} has no name here; give it one beside the file: NAME@DIGEST={0}, or tag it")]
     Nameless(String),
-    /// The claim contains an image ID instead of a digest.
+    /// The claim has an image ID in place of a digest.
     #[error(
         "its digest is {0}, which no registry serves. To see the right one: docker images \
          --digests, on a host that pulled the image"
@@ -191,7 +192,7 @@ pub struct EntryChange {
 }
 
 impl EntryChange {
-    /// The value of this entry in a store.
+    /// The value that this entry has in a store.
     fn now<'a>(&self, store: &'a Store) -> Option<&'a str> {
         store.entry(&self.repository, &self.key)
     }
@@ -240,7 +241,8 @@ impl Plan {
         if hints.example.is_some() {
             hints.nameless = resolver.nameless().to_vec();
         }
-        // Another claim of the same request gives the image a name.
+        // Do not report an image without a name if another claim of the same request
+        // gives it one.
         let named: BTreeSet<String> = targets.iter().map(|one| one.image.to_string()).collect();
         skipped.retain(|one| !matches!(&one.why, Why::Nameless(image) if named.contains(image)));
         let strange_oci = skipped.iter().any(|skipped| skipped.strange_oci);
@@ -534,8 +536,8 @@ fn orphans(store: &Store, mut images: BTreeSet<String>) -> Vec<ImageId> {
     ids.collect()
 }
 
-/// Whether the digest is the ID of an image on this host, which means that the user
-/// confused the two.
+/// Whether the digest is the ID of an image on this host. If it is, the user confused the
+/// two.
 pub fn digest_is_image_id(digest: &Digest, images: &dyn Images) -> bool {
     digest
         .to_string()

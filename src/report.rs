@@ -1,7 +1,7 @@
-//! Report: what people and machines read. It is either text that is written while things
+//! Report: what people and machines read. A report is either text, written while things
 //! happen, or one JSON object at the end.
 //!
-//! No function of a report fails or panics, so a closed terminal cannot stop a
+//! No function in this module fails or panics, so a closed terminal cannot stop a
 //! transaction half-way.
 
 pub mod events;
@@ -183,8 +183,8 @@ impl Report {
         }
     }
 
-    /// A line for people on standard error, because standard output may be used for data.
-    /// A command in the line is to be run on another host.
+    /// Writes a line for people to standard error, because standard output may be used
+    /// for data. The user runs a command in this line on another host.
     pub fn beside(&self, text: &str) {
         if self.is_read() {
             self.end_live();
@@ -192,7 +192,7 @@ impl Report {
         }
     }
 
-    /// Shows the progress of an action that began at `since`, on a terminal only.
+    /// On a terminal, shows the progress of an action that began at `since`.
     pub fn goes_on(&self, doing: &str, since: Instant) {
         if self.stderr.live && self.is_read() {
             let doing = printable(doing).into_owned();
@@ -332,8 +332,9 @@ impl Report {
         result
     }
 
-    /// Keeps the references of a store for the metrics. Does not keep those of Docker's own
-    /// image store: the metrics read them from a file after the run.
+    /// Keeps the references of a store for the metrics. Does not keep those of Docker's
+    /// own image store, because the metrics read these references from a file after the
+    /// run.
     pub fn sees(&mut self, store: &ImageStore) {
         if let Some(observer) = &mut self.observer
             && !matches!(store, ImageStore::Own { .. })
@@ -356,7 +357,7 @@ impl Report {
         self.document.unmet = Some(plan.is_unmet());
     }
 
-    /// Whether [`Self::plan`] was called with a plan of which no claim could be applied.
+    /// Whether [`Self::plan`] was called with a plan in which no claim could be applied.
     pub fn is_unmet(&self) -> bool {
         self.document.unmet == Some(true)
     }
@@ -468,7 +469,7 @@ impl Report {
         self.document.images.push(image);
     }
 
-    /// Sets the archive, which is complete.
+    /// Sets the archive that was saved. The archive must be complete.
     pub fn saved(&mut self, file: Option<&Path>, bytes: u64) {
         let file = file.map(Path::to_owned);
         self.document.archive = Some(ArchiveDocument { file, bytes });

@@ -3,9 +3,9 @@
 //! - [`lock`]: one digestfix at a time on a data root
 //! - [`journal`]: what a transaction that has not ended is about to do
 //! - [`pending`]: markers by which a later run finds such transactions
-//! - [`loading`]: the archives that a run has Docker load
+//! - [`loading`]: the archives that a run makes Docker load
 //! - [`history`]: the record of each transaction
-//! - [`provenance`]: how digestfix knew each digest that it wrote
+//! - [`provenance`]: the evidence for each digest that digestfix wrote
 //! - [`retention`]: how long records and backups are kept
 //!
 //! Each format has a version, and a fixture that must remain readable (tests/formats).

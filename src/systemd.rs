@@ -38,7 +38,7 @@ pub enum SystemdError {
         /// `start` or `stop`.
         verb: &'static str,
         unit: String,
-        /// systemd's name for the outcome. `lost` if no signal has reported an outcome
+        /// systemd's name for the outcome. It is `lost` if no signal reported an outcome
         /// and the unit is not in the expected state.
         result: String,
     },
@@ -138,8 +138,8 @@ pub struct Service {
     pub kill_mode: String,
     /// The control group below `/sys/fs/cgroup`. Empty if the unit has no control group.
     pub control_group: String,
-    /// The timeout after which systemd kills a service that does not stop; `None` if it
-    /// never does.
+    /// The timeout after which systemd kills a service that does not stop. `None` if
+    /// there is no timeout.
     pub timeout_stop: Option<Duration>,
     /// The command line, in which variables are not expanded yet.
     pub exec_start: Vec<String>,
@@ -177,7 +177,7 @@ pub trait ServiceManager {
     async fn unit_of_process(&self, pid: u32) -> Result<String, SystemdError>;
     /// The process ID that the bus, and therefore systemd, uses for this process.
     async fn own_pid(&self) -> Result<u32, SystemdError>;
-    /// Has systemd read unit files again (`systemctl daemon-reload`).
+    /// Makes systemd read unit files again (`systemctl daemon-reload`).
     async fn reload(&self) -> Result<(), SystemdError>;
     /// Sends SIGHUP to a unit's main process.
     async fn hang_up(&self, unit: &str) -> Result<(), SystemdError>;
@@ -208,7 +208,7 @@ pub trait ServiceManager {
         other: &Service,
         output: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError>;
-    /// Delays a shutdown as long as the returned descriptor is open, but logind waits no
+    /// Makes logind delay a shutdown as long as the returned descriptor is open, but no
     /// longer than `InhibitDelayMaxSec=`.
     async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError>;
     /// Whether the machine is shutting down, so that systemd starts no units any more.

@@ -2,7 +2,7 @@
 //! else and concludes. If a step fails, it undoes its changes, restores and concludes.
 //!
 //! A [`Method`] changes the references. [`restart`] stops Docker and replaces its
-//! reference file, [`load`] has the running Docker load manifests, and [`record`] adds
+//! reference file, [`load`] makes the running Docker load manifests, and [`record`] adds
 //! names in the containerd of a Kubernetes node. The engine does the rest, which is the
 //! same for all methods: watchdog, pending marker, history record, journal, and how each
 //! of them ends. [`recovery`] finishes a killed run.
@@ -68,7 +68,8 @@ impl<'a, M> Docker<'a, M> {
         }
     }
 
-    /// Adds the pending marker, by which a recovery finds the images of this Docker.
+    /// Adds the pending marker. A recovery finds the images of this Docker by this
+    /// marker.
     pub fn supervised(&self, images: &ImageDir) -> Supervised<'a, M> {
         Supervised {
             by: self.supervisor(),
@@ -127,7 +128,7 @@ pub trait Method<M> {
 
     /// Restores the references found at the beginning, no matter at which step
     /// [`Method::apply`] failed. Returns the references that it could not restore. Fails
-    /// if Docker does not run afterwards, or if the references may be a mixture of old
+    /// if Docker is not running afterwards, or if the references may be a mixture of old
     /// and new ones.
     async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure>;
 
@@ -147,8 +148,8 @@ pub struct Found {
     pub containers: Vec<Change>,
     /// The path of the former reference store, kept as a backup.
     pub backup: Option<PathBuf>,
-    /// The loaded references whose layers the engine has only in unpacked form, so that
-    /// containers run but `docker push` fails.
+    /// The loaded references whose layers the engine has only in unpacked form. Their
+    /// containers run, but `docker push` fails.
     pub run_only: Vec<Reference>,
     /// Undo started Docker again, so Docker was unavailable for a while.
     pub restarted: bool,
@@ -258,8 +259,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
             begun.how,
         )?);
         let journal = Journal::new(&self.id, begun.references, begun.intent);
-        // Set before the write, so that `close` removes the journal even after a partial
-        // write.
+        // Set the journal before writing it, so that `close` removes it even after a
+        // partial write.
         Ok(self.journal.insert(journal).write(&self.lock)?)
     }
 
@@ -270,8 +271,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Concludes after the references were changed and verified. From here on, digestfix
-    /// undoes nothing.
+    /// Concludes after the references were changed and verified. After this point,
+    /// digestfix undoes nothing.
     async fn end(&mut self, method: &mut impl Method<M>) -> Ended {
         let restored = method.restore(self).await;
         self.record_provenance();
@@ -284,8 +285,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         };
         match self.conclude(restored, end, changed).await {
             Ok(()) => {
-                // Remove the mark of a load: this run either recorded the load's claims, or
-                // warned about them when it began.
+                // Remove the mark of an earlier load. This run has either recorded the
+                // claims of that load, or warned about them when it began.
                 if let Err(error) = Loading::end(&self.lock) {
                     self.progress.warning(&error);
                 }
@@ -357,10 +358,10 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         changed: bool,
     ) -> Result<(), Failure> {
         match self.end_record(end(ended.as_ref().err())) {
-            // If a record has no end, a later run adds one. Usually, it derives the end
-            // from the contents of Docker's file. For a load or a change of a node's
-            // records, it notes that the run changed nothing. That would be wrong here,
-            // so keep the journal.
+            // If a record has no end, a later run adds one, usually from the contents of
+            // Docker's file. For a load or a change of a node's records, the later run
+            // would note that nothing was changed. That would be wrong in this case, so
+            // keep the journal.
             Err(failure) if ended.is_ok() && changed && self.is_told_by_its_record_alone() => {
                 return Err(failure);
             }
@@ -438,7 +439,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Writes a new plan to the record and the journal, because the references have
+    /// Writes the new plan to the record and the journal. Called if the references have
     /// changed since the first plan.
     fn planned_again(&mut self, references: References) -> Result<(), Failure> {
         if let Some(record) = &mut self.record {

@@ -24,8 +24,8 @@ pub struct Claim {
 pub enum Origin {
     /// A user typed the claim for this host, so its image must be in this host's store.
     Typed,
-    /// Like `Typed`, but pasted: a row of a table that shows the image's ID next to its
-    /// digest.
+    /// Like `Typed`, but the user pasted a row of a table that shows the image's ID next
+    /// to its digest.
     Pasted,
     /// The claim is from this file, at this place. It may be about an image of another
     /// host.
@@ -94,7 +94,8 @@ pub struct ClaimError {
     problem: Problem,
     /// The corrected claim, if digestfix knows the mistake and can correct it.
     pub instead: Option<String>,
-    /// Whether only a host that pulled the image can show what the text lacks.
+    /// Whether a part of the claim is missing that only a host that pulled the image can
+    /// show.
     pub is_elsewhere: bool,
 }
 
@@ -177,7 +178,8 @@ impl Claim {
                 };
                 names || reference == one
             }
-            // Such a claim is not limited to one repository: all of them are searched.
+            // A manifest may be for an image in any repository, so digestfix searches all
+            // repositories.
             Statement::ManifestBrought { .. } => false,
         }
     }
@@ -318,8 +320,8 @@ fn usable(repository: &Repository) -> Result<Repository, Problem> {
 
 fn image_name(text: &str) -> Result<ImageName, Problem> {
     if let Some(hex) = text.strip_prefix("sha256:") {
-        // If this text were a reference, it would be a tag of the repository `sha256`,
-        // which cannot exist.
+        // As a reference, this text would be a tag of a repository `sha256`. Such a
+        // repository cannot exist.
         if !is_id_prefix(hex) {
             return Err(Problem::IdDigits);
         }

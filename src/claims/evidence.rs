@@ -1,4 +1,4 @@
-//! Evidence: what sources contain that shows which image a digest belongs to.
+//! Evidence: facts from sources that show which image a digest belongs to.
 //!
 //! A manifest is proof: its bytes hash to the digest, and its config is the image's ID. A
 //! record from another host is a match: that host's Docker recorded the digest for the
@@ -12,8 +12,8 @@ use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::{Descriptor, Format, MAX_INDEX_DEPTH, MAX_INDEX_ENTRIES, Manifest};
 use crate::image::platform::Platform;
 
-/// The most images that one digest may be recorded for. An index lists one image for each
-/// platform, and each of them may be on a different host.
+/// The most images for which other hosts may have recorded one digest. An index lists one
+/// image for each platform, and each of them may be on a different host.
 pub const MAX_RECORDS_OF_A_DIGEST: usize = 1_000;
 
 /// The most bytes of manifests to keep verbatim, so that digestfix can give them to an
@@ -196,7 +196,7 @@ impl Evidence {
         images.flat_map(BTreeMap::keys).map(String::as_str)
     }
 
-    /// Adds that an image on this host has a digest that the index lists.
+    /// Notes that an image on this host has a digest that the index lists.
     pub fn add_part_here(&mut self, index: Digest, image: ImageId, origin: String) {
         let images = self.parts_here.entry(index).or_default();
         images.entry(image).or_insert(origin);

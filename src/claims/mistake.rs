@@ -30,7 +30,8 @@ pub(super) struct Mistake {
     pub what: String,
     /// The text with these mistakes corrected. `None` if none of them can be corrected.
     pub instead: Option<String>,
-    /// Whether only a host that pulled the image can show what the text lacks.
+    /// Whether a part of the claim is missing that only a host that pulled the image can
+    /// show.
     pub is_elsewhere: bool,
 }
 
@@ -184,7 +185,8 @@ fn is_hex(text: &str) -> bool {
     text.len() == Algorithm::Sha256.hex_len() && text.bytes().all(is_lower_hex)
 }
 
-/// Any other character that a name cannot contain. It may look like an allowed one.
+/// Any other character that a name cannot contain. Such a character may look like an
+/// allowed one.
 fn strange(text: &str) -> Option<String> {
     let strange = text.chars().find(|char| !char.is_ascii())?;
     Some(format!(

@@ -1,8 +1,8 @@
 //! Row: one line of a tool's output about one image, with a name, a tag, a digest and
 //! perhaps an image ID.
 //!
-//! A row joins a name with a digest in another column only if the row can be read in no
-//! other way.
+//! digestfix combines a name with a digest in another column only if the row has no other
+//! possible meaning.
 
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::reference::{Reference, Tag};
@@ -159,8 +159,8 @@ pub(super) const fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// Reads words as a row, if they can be nothing else. `apart` is true if more than a
-/// single space separates the words.
+/// Reads words as a row, unless they may be something else. `apart` is true if more than
+/// a single space separates the words.
 pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
     let end = |word: Option<&&'a str>| -> &'a str {
         let id = word.copied().unwrap_or_default();

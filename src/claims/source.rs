@@ -630,7 +630,7 @@ fn binary_at(head: &[u8]) -> Option<usize> {
     invalid.map(|error| error.valid_up_to()).or(zero)
 }
 
-/// The program that compressed a file, if digestfix cannot read its format.
+/// The name of the program that compressed a file in a format that digestfix cannot read.
 fn unread_compression(head: &[u8]) -> Option<&'static str> {
     match head {
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),

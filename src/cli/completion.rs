@@ -1,11 +1,11 @@
-//! Shell completion: what a shell can offer for a word. That includes commands and
-//! options from [`cli`], and names from the reference store and the history of this host.
+//! Shell completion: the words that a shell can offer. They are commands and options from
+//! [`cli`], and names from the reference store and the history of this host.
 //!
 //! The scripts in `packaging/completions` run digestfix with [`VARIABLE`] set, in the
-//! protocol of `clap_complete`'s dynamic engine. The user waits in the middle of a line, so
-//! completion only reads files and, on a Kubernetes node, asks containerd, which answers in
-//! milliseconds. It does not ask systemd or Docker, and writes nothing. It offers no names
-//! from a file that it cannot read.
+//! protocol of `clap_complete`'s dynamic engine. The user waits in the middle of a line,
+//! so completion only reads files and, on a Kubernetes node, asks containerd, which
+//! answers in milliseconds. Completion does not ask systemd or Docker, and writes
+//! nothing. If a file cannot be read, completion offers no names from that file.
 //!
 //! [`cli`]: crate::cli
 
@@ -34,7 +34,7 @@ pub const VARIABLE: &str = "_DIGESTFIX_COMPLETE";
 /// The timeout for each request to containerd.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Answers a shell that asks, and ends the process then.
+/// If a shell asks for completions, prints them and ends the process.
 pub fn answer() {
     CompleteEnv::with_factory(Cli::command)
         .var(VARIABLE)

@@ -18,8 +18,8 @@ const MAX_LINE: usize = 2000;
 /// The beginning of a command in a text.
 const PROGRAM: &str = "digestfix ";
 
-/// Follows a command that must be typed without options, because it is about the whole
-/// host.
+/// The words after a command in a message that must be typed without options, because the
+/// command is about the whole host.
 const WITHOUT_OPTIONS: &str = ", without options";
 
 /// How this program was called.
@@ -83,7 +83,8 @@ impl Invocation {
     /// host: adds sudo if this process was run with sudo, and the options that this process
     /// got for the host. Does not add an option that the command already contains.
     pub fn in_full<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        // With sudo, `systemctl --user` would reach root's Docker instead of the user's.
+        // With sudo, `systemctl --user` would act on the Docker of root, not on the
+        // Docker of the user.
         let by_sudo = self.by_sudo && !text.contains("systemctl --user");
         if (self.options.is_empty() && !by_sudo) || !text.contains(PROGRAM) {
             return Cow::Borrowed(text);
@@ -95,7 +96,7 @@ impl Invocation {
         for part in parts {
             let end = part.find(|character: char| !character.is_ascii_lowercase());
             let (name, rest) = part.split_at(end.unwrap_or(part.len()));
-            // Leave out `export`, which is run on another host.
+            // Add nothing to `export`, because that command is for another host.
             let command = cli
                 .find_subcommand(name)
                 .filter(|command| !command.is_hide_set() && name != "export");
@@ -212,7 +213,7 @@ pub fn apply_instead_of(command: &str) -> String {
     typed_as_apply(command).unwrap_or_else(|| "digestfix apply (with the same claims)".to_owned())
 }
 
-/// Also returns `None` if the claims came from standard input.
+/// `None` also if the claims came from standard input.
 fn typed_as_apply(instead_of: &str) -> Option<String> {
     let mut words: Vec<OsString> = words().into_iter().skip(1).collect();
     let all = words.len();
@@ -247,8 +248,8 @@ pub(super) fn words() -> Vec<OsString> {
     }
 }
 
-/// Whether sudo was run with this program, or with docker, which runs this program as a
-/// plugin, and not with a shell.
+/// Whether the command that sudo ran is this program, or docker, which runs this program
+/// as a plugin. False if sudo ran a shell.
 fn is_by_sudo(command: Option<&OsStr>) -> bool {
     let command = command.map(OsStr::to_string_lossy).unwrap_or_default();
     let program = command.split(' ').next().map(Path::new);

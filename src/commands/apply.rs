@@ -27,7 +27,8 @@ fn nothing_to_do(args: &RequestArgs, mut report: Report) -> RunResult {
         if args.names_claims() {
             return Stop::Unmet.tell(report);
         }
-        // In a fleet, most claims are about images of other hosts.
+        // If all hosts of a fleet get the same claims, most claims are about images of
+        // other hosts.
         report.done(false, None);
         report.line("Nothing to do: no claim is about an image that this host has.");
         return report.end(RunResult::Unchanged);

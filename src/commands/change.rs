@@ -76,7 +76,7 @@ pub(super) struct LoadedImages {
 }
 
 impl<'a> Wanted<'a> {
-    /// The goal on this host, in the host's current state.
+    /// The goal for the current state of this host.
     fn goal(&self, site: &Site, report: &mut Report) -> Result<Goal<'a>, Stop> {
         match self {
             Self::Claims(request) => Ok(Goal::Claims(request)),
@@ -95,8 +95,8 @@ pub(super) async fn change(
     options: &Options<'_>,
     report: &mut Report,
 ) -> Result<Option<Changed>, Stop> {
-    // Look without the lock first: a run that has nothing to do then does not block
-    // others, and an impossible change is refused at once.
+    // Look first without taking the lock. A run that has nothing to do then blocks no
+    // other run, and an impossible change is refused at once.
     let (data_root, seen) = match look(wanted, options, report).await {
         Ok(None) => return Ok(None),
         Ok(Some(looked)) => looked,
@@ -212,7 +212,7 @@ pub(super) fn warn_of_load(left: &Loading, report: &mut Report) {
     report.warning(&format!("{}. Next: {}", left.told(), left.next()));
 }
 
-/// Removes the mark of a load: its claims need not be applied any more.
+/// Removes the mark of a load whose claims need not be applied any more.
 pub(super) fn end_loading(lock: &RootLock, report: &mut Report) {
     if let Err(error) = Loading::end(lock) {
         report.warning(&error);
@@ -257,8 +257,9 @@ async fn look(
     }
 }
 
-/// The data root to lock, if another run may have caused this error. In the middle of a
-/// change, a host looks broken. The caller then waits for the lock, and looks again.
+/// The data root to lock, if another run may have caused this error. While another run
+/// changes the host, the host looks broken. The caller then waits for the lock, and looks
+/// again.
 async fn data_root_behind(options: &Options<'_>, stop: Stop) -> Result<PathBuf, Stop> {
     let may_be_another_run = match &stop {
         Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. })

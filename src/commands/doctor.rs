@@ -240,8 +240,8 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
                 match assess(bus, engine, managed, allowed, recorded).await {
                     Ok((impact, blockers)) => {
                         let told = stop::judge(&impact, &blockers, &kernel());
-                        // These findings replace earlier ones with the state `ok`, which
-                        // came from checks that read only files.
+                        // The earlier findings with the state `ok` came from checks that
+                        // only read files. The new findings replace them.
                         findings.retain(|one| {
                             one.state != State::Ok || told.iter().all(|new| new.check != one.check)
                         });

@@ -27,7 +27,7 @@ pub(super) enum Known {
     Proven,
     /// Docker has recorded the digest for the image, but the manifest is missing.
     Recorded,
-    /// Only a user's claim.
+    /// Only a user has claimed the digest.
     Asserted,
     /// The digest is not exported, for this reason.
     LeftOut(&'static str),
@@ -80,7 +80,7 @@ impl Exported {
         Ok(text)
     }
 
-    /// Makes the claim for the pin's digest claim the pin's tag too.
+    /// Adds the pin's tag to the claim that contains the pin's digest.
     pub fn give_tag(&mut self, pin: &Reference) {
         let Some(digest) = pin.digest() else {
             return;

@@ -26,7 +26,7 @@ async fn show(args: &HistoryArgs, report: &mut Report) -> Result<(), Stop> {
     warn_of_pending(&site, report);
     let images = site.images();
     let (records, broken) = history::scan(images.data_root(), |mut record| {
-        // The list shows only the changes.
+        // The list of transactions shows changes, but no claims.
         record.claims.clear();
         Some(record)
     });

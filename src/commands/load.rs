@@ -324,7 +324,8 @@ fn refused(name: &str, problem: source::Problem, before: &[String], lock: &RootL
     }
 }
 
-/// The end of a run whose claims could not be applied after all. The loaded images stay.
+/// The result of a run whose claims turned out not to apply to this host. The loaded
+/// images stay.
 fn stays(stop: Stop, names: &[String], next: &str) -> LoadStop {
     LoadStop::Amid {
         result: RunResult::Failed,
@@ -350,8 +351,8 @@ fn state(names: &[String], more: &str) -> String {
     }
 }
 
-/// In the containerd image store, has Docker set the tags of pins whose digest is now
-/// recorded on this host.
+/// In the containerd image store, makes Docker set the tags of those pins whose digest
+/// this host has now recorded.
 async fn set_tags(
     request: &Request,
     site: &Site,

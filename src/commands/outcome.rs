@@ -188,7 +188,7 @@ impl Told<'_> {
         state
     }
 
-    /// Reports the expected changes of containers, and returns the others.
+    /// Reports the expected changes of containers, and returns the unexpected ones.
     fn containers(&self, report: &mut Report) -> Vec<String> {
         // The load method affects no container.
         if self.impact.is_some() || self.unit.is_none() {

@@ -31,8 +31,8 @@ use crate::transaction::{load, record, recovery, restart};
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// This is true after every crash, because the file with the references is replaced
-/// atomically.
+/// The message is true after every crash, because the file with the references is
+/// replaced atomically.
 const WHOLE: &str = "the references are whole";
 
 pub(super) async fn run(args: &RecoverArgs) -> RunResult {
@@ -132,8 +132,8 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
         let problems = match wait(&marker.data_root).await {
             Ok(lock) => {
                 let recovered = recover_run(&id, &lock, report).await;
-                // After a boot, a service runs this command, and no user may read its
-                // output. So the mark stays, and the next run warns.
+                // After a boot, a service runs this command, and perhaps no user reads
+                // the output. So keep the mark, so that the next run warns.
                 if recovered.is_ok() && !args.after_boot {
                     give_up_load(&lock, report);
                 }
@@ -258,7 +258,7 @@ pub(super) async fn recover_run(
     let marker = Marker::read(pending, id)?;
     let (flags, found) = marker.map_or_else(Default::default, |one| (one.flags, one.found));
     let site = match settled_node(flags.into(), SETTLED_WITHIN).await {
-        // Only a running engine can supply some facts: use those that the marker
+        // Some facts come only from a running engine. Use the ones that the marker
         // recorded.
         Err(Stop::Host(error)) => settled_site(&found.into(), Reach::Anyhow)
             .await
@@ -375,8 +375,8 @@ async fn see(site: &Site, report: &mut Report) {
     }
 }
 
-/// Recovers a run of the load method. Such a run never stops Docker, so the recovery does
-/// not start it.
+/// Recovers a run of the load method. A load never stops Docker, so the recovery does not
+/// start Docker.
 async fn recover_load(
     journal: &Journal,
     load: &Load,
@@ -420,7 +420,8 @@ async fn recover_load(
     Ok(Some(problems))
 }
 
-/// Recovers a run that changed a node's records. Such a run never stops containerd.
+/// Recovers a run that changed a node's records. A run of this kind never stops
+/// containerd.
 async fn recover_records(
     journal: &Journal,
     records: &Records,

@@ -1,5 +1,5 @@
-//! `digestfix watchdog`: recovers a killed run. [`crate::transaction::watchdog`] has
-//! systemd start it when a change begins.
+//! `digestfix watchdog`: recovers a killed run. [`crate::transaction::watchdog`] makes
+//! systemd start this command when a change begins.
 
 use std::fmt;
 use std::path::Path;
@@ -47,7 +47,8 @@ pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
 }
 
 /// Tries to recover the run. If the data root is on a disk that is no longer mounted, the
-/// mount point contains no journal. That does not mean that the run has ended.
+/// mount point contains no journal. But a missing journal does not mean that the run has
+/// ended then.
 async fn attempt(
     args: &WatchdogArgs,
     failures: u32,

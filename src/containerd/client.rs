@@ -211,8 +211,8 @@ impl Node for Client {
     }
 
     async fn manifest(&self, digest: &Digest) -> Result<Option<String>, ContainerdError> {
-        // A blob that is larger than a manifest is cut off here. Its bytes then do not
-        // match its digest.
+        // If a blob is larger than any manifest, read only its beginning, which then does
+        // not match the digest.
         let most = manifest::MAX_BYTES + 1;
         let request = Read {
             digest: digest.to_string(),

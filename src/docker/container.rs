@@ -21,7 +21,7 @@ pub struct Container {
     pub id: String,
     pub name: String,
     pub status: Status,
-    /// The ID of the container's first process. 0 if the container does not run.
+    /// The ID of the container's first process. 0 if the container is not running.
     pub pid: u32,
     /// The time at which the container last started, in Docker's format.
     pub started_at: String,
@@ -198,8 +198,8 @@ impl Container {
 }
 
 /// Sorts containers by the time of their last start, but puts each container after those
-/// that it needs. A container needs those whose network, process or IPC namespace or
-/// volumes it uses, those that it has links to, and those in its Compose dependencies.
+/// that it needs. A container needs other containers if it uses their network, process or
+/// IPC namespace or their volumes, has links to them, or depends on them in Compose.
 pub fn in_start_order(mut containers: Vec<Container>) -> Vec<Container> {
     containers.sort_by(|a, b| (&a.started_at, &a.id).cmp(&(&b.started_at, &b.id)));
     let mut ordered = Vec::with_capacity(containers.len());

@@ -67,8 +67,8 @@ impl ContentStore {
         })
     }
 
-    /// Whether a manifest, or one below an index, has a config in the store, and `counts`
-    /// accepts both the manifest and the config.
+    /// Whether the store has the config of a manifest, or of one below an index, and
+    /// `counts` accepts both the manifest and its config.
     pub fn has_image(&self, target: &Digest, counts: impl Fn(&Digest) -> bool) -> bool {
         let manifests = self.manifests(target);
         manifests.iter().any(|(digest, text)| {

@@ -109,7 +109,7 @@ pub trait Engine {
     async fn start_container(&self, id: &str) -> Result<(), EngineError>;
     async fn pause_container(&self, id: &str) -> Result<(), EngineError>;
     async fn unpause_container(&self, id: &str) -> Result<(), EngineError>;
-    /// The ID and the name of each container, including those that do not run.
+    /// The ID and the name of each container, including containers that are not running.
     async fn listed_containers(&self) -> Result<BTreeMap<String, String>, EngineError>;
     async fn running_ids(&self) -> Result<BTreeSet<String>, EngineError>;
     /// The containers that exited or were never started.

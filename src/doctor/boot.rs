@@ -12,8 +12,8 @@ pub const RECOVERING: [&str; 2] = ["digestfix-recover.service", "digestfix-resum
 /// The units that apply the claims in the claims directories.
 pub const APPLYING: [&str; 3] = ["digestfix.service", "digestfix.timer", "digestfix.path"];
 
-/// Findings about these units, and about the watchdogs that appear among the states of
-/// all units.
+/// Findings about digestfix's own units, and about the watchdogs among all units on this
+/// host.
 pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let of = |name: &str| units.iter().find(|unit| unit.id == name);

@@ -1,4 +1,4 @@
-//! The files that an `apply` without arguments applies.
+//! The claims files that an `apply` without arguments applies.
 
 use crate::claims::source::SourceError;
 use crate::doctor::{Check, Finding};

@@ -10,8 +10,8 @@ use crate::host::{Examined, StoreKind};
 use crate::systemd::Unit;
 use crate::transaction::restart::start_block::DROP_IN;
 
-/// Directories for units and drop-ins (`systemd.unit(5)`). Leaves out those to which only
-/// programs write.
+/// Directories for units and drop-ins (`systemd.unit(5)`), except the directories to
+/// which only programs write.
 const UNIT_DIRECTORIES: [&str; 4] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -93,9 +93,9 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
     findings
 }
 
-/// Drop-ins that systemd has not read yet, or that it has read but that are deleted now.
-/// systemd before v255 does not report this by itself, and an apply would only notice it
-/// half-way.
+/// Drop-ins that systemd has not read yet, and drop-ins that were deleted after systemd
+/// had read them. systemd before v255 does not report such drop-ins by itself, and an
+/// apply would notice them only half-way.
 pub fn unread_drop_ins(unit: &Unit) -> Vec<String> {
     let directories = UNIT_DIRECTORIES.map(|path| Path::new(path).join(format!("{}.d", unit.id)));
     differing(&read_from(&directories), &unit.drop_in_paths, |path| {

@@ -27,7 +27,7 @@ pub struct Here<'a> {
 pub struct Left {
     /// Why no run can take the lock. `None` if a run can take it.
     pub barred: Option<LockError>,
-    /// The text about itself that a run has written to the lock that it holds.
+    /// The text in the lock: the run that holds the lock has written it about itself.
     pub at_work: Option<String>,
     pub journal: Result<Option<Journal>, JournalError>,
     /// The markers of runs that are not active any more, on any data root.
@@ -41,7 +41,7 @@ pub struct Left {
     pub half_written: Vec<PathBuf>,
     /// Copies of daemon.json that lie beside it. In each pair, the original comes first.
     pub set_aside: Vec<(PathBuf, PathBuf)>,
-    /// The drop-in of a start block, and whether it keeps Docker from starting.
+    /// The drop-in of a start block, and whether this drop-in keeps Docker from starting.
     pub hold: Option<(PathBuf, bool)>,
 }
 

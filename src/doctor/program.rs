@@ -10,10 +10,10 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::doctor::{Check, Finding};
 
-/// SELinux types of files that systemd may not run under SELinux's policy.
+/// SELinux types of files that the SELinux policy forbids systemd to run.
 const HOMES_OF_USERS: [&str; 4] = [":user_home_t:", ":admin_home_t:", ":user_tmp_t:", ":tmp_t:"];
 
-/// This program, from systemd's point of view.
+/// The file of this program, as systemd sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     pub path: PathBuf,

@@ -1,5 +1,5 @@
-//! Refusals: the reasons for which `apply` would refuse a change, in the words of
-//! `apply`, each with the check that fails.
+//! Refusals: the reasons why `apply` would refuse a change. Each has the message of
+//! `apply`, and the check that fails.
 
 use crate::doctor::{Check, Finding};
 use crate::host::impact::{AssessError, Blocker};

@@ -9,7 +9,8 @@ const OWNED_TABLES: (u32, u32) = (5, 12);
 
 /// Findings about the impact. `kernel` is the kernel's release.
 pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding> {
-    // Leave out a changed unit, which the finding about the unit reports.
+    // Leave out a changed unit, because the finding about the unit already reports the
+    // change.
     let others = blockers
         .iter()
         .filter(|one| !matches!(one, Blocker::UnitChanged { .. }));

@@ -1,4 +1,5 @@
-//! systemd: its version, its state, and the process ID that it sees for this process.
+//! systemd: its version, its state, and the process ID by which systemd knows this
+//! process.
 
 use crate::doctor::{Check, Finding};
 

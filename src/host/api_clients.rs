@@ -10,8 +10,9 @@ const CONNECTED: &str = "03";
 
 /// The number of clients that are connected to a socket. 0 if the number cannot be read.
 pub fn count(socket: &Path) -> usize {
-    // The kernel shows the path to which the socket was bound, and /var/run is a symbolic
-    // link.
+    // The kernel shows the path by which the socket was bound, for example
+    // /run/docker.sock. The path that digestfix knows may contain a symbolic link such as
+    // /var/run.
     let name = fs::canonicalize(socket).unwrap_or_else(|_| socket.to_owned());
     // Read the table of the host's network namespace, because this process may have its
     // own.

@@ -1,5 +1,5 @@
-//! Detects whether the user's `docker` command connects to another Docker than this host's,
-//! because of an environment variable or a context.
+//! Detects whether an environment variable or a context makes the user's `docker` command
+//! connect to another Docker than the one on this host.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ struct Config {
     current_context: String,
 }
 
-/// The setting that makes the `docker` command connect to another socket than this one.
+/// The setting that makes the `docker` command connect to a socket other than `socket`.
 pub fn goes_elsewhere(socket: &Path) -> Option<String> {
     elsewhere(socket, |name| env::var(name).ok(), current_context)
 }

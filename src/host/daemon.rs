@@ -24,7 +24,7 @@ pub(super) struct Daemon<'a> {
     /// The reasons why digestfix cannot work with the daemon, in the order in which they
     /// were found.
     pub errors: Vec<HostError>,
-    /// `None` if this host has no such unit, or no systemd.
+    /// The daemon's unit. `None` if this host has no such unit, or no systemd.
     pub unit: Option<Unit>,
     pub service: Option<Service>,
     pub command: Option<CommandLine>,
@@ -35,7 +35,7 @@ pub(super) struct Daemon<'a> {
     /// file.
     pub is_known: bool,
     pub socket: Option<Finding>,
-    /// The running engine's information. `None` if the engine does not run.
+    /// The information that the engine reports. `None` if the engine is not running.
     pub engine: Option<Info>,
 }
 
@@ -101,8 +101,8 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Asks the engine for its information if the unit runs. If the unit does not run, a
-    /// connection to the socket would start Docker.
+    /// Asks the engine for its information if the unit is running. If the unit is
+    /// stopped, a connection to the socket would start Docker.
     pub(super) async fn ask<E: Engine>(&mut self, connect: impl Fn(&Path) -> E) {
         let running = self.unit.as_ref().filter(|unit| unit.is_active());
         if let (Some(unit), Some(socket)) = (running, &self.socket) {
@@ -124,7 +124,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// The ID of the unit. `None` if the unit runs.
+    /// The ID of the unit, if the unit is stopped. `None` if the unit is running.
     pub(super) fn stopped(&self) -> Option<&str> {
         let unit = self.unit.as_ref().filter(|unit| !unit.is_active())?;
         Some(&unit.id)
@@ -163,8 +163,8 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// The image store that the engine reports. If it does not run, the store in its
-    /// configuration.
+    /// The image store that the engine reports. If the engine is not running, the store
+    /// that its configuration selects.
     pub(super) fn image_store(&self) -> StoreKind {
         let in_containerd = self.engine.as_ref().map_or_else(
             || self.args.containerd_image_store() || self.config.containerd_image_store(),
@@ -302,7 +302,7 @@ impl CommandLine {
 }
 
 /// The unit's command line. If the unit starts dockerd through another program (snap),
-/// dockerd's own command line is that of the running process. If dockerd does not run,
+/// the command line comes from the running dockerd process. If dockerd is not running,
 /// the data root is unknown.
 fn command_line(unit: &Unit, service: &Service, flags: &Flags) -> Result<CommandLine, HostError> {
     let words = exec_start::words(service).map_err(|error| HostError::EnvironmentFile {
@@ -398,9 +398,8 @@ fn refuse_set_twice(
     }
 }
 
-/// The API socket, which must be a Unix socket. `DOCKER_HOST` is ignored, because it
-/// names the engine that the user's client talks to, and that engine may be on another
-/// host.
+/// The API socket, which must be a Unix socket. digestfix ignores `DOCKER_HOST`, because
+/// that variable is for the user's client, and may name an engine on another host.
 async fn socket(
     flags: &Flags,
     manager: &impl ServiceManager,

@@ -19,7 +19,7 @@ pub const MAX_DAEMON_JSON: u64 = 16 * 1024 * 1024;
 #[serde(rename_all = "kebab-case", default)]
 pub struct DaemonJson {
     pub data_root: Option<String>,
-    /// `graph`, which was the name of `data-root` before 17.05.
+    /// The value of `graph`, the name that `data-root` had before 17.05.
     pub graph: Option<String>,
     pub storage_driver: Option<String>,
     pub userns_remap: Option<String>,

@@ -19,11 +19,11 @@ pub struct DockerdArgs {
     pub hosts: Vec<String>,
     pub live_restore: Option<bool>,
     /// Options that a reload resets until dockerd starts again (moby `daemon/reload.go`:
-    /// `reloadMaxConcurrentDownloadsAndUploads`, `reloadMaxDownloadAttempts`). Without
-    /// these options, dockerd is only slower.
+    /// `reloadMaxConcurrentDownloadsAndUploads`, `reloadMaxDownloadAttempts`). Losing
+    /// these options only makes dockerd slower.
     pub forgotten_by_reload: Vec<String>,
-    /// Options that a reload resets and that matter for more than speed. For these
-    /// settings, a reload uses only the file, even if the file does not contain them
+    /// Options that a reload resets and that do not only change dockerd's speed. A reload
+    /// takes these settings only from the file, even if the file does not contain them
     /// (moby `daemon/reload.go`: `reloadFeatures`, and up to 20.10
     /// `reloadClusterDiscovery`; `cmd/dockerd/daemon.go`: `reloadConfig`).
     pub undone_by_reload: Vec<String>,

@@ -28,16 +28,16 @@ pub struct Rootless {
     /// The user's name, or the user ID if the name is unknown.
     pub user: String,
     pub data_root: PathBuf,
-    /// The user's service that runs this Docker. `None` if it does not run, or was started
-    /// by hand.
+    /// The user's service that runs this Docker. `None` if this Docker is stopped, or was
+    /// started by hand.
     pub unit: Option<String>,
     /// Whether the same user runs this process, directly or through sudo.
     pub is_own: bool,
 }
 
 impl Rootless {
-    /// Shell commands that stop this Docker, run the command `line`, and start this Docker
-    /// again. Only `line` if no unit runs this Docker.
+    /// Shell commands that stop this Docker, run the command `line`, and start this
+    /// Docker again. If no unit runs this Docker, only `line`.
     pub fn commands(&self, line: &str) -> String {
         let prefix = match self.is_own {
             true => "",
@@ -218,9 +218,10 @@ pub fn rootless_at<'a>(data_root: &Path, dockerds: &'a [Dockerd]) -> Option<&'a 
     rootless.find(|one| one.data_root == data_root)
 }
 
-/// Returns the host that was found, or an error if its Docker does not run while another
-/// dockerd does: digestfix does not guess which one the user means. Looks for the running
-/// dockerds only then, because that takes a look at every process.
+/// Returns the host that was found. If its Docker is stopped while another dockerd is
+/// running, returns an error, because digestfix does not guess which Docker the user
+/// means. Only in that case looks for running dockerds, because that means looking at
+/// every process.
 pub fn unambiguous(
     found: Result<Host, HostError>,
     flags: &Flags,
@@ -248,11 +249,11 @@ pub(super) fn seen(error: HostError) -> HostError {
     }
 }
 
-/// Why the system's own Docker does not run.
+/// The reason why the system's own Docker is not running.
 pub(super) enum Away {
     /// This unit is stopped.
     Stopped(String),
-    /// This unit, the only one that is known, cannot be started.
+    /// The only known unit for Docker, which has this name, cannot be started.
     NoUnit(String),
 }
 
@@ -275,11 +276,13 @@ impl Away {
         }
     }
 
-    /// The error if another dockerd runs, so that it is unclear which one the user means.
-    /// `None` if an option selects Docker's images, or if no other dockerd runs.
+    /// The error if another dockerd is running, because it is then unclear which Docker
+    /// the user means. `None` if an option selects Docker's images, or if no other
+    /// dockerd is running.
     pub fn ambiguity(self, flags: &Flags, dockerds: &[Dockerd]) -> Option<HostError> {
         let (Self::Stopped(own) | Self::NoUnit(own)) = &self;
-        // A unit that was masked while it ran still runs.
+        // A unit that was masked while its dockerd ran is not stopped: its dockerd still
+        // runs.
         let runs = dockerds.iter().any(|one| one.unit() == Some(own));
         if runs || flags.choice() == Some(StoreChoice::Docker) {
             return None;

@@ -3,15 +3,15 @@
 //!
 //! dockerd reads `repositories.json` once, when it starts, after it has written its pid
 //! file (moby 20.10 and 28.5 `daemonCLI.start`: `pidfile`, then `NewDaemon`,
-//! `NewReferenceStore`). So dockerd has read every change that happened before. A later
+//! `NewReferenceStore`). So dockerd has read every change from before its start. A later
 //! change was made either by dockerd itself (for a tag, pull or load), or by another
 //! program. dockerd does not know the changes of other programs, and overwrites them at
 //! its own next change. The file does not show who changed it.
 //!
 //! The time of the last change is the file's `ctime`. Renaming or exchanging files sets
 //! it just like writing does, and no program can set it back. Two times show when dockerd
-//! started: the time of the pid file, and the start time of the process. If someone set
-//! the clock in between, one of these times is wrong, but never both.
+//! started: the time of the pid file, and the start time of the process. If the clock was
+//! set between the two, only one of these times is wrong.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -56,8 +56,8 @@ impl EngineStart {
         let tick = Duration::from_secs(1).checked_div(per_second)?;
         let within_second = u32::try_from(ticks % u64::from(per_second)).ok()?;
         let since_boot = Duration::from_secs(ticks / u64::from(per_second)) + tick * within_second;
-        // Read the clocks in this order. Time that passes between the two reads then
-        // makes the computed start too early, which is safe, but never too late.
+        // Read the clocks in this order. If time passes between the two reads, the
+        // computed start is too early, which is safe. It is never too late.
         let now = SystemTime::now();
         let booted = now.checked_sub(duration(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?)?)?;
         let by_pid_file = match read_pid(pid_file) {
@@ -84,7 +84,7 @@ impl EngineStart {
             self.stamp_within
         };
         // dockerd writes the pid file a while after its process starts, so this
-        // comparison may be strict. The start of the process is compared too, because the
+        // comparison may be strict. Also compare the start of the process, because the
         // clock may have been set before dockerd wrote the pid file.
         changed < self.process + self.process_within
             && self.pid_file.is_none_or(|at| changed + within < at)

@@ -279,7 +279,8 @@ impl HostError {
     }
 }
 
-/// The options for Docker's snap package: its data root and its configuration file.
+/// The options that name the data root and the configuration file of Docker's snap
+/// package.
 const SNAP_OPTIONS: &str = " --data-root /var/snap/docker/common/var-lib-docker --config-file \
     /var/snap/docker/current/config/daemon.json";
 

@@ -147,8 +147,8 @@ pub async fn find<M: ServiceManager, E: Engine>(
     }
 }
 
-/// The data root according to all sources except the engine. A run uses this data root to
-/// find the lock of another run while the engine does not answer.
+/// The data root according to all sources except the engine. While the engine does not
+/// answer, a run finds the lock of another run by this data root.
 pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) -> Option<PathBuf> {
     let daemon = Daemon::look(flags, Some(manager)).await;
     let says = daemon.command.as_ref()?.says_data_root(flags);
@@ -202,8 +202,8 @@ async fn refuse_other_users(
         Some(pid) => manager.unit_of_process(pid).await.ok(),
         None => None,
     };
-    // If digestfix cannot see the process, assume that it belongs to the unit. After the
-    // stop, another check detects a process that does not.
+    // If digestfix cannot see the process, assume that the process belongs to the unit.
+    // After the stop, another check detects a process that does not belong to it.
     let is_ours = pid.is_none() || owner.as_ref() == Some(&unit.id);
     if unit.is_active() && is_ours {
         return Ok(());

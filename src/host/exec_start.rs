@@ -31,8 +31,8 @@ pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
         match read.map_err(io::Error::from) {
             Ok(bytes) => variables.extend(environment_file(&String::from_utf8_lossy(&bytes))),
             Err(_) if *may_be_missing => {}
-            // systemd allows a pattern here, which this code does not expand. So the
-            // pattern may match a file even if reading fails.
+            // systemd allows a pattern as the path, which this code does not expand. So
+            // systemd may find a file even if this code does not.
             Err(_) if path.contains(['*', '?', '[']) => {}
             Err(error) => return Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
         }
@@ -69,8 +69,8 @@ fn environment_file(text: &str) -> BTreeMap<String, String> {
 /// Reads a value to the end of its line. A quote or a backslash can continue the line.
 fn file_value(rest: &mut impl Iterator<Item = char>) -> String {
     let mut value = String::new();
-    // The length of the value without trailing blanks. A blank turns out to be trailing
-    // only at the end of the line.
+    // The length of the value without trailing blanks. Only the end of the line shows
+    // whether a blank is trailing.
     let mut solid = 0;
     let mut started = false;
     while let Some(character) = rest.next() {

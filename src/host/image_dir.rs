@@ -122,8 +122,8 @@ impl Sources<'_> {
             (UNIT, self.args.driver.as_deref()),
             (FILE, self.config.storage_driver.as_deref()),
         ];
-        // An empty flag is a mistake, such as an unset shell variable. An empty flag does
-        // not count as "not given".
+        // An empty flag is a mistake, such as an unset shell variable, so treat it as an
+        // invalid name and not as a missing flag.
         if let Some(driver) = self.flags.driver.as_deref()
             && !is_driver_name(driver)
         {

@@ -1,5 +1,5 @@
-//! live-restore: whether containers keep running while Docker is stopped. If not, whether
-//! digestfix can switch live-restore on temporarily.
+//! live-restore: whether it keeps containers running while Docker is stopped. If it is
+//! off, whether digestfix can switch it on temporarily.
 
 use std::fs;
 use std::io;
@@ -46,7 +46,8 @@ pub enum LiveRestoreBlocker {
     NotDockerd { unit: String, program: String },
     #[error("{path} cannot be changed: {error}", path = path.display())]
     Unwritable {
-        /// daemon.json. Replacing it requires a new file in the same directory.
+        /// The path of daemon.json. To replace daemon.json, digestfix has to create a new
+        /// file in the same directory.
         path: PathBuf,
         error: String,
     },
@@ -119,9 +120,9 @@ pub(crate) fn reload_hindrance(host: &Managed) -> Option<LiveRestoreBlocker> {
     unwritable(&host.config_file)
 }
 
-/// Checks that the file's directory is writable, because replacing the file creates a new
-/// one there. If the directory is missing, checks the directory in which it would be
-/// created.
+/// Checks that the file's directory is writable, because digestfix replaces the file by a
+/// new one in that directory. If the directory is missing, checks the directory in which
+/// it would be created.
 fn unwritable(config_file: &Path) -> Option<LiveRestoreBlocker> {
     let mut directory = config_file.parent()?;
     while !directory.exists() {

@@ -23,8 +23,8 @@ use crate::sys::shell;
 
 /// dockerd's default storage driver on every Linux since 18.09. Every build includes it.
 const OVERLAY2: &str = "overlay2";
-/// Storage drivers that mean the data root with every version. Since 29, another name may
-/// mean a snapshotter of containerd.
+/// Storage drivers with which every version of Docker keeps images in the data root.
+/// Since 29, any other name may be that of a containerd snapshotter.
 const NAMED_DRIVERS: [&str; 2] = [OVERLAY2, "vfs"];
 /// Environment variables that select an image store or a storage driver.
 const VARIABLES: [&str; 3] = [
@@ -41,7 +41,8 @@ pub enum Unsure {
     Feature(String),
     Variable(&'static str),
     Wrapped(String),
-    /// This name of a storage driver may mean a snapshotter of containerd.
+    /// The storage driver has this name, which may also be the name of a containerd
+    /// snapshotter.
     Driver(String),
     /// The data root contains references, but no files of the storage driver.
     NoLayers(PathBuf),
@@ -92,15 +93,15 @@ impl fmt::Display for Unsure {
     }
 }
 
-/// The features concerning containerd with which dockerd would start.
+/// The features concerning containerd that would be on if dockerd started.
 fn on(args: &DockerdArgs, config: &DaemonJson) -> Vec<String> {
     let mut on = args.features_of_containerd();
     on.extend(config.features_of_containerd());
     on
 }
 
-/// For a stopped Docker, replaces the error about a data root without references: Docker
-/// may use another image store or data root when it starts.
+/// If Docker is stopped, replaces the error about a data root without references, because
+/// Docker may use another image store or data root when it starts.
 pub(super) fn without_references(
     error: HostError,
     stopped: Option<&str>,
@@ -127,8 +128,8 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Changes the reason if the unit's program is gone. That reason is more important than
-    /// any other.
+    /// If the unit's program is gone, makes that the reason, because it is more important
+    /// than any other reason.
     pub(super) fn or_removed(self) -> Self {
         match self.program {
             Some(program) if program.is_absolute() && !program.exists() => Self {
@@ -168,7 +169,7 @@ impl Host {
 
 impl Managed {
     /// The reason why this stopped Docker may not use this data root with this storage
-    /// driver. `None` if it certainly will.
+    /// driver. `None` if Docker certainly will use both.
     pub(super) fn doubts(&self, images: &ImageDir) -> Option<Unsure> {
         let program = self.start.command.first();
         if let Some(program) = program
@@ -180,7 +181,7 @@ impl Managed {
         if let Some(name) = on(&args, config).into_iter().next() {
             return Some(Unsure::Feature(name));
         }
-        // A unit whose environment file is unreadable was refused earlier.
+        // An earlier check has refused a unit whose environment file cannot be read.
         let set = variables(&self.service).unwrap_or_default();
         let is_set = |name: &&str| set.get(*name).is_some_and(|value| !value.is_empty());
         if let Some(name) = VARIABLES.into_iter().find(is_set) {

@@ -1,8 +1,8 @@
 //! Kubernetes node: the containerd that a kubelet uses through the CRI.
 //!
 //! Every Docker host has a containerd, and Debian's containerd answers CRI calls too. So
-//! a containerd counts as a node's only if it has the CRI's namespace, which exists as
-//! soon as the node has an image.
+//! digestfix treats a containerd as that of a node only if it has the CRI's namespace.
+//! The namespace exists as soon as the node has an image.
 
 use std::fs;
 use std::io;
@@ -39,7 +39,7 @@ impl Node {
     }
 }
 
-/// What answers at a socket.
+/// The service that answers at a socket.
 enum Seen {
     /// The containerd of a Kubernetes node, with its version.
     Node(String),
@@ -79,8 +79,8 @@ fn without_socket(error: &ContainerdError) -> String {
     }
 }
 
-/// Examines every socket at which a node's containerd may listen, or only the socket that
-/// the flags name.
+/// Examines the socket that the flags name or, without such a flag, every socket at which
+/// a node's containerd may listen.
 async fn look_for_node(flags: &Flags, within: Duration) -> Vec<(PathBuf, Seen)> {
     let sockets = match &flags.containerd_socket {
         Some(socket) => vec![socket.clone()],

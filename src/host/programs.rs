@@ -62,8 +62,8 @@ pub fn instead_of_docker() -> Vec<&'static str> {
     found
 }
 
-/// The kind of container that this process runs in. `None` if systemd runs there too
-/// (`sd_booted(3)`), or outside of a container.
+/// The kind of container that this process runs in. `None` outside of a container, or if
+/// systemd runs in the container too (`sd_booted(3)`).
 pub fn container() -> Option<String> {
     if Path::new("/run/systemd/system").is_dir() {
         return None;
@@ -77,7 +77,7 @@ pub fn container() -> Option<String> {
     marked.next().map(|(_, kind)| kind.to_owned()).or(kind)
 }
 
-/// The name that the kernel has for a process (`proc_pid_comm(5)`).
+/// The name by which the kernel knows a process (`proc_pid_comm(5)`).
 pub fn program(pid: u32) -> String {
     fs::read_to_string(format!("{PROC}/{pid}/comm"))
         .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())
@@ -89,7 +89,8 @@ pub fn is_shim(pid: u32) -> bool {
     if name.len() < MAX_NAME {
         return false;
     }
-    // The kernel has shortened the name, and docker-containerd begins like its shim.
+    // The kernel has shortened the name. Shortened, the names of docker-containerd and of
+    // its shim are the same, so look at the command line.
     let Some(words) = words(&Path::new(PROC).join(format!("{pid}/cmdline"))) else {
         return SHIMS.iter().any(|shim| shim.starts_with(&name));
     };

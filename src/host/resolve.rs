@@ -5,7 +5,7 @@ use super::HostError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The kind of fact: `data root`, `unit`, …
+    /// The name of the fact: `data root`, `unit`, …
     pub fact: &'static str,
     pub value: String,
     pub source: &'static str,

@@ -4,8 +4,8 @@
 //! The running dockerd proves that a start works with the files that it has read. What
 //! has changed since then must be checked without a start. `dockerd --validate` (since
 //! 23.0) and a reload of the running dockerd check some settings as a start would; only
-//! `apply` causes a reload. Anything that neither can check is a doubt, and then
-//! digestfix does not stop Docker.
+//! `apply` causes a reload. If a change can be checked by neither of them, there is a
+//! doubt, and digestfix does not stop Docker.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ pub struct Startable {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
     pub path: PathBuf,
-    /// The hash of its content. `None` if the file was missing.
+    /// The hash of the file's content. `None` if the file was missing.
     pub hash: Option<Digest>,
 }
 
@@ -70,7 +70,7 @@ pub enum Doubt {
     Refused { program: String, says: String },
     #[error("there is no {} any more", .0.display())]
     NoProgram(PathBuf),
-    /// Files of the unit that changed. No check covers them.
+    /// Files of the unit that have changed, and that no check covers.
     #[error("changed after dockerd started: {}", paths(.0))]
     Unit(Vec<PathBuf>),
     #[error(
@@ -209,8 +209,8 @@ fn unit_files(host: &Managed) -> Vec<PathBuf> {
         .map(PathBuf::from)
         .collect();
     files.extend(host.start.command.first().map(PathBuf::from));
-    // If the process runs with exactly this command line, the environment files still
-    // define the same values.
+    // If the running process has exactly this command line, the environment files still
+    // define the same values for it.
     if !runs_as_given(host) {
         let environment = host.service.environment_files.iter();
         files.extend(environment.map(|(path, _)| PathBuf::from(path)));
@@ -218,8 +218,9 @@ fn unit_files(host: &Managed) -> Vec<PathBuf> {
     files
 }
 
-/// Whether systemd itself rewrites the file. Generators write their files at each
-/// `daemon-reload`. `systemctl set-property` writes values that are already in effect.
+/// Whether systemd itself rewrites the file. Generators write their files again at each
+/// `daemon-reload`. `systemctl set-property` writes a file for a value that is already in
+/// effect.
 fn is_rewritten(path: &str) -> bool {
     path.contains("/systemd/generator") || path.contains("/systemd/system.control/")
 }
@@ -275,8 +276,8 @@ enum ToldBy {
 }
 
 /// The check that covers a setting. Each setting was tested on 20.10.24, 26.1.5 and
-/// 28.5.2, with a value with which dockerd starts, and with one with which it does not.
-/// Settings that are not listed here count as checked only by a start.
+/// 28.5.2 with two values: dockerd starts with one of them, and does not start with the
+/// other. Settings that are not listed here count as checked only by a start.
 fn told_by(name: &str, value: &Value, host: &Managed) -> ToldBy {
     let is_told = match name {
         "registry-mirrors" | "insecure-registries" | "default-runtime" | "runtimes" => {
@@ -302,7 +303,8 @@ fn told_by(name: &str, value: &Value, host: &Managed) -> ToldBy {
         | "shutdown-timeout"
         | "swarm-default-advertise-addr"
         | "userland-proxy" => true,
-        // An earlier check compared these with the running engine's values.
+        // An earlier check has already compared these settings with those of the running
+        // engine.
         "data-root" | "graph" | "storage-driver" => true,
         // A reload of Docker 20.10 accepts any value.
         "log-level" => value.is_null() || is_one_of(value, &LOG_LEVELS),

@@ -71,8 +71,8 @@ pub enum DigestError {
 }
 
 fn check_hex(algorithm: Algorithm, hex: &str) -> Result<(), DigestError> {
-    // Count characters, not bytes. Otherwise the message could say that 64 digits are not
-    // 64 digits.
+    // Count characters, not bytes. If bytes were counted, the message could say that 64
+    // digits are not 64 digits.
     let found = hex.chars().count();
     if found != algorithm.hex_len() {
         return Err(DigestError::Length {

@@ -1,5 +1,5 @@
-//! Manifests: what a registry serves under a digest. Such an object is the manifest of
-//! one image, or an index that lists several manifests.
+//! Manifests: the objects that a registry serves under a digest. Such an object is the
+//! manifest of one image, or an index that lists several manifests.
 //!
 //! OCI's format (image-spec 1.1, `manifest.md` and `image-index.md`) and Docker's
 //! (distribution 2.8, `manifest-v2-2.md`) have the same fields, but different media

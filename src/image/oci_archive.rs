@@ -49,8 +49,9 @@ impl OciArchive {
         is_new
     }
 
-    /// Adds a reference with a digest, under which the engine is to load that manifest or
-    /// index. The manifest or index itself must be added with [`Self::blob`].
+    /// Adds a reference with a digest. The engine then loads the manifest or index with
+    /// this digest under the reference. The caller must add that manifest or index with
+    /// [`Self::blob`].
     pub fn name(&mut self, reference: &Reference) {
         self.names.push(reference.clone());
     }
@@ -148,8 +149,8 @@ mod tests {
         assert_eq!(member(&bytes, &path), MANIFEST.as_bytes());
     }
 
-    /// If the archive used the media type in the text, Docker would not recognize the
-    /// blob as a manifest.
+    /// If the archive used the media type from the manifest's text, Docker would not
+    /// recognize the blob as a manifest.
     #[test]
     fn a_manifest_is_called_one_whatever_it_says() {
         let strange = MANIFEST.replacen('{', r#"{"mediaType":"text/plain","#, 1);

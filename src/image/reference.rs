@@ -164,8 +164,8 @@ impl Reference {
             let (path, tag, digest) = split_reference(&remainder);
             return Self::assemble(domain, path, tag, digest);
         }
-        // A first component that looks like a domain but is not a valid one can still
-        // begin a path.
+        // If the first component looks like a domain but is not valid as one, it may
+        // still be the beginning of a path.
         let whole = format!("{domain}/{remainder}");
         let (path, tag, digest) = split_reference(&whole);
         Self::assemble("", path, tag, digest)

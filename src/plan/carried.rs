@@ -1,5 +1,5 @@
-//! Selects the images to carry to another host, and the names under which to save them so
-//! that they have the same names there.
+//! Selects the images to carry to another host, and the names under which to save them,
+//! so that they have the same names on that host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -90,8 +90,8 @@ pub struct Stock<'a> {
     /// Whether Docker's image IDs are the digests of manifests or indexes, as they are
     /// with the containerd image store.
     pub ids_are_digests: bool,
-    /// Digest references whose manifest the engine saves only if this reference is saved
-    /// itself.
+    /// Digest references whose manifest the engine saves only if it is asked to save the
+    /// reference itself.
     pub apart: &'a BTreeSet<Reference>,
 }
 

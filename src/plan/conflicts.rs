@@ -74,7 +74,7 @@ pub(super) fn contradictions(wanted: &Wanted, removals: &[Reference]) -> Vec<Ref
     found
 }
 
-/// Whether a target is a new reference that is only asserted.
+/// Whether a target is a new reference for which there is only an asserted claim.
 fn is_unsupported(target: &Target) -> bool {
     target.trust == Trust::Asserted && !target.holds
 }
@@ -94,8 +94,8 @@ pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal>
     }
     let mut found = Vec::new();
     for ((_, image), group) in groups {
-        // Report each unsupported digest together with the best digest: a supported one,
-        // or else one from a file.
+        // Report each unsupported digest together with the best digest. The best one is a
+        // supported digest or, if there is none, a digest from a file.
         let Some(best) = group
             .iter()
             .min_by_key(|target| (is_unsupported(target), target.typed))
@@ -153,8 +153,8 @@ pub(super) fn one_digest_two_images(
         let (reference, image) = (target.reference.clone(), target.image.clone());
         (target.claim.clone(), reference, image)
     });
-    // Keep at most two different images for each digest: one of them differs from any
-    // third image.
+    // Keep at most two different images for each digest. That is enough: any image
+    // differs from at least one of the two.
     let mut known: BTreeMap<Digest, Vec<(String, Reference, ImageId)>> = BTreeMap::new();
     for (name, reference, image) in here.chain(claimed) {
         let Some(digest) = reference.digest().cloned() else {
@@ -220,7 +220,8 @@ pub(super) fn moving_ground(
                 .filter(|other| !other.holds)
                 .map(|other| &other.claim)
                 .collect();
-            // Moving a reference drops it first. Report only the move, not the drop.
+            // A move of a reference begins with a drop of the reference. Report only the
+            // move.
             let dropped = dropped.filter(|_| movers.is_empty());
             found.extend(
                 movers

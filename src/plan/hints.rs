@@ -21,8 +21,8 @@ pub struct Hints {
     pub nameless: Vec<ImageId>,
     /// The first claim whose repository this host does not have, as `NAME@DIGEST`.
     pub example: Option<String>,
-    /// Names on this host whose last part equals the last part of a claim's name. Each
-    /// has the `--rewrite` rule that renames the claim's name to it.
+    /// Names on this host whose last part equals the last part of a claim's name, each
+    /// with the `--rewrite` rule that renames the claim's name to the name on this host.
     pub alike: BTreeMap<String, String>,
 }
 
@@ -51,7 +51,7 @@ impl Hints {
     }
 }
 
-/// Displays a list of images: the IDs of the first ones, and the number of the others.
+/// Displays a list of images: the IDs of the first few, and the number of the others.
 pub(super) struct Ids<'a>(pub &'a [ImageId]);
 
 impl fmt::Display for Ids<'_> {
@@ -101,8 +101,8 @@ impl fmt::Display for Hints {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Near {
     pub names: Vec<String>,
-    /// The claim with the similar name instead, if that claim would be about an image on
-    /// this host.
+    /// The claim with the similar name in place of its own name, if that claim would be
+    /// about an image on this host.
     pub instead: Option<String>,
 }
 
@@ -119,7 +119,7 @@ impl fmt::Display for Near {
     }
 }
 
-/// The most letters in which two similar names may differ.
+/// Two names with more different letters than this are not similar.
 const NEAR: usize = 2;
 
 /// The repositories on a host, grouped by the last part of their names.

@@ -79,9 +79,9 @@ impl fmt::Display for MissingManifest {
     }
 }
 
-/// Adds evidence from this host's own references to the request. If a reference has a
-/// digest that an index lists, its image belongs to the index's digest too. `None` if no
-/// reference has such a digest.
+/// Adds evidence from this host's own references to the request. If an index lists the
+/// digest of a reference, the digest of the index belongs to the reference's image too.
+/// `None` if no reference has such a digest.
 pub(super) fn with_parts_here(store: &Store, request: &Request) -> Option<Request> {
     let mut parts: BTreeMap<&Digest, Vec<&Digest>> = BTreeMap::new();
     for index in request.evidence.indexes() {

@@ -24,7 +24,7 @@ use lookup::Lookup;
 
 /// How a claim found its image.
 pub(super) enum Route {
-    /// The claim names the image's ID, or is already met.
+    /// The claim found its image by the image's ID, or because the claim is already met.
     Id,
     /// The claim finds its image by this reference.
     Named(Reference),
@@ -37,8 +37,8 @@ pub(super) struct Resolver<'a> {
     store: &'a Store,
     images: &'a dyn Images,
     lookup: Lookup<'a>,
-    /// Digests in the request that are also image IDs, because a reference points at them
-    /// as an image.
+    /// Digests in the request that are also image IDs: a reference on this host points at
+    /// such an ID.
     pointed_at: BTreeSet<&'a str>,
     nameless: OnceCell<Vec<ImageId>>,
     platform: OnceCell<Option<Platform>>,
@@ -176,9 +176,10 @@ impl<'a> Resolver<'a> {
         Ok(found)
     }
 
-    /// Why to skip a claim from a list: the claim or this host has an image ID where a
-    /// digest belongs, and no evidence shows which digest is right. Because the claim is
-    /// skipped and not refused, the other claims of the list still apply.
+    /// The reason for skipping a claim from a list, if the claim or this host has an
+    /// image ID in place of a digest, and no evidence shows which digest is right.
+    /// Because the claim is skipped and not refused, the other claims of the list still
+    /// apply.
     fn is_of_an_id(
         &self,
         reference: &Reference,
@@ -276,8 +277,8 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// Refuses a digest that an index in the sources lists for a platform other than the
-    /// image's.
+    /// Refuses a digest that an index in the sources lists for a platform other than that
+    /// of the image.
     fn refuse_other_platform(
         &self,
         claim: &Claim,
@@ -313,7 +314,7 @@ impl<'a> Resolver<'a> {
         self.lookup.find(reference)
     }
 
-    /// The references to remove before the target can be added. Each comes with the
+    /// The references to remove before the target can be added. For each, there is a
     /// refusal to report if the reference must not be removed.
     pub(super) fn in_the_way(
         &self,
@@ -333,8 +334,9 @@ impl<'a> Resolver<'a> {
                 },
             ));
         }
-        // An image may have two digests: its index's and its manifest's. But a digest
-        // that a user typed without evidence may be meant to replace the other digest.
+        // An image may have two digests: that of its index, and that of its manifest. But
+        // if a user typed a digest without evidence, it may be meant to replace the other
+        // digest.
         if target.reference.digest().is_none() || target.trust > Trust::Asserted && !request.replace
         {
             return found;

@@ -21,7 +21,8 @@ pub struct Reversal {
     pub entries: Vec<EntryChange>,
     /// The changes of later transactions, newest first.
     pub later: Vec<Later>,
-    /// For each former reference, the claim for which an earlier transaction wrote it.
+    /// For each former reference, the claim for which an earlier transaction wrote that
+    /// reference.
     pub bases: BTreeMap<(Reference, ImageId), Basis>,
     /// The manifests of the changed references, if Docker loaded the references.
     pub evidence: Box<Evidence>,
@@ -44,8 +45,8 @@ pub struct Basis {
 }
 
 impl Reversal {
-    /// The newest of the later transactions that these refusals name. The user must undo
-    /// it first.
+    /// Of the later transactions that these refusals name, the newest one. The user must
+    /// undo that one first.
     pub fn first_in_the_way(&self, refusals: &[Refusal]) -> Option<&str> {
         let named = |id: &str| {
             refusals.iter().any(

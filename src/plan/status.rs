@@ -41,7 +41,7 @@ pub enum State {
     /// This host has the layers unpacked, but not in the form that the registry serves.
     /// The image runs by the digest, but Docker cannot save or push it by the digest.
     RunsOnly,
-    /// The import of an archive created the digest's manifest, so no registry serves it.
+    /// The digest was made up when an archive was imported, so no registry has it.
     MadeUp,
     /// The digest is the ID of an image on this host.
     DigestIsImageId,
@@ -81,7 +81,7 @@ impl State {
         Self::Nameless,
     ];
 
-    /// Whether the state makes a pin fail or the image unusable.
+    /// Whether the state means that a pin fails or the image cannot be used.
     pub const fn is_problem(self) -> bool {
         match self {
             Self::Ok | Self::RunsOnly | Self::Nameless => false,
@@ -157,9 +157,9 @@ impl<R: Rows> Rows for Selected<R> {
 pub struct Listing {
     store: Store,
     images: BTreeSet<ImageId>,
-    /// The references whose layers this host has only unpacked, in familiar form.
+    /// The references, in familiar form, of which this host has only the unpacked layers.
     hollow: BTreeSet<String>,
-    /// The references whose digest's manifest an import created, in familiar form.
+    /// The references, in familiar form, with a digest that was made up at import.
     made_up: BTreeSet<String>,
     /// The images without a name, whose rows come last.
     nameless: Vec<ImageId>,

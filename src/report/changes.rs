@@ -1,4 +1,4 @@
-//! Prints the changes of a plan, one line each, and the sources of the added digests.
+//! Prints each change of a plan on its own line, and the sources of the added digests.
 
 use std::collections::BTreeMap;
 
@@ -112,14 +112,15 @@ fn each_line(plan: &Plan, cut: Cut, mut give: impl FnMut([Text; 3])) {
     }
 }
 
-/// The claim's target that justifies an added digest. `None` for any other change.
+/// The target of the claim that justifies an added digest. `None` for any other change.
 fn basis_of<'a>(plan: &'a Plan, change: &Change) -> Option<&'a Target> {
     change.to.as_ref()?;
     change.reference.digest()?;
     plan.basis(&change.reference)
 }
 
-/// The sources of the added digests: each file once, with the number of its digests.
+/// The sources of the added digests. Each file is listed once, with the number of digests
+/// from it.
 fn origins(plan: &Plan) -> Vec<String> {
     let mut by_file: BTreeMap<(Trust, bool, &str), Vec<&Target>> = BTreeMap::new();
     let bases = plan

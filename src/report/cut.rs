@@ -1,5 +1,5 @@
-//! Shortens references and image IDs, so that each takes no more than one line of the
-//! terminal.
+//! Shortens references and image IDs, so that each row of a table takes at most one line
+//! of the terminal.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -17,8 +17,8 @@ pub(super) enum Cut {
 }
 
 impl Cut {
-    /// The least shortening with which a table fits in `room` columns. `names` are the names
-    /// in the table, and `all` returns its width.
+    /// The `Cut` that shortens as little as possible, so that a table fits in `room`
+    /// columns. `names` are the names in the table, and `all` returns its width.
     pub fn for_room(
         room: Option<usize>,
         names: impl Iterator<Item = String>,
@@ -46,7 +46,7 @@ impl Cut {
         }
     }
 
-    /// A name that is no reference, such as a transaction's ID.
+    /// Shortens a name that is not a reference, such as a transaction's ID.
     pub fn name(self, name: &str) -> String {
         match self {
             Self::Whole => name.to_owned(),

@@ -1,7 +1,7 @@
 //! Events for journald.
 //!
-//! Each kind has a fixed `MESSAGE_ID`. With it, users find events (`journalctl
-//! MESSAGE_ID=…`), and `journalctl -x` finds their explanations, which come from
+//! Each kind of event has a fixed `MESSAGE_ID`. Users find events by this ID (`journalctl
+//! MESSAGE_ID=…`). `journalctl -x` uses the ID to find the explanation in
 //! `packaging/digestfix.catalog`.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +96,8 @@ mod tests {
         assert_eq!(explained, ids);
     }
 
-    /// The store and the options determine whether Docker stops, so the text promises
-    /// neither.
+    /// Whether Docker stops depends on the store and the options, so the text does not
+    /// promise it.
     #[test]
     fn a_begin_promises_no_stop_and_no_watchdog_where_there_is_none() {
         let began = catalog()[Event::Began.message_id()];

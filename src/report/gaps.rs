@@ -21,8 +21,9 @@ impl Report {
         self.nameless(&gaps.nameless);
     }
 
-    /// Warns about images without a name. Names each by the digest of its manifest, which
-    /// is the ID that Docker shows. Claims contain another ID.
+    /// Warns about images without a name. Names each image by the digest of its manifest,
+    /// because Docker shows this digest as the image's ID. The ID in claims is a
+    /// different one.
     fn nameless(&mut self, images: &[Digest]) {
         const NAMED: usize = 3;
         let shown: Vec<String> = images.iter().take(NAMED).map(ToString::to_string).collect();

@@ -48,7 +48,8 @@ impl Report {
 }
 
 impl Transaction {
-    /// The transaction in short. Its ID says when it began.
+    /// The row of the transaction in the table. The ID in it contains the time at which
+    /// the transaction began.
     fn line(&self, cut: Cut) -> [Text; 4] {
         let record = &self.record;
         let result = match self.rolled_back_by {

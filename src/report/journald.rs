@@ -1,8 +1,8 @@
 //! Entries with fields for systemd's journal, in journald's native protocol
 //! (`systemd.io/JOURNAL_NATIVE_PROTOCOL`): one datagram per entry.
 //!
-//! Sending never waits and never fails. If journald does not run or cannot accept an
-//! entry at once, the entry is lost.
+//! Sending never waits and never fails. If journald is down or cannot accept an entry at
+//! once, the entry is lost.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -44,7 +44,8 @@ impl Entry {
         let value = shortened(value);
         self.bytes.extend_from_slice(name.as_bytes());
         if value.contains('\n') {
-            // The form `NAME=VALUE` ends at a line break. This form has a length instead.
+            // The form `NAME=VALUE` ends at a line break. So use the other form, which
+            // gives the length of the value.
             self.bytes.push(b'\n');
             let length = value.len() as u64;
             self.bytes.extend_from_slice(&length.to_le_bytes());

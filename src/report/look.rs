@@ -14,7 +14,7 @@ pub(super) struct Look {
     pub colours: bool,
     /// Whether a line can be redrawn.
     pub live: bool,
-    /// Whether the stream leads to journald.
+    /// Whether the stream is connected to journald.
     pub journal: bool,
 }
 
@@ -52,8 +52,9 @@ impl Look {
     }
 }
 
-/// Whether a stream leads to journald. `said` is `JOURNAL_STREAM`, in which systemd passes
-/// the device and inode of the stream to journald (`systemd.exec(5)`).
+/// Whether a stream is connected to journald. `said` is the value of `JOURNAL_STREAM`:
+/// the device and inode of the stream that systemd has connected to journald
+/// (`systemd.exec(5)`).
 fn is_journal(stream: &impl AsFd, said: Option<OsString>) -> bool {
     said.zip(fstat(stream).ok())
         .is_some_and(|(said, file)| said == *format!("{}:{}", file.st_dev, file.st_ino))

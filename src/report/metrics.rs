@@ -1,8 +1,9 @@
 //! Metrics of the last run, as a file for node_exporter's textfile collector.
 //!
 //! The file is replaced atomically. Values that span several runs (counts, the time of
-//! the last change) are read from the former file. If it cannot be read, they start again
-//! from zero. If two runs end at the same instant, one of them may not be counted.
+//! the last change) are read from the former file. If the former file cannot be read,
+//! these values start again from zero. If two runs end at the same instant, one of them
+//! may not be counted.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
@@ -66,8 +67,8 @@ pub fn write(file: &Path, run: &Run) -> io::Result<()> {
     replace(file, text(run, &exposition::read(&former)).as_bytes())
 }
 
-/// Replaces a file so that node_exporter never sees an incomplete file, or one that it
-/// may not read.
+/// Replaces a file so that node_exporter never sees a file that is incomplete or that it
+/// has no permission to read.
 fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(format!(".{}.new", std::process::id()));

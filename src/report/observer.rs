@@ -132,8 +132,8 @@ impl Observer {
     pub fn end(&mut self, document: &Document, result: RunResult) -> bool {
         self.outage.ends();
         if self.recovered && result == RunResult::Refused {
-            // This run recovered another run's transaction. The refusal is not about that
-            // one.
+            // This run has recovered the transaction of another run, and the refusal is
+            // not about that transaction.
             self.transaction = None;
         }
         self.tell_end(document, result)
@@ -146,8 +146,8 @@ impl Observer {
         result: RunResult,
         took: Duration,
     ) -> Option<String> {
-        // The metrics are about runs with claims. A recovery that found nothing to do
-        // tells nothing about them.
+        // The metrics are about runs with claims. So write no metrics for a recovery that
+        // found nothing to do.
         let nothing_was_asked = document.claims.is_none() && result == RunResult::Unchanged;
         let file = self.metrics.as_ref().filter(|_| !nothing_was_asked)?;
         let run = self.run(document, result, took);
@@ -200,7 +200,8 @@ impl Observer {
         entry.lines("MESSAGE", [message].iter().chain(&below));
         entry.lines("DIGESTFIX_PROBLEM", what);
         let is_told = self.journald.send(&entry);
-        // Send the result before the changes: a full socket may lose some of these.
+        // Send the result before the changes, because journald may lose some changes if
+        // its socket is full.
         for change in told(changes) {
             self.tell_change(document, change);
         }
@@ -259,8 +260,8 @@ impl Observer {
         }
         if let Some(host) = &document.host {
             entry.field("DIGESTFIX_DATA_ROOT", &host.data_root.to_string_lossy());
-            // With this field, `journalctl -u docker` also shows the messages about
-            // Docker that root sends.
+            // Because of this field, `journalctl -u docker` also shows the entries that
+            // digestfix sends about Docker.
             if let Some(unit) = &host.unit {
                 entry.field("OBJECT_SYSTEMD_UNIT", unit);
             }

@@ -4,11 +4,12 @@
 //! with Ctrl-S, on a full pipe, or on a slow connection. A run that has stopped Docker
 //! must not wait for a reader, so this module only queues texts. The queue has no limit,
 //! because a full queue would have to block or lose lines, and a run writes little. Both
-//! streams share one queue, so their lines keep their order. At its end, when the host is
-//! consistent, the run waits for the queue ([`Output::drained`]).
+//! streams share one queue, so their lines keep their order. At the end of the run, when
+//! the host is consistent, digestfix waits until the queue is empty
+//! ([`Output::drained`]).
 //!
-//! [`Output::wait_for_nobody`] starts the thread. Every command calls it. Until then,
-//! texts are written directly.
+//! [`Output::wait_for_nobody`] starts the thread. Every command calls this function.
+//! Before the call, texts are written directly.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -43,9 +44,9 @@ enum Said {
 /// Both streams of this process.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
-    /// The queue of the thread. Contains `None` if no thread could be started. Texts are
-    /// then written directly: waiting for readers is better than leaving a host in the
-    /// middle of a change.
+    /// The queue of the thread. Contains `None` if no thread could be started. digestfix
+    /// then writes texts directly and waits for readers, because that is better than
+    /// leaving a host in the middle of a change.
     queue: Arc<OnceLock<Option<Sender<Said>>>>,
 }
 
@@ -73,7 +74,8 @@ impl Output {
     fn say(&self, said: Said) {
         match self.queue.get().and_then(Option::as_ref) {
             Some(queue) => {
-                // This cannot fail, because the thread ends only with the process.
+                // Sending to the queue cannot fail, because the thread ends only with the
+                // process.
                 let _ = queue.send(said);
             }
             None => tell(&mut Screen::new(Process), said),
@@ -85,8 +87,8 @@ impl Output {
         self.say(Said::Text(to, text));
     }
 
-    /// Shows the step that begins now and its duration, until [`Self::end`]. Does so only
-    /// on a terminal.
+    /// On a terminal, shows the step that begins now and its duration, until
+    /// [`Self::end`].
     pub fn begin(&self, doing: String) {
         self.say(Said::Begin(Stream::Stdout, doing, Instant::now()));
     }

@@ -24,9 +24,10 @@ pub enum Exit {
 pub enum RunResult {
     /// There was nothing to do.
     Unchanged,
-    /// Changes are pending, which another command has to make.
+    /// Changes are pending, and another command has to make them.
     Pending,
-    /// The command succeeded: it changed the references, or showed what was asked for.
+    /// The command succeeded: it changed the references, or showed what the user asked
+    /// for.
     Done,
     /// An interrupted run was recovered, and there was nothing else to do.
     Recovered,

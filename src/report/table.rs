@@ -29,7 +29,7 @@ pub struct Shown {
     pub whole: bool,
 }
 
-/// The table of `status`. Its layout is computed after all rows were seen.
+/// The table of `status`. The layout is computed after all rows were seen.
 pub(super) struct Table<'a> {
     shown: &'a Shown,
     widths: Widths,

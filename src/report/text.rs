@@ -1,7 +1,7 @@
 //! Text for people, in parts with different colours.
 //!
-//! Each part is made printable when it is added, which escapes its line breaks too. So a
-//! text is one line, unless this module adds line breaks.
+//! Adding a part to a text escapes everything in the part that is not printable,
+//! including line breaks. So a text is one line, unless this module adds line breaks.
 
 use std::fmt::Write;
 

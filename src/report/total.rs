@@ -22,8 +22,8 @@ impl Report {
     }
 }
 
-/// Describes how many references the plan adds, changes and removes, and how many of the
-/// digests have each trust.
+/// Describes how many references the plan adds, changes and removes, and counts the
+/// digests by their trust.
 fn of_references(plan: &Plan) -> String {
     let count = |is: fn(bool, bool) -> bool| {
         let changes = plan.changes.iter();

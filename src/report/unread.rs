@@ -1,4 +1,5 @@
-//! References that are in the file, but that the running engine has not read.
+//! References that are in the file, but that the running engine does not have, because it
+//! has not read the file.
 
 use std::collections::BTreeSet;
 

@@ -187,8 +187,8 @@ pub fn scan<T>(
 }
 
 /// The hash of the configuration file with which the running dockerd is known to start,
-/// according to the last run that ended. It is needed because digestfix itself restores
-/// that file, which makes the file newer than dockerd.
+/// according to the last run that ended. digestfix needs this hash because it restores
+/// that file itself, so the file is newer than dockerd.
 pub fn known_to_start(data_root: &Path, start: &EngineStart) -> Option<Digest> {
     let (records, _) = scan(data_root, |record| record.ended.zip(record.daemon_json));
     let (ended, daemon_json) = records.into_iter().next_back()?;
@@ -210,8 +210,8 @@ fn names(directory: &Path, ending: &str) -> io::Result<Vec<String>> {
 
 /// Adds an end to the records of interrupted runs. While the lock is held, only an
 /// interrupted run can have a record without an end. Removes records that such a run
-/// wrote only in part. `broken` is the ID of a run being recovered, whose record may say
-/// that its undo failed. Returns the errors.
+/// wrote only in part. `broken` is the ID of the run that is being recovered. The record
+/// of that run may already say that its undo failed. Returns the errors.
 pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryError> {
     let directory = directory(lock.data_root());
     if see_own(&directory).is_ok() {
@@ -230,8 +230,8 @@ pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryErro
     let ended = interrupted.into_iter().map(|mut record| {
         let references = match record.method {
             // If a run may have sent a request to Docker or containerd, it has a journal,
-            // and its recovery writes the end. So a run that gets here has changed
-            // nothing.
+            // and its recovery writes the end. So a run whose record has no end by now
+            // has changed nothing.
             Some(Method::Load | Method::Record) => Side::Old,
             Some(Method::Restart) | None => ImageDir::new(lock.data_root(), &record.driver)
                 .read_bytes()

@@ -30,8 +30,8 @@ pub fn new_id() -> String {
     format!("{now}-{}", std::process::id())
 }
 
-/// The path of a transaction's file that lies beside another file. So the name of a
-/// backup shows when it was made, and by which process.
+/// The path of a transaction's file that lies beside another file. The path contains the
+/// ID, so the name of a backup shows when it was made, and by which process.
 pub fn beside(live: &Path, id: &str) -> PathBuf {
     let mut name = live.as_os_str().to_owned();
     name.push(format!(".digestfix-{id}"));

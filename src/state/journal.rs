@@ -50,9 +50,9 @@ pub enum Intent {
     Edit,
     /// Stop Docker, replace the file with the references, and start Docker.
     Restart(Restart),
-    /// Have the running Docker load manifests.
+    /// Make the running Docker load manifests.
     Load(Load),
-    /// Have a node's containerd record more names.
+    /// Make a node's containerd record more names.
     Record(Records),
 }
 
@@ -67,8 +67,8 @@ pub struct Restart {
     pub triggers: Vec<String>,
     /// The other active units that stop along with Docker's unit.
     pub units: Vec<String>,
-    /// Containers survive a stop of Docker because daemon.json has live-restore. They
-    /// would end if Docker started without it.
+    /// Containers survive a stop of Docker because live-restore is on in daemon.json. If
+    /// Docker started without live-restore, these containers would end.
     pub live_restore_by_file: bool,
     /// daemon.json, if the transaction switches live-restore on in it.
     pub live_restore: Option<DaemonJson>,
@@ -137,7 +137,7 @@ pub enum Phase {
     /// Preparations, while Docker runs.
     Preparing,
     /// Stop Docker, replace the references, start Docker, restore everything else. From
-    /// here on, containers may have ended.
+    /// this phase on, containers may have ended.
     Stopping,
 }
 
@@ -161,7 +161,8 @@ pub struct References {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DaemonJson {
-    /// The path of the file, so that a reader can compare it with the path that it finds.
+    /// The path of the file. A recovery compares this path with the one that it finds by
+    /// itself.
     pub config_file: PathBuf,
     /// Whether the setting was on in the running engine.
     pub engine: bool,
@@ -318,8 +319,8 @@ impl Journal {
         }
     }
 
-    /// Adds the data about daemon.json to the journal. Must be called before daemon.json
-    /// changes.
+    /// Adds the data about daemon.json to the journal. The caller must do this before it
+    /// changes daemon.json.
     pub fn note_daemon_json(
         &mut self,
         contents: DaemonJson,

@@ -2,9 +2,9 @@
 //! writes it before Docker loads them.
 //!
 //! A run that is killed before it records the digests, or that undoes them, leaves images
-//! without digests. The images stay: only the user knows whether something uses them by
-//! now. The mark lets the next run say how to continue. It stays until the digests are
-//! recorded, so a mark and a journal can exist at the same time.
+//! without digests. The images stay, because digestfix cannot know whether something uses
+//! them by now. The mark lets the next run say how to continue. It stays until the
+//! digests are recorded, so a mark and a journal can exist at the same time.
 
 use std::io;
 use std::path::Path;
@@ -61,7 +61,7 @@ impl Loading {
     }
 
     /// Whether this mark names archives that the other mark does not. An archive from
-    /// standard input has no name, and counts as another one.
+    /// standard input has no name, so it counts as different.
     pub fn waits_besides(&self, other: &Self) -> bool {
         self.files.is_empty() || self.files.iter().any(|file| !other.files.contains(file))
     }

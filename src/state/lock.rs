@@ -60,8 +60,8 @@ impl LockError {
     }
 }
 
-/// Advice if digestfix cannot write a file in a data root and the reason may be a
-/// service's sandbox (`ProtectSystem=` in `systemd.exec(5)`).
+/// Advice for the case that digestfix cannot write a file in a data root, perhaps because
+/// of a service's sandbox (`ProtectSystem=` in `systemd.exec(5)`).
 fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     let data_root = path.parent()?.parent()?;
     if error.kind() != io::ErrorKind::ReadOnlyFilesystem {
@@ -163,8 +163,8 @@ impl RootLock {
             }
             Err(error) => return Err(failed(error)),
         }
-        // Another process may have deleted the file between the open and the lock. Then
-        // this lock is on a file that no other process will ever find.
+        // Another process may have deleted the file between the open and the lock. In
+        // that case, this process has locked a file that no other process will ever find.
         let locked = file.metadata().map_err(failed)?;
         match fs::symlink_metadata(&path) {
             Ok(found) if found.ino() == locked.ino() && found.dev() == locked.dev() => {}
@@ -186,7 +186,7 @@ impl RootLock {
 impl Drop for RootLock {
     fn drop(&mut self) {
         // Remove the text about the run that held the lock. The kernel releases the lock
-        // together with the file in any case.
+        // when the file is closed, even if this fails.
         let _ = self.file.set_len(0);
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum Method {
     /// The running Docker loads manifests into the containerd image store.
     Load,
-    /// On a Kubernetes node, digestfix has containerd record more names.
+    /// On a Kubernetes node, digestfix makes containerd record more names.
     Record,
     /// digestfix stops Docker, changes `repositories.json` and starts Docker again.
     Restart,

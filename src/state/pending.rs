@@ -44,7 +44,8 @@ pub struct Marker {
     /// Docker's configuration file. `None` if there is no Docker.
     pub config_file: Option<PathBuf>,
     pub flags: Flags,
-    /// What digestfix detected. Only a running engine can supply some of it.
+    /// The facts about Docker that digestfix detected. Some of these facts come only from
+    /// a running engine.
     pub found: Flags,
 }
 

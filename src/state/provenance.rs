@@ -1,5 +1,6 @@
-//! Provenance: how digestfix knows the digests on a host. For each digest that `apply`
-//! wrote, a file in the data root contains the trust and the source of its claim.
+//! Provenance: the evidence that digestfix had for the digests on a host. For each digest
+//! that `apply` wrote, a file in the data root contains the trust and the source of its
+//! claim.
 //!
 //! The file is only for people: digestfix works without it.
 
@@ -46,8 +47,8 @@ impl Default for Provenance {
 }
 
 impl Provenance {
-    /// How digestfix knew a reference, if the reference still points at the image that
-    /// digestfix wrote.
+    /// The evidence that digestfix had for a reference, if the reference still points at
+    /// the image that digestfix wrote.
     pub fn of(&self, reference: &Reference, image: &ImageId) -> Option<&ProvenanceEntry> {
         let written = self.references.get(&reference.familiar())?;
         (written.image_id == *image).then_some(written)

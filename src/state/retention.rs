@@ -1,9 +1,9 @@
 //! Retention: how many former reference stores digestfix keeps beside the one in use, and
 //! how many records in the [`history`].
 //!
-//! `Limits::expendable` decides what to remove; the rest reads the directories and
-//! removes files. The last good store is always kept, regardless of the limits and the
-//! clock.
+//! `Limits::expendable` decides which files to remove; the other functions read the
+//! directories and remove the files. The last good store is always kept, regardless of
+//! the limits and the clock.
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
@@ -50,7 +50,8 @@ impl Default for Limits {
 struct Backup {
     /// The ID of the transaction that made the backup.
     id: String,
-    /// When that transaction began, according to the clock at that time.
+    /// When the transaction that made the backup began, according to the clock at that
+    /// time.
     began: SystemTime,
     /// The number of the transaction's record, if the history has one.
     number: Option<u64>,

@@ -46,8 +46,8 @@ pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Replaces the file, and returns once the new file is on disk. On an error, the file is
-/// unchanged, with one exception: if only its new name could not be synced, the new file
-/// may be lost in a power cut.
+/// unchanged, with one exception: if the file was replaced but its directory could not be
+/// synced, a power cut may bring back the old file.
 pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
     let new = half_written(path);
     // A killed run may have left such a file. The lock proves that no other run is

@@ -1,9 +1,10 @@
 //! The containerd image store of Docker: the engine's references, each with its image.
 //!
 //! In this store, the engine's ID for an image is the digest of its manifest or index. If
-//! an image was loaded from an archive, that manifest is not the registry's. The config
-//! identifies the image in both cases: its digest is the image's ID in Docker's own store
-//! and in claims. digestfix reads configs from containerd's content store.
+//! an image was loaded from an archive, that manifest does not come from the registry. In
+//! both cases the config identifies the image, because the digest of the config is the
+//! image's ID in Docker's own store and in claims. digestfix reads configs from
+//! containerd's content store.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -164,7 +165,8 @@ impl ContainerdStore {
         };
         let tag = listed.tag_beside(reference);
         let follows = reference.digest().is_some() && tag.is_some();
-        // Nothing shows that the image was ever pulled by this digest.
+        // Do not count this digest as a reference, because nothing shows that the image
+        // was ever pulled by it.
         if follows && found.made_up {
             self.made_up.insert(reference.clone(), found.image);
             return;
@@ -186,8 +188,8 @@ impl ContainerdStore {
         }
     }
 
-    /// Whether the engine finds the digest by a tag, and the digest's manifest looks as
-    /// if `docker save` created it. Such a digest does not count as a reference.
+    /// Whether the engine finds the digest by a tag, and `docker save` seems to have
+    /// created the digest's manifest. Such a digest does not count as a reference.
     pub fn is_made_up(&self, reference: &Reference) -> bool {
         self.made_up.contains_key(reference)
     }
@@ -268,8 +270,8 @@ impl ContainerdStore {
         platform.is_some_and(|platform| self.platform.rank(&platform).is_some())
     }
 
-    /// Whether the engine would select the manifests in `way`: from each index in `way`,
-    /// it selects a manifest that is also in `way`.
+    /// Whether the engine would select the manifests in `way`, which means that from each
+    /// index in `way` it selects a manifest that is also in `way`.
     pub fn takes(&self, way: &BTreeMap<Digest, String>) -> bool {
         way.values().all(|text| {
             let Ok(Manifest::Index(children)) = Manifest::parse(text.as_bytes()) else {
@@ -329,10 +331,10 @@ impl ContainerdStore {
         self.own.remove(reference);
     }
 
-    /// Whether the layers of a reference are missing. Either the content store does not
-    /// contain the layers in the form that the registry serves, or the engine reports
-    /// them as missing. If the content store contains layers that the engine reports as
-    /// missing, their files may belong to another client of containerd.
+    /// Whether the layers of a reference are missing: the content store does not contain
+    /// them in the form that the registry serves, or the engine reports them as missing.
+    /// Both are checked, because layers in the content store may belong to another client
+    /// of containerd.
     pub fn is_hollow(&self, reference: &Reference) -> bool {
         self.hollow.contains(reference)
     }

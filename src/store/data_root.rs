@@ -47,7 +47,7 @@ pub enum ReadError {
     },
     #[error("{path}: not a plain file", path = .0.display())]
     NotAFile(PathBuf),
-    /// The file's owner is neither root nor the owner of its directory.
+    /// The file belongs neither to root nor to the owner of its directory.
     #[error("{path}: belongs to user {uid}, who is neither root nor the owner of its directory", path = path.display())]
     Owner { path: PathBuf, uid: u32 },
     #[error("{path}: {damage} ({error})", path = path.display())]
@@ -61,7 +61,7 @@ pub enum ReadError {
     Io { path: PathBuf, error: io::Error },
 }
 
-/// Advice while Docker runs. Docker read the file before the file was damaged.
+/// Advice while Docker is running. Docker read the file before it was damaged.
 const WHILE_IT_RUNS: &str = "a running Docker still has the names, and writes the file again: \
                              docker tag $(docker images -q | head -n 1) digestfix:now && docker \
                              rmi digestfix:now. With Docker stopped: ";

@@ -24,8 +24,8 @@ pub struct ImageDb<'a> {
 }
 
 impl<'a> ImageDb<'a> {
-    /// Calls `questions` with the images of this directory. Returns the first error of any
-    /// lookup that it makes.
+    /// Calls `questions` with the images of this directory. If a lookup in `questions`
+    /// fails, returns the first error.
     pub fn ask<T>(
         images: &'a ImageDir,
         questions: impl FnOnce(&Self) -> T,

@@ -4,7 +4,7 @@
 //! A record is a name for a manifest or index. An import creates a new manifest, so a
 //! record `NAME@DIGEST` may point at a manifest with another digest. The CRI, and
 //! therefore the kubelet, uses only the name. The CRI reports which image a record
-//! belongs to: its image IDs are digests of configs, like Docker's.
+//! belongs to: its image IDs are digests of configs, as with Docker.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -172,9 +172,9 @@ impl NodeStore {
         served.map(|(digest, (_, text))| (digest.clone(), text.clone()))
     }
 
-    /// Whether the manifest with this digest looks as if an import or `docker save`
-    /// created it, so that no registry serves it. `ctr images import --digests` records
-    /// such digests.
+    /// Whether an import or `docker save` seems to have created the manifest with this
+    /// digest, so that no registry has it. `ctr images import --digests` records such
+    /// digests.
     pub fn is_made_up(&self, digest: &Digest) -> bool {
         let read = self.read.get(digest);
         read.is_some_and(|(manifest, _)| is_made_up(manifest))
@@ -246,14 +246,15 @@ impl NodeStore {
         images
     }
 
-    /// The record with this name. The CRI may not know the record.
+    /// The record with this name, even if the CRI does not know it.
     pub fn record(&self, reference: &Reference) -> Option<&Record> {
         self.records.get(&reference.full())
     }
 
-    /// The target for a new record of an image, in order of preference: the manifest with
-    /// the reference's digest, if a record points at it; the target of a name of the
-    /// image in the same repository; the target of any other name of the image.
+    /// The target for a new record of an image. In order of preference, this is the
+    /// manifest with the reference's digest, if a record points at it; the target of a
+    /// name of the image in the same repository; the target of any other name of the
+    /// image.
     pub fn target_for(&self, reference: &Reference, image: &ImageId) -> Option<&Target> {
         let repository = reference.repository();
         let leading = self.leading.get(image)?.iter();

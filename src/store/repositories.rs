@@ -9,8 +9,8 @@
 //!
 //! The parser is strict wherever a guess could lose a reference: duplicate keys, wrong
 //! types and invalid text are errors that name the position. Unknown data is kept:
-//! entries without a meaning and unknown top-level keys are not changed, and can be
-//! listed.
+//! digestfix does not change entries without a meaning or unknown top-level keys, and can
+//! list them.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -277,8 +277,8 @@ impl Store {
 /// A repository, with its edits.
 struct Whole<'a> {
     name: &'a str,
-    /// The repository's key in the file. `None` if the repository is new, or if a caller
-    /// looked up this repository alone.
+    /// The repository's key in the file. `None` if the repository is new, or if the
+    /// caller looked up only this repository.
     key: Option<Span>,
     file: &'a File,
     read: &'a [Pair],
@@ -362,8 +362,8 @@ fn meaning(repository: &str, key: &str, value: &str) -> Result<(Reference, Image
     if reference.tag().is_none() && reference.digest().is_none() {
         return Err(Misfit::NameOnly);
     }
-    // The engine drops the tag of a reference that also has a digest before it looks it
-    // up.
+    // If a reference has a tag and a digest, the engine drops the tag before it looks the
+    // reference up.
     let sought = match (reference.tag(), reference.digest()) {
         (Some(_), Some(digest)) => reference.repository().clone().with_digest(digest.clone()),
         _ => reference,

@@ -44,8 +44,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Set in a test that runs alone in its process, because all threads of a process
-    /// share the umask.
+    /// The variable tells a test that it runs alone in its process. That matters because
+    /// all threads of a process share the umask.
     const ALONE: &str = "DIGESTFIX_TEST_UMASK";
 
     /// Runs the body of the test with this name, with a umask of 0.

@@ -1,5 +1,5 @@
-//! Signals that ask this process to end: SIGINT, SIGTERM and SIGHUP. This process ignores
-//! SIGTSTP.
+//! Signals that ask this process to end: SIGINT, SIGTERM and SIGHUP. Also makes this
+//! process ignore SIGTSTP.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,8 +42,8 @@ impl Interrupt {
                 }
             });
         }
-        // Handle SIGTSTP: if Ctrl-Z in a terminal stopped this process, Docker could stay
-        // down.
+        // Handle SIGTSTP, because Docker could stay down if Ctrl-Z in a terminal stopped
+        // this process.
         let mut stops = signal(SignalKind::from_raw(Signal::SIGTSTP as i32))?;
         tokio::spawn(async move { while stops.recv().await.is_some() {} });
         Ok(Self { received })

@@ -1,4 +1,5 @@
-//! JSON errors: describes in plain words why serde_json could not read a text or a value.
+//! Describes errors of serde_json in plain words: why it could not read a text or a
+//! value.
 
 use serde_json::Error;
 use serde_json::error::Category;

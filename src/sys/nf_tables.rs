@@ -104,7 +104,7 @@ impl Table {
     }
 
     /// Adds a chain. If `base` is a hook and a priority, packets enter the chain there.
-    /// Otherwise, only packets that a rule sends to the chain enter it.
+    /// If `base` is `None`, only packets that a rule sends to the chain enter it.
     pub fn chain(&mut self, name: &str, base: Option<(Hook, i32)>) {
         let table = self.name.clone();
         message(&mut self.batch, NFT_MSG_NEWCHAIN, NLM_F_CREATE, |chain| {
@@ -140,8 +140,8 @@ impl Table {
     /// closed. Fails with `EPERM` without the privilege, and with `EOPNOTSUPP` if the
     /// kernel lacks nf_tables or owned tables.
     pub fn create(mut self) -> io::Result<OwnedFd> {
-        // Only the last message requests an answer, because an answer to each message
-        // could overflow the socket's buffer.
+        // Only the last message requests an answer, because answers to all messages could
+        // overflow the socket's buffer.
         let table = self.name.clone();
         let flags = NLM_F_CREATE | NLM_F_ACK;
         message(&mut self.batch, NFT_MSG_NEWCHAIN, flags, |chain| {
@@ -149,7 +149,8 @@ impl Table {
             string(chain, 3, "end"); // NFTA_CHAIN_NAME
         });
         control(&mut self.batch, NFNL_MSG_BATCH_END);
-        // Close on exec: a child process that kept the socket open would keep the table.
+        // Close the socket on exec, because the table would stay as long as a child
+        // process kept the socket open.
         let owner = socket(
             AddressFamily::Netlink,
             SockType::Raw,
@@ -196,7 +197,7 @@ impl Rule {
         self.compare(expected)
     }
 
-    /// Matches packets in whose header the masked bits of the byte at `offset` equal
+    /// Matches packets by the byte at `offset` of a header: its masked bits equal
     /// `expected`.
     pub fn bits(mut self, header: Header, offset: u32, mask: u8, expected: u8) -> Self {
         self.load(header, offset, 1);

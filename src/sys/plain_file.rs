@@ -3,9 +3,9 @@
 //!
 //! Opening a device may have side effects, opening a pipe may block, and a link may point
 //! anywhere. So digestfix first opens a path as a handle (`O_PATH` in `open(2)`), which
-//! has no side effects. It checks the type of the file by the handle, and opens the file
-//! itself through the handle only if it is a plain file. So it never reads another file
-//! that a process puts at the path meanwhile.
+//! has no side effects. digestfix checks the type of the file by this handle. Only if the
+//! file is plain, digestfix opens it through the handle. So digestfix never reads another
+//! file that a process puts at the path in the meantime.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};

@@ -3,8 +3,9 @@
 //!
 //! digestfix shows names of files, claims, containers and units, error messages of Docker
 //! and systemd, records and arguments in a terminal, a log or a mail. A line break in
-//! such a text could imitate a line of digestfix's own. So digestfix escapes each text
-//! when it adds the text to its output. It adds its own line breaks separately.
+//! such a text could make the rest look like another line of digestfix. So digestfix
+//! escapes each text when it adds the text to its output, and adds its own line breaks
+//! separately.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,7 +14,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
 /// Replaces each character that must not be shown with an escape such as `\n` or
-/// `\u{202e}`. Leaves all other text unchanged, including such escapes.
+/// `\u{202e}`. Leaves all other text unchanged, even text that looks like such an escape.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
         return Cow::Borrowed(text);

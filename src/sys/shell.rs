@@ -4,8 +4,9 @@ use std::path::Path;
 
 use crate::sys::printable::is_printable;
 
-/// Quotes a word so that a shell reads it unchanged, if it contains a character that is
-/// special to a shell. Uses bash's `$'…'` to escape a character that must not be shown.
+/// Quotes a word if it contains a character that is special to a shell, so that a shell
+/// reads the word unchanged. Uses bash's `$'…'` to escape a character that must not be
+/// shown.
 pub fn word(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+=,-".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_plain) {

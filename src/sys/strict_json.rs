@@ -3,8 +3,8 @@
 //! Go ignores case when it looks for the field of a key, and uses the last of several
 //! matching keys (`encoding/json`, 1.15 to 1.26). A parser that compares keys exactly
 //! would read another value from `{"config":A,"Config":B}` than Docker does. [`read`]
-//! refuses a text in which an object has the same key twice, or a key that Go treats as
-//! another one.
+//! refuses a text in which an object has the same key twice, or has a key that Go treats
+//! as a different, known key.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ use crate::sys::json_error::in_words;
 
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
-    /// A key that Go treats as another one.
+    /// A key that differs from a known key, but that Go treats as that key.
     #[error(
         "the key \"{}\" is not \"{known}\", but Docker reads it as that: Docker and digestfix \
          would read different values",
@@ -68,8 +68,8 @@ pub fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> 
     }
 }
 
-/// The first refused key. It is stored here because serde's own errors can carry only a
-/// text.
+/// The error about the first refused key. It is stored separately, because an error of
+/// serde can contain only a text.
 #[derive(Default)]
 struct Refused(RefCell<Option<JsonError>>);
 

@@ -65,7 +65,8 @@ fn who(uid: u32, sudo_user: Option<&str>, login: Option<u32>, cgroups: &str) -> 
     who
 }
 
-/// A name that can be shown, no matter who set it: all other characters become `?`.
+/// A name that can be shown safely, no matter who set it: each character that cannot be
+/// shown becomes `?`.
 fn plain(name: &str) -> String {
     let is_plain =
         |character: char| character.is_ascii_alphanumeric() || "._-@+\\".contains(character);
@@ -76,8 +77,8 @@ fn plain(name: &str) -> String {
 }
 
 /// The system service that a process is part of. `cgroups` is the process's
-/// `/proc/PID/cgroup`, from which this reads the control group that systemd chose: that of
-/// version 2, or of the hierarchy `name=systemd` in version 1.
+/// `/proc/PID/cgroup`. The control group that systemd chose is that of version 2, or in
+/// version 1 that of the hierarchy `name=systemd`.
 pub(crate) fn service(cgroups: &str) -> Option<String> {
     let parts = parts(cgroups);
     if parts.iter().any(|part| is_a_users(part)) {

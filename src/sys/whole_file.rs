@@ -37,7 +37,7 @@ pub(crate) struct WholeFile {
     /// The final path, with links followed.
     path: PathBuf,
     /// The hidden name that the file has before it gets its final name. An unnamed file
-    /// gets the hidden name only just before that.
+    /// gets the hidden name just before the final one.
     hidden: PathBuf,
     is_named: bool,
 }
@@ -71,8 +71,8 @@ impl WholeFile {
         &self.file
     }
 
-    /// Gives the file its name, replacing any file that has this name. Returns once that
-    /// is on disk.
+    /// Gives the file its final name, and replaces any file that has this name. Returns
+    /// once the new name is on disk.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.file.sync_all()?;
         if !self.is_named {

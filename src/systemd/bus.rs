@@ -43,13 +43,13 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// accepts connections even if the bus does not start.
 const BUS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Timeout for connecting to systemd's private socket. It is longer because no other way
-/// is left then, and systemd may be busy reading unit files.
+/// Timeout for connecting to systemd's private socket. This timeout is longer, because
+/// digestfix has no other way left, and systemd may be busy reading unit files.
 const PRIVATE_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long to wait for the signal about a job before asking systemd for the job's state.
-/// The signal can be lost between two connections, and also on a working connection if
-/// systemd re-executes itself.
+/// How long digestfix waits for the signal about a job before it asks systemd for the
+/// job's state. The signal can be lost between two connections, and also on a working
+/// connection if systemd re-executes itself.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// Timeout for logind, which normally answers at once.
@@ -211,7 +211,7 @@ impl SystemBus {
                 look_after = LOOK_AFTER;
                 continue;
             }
-            // The signal may have arrived by now.
+            // The signal about the job may have arrived by now.
             if let Some(result) = self.ended.result(job, AGAIN, || false).await {
                 return Ok(result);
             }
@@ -319,8 +319,8 @@ impl ServiceManager for SystemBus {
             .call(async |link| link.manager.reset_failed_unit(unit).await)
             .await;
         match reset {
-            // When a unit stops that nothing refers to, systemd forgets the unit and its
-            // failures.
+            // systemd forgets a unit and its failures if the unit stops and nothing
+            // refers to it.
             Err(SystemdError::Refused(zbus::Error::MethodError(name, ..)))
                 if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" =>
             {
@@ -354,7 +354,8 @@ impl ServiceManager for SystemBus {
                 let affected = affected.into_iter();
                 jobs.extend(affected.map(|(_, path, name, ..)| job(name, path)));
             }
-            // systemd before 242 lacks the method, and before 244 the mode.
+            // systemd before 242 does not have the method, and systemd before 244 does
+            // not have the mode.
             Err(SystemdError::Refused(zbus::Error::FDO(error)))
                 if matches!(
                     *error,
@@ -414,7 +415,7 @@ impl ServiceManager for SystemBus {
         }
         if started.is_err() {
             // Stop the unit, because systemd would otherwise keep trying to start it.
-            // Report the first error.
+            // Report the error of the start.
             let _ = self.stop(&service.name, &[], lasting::READY_WITHIN).await;
             let _ = self.forget_lasting(&service.name).await;
         }

@@ -15,7 +15,7 @@ const REFUSALS: [&str; 3] = [
 const MAX_LINE: usize = 400;
 
 /// dockerd's message when it refuses to reload its configuration. `None` if dockerd has
-/// logged no such message since then, or does not log to the journal.
+/// logged no such message since `since`, or does not log to the journal.
 pub fn refused_reload(pid: u32, since: SystemTime) -> Option<String> {
     if pid == 0 {
         return None;

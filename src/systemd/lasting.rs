@@ -1,7 +1,8 @@
-//! A service that outlives the run that starts it: a unit file below `/run`, which every
-//! systemd since 219 accepts. A transient unit would need several variants: the
-//! properties that `StartTransientUnit` takes differ, and systemd before 243 misreads
-//! `RestartForceExitStatus` there.
+//! A service that outlives the run that starts it. It has a unit file below `/run`,
+//! because every systemd since 219 accepts the same file. A transient unit would need
+//! several variants: versions of systemd differ in the properties that
+//! `StartTransientUnit` accepts, and systemd before 243 misreads `RestartForceExitStatus`
+//! there.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -12,8 +13,8 @@ use std::time::Duration;
 use crate::sys::directory;
 use crate::systemd::{OwnService, SystemdError};
 
-/// Timeout for the program to report that it is ready. It does so at once, or it did not
-/// start.
+/// Timeout for the program to report that it is ready. A program that has started reports
+/// it at once.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// The prefix of the names of all these units.
@@ -52,9 +53,9 @@ pub fn remove(directory: &Path, name: &str) -> Result<(), SystemdError> {
 /// The text of the unit file. `StartLimitInterval=` is the name of
 /// `StartLimitIntervalSec=` before systemd 230, and every version accepts it in this
 /// section. While the service waits for the lock, it has no handler for SIGHUP, SIGINT
-/// and SIGTERM. systemd treats an end by one of these signals as clean, but the signal
-/// may have been meant for another service. So `RestartForceExitStatus=` makes systemd
-/// restart the service.
+/// and SIGTERM. If one of these signals ends the service, systemd treats that as a clean
+/// end, although the signal may have been meant for another service. So
+/// `RestartForceExitStatus=` makes systemd restart the service.
 fn text(service: &OwnService) -> String {
     let words: Vec<String> = service.command.iter().map(|word| quoted(word)).collect();
     format!(

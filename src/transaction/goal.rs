@@ -43,7 +43,8 @@ impl Goal<'_> {
         }
     }
 
-    /// The evidence that came with the claims, or that is in the history.
+    /// The evidence that came with the claims, or for a rollback the evidence in the
+    /// history.
     pub fn evidence(&self) -> &Evidence {
         match self {
             Self::Claims(request) => &request.evidence,

@@ -80,7 +80,7 @@ pub enum ImageStore<'a> {
 /// The most pieces of advice in one refusal.
 const MAX_HELPS: usize = 3;
 
-/// References and images that digestfix cannot handle.
+/// References whose image is missing, and images that cannot get a digest.
 #[derive(Default)]
 pub struct Gaps {
     /// References whose image digestfix could not find.
@@ -202,8 +202,8 @@ impl PlanError {
         })
     }
 
-    /// The references that `--replace` would displace. `None` unless `--replace` resolves
-    /// every refusal.
+    /// The references that `--replace` would displace. `None` if `--replace` would not
+    /// resolve every refusal.
     pub fn displaces(&self) -> Option<Displaced> {
         let Self::Refused(refusals) = self else {
             return None;
@@ -212,8 +212,8 @@ impl PlanError {
         each.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
-    /// If only one claim is refused: that claim, and the claim that the user may have
-    /// meant.
+    /// The refused claim, and the claim that the user may have meant. `None` if several
+    /// claims are refused.
     pub fn meant(&self) -> Option<(&str, &str)> {
         match self {
             Self::Refused(refusals) if refusals.len() == 1 => refusals.first()?.meant(),
@@ -361,8 +361,8 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// Reads the manifests of all recorded digests where that takes requests, which is
-    /// only on a Kubernetes node.
+    /// On a Kubernetes node, reads the manifests of all recorded digests. Elsewhere, they
+    /// can be read without requests when they are needed.
     pub async fn read_manifests(&mut self) -> Result<(), PlanError> {
         match self {
             Self::Node { node, here, .. } => Ok(here.learn_all(node).await?),
@@ -437,7 +437,8 @@ impl<'a> ImageStore<'a> {
                 let proof = content.proof(digest, &image);
                 (BTreeSet::from([image]), proof.unwrap_or_default())
             }
-            // An index also lists images for other platforms.
+            // Return several images, because an index also lists images for other
+            // platforms.
             Self::Containerd { content, .. } => {
                 let manifests = content.manifests(digest);
                 let mut evidence = Evidence::default();
@@ -446,8 +447,8 @@ impl<'a> ImageStore<'a> {
                 let images = images.unwrap_or_default().into_keys().cloned();
                 (images.collect(), manifests)
             }
-            // After an import, the digest may appear in the record's name only, and
-            // containerd has no manifest for it.
+            // Add the record's image without a proof: after an import, containerd may
+            // have the digest only in the record's name, and no manifest for it.
             Self::Node { here, .. } => {
                 let mut images = here.proven(digest);
                 let proof = here.proof(digest, &image).unwrap_or_default();
@@ -506,8 +507,8 @@ impl<'a> ImageStore<'a> {
         }
         match self {
             Self::Own { images, .. } => Ok(ImageDb::ask(images, |db| db.has(image))?),
-            // The image may be recorded by a digest alone, with a manifest but without
-            // layers.
+            // Check for layers too, because a digest alone may record the image, with a
+            // manifest but without layers.
             Self::Containerd { here, .. } => {
                 let mut references = references.references();
                 Ok(references

@@ -13,15 +13,16 @@ pub struct Leftover {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// The reference stays: Docker would drop this tag along with it.
+    /// The reference stays, because Docker would drop this tag along with the reference.
     Tagged(Reference),
-    /// The reference stays: Docker would remove the image with it.
+    /// The reference stays, because Docker would remove the image along with its last
+    /// reference.
     Last,
-    /// The reference stays: Docker would also remove layers that no other reference
-    /// needs.
+    /// The reference stays, because Docker would also remove layers that no other
+    /// reference needs.
     HasLayers,
-    /// The reference stays: a container was created with it. The text is the engine's
-    /// message.
+    /// The reference stays, because a container was created with it. The text is the
+    /// engine's message.
     InUse(String),
     /// The reference is gone, and Docker dropped these other references along with it.
     TookAlong(Vec<String>),
@@ -29,8 +30,8 @@ pub enum Why {
     WentAlong(Reference),
     /// The reference is gone, and could not be restored.
     Lost(String),
-    /// The record stays: it is the last one of its image, and containerd would free the
-    /// image without it.
+    /// The record stays, because it is the last one of its image: without the record,
+    /// containerd would free the image.
     LastRecord,
     /// The record stays: another client has changed it.
     Changed,
@@ -49,7 +50,7 @@ impl Leftover {
     }
 }
 
-/// A reference that stays does no harm: its manifest proves that it is right.
+/// If a reference stays, that does no harm, because its manifest proves it.
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let reference = &self.reference;
@@ -108,8 +109,8 @@ pub fn went_along(leftovers: &[Leftover]) -> Vec<Leftover> {
         _ => None,
     });
     let each = along.flat_map(|(other, along)| along.iter().map(move |name| (other, name)));
-    // A text that is not a name is a manifest's digest. Restoring the reference restores
-    // the manifest too.
+    // Skip a text that is not a name. It is the digest of a manifest, which is restored
+    // together with the reference.
     let named = each.filter_map(|(other, name)| Some((other, Reference::parse(name).ok()?)));
     named
         .filter(|(_, one)| one.tag().is_some() || one.digest().is_some())

@@ -1,5 +1,5 @@
 //! Load method: load, drop, verify, and undo on failure. The running Docker makes the
-//! change itself: digestfix neither stops Docker nor touches its files.
+//! change itself. digestfix neither stops Docker nor touches Docker's files.
 //!
 //! digestfix loads manifests only (`docker load` of an archive of some kilobytes). The
 //! engine then has the references, and uses the layers that are already on this host.

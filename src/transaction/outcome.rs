@@ -1,4 +1,4 @@
-//! What a transaction reports: the beginning and end of each step, and the outcome.
+//! The reports of a transaction: the beginning and end of each step, and the outcome.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -69,9 +69,11 @@ pub enum Step {
     UndoRecord,
 }
 
-/// Receives each step. Must not block, because Docker may be stopped meanwhile.
+/// Receives each step. An implementation must not block, because Docker may be stopped
+/// while it runs.
 pub trait Progress {
-    /// Work that may take long begins. It lasts until a step ends or other work begins.
+    /// Work that may take long begins. This work lasts until a step ends or other work
+    /// begins.
     fn begin(&mut self, doing: &str);
     /// The transaction with this ID has begun.
     fn transaction_begins(&mut self, id: &str);
@@ -99,7 +101,7 @@ pub enum Failure {
     /// Without a watchdog, nothing would start Docker again if this process were killed.
     #[error("{0}")]
     Watchdog(#[from] WatchdogError),
-    /// The machine has rebooted, and Docker does not run.
+    /// The machine has rebooted, and Docker is not running.
     #[error("containers wait for their restart policies until Docker runs: {0}")]
     WaitsForDocker(String),
     /// No copy of the references can be read.
@@ -124,8 +126,8 @@ pub enum Failure {
     Leftovers(Vec<Leftover>),
     #[error("Docker could not be kept from starting while the references change: {0}")]
     StartBlock(#[from] StartBlockError),
-    /// dockerd was told to reload its configuration, but live-restore differs from the
-    /// file.
+    /// digestfix told dockerd to reload its configuration, but live-restore in dockerd
+    /// differs from the file.
     #[error(
         "live-restore could not be switched {}: {unit} {}{} (see: journalctl -u {unit})",
         if *.on { "on" } else { "off" },
@@ -140,8 +142,8 @@ pub enum Failure {
         /// dockerd's log message.
         says: Option<String>,
     },
-    /// dockerd was told to reload its configuration, and refused. A start may fail for
-    /// the same reason.
+    /// digestfix told dockerd to reload its configuration, and dockerd refused. A start
+    /// may fail for the same reason.
     #[error("{unit} refuses to read {} again{}, so it may not start with it", path.display(), said(.says))]
     ConfigurationRefused {
         unit: String,
@@ -268,8 +270,8 @@ pub struct Outcome {
     /// The path of the former reference store, kept as a backup. `None` if no file
     /// changed.
     pub backup: Option<PathBuf>,
-    /// The loaded references whose layers, according to the engine, it has only in
-    /// unpacked form.
+    /// The loaded references of which the engine reports that it has only the unpacked
+    /// layers.
     pub run_only: Vec<Reference>,
     /// The transaction failed after Docker was stopped, and Docker was started again.
     pub restarted: bool,
@@ -303,7 +305,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct HostNow {
     pub store: StoreNow,
-    /// What else may differ from the time before the transaction.
+    /// Other things that may differ from the state before the transaction.
     pub left: Vec<String>,
     pub docker: Option<DockerNow>,
 }
@@ -315,9 +317,9 @@ pub enum DockerNow {
     /// The method does not stop Docker.
     NotStopped,
     Runs,
-    /// Docker ran before, and does not now.
+    /// Docker ran before the transaction, and is down now.
     Down,
-    /// Docker did not run before, and does not now.
+    /// Docker was down before the transaction, and still is.
     AsBefore,
     /// Docker is down, and the machine is shutting down.
     ShuttingDown,

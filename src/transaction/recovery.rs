@@ -33,9 +33,9 @@ pub(super) fn record(
     }
 }
 
-/// Writes to the record which references are in use after the recovery. Must be called
-/// before the journal is removed: without a journal, a record without an end counts as a
-/// run that changed nothing.
+/// Writes to the record which references are in use after the recovery. The caller must
+/// do this before it removes the journal: without a journal, a record without an end
+/// counts as a run that changed nothing.
 pub(super) fn note(
     record: Option<Record>,
     references: Side,

@@ -1,6 +1,6 @@
 //! Reserve: disk space that digestfix holds while Docker is stopped, and frees right
-//! before it starts Docker. Without it, other programs could fill the disk meanwhile, and
-//! Docker would not start.
+//! before it starts Docker. Without the reserve, other programs could fill the disk while
+//! Docker is stopped, and Docker would not start.
 //!
 //! A reserve is a directory of named files on each file system that a start of Docker
 //! writes to. The kernel would free an unnamed file when digestfix is killed, long before
@@ -9,10 +9,10 @@
 //! removes them: the run itself, or the watchdog or recovery after it.
 //!
 //! A reserve has two parts. digestfix frees the first before it starts Docker on the
-//! changed store. Undo and the watchdog free both. So there is still room for a second
-//! start if another process takes the space of the first part.
+//! changed store. Undo and the watchdog free both parts. So even if another process has
+//! taken the space of the first part, there is still room for a second start.
 //!
-//! Each part is several files, so it holds inodes as well as blocks.
+//! Each part consists of several files, so that it reserves inodes as well as blocks.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -35,9 +35,10 @@ const NAME: &str = ".digestfix-reserve";
 /// 16 KiB they did not start. The margin also covers digestfix's own small files.
 const START: u64 = 4 * MIB;
 
-/// What a start writes for each container, in bytes. It writes two files beside the old
-/// ones, for all containers at the same time. 26.1 took 254 KB and 62 inodes for 31
-/// containers: 8 KiB and 2 inodes each. The margin is for long configurations.
+/// What a start writes for each container, in bytes. For all containers at the same time,
+/// a start writes two files beside the old ones. 26.1 took 254 KB and 62 inodes for 31
+/// containers, which is 8 KiB and 2 inodes for each. The margin is for long
+/// configurations.
 const PER_CONTAINER: u64 = 32 * KIB;
 
 const FILES_PER_CONTAINER: u64 = 2;
@@ -68,8 +69,8 @@ pub struct Need {
     pub inodes: u64,
 }
 
-/// What starts of Docker need on the file systems of the data root and of the other
-/// directories that exist. Lists each file system once.
+/// The space that starts of Docker need on the file systems of the data root and of those
+/// other directories that exist. Lists each file system once.
 pub fn needs(data_root: &Path, others: &[PathBuf]) -> Vec<Need> {
     let own = (
         data_root,
@@ -95,8 +96,8 @@ pub fn needs(data_root: &Path, others: &[PathBuf]) -> Vec<Need> {
         needs.push(Need {
             path,
             bytes: bytes.saturating_mul(parts),
-            // The files, a directory for each part, and the directory that contains the
-            // parts.
+            // The inodes of the files, of a directory for each part, and of the directory
+            // that contains the parts.
             inodes: (files + 1) * parts + 1,
         });
     }
@@ -152,12 +153,12 @@ impl Reserve {
     /// Frees the part for the start on the changed store.
     pub fn free_first(&self) {
         for directory in &self.directories {
-            // Ignored: the start may succeed without this space.
+            // Ignore the error, because the start may succeed without this space.
             let _ = fs::remove_dir_all(directory.join(PARTS[0]));
         }
     }
 
-    /// Frees both parts. What this call could not remove, the next call tries again.
+    /// Frees both parts. If a directory cannot be removed, the next call tries again.
     pub fn free(&mut self) {
         self.directories
             .retain(|directory| remove(directory).is_err());

@@ -6,9 +6,9 @@
 //! before each step acts, so `undo` knows what may have been done. digestfix reads,
 //! plans, stages and syncs while Docker still runs. Between Docker's stop and start, it
 //! only checks the old file and exchanges two names. Success and failure both end with
-//! `Restart::restore`: what stopped along with Docker runs again, and live-restore has
-//! its former value. [`recovery`](crate::transaction::recovery) does the same for a
-//! killed run.
+//! `Restart::restore`, which starts the units and containers that stopped along with
+//! Docker, and gives live-restore its former value.
+//! [`recovery`](crate::transaction::recovery) does the same for a killed run.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -52,11 +52,11 @@ use rendered::Rendered;
 use start_block::StartBlock;
 use swap::{Staged, Swapped};
 
-/// How long new connections to published ports wait for Docker to start. After that, the
-/// ports refuse them, and digestfix warns the user.
+/// How long new connections to published ports wait for Docker to start. After that time,
+/// the ports refuse new connections, and digestfix warns the user.
 const HOLD_PORTS_AT_MOST: Duration = Duration::from_secs(10);
 
-/// The furthest step that `apply` has begun. Set before the step acts.
+/// The last step that `apply` has begun. The value is set before the step acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reached {
     Nothing,
@@ -158,8 +158,8 @@ impl<M: ServiceManager, E: Engine> Method<M> for Restart<'_, M, E> {
 
     /// Restores each part, even if another part fails.
     async fn restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
-        // If undo failed and Docker is down, nothing can be restored. live-restore stays
-        // on, so that the next start of Docker keeps the containers alive.
+        // If undo failed and Docker is down, nothing can be restored. Leave live-restore
+        // on, so that the containers survive the next start of Docker.
         let restored = if self.undo_failed && self.is_gone().await {
             Ok(())
         } else {
@@ -314,7 +314,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.look_at_containers(tx, daemon).await?;
         self.see_configuration(daemon)?;
         self.active_before = daemon.docker.manager.active_states().await?;
-        // A dockerd that waits for clients of its API before it ends still serves
+        // While dockerd waits for clients of its API before it ends, it still serves
         // published ports. So hold only the ports that no process serves.
         let unserved = match daemon.impact.stops_late() {
             true => ports::hold_unserved(&daemon.impact.ports_to_hold()).ok(),
@@ -473,8 +473,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
     }
 
     async fn verify(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
-        // Without a Docker to manage, no other process has changed the file since the
-        // commit.
+        // Skip the check without a Docker to manage: no other process has changed the
+        // file since the commit.
         if self.daemon.is_some() {
             self.verify_file(tx)?;
         }
@@ -572,7 +572,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         stopped.and(put_back).and(started)
     }
 
-    /// Whether Docker ran before the transaction, and does not run now.
+    /// Whether Docker ran before the transaction, and is down now.
     async fn is_gone(&self) -> bool {
         match self.daemon {
             Some(daemon) => daemon.impact.running && daemon.has_ended().await.unwrap_or_default(),

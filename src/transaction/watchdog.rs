@@ -89,7 +89,7 @@ pub async fn dismiss(manager: &impl ServiceManager, id: &str) {
 /// The longest pause between two attempts.
 pub const MOST: Duration = Duration::from_secs(60);
 
-/// How often digestfix checks during a pause whether the run has ended.
+/// The interval at which the watchdog checks during a pause whether the run has ended.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Retries until an attempt succeeds, with pauses that grow to [`MOST`]. A pause ends
@@ -140,8 +140,8 @@ pub async fn hold_off_shutdown(manager: &impl ServiceManager, why: &str) -> Opti
 
 /// Encodes a path: letters, digits and `/._-` stay, and every other byte becomes `=` and
 /// two hexadecimal digits. Otherwise systemd would expand variables and specifiers in the
-/// command line. Escaping them does not help: systemd versions expand at different times,
-/// and a reload in between changes what was escaped.
+/// command line. Escaping does not help, because versions of systemd expand these at
+/// different times, and a reload in between undoes the escaping.
 pub fn encoded(path: &Path) -> String {
     let mut text = String::new();
     for byte in path.as_os_str().as_bytes() {
@@ -210,7 +210,7 @@ mod tests {
         assert!(ends.elapsed() <= LOOK);
     }
 
-    /// Once the run is over, failing attempts must not repeat without a pause.
+    /// After the run has ended, attempts that fail must still be separated by pauses.
     #[tokio::test(start_paused = true)]
     async fn it_pauses_where_no_notice_is_left() {
         let attempts = Cell::new(0);

@@ -312,8 +312,8 @@ fn named_digest(name: &str) -> Option<Digest> {
         .flatten()
 }
 
-/// The name of a layer that Docker before 25 or skopeo wrote. This name does not contain
-/// the layer's digest, which is in the config.
+/// The name of a layer that Docker before 25 or skopeo wrote. The layer's digest is in
+/// the config, not in this name.
 fn layer_name(name: &str) -> Option<&str> {
     let name = name.strip_prefix("./").unwrap_or(name);
     name.ends_with(".tar").then_some(name)

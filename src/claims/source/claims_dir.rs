@@ -29,7 +29,7 @@ const ROOT: u32 = 0;
 
 /// Mode bits: writable by the group, or by everyone.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// Mode bit: only its owner can rename or remove a file in this directory.
+/// Mode bit of a directory: only the owner of a file in it can rename or remove the file.
 const STICKY: u32 = 0o1000;
 
 /// The most symbolic links to follow to one file: Linux's own limit

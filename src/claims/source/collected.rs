@@ -20,7 +20,7 @@ const MAX_REMARKS: usize = 100;
 /// The most line numbers in one remark.
 const MAX_LINES: usize = 5;
 
-/// An image that an archive contains completely, so that an engine can load it.
+/// An image that is complete in an archive, so that an engine can load the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Whole {
     pub image: ImageId,
@@ -54,8 +54,8 @@ pub struct Collected {
     pub(super) said: usize,
     rewrites: Vec<Rewrite>,
     tags: bool,
-    /// The number of tags in records that were not claimed because `--tags` was not
-    /// given.
+    /// The number of tags that records contain but that were not claimed, because
+    /// `--tags` was not given.
     tags_left: usize,
     seen: BTreeSet<(Kind, String)>,
 }

@@ -271,8 +271,8 @@ impl<'a> Objects<'a> {
         let (pins, tagged): (Vec<_>, Vec<_>) =
             names.into_iter().partition(|name| name.digest().is_some());
         if !pins.is_empty() {
-            // The object is one entry of an index. Such an entry does not show whether it
-            // is for this host.
+            // The object is one entry of an index. An index entry does not show whether
+            // it is for this host.
             let of_platform = is_part
                 && object
                     .all(&[Field::Name])

@@ -187,8 +187,8 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         return read_objects(document, place, collected);
     }
     if spaced.bytes == Bytes::Recoded || document.contains("\r\n") {
-        // A registry never serves a byte-order mark, UTF-16 or CR LF, so the manifest is
-        // also tried without them.
+        // A registry never serves a byte-order mark, UTF-16 or CR LF, so digestfix also
+        // tries the manifest without them.
         let plain = document.replace("\r\n", "\n");
         collected.prove(plain.as_bytes(), place)?;
         let ended = ended.replace("\r\n", "\n");

@@ -211,8 +211,8 @@ pub(super) fn read_skopeo_dir(
 }
 
 /// The repository in the path of a directory that `skopeo sync --scoped` wrote for
-/// `REGISTRY/PATH@DIGEST`. `None` if the path contains another digest than `digest`, which
-/// belongs to the manifest in the directory.
+/// `REGISTRY/PATH@DIGEST`. `digest` is that of the manifest in the directory. `None` if
+/// the path contains another digest.
 fn scoped(place: &str, digest: &Digest) -> Option<Repository> {
     let is_registry = |name: &str| name == "localhost" || name.contains(['.', ':']);
     let starts = place.rmatch_indices('/').map(|(at, _)| at + 1).chain([0]);
@@ -285,7 +285,7 @@ struct Walk<'a, B> {
     /// The manifests visited so far, each with the repository for which it was visited.
     named: BTreeSet<(Digest, Option<Repository>)>,
     /// Whether a local engine may have written the layout. An engine creates its own
-    /// manifests and does not keep the registry's.
+    /// manifests and does not keep those of the registry.
     from_an_engine: bool,
     /// The number of manifests that a local engine created.
     made_up: usize,
@@ -325,8 +325,8 @@ impl<B: Blobs> Walk<'_, B> {
         }
         if let Some(seen) = self.seen.get(digest).copied() {
             has_size(digest, seen.size, descriptor.size)?;
-            // The same manifest under another name. The manifests below an index have
-            // that name too.
+            // An entry repeats this manifest under another name. For an index, the
+            // manifests below it get that name too.
             if !seen.claimed || !self.named.insert((digest.clone(), repository.cloned())) {
                 return Ok(());
             }

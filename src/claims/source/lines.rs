@@ -1,8 +1,8 @@
 //! Lines that contain one name and one digest: lists in two columns, scripts, `.env`
 //! files, logs, and the output of `docker pull` and `docker push`.
 //!
-//! A name and a digest in different words are joined only if the line can be read in no
-//! other way: the name has a tag, and the line has no more words than a table has
+//! A name and a digest in different words are combined only if the line has no other
+//! possible meaning: the name has a tag, and the line has no more words than a table has
 //! columns.
 
 use crate::claims::row::{

@@ -77,7 +77,7 @@ fn take_file(
 ) -> Result<(), Problem> {
     let size = match path.symlink_metadata() {
         Ok(metadata) => metadata.len(),
-        // A deleted blob leaves its directory.
+        // After a blob is deleted, its directory remains.
         Err(_) => return Ok(()),
     };
     if size > manifest::MAX_BYTES {

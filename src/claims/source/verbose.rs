@@ -55,8 +55,8 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
     let Some(raw) = &inspected.raw else {
         let pinned = with_digest(&reference, &named);
         return match (inspected.docker.or(inspected.oci), reference.digest()) {
-            // The manifest is an entry of an index. Its platform is unknown, and without
-            // its bytes it proves nothing.
+            // The manifest is an entry of an index, and its platform is unknown. Without
+            // the manifest's bytes, the entry proves nothing.
             (_, Some(_)) => Ok(()),
             (Some(fields), None) => collected.record(&pinned, fields.config.digest, place),
             (None, None) => collected.pin(&pinned, place),

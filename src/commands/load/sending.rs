@@ -1,6 +1,7 @@
-//! Sends an archive to Docker. A separate thread reads it, a few pieces ahead. Another
-//! thread checks it at the same time. Docker gets the last member only after the check has
-//! succeeded, and loads nothing of an archive whose end is missing.
+//! Sends an archive to Docker. One thread reads the archive, a few pieces ahead of
+//! Docker. Another thread checks the archive at the same time. Docker gets the last
+//! member only after the check has succeeded, and loads nothing of an archive whose end
+//! is missing.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -42,7 +43,8 @@ impl From<io::Error> for SendError {
 pub(super) struct Sending {
     pieces: Receiver<io::Result<Bytes>>,
     count: Count,
-    /// The claims of a file, which were read earlier. `None` for standard input.
+    /// The claims of a file, which digestfix has read before it sends the file. `None`
+    /// for standard input.
     known: Option<Collected>,
     verdict: oneshot::Receiver<Result<Collected, Problem>>,
 }
@@ -119,9 +121,9 @@ impl Sending {
 struct Way {
     to_docker: Sender<io::Result<Bytes>>,
     count: Count,
-    /// The last piece with content, and the zeros after it. They are held back until the
-    /// check has succeeded. The zeros alone would not suffice, because Docker may load an
-    /// archive without reading them.
+    /// The last piece with content, and the zeros after it. digestfix holds them back
+    /// until the check has succeeded. Holding back only the zeros would not suffice,
+    /// because Docker may load an archive without reading them.
     kept_back: Vec<Bytes>,
 }
 

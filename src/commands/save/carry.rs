@@ -54,8 +54,8 @@ pub(super) async fn carry(
     while let Some(piece) = next {
         bytes += piece.len() as u64;
         if pieces.send(piece).await.is_err() {
-            // The writer has failed. Its result, which is read below, contains the
-            // reason.
+            // The writer has failed. The writer's result contains the reason, and is read
+            // below.
             break;
         }
         told(bytes);

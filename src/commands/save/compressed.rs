@@ -18,8 +18,8 @@ use super::carry::Sink;
 /// The size of a block in bytes. Larger blocks would not make the file smaller.
 const BLOCK: usize = 1024 * 1024;
 
-/// The most threads. This also limits memory, because each thread holds one block, and
-/// one more block waits.
+/// The most threads. Memory is limited too, because each thread holds one block, and one
+/// more block waits.
 const MOST_THREADS: usize = 8;
 
 /// The format of a compressed block.

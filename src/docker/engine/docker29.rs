@@ -19,7 +19,8 @@ use crate::store::containerd::ContainerdStore;
 use crate::testing::images::{FakeImages, reference, served};
 
 const NAME: &str = "localhost:5000/tools/app";
-/// Digests in the recorded answers: of the generated manifest, and of the registry's.
+/// Digests in the recorded answers: that of the generated manifest, and that of the
+/// registry's manifest.
 const LOADED: &str = "01188b28a4c4999975bd21c8a855388847db4bc849251871123887eb89e8dd87";
 const PINNED: &str = "801bebe934926615f1dece6e1375e642856a0609614016dc4bcbac1cbcf0d334";
 
@@ -99,7 +100,7 @@ fn it_says_which_image_store_it_has() {
 }
 
 /// Docker 29 lists an image without layers by its name, and `inspect` shows its whole
-/// config. That layers are missing is visible in `Available` and in the content store.
+/// config. Only `Available` and the content store show that layers are missing.
 #[test]
 fn a_repaired_image_is_there_and_runs_only() {
     let blobs = FakeImages::new();

@@ -39,7 +39,8 @@ pub enum Dropped {
     /// The engine keeps the reference because a container uses it. The text is the
     /// engine's message.
     InUse(String),
-    /// The reference is removed, and these other references or images with it.
+    /// The reference is removed. The engine removed these other references or images
+    /// along with it.
     Along(Vec<String>),
 }
 
@@ -57,17 +58,17 @@ impl Listed {
         tags.chain(digests.filter(|one| one.digest().is_some()))
     }
 
-    /// Whether the engine reports that it lacks the layers in the form that the registry
-    /// serves. In this case, Docker 28 lists a digest without a name, and no architecture
-    /// (seen on 28.5, for manifests and indexes). Docker 26 does not list the image at
-    /// all.
+    /// Whether the engine reports that it does not have the layers in the form that the
+    /// registry serves. For such an image, Docker 28 lists a digest without a name, and
+    /// no architecture (seen on 28.5, for manifests and indexes). Docker 26 does not list
+    /// the image at all.
     pub fn is_hollow(&self) -> bool {
         let is_nameless = |digest: &String| digest.parse::<Digest>().is_ok();
         self.digests.iter().any(is_nameless) || self.architecture.as_deref() == Some("")
     }
 
     /// A tag in the same repository for the same manifest. The engine finds the digest
-    /// through this tag, and removes both together (moby 26.1 and 28.5,
+    /// through this tag, and can only remove both together (moby 26.1 and 28.5,
     /// `daemon/containerd/image_delete.go`, `getSameReferences`).
     pub fn tag_beside(&self, reference: &Reference) -> Option<Reference> {
         let repository = reference.repository().familiar();

@@ -41,7 +41,7 @@ const JSON: &str = "application/json";
 /// `{"type":["daemon"],"event":["reload"]}`.
 const RELOADS: &str = "%7B%22type%22%3A%5B%22daemon%22%5D%2C%22event%22%3A%5B%22reload%22%5D%7D";
 
-/// The filter for containers that do not run, percent-encoded:
+/// The filter for containers that are not running, percent-encoded:
 /// `{"status":["created","exited"]}`.
 const DOWN: &str = "%7B%22status%22%3A%5B%22created%22%2C%22exited%22%5D%7D";
 

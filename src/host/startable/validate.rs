@@ -33,13 +33,13 @@ pub(super) enum Verdict {
     Unknown(String),
 }
 
-/// Runs the dockerd of the unit with `--validate`, which checks its command line and
-/// configuration.
+/// Runs the dockerd of the unit with `--validate`, so that dockerd checks its command
+/// line and configuration.
 pub(super) async fn ask(manager: &impl ServiceManager, host: &Managed) -> Verdict {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     let program = host.start.command.first().cloned().unwrap_or_default();
     if !program.starts_with('/') || !program.ends_with("/dockerd") {
-        // Another program may ignore the option and start Docker instead.
+        // Do not run another program: it may ignore `--validate` and start Docker.
         return Verdict::Unknown(format!("{} does not start dockerd itself", host.unit.id));
     }
     let number = ASKED.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Resolves claims from files. Such a claim may be about an image that only another host
-//! has.
+//! Resolves claims from files. A claim from a file may be about an image that only
+//! another host has.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,9 +9,9 @@ use crate::image::reference::{Reference, Repository, Tag};
 use crate::plan::{MissingManifest, Request, Why};
 
 impl Resolver<'_> {
-    /// Resolves a pin from a file. Its tag names the image, which is then compared with
-    /// the evidence. If this host does not have the tag, the evidence may name an image
-    /// for the digest.
+    /// Resolves a pin from a file: finds an image by the pin's tag, and compares this
+    /// image with the evidence. If this host does not have the tag, the evidence may name
+    /// an image for the digest.
     pub(super) fn pinned(
         &self,
         repository: &Repository,
@@ -68,8 +68,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// The leads of a pin whose image was found by other means than the pin's name. If
-    /// the image has no name on this host, it also gets the pin's tag.
+    /// The leads of a pin whose image was not found by the pin's name. If the image has
+    /// no name on this host, one of the leads gives the image the pin's tag.
     pub(super) fn pin_of(
         &self,
         repository: &Repository,

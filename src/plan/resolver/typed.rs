@@ -1,4 +1,4 @@
-//! Resolves claims that a user typed. Such a claim is about an image on this host.
+//! Resolves claims that a user typed. A typed claim is about an image on this host.
 
 use super::{Lead, Resolver, Route};
 use crate::claims::claim::{Claim, ImageName, Statement};
@@ -152,8 +152,9 @@ impl Resolver<'_> {
                 self.pointed_at(claim, reference)?,
                 Route::Named(reference.clone()),
             )),
-            // The claim depends on this reference even if the text was a prefix: if the
-            // request adds the reference, the text no longer means the prefix.
+            // The text may be a prefix or a reference. Even if it now means the prefix,
+            // the claim depends on the reference: if the request adds that reference, the
+            // text means the reference.
             ImageName::ReferenceOrPrefix(reference, prefix) => Ok((
                 self.by_reference_or_prefix(claim, reference, prefix)?,
                 Route::Named(reference.clone()),

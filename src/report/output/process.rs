@@ -66,8 +66,8 @@ pub fn write_bytes(bytes: &[u8]) -> io::Result<()> {
     write(&io::stdout(), bytes)
 }
 
-/// Writes without the buffer of [`io::Stdout`], because its lock would be held as long as
-/// a reader blocks.
+/// Writes without the buffer of [`io::Stdout`], because [`io::Stdout`] would hold its
+/// lock as long as a reader blocks.
 fn write(stream: &impl AsFd, mut text: &[u8]) -> io::Result<()> {
     while !text.is_empty() {
         match rustix::io::write(stream, text) {

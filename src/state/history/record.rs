@@ -61,8 +61,8 @@ pub struct Record {
     /// containerd's root directory, if the user gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containerd_root: Option<PathBuf>,
-    /// The hash of Docker's configuration file, if it was known at the end that the
-    /// running dockerd can start with it.
+    /// The hash of Docker's configuration file, if digestfix knew at the end that the
+    /// running dockerd can start with this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daemon_json: Option<Digest>,
 }
@@ -107,7 +107,8 @@ pub struct Changed {
     pub reference: Reference,
     /// The image that the reference pointed at. `None` if the reference did not exist.
     pub from: Option<String>,
-    /// The image that the reference has to point at. `None` to drop the reference.
+    /// The image that the reference has to point at. `None` if the transaction drops the
+    /// reference.
     pub to: Option<ImageId>,
 }
 
@@ -183,7 +184,7 @@ impl Record {
         };
         record.plan(references, plan);
         record.write(lock).inspect_err(|_| {
-            // Remove what was written, because a record would mean that there was a
+            // Remove the incomplete record, because a record would mean that there was a
             // transaction.
             let _ = state_file::remove(&path, lock);
         })?;
@@ -234,7 +235,7 @@ impl Record {
         write().map_err(Problem::at(&path))
     }
 
-    /// Whether the transaction changed references that were still changed when it ended.
+    /// Whether the transaction changed references and did not undo the change.
     pub fn took_effect(&self) -> bool {
         let changed = matches!(
             self.result,
@@ -254,8 +255,8 @@ impl Record {
         self.changes.is_empty() && self.entries.is_empty()
     }
 
-    /// Whether these bytes are the reference store from before the transaction, the one
-    /// that it made, or neither.
+    /// Whether these bytes are the old reference store, the new one that the transaction
+    /// made, or neither.
     pub(super) fn side(&self, bytes: &[u8]) -> Side {
         match hash(bytes) {
             found if found == self.before => Side::Old,

@@ -59,9 +59,9 @@ impl ContainerdStore {
     }
 
     /// Whether dropping the references in `without` also removes layers of this digest
-    /// from the content store. Dropping them removes the layers if no other reference
-    /// with its own record has a manifest that names these layers. Loading manifests
-    /// would not restore them.
+    /// from the content store. A layer is removed if no other reference with its own
+    /// record has a manifest that names the layer. Loading manifests would not restore a
+    /// removed layer.
     pub fn loses_layers(&self, digest: &Digest, without: &BTreeSet<&Reference>) -> bool {
         let mut held = self.named_by(digest);
         held.retain(|layer| self.content.has(layer));

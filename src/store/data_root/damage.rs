@@ -17,7 +17,7 @@ const BACKUP: &str = ".digestfix-";
 /// The number of backups to check, beginning with the newest.
 const MOST_BACKUPS: usize = 10;
 
-/// The kind of damage that the content of an unreadable file shows.
+/// The kind of damage, according to the content of the unreadable file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damage {
     Empty,

@@ -12,7 +12,7 @@ use crate::store::repositories::{self, Store, StoreError};
 use crate::sys::at_once::at_once;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 
-/// The size of the buffer that compares a file in pieces, in bytes.
+/// The size in bytes of the buffer for comparing a file piece by piece.
 const AT_ONCE: usize = 256 * 1024;
 
 /// The size in bytes from which two threads read a file. Most of the time is spent on the
@@ -67,8 +67,8 @@ impl Stamp {
     }
 }
 
-/// Whether a change from now on will have a later timestamp than this one. Both values
-/// count from 1970.
+/// Whether every change from now on will get a later timestamp than this one. Both times
+/// are counted from 1970.
 fn is_past((seconds, nanos): (i64, i64), now: Duration) -> bool {
     let tick = if nanos == 0 { COARSE_TICK } else { TICK };
     let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {

@@ -117,15 +117,15 @@ impl Index<'_> {
     }
 
     fn count(&self) -> u32 {
-        // A pair takes more than one byte of the text, and the text has fewer than 2^32
-        // bytes.
+        // The number of pairs fits into 32 bits, because a pair takes more than one byte
+        // of the text, and the text has fewer than 2^32 bytes.
         u32::try_from(self.pairs.len()).unwrap_or(u32::MAX)
     }
 }
 
 /// Finds duplicate keys of an object. Go writes sorted keys, so comparing each key with
-/// the previous one is enough. As soon as a key is out of order, all keys are kept in a
-/// set.
+/// the previous one is enough. Once a key is out of order, a set of all keys is used
+/// instead.
 #[derive(Default)]
 struct Order {
     all: Option<BTreeSet<String>>,
@@ -194,7 +194,7 @@ impl<'de> Visitor<'de> for TopLevelSeed<'_, 'de> {
                 }
                 let value: Box<RawValue> = map.next_value()?;
                 // serde_json does not limit the nesting of raw values, but the engine's
-                // parser does. The engine would not start with such a file.
+                // parser does: with deeper nesting, the engine would not start.
                 if nesting(value.get()) >= MAX_NESTING {
                     return Err(A::Error::custom(format_args!(
                         "the value of {key:?} is nested deeper than the engine reads ({MAX_NESTING})"

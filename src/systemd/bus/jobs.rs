@@ -1,5 +1,5 @@
-//! Results of systemd jobs, from systemd's signal or, if that was lost, from the unit's
-//! state.
+//! Results of systemd jobs. They come from systemd's signal or, if the signal was lost,
+//! from the unit's state.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -85,8 +85,8 @@ impl EndedJobs {
         })
     }
 
-    /// Waits for the result of a job. `None` after `within`, or as soon as `is_over`
-    /// returns true because waiting has become useless.
+    /// Waits for the result of a job. Returns `None` after `within`, or as soon as
+    /// `is_over` returns true because waiting has become useless.
     pub(super) async fn result(
         &self,
         job: &Job,

@@ -102,7 +102,7 @@ impl Link {
         properties.manager("org.freedesktop.systemd1.Manager").await
     }
 
-    /// Has logind delay a shutdown.
+    /// Makes logind delay a shutdown.
     pub(super) async fn delay_shutdown(&self, why: &str) -> zbus::Result<OwnedFd> {
         let logind = Login1Proxy::new(&self.connection).await?;
         let lock = logind
@@ -134,7 +134,7 @@ impl Link {
     }
 }
 
-/// Whether the bus answered that systemd is not connected to it.
+/// Whether the bus answered that systemd is not connected to the bus.
 pub(in crate::systemd) fn is_absent(error: &zbus::Error) -> bool {
     let zbus::Error::FDO(error) = error else {
         return false;

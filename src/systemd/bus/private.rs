@@ -1,10 +1,10 @@
 //! systemd's private socket: D-Bus without a bus daemon, for root only. It exists as long
 //! as systemd runs, and `systemctl` uses it too.
 //!
-//! In each message on this socket, systemd gives its well-known name as the sender. The
-//! D-Bus specification requires a unique name, and zbus closes the connection otherwise.
-//! So this module reads the messages itself, and replaces the sender before zbus sees
-//! them.
+//! In each message on this socket, systemd gives its well-known name as the sender. But
+//! the D-Bus specification requires a unique name, and zbus closes the connection if the
+//! sender is another name. So this module reads the messages itself, and replaces the
+//! sender before zbus sees the messages.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -182,8 +182,9 @@ fn length(received: &[u8]) -> io::Result<Option<usize>> {
     Ok(Some(length))
 }
 
-/// Replaces the sender in the message at the beginning of these bytes. No other field can
-/// match, because the replaced bytes begin with the number and type of the sender field.
+/// Replaces the sender in the message at the beginning of these bytes. Only the sender
+/// field can match, because the bytes to replace begin with the number and type of that
+/// field.
 fn rename_sender(message: &mut [u8]) {
     let order = message.first().copied();
     let Some(fields) = number(message, 12).and_then(|len| message.get_mut(FIXED..FIXED + len))

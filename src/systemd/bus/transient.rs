@@ -8,8 +8,8 @@ use zbus::Variant;
 
 use crate::systemd::{OwnService, Service};
 
-/// Timeout for a program that only reads. It may read a lot, but Docker keeps running
-/// meanwhile.
+/// Timeout for a program that only reads. The program may read a lot, but Docker keeps
+/// running in the meantime.
 pub(super) const WITHIN: Duration = Duration::from_secs(15);
 
 /// Properties of a service that runs once, with the environment of another service.

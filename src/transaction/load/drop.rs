@@ -73,7 +73,8 @@ impl<E: Images> Steps<'_, E> {
         if here.holds_layers(digest) {
             *here = self.look(false).await?;
             here.ask(self.engine, [pin.reference.clone()]).await?;
-            // The layers may be in another namespace of containerd, so ask Docker.
+            // Also ask Docker, because layers in the content store may belong to another
+            // namespace of containerd.
             if !here.is_hollow(&pin.reference) && here.loses_layers(digest, &this) {
                 return Ok(Some(Why::HasLayers));
             }
@@ -81,7 +82,7 @@ impl<E: Images> Steps<'_, E> {
         Ok(None)
     }
 
-    /// Asks the engine once more whether another reference leads to the image.
+    /// Asks the engine once more whether another reference points at the image.
     async fn another_stands(&self, pin: &Pin, here: &ContainerdStore) -> Result<bool, Failure> {
         for (other, target) in here.others(&pin.reference, &pin.image_id) {
             let found = self.engine.find(other).await?;

@@ -1,10 +1,10 @@
 //! Recovery of a killed load.
 //!
 //! The engine may still be working on a request. So recovery repeats the load: it keeps
-//! the references that are there, and loads those that are missing. If that fails, or if
-//! the killed run was already undoing the load, recovery undoes it, and reports what it
-//! could not undo. Recovery leaves the load to the next run only if the engine does not
-//! answer, or if the history record cannot be written.
+//! the references that the engine already has, and loads the missing ones. If that fails,
+//! or if the killed run was already undoing the load, recovery undoes the load, and
+//! reports the references that it could not restore. Recovery leaves the load to the next
+//! run only if the engine does not answer, or if the history record cannot be written.
 
 use crate::docker::engine::images::Images;
 use crate::state::history::Side;

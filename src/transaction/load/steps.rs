@@ -18,12 +18,12 @@ use crate::transaction::leftover::{Leftover, Why, went_along};
 use crate::transaction::load::work::archive;
 use crate::transaction::outcome::Failure;
 
-/// The most references in one load request. The engine takes about 20 ms for each, and
-/// has to answer a request within 30 s.
+/// The most references in one load request. The engine takes about 20 ms for each
+/// reference, and has to answer the request within 30 s.
 const LOADED_AT_ONCE: usize = 50;
 
-/// Up to this many references, digestfix asks for each by name. If there are more, it
-/// asks for a sample of this size.
+/// If there are at most this many references, digestfix asks for each one by name. If
+/// there are more, digestfix asks for a sample of this size.
 const ASKED_FOR: usize = 8;
 
 /// After a request without an answer, how long to wait until the engine has finished the
@@ -57,9 +57,9 @@ impl<E: Images> Steps<'_, E> {
         Ok(())
     }
 
-    /// Checks that the engine has the added references with their manifests, runs the
-    /// right images by them, and has none of the dropped references. Returns the added
-    /// references whose layers the engine says it does not have.
+    /// Checks that the engine has the added references with their manifests, would run
+    /// the right image for each, and has none of the dropped references. Returns those
+    /// added references whose layers are missing according to the engine.
     pub(super) async fn verify(
         &self,
         added: &[Pin],
@@ -87,8 +87,8 @@ impl<E: Images> Steps<'_, E> {
     }
 
     /// Whether the engine finds the reference under its digest, and containerd has the
-    /// proving manifests and the config. Docker 28 also finds a reference whose manifest
-    /// is missing, so this checks the contents too.
+    /// config and the manifests that prove the image. Docker 28 also finds a reference
+    /// whose manifest is missing, so this checks the contents too.
     fn is_whole(&self, pin: &Pin, found: Option<Listed>) -> bool {
         let Some(digest) = pin.reference.digest() else {
             return false;
@@ -98,10 +98,11 @@ impl<E: Images> Steps<'_, E> {
             && self.content.config(&pin.image_id).is_some()
     }
 
-    /// The references for which digestfix asks by name. Usually the image is certain,
-    /// because a manifest names its config by hash. But if an index leads to several
-    /// images on this host, the engine picks one by its own rules. digestfix also asks
-    /// for a few other references, to notice an engine that behaves differently.
+    /// The references for which digestfix asks by name. Most references need no question,
+    /// because a manifest names the config of its image by hash. But if an index contains
+    /// several images on this host, the engine picks one by its own rules, so digestfix
+    /// asks. It also asks for a few other references, to notice an engine that behaves
+    /// differently.
     fn to_be_asked_for<'p>(&self, pins: &'p [Pin]) -> impl Iterator<Item = &'p Pin> {
         let every = pins.len().div_ceil(ASKED_FOR);
         let pins = pins.iter().enumerate();
@@ -275,7 +276,8 @@ impl<E: Images> Steps<'_, E> {
                 Err(Failure::Archive(error)) => error.to_string(),
                 Err(failure) => return Err(failure),
             };
-            // A failed load leaves a reference that cannot be run.
+            // After a failed load, the engine may have a reference that it cannot run, so
+            // remove it.
             if fresh.contains(&pin.reference) {
                 self.engine.untag(&pin.reference).await?;
             }

@@ -13,8 +13,8 @@ use crate::transaction::image_store::PlanError;
 use crate::transaction::record::steps::{forms, to_be_asked_for};
 use crate::transaction::record::work::RecordBlocker;
 
-/// Plans a goal. First reads those manifests that the goal is about and that the node
-/// has: they prove a digest, or show that an import made it up.
+/// Plans a goal. First reads the manifests on the node that the goal is about. They prove
+/// a digest, or show that it was made up at import.
 pub async fn planned(
     here: &mut NodeStore,
     goal: &Goal<'_>,
@@ -36,8 +36,8 @@ pub async fn planned(
     };
     let mut plan = goal.plan(&here.store, &here.images);
     if plan.is_err() {
-        // A digest that an import made up does not block a claim, and may stay. So plan
-        // as if it were not there.
+        // A digest that was made up at import may stay, and must not conflict with a
+        // claim. So plan as if the node did not have it.
         here.learn_all(node).await?;
         let store = here.without_made_up(|reference| goal.is_about(reference));
         plan = goal.plan(&store, &here.images);

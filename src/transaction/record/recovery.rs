@@ -1,9 +1,9 @@
 //! Recovery of a run that was killed while it changed a node's records.
 //!
-//! Recovery keeps the records that are there, and makes those that are missing. If that
-//! fails, or if the killed run was already undoing the change, recovery undoes the
-//! change, and reports what it could not undo. Recovery leaves the change to the next run
-//! only if containerd does not answer, or if the history record cannot be written.
+//! Recovery keeps the records that exist, and makes the missing ones. If that fails, or
+//! if the killed run was already undoing the change, recovery undoes the change, and
+//! reports the records that it could not restore. Recovery leaves the change to the next
+//! run only if containerd does not answer, or if the history record cannot be written.
 
 use crate::containerd::Node;
 use crate::state::history::Side;

@@ -13,8 +13,8 @@ use crate::sys::in_flight::all;
 use crate::transaction::leftover::{Leftover, Why};
 use crate::transaction::outcome::Failure;
 
-/// The most references that the CRI is asked for by name, each in each form. Its list is
-/// checked for all.
+/// digestfix asks the CRI by name for at most this many references, for each in every
+/// form. For all references, it only checks the CRI's list.
 const ASKED_FOR: usize = 64;
 
 /// How long to wait for the CRI to notice new records. containerd's events usually reach
@@ -258,8 +258,8 @@ impl<N: Node> Steps<'_, N> {
         }))
     }
 
-    /// The records that this transaction made. What other clients made meanwhile is
-    /// theirs.
+    /// The records that this transaction made, without records that other clients have
+    /// made in the meantime.
     async fn made(&self, added: &[NodeRecord]) -> Result<Vec<NodeRecord>, ContainerdError> {
         let found = added.iter().map(|one| self.node.record(&one.record.name));
         let found = all(found, AT_ONCE).await?.into_iter().zip(added);

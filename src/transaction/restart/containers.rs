@@ -38,8 +38,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let Some(restart) = journal.restart() else {
             return Ok(Vec::new());
         };
-        // If Docker was never stopped, no container has ended. After a reboot, Docker
-        // itself has already started containers according to their restart policies.
+        // Start nothing if Docker was never stopped, because no container has ended then;
+        // or after a reboot, because Docker itself has already started containers
+        // according to their restart policies.
         let may_have_ended = restart.phase == Phase::Stopping && !journal.is_of_another_boot();
         let mut without_policy = Vec::new();
         for container in &restart.kept_down {
@@ -134,8 +135,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         self.engine.unpause_container(id).await
     }
 
-    /// How containers have changed since `before`. Leaves out containers of swarm
-    /// services, which swarm manages.
+    /// The changes of containers since `before`. Leaves out containers of swarm services,
+    /// because swarm manages them.
     pub(super) async fn container_changes(
         &self,
         before: &[Container],
@@ -307,7 +308,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// How the containers that ran before have changed. Warns if that cannot be checked.
+    /// The changes of the containers that ran before the stop. Warns if they cannot be
+    /// checked.
     pub(super) async fn container_changes(&mut self, tx: &mut Tx<'_, M>) -> Vec<Change> {
         let Some(daemon) = self.daemon else {
             return Vec::new();

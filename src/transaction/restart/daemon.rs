@@ -25,8 +25,8 @@ const START_WITHIN: Duration = Duration::from_secs(300);
 /// Stop timeout for a unit with `TimeoutStopSec=infinity`.
 const STOP_WITHIN: Duration = Duration::from_secs(600);
 
-/// Added to twice the unit's stop timeout: systemd waits for one timeout after SIGTERM,
-/// and for another one after SIGKILL.
+/// Extra time beyond twice the unit's stop timeout. systemd waits for one timeout after
+/// SIGTERM, and for another one after SIGKILL.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// How often a start by another process may cancel the stop. Docker's unit cannot start
@@ -228,7 +228,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         self.start_inactive(&self.impact.triggers).await
     }
 
-    /// Starts the units that do not run, in the order of their `After=` dependencies.
+    /// Starts those units that are not running, in the order of their `After=`
+    /// dependencies.
     pub(super) async fn start_inactive(&self, units: &[String]) -> Result<(), Failure> {
         let states = self.docker.manager.active_states().await?;
         let mut inactive = Vec::new();
@@ -247,9 +248,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(self.docker.manager.start(units, START_WITHIN).await?)
     }
 
-    /// The units that ran before and do not run now because Docker was stopped: those
-    /// known to depend on Docker, and those that systemd stopped because no other unit
-    /// needed them.
+    /// The units that ran before and are down now because Docker was stopped: units known
+    /// to depend on Docker, and units that systemd stopped because no other unit needed
+    /// them.
     pub(super) async fn lost(
         &self,
         before: &BTreeMap<String, String>,
@@ -273,8 +274,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(lost)
     }
 
-    /// Fails unless the engine finds the planned image for every claimed or changed
-    /// reference, finds no dropped reference, and lists all other references.
+    /// Fails if the engine does not find the planned image for every claimed or changed
+    /// reference, still finds a dropped reference, or does not list all other references.
     pub(super) async fn agrees(
         &self,
         plan: &Plan,

@@ -1,16 +1,16 @@
 //! daemon.json with live-restore switched on for the duration of a transaction.
 //!
 //! digestfix never writes to the original file. It writes a second file that differs only
-//! in that setting, and exchanges the names of the two. Later it exchanges them back. So
-//! in the end the very same file is in place, link or not, with its owner, mode,
-//! attributes and time.
+//! in that setting, and exchanges the names of the two. Later, digestfix exchanges the
+//! names back. So in the end the very same file is in place, link or not, with its owner,
+//! mode, attributes and time.
 //!
 //! dockerd keeps the value of a setting that is no longer in the file (moby
 //! `daemon/reload.go`, `reloadLiveRestore`). So before digestfix restores a file that may
-//! lack the setting, it has dockerd read a file in which live-restore is off.
+//! not contain the setting, it makes dockerd read a file in which live-restore is off.
 //!
-//! If another process replaces the file meanwhile, digestfix restores that process's file
-//! in the end.
+//! If another process replaces daemon.json in the meantime, digestfix restores that
+//! replacement in the end.
 
 use std::fs;
 use std::io;
@@ -27,7 +27,7 @@ use crate::transaction::restart::exchange::{FileError, exchange, sync_directory,
 /// Switches daemon.json to a file with live-restore on, and back.
 #[derive(Debug)]
 pub struct Switch {
-    /// The path of the original file while a file of digestfix is daemon.json. Before
+    /// While a file of digestfix is daemon.json, the path of the original file. Before
     /// that, the path of the file that digestfix is about to put in place.
     aside: PathBuf,
     /// The path of the next file, until that file becomes daemon.json.
@@ -47,8 +47,8 @@ pub(super) enum Now {
 
 impl Switch {
     /// Reads daemon.json. Returns `None` if live-restore is already on in the file, so
-    /// that dockerd only has to reload it. `engine` is whether the running engine has
-    /// live-restore on.
+    /// that dockerd only has to reload it. `engine` is true if live-restore is on in the
+    /// running engine.
     pub fn plan(config_file: &Path, id: &str, engine: bool) -> Result<Option<Self>, FileError> {
         let found = read(config_file)?;
         let on = edit(config_file, found.as_deref(), true)?;
@@ -116,9 +116,9 @@ impl Switch {
         match self.now()? {
             Now::Found => remove(&self.aside)?,
             Now::On | Now::Off if self.contents.found && !is_there(&self.aside) => {
-                // Another program has removed the original file. The file in place has
-                // the same other settings, so switch live-restore off in it, and leave it
-                // in place.
+                // Another program has removed the original file. digestfix's file has the
+                // same other settings, so leave it in place, and switch live-restore off
+                // in it.
                 self.put_off()?;
                 return Ok(false);
             }
@@ -145,7 +145,8 @@ impl Switch {
             directory::make(directory).map_err(FileError::new("create", directory))?;
         }
         let found = read(config_file)?;
-        // Write under another name, so that the file set aside is always complete.
+        // Write the file under another name first, so that the file at `aside` is always
+        // complete.
         remove(&self.next)?;
         self.write(&self.next, found.as_deref(), on)?;
         rename(&self.next, &self.aside)?;
@@ -161,7 +162,8 @@ impl Switch {
         sync_directory(config_file)
     }
 
-    /// Replaces one of digestfix's own files with the other. The original file stays set
+    /// While a file of digestfix is daemon.json, replaces it with the other one:
+    /// live-restore is on in one file, and off in the other. The original file stays set
     /// aside.
     fn replace(&self, on: bool) -> Result<(), FileError> {
         let config_file = &self.contents.config_file;
@@ -203,9 +205,8 @@ impl Switch {
     }
 
     /// Whether the original file is still set aside, although daemon.json has the same
-    /// contents. daemon.json may be digestfix's own file with live-restore off. The
-    /// original is set aside if the file at that path is not digestfix's file with
-    /// live-restore on.
+    /// contents: daemon.json may be digestfix's own file with live-restore off. Then the
+    /// file at `aside` is not digestfix's file with live-restore on.
     fn is_aside(&self) -> Result<bool, FileError> {
         if self.contents.before.as_ref() != Some(&self.contents.off) {
             return Ok(false);

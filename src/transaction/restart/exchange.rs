@@ -17,8 +17,8 @@ use crate::store::data_root::is_made_of;
 use crate::sys::directory;
 
 /// Extended attributes that vouch for the content of one file (IMA, EVM). On a file with
-/// other content they would be wrong, and the kernel would not let any process read the
-/// file.
+/// other content, these attributes would be wrong, and the kernel would let no process
+/// read the file.
 const VOUCHERS: [&str; 2] = ["security.ima", "security.evm"];
 
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +78,8 @@ pub(super) fn write_unnamed(model: &Path, pieces: &[&[u8]]) -> Result<Option<Fil
     match opened {
         Ok(file) => fill(&file, model, pieces, Some(model)).map(|()| Some(file)),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-            // Kernels before 3.11 do not know the flag, and refuse to open a directory
-            // for writing.
+            // A kernel before 3.11 does not know the flag, so it tries to open the
+            // directory for writing, and refuses.
             Some(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => Ok(None),
             _ => Err(FileError::new("write beside", model)(error)),
         },

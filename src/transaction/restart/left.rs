@@ -5,8 +5,8 @@ use crate::state::journal::{DaemonJson, Restart};
 use crate::transaction::restart::daemon_json::hash_at;
 use crate::transaction::restart::exchange::FileError;
 
-/// What differs from the time before the run, besides the reference store and the state
-/// of Docker.
+/// The differences from the state before the run, apart from the reference store and the
+/// state of Docker.
 pub fn left(restart: &Restart) -> Vec<String> {
     let switch = restart.live_restore.as_ref();
     let mut left: Vec<String> = switch

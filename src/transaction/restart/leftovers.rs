@@ -1,9 +1,9 @@
 //! Files that an interrupted run left beside the reference store.
 //!
 //! The name of each file shows what it is. The file named after the transaction is the
-//! new store until the swap, and the old store after it. With `+` appended, it is the
-//! store that undo was about to swap in. With `.old` appended, it is the old store, on
-//! file systems where names cannot be exchanged in one step.
+//! new store until the swap, and the old store after it. The file with `+` appended to
+//! the name is the store that undo was about to swap in. On file systems that cannot
+//! exchange names in one step, the file with `.old` appended is the old store.
 
 use std::fs;
 use std::io;
@@ -21,8 +21,9 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::exchange::{FileError, write_new};
 
 /// Restores the reference store if it is missing or unreadable, for example after a power
-/// cut. Sets an unreadable store aside, and writes a complete copy in its place: that of
-/// the old store if there is one, else that of the new store. Fails if there is no copy.
+/// cut. Sets an unreadable store aside, and writes a complete copy in its place: a copy
+/// of the old store or, if there is none, of the new store. Fails if there is no copy at
+/// all.
 pub fn mend(
     journal: &Journal,
     images: &ImageDir,
@@ -39,7 +40,8 @@ pub fn mend(
         Err(error @ (ReadError::Missing { .. } | ReadError::Content { .. })) => error,
         _ => return Ok(()),
     };
-    // A running dockerd would overwrite the store anyway.
+    // Restore nothing while a dockerd is running, because it would overwrite the store
+    // anyway.
     if images.is_in_use()? {
         return Ok(());
     }
@@ -68,7 +70,7 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
         return;
     }
     let own = beside(&images.store_path(), &journal.id);
-    // A backup has to be a complete store that was in use.
+    // Keep the file as a backup only if it is a complete store that was in use.
     if let Ok(bytes) = plain_file::read(&own, Links::Refused, repositories::MAX_BYTES + 1) {
         let found = hash(&bytes);
         let is_former = match &journal.intent {

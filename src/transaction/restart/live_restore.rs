@@ -1,7 +1,7 @@
 //! live-restore, switched on in daemon.json for the duration of a transaction.
 //!
-//! If dockerd starts without the setting, it ends every container that still runs. So
-//! before each start, digestfix ensures that the file says `true`.
+//! If dockerd starts without live-restore, it ends every container that still runs. So
+//! before each start, digestfix ensures that the setting in the file is `true`.
 
 use std::path::Path;
 

@@ -2,13 +2,13 @@
 //!
 //! When dockerd stops, its docker-proxy processes end too. When it starts, it removes its
 //! packet filter rules and sets them up again. In between, a new connection to a
-//! published port would be refused. digestfix has the kernel drop the first packet (TCP's
-//! SYN) instead, and the client's kernel sends it again a second later. So the connection
-//! is late, but not lost.
+//! published port would be refused. Instead, digestfix makes the kernel drop the first
+//! packet (TCP's SYN), and the client's kernel sends it again a second later. So the
+//! connection is late, but not lost.
 //!
-//! The rules are in digestfix's own table. They match only packets that no other rule has
-//! redirected: packets that are forwarded to a container pass neither chain. The kernel
-//! removes the table when the process ends.
+//! The rules are in digestfix's own table. These rules match only packets that no other
+//! rule has redirected: packets that are forwarded to a container pass neither of the two
+//! chains. The kernel removes the table when the process ends.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,13 +18,13 @@ use std::os::fd::OwnedFd;
 use crate::docker::container::Published;
 use crate::sys::nf_tables::{Header, Hook, Meta, Rule, Table};
 
-/// Priority before the host's own filter rules, which might refuse the packets that have
-/// to wait.
+/// Priority before the host's own filter rules, because those might refuse the packets
+/// that have to wait.
 const BEFORE_FILTER: i32 = -150;
 
 /// Priority after Docker's own address translation (-100), and before connection tracking
-/// records a connection. If a connection were recorded untranslated, its later packets
-/// would not be translated either.
+/// records a connection. If connection tracking recorded a connection without
+/// translation, the later packets of the connection would not be translated either.
 const AFTER_NAT: i32 = 0;
 
 const LOOPBACK: u32 = 1;
@@ -44,9 +44,9 @@ pub fn hold(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
 }
 
 /// Like [`hold`], but only for ports on which no process listens, because docker-proxy
-/// serves its ports until it ends with dockerd. Use it only while Docker stops, when its
-/// address translation is still in place. A starting dockerd listens on ports before it
-/// serves them.
+/// serves its ports until it ends with dockerd. Use this function only while Docker stops
+/// and its address translation is still in place. A starting dockerd listens on ports
+/// before it serves them.
 pub fn hold_unserved(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     let served = Rule::new().listened().accepts();
     incoming("digestfix-stop", Some(served), ports).create()

@@ -1,10 +1,10 @@
 //! Recovery of a killed restart.
 //!
 //! The reference store is complete at every instant, either old or new. So recovery
-//! leaves it as it is, unless a file system has lost it. Recovery starts Docker and
-//! everything that stopped along with it, and restores daemon.json. Each part checks the
-//! current state and does only what is missing, so a recovery can itself be killed and
-//! run again.
+//! leaves the reference store unchanged, unless a file system has lost it. Recovery
+//! starts Docker and everything that stopped along with it, and restores daemon.json.
+//! Each part checks the current state and does only what is missing, so a recovery can
+//! itself be killed and run again.
 //!
 //! After a reboot, systemd decides what runs. Recovery then only restores files and, once
 //! Docker runs, restart policies.
@@ -86,7 +86,7 @@ async fn bring_back<M: ServiceManager, E: Engine>(
     }
     let mut problems = containers?;
     problems.extend(missing(journal, lock, daemon).await?);
-    // Report units that fail for another reason, and continue.
+    // If a unit does not start, report it as a problem and continue.
     problems.extend(
         [triggers, units]
             .into_iter()
@@ -139,9 +139,9 @@ async fn after_a_boot<M: ServiceManager, E: Engine>(
     containers
 }
 
-/// Recovers the files on a host where Docker is not running: Docker is about to start, or
-/// the disk of another host is mounted. Returns false if the rest has to wait for Docker.
-/// On an error, the journal stays.
+/// Recovers the files on a host where Docker is not running, because Docker is about to
+/// start or the disk belongs to another host. Returns false if the other parts of the
+/// recovery have to wait for Docker. On an error, the journal stays.
 pub fn recover_files(
     journal: &Journal,
     images: &ImageDir,

@@ -1,4 +1,4 @@
-//! Reload: has a running dockerd read daemon.json again, with live-restore on or off.
+//! Reload: makes a running dockerd read daemon.json again, with live-restore on or off.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,8 +14,8 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::daemon_json::{Now, Switch};
 
-/// Timeout for a reload, which takes milliseconds. If dockerd refuses a reload, its API
-/// does not report that.
+/// Timeout for a reload, which normally takes milliseconds. dockerd's API does not report
+/// that dockerd has refused a reload.
 const RELOAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Pause between two checks whether a reload has taken effect.
@@ -109,7 +109,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         )
     }
 
-    /// Has dockerd reload its configuration file without a change.
+    /// Makes dockerd reload its unchanged configuration file.
     pub(super) async fn read_again(&self) -> Result<(), Failure> {
         let mut reloads = self.engine.watch_reloads().await?;
         let told = SystemTime::now();
@@ -126,8 +126,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         })
     }
 
-    /// Has dockerd reload its configuration, and waits until live-restore matches the
-    /// file.
+    /// Makes dockerd reload its configuration, and waits until live-restore in dockerd
+    /// matches the file.
     async fn reload(&self, on: bool) -> Result<(), Failure> {
         let mut reloads = self.engine.watch_reloads().await?;
         let told = SystemTime::now();
@@ -137,8 +137,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             reloads.next().await?;
             reloaded = true;
             // The event may belong to a reload that another client requested a moment
-            // earlier. Also, engines from 25 on answer simultaneous requests with one
-            // shared, older answer.
+            // earlier. Also, engines from 25 on may give simultaneous requests one shared
+            // answer that is older than the reload.
             while self.engine.info().await?.live_restore != on {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }

@@ -37,7 +37,7 @@ pub enum StartBlockError {
     #[error("{0}")]
     Systemd(#[from] SystemdError),
     /// systemd knows this process by another ID, because the process runs in its own PID
-    /// namespace. systemd would check the wrong path.
+    /// namespace. So systemd would check the path of another process.
     #[error(
         "systemd knows this process as {seen}, but it is {own} to itself: run digestfix on the \
          host, not in a container"
@@ -67,7 +67,7 @@ pub struct StartBlock {
 }
 
 impl StartBlock {
-    /// Writes the drop-in and has systemd load it, so that the unit cannot start any
+    /// Writes the drop-in and makes systemd load it, so that the unit cannot start any
     /// more. On an error, leaves nothing behind.
     pub async fn place(
         manager: &impl ServiceManager,
@@ -112,7 +112,8 @@ impl StartBlock {
         unit: &str,
     ) -> Result<(), StartBlockError> {
         let drop_in = runtime_units.join(format!("{unit}.d")).join(DROP_IN);
-        // The file may be gone while systemd still has it loaded.
+        // Ask systemd too: it may still have the drop-in loaded although the file is
+        // gone.
         let loaded = manager.unit(unit).await?.drop_in_paths;
         if !drop_in.exists() && !loaded.iter().any(|path| drop_in == Path::new(path)) {
             return Ok(());
@@ -152,8 +153,9 @@ impl StartBlock {
     ) -> Result<(), StartBlockError> {
         manager.reload().await?;
         let unit = manager.unit(&self.unit).await?;
-        // systemd does not always notice a new drop-in by itself (NeedDaemonReload,
-        // before v255). It reads the drop-in now.
+        // systemd before v255 does not always report drop-ins that it has not read yet
+        // (NeedDaemonReload). The reload has made it read them, so check that no other
+        // drop-in has changed.
         let own = self.drop_in.to_string_lossy();
         let others = |unit: &Unit| -> BTreeSet<String> {
             let paths = unit.drop_in_paths.iter();

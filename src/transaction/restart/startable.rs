@@ -1,4 +1,4 @@
-//! Checks before the stop that Docker will be able to start again, by having the running
+//! Checks before the stop that Docker will be able to start again, by making the running
 //! dockerd reload its configuration file. If dockerd accepts the file, digestfix records
 //! that for later runs.
 
@@ -12,8 +12,9 @@ use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::daemon_json::Now;
 
 impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
-    /// Has dockerd reload a configuration file that changed after dockerd started. Skips
-    /// that if live-restore is about to be switched, because that includes a reload.
+    /// Makes dockerd reload a configuration file that changed after dockerd started.
+    /// Skips this reload if live-restore is about to be switched, because switching it
+    /// includes a reload.
     pub(super) async fn see_taken(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         tx.heed_interrupt().await?;
         let Some(daemon) = self.daemon else {
@@ -33,9 +34,9 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         Ok(())
     }
 
-    /// The hash of the file with which Docker is known to start, for the history record.
-    /// A later run needs it if this run is killed: recovery then restores daemon.json,
-    /// which makes the file newer than dockerd.
+    /// The hash of the configuration file with which Docker is known to start, for the
+    /// history record. If this run is killed, a later run needs this hash, because
+    /// recovery restores daemon.json, and the file is then newer than dockerd.
     pub(super) fn known_to_start(&self) -> Option<Digest> {
         let startable = &self.daemon?.impact.startable;
         let is_known = startable.doubts.is_empty() && !startable.needs_reload;

@@ -66,9 +66,8 @@ impl Staged {
         Self::of(live, path, &file)
     }
 
-    /// Does the same as [`Staged::write`] with a new store that is already written to an unnamed
-    /// file. `None` if the file cannot be given a name. On an error, leaves no file
-    /// behind.
+    /// Like [`Staged::write`], for a new store that is already in an unnamed file. `None`
+    /// if the file cannot get a name. On an error, leaves no file behind.
     pub fn name(
         images: &ImageDir,
         lock: &RootLock,
@@ -161,7 +160,7 @@ impl Swapped {
         fs::remove_file(&self.backup).map_err(FileError::new("remove", &self.backup))
     }
 
-    /// Puts the old store back in use, and removes the new one.
+    /// Puts the old store back in place, and removes the new one.
     pub fn swap_back(self, _lock: &RootLock) -> Result<(), FileError> {
         exchange(&self.live, &self.backup)?;
         sync_directory(&self.live)?;

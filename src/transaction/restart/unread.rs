@@ -1,6 +1,6 @@
-//! References that the file has and the running engine does not, because another program
-//! changed the file after the engine started. digestfix restarts the engine so that it
-//! reads them, even if the plan changes nothing.
+//! References that the file contains but the running engine does not have, because
+//! another program changed the file after the engine started. digestfix restarts the
+//! engine so that it reads these references, even if the plan changes nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,8 +18,9 @@ use crate::transaction::image_store::PlanError;
 const ONE_BY_ONE: usize = 16;
 
 /// For a plan without changes: the references that the running Docker will have only
-/// after a restart. Everything that was in the file when the engine started has been
-/// read. If the engine lacks such a reference anyway, another restart would not help.
+/// after a restart. Empty if the file has not changed since the engine started: the
+/// engine has read the file, and if it lacks a reference anyway, another restart would
+/// not help.
 pub async fn stale<E: Engine>(
     engine: &E,
     host: &Managed,
@@ -39,8 +40,8 @@ pub async fn stale<E: Engine>(
         return Ok(unread);
     }
     let listed = engine.references().await?;
-    // Read the file after the listing: by then the engine has written to the file what it
-    // lists.
+    // Read the file only after the engine has listed its references, because by then the
+    // engine has written these references to the file.
     let file = images.read()?;
     let lost = only_in_engine(&listed, &file, &unread);
     match lost.is_empty() {
@@ -83,8 +84,9 @@ pub async fn unread<E: Engine>(
     Ok(unread)
 }
 
-/// The references, each with its image, that the engine lists but that are not the same
-/// in the file: a restart would lose them. Leaves out those that are `unread`.
+/// The references, each with its image, that the engine lists but that the file does not
+/// contain with the same image. A restart would lose them. Leaves out those that are
+/// `unread`.
 pub fn only_in_engine(
     listed: &References,
     file: &Store,

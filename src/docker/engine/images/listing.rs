@@ -1,5 +1,5 @@
-//! Listing: the images of an engine at one point in time, and which of them the engine
-//! finds by a reference.
+//! Listing: the images of an engine at one point in time, and the image that the engine
+//! finds by each reference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,7 +68,8 @@ impl Listing {
         self.images.get(*self.places.get(reference)?)
     }
 
-    /// Whether the engine can read a blob. True if the blobs are unknown.
+    /// Whether the engine can read a blob. Also true if it is unknown which blobs the
+    /// engine can read.
     pub fn reads(&self, blob: &Digest) -> bool {
         self.blobs.as_ref().is_none_or(|blobs| blobs.contains(blob))
     }
@@ -79,8 +80,8 @@ impl Listing {
     }
 
     /// Whether the engine certainly finds this image. The engine finds every image in its
-    /// own list. But if a name comes from containerd and its blobs are missing, the
-    /// answer depends on the version: 28.5 finds the image, 26.1 does not.
+    /// own list. But if containerd has a name whose blobs are missing, the answer depends
+    /// on the engine's version: 28.5 finds the image, 26.1 does not.
     pub fn is_found(&self, listed: &Listed, content: &ContentStore) -> bool {
         let has_image = |target| content.has_image(&target, |blob| self.reads(blob));
         self.blobs.is_none() || listed.target().is_some_and(has_image)

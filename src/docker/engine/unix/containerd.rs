@@ -1,6 +1,6 @@
 //! Reads Docker's records directly from containerd: every name and every blob in two
-//! requests. dockerd would ask containerd about each image, which takes some milliseconds
-//! for each, and before 27.2 dockerd does not list all images.
+//! requests. dockerd itself would ask containerd about each image separately, which takes
+//! some milliseconds for each. Also, dockerd before 27.2 does not list all images.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -114,8 +114,8 @@ struct NamespacesAnswer {
 }
 
 impl CountAnswer {
-    /// Whether the engine has as many images as containerd. The engine counts names;
-    /// since Docker 29, it counts manifests or indexes.
+    /// Whether the engine reports as many images as containerd has. Before Docker 29, the
+    /// engine counts names; since then, it counts manifests or indexes.
     fn counts(&self, records: &Records) -> bool {
         let targets: BTreeSet<&Digest> = records.images.values().collect();
         self.images == records.images.len() || self.images == targets.len()
@@ -257,8 +257,8 @@ impl UnixEngine {
         Ok(None)
     }
 
-    /// Whether the engine finds some of these images, and finds none with another ID.
-    /// Checks only a sample of them.
+    /// Whether the engine finds some of these images, and finds none of them under
+    /// another ID. Checks only a sample of the images.
     async fn has_some_of(&self, images: &[Listed], records: &Records) -> Result<bool, EngineError> {
         const ASKED_FOR: usize = 3;
         let is_whole = |one: &&Listed| {
@@ -394,9 +394,9 @@ fn lists_everything(version: &str) -> bool {
     numbers.is_some_and(|numbers: (u32, u32)| numbers >= FIRST)
 }
 
-/// What a deletion removed besides the reference. With the containerd image store, a
-/// manifest or index counts as an image, and is removed with its last reference (seen on
-/// 26.1 and 28.5).
+/// The references and images that a deletion removed besides the reference. With the
+/// containerd image store, a manifest or index counts as an image, and is removed with
+/// its last reference (seen on 26.1 and 28.5).
 fn dropped(reference: &Reference, gone: Vec<Gone>) -> Dropped {
     let is_other_name = |name: &String| Reference::parse(name).as_ref() != Ok(reference);
     let is_other_manifest = |id: &String| {
