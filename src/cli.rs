@@ -621,7 +621,7 @@ fn no_claim(error: &ClaimError) -> ! {
         }
         None => None,
     };
-    let next = next.unwrap_or_else(|| "what a claim is: digestfix apply --help".to_owned());
+    let next = next.unwrap_or_else(|| "to read what a claim is: digestfix apply --help".to_owned());
     eprintln!(
         "digestfix: usage: {}\n  Now:  nothing was touched\n  Next: {}",
         printable(&what),
@@ -716,7 +716,7 @@ fn transaction(text: &str) -> Result<String, &'static str> {
     if id::is_id(text) {
         Ok(text.to_owned())
     } else {
-        Err("not the name of a transaction; digestfix history shows them")
+        Err("not the ID of a transaction; digestfix history shows the IDs")
     }
 }
 

@@ -110,7 +110,7 @@ enum Stop {
     NoClaims,
     #[error("the files given with --from contain no claim")]
     NothingFrom,
-    #[error("no claim could be applied: none is about an image that is known to be on this host")]
+    #[error("no claim could be applied: none is about an image that digestfix finds on this host")]
     Unmet,
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -126,7 +126,7 @@ enum Stop {
     NoSuchName(String),
     #[error("standard output: {0}")]
     Output(io::Error),
-    #[error("an archive is not for a terminal")]
+    #[error("a terminal cannot send or show an archive")]
     Terminal,
     #[error("{}: {error}", path.display())]
     NoFile {
@@ -139,13 +139,13 @@ enum Stop {
     NoEngine,
     #[error("only a running Docker can load archives")]
     NoDocker,
-    #[error("this is a Kubernetes node, and digestfix load is for Docker")]
+    #[error("this is a Kubernetes node, and load is for Docker only")]
     LoadOnNode(String),
-    #[error("that a load begins could not be noted: {0}")]
+    #[error("digestfix could not record that a load begins: {0}")]
     Mark(io::Error),
     #[error("there is no archive of images in {}", .0.display())]
     NoArchives(PathBuf),
-    #[error("these are not here")]
+    #[error("some of these images are not on this host")]
     NotHere(Vec<Wanted>),
     #[error("no image here has a name")]
     NoImages,
@@ -161,9 +161,9 @@ enum Stop {
     InterruptedRun(PathBuf),
     #[error("the interrupted run worked on {0}")]
     OtherUnit(String),
-    #[error("the interrupted run had changed {path}", path = .0.display())]
+    #[error("the interrupted run changed {path}", path = .0.display())]
     OtherConfigFile(PathBuf),
-    #[error("{} is no longer Docker's data root; that is {} now", .0.display(), .1.display())]
+    #[error("Docker's data root is no longer {}, but {}", .0.display(), .1.display())]
     OtherDataRoot(PathBuf, PathBuf),
     #[error("{failure}")]
     Recovery {
@@ -178,7 +178,7 @@ enum Stop {
     Marker(#[from] MarkerError),
     #[error("{0}")]
     Gone(String),
-    #[error("signals cannot be handled: {0}")]
+    #[error("digestfix cannot handle signals: {0}")]
     Signals(io::Error),
 }
 
@@ -201,8 +201,7 @@ impl Stop {
                     .map(|help| format!("{help}; "))
                     .unwrap_or_default();
                 return Some(format!(
-                    "{first}or, for the images that this host has as a Kubernetes node: --store \
-                     kubernetes"
+                    "{first}or, for the images of the Kubernetes node on this host: --store kubernetes"
                 ));
             }
             Self::Read(error) => return with_all(error.help()),
@@ -214,11 +213,13 @@ impl Stop {
             Self::Plan(error) => {
                 let line = |(claim, meant): (&str, &str)| typed_instead(claim, &[meant]);
                 if let Some(line) = error.meant().and_then(line) {
-                    return Some(format!("if that image is meant: {line}"));
+                    return Some(format!("if you mean that image: {line}"));
                 }
                 let line = |displaced| Some((displaced, typed_with(&["--replace"])?));
                 return match error.displaces().and_then(line) {
-                    Some((Displaced::ImageId, line)) => Some(format!("to drop the ID: {line}")),
+                    Some((Displaced::ImageId, line)) => {
+                        Some(format!("to replace the image ID by the digest: {line}"))
+                    }
                     Some((Displaced::Other, line)) => Some(format!(
                         "only if the claim is right and the reference here is wrong: {line}"
                     )),
@@ -245,27 +246,27 @@ impl Stop {
                  /etc/digestfix/claims.d"
             }
             Self::Unmet => {
-                "bring what is named above, or see which images are here: digestfix status"
+                "supply what the lines above ask for; to see which images are here: digestfix status"
             }
             Self::NothingFrom => {
-                "bring a file with digests: the output of digestfix export or docker image \
-                 inspect from a host that pulled the images, or skopeo's dir:"
+                "give a file with digests: the output of digestfix export or docker image inspect on a host \
+                 that pulled the images, or a directory that skopeo wrote (dir:)"
             }
             Self::NoSuchName(_) | Self::NoImages => "see what is here: digestfix status",
-            Self::NothingNamed => "give the file that is deployed, or name the images",
+            Self::NothingNamed => "give the file that you deploy (--from FILE), or name the images",
             Self::NoDigests => {
-                "run it where the images were pulled; docker load and docker build bring no digest"
+                "run it on the host that pulled the images; docker load and docker build record no digest"
             }
-            Self::Terminal => "name a file (-o FILE), or write to one (>FILE)",
+            Self::Terminal => "name the file of the archive (save: -o FILE; load: FILE)",
             Self::NoFile {
                 error: WholeFileError::NotPlain,
                 ..
             } => "name another file; for a pipe or a device: >FILE",
             Self::NoFile { .. } => {
-                "name a file in a directory that is there and that you may write"
+                "name a file in a directory that exists and that you may write to"
             }
             Self::NoEngine => {
-                "start Docker (systemctl start docker); a Kubernetes node has ctr -n k8s.io images export"
+                "start Docker: systemctl start docker; on a Kubernetes node, use: ctr -n k8s.io images export"
             }
             Self::NoDocker => "start Docker: systemctl start docker",
             Self::LoadOnNode(file) => {
@@ -296,7 +297,7 @@ impl Stop {
                 ));
             }
             Self::Output(_) | Self::File { .. } | Self::Mark(_) => {
-                "check where the output goes (space, permissions), then run the same command again"
+                "check space and permissions there, then run the same command again"
             }
             Self::Interrupted(_) => "run the same command again when it suits",
             Self::Signals(_) => "run the same command again; if it fails again, report it",
@@ -695,8 +696,8 @@ fn warn_of_pending(site: &Site, report: &mut Report) {
     match Journal::read(site.images().data_root()) {
         Ok(None) => {}
         Ok(Some(journal)) => report.warning(&format!(
-            "a run of digestfix ({}) has not ended. If none is running, it was interrupted: \
-             digestfix recover",
+            "a run of digestfix ({}) has not ended. If no digestfix is running, that run was interrupted; \
+             run: digestfix recover",
             journal.id
         )),
         Err(error) => report.warning(&error.to_string()),

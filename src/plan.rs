@@ -139,24 +139,24 @@ pub enum Why {
     #[error("several images here could be meant: {}", .0.join(", "))]
     Several(Vec<String>),
     /// The image has no name on this host, so no repository can have its digest.
-    #[error("image {0} has no name here; give it one beside the file: NAME@DIGEST={0}, or tag it")]
+    #[error("image {0} has no name here; tag it, or give it a name with the claim NAME@DIGEST={0}")]
     Nameless(String),
     /// The claim has an image ID in place of a digest.
     #[error(
-        "its digest is {0}, which no registry serves. To see the right one: docker images \
-         --digests, on a host that pulled the image"
+        "its digest is {0}; no registry serves that. To see the right digest, on a host that pulled the \
+         image: docker images --digests"
     )]
     ImageId(Whose),
     /// On this host, the image's digest is an image ID. The claimed digest may be the
     /// right one, but nothing proves it.
     #[error(
-        "the image has {0} there; that is {1}, which no registry serves. Next: the same command \
-         with --replace"
+        "the image has {0} there, but that is {1}; no registry serves it. Next: run the same command with \
+         --replace"
     )]
     BesideImageId(String, Whose),
     /// The claim would add the tag of a pin, but on this host Docker or containerd sets
     /// tags.
-    #[error("digestfix does not set tags here ({command})")]
+    #[error("digestfix does not set tags here; to set it: {command}")]
     SetByOthers {
         tag: Box<Reference>,
         /// A digest reference that the same request gives to the image.

@@ -249,8 +249,8 @@ impl Report {
             host.other_image_store = Some(KUBERNETES);
         }
         self.line(
-            "This host is also a Kubernetes node, with other images: digestfix status --store \
-             kubernetes",
+            "This host is also a Kubernetes node, which has other images; to see them: digestfix status \
+             --store kubernetes",
         );
     }
 

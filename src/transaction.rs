@@ -309,14 +309,14 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         };
         let taken_back = match left.as_slice() {
             [] => failure.to_string(),
-            left => format!("{failure}; taken back, but: {}", leftover::joined(left)),
+            left => format!("{failure}; undone, except: {}", leftover::joined(left)),
         };
         let end = |undo: Option<&Failure>| match undo {
             None => End::Undone {
                 why: taken_back.clone(),
             },
             Some(undo) => End::Broken {
-                why: format!("{failure}; and then, undoing it: {undo}"),
+                why: format!("{failure}; and undoing it failed: {undo}"),
             },
         };
         match self.conclude(undone, end, !left.is_empty()).await {
@@ -409,7 +409,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         if let Some(watchdog) = self.watchdog.take()
             && let Err(error) = watchdog.end(by.manager).await
         {
-            tracing::info!("the watchdog is left to end by itself: {error}");
+            tracing::info!("the watchdog could not be ended now, and ends by itself: {error}");
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
         "lab doctor::what_stops_an_apply_is_told_and_cured",
     ),
     (
-        "chmod 700 it",
+        "chmod 700 DIRECTORY",
         "lab doctor::what_stops_an_apply_is_told_and_cured",
     ),
     (
@@ -135,7 +135,7 @@ const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
         "05-apply: one that is here is applied",
     ),
     (
-        "run it where the images were pulled",
+        "run it on the host that pulled the images",
         "31-export-with-manifests",
     ),
     ("load the image first", "lab carry::"),
@@ -475,8 +475,8 @@ impl Variable {
             (r#"("seconds": )[\d.]+"#, "$1[SECONDS]"),
             (r"(?m)^ +\d+\.\d{3} s  ", "   [SECONDS] s  "),
             (
-                r"\d+ MiB free at least \([^)]*\)",
-                "[FREE] MiB free at least ([PATH])",
+                r"at least \d+ MiB free \([^)]*\)",
+                "at least [FREE] MiB free ([PATH])",
             ),
             (r"process \d+", "process [PID]"),
             (

@@ -123,24 +123,24 @@ enum Problem {
     Mistake(String),
     #[error("it names no digest; write NAME:TAG@sha256:HEX, NAME@sha256:HEX or REF=IMAGE")]
     NoDigest,
-    #[error("left of \"=\" must be a tag (NAME:TAG) or a digest (NAME@sha256:HEX)")]
+    #[error("the part left of \"=\" must be a tag (NAME:TAG) or a digest (NAME@sha256:HEX)")]
     NameOnly,
     #[error(
-        "left of \"=\" must be either a tag or a digest, not both; \
-         write one claim for NAME:TAG and one for NAME@sha256:HEX"
+        "the part left of \"=\" must be either a tag or a digest, not both; write one claim for NAME:TAG and \
+         one for NAME@sha256:HEX"
     )]
     TagAndDigest,
-    #[error("right of \"=\" must be an image ID, the beginning of one, or a reference: {0}")]
-    Image(ReferenceError),
-    #[error("after \"sha256:\" an image ID has 1 to 64 of the digits 0-9 and a-f")]
-    IdDigits,
     #[error(
-        "\"sha256\" cannot be a repository name: the engine refuses it, as it reads like a digest"
+        "the part right of \"=\" must be an image ID, the beginning of one, or a reference: {0}"
     )]
+    Image(ReferenceError),
+    #[error("in an image ID, 1 to 64 hexadecimal digits (0-9, a-f) follow \"sha256:\"")]
+    IdDigits,
+    #[error("\"sha256\" cannot be a repository name: the engine would take it for a digest")]
     AmbiguousName,
     #[error(
-        "the engine keeps {full} under the name {familiar}, which is another repository's; \
-         tag the image with another name"
+        "the engine keeps {full} under {familiar}, the name of another repository; tag the image with \
+         another name"
     )]
     AnothersName { full: String, familiar: String },
 }

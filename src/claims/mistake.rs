@@ -79,14 +79,14 @@ fn beyond_repair(text: &str) -> Option<String> {
         return Some("this row of docker images has no digest".to_owned());
     }
     if is_digest(text) || is_bare_id(text) && text.len() == SHORT_ID {
-        return Some("it has no name: write NAME:TAG before it".to_owned());
+        return Some("it has no name; write NAME:TAG@ before it".to_owned());
     }
     let (_, digest) = text.rsplit_once('@')?;
     let digits = digest.strip_prefix("sha256:").unwrap_or(digest);
     (digits.len() == SHORT_ID && digits.bytes().all(is_lower_hex)).then(|| {
         format!(
-            "{digits} is the beginning of an image ID, or of a digest, as docker images shows them; a digest has \
-             64 digits"
+            "{digits} is only the beginning of an image ID or a digest, as docker images shows it; a digest \
+             has 64 digits"
         )
     })
 }
@@ -175,7 +175,7 @@ fn named(text: &str) -> Option<(String, String)> {
     let (name, digits) = text.rsplit_once('@')?;
     is_hex(digits).then(|| {
         (
-            "the digest lacks sha256: before it".to_owned(),
+            "sha256: is missing before the digest".to_owned(),
             format!("{name}@sha256:{digits}"),
         )
     })
@@ -190,7 +190,7 @@ fn is_hex(text: &str) -> bool {
 fn strange(text: &str) -> Option<String> {
     let strange = text.chars().find(|char| !char.is_ascii())?;
     Some(format!(
-        "no name has the character {strange:?} (U+{:04X})",
+        "a name cannot have the character {strange:?} (U+{:04X})",
         strange as u32
     ))
 }
@@ -206,7 +206,7 @@ mod tests {
     fn what_can_be_told_is_repaired() {
         let meant = format!("quay.io/app:1@sha256:{HEX}");
         for (typed, named) in [
-            (format!("quay.io/app:1@{HEX}"), "lacks sha256:"),
+            (format!("quay.io/app:1@{HEX}"), "sha256: is missing"),
             (format!("http://{meant}"), "no http://"),
             (format!("https://{meant}"), "no https://"),
             (format!("{meant}/"), "end with /"),

@@ -86,7 +86,7 @@ impl SourceError {
                 "do not trust that file: find out who changed it, and copy it again".to_owned()
             }
             Problem::Writable(path) => format!(
-                "read it before you trust it; then: chown root {path}; chmod go-w {path}",
+                "read the file before you trust it; then: chown root {path}; chmod go-w {path}",
                 path = shell::word(path)
             ),
             _ => "fix that file or leave it out, then run the same command again".to_owned(),
@@ -107,11 +107,11 @@ pub enum Problem {
          repositories.json, digestfix export, YAML, a Dockerfile, nor a list of references"
     )]
     Unknown,
-    #[error("neither UTF-8 text nor an archive (byte {0})")]
+    #[error("neither an archive nor UTF-8 text (invalid at byte {0})")]
     NotText(usize),
     #[error(
-        "text that is not UTF-8 (byte {0}); convert it: iconv -f ENCODING -t UTF-8 FILE (GBK, \
-         ISO-8859-1, SHIFT_JIS, …)"
+        "text that is not UTF-8 (invalid at byte {0}); convert it: iconv -f ENCODING -t UTF-8 FILE (ENCODING \
+         is GBK, ISO-8859-1, SHIFT_JIS, …)"
     )]
     Encoding(usize),
     #[error("UTF-16 text that is damaged or cut short: copy it again")]
@@ -119,7 +119,7 @@ pub enum Problem {
     #[error("{what}: larger than {limit} bytes, the most that digestfix reads")]
     TooLarge { what: String, limit: u64 },
     #[error(
-        "a ZIP archive, which digestfix does not read: unpack it (unzip), and give the directory"
+        "a ZIP archive, which digestfix does not read; unpack it (unzip), and give the directory"
     )]
     Zip,
     #[error(
@@ -128,9 +128,9 @@ pub enum Problem {
     Compressed(&'static str),
     #[error("more than {limit} {what}")]
     TooMany { what: &'static str, limit: usize },
-    #[error("{what} more than {limit} deep")]
+    #[error("{what} nested more than {limit} deep")]
     TooDeep { what: &'static str, limit: usize },
-    #[error("not an archive of images; give a file with claims by --from FILE")]
+    #[error("not an archive of images; if it is a file with claims, use --from FILE")]
     NoArchive,
     #[error("the archive is cut short or damaged ({0}): copy it again")]
     NotWhole(io::Error),
@@ -155,7 +155,7 @@ pub enum Problem {
     InFile(&'static str, JsonError),
     #[error("not YAML: {0}")]
     Yaml(String),
-    #[error("cannot be read as a list of references (line {line}: {misfit}) nor as YAML ({yaml})")]
+    #[error("neither a list of references (line {line}: {misfit}) nor YAML ({yaml})")]
     Text {
         line: usize,
         misfit: String,
@@ -196,8 +196,8 @@ pub enum Problem {
         found: String,
     },
     #[error(
-        "its parts contradict each other: for {name}, manifest.json has the config {config}, and \
-         index.json the manifest {digest}, which is of {images}"
+        "its parts contradict each other: for {name}, manifest.json names the config {config}, but \
+         index.json names the manifest {digest}, which belongs to {images}"
     )]
     Exchanged {
         name: String,

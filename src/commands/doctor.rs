@@ -86,7 +86,7 @@ async fn begin() -> (Option<SystemBus>, Vec<Finding>) {
         findings.push(unreachable(Check::Boot));
     }
     if is_root {
-        findings.push(Finding::ok(Check::Root, "this is root"));
+        findings.push(Finding::ok(Check::Root, "running as root"));
         return (bus, findings);
     }
     findings.push(Finding::problem(
@@ -210,8 +210,8 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
         }
         findings.push(Finding::ok(
             Check::Engine,
-            "this host is also a Kubernetes node, with other images: digestfix doctor --store \
-             kubernetes",
+            "this host is also a Kubernetes node, which has other images; to check it: digestfix doctor \
+             --store kubernetes",
         ));
     }
     let unread = examined.unit.as_ref().map(host::unread_drop_ins);
@@ -232,7 +232,7 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
                 history::known_to_start(images.data_root(), start)
             };
             if examined.image_store == StoreKind::Containerd {
-                let why = "images are in containerd: digestfix asks Docker, and does not stop it";
+                let why = "images are in containerd, so digestfix does not stop Docker";
                 findings.push(Finding::not_seen(Check::OtherUnits, why));
                 findings.push(Finding::not_seen(Check::Containers, why));
                 None
@@ -327,7 +327,7 @@ fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
 }
 
 fn unreachable(check: Check) -> Finding {
-    Finding::not_seen(check, "systemd cannot be asked")
+    Finding::not_seen(check, "systemd cannot be reached")
 }
 
 /// Connects to systemd by the bus, or else by systemd's private socket, which is enough
@@ -397,7 +397,7 @@ fn of_data_root(
     let data_root = images.data_root();
     findings.extend(of_history(images));
     if store == StoreKind::Containerd {
-        let why = "they are in containerd (see digestfix status)";
+        let why = "they are in containerd; to see them: digestfix status";
         findings.push(Finding::not_seen(Check::References, why));
         let state = history::directory(data_root);
         places.push(disk::small_files(&state));
@@ -470,7 +470,7 @@ fn of_disk(places: &[Need]) -> Vec<Finding> {
             Err(error) => findings.push(Finding::problem(
                 Check::Disk,
                 format!("{}: {error}", needed.path.display()),
-                "dmesg | tail (a failing disk, a file system that is not mounted)",
+                "look for a failing disk, or a file system that is not mounted: dmesg | tail",
             )),
         }
     }

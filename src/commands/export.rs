@@ -68,11 +68,11 @@ fn told(exported: &Exported, file: &str) -> Vec<String> {
         many => format!("{many} digests"),
     };
     let mut lines = vec![format!(
-        "{digests}, {proven} with their manifest. Next: on the other host, digestfix apply --from {file}"
+        "{digests}, {proven} with their manifest. Next, on the other host: digestfix apply --from {file}"
     )];
     if let Some((reference, ..)) = known(Known::Recorded).chain(known(Known::Asserted)).next() {
         lines.push(format!(
-            "{} without it: to get it, docker pull {reference} (and so on), then export again",
+            "{} without a manifest. To get it: docker pull {reference} (and so on), then export again",
             recorded + asserted
         ));
     }

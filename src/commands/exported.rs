@@ -59,10 +59,10 @@ impl Exported {
                 continue;
             };
             let known = if digest_is_image_id(digest, &images) {
-                Known::LeftOut("its digest is the ID of an image, which no registry serves")
+                Known::LeftOut("its digest is the ID of an image; no registry serves that")
             } else if store.is_made_up(digest) {
                 Known::LeftOut(
-                    "its digest is that of a manifest that an import made up, which no registry serves",
+                    "its digest is that of a manifest that was made up at import; no registry has it",
                 )
             } else {
                 exported.add(&reference, &image, store, provenance)

@@ -36,8 +36,8 @@ use sending::{SendError, Sending, Sent};
 const TOLD_EVERY: Duration = Duration::from_millis(250);
 
 /// The next step for an image that has no digest.
-const WITHOUT: &str = "give it one (digestfix apply NAME:TAG@sha256:HEX), or save it again with \
-                       digestfix save where it was pulled";
+const WITHOUT: &str = "give it one (digestfix apply NAME:TAG@sha256:HEX), or save the image again on the \
+                       host that pulled it: digestfix save";
 
 pub(super) async fn run(args: &LoadArgs) -> RunResult {
     let invocation = Options::from(&args.change).invocation();
@@ -131,7 +131,7 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
         }
         match is_here {
             true => {
-                report.line(&format!("{}: its images are here", archive.place));
+                report.line(&format!("{}: its images are here already", archive.place));
                 report.archive(LoadedArchive {
                     file: archive.place.path().map(Path::to_owned),
                     result: ArchiveResult::Here,
@@ -225,7 +225,9 @@ async fn finish(
     report: &mut Report,
 ) -> bool {
     if let Err(stop) = set_tags(request, site, options, report).await {
-        report.warning(&format!("whether tags are missing is not known: {stop}"));
+        report.warning(&format!(
+            "digestfix could not check whether tags are missing: {stop}"
+        ));
     }
     is_without(whole, site, options, report).await
 }
@@ -241,7 +243,7 @@ async fn is_without(
     let without = without_digest(whole, site, options, report).await;
     without.unwrap_or_else(|stop| {
         report.warning(&format!(
-            "whether an image has no digest is not known: {stop}"
+            "digestfix could not check whether every image has a digest: {stop}"
         ));
         false
     })
@@ -258,17 +260,18 @@ async fn send(
 ) -> Result<Sent, LoadStop> {
     let name = archive.place.to_string();
     let began = Instant::now();
-    let amid = |what: String| LoadStop::Amid {
+    let amid = |what: String| {
+        LoadStop::Amid {
         result: RunResult::Failed,
         problem: Problem {
             what: vec![what],
-            state: state(before, "what Docker has loaded of it stays too"),
+            state: state(before, "what Docker has loaded of this archive stays"),
             next: Some(
-                "fix that, then run the same command again: it skips archives whose images are \
-                 here"
+                "fix that, then run the same command again: it skips archives whose images are here"
                     .to_owned(),
             ),
         },
+    }
     };
     let failed = |error| match error {
         SendError::Engine(error) => amid(format!("{name}: {error}")),
@@ -341,7 +344,7 @@ fn stays(stop: Stop, names: &[String], next: &str) -> LoadStop {
 }
 
 fn stay(names: &[String]) -> String {
-    format!("loaded, and stays: {}", names.join(", "))
+    format!("the loaded images stay: {}", names.join(", "))
 }
 
 fn state(names: &[String], more: &str) -> String {
@@ -403,7 +406,7 @@ async fn without_digest(
             .first()
             .map_or_else(|| image.to_string(), |tag| tag.familiar());
         report.warning(&format!(
-            "{name} has no digest: nothing brings one. Next: {WITHOUT}"
+            "{name} has no digest: no archive and no --from file has one. Next: {WITHOUT}"
         ));
     }
     Ok(any)

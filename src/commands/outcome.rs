@@ -38,12 +38,12 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
                     state: match is_of_node {
                         true => "the records are changed, but the run could not be finished",
                         false => {
-                            "the references are changed and Docker runs on them, but something \
-                             else is not as it was found"
+                            "the references are changed and Docker runs with them, but something else is not \
+                             as it was before"
                         }
                     }
                     .to_owned(),
-                    next: Some(next_after("fix that", outcome.watchdog.as_deref())),
+                    next: Some(next_after("fix what is named above", outcome.watchdog.as_deref())),
                 },
             )
         }
@@ -53,7 +53,10 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
             report.fail(
                 RunResult::Broken,
                 Problem {
-                    what: vec![failure.to_string(), format!("and then, undoing it: {undo}")],
+                    what: vec![
+                        failure.to_string(),
+                        format!("and undoing it failed: {undo}"),
+                    ],
                     state: end.with_loaded(state(now)),
                     next: Some(next_after(&look, outcome.watchdog.as_deref())),
                 },
@@ -109,7 +112,7 @@ impl Told<'_> {
             RunResult::ContainersChanged,
             Problem {
                 what: unexpected,
-                state: "the references are changed, and Docker runs on them".to_owned(),
+                state: "the references are changed, and Docker runs with them".to_owned(),
                 next: Some(self.next_for_containers()),
             },
         )
@@ -123,7 +126,7 @@ impl Told<'_> {
         mut report: Report,
     ) -> RunResult {
         let state = match (outcome.restarted, &self.unit) {
-            (true, _) => "the references are as they were, and Docker runs on them again",
+            (true, _) => "the references are as they were, and Docker runs with them again",
             (false, None) if report.is_of_node() => {
                 "the references are as they were, and nothing was stopped"
             }
@@ -148,8 +151,8 @@ impl Told<'_> {
                     }
                     .to_owned(),
                     next: Some(format!(
-                        "what stays is true, and does no harm. Once the cause named above is \
-                         gone: digestfix rollback {}",
+                        "the references that stay are right, and do no harm. To remove them once the cause \
+                         named above is gone: digestfix rollback {}",
                         outcome.id
                     )),
                 },
@@ -160,7 +163,7 @@ impl Told<'_> {
                 RunResult::Incomplete,
                 Problem {
                     what,
-                    state: format!("{state}, but without these containers"),
+                    state: format!("{state}, but these containers are missing"),
                     next: Some(self.next_for_containers()),
                 },
             );
@@ -171,9 +174,10 @@ impl Told<'_> {
                 what,
                 state: self.with_loaded(state.to_owned()),
                 next: match (failure.help(), self.loaded) {
-                    (Some(help), Some(loaded)) => {
-                        Some(format!("{help}; the claims wait: {}", loaded.next))
-                    }
+                    (Some(help), Some(loaded)) => Some(format!(
+                        "{help}; then, to apply the claims: {}",
+                        loaded.next
+                    )),
                     (help, _) => help,
                 },
             },
@@ -221,8 +225,8 @@ impl Told<'_> {
             |directory| {
                 let directory = directory.display();
                 format!(
-                    "make room (df -h {directory}; df -i {directory}), then: systemctl restart {}, which loads \
-                     them again",
+                    "make room (df -h {directory}; df -i {directory}), then restart Docker, which loads them \
+                     again: systemctl restart {}",
                     self.unit.as_deref().unwrap_or_default()
                 )
             },
@@ -245,8 +249,10 @@ fn state(now: &HostNow) -> String {
         DockerNow::None => "nothing was stopped",
         DockerNow::Runs => "Docker runs",
         DockerNow::Down => "Docker is DOWN",
-        DockerNow::AsBefore => "Docker does not run, and did not before",
-        DockerNow::ShuttingDown => "the machine is shutting down, and Docker starts with it again",
+        DockerNow::AsBefore => "Docker is not running, as before",
+        DockerNow::ShuttingDown => {
+            "the machine is shutting down, and Docker starts again at the next boot"
+        }
     });
     let mut state = vec![references];
     state.extend(now.left.iter().cloned());
@@ -276,7 +282,7 @@ fn next_after(first: &str, watchdog: Option<&str>) -> String {
     let next = format!("{first}, then: digestfix recover");
     match watchdog {
         Some(watchdog) => {
-            format!("{next} (which {watchdog} now tries as well: journalctl -u {watchdog})")
+            format!("{next} ({watchdog} is trying that as well: journalctl -u {watchdog})")
         }
         None => next,
     }

@@ -409,9 +409,8 @@ async fn recover_load(
             .await
             .map_err(Stop::LoadRecovery)?;
         report.warning(&format!(
-            "run {} was interrupted, and this Docker does not use the containerd image store any \
-             more. Whether its references are there can be seen once that store is on again: \
-             digestfix status",
+            "run {} was interrupted, and Docker no longer uses the containerd image store. To see which \
+             references of that run are there, switch that store on again, then: digestfix status",
             journal.id
         ));
         Vec::new()
@@ -476,7 +475,7 @@ pub(super) fn load_problem(failure: &Failure) -> Problem {
         what: vec![format!(
             "an interrupted run could not be finished: {failure}"
         )],
-        state: "some of its references may be there; Docker was not stopped".to_owned(),
+        state: "some references of that run may be there; Docker was not stopped".to_owned(),
         next: Some("make sure that Docker runs and answers, then: digestfix recover".to_owned()),
     }
 }
@@ -487,7 +486,7 @@ pub(super) fn record_problem(failure: &Failure) -> Problem {
         what: vec![format!(
             "an interrupted run could not be finished: {failure}"
         )],
-        state: "some of its records may be there; nothing was stopped".to_owned(),
+        state: "some records of that run may be there; nothing was stopped".to_owned(),
         next: Some(
             "make sure that containerd runs and answers (crictl info), then: digestfix recover"
                 .to_owned(),
@@ -503,7 +502,7 @@ pub(super) fn problem(failure: &Failure, state: String, unit: &str) -> Problem {
     if let Failure::WaitsForDocker(_) = failure {
         return Problem {
             what,
-            state: "the references and daemon.json are whole; Docker does not run".to_owned(),
+            state: "the references and daemon.json are whole; Docker is not running".to_owned(),
             next: Some(format!("systemctl start {unit}; then: digestfix recover")),
         };
     }

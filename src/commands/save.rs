@@ -128,7 +128,8 @@ impl Target {
         match self {
             Self::File(_, path) => format!("{} is as it was", path.display()),
             Self::Stdout => {
-                "what was written to standard output is no whole archive: throw it away".to_owned()
+                "what was written to standard output is not a complete archive; throw it away"
+                    .to_owned()
             }
         }
     }
@@ -145,7 +146,7 @@ impl Target {
         match error {
             CarryError::Engine(_) | CarryError::Archive(_) => self.amid(
                 error.to_string(),
-                "look at what Docker says: journalctl -u docker; then the same command again",
+                "read Docker's log (journalctl -u docker), then run the same command again",
             ),
             CarryError::Write(error) => self.unwritten(error),
         }
@@ -154,8 +155,10 @@ impl Target {
     fn unwritten(&self, error: &io::Error) -> SaveStop {
         let next = match (error.kind(), self) {
             (io::ErrorKind::StorageFull, _) => "make room, or name a file on another disk",
-            (_, Self::File(..)) => "see to that disk, or name a file on another one",
-            (_, Self::Stdout) => "see why its reader ended, then the same command again",
+            (_, Self::File(..)) => "check that disk, or name a file on another one",
+            (_, Self::Stdout) => {
+                "find out why the program that reads standard output ended, then run the same command again"
+            }
         };
         self.amid(format!("{}: {error}", self.name()), next)
     }
@@ -260,8 +263,8 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
             let finished = file.finish();
             finished.map_err(|error| SaveStop::Amid {
                 what: format!("{name}: {error}"),
-                state: format!("{name} is as it was, or the new one"),
-                next: "see to that disk, then the same command again".to_owned(),
+                state: format!("{name} is either as it was or complete"),
+                next: "check that disk, then run the same command again".to_owned(),
             })?;
             way_on = format!(" On the other host: digestfix load {}", shell::path(&path));
         }
@@ -314,7 +317,7 @@ fn selected(
     }
     for pin in &selection.moved {
         report.warning(&format!(
-            "{pin}: its tag is another image's here, so the image goes without it"
+            "{pin}: the tag belongs to another image here, so the archive has this image without the tag"
         ));
     }
     Ok(selection)

@@ -48,12 +48,12 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<RunResult, Stop>
                 .to_owned()
         }
         Ok(_) => format!(
-            "The running engine has not read the file as it is now. To make it read it: {}",
+            "The running engine has not read the file since it changed. To make the engine read it: {}",
             apply_instead_of("verify")
         ),
         Err(_) => {
-            "The running engine has not read the file as it is now. To see what stands in the \
-             way, with the same claims: digestfix plan"
+            "The running engine has not read the file since it changed. To see what stands in the way, with \
+             the same claims: digestfix plan"
                 .to_owned()
         }
     });
@@ -67,8 +67,10 @@ fn all_holds(plan: &Plan, report: &Report) -> RunResult {
         return RunResult::Pending;
     }
     report.line(match plan.skipped.is_empty() {
-        true => "All of it holds.",
-        false => "Every claim about an image on this host holds; the other claims do not.",
+        true => "Every claim holds.",
+        false => {
+            "Every claim about an image on this host holds; the other claims could not be checked."
+        }
     });
     RunResult::Done
 }

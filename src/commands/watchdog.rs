@@ -105,7 +105,7 @@ impl Trouble {
                     RunResult::Broken,
                     Problem {
                         what: vec![other.to_string()],
-                        state: "Docker may be down, if it was stopped; its references are whole"
+                        state: "Docker may be down if it was stopped; the references are whole"
                             .to_owned(),
                         next: Some("fix what is named above, then: digestfix recover".to_owned()),
                     },

@@ -97,7 +97,7 @@ impl Client {
     fn image_id(&self, call: &'static str, text: &str) -> Result<ImageId, ContainerdError> {
         let no_id = |_| {
             self.channel
-                .unusable(call, format!("{text:?} is no image ID"))
+                .unusable(call, format!("{text:?} is not an image ID"))
         };
         text.parse().map_err(no_id)
     }

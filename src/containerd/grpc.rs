@@ -61,7 +61,10 @@ impl Channel {
     ) -> Result<Vec<A>, ContainerdError> {
         let answered = timeout(self.within, self.send(call, namespace, request)).await;
         let answered = answered.unwrap_or_else(|_| {
-            Err(self.unanswered(call, format!("none within {} s", self.within.as_secs())))
+            Err(self.unanswered(
+                call,
+                format!("no answer within {} s", self.within.as_secs()),
+            ))
         });
         match &answered {
             Ok(_) | Err(ContainerdError::Refused { .. } | ContainerdError::Answer { .. }) => {}

@@ -148,11 +148,11 @@ impl fmt::Display for Change {
             Happened::Removed => write!(f, "{name} is gone"),
             Happened::Unlisted(files) => write!(
                 f,
-                "{name} is missing from docker ps -a: Docker could not load it when it started; its files are \
+                "{name} is missing from docker ps -a: Docker failed to load it at the start; its files are \
                  still in {}",
                 files.display()
             ),
-            Happened::Stopped(status) => write!(f, "{name} does not run any more ({status})"),
+            Happened::Stopped(status) => write!(f, "{name} is no longer running ({status})"),
             Happened::Restarted => write!(f, "{name} was restarted"),
             Happened::Now(status) => write!(f, "{name} is {status} now"),
         }

@@ -31,8 +31,8 @@ pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> 
         findings.push(Finding::warning(
             Check::Boot,
             format!(
-                "not enabled: {}. After a power cut in the middle of a run, only the next run or \
-                 digestfix recover restores the rest",
+                "not enabled: {}. After a power cut during a run, the host is not fully restored until the \
+                 next run or digestfix recover",
                 idle.join(", ")
             ),
             format!("{install}systemctl enable {}", idle.join(" ")),

@@ -23,7 +23,7 @@ pub fn judge(
         if findings.is_empty() {
             findings.push(Finding::ok(
                 Check::Claims,
-                "there is no /etc/digestfix/claims.d: give apply its claims",
+                "there is no /etc/digestfix/claims.d; apply needs claims on its command line",
             ));
         }
         return findings;
@@ -31,7 +31,7 @@ pub fn judge(
     match plan {
         None => findings.push(Finding::not_seen(
             Check::Claims,
-            format!("{count} read; whether they hold is not known without the references"),
+            format!("{count} read; without the references, nothing shows whether they hold"),
         )),
         Some(Ok(_)) if count == 0 && !errors.is_empty() => {}
         Some(Ok(plan)) => {
@@ -62,9 +62,9 @@ pub fn judge(
             findings.extend(refusals.iter().take(MOST).map(|refusal| {
                 Finding::problem(
                     Check::Claims,
-                    format!("{refusal} (as apply without options takes it)"),
-                    "digestfix plan (with the options of the apply that runs here); take that \
-                     claim out of /etc/digestfix/claims.d, or fix it",
+                    format!("{refusal} (so says apply without options)"),
+                    "digestfix plan (add the options that apply gets here); fix that claim in \
+                     /etc/digestfix/claims.d, or take it out",
                 )
             }));
             if let Some(more @ 1..) = refusals.len().checked_sub(MOST) {

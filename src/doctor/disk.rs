@@ -73,7 +73,7 @@ pub fn judge(places: &[Place]) -> Vec<Finding> {
             Finding::ok(
                 Check::Disk,
                 format!(
-                    "can be written, {} MiB free at least ({})",
+                    "writable, at least {} MiB free ({})",
                     place.free / MIB,
                     place.path.display()
                 ),
@@ -90,9 +90,9 @@ fn lack(place: &Place) -> Option<Finding> {
             Check::Disk,
             format!("{path} cannot be written: {refused}"),
             format!(
-                "findmnt -T {path}; lsattr -d {path} (an i there: chattr -i); dmesg | tail (a \
-                 failing disk becomes read-only). If it is only mounted so: mount -o remount,rw \
-                 \"$(findmnt -n -o TARGET -T {path})\""
+                "find out why: findmnt -T {path}; lsattr -d {path} (if it shows an i: chattr -i {path}); \
+                 dmesg | tail (a failing disk becomes read-only). If it is only mounted read-only: mount -o \
+                 remount,rw \"$(findmnt -n -o TARGET -T {path})\""
             ),
         ));
     }
@@ -100,7 +100,7 @@ fn lack(place: &Place) -> Option<Finding> {
         return Some(Finding::problem(
             Check::Disk,
             format!(
-                "{path} has {} KiB free, and {} KiB are needed",
+                "{path} has {} KiB free, but {} KiB are needed",
                 place.free / 1024,
                 place.needed.bytes.div_ceil(1024)
             ),
@@ -113,7 +113,7 @@ fn lack(place: &Place) -> Option<Finding> {
     Some(Finding::problem(
         Check::Disk,
         format!(
-            "{path} has {inodes} free inodes, and {} are needed",
+            "{path} has {inodes} free inodes, but {} are needed",
             place.needed.inodes
         ),
         format!("df -i {path}; make room there"),

@@ -43,16 +43,19 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
             ),
             Some(unit) => Finding::ok(
                 Check::Unit,
-                format!("{} does not run, and stays so", unit.id),
+                format!(
+                    "{} is not running, and digestfix leaves it stopped",
+                    unit.id
+                ),
             ),
-            None => Finding::not_seen(Check::Unit, "systemd cannot be asked"),
+            None => Finding::not_seen(Check::Unit, "systemd cannot be reached"),
         });
     }
     if is_clear(Check::Configuration) {
         well.push(match &examined.config_file {
             Some(path) if path.exists() => Finding::ok(
                 Check::Configuration,
-                format!("{} is valid, as far as it matters here", path.display()),
+                format!("{} is valid where digestfix depends on it", path.display()),
             ),
             Some(path) => Finding::ok(
                 Check::Configuration,
@@ -66,8 +69,8 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
         well.push(match &examined.engine {
             Some(info) => Finding::ok(Check::Engine, format!("Docker {} answers", info.version)),
             None if runs => Finding::not_seen(Check::Engine, "its socket is not known"),
-            None if examined.unit.is_some() => Finding::ok(Check::Engine, "does not run"),
-            None => Finding::not_seen(Check::Engine, "it is not known whether it runs"),
+            None if examined.unit.is_some() => Finding::ok(Check::Engine, "not running"),
+            None => Finding::not_seen(Check::Engine, "it is not known whether Docker runs"),
         });
     }
     if is_clear(Check::DataRoot) {

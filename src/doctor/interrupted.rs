@@ -121,7 +121,10 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
             };
             return vec![
                 Finding::refused(Check::Lock, &held, held.help()),
-                Finding::not_seen(Check::Unfinished, "the run at work has its own there"),
+                Finding::not_seen(
+                    Check::Unfinished,
+                    "cannot be checked while another run is at work",
+                ),
             ];
         }
     };
@@ -169,7 +172,7 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
         let effect = if *held {
             "and keeps Docker from starting"
         } else {
-            "and is without effect, as that run is gone"
+            "and has no effect, because that run is gone"
         };
         let next = if is_clear {
             format!("rm {}; systemctl daemon-reload", shell::path(path))
@@ -200,12 +203,16 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
             findings.push(Finding::warning(
                 Check::Unfinished,
                 what,
-                format!("diff {path} {file}; put it back (mv {path} {file}) or remove it"),
+                format!("diff {path} {file}; then restore the old file (mv {path} {file}) or remove it (rm \
+                         {path})"),
             ));
         }
     }
     if findings.len() == 1 {
-        findings.push(Finding::ok(Check::Unfinished, "none was interrupted here"));
+        findings.push(Finding::ok(
+            Check::Unfinished,
+            "no run was interrupted here",
+        ));
     }
     findings
 }
@@ -231,7 +238,7 @@ fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
         ),
         (_, _, Some(path)) => Finding::problem(
             Check::Unfinished,
-            format!("{what}, and had changed {}", path.display()),
+            format!("{what} after it had changed {}", path.display()),
             format!("digestfix recover --config-file {}", shell::path(path)),
         ),
         _ => Finding::warning(

@@ -19,8 +19,8 @@ pub fn judge(socket: &Path, version: &str, rows: &[Row]) -> Vec<Finding> {
     if let some @ 1.. = count(rows, State::MadeUp) {
         findings.push(Finding::warning(
             Check::References,
-            format!("{some} by a digest that an import made up, which no registry serves"),
-            "digestfix status; import without ctr's --digests",
+            format!("{some} with a digest that was made up at import; no registry has it"),
+            "to see them: digestfix status; import the images again without --digests of ctr",
         ));
     }
     findings
@@ -39,7 +39,7 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert!(found[1].what.contains("2 in all, 1 without"), "{found:?}");
         let found = judge(socket, "2.1", &[row(State::MadeUp)]);
-        assert!(found[2].what.starts_with("1 by a digest"), "{found:?}");
+        assert!(found[2].what.starts_with("1 with a digest"), "{found:?}");
         assert!(!would_stop(&found));
     }
 }

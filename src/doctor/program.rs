@@ -54,7 +54,7 @@ pub fn judge(program: &Program) -> Finding {
         return Finding::problem(
             Check::Watchdog,
             format!(
-                "systemd does not see this program at {path}: it was replaced, or it is in \
+                "systemd does not see this program at {path}: the file was replaced, or digestfix runs in \
                  another mount namespace"
             ),
             "run the digestfix that is installed, on the host itself",
@@ -70,7 +70,7 @@ pub fn judge(program: &Program) -> Finding {
     match &program.label {
         Some(label) if HOMES_OF_USERS.iter().any(|one| label.contains(one)) => Finding::warning(
             Check::Watchdog,
-            format!("{path} is labelled {label}, which SELinux may not let systemd run"),
+            format!("SELinux may not let systemd run {path}, because of its label {label}"),
             format!("{next} (restorecon /usr/local/bin/digestfix)"),
         ),
         _ => Finding::ok(Check::Watchdog, format!("systemd can run {path}")),

@@ -36,7 +36,7 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
         findings.push(Finding::warning(
             Check::References,
             format!(
-                "users other than its owner can write {} (mode {mode:04o})",
+                "users other than the owner can write to {} (mode {mode:04o})",
                 path.display()
             ),
             format!("chmod 600 {}", shell::path(path)),
@@ -53,9 +53,9 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
                 format!("{some} {what}"),
                 match state {
                     State::Unparsable => {
-                        "digestfix status names them; to drop one: digestfix apply --remove KEY"
+                        "to see them: digestfix status; to drop one: digestfix apply --remove KEY"
                     }
-                    _ => "digestfix status; to drop one: digestfix apply --remove REF",
+                    _ => "to see them: digestfix status; to drop one: digestfix apply --remove REF",
                 },
             ));
         }
@@ -70,7 +70,7 @@ pub fn reset(path: &Path, images: usize, former: Option<&Path>) -> Finding {
     Finding::warning(
         Check::References,
         format!(
-            "{}: no reference, and {images} images: the names were lost, as by a reset",
+            "{}: no reference, but {images} images; the names were lost, as after a reset",
             path.display()
         ),
         format!(

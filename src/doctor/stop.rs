@@ -16,15 +16,14 @@ pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding
         .filter(|one| !matches!(one, Blocker::UnitChanged { .. }));
     let mut findings: Vec<Finding> = others.map(refused::blocker).collect();
     findings.extend(impact.not_known().map(|what| {
-        let next = "fix it if it is new; if Docker does not accept it, apply says so and stops \
-                    nothing";
+        let next = "check that file; if Docker does not accept it, apply says so and stops nothing";
         Finding::warning(Check::Configuration, what, next)
     }));
     let is_clear = |findings: &[Finding], check| findings.iter().all(|one| one.check != check);
     if is_clear(&findings, Check::OtherUnits) {
         let along = &impact.carried_along;
         let what = if along.is_empty() {
-            "none is stopped along with Docker".to_owned()
+            "no other unit stops along with Docker".to_owned()
         } else {
             format!(
                 "stopped along with Docker, and started again: {}",
@@ -43,7 +42,7 @@ pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding
                 "on Linux {}, new connections to published ports are refused while Docker restarts",
                 kernel.trim()
             ),
-            "run digestfix apply while they are not needed, or use Linux 5.12 or later",
+            "run digestfix apply at a quiet time, or use Linux 5.12 or later",
         ));
     }
     findings
@@ -51,7 +50,7 @@ pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding
 
 fn containers(impact: &Impact) -> String {
     let count = match impact.containers.len() {
-        0 if !impact.running => return "Docker does not run, and neither do they".to_owned(),
+        0 if !impact.running => return "none runs, because Docker is not running".to_owned(),
         0 => return "none runs".to_owned(),
         1 => "1 runs, and".to_owned(),
         several => format!("{several} run, and"),

@@ -23,14 +23,14 @@ pub fn judge(facts: &Facts) -> Finding {
         return Finding::problem(
             Check::Systemd,
             "this machine is shutting down: nothing can be started any more",
-            "once it is up again",
+            "run it again once the machine is up",
         );
     }
     if let Some(seen) = facts.seen_as.filter(|seen| *seen != facts.own_pid) {
         return Finding::problem(
             Check::Systemd,
             format!(
-                "systemd knows this process as {seen}, but it is {} to itself: this is a container",
+                "this process has ID {seen} for systemd, but {} for itself: this is a container",
                 facts.own_pid
             ),
             "run digestfix on the host",
@@ -39,7 +39,7 @@ pub fn judge(facts: &Facts) -> Finding {
     match number(version) {
         Some(old) if old < TRIED_FROM => Finding::warning(
             Check::Systemd,
-            format!("version {version}; digestfix was not tried on any before {TRIED_FROM}"),
+            format!("version {version}; digestfix was tested with {TRIED_FROM} and later"),
             "try it first where an outage of Docker does not matter",
         ),
         _ => Finding::ok(

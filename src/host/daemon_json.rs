@@ -43,7 +43,7 @@ pub enum DaemonJsonError {
     #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
     /// The file is empty. Only some versions of dockerd start with it.
-    #[error("it is empty, which not every version of dockerd accepts (write {{}} into it)")]
+    #[error("it is empty, and not every version of dockerd accepts that (write {{}} into it)")]
     Empty,
     #[error("it is not valid: {}", in_words(.0))]
     Json(#[from] serde_json::Error),

@@ -292,7 +292,7 @@ impl Away {
         let rootless = dockerds.iter().find_map(Dockerd::rootless).cloned();
         Some(match self {
             Self::Stopped(unit) if !units.is_empty() => HostError::Ambiguous {
-                question: format!("{unit} does not run, and another Docker does"),
+                question: format!("{unit} is not running, but another Docker is"),
                 flag: "--unit",
                 candidates: [vec![unit], units].concat(),
             },
@@ -320,11 +320,13 @@ pub fn beside(unit: &str, dockerds: &[Dockerd]) -> Vec<String> {
     others
         .map(|one| match one {
             Dockerd::OfUnit(unit) => format!(
-                "{unit} runs a Docker here as well, with images of its own: digestfix status --unit {}",
+                "{unit} also runs a Docker here, which has other images; to see them: digestfix status \
+                 --unit {}",
                 shell::word(unit)
             ),
             Dockerd::Rootless(rootless) => format!(
-                "{} runs a rootless Docker here as well, with images of its own: as {} digestfix status {}",
+                "{} also runs a rootless Docker here, which has other images; to see them, as {}: digestfix \
+                 status {}",
                 rootless.user,
                 rootless.user,
                 rootless.options_in_words()
@@ -503,7 +505,7 @@ mod tests {
             "{told}"
         );
         let told = refused(stopped(), &two[1..]);
-        assert!(told.contains("your own, a rootless one"), "{told}");
+        assert!(told.contains("rootless and belongs to you"), "{told}");
         assert!(told.contains("--unit docker.service"), "{told}");
         let removed = HostError::Stopped(Stopped {
             unit: "docker.service".to_owned(),

@@ -28,7 +28,7 @@ pub enum HostError {
         instead: Vec<&'static str>,
     },
     #[error(
-        "the Docker here is {}, a rootless one ({}), and only that user can stop it{}",
+        "the Docker here is rootless and belongs to {} ({}), and only that user can stop it{}",
         whom(.rootless), .rootless.data_root.display(), unit_beside(.unit)
     )]
     Rootless {
@@ -40,14 +40,16 @@ pub enum HostError {
     InContainer(String),
     #[error("no containerd of a Kubernetes node answers here ({})", .0.join("; "))]
     NoNode(Vec<String>),
-    #[error("{0} is for Docker's images, and --store kubernetes is for a node's")]
+    #[error(
+        "{0} is for images of Docker, but --store kubernetes is for those of a Kubernetes node"
+    )]
     OnlyForDocker(&'static str),
     #[error("systemd reports {unit} as {load_state}, so Docker would not start again")]
     UnusableUnit { unit: String, load_state: String },
     #[error("{0} is not a service")]
     NotAService(String),
     #[error(
-        "{unit} does not run and starts {program}, not dockerd itself, so its data root is not known"
+        "{unit} is stopped, and its ExecStart= is {program} instead of dockerd, so the data root is not known"
     )]
     Wrapped { unit: String, program: String },
     #[error(
@@ -84,7 +86,7 @@ pub enum HostError {
         path: PathBuf,
         error: DaemonJsonError,
     },
-    #[error("{path}: {named_by} names this configuration file, and it is not there{}", without_file(.named_by), path = path.display())]
+    #[error("{path}: {named_by} names this configuration file, but it is not there{}", without_file(.named_by), path = path.display())]
     ConfigFileMissing {
         path: PathBuf,
         named_by: &'static str,
@@ -94,15 +96,15 @@ pub enum HostError {
     )]
     EnvironmentFile { unit: String, error: io::Error },
     #[error(
-        "this Docker keeps its images in containerd (the containerd image store), whose references only a \
-         running Docker reads and changes"
+        "this Docker keeps its images in containerd (the containerd image store); only a running Docker can \
+         read and change their references"
     )]
     ContainerdImageStore,
     #[error(transparent)]
     Stopped(#[from] Stopped),
     #[error(
-        "{}: no storage driver has references here: no image was ever stored, or Docker keeps its images in \
-         containerd, or elsewhere", .0.display()
+        "{}: no storage driver has references here. Either no image was ever stored, or Docker keeps its \
+         images in containerd or in another data root", .0.display()
     )]
     NoReferences(PathBuf),
     #[error("{path}: {problem}", path = path.display())]
@@ -153,8 +155,9 @@ impl HostError {
             Self::NoUnit {
                 others, instead, ..
             } if others.is_empty() && !instead.is_empty() => format!(
-                "for a Kubernetes node: --store kubernetes; for Podman and CRI-O: skopeo copy --preserve-digests; if \
-                 Docker has another unit here: --unit NAME; for a data root of Docker: {OFFLINE}"
+                "for a Kubernetes node: --store kubernetes; for Podman and CRI-O: skopeo copy \
+                 --preserve-digests; if Docker's unit has another name: --unit NAME; for a data root of \
+                 Docker: {OFFLINE}"
             ),
             Self::NoUnit { others, .. } if others.is_empty() => format!(
                 "if Docker's unit has another name (systemctl list-unit-files '*docker*'): --unit NAME; if no \
@@ -172,8 +175,8 @@ impl HostError {
                 format!("run it on the host; for a data root that is mounted here: {OFFLINE}")
             }
             Self::NoNode(_) => {
-                "look at containerd (systemctl status containerd) and at its CRI (crictl info); where its socket \
-                 is elsewhere: --containerd-socket PATH"
+                "look at containerd (systemctl status containerd) and at its CRI (crictl info); if the \
+                 socket is elsewhere: --containerd-socket PATH"
                     .to_owned()
             }
             Self::OnlyForDocker(flag) => format!("leave {flag} or --store kubernetes out"),
@@ -190,7 +193,7 @@ impl HostError {
                     .to_owned()
             }
             Self::Wrapped { unit, .. } => {
-                format!("systemctl start {}, or say where it is: --data-root DIR", word(unit))
+                format!("start it (systemctl start {}), or say where the data root is: --data-root DIR", word(unit))
             }
             Self::Transient { unit } => format!("systemctl stop {}; then: {OFFLINE}", word(unit)),
             Self::Unsettled { unit, .. } => format!(
@@ -198,11 +201,12 @@ impl HostError {
                 word(unit)
             ),
             Self::EngineSilent { unit, .. } => format!(
-                "journalctl -u {} -n 50; if the API listens elsewhere: --socket PATH",
+                "find out why: journalctl -u {} -n 50; if the API listens elsewhere: --socket PATH",
                 word(unit)
             ),
             Self::NoUnixSocket(_) => {
-                "give dockerd one as well (-H unix:///var/run/docker.sock), or say where one is: --socket PATH"
+                "give dockerd a Unix socket as well (-H unix:///var/run/docker.sock), or say where one is: \
+                 --socket PATH"
                     .to_owned()
             }
             Self::Disagreement {
@@ -211,8 +215,8 @@ impl HostError {
                 ..
             } => {
                 let first = match [first_source, second_source].contains(&&FLAG) {
-                    true => "leave your flag out, or find out which of them is wrong",
-                    false => "make them say the same, as Docker would not come back as it is now",
+                    true => "leave your flag out, or find out which of the two is wrong",
+                    false => "make the two agree, or Docker will not come back as it is now",
                 };
                 format!("{first}: docker info, systemctl cat docker.service, daemon.json")
             }
@@ -231,11 +235,11 @@ impl HostError {
                 path = shell::path(path)
             ),
             Self::ConfigFileMissing { named_by, .. } if *named_by == FLAG => {
-                "name the one that there is, or leave the flag out: --config-file FILE".to_owned()
+                "leave the option out, or name a file that exists: --config-file FILE".to_owned()
             }
             Self::ConfigFileMissing { path, .. } => format!("put {} back", path.display()),
             Self::EnvironmentFile { unit, .. } => format!(
-                "systemctl cat {}; restore the file that EnvironmentFile= names",
+                "restore the file that EnvironmentFile= names; to see its name: systemctl cat {}",
                 word(unit)
             ),
             Self::ContainerdImageStore => {
@@ -248,8 +252,8 @@ impl HostError {
                     .to_owned()
             }
             Self::Link { path, .. } => format!(
-                "with that Docker stopped, put a directory in its place, and mount there what it leads to: mount \
-                 --bind DIR {}",
+                "with that Docker stopped, replace the link by a directory, and mount the link's target \
+                 there: mount --bind TARGET {}",
                 shell::path(path)
             ),
             Self::Ambiguous {
@@ -263,15 +267,15 @@ impl HostError {
                 pid, owner, unit, ..
             } => match (owner, pid) {
                 (Some(owner), _) if owner == unit => format!(
-                    "see what its process does, and end it first: systemctl status {}",
+                    "see what that process does, and end it first: systemctl status {}",
                     word(unit)
                 ),
                 (Some(owner), _) if owner.ends_with(".service") => format!(
-                    "--unit {owner}, or stop it first: systemctl stop {owner}",
+                    "if you mean that Docker: --unit {owner}; if not, stop it first: systemctl stop {owner}",
                     owner = word(owner)
                 ),
-                (_, Some(pid)) => format!("ps -fp {pid}; end it first"),
-                _ => "ps -C dockerd -f; first end the one that is not the unit's".to_owned(),
+                (_, Some(pid)) => format!("end that process first; to see what it is: ps -fp {pid}"),
+                _ => "first end the dockerd that does not belong to the unit; to see both: ps -C dockerd -f".to_owned(),
             },
             Self::InUse { .. } => "leave --offline out, or stop that Docker".to_owned(),
             Self::Read(error) => return error.help(),
@@ -298,7 +302,7 @@ fn but(others: &[String], instead: &[&str]) -> String {
 fn unit_beside(unit: &Option<String>) -> String {
     unit.as_ref().map_or_else(String::new, |unit| {
         format!(
-            "; {unit} does not run (for its images: --unit {})",
+            "; {unit} is not running (for its images: --unit {})",
             shell::word(unit)
         )
     })
@@ -306,8 +310,8 @@ fn unit_beside(unit: &Option<String>) -> String {
 
 fn whom(rootless: &Rootless) -> String {
     match rootless.is_own {
-        true => "your own".to_owned(),
-        false => format!("{}'s", rootless.user),
+        true => "you".to_owned(),
+        false => rootless.user.clone(),
     }
 }
 
@@ -337,7 +341,9 @@ fn user(pid: &Option<u32>, owner: &Option<String>) -> String {
 
 fn whose(owner: &Option<String>, unit: &str) -> String {
     match owner {
-        Some(owner) if owner == unit => ", and that unit does not run, says systemd".to_owned(),
-        _ => format!(", and that is not {unit}"),
+        Some(owner) if owner == unit => {
+            ", although systemd says that this unit is not running".to_owned()
+        }
+        _ => format!(", which does not belong to {unit}"),
     }
 }

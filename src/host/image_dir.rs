@@ -260,8 +260,8 @@ fn only_driver(root: &Path) -> Result<String, HostError> {
             drivers.push(last);
             Err(HostError::Ambiguous {
                 question: format!(
-                    "several storage drivers have references in {}, and Docker does not run to \
-                     say which is its own",
+                    "several storage drivers have references in {}, and a stopped Docker cannot say which \
+                     one it uses",
                     image.display()
                 ),
                 flag: "--driver",

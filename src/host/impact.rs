@@ -129,15 +129,16 @@ impl Impact {
         let path = path.display();
         if self.switches_live_restore() && self.may_refuse_reload {
             return Some(format!(
-                "not known: whether Docker reads {path} again, which it has to for live-restore. Some \
-                 versions refuse that for \"userland-proxy\": true without a \"userland-proxy-path\"; it is \
-                 the default, so take it out"
+                "it is not known whether Docker accepts a reload of {path}, which live-restore needs. Some \
+                 versions refuse \"userland-proxy\": true without a \"userland-proxy-path\"; true is the \
+                 default, so take that line out"
             ));
         }
         self.startable.needs_reload.then(|| {
             format!(
-                "not known: whether Docker would start with {path}, which changed after dockerd started. \
-                 apply has the running dockerd read it, and stops nothing unless it does"
+                "it is not known whether Docker would start with {path}, which changed after dockerd \
+                 started. apply first has the running dockerd read the file, and stops nothing if dockerd \
+                 refuses it"
             )
         })
     }
@@ -217,18 +218,18 @@ impl Impact {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Blocker {
     #[error(
-        "{unit} has changed on disk since systemd read it, so a restart now would start another \
-         Docker than the one that runs"
+        "{unit} has changed on disk since systemd read it, so a restart now would start Docker with other \
+         settings"
     )]
     UnitChanged { unit: String },
     #[error("another process has queued a {kind} job for {unit}")]
     JobQueued { unit: String, kind: String },
-    #[error("{unit} is {state}, and would be stopped along with Docker half-way")]
+    #[error("{unit} is {state}; a stop of Docker now would stop it half-way")]
     Unsettled { unit: String, state: String },
     #[error("this digestfix runs in {unit}, which is stopped along with Docker")]
     Ourselves { unit: String },
     #[error(
-        "this process may have {limit} files open, and a run needs {}",
+        "this process may open only {limit} files, and a run needs {}",
         open_files::NEEDED
     )]
     TooFewFiles { limit: u64 },
@@ -242,11 +243,11 @@ pub enum Blocker {
         names: String,
         blocker: LiveRestoreBlocker,
     },
-    #[error("{unit} would not start again: {doubt}. Docker runs on until it is stopped")]
+    #[error("{unit} would not start again: {doubt}. Until it is stopped, Docker keeps running")]
     WouldNotStart { unit: String, doubt: Doubt },
     #[error(
-        "{unit} may move its images to containerd when it starts again ({} is on), and then \
-         every digest recorded before is lost", features.join(", ")
+        "{unit} may move its images to containerd when it starts again ({} is on), and that would lose every \
+         digest recorded before", features.join(", ")
     )]
     WouldMoveImages {
         unit: String,
@@ -256,8 +257,8 @@ pub enum Blocker {
     #[error("{unit} may not start again: {doubt}")]
     MayNotStart { unit: String, doubt: Doubt },
     #[error(
-        "a restart of Docker removes these containers that were made with --rm ({}): {names}",
-        if *.kept { "those that never ran, always; running ones, before Docker 24.0.8" } else { "live-restore being off" }
+        "a restart of Docker removes these --rm containers ({}): {names}",
+        if *.kept { "those that never ran, and before Docker 24.0.8 also running ones" } else { "because live-restore is off" }
     )]
     WouldBeRemoved {
         names: String,
@@ -283,30 +284,30 @@ impl Blocker {
                 )
             }
             Self::Ourselves { unit } => format!(
-                "take Requires=, BindsTo= or PartOf= on Docker out of it (Wants= and After= will do): systemctl \
-                 edit --full {}",
+                "take Requires=, BindsTo= or PartOf= on Docker out of that unit (Wants= and After= will do): \
+                 systemctl edit --full {}",
                 word(unit)
             ),
             Self::TooFewFiles { .. } => {
                 format!("raise the limit: ulimit -n {}", open_files::NEEDED)
             }
             Self::CannotKeep { blocker, .. } => format!(
-                "once they may stop: --containers restart (they are started again), or --containers ignore (those \
-                 with a restart policy come back){}",
+                "once they may stop: --containers restart (apply starts them again), or --containers ignore \
+                 (only those with a restart policy come back){}",
                 blocker
                     .help()
                     .map(|help| format!("; or {help}"))
                     .unwrap_or_default()
             ),
             Self::WouldNotStart { unit, .. } => format!(
-                "fix what it says, in the configuration file or in: systemctl cat {}",
+                "fix that in the configuration file or in the unit: systemctl cat {}",
                 word(unit)
             ),
             Self::WouldMoveImages {
                 unit, config_file, ..
             } => format!(
-                "take that out of {}, or restart Docker first (systemctl restart {}), and give the digests to the \
-                 images that are there then",
+                "take that feature out of {}, or restart Docker first (systemctl restart {}), and apply the \
+                 claims to the images that Docker has then",
                 config_file.display(),
                 word(unit)
             ),
@@ -316,7 +317,7 @@ impl Blocker {
                 word(unit)
             ),
             Self::WouldBeRemoved { .. } => {
-                "docker rm -f NAME, or let them go: --containers ignore".to_owned()
+                "remove them yourself (docker rm -f NAME), or let Docker remove them: --containers ignore".to_owned()
             }
         })
     }

@@ -26,15 +26,15 @@ pub enum LiveRestoreBlocker {
     #[error("Docker is in swarm mode, which excludes live-restore")]
     Swarm,
     #[error(
-        "a flag of {unit} (--live-restore=false) sets it, which daemon.json may not contradict"
+        "the command line of {unit} has --live-restore=false, and daemon.json may not contradict that"
     )]
     Flag { unit: String },
     /// A reload uses only the plugins that the file names (moby `cmd/dockerd/daemon.go`,
     /// `reloadConfig`). Seen on 20.10, 26.1 and 28.5: after a reload, Docker allowed what
     /// the plugins had denied, although `docker info` still listed them.
     #[error(
-        "a reload makes Docker forget --authorization-plugin of {unit}, and allow every user \
-         everything"
+        "when Docker reloads its configuration, it forgets --authorization-plugin of {unit}, and then allows \
+         every user everything"
     )]
     Authorization { unit: String },
     /// systemd would kill the containers, even with live-restore (`systemd.kill(5)`).
@@ -62,8 +62,8 @@ impl LiveRestoreBlocker {
                  next restarts"
             )),
             Self::Authorization { unit } => Some(format!(
-                "move that option to \"authorization-plugins\" in Docker's configuration file \
-                 (systemctl edit --full {unit}) at its next restart"
+                "move that option from the unit (systemctl edit --full {unit}) to \"authorization-plugins\" \
+                 in Docker's configuration file; that takes effect when Docker next restarts"
             )),
             Self::KillMode { unit, .. } => {
                 Some(format!("set KillMode=process (systemctl edit {unit})"))

@@ -54,13 +54,12 @@ impl fmt::Display for Unsure {
         match self {
             Self::NoProgram(path) => write!(
                 f,
-                "its unit starts {}, which is not there: Docker was removed, but its unit is \
-                 still there",
+                "its unit starts {}, which does not exist: Docker was removed, but its unit is still there",
                 path.display()
             ),
             Self::Containerd => f.write_str(
-                "it keeps its images in containerd (the containerd image store), whose references only a \
-                 running Docker reads and changes",
+                "it keeps its images in containerd (the containerd image store); only a running Docker can \
+                 read and change their references",
             ),
             Self::Feature(name) => {
                 write!(f, "the feature {name} may move its images at the next start")
@@ -71,7 +70,7 @@ impl fmt::Display for Unsure {
             ),
             Self::Wrapped(program) => write!(
                 f,
-                "its unit starts {program} and not dockerd itself, so the options of dockerd are not known"
+                "its ExecStart= is {program} instead of dockerd, so the options of dockerd are not known"
             ),
             Self::Driver(driver) => write!(
                 f,
@@ -79,8 +78,8 @@ impl fmt::Display for Unsure {
             ),
             Self::NoLayers(path) => write!(
                 f,
-                "{} has no files of this storage driver: Docker 29 and later keeps its images in containerd \
-                 then",
+                "{} has no files of this storage driver; then Docker 29 and later keeps its images in \
+                 containerd",
                 path.display()
             ),
             Self::NoReferences(path) => write!(
@@ -119,7 +118,7 @@ pub(super) fn without_references(
 
 /// A stopped unit whose image store is uncertain or unreadable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{unit} does not run, and {why}")]
+#[error("{unit} is not running, and {why}")]
 pub struct Stopped {
     pub unit: String,
     pub why: Unsure,
@@ -151,7 +150,7 @@ impl Stopped {
             _ => "",
         };
         format!(
-            "start it first, then the same command again: systemctl start {}{elsewhere}",
+            "start it: systemctl start {}; then run the same command again{elsewhere}",
             shell::word(&self.unit)
         )
     }

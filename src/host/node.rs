@@ -58,7 +58,9 @@ async fn look_at(socket: &Path, within: Duration) -> Seen {
         let (runtime, version) = client.cri_version().await?;
         Ok(match runtime.as_str() {
             "containerd" => Seen::Node(client.version().await.unwrap_or(version)),
-            other => Seen::Not(format!("the CRI there is {other:?}'s, not containerd's")),
+            other => Seen::Not(format!(
+                "the CRI there belongs to {other:?}, not to containerd"
+            )),
         })
     };
     let seen: Result<Seen, ContainerdError> = asked.await;
@@ -110,7 +112,7 @@ pub async fn find_node(flags: &Flags, within: Duration) -> Result<Host, HostErro
     if found.len() > 1 {
         let sockets = found.iter().map(|(socket, _)| socket.display().to_string());
         return Err(HostError::Ambiguous {
-            question: "several containerds here are Kubernetes nodes'".to_owned(),
+            question: "several containerds here serve a Kubernetes node".to_owned(),
             flag: "--containerd-socket",
             candidates: sockets.collect(),
         });

@@ -49,7 +49,7 @@ pub fn instead_of_docker() -> Vec<&'static str> {
     let is_podmans =
         docker.starts_with(b"#!") && String::from_utf8_lossy(&docker).contains("podman");
     if is_podmans {
-        found.push("Podman (docker is its)");
+        found.push("Podman (as docker)");
     } else if is_there("/usr/bin/podman") {
         found.push("Podman");
     }

@@ -71,7 +71,7 @@ pub enum Doubt {
     #[error("there is no {} any more", .0.display())]
     NoProgram(PathBuf),
     /// Files of the unit that have changed, and that no check covers.
-    #[error("changed after dockerd started: {}", paths(.0))]
+    #[error("{} changed after dockerd started", paths(.0))]
     Unit(Vec<PathBuf>),
     #[error(
         "{} changed after dockerd started, and only a start of Docker checks these settings: {}",
@@ -251,8 +251,8 @@ fn no_reload(host: &Managed) -> Option<String> {
         return Some(format!("a reload makes dockerd forget {AUTHORIZATION}"));
     }
     if host.leaves_proxy_to_be_found {
-        let why = "some versions refuse a reload for \"userland-proxy\": true without a \
-                   \"userland-proxy-path\", and start with it";
+        let why = "some versions start with \"userland-proxy\": true without a \"userland-proxy-path\", but \
+                   refuse to reload it";
         return Some(why.to_owned());
     }
     if is_dockerd(&program(host.service.main_pid)) {

@@ -251,7 +251,11 @@ fn two_sources_that_differ_are_both_named() {
 
     world = world.args(&[]);
     world.config(&format!(r#"{{"data-root":"{root}"}}"#));
-    world.refuses(&["daemon.json says", "the running engine", "say the same"]);
+    world.refuses(&[
+        "daemon.json says",
+        "the running engine",
+        "make the two agree",
+    ]);
 
     world.config(r#"{"storage-driver":"vfs"}"#);
     world.refuses(&["storage driver", "overlay2", "vfs", "daemon.json"]);
@@ -780,11 +784,11 @@ fn a_stopped_unit_whose_data_root_is_in_use() {
     world.systemd.owner = Some("mine.service");
     world.refuses(&[&root, &pid, "of mine.service", "--unit mine.service"]);
     world.systemd.owner = Some("docker.service");
-    world.refuses(&[&pid, "does not run, says systemd"]);
+    world.refuses(&[&pid, "although systemd says"]);
     world.systemd.owner = Some("session-1.scope");
-    world.refuses(&[&pid, "session-1.scope", "end it first"]);
+    world.refuses(&[&pid, "session-1.scope", "end that process first"]);
     world.systemd.owner = None;
-    world.refuses(&[&pid, "end it first"]);
+    world.refuses(&[&pid, "end that process first"]);
     drop(database);
     world.find().unwrap();
 }
@@ -796,7 +800,7 @@ fn a_running_unit_must_be_the_one_that_uses_the_data_root() {
     world.systemd.owner = Some("docker.service");
     world.find().unwrap();
     world.systemd.owner = Some("mine.service");
-    world.refuses(&["mine.service", "not docker.service"]);
+    world.refuses(&["mine.service", "does not belong to docker.service"]);
 }
 
 #[test]

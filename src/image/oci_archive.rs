@@ -25,7 +25,7 @@ pub struct OciArchive {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    #[error("what is to be loaded as {named} hashes to {found}")]
+    #[error("the content for {named} hashes to {found}")]
     Tampered { named: Digest, found: Digest },
     #[error("the manifest of {0} is missing")]
     Missing(Reference),

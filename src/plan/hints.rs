@@ -77,7 +77,7 @@ impl fmt::Display for Hints {
             let example = self.example.as_deref().unwrap_or("NAME@DIGEST");
             write!(
                 f,
-                "{have}: {}. If that is the image: {example}={first}",
+                "{have}: {}. If that is the image, claim {example}={first}",
                 Ids(&self.nameless)
             )?;
         }
@@ -88,8 +88,7 @@ impl fmt::Display for Hints {
             };
             write!(
                 f,
-                "{separator}this host has the name {name}: if that is the same image, --rewrite \
-                 {rule}"
+                "{separator}this host has the name {name}; if that is the same image, add --rewrite {rule}"
             )?;
         }
         Ok(())

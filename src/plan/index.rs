@@ -57,7 +57,7 @@ impl fmt::Display for MissingManifest {
         if let Some((digest, platform)) = &self.wanted {
             return write!(
                 f,
-                "only its manifest for {platform} tells the image. Where the registry answers: \
+                "only the manifest for {platform} shows which image it is. Where the registry answers: \
                  skopeo inspect --raw docker://{name}@{digest} >FILE; then add --from FILE"
             );
         }
@@ -74,7 +74,8 @@ impl fmt::Display for MissingManifest {
         }
         write!(
             f,
-            ". Bring it with --from: skopeo inspect --raw docker://{name}@DIGEST >FILE, where the registry is"
+            ". Where the registry answers: skopeo inspect --raw docker://{name}@DIGEST >FILE; then add \
+             --from FILE"
         )
     }
 }

@@ -67,8 +67,8 @@ pub enum Refusal {
     #[error("{claim}: image {image} is not on this host (no config of that ID in the image store)")]
     ImageMissing { claim: String, image: String },
     #[error(
-        "{claim}: {digest} is {whose}, which no registry serves. A digest is the hash of the manifest \
-         that a registry serves"
+        "{claim}: {digest} is {whose}, not a digest. A digest is the hash of the manifest that a registry \
+         serves"
     )]
     DigestIsImageId {
         claim: String,
@@ -85,8 +85,7 @@ pub enum Refusal {
     #[error("{claim}: the image has another digest in this repository already, {present}")]
     OtherDigest { claim: String, present: String },
     #[error(
-        "{claim}: the image has {present} in this repository; that is {whose}, which no \
-             registry serves"
+        "{claim}: the image has {present} in this repository, but that is {whose}; no registry serves it"
     )]
     ImageIdInTheWay {
         claim: String,
@@ -100,7 +99,7 @@ pub enum Refusal {
         reference: String,
     },
     #[error(
-        "{claim}: {digest} is not a digest of image {image}: {origin} says that it is of {} ({trust})",
+        "{claim}: {origin} says that {digest} belongs to {} ({trust}), not to image {image}",
         .images.join(", ")
     )]
     OtherImages {
@@ -114,7 +113,7 @@ pub enum Refusal {
         origin: String,
     },
     #[error(
-        "{claim}: by the index {} ({}), {digest} is of {}, and image {image} is of {own}",
+        "{claim}: the index {} ({}) lists {digest} for {}, but image {image} is for {own}",
         .listed.index, .listed.origin, .listed.platform
     )]
     OtherPlatform {
@@ -184,7 +183,7 @@ pub enum Refusal {
         "{reference}: transaction {transaction} {}, and now it {}{}",
         .made.as_ref().map_or("removed it".to_owned(), |image| format!("pointed it at {image}")),
         .now.as_ref().map_or("is not there".to_owned(), |image| format!("points at {image}")),
-        .by.as_ref().map_or(String::new(), |id| format!(", by transaction {id}"))
+        .by.as_ref().map_or(String::new(), |id| format!(", since transaction {id}"))
     )]
     ChangedSince {
         reference: String,
@@ -242,13 +241,13 @@ impl Refusal {
             Self::NoSuchReference { near, .. } | Self::EmptyRepository { near, .. }
                 if !near.names.is_empty() =>
             {
-                "name the one that is meant, or load the image first"
+                "name the one that you mean, or load the image first"
             }
             Self::NoSuchReference { nameless, .. } | Self::EmptyRepository { nameless, .. }
                 if !nameless.is_empty() =>
             {
-                "if it is one of the images without a name: NAME@sha256:HEX=IMAGE-ID; or load \
-                 the image first"
+                "if it is one of the images without a name, claim NAME@sha256:HEX=IMAGE-ID; or load the \
+                 image first"
             }
             Self::NoSuchReference { others, .. } if !others.is_empty() => {
                 "name one that is here, or load the image first"
@@ -265,10 +264,10 @@ impl Refusal {
             Self::NoSuchImage { .. } => "see which IDs are here: digestfix status --no-trunc",
             Self::AmbiguousImage { .. } => "write more of the ID",
             Self::DigestIsImageId { .. } => {
-                "on a host that pulled the image: docker images --digests; or digestfix export, and bring its file: \
-                 --from FILE"
+                "on a host that pulled the image: docker images --digests; or digestfix export, then its \
+                 file here: --from FILE"
             }
-            Self::ImageIdInTheWay { .. } => "the same command with --replace",
+            Self::ImageIdInTheWay { .. } => "run the same command with --replace",
             Self::OtherPlatform { .. } => {
                 "claim the digest that the index has for this host's platform, or load the image \
                  that has this digest"
@@ -308,10 +307,10 @@ impl Refusal {
 /// Explains why skopeo's oci: and oci-archive: do not prove a digest. skopeo converts an
 /// image from Docker's format, which changes its config and therefore its ID, and its
 /// manifest and therefore its digest.
-pub const CONVERTED: &str = "One manifest is in OCI's format. If it was converted from Docker's \
-                             format (as skopeo's oci: and oci-archive: do), its digest and image \
-                             ID are not the registry's. These keep the registry's bytes: skopeo \
-                             copy docker://IMAGE dir:DIR, skopeo inspect --raw docker://IMAGE";
+pub const CONVERTED: &str = "One manifest is in OCI's format. If a tool converted it from Docker's format \
+                             (as skopeo does for oci: and oci-archive:), its digest and image ID differ from \
+                             those in the registry. These commands keep the registry's bytes: skopeo copy \
+                             docker://IMAGE dir:DIR, skopeo inspect --raw docker://IMAGE";
 
 fn converted(may_be: bool) -> String {
     if may_be {

@@ -1431,7 +1431,7 @@ fn a_claim_that_finds_no_image_may_be_about_one_without_a_name() {
     let hints = found.hints.to_string();
     let begin = spelled("7 images here have no name: %3, %4, %5 and 4 more");
     assert!(hints.starts_with(&begin), "{hints}");
-    let example = spelled(": r.io/team/app@&a=%3; ");
+    let example = spelled("claim r.io/team/app@&a=%3; ");
     assert!(hints.contains(&example), "{hints}");
     assert!(
         hints.ends_with("--rewrite r.io=docker.io/mirror"),
@@ -1482,7 +1482,7 @@ fn a_digest_of_another_platform_is_refused() {
     let refused = Plan::new(&host, &images, &request).unwrap_err().remove(0);
     let told = refused.to_string();
     assert!(
-        told.contains("is of linux/amd64, and image ") && told.ends_with(" is of linux/arm64"),
+        told.contains(" for linux/amd64, but image ") && told.ends_with(" is for linux/arm64"),
         "{told}"
     );
     let request = sourced(&["P a:1@&b"], evidence);

@@ -58,8 +58,7 @@ impl Report {
             self.say(Tone::Doubtful.of(format!(
                 "! image {image} is left without any reference{}",
                 match self.is_of_node() {
-                    true =>
-                        ": it stays by its ID until `crictl rmi --prune` or a kubelet removes it",
+                    true => "; `crictl rmi --prune` or the kubelet would delete it",
                     false => "; `docker image prune` would delete it",
                 }
             )));
@@ -143,7 +142,7 @@ fn origins(plan: &Plan) -> Vec<String> {
         })
         .collect();
     if more > 0 {
-        lines.push(format!("  and {more} files more"));
+        lines.push(format!("  and {more} more files"));
     }
     lines
 }

@@ -13,8 +13,8 @@ impl Report {
         let unread: Vec<String> = gaps.unread.iter().map(Reference::familiar).collect();
         if !unread.is_empty() {
             self.warning(&format!(
-                "containerd's content store has no image for this machine's platform of: {} (if \
-                 the store is elsewhere: --containerd-root DIR)",
+                "for this machine's platform, containerd's content store has no image of {} (if the store is \
+                 elsewhere: --containerd-root DIR)",
                 unread.join(", ")
             ));
         }
@@ -53,11 +53,11 @@ impl Report {
             several => format!("of {} of these digests", several.len()),
         };
         self.warning(&format!(
-            "Docker {has} the layers {whose} unpacked only, without the compressed blobs that the registry \
-             serves. Containers can be run by the digest. But docker save and docker commit of it leave the \
-             layers out AND SAY NOTHING, and docker push and FROM in BuildKit fail. Before Docker 29, docker \
-             images may not list the image, or docker image inspect may show no configuration. For all of \
-             these, use the tag"
+            "Docker {has} the layers {whose} only in unpacked form, without the compressed blobs that the \
+             registry serves. Containers can be run by the digest. But docker save and docker commit by the \
+             digest leave the layers out AND SAY NOTHING, and docker push and FROM in BuildKit fail. Before \
+             Docker 29, docker images may not list the image, or docker image inspect may show no \
+             configuration. For all of these, use the tag"
         ));
     }
 }

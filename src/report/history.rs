@@ -152,7 +152,7 @@ impl Transaction {
                 (Some(Method::Record), _) => "  method   record".into(),
                 (_, backup) => format!(
                     "  backup   {}",
-                    backup.as_deref().unwrap_or("none (any more)")
+                    backup.as_deref().unwrap_or("none, or no longer there")
                 )
                 .into(),
             },

@@ -17,7 +17,7 @@ impl Report {
             impact.triggers.clone()
         };
         if restarts.is_empty() {
-            self.paragraph("Docker is not running and stays so: nothing is stopped.");
+            self.paragraph("Docker is not running, and digestfix leaves it stopped.");
         } else {
             self.paragraph(format!(
                 "Applying this stops and starts {}.",
@@ -82,7 +82,7 @@ fn effects(impact: &Impact) -> Vec<String> {
         (impact.switches_live_restore(), &impact.live_restore)
     {
         lines.push(format!(
-            "To keep them, digestfix switches live-restore on in {}, and restores the file \
+            "To keep them running, digestfix switches live-restore on in {}, and restores the file \
              afterwards.",
             config_file.display()
         ));
@@ -95,7 +95,7 @@ fn effects(impact: &Impact) -> Vec<String> {
     }
     if impact.containers_survive() {
         lines.push(
-            "While Docker is away, they do not find each other by name, their health checks pause and \
+            "While Docker is away, containers do not find each other by name, their health checks pause and \
              their output waits."
                 .to_owned(),
         );
@@ -105,9 +105,9 @@ fn effects(impact: &Impact) -> Vec<String> {
         let ports: BTreeSet<String> = ports.iter().map(ToString::to_string).collect();
         let ports: Vec<String> = ports.into_iter().collect();
         lines.push(format!(
-            "New connections to published ports ({}) wait until it is back, and about a second \
-             longer (a few on old kernels). Open connections continue; those through \
-             docker-proxy (mostly from this host itself) are cut.",
+            "New connections to published ports ({}) wait until Docker is back, and about a second longer (a \
+             few seconds on old kernels). Open connections continue; those through docker-proxy (mostly from \
+             this host itself) are cut.",
             ports.join(", ")
         ));
     }

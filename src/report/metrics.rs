@@ -132,7 +132,7 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
     text.family(
         RUNS,
         Kind::Counter,
-        "The runs that wrote this file, by their result.",
+        "The number of runs that wrote this file, by result.",
     );
     for result in RunResult::ALL {
         let of = count(&series(RUNS, "result", result.word()));
@@ -142,7 +142,7 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
     text.family(
         CHANGED,
         Kind::Counter,
-        "The references that these runs changed.",
+        "The number of references that all runs changed.",
     )
     .value(count(CHANGED) + number(run.changed));
     let success = run.result.is_success().then_some(milliseconds(run.ended));
@@ -150,7 +150,7 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
         text.family(
             LAST_SUCCESS,
             Kind::Gauge,
-            "When a run last ended with everything as it was asked for.",
+            "When the last successful run ended.",
         )
         .value(at);
     }
@@ -174,21 +174,25 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
              come back, until the end of the run.",
         )
         .value(seconds);
-        text.family(OUTAGE_AT, Kind::Gauge, "When that run ended.")
-            .value(at);
+        text.family(
+            OUTAGE_AT,
+            Kind::Gauge,
+            "When the last run that stopped Docker ended.",
+        )
+        .value(at);
     }
     text.family(
         OUTAGES,
         Kind::Counter,
-        "How long Docker's API was away in all of these runs.",
+        "How long Docker's API was away in all runs together.",
     )
     .value(milliseconds(count(OUTAGES) + outage.unwrap_or(0.0)));
     if let Some(missing) = run.missing_digests {
         text.family(
             "digestfix_missing_digests",
             Kind::Gauge,
-            "The digests claimed for images of this host that are missing after the last run; \
-             absent if the run did not find out.",
+            "The number of claimed digests that images of this host lack after the last run; absent if the \
+             run could not find out.",
         )
         .value(number(missing));
     }
@@ -196,13 +200,14 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
         text.family(
             "digestfix_references",
             Kind::Gauge,
-            "The references of the host.",
+            "The number of references on the host.",
         )
         .value(number(references.all));
         text.family(
             "digestfix_tags_without_digest",
             Kind::Gauge,
-            "The tags whose image has no digest in their repository, claimed or not.",
+            "The number of tags whose image has no digest in the same repository, whether one is claimed or \
+             not.",
         )
         .value(number(references.without_digest));
     }

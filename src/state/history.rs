@@ -51,11 +51,11 @@ pub struct HistoryError {
 enum Problem {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("not understood: {}", in_words(.0))]
+    #[error("not understood ({})", in_words(.0))]
     Json(#[from] serde_json::Error),
-    #[error("of version {0}; this digestfix knows version {VERSION}")]
+    #[error("it has version {0}; this digestfix knows version {VERSION}")]
     Version(u32),
-    #[error("{0:?} is not the name of a transaction")]
+    #[error("{0:?} is not the ID of a transaction")]
     Id(String),
     #[error("it is about another transaction, {0}")]
     OtherId(String),
@@ -70,9 +70,9 @@ enum Problem {
         MAX_BYTES / 1024 / 1024
     )]
     TooLarge,
-    #[error("not a directory that only root may write")]
+    #[error("it is not a directory that only root may write to")]
     Directory,
-    #[error("a transaction of that name is there already")]
+    #[error("a transaction with that ID is there already")]
     Exists,
 }
 
@@ -80,9 +80,9 @@ impl HistoryError {
     pub fn help(&self) -> Option<String> {
         let help = match &self.problem {
             Problem::Directory => {
-                "check the records in that directory; then chown root: and chmod 700 it"
+                "check the records in that directory; then: chown root: DIRECTORY; chmod 700 DIRECTORY"
             }
-            Problem::Id(_) => "name one that there is: digestfix history",
+            Problem::Id(_) => "to see which transactions there are: digestfix history",
             _ => "check that file and move it away, or name another transaction: digestfix history",
         };
         Some(help.to_owned())

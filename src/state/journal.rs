@@ -233,11 +233,11 @@ pub struct JournalError {
 enum Problem {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("not understood: {}", in_words(.0))]
+    #[error("not understood ({})", in_words(.0))]
     Json(#[from] serde_json::Error),
-    #[error("of version {0}; this digestfix knows version {VERSION}")]
+    #[error("it has version {0}; this digestfix knows version {VERSION}")]
     Version(u32),
-    #[error("{0:?} is not the name of a transaction")]
+    #[error("{0:?} is not the ID of a transaction")]
     Id(String),
     #[error("{0:?} is not the name of a storage driver")]
     Driver(String),

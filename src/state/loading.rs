@@ -57,7 +57,9 @@ impl Loading {
             return Ok(());
         }
         let removed = state_file::remove(&state_file::path(lock.data_root(), NAME), lock);
-        removed.map_err(|error| format!("the mark of a load could not be removed: {error}"))
+        removed.map_err(|error| {
+            format!("the file that marks an unfinished load could not be removed: {error}")
+        })
     }
 
     /// Whether this mark names archives that the other mark does not. An archive from
@@ -68,13 +70,13 @@ impl Loading {
 
     /// What to tell the user.
     pub fn told(&self) -> &'static str {
-        "a load did not come to its end: the images that Docker has loaded stay, and their digests may not be recorded"
+        "a load was interrupted: the images that Docker has loaded stay, but their digests may be missing"
     }
 
     /// The command to type next.
     pub fn next(&self) -> String {
         match self.files.as_slice() {
-            [] => "the same load again, from standard input".to_owned(),
+            [] => "run the same load again, from standard input".to_owned(),
             files => {
                 let files = files.iter().map(|file| shell::word(file).to_string());
                 format!("digestfix load {}", files.collect::<Vec<_>>().join(" "))

@@ -69,8 +69,8 @@ fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     }
     let service = own_service()?;
     Some(format!(
-        "if the disk itself can be written, it is the sandbox of {service}: systemctl edit {service}, add \
-         [Service] and ReadWriteDirectories={}, then: systemctl start {service}",
+        "if the disk itself is writable, the sandbox of {service} is in the way: systemctl edit {service}, \
+         add [Service] and ReadWriteDirectories={}, then: systemctl start {service}",
         setting::path(data_root)
     ))
 }

@@ -130,13 +130,10 @@ impl Marker {
     pub fn gone(&self, id: &str) -> String {
         let put_back = self.config_file.as_ref().map_or_else(String::new, |file| {
             let (aside, file) = (beside(file, id), file.display());
-            format!(
-                "put {} back, if that is there, as {file}, and ",
-                aside.display()
-            )
+            format!("rename {} to {file} if it exists, and ", aside.display())
         });
         format!(
-            "run {id} was interrupted, and its data root {} is not there (yet). Once it is: digestfix \
+            "run {id} was interrupted, and its data root {} is not there (yet). Once it is there: digestfix \
              recover, without options. If it is gone for good: {put_back}remove {}",
             self.data_root.display(),
             path(Path::new(PENDING), id).display()
@@ -164,7 +161,7 @@ impl Marker {
         let marker: Self = serde_json::from_slice(&bytes)?;
         if marker.digestfix_pending != VERSION {
             return Err(io::Error::other(format!(
-                "of version {}; this digestfix knows version {VERSION}",
+                "it has version {}; this digestfix knows version {VERSION}",
                 marker.digestfix_pending
             )));
         }

@@ -90,7 +90,7 @@ impl Provenance {
         let provenance: Self = serde_json::from_slice(&bytes)?;
         if provenance.version != VERSION {
             return Err(io::Error::other(format!(
-                "of version {}; this digestfix knows version {VERSION}",
+                "it has version {}; this digestfix knows version {VERSION}",
                 provenance.version
             )));
         }

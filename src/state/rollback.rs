@@ -16,7 +16,7 @@ pub enum RollbackBlocker {
     NotEnded(String),
     #[error("transaction {id} did not change anything: {why}")]
     ChangedNothing { id: String, why: String },
-    #[error("transaction {id} is rolled back already, by transaction {by}")]
+    #[error("transaction {by} has already rolled back transaction {id}")]
     RolledBack { id: String, by: String },
     #[error("transaction {id} changed the references of storage driver {driver}")]
     OtherDriver { id: String, driver: String },
@@ -26,17 +26,19 @@ impl RollbackBlocker {
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::NotEnded(_) => {
-                "wait until it has ended; if none is running: digestfix recover".to_owned()
+                "wait until it has ended; if no run is at work: digestfix recover".to_owned()
             }
             Self::RolledBack { by, .. } => {
-                format!("to have its changes again, roll that one back: digestfix rollback {by}")
+                format!(
+                    "to make its changes again, roll back that rollback: digestfix rollback {by}"
+                )
             }
             Self::OtherDriver { id, driver } => {
                 let driver = shell::word(driver);
-                format!("where that is what Docker uses: digestfix rollback --driver {driver} {id}")
+                format!("if Docker uses that driver: digestfix rollback --driver {driver} {id}")
             }
             Self::None | Self::NotFound(_) | Self::ChangedNothing { .. } => {
-                "see which there are: digestfix history".to_owned()
+                "to see which transactions there are: digestfix history".to_owned()
             }
         })
     }
@@ -141,7 +143,7 @@ fn changed_nothing(record: &Record) -> Option<String> {
         Some(End::Undone { why }) => Some(format!("it failed and was undone ({why})")),
         Some(End::Recovered {
             references: Side::Old,
-        }) => Some("it was interrupted before it did".to_owned()),
+        }) => Some("it was interrupted before it changed anything".to_owned()),
         _ if record.is_empty() => Some("there was nothing left to do".to_owned()),
         _ => None,
     }

@@ -62,18 +62,18 @@ pub enum ReadError {
 }
 
 /// Advice while Docker is running. Docker read the file before it was damaged.
-const WHILE_IT_RUNS: &str = "a running Docker still has the names, and writes the file again: \
-                             docker tag $(docker images -q | head -n 1) digestfix:now && docker \
-                             rmi digestfix:now. With Docker stopped: ";
+const WHILE_IT_RUNS: &str = "a running Docker still has the names; to make it write the file again: docker \
+                             tag $(docker images -q | head -n 1) digestfix:now && docker rmi digestfix:now. \
+                             With Docker stopped: ";
 
 /// The consequences of a damaged file, and how to recover the names.
-const NAMES_BACK: &str = "the images have no names then; a former repositories.json gives them back: digestfix \
-    apply --from OLD --tags";
+const NAMES_BACK: &str = "the images have no names then; to get the names back from a former \
+                          repositories.json: digestfix apply --from OLD --tags";
 
 fn former_or(former: Option<&Path>, path: &Path, otherwise: impl FnOnce() -> String) -> String {
     former.map_or_else(otherwise, |former| {
         format!(
-            "cp -p {} {}, the newest whole one, and start it",
+            "restore the newest complete backup (cp -p {} {}), and start Docker",
             shell::path(former),
             shell::path(path)
         )
@@ -92,17 +92,17 @@ impl ReadError {
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::Missing { images: 0, .. } => {
-                "start Docker once, and it writes one: systemctl start docker.service".to_owned()
+                "start Docker once, which writes one: systemctl start docker.service".to_owned()
             }
             Self::Missing { path, former, .. } => {
                 let otherwise = former_or(former.as_deref(), path, || {
-                    format!("start it, which writes an empty one; {NAMES_BACK}")
+                    format!("start Docker, which writes an empty one; {NAMES_BACK}")
                 });
                 format!("{WHILE_IT_RUNS}{otherwise}")
             }
             Self::NotAFile(path) => format!(
-                "ls -l {path}; if it is a link, put what it leads to in its place: cp --remove-destination \"$(readlink -f \
-                 {path})\" {path}",
+                "ls -l {path}; if it is a link, replace it by its target: cp --remove-destination \
+                 \"$(readlink -f {path})\" {path}",
                 path = shell::path(path)
             ),
             Self::Owner { path, .. } => format!("chown root: {}", shell::path(path)),
@@ -128,7 +128,7 @@ impl ReadError {
                 format!("{WHILE_IT_RUNS}{otherwise}")
             }
             Self::Io { path, .. } => format!(
-                "ls -ld {}; dmesg | tail (a failing disk)",
+                "look for a failing disk: ls -ld {}; dmesg | tail",
                 shell::path(path)
             ),
         })

@@ -37,7 +37,7 @@ fn reason(text: &str) -> String {
         .into_iter()
         .find_map(|begin| text.strip_prefix(begin)?.split_once(", expected "));
     if let Some((found, expected)) = mismatch {
-        return format!("{} where {expected} belongs", kind(found));
+        return format!("{} instead of {expected}", kind(found));
     }
     match text {
         "expected value" => "it is not JSON".to_owned(),
@@ -82,13 +82,10 @@ mod tests {
             ),
             ("{}", "a is missing at line 1 column 2"),
             ("{\"a\": 1, \"b\": 2}", "b is not known at line 1 column 12"),
-            ("{\"a\": [1]}", "a list where u8 belongs at line 1 column 6"),
-            (
-                "{\"a\": \"x\"}",
-                "\"x\" where u8 belongs at line 1 column 9",
-            ),
-            ("{\"a\": -1}", "-1 where u8 belongs at line 1 column 8"),
-            ("{\"a\": true}", "true where u8 belongs at line 1 column 10"),
+            ("{\"a\": [1]}", "a list instead of u8 at line 1 column 6"),
+            ("{\"a\": \"x\"}", "\"x\" instead of u8 at line 1 column 9"),
+            ("{\"a\": -1}", "-1 instead of u8 at line 1 column 8"),
+            ("{\"a\": true}", "true instead of u8 at line 1 column 10"),
         ] {
             let error = serde_json::from_str::<One>(text).unwrap_err();
             assert_eq!(in_words(&error), expected, "{text}");

@@ -115,7 +115,7 @@ pub(crate) fn read_whole(
 pub(crate) fn refuse_link(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(found) if found.is_symlink() => Err(io::Error::other(
-            "it is a link, and digestfix follows none below a data root (a bind mount does the same)",
+            "it is a link, and digestfix follows no link below a data root (use a bind mount instead)",
         )),
         _ => Ok(()),
     }

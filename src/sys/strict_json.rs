@@ -22,8 +22,7 @@ use crate::sys::json_error::in_words;
 pub enum JsonError {
     /// A key that differs from a known key, but that Go treats as that key.
     #[error(
-        "the key \"{}\" is not \"{known}\", but Docker reads it as that: Docker and digestfix \
-         would read different values",
+        "Docker reads the key \"{}\" as \"{known}\": Docker and digestfix would read different values",
         key.escape_default()
     )]
     ReadAs {
@@ -311,7 +310,7 @@ mod tests {
         ] {
             let error = error(text);
             assert!(
-                error.starts_with(&format!("the key {named} is not ")),
+                error.starts_with(&format!("Docker reads the key {named} as ")),
                 "{text}: {error}"
             );
         }

@@ -121,13 +121,13 @@ impl SystemBus {
             };
             let private = match open(Way::Private, &self.ended, PRIVATE_WITHIN).await {
                 Ok(link) => {
-                    tracing::info!("{bus}; its private socket is used instead");
+                    tracing::info!("{bus}; digestfix uses systemd's private socket instead");
                     return Ok(link);
                 }
                 Err(error) => error,
             };
             if Instant::now() >= deadline {
-                tracing::info!("its private socket failed too: {private}");
+                tracing::info!("systemd's private socket failed too: {private}");
                 return Err(bus);
             }
             sleep(AGAIN).await;

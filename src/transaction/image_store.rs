@@ -111,7 +111,7 @@ pub enum PlanError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Assess(#[from] AssessError),
-    #[error("the claims cannot be made true")]
+    #[error("the claims cannot be applied")]
     Refused(Vec<Refusal>),
     #[error("the transaction cannot be rolled back")]
     InTheWay {
@@ -186,7 +186,7 @@ impl PlanError {
             }
             Self::InTheWay {
                 first: Some(id), ..
-            } => format!("roll that one back first: digestfix rollback {id}"),
+            } => format!("roll the later transaction back first: digestfix rollback {id}"),
             Self::InTheWay { first: None, .. } => {
                 "compare what it did (digestfix history ID) with what is there (digestfix \
                  status); apply changes single references: --remove REF, or REF=IMAGE --replace"
@@ -232,8 +232,9 @@ impl PlanError {
             Self::OnlyInEngine(references) => {
                 let lost = references.iter().map(|(reference, image)| {
                     format!(
-                        "{reference}: the running Docker has it for {image}. Another program has changed the \
-                         file since Docker started, and the file does not have it: a restart would lose it"
+                        "{reference}: the running Docker has this reference (for {image}), but the file does \
+                         not, because another program changed the file after Docker started. A restart would \
+                         lose the reference"
                     )
                 });
                 lost.collect()

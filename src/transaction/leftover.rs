@@ -57,18 +57,18 @@ impl fmt::Display for Leftover {
         match &self.why {
             Why::Tagged(tag) => write!(
                 f,
-                "{reference} stays: {tag} has the same manifest by now, and Docker drops both together \
-                 (docker rmi {tag}, if that is meant)"
+                "{reference} stays: {tag} now has the same manifest, and Docker would drop both (if you want \
+                 that: docker rmi {tag})"
             ),
             Why::Last => write!(
                 f,
-                "{reference} stays: it is the last reference of its image by now, which Docker would remove \
-                 with it (docker rmi {reference}, if that is meant)"
+                "{reference} stays: it is now the last reference of its image, and Docker would remove the \
+                 image too (if you want that: docker rmi {reference})"
             ),
             Why::HasLayers => write!(
                 f,
-                "{reference} stays: the layers as the registry serves them are here by it alone, and would \
-                 go with it (docker rmi {reference}, if that is meant)"
+                "{reference} stays: no other reference here keeps the layers as the registry serves them, \
+                 and Docker would remove them too (if you want that: docker rmi {reference})"
             ),
             Why::InUse(conflict) => write!(
                 f,
@@ -76,22 +76,24 @@ impl fmt::Display for Leftover {
             ),
             Why::TookAlong(along) => write!(
                 f,
-                "{reference} is gone, and Docker dropped along with it: {} (docker load or docker tag it again)",
+                "{reference} is gone, and Docker dropped more along with it: {} (to get that back: docker \
+                 load or docker tag)",
                 along.join(", ")
             ),
             Why::WentAlong(other) => write!(
                 f,
-                "{reference} is gone: Docker dropped it along with {other} (docker load or docker tag it again)"
+                "{reference} is gone: Docker dropped it along with {other} (to get it back: docker load or \
+                 docker tag)"
             ),
             Why::LastRecord => write!(
                 f,
-                "{reference} stays: it is the last record of its image by now, which containerd would free with \
-                 it (ctr -n k8s.io images rm {}, if that is meant)",
+                "{reference} stays: it is now the last record of its image, and containerd would free the \
+                 image too (if you want that: ctr -n k8s.io images rm {})",
                 reference.full()
             ),
             Why::Changed => write!(
                 f,
-                "{reference} stays: another client has changed its record a moment ago"
+                "{reference} stays: another client changed its record a moment ago"
             ),
             Why::Lost(why) => write!(
                 f,

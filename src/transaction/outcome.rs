@@ -102,7 +102,7 @@ pub enum Failure {
     #[error("{0}")]
     Watchdog(#[from] WatchdogError),
     /// The machine has rebooted, and Docker is not running.
-    #[error("containers wait for their restart policies until Docker runs: {0}")]
+    #[error("containers get their restart policies back only once Docker runs: {0}")]
     WaitsForDocker(String),
     /// No copy of the references can be read.
     #[error("the references cannot be read, and no copy of them is left: {0}")]
@@ -144,7 +144,7 @@ pub enum Failure {
     },
     /// digestfix told dockerd to reload its configuration, and dockerd refused. A start
     /// may fail for the same reason.
-    #[error("{unit} refuses to read {} again{}, so it may not start with it", path.display(), said(.says))]
+    #[error("{unit} refuses to reload {}{}, so it may not start with that file", path.display(), said(.says))]
     ConfigurationRefused {
         unit: String,
         path: PathBuf,
@@ -154,17 +154,17 @@ pub enum Failure {
     #[error("another process changed {} a moment ago", .0.display())]
     ConfigurationChanged(PathBuf),
     /// Containers have started since the check, and would stop along with Docker.
-    #[error("started a moment ago, and would stop with Docker: {0}")]
+    #[error("these containers started a moment ago, and would stop with Docker: {0}")]
     MoreContainers(String),
     #[error("{}", .0.join("; "))]
     Containers(Vec<String>),
     /// Docker has started since the check, when it was not running.
-    #[error("{0} did not run, and was started a moment ago")]
+    #[error("{0} was not running, but was started a moment ago")]
     StartedMeanwhile(String),
     /// Another program has switched live-restore off.
     #[error("another process switched live-restore off a moment ago")]
     SwitchedOff,
-    #[error("a dockerd{} has the data root open although Docker was to be stopped", process(*.pid))]
+    #[error("a dockerd{} has the data root open, although Docker should be stopped", process(*.pid))]
     StillRunning { pid: Option<u32> },
     /// The store changed before Docker had stopped, and the claims do not fit the changed
     /// store.
@@ -193,7 +193,7 @@ impl Failure {
             Self::Reserve(error) => {
                 let path = error.need.path.display();
                 return Some(format!(
-                    "df -h {path}; df -i {path}; make room there, then the same command again"
+                    "df -h {path}; df -i {path}; make room there, then run the same command again"
                 ));
             }
             Self::Interrupted(_) => "run the same command again when it suits",
@@ -202,7 +202,7 @@ impl Failure {
             }
             Self::NoLongerFits(_) => "look at the references (digestfix status), then try again",
             Self::Engine(_) | Self::EngineDisagrees(_) => {
-                "look at what Docker says (its journal), then try again"
+                "read Docker's log in the journal, then try again"
             }
             Self::Containerd(_) | Self::NodeDisagrees(_) => {
                 "look at containerd (systemctl status containerd, crictl info), then try again"
@@ -211,12 +211,12 @@ impl Failure {
                 "check systemd (systemctl status), then try again"
             }
             Self::NotRunning { .. } | Self::Silent { .. } => {
-                "see why Docker did not start (its journal), then try again"
+                "find out why Docker did not start (its log is in the journal), then try again"
             }
             Self::ReloadWithoutEffect { .. } | Self::ConfigurationRefused { .. } => {
-                "fix Docker's configuration file, then run the same command again. Docker may \
-                 not start with it: do not restart Docker before. Where all that it says is \
-                 userland-proxy-path, take \"userland-proxy\": true out: it is the default"
+                "fix Docker's configuration file, then run the same command again. Do not restart Docker \
+                 before that, because it may not start. If it only complains about userland-proxy-path, take \
+                 \"userland-proxy\": true out (true is the default)"
             }
             Self::MoreContainers(_)
             | Self::SwitchedOff
@@ -234,12 +234,13 @@ fn what_stays(left: &[Leftover]) -> String {
     containers.sort_unstable();
     containers.dedup();
     if containers.is_empty() {
-        return "do what is said above of each reference, then the same command again".to_owned();
+        return "do what the lines above say for each reference, then run the same command again"
+            .to_owned();
     }
     let names = containers.join(" ");
     format!(
-        "a container still uses the digest: remove it once it is not needed (docker ps -a shows it: docker rm \
-         {names}), then the same command again"
+        "a container still uses the digest (docker ps -a shows it). Once no one needs that container: docker \
+         rm {names}; then run the same command again"
     )
 }
 

@@ -65,7 +65,9 @@ pub fn end(lock: &RootLock, progress: &mut dyn Progress) -> Result<(), Failure> 
     reserve::sweep(lock.data_root(), &[]);
     end_records(None, lock, progress);
     if let Err(error) = state_file::sweep(lock) {
-        progress.warning(&format!("what it had begun to write: {error}"));
+        progress.warning(&format!(
+            "half-written files of the interrupted run could not be removed: {error}"
+        ));
     }
     Ok(Journal::close(lock)?)
 }

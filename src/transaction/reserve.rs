@@ -120,7 +120,8 @@ fn files(data_root: &Path) -> u64 {
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the file system of {path} has no room to hold {needed} MiB and {inodes} inodes for the start of Docker: {error}",
+    "digestfix could not reserve {needed} MiB and {inodes} inodes on the file system of {path} for the start \
+     of Docker: {error}",
     path = need.path.display(),
     needed = need.bytes.div_ceil(MIB),
     inodes = need.inodes,

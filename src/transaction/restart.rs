@@ -378,7 +378,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.write_staged(tx)?;
         tx.progress.step(
             Step::Reread,
-            "the references had changed in the meantime: planned again",
+            "the references changed in the meantime; planned again",
         );
         Ok(())
     }
@@ -394,7 +394,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         if let Some(staged) = self.staged.take() {
             let swapped = self.swapped.insert(staged.swap(&tx.lock)?);
             if !swapped.is_in_use()? {
-                return Err(Failure::FileDiffers("checked right after the swap".into()));
+                return Err(Failure::FileDiffers("seen right after the swap".into()));
             }
         }
         tx.progress.step(
@@ -459,8 +459,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
     fn let_go(&mut self, tx: &mut Tx<'_, M>) {
         if self.held_ports.take().is_some() {
             tx.progress.warning(&format!(
-                "Docker has not come back for {} s: new connections to published ports are refused until \
-                 it has",
+                "Docker has been away for {} s: new connections to published ports are refused until it is \
+                 back",
                 HOLD_PORTS_AT_MOST.as_secs()
             ));
         }

@@ -132,7 +132,7 @@ pub async fn hold_off_shutdown(manager: &impl ServiceManager, why: &str) -> Opti
         // Some hosts have no logind. If the machine shuts down in the middle of a run,
         // the run is recovered anyway.
         Err(error) => {
-            tracing::info!("a shutdown would not be held off: {error}");
+            tracing::info!("digestfix could not delay a shutdown: {error}");
             None
         }
     }
@@ -156,7 +156,7 @@ pub fn encoded(path: &Path) -> String {
 
 /// Decodes a path that [`encoded`] has encoded.
 pub fn decoded(text: &str) -> Result<PathBuf, &'static str> {
-    const NOT_ENCODED: &str = "not a path as digestfix hands it over";
+    const NOT_ENCODED: &str = "not a path in the form that digestfix passes";
     let mut parts = text.split('=');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {

@@ -36,7 +36,7 @@ fn outlives_a_kill(machine: &Machine) {
     let mark = format!("{STATE}/loading");
     let journal = format!("{STATE}/journal.json.new");
     let waits = |told: &str| {
-        assert!(told.contains("a load did not come to its end"), "{told}");
+        assert!(told.contains("a load was interrupted"), "{told}");
         assert!(told.contains("digestfix load /lab/images.tar.gz"), "{told}");
     };
     machine.injected_at(&journal, "rename:signal=SIGKILL", &load);

@@ -297,7 +297,11 @@ fn what_was_pulled(machine: &Machine, pinned: &str) {
     let status = machine.digestfix(&["status"]).stdout;
     assert!(status.contains("ok"), "{status}");
     assert!(!status.contains("runs only"), "{status}");
-    refuses(machine, &["apply", "--remove", pinned], "here by it alone");
+    refuses(
+        machine,
+        &["apply", "--remove", pinned],
+        "no other reference here keeps the layers",
+    );
 }
 
 #[test]

@@ -326,7 +326,7 @@ fn are_let_go_where_that_is_said() {
         .digestfix(&["apply", "--containers", "ignore", &claim])
         .exits(0);
     assert!(
-        run.stdout.contains("once does not run any more"),
+        run.stdout.contains("once is no longer running"),
         "{}",
         run.stdout
     );

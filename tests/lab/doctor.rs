@@ -141,14 +141,14 @@ fn what_stops_an_apply_is_told_and_cured() {
             "data_root",
             "daemon.json says /srv",
             format!("echo '{{\"data-root\": \"/srv\"}}' >{DAEMON_JSON}"),
-            "make them say the same",
+            "make the two agree",
             format!("rm {DAEMON_JSON}"),
         ),
         fault(
             "configuration",
             "--validate says",
             format!("echo '{{\"Debug\": true}}' >{DAEMON_JSON}"),
-            "fix what it says",
+            "fix that in the configuration file",
             format!("rm {DAEMON_JSON}"),
         ),
         fault(
@@ -160,7 +160,7 @@ fn what_stops_an_apply_is_told_and_cured() {
         ),
         fault(
             "unit",
-            "changed after dockerd started: /etc/systemd/system/docker.service.d/new.conf",
+            "/etc/systemd/system/docker.service.d/new.conf changed after dockerd started",
             "mkdir -p /etc/systemd/system/docker.service.d
              printf '[Service]\\nExecStartPre=/bin/false\\n' >/etc/systemd/system/docker.service.d/new.conf
              systemctl daemon-reload",
@@ -203,7 +203,7 @@ fn what_stops_an_apply_is_told_and_cured() {
             "claims",
             "different digests in one repository",
             format!("echo {APP}:v1@sha256:{} >{CLAIMS}-2", "1".repeat(64)),
-            "take that claim out",
+            "fix that claim",
             format!("rm {CLAIMS}-2"),
         ),
         fault(
@@ -284,7 +284,7 @@ fn only_a_reload_tells(machine: &Machine) {
     let pid = machine.main_pid();
     machine.write(DAEMON_JSON, "{\"userland-proxy\": true}");
     let doctor = Doctor::asked(machine, &[]);
-    doctor.next("warning", "configuration", "so take it out");
+    doctor.next("warning", "configuration", "so take that line out");
     assert_eq!(doctor.count("problem"), 0, "{}", doctor.run.stdout);
     let plan = machine.digestfix(&["plan"]).exits(4);
     assert!(plan.stderr.contains("not known"), "{}", plan.stderr);
@@ -303,7 +303,7 @@ fn only_a_reload_tells(machine: &Machine) {
     doctor.next(
         "warning",
         "configuration",
-        "apply has the running dockerd read it",
+        "apply first has the running dockerd read the file",
     );
     assert_eq!(doctor.count("problem"), 0, "{}", doctor.run.stdout);
 }
@@ -328,7 +328,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
     ] {
         machine.sh(&doctor.next("warning", "unfinished", says));
     }
-    Doctor::asked(&machine, &[]).next("ok", "unfinished", "none was interrupted");
+    Doctor::asked(&machine, &[]).next("ok", "unfinished", "no run was interrupted");
     assert_eq!(
         machine.sh("find /run/systemd/system /var/lib/docker/digestfix -name '*digestfix-start-block*' -o -name '*.new'"),
         ""
@@ -363,7 +363,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
     );
     machine.sh("systemctl stop 'digestfix-watchdog-*'");
     machine.sh(&recover);
-    Doctor::asked(&machine, &[]).next("ok", "unfinished", "none was interrupted");
+    Doctor::asked(&machine, &[]).next("ok", "unfinished", "no run was interrupted");
     machine.is_whole();
 
     // Without the bus, the other checks still work.

@@ -49,7 +49,7 @@ fn the_swap_fails() {
 
         assert!(run.stderr.contains("Input/output error"), "{}", run.stderr);
         assert!(
-            run.stderr.contains("Docker runs on them again"),
+            run.stderr.contains("Docker runs with them again"),
             "{}",
             run.stderr
         );
@@ -80,7 +80,7 @@ fn the_directory_does_not_sync() {
     let directory = STORE.trim_end_matches("/repositories.json");
     for (when, state) in [
         ("1", "Docker was not stopped"),
-        ("2", "Docker runs on them again"),
+        ("2", "Docker runs with them again"),
     ] {
         let injection = format!("fsync:error=EIO:when={when}");
         let run = machine

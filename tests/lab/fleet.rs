@@ -361,7 +361,7 @@ fn stops_at_a_host_that_fails(fleet: &Fleet) {
 
     let run = run.exits(2);
     for words in [
-        "Now: the references are as they were, and Docker runs on them again",
+        "Now: the references are as they were, and Docker runs with them again",
         "The claims files are as they were",
     ] {
         assert!(run.stdout.contains(words), "{words}: {}", run.stdout);

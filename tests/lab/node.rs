@@ -417,7 +417,7 @@ fn beside_docker(machine: &Machine) {
             "--data-root",
             "/var/lib/docker",
         ],
-        "--data-root is for Docker's images",
+        "--data-root is for images of Docker",
     );
     machine.sh("systemctl stop docker.socket docker.service");
     machine.sh("rm -r /var/lib/docker/image");

@@ -209,7 +209,7 @@ fn an_undo(machine: &Machine) {
     let failed = newest(machine, Event::Failed);
     assert_eq!(failed["DIGESTFIX_RESULT"], "undone");
     let state = failed["DIGESTFIX_STATE"].as_str().unwrap();
-    assert!(state.ends_with("Docker runs on them again"), "{state}");
+    assert!(state.ends_with("Docker runs with them again"), "{state}");
     let id = failed["DIGESTFIX_TRANSACTION"].as_str().unwrap();
     let of_it = events(machine, &format!("DIGESTFIX_TRANSACTION={id}"));
     assert!(of_it.iter().any(|entry| is(entry, Event::Warning)));

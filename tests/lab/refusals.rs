@@ -204,7 +204,7 @@ fn two_dockers_on_one_host() {
     refuses(
         &machine,
         &["apply", &claim],
-        "docker.service does not run, and another Docker does: docker.service, docker-b.service",
+        "docker.service is not running, but another Docker is: docker.service, docker-b.service",
     );
     machine
         .digestfix(&["apply", "--unit", "docker-b.service", &claim])

@@ -71,7 +71,7 @@ fn its_user_and_root_are_told_what_mends_it() {
     assert!(
         refused
             .stderr
-            .contains("alice's, a rootless one (/home/alice/.local/share/docker)"),
+            .contains("rootless and belongs to alice (/home/alice/.local/share/docker)"),
         "{}",
         refused.stderr
     );
@@ -84,7 +84,7 @@ fn its_user_and_root_are_told_what_mends_it() {
     let typed = format!("{AS_ALICE} digestfix apply {claim}");
     let refused = machine.run(&["sh", "-c", &typed]).exits(3);
     assert!(
-        refused.stderr.contains("your own, a rootless one"),
+        refused.stderr.contains("rootless and belongs to you"),
         "{}",
         refused.stderr
     );
@@ -121,7 +121,7 @@ fn its_user_and_root_are_told_what_mends_it() {
     assert!(
         status
             .stdout
-            .contains("alice runs a rootless Docker here as well"),
+            .contains("alice also runs a rootless Docker here"),
         "{}{}",
         status.stdout,
         status.stderr

@@ -122,7 +122,7 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
             }
             (None, Some(Trust::Asserted) | None) => collected.pin(&reference, place)?,
             (None, Some(_)) => {
-                return Err(wrong("without an image_id it can only be asserted"));
+                return Err(wrong("without an image_id, the trust can only be asserted"));
             }
         }
     }

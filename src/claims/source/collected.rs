@@ -196,7 +196,7 @@ impl Collected {
             &format!("{count} tags")
         };
         self.remark(format!(
-            "{place}: there is no digest in it. It has {tags}: --tags gives them back"
+            "{place}: there is no digest in it, only {tags}; add --tags to restore them"
         ));
         true
     }
@@ -263,8 +263,8 @@ impl Collected {
         let numbers: Vec<String> = numbers.map(ToString::to_string).collect();
         let mut where_to_look = match numbers.len() {
             0 => String::new(),
-            1 => format!(": line {}", numbers.join(", ")),
-            _ => format!(": lines {}", numbers.join(", ")),
+            1 => format!(" on line {}", numbers.join(", ")),
+            _ => format!(" on lines {}", numbers.join(", ")),
         };
         if let more @ 1.. = lines.len().saturating_sub(numbers.len())
             && !numbers.is_empty()
@@ -284,7 +284,7 @@ impl Collected {
             many => format!("{many} digests"),
         };
         self.remark(format!(
-            "{place}: {count} without a name{where_to_look}. Left alone: a claim is \
+            "{place}: {count} without a name{where_to_look}, left alone. A claim needs a name: \
              NAME:TAG@DIGEST{chart}"
         ));
     }

@@ -198,9 +198,9 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
             Bytes::AsTheyCame => "CRLF line ends",
         };
         collected.remark(format!(
-            "{place}: a manifest that was rewritten with {how}; no registry serves such bytes. \
-             Without them its digest is {}, which proves a claim that names it. Copy the \
-             manifest byte for byte, or give its digest as well: NAME@DIGEST",
+            "{place}: a manifest that was rewritten with {how}; no registry serves such bytes. Without \
+             {how}, its digest is {}, and a claim of that digest is proven. Copy the manifest byte for byte, \
+             or claim its digest as well: NAME@DIGEST",
             Digest::of(Algorithm::Sha256, plain.as_bytes())
         ));
         return Ok(());
@@ -230,9 +230,8 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
     collected.prove(ended.as_bytes(), place)?;
     let other = Digest::of(Algorithm::Sha256, ended.as_bytes());
     collected.remark(format!(
-        "{place}: a manifest with white space around it, which the registry may not have served. \
-         Its digest is {digest}, or {other} with the white space after it. Either proves a claim \
-         that names it"
+        "{place}: a manifest with white space around it, which the registry may not have served. Its digest \
+         is {digest}, or {other} with the white space after it. A claim of either digest is proven"
     ));
     Ok(())
 }
@@ -258,8 +257,8 @@ fn read_inspected(document: &str, place: &str, collected: &mut Collected) -> Res
         // With the containerd image store, the "ID" is the manifest's digest.
         Ok(_) | Err(_) if image.descriptor.is_some() || id_is_digest => {
             collected.remark(format!(
-                "{place}: from a host with the containerd image store, so it has no image IDs. \
-                 digestfix finds its images by tag, so its digests are only asserted"
+                "{place}: written on a host with the containerd image store, so without image IDs. digestfix \
+                 finds the images by tag, so their digests are only asserted"
             ));
             for reference in &references {
                 let tags = image.repo_tags.iter().flatten();

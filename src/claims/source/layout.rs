@@ -24,9 +24,9 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The advice for a user whose archive proves no digest.
-const BRING: &str = "docker save from this image store keeps no registry's manifest, so it \
-                     proves no digest. Use instead: digestfix save or export, docker image \
-                     inspect, or skopeo's dir:";
+const BRING: &str = "docker save on the classic image store does not keep the registry's manifest, so its \
+                     archive proves no digest. Use instead: digestfix save or export, docker image inspect, \
+                     or skopeo copy to dir:DIR";
 
 fn images_in_words(count: usize) -> String {
     match count {
@@ -95,7 +95,7 @@ pub(super) fn read_layout(
         }
         let images = images_in_words(saved.len());
         collected.remark(format!(
-            "{place}: {images} by docker save, no registry's manifest in it"
+            "{place}: {images} from docker save, without the registry's manifest"
         ));
         collected.remark(BRING.to_owned());
         return Ok(());
@@ -305,9 +305,8 @@ impl<B: Blobs> Walk<'_, B> {
         }
         let images = images_in_words(self.made_up);
         self.collected.remark(format!(
-            "{}: {images} with a manifest that docker save made up (its layers are not \
-             compressed, as a registry's are); no registry served it, so digestfix does not use \
-             its digest",
+            "{}: {images} with a manifest that docker save made up (its layers are not compressed, unlike \
+             those in a registry). No registry serves that manifest, so digestfix does not use its digest",
             self.place
         ));
         self.collected.remark(BRING.to_owned());

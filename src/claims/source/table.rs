@@ -203,7 +203,7 @@ pub fn read(text: &str, place: &str, collected: &mut Collected) -> Result<bool, 
     };
     if !header.has(Column::Digest) {
         collected.remark(format!(
-            "{place}: its table has no DIGEST column; make it with: docker images --digests"
+            "{place}: the table has no DIGEST column; print it with: docker images --digests"
         ));
         return Ok(true);
     }
@@ -230,7 +230,7 @@ pub fn read(text: &str, place: &str, collected: &mut Collected) -> Result<bool, 
     collected.unnamed(place, &unnamed);
     if cut > 0 {
         collected.remark(format!(
-            "{place}: {cut} of its digests are cut short; make it again with --no-trunc"
+            "{place}: {cut} of its digests are cut short; print the table again with --no-trunc"
         ));
     }
     Ok(true)

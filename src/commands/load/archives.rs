@@ -89,7 +89,7 @@ fn within(directory: &Path, report: &mut Report) -> std::io::Result<Vec<PathBuf>
         let head = plain_file::read(path, Links::Beneath(&real), at_most);
         let is_archive = head.is_ok_and(|head| source::may_be_archive(&head));
         if !is_archive {
-            report.warning(&format!("{}: passed over, no archive", path.display()));
+            report.warning(&format!("{}: passed over, not an archive", path.display()));
         }
         is_archive
     });

@@ -107,7 +107,9 @@ impl Sending {
         // member. So once Docker has answered, the result is available.
         let collected = match (self.verdict.try_recv(), &answer) {
             (Ok(verdict), _) => verdict?,
-            (Err(_), Ok(_)) => return Err(io::Error::other("its reader ended early").into()),
+            (Err(_), Ok(_)) => {
+                return Err(io::Error::other("digestfix stopped reading it too early").into());
+            }
             (Err(_), Err(_)) => Collected::default(),
         };
         Ok(Sent {

@@ -24,7 +24,7 @@ pub(super) trait Sink: Write + Send + 'static {
 pub(super) enum CarryError {
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("Docker's archive is not whole: {0}")]
+    #[error("Docker sent an incomplete archive: {0}")]
     Archive(io::Error),
     #[error("{0}")]
     Write(io::Error),
@@ -223,7 +223,7 @@ mod tests {
         let cut = in_pieces(&whole[..whole.len() - 700]);
         for (pieces, room, expected) in [
             (broken, usize::MAX, "gone"),
-            (cut, usize::MAX, "not whole"),
+            (cut, usize::MAX, "incomplete"),
             (in_pieces(&whole), 5_000, "no storage space"),
         ] {
             let disk = Disk::of(room);

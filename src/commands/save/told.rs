@@ -21,12 +21,12 @@ pub(super) fn image(names: &[String], digests: &[(&Reference, Known)]) -> String
             digests.next().map(|(reference, _)| (known, *reference))
         });
     let said = match best {
-        Some((Known::Proven, _)) => "digest proven, its manifest goes along".to_owned(),
+        Some((Known::Proven, _)) => "digest proven, with the manifest".to_owned(),
         Some((Known::Asserted, reference)) => format!(
-            "digest asserted only, without a manifest. To have it proven, first: docker pull {reference}"
+            "digest asserted only, without a manifest. To prove it, first: docker pull {reference}"
         ),
         Some((_, reference)) => {
-            format!("digest without a manifest. To have it proven, first: docker pull {reference}")
+            format!("digest without a manifest. To prove it, first: docker pull {reference}")
         }
         None => {
             let left_out = digests.iter().find_map(|(_, known)| match known {
@@ -36,7 +36,7 @@ pub(super) fn image(names: &[String], digests: &[(&Reference, Known)]) -> String
             let first = names.iter().find(|name| !name.starts_with("sha256:"));
             let why = left_out.map_or(String::new(), |why| format!(" ({why})"));
             match first {
-                Some(name) => format!("NO DIGEST{why}. To have one, first: docker pull {name}"),
+                Some(name) => format!("NO DIGEST{why}. To get one, first: docker pull {name}"),
                 None => format!("NO DIGEST{why}, and no name"),
             }
         }
@@ -112,20 +112,20 @@ mod tests {
         for (known, expected) in [
             (
                 Known::Proven,
-                "lab/app:v1: digest proven, its manifest".to_owned(),
+                "lab/app:v1: digest proven, with the manifest".to_owned(),
             ),
             (Known::Recorded, format!("first: docker pull {pin}")),
             (Known::Asserted, "digest asserted only".to_owned()),
             (
                 Known::LeftOut("it was made up"),
-                "NO DIGEST (it was made up). To have one, first: docker pull lab/app:v1".to_owned(),
+                "NO DIGEST (it was made up). To get one, first: docker pull lab/app:v1".to_owned(),
             ),
         ] {
             let said = image(&names, &[(&pin, known)]);
             assert!(said.contains(&expected), "{said}");
         }
         let said = image(&names, &[]);
-        assert!(said.contains("NO DIGEST. To have one"), "{said}");
+        assert!(said.contains("NO DIGEST. To get one"), "{said}");
         let said = image(&["sha256:abc".to_owned()], &[]);
         assert_eq!(said, "sha256:abc: NO DIGEST, and no name");
     }

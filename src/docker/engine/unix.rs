@@ -224,7 +224,7 @@ impl UnixEngine {
             Ok(outcome) => outcome,
             Err(_) => Err(self.unanswered(
                 path,
-                format_args!("none within {} s", self.timeout.as_secs()),
+                format_args!("no answer within {} s", self.timeout.as_secs()),
             )),
         }
     }
@@ -312,7 +312,7 @@ impl Reloads for ReloadEvents {
         match self.events.frame().await {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(self.engine.answer("/events", error)),
-            None => Err(self.engine.answer("/events", "it ended")),
+            None => Err(self.engine.answer("/events", "the stream ended")),
         }
     }
 }

@@ -90,7 +90,7 @@ fn of_words(program: String, words: &str) -> Verdict {
             says: line.chars().take(MAX_LINE).collect(),
         },
         // Without output, the program may not have run at all.
-        None => Verdict::Unknown(format!("{program} --validate failed without a word")),
+        None => Verdict::Unknown(format!("{program} --validate failed without a message")),
     }
 }
 

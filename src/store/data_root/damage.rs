@@ -48,7 +48,7 @@ impl fmt::Display for Damage {
             Self::Empty => "it is empty, as after a power cut or with a full disk",
             Self::Zeros => "it holds nothing but zeros, as after a power cut",
             Self::CutShort => "it is cut short",
-            Self::Marked => "a byte-order mark stands before its JSON, which an editor wrote",
+            Self::Marked => "it begins with a byte-order mark, which Docker cannot read",
             Self::Other => "it is not what Docker writes",
         })
     }

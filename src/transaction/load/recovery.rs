@@ -53,7 +53,7 @@ pub async fn recover<M: ServiceManager, E: Images>(
                     along = went_along(left);
                 }
                 progress.warning(&format!(
-                    "what the interrupted run was about to do cannot be done: {error}"
+                    "the change of the interrupted run cannot be finished: {error}"
                 ));
                 None
             }

@@ -70,7 +70,7 @@ impl<E: Images> Steps<'_, E> {
             let found = here.find(self.engine, &pin.reference).await?;
             if !self.is_whole(pin, found) || here.config(&pin.image_id).is_none() {
                 return Err(Failure::EngineDisagrees(format!(
-                    "it does not have {} with its manifest and its image",
+                    "{} is missing, or its manifest or image is",
                     pin.reference
                 )));
             }
@@ -130,8 +130,8 @@ impl<E: Images> Steps<'_, E> {
         match proven.difference(&found) {
             None => Ok(()),
             Some(what) => Err(Failure::EngineDisagrees(format!(
-                "by {} it runs another image than {}, which the manifest proves: the {what} of \
-                 the two differ",
+                "for {}, it uses another image than {}, the one that the manifest proves: their {what} \
+                 differ",
                 pin.reference, pin.image_id
             ))),
         }
@@ -222,7 +222,7 @@ impl<E: Images> Steps<'_, E> {
             if let Some(pin) = self.first_there(added, &left).await?.or(gone) {
                 if Instant::now() > deadline {
                     return Err(Failure::EngineDisagrees(format!(
-                        "it goes on changing {}",
+                        "it keeps changing {}",
                         pin.reference
                     )));
                 }

@@ -30,17 +30,17 @@ pub struct Work {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadBlocker {
-    #[error("{0}: with the containerd image store, Docker itself sets tags")]
+    #[error("{0}: in the containerd image store, digestfix does not set tags; Docker does")]
     SetTag(Reference),
-    #[error("{0}: with the containerd image store, Docker itself drops tags")]
+    #[error("{0}: in the containerd image store, digestfix does not remove tags; Docker does")]
     DropTag(Reference),
     #[error(
-        "{0}: it is here, for another image. With the containerd image store, a digest leads where its \
-         manifest says, and cannot be moved"
+        "{0}: another image here has this digest. In the containerd image store, the manifest decides which \
+         image that is, so the digest cannot be moved"
     )]
     Moves(Reference),
     #[error(
-        "{claim}: this is {trust}, and the containerd image store takes a digest by its manifest alone"
+        "{claim}: this is only {trust}, and the containerd image store needs the manifest of a digest"
     )]
     NoManifest {
         claim: String,
@@ -53,9 +53,8 @@ pub enum LoadBlocker {
         missing: MissingManifest,
     },
     #[error(
-        "{0}: that is the digest of a manifest that Docker made up for the image (docker save does, with no \
-         layer compressed, and so does a move of images to containerd), and docker images shows it; no \
-         registry is known to serve it"
+        "{0}: docker images shows this digest, but Docker made up its manifest (at docker save, or when the \
+         images moved to containerd). No registry is known to serve it"
     )]
     MadeUp(String),
     #[error("{reference}: the tag {tag} has the same manifest, and Docker drops both together")]
@@ -68,19 +67,19 @@ pub enum LoadBlocker {
     )]
     Last(Reference),
     #[error(
-        "{0}: the layers as the registry serves them are here by it alone. They would go with it, and nothing \
-         here could bring them back"
+        "{0}: no other reference here keeps the layers as the registry serves them. Docker would remove them \
+         too, and nothing here could bring them back"
     )]
     OnlyLayers(Reference),
     #[error("{0}: the image here is not the one that this Docker would choose from that index")]
     OtherChild(Reference),
     #[error(
-        "{0}: its image is for another platform than this Docker's, which would not run it by the digest"
+        "{0}: the image is for another platform, so this Docker would not run it by the digest"
     )]
     OtherPlatform(Reference),
-    #[error("{0}: its manifest gives the config a type for which containerd unpacks no layers")]
+    #[error("{0}: containerd unpacks no layers for the type of config that the manifest names")]
     OldConfig(Reference),
-    #[error("{0}: Docker has it, and no image for it is in containerd's content store")]
+    #[error("{0}: Docker has this reference, but containerd's content store has no image for it")]
     Unread(Reference),
     #[error("Docker has images, but digestfix finds none of them in containerd's content store")]
     NothingRead,
@@ -90,15 +89,15 @@ pub enum LoadBlocker {
 
 impl LoadBlocker {
     pub fn help(&self) -> String {
-        let root = "say where containerd's content store is (root in: containerd config dump): \
-                    --containerd-root DIR";
+        let root = "find the root directory of containerd (containerd config dump shows it as root), and \
+                    name it: --containerd-root DIR";
         match self {
             Self::SetTag(tag) => format!("docker tag IMAGE {tag}"),
             Self::DropTag(tag) => format!("docker rmi {tag}"),
-            Self::GoesWithTag { tag, .. } => format!("if both are to go: docker rmi {tag}"),
-            Self::Last(reference) => format!("if the image is to go: docker rmi {reference}"),
+            Self::GoesWithTag { tag, .. } => format!("to remove both: docker rmi {tag}"),
+            Self::Last(reference) => format!("to remove the image as well: docker rmi {reference}"),
             Self::OnlyLayers(reference) => {
-                format!("if the layers are to go: docker rmi {reference}")
+                format!("to remove the layers as well: docker rmi {reference}")
             }
             Self::Moves(_) => "leave that claim out".to_owned(),
             Self::NoManifest { reference, .. } => format!(
@@ -121,8 +120,8 @@ impl LoadBlocker {
                 "load the image for this host's platform, and claim the digest for that".to_owned()
             }
             Self::OldConfig(reference) => format!(
-                "it has to be loaded with its layers: where the registry answers, docker pull \
-                 {reference}, or skopeo copy, and docker load of the copy"
+                "load the image with its layers: docker pull {reference}, or skopeo copy where the registry \
+                 answers, then docker load of that copy here"
             ),
             Self::Unread(_) | Self::NothingRead | Self::NoWayBack(_) => root.to_owned(),
         }

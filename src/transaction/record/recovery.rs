@@ -43,7 +43,7 @@ pub async fn recover<M: ServiceManager, N: Node>(
             Err(Failure::Containerd(error)) if error.may_pass() => return Err(error.into()),
             Err(error) => {
                 progress.warning(&format!(
-                    "what the interrupted run was about to do cannot be done: {error}"
+                    "the change of the interrupted run cannot be finished: {error}"
                 ));
                 false
             }

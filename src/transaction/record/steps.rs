@@ -62,8 +62,7 @@ fn see_records(
         let record = here.record(&one.reference);
         if !record.is_some_and(|record| leads_alike(record, &one.record)) {
             return Err(Failure::NodeDisagrees(format!(
-                "it does not have the record {} any more, or has it for something else: another client has \
-                 removed or changed it a moment ago",
+                "another client removed or changed the record {} a moment ago",
                 one.record.name
             )));
         }
@@ -93,7 +92,7 @@ impl<N: Node> Steps<'_, N> {
         match found.is_some_and(|found| leads_alike(&found, record)) {
             true => Ok(()),
             false => Err(Failure::NodeDisagrees(format!(
-                "another client has made a record {} for something else a moment ago",
+                "another client made a record {} for another image a moment ago",
                 record.name
             ))),
         }

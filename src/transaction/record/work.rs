@@ -24,11 +24,11 @@ pub enum RecordBlocker {
     SetTag { reference: Reference },
     #[error("{reference}: digestfix does not remove tags on a Kubernetes node")]
     RemoveTag { reference: Reference },
-    #[error("{reference}: it is here, for another image")]
+    #[error("{reference}: another image here has this digest")]
     Moves { reference: Reference },
-    #[error("{reference}: containerd has a record of that name, and the CRI does not list it")]
+    #[error("{reference}: containerd has a record of that name, but the CRI does not list it")]
     Unlisted { reference: Reference },
-    #[error("{reference}: no record of containerd's leads to its image")]
+    #[error("{reference}: no record in containerd leads to its image")]
     NoTarget { reference: Reference },
     #[error(
         "{reference}: digestfix did not make that record, or a pull by that name has changed it since"
@@ -39,8 +39,8 @@ pub enum RecordBlocker {
     )]
     Last { reference: Reference },
     #[error(
-        "{0}: that is the digest of a manifest that an import or docker save made up for the image, and ctr and \
-         crictl show it; no registry is known to serve it"
+        "{0}: ctr and crictl show this digest, but an import or docker save made up its manifest. No \
+         registry is known to serve it"
     )]
     MadeUp(String),
 }
@@ -60,10 +60,10 @@ impl RecordBlocker {
                 name = reference.full()
             ),
             Self::NoTarget { .. } => {
-                format!("import the image again ({ctr} import FILE), then the same command again")
+                format!("import the image again ({ctr} import FILE), then run the same command again")
             }
             Self::NotOwn { reference } | Self::Last { reference } => {
-                format!("if it is to go all the same: {ctr} rm {}", reference.full())
+                format!("to remove it all the same: {ctr} rm {}", reference.full())
             }
             Self::MadeUp(_) => {
                 "claim the digest that the registry serves, and bring its manifest with --from. To record this one \

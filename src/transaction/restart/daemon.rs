@@ -79,8 +79,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     /// running before.
     pub(super) fn stopped(&self) -> String {
         match (self.impact.running, self.units()) {
-            (false, none) if none.is_empty() => format!("{} does not run", self.unit()),
-            (false, units) => format!("{units} stopped, {} does not run", self.unit()),
+            (false, none) if none.is_empty() => format!("{} is not running", self.unit()),
+            (false, units) => format!("{units} stopped, {} is not running", self.unit()),
             (true, units) => format!("{units} stopped"),
         }
     }
@@ -295,7 +295,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         for reference in gone {
             if let Some(image) = self.engine.image(reference).await? {
                 return Err(Failure::EngineDisagrees(format!(
-                    "{reference} was dropped, and it still finds {image}"
+                    "it still finds {image} by {reference}, which was dropped"
                 )));
             }
         }

@@ -146,7 +146,7 @@ fn take_after(model: &Path, file: &File) -> io::Result<()> {
         };
         match set_attribute(file, &name, &value) {
             Err(error) if is_label(&name) && is_refusal(&error) => tracing::info!(
-                "{name} of {path} stays as the directory gives it: {error}",
+                "the kernel refused to copy {name} of {path} to the new file: {error}",
                 name = name.display(),
                 path = model.display()
             ),

@@ -27,12 +27,12 @@ fn of_daemon_json(switch: &DaemonJson, now: Result<Option<Digest>, FileError>) -
     let path = switch.config_file.display();
     match now {
         Err(error) => Some(format!(
-            "whether {path} is as it was cannot be read: {error}"
+            "{path} cannot be read, so it may not be as it was: {error}"
         )),
         Ok(now) if now == switch.before => None,
         Ok(None) => Some(format!("{path} is gone")),
         Ok(Some(now)) if now == switch.on => {
-            Some(format!("{path} has live-restore on, which it had not"))
+            Some(format!("{path} has live-restore on, which was off before"))
         }
         Ok(Some(now)) if now == switch.off => Some(format!("{path} says live-restore: false")),
         Ok(Some(_)) => Some(format!("{path} was changed by another process")),
@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(left(&restart), [format!("{path} is gone")]);
         for (now, said) in [
             ("before", None),
-            ("on", Some("has live-restore on, which it had not")),
+            ("on", Some("has live-restore on, which was off before")),
             ("off", Some("says live-restore: false")),
             ("mine", Some("was changed by another process")),
         ] {

@@ -39,7 +39,9 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     if let Err(error) =
         StartBlock::sweep(daemon.docker.manager, daemon.runtime_units, daemon.unit()).await
     {
-        progress.warning(&format!("the start block of the interrupted run: {error}"));
+        progress.warning(&format!(
+            "the start block of the interrupted run could not be removed: {error}"
+        ));
     }
     let references = leftovers::mend(journal, images, lock, progress);
     // End the records before Docker runs, because Docker's clients change the references

@@ -53,9 +53,9 @@ pub(super) fn adopt(
 ) -> Result<(), Failure> {
     let kept = switch.adopt(theirs)?;
     journal.note_daemon_json(switch.contents().clone(), lock)?;
-    let kept = kept.map(|kept| format!("; what it was before is in {}", kept.display()));
+    let kept = kept.map(|kept| format!("; the former version is in {}", kept.display()));
     progress.warning(&format!(
-        "another process changed {} meanwhile: its version stays{}",
+        "another process changed {} meanwhile; digestfix keeps that version{}",
         switch.contents().config_file.display(),
         kept.unwrap_or_default()
     ));
@@ -88,8 +88,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         {
             if says_live_restore(theirs.as_deref()) {
                 progress.warning(&format!(
-                    "another process changed {} meanwhile, and it says live-restore, which may be from \
-                     digestfix: look at it. What was found is in {}",
+                    "another process changed {} meanwhile. Check its live-restore, which may come from \
+                     digestfix. The former version is in {}",
                     switch.contents().config_file.display(),
                     switch.aside().display()
                 ));

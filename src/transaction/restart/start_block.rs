@@ -39,8 +39,8 @@ pub enum StartBlockError {
     /// systemd knows this process by another ID, because the process runs in its own PID
     /// namespace. So systemd would check the path of another process.
     #[error(
-        "systemd knows this process as {seen}, but it is {own} to itself: run digestfix on the \
-         host, not in a container"
+        "this process has ID {seen} for systemd, but {own} for itself: run digestfix on the host, not in a \
+         container"
     )]
     OtherPidNamespace {
         /// The process ID that the bus reports.
@@ -49,8 +49,8 @@ pub enum StartBlockError {
         own: u32,
     },
     #[error(
-        "{unit} has changed on disk since systemd read it ({changed}): a start would now be one \
-         with other settings. Look at it (systemctl cat {unit}) before trying again"
+        "{unit} has changed on disk since systemd read it ({changed}), so Docker would start with other \
+         settings. Look at the change (systemctl cat {unit}) before you try again"
     )]
     UnitChanged { unit: String, changed: String },
     #[error("systemd ignores {path}", path = .0.display())]

@@ -63,7 +63,7 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         record.daemon_json.clone_from(&checked.hash);
         if let Err(error) = record.write(&tx.lock) {
             tx.progress.warning(&format!(
-                "the answer that Docker starts with {} could not be saved: {error}",
+                "digestfix could not record that Docker starts with {}: {error}",
                 checked.path.display()
             ));
         }

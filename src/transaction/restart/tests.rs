@@ -706,8 +706,8 @@ fn clients_that_are_let_go_are_told_of() {
         let warnings = steps.1.iter();
         let of_ports = warnings.filter(|text| {
             text.as_str()
-                == "Docker has not come back for 10 s: new connections to published ports are \
-                    refused until it has"
+                == "Docker has been away for 10 s: new connections to published ports are \
+                    refused until it is back"
         });
         assert_eq!(
             of_ports.count(),
