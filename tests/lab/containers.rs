@@ -428,7 +428,6 @@ fn killed_at_each(machine: &Machine, config_before: &str, skip: usize) {
             assert_eq!(config(machine), config_then, "{injection}, {config_before}");
             assert_eq!(live_restore(machine), "false", "{injection}");
             machine.is_whole();
-            // After each third kill, also check the result of another apply.
             if is_new {
                 machine
                     .digestfix(&["apply", "--remove", &reference])

@@ -25,7 +25,7 @@ fn is_as_before(machine: &Machine, before: &Before) {
     machine.is_whole();
     assert_eq!(machine.store(), before.store);
     assert!(!machine.engine_has("app"));
-    machine.sh(&format!("docker image inspect {APP}:v1 >/dev/null"));
+    assert!(machine.engine_finds(&format!("{APP}:v1")));
     let left = machine.sh(&format!(
         "ls -A {}",
         STORE.replace("/repositories.json", "")
@@ -239,7 +239,7 @@ fn the_daemon_cannot_start_at_all() {
 }
 
 /// Sends SIGTERM to an apply at one call per run: at each rename, lock and connection, and
-/// at every third sync and message to systemd. `DIGESTFIX_LAB_EVERY=1` tests each of these.
+/// at every sixth sync and message to systemd. `DIGESTFIX_LAB_EVERY=1` tests each of these.
 #[test]
 fn told_to_stop_at_each_step() {
     let machine = Machine::boot(Suite::Trixie);
