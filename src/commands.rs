@@ -136,13 +136,11 @@ enum Stop {
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
     #[error("only a running Docker can save images")]
-    NoEngine,
+    NoEngine(String),
     #[error("only a running Docker can load archives")]
-    NoDocker,
+    NoDocker(String),
     #[error("this is a Kubernetes node, and load is for Docker only")]
     LoadOnNode(String),
-    #[error("digestfix could not record that a load begins: {0}")]
-    Mark(io::Error),
     #[error("there is no archive of images in {}", .0.display())]
     NoArchives(PathBuf),
     #[error("some of these images are not on this host")]
@@ -265,10 +263,7 @@ impl Stop {
             Self::NoFile { .. } => {
                 "name a file in a directory that exists and that you may write to"
             }
-            Self::NoEngine => {
-                "start Docker: systemctl start docker; on a Kubernetes node, use: ctr -n k8s.io images export"
-            }
-            Self::NoDocker => "start Docker: systemctl start docker",
+            Self::NoEngine(start) | Self::NoDocker(start) => start,
             Self::LoadOnNode(file) => {
                 return Some(format!(
                     "ctr -n k8s.io images import {file}; then: digestfix apply --from {file}"
@@ -296,7 +291,7 @@ impl Stop {
                     shell::path(path)
                 ));
             }
-            Self::Output(_) | Self::File { .. } | Self::Mark(_) => {
+            Self::Output(_) | Self::File { .. } => {
                 "check space and permissions there, then run the same command again"
             }
             Self::Interrupted(_) => "run the same command again when it suits",
@@ -473,6 +468,22 @@ impl Site {
             bus: Some(reach.connect().await?),
             host: find_node(flags, FOUND_WITHIN).await?,
         })
+    }
+
+    /// What the user can do if only a running Docker can do it, and this host has none.
+    fn without_docker(&self) -> String {
+        match &self.host.management {
+            Management::Managed(managed) => format!(
+                "start it: systemctl start {}; then run the same command again",
+                shell::word(&managed.unit.id)
+            ),
+            Management::Offline => {
+                "leave --offline out; if that Docker is stopped: systemctl start docker".to_owned()
+            }
+            Management::Node(_) => {
+                "on a Kubernetes node, use: ctr -n k8s.io images export FILE NAME".to_owned()
+            }
+        }
     }
 
     /// The node's containerd, if the host is a Kubernetes node.

@@ -30,7 +30,7 @@ mod reversal;
 
 pub use hints::Hints;
 pub use index::MissingManifest;
-pub use refusal::{CONVERTED, Displaced, Refusal, Whose};
+pub use refusal::{CONVERTED, Displaced, Refusal, Since, Whose};
 pub use reversal::{Basis, Later, Reversal};
 
 use conflicts::{
@@ -428,6 +428,18 @@ impl Plan {
         let changes = changes.filter(|change| !left.contains(&change.reference));
         let plan = Self::of(after, changes, entries, targets, skipped, &removals);
         Self { hints, ..plan }
+    }
+
+    /// A name that the image has before the change. `None` if it has none.
+    pub fn name_of(&self, image: &ImageId) -> Option<Reference> {
+        let is_new = |reference: &Reference| {
+            let mut changes = self.changes.iter();
+            changes.any(|change| change.reference == *reference)
+        };
+        let mut names = self.after.references();
+        names
+            .find(|(reference, of)| of == image && !is_new(reference))
+            .map(|(reference, _)| reference)
     }
 
     pub fn is_empty(&self) -> bool {

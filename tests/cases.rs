@@ -101,7 +101,7 @@ const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
         "lab doctor::what_stops_an_apply_is_told_and_cured",
     ),
     (
-        "chmod 700 DIRECTORY",
+        "chmod 700",
         "lab doctor::what_stops_an_apply_is_told_and_cured",
     ),
     (
@@ -124,7 +124,10 @@ const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
         "one of the images without a name",
         "70-image-without-a-name: named and applied",
     ),
-    ("see what it is: ls -ld", "51-lock-is-no-file"),
+    (
+        "see what it is: ls -ld",
+        "cli cures::a_shell_mends_a_data_root",
+    ),
     (
         "that file or leave it out",
         "16-from-a-list: a whole one is applied",
@@ -139,7 +142,7 @@ const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
         "31-export-with-manifests",
     ),
     ("load the image first", "lab carry::"),
-    ("start Docker: systemctl start docker", "lab carry::"),
+    ("leave --offline out", "lab carry::"),
     ("docker images --digests", "lab sources::"),
 ];
 

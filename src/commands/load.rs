@@ -111,7 +111,7 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     }
     let store = site.image_store(options.containerd_root, None).await?;
     if store.engine().is_none() {
-        return Err(Stop::NoDocker.into());
+        return Err(Stop::NoDocker(site.without_docker()).into());
     }
     let whole = collected.whole.clone();
     let claims_nothing = collected.is_empty();
@@ -160,7 +160,7 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
 
     let held = Held::take(site.images().data_root(), &options, report).await?;
     let Some((_, engine)) = held.site.engine() else {
-        return Err(Stop::NoDocker.into());
+        return Err(Stop::NoDocker(held.site.without_docker()).into());
     };
     let files = archives.iter().filter_map(|archive| archive.place.path());
     let files = files.filter_map(|path| Some(absolute(path).ok()?.display().to_string()));
@@ -168,7 +168,7 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     if let Some(left) = left.filter(|left| left.waits_besides(&mark)) {
         warn_of_load(&left, report);
     }
-    mark.write(&held.lock).map_err(Stop::Mark)?;
+    mark.write(&held.lock)?;
     let mut request = request;
     let mut arrived = Collected::new(&args.terms.rewrite).with_tags(args.terms.tags);
     arrived.evidence = request.evidence.clone();

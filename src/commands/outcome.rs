@@ -5,6 +5,7 @@ use crate::docker::container::{Change, Happened};
 use crate::host::impact::Impact;
 use crate::report::run_result::RunResult;
 use crate::report::{Problem, Report};
+use crate::sys::shell;
 use crate::transaction::leftover::Leftover;
 use crate::transaction::outcome::{DockerNow, Ended, Failure, HostNow, Outcome, StoreNow};
 
@@ -173,7 +174,10 @@ impl Told<'_> {
             Problem {
                 what,
                 state: self.with_loaded(state.to_owned()),
-                next: match (failure.help(), self.loaded) {
+                next: match (
+                    failure.help(self.unit.as_deref().unwrap_or("docker")),
+                    self.loaded,
+                ) {
                     (Some(help), Some(loaded)) => Some(format!(
                         "{help}; then, to apply the claims: {}",
                         loaded.next
@@ -220,14 +224,21 @@ impl Told<'_> {
                 Happened::Unlisted(files) => files.parent(),
                 _ => None,
             });
+        let names = self
+            .containers
+            .iter()
+            .map(|change| shell::word(&change.name));
         unlisted.map_or_else(
-            || "look at them: docker ps -a; docker logs NAME".to_owned(),
+            || {
+                let logs: Vec<String> = names.map(|name| format!("docker logs {name}")).collect();
+                format!("look at them: docker ps -a; {}", logs.join("; "))
+            },
             |directory| {
-                let directory = directory.display();
+                let directory = shell::path(directory);
                 format!(
                     "make room (df -h {directory}; df -i {directory}), then restart Docker, which loads them \
                      again: systemctl restart {}",
-                    self.unit.as_deref().unwrap_or_default()
+                    shell::word(self.unit.as_deref().unwrap_or_default())
                 )
             },
         )

@@ -214,7 +214,8 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
     warn_of_pending(&site, report);
     let root = args.content.containerd_root.as_deref();
     let store = site.image_store(root, None).await?;
-    let engine = store.engine().ok_or(Stop::NoEngine)?;
+    let engine = store.engine();
+    let engine = engine.ok_or_else(|| Stop::NoEngine(site.without_docker()))?;
     let selection = selected(args, &store, report)?;
     let (names, claims) = described(&selection, &store, &site, report)?;
     // Write the claims at the beginning of the archive, so that a reader of a stream gets

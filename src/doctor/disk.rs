@@ -8,6 +8,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use crate::doctor::{Check, Finding};
+use crate::sys::shell;
 use crate::transaction::reserve::Need;
 
 /// The size of a run's small files in bytes: journal, record, marker, drop-in.
@@ -84,15 +85,15 @@ pub fn judge(places: &[Place]) -> Vec<Finding> {
 }
 
 fn lack(place: &Place) -> Option<Finding> {
-    let path = place.path.display();
+    let (path, word) = (place.path.display(), shell::path(&place.path));
     if let Some(refused) = &place.refused {
         return Some(Finding::problem(
             Check::Disk,
             format!("{path} cannot be written: {refused}"),
             format!(
-                "find out why: findmnt -T {path}; lsattr -d {path} (if it shows an i: chattr -i {path}); \
+                "find out why: findmnt -T {word}; lsattr -d {word} (if it shows an i: chattr -i {word}); \
                  dmesg | tail (a failing disk becomes read-only). If it is only mounted read-only: mount -o \
-                 remount,rw \"$(findmnt -n -o TARGET -T {path})\""
+                 remount,rw \"$(findmnt -n -o TARGET -T {word})\""
             ),
         ));
     }
@@ -104,7 +105,7 @@ fn lack(place: &Place) -> Option<Finding> {
                 place.free / 1024,
                 place.needed.bytes.div_ceil(1024)
             ),
-            format!("df -h {path}; make room there"),
+            format!("df -h {word}; make room there"),
         ));
     }
     let inodes = place
@@ -116,7 +117,7 @@ fn lack(place: &Place) -> Option<Finding> {
             "{path} has {inodes} free inodes, but {} are needed",
             place.needed.inodes
         ),
-        format!("df -i {path}; make room there"),
+        format!("df -i {word}; make room there"),
     ))
 }
 
@@ -160,6 +161,12 @@ mod tests {
             },
         ] {
             assert_eq!(state(lacking.clone()), State::Problem, "{lacking:?}");
+            let spaced = Place {
+                path: "/a b".into(),
+                ..lacking
+            };
+            let next = judge(&[spaced])[0].next.clone().unwrap();
+            assert!(next.contains("'/a b'") && !next.contains(" /a b"), "{next}");
         }
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::doctor::{Check, Finding};
+use crate::sys::shell;
 
 /// SELinux types of files that the SELinux policy forbids systemd to run.
 const HOMES_OF_USERS: [&str; 4] = [":user_home_t:", ":admin_home_t:", ":user_tmp_t:", ":tmp_t:"];
@@ -49,7 +50,10 @@ pub fn look() -> Option<Program> {
 
 pub fn judge(program: &Program) -> Finding {
     let path = program.path.display();
-    let next = format!("install -m 755 {path} /usr/local/bin/digestfix; run that one");
+    let next = format!(
+        "install -m 755 {} /usr/local/bin/digestfix; run that one",
+        shell::path(&program.path)
+    );
     if !program.is_seen {
         return Finding::problem(
             Check::Watchdog,

@@ -48,19 +48,31 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
         (State::Unparsable, "are not understood by Docker"),
     ] {
         if let some @ 1.. = count(rows, state) {
+            let first = rows.iter().find(|row| row.state == state);
+            let first = first.and_then(to_drop).map(|one| shell::word(&one));
             findings.push(Finding::warning(
                 Check::References,
                 format!("{some} {what}"),
-                match state {
-                    State::Unparsable => {
-                        "to see them: digestfix status; to drop one: digestfix apply --remove KEY"
-                    }
-                    _ => "to see them: digestfix status; to drop one: digestfix apply --remove REF",
-                },
+                format!(
+                    "to see them: digestfix status; to drop one: digestfix apply --remove {}",
+                    first.as_deref().unwrap_or("KEY")
+                ),
             ));
         }
     }
     findings
+}
+
+/// The reference that makes this row a problem. `None` if Docker ignores the entry.
+fn to_drop(row: &Row) -> Option<String> {
+    let name = &row.repository;
+    match (row.state, &row.tag, &row.digest) {
+        (State::DigestIsImageId | State::ImageMissing, _, Some(digest)) => {
+            Some(format!("{name}@{digest}"))
+        }
+        (State::ImageMissing, Some(tag), None) => Some(format!("{name}:{tag}")),
+        _ => None,
+    }
 }
 
 /// The finding about a store that was reset: it contains no reference, although there are
@@ -120,5 +132,29 @@ pub(super) mod tests {
         let writable = judge(Path::new("/r"), Some(0o620), &[]);
         assert_eq!(writable[1].next.as_deref(), Some("chmod 600 /r"));
         assert!(!doctor::would_stop(&writable));
+    }
+
+    #[test]
+    fn the_reference_to_drop_is_named() {
+        let whole = |state| Row {
+            tag: Some("1".to_owned()),
+            digest: Some("sha256:00".to_owned()),
+            ..row(state)
+        };
+        let untold = Row {
+            digest: None,
+            ..whole(State::ImageMissing)
+        };
+        for (row, key) in [
+            (untold, "app:1"),
+            (whole(State::ImageMissing), "app@sha256:00"),
+            (whole(State::DigestIsImageId), "app@sha256:00"),
+            (row(State::Unparsable), "KEY"),
+        ] {
+            let found = judge(Path::new("/r"), None, &[row]);
+            let next = found[1].next.as_deref().unwrap_or_default();
+            let line = format!("digestfix apply --remove {key}");
+            assert!(next.ends_with(&line), "{next}");
+        }
     }
 }

@@ -306,19 +306,20 @@ impl Blocker {
             Self::WouldMoveImages {
                 unit, config_file, ..
             } => format!(
-                "take that feature out of {}, or restart Docker first (systemctl restart {}), and apply the \
-                 claims to the images that Docker has then",
+                "take that feature out of {} or of the unit (systemctl edit --full {unit}), or restart Docker \
+                 first (systemctl restart {unit}), and apply the claims to the images that Docker has then",
                 config_file.display(),
-                word(unit)
+                unit = word(unit)
             ),
             Self::MayNotStart { unit, .. } => format!(
                 "when Docker may be down for a moment: systemctl restart {}; or go ahead all the \
                  same: --force-restart",
                 word(unit)
             ),
-            Self::WouldBeRemoved { .. } => {
-                "remove them yourself (docker rm -f NAME), or let Docker remove them: --containers ignore".to_owned()
-            }
+            Self::WouldBeRemoved { names, .. } => format!(
+                "remove them yourself (docker rm -f {}), or let Docker remove them: --containers ignore",
+                names.replace(", …", "").replace(", ", " ")
+            ),
         })
     }
 }

@@ -9,6 +9,7 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::docker::engine::Info;
 use crate::host::{AUTHORIZATION, Managed, is_dockerd, is_shim, program};
+use crate::sys::shell;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LiveRestore {
@@ -55,19 +56,23 @@ pub enum LiveRestoreBlocker {
 
 impl LiveRestoreBlocker {
     pub fn help(&self) -> Option<String> {
+        let word = shell::word;
         match self {
             Self::Swarm => None,
             Self::Flag { unit } => Some(format!(
-                "remove the flag (systemctl edit --full {unit}); that takes effect when Docker \
-                 next restarts"
+                "remove the flag (systemctl edit --full {}); that takes effect when Docker \
+                 next restarts",
+                word(unit)
             )),
             Self::Authorization { unit } => Some(format!(
-                "move that option from the unit (systemctl edit --full {unit}) to \"authorization-plugins\" \
-                 in Docker's configuration file; that takes effect when Docker next restarts"
+                "move that option from the unit (systemctl edit --full {}) to \"authorization-plugins\" \
+                 in Docker's configuration file; that takes effect when Docker next restarts",
+                word(unit)
             )),
-            Self::KillMode { unit, .. } => {
-                Some(format!("set KillMode=process (systemctl edit {unit})"))
-            }
+            Self::KillMode { unit, .. } => Some(format!(
+                "set KillMode=process (systemctl edit {})",
+                word(unit)
+            )),
             Self::NotDockerd { .. } | Self::Unwritable { .. } => Some(
                 "switch live-restore on in Docker's configuration, and they keep running"
                     .to_owned(),

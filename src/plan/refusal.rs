@@ -179,23 +179,8 @@ pub enum Refusal {
         reference: String,
         mover: String,
     },
-    #[error(
-        "{reference}: transaction {transaction} {}, and now it {}{}",
-        .made.as_ref().map_or("removed it".to_owned(), |image| format!("pointed it at {image}")),
-        .now.as_ref().map_or("is not there".to_owned(), |image| format!("points at {image}")),
-        .by.as_ref().map_or(String::new(), |id| format!(", since transaction {id}"))
-    )]
-    ChangedSince {
-        reference: String,
-        transaction: String,
-        /// The image that the transaction pointed the reference at. `None` if it removed
-        /// the reference.
-        made: Option<String>,
-        now: Option<String>,
-        /// The later transaction that changed the reference. `None` if no transaction
-        /// did.
-        by: Option<String>,
-    },
+    #[error("{0}")]
+    ChangedSince(Box<Since>),
     #[error(
         "{reference}: it pointed at {image} before transaction {transaction}, and that image is \
          not on this host any more"
@@ -205,6 +190,28 @@ pub enum Refusal {
         transaction: String,
         image: String,
     },
+}
+
+/// The change of a reference after the transaction to roll back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{reference}: transaction {transaction} {}, and now it {}{}",
+    .made.as_ref().map_or("removed it".to_owned(), |image| format!("pointed it at {image}")),
+    .now.as_ref().map_or("is not there".to_owned(), |image| format!("points at {image}")),
+    .by.as_ref().map_or(String::new(), |id| format!(", since transaction {id}"))
+)]
+pub struct Since {
+    pub reference: String,
+    pub transaction: String,
+    /// The image that the transaction pointed the reference at. `None` if it removed
+    /// the reference.
+    pub made: Option<String>,
+    pub now: Option<String>,
+    /// The arguments of an apply after which the rollback can go on.
+    pub first: String,
+    /// The later transaction that changed the reference. `None` if no transaction
+    /// did.
+    pub by: Option<String>,
 }
 
 /// The kind of reference or digest that conflicts with a claim.
@@ -236,8 +243,8 @@ impl Refusal {
         }
     }
 
-    pub fn help(&self) -> &'static str {
-        match self {
+    pub fn help(&self) -> String {
+        let help = match self {
             Self::NoSuchReference { near, .. } | Self::EmptyRepository { near, .. }
                 if !near.names.is_empty() =>
             {
@@ -299,8 +306,14 @@ impl Refusal {
                  ignores: digestfix status"
             }
             Self::BesideReference { .. } => "the entry does no harm: leave it",
-            Self::ChangedSince { .. } => "see what changed it: digestfix history",
-        }
+            Self::ChangedSince(since) => {
+                return format!(
+                    "to roll back all the same: digestfix apply {}; then run the same command again",
+                    since.first
+                );
+            }
+        };
+        help.to_owned()
     }
 }
 

@@ -8,9 +8,10 @@ use crate::claims::evidence::Evidence;
 use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
-use crate::plan::{Change, EntryChange, Plan, Refusal, Target};
+use crate::plan::{Change, EntryChange, Plan, Refusal, Since, Target};
 use crate::store::images::Images;
 use crate::store::repositories::Store;
+use crate::sys::shell;
 
 /// The changes of one transaction, and the later changes to the same references.
 #[derive(Debug, Clone, Default)]
@@ -50,7 +51,7 @@ impl Reversal {
     pub fn first_in_the_way(&self, refusals: &[Refusal]) -> Option<&str> {
         let named = |id: &str| {
             refusals.iter().any(
-                |refusal| matches!(refusal, Refusal::ChangedSince { by: Some(by), .. } if by == id),
+                |refusal| matches!(refusal, Refusal::ChangedSince(since) if since.by.as_deref() == Some(id)),
             )
         };
         let mut ids = self.later.iter().map(|later| later.id.as_str());
@@ -104,13 +105,17 @@ impl Plan {
             }
             let made = change.to.as_ref().map(ToString::to_string);
             if now != made.as_deref() {
-                refusals.push(Refusal::ChangedSince {
+                refusals.push(Refusal::ChangedSince(Box::new(Since {
                     reference: reference.familiar(),
                     transaction: reversal.id.clone(),
                     made,
                     now: now.map(str::to_owned),
+                    first: match &change.from {
+                        None => format!("--remove {reference}"),
+                        Some(former) => format!("{reference}={former} --replace"),
+                    },
                     by: reversal.maker(reference, now),
-                });
+                })));
                 continue;
             }
             let former = match &change.from {
@@ -145,13 +150,14 @@ impl Plan {
                 continue;
             }
             if now != entry.to.as_deref() {
-                refusals.push(Refusal::ChangedSince {
+                refusals.push(Refusal::ChangedSince(Box::new(Since {
                     reference: entry.key.clone(),
                     transaction: reversal.id.clone(),
                     made: entry.to.clone(),
                     now: now.map(str::to_owned),
+                    first: format!("--remove {}", shell::word(&entry.key)),
                     by: None,
-                });
+                })));
                 continue;
             }
             entry.set(&mut after, entry.from.as_deref());

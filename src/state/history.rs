@@ -23,6 +23,7 @@ use crate::state::state_file;
 use crate::store::data_root::ImageDir;
 use crate::sys::directory;
 use crate::sys::json_error::in_words;
+use crate::sys::shell;
 
 mod record;
 
@@ -66,7 +67,7 @@ enum Problem {
     #[error("{0} is neither a tag nor a digest")]
     Reference(String),
     #[error(
-        "more than {} MiB: give fewer claims at once",
+        "more than {} MiB",
         MAX_BYTES / 1024 / 1024
     )]
     TooLarge,
@@ -77,15 +78,24 @@ enum Problem {
 }
 
 impl HistoryError {
+    /// Whether the disk may be the cause.
+    pub const fn is_of_disk(&self) -> bool {
+        matches!(self.problem, Problem::Io(_))
+    }
+
     pub fn help(&self) -> Option<String> {
-        let help = match &self.problem {
-            Problem::Directory => {
-                "check the records in that directory; then: chown root: DIRECTORY; chmod 700 DIRECTORY"
-            }
-            Problem::Id(_) => "to see which transactions there are: digestfix history",
-            _ => "check that file and move it away, or name another transaction: digestfix history",
-        };
-        Some(help.to_owned())
+        let path = shell::path(&self.path);
+        Some(match &self.problem {
+            Problem::Directory if self.path.is_dir() && !self.path.is_symlink() => format!(
+                "check the records in that directory; then: chown root: {path}; chmod 700 {path}"
+            ),
+            Problem::Id(_) => "to see which transactions there are: digestfix history".to_owned(),
+            Problem::TooLarge => "apply fewer claims at once".to_owned(),
+            _ => format!(
+                "see what it is: ls -ld {path}; if nothing needs it, move it away: mv {path} {path}.old; to see \
+                 which other transactions there are: digestfix history"
+            ),
+        })
     }
 }
 
@@ -139,12 +149,13 @@ pub fn see_directory(data_root: &Path) -> Result<(), HistoryError> {
 
 /// The record of a transaction, if there is one.
 pub fn read(data_root: &Path, id: &str) -> Result<Option<Record>, HistoryError> {
+    let directory = directory(data_root);
+    match see_own(&directory) {
+        Err(Problem::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        own => own.map_err(Problem::at(&directory))?,
+    }
     let path = path(data_root, id);
     let read = || {
-        match see_own(&directory(data_root)) {
-            Err(Problem::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            own => own?,
-        }
         if !is_id(id) {
             return Err(Problem::Id(id.to_owned()));
         }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::state::lock::RootLock;
+use crate::state::lock::{LockError, RootLock};
 use crate::state::state_file;
 use crate::sys::shell;
 
@@ -45,9 +45,11 @@ impl Loading {
         (mark.digestfix_loading == VERSION).then_some(mark)
     }
 
-    pub fn write(&self, lock: &RootLock) -> io::Result<()> {
+    pub fn write(&self, lock: &RootLock) -> Result<(), LockError> {
         let path = state_file::path(lock.data_root(), NAME);
-        state_file::write(&path, lock, &serde_json::to_vec_pretty(self)?)
+        let bytes = serde_json::to_vec_pretty(self).map_err(io::Error::from);
+        let written = bytes.and_then(|bytes| state_file::write(&path, lock, &bytes));
+        written.map_err(|error| LockError::Io { path, error })
     }
 
     /// Removes the mark, if there is one, because the claims of the load need not be

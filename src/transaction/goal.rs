@@ -64,6 +64,7 @@ impl Goal<'_> {
         match self {
             Self::Claims(_) => PlanError::Refused(refusals),
             Self::TakeBack(reversal) => PlanError::InTheWay {
+                id: reversal.id.clone(),
                 first: reversal.first_in_the_way(&refusals).map(str::to_owned),
                 refusals,
             },

@@ -115,6 +115,8 @@ pub enum PlanError {
     Refused(Vec<Refusal>),
     #[error("the transaction cannot be rolled back")]
     InTheWay {
+        /// The ID of the transaction.
+        id: String,
         refusals: Vec<Refusal>,
         /// The ID of a later transaction, which has to be rolled back first.
         first: Option<String>,
@@ -175,7 +177,7 @@ impl PlanError {
             Self::Read(error) => return error.help(),
             Self::Assess(error) => return error.help(),
             Self::Refused(refusals) => {
-                return together(refusals.iter().map(|refusal| refusal.help().to_owned()));
+                return together(refusals.iter().map(Refusal::help));
             }
             Self::Unloadable(reasons) => return together(reasons.iter().map(LoadBlocker::help)),
             Self::Unrecordable(reasons) => {
@@ -187,10 +189,18 @@ impl PlanError {
             Self::InTheWay {
                 first: Some(id), ..
             } => format!("roll the later transaction back first: digestfix rollback {id}"),
-            Self::InTheWay { first: None, .. } => {
-                "compare what it did (digestfix history ID) with what is there (digestfix \
-                 status); apply changes single references: --remove REF, or REF=IMAGE --replace"
-                    .to_owned()
+            Self::InTheWay { id, refusals, .. } => {
+                let is_changed = |one: &Refusal| matches!(one, Refusal::ChangedSince(_));
+                let compare = refusals.iter().any(is_changed).then(|| {
+                    format!(
+                        "compare what it did (digestfix history {id}) with what is there (digestfix status)"
+                    )
+                });
+                return together(
+                    compare
+                        .into_iter()
+                        .chain(refusals.iter().map(Refusal::help)),
+                );
             }
             Self::OnlyInEngine(references) => {
                 let image = references.first().map_or("IMAGE", |(_, image)| image);

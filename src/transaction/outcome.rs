@@ -13,6 +13,7 @@ use crate::state::history::HistoryError;
 use crate::state::journal::JournalError;
 use crate::state::pending::MarkerError;
 use crate::store::data_root::ReadError;
+use crate::sys::shell;
 use crate::systemd::SystemdError;
 use crate::transaction::leftover::{self, Leftover};
 use crate::transaction::reserve::ReserveError;
@@ -186,32 +187,45 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What to do after a transaction that was undone because of this failure.
-    pub fn help(&self) -> Option<String> {
+    /// What to do after a transaction that was undone because of this failure. `unit` is
+    /// Docker's unit.
+    pub fn help(&self, unit: &str) -> Option<String> {
+        let unit = shell::word(unit);
         let help = match self {
             Self::Leftovers(left) => return Some(what_stays(left)),
+            Self::Read(error) => return error.help(),
+            Self::History(error) if !error.is_of_disk() => return error.help(),
             Self::Reserve(error) => {
-                let path = error.need.path.display();
+                let path = shell::path(&error.need.path);
                 return Some(format!(
                     "df -h {path}; df -i {path}; make room there, then run the same command again"
                 ));
             }
+            Self::StillRunning { pid: Some(pid) } => {
+                return Some(format!(
+                    "end that process (ps -fp {pid}), then run the same command again"
+                ));
+            }
+            Self::Engine(_) | Self::EngineDisagrees(_) => {
+                return Some(format!(
+                    "read Docker's log (journalctl -u {unit} -n 50), then try again"
+                ));
+            }
+            Self::NotRunning { .. } | Self::Silent { .. } => {
+                return Some(format!(
+                    "find out why Docker did not start (journalctl -u {unit} -n 50), then try again"
+                ));
+            }
             Self::Interrupted(_) => "run the same command again when it suits",
             Self::File(_) | Self::Journal(_) | Self::Marker(_) | Self::History(_) => {
-                "check the file system (space, permissions, errors), then try again"
+                "check the file system (df -h; df -i; dmesg | tail), then try again"
             }
             Self::NoLongerFits(_) => "look at the references (digestfix status), then try again",
-            Self::Engine(_) | Self::EngineDisagrees(_) => {
-                "read Docker's log in the journal, then try again"
-            }
             Self::Containerd(_) | Self::NodeDisagrees(_) => {
                 "look at containerd (systemctl status containerd, crictl info), then try again"
             }
             Self::Systemd(_) | Self::StartBlock(_) | Self::Watchdog(_) => {
                 "check systemd (systemctl status), then try again"
-            }
-            Self::NotRunning { .. } | Self::Silent { .. } => {
-                "find out why Docker did not start (its log is in the journal), then try again"
             }
             Self::ReloadWithoutEffect { .. } | Self::ConfigurationRefused { .. } => {
                 "fix Docker's configuration file, then run the same command again. Do not restart Docker \
@@ -352,7 +366,7 @@ mod tests {
         let left = |why| {
             let reference = reference.clone();
             let failure = Failure::Leftovers(vec![Leftover { reference, why }]);
-            failure.help().unwrap_or_default()
+            failure.help("docker.service").unwrap_or_default()
         };
         let says = "conflict: unable to delete lab/app (must be forced) - container 0123456789ab is using its \
                     referenced image 801bebe93492";
@@ -362,6 +376,20 @@ mod tests {
             let told = left(why);
             assert!(!told.contains("report") && told.contains("again"), "{told}");
         }
+    }
+
+    #[test]
+    fn a_failure_names_the_unit_and_the_process() {
+        let failure = Failure::NotRunning {
+            unit: "my docker.service".to_owned(),
+            state: "failed".to_owned(),
+        };
+        let help = failure.help("my docker.service").unwrap_or_default();
+        let log = "journalctl -u 'my docker.service' -n 50";
+        assert!(help.contains(log), "{help}");
+        let failure = Failure::StillRunning { pid: Some(7) };
+        let help = failure.help("docker.service").unwrap_or_default();
+        assert!(help.contains("ps -fp 7"), "{help}");
     }
 
     #[test]
@@ -380,7 +408,7 @@ mod tests {
                 says: None,
             },
         ] {
-            let help = failure.help().unwrap_or_default();
+            let help = failure.help("docker.service").unwrap_or_default();
             let leads_there = help.contains("--containers") || help.contains("--force");
             assert!(!leads_there, "{help}");
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use digestfix::digest::{Algorithm, Digest};
+use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use crate::data_root::Run;
@@ -177,8 +178,131 @@ fn what_stands_in_the_way_of_a_rollback_goes_first() {
         .store()
         .replace(&format!(r#""a:3":"{A}""#), &format!(r#""a:3":"{B}""#));
     fs::write(disk.root.join("image/overlay2/repositories.json"), store).unwrap();
-    let refused = typed(&told(&done, "digestfix rollback")).exits(3);
+    let back = told(&done, "digestfix rollback");
+    let refused = typed(&back).exits(3);
     typed(&told(&refused, "digestfix status")).exits(4);
+    typed(&told(&refused, "digestfix history")).exits(0);
+    typed(&told(&refused, "digestfix apply")).exits(0);
+    typed(&back).exits(0);
+    assert!(!disk.store().contains("a:3"));
+}
+
+/// A problem of a data root, for which a message advises a command.
+struct Fault {
+    /// The script that causes the problem.
+    make: &'static str,
+    /// The arguments of the digestfix that reports it.
+    words: &'static [&'static str],
+    /// The beginning of the command.
+    begins: &'static str,
+    /// The text that follows the command.
+    before: &'static str,
+}
+
+const fn fault(
+    make: &'static str,
+    words: &'static [&'static str],
+    begins: &'static str,
+    before: &'static str,
+) -> Fault {
+    Fault {
+        make,
+        words,
+        begins,
+        before,
+    }
+}
+
+const STATUS: &[&str] = &["status"];
+const DOCTOR: &[&str] = &["doctor"];
+const APPLY: &[&str] = &["apply", "a:2=a:1"];
+const HISTORY: &[&str] = &["history", "20200101T000000Z-1"];
+
+const FAULTS: [Fault; 14] = [
+    fault(
+        r#"chown 65534 "$STORE""#,
+        STATUS,
+        "chown root: ",
+        "; to see",
+    ),
+    fault(
+        r#"rm "$ROOT"/image/overlay2/imagedb/content/sha256/aaaa*"#,
+        DOCTOR,
+        "digestfix apply --offline",
+        "\n",
+    ),
+    fault(
+        r#"sed -Ei 's/"b:1":"(sha256:b+)"/&,"b@\1":"\1"/' "$STORE""#,
+        DOCTOR,
+        "digestfix apply --offline",
+        "\n",
+    ),
+    fault(
+        r#"mv "$STORE" "$ROOT/elsewhere"; ln -s "$ROOT/elsewhere" "$STORE""#,
+        STATUS,
+        "cp --remove-destination ",
+        "; to see",
+    ),
+    fault(
+        r#"sed -i '1s/^/\xEF\xBB\xBF/' "$STORE""#,
+        STATUS,
+        "sed -i ",
+        "; to see",
+    ),
+    fault(
+        r#"cp -p "$STORE" "$STORE.digestfix-20260101T000000Z-1"; : >"$STORE""#,
+        STATUS,
+        "cp -p ",
+        "), and start",
+    ),
+    fault(r#"chmod 666 "$STORE""#, DOCTOR, "chmod 600 ", "\n"),
+    fault(r#"mkfifo "$STATE/lock""#, APPLY, "mv ", "\n"),
+    fault(r#"mkfifo "$STATE/lock""#, DOCTOR, "mv ", "\n"),
+    fault(
+        r#"mkdir -m 777 "$STATE/history""#,
+        DOCTOR,
+        "chmod 700 ",
+        "\n",
+    ),
+    fault(r#"touch "$STATE/history""#, DOCTOR, "mv ", "; to see"),
+    fault(
+        r#"mkdir -m 700 "$STATE/history"; touch "$STATE/history/20200101T000000Z-1.json""#,
+        HISTORY,
+        "mv ",
+        "; to see",
+    ),
+    fault(r#"touch "$STATE/journal.json""#, APPLY, "rm ", "\n"),
+    fault(r#"touch "$STATE/journal.json.new""#, DOCTOR, "rm ", "\n"),
+];
+
+/// Types the commands that messages advise. Afterwards, the same digestfix command
+/// does not report the problem any more.
+#[test]
+fn a_shell_mends_a_data_root() {
+    let is_root = geteuid().is_root();
+    let possible = |fault: &Fault| is_root || !fault.make.starts_with("chown");
+    for fault in FAULTS.into_iter().filter(possible) {
+        let disk = Disk::new();
+        let state = disk.root.join("digestfix");
+        fs::create_dir(&state).unwrap();
+        let mut command = Command::new("bash");
+        command
+            .env("ROOT", &disk.root)
+            .env("STORE", disk.root.join("image/overlay2/repositories.json"))
+            .env("STATE", &state)
+            .args(["-euc", &format!("umask 0; {}", fault.make)]);
+        run(command).exits(0);
+        let advised = || {
+            let run = disk.digestfix(fault.words);
+            let all = format!("{}\n{}", run.stdout, run.stderr);
+            let at = all.find(fault.begins)?;
+            let line = all[at..].split(fault.before).next()?;
+            Some(line.to_owned())
+        };
+        let line = advised().unwrap_or_else(|| panic!("{}: {}", fault.make, fault.begins));
+        typed(&line).exits(0);
+        assert_eq!(advised(), None, "{line}");
+    }
 }
 
 /// The journal is in the state that a run leaves if it is killed before its first change.

@@ -103,7 +103,7 @@ fn ten_applies(machine: &Machine, config_before: &str) {
         refuses(
             machine,
             &["apply", &claim],
-            &["--rm", "before Docker 24.0.8", "passing"],
+            &["--rm", "before Docker 24.0.8", "docker rm -f passing)"],
         );
         machine.sh("docker rm -f passing >/dev/null");
         machine.sh(&format!("docker run -d --name instead {FULL} sleep 100000"));

@@ -10,6 +10,10 @@ use crate::machine::{APP, Machine, Run, STORE, Suite, eventually};
 const CLAIMS: &str = "/etc/digestfix/claims.d/app";
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
+/// The advice for a damaged reference store while Docker runs.
+const NAMES_AGAIN: &str =
+    "docker tag $(docker images -q | head -n 1) digestfix:now && docker rmi digestfix:now";
+
 /// Prints everything that `doctor` might change by mistake: files, and units that run.
 const LOOK: &str = "find /var/lib/docker/image /var/lib/docker/digestfix /var/lib/digestfix /etc/docker \
      /etc/digestfix /etc/systemd/system /run/systemd/system -maxdepth 2 -not -path '*.wants*' \
@@ -209,15 +213,15 @@ fn what_stops_an_apply_is_told_and_cured() {
         fault(
             "references",
             "repositories.json",
-            format!("cp -p {STORE} /root/; echo '[' >{STORE}"),
-            "docker tag $(docker images",
-            format!("cp -p /root/repositories.json {STORE}"),
+            format!("echo '[' >{STORE}"),
+            NAMES_AGAIN,
+            NAMES_AGAIN,
         ),
         fault(
             "history",
             "only root may write",
             "mkdir -p /var/lib/docker/digestfix/history; chmod 777 /var/lib/docker/digestfix/history",
-            "chmod 700",
+            "chmod 700 /var/lib/docker/digestfix/history",
             "chmod 700 /var/lib/docker/digestfix/history",
         ),
         fault(

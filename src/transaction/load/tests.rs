@@ -506,7 +506,10 @@ fn what_is_not_for_digestfix_is_refused_with_what_to_do() {
     assert!(refused.contains("skopeo inspect --raw"), "{refused}");
     let tag = format!("lab/app:v2={}", world.image);
     let refused = world.refused(&world.request(&tag, &[]));
-    assert!(refused.contains("docker tag"), "{refused}");
+    assert!(
+        refused.contains("docker tag lab/app:v1 lab/app:v2"),
+        "{refused}"
+    );
     let mut request = world.request("", &[]);
     request.removals = vec![reference("lab/app:v1")];
     let refused = world.refused(&request);

@@ -30,8 +30,12 @@ pub struct Work {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadBlocker {
-    #[error("{0}: in the containerd image store, digestfix does not set tags; Docker does")]
-    SetTag(Reference),
+    #[error("{tag}: in the containerd image store, digestfix does not set tags; Docker does")]
+    SetTag {
+        tag: Reference,
+        /// A name of the image.
+        image: Option<Reference>,
+    },
     #[error("{0}: in the containerd image store, digestfix does not remove tags; Docker does")]
     DropTag(Reference),
     #[error(
@@ -92,7 +96,10 @@ impl LoadBlocker {
         let root = "find the root directory of containerd (containerd config dump shows it as root), and \
                     name it: --containerd-root DIR";
         match self {
-            Self::SetTag(tag) => format!("docker tag IMAGE {tag}"),
+            Self::SetTag { tag, image } => {
+                let image = image.as_ref().map(ToString::to_string);
+                format!("docker tag {} {tag}", image.as_deref().unwrap_or("IMAGE"))
+            }
             Self::DropTag(tag) => format!("docker rmi {tag}"),
             Self::GoesWithTag { tag, .. } => format!("to remove both: docker rmi {tag}"),
             Self::Last(reference) => format!("to remove the image as well: docker rmi {reference}"),
@@ -142,7 +149,10 @@ impl Work {
         for change in &plan.changes {
             let reference = change.reference.clone();
             match (reference.digest(), &change.from, &change.to) {
-                (None, _, Some(_)) => reasons.push(LoadBlocker::SetTag(reference)),
+                (None, _, Some(image)) => reasons.push(LoadBlocker::SetTag {
+                    tag: reference,
+                    image: plan.name_of(image),
+                }),
                 (None, _, None) => reasons.push(LoadBlocker::DropTag(reference)),
                 (Some(_), Some(_), Some(_)) => reasons.push(LoadBlocker::Moves(reference)),
                 (Some(digest), None, Some(image)) => {

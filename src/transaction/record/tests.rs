@@ -320,7 +320,8 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     let other = world.node.import("docker.io/lab/other:v1", &image('b'));
     let refused = |claim: &str| world.blocked(&world.claiming(claim));
     let set_tag = refused(&format!("lab/app:v2={}", world.image));
-    assert!(set_tag.contains("ctr -n k8s.io images tag"), "{set_tag}");
+    let command = "ctr -n k8s.io images tag docker.io/lab/app:v1 docker.io/lab/app:v2";
+    assert!(set_tag.contains(command), "{set_tag}");
     // The digest that ctr and crictl show.
     let made_up = refused(&format!("lab/app:v1@{}", world.target));
     assert!(made_up.contains("made up"), "{made_up}");

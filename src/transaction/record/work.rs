@@ -21,7 +21,11 @@ pub struct Work {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordBlocker {
     #[error("{reference}: digestfix does not set tags on a Kubernetes node")]
-    SetTag { reference: Reference },
+    SetTag {
+        reference: Reference,
+        /// A name of the image.
+        image: Option<Reference>,
+    },
     #[error("{reference}: digestfix does not remove tags on a Kubernetes node")]
     RemoveTag { reference: Reference },
     #[error("{reference}: another image here has this digest")]
@@ -49,7 +53,11 @@ impl RecordBlocker {
     pub fn help(&self) -> String {
         let ctr = "ctr -n k8s.io images";
         match self {
-            Self::SetTag { reference } => format!("{ctr} tag IMAGE {}", reference.full()),
+            Self::SetTag { reference, image } => {
+                let image = image.as_ref().map(Reference::full);
+                let image = image.as_deref().unwrap_or("IMAGE");
+                format!("{ctr} tag {image} {}", reference.full())
+            }
             Self::RemoveTag { reference } => format!("{ctr} rm {}", reference.full()),
             Self::Moves { reference } => format!(
                 "remove it first: digestfix apply --remove {reference}; or, if digestfix did not make it: {ctr} rm {}",
@@ -82,7 +90,10 @@ impl Work {
         for change in &plan.changes {
             let reference = change.reference.clone();
             match (reference.digest(), &change.from, &change.to) {
-                (None, _, Some(_)) => reasons.push(RecordBlocker::SetTag { reference }),
+                (None, _, Some(image)) => reasons.push(RecordBlocker::SetTag {
+                    reference,
+                    image: plan.name_of(image),
+                }),
                 (None, _, None) => reasons.push(RecordBlocker::RemoveTag { reference }),
                 (Some(_), Some(_), Some(_)) => reasons.push(RecordBlocker::Moves { reference }),
                 (Some(_), None, Some(image)) => match here.target_for(&reference, image) {
