@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
@@ -27,7 +28,13 @@ fn script() -> PathBuf {
 
 /// The directory that all machines have below their own files: in it, digestfix is in
 /// `/usr/local/bin`. The debug build has 80 MB, too much to copy for each machine.
-fn layer() -> PathBuf {
+fn layer() -> &'static Path {
+    // A test boots several machines at once, in threads.
+    static LAYER: OnceLock<PathBuf> = OnceLock::new();
+    LAYER.get_or_init(make_layer)
+}
+
+fn make_layer() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_digestfix"));
     let layer = program.with_file_name("lab-layer");
     let path = layer.join("usr/local/bin/digestfix");
@@ -35,6 +42,8 @@ fn layer() -> PathBuf {
     if inode(&path) != inode(program) {
         fs::create_dir_all(path.with_file_name("")).expect("a directory can be made");
         let new = path.with_file_name(format!("digestfix-{}", std::process::id()));
+        // A killed run whose process had the same number may have left it.
+        let _ = fs::remove_file(&new);
         fs::hard_link(program, &new).expect("the program can be linked");
         fs::rename(&new, &path).expect("the link can be renamed");
         // A rename over a link to the same file does nothing.
