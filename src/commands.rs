@@ -34,7 +34,8 @@ use crate::docker::engine::UnixEngine;
 use crate::host::impact::Blocker;
 use crate::host::{
     self, Dockerd, Finding, Flags, Host, HostError, Managed, Management, Node, PROC, StoreChoice,
-    StoreKind, beside, container, find_node, find_offline, own_rootless, rootless_at, unambiguous,
+    StoreKind, beside, container, find_node, find_offline, own_rootless, rootless_at, start_first,
+    unambiguous,
 };
 use crate::plan::carried::Wanted;
 use crate::plan::{Displaced, Key, Plan, Request};
@@ -473,10 +474,7 @@ impl Site {
     /// What the user can do if only a running Docker can do it, and this host has none.
     fn without_docker(&self) -> String {
         match &self.host.management {
-            Management::Managed(managed) => format!(
-                "start it: systemctl start {}; then run the same command again",
-                shell::word(&managed.unit.id)
-            ),
+            Management::Managed(managed) => start_first(&managed.unit.id),
             Management::Offline => {
                 "leave --offline out; if that Docker is stopped: systemctl start docker".to_owned()
             }

@@ -47,7 +47,7 @@ pub use dockerds::{Dockerd, Rootless, beside, own_rootless, rootless_at, unambig
 pub use engine_start::{EngineStart, PID_FILE, PROC};
 pub use error::HostError;
 pub use examine::{Examined, examine, find, probable_data_root};
-pub use next_store::Stopped;
+pub use next_store::{Stopped, start_first};
 pub use node::{Node, find_node};
 pub use programs::{container, is_dockerd, is_shim, program};
 pub use resolve::Finding;

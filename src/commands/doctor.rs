@@ -455,7 +455,7 @@ fn of_history(images: &ImageDir) -> Vec<Finding> {
         Some(record)
     });
     past::judge(
-        history::see_directory(data_root),
+        history::see_directory(data_root).map(drop),
         &records,
         &broken,
         retention::count(images),

@@ -50,7 +50,7 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
         }
         Ended::Undone { failure, left } => end.undone(&outcome, failure, left, report),
         Ended::Broken { failure, undo, now } => {
-            let look = look(now, end.unit.as_deref().unwrap_or_default());
+            let look = look(now, end.unit());
             report.fail(
                 RunResult::Broken,
                 Problem {
@@ -174,10 +174,7 @@ impl Told<'_> {
             Problem {
                 what,
                 state: self.with_loaded(state.to_owned()),
-                next: match (
-                    failure.help(self.unit.as_deref().unwrap_or("docker")),
-                    self.loaded,
-                ) {
+                next: match (failure.help(self.unit()), self.loaded) {
                     (Some(help), Some(loaded)) => Some(format!(
                         "{help}; then, to apply the claims: {}",
                         loaded.next
@@ -202,11 +199,10 @@ impl Told<'_> {
         if self.impact.is_some() || self.unit.is_none() {
             report.containers(self.containers);
         }
-        let accepted = |change: &&Change| {
-            let impact = self.impact;
-            impact.is_some_and(|known| known.accepts(change))
-        };
-        let (expected, unexpected): (Vec<_>, Vec<_>) = self.containers.iter().partition(accepted);
+        let (expected, unexpected): (Vec<_>, Vec<_>) = self
+            .containers
+            .iter()
+            .partition(|change| self.is_expected(change));
         for change in expected {
             report.line(&format!("Container {change}."));
         }
@@ -214,6 +210,15 @@ impl Told<'_> {
             .into_iter()
             .map(|change| format!("container {change}"))
             .collect()
+    }
+
+    fn is_expected(&self, change: &Change) -> bool {
+        self.impact.is_some_and(|known| known.accepts(change))
+    }
+
+    /// Docker's unit, by which commands name it.
+    fn unit(&self) -> &str {
+        self.unit.as_deref().unwrap_or("docker")
     }
 
     fn next_for_containers(&self) -> String {
@@ -224,21 +229,18 @@ impl Told<'_> {
                 Happened::Unlisted(files) => files.parent(),
                 _ => None,
             });
-        let names = self
-            .containers
-            .iter()
-            .map(|change| shell::word(&change.name));
         unlisted.map_or_else(
             || {
-                let logs: Vec<String> = names.map(|name| format!("docker logs {name}")).collect();
-                format!("look at them: docker ps -a; {}", logs.join("; "))
+                let unexpected = self.containers.iter().filter(|one| !self.is_expected(one));
+                let logs = unexpected.map(|one| format!("; docker logs {}", shell::word(&one.name)));
+                "look at them: docker ps -a".to_owned() + &logs.collect::<String>()
             },
             |directory| {
                 let directory = shell::path(directory);
                 format!(
                     "make room (df -h {directory}; df -i {directory}), then restart Docker, which loads them \
                      again: systemctl restart {}",
-                    shell::word(self.unit.as_deref().unwrap_or_default())
+                    shell::word(self.unit())
                 )
             },
         )

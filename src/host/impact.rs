@@ -257,11 +257,12 @@ pub enum Blocker {
     #[error("{unit} may not start again: {doubt}")]
     MayNotStart { unit: String, doubt: Doubt },
     #[error(
-        "a restart of Docker removes these --rm containers ({}): {names}",
-        if *.kept { "those that never ran, and before Docker 24.0.8 also running ones" } else { "because live-restore is off" }
+        "a restart of Docker removes these --rm containers ({}): {}",
+        if *.kept { "those that never ran, and before Docker 24.0.8 also running ones" } else { "because live-restore is off" },
+        first_of(.names.iter().map(String::as_str))
     )]
     WouldBeRemoved {
-        names: String,
+        names: Vec<String>,
         /// Whether the other containers keep running.
         kept: bool,
     },
@@ -318,7 +319,7 @@ impl Blocker {
             ),
             Self::WouldBeRemoved { names, .. } => format!(
                 "remove them yourself (docker rm -f {}), or let Docker remove them: --containers ignore",
-                names.replace(", …", "").replace(", ", " ")
+                names.join(" ")
             ),
         })
     }
@@ -462,7 +463,8 @@ fn containers_at_risk(impact: &Impact) -> Option<Blocker> {
                 .containers
                 .iter()
                 .filter(|container| impact.on(container) == ContainerImpact::Removed);
-            let names = some_names(removed.chain(&impact.removed_at_start));
+            let removed = removed.chain(&impact.removed_at_start);
+            let names: Vec<String> = removed.map(|container| container.name.clone()).collect();
             (!names.is_empty()).then(|| Blocker::WouldBeRemoved {
                 names,
                 kept: impact.containers_survive(),
@@ -474,10 +476,11 @@ fn containers_at_risk(impact: &Impact) -> Option<Blocker> {
 
 /// The names of the first few containers.
 pub(crate) fn some_names<'a>(containers: impl Iterator<Item = &'a Container>) -> String {
-    let mut names: Vec<&str> = containers
-        .map(|container| container.name.as_str())
-        .take(NAMES_SHOWN + 1)
-        .collect();
+    first_of(containers.map(|container| container.name.as_str()))
+}
+
+fn first_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<&str> = names.take(NAMES_SHOWN + 1).collect();
     if names.len() > NAMES_SHOWN {
         names[NAMES_SHOWN] = "…";
     }
@@ -485,6 +488,7 @@ pub(crate) fn some_names<'a>(containers: impl Iterator<Item = &'a Container>) ->
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
 
@@ -579,6 +583,27 @@ mod tests {
         let mut idle = impact(ContainerPolicy::Keep, SWARM, &plain);
         idle.containers.clear();
         assert!(!refused(&idle));
+    }
+
+    #[test]
+    fn the_command_removes_each_container_that_the_message_counts() {
+        let plain = container(|_| {});
+        let mut many = impact(ContainerPolicy::Restart, switchable(), &plain);
+        many.containers = (1..=7)
+            .map(|number| {
+                container(|one| {
+                    one.name = format!("job-{number}");
+                    one.auto_remove = true;
+                })
+            })
+            .collect();
+        let blocker = containers_at_risk(&many).unwrap();
+        let (message, help) = (blocker.to_string(), blocker.help().unwrap());
+        assert!(message.ends_with("job-4, job-5, …"), "{message}");
+        assert!(
+            help.contains("docker rm -f job-1 job-2 job-3 job-4 job-5 job-6 job-7)"),
+            "{help}"
+        );
     }
 
     #[test]

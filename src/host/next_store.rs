@@ -149,11 +149,16 @@ impl Stopped {
             Unsure::NoReferences(_) => "; if its data root is another one: --data-root DIR",
             _ => "",
         };
-        format!(
-            "start it: systemctl start {}; then run the same command again{elsewhere}",
-            shell::word(&self.unit)
-        )
+        start_first(&self.unit) + elsewhere
     }
+}
+
+/// What to type where a command needs a Docker that runs.
+pub fn start_first(unit: &str) -> String {
+    format!(
+        "start it: systemctl start {}; then run the same command again",
+        shell::word(unit)
+    )
 }
 
 impl Host {

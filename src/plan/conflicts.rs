@@ -94,8 +94,8 @@ pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal>
     }
     let mut found = Vec::new();
     for ((_, image), group) in groups {
-        // Report each unsupported digest together with the best digest. The best one is a
-        // supported digest or, if there is none, a digest from a file.
+        // Report each unsupported digest together with the best digest. A supported digest
+        // is better than a digest from a file, and that is better than a typed one.
         let Some(best) = group
             .iter()
             .min_by_key(|target| (is_unsupported(target), target.typed))

@@ -72,7 +72,9 @@ enum Problem {
     )]
     TooLarge,
     #[error("it is not a directory that only root may write to")]
-    Directory,
+    NoDirectory,
+    #[error("it is not a directory that only root may write to")]
+    Writable,
     #[error("a transaction with that ID is there already")]
     Exists,
 }
@@ -86,7 +88,7 @@ impl HistoryError {
     pub fn help(&self) -> Option<String> {
         let path = shell::path(&self.path);
         Some(match &self.problem {
-            Problem::Directory if self.path.is_dir() && !self.path.is_symlink() => format!(
+            Problem::Writable => format!(
                 "check the records in that directory; then: chown root: {path}; chmod 700 {path}"
             ),
             Problem::Id(_) => "to see which transactions there are: digestfix history".to_owned(),
@@ -131,28 +133,29 @@ fn prepare(lock: &RootLock) -> Result<(), Problem> {
 fn see_own(directory: &Path) -> Result<(), Problem> {
     let metadata = directory.symlink_metadata()?;
     let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
-    if metadata.is_dir() && trusted && metadata.mode() & 0o022 == 0 {
+    if !metadata.is_dir() {
+        Err(Problem::NoDirectory)
+    } else if trusted && metadata.mode() & 0o022 == 0 {
         Ok(())
     } else {
-        Err(Problem::Directory)
+        Err(Problem::Writable)
     }
 }
 
-/// Fails unless only root can add records on this data root.
-pub fn see_directory(data_root: &Path) -> Result<(), HistoryError> {
+/// Whether this data root has a history. Fails if others than root can add records to it.
+pub fn see_directory(data_root: &Path) -> Result<bool, HistoryError> {
     let path = directory(data_root);
     match see_own(&path) {
-        Err(Problem::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        seen => seen.map_err(Problem::at(&path)),
+        Ok(()) => Ok(true),
+        Err(Problem::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(problem) => Err(Problem::at(&path)(problem)),
     }
 }
 
 /// The record of a transaction, if there is one.
 pub fn read(data_root: &Path, id: &str) -> Result<Option<Record>, HistoryError> {
-    let directory = directory(data_root);
-    match see_own(&directory) {
-        Err(Problem::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        own => own.map_err(Problem::at(&directory))?,
+    if !see_directory(data_root)? {
+        return Ok(None);
     }
     let path = path(data_root, id);
     let read = || {
@@ -174,11 +177,13 @@ pub fn scan<T>(
     mut keep: impl FnMut(Record) -> Option<T>,
 ) -> (Vec<T>, Vec<HistoryError>) {
     let directory = directory(data_root);
-    let names = see_own(&directory).and_then(|()| Ok(names(&directory, ".json")?));
-    let names = match names {
+    let listed = see_directory(data_root).and_then(|exists| match exists {
+        true => names(&directory, ".json").map_err(|error| Problem::at(&directory)(error.into())),
+        false => Ok(Vec::new()),
+    });
+    let names = match listed {
         Ok(names) => names,
-        Err(Problem::Io(error)) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(problem) => return (Vec::new(), vec![Problem::at(&directory)(problem)]),
+        Err(error) => return (Vec::new(), vec![error]),
     };
     let mut kept = Vec::new();
     let mut broken = Vec::new();

@@ -21,9 +21,9 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::exchange::{FileError, write_new};
 
 /// Restores the reference store if it is missing or unreadable, for example after a power
-/// cut. Sets an unreadable store aside, and writes a complete copy in its place: a copy
-/// of the old store or, if there is none, of the new store. Fails if there is no copy at
-/// all.
+/// cut. Sets an unreadable store aside, and writes a complete copy of the old store in its
+/// place. If the old store has no copy, writes a copy of the new store. Fails if neither
+/// has one.
 pub fn mend(
     journal: &Journal,
     images: &ImageDir,
