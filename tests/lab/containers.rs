@@ -39,7 +39,7 @@ fn start_containers(machine: &Machine, options: &str) {
          run echo -p 9000:9000 --no-healthcheck {FULL} nc -ll -p 9000 -e cat
          run named --network own --no-healthcheck {FULL} httpd -f -p 80 -h /
          run beside --network container:web --no-healthcheck {FULL} sleep 100000
-         run talker --init --no-healthcheck {FULL} sh -c 'while usleep 10000; do echo line of output; done'
+         run talker --init --no-healthcheck {FULL} sh -c 'while usleep 100000; do echo line of output; done'
          docker pause frozen >/dev/null
          docker create --name made --restart always {FULL} sleep 100000 >/dev/null
          run down --restart always --no-healthcheck {FULL} sleep 100000

@@ -11,7 +11,7 @@ use std::{env, fs, thread};
 
 use serde_json::{Value, json};
 
-use crate::machine::{APP, Machine, Run, STORE, Suite, eventually};
+use crate::machine::{APP, Machine, Run, STORE, Suite, eventually, program};
 
 const SUITES: [Suite; 3] = [Suite::Bookworm, Suite::Trixie, Suite::Forky];
 
@@ -76,7 +76,7 @@ impl Fleet {
         output(
             Command::new("strip")
                 .args(["-o", &fleet.path("digestfix")])
-                .arg(env!("CARGO_BIN_EXE_digestfix")),
+                .arg(program()),
         )
         .exits(0);
         fleet

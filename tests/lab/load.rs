@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, setns};
 
 /// The kernel repeats the first packet of a connection after 1, 3, 7 and 15 s.
 const PATIENCE: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The result of one request.
 #[derive(Debug, Clone)]

@@ -26,6 +26,13 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/machine")
 }
 
+/// The program that the machines run: Cargo's debug build, if `DIGESTFIX_LAB_PROGRAM` does
+/// not name another one.
+pub fn program() -> PathBuf {
+    env::var_os("DIGESTFIX_LAB_PROGRAM")
+        .map_or_else(|| env!("CARGO_BIN_EXE_digestfix").into(), PathBuf::from)
+}
+
 /// The directory that all machines have below their own files: in it, digestfix is in
 /// `/usr/local/bin`. The debug build has 80 MB, too much to copy for each machine.
 fn layer() -> &'static Path {
@@ -35,16 +42,16 @@ fn layer() -> &'static Path {
 }
 
 fn make_layer() -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_digestfix"));
+    let program = program();
     let layer = program.with_file_name("lab-layer");
     let path = layer.join("usr/local/bin/digestfix");
     let inode = |path: &Path| fs::metadata(path).map(|file| file.ino()).ok();
-    if inode(&path) != inode(program) {
+    if inode(&path) != inode(&program) {
         fs::create_dir_all(path.with_file_name("")).expect("a directory can be made");
         let new = path.with_file_name(format!("digestfix-{}", std::process::id()));
         // A killed run whose process had the same number may have left it.
         let _ = fs::remove_file(&new);
-        fs::hard_link(program, &new).expect("the program can be linked");
+        fs::hard_link(&program, &new).expect("the program can be linked");
         fs::rename(&new, &path).expect("the link can be renamed");
         // A rename over a link to the same file does nothing.
         let _ = fs::remove_file(new);
